@@ -1,0 +1,42 @@
+//! Bytes, pages, chunks and time.
+
+use core::time::Duration;
+
+/// Bytes in a page: the unit of every meter.
+pub const PAGE_SIZE: u64 = 4096;
+/// True size of one chunk: what a buffer of the stack really holds, and the step of every charge.
+pub const CHUNK_SIZE: u64 = 4096;
+/// Payload bytes of one chunk.
+pub const CHUNK_PAYLOAD: u32 = 4032;
+
+/// `ceil(bytes / 4096)`.
+pub const fn pages(bytes: u64) -> u64 {
+    bytes.div_ceil(PAGE_SIZE)
+}
+
+/// A point on the caller's monotonic clock, in nanoseconds. The controller reads no clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Instant(pub u64);
+
+impl Instant {
+    pub const fn from_millis(ms: u64) -> Self {
+        Self(ms * 1_000_000)
+    }
+    pub const fn from_micros(us: u64) -> Self {
+        Self(us * 1_000)
+    }
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+    /// Time since `earlier`; zero when `earlier` is later.
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl core::ops::Add<Duration> for Instant {
+    type Output = Self;
+    fn add(self, d: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}

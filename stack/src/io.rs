@@ -1,0 +1,98 @@
+//! The two ends a container stack talks to, as values and two small traits: the real loop and the simulator
+//! implement them, the stack knows neither descriptors nor clocks.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::net::SocketAddrV4;
+
+use skbudget_controller::{Budget, Instant};
+
+use crate::chunk::ChunkPool;
+use crate::vnet::VnetHdr;
+
+/// Names a flow of one container. The generation makes a late event for a dead flow harmless.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FlowId {
+    pub index: u32,
+    pub generation: u32,
+}
+
+/// What a host socket can do now. Edge-triggered: said once, holds until an operation answers `WouldBlock`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ready {
+    pub readable: bool,
+    pub writable: bool,
+}
+
+/// Effective (doubled) SO_SNDBUF and SO_RCVBUF of a host socket, bytes: what is charged as `host`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostCaps {
+    pub sndbuf: u32,
+    pub rcvbuf: u32,
+}
+
+/// How a host operation failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostError {
+    WouldBlock,
+    /// ECONNREFUSED
+    Refused,
+    /// EHOSTUNREACH
+    HostUnreachable,
+    /// ENETUNREACH, EACCES, EPERM
+    NetUnreachable,
+    /// ETIMEDOUT: nothing is answered to the guest, its own timer decides.
+    TimedOut,
+    /// ECONNRESET, EPIPE, ECONNABORTED
+    Reset,
+    /// EMFILE, ENOBUFS, EADDRNOTAVAIL and the like: ours, not the peer's.
+    NoResources,
+}
+
+/// How a host socket ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Close {
+    /// close(2): what the kernel still holds is delivered.
+    Graceful,
+    /// SO_LINGER 0, close(2): the peer sees RST.
+    Reset,
+}
+
+/// The host's side of one container's flows.
+pub trait Host {
+    /// Starts a non-blocking connect with buffers set to `caps` first. `Ok`: under way or done; the outcome is asked
+    /// with `connect_outcome` once the socket was reported writable.
+    fn connect(&mut self, flow: FlowId, to: SocketAddrV4, caps: HostCaps) -> Result<(), HostError>;
+    /// `None`: still under way.
+    fn connect_outcome(&mut self, flow: FlowId) -> Option<Result<(), HostError>>;
+    /// writev(2). Never `Ok(0)` for a non-empty write.
+    fn write(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<usize, HostError>;
+    /// readv(2). `Ok(0)` is the end of the stream.
+    fn read(&mut self, flow: FlowId, parts: &mut [IoSliceMut<'_>]) -> Result<usize, HostError>;
+    /// shutdown(SHUT_WR)
+    fn shutdown_write(&mut self, flow: FlowId);
+    fn set_caps(&mut self, flow: FlowId, caps: HostCaps);
+    /// The flow is over; the id is not used again.
+    fn close(&mut self, flow: FlowId, how: Close);
+}
+
+/// The container's device: takes frames for the guest.
+pub trait Device {
+    /// One frame, in parts: Ethernet header first. False: the device is full and took nothing; the caller sends again
+    /// later (data) or forgets it (control).
+    fn send(&mut self, vnet: &VnetHdr, parts: &[IoSlice<'_>]) -> bool;
+}
+
+/// What every operation of a container stack is given: the time, the memory, the two ends.
+pub struct Ctx<'a> {
+    pub now: Instant,
+    pub budget: &'a mut Budget,
+    pub pool: &'a mut ChunkPool,
+    pub host: &'a mut dyn Host,
+    pub device: &'a mut dyn Device,
+}
+
+impl std::fmt::Debug for Ctx<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ctx").field("now", &self.now).finish_non_exhaustive()
+    }
+}
