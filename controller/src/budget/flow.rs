@@ -278,8 +278,12 @@ impl Budget {
     /// Any growth or arrival ends idleness by itself.
     pub fn set_idle(&mut self, ledger: &mut Ledger, idle: bool, now: Instant) {
         self.at(now);
-        if ledger.idle != idle {
-            self.shrink(ledger, |ledger| ledger.idle = idle);
+        match self.rules {
+            Rules::Strict if ledger.idle != idle => {
+                self.shrink(ledger, |ledger| ledger.idle = idle);
+            }
+            Rules::Strict => {}
+            Rules::Linux => ledger.idle = idle,
         }
     }
 }
