@@ -4,6 +4,7 @@
 pub mod chunk;
 pub mod container;
 pub mod io;
+pub mod tap;
 pub mod vnet;
 
 pub use skbudget_controller as controller;
@@ -11,4 +12,5 @@ pub use skbudget_controller as controller;
 pub use chunk::ChunkPool;
 pub use container::{Container, ContainerConfig, ContainerStats, FlowInfo, WakeKey};
 pub use io::{Close, Ctx, Device, FlowId, Host, HostCaps, HostError, Ready};
+pub use tap::Tap;
 pub use vnet::VnetHdr;
