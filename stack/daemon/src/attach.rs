@@ -12,6 +12,7 @@ use std::thread;
 
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns, unshare};
+use serde::{Deserialize, Serialize};
 use skbudget_stack::{ContainerConfig, Tap};
 
 use crate::netlink::Netlink;
@@ -25,7 +26,7 @@ const LOOPBACK_NAME: &str = "lo";
 const SUBNET_PREFIX: u8 = 24;
 
 /// What the guest's end of the device looks like.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GuestNet {
     pub ip: Ipv4Addr,
     pub gateway: Ipv4Addr,

@@ -26,6 +26,8 @@ pub(crate) struct HostSockets {
     outbound: Option<Ipv4Addr>,
     slots: Vec<Option<Slot>>,
     open: usize,
+    /// The container is gone: see [`Self::end`].
+    ending: bool,
 }
 
 #[derive(Debug)]
@@ -33,11 +35,13 @@ struct Slot {
     generation: u32,
     stream: TcpStream,
     to: Option<SocketAddrV4>,
+    /// The guest's stream is complete: all of it was written, and its end.
+    complete: bool,
 }
 
 impl HostSockets {
     pub(crate) fn new(registry: Registry, seat: u16, outbound: Option<Ipv4Addr>) -> Self {
-        Self { registry, seat, outbound, slots: Vec::new(), open: 0 }
+        Self { registry, seat, outbound, slots: Vec::new(), open: 0, ending: false }
     }
 
     /// The flow an event is for; `None` when the flow of that token is over.
@@ -53,6 +57,12 @@ impl HostSockets {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
         self.watch(flow, stream, None)
+    }
+
+    /// The container is gone. From now on a reset spares those whose guest had said everything: what the kernel still
+    /// holds of it was acknowledged to the guest and is delivered.
+    pub(crate) fn end(&mut self) {
+        self.ending = true;
     }
 
     /// Sockets open.
@@ -79,7 +89,7 @@ impl HostSockets {
         if index >= self.slots.len() {
             self.slots.resize_with(index + 1, || None);
         }
-        let slot = Slot { generation: flow.generation, stream, to };
+        let slot = Slot { generation: flow.generation, stream, to, complete: false };
         let before = self.slots[index].replace(slot);
         debug_assert!(before.is_none(), "{flow:?} has a socket already");
         self.open += usize::from(before.is_none());
@@ -151,9 +161,9 @@ impl Host for HostSockets {
     }
 
     fn shutdown_write(&mut self, flow: FlowId) {
-        if let Ok(stream) = self.stream(flow) {
+        if let Some(slot) = self.slot(flow) {
             // Fails only when the connection is gone already, which the next read or write tells.
-            let _ = stream.shutdown(Shutdown::Write);
+            slot.complete |= slot.stream.shutdown(Shutdown::Write).is_ok();
         }
     }
 
@@ -169,7 +179,9 @@ impl Host for HostSockets {
         }
         let slot = self.slots[flow.index as usize].take();
         self.open -= 1;
-        if let (Some(slot), Close::Reset) = (&slot, how) {
+        if let (Some(slot), Close::Reset) = (&slot, how)
+            && !(self.ending && slot.complete)
+        {
             let now = libc::linger { l_onoff: 1, l_linger: 0 };
             let _ = setsockopt(&slot.stream, sockopt::Linger, &now);
         }

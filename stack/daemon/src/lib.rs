@@ -3,10 +3,15 @@
 #![deny(unsafe_code)]
 
 pub mod attach;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod daemon;
+pub mod exit;
 mod host;
+mod names;
 mod netlink;
+pub mod run;
 pub mod stats;
 #[allow(unsafe_code, reason = "the few calls that neither std nor nix wraps; nothing else lives there")]
 mod sys;

@@ -1,7 +1,6 @@
 //! The one file of this package with `unsafe`: what neither std nor nix wraps.
 
 use std::io;
-use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -17,7 +16,7 @@ const MEMINFO_WMEM_QUEUED: usize = 5;
 /// Bytes the kernel holds in a socket's queues: `rmem_alloc + wmem_queued`.
 pub(crate) fn socket_queued_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let mut vars = [0u32; MEMINFO_VARS];
-    let mut len = mem::size_of_val(&vars) as libc::socklen_t;
+    let mut len = size_of_val(&vars) as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes to `vars`, which is that long.
     let result = unsafe {
         libc::getsockopt(

@@ -9,7 +9,6 @@ use super::{BudgetSeat, Seat, Shared, Worker};
 use crate::daemon::{BudgetId, BudgetRef, ContainerSpec, DaemonError};
 use crate::host::HostSockets;
 use crate::stats::{self, Categories, ContainerReport, Meter};
-use crate::token;
 
 #[derive(Debug)]
 pub(crate) enum Command {

@@ -160,6 +160,7 @@ impl Seat {
     /// Everything the container held goes back; its peers see a reset.
     pub(super) fn abort(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) {
         let Self { stack, host, tap, .. } = self;
+        host.end();
         stack.abort_all(&mut Ctx {
             now: shared.now,
             budget,
