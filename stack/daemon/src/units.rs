@@ -31,13 +31,14 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         Ok(whole) => whole.checked_mul(*factor),
         Err(_) => number.parse::<f64>().ok().and_then(|n| scale(n, *factor)),
     };
-    parsed.ok_or_else(|| format!("{text:?} is not a size: {ALLOWED}"))
+    // Meters add sizes up: half of what 64 bits hold leaves room for that.
+    parsed.filter(|bytes| *bytes < 1 << 63).ok_or_else(|| format!("{text:?} is not a size: {ALLOWED}"))
 }
 
 /// `None` when it does not fit or is not a number of bytes.
 fn scale(number: f64, factor: u64) -> Option<u64> {
     let bytes = number * factor as f64;
-    (bytes.is_finite() && bytes >= 0.0 && bytes < 2f64.powi(63)).then_some(bytes as u64)
+    (bytes.is_finite() && bytes >= 0.0 && bytes < 2f64.powi(64)).then_some(bytes as u64)
 }
 
 /// A size for people: whole binary units where they fit.
