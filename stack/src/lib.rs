@@ -4,6 +4,8 @@
 pub mod chunk;
 pub mod container;
 pub mod io;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod vnet;
 
 pub use skbudget_controller as controller;
