@@ -28,6 +28,8 @@ mod relay;
 mod rxq;
 mod segment;
 mod seq;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod tap;
 mod tcp;
 mod timewait;
