@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-
-=======
 //! The shell around the stack: everything that touches the real world. Worker loops, clocks, sockets, devices,
 //! namespaces, the command line; the decisions are made in `controller`, the protocols in `stack`.
 #![deny(unsafe_code)]
@@ -26,4 +23,3 @@ pub use daemon::{
     BudgetId, BudgetRef, ContainerHandle, ContainerSpec, Daemon, DaemonConfig, DaemonError,
     DaemonEvent, Publish,
 };
->>>>>>> wt-daemon
