@@ -106,7 +106,7 @@ impl ContainerConfig {
     }
 
     /// What the link means for every flow.
-    pub(crate) fn link(&self, rmem_max: u32, wmem_max: u32) -> Link {
+    pub(crate) fn link(&self, wmem_max: u32) -> Link {
         let segment_max = self.mtu.saturating_sub(40).max(1);
         let mss = if self.offload { segment_max.min(OFFLOAD_MSS) } else { segment_max };
         Link {
@@ -114,18 +114,16 @@ impl ContainerConfig {
             segment_max,
             offload: self.offload,
             keepalive: self.keepalive,
-            rcv_target_max: u64::from(rmem_max).min(self.window_max()),
             snd_target_max: wmem_max as usize,
         }
     }
 
-    /// Payload the device queue holds when every frame carries one segment (offload off) or a super-frame.
-    fn window_max(&self) -> u64 {
-        if self.offload {
-            self.dev_queue_bytes
-        } else {
-            u64::from(self.txqueuelen()) * u64::from(self.mtu.saturating_sub(40).max(1))
-        }
+    /// Bytes of all open windows together that the device queue takes without a drop. Half of what it could hold: the
+    /// guest's frames are seldom full, and its acknowledgements stand in the same queue (B12).
+    pub(crate) fn queue_window(&self) -> u64 {
+        let frame =
+            if self.offload { SUPER_FRAME } else { u64::from(self.mtu.saturating_sub(40).max(1)) };
+        u64::from(self.txqueuelen()) * frame / 2
     }
 }
 

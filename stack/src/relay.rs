@@ -21,7 +21,7 @@ use crate::txq::{Filled, PARTS_MAX};
 /// Slices of one write: 256 KiB.
 const WRITE_PARTS: usize = 64;
 /// Bytes moved for one flow and direction in one turn: others get theirs before it goes on.
-const BYTES_PER_TURN: usize = 512 << 10;
+const BYTES_PER_TURN: usize = 128 << 10;
 
 /// How moving bytes ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -42,6 +42,8 @@ pub(crate) struct Mem<'a> {
     pub(crate) pool: &'a mut ChunkPool,
     pub(crate) ledger: &'a mut Ledger,
     pub(crate) stats: &'a mut Stats,
+    /// Largest receive window of one flow now, bytes: its share of what the device queue holds.
+    pub(crate) window_max: u64,
 }
 
 /// What the caller does after an event.
@@ -73,8 +75,7 @@ pub(crate) struct Link {
     /// Super-frames up to 64 KiB may be sent.
     pub(crate) offload: bool,
     pub(crate) keepalive: Duration,
-    /// Largest receive window and send queue, bytes.
-    pub(crate) rcv_target_max: u64,
+    /// Largest send queue, bytes.
     pub(crate) snd_target_max: usize,
 }
 
@@ -91,6 +92,8 @@ pub(crate) struct Tcb {
     syn_due: bool,
     /// The segment at SND.UNA is to be sent again.
     rexmit_due: bool,
+    /// The persist timer ran out on a window that is open but small: send into it all the same.
+    force_small: bool,
     /// A zero-window or keep-alive probe is to be sent.
     probe_due: bool,
     last_heard: Instant,
@@ -139,6 +142,7 @@ impl Tcb {
             sack: true,
             syn_due: false,
             rexmit_due: false,
+            force_small: false,
             probe_due: false,
             last_heard: now,
             keepalive_sent: 0,
@@ -193,7 +197,7 @@ impl Tcb {
     /// The host took `n` in-order bytes.
     pub(crate) fn consume(&mut self, n: usize, mem: &mut Mem<'_>) {
         self.rcv.q.consume(n, mem.pool, mem.budget, mem.ledger, mem.now);
-        self.rcv.on_taken(n as u64, mem.budget, self.link.rcv_target_max);
+        self.rcv.on_taken(n as u64, mem.budget, mem.window_max);
     }
 
     /// An RST that the guest accepts, for a flow we give up.
