@@ -7,11 +7,14 @@ use skbudget_controller::{CHUNK_SIZE, FlowSizes, PAGE_SIZE};
 
 use crate::chunk::PAYLOAD;
 use crate::flow::FLOW_BYTES;
+use crate::io::HostCaps;
 use crate::parked::LIST_BYTES;
 use crate::tcp::Link;
 
-/// Caps of a host socket at its floor: half for each direction.
-pub(crate) const HOST_FLOOR: u32 = 32 << 10;
+/// Caps of a host socket at its floor: what the kernel grants at least (SOCK_MIN_SNDBUF) and room for one segment.
+/// Every admitted flow is charged this; more is charged when the flow is open and there is plenty (`relay`). A larger
+/// floor would turn flows away from containers that have room for what they really do.
+pub(crate) const HOST_FLOOR: HostCaps = HostCaps { sndbuf: 4608, rcvbuf: 3584 };
 /// The largest frame with segmentation offload.
 const SUPER_FRAME: u64 = 64 << 10;
 /// MSS advertised with offload at any MTU: small windows stay usable, super-frames make a large one needless (B8).
@@ -136,7 +139,7 @@ fn flow_sizes(mtu: u16, offload: bool) -> FlowSizes {
         sock: FLOW_BYTES,
         rmem_min: (chunks * CHUNK_SIZE) as u32,
         wmem_min: CHUNK_SIZE as u32,
-        host_floor: HOST_FLOOR,
+        host_floor: HOST_FLOOR.sndbuf + HOST_FLOOR.rcvbuf,
     }
 }
 

@@ -81,7 +81,7 @@ pub(crate) fn to_host(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
 pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
     let mut left = BYTES_PER_TURN;
     while ends.side.ready.readable && !ends.side.eof {
-        let room = ends.tcb.send_room();
+        let room = ends.tcb.send_room(mem.budget.under_pressure());
         if room == 0 {
             return Moved::Done;
         }
@@ -121,6 +121,17 @@ pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
     Moved::Done
 }
 
+/// Caps a flow begins with where there is plenty: a reply of usual size fits, and so does an initial window of 10
+/// segments from a real network.
+const BEGIN_CAPS: HostCaps = HostCaps { sndbuf: 16 << 10, rcvbuf: 48 << 10 };
+
+/// The host side is open: out of the floor, if the container is rich.
+pub(crate) fn begin(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
+    if !std::mem::replace(&mut ends.side.begun, true) {
+        raise(ends, BEGIN_CAPS, mem);
+    }
+}
+
 /// A socket that filled up again after it had taken twice its cap is fast: its cap doubles, charged first (B10).
 fn raise_sndbuf(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
     let cap = ends.side.caps.sndbuf;
@@ -139,7 +150,7 @@ fn raise_rcvbuf(ends: &mut Ends<'_>, n: usize, mem: &mut Mem<'_>) {
     if n < cap as usize / 4 && n < PAYLOAD * (PARTS_MAX - 3) {
         return;
     }
-    if ends.side.from_host_since < 2 * u64::from(cap) {
+    if ends.side.from_host_since < u64::from(cap) {
         return;
     }
     ends.side.from_host_since = 0;

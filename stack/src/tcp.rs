@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use skbudget_controller::{Budget, Instant, Ledger};
 
-use crate::chunk::ChunkPool;
+use crate::chunk::{ChunkPool, PAYLOAD};
 use crate::counters::Stats;
 use crate::segment::{Flags, Options, Outgoing, Segment};
 use crate::seq::Seq;
@@ -186,12 +186,14 @@ impl Tcb {
         self.rcv.fin_taken && self.rcv.q.is_empty()
     }
 
-    /// What may be queued for the guest now, bytes.
-    pub(crate) fn send_room(&self) -> usize {
+    /// What may be queued for the guest now, bytes. Under pressure nothing beyond the reserve is asked for: what is
+    /// left between soft and hard is for flows yet to be admitted, whose guarantee it is.
+    pub(crate) fn send_room(&self, pressure: bool) -> usize {
         if !matches!(self.state, State::Established | State::CloseWait) || self.snd.fin {
             return 0;
         }
-        self.snd.target.saturating_sub(self.snd.q.len())
+        let target = if pressure { self.snd.target.min(PAYLOAD) } else { self.snd.target };
+        target.saturating_sub(self.snd.q.len())
     }
 
     /// The host took `n` in-order bytes.

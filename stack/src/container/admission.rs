@@ -10,11 +10,11 @@ use skbudget_controller::{Budget, Instant, Ledger, Refusal};
 use smoltcp::wire::Icmpv4DstUnreachable;
 
 use super::{Container, as_gateway};
-use crate::config::NoRoute;
+use crate::config::{HOST_FLOOR, NoRoute};
 use crate::counters::Stat;
 use crate::flow::{Flow, HostSide};
 use crate::ingress;
-use crate::io::{Ctx, FlowId, HostCaps};
+use crate::io::{Ctx, FlowId};
 use crate::parked::Parking;
 use crate::segment::{Segment, Tuple};
 use crate::seq::Seq;
@@ -52,10 +52,10 @@ impl Container {
         let Ok((id, ledger)) = self.reserve(cx) else { return false };
         let (iss, ts_offset) = self.initial(&tuple, cx.now);
         let tcb = Tcb::passive(self.link(cx.budget), iss, ts_offset, syn, cx.now);
-        let caps = self.floor_caps();
-        let mut flow = Flow::new(id, tuple, tcb, HostSide::new(to, caps, false), ledger, cx.now);
+        let side = HostSide::new(to, HOST_FLOOR, false);
+        let mut flow = Flow::new(id, tuple, tcb, side, ledger, cx.now);
         self.stats.add(Stat::PassiveOpens);
-        match cx.host.connect(id, to, caps) {
+        match cx.host.connect(id, to, HOST_FLOOR) {
             Ok(()) => {
                 self.mark(&mut flow);
                 self.flows.insert(flow);
@@ -134,7 +134,7 @@ impl Container {
         let (id, ledger) = self.reserve(cx).ok()?;
         let (iss, ts_offset) = self.initial(&tuple, cx.now);
         let tcb = Tcb::active(self.link(cx.budget), iss, ts_offset, cx.now);
-        let side = HostSide::new(peer, self.floor_caps(), true);
+        let side = HostSide::new(peer, HOST_FLOOR, true);
         let mut flow = Flow::new(id, tuple, tcb, side, ledger, cx.now);
         self.stats.add(Stat::ActiveOpens);
         self.mark(&mut flow);
@@ -156,12 +156,6 @@ impl Container {
         self.parked.len() == 0
             && self.flows.len() < self.config.flows_max
             && budget.headroom() >= self.config.sizes.total()
-    }
-
-    /// Caps of a host socket that did not prove fast yet, as the reservation pays for them.
-    pub fn floor_caps(&self) -> HostCaps {
-        let half = self.config.sizes.host_floor / 2;
-        HostCaps { sndbuf: half, rcvbuf: half }
     }
 
     fn link(&self, budget: &Budget) -> Link {

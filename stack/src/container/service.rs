@@ -89,6 +89,7 @@ impl Container {
         };
         if side.open {
             let mut ends = Ends { id: *id, tcb, side, host: cx.host };
+            relay::begin(&mut ends, &mut mem);
             match relay::to_host(&mut ends, &mut mem) {
                 Moved::More => done.more = true,
                 Moved::Failed(e) => done.failed = Some(e),

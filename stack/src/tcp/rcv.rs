@@ -131,7 +131,9 @@ impl Rcv {
         }
         let field_max = u64::from(u16::MAX) << self.wscale;
         // What the host did not take yet counts: the target bounds the whole queue, not what comes on top of it.
-        let want = self.target.saturating_sub(self.q.unread()).min(field_max);
+        // Under pressure nothing beyond the reserve is asked for (see `Tcb::send_room`).
+        let target = if budget.under_pressure() { ledger.rmem_min() } else { self.target };
+        let want = target.saturating_sub(self.q.unread()).min(field_max);
         let nxt = self.q.nxt();
         let step = u64::from(self.mss).min(want / 2);
         if nxt + want < self.edge + step {
