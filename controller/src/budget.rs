@@ -14,7 +14,7 @@ pub use transfer::transfer;
 
 use crate::event::{COUNTERS, Counter, Event, EventQueue};
 use crate::ledger::MemberId;
-use crate::level::{DEPTH_MAX, Level};
+use crate::level::{DEPTH_MAX, Level, SoftTest};
 use crate::limits::{LimitError, Limits, SockLimits};
 use crate::linux::{Chain, Pool};
 use crate::meter::{Meter, Refusal};
@@ -149,7 +149,7 @@ impl Budget {
         }
         let mut member = Member { dev: dev_bytes, ..Member::default() };
         if self.rules == Rules::Strict {
-            self.charge(dev_bytes)?;
+            self.charge_fixed(dev_bytes)?;
             member.bytes = dev_bytes;
             self.meter.fixed += dev_bytes;
         }
@@ -176,7 +176,7 @@ impl Budget {
         self.meter.udp -= gone.udp;
         if self.rules == Rules::Strict {
             self.meter.fixed -= gone.dev + gone.compact;
-            self.uncharge(gone.dev + gone.compact + gone.udp);
+            self.uncharge(gone.dev + gone.compact + gone.udp, SoftTest::Later);
             self.rescale(member);
         }
     }
@@ -291,13 +291,13 @@ impl Budget {
         if let Some(level) = self.chain.leaf.as_deref()
             && self.rules == Rules::Strict
         {
-            if new > old && level.try_charge(new - old).is_err() {
+            if new > old && level.charge_below(new - old, None, SoftTest::Later).is_err() {
                 let room = level.chain_to(None).map(Level::free).min().unwrap_or(0);
                 let room_bytes = (room + old - usage).saturating_mul(PAGE_SIZE);
                 return Err(LimitError::MinDoesNotFit { min_bytes, room_bytes });
             }
             if new < old {
-                level.uncharge(old - new);
+                level.uncharge_below(old - new, None, SoftTest::Later);
             }
         }
         self.meter.min = min;
@@ -314,16 +314,14 @@ impl Budget {
         let from = self.chain.leaf.as_deref();
         let common = common_level(from, to.as_deref());
         if let Some(level) = to.as_deref()
-            && let Err(at) = level.try_charge_below(up, common)
+            && let Err(at) = level.charge_below(up, common, SoftTest::Later)
         {
             return Err(Refusal::Ancestor(at));
         }
         if let Some(level) = from {
-            level.uncharge_below(up, common);
+            level.uncharge_below(up, common, SoftTest::Later);
         }
-        if self.rules == Rules::Strict {
-            self.meter.move_static(from, to.as_deref(), common);
-        }
+        self.meter.move_static(from, to.as_deref(), common);
         self.chain.leaf = to;
         self.releases += 1;
         Ok(())
@@ -370,10 +368,8 @@ impl Drop for Budget {
     /// What the levels above hold for this budget goes back: a guarantee lives as long as its container.
     fn drop(&mut self) {
         if let Some(level) = self.chain.leaf.as_deref() {
-            level.uncharge(self.charged_up());
-            if self.rules == Rules::Strict {
-                self.meter.move_static(Some(level), None, None);
-            }
+            level.uncharge_below(self.charged_up(), None, SoftTest::Later);
+            self.meter.move_static(Some(level), None, None);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Budget, Rules};
 use crate::ledger::{FlowSizes, Ledger, MemberId, RxKind};
+use crate::level::SoftTest;
 use crate::meter::Refusal;
 use crate::units::Instant;
 
@@ -50,7 +51,7 @@ impl Budget {
     pub fn charge_compact(&mut self, member: MemberId, bytes: u64, now: Instant) -> bool {
         self.at(now);
         if self.rules == Rules::Strict {
-            if let Err(refusal) = self.charge(bytes) {
+            if let Err(refusal) = self.charge_fixed(bytes) {
                 self.note_refusal(member, refusal);
                 return false;
             }
@@ -69,7 +70,7 @@ impl Budget {
         if self.rules == Rules::Strict {
             self.member_mut(member).bytes -= bytes;
             self.meter.fixed -= bytes;
-            self.uncharge(bytes);
+            self.uncharge(bytes, SoftTest::Later);
             self.rescale(member);
         }
     }
@@ -225,7 +226,7 @@ impl Budget {
             return false;
         }
         if self.rules == Rules::Strict {
-            if let Err(refusal) = self.charge(bytes) {
+            if let Err(refusal) = self.charge_elastic(bytes) {
                 self.note_refusal(member, refusal);
                 return false;
             }
@@ -244,7 +245,7 @@ impl Budget {
         self.member_mut(member).udp -= bytes;
         if self.rules == Rules::Strict {
             self.member_mut(member).bytes -= bytes;
-            self.uncharge(bytes);
+            self.uncharge(bytes, SoftTest::Now);
             self.retest(member);
         }
     }

@@ -3,6 +3,7 @@
 use super::{Budget, Rules};
 use crate::event::{Counter, Event};
 use crate::ledger::{FlowSizes, Ledger, MemberId, Parts, RxKind};
+use crate::level::SoftTest;
 use crate::linux::Sock;
 use crate::meter::Refusal;
 use crate::units::CHUNK_SIZE;
@@ -22,7 +23,7 @@ impl Budget {
             self.refused_at = self.releases;
             return Err(Refusal::HalfOpen);
         }
-        if let Err(refusal) = self.charge(sock) {
+        if let Err(refusal) = self.charge_fixed(sock) {
             return Err(self.note_refusal(member, refusal));
         }
         self.meter.half_open += sock;
@@ -45,7 +46,7 @@ impl Budget {
         ledger.established = true;
         ledger.host += host;
         let more = ledger.parts().held - before.held;
-        if let Err(refusal) = self.charge(more) {
+        if let Err(refusal) = self.charge_fixed(more) {
             ledger.established = false;
             ledger.host -= host;
             return Err(self.note_refusal(ledger.member, refusal));
@@ -78,7 +79,7 @@ impl Budget {
         member.wmem -= u64::from(ledger.wmem);
         member.flows -= 1;
         ledger.released = true;
-        self.uncharge(parts.held);
+        self.uncharge(parts.held, SoftTest::Later);
         self.rescale(ledger.member);
     }
 
@@ -129,7 +130,7 @@ impl Budget {
             self.refused_at = self.releases;
             return false;
         }
-        if let Err(refusal) = self.charge(bytes) {
+        if let Err(refusal) = self.charge_elastic(bytes) {
             self.note_refusal(ledger.member, refusal);
             return false;
         }
@@ -194,7 +195,7 @@ impl Budget {
         let freed = before.held - after.held;
         if freed > 0 {
             self.member_mut(ledger.member).bytes -= freed;
-            self.uncharge(freed);
+            self.uncharge(freed, if idle_moved { SoftTest::Later } else { SoftTest::Now });
         }
         if idle_moved {
             self.rescale(ledger.member);
@@ -213,14 +214,18 @@ impl Budget {
 
     // ---- the meter, with the chain ----
 
-    #[inline]
-    pub(super) fn charge(&mut self, bytes: u64) -> Result<(), Refusal> {
-        self.meter.charge(self.chain.leaf.as_deref(), bytes)
+    /// A reservation is charged: the soft test waits for [`Self::rescale`].
+    pub(super) fn charge_fixed(&mut self, bytes: u64) -> Result<(), Refusal> {
+        self.meter.charge(self.chain.leaf.as_deref(), bytes, SoftTest::Later)
+    }
+
+    pub(super) fn charge_elastic(&mut self, bytes: u64) -> Result<(), Refusal> {
+        self.meter.charge(self.chain.leaf.as_deref(), bytes, SoftTest::Now)
     }
 
     #[inline]
-    pub(super) fn uncharge(&mut self, bytes: u64) {
-        self.meter.uncharge(self.chain.leaf.as_deref(), bytes);
+    pub(super) fn uncharge(&mut self, bytes: u64, test: SoftTest) {
+        self.meter.uncharge(self.chain.leaf.as_deref(), bytes, test);
         self.releases += 1;
     }
 

@@ -62,7 +62,7 @@ fn vectors_96_to_98_user_memory_grows() {
     assert!(ask(&mut pool, 2559, 100 * 4096), "vector 97: by the fair share");
     assert!(!ask(&mut pool, 2559, 300 * 4096), "vector 97: by neither");
 
-    let mut drain = |alloc: u64| {
+    let drain = |alloc: u64| {
         let mut pool = Pool::new(low, soft, hard);
         (pool.flag, pool.alloc) = (true, alloc + 1);
         let mut sock = Sock::new(16_384, 131_072);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use skbudget_controller::linux::Cause::{self, Container};
+use skbudget_controller::linux::Cause::Container;
 use skbudget_controller::linux::Kind::{Rmem, Wmem};
 use skbudget_controller::linux::Verdict::{Bypass, Deny, Forced, UnderLow};
 use skbudget_controller::linux::{Chain, Pool, Sock};
@@ -133,6 +133,6 @@ fn vector_102_a_parent_refuses() {
     let mut chain = Chain { leaf: Some(leaf.clone()), flag: false };
     let mut sock = Sock::new(16_384, 131_072);
     let verdict = sock.schedule(&mut pool(0), &mut chain, Rmem, 4096, NOW);
-    assert_eq!(verdict.cause(), Some(Cause::Container));
+    assert_eq!(verdict.cause(), Some(Container));
     assert_eq!((leaf.usage(), parent.usage(), chain.flag), (5, 20, true));
 }
