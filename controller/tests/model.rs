@@ -1,6 +1,7 @@
 //! Random sequences of operations against naive models that recompute everything from scratch.
 //!
-//! `SKBUDGET_SEED=n` replays one sequence; a failure names its seed and operation.
+//! `SKBUDGET_SEED=n` replays one sequence; a failure names its seed and operation. `SKBUDGET_SEEDS=n` runs
+//! that many.
 
 #[path = "model/linux.rs"]
 mod linux;
@@ -19,6 +20,7 @@ fn for_each_seed(count: u64, sequence: impl Fn(u64)) {
         sequence(seed.parse().expect("a number"));
         return;
     }
+    let count = std::env::var("SKBUDGET_SEEDS").map_or(count, |n| n.parse().expect("a number"));
     for seed in 1..=count {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| sequence(seed))) {
             println!("replay with SKBUDGET_SEED={seed}");
