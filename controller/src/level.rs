@@ -39,9 +39,9 @@ pub struct LevelStats {
 
 /// One atomic meter. Parent chain at most three long (with the container: four levels).
 ///
-/// Usage, the pressure flag and the waiters' bits share one word, so every change of usage decides the flag in the
-/// same step. Nothing is added before it is known to fit: a reader never sees usage above the limit, and a large
-/// request never makes a small racing one fail at the same level.
+/// Usage, the pressure flag and the waiters' bits share one word, so every change of usage decides
+/// the flag in the same step. Nothing is added before it is known to fit: a reader never sees usage
+/// above the limit, and a large request never makes a small racing one fail at the same level.
 #[derive(Debug)]
 pub struct Level {
     word: AtomicU64,
@@ -133,12 +133,12 @@ impl Level {
         end: Option<&Self>,
         test: SoftTest,
     ) -> Result<(), u8> {
-        // Looking first keeps a refusal far up from ever showing at the levels below it.
-        for (at, level) in self.chain_to(end).enumerate() {
-            if n > level.free() {
-                level.note_refusal();
-                return Err(at as u8);
-            }
+        // Looking first keeps a refusal far up from showing at the levels below it, races aside.
+        let alone = self.parent.is_none();
+        let short = |(_, level): &(usize, &Self)| n > level.free();
+        if !alone && let Some((at, level)) = self.chain_to(end).enumerate().find(short) {
+            level.note_refusal();
+            return Err(at as u8);
         }
         for (at, level) in self.chain_to(end).enumerate() {
             if !level.add(n, test) {
@@ -207,7 +207,8 @@ impl Level {
         }
     }
 
-    /// The soft test on the elastic part (K7): the user's ratios to `hard`, applied to the room reservations leave.
+    /// The soft test on the elastic part (K7): the user's ratios to `hard`, applied to the room
+    /// reservations leave.
     fn flagged(&self, word: u64) -> u64 {
         let hard = self.hard.load(Relaxed);
         if hard == u64::MAX {
@@ -228,8 +229,8 @@ impl Level {
 
     // ---- limits and shares ----
 
-    /// New limits, at any time; below usage is legal: growth stops and the effective maximum falls with usage (K6).
-    /// A charge that races with the change counts as made before it.
+    /// New limits, at any time; below usage is legal: growth stops and the effective maximum falls
+    /// with usage (K6). A charge that races with the change counts as made before it.
     pub fn set_limits(&self, config: LevelConfig) -> Result<(), LimitError> {
         let LevelConfig { low, soft, hard } = config;
         Limits::new(low, soft, hard)?;
@@ -240,13 +241,15 @@ impl Level {
         Ok(())
     }
 
-    /// Weight of this level among its siblings under the same parent. 1 unless set; 0 is taken as 1.
+    /// Weight of this level among its siblings under the same parent. 1 unless set; 0 is taken as
+    /// 1.
     pub fn set_weight(&self, weight: u32) {
         self.weight.store(weight.max(1), Relaxed);
     }
 
-    /// The fair level X (H5), pages a unit of weight: while this level is flagged a child grows only up to
-    /// `X * weight`, or up to its `min`. `u64::MAX` = no bound. See [`crate::share::fair_level`].
+    /// The fair level X (H5), pages a unit of weight: while this level is flagged a child grows
+    /// only up to `X * weight`, or up to its `min`. `u64::MAX` = no bound. See
+    /// [`crate::share::fair_level`].
     pub fn publish_share(&self, pages_per_weight: u64) {
         self.share.store(pages_per_weight, Relaxed);
         self.update(freed_if_waiting);
@@ -277,15 +280,16 @@ impl Level {
 
     // ---- waiting ----
 
-    /// Says that somebody waits for room at this level or above it. Look at the room once more afterwards.
+    /// Says that somebody waits for room at this level or above it. Look at the room once more
+    /// afterwards.
     pub fn mark_waiting(&self) {
         for level in self.chain_to(None) {
-            level.word.fetch_or(WAITING, SeqCst);
+            level.update(|word| word | WAITING);
         }
     }
 
-    /// Whether room was given back here since somebody began to wait; asking clears the mark. The caller then wakes
-    /// the workers whose budgets are below this level.
+    /// Whether room was given back here since somebody began to wait; asking clears the mark. The
+    /// caller then wakes the workers whose budgets are below this level.
     pub fn take_wake(&self) -> bool {
         let both = WAITING | FREED;
         if self.word.load(SeqCst) & both != both {

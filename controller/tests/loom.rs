@@ -4,6 +4,7 @@
 #![cfg(loom)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use loom::thread;
 use skbudget_controller::{Level, LevelConfig};
@@ -13,9 +14,13 @@ fn level(low: u64, soft: u64, hard: u64, parent: Option<&Arc<Level>>) -> Arc<Lev
 }
 
 fn explore(model: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
-    builder.check(model);
+    static RUNS: AtomicU64 = AtomicU64::new(0);
+    let before = RUNS.load(Relaxed);
+    loom::model(move || {
+        RUNS.fetch_add(1, Relaxed);
+        model();
+    });
+    println!("{} interleavings", RUNS.load(Relaxed) - before);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Random sequences of operations against naive models that recompute everything from scratch.
 //!
-//! `SKBUDGET_SEED=n` replays one sequence; a failure names its seed and operation. `SKBUDGET_SEEDS=n` runs
-//! that many.
+//! `SKBUDGET_SEED=n` replays one sequence; a failure names its seed and operation.
+//! `SKBUDGET_SEEDS=n` runs that many.
 
 #[path = "model/linux.rs"]
 mod linux;

@@ -1,4 +1,5 @@
-//! The operations the stack calls on a flow's ledger, and on a container's small things: each goes to its rule set.
+//! The operations the stack calls on a flow's ledger, and on a container's small things: each goes
+//! to its rule set.
 
 use super::{Budget, Rules};
 use crate::ledger::{FlowSizes, Ledger, MemberId, RxKind};
@@ -9,8 +10,9 @@ use crate::units::Instant;
 impl Budget {
     // ---- admission ----
 
-    /// A SYN: charges `sock` only, as half-open (strict: at most hard/8 of half-open `sock` bytes, H7).
-    /// Linux rules: never refused, nothing charged (sockets are slab there), but counted in nsock.
+    /// A SYN: charges `sock` only, as half-open (strict: at most hard/8 of half-open `sock` bytes,
+    /// H7). Linux rules: never refused, nothing charged (sockets are slab there), but counted in
+    /// nsock.
     pub fn admit(
         &mut self,
         member: MemberId,
@@ -24,8 +26,9 @@ impl Budget {
         }
     }
 
-    /// The rest of the reservation (rmem_min + wmem_min + host_floor), all or nothing; leaves half-open on success.
-    /// The stack calls it right after `admit`, before `connect`, since the host socket's caps are charged first.
+    /// The rest of the reservation (rmem_min + wmem_min + host_floor), all or nothing; leaves
+    /// half-open on success. The stack calls it right after `admit`, before `connect`, since the
+    /// host socket's caps are charged first.
     pub fn establish(&mut self, ledger: &mut Ledger, now: Instant) -> Result<(), Refusal> {
         self.at(now);
         match self.rules {
@@ -75,14 +78,14 @@ impl Budget {
         }
     }
 
-    // ---- receive side, in chunks ----
-    // The receive queue is a run of chunk slots at fixed stream positions, from the first unread byte to the
-    // advertised edge. Strict: every slot of the run is charged before the edge is advertised, so in-window data,
-    // in order or not, fills slots already paid for.
+    // ---- receive side, in chunks ---- The receive queue is a run of chunk slots at fixed stream
+    // positions, from the first unread byte to the advertised edge. Strict: every slot of the run
+    // is charged before the edge is advertised, so in-window data, in order or not, fills slots
+    // already paid for.
 
-    /// Strict: charge up to `chunks` more slots of credit and return how many (0..=chunks): bounded by hard limits up
-    /// the chain, and under pressure by the flow's fair share; within the reserve never refused.
-    /// Linux: returns `chunks` (credit costs nothing there).
+    /// Strict: charge up to `chunks` more slots of credit and return how many (0..=chunks): bounded
+    /// by hard limits up the chain, and under pressure by the flow's fair share; within the reserve
+    /// never refused. Linux: returns `chunks` (credit costs nothing there).
     #[inline]
     pub fn rx_open(&mut self, ledger: &mut Ledger, chunks: u32, now: Instant) -> u32 {
         self.at(now);
@@ -92,9 +95,9 @@ impl Budget {
         }
     }
 
-    /// `chunks` slots begin to hold data. Strict: taken from credit; what exceeds the span (demoted flow, H3) is
-    /// asked for now. Linux: schedule(RECV) per chunk; an empty receive queue accepts its first chunk by force (2.9).
-    /// Returns how many slots may be filled, a prefix.
+    /// `chunks` slots begin to hold data. Strict: taken from credit; what exceeds the span (demoted
+    /// flow, H3) is asked for now. Linux: schedule(RECV) per chunk; an empty receive queue accepts
+    /// its first chunk by force (2.9). Returns how many slots may be filled, a prefix.
     #[inline]
     pub fn rx_fill(&mut self, ledger: &mut Ledger, chunks: u32, kind: RxKind, now: Instant) -> u32 {
         self.at(now);
@@ -121,7 +124,7 @@ impl Budget {
         debug_assert!(chunks <= ledger.rmem, "frees more than is in order");
         self.member_mut(ledger.member).rmem -= u64::from(chunks);
         match self.rules {
-            Rules::Strict => self.shrink(ledger, |ledger| ledger.rmem -= chunks),
+            Rules::Strict => self.strict_rx_free(ledger, chunks),
             Rules::Linux => {
                 ledger.rmem -= chunks;
                 self.linux_rx_uncharge(ledger, chunks);
@@ -149,8 +152,9 @@ impl Budget {
         }
     }
 
-    /// Strict: give back `chunks` slots of unfilled credit (the stack rebased an empty queue, or demotes an idle
-    /// flow, H3). Saturates at what is unfilled. Returns slots given back. Linux: 0.
+    /// Strict: give back `chunks` slots of unfilled credit (the stack rebased an empty queue, or
+    /// demotes an idle flow, H3). Saturates at what is unfilled. Returns slots given back. Linux:
+    /// 0.
     pub fn rx_close(&mut self, ledger: &mut Ledger, chunks: u32, now: Instant) -> u32 {
         self.at(now);
         let chunks = chunks.min(ledger.credit);
@@ -163,9 +167,9 @@ impl Budget {
 
     // ---- send side, in chunks ----
 
-    /// May `chunks` more be read from the host socket and queued to the guest? Charged at once; returns a prefix.
-    /// Strict: the reserve first, then chain and share. Linux: sndbuf test, then schedule / wmem_copy with all its
-    /// force rules, per chunk.
+    /// May `chunks` more be read from the host socket and queued to the guest? Charged at once;
+    /// returns a prefix. Strict: the reserve first, then chain and share. Linux: sndbuf test, then
+    /// schedule / wmem_copy with all its force rules, per chunk.
     #[inline]
     pub fn tx_grant(&mut self, ledger: &mut Ledger, chunks: u32, now: Instant) -> u32 {
         self.at(now);
@@ -182,7 +186,7 @@ impl Budget {
         debug_assert!(chunks <= ledger.wmem, "frees more than is queued");
         self.member_mut(ledger.member).wmem -= u64::from(chunks);
         match self.rules {
-            Rules::Strict => self.shrink(ledger, |ledger| ledger.wmem -= chunks),
+            Rules::Strict => self.strict_tx_free(ledger, chunks),
             Rules::Linux => {
                 ledger.wmem -= chunks;
                 self.linux_tx_uncharge(ledger, chunks);
@@ -192,8 +196,9 @@ impl Budget {
 
     // ---- host sockets, UDP ----
 
-    /// Raise the charged caps of the flow's host socket by `bytes`, before setsockopt. Refused under pressure.
-    /// Linux rules: always true, nothing charged (not ours in that world), recorded in the ledger.
+    /// Raise the charged caps of the flow's host socket by `bytes`, before setsockopt. Refused
+    /// under pressure. Linux rules: always true, nothing charged (not ours in that world), recorded
+    /// in the ledger.
     pub fn host_raise(&mut self, ledger: &mut Ledger, bytes: u64, now: Instant) -> bool {
         self.at(now);
         let raised = self.rules == Rules::Linux || self.strict_host_raise(ledger, bytes);
@@ -218,7 +223,8 @@ impl Budget {
         }
     }
 
-    /// UDP and fragments: together at most hard/8 (M4). Linux rules: bounded alike, recorded, not charged.
+    /// UDP and fragments: together at most hard/8 (M4). Linux rules: bounded alike, recorded, not
+    /// charged.
     pub fn charge_udp(&mut self, member: MemberId, bytes: u64, now: Instant) -> bool {
         self.at(now);
         let udp = self.meter.udp.saturating_add(bytes);
@@ -264,7 +270,8 @@ impl Budget {
         }
     }
 
-    /// Fast hint: bytes that one more charge could take right now (strict), up the chain. u64::MAX when unlimited.
+    /// Fast hint: bytes that one more charge could take right now (strict), up the chain. u64::MAX
+    /// when unlimited.
     pub fn headroom(&self) -> u64 {
         if self.meter.limits.hard == u64::MAX && self.chain.leaf.is_none() {
             return u64::MAX;
@@ -275,8 +282,8 @@ impl Budget {
         }
     }
 
-    /// The flow had no data for 1 s: its credit leaves the soft test and `n_active` (K7, H4); or it is active again.
-    /// Any growth or arrival ends idleness by itself.
+    /// The flow had no data for 1 s: its credit leaves the soft test and `n_active` (K7, H4); or it
+    /// is active again. Any growth or arrival ends idleness by itself.
     pub fn set_idle(&mut self, ledger: &mut Ledger, idle: bool, now: Instant) {
         self.at(now);
         match self.rules {

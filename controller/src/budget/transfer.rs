@@ -6,13 +6,14 @@ use crate::level::{Level, SoftTest};
 use crate::meter::Refusal;
 use crate::units::{CHUNK_SIZE, Instant, pages};
 
-/// Moves up to `chunks` in-order chunks of `from` (held by `giver`) into the send queue of `to` (held by `taker`).
-/// Returns how many moved, a prefix.
+/// Moves up to `chunks` in-order chunks of `from` (held by `giver`) into the send queue of `to`
+/// (held by `taker`). Returns how many moved, a prefix.
 ///
-/// The taker's chain is charged below the lowest level common to both, then the giver's is uncharged; the common
-/// levels see only the net difference, and only a positive one can be refused there. What does not move stays with
-/// the giver, whose window then closes. Both budgets must follow the same rules; under linux rules, and between
-/// budgets of different rules, it is a plain grant followed by a plain release.
+/// The taker's chain is charged below the lowest level common to both, then the giver's is
+/// uncharged; the common levels see only the net difference, and only a positive one can be refused
+/// there. What does not move stays with the giver, whose window then closes. Both budgets must
+/// follow the same rules; under linux rules, and between budgets of different rules, it is a plain
+/// grant followed by a plain release.
 pub fn transfer(
     giver: &mut Budget,
     from: &mut Ledger,
@@ -41,7 +42,8 @@ pub fn transfer(
 }
 
 impl Budget {
-    /// As [`transfer`], between two flows of one budget: members of a shared pool, or one container with itself.
+    /// As [`transfer`], between two flows of one budget: members of a shared pool, or one container
+    /// with itself.
     pub fn transfer_within(
         &mut self,
         from: &mut Ledger,
@@ -110,7 +112,8 @@ impl Budget {
         }
         self.book_taken(to, grows);
         giver.book_given(from, frees);
-        // The giver first: what it tells the common levels of its idle credit belongs to their test.
+        // The giver first: what it tells the common levels of its idle credit belongs to their
+        // test.
         giver.rescale(from.member);
         self.rescale(to.member);
         true

@@ -1,4 +1,5 @@
-//! The strict rules once more, with no running sums: every number is computed from the flows when it is asked for.
+//! The strict rules once more, with no running sums: every number is computed from the flows when
+//! it is asked for.
 
 use skbudget_controller::{FlowSizes, LevelConfig, Limits, MemberStats};
 
@@ -184,7 +185,8 @@ impl Naive {
             || u128::from(self.room(d)) * 4096 > u128::from(active) * u128::from(elastic)
     }
 
-    /// The most of `want` chunks that may be charged on top of `flow`, `unused` of them from its reserve.
+    /// The most of `want` chunks that may be charged on top of `flow`, `unused` of them from its
+    /// reserve.
     pub(crate) fn grant(&self, at: usize, want: u64, unused: u64) -> u64 {
         let flow = self.flows[at].as_ref().unwrap();
         let fits = |k: &u64| {

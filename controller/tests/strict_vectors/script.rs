@@ -1,14 +1,15 @@
 //! The language of the strict vectors: commands separated by `;`, words by blanks.
 //!
-//! Made: `host HARD [SOFT LOW]`, `group NAME HARD [under LEVEL]`, `budget NAME HARD|none [flat] [under LEVEL] [min P]
-//! [weight W] [dev BYTES]`, `sizes S R W FLOOR`, `flow|admit|half NAME BUDGET`, `flows|halves N BUDGET`, `idleflows N
-//! BUDGET CHUNKS`, `crowd N HARD USAGE` (budgets B1.. under the host). `#n` names the n-th anonymous flow.
-//! Done: `open fill ofo settle free prune close send acked FLOW CHUNKS`, `raise|lower FLOW BYTES`, `idle|busy|drop
-//! FLOW`, `dropone BUDGET`, `demote N CHUNKS`, `grow BUDGET USAGE`, `move FROM TO CHUNKS`, `[un]compact|[un]udp|dev
-//! BUDGET BYTES`, `limit BUDGET HARD [flat]`, `min BUDGET P`, `share LEVEL X|max`, `publish LEVEL`, `parent BUDGET
-//! LEVEL|none`, `wait BUDGET KEY NEED`, `forget BUDGET KEY`, `wake BUDGET`, `leave BUDGET`.
-//! Stated: `usage bytes fail eff headroom reserve flag pressure state BUDGET X`, `held caps rmem credit wmem FLOW X`,
-//! `level failat levelflag levelwake LEVEL X`.
+//! Made: `host HARD [SOFT LOW]`, `group NAME HARD [under LEVEL]`, `budget NAME HARD|none [flat]
+//! [under LEVEL] [min P] [weight W] [dev BYTES]`, `sizes S R W FLOOR`, `flow|admit|half NAME
+//! BUDGET`, `flows|halves N BUDGET`, `idleflows N BUDGET CHUNKS`, `crowd N HARD USAGE` (budgets
+//! B1.. under the host). `#n` names the n-th anonymous flow. Done: `open fill ofo settle free prune
+//! close send acked FLOW CHUNKS`, `raise|lower FLOW BYTES`, `idle|busy|drop FLOW`, `dropone
+//! BUDGET`, `demote N CHUNKS`, `grow BUDGET USAGE`, `move FROM TO CHUNKS`, `[un]compact|[un]udp|dev
+//! BUDGET BYTES`, `limit BUDGET HARD [flat]`, `min BUDGET P`, `share LEVEL X|max`, `publish LEVEL`,
+//! `parent BUDGET LEVEL|none`, `wait BUDGET KEY NEED`, `forget BUDGET KEY`, `wake BUDGET`, `leave
+//! BUDGET`. Stated: `usage bytes fail eff headroom reserve flag pressure state BUDGET X`, `held
+//! caps rmem credit wmem FLOW X`, `level failat levelflag levelwake LEVEL X`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
