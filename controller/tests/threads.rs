@@ -2,7 +2,7 @@
 #![cfg(not(loom))]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use skbudget_controller::{
@@ -17,8 +17,8 @@ fn level(hard: u64, parent: Option<&Arc<Level>>) -> Arc<Level> {
     Level::new(config, parent.cloned()).unwrap()
 }
 
-/// One worker: a container with a min, a flow that grows, shrinks and comes again.
-fn work(parent: Arc<Level>, min_bytes: u64, seed: u64) -> u64 {
+/// Made before the workers start: a `min` may be refused once others have filled the host.
+fn budget(parent: Arc<Level>, min_bytes: u64) -> Budget {
     let config = BudgetConfig {
         rules: Rules::Strict,
         limits: Limits { low: 100, soft: 150, hard: 200 },
@@ -26,7 +26,11 @@ fn work(parent: Arc<Level>, min_bytes: u64, seed: u64) -> u64 {
         min_bytes,
         weight: 1,
     };
-    let mut budget = Budget::new(config, Some(parent)).unwrap();
+    Budget::new(config, Some(parent)).unwrap()
+}
+
+/// One worker: a container, and a flow that grows, goes and comes again.
+fn work(mut budget: Budget, seed: u64) -> u64 {
     let member = budget.add_member(0).unwrap();
     let mut moved = 0;
     let mut state = seed;
@@ -50,15 +54,24 @@ fn work(parent: Arc<Level>, min_bytes: u64, seed: u64) -> u64 {
     moved
 }
 
+/// Tells the watcher that a worker ended, well or not.
+struct Done<'a>(&'a AtomicU32);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn shared_levels_never_exceed_their_maximum() {
     let host = level(60, None);
     let groups = [level(40, Some(&host)), level(45, Some(&host))];
-    let done = AtomicBool::new(false);
+    let done = AtomicU32::new(0);
     thread::scope(|scope| {
         let watcher = scope.spawn(|| {
             let mut peaks = [0; 3];
-            while !done.load(Ordering::Relaxed) {
+            while done.load(Ordering::Relaxed) < 4 {
                 for (peak, level) in peaks.iter_mut().zip([&host, &groups[0], &groups[1]]) {
                     *peak = level.usage().max(*peak);
                 }
@@ -68,12 +81,20 @@ fn shared_levels_never_exceed_their_maximum() {
         });
         let workers: Vec<_> = (0..4)
             .map(|at| {
-                let parent = groups[at % 2].clone();
-                scope.spawn(move || work(parent, at as u64 * 8192, at as u64 + 1))
+                let budget = budget(groups[at % 2].clone(), at as u64 * 8192);
+                (budget, at as u64 + 1)
+            })
+            .collect::<Vec<_>>()
+            .into_iter()
+            .map(|(budget, seed)| {
+                let done = Done(&done);
+                scope.spawn(move || {
+                    let _done = done;
+                    work(budget, seed)
+                })
             })
             .collect();
         let moved: u64 = workers.into_iter().map(|worker| worker.join().unwrap()).sum();
-        done.store(true, Ordering::Relaxed);
         let peaks = watcher.join().unwrap();
         assert!(moved > ROUNDS, "something was granted: {moved}");
         assert!(peaks[0] <= 60 && peaks[1] <= 40 && peaks[2] <= 45, "{peaks:?}");

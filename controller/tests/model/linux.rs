@@ -126,7 +126,7 @@ impl World {
         }
         let at = rng.pick(&live);
         let flow = self.flows[at].as_ref().unwrap();
-        let n = 1 + rng.below(if roll % 3 == 0 { 30 } else { 5 });
+        let n = 1 + rng.below(if roll.is_multiple_of(3) { 30 } else { 5 });
         Some(match roll {
             14..=16 => Op::Release(at),
             17..=35 => Op::Fill(at, n, RxKind::InOrder),

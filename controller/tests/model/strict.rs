@@ -685,7 +685,7 @@ impl Drop for World {
 }
 
 fn rng_size(roll: u64) -> u64 {
-    if roll % 3 == 0 { 40 } else { 6 }
+    if roll.is_multiple_of(3) { 40 } else { 6 }
 }
 
 fn rx_unused(flow: &Flow) -> u64 {

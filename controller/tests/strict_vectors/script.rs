@@ -55,7 +55,7 @@ impl World {
             let words: Vec<&str> = command.split_whitespace().collect();
             if let Some(answer) = self.make(&words).or_else(|| self.act(&words)) {
                 let admits = ["flow", "half"].contains(&words[0]);
-                if let Some(expected) = expected.or(admits.then_some("ok")) {
+                if let Some(expected) = expected.or_else(|| admits.then_some("ok")) {
                     self.expect(&answer, expected);
                 }
             } else {
@@ -260,7 +260,9 @@ impl World {
             "dev" => yes(budget.add_member(n()).is_ok()),
             "min" => yes(budget.set_min(n() * 4096, NOW).is_ok()),
             "parent" => word(budget.set_parent(parent, NOW)),
-            "wake" => budget.poll_wake(NOW).map_or("none".to_owned(), |key| key.to_string()),
+            "wake" => {
+                budget.poll_wake(NOW).map_or_else(|| "none".to_owned(), |key| key.to_string())
+            }
             other => {
                 match other {
                     "uncompact" => budget.uncharge_compact(*member, n(), NOW),
