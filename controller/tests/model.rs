@@ -11,6 +11,8 @@ mod naive;
 mod rng;
 #[path = "model/strict.rs"]
 mod strict;
+#[path = "model/strict_ops.rs"]
+mod strict_ops;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
