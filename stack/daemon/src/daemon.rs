@@ -84,7 +84,9 @@ pub enum DaemonError {
     NoSuchBudget,
     Limits(LimitError),
     /// The budget has no room for the container's device queue.
-    NoRoom { dev_bytes: u64 },
+    NoRoom {
+        dev_bytes: u64,
+    },
     Io(io::Error),
     /// The worker is gone: it was shut down, or it failed and said so in the log.
     Stopped,

@@ -42,10 +42,10 @@ impl Netlink {
         name: &str,
         netns: BorrowedFd<'_>,
     ) -> io::Result<()> {
-        self.set_link(index, vec![
-            LinkAttribute::IfName(name.to_owned()),
-            LinkAttribute::NetNsFd(netns.as_raw_fd()),
-        ])
+        self.set_link(
+            index,
+            vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::NetNsFd(netns.as_raw_fd())],
+        )
     }
 
     pub(crate) fn set_queue(&mut self, index: u32, mtu: u32, txqueuelen: u32) -> io::Result<()> {
@@ -81,10 +81,8 @@ impl Netlink {
         route.header.protocol = RouteProtocol::Boot;
         route.header.scope = RouteScope::Universe;
         route.header.kind = RouteType::Unicast;
-        route.attributes = vec![
-            RouteAttribute::Gateway(RouteAddress::Inet(gateway)),
-            RouteAttribute::Oif(index),
-        ];
+        route.attributes =
+            vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway)), RouteAttribute::Oif(index)];
         self.ask(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
     }
 

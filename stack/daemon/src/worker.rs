@@ -311,14 +311,21 @@ impl BudgetSeat {
         let left_out = std::mem::take(&mut self.unlogged);
         let name = &self.name;
         match event {
-            Event::PressureEnter { .. } => log::info!("budget {name}: under pressure (+{left_out})"),
+            Event::PressureEnter { .. } => {
+                log::info!("budget {name}: under pressure (+{left_out})");
+            }
             Event::PressureLeave { after_ms, .. } => {
                 log::info!("budget {name}: pressure over after {after_ms} ms (+{left_out})");
             }
             Event::AdmissionDenied { member, .. } => {
-                log::warn!("budget {name}: no room for a new flow of member {} (+{left_out})", member.0);
+                log::warn!(
+                    "budget {name}: no room for a new flow of member {} (+{left_out})",
+                    member.0
+                );
             }
-            Event::HardRefused { .. } => log::info!("budget {name}: at its hard limit (+{left_out})"),
+            Event::HardRefused { .. } => {
+                log::info!("budget {name}: at its hard limit (+{left_out})");
+            }
         }
     }
 }

@@ -161,13 +161,7 @@ impl Seat {
     pub(super) fn abort(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) {
         let Self { stack, host, tap, .. } = self;
         host.end();
-        stack.abort_all(&mut Ctx {
-            now: shared.now,
-            budget,
-            pool: shared.pool,
-            host,
-            device: tap,
-        });
+        stack.abort_all(&mut Ctx { now: shared.now, budget, pool: shared.pool, host, device: tap });
         tap.flush_capture();
     }
 
