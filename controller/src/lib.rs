@@ -6,12 +6,15 @@ extern crate alloc;
 
 mod atomic;
 pub mod budget;
+pub mod composite;
 pub mod event;
 pub mod ledger;
 pub mod level;
 pub mod limits;
 pub mod linux;
 mod meter;
+pub mod share;
+pub mod sizing;
 pub mod units;
 mod wait;
 

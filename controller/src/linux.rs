@@ -10,6 +10,7 @@
 use alloc::sync::Arc;
 
 use crate::level::Level;
+use crate::sizing;
 use crate::units::{Instant, PAGE_SIZE, pages};
 
 /// `SOCK_MIN_SNDBUF`: 2 * (2048 + 256) bytes.
@@ -392,10 +393,7 @@ impl Sock {
 
     /// `sk_stream_moderate_sndbuf`: at most halved against what is queued, never below [`SNDBUF_MIN`].
     pub fn moderate_sndbuf(&mut self) {
-        if !self.sndbuf_locked {
-            let half = u32::try_from(self.wmem / 2).unwrap_or(u32::MAX);
-            self.sndbuf = self.sndbuf.min(half).max(SNDBUF_MIN);
-        }
+        self.sndbuf = sizing::moderate_sndbuf(self.sndbuf, self.wmem, self.sndbuf_locked);
     }
 
     /// `sk_stream_memory_free`: below the send cap.

@@ -128,6 +128,23 @@ impl Budget {
         }
     }
 
+    /// In-order chunks were taken by the host and the window over their slots stays open: the queue is empty and its
+    /// next byte begins the slot again. Strict: they are credit again. Linux: uncharged.
+    #[inline]
+    pub fn rx_drain(&mut self, ledger: &mut Ledger, chunks: u32, now: Instant) {
+        self.at(now);
+        debug_assert!(chunks <= ledger.rmem, "drains more than is in order");
+        self.member_mut(ledger.member).rmem -= u64::from(chunks);
+        ledger.rmem -= chunks;
+        match self.rules {
+            Rules::Strict => {
+                self.member_mut(ledger.member).credit += u64::from(chunks);
+                ledger.credit += chunks;
+            }
+            Rules::Linux => self.linux_rx_uncharge(ledger, chunks),
+        }
+    }
+
     /// Out-of-order chunks were dropped. Strict: they are credit again. Linux: uncharged.
     pub fn rx_prune(&mut self, ledger: &mut Ledger, chunks: u32, now: Instant) {
         self.at(now);

@@ -1,0 +1,49 @@
+//! The virtual world: containers with complete guests, simulated hosts and links, on one seeded virtual clock.
+//!
+//! Nothing here reads a clock or asks the system for anything: a seed and a program are a run, bit for bit. CPU is
+//! infinite, so what starves somebody in this world is memory, the link, or a bug.
+//!
+//! ```text
+//!  SmolGuest (smoltcp + App...)        World                            SimHost
+//!  ┌───────────┐  up link: rate, queue, delay, faults   ┌───────────┐   sockets    ┌─────────┐
+//!  │ App  App  ├──────────────▶ Container::on_frame ───▶│ Container ├─ Host::write ▶│ Server  │
+//!  │           │◀────────────── Device::send        ◀───│           │◀ on_host_ready┤  ...    │
+//!  └───────────┘  down link                             └─────┬─────┘              └─────────┘
+//!                                                  Budget ◀───┘ (own, or shared by several)
+//! ```
+//!
+//! A test makes a [`World`], adds budgets and containers ([`NodeConfig`]), tells each [`SimHost`] what is behind which
+//! port ([`Server`]), opens connections in the [`SmolGuest`]s ([`App`]s), and calls [`World::run_until`]. A test that
+//! wants to speak frames itself implements [`Guest`].
+//!
+//! Order within one instant: frames and timers in the order in which they were made; then, until nothing is left to
+//! do, container by container: host readiness and one turn; budget by budget: waiters to wake; guest by guest: a poll.
+//! This is the drain order of the real worker loop. Deadlines that have passed are due a nanosecond later, so a stack
+//! that asks for an immediate turn for ever makes time pass instead of hanging the test.
+//!
+//! Every byte of every stream is a function of its server port, direction and position ([`Pattern`]) and is checked
+//! where it arrives; [`Observer`]s hear of it.
+
+mod app;
+mod frame;
+mod guest;
+mod host;
+mod link;
+mod observe;
+mod pattern;
+mod rng;
+mod server;
+mod sock;
+mod world;
+
+pub use app::{App, BulkRecv, BulkSend, NeverRead, Next, Probe, ProbePlan};
+pub use frame::{Frame, FramePool};
+pub use guest::{Buffers, ConnId, Guest, GuestConfig, Open, SmolGuest};
+pub use host::{PortStats, SimHost};
+pub use link::{Fate, Faults, Link, LinkConfig, LinkStats, Mishap, WhenFull};
+pub use observe::{Observer, Tally, Watch};
+pub use pattern::Pattern;
+pub use rng::Rng;
+pub use server::{Accept, Server, Source};
+pub use smoltcp;
+pub use world::{BudgetId, NodeConfig, NodeId, World, WorldStats};

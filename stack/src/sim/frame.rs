@@ -1,0 +1,56 @@
+//! Ethernet frames on their way, in buffers that are used again.
+
+use crate::vnet::VnetHdr;
+
+/// A frame with its virtio-net header. The buffer keeps its size; `len` says how much of it counts.
+#[derive(Debug, Default)]
+pub struct Frame {
+    pub vnet: VnetHdr,
+    buf: Vec<u8>,
+    len: usize,
+}
+
+impl Frame {
+    pub fn bytes(&self) -> &[u8] {
+        &self.buf[..self.len]
+    }
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.buf[..self.len]
+    }
+    /// The content is whatever the buffer held before.
+    pub(super) fn reset(&mut self, len: usize) {
+        if self.buf.len() < len {
+            self.buf.resize(len, 0);
+        }
+        self.len = len;
+        self.vnet = VnetHdr::default();
+    }
+}
+
+/// Frames to use again. Boxed in the event heap otherwise: a frame is five words.
+#[derive(Debug, Default)]
+pub struct FramePool {
+    free: Vec<Frame>,
+}
+
+const FREE_MAX: usize = 4096;
+
+impl FramePool {
+    /// A frame of `len` bytes of arbitrary content.
+    pub fn take(&mut self, len: usize) -> Frame {
+        let mut f = self.free.pop().unwrap_or_default();
+        f.reset(len);
+        f
+    }
+    pub fn give(&mut self, frame: Frame) {
+        if self.free.len() < FREE_MAX {
+            self.free.push(frame);
+        }
+    }
+    pub fn copy(&mut self, of: &Frame) -> Frame {
+        let mut f = self.take(of.bytes().len());
+        f.bytes_mut().copy_from_slice(of.bytes());
+        f.vnet = of.vnet;
+        f
+    }
+}

@@ -1,0 +1,395 @@
+//! What is inside a simulated container: a complete TCP/IP stack by other hands (smoltcp) and the applications on it.
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use skbudget_controller::Instant;
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium};
+use smoltcp::socket::tcp;
+use smoltcp::time::Instant as SmolInstant;
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
+
+use super::app::{App, Next};
+use super::frame::{Frame, FramePool};
+use crate::vnet::{F_NEEDS_CSUM, VnetHdr};
+
+/// Anything that can sit at the far end of a link: a whole guest, or a test that speaks frames itself.
+pub trait Guest: std::fmt::Debug {
+    /// A frame from the stack; the guest works on it in the next `poll`.
+    fn on_frame(&mut self, now: Instant, frame: Frame);
+    /// Does everything there is to do now. `room` frames may be sent; they go to `out`.
+    fn poll(&mut self, now: Instant, room: usize, frames: &mut FramePool, out: &mut Vec<Frame>);
+    /// When to poll again if no frame comes.
+    fn next_deadline(&self) -> Option<Instant>;
+    /// The last `poll` stopped for lack of room.
+    fn is_blocked(&self) -> bool;
+    /// For those who need their own type back.
+    fn as_any(&mut self) -> &mut dyn std::any::Any;
+}
+
+#[derive(Debug, Clone)]
+pub struct GuestConfig {
+    pub ip: Ipv4Addr,
+    pub prefix_len: u8,
+    pub gateway: Ipv4Addr,
+    pub mac: [u8; 6],
+    /// IP MTU.
+    pub mtu: u16,
+    /// Checksums are left to the device and super-frames are taken, as a kernel on a TAP with vnet_hdr.
+    pub offload: bool,
+    pub seed: u64,
+}
+
+impl GuestConfig {
+    /// The addresses of design section 3.
+    pub fn new(mtu: u16, offload: bool, seed: u64) -> Self {
+        Self {
+            ip: Ipv4Addr::new(10, 0, 2, 100),
+            prefix_len: 24,
+            gateway: Ipv4Addr::new(10, 0, 2, 2),
+            mac: [0x02, 0x67, 0x75, 0x65, 0x73, 0x74],
+            mtu,
+            offload,
+            seed,
+        }
+    }
+}
+
+/// Receive and send buffer of one guest socket, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buffers {
+    pub rx: usize,
+    pub tx: usize,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self { rx: 65_535, tx: 65_536 }
+    }
+}
+
+/// What a connection of a guest begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Open {
+    Connect(SocketAddrV4),
+    Listen(u16),
+}
+
+/// Names a connection of one guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnId(usize);
+
+#[derive(Debug)]
+struct Conn {
+    open: Open,
+    buffers: Buffers,
+    handle: Option<SocketHandle>,
+    app: Box<dyn App>,
+    /// Not polled before, unless its socket may have changed.
+    wake: Option<Instant>,
+    finished: bool,
+}
+
+/// A guest on smoltcp.
+pub struct SmolGuest {
+    iface: Interface,
+    sockets: SocketSet<'static>,
+    device: GuestDevice,
+    conns: Vec<Conn>,
+    next_port: u16,
+    deadline: Option<Instant>,
+    running: bool,
+}
+
+impl std::fmt::Debug for SmolGuest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SmolGuest").field("conns", &self.conns.len()).finish_non_exhaustive()
+    }
+}
+
+/// smoltcp and applications take turns until both are idle; more rounds than this in one instant is a livelock.
+const ROUNDS_MAX: usize = 10_000;
+
+impl SmolGuest {
+    pub fn new(config: &GuestConfig) -> Self {
+        let mut device = GuestDevice::new(config);
+        let mac = HardwareAddress::Ethernet(EthernetAddress(config.mac));
+        let mut smol = Config::new(mac);
+        smol.random_seed = config.seed;
+        let mut iface = Interface::new(smol, &mut device, SmolInstant::ZERO);
+        let cidr = IpCidr::new(IpAddress::Ipv4(config.ip), config.prefix_len);
+        iface.update_ip_addrs(|addrs| addrs.push(cidr).unwrap_or(()));
+        let _ = iface.routes_mut().add_default_ipv4_route(config.gateway);
+        Self {
+            iface,
+            sockets: SocketSet::new(Vec::new()),
+            device,
+            conns: Vec::new(),
+            next_port: 49_152,
+            deadline: None,
+            running: true,
+        }
+    }
+
+    /// A connection that begins at `at`.
+    pub fn open(&mut self, at: Instant, open: Open, buffers: Buffers, app: Box<dyn App>) -> ConnId {
+        let id = ConnId(self.conns.len());
+        self.conns.push(Conn { open, buffers, handle: None, app, wake: Some(at), finished: false });
+        self.deadline = Some(self.deadline.map_or(at, |d| d.min(at)));
+        id
+    }
+
+    /// The power goes: nothing is received or sent any more.
+    pub fn halt(&mut self) {
+        self.running = false;
+        self.deadline = None;
+        self.device.rx.clear();
+    }
+
+    /// The socket of a connection that began and did not finish.
+    pub fn socket(&self, id: ConnId) -> Option<&tcp::Socket<'static>> {
+        self.conns.get(id.0)?.handle.map(|h| self.sockets.get(h))
+    }
+    /// The application of a connection.
+    pub fn app(&mut self, id: ConnId) -> Option<&mut dyn App> {
+        Some(self.conns.get_mut(id.0)?.app.as_mut())
+    }
+    /// Connections in this state.
+    pub fn count(&self, state: tcp::State) -> usize {
+        let of = |c: &Conn| c.handle.map(|h| self.sockets.get::<tcp::Socket<'_>>(h).state());
+        self.conns.iter().filter(|c| of(c) == Some(state)).count()
+    }
+
+    fn begin(&mut self, i: usize) {
+        let conn = &mut self.conns[i];
+        let rx = tcp::SocketBuffer::new(vec![0; conn.buffers.rx]);
+        let tx = tcp::SocketBuffer::new(vec![0; conn.buffers.tx]);
+        let mut socket = tcp::Socket::new(rx, tx);
+        conn.app.configure(&mut socket);
+        match conn.open {
+            Open::Connect(to) => {
+                let local = self.next_port;
+                self.next_port = local.checked_add(1).unwrap_or(49_152);
+                let to = (IpAddress::Ipv4(*to.ip()), to.port());
+                socket.connect(self.iface.context(), to, local).expect("a fresh socket connects");
+            }
+            Open::Listen(port) => socket.listen(port).expect("a fresh socket listens"),
+        }
+        conn.handle = Some(self.sockets.add(socket));
+        conn.wake = None;
+    }
+
+    /// Polls the applications that are due, or all when sockets may have changed. True when any did something.
+    fn run_apps(&mut self, now: Instant, all: bool) -> bool {
+        let mut busy = false;
+        for i in 0..self.conns.len() {
+            let due = self.conns[i].wake.is_some_and(|w| w <= now);
+            if self.conns[i].finished || !(due || (all && self.conns[i].handle.is_some())) {
+                continue;
+            }
+            if self.conns[i].handle.is_none() {
+                self.begin(i);
+                busy = true;
+            }
+            let conn = &mut self.conns[i];
+            let Some(handle) = conn.handle else { continue };
+            match conn.app.poll(now, self.sockets.get_mut(handle)) {
+                Next::Wait { wake, busy: b } => {
+                    conn.wake = wake;
+                    busy |= b;
+                }
+                Next::Again { at } => {
+                    self.sockets.remove(handle);
+                    conn.handle = None;
+                    conn.wake = Some(at);
+                    busy = true;
+                }
+                Next::Finished => {
+                    self.sockets.remove(handle);
+                    conn.handle = None;
+                    conn.wake = None;
+                    conn.finished = true;
+                }
+            }
+        }
+        busy
+    }
+
+    fn plan(&mut self, now: Instant) {
+        let smol = if self.device.exhausted {
+            // Everything it wants to send waits for room; the world polls when there is some.
+            None
+        } else {
+            self.iface.poll_at(smol(now), &self.sockets).map(|t| {
+                let at = Instant(u64::try_from(t.total_micros()).unwrap_or(0) * 1000);
+                at.max(Instant(now.0 + 1000))
+            })
+        };
+        let apps = self.conns.iter().filter_map(|c| c.wake).min();
+        self.deadline = [smol, apps].into_iter().flatten().min();
+    }
+}
+
+fn smol(t: Instant) -> SmolInstant {
+    SmolInstant::from_micros(i64::try_from(t.0 / 1000).unwrap_or(i64::MAX))
+}
+
+impl Guest for SmolGuest {
+    fn on_frame(&mut self, _now: Instant, frame: Frame) {
+        if self.running {
+            self.device.rx.push_back(frame);
+        }
+    }
+
+    fn poll(&mut self, now: Instant, room: usize, frames: &mut FramePool, out: &mut Vec<Frame>) {
+        if !self.running {
+            return;
+        }
+        self.device.room = room;
+        self.device.exhausted = false;
+        std::mem::swap(&mut self.device.frames, frames);
+        let mut all = false;
+        for round in 0.. {
+            assert!(round < ROUNDS_MAX, "guest and applications never come to rest at {now:?}");
+            let changed = self.iface.poll(smol(now), &mut self.device, &mut self.sockets);
+            all |= changed == smoltcp::iface::PollResult::SocketStateChanged;
+            if !self.run_apps(now, all || round == 0) {
+                break;
+            }
+            all = false;
+        }
+        std::mem::swap(&mut self.device.frames, frames);
+        out.append(&mut self.device.tx);
+        self.plan(now);
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+    fn is_blocked(&self) -> bool {
+        self.running && self.device.exhausted
+    }
+    fn as_any(&mut self) -> &mut dyn std::any::Any {
+        self
+    }
+}
+
+/// smoltcp's end of the link: queues of frames.
+#[derive(Debug)]
+struct GuestDevice {
+    rx: VecDeque<Frame>,
+    current: Frame,
+    tx: Vec<Frame>,
+    frames: FramePool,
+    room: usize,
+    exhausted: bool,
+    mtu: usize,
+    offload: bool,
+}
+
+impl GuestDevice {
+    fn new(config: &GuestConfig) -> Self {
+        Self {
+            rx: VecDeque::new(),
+            current: Frame::default(),
+            tx: Vec::new(),
+            frames: FramePool::default(),
+            room: 0,
+            exhausted: false,
+            mtu: usize::from(config.mtu) + 14,
+            offload: config.offload,
+        }
+    }
+    fn port(&mut self) -> TxPort<'_> {
+        TxPort {
+            tx: &mut self.tx,
+            frames: &mut self.frames,
+            room: &mut self.room,
+            offload: self.offload,
+        }
+    }
+}
+
+/// The frame being looked at; its buffer goes back to the pool with the next one.
+struct RxFrame<'a>(&'a Frame);
+
+struct TxPort<'a> {
+    tx: &'a mut Vec<Frame>,
+    frames: &'a mut FramePool,
+    room: &'a mut usize,
+    offload: bool,
+}
+
+impl phy::Device for GuestDevice {
+    type RxToken<'a> = RxFrame<'a>;
+    type TxToken<'a> = TxPort<'a>;
+
+    fn receive(&mut self, _now: SmolInstant) -> Option<(RxFrame<'_>, TxPort<'_>)> {
+        // A frame may be answered at once (ARP, RST): it is looked at only while an answer can be sent.
+        if self.room == 0 {
+            self.exhausted |= !self.rx.is_empty();
+            return None;
+        }
+        let next = self.rx.pop_front()?;
+        self.frames.give(std::mem::replace(&mut self.current, next));
+        let port = TxPort {
+            tx: &mut self.tx,
+            frames: &mut self.frames,
+            room: &mut self.room,
+            offload: self.offload,
+        };
+        Some((RxFrame(&self.current), port))
+    }
+
+    fn transmit(&mut self, _now: SmolInstant) -> Option<TxPort<'_>> {
+        if self.room == 0 {
+            self.exhausted = true;
+            return None;
+        }
+        Some(self.port())
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut caps = DeviceCapabilities::default();
+        caps.medium = Medium::Ethernet;
+        caps.max_transmission_unit = self.mtu;
+        if self.offload {
+            caps.checksum.tcp = Checksum::None;
+        }
+        caps
+    }
+}
+
+impl phy::RxToken for RxFrame<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(self.0.bytes())
+    }
+}
+
+impl phy::TxToken for TxPort<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut frame = self.frames.take(len);
+        let out = f(frame.bytes_mut());
+        if self.offload {
+            frame.vnet = partial_checksum(frame.bytes());
+        }
+        *self.room -= 1;
+        self.tx.push(frame);
+        out
+    }
+}
+
+/// A kernel guest with checksum offload leaves the TCP checksum to the device.
+fn partial_checksum(frame: &[u8]) -> VnetHdr {
+    let is_tcp = frame.len() > 34 && frame[12..14] == [8, 0] && frame[23] == 6;
+    if !is_tcp {
+        return VnetHdr::default();
+    }
+    let csum_start = 14 + u16::from(frame[14] & 0x0f) * 4;
+    VnetHdr { flags: F_NEEDS_CSUM, csum_start, csum_offset: 16, ..VnetHdr::default() }
+}
+
+#[cfg(test)]
+#[path = "guest_tests.rs"]
+mod tests;

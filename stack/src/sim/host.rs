@@ -1,0 +1,223 @@
+//! The host side of one simulated container: sockets with bounded buffers and edge-triggered readiness, servers
+//! behind them.
+//!
+//! A socket's send side holds half of `caps.sndbuf` (the kernel counts overhead in the other half) plus the server's
+//! own receive buffer; its receive side holds half of `caps.rcvbuf`. Bytes are not stored: they are checked against
+//! the stream's pattern when the stack writes them and made from it when the stack reads.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::io::{IoSlice, IoSliceMut};
+use std::net::SocketAddrV4;
+use std::ops::RangeInclusive;
+
+use skbudget_controller::Instant;
+
+use super::server::{Accept, Server};
+use super::sock::Sock;
+use crate::io::{Close, FlowId, Host, HostCaps, HostError, Ready};
+
+/// What happened on one server port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PortStats {
+    pub connects: u64,
+    /// Bytes the stack wrote, and those of them the server read.
+    pub written: u64,
+    pub consumed: u64,
+    /// Bytes the stack read.
+    pub read: u64,
+    /// The guest's end of stream reached the server.
+    pub eofs: u64,
+    pub closed: u64,
+    /// Flows that the stack ended with a reset.
+    pub resets: u64,
+    pub corrupt: u64,
+}
+
+#[derive(Debug, Default)]
+pub struct SimHost {
+    now: Instant,
+    servers: Vec<(RangeInclusive<u16>, Server)>,
+    socks: BTreeMap<FlowId, Sock>,
+    ports: BTreeMap<u16, PortStats>,
+    timers: BinaryHeap<Reverse<(Instant, u64, FlowId)>>,
+    timers_made: u64,
+    ready: VecDeque<(FlowId, Ready)>,
+    caps_bytes_max: u64,
+}
+
+impl SimHost {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Puts a server behind these ports, of any address. The latest registration wins; a port nobody serves refuses.
+    pub fn serve(&mut self, ports: RangeInclusive<u16>, server: Server) {
+        self.servers.push((ports, server));
+    }
+
+    /// Servers on these ports read from now on.
+    pub fn start_reading(&mut self, ports: RangeInclusive<u16>, now: Instant) {
+        for (range, server) in &mut self.servers {
+            if range.start() >= ports.start() && range.end() <= ports.end() {
+                server.reads_from = now;
+            }
+        }
+        let flows: Vec<FlowId> =
+            self.socks.iter().filter(|(_, s)| ports.contains(&s.port())).map(|(f, _)| *f).collect();
+        self.now = now;
+        for flow in flows {
+            if let Some(sock) = self.socks.get_mut(&flow) {
+                sock.start_reading(now);
+            }
+            self.step(flow);
+        }
+    }
+
+    /// An outside client connected to a published port: its socket, as the flow the stack named.
+    pub fn adopt(&mut self, flow: FlowId, port: u16, server: Server, caps: HostCaps) {
+        let now = self.now;
+        self.ports.entry(port).or_default().connects += 1;
+        self.socks.insert(flow, Sock::open(port, server, caps, now));
+        self.step(flow);
+    }
+
+    /// Statistics of one port, all zero when it was never used.
+    pub fn port(&self, port: u16) -> PortStats {
+        self.ports.get(&port).copied().unwrap_or_default()
+    }
+    /// The sum over a range of ports.
+    pub fn ports(&self, ports: RangeInclusive<u16>) -> PortStats {
+        let mut sum = PortStats::default();
+        for (_, p) in self.ports.range(ports) {
+            let PortStats { connects, written, consumed, read, eofs, closed, resets, corrupt } = *p;
+            sum.connects += connects;
+            sum.written += written;
+            sum.consumed += consumed;
+            sum.read += read;
+            sum.eofs += eofs;
+            sum.closed += closed;
+            sum.resets += resets;
+            sum.corrupt += corrupt;
+        }
+        sum
+    }
+    pub fn open_sockets(&self) -> usize {
+        self.socks.len()
+    }
+    /// The most that the caps of all sockets together came to, bytes.
+    pub fn caps_bytes_max(&self) -> u64 {
+        self.caps_bytes_max
+    }
+
+    // ---- the world's side ----
+
+    pub(super) fn set_now(&mut self, now: Instant) {
+        self.now = now;
+    }
+    pub(super) fn advance(&mut self, now: Instant) {
+        while let Some(Reverse((at, _, flow))) = self.timers.peek().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.pop();
+            self.now = self.now.max(at);
+            if let Some(sock) = self.socks.get_mut(&flow) {
+                sock.timer_fired(at);
+                self.step(flow);
+            }
+        }
+        self.now = now;
+    }
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.timers.peek().map(|Reverse((at, _, _))| *at)
+    }
+    pub(super) fn poll_ready(&mut self) -> Option<(FlowId, Ready)> {
+        self.ready.pop_front()
+    }
+
+    fn step(&mut self, flow: FlowId) {
+        let Some(sock) = self.socks.get_mut(&flow) else { return };
+        let stats = self.ports.entry(sock.port()).or_default();
+        if let Some(ready) = sock.step(self.now, stats) {
+            self.ready.push_back((flow, ready));
+        }
+        if let Some(at) = sock.arm_timer() {
+            self.timers_made += 1;
+            self.timers.push(Reverse((at, self.timers_made, flow)));
+        }
+    }
+
+    fn note_caps(&mut self) {
+        let sum = self.socks.values().map(Sock::caps_bytes).sum();
+        self.caps_bytes_max = self.caps_bytes_max.max(sum);
+    }
+}
+
+impl Host for SimHost {
+    fn connect(&mut self, flow: FlowId, to: SocketAddrV4, caps: HostCaps) -> Result<(), HostError> {
+        let port = to.port();
+        let server = self.servers.iter().rev().find(|(range, _)| range.contains(&port));
+        let server = server.map_or_else(|| Server::fails(HostError::Refused), |(_, s)| s.clone());
+        if let Accept::Fails(HostError::NetUnreachable) = server.accept {
+            // The one outcome a kernel knows at once.
+            return Err(HostError::NetUnreachable);
+        }
+        self.ports.entry(port).or_default().connects += 1;
+        let old = self.socks.insert(flow, Sock::connecting(port, server, caps, self.now));
+        assert!(old.is_none(), "{flow:?} connects twice");
+        self.note_caps();
+        self.step(flow);
+        Ok(())
+    }
+
+    fn connect_outcome(&mut self, flow: FlowId) -> Option<Result<(), HostError>> {
+        self.socks.get_mut(&flow)?.outcome()
+    }
+
+    fn write(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<usize, HostError> {
+        let now = self.now;
+        let sock = self.socks.get_mut(&flow).ok_or(HostError::Reset)?;
+        let stats = self.ports.entry(sock.port()).or_default();
+        let out = sock.write(now, parts, stats);
+        self.step(flow);
+        out
+    }
+
+    fn read(&mut self, flow: FlowId, parts: &mut [IoSliceMut<'_>]) -> Result<usize, HostError> {
+        let sock = self.socks.get_mut(&flow).ok_or(HostError::Reset)?;
+        let stats = self.ports.entry(sock.port()).or_default();
+        let out = sock.read(parts, stats);
+        self.step(flow);
+        out
+    }
+
+    fn shutdown_write(&mut self, flow: FlowId) {
+        if let Some(sock) = self.socks.get_mut(&flow) {
+            sock.shutdown_write();
+            self.step(flow);
+        }
+    }
+
+    fn set_caps(&mut self, flow: FlowId, caps: HostCaps) {
+        if let Some(sock) = self.socks.get_mut(&flow) {
+            sock.set_caps(caps);
+            self.note_caps();
+            self.step(flow);
+        }
+    }
+
+    fn close(&mut self, flow: FlowId, how: Close) {
+        let Some(sock) = self.socks.remove(&flow) else { return };
+        let stats = self.ports.entry(sock.port()).or_default();
+        stats.closed += 1;
+        match how {
+            Close::Graceful => sock.deliver_rest(self.now, stats),
+            Close::Reset => stats.resets += 1,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "host_tests.rs"]
+mod tests;

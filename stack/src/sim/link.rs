@@ -1,0 +1,277 @@
+//! One direction of the cable between a guest and its stack: serialisation at a rate, a bounded queue, a delay, and
+//! seeded faults.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use skbudget_controller::Instant;
+
+use super::rng::Rng;
+
+/// What happens to a frame that finds the queue full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// The sender is told and keeps it, as a kernel whose device queue is stopped.
+    Refuse,
+    /// It is lost, as in a TAP whose ring is full.
+    Drop,
+}
+
+/// Faults, each in frames per million.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Faults {
+    pub loss: u32,
+    pub duplicate: u32,
+    /// One byte after the Ethernet header is changed.
+    pub corrupt: u32,
+    /// Held back by `reorder_by`, so that later frames overtake it.
+    pub reorder: u32,
+    pub reorder_by: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkConfig {
+    /// One way, after the last bit was sent.
+    pub delay: Duration,
+    /// `None`: no serialisation time.
+    pub bits_per_second: Option<u64>,
+    /// Frames waiting or being sent.
+    pub queue_frames: usize,
+    pub when_full: WhenFull,
+    pub faults: Faults,
+}
+
+impl Default for LinkConfig {
+    /// A quarter of a 100 us round trip, 10 Gbit/s, 256 frames.
+    fn default() -> Self {
+        Self {
+            delay: Duration::from_micros(25),
+            bits_per_second: Some(10_000_000_000),
+            queue_frames: 256,
+            when_full: WhenFull::Refuse,
+            faults: Faults::default(),
+        }
+    }
+}
+
+/// Everything that happened to frames, by cause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LinkStats {
+    pub frames: u64,
+    pub bytes: u64,
+    pub refused: u64,
+    pub dropped_full: u64,
+    pub lost: u64,
+    pub duplicated: u64,
+    pub corrupted: u64,
+    pub reordered: u64,
+}
+
+/// A frame that did not arrive as it was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mishap {
+    Full,
+    Lost,
+    Duplicated,
+    Corrupted,
+    Reordered,
+}
+
+/// Where an offered frame ends up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// The sender keeps it.
+    Refused,
+    Gone,
+    Arrives {
+        at: Instant,
+        /// A second copy.
+        again: Option<Instant>,
+        /// Byte to change and what to xor it with.
+        corrupt: Option<(usize, u8)>,
+    },
+}
+
+#[derive(Debug)]
+pub struct Link {
+    config: LinkConfig,
+    rng: Rng,
+    busy_until: Instant,
+    departures: VecDeque<Instant>,
+    stats: LinkStats,
+    mishaps: VecDeque<(Instant, Mishap)>,
+    refused_since_room: bool,
+}
+
+/// The log keeps the latest this many mishaps; the counters keep all.
+const MISHAPS_MAX: usize = 4096;
+
+impl Link {
+    pub fn new(config: LinkConfig, rng: Rng) -> Self {
+        Self {
+            config,
+            rng,
+            busy_until: Instant::default(),
+            departures: VecDeque::new(),
+            stats: LinkStats::default(),
+            mishaps: VecDeque::new(),
+            refused_since_room: false,
+        }
+    }
+
+    /// Frames the queue takes now.
+    pub fn room(&mut self, now: Instant) -> usize {
+        while self.departures.front().is_some_and(|d| *d <= now) {
+            self.departures.pop_front();
+        }
+        self.config.queue_frames.saturating_sub(self.departures.len())
+    }
+
+    /// A sender without room keeps its frame.
+    pub fn refuses(&self) -> bool {
+        self.config.when_full == WhenFull::Refuse
+    }
+    /// The sender found no room and wants to be told.
+    pub fn want_room(&mut self) {
+        self.refused_since_room = true;
+    }
+
+    /// When there is room again, if a sender was refused since it was last asked.
+    pub fn take_room_at(&mut self) -> Option<Instant> {
+        if std::mem::take(&mut self.refused_since_room) {
+            self.departures.front().copied()
+        } else {
+            None
+        }
+    }
+
+    pub fn offer(&mut self, now: Instant, len: usize) -> Fate {
+        if self.room(now) == 0 {
+            return match self.config.when_full {
+                WhenFull::Refuse => {
+                    self.stats.refused += 1;
+                    self.refused_since_room = true;
+                    Fate::Refused
+                }
+                WhenFull::Drop => {
+                    self.stats.dropped_full += 1;
+                    self.note(now, Mishap::Full);
+                    Fate::Gone
+                }
+            };
+        }
+        self.stats.frames += 1;
+        self.stats.bytes += len as u64;
+        let wire = self.config.bits_per_second.map_or(0, |bps| {
+            (len as u128 * 8 * 1_000_000_000).div_ceil(u128::from(bps.max(1))) as u64
+        });
+        let sent = self.busy_until.max(now) + Duration::from_nanos(wire);
+        self.busy_until = sent;
+        self.departures.push_back(sent);
+        self.fate(now, sent, len)
+    }
+
+    fn fate(&mut self, now: Instant, sent: Instant, len: usize) -> Fate {
+        let faults = self.config.faults;
+        if self.rng.chance(faults.loss) {
+            self.stats.lost += 1;
+            self.note(now, Mishap::Lost);
+            return Fate::Gone;
+        }
+        let mut at = sent + self.config.delay;
+        if self.rng.chance(faults.reorder) {
+            self.stats.reordered += 1;
+            self.note(now, Mishap::Reordered);
+            at = at + faults.reorder_by;
+        }
+        let again = self.rng.chance(faults.duplicate).then(|| {
+            self.stats.duplicated += 1;
+            self.note(now, Mishap::Duplicated);
+            at + self.config.delay
+        });
+        let corrupt = (len > 14 && self.rng.chance(faults.corrupt)).then(|| {
+            self.stats.corrupted += 1;
+            self.note(now, Mishap::Corrupted);
+            let byte = 14 + self.rng.below(len as u64 - 14) as usize;
+            (byte, 1 << self.rng.below(8))
+        });
+        Fate::Arrives { at, again, corrupt }
+    }
+
+    fn note(&mut self, now: Instant, what: Mishap) {
+        if self.mishaps.len() == MISHAPS_MAX {
+            self.mishaps.pop_front();
+        }
+        self.mishaps.push_back((now, what));
+    }
+
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.config.faults = faults;
+    }
+    pub fn stats(&self) -> LinkStats {
+        self.stats
+    }
+    /// The latest mishaps, oldest first.
+    pub fn mishaps(&self) -> impl Iterator<Item = &(Instant, Mishap)> {
+        self.mishaps.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(fate: Fate) -> u64 {
+        match fate {
+            Fate::Arrives { at, .. } => at.0,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn frames_are_serialised_then_delayed() {
+        let config = LinkConfig { bits_per_second: Some(8_000_000_000), ..LinkConfig::default() };
+        let mut link = Link::new(config, Rng::new(1));
+        assert_eq!(at(link.offer(Instant(0), 1000)), 1000 + 25_000);
+        assert_eq!(at(link.offer(Instant(0), 500)), 1500 + 25_000);
+        assert_eq!(at(link.offer(Instant(9000), 500)), 9500 + 25_000);
+    }
+
+    #[test]
+    fn a_full_queue_refuses_or_drops_and_says_when_there_is_room() {
+        let mut config =
+            LinkConfig { bits_per_second: Some(8_000_000_000), ..LinkConfig::default() };
+        config.queue_frames = 2;
+        let mut link = Link::new(config, Rng::new(1));
+        link.offer(Instant(0), 1000);
+        link.offer(Instant(0), 1000);
+        assert_eq!(link.take_room_at(), None);
+        assert_eq!(link.offer(Instant(0), 1000), Fate::Refused);
+        assert_eq!(link.take_room_at(), Some(Instant(1000)));
+        assert_eq!(link.take_room_at(), None);
+        assert_eq!(link.room(Instant(1000)), 1);
+
+        config.when_full = WhenFull::Drop;
+        let mut link = Link::new(config, Rng::new(1));
+        link.offer(Instant(0), 1000);
+        link.offer(Instant(0), 1000);
+        assert_eq!(link.offer(Instant(0), 1000), Fate::Gone);
+        assert_eq!(link.stats().dropped_full, 1);
+        assert_eq!(link.mishaps().count(), 1);
+    }
+
+    #[test]
+    fn faults_come_at_their_rate_and_are_counted() {
+        let faults =
+            Faults { loss: 100_000, duplicate: 100_000, corrupt: 100_000, ..Faults::default() };
+        let config = LinkConfig { faults, queue_frames: usize::MAX, ..LinkConfig::default() };
+        let mut link = Link::new(config, Rng::new(3));
+        for _ in 0..10_000 {
+            link.offer(Instant(0), 100);
+        }
+        let s = link.stats();
+        for n in [s.lost, s.duplicated, s.corrupted] {
+            assert!((800..1200).contains(&n), "{s:?}");
+        }
+    }
+}

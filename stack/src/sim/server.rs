@@ -1,0 +1,108 @@
+//! What a simulated host-side server does, as independent properties.
+
+use std::time::Duration;
+
+use skbudget_controller::Instant;
+
+use super::observe::Watch;
+use crate::io::HostError;
+
+/// How a connection attempt ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accept {
+    Accepts,
+    Fails(HostError),
+    /// Never answers.
+    Silent,
+}
+
+/// Where the bytes a server sends come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    Nothing,
+    /// Always has data; `Some` ends the stream after that many bytes.
+    Push(Option<u64>),
+    /// `response` bytes for every `request` bytes read, `think` later.
+    Respond {
+        request: u32,
+        response: u32,
+        think: Duration,
+    },
+    Echo,
+}
+
+/// One kind of server. Start from a constructor and change what differs.
+#[derive(Debug, Clone)]
+pub struct Server {
+    pub accept: Accept,
+    pub source: Source,
+    /// Reads nothing before; `u64::MAX` nanoseconds = never.
+    pub reads_from: Instant,
+    /// Bytes per second it reads; `None` = all there is.
+    pub read_rate: Option<u64>,
+    /// One way between the host socket and the server.
+    pub delay: Duration,
+    /// Bytes the server's own socket takes while it does not read.
+    pub rcvbuf: u64,
+    /// Intervals in which it neither reads nor writes.
+    pub frozen: Vec<(Instant, Instant)>,
+    /// Resets the connection when it has read this much.
+    pub resets_after: Option<u64>,
+    /// Told about the bytes it reads.
+    pub watch: Option<Watch>,
+}
+
+const NEVER: Instant = Instant(u64::MAX);
+
+impl Server {
+    /// Reads everything, sends nothing, closes when the guest did.
+    pub fn sink() -> Self {
+        Self {
+            accept: Accept::Accepts,
+            source: Source::Nothing,
+            reads_from: Instant::default(),
+            read_rate: None,
+            delay: Duration::from_micros(10),
+            rcvbuf: 65_536,
+            frozen: Vec::new(),
+            resets_after: None,
+            watch: None,
+        }
+    }
+    pub fn never_reads() -> Self {
+        Self { reads_from: NEVER, ..Self::sink() }
+    }
+    pub fn pusher(bytes: Option<u64>) -> Self {
+        Self { source: Source::Push(bytes), ..Self::sink() }
+    }
+    pub fn responder(request: u32, response: u32) -> Self {
+        let source = Source::Respond { request, response, think: Duration::ZERO };
+        Self { source, ..Self::sink() }
+    }
+    pub fn echo() -> Self {
+        Self { source: Source::Echo, ..Self::sink() }
+    }
+    pub fn fails(how: HostError) -> Self {
+        Self { accept: Accept::Fails(how), ..Self::sink() }
+    }
+    pub fn silent() -> Self {
+        Self { accept: Accept::Silent, ..Self::sink() }
+    }
+    pub fn watched(self, watch: Watch) -> Self {
+        Self { watch: Some(watch), ..self }
+    }
+    pub fn with_delay(self, delay: Duration) -> Self {
+        Self { delay, ..self }
+    }
+
+    /// The first moment at or after `t` at which the server does anything.
+    pub(super) fn awake(&self, t: Instant) -> Instant {
+        let mut t = t;
+        for (from, until) in &self.frozen {
+            if t >= *from && t < *until {
+                t = *until;
+            }
+        }
+        t
+    }
+}

@@ -1,0 +1,369 @@
+//! One host socket and the server behind it.
+
+use std::collections::VecDeque;
+use std::io::{IoSlice, IoSliceMut};
+use std::time::Duration;
+
+use skbudget_controller::Instant;
+
+use super::host::PortStats;
+use super::pattern::Pattern;
+use super::server::{Accept, Server, Source};
+use crate::io::{HostCaps, HostError, Ready};
+
+const NEVER: Instant = Instant(u64::MAX);
+/// A server with a read rate takes its bytes in pieces of this size.
+const PACED_PIECE: u64 = 16 * 1024;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Connecting { until: Instant },
+    Open,
+    Failed(HostError),
+}
+
+#[derive(Debug)]
+pub(super) struct Sock {
+    port: u16,
+    server: Server,
+    caps: HostCaps,
+    state: State,
+    timer: Option<Instant>,
+
+    // Towards the server.
+    written: u64,
+    consumed: u64,
+    /// When the server will have read how many bytes.
+    reading: VecDeque<(Instant, u64)>,
+    read_until: Instant,
+    write_closed: bool,
+    eof_seen: bool,
+
+    // Towards the stack.
+    /// Bytes the server wants to send; `u64::MAX` has no end.
+    owed: u64,
+    /// (arrival, bytes) on their way.
+    flying: VecDeque<(Instant, u64)>,
+    flying_bytes: u64,
+    available: u64,
+    read: u64,
+    /// Nothing follows after `owed`.
+    ending: bool,
+
+    /// The next edge is owed to the stack: its last operation met `WouldBlock`.
+    want_read: bool,
+    want_write: bool,
+}
+
+impl Sock {
+    pub(super) fn connecting(port: u16, server: Server, caps: HostCaps, now: Instant) -> Self {
+        let mut sock = Self::open(port, server, caps, now);
+        let until = match sock.server.accept {
+            Accept::Silent => NEVER,
+            // There and back.
+            Accept::Accepts | Accept::Fails(_) => sock.server.awake(now + 2 * sock.server.delay),
+        };
+        sock.state = State::Connecting { until };
+        sock
+    }
+
+    pub(super) fn open(port: u16, server: Server, caps: HostCaps, now: Instant) -> Self {
+        let (owed, ending) = match server.source {
+            Source::Push(Some(n)) => (n, true),
+            Source::Push(None) => (u64::MAX, false),
+            Source::Nothing | Source::Respond { .. } | Source::Echo => (0, false),
+        };
+        Self {
+            port,
+            server,
+            caps,
+            state: State::Open,
+            timer: None,
+            written: 0,
+            consumed: 0,
+            reading: VecDeque::new(),
+            read_until: now,
+            write_closed: false,
+            eof_seen: false,
+            owed,
+            flying: VecDeque::new(),
+            flying_bytes: 0,
+            available: 0,
+            read: 0,
+            ending,
+            want_read: true,
+            want_write: true,
+        }
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+    pub(super) fn caps_bytes(&self) -> u64 {
+        u64::from(self.caps.sndbuf) + u64::from(self.caps.rcvbuf)
+    }
+    pub(super) fn set_caps(&mut self, caps: HostCaps) {
+        self.caps = caps;
+    }
+
+    // ---- what the stack does ----
+
+    pub(super) fn outcome(&self) -> Option<Result<(), HostError>> {
+        match self.state {
+            State::Connecting { .. } => None,
+            State::Open => Some(Ok(())),
+            State::Failed(e) => Some(Err(e)),
+        }
+    }
+
+    pub(super) fn write(
+        &mut self,
+        now: Instant,
+        parts: &[IoSlice<'_>],
+        stats: &mut PortStats,
+    ) -> Result<usize, HostError> {
+        match self.state {
+            State::Failed(e) => return Err(e),
+            State::Connecting { .. } => {
+                self.want_write = true;
+                return Err(HostError::WouldBlock);
+            }
+            State::Open => assert!(!self.write_closed, "write after shutdown"),
+        }
+        let mut room = self.write_room();
+        if room == 0 {
+            self.want_write = true;
+            return Err(HostError::WouldBlock);
+        }
+        let pattern = Pattern::from_guest(self.port);
+        let before = self.written;
+        for part in parts {
+            let n = (part.len() as u64).min(room);
+            if let Err(at) = pattern.check(self.written, &part[..n as usize]) {
+                stats.corrupt += 1;
+                if let Some(w) = &self.server.watch {
+                    w.borrow_mut().corrupt(now, at);
+                }
+            }
+            self.written += n;
+            room -= n;
+            if room == 0 {
+                break;
+            }
+        }
+        let n = self.written - before;
+        stats.written += n;
+        self.plan_reading(now, n);
+        Ok(n as usize)
+    }
+
+    pub(super) fn read(
+        &mut self,
+        parts: &mut [IoSliceMut<'_>],
+        stats: &mut PortStats,
+    ) -> Result<usize, HostError> {
+        match self.state {
+            State::Failed(e) => return Err(e),
+            State::Connecting { .. } => return Err(HostError::WouldBlock),
+            State::Open => {}
+        }
+        if self.available == 0 {
+            if self.ended() {
+                return Ok(0);
+            }
+            self.want_read = true;
+            return Err(HostError::WouldBlock);
+        }
+        let pattern = match self.server.source {
+            Source::Echo => Pattern::from_guest(self.port),
+            Source::Nothing | Source::Push(_) | Source::Respond { .. } => {
+                Pattern::from_host(self.port)
+            }
+        };
+        let before = self.read;
+        for part in parts {
+            let n = (part.len() as u64).min(self.available);
+            pattern.fill(self.read, &mut part[..n as usize]);
+            self.read += n;
+            self.available -= n;
+        }
+        stats.read += self.read - before;
+        Ok((self.read - before) as usize)
+    }
+
+    pub(super) fn shutdown_write(&mut self) {
+        self.write_closed = true;
+    }
+
+    /// close(2): what the server still reads of what it was sent.
+    pub(super) fn deliver_rest(mut self, now: Instant, stats: &mut PortStats) {
+        if !matches!(self.state, State::Open) {
+            return;
+        }
+        let rest: u64 = self.reading.iter().filter(|(at, _)| *at < NEVER).map(|(_, n)| n).sum();
+        self.reading.clear();
+        self.consume(now, rest, stats);
+        stats.eofs += u64::from(!self.eof_seen);
+    }
+
+    // ---- what the server does ----
+
+    pub(super) fn start_reading(&mut self, now: Instant) {
+        self.server.reads_from = now;
+        let waiting: u64 = self.reading.drain(..).map(|(_, n)| n).sum();
+        self.read_until = now;
+        if waiting > 0 {
+            self.plan_reading(now, waiting);
+        }
+    }
+
+    fn plan_reading(&mut self, now: Instant, bytes: u64) {
+        let arrives = self.server.awake((now + self.server.delay).max(self.server.reads_from));
+        if arrives == NEVER {
+            match self.reading.back_mut() {
+                Some((at, n)) if *at == NEVER => *n += bytes,
+                _ => self.reading.push_back((NEVER, bytes)),
+            }
+            return;
+        }
+        let Some(rate) = self.server.read_rate else {
+            self.reading.push_back((arrives, bytes));
+            return;
+        };
+        let mut left = bytes;
+        while left > 0 {
+            let n = left.min(PACED_PIECE);
+            let takes = Duration::from_nanos(n * 1_000_000_000 / rate.max(1));
+            self.read_until = self.server.awake(self.read_until.max(arrives) + takes);
+            self.reading.push_back((self.read_until, n));
+            left -= n;
+        }
+    }
+
+    fn consume(&mut self, now: Instant, n: u64, stats: &mut PortStats) {
+        if n == 0 {
+            return;
+        }
+        let before = self.consumed;
+        self.consumed += n;
+        stats.consumed += n;
+        if let Some(w) = &self.server.watch {
+            w.borrow_mut().bytes(now, n);
+        }
+        match self.server.source {
+            Source::Nothing | Source::Push(_) => {}
+            Source::Echo => self.owed += n,
+            Source::Respond { request, response, .. } => {
+                let each = u64::from(request.max(1));
+                self.owed += (self.consumed / each - before / each) * u64::from(response);
+            }
+        }
+        if self.server.resets_after.is_some_and(|limit| self.consumed >= limit) {
+            self.state = State::Failed(HostError::Reset);
+        }
+    }
+
+    fn send_more(&mut self, now: Instant) {
+        let cap = u64::from(self.caps.rcvbuf / 2);
+        let n = self.owed.min(cap.saturating_sub(self.available + self.flying_bytes));
+        if n == 0 {
+            return;
+        }
+        if self.owed != u64::MAX {
+            self.owed -= n;
+        }
+        let think = match self.server.source {
+            Source::Respond { think, .. } => think,
+            Source::Nothing | Source::Push(_) | Source::Echo => Duration::ZERO,
+        };
+        let at = self.server.awake(now + think) + self.server.delay;
+        // A stream does not overtake itself.
+        let at = self.flying.back().map_or(at, |(last, _)| at.max(*last));
+        self.flying.push_back((at, n));
+        self.flying_bytes += n;
+    }
+
+    fn ended(&self) -> bool {
+        self.ending && self.owed == 0 && self.flying.is_empty()
+    }
+    fn write_room(&self) -> u64 {
+        self.write_cap().saturating_sub(self.written - self.consumed)
+    }
+    fn write_cap(&self) -> u64 {
+        u64::from(self.caps.sndbuf / 2) + self.server.rcvbuf
+    }
+
+    // ---- time ----
+
+    pub(super) fn timer_fired(&mut self, at: Instant) {
+        if self.timer == Some(at) {
+            self.timer = None;
+        }
+    }
+
+    /// Brings the socket to `now`; the edge that is due, if any.
+    pub(super) fn step(&mut self, now: Instant, stats: &mut PortStats) -> Option<Ready> {
+        if let State::Connecting { until } = self.state {
+            if until > now {
+                return None;
+            }
+            self.state = match self.server.accept {
+                Accept::Fails(e) => State::Failed(e),
+                Accept::Accepts | Accept::Silent => State::Open,
+            };
+        }
+        while let Some((at, n)) = self.reading.front().copied() {
+            if at > now {
+                break;
+            }
+            self.reading.pop_front();
+            self.consume(now, n, stats);
+        }
+        let all_read = self.consumed == self.written && self.server.reads_from <= now;
+        if self.write_closed && all_read && !self.eof_seen {
+            self.eof_seen = true;
+            stats.eofs += 1;
+            self.ending = true;
+            if self.owed == u64::MAX {
+                self.owed = 0;
+            }
+        }
+        self.send_more(now);
+        while let Some((at, n)) = self.flying.front().copied() {
+            if at > now {
+                break;
+            }
+            self.flying.pop_front();
+            self.flying_bytes -= n;
+            self.available += n;
+        }
+        self.edge()
+    }
+
+    fn edge(&mut self) -> Option<Ready> {
+        let failed = matches!(self.state, State::Failed(_));
+        let readable = self.want_read && (failed || self.available > 0 || self.ended());
+        // The kernel's rule: writable again when a third is free.
+        let free = self.write_room() >= self.write_cap().div_ceil(3);
+        let writable = self.want_write && (failed || free);
+        self.want_read &= !readable;
+        self.want_write &= !writable;
+        (readable || writable).then_some(Ready { readable, writable })
+    }
+
+    /// The moment of the next change, if no timer is set for it yet.
+    pub(super) fn arm_timer(&mut self) -> Option<Instant> {
+        let connect = match self.state {
+            State::Connecting { until } => until,
+            State::Open | State::Failed(_) => NEVER,
+        };
+        let reads = self.reading.front().map_or(NEVER, |(at, _)| *at);
+        let arrives = self.flying.front().map_or(NEVER, |(at, _)| *at);
+        let next = connect.min(reads).min(arrives);
+        if next == NEVER || self.timer.is_some_and(|t| t <= next) {
+            return None;
+        }
+        self.timer = Some(next);
+        self.timer
+    }
+}

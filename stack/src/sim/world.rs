@@ -1,0 +1,534 @@
+//! The worker in virtual time: one event heap, one order of things.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io::IoSlice;
+use std::net::SocketAddrV4;
+
+use skbudget_controller::{Budget, Instant, MemberId, Refusal};
+
+use super::frame::{Frame, FramePool};
+use super::guest::Guest;
+use super::host::SimHost;
+use super::link::{Fate, Link, LinkConfig};
+use super::rng::Rng;
+use super::server::Server;
+use crate::chunk::ChunkPool;
+use crate::config::ContainerConfig;
+use crate::container::{Container, WakeKey};
+use crate::io::{Ctx, Device, FlowId, HostCaps};
+use crate::vnet::VnetHdr;
+
+/// Names a budget of a world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BudgetId(usize);
+
+/// Names a container of a world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeId(usize);
+
+/// One container with everything around it.
+#[derive(Debug)]
+pub struct NodeConfig {
+    pub container: ContainerConfig,
+    pub budget: BudgetId,
+    /// From the guest to the stack.
+    pub up: LinkConfig,
+    /// From the stack to the guest.
+    pub down: LinkConfig,
+    pub guest: Box<dyn Guest>,
+    pub host: SimHost,
+}
+
+#[derive(Debug)]
+struct Node {
+    container: Container,
+    budget: usize,
+    guest: Box<dyn Guest>,
+    host: SimHost,
+    up: Link,
+    down: Link,
+    alive: bool,
+    stack_dirty: bool,
+    guest_dirty: bool,
+    /// Earliest pending timer event per kind: stack, guest, host.
+    armed: [Option<Instant>; 3],
+}
+
+#[derive(Debug)]
+enum What {
+    ToStack(Frame),
+    ToGuest(Frame),
+    /// A timer of the stack, the guest or the host (the index into `armed`).
+    Timer(usize),
+    /// A link that was full has room.
+    Room,
+}
+
+#[derive(Debug)]
+struct Event {
+    at: Instant,
+    sequence: u64,
+    node: usize,
+    what: What,
+}
+
+impl PartialEq for Event {
+    fn eq(&self, other: &Self) -> bool {
+        self.sequence == other.sequence
+    }
+}
+impl Eq for Event {}
+impl PartialOrd for Event {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Event {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.sequence).cmp(&(other.at, other.sequence))
+    }
+}
+
+/// Events in the order of their time, then of their making.
+#[derive(Debug, Default)]
+struct Agenda {
+    heap: BinaryHeap<Reverse<Event>>,
+    made: u64,
+}
+
+impl Agenda {
+    fn add(&mut self, at: Instant, node: usize, what: What) {
+        self.made += 1;
+        self.heap.push(Reverse(Event { at, sequence: self.made, node, what }));
+    }
+    fn next_at(&self) -> Option<Instant> {
+        self.heap.peek().map(|Reverse(e)| e.at)
+    }
+}
+
+/// What the world did, for performance notes and tests of the simulator itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WorldStats {
+    pub events: u64,
+    pub turns: u64,
+    pub guest_polls: u64,
+    pub wakes: u64,
+}
+
+/// Containers, their budgets, guests and hosts on one virtual clock.
+#[derive(Debug)]
+pub struct World {
+    seed: u64,
+    now: Instant,
+    agenda: Agenda,
+    budgets: Vec<Budget>,
+    nodes: Vec<Node>,
+    pool: ChunkPool,
+    frames: FramePool,
+    outbox: Vec<Frame>,
+    touched: Vec<usize>,
+    stats: WorldStats,
+}
+
+/// Rounds in which stack, guests and budgets wake each other without time passing. More is a livelock.
+const ROUNDS_MAX: usize = 100_000;
+
+const STACK: usize = 0;
+const GUEST: usize = 1;
+const HOST: usize = 2;
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            now: Instant::default(),
+            agenda: Agenda::default(),
+            budgets: Vec::new(),
+            nodes: Vec::new(),
+            pool: ChunkPool::new(),
+            frames: FramePool::default(),
+            outbox: Vec::new(),
+            touched: Vec::new(),
+            stats: WorldStats::default(),
+        }
+    }
+
+    // ---- making it ----
+
+    pub fn add_budget(&mut self, budget: Budget) -> BudgetId {
+        self.budgets.push(budget);
+        BudgetId(self.budgets.len() - 1)
+    }
+
+    /// A container joins its budget; its device queue is charged.
+    pub fn add_container(&mut self, config: NodeConfig) -> Result<NodeId, Refusal> {
+        let NodeConfig { container, budget, up, down, guest, mut host } = config;
+        let id = self.nodes.len();
+        let member = self.budgets[budget.0].add_member(container.dev_queue_bytes)?;
+        host.set_now(self.now);
+        self.nodes.push(Node {
+            container: Container::new(container, member),
+            budget: budget.0,
+            guest,
+            host,
+            up: Link::new(up, Rng::fork(self.seed, 2 * id as u64)),
+            down: Link::new(down, Rng::fork(self.seed, 2 * id as u64 + 1)),
+            alive: true,
+            stack_dirty: true,
+            guest_dirty: true,
+            armed: [None; 3],
+        });
+        self.touched.push(id);
+        Ok(NodeId(id))
+    }
+
+    // ---- running it ----
+
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Everything due up to and including `until` happens; then it is `until`.
+    pub fn run_until(&mut self, until: Instant) {
+        self.settle();
+        while let Some(at) = self.agenda.next_at().filter(|at| *at <= until) {
+            self.now = self.now.max(at);
+            while self.agenda.next_at().is_some_and(|a| a <= self.now) {
+                let Some(Reverse(event)) = self.agenda.heap.pop() else { break };
+                self.dispatch(event);
+            }
+            self.settle();
+        }
+        self.now = self.now.max(until);
+    }
+
+    /// Runs until nothing more is due or `until`; true when it came to rest.
+    pub fn run_until_idle(&mut self, until: Instant) -> bool {
+        self.settle();
+        while let Some(at) = self.agenda.next_at() {
+            if at > until {
+                self.now = self.now.max(until);
+                return false;
+            }
+            self.run_until(at);
+        }
+        true
+    }
+
+    fn dispatch(&mut self, event: Event) {
+        self.stats.events += 1;
+        let Self { now, budgets, nodes, pool, agenda, frames, touched, .. } = self;
+        let node = &mut nodes[event.node];
+        if !node.alive {
+            return;
+        }
+        touched.push(event.node);
+        match event.what {
+            What::ToStack(frame) => {
+                node.with(event.node, *now, budgets, pool, agenda, frames, |container, cx| {
+                    container.on_frame(cx, &frame.vnet, frame.bytes());
+                });
+                frames.give(frame);
+                node.stack_dirty = true;
+            }
+            What::ToGuest(frame) => {
+                node.guest.on_frame(*now, frame);
+                node.guest_dirty = true;
+            }
+            What::Timer(kind) => {
+                if node.armed[kind] == Some(event.at) {
+                    node.armed[kind] = None;
+                }
+                match kind {
+                    STACK => node.stack_dirty = true,
+                    GUEST => node.guest_dirty = true,
+                    HOST => node.host.advance(*now),
+                    other => unreachable!("timer {other}"),
+                }
+            }
+            What::Room => {
+                node.stack_dirty = true;
+                node.guest_dirty |= node.guest.is_blocked();
+            }
+        }
+    }
+
+    /// Lets everything that has something to do at `now` do it, in a fixed order, until nothing has.
+    fn settle(&mut self) {
+        if self.touched.is_empty() {
+            return;
+        }
+        for round in 0.. {
+            assert!(round < ROUNDS_MAX, "the world never comes to rest at {:?}", self.now);
+            let mut busy = self.settle_stacks();
+            busy |= self.settle_wakes();
+            busy |= self.settle_guests();
+            if !busy {
+                break;
+            }
+        }
+        self.touched.sort_unstable();
+        self.touched.dedup();
+        for i in std::mem::take(&mut self.touched) {
+            self.arm(i);
+        }
+    }
+
+    fn settle_stacks(&mut self) -> bool {
+        let mut busy = false;
+        for i in 0..self.nodes.len() {
+            let Self { now, budgets, nodes, pool, agenda, frames, touched, stats, .. } = self;
+            let node = &mut nodes[i];
+            if !node.alive {
+                continue;
+            }
+            while let Some((flow, ready)) = node.host.poll_ready() {
+                node.container.on_host_ready(flow, ready);
+                node.stack_dirty = true;
+            }
+            if !std::mem::take(&mut node.stack_dirty) {
+                continue;
+            }
+            touched.push(i);
+            stats.turns += 1;
+            busy = true;
+            node.stack_dirty = node.with(i, *now, budgets, pool, agenda, frames, Container::turn);
+        }
+        busy
+    }
+
+    fn settle_wakes(&mut self) -> bool {
+        let mut busy = false;
+        for b in 0..self.budgets.len() {
+            while let Some(key) = self.budgets[b].poll_wake(self.now) {
+                let key = WakeKey(key);
+                let of =
+                    |n: &Node| n.alive && n.budget == b && n.container.member() == key.member();
+                let Some(i) = self.nodes.iter().position(of) else { continue };
+                self.nodes[i].container.on_wake(key);
+                self.nodes[i].stack_dirty = true;
+                self.touched.push(i);
+                self.stats.wakes += 1;
+                busy = true;
+            }
+        }
+        busy
+    }
+
+    fn settle_guests(&mut self) -> bool {
+        let mut busy = false;
+        for i in 0..self.nodes.len() {
+            let Self { now, nodes, agenda, frames, outbox, touched, stats, .. } = self;
+            let node = &mut nodes[i];
+            if !node.alive || !std::mem::take(&mut node.guest_dirty) {
+                continue;
+            }
+            touched.push(i);
+            stats.guest_polls += 1;
+            busy = true;
+            let room = node.up.room(*now);
+            node.guest.poll(*now, room, frames, outbox);
+            if node.guest.is_blocked() {
+                node.up.want_room();
+            }
+            for frame in outbox.drain(..) {
+                send(&mut node.up, *now, frame, agenda, frames, i, What::ToStack);
+            }
+        }
+        busy
+    }
+
+    /// Sets the timers of a node that something happened to.
+    fn arm(&mut self, i: usize) {
+        let Self { now, nodes, agenda, .. } = self;
+        let node = &mut nodes[i];
+        if !node.alive {
+            return;
+        }
+        let due =
+            [node.container.next_deadline(), node.guest.next_deadline(), node.host.next_deadline()];
+        for (kind, due) in due.into_iter().enumerate() {
+            // A deadline in the past is due at once, but not again within this instant.
+            let Some(at) = due.map(|d| d.max(Instant(now.0 + 1))) else { continue };
+            if node.armed[kind].is_none_or(|armed| at < armed) {
+                node.armed[kind] = Some(at);
+                agenda.add(at, i, What::Timer(kind));
+            }
+        }
+        for link in [&mut node.up, &mut node.down] {
+            if let Some(at) = link.take_room_at() {
+                agenda.add(at.max(*now), i, What::Room);
+            }
+        }
+    }
+
+    // ---- acting on it ----
+
+    /// A client outside connects to a published port: the flow towards `guest_port`, or `None` when the stack has no
+    /// room. `server` describes the client.
+    pub fn accept(
+        &mut self,
+        id: NodeId,
+        guest_port: u16,
+        peer: SocketAddrV4,
+        server: Server,
+        caps: HostCaps,
+    ) -> Option<FlowId> {
+        let Self { now, budgets, nodes, pool, agenda, frames, touched, .. } = self;
+        let node = &mut nodes[id.0];
+        node.host.set_now(*now);
+        let flow = node.with(id.0, *now, budgets, pool, agenda, frames, |container, cx| {
+            container.on_accept(cx, guest_port, peer)
+        })?;
+        node.host.adopt(flow, guest_port, server, caps);
+        node.stack_dirty = true;
+        touched.push(id.0);
+        Some(flow)
+    }
+
+    /// The container dies: its flows are aborted and it leaves its budget.
+    pub fn stop(&mut self, id: NodeId) {
+        let Self { now, budgets, nodes, pool, agenda, frames, touched, .. } = self;
+        let node = &mut nodes[id.0];
+        if !std::mem::take(&mut node.alive) {
+            return;
+        }
+        node.with(id.0, *now, budgets, pool, agenda, frames, Container::abort_all);
+        budgets[node.budget].remove_member(node.container.member(), *now);
+        // What it held may wake others of the same budget, in the next settling.
+        touched.push(id.0);
+    }
+
+    /// Changes a guest's applications; it is polled afterwards.
+    pub fn with_guest<G: 'static, R>(&mut self, id: NodeId, f: impl FnOnce(&mut G) -> R) -> R {
+        let node = &mut self.nodes[id.0];
+        node.guest_dirty = true;
+        self.touched.push(id.0);
+        let guest = node.guest.as_any().downcast_mut::<G>();
+        f(guest.expect("the guest is of the type it was made of"))
+    }
+
+    /// Changes a host's servers.
+    pub fn with_host<R>(&mut self, id: NodeId, f: impl FnOnce(&mut SimHost) -> R) -> R {
+        let node = &mut self.nodes[id.0];
+        node.host.set_now(self.now);
+        self.touched.push(id.0);
+        f(&mut node.host)
+    }
+
+    /// Changes a budget (limits, `min`).
+    pub fn with_budget<R>(&mut self, id: BudgetId, f: impl FnOnce(&mut Budget) -> R) -> R {
+        for (i, node) in self.nodes.iter_mut().enumerate() {
+            if node.budget == id.0 {
+                node.stack_dirty = true;
+                self.touched.push(i);
+            }
+        }
+        f(&mut self.budgets[id.0])
+    }
+
+    // ---- looking at it ----
+
+    pub fn container(&self, id: NodeId) -> &Container {
+        &self.nodes[id.0].container
+    }
+    pub fn member(&self, id: NodeId) -> MemberId {
+        self.nodes[id.0].container.member()
+    }
+    pub fn budget(&self, id: BudgetId) -> &Budget {
+        &self.budgets[id.0]
+    }
+    /// Drains events (`Budget::poll_event`) and the like.
+    pub fn budget_mut(&mut self, id: BudgetId) -> &mut Budget {
+        &mut self.budgets[id.0]
+    }
+    pub fn host(&self, id: NodeId) -> &SimHost {
+        &self.nodes[id.0].host
+    }
+    /// Up and down.
+    pub fn links(&mut self, id: NodeId) -> (&mut Link, &mut Link) {
+        let node = &mut self.nodes[id.0];
+        (&mut node.up, &mut node.down)
+    }
+    pub fn stats(&self) -> WorldStats {
+        self.stats
+    }
+}
+
+impl Node {
+    /// Calls the container with everything it is given.
+    #[expect(clippy::too_many_arguments, reason = "the fields of the world, borrowed apart")]
+    fn with<R>(
+        &mut self,
+        index: usize,
+        now: Instant,
+        budgets: &mut [Budget],
+        pool: &mut ChunkPool,
+        agenda: &mut Agenda,
+        frames: &mut FramePool,
+        f: impl FnOnce(&mut Container, &mut Ctx<'_>) -> R,
+    ) -> R {
+        self.host.set_now(now);
+        let mut device = DownPort { link: &mut self.down, now, agenda, frames, node: index };
+        let mut cx = Ctx {
+            now,
+            budget: &mut budgets[self.budget],
+            pool,
+            host: &mut self.host,
+            device: &mut device,
+        };
+        f(&mut self.container, &mut cx)
+    }
+}
+
+/// The stack's end of the link to the guest.
+struct DownPort<'a> {
+    link: &'a mut Link,
+    now: Instant,
+    agenda: &'a mut Agenda,
+    frames: &'a mut FramePool,
+    node: usize,
+}
+
+impl Device for DownPort<'_> {
+    fn send(&mut self, vnet: &VnetHdr, parts: &[IoSlice<'_>]) -> bool {
+        if self.link.room(self.now) == 0 && self.link.refuses() {
+            self.link.want_room();
+            return false;
+        }
+        let mut frame = self.frames.take(parts.iter().map(|p| p.len()).sum());
+        let mut at = 0;
+        for part in parts {
+            frame.bytes_mut()[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        frame.vnet = *vnet;
+        let (now, node) = (self.now, self.node);
+        send(self.link, now, frame, self.agenda, self.frames, node, What::ToGuest);
+        true
+    }
+}
+
+fn send(
+    link: &mut Link,
+    now: Instant,
+    mut frame: Frame,
+    agenda: &mut Agenda,
+    frames: &mut FramePool,
+    node: usize,
+    what: fn(Frame) -> What,
+) {
+    match link.offer(now, frame.bytes().len()) {
+        Fate::Refused | Fate::Gone => frames.give(frame),
+        Fate::Arrives { at, again, corrupt } => {
+            if let Some(again) = again {
+                agenda.add(again, node, what(frames.copy(&frame)));
+            }
+            if let Some((byte, mask)) = corrupt {
+                frame.bytes_mut()[byte] ^= mask;
+            }
+            agenda.add(at, node, what(frame));
+        }
+    }
+}
