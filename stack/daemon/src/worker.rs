@@ -15,12 +15,13 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
 use mio::{Events, Poll, Waker};
-use skbudget_controller::{Budget, Event, Instant, Level};
+use skbudget_controller::{Budget, Event, Instant, PAGE_SIZE};
 use skbudget_stack::tap::SCRATCH_BYTES;
 use skbudget_stack::{ChunkPool, Ready, WakeKey};
 
 use crate::clock;
 use crate::daemon::DaemonEvent;
+use crate::host_level::HostLevel;
 use crate::token::{self, Kind};
 
 pub(crate) use control::Command;
@@ -41,7 +42,9 @@ pub(crate) struct Worker {
     index: usize,
     poll: Poll,
     inbox: Receiver<Command>,
-    host: Option<Arc<Level>>,
+    host: Option<Arc<HostLevel>>,
+    /// When it last computed the shares, while the host level is flagged.
+    shared: Option<Instant>,
     listener: Option<Sender<DaemonEvent>>,
     pool: ChunkPool,
     scratch: Vec<u8>,
@@ -54,12 +57,15 @@ pub(crate) struct Worker {
     deadlines: BTreeSet<(Instant, u16)>,
     /// Some container's frames are captured: files are flushed before each wait.
     captures: bool,
+    /// Somebody rang: there are commands, or room came back at the host level.
+    called: bool,
     stop: bool,
 }
 
 #[derive(Debug)]
 struct BudgetSeat {
     name: String,
+    weight: u32,
     budget: Budget,
     /// Seats by member.
     members: Vec<Option<u16>>,
@@ -74,17 +80,21 @@ struct BudgetSeat {
 impl Worker {
     pub(crate) fn new(
         index: usize,
-        host: Option<Arc<Level>>,
+        host: Option<Arc<HostLevel>>,
         inbox: Receiver<Command>,
         listener: Option<Sender<DaemonEvent>>,
-    ) -> io::Result<(Self, Waker)> {
+    ) -> io::Result<(Self, Arc<Waker>)> {
         let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), token::WAKER)?;
+        let waker = Arc::new(Waker::new(poll.registry(), token::WAKER)?);
+        if let Some(host) = &host {
+            host.join(Arc::clone(&waker));
+        }
         let worker = Self {
             index,
             poll,
             inbox,
             host,
+            shared: None,
             listener,
             pool: ChunkPool::new(),
             scratch: vec![0; SCRATCH_BYTES],
@@ -94,6 +104,7 @@ impl Worker {
             touched: Vec::new(),
             deadlines: BTreeSet::new(),
             captures: false,
+            called: false,
             stop: false,
         };
         Ok((worker, waker))
@@ -108,14 +119,11 @@ impl Worker {
                 break;
             }
             let now = clock::now();
-            let mut called = false;
-            for event in &events {
-                called |= self.on_event(event);
-            }
+            self.called = events.iter().fold(false, |called, event| self.on_event(event) || called);
             self.activate_due(now);
             self.pass(now);
             self.wake(now);
-            if called {
+            if self.called {
                 self.on_commands(now);
             }
         }
@@ -233,9 +241,13 @@ impl Worker {
 
     /// Whom memory came back for runs now, not in the next turn (pressure model B9).
     fn wake(&mut self, now: Instant) {
-        if self.host.is_some() {
+        if let Some(host) = &self.host {
+            let owners = self.budgets.iter().flatten();
+            let usage = || owners.map(|owner| owner.usage_and_weight(now)).collect();
             // Memory given back by one budget may be what another one waits for.
-            self.touched = (0..self.budgets.len()).collect();
+            if host.on_turn(self.index, &mut self.shared, usage, now) || self.called {
+                self.touched = (0..self.budgets.len()).collect();
+            }
         }
         let touched = std::mem::take(&mut self.touched);
         for _ in 0..WAKE_PASSES {
@@ -301,6 +313,10 @@ impl Worker {
 }
 
 impl BudgetSeat {
+    fn usage_and_weight(&self, now: Instant) -> (u64, u32) {
+        (self.budget.meter_stats(now).usage_bytes / PAGE_SIZE, self.weight)
+    }
+
     /// At most one line in `LOG_EVERY`, with what was left out before it.
     fn log(&mut self, event: Event, now: Instant) {
         if self.logged.is_some_and(|at| now.since(at) < LOG_EVERY) {

@@ -1,5 +1,6 @@
 //! What other threads ask of a worker.
 
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use skbudget_controller::{Budget, BudgetConfig, Instant, Limits};
@@ -100,9 +101,12 @@ impl Worker {
         config: BudgetConfig,
         own: bool,
     ) -> Result<usize, DaemonError> {
-        let budget = Budget::new(config, self.host.clone()).map_err(DaemonError::Limits)?;
+        let level = self.host.as_ref().map(|host| Arc::clone(&host.level));
+        let weight = config.weight;
+        let budget = Budget::new(config, level).map_err(DaemonError::Limits)?;
         let seat = BudgetSeat {
             name,
+            weight,
             budget,
             members: Vec::new(),
             own,
