@@ -240,7 +240,13 @@ fn drain(daemon: &Daemon, signals: &Signals, name: &str) -> Result<(), DaemonErr
                 Some(_) => break true,
             }
         };
-        if pending.is_empty() || interrupted || now.since(since) >= DRAIN_STALL {
+        if pending.is_empty() {
+            return Ok(());
+        }
+        if interrupted || now.since(since) >= DRAIN_STALL {
+            let n = pending.len();
+            log::warn!("{n} flows are reset whose last bytes the host did not take");
+            pending.iter().for_each(|flow| log::info!("reset: {flow:?}"));
             return Ok(());
         }
         std::thread::sleep(DRAIN_STEP);

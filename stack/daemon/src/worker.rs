@@ -7,6 +7,7 @@
 
 mod control;
 mod seat;
+mod stage;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,7 +17,6 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Waker};
 use skbudget_controller::{Budget, Event, Instant, PAGE_SIZE};
-use skbudget_stack::tap::SCRATCH_BYTES;
 use skbudget_stack::{ChunkPool, Ready, WakeKey};
 
 use crate::clock;
@@ -26,6 +26,7 @@ use crate::token::{self, Kind};
 
 pub(crate) use control::Command;
 use seat::{After, Seat, Shared};
+use stage::Stage;
 
 /// Events taken from the poll in one turn.
 const EVENTS_PER_TURN: usize = 1024;
@@ -47,7 +48,7 @@ pub(crate) struct Worker {
     shared: Option<Instant>,
     listener: Option<Sender<DaemonEvent>>,
     pool: ChunkPool,
-    scratch: Vec<u8>,
+    stage: Stage,
     budgets: Vec<Option<BudgetSeat>>,
     seats: Vec<Option<Seat>>,
     /// Whom to run in the next turn, each once.
@@ -97,7 +98,7 @@ impl Worker {
             shared: None,
             listener,
             pool: ChunkPool::new(),
-            scratch: vec![0; SCRATCH_BYTES],
+            stage: Stage::new(),
             budgets: Vec::new(),
             seats: Vec::new(),
             active: Vec::new(),
@@ -119,7 +120,10 @@ impl Worker {
                 break;
             }
             let now = clock::now();
-            self.called = events.iter().fold(false, |called, event| self.on_event(event) || called);
+            self.called = false;
+            for event in &events {
+                self.called |= self.on_event(event);
+            }
             self.activate_due(now);
             self.pass(now);
             self.wake(now);
@@ -131,7 +135,7 @@ impl Worker {
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        let timeout = if self.active.is_empty() {
+        let timeout = if self.active.is_empty() && self.touched.is_empty() {
             if self.captures {
                 self.seats.iter_mut().flatten().for_each(|seat| seat.tap.flush_capture());
             }
@@ -211,8 +215,8 @@ impl Worker {
             if !std::mem::replace(&mut owner.touched, true) {
                 self.touched.push(seat.budget);
             }
-            let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
-            let after = seat.turn(&mut owner.budget, &mut Shared { now, pool, scratch });
+            let (pool, stage) = (&mut self.pool, &mut self.stage);
+            let after = seat.turn(&mut owner.budget, &mut Shared { now, pool, stage });
             let before = std::mem::replace(&mut cpu, clock::thread_cpu_ns());
             seat.cpu_ns += cpu.saturating_sub(before);
             self.reschedule(index);
@@ -250,17 +254,23 @@ impl Worker {
             }
         }
         let touched = std::mem::take(&mut self.touched);
+        let mut left_over = true;
         for _ in 0..WAKE_PASSES {
             let woken: BTreeSet<u16> =
                 touched.iter().flat_map(|budget| self.wake_waiters(*budget, now)).collect();
             if woken.is_empty() {
+                left_over = false;
                 break;
             }
             woken.into_iter().for_each(|index| self.run_woken(index, now));
         }
         for index in touched {
             let Some(owner) = &mut self.budgets[index] else { continue };
-            owner.touched = false;
+            // Who could not be woken in this turn is asked for in the next one, which then does not wait.
+            owner.touched = left_over;
+            if left_over {
+                self.touched.push(index);
+            }
             while let Some(event) = owner.budget.poll_event() {
                 owner.log(event, now);
             }
@@ -287,8 +297,8 @@ impl Worker {
         let Some(seat) = &mut self.seats[usize::from(index)] else { return };
         let Some(owner) = &mut self.budgets[seat.budget] else { return };
         let before = clock::thread_cpu_ns();
-        let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
-        let again = seat.stack_turn(&mut owner.budget, &mut Shared { now, pool, scratch });
+        let (pool, stage) = (&mut self.pool, &mut self.stage);
+        let again = seat.stack_turn(&mut owner.budget, &mut Shared { now, pool, stage });
         seat.cpu_ns += clock::thread_cpu_ns().saturating_sub(before);
         self.reschedule(index);
         // A listener may have waited for the room, too.

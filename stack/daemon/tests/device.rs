@@ -10,10 +10,12 @@ use skbudget_stack::{Device, VnetHdr};
 
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 fn device(offload: bool) -> (OwnedFd, Tap) {
-    let guest = GuestNet { ip: GUEST, gateway: GATEWAY, mtu: 1500, txqueuelen: 8, offload };
+    let (gateway, gateway_mac) = (GATEWAY, OUR_MAC);
+    let guest = GuestNet { ip: GUEST, gateway, gateway_mac, mtu: 1500, txqueuelen: 8, offload };
     let netns = attach::create_netns().unwrap();
     let tap = attach::tap_into(netns.as_fd(), &guest).unwrap();
     (netns, tap)
@@ -36,7 +38,7 @@ fn frame_like(tap: &mut Tap, start: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Says who the gateway is.
+/// Says who has the address asked for.
 fn answer_arp(tap: &mut Tap, request: &[u8]) {
     let header = [&request[6..12], &OUR_MAC, &[8, 6]].concat();
     let start = [0, 1, 8, 0, 6, 4, 0, 2];
@@ -58,8 +60,11 @@ fn frames_both_ways_with_and_without_header() {
         let said = attach::run_in(netns.as_fd(), || {
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
             socket.send_to(b"outward", (GATEWAY, 9)).unwrap();
+            socket.send_to(b"outward", (NEIGHBOUR, 9)).unwrap();
             socket
         });
+        let known = frame_like(&mut tap, &[8, 0, 0x45]);
+        assert!(known.starts_with(&OUR_MAC) && known.ends_with(b"outward"));
         let request = frame_like(&mut tap, &[8, 6]);
         answer_arp(&mut tap, &request);
         let datagram = frame_like(&mut tap, &[8, 0, 0x45]);
