@@ -216,7 +216,7 @@ impl Worker {
                 self.touched.push(seat.budget);
             }
             let (pool, stage) = (&mut self.pool, &mut self.stage);
-            let after = seat.turn(&mut owner.budget, &mut Shared { now, pool, stage });
+            let after = seat.turn(&mut owner.budget, &mut Shared { now, pool, stage, ahead: true });
             let before = std::mem::replace(&mut cpu, clock::thread_cpu_ns());
             seat.cpu_ns += cpu.saturating_sub(before);
             self.reschedule(index);
@@ -298,7 +298,8 @@ impl Worker {
         let Some(owner) = &mut self.budgets[seat.budget] else { return };
         let before = clock::thread_cpu_ns();
         let (pool, stage) = (&mut self.pool, &mut self.stage);
-        let again = seat.stack_turn(&mut owner.budget, &mut Shared { now, pool, stage });
+        let again =
+            seat.stack_turn(&mut owner.budget, &mut Shared { now, pool, stage, ahead: true });
         seat.cpu_ns += clock::thread_cpu_ns().saturating_sub(before);
         self.reschedule(index);
         // A listener may have waited for the room, too.

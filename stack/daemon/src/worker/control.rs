@@ -81,7 +81,7 @@ impl Worker {
         let place = &mut self.budgets[seat.budget];
         if let Some(owner) = place {
             let (pool, stage) = (&mut self.pool, &mut self.stage);
-            seat.abort(&mut owner.budget, &mut Shared { now, pool, stage });
+            seat.abort(&mut owner.budget, &mut Shared { now, pool, stage, ahead: true });
             let member = seat.stack.member();
             owner.budget.remove_member(member, now);
             owner.members[usize::from(member.0)] = None;

@@ -35,6 +35,8 @@ pub(super) struct Shared<'a> {
     pub(super) pool: &'a mut ChunkPool,
     /// Empty between the turns of two containers.
     pub(super) stage: &'a mut Stage,
+    /// Read ahead; off while the stage is being emptied.
+    pub(super) ahead: bool,
 }
 
 #[derive(Debug)]
@@ -153,10 +155,11 @@ impl Seat {
     /// Timers and flows. What the guest answered meanwhile is taken in, too: then another turn is wanted.
     pub(super) fn stack_turn(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) -> bool {
         let again = self.with_stack(budget, shared, |stack, cx| stack.turn(cx));
-        let mut answered = false;
-        while !shared.stage.is_empty() {
-            answered = true;
+        let answered = !shared.stage.is_empty();
+        if answered {
+            shared.ahead = false;
             self.process(budget, shared);
+            shared.ahead = true;
         }
         again || answered || self.device_ready
     }
@@ -184,17 +187,22 @@ impl Seat {
         work: impl FnOnce(&mut Container, &mut Ctx<'_>) -> T,
     ) -> T {
         let Self { stack, host, tap, device_ready, .. } = self;
-        let Shared { now, pool, stage } = shared;
-        let mut port = Port { tap, stage, ready: device_ready, sent: 0 };
+        let Shared { now, pool, stage, ahead } = shared;
+        let mut port = Port { tap, stage, ready: device_ready, ahead: *ahead, sent: 0 };
         work(stack, &mut Ctx { now: *now, budget, pool, host, device: &mut port })
+    }
+
+    fn look(&mut self, shared: &mut Shared<'_>) {
+        let Self { tap, device_ready, .. } = self;
+        let ahead = shared.ahead;
+        Port { tap, stage: shared.stage, ready: device_ready, ahead, sent: 0 }.look();
     }
 
     /// True when the device may hold more.
     fn take_frames(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) -> bool {
         let (mut frames, mut bytes) = (0, 0);
         while frames < FRAMES_PER_TURN && bytes < BYTES_PER_TURN {
-            let Self { tap, device_ready, .. } = self;
-            Port { tap, stage: shared.stage, ready: device_ready, sent: 0 }.look();
+            self.look(shared);
             if shared.stage.is_empty() {
                 break;
             }
@@ -214,8 +222,7 @@ impl Seat {
             self.with_stack(budget, shared, |stack, cx| stack.on_frame(cx, vnet, frame));
             // Carrying a frame out may take long, a connection to the host above all.
             if count % FRAMES_PER_LOOK == 0 {
-                let Self { tap, device_ready, .. } = self;
-                Port { tap, stage: shared.stage, ready: device_ready, sent: 0 }.look();
+                self.look(shared);
             }
         }
         shared.stage.put_back(batch);

@@ -97,6 +97,7 @@ pub(super) struct Port<'a> {
     pub(super) stage: &'a mut Stage,
     /// The device may hold frames.
     pub(super) ready: &'a mut bool,
+    pub(super) ahead: bool,
     /// Sent since the last look.
     pub(super) sent: u32,
 }
@@ -105,7 +106,7 @@ impl Port<'_> {
     /// Reads what the device holds and there is room for.
     pub(super) fn look(&mut self) {
         self.sent = 0;
-        if !*self.ready {
+        if !*self.ready || !self.ahead {
             return;
         }
         if let Err(e) = self.stage.back.fill(self.tap) {

@@ -161,9 +161,9 @@ fn stats_file_and_capture_are_written() {
 
     let bytes = fs::read(&pcap.0).unwrap();
     assert_eq!(bytes[..4], 0xa1b2_3c4d_u32.to_le_bytes());
-    assert!(bytes.len() > 24 + 16 + 42, "at least one ARP request");
+    assert!(bytes.len() > 24 + 16 + 54, "at least one frame");
     if let Ok(output) = Command::new("tcpdump").args(["-nr", pcap.path()]).output() {
-        assert!(text(&output.stdout).contains("ARP"), "{}", text(&output.stdout));
+        assert!(text(&output.stdout).contains("10.0.2.2.1: Flags [S]"), "{}", text(&output.stdout));
     }
 }
 
