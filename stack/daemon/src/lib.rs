@@ -9,6 +9,7 @@ pub mod config;
 pub mod daemon;
 pub mod exit;
 mod host;
+mod host_level;
 mod names;
 mod netlink;
 pub mod run;

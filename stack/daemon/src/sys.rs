@@ -50,8 +50,9 @@ pub(crate) fn random_u64() -> io::Result<u64> {
 /// # Errors
 /// When no such descriptor is open.
 pub(crate) fn inherited_fd(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: F_GETFD only reads; a wrong number is an error.
-    if number < 3 || unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+    // It was kept open across our own exec only: whatever we start must not hold it.
+    // SAFETY: sets one flag of a descriptor; a wrong number is an error.
+    if number < 3 || unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
     // SAFETY: the descriptor is open, and the helper calls this once, before it opened anything itself.
