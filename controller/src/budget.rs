@@ -1,377 +1,385 @@
 //! A budget: one domain (one container, or one pool shared by several), its rules, its limits, the chain above it.
 
-use alloc::sync::Arc;
+mod flow;
+mod kernel;
+mod snapshot;
+mod strict;
+mod transfer;
 
-use crate::level::Level;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+pub use snapshot::{MemberStats, MeterStats, Pressure};
+pub use transfer::transfer;
+
+use crate::event::{COUNTERS, Counter, Event, EventQueue};
+use crate::ledger::MemberId;
+use crate::level::{DEPTH_MAX, Level};
 use crate::limits::{LimitError, Limits, SockLimits};
-use crate::units::Instant;
+use crate::linux::{Chain, Pool};
+use crate::meter::{Meter, Refusal};
+use crate::units::{Instant, PAGE_SIZE, pages};
+use crate::wait::{WaitList, Waiter};
 
 /// Which rule set decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rules {
+    /// Hard is hard, a guarantee is a reservation, an advertised window is a charge.
     Strict,
+    /// The kernel's ladder with its bypasses.
     Linux,
 }
 
-/// What one flow reserves at admission, bytes; frozen per flow (pressure model H.0, K2, K6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FlowSizes {
-    /// The flow object itself (S). 1536.
-    pub sock: u32,
-    /// Receive reserve, whole chunks. 4096, or cost(mtu-40) with offload off.
-    pub rmem_min: u32,
-    /// Send reserve, whole chunks. 4096.
-    pub wmem_min: u32,
-    /// Caps of the host-side socket at its floor. 32768.
-    pub host_floor: u32,
-}
-
+/// How a budget is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BudgetConfig {
+    /// Which rule set decides.
     pub rules: Rules,
+    /// Thresholds.
     pub limits: Limits,
+    /// Caps of one flow's buffers.
     pub sock: SockLimits,
-    /// Guarantee, bytes, charged to every ancestor when the budget is made.
+    /// Guarantee, bytes, charged to every ancestor when the budget is made. Rounded up to pages.
     pub min_bytes: u64,
+    /// Share among siblings under pressure of a level above.
     pub weight: u32,
 }
 
-/// One container's seat in a budget. A budget of its own has one member; a shared pool has several.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct MemberId(pub u16);
-
-/// Kind of received data that fills chunks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RxKind {
-    InOrder,
-    Ofo,
-}
-
-/// Why a charge was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The budget's own hard limit.
-    Hard,
-    /// A level above; 0 = the nearest.
-    Ancestor(u8),
-    /// Above the share under (container or host) pressure.
-    Share,
-    /// More half-open flows than hard/8 allows (H7).
-    HalfOpen,
-}
-
-/// State shown in stats. `Hard` = the last charge was refused by a hard counter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pressure {
-    None,
-    Soft,
-    Hard,
-}
-
-/// What happened, for logs and `/v1/events`. Bounded queue; overflow is counted, never grows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
-    PressureEnter { at: Instant },
-    PressureLeave { at: Instant, after_ms: u64 },
-    AdmissionDenied { member: MemberId, at: Instant },
-    HardRefused { at: Instant },
-}
-
-/// Counters by the kernel's names where it has them. Incremented by the stack through `Budget::count`,
-/// or by the budget itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Counter {
-    TCPMemoryPressures,
-    TCPMemoryPressuresChrono,
-    PruneCalled,
-    RcvPruned,
-    OfoPruned,
-    TCPRcvCollapsed,
-    TCPRcvQDrop,
-    TCPOFOQueue,
-    TCPOFODrop,
-    TCPZeroWindowDrop,
-    TCPFromZeroWindowAdv,
-    TCPToZeroWindowAdv,
-    TCPWantZeroWindowAdv,
-    TCPAbortOnMemory,
-    AdmissionDelayed,
-    AdmissionDenied,
-    CreditDemoted,
-    DemotedTrim,
-    HostMemExcess,
-    TWRecycled,
-    EventsLost,
-}
-
-/// Bytes by category; they sum to the member's part of `usage` before rounding to pages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct MemberStats {
-    pub rmem: u64,
-    pub ofo: u64,
-    /// Open window charged and not yet filled (strict), including the unused part of Rmin.
-    pub credit: u64,
-    pub wmem: u64,
-    /// forward_alloc (linux rules).
-    pub fwd: u64,
-    /// Unused rmem_min / wmem_min of admitted flows (strict).
-    pub reserve: u64,
-    pub udp: u64,
-    /// Flow objects, TIME-WAIT entries, parked SYNs.
-    pub sock: u64,
-    pub host: u64,
-    pub dev: u64,
-    pub flows: u64,
-    pub counters: [u64; 21],
-}
-
-/// The meter of the whole budget. Bytes; `None` = no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MeterStats {
-    pub low_bytes: Option<u64>,
-    pub soft_bytes: Option<u64>,
-    pub hard_bytes: Option<u64>,
-    pub hard_effective_bytes: Option<u64>,
-    pub min_bytes: u64,
-    pub usage_bytes: u64,
-    pub max_usage_bytes: u64,
-    pub pressure: Pressure,
-    pub pressure_ns: u64,
-    pub failcnt: u64,
-}
-
-/// What one flow holds. Made by `admit`, given back by `release`; in debug builds dropping a live one panics.
+/// One domain.
 #[derive(Debug)]
-#[must_use]
-pub struct Ledger {
-    _private: (),
+pub struct Budget {
+    rules: Rules,
+    sock: SockLimits,
+    meter: Meter,
+    pool: Pool,
+    /// The levels above, and the kernel's flag of the last charge.
+    chain: Chain,
+    members: Vec<Option<Member>>,
+    vacant: Vec<u16>,
+    waiters: WaitList,
+    /// Counts everything that may let a waiter go on.
+    releases: u64,
+    /// `releases` at the last refusal.
+    refused_at: u64,
+    /// Waiters woken since `poll_wake` last said there is none, though nothing says that they will fit now.
+    hopeful: u32,
+    events: EventQueue,
+    now: Instant,
 }
 
-impl Ledger {
-    pub fn member(&self) -> MemberId {
-        todo!()
-    }
-    /// In-order bytes held (true size).
-    pub fn rmem(&self) -> u64 {
-        todo!()
-    }
-    /// Chunks of the receive span: occupied + credit (strict). Linux rules: occupied chunks only.
-    pub fn rx_span(&self) -> u32 {
-        todo!()
-    }
-    pub fn ofo(&self) -> u64 {
-        todo!()
-    }
-    /// Charged for an open window and not filled.
-    pub fn credit(&self) -> u64 {
-        todo!()
-    }
-    /// Unsent + unacknowledged (true size).
-    pub fn wmem(&self) -> u64 {
-        todo!()
-    }
-    pub fn fwd(&self) -> u64 {
-        todo!()
-    }
-    pub fn host(&self) -> u64 {
-        todo!()
-    }
-    /// Linux rules: current caps of the flow, bytes.
-    pub fn sndbuf(&self) -> u32 {
-        todo!()
-    }
-    pub fn rcvbuf(&self) -> u32 {
-        todo!()
-    }
-    pub fn set_rcvbuf(&mut self, _bytes: u32) {
-        todo!()
-    }
-    pub fn set_sndbuf(&mut self, _bytes: u32) {
-        todo!()
-    }
+/// Waiters that are woken in one turn only because something was released, not because what they lacked came back.
+const HOPEFUL_MAX: u32 = 16;
+
+/// One container's part. Queues in chunks, the rest in bytes.
+#[derive(Debug, Default)]
+struct Member {
+    /// Strict: everything charged for this member.
+    bytes: u64,
+    rmem: u64,
+    ofo: u64,
+    credit: u64,
+    wmem: u64,
+    /// Linux rules: `forward_alloc` of all flows.
+    fwd: u64,
+    sock: u64,
+    compact: u64,
+    host: u64,
+    udp: u64,
+    dev: u64,
+    flows: u64,
+    counters: [u64; COUNTERS],
 }
 
 impl Budget {
     /// Fails on disordered limits, a `min` that does not fit, weight 0. Charges `min_bytes` to the chain.
-    pub fn new(_config: BudgetConfig, _parent: Option<Arc<Level>>) -> Result<Self, LimitError> {
-        todo!()
+    pub fn new(config: BudgetConfig, parent: Option<Arc<Level>>) -> Result<Self, LimitError> {
+        let BudgetConfig { rules, limits, sock, min_bytes, weight } = config;
+        let limits = Limits::new(limits.low, limits.soft, limits.hard)?;
+        if weight == 0 {
+            return Err(LimitError::ZeroWeight);
+        }
+        if parent.as_ref().is_some_and(|p| p.depth() > DEPTH_MAX) {
+            return Err(LimitError::TooDeep);
+        }
+        let mut budget = Self {
+            rules,
+            sock,
+            meter: Meter::new(limits, 0, weight),
+            pool: Pool::new(limits.low, limits.soft, limits.hard),
+            chain: Chain { leaf: parent, flag: false },
+            members: Vec::new(),
+            vacant: Vec::new(),
+            waiters: WaitList::new(),
+            releases: 0,
+            refused_at: 0,
+            hopeful: 0,
+            events: EventQueue::new(),
+            now: Instant(0),
+        };
+        budget.set_min(min_bytes, Instant(0))?;
+        Ok(budget)
     }
+
+    /// The rule set.
     pub fn rules(&self) -> Rules {
-        todo!()
+        self.rules
     }
+
+    /// Caps of one flow's buffers.
     pub fn sock_limits(&self) -> &SockLimits {
-        todo!()
+        &self.sock
+    }
+
+    /// Thresholds as set.
+    pub fn limits(&self) -> Limits {
+        self.meter.limits
+    }
+
+    /// The nearest level above.
+    pub fn parent(&self) -> Option<&Arc<Level>> {
+        self.chain.leaf.as_ref()
     }
 
     // ---- members ----
 
-    /// A container joins: its device queue is charged at once (`dev`).
-    pub fn add_member(&mut self, _dev_bytes: u64) -> Result<MemberId, Refusal> {
-        todo!()
+    /// A container joins: its device queue is charged at once (`dev`). Linux rules: recorded, not charged.
+    pub fn add_member(&mut self, dev_bytes: u64) -> Result<MemberId, Refusal> {
+        if self.vacant.is_empty() && self.members.len() > usize::from(u16::MAX) {
+            return Err(Refusal::Hard);
+        }
+        let mut member = Member { dev: dev_bytes, ..Member::default() };
+        if self.rules == Rules::Strict {
+            self.charge(dev_bytes)?;
+            member.bytes = dev_bytes;
+            self.meter.fixed += dev_bytes;
+        }
+        let id = if let Some(id) = self.vacant.pop() {
+            self.members[usize::from(id)] = Some(member);
+            id
+        } else {
+            self.members.push(Some(member));
+            (self.members.len() - 1) as u16
+        };
+        self.rescale(MemberId(id));
+        Ok(MemberId(id))
     }
+
     /// The container is gone; all its flows were released before. Its `dev` and compact charges come back.
-    pub fn remove_member(&mut self, _member: MemberId, _now: Instant) {
-        todo!()
-    }
-    pub fn member_stats(&self, _member: MemberId) -> MemberStats {
-        todo!()
-    }
-    pub fn meter_stats(&self, _now: Instant) -> MeterStats {
-        todo!()
-    }
-    /// The one way the stack counts; the counter lives with the member.
-    pub fn count(&mut self, _member: MemberId, _counter: Counter, _by: u64) {
-        todo!()
-    }
-
-    // ---- admission ----
-
-    /// A SYN: charges `sock` only, as half-open (strict: at most hard/8 of half-open `sock` bytes, H7).
-    /// Linux rules: never refused, nothing charged (sockets are slab there), but counted in nsock.
-    pub fn admit(
-        &mut self,
-        _member: MemberId,
-        _sizes: &FlowSizes,
-        _now: Instant,
-    ) -> Result<Ledger, Refusal> {
-        todo!()
-    }
-    /// The rest of the reservation (rmem_min + wmem_min + host_floor), all or nothing; leaves half-open on success.
-    /// The stack calls it right after `admit`, before `connect`, since the host socket's caps are charged first.
-    pub fn establish(&mut self, _ledger: &mut Ledger, _now: Instant) -> Result<(), Refusal> {
-        todo!()
-    }
-    /// Everything the flow holds goes back.
-    pub fn release(&mut self, _ledger: Ledger, _now: Instant) {
-        todo!()
-    }
-    /// Small fixed things (parked SYN, TIME-WAIT entry): 64 B each, charged as `sock`.
-    pub fn charge_compact(&mut self, _member: MemberId, _bytes: u64, _now: Instant) -> bool {
-        todo!()
-    }
-    pub fn uncharge_compact(&mut self, _member: MemberId, _bytes: u64, _now: Instant) {
-        todo!()
+    pub fn remove_member(&mut self, member: MemberId, now: Instant) {
+        self.at(now);
+        let Some(gone) = self.members[usize::from(member.0)].take() else {
+            debug_assert!(false, "no such member");
+            return;
+        };
+        debug_assert!(gone.flows == 0, "a container left with live flows");
+        self.vacant.push(member.0);
+        self.meter.udp -= gone.udp;
+        if self.rules == Rules::Strict {
+            self.meter.fixed -= gone.dev + gone.compact;
+            self.uncharge(gone.dev + gone.compact + gone.udp);
+            self.rescale(member);
+        }
     }
 
-    // ---- receive side, in chunks ----
-    // The receive queue is a run of chunk slots at fixed stream positions, from the first unread byte to the
-    // advertised edge. Strict: every slot of the run is charged before the edge is advertised, so in-window data,
-    // in order or not, fills slots already paid for.
-
-    /// Strict: charge up to `chunks` more slots of credit and return how many (0..=chunks): bounded by hard limits up
-    /// the chain, the share under pressure, and no growth beyond the reserve while under pressure unless the flow's
-    /// span is below its fair share. Linux: returns `chunks` (credit costs nothing there).
-    pub fn rx_open(&mut self, _ledger: &mut Ledger, _chunks: u32, _now: Instant) -> u32 {
-        todo!()
-    }
-    /// `chunks` slots begin to hold data. Strict: taken from credit; what exceeds the span (demoted flow, H3) is
-    /// asked for now. Linux: schedule(RECV) per chunk; an empty receive queue accepts its first chunk by force (2.9).
-    /// Returns how many slots may be filled, a prefix.
-    pub fn rx_fill(
-        &mut self,
-        _ledger: &mut Ledger,
-        _chunks: u32,
-        _kind: RxKind,
-        _now: Instant,
-    ) -> u32 {
-        todo!()
-    }
-    /// `chunks` slots filled out of order are in order now: a category move.
-    pub fn rx_settle(&mut self, _ledger: &mut Ledger, _chunks: u32) {
-        todo!()
-    }
-    /// In-order chunks were taken by the host: rmem and the span shrink.
-    pub fn rx_free(&mut self, _ledger: &mut Ledger, _chunks: u32, _now: Instant) {
-        todo!()
-    }
-    /// Out-of-order chunks were dropped. Strict: they are credit again. Linux: uncharged.
-    pub fn rx_prune(&mut self, _ledger: &mut Ledger, _chunks: u32, _now: Instant) {
-        todo!()
-    }
-    /// Strict: give back `chunks` slots of unfilled credit (the stack rebased an empty queue, or demotes an idle
-    /// flow, H3). Saturates at what is unfilled. Returns slots given back. Linux: 0.
-    pub fn rx_close(&mut self, _ledger: &mut Ledger, _chunks: u32, _now: Instant) -> u32 {
-        todo!()
-    }
-
-    // ---- send side, in chunks ----
-
-    /// May `chunks` more be read from the host socket and queued to the guest? Charged at once; returns a prefix.
-    /// Strict: the reserve first, then chain and share. Linux: sndbuf test, then schedule / wmem_copy with all its
-    /// force rules, per chunk.
-    pub fn tx_grant(&mut self, _ledger: &mut Ledger, _chunks: u32, _now: Instant) -> u32 {
-        todo!()
-    }
-    /// Acknowledged (or granted and not used).
-    pub fn tx_free(&mut self, _ledger: &mut Ledger, _chunks: u32, _now: Instant) {
-        todo!()
-    }
-
-    // ---- host sockets, UDP ----
-
-    /// Raise the charged caps of the flow's host socket by `bytes`, before setsockopt. Refused under pressure.
-    /// Linux rules: always true, nothing charged (not ours in that world), recorded in the ledger.
-    pub fn host_raise(&mut self, _ledger: &mut Ledger, _bytes: u64, _now: Instant) -> bool {
-        todo!()
-    }
-    pub fn host_lower(&mut self, _ledger: &mut Ledger, _bytes: u64, _now: Instant) {
-        todo!()
-    }
-    /// UDP and fragments: together at most hard/8 (M4).
-    pub fn charge_udp(&mut self, _member: MemberId, _bytes: u64, _now: Instant) -> bool {
-        todo!()
-    }
-    pub fn uncharge_udp(&mut self, _member: MemberId, _bytes: u64, _now: Instant) {
-        todo!()
-    }
-
-    // ---- pressure ----
-
-    /// Container over soft, or over its share while a level above is flagged.
-    pub fn under_pressure(&self) -> bool {
-        todo!()
-    }
-    /// Fast hint: bytes that one more charge could take right now (strict), up the chain. u64::MAX when unlimited.
-    pub fn headroom(&self) -> u64 {
-        todo!()
-    }
-    /// The flow had no data for 1 s: its credit leaves the soft test and `n_active` (K7, H4); or it is active again.
-    pub fn set_idle(&mut self, _ledger: &mut Ledger, _idle: bool, _now: Instant) {
-        todo!()
+    /// The one way the stack counts; the counter lives with the member. `AdmissionDenied` also makes an event.
+    pub fn count(&mut self, member: MemberId, counter: Counter, by: u64) {
+        if let Some(Some(member)) = self.members.get_mut(usize::from(member.0)) {
+            member.counters[counter as usize] += by;
+        }
+        if counter == Counter::AdmissionDenied {
+            self.emit(member, Event::AdmissionDenied { member, at: self.now });
+        }
     }
 
     // ---- reopen (B9, H8) ----
 
     /// Remember who was refused: `key` means something to the stack only. Oldest first; a key waits once.
     /// `need` bytes is what it waits for (one chunk, or a whole reservation). Also registers on shared levels.
+    /// To be called right after the refusal, before anything else is released.
     /// Linux rules: does nothing (nothing re-opens a socket there when another one frees budget).
-    pub fn wait(&mut self, _key: u64, _need: u64) {
-        todo!()
+    pub fn wait(&mut self, key: u64, need: u64) {
+        if self.rules == Rules::Linux {
+            return;
+        }
+        let room = self.headroom();
+        self.waiters.push(Waiter { key, need, room, releases: self.refused_at });
+        if let Some(level) = &self.chain.leaf {
+            level.mark_waiting();
+        }
     }
-    pub fn forget(&mut self, _key: u64) {
-        todo!()
+
+    /// Nobody waits under `key` any more.
+    pub fn forget(&mut self, key: u64) {
+        self.waiters.remove(key);
     }
+
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.waiters.len()
+    }
+
     /// The oldest waiter whose need fits now; it is taken off the list. Called until None after each turn.
-    pub fn poll_wake(&mut self, _now: Instant) -> Option<u64> {
-        todo!()
+    ///
+    /// One who lacked room is woken when the room is there. One who was refused although there was room (its share,
+    /// the half-open bound) is woken when something was released since, and at most a few of those in a turn, so that
+    /// the loop ends and a turn does not visit everybody under pressure.
+    pub fn poll_wake(&mut self, now: Instant) -> Option<u64> {
+        self.at(now);
+        let key = self.ripe().or_else(|| {
+            // Register, then look once more: a release by another worker between the look and the mark is not lost.
+            self.waiters.head()?;
+            self.chain.leaf.as_ref()?.mark_waiting();
+            self.ripe()
+        });
+        match key {
+            Some(key) => {
+                self.waiters.remove(key);
+            }
+            None => self.hopeful = 0,
+        }
+        key
     }
+
+    fn ripe(&mut self) -> Option<u64> {
+        let head = *self.waiters.head()?;
+        let room = self.headroom();
+        if room < head.need {
+            return None;
+        }
+        if head.room < head.need {
+            return Some(head.key);
+        }
+        let due = head.releases != self.releases || room > head.room;
+        if due && self.hopeful < HOPEFUL_MAX {
+            self.hopeful += 1;
+            return Some(head.key);
+        }
+        None
+    }
+
+    /// The oldest event not yet taken.
     pub fn poll_event(&mut self) -> Option<Event> {
-        todo!()
+        self.events.pop()
     }
 
     // ---- live changes (B13, K6) ----
 
-    pub fn set_limits(&mut self, _limits: Limits, _now: Instant) {
-        todo!()
+    /// New limits, at any time. Lowering below usage is legal: `max(hard, usage)` then falls with usage, growth stops
+    /// until usage is below `hard`, nothing held is taken away. Disordered limits are taken as given to `hard`:
+    /// `soft` and `low` are cut down to it.
+    pub fn set_limits(&mut self, limits: Limits, now: Instant) {
+        self.at(now);
+        let Limits { low, soft, hard } = limits;
+        let soft = soft.min(hard);
+        let low = low.min(soft);
+        self.meter.limits = Limits { low, soft, hard };
+        (self.pool.low, self.pool.pressure, self.pool.high) = (low, soft, hard);
+        self.releases += 1;
+        self.rescale(self.first_member());
     }
-    pub fn set_min(&mut self, _min_bytes: u64, _now: Instant) -> Result<(), LimitError> {
-        todo!()
+
+    /// A new guarantee, rounded up to pages. Raising it may be refused, and nothing changes then.
+    pub fn set_min(&mut self, min_bytes: u64, now: Instant) -> Result<(), LimitError> {
+        self.at(now);
+        let min = pages(min_bytes);
+        if min > self.meter.limits.hard {
+            let hard_bytes = self.meter.limits.hard_bytes();
+            return Err(LimitError::MinAboveHard { min_bytes, hard_bytes });
+        }
+        let usage = self.usage();
+        let (old, new) = (usage.max(self.meter.min), usage.max(min));
+        if let Some(level) = self.chain.leaf.as_deref()
+            && self.rules == Rules::Strict
+        {
+            if new > old && level.try_charge(new - old).is_err() {
+                let room = level.chain_to(None).map(Level::free).min().unwrap_or(0);
+                let room_bytes = (room + old - usage).saturating_mul(PAGE_SIZE);
+                return Err(LimitError::MinDoesNotFit { min_bytes, room_bytes });
+            }
+            if new < old {
+                level.uncharge(old - new);
+            }
+        }
+        self.meter.min = min;
+        self.releases += 1;
+        self.rescale(self.first_member());
+        Ok(())
+    }
+
+    /// Moves the budget under another level, with its charge: all or nothing, and the levels common to both see no
+    /// change (B13, K6).
+    pub fn set_parent(&mut self, to: Option<Arc<Level>>, now: Instant) -> Result<(), Refusal> {
+        self.at(now);
+        let up = self.charged_up();
+        let from = self.chain.leaf.as_deref();
+        let common = common_level(from, to.as_deref());
+        if let Some(level) = to.as_deref()
+            && let Err(at) = level.try_charge_below(up, common)
+        {
+            return Err(Refusal::Ancestor(at));
+        }
+        if let Some(level) = from {
+            level.uncharge_below(up, common);
+        }
+        if self.rules == Rules::Strict {
+            self.meter.move_static(from, to.as_deref(), common);
+        }
+        self.chain.leaf = to;
+        self.releases += 1;
+        Ok(())
+    }
+
+    // ---- inside ----
+
+    fn at(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
+    /// Pages held of the levels above.
+    fn charged_up(&self) -> u64 {
+        match self.rules {
+            Rules::Strict => self.meter.charged_up(self.meter.usage),
+            Rules::Linux => self.pool.alloc,
+        }
+    }
+
+    fn usage(&self) -> u64 {
+        match self.rules {
+            Rules::Strict => self.meter.usage,
+            Rules::Linux => self.pool.alloc,
+        }
+    }
+
+    fn member_mut(&mut self, member: MemberId) -> &mut Member {
+        self.members[usize::from(member.0)].as_mut().expect("a live member")
+    }
+
+    fn first_member(&self) -> MemberId {
+        let at = self.members.iter().position(Option::is_some).unwrap_or(0);
+        MemberId(at as u16)
+    }
+
+    fn emit(&mut self, member: MemberId, event: Event) {
+        if !self.events.push(event) {
+            self.count(member, Counter::EventsLost, 1);
+        }
     }
 }
 
-/// One domain.
-#[derive(Debug)]
-pub struct Budget {
-    _private: (),
+impl Drop for Budget {
+    /// What the levels above hold for this budget goes back: a guarantee lives as long as its container.
+    fn drop(&mut self) {
+        if let Some(level) = self.chain.leaf.as_deref() {
+            level.uncharge(self.charged_up());
+            if self.rules == Rules::Strict {
+                self.meter.move_static(Some(level), None, None);
+            }
+        }
+    }
+}
+
+/// The lowest level that is above both.
+fn common_level<'a>(a: Option<&'a Level>, b: Option<&'a Level>) -> Option<&'a Level> {
+    let (a, b) = (a?, b?);
+    a.chain_to(None).find(|of_a| b.chain_to(None).any(|of_b| core::ptr::eq(*of_a, of_b)))
 }

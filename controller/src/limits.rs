@@ -1,10 +1,18 @@
 //! Limits as users give them: bytes in, pages inside.
 
+use core::fmt;
+
+use crate::ledger::FlowSizes;
+use crate::units::PAGE_SIZE;
+
 /// Three thresholds of a domain in pages, `low <= soft <= hard`. Kernel words: tcp_mem low / pressure / high.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
+    /// Pressure ends at or below.
     pub low: u64,
+    /// Pressure begins above.
     pub soft: u64,
+    /// Charges beyond are refused. `u64::MAX` = no limit.
     pub hard: u64,
 }
 
@@ -12,35 +20,126 @@ pub struct Limits {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LimitError {
     /// `low <= soft <= hard` does not hold (pages).
-    Disorder { low: u64, soft: u64, hard: u64 },
+    Disorder {
+        /// As given.
+        low: u64,
+        /// As given.
+        soft: u64,
+        /// As given.
+        hard: u64,
+    },
     /// `hard` cannot hold one flow and the device queue: the least that can, in bytes.
-    TooSmall { hard_bytes: u64, least_bytes: u64 },
+    TooSmall {
+        /// As given.
+        hard_bytes: u64,
+        /// What would do.
+        least_bytes: u64,
+    },
     /// The sum of guarantees (`min`) does not fit the level above.
-    MinDoesNotFit { min_bytes: u64, room_bytes: u64 },
+    MinDoesNotFit {
+        /// As given.
+        min_bytes: u64,
+        /// What the tightest level above still has.
+        room_bytes: u64,
+    },
     /// A container's `min` above its own `hard`.
-    MinAboveHard { min_bytes: u64, hard_bytes: u64 },
+    MinAboveHard {
+        /// As given.
+        min_bytes: u64,
+        /// As given.
+        hard_bytes: u64,
+    },
     /// More than four levels.
     TooDeep,
     /// Weight zero.
     ZeroWeight,
 }
 
+impl fmt::Display for LimitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disorder { low, soft, hard } => {
+                write!(f, "limits out of order: low {low} <= soft {soft} <= hard {hard} pages")
+            }
+            Self::TooSmall { hard_bytes, least_bytes } => {
+                write!(f, "hard {hard_bytes} B is too small: at least {least_bytes} B")
+            }
+            Self::MinDoesNotFit { min_bytes, room_bytes } => {
+                write!(f, "min {min_bytes} B does not fit: {room_bytes} B left above")
+            }
+            Self::MinAboveHard { min_bytes, hard_bytes } => {
+                write!(f, "min {min_bytes} B is above hard {hard_bytes} B")
+            }
+            Self::TooDeep => f.write_str("more than four levels"),
+            Self::ZeroWeight => f.write_str("weight 0"),
+        }
+    }
+}
+
+impl core::error::Error for LimitError {}
+
 impl Limits {
     /// No limit at all (`--isolation off`, a host without a limit).
     pub const NONE: Self = Self { low: u64::MAX, soft: u64::MAX, hard: u64::MAX };
 
+    /// Thresholds in pages; refused when out of order.
+    pub const fn new(low: u64, soft: u64, hard: u64) -> Result<Self, LimitError> {
+        if low <= soft && soft <= hard {
+            Ok(Self { low, soft, hard })
+        } else {
+            Err(LimitError::Disorder { low, soft, hard })
+        }
+    }
+
     /// Missing limits follow from those given (pressure model A): from `hard`: soft = 2/3, low = 1/2;
     /// from `hard` and `soft`: low = min(hard/2, 3*soft/4). Bytes in, floored to pages.
+    ///
+    /// # Errors
+    /// `Disorder` as in [`Self::new`]; `TooSmall` when `hard` is less than a page.
     pub fn from_bytes(hard: u64, soft: Option<u64>, low: Option<u64>) -> Result<Self, LimitError> {
-        let _ = (hard, soft, low);
-        todo!()
+        let hard_pages = hard / PAGE_SIZE;
+        if hard_pages == 0 {
+            return Err(LimitError::TooSmall { hard_bytes: hard, least_bytes: PAGE_SIZE });
+        }
+        let soft_pages = soft.map_or_else(|| two_thirds(hard_pages), |bytes| bytes / PAGE_SIZE);
+        let low_pages = match (low, soft) {
+            (Some(bytes), _) => bytes / PAGE_SIZE,
+            (None, Some(_)) => (hard_pages / 2).min(soft_pages / 4 * 3 + soft_pages % 4 * 3 / 4),
+            (None, None) => hard_pages / 2,
+        };
+        Self::new(low_pages, soft_pages, hard_pages)
     }
+
+    /// Whether `hard` can hold the device queue and one flow of these sizes.
+    ///
+    /// # Errors
+    /// `TooSmall`, with the least number of bytes that would do.
+    pub fn fits_one(&self, sizes: &FlowSizes, dev_bytes: u64) -> Result<(), LimitError> {
+        let least_bytes = dev_bytes.saturating_add(sizes.total());
+        let hard_bytes = self.hard_bytes();
+        if hard_bytes < least_bytes {
+            return Err(LimitError::TooSmall { hard_bytes, least_bytes });
+        }
+        Ok(())
+    }
+
+    /// `hard` in bytes, saturating.
+    pub(crate) const fn hard_bytes(&self) -> u64 {
+        self.hard.saturating_mul(PAGE_SIZE)
+    }
+}
+
+/// `2 * x / 3` without overflow.
+const fn two_thirds(x: u64) -> u64 {
+    x / 3 * 2 + x % 3 * 2 / 3
 }
 
 /// `tcp_rmem` / `tcp_wmem`: min, default, max of one flow's buffers, bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SockLimits {
+    /// Receive: guarantee, initial, autotuning cap.
     pub rmem: [u32; 3],
+    /// Send: guarantee, initial, autotuning cap.
     pub wmem: [u32; 3],
 }
 

@@ -9,6 +9,9 @@ pub const CHUNK_SIZE: u64 = 4096;
 /// Payload bytes of one chunk.
 pub const CHUNK_PAYLOAD: u32 = 4032;
 
+// A chunk is a whole page: credit and queues never straddle the rounding of a meter.
+const _: () = assert!(CHUNK_SIZE.is_multiple_of(PAGE_SIZE));
+
 /// `ceil(bytes / 4096)`.
 pub const fn pages(bytes: u64) -> u64 {
     bytes.div_ceil(PAGE_SIZE)
@@ -19,12 +22,15 @@ pub const fn pages(bytes: u64) -> u64 {
 pub struct Instant(pub u64);
 
 impl Instant {
+    /// Milliseconds since the clock's zero.
     pub const fn from_millis(ms: u64) -> Self {
         Self(ms * 1_000_000)
     }
+    /// Microseconds since the clock's zero.
     pub const fn from_micros(us: u64) -> Self {
         Self(us * 1_000)
     }
+    /// Nanoseconds since the clock's zero.
     pub const fn as_nanos(self) -> u64 {
         self.0
     }

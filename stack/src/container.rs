@@ -1,168 +1,414 @@
 //! One container's stack: the only module that knows the order of things.
+//!
+//! ```text
+//! on_frame ─▶ ingress ─▶ demux ─▶ tcb.on_segment ─▶ mark dirty ┐
+//! on_host_ready, on_accept, on_wake, timers ───────────────────┤
+//! turn: for each dirty flow   relay to host ─ relay to guest ─ tcb.output ─▶ egress ─▶ device
+//! ```
+//!
+//! Events only mark; all work that moves bytes or says something happens once per flow and turn, so a batch of
+//! segments costs one write and one ACK.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::time::Duration;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::net::SocketAddrV4;
 
-use skbudget_controller::{FlowSizes, Instant, MemberId};
+use skbudget_controller::{Budget, Instant, MemberId};
 
-use crate::io::{Ctx, FlowId, Ready};
+use crate::config::ContainerConfig;
+use crate::counters::{Stat, Stats};
+use crate::demux::FlowTable;
+use crate::egress::Egress;
+use crate::flow::Flow;
+use crate::ingress::{self, Ingress};
+use crate::io::{Close, Ctx, FlowId, Ready};
+use crate::parked::{LIST_BYTES, Parked};
+use crate::segment::{Outgoing, Segment, Tuple};
+use crate::tcp::{Disposition, Mem};
+use crate::timewait::{TimeWait, Verdict};
 use crate::vnet::VnetHdr;
 
-/// Everything that shapes a container's stack. Addresses default to slirp4netns' (design section 3).
-#[derive(Debug, Clone)]
-pub struct ContainerConfig {
-    pub guest_ip: Ipv4Addr,
-    pub gateway_ip: Ipv4Addr,
-    pub dns_ip: Ipv4Addr,
-    /// Our MAC, as the gateway and every other address of the subnet.
-    pub our_mac: [u8; 6],
-    /// 68..=65521
-    pub mtu: u16,
-    /// vnet_hdr with checksum and segmentation offload on the device.
-    pub offload: bool,
-    /// The gateway address reaches the host's 127.0.0.1.
-    pub host_loopback: bool,
-    pub sizes: FlowSizes,
-    /// Bytes the device queue holds: no window is larger (B12).
-    pub dev_queue_bytes: u64,
-    pub flows_max: u32,
-    /// Key for initial sequence numbers (RFC 6528) and the flow hash.
-    pub secret: [u64; 2],
-    pub keepalive: Duration,
-}
+mod admission;
+mod info;
+mod memory;
+mod service;
 
-impl ContainerConfig {
-    /// slirp4netns' addresses, the given MTU and offload; sizes and queue derived from `hard_bytes`
-    /// (`None` = no limit) as pressure model B1, B12, K2 say.
-    pub fn new(mtu: u16, offload: bool, hard_bytes: Option<u64>, secret: [u64; 2]) -> Self {
-        let _ = (mtu, offload, hard_bytes, secret);
-        todo!()
-    }
-    /// Device queue length in frames (`txqueuelen`) that `dev_queue_bytes` stands for.
-    pub fn txqueuelen(&self) -> u32 {
-        todo!()
-    }
-    /// The least `hard` that holds the device queue and one flow, bytes, whole pages.
-    pub fn least_hard_bytes(mtu: u16, offload: bool) -> u64 {
-        let _ = (mtu, offload);
-        todo!()
-    }
-}
+pub use info::{ContainerStats, FlowInfo};
+pub use memory::WakeKey;
 
-/// A flow or a parked SYN that waits for memory; what `Budget::poll_wake` hands back, with the member in it so that
-/// the owner of a shared budget knows whose it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WakeKey(pub u64);
-
-impl WakeKey {
-    pub fn member(self) -> MemberId {
-        MemberId((self.0 >> 48) as u16)
-    }
-}
-
-/// One line of `skbudget flows`.
-#[derive(Debug, Clone)]
-pub struct FlowInfo {
-    pub id: FlowId,
-    pub guest: SocketAddrV4,
-    pub host: SocketAddrV4,
-    pub state: &'static str,
-    pub rmem: u64,
-    pub ofo: u64,
-    pub credit: u64,
-    pub wmem: u64,
-    pub host_bytes: u64,
-    pub bytes_from_guest: u64,
-    pub bytes_to_guest: u64,
-    pub cwnd: u32,
-    pub ssthresh: u32,
-    pub srtt_us: u64,
-    pub rto_us: u64,
-    pub retrans: u64,
-    pub snd_wnd: u32,
-    pub rcv_wnd: u32,
-    pub mss: u16,
-}
-
-/// Counters of the stack itself (memory counters are the budget's, by member).
-#[derive(Debug, Clone, Default)]
-pub struct ContainerStats {
-    pub flows: u32,
-    pub flows_total: u64,
-    pub bytes_from_guest: u64,
-    pub bytes_to_guest: u64,
-    pub frames_from_guest: u64,
-    pub frames_to_guest: u64,
-    /// Name and value of every drop reason and protocol counter, in a fixed order.
-    pub counters: Vec<(&'static str, u64)>,
-}
+/// ICMP errors a second (Linux' icmp_msgs_per_sec).
+const ICMP_PER_SECOND: u32 = 1000;
 
 /// Drain order of one turn: `on_frame` / `on_host_ready` / `on_accept` / `on_wake` in any number, then `turn` once,
 /// then sleep until `next_deadline`. `turn` returns true when it stopped at a bound and wants another turn at once.
 #[derive(Debug)]
-pub struct Container {}
+pub struct Container {
+    config: ContainerConfig,
+    member: MemberId,
+    egress: Egress,
+    stats: Stats,
+    flows: FlowTable,
+    dirty: Vec<u32>,
+    /// Flows whose frame the device did not take, or whose guest's hardware address is not known: tried again soon.
+    blocked: Vec<u32>,
+    blocked_until: Option<Instant>,
+    timers: BinaryHeap<Reverse<(Instant, u32, u32)>>,
+    parked: Parked,
+    /// Parked SYNs whose memory came back.
+    woken: Vec<u32>,
+    timewait: TimeWait,
+    /// Flows that had data, in the order in which they may become idle.
+    watch: VecDeque<(Instant, FlowId)>,
+    /// Idle flows, the longest first: their credit goes first when memory is short (H3).
+    idle: VecDeque<FlowId>,
+    fixed_charged: bool,
+    /// Deterministic from the secret; only spreads retries.
+    rng: u64,
+    icmp: (u64, u32),
+    arp_asked: Option<Instant>,
+    flows_total: u64,
+    bytes_from_guest: u64,
+    bytes_to_guest: u64,
+    frames_from_guest: u64,
+}
 
 impl Container {
-    pub fn new(_config: ContainerConfig, _member: MemberId) -> Self {
-        todo!()
+    pub fn new(config: ContainerConfig, member: MemberId) -> Self {
+        Self {
+            member,
+            egress: Egress::new(&config),
+            stats: Stats::default(),
+            flows: FlowTable::new(config.flows_max, config.secret),
+            dirty: Vec::new(),
+            blocked: Vec::new(),
+            blocked_until: None,
+            timers: BinaryHeap::new(),
+            parked: Parked::default(),
+            woken: Vec::new(),
+            timewait: TimeWait::new(config.secret),
+            watch: VecDeque::new(),
+            idle: VecDeque::new(),
+            fixed_charged: false,
+            rng: config.secret[0] | 1,
+            icmp: (0, 0),
+            arp_asked: None,
+            flows_total: 0,
+            bytes_from_guest: 0,
+            bytes_to_guest: 0,
+            frames_from_guest: 0,
+            config,
+        }
     }
+
     pub fn config(&self) -> &ContainerConfig {
-        todo!()
+        &self.config
     }
+
     pub fn member(&self) -> MemberId {
-        todo!()
+        self.member
     }
 
     // ---- events ----
 
     /// A frame from the guest (Ethernet header first, vnet header apart). Anything malformed is counted and dropped.
-    pub fn on_frame(&mut self, _cx: &mut Ctx<'_>, _vnet: &VnetHdr, _frame: &[u8]) {
-        todo!()
+    pub fn on_frame(&mut self, cx: &mut Ctx<'_>, vnet: &VnetHdr, frame: &[u8]) {
+        self.frames_from_guest += 1;
+        if let Some(mac) = ingress::guest_mac(frame)
+            && self.egress.guest_mac != Some(mac)
+        {
+            self.egress.guest_mac = Some(mac);
+            self.unblock();
+        }
+        match ingress::parse(&self.config, vnet, frame) {
+            Ingress::Tcp(tuple, seg) => self.on_segment(cx, tuple, &seg),
+            Ingress::Answer(answer, stat) => {
+                if self.icmp_allowed(cx.now) {
+                    self.stats.add(stat);
+                    self.egress.answer(cx.device, &answer);
+                }
+            }
+            Ingress::Nothing => {}
+            Ingress::Drop(stat) => self.stats.add(stat),
+        }
     }
-    /// Host socket of a flow became ready (edge).
-    pub fn on_host_ready(&mut self, _flow: FlowId, _ready: Ready) {
-        todo!()
+
+    fn on_segment(&mut self, cx: &mut Ctx<'_>, tuple: Tuple, seg: &Segment<'_>) {
+        if let Some(index) = self.flows.find(&tuple)
+            && let Some(mut flow) = self.flows.take(index)
+        {
+            let had = flow.tcb.rcv.q.nxt();
+            let disposition = flow.on_segment(seg, cx, &mut self.stats);
+            let got = flow.tcb.rcv.q.nxt() - had;
+            self.bytes_from_guest += got;
+            if got > 0 || !seg.payload.is_empty() {
+                self.note_data(&mut flow, cx);
+            }
+            self.settle(cx, flow, disposition, Some(seg));
+            return;
+        }
+        match self.timewait.on_segment(&tuple, seg, cx.now) {
+            Some(Verdict::Ack(ack)) => {
+                self.egress.segment(cx.device, &tuple, &ack, &[]);
+            }
+            Some(Verdict::Nothing) => {}
+            Some(Verdict::Fresh) | None => self.on_stray(cx, tuple, seg),
+        }
     }
-    /// A published port accepted a connection from `peer`: a flow towards `guest_port` of the guest begins (SYN goes out
-    /// in the next turn). `None`: no room; keep the connection and ask again when `can_accept`.
-    pub fn on_accept(
+
+    /// A segment for no flow (RFC 9293 section 3.10.7.1 and .2).
+    fn on_stray(&mut self, cx: &mut Ctx<'_>, tuple: Tuple, seg: &Segment<'_>) {
+        if seg.flags.syn && !seg.flags.ack && !seg.flags.rst {
+            self.on_syn(cx, tuple, seg);
+            return;
+        }
+        if seg.flags.rst
+            && let Some(id) = self.parked.find(&tuple)
+        {
+            self.unpark(id, cx.budget);
+        }
+        self.refuse(cx, &tuple, seg);
+    }
+
+    fn refuse(&mut self, cx: &mut Ctx<'_>, tuple: &Tuple, seg: &Segment<'_>) {
+        if let Some(reset) = Outgoing::reset_for(seg) {
+            self.stats.add(Stat::OutRsts);
+            self.egress.segment(cx.device, tuple, &reset, &[]);
+        }
+    }
+
+    /// Does what an event on a taken flow asks for, and puts the flow back unless it is over.
+    fn settle(
         &mut self,
-        _cx: &mut Ctx<'_>,
-        _guest_port: u16,
-        _peer: SocketAddrV4,
-    ) -> Option<FlowId> {
-        todo!()
+        cx: &mut Ctx<'_>,
+        mut flow: Box<Flow>,
+        disposition: Disposition,
+        seg: Option<&Segment<'_>>,
+    ) {
+        match disposition {
+            Disposition::Continue | Disposition::Established => {}
+            Disposition::Refuse => {
+                if let Some(seg) = seg {
+                    self.refuse(cx, &flow.tuple, seg);
+                }
+            }
+            Disposition::Reset => return self.end(cx, flow, Close::Reset),
+            Disposition::Abort => return self.abort(cx, flow),
+            Disposition::Closed | Disposition::TimeWait => {
+                self.guest_is_done(cx, &mut flow, disposition == Disposition::TimeWait);
+            }
+        }
+        self.mark(&mut flow);
+        self.flows.put(flow);
     }
-    /// Is there room for one more accepted connection? The listener is polled only while this is true.
-    pub fn can_accept(&self, _budget: &skbudget_controller::Budget) -> bool {
-        todo!()
+
+    /// TCP with the guest is over. What the guest sent is still owed to the host: the flow lives until it is there.
+    fn guest_is_done(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow, time_wait: bool) {
+        flow.guest_done = true;
+        if time_wait {
+            // The last ACK is said before the flow stops speaking.
+            let ack = flow.tcb.time_wait_ack(cx.now);
+            self.egress.segment(cx.device, &flow.tuple, &ack, &[]);
+            let entry = flow.tcb.time_wait_entry();
+            if self.timewait.insert(flow.tuple, entry, cx.budget, self.member, cx.now) {
+                self.stats.add(Stat::TW);
+            }
+        }
+        self.flows.unlink(flow);
     }
-    /// Memory came back for this waiter.
-    pub fn on_wake(&mut self, _key: WakeKey) {
-        todo!()
+
+    /// Host socket of a flow became ready (edge).
+    pub fn on_host_ready(&mut self, id: FlowId, ready: Ready) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        flow.host.ready.readable |= ready.readable;
+        flow.host.ready.writable |= ready.writable;
+        if !flow.dirty {
+            flow.dirty = true;
+            self.dirty.push(id.index);
+        }
+    }
+
+    fn mark(&mut self, flow: &mut Flow) {
+        if !flow.dirty {
+            flow.dirty = true;
+            self.dirty.push(flow.id.index);
+        }
+    }
+
+    fn mark_index(&mut self, index: u32) {
+        if let Some(flow) = self.flows.index_mut(index)
+            && !flow.dirty
+        {
+            flow.dirty = true;
+            self.dirty.push(index);
+        }
+    }
+
+    fn unblock(&mut self) {
+        self.blocked_until = None;
+        for index in std::mem::take(&mut self.blocked) {
+            self.mark_index(index);
+        }
     }
 
     // ---- the turn ----
 
     /// Timers due at `cx.now`, then every flow with something to do: relay, windows, segments.
-    pub fn turn(&mut self, _cx: &mut Ctx<'_>) -> bool {
-        todo!()
+    pub fn turn(&mut self, cx: &mut Ctx<'_>) -> bool {
+        if !self.fixed_charged {
+            self.fixed_charged = cx.budget.charge_compact(self.member, LIST_BYTES, cx.now);
+        }
+        self.run_timers(cx);
+        self.admit_woken(cx);
+        let batch = std::mem::take(&mut self.dirty);
+        for index in batch {
+            if let Some(flow) = self.flows.take(index) {
+                self.service(cx, flow);
+            }
+        }
+        !self.dirty.is_empty()
     }
+
+    fn run_timers(&mut self, cx: &mut Ctx<'_>) {
+        if self.blocked_until.is_some_and(|t| t <= cx.now) {
+            self.unblock();
+        }
+        self.timewait.expire(cx.budget, self.member, cx.now);
+        self.expire_parked(cx);
+        self.find_idle(cx);
+        while let Some(Reverse((at, index, generation))) = self.timers.peek().copied() {
+            if at > cx.now {
+                break;
+            }
+            self.timers.pop();
+            let id = FlowId { index, generation };
+            if self.flows.get_mut(id).is_some()
+                && let Some(flow) = self.flows.take(index)
+            {
+                self.run_flow_timer(cx, flow);
+            }
+        }
+    }
+
+    fn run_flow_timer(&mut self, cx: &mut Ctx<'_>, mut flow: Box<Flow>) {
+        flow.timer_at = None;
+        let Some(deadline) = flow.deadline() else {
+            self.flows.put(flow);
+            return;
+        };
+        if deadline > cx.now {
+            // It moved since the entry was made: entries are never removed, only found stale.
+            self.schedule(&mut flow);
+            self.flows.put(flow);
+            return;
+        }
+        flow.retry_at = flow.retry_at.filter(|&t| t > cx.now);
+        let disposition = flow.on_timer(cx, &mut self.stats);
+        self.settle(cx, flow, disposition, None);
+    }
+
+    /// Makes sure the timer queue wakes the flow in time.
+    fn schedule(&mut self, flow: &mut Flow) {
+        if let Some(deadline) = flow.deadline()
+            && flow.timer_at.is_none_or(|at| deadline < at)
+        {
+            flow.timer_at = Some(deadline);
+            self.timers.push(Reverse((deadline, flow.id.index, flow.id.generation)));
+        }
+    }
+
     /// When `turn` must run again if nothing else happens.
     pub fn next_deadline(&self) -> Option<Instant> {
-        todo!()
+        let timer = self.timers.peek().map(|Reverse((at, ..))| *at);
+        let idle = self.watch.front().map(|w| w.0);
+        [timer, idle, self.blocked_until, self.timewait.deadline(), self.parked.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
+
+    // ---- ends ----
+
+    fn abort(&mut self, cx: &mut Ctx<'_>, flow: Box<Flow>) {
+        self.stats.add(Stat::OutRsts);
+        self.egress.segment(cx.device, &flow.tuple, &flow.tcb.reset_segment(), &[]);
+        self.end(cx, flow, Close::Reset);
+    }
+
+    /// The flow is over: host socket closed, memory given back.
+    fn end(&mut self, cx: &mut Ctx<'_>, mut flow: Box<Flow>, how: Close) {
+        cx.host.close(flow.id, how);
+        if flow.waiting {
+            cx.budget.forget(self.wake_key(&flow).0);
+        }
+        flow.tcb.clear(cx.pool);
+        self.flows.release(&flow);
+        cx.budget.release(flow.ledger, cx.now);
+    }
+
     /// The container is gone: every flow is aborted (host side reset), everything uncharged.
-    pub fn abort_all(&mut self, _cx: &mut Ctx<'_>) {
-        todo!()
+    pub fn abort_all(&mut self, cx: &mut Ctx<'_>) {
+        for index in self.flows.indices() {
+            if let Some(flow) = self.flows.take(index) {
+                self.end(cx, flow, Close::Reset);
+            }
+        }
+        while let Some(id) = self.parked.first() {
+            self.unpark(id, cx.budget);
+        }
+        self.timewait.clear(cx.budget, self.member, cx.now);
+        if std::mem::take(&mut self.fixed_charged) {
+            cx.budget.uncharge_compact(self.member, LIST_BYTES, cx.now);
+        }
+        self.timers.clear();
+        self.watch.clear();
+        self.idle.clear();
+        self.dirty.clear();
+        self.blocked.clear();
+        self.blocked_until = None;
     }
 
-    // ---- getters ----
+    fn icmp_allowed(&mut self, now: Instant) -> bool {
+        let second = now.0 / 1_000_000_000;
+        if self.icmp.0 != second {
+            self.icmp = (second, 0);
+        }
+        self.icmp.1 += 1;
+        let allowed = self.icmp.1 <= ICMP_PER_SECOND;
+        if !allowed {
+            self.stats.add(Stat::IcmpRateLimited);
+        }
+        allowed
+    }
+}
 
-    pub fn stats(&self) -> ContainerStats {
-        todo!()
+impl Flow {
+    fn on_segment(
+        &mut self,
+        seg: &Segment<'_>,
+        cx: &mut Ctx<'_>,
+        stats: &mut Stats,
+    ) -> Disposition {
+        let (tcb, mut mem) = self.tcb_and_mem(cx.now, cx.budget, cx.pool, stats);
+        tcb.on_segment(seg, &mut mem)
     }
-    pub fn flows(&self) -> Vec<FlowInfo> {
-        todo!()
+
+    fn on_timer(&mut self, cx: &mut Ctx<'_>, stats: &mut Stats) -> Disposition {
+        let (tcb, mut mem) = self.tcb_and_mem(cx.now, cx.budget, cx.pool, stats);
+        tcb.on_timer(&mut mem)
     }
+
+    fn tcb_and_mem<'a>(
+        &'a mut self,
+        now: Instant,
+        budget: &'a mut Budget,
+        pool: &'a mut crate::ChunkPool,
+        stats: &'a mut Stats,
+    ) -> (&'a mut crate::tcp::Tcb, Mem<'a>) {
+        (&mut self.tcb, Mem { now, budget, pool, ledger: &mut self.ledger, stats })
+    }
+}
+
+/// Destination as the guest names it, for a peer of a published port.
+fn as_gateway(config: &ContainerConfig, port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(config.gateway_ip, port)
 }

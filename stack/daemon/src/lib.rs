@@ -1,0 +1,25 @@
+//! The shell around the stack: everything that touches the real world. Worker loops, clocks, sockets, devices,
+//! namespaces, the command line; the decisions are made in `controller`, the protocols in `stack`.
+#![deny(unsafe_code)]
+
+pub mod attach;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod exit;
+mod host;
+mod names;
+mod netlink;
+pub mod run;
+pub mod stats;
+#[allow(unsafe_code, reason = "the few calls that neither std nor nix wraps; nothing else lives there")]
+mod sys;
+mod token;
+pub mod units;
+mod worker;
+
+pub use daemon::{
+    BudgetId, BudgetRef, ContainerHandle, ContainerSpec, Daemon, DaemonConfig, DaemonError,
+    DaemonEvent, Publish,
+};

@@ -14,7 +14,8 @@ use super::link::{Fate, Link, LinkConfig};
 use super::rng::Rng;
 use super::server::Server;
 use crate::chunk::ChunkPool;
-use crate::container::{Container, ContainerConfig, WakeKey};
+use crate::config::ContainerConfig;
+use crate::container::{Container, WakeKey};
 use crate::io::{Ctx, Device, FlowId, HostCaps};
 use crate::vnet::VnetHdr;
 

@@ -1,0 +1,269 @@
+//! The strict rules: a guarantee is a reservation, an advertised window is a charge, hard is hard.
+
+use super::{Budget, Rules};
+use crate::event::{Counter, Event};
+use crate::ledger::{FlowSizes, Ledger, MemberId, Parts, RxKind};
+use crate::linux::Sock;
+use crate::meter::Refusal;
+use crate::units::CHUNK_SIZE;
+
+impl Budget {
+    // ---- admission ----
+
+    pub(super) fn strict_admit(
+        &mut self,
+        member: MemberId,
+        sizes: &FlowSizes,
+    ) -> Result<Ledger, Refusal> {
+        debug_assert!(u64::from(sizes.rmem_min).is_multiple_of(CHUNK_SIZE), "whole chunks");
+        debug_assert!(u64::from(sizes.wmem_min).is_multiple_of(CHUNK_SIZE), "whole chunks");
+        let sock = u64::from(sizes.sock);
+        if self.meter.half_open + sock > self.meter.limits.hard_bytes() / 8 {
+            self.refused_at = self.releases;
+            return Err(Refusal::HalfOpen);
+        }
+        if let Err(refusal) = self.charge(sock) {
+            return Err(self.note_refusal(member, refusal));
+        }
+        self.meter.half_open += sock;
+        self.meter.fixed += sock;
+        let found = self.member_mut(member);
+        found.bytes += sock;
+        found.sock += sock;
+        found.flows += 1;
+        self.rescale(member);
+        Ok(Ledger::new(member, *sizes, Sock::new(self.sock.wmem[1], self.sock.rmem[1])))
+    }
+
+    pub(super) fn strict_establish(&mut self, ledger: &mut Ledger) -> Result<(), Refusal> {
+        if ledger.established {
+            return Ok(());
+        }
+        // Nothing is held beyond `sock` yet, except what was opened or granted ahead of the reservation.
+        let before = ledger.parts();
+        let host = u64::from(ledger.sizes.host_floor);
+        ledger.established = true;
+        ledger.host += host;
+        let more = ledger.parts().held - before.held;
+        if let Err(refusal) = self.charge(more) {
+            ledger.established = false;
+            ledger.host -= host;
+            return Err(self.note_refusal(ledger.member, refusal));
+        }
+        self.meter.half_open -= u64::from(ledger.sizes.sock);
+        self.meter.fixed += ledger.sizes.rest();
+        self.recount(before, ledger.parts());
+        let member = self.member_mut(ledger.member);
+        member.bytes += more;
+        member.host += host;
+        self.rescale(ledger.member);
+        Ok(())
+    }
+
+    pub(super) fn strict_release(&mut self, ledger: &mut Ledger) {
+        let parts = ledger.parts();
+        let gone = Parts { held: 0, elastic: 0, idle: 0, active: false };
+        self.recount(parts, gone);
+        self.meter.fixed -= ledger.floor();
+        if !ledger.established {
+            self.meter.half_open -= u64::from(ledger.sizes.sock);
+        }
+        let member = self.member_mut(ledger.member);
+        member.bytes -= parts.held;
+        member.sock -= u64::from(ledger.sizes.sock);
+        member.host -= ledger.host;
+        member.rmem -= u64::from(ledger.rmem);
+        member.ofo -= u64::from(ledger.ofo);
+        member.credit -= u64::from(ledger.credit);
+        member.wmem -= u64::from(ledger.wmem);
+        member.flows -= 1;
+        ledger.released = true;
+        self.uncharge(parts.held);
+        self.rescale(ledger.member);
+    }
+
+    // ---- growth: the reserve, then what the chain and the share allow ----
+
+    pub(super) fn strict_rx_open(&mut self, ledger: &mut Ledger, chunks: u32) -> u32 {
+        self.wake(ledger);
+        let free = ledger.rx_unused().min(chunks);
+        ledger.credit += free;
+        let granted = free + self.grow(ledger, chunks - free, |ledger, n| ledger.credit += n);
+        self.member_mut(ledger.member).credit += u64::from(granted);
+        granted
+    }
+
+    pub(super) fn strict_rx_fill(&mut self, ledger: &mut Ledger, chunks: u32, kind: RxKind) -> u32 {
+        self.wake(ledger);
+        if chunks > ledger.credit {
+            self.strict_rx_open(ledger, chunks - ledger.credit);
+        }
+        let filled = chunks.min(ledger.credit);
+        ledger.credit -= filled;
+        let member = self.member_mut(ledger.member);
+        member.credit -= u64::from(filled);
+        match kind {
+            RxKind::InOrder => {
+                ledger.rmem += filled;
+                member.rmem += u64::from(filled);
+            }
+            RxKind::Ofo => {
+                ledger.ofo += filled;
+                member.ofo += u64::from(filled);
+            }
+        }
+        filled
+    }
+
+    pub(super) fn strict_tx_grant(&mut self, ledger: &mut Ledger, chunks: u32) -> u32 {
+        self.wake(ledger);
+        let free = ledger.tx_unused().min(chunks);
+        ledger.wmem += free;
+        let granted = free + self.grow(ledger, chunks - free, |ledger, n| ledger.wmem += n);
+        self.member_mut(ledger.member).wmem += u64::from(granted);
+        granted
+    }
+
+    pub(super) fn strict_host_raise(&mut self, ledger: &mut Ledger, bytes: u64) -> bool {
+        if self.under_pressure() {
+            self.refused_at = self.releases;
+            return false;
+        }
+        if let Err(refusal) = self.charge(bytes) {
+            self.note_refusal(ledger.member, refusal);
+            return false;
+        }
+        let before = ledger.parts();
+        ledger.host += bytes;
+        self.recount(before, ledger.parts());
+        self.member_mut(ledger.member).bytes += bytes;
+        self.retest(ledger.member);
+        true
+    }
+
+    /// Up to `want` chunks beyond the reserve. `apply` books what was granted in the ledger.
+    #[inline]
+    fn grow(&mut self, ledger: &mut Ledger, want: u32, apply: impl Fn(&mut Ledger, u32)) -> u32 {
+        if want == 0 {
+            return 0;
+        }
+        let before = ledger.parts();
+        let fair = if self.meter.flag { self.fair_chunks(before).min(want) } else { want };
+        let (granted, refusal) = self.meter.grant(self.chain.leaf.as_deref(), fair);
+        if let Some(refusal) = refusal {
+            self.note_refusal(ledger.member, refusal);
+        } else if granted < want {
+            self.refused_at = self.releases;
+        }
+        if granted > 0 {
+            apply(ledger, granted);
+            self.recount(before, ledger.parts());
+            self.member_mut(ledger.member).bytes += u64::from(granted) * CHUNK_SIZE;
+            self.retest(ledger.member);
+        }
+        granted
+    }
+
+    /// Chunks a flow may grow by under pressure: the most that leaves `E > n_active * elastic` (H4).
+    pub(super) fn fair_chunks(&self, parts: Parts) -> u32 {
+        let active = self.meter.active + u64::from(!parts.active);
+        // Largest `elastic` with `active * elastic < E`.
+        let most = self.meter.room_bytes().saturating_sub(1) / active;
+        let chunks = most.saturating_sub(parts.elastic) / CHUNK_SIZE;
+        u32::try_from(chunks).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn wake(&mut self, ledger: &mut Ledger) {
+        if ledger.idle {
+            self.shrink(ledger, |ledger| ledger.idle = false);
+        }
+    }
+
+    // ---- shrinking, and the sums ----
+
+    /// Applies `change`, which lowers what the ledger holds (or moves it between categories), and gives the difference
+    /// back. The member's categories are the caller's.
+    #[inline]
+    pub(super) fn shrink(&mut self, ledger: &mut Ledger, change: impl FnOnce(&mut Ledger)) {
+        let before = ledger.parts();
+        change(ledger);
+        let after = ledger.parts();
+        debug_assert!(after.held <= before.held, "a release that holds more");
+        let idle_moved = before.idle != after.idle;
+        self.recount(before, after);
+        let freed = before.held - after.held;
+        if freed > 0 {
+            self.member_mut(ledger.member).bytes -= freed;
+            self.uncharge(freed);
+        }
+        if idle_moved {
+            self.rescale(ledger.member);
+        } else {
+            self.retest(ledger.member);
+        }
+    }
+
+    #[inline]
+    pub(super) fn recount(&mut self, before: Parts, after: Parts) {
+        self.meter.active += u64::from(after.active);
+        self.meter.active -= u64::from(before.active);
+        self.meter.idle += after.idle;
+        self.meter.idle -= before.idle;
+    }
+
+    // ---- the meter, with the chain ----
+
+    #[inline]
+    pub(super) fn charge(&mut self, bytes: u64) -> Result<(), Refusal> {
+        self.meter.charge(self.chain.leaf.as_deref(), bytes)
+    }
+
+    #[inline]
+    pub(super) fn uncharge(&mut self, bytes: u64) {
+        self.meter.uncharge(self.chain.leaf.as_deref(), bytes);
+        self.releases += 1;
+    }
+
+    /// Reservations, idle credit or limits changed: new thresholds, then the soft test.
+    pub(super) fn rescale(&mut self, member: MemberId) {
+        if self.rules == Rules::Strict {
+            self.meter.rescale(self.chain.leaf.as_deref());
+            self.retest(member);
+        }
+    }
+
+    /// The soft test, the same after every change (K7).
+    #[inline]
+    pub(super) fn retest(&mut self, member: MemberId) {
+        if self.meter.flag_due() {
+            self.turn_flag(member);
+        }
+    }
+
+    #[cold]
+    fn turn_flag(&mut self, member: MemberId) {
+        let at = self.now;
+        self.meter.flag = !self.meter.flag;
+        if self.meter.flag {
+            self.meter.since = at;
+            self.count(member, Counter::TCPMemoryPressures, 1);
+            self.emit(member, Event::PressureEnter { at });
+        } else {
+            let lasted = at.since(self.meter.since);
+            let after_ms = lasted.as_millis() as u64;
+            self.meter.pressure_ns += lasted.as_nanos() as u64;
+            self.releases += 1;
+            self.count(member, Counter::TCPMemoryPressuresChrono, after_ms);
+            self.emit(member, Event::PressureLeave { at, after_ms });
+        }
+    }
+
+    /// Remembers that a charge was refused now; the first hard one of an episode is an event.
+    pub(super) fn note_refusal(&mut self, member: MemberId, refusal: Refusal) -> Refusal {
+        self.refused_at = self.releases;
+        if refusal.is_hard() && self.meter.refusal_begins() {
+            self.emit(member, Event::HardRefused { at: self.now });
+        }
+        refusal
+    }
+}

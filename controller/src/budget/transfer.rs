@@ -1,0 +1,182 @@
+//! A byte moves between containers: one owner at a time (B11, K5).
+
+use super::{Budget, Rules, common_level};
+use crate::ledger::Ledger;
+use crate::level::Level;
+use crate::meter::Refusal;
+use crate::units::{CHUNK_SIZE, Instant, pages};
+
+/// Moves up to `chunks` in-order chunks of `from` (held by `giver`) into the send queue of `to` (held by `taker`).
+/// Returns how many moved, a prefix.
+///
+/// The taker's chain is charged below the lowest level common to both, then the giver's is uncharged; the common
+/// levels see only the net difference, and only a positive one can be refused there. What does not move stays with
+/// the giver, whose window then closes. Both budgets must follow the same rules; under linux rules, and between
+/// budgets of different rules, it is a plain grant followed by a plain release.
+pub fn transfer(
+    giver: &mut Budget,
+    from: &mut Ledger,
+    taker: &mut Budget,
+    to: &mut Ledger,
+    chunks: u32,
+    now: Instant,
+) -> u32 {
+    let chunks = chunks.min(from.rmem);
+    if giver.rules == Rules::Linux || taker.rules == Rules::Linux {
+        let granted = taker.tx_grant(to, chunks, now);
+        giver.rx_free(from, granted, now);
+        return granted;
+    }
+    giver.at(now);
+    taker.at(now);
+    taker.wake(to);
+    let mut moved = 0;
+    while moved < chunks && taker.take_one(giver, from, to) {
+        moved += 1;
+    }
+    moved
+}
+
+impl Budget {
+    /// As [`transfer`], between two flows of one budget: members of a shared pool, or one container with itself.
+    pub fn transfer_within(
+        &mut self,
+        from: &mut Ledger,
+        to: &mut Ledger,
+        chunks: u32,
+        now: Instant,
+    ) -> u32 {
+        self.at(now);
+        let mut moved = 0;
+        while moved < chunks && from.rmem > 0 && self.pass_one(from, to) {
+            moved += 1;
+        }
+        moved
+    }
+
+    fn pass_one(&mut self, from: &mut Ledger, to: &mut Ledger) -> bool {
+        let now = self.now;
+        if self.rules == Rules::Strict && to.tx_unused() == 0 && from.rx_held() > from.rmem_min() {
+            // Net nothing: the chunk's charge changes hands without a test of any meter.
+            let share_ok = !self.meter.flag || self.fair_chunks(to.parts()) > 0;
+            if !share_ok {
+                self.refused_at = self.releases;
+                return false;
+            }
+            self.hand_over(from, to);
+            return true;
+        }
+        if self.tx_grant(to, 1, now) == 0 {
+            return false;
+        }
+        self.rx_free(from, 1, now);
+        true
+    }
+
+    fn hand_over(&mut self, from: &mut Ledger, to: &mut Ledger) {
+        let before = (from.parts(), to.parts());
+        from.rmem -= 1;
+        to.wmem += 1;
+        self.recount(before.0, from.parts());
+        self.recount(before.1, to.parts());
+        let giver = self.member_mut(from.member);
+        giver.rmem -= 1;
+        giver.bytes -= CHUNK_SIZE;
+        let taker = self.member_mut(to.member);
+        taker.wmem += 1;
+        taker.bytes += CHUNK_SIZE;
+        self.releases += 1;
+        self.rescale(to.member);
+    }
+
+    /// One chunk from `giver` to this budget; false and nothing changed when refused.
+    fn take_one(&mut self, giver: &mut Self, from: &mut Ledger, to: &mut Ledger) -> bool {
+        let grows = u64::from(to.tx_unused() == 0) * CHUNK_SIZE;
+        let frees = u64::from(from.rx_held() > from.rmem_min()) * CHUNK_SIZE;
+        if grows > 0 && self.meter.flag && self.fair_chunks(to.parts()) == 0 {
+            self.refused_at = self.releases;
+            return false;
+        }
+        if let Err(refusal) = self.exchange(giver, grows, frees) {
+            self.note_refusal(to.member, refusal);
+            return false;
+        }
+        self.book_taken(to, grows);
+        giver.book_given(from, frees);
+        true
+    }
+
+    /// The meters' side of one chunk's move.
+    fn exchange(&mut self, giver: &mut Self, grows: u64, frees: u64) -> Result<(), Refusal> {
+        let usage = pages(self.meter.bytes + grows);
+        let left = pages(giver.meter.bytes - frees);
+        if usage > self.meter.limits.hard && usage > self.meter.usage {
+            return Err(self.meter.refuse(None, Refusal::Hard));
+        }
+        let up = self.meter.charged_up(usage) - self.meter.charged_up(self.meter.usage);
+        let down = giver.meter.charged_up(giver.meter.usage) - giver.meter.charged_up(left);
+        let (mine, theirs) = (self.chain.leaf.as_deref(), giver.chain.leaf.as_deref());
+        let common = common_level(mine, theirs);
+        if let Some(level) = mine {
+            self.meter.allows(level, up)?;
+            if up > 0
+                && let Err(at) = level.try_charge_below(up, common)
+            {
+                return Err(self.meter.refuse_seen(at));
+            }
+        }
+        if let Some(common) = common {
+            settle_net(common, up, down).map_err(|at| {
+                let below = mine.map_or(0, |level| {
+                    level.uncharge_below(up, Some(common));
+                    level.chain_to(Some(common)).count() as u8
+                });
+                self.meter.refuse_seen(below + at)
+            })?;
+        }
+        if let Some(level) = theirs
+            && down > 0
+        {
+            level.uncharge_below(down, common);
+        }
+        self.meter.bytes += grows;
+        self.meter.set_usage(usage);
+        self.meter.passed();
+        giver.meter.bytes -= frees;
+        giver.meter.usage = left;
+        Ok(())
+    }
+
+    fn book_taken(&mut self, to: &mut Ledger, grows: u64) {
+        let before = to.parts();
+        to.wmem += 1;
+        self.recount(before, to.parts());
+        let member = self.member_mut(to.member);
+        member.wmem += 1;
+        member.bytes += grows;
+        self.retest(to.member);
+    }
+
+    fn book_given(&mut self, from: &mut Ledger, frees: u64) {
+        let before = from.parts();
+        from.rmem -= 1;
+        let after = from.parts();
+        debug_assert!(before.held - after.held == frees, "the ledger formula disagrees");
+        self.recount(before, after);
+        let member = self.member_mut(from.member);
+        member.rmem -= 1;
+        member.bytes -= frees;
+        self.releases += 1;
+        self.rescale(from.member);
+    }
+}
+
+/// The common levels change by the difference only.
+fn settle_net(common: &Level, up: u64, down: u64) -> Result<(), u8> {
+    if up > down {
+        common.try_charge(up - down)
+    } else {
+        common.uncharge(down - up);
+        Ok(())
+    }
+}

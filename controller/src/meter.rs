@@ -1,0 +1,329 @@
+//! The strict rules' own meter of a budget: plain numbers, owned by one worker.
+
+use crate::level::Level;
+use crate::limits::Limits;
+use crate::units::{CHUNK_SIZE, Instant, PAGE_SIZE, pages};
+
+/// Why a charge was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The budget's own hard limit.
+    Hard,
+    /// A level above; 0 = the nearest.
+    Ancestor(u8),
+    /// Above the share under (container or host) pressure.
+    Share,
+    /// More half-open flows than hard/8 allows (H7).
+    HalfOpen,
+}
+
+impl Refusal {
+    /// Whether a hard counter said no, at whichever level.
+    pub const fn is_hard(self) -> bool {
+        matches!(self, Self::Hard | Self::Ancestor(_))
+    }
+}
+
+/// Usage of one budget, its limits, and the sums the soft test needs. Bytes unless said otherwise.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    pub(crate) bytes: u64,
+    /// `pages(bytes)`; rounded once for the whole budget (K8).
+    pub(crate) usage: u64,
+    pub(crate) limits: Limits,
+    /// Guarantee, pages, charged to every level above whether used or not (K4).
+    pub(crate) min: u64,
+    pub(crate) weight: u32,
+    /// Reservations of flows, compact entries, device queues.
+    pub(crate) fixed: u64,
+    /// Open windows of idle flows above their reserve; whole pages.
+    pub(crate) idle: u64,
+    /// Flows with something elastic that are not idle (H4).
+    pub(crate) active: u64,
+    /// `sock` bytes of flows not established (H7).
+    pub(crate) half_open: u64,
+    pub(crate) udp: u64,
+    /// Pages of usage above which the flag is set, and at or below which it is cleared.
+    enter_at: u64,
+    leave_at: u64,
+    /// E: pages the reservations leave.
+    room: u64,
+    pub(crate) flag: bool,
+    pub(crate) since: Instant,
+    /// Nanoseconds in finished episodes.
+    pub(crate) pressure_ns: u64,
+    pub(crate) watermark: u64,
+    pub(crate) failcnt: u64,
+    /// The last charge was refused by a hard counter.
+    pub(crate) refused: bool,
+    /// The event of this run of refusals was made.
+    refusing: bool,
+    /// What the levels above were told of `fixed` and `idle`, pages.
+    told_fixed: u64,
+    told_idle: u64,
+}
+
+impl Meter {
+    pub(crate) fn new(limits: Limits, min: u64, weight: u32) -> Self {
+        let mut meter = Self {
+            bytes: 0,
+            usage: 0,
+            limits,
+            min,
+            weight,
+            fixed: 0,
+            idle: 0,
+            active: 0,
+            half_open: 0,
+            udp: 0,
+            enter_at: 0,
+            leave_at: 0,
+            room: 0,
+            flag: false,
+            since: Instant(0),
+            pressure_ns: 0,
+            watermark: 0,
+            failcnt: 0,
+            refused: false,
+            refusing: false,
+            told_fixed: 0,
+            told_idle: 0,
+        };
+        meter.rescale(None);
+        meter
+    }
+
+    /// What the level above counts: a guarantee is charged when it is set.
+    #[inline]
+    pub(crate) fn charged_up(&self, usage: u64) -> u64 {
+        usage.max(self.min)
+    }
+
+    // ---- charging ----
+
+    /// All of `bytes`, up the whole chain, or nothing.
+    #[inline]
+    pub(crate) fn charge(&mut self, parent: Option<&Level>, bytes: u64) -> Result<(), Refusal> {
+        let after = self.bytes.saturating_add(bytes);
+        let usage = pages(after);
+        if usage != self.usage {
+            self.raise(parent, usage)?;
+        }
+        self.bytes = after;
+        Ok(())
+    }
+
+    fn raise(&mut self, parent: Option<&Level>, usage: u64) -> Result<(), Refusal> {
+        if usage > self.limits.hard {
+            return Err(self.refuse(None, Refusal::Hard));
+        }
+        let up = self.charged_up(usage) - self.charged_up(self.usage);
+        if let Some(parent) = parent
+            && up > 0
+        {
+            self.allows(parent, up)?;
+            parent.try_charge(up).map_err(|at| self.refuse_seen(at))?;
+        }
+        self.set_usage(usage);
+        self.passed();
+        Ok(())
+    }
+
+    /// As many of `want` chunks as fit, and why not all.
+    pub(crate) fn grant(&mut self, parent: Option<&Level>, want: u32) -> (u32, Option<Refusal>) {
+        // A racing worker may take the room between the look and the charge; then look again, at most a few times.
+        for _ in 0..4 {
+            let (room, by) = self.room_for_charge(parent);
+            let fits = u32::try_from(room / CHUNK_SIZE).unwrap_or(u32::MAX).min(want);
+            if fits > 0 && self.charge(parent, u64::from(fits) * CHUNK_SIZE).is_err() {
+                continue;
+            }
+            if fits == want {
+                return (want, None);
+            }
+            return (fits, Some(self.refuse(parent, by)));
+        }
+        (0, Some(Refusal::Ancestor(0)))
+    }
+
+    /// Gives bytes back, up the whole chain.
+    #[inline]
+    pub(crate) fn uncharge(&mut self, parent: Option<&Level>, bytes: u64) {
+        debug_assert!(self.bytes >= bytes, "budget would go negative");
+        self.bytes -= bytes;
+        let usage = pages(self.bytes);
+        if usage != self.usage {
+            if let Some(parent) = parent {
+                let up = self.charged_up(self.usage) - self.charged_up(usage);
+                if up > 0 {
+                    parent.uncharge(up);
+                }
+            }
+            self.usage = usage;
+        }
+    }
+
+    /// A charge went through the chain.
+    pub(crate) fn passed(&mut self) {
+        self.refused = false;
+        self.refusing = false;
+    }
+
+    pub(crate) fn set_usage(&mut self, usage: u64) {
+        self.usage = usage;
+        self.watermark = self.watermark.max(usage);
+    }
+
+    /// Counts a refusal where it happened.
+    pub(crate) fn refuse(&mut self, parent: Option<&Level>, by: Refusal) -> Refusal {
+        match by {
+            Refusal::Hard => self.failcnt += 1,
+            Refusal::Ancestor(at) => {
+                if let Some(level) = parent.and_then(|p| p.chain_to(None).nth(usize::from(at))) {
+                    level.note_refusal();
+                }
+            }
+            Refusal::Share | Refusal::HalfOpen => {}
+        }
+        self.refused |= by.is_hard();
+        by
+    }
+
+    // ---- room ----
+
+    /// Bytes one more charge could take now, and what bounds it.
+    pub(crate) fn room_for_charge(&self, parent: Option<&Level>) -> (u64, Refusal) {
+        let mut room = self.limits.hard_bytes().saturating_sub(self.bytes);
+        let mut by = Refusal::Hard;
+        let Some(parent) = parent else { return (room, by) };
+        let base = self.charged_up(self.usage);
+        let mut bound = |up: u64, why: Refusal| {
+            let bytes =
+                base.saturating_add(up).saturating_mul(PAGE_SIZE).saturating_sub(self.bytes);
+            if bytes < room {
+                (room, by) = (bytes, why);
+            }
+        };
+        for (at, level) in parent.chain_to(None).enumerate() {
+            bound(level.free(), Refusal::Ancestor(at as u8));
+        }
+        bound(self.share_room(parent), Refusal::Share);
+        (room, by)
+    }
+
+    /// Pages the fair levels above let this budget grow by (H5): no bound at a level without pressure.
+    fn share_room(&self, parent: &Level) -> u64 {
+        let mut room = u64::MAX;
+        let mut child = (self.charged_up(self.usage), self.weight);
+        for level in parent.chain_to(None) {
+            if level.under_pressure() {
+                let allowed = level.share().saturating_mul(u64::from(child.1));
+                room = room.min(allowed.saturating_sub(child.0));
+            }
+            child = (level.usage(), level.weight());
+        }
+        room
+    }
+
+    /// Over the fair share of some level above that is flagged.
+    pub(crate) fn over_share(&self, parent: &Level) -> bool {
+        let mut child = (self.usage, self.weight);
+        for level in parent.chain_to(None) {
+            let allowed = level.share().saturating_mul(u64::from(child.1));
+            if level.under_pressure() && child.0 > allowed && self.usage > self.min {
+                return true;
+            }
+            child = (level.usage(), level.weight());
+        }
+        false
+    }
+
+    /// E in bytes: what the reservations leave.
+    pub(crate) fn room_bytes(&self) -> u64 {
+        self.room.saturating_mul(PAGE_SIZE)
+    }
+
+    /// Whether the fair levels above let this budget grow by `up` pages.
+    pub(crate) fn allows(&self, parent: &Level, up: u64) -> Result<(), Refusal> {
+        if up > 0 && up > self.share_room(parent) { Err(Refusal::Share) } else { Ok(()) }
+    }
+
+    /// A level above refused and has counted it.
+    pub(crate) fn refuse_seen(&mut self, at: u8) -> Refusal {
+        self.refused = true;
+        Refusal::Ancestor(at)
+    }
+
+    /// True once for each run of refusals.
+    pub(crate) fn refusal_begins(&mut self) -> bool {
+        !core::mem::replace(&mut self.refusing, true)
+    }
+
+    // ---- the soft test (K7) ----
+
+    /// The fixed part, the idle part, `min` or a limit changed: scales the thresholds anew and tells the levels above.
+    pub(crate) fn rescale(&mut self, parent: Option<&Level>) {
+        let Limits { low, soft, hard } = self.limits;
+        let fixed = pages(self.fixed);
+        self.room = hard.saturating_sub(fixed);
+        let calm = fixed + self.idle / PAGE_SIZE;
+        self.enter_at = calm.saturating_add(scale(self.room, soft, hard));
+        self.leave_at = calm.saturating_add(scale(self.room, low, hard));
+        let (fixed, idle) = self.static_pages();
+        let (by_fixed, by_idle) = (diff(fixed, self.told_fixed), diff(idle, self.told_idle));
+        if by_fixed != 0 || by_idle != 0 {
+            if let Some(parent) = parent {
+                parent.shift_static(by_fixed, by_idle, None);
+            }
+            (self.told_fixed, self.told_idle) = (fixed, idle);
+        }
+    }
+
+    /// What the levels above count as this budget's fixed and idle parts, pages. A guarantee is a reservation there,
+    /// used or not, as a flow's reserve is here.
+    fn static_pages(&self) -> (u64, u64) {
+        let fixed = pages(self.fixed);
+        let calm = fixed + self.idle / PAGE_SIZE;
+        (self.charged_up(fixed), self.charged_up(calm) - self.charged_up(fixed))
+    }
+
+    /// The levels from `from` up to `end` forget this budget's fixed and idle parts, those from `to` learn them.
+    pub(crate) fn move_static(
+        &self,
+        from: Option<&Level>,
+        to: Option<&Level>,
+        end: Option<&Level>,
+    ) {
+        let (fixed, idle) = (self.told_fixed as i64, self.told_idle as i64);
+        if let Some(from) = from {
+            from.shift_static(-fixed, -idle, end);
+        }
+        if let Some(to) = to {
+            to.shift_static(fixed, idle, end);
+        }
+    }
+
+    /// Whether the flag has to change.
+    #[inline]
+    pub(crate) fn flag_due(&self) -> bool {
+        if self.flag { self.usage <= self.leave_at } else { self.usage > self.enter_at }
+    }
+}
+
+/// `room * part / hard`, rounded down.
+fn scale(room: u64, part: u64, hard: u64) -> u64 {
+    if hard == 0 {
+        return 0;
+    }
+    match room.checked_mul(part) {
+        Some(product) => product / hard,
+        None => {
+            let wide = u128::from(room) * u128::from(part) / u128::from(hard);
+            u64::try_from(wide).unwrap_or(u64::MAX)
+        }
+    }
+}
+
+fn diff(new: u64, old: u64) -> i64 {
+    new.wrapping_sub(old) as i64
+}

@@ -1,0 +1,312 @@
+//! Window and buffer sizes as pure functions: kernel notes 1.4 to 2.13, and the strict rules' chunk arithmetic (H.0).
+//!
+//! Nothing here touches a meter. Bytes unless said otherwise.
+
+use crate::linux::SNDBUF_MIN;
+use crate::units::{CHUNK_PAYLOAD, CHUNK_SIZE};
+
+// ---- strict: windows in chunks ----
+
+/// Chunks an open window costs: `ceil((window - tail_room) / 4032)`. In-order bytes fill the tail chunk first, so what
+/// the last occupied chunk still takes is free (H.0).
+pub const fn window_chunks(window: u32, tail_room: u32) -> u32 {
+    window.saturating_sub(tail_room).div_ceil(CHUNK_PAYLOAD)
+}
+
+/// The largest segment whose true size fits the receive reserve (K2).
+pub const fn mss_for_reserve(rmem_min: u32) -> u32 {
+    rmem_min / CHUNK_SIZE as u32 * CHUNK_PAYLOAD
+}
+
+/// Bound of `rcv_ssthresh` under pressure: `max(step, min(4 * mss, share))`, so that a large MSS does not void it (H9).
+pub fn ssthresh_under_pressure(step: u32, mss: u32, share: u32) -> u32 {
+    step.max(share.min(mss.saturating_mul(4)))
+}
+
+// ---- receive windows ----
+
+/// What [`select_window`] looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowInput {
+    /// Receive cap.
+    pub rcvbuf: u32,
+    /// Held, in order and out of order, and what waits in the backlog.
+    pub rmem: u32,
+    /// Payload in 256ths of true size; 128 = half.
+    pub ratio: u32,
+    /// Window scale; 0 = no scaling.
+    pub scale: u8,
+    /// Estimate of the peer's segment.
+    pub mss: u32,
+    /// What we announced.
+    pub advmss: u32,
+    /// Slow-start bound of the window.
+    pub rcv_ssthresh: u32,
+    /// Upper bound of the window.
+    pub window_clamp: u32,
+    /// Still open.
+    pub open: u32,
+    /// Whether the container is under pressure.
+    pub pressure: bool,
+}
+
+/// Answer of [`select_window`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowChoice {
+    /// The window to offer, before [`advertise`].
+    pub window: u32,
+    /// The bound, lowered under pressure.
+    pub rcv_ssthresh: u32,
+}
+
+/// `__tcp_select_window` (2.12).
+pub fn select_window(input: &WindowInput) -> WindowChoice {
+    let &WindowInput { rcvbuf, rmem, ratio, scale, mss, advmss, window_clamp, open, .. } = input;
+    let mut rcv_ssthresh = input.rcv_ssthresh;
+    let allowed = window_of(rcvbuf, ratio);
+    let full = window_clamp.min(allowed);
+    let mut free = window_of(rcvbuf.saturating_sub(rmem), ratio);
+    let mss = mss.min(full);
+    if full == 0 {
+        return WindowChoice { window: 0, rcv_ssthresh };
+    }
+    if free < full / 2 {
+        if input.pressure {
+            rcv_ssthresh = rcv_ssthresh.min(advmss.saturating_mul(4));
+        }
+        free = free >> scale << scale;
+        if free < allowed / 16 || free < mss {
+            return WindowChoice { window: 0, rcv_ssthresh };
+        }
+    }
+    free = free.min(rcv_ssthresh);
+    let window = if scale > 0 {
+        free.next_multiple_of(1 << scale)
+    } else if open > free || open + mss <= free {
+        free / mss * mss
+    } else if mss == full && free > open + full / 2 {
+        free
+    } else {
+        open
+    };
+    WindowChoice { window, rcv_ssthresh }
+}
+
+/// `tcp_select_window`: a window once open is not taken back, except by choice (`shrink`) or for want of memory.
+pub const fn advertise(window: u32, open: u32, scale: u8, shrink: bool, no_memory: bool) -> u32 {
+    if no_memory {
+        return 0;
+    }
+    if window < open && !(shrink && scale > 0) {
+        return open.next_multiple_of(1 << scale);
+    }
+    window
+}
+
+/// `tcp_win_from_space`.
+pub const fn window_of(space: u32, ratio: u32) -> u32 {
+    (space as u64 * ratio as u64 / 256) as u32
+}
+
+/// `tcp_space_from_win`.
+pub fn space_of(window: u64, ratio: u32) -> u32 {
+    u32::try_from(window * 256 / u64::from(ratio.max(1))).unwrap_or(u32::MAX)
+}
+
+// ---- receive admission ----
+
+/// `tcp_can_ingest`: what is held may fill the cap; the arriving segment's own size is not counted (2.9).
+pub const fn can_ingest(rmem: u32, rcvbuf: u32) -> bool {
+    rmem <= rcvbuf
+}
+
+/// What [`clamp_window`] looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClampInput {
+    /// Held.
+    pub rmem: u32,
+    /// Receive cap.
+    pub rcvbuf: u32,
+    /// Cap of autotuning.
+    pub rmem_max: u32,
+    /// The user set the cap.
+    pub locked: bool,
+    /// Whether the container is under pressure.
+    pub pressure: bool,
+    /// Whether the pool is below its low threshold.
+    pub below_low: bool,
+    /// Slow-start bound of the window.
+    pub rcv_ssthresh: u32,
+    /// Upper bound of the window.
+    pub window_clamp: u32,
+    /// What we announced.
+    pub advmss: u32,
+}
+
+/// `tcp_clamp_window` (2.10): raises the cap to what is held when memory is plenty, else lowers the window's bound.
+/// Returns the new `rcvbuf` and `rcv_ssthresh`.
+pub fn clamp_window(input: &ClampInput) -> (u32, u32) {
+    let mut rcvbuf = input.rcvbuf;
+    if rcvbuf < input.rmem_max && !input.locked && !input.pressure && input.below_low {
+        rcvbuf = input.rmem.min(input.rmem_max);
+    }
+    let rcv_ssthresh = if input.rmem > rcvbuf {
+        input.window_clamp.min(input.advmss.saturating_mul(2))
+    } else {
+        input.rcv_ssthresh
+    };
+    (rcvbuf, rcv_ssthresh)
+}
+
+/// What becomes of a data segment whose charge was refused for good (2.9 step 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Dropped, counted `TCPRcvQDrop`; the next window is zero.
+    Drop,
+    /// The receive queue is empty: charged by force and kept, so that the reader makes progress; window zero too.
+    Force,
+}
+
+/// Linux rules: progress of an empty receive queue, or of a bare FIN, beats the limit.
+pub const fn on_refused(queue_empty: bool, bare_fin: bool) -> Refused {
+    if queue_empty || bare_fin { Refused::Force } else { Refused::Drop }
+}
+
+/// `tcp_prune_ofo_queue`: how many buffers to drop. `above` are the true sizes of out-of-order buffers beyond the
+/// arriving segment, highest sequence first; they go by eighths of `rcvbuf`, until `rmem` fits and there is no
+/// pressure.
+pub fn prune_ofo(
+    above: impl IntoIterator<Item = u32>,
+    rmem: u32,
+    rcvbuf: u32,
+    pressure: bool,
+) -> usize {
+    let goal = rcvbuf / 8;
+    let (mut rmem, mut step, mut dropped) = (rmem, 0, 0);
+    for truesize in above {
+        dropped += 1;
+        rmem = rmem.saturating_sub(truesize);
+        step += truesize;
+        if step >= goal {
+            if rmem <= rcvbuf && !pressure {
+                break;
+            }
+            step = 0;
+        }
+    }
+    dropped
+}
+
+// ---- autotuning ----
+
+/// What [`autotune`] looks at, once a round trip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrsInput {
+    /// Bytes the reader took in this round trip.
+    pub copied: u32,
+    /// The same, the round trip before.
+    pub before: u32,
+    /// Microseconds.
+    pub rtt_us: u32,
+    /// Sequence span of out-of-order data.
+    pub ofo_span: u32,
+    /// Receive cap.
+    pub rcvbuf: u32,
+    /// Cap of autotuning.
+    pub rmem_max: u32,
+    /// Payload in 256ths of true size.
+    pub ratio: u32,
+}
+
+/// `tcp_rcvbuf_low_rtt`, microseconds.
+const LOW_RTT_US: u32 = 1000;
+
+/// Dynamic right-sizing, `tcp_rcv_space_adjust` (2.12): the new `rcvbuf` and `window_clamp`; `None` when the reader
+/// did not speed up.
+pub fn autotune(input: &DrsInput) -> Option<(u32, u32)> {
+    let &DrsInput { copied, before, rtt_us, ofo_span, rcvbuf, rmem_max, ratio } = input;
+    if copied <= before {
+        return None;
+    }
+    let mut window = 2 * u64::from(copied);
+    window += if rtt_us < LOW_RTT_US {
+        window * u64::from(rtt_us) / u64::from(LOW_RTT_US)
+    } else {
+        2 * window * u64::from(copied - before) / u64::from(before.max(1))
+    };
+    window += u64::from(ofo_span);
+    let rcvbuf = rcvbuf.max(space_of(window, ratio).min(rmem_max));
+    Some((rcvbuf, window_of(rcvbuf, ratio)))
+}
+
+/// What [`sndbuf_expand`] looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SndbufInput {
+    /// Current cap.
+    pub sndbuf: u32,
+    /// Segment size.
+    pub mss: u32,
+    /// Congestion window, segments.
+    pub cwnd: u32,
+    /// Reordering degree, segments.
+    pub reordering: u32,
+    /// `MAX_TCP_HEADER`: 192 or 320.
+    pub header: u32,
+    /// 2; BBR takes 3.
+    pub factor: u32,
+    /// Cap of autotuning.
+    pub wmem_max: u32,
+}
+
+/// `tcp_sndbuf_expand` (2.8): room for `factor` windows at true size. Never lowers.
+pub fn sndbuf_expand(input: &SndbufInput) -> u32 {
+    let &SndbufInput { sndbuf, mss, cwnd, reordering, header, factor, wmem_max } = input;
+    let per_mss = u64::from((mss + header + 320).next_power_of_two() + 256);
+    let segments = u64::from(cwnd.max(reordering + 1).max(10));
+    let want = u64::from(factor) * segments * per_mss;
+    sndbuf.max(u32::try_from(want).unwrap_or(u32::MAX).min(wmem_max))
+}
+
+/// `sk_stream_moderate_sndbuf` (2.4): `max(min(sndbuf, wmem / 2), 4608)`, unless the user set the cap.
+pub fn moderate_sndbuf(sndbuf: u32, wmem: u64, locked: bool) -> u32 {
+    if locked {
+        return sndbuf;
+    }
+    let half = u32::try_from(wmem / 2).unwrap_or(u32::MAX);
+    sndbuf.min(half).max(SNDBUF_MIN)
+}
+
+/// `sk_stream_is_writeable` (2.7): at most two thirds of the cap are queued.
+pub const fn writable(sndbuf: u32, wmem: u64) -> bool {
+    let sndbuf = sndbuf as u64;
+    wmem < sndbuf && sndbuf - wmem >= wmem / 2
+}
+
+// ---- facts of the kernel ----
+
+/// `tcp_add_backlog` (1.5): whether one more buffer may wait while `queued` (backlog and receive queue) is held.
+pub const fn backlog_accepts(queued: u64, rcvbuf: u32, sndbuf: u32) -> bool {
+    queued <= 2 * rcvbuf as u64 + sndbuf as u64 / 2 + 65_536
+}
+
+/// True size of a frame of at most a page read from a TAP device (1.4).
+pub const fn tap_truesize(frame: u32) -> u32 {
+    (frame + 64).next_multiple_of(64) + 320 + 256
+}
+
+/// `tcp_init_mem` (1.1): low, pressure, high in pages from the number of free buffer pages.
+pub fn default_tcp_mem(free_buffer_pages: u64) -> [u64; 3] {
+    let pressure = (free_buffer_pages / 16).max(128);
+    let low = pressure / 4 * 3;
+    [low, pressure, 2 * low]
+}
+
+/// `tcp_out_of_memory` (2.13): an orphan is reset when it queues more than 4608 bytes while the pool is over high.
+pub fn orphan_out_of_memory(wmem: u64, alloc: u64, high: u64) -> bool {
+    wmem > u64::from(SNDBUF_MIN) && alloc > high
+}
+
+/// `tcp_too_many_orphans` (2.13).
+pub const fn too_many_orphans(orphans: u64, shift: u32, max: u64) -> bool {
+    orphans << shift > max
+}

@@ -1,0 +1,151 @@
+//! Putting a device into a container's network namespace.
+//!
+//! The device is created in a scratch namespace and then moved, because a descriptor pins the namespace its node was
+//! opened in: one opened inside would keep the container's network alive after its last process. A moved one reports
+//! the end of the container as soon as it comes.
+
+use std::fs::File;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread;
+
+use nix::net::if_::if_nametoindex;
+use nix::sched::{CloneFlags, setns, unshare};
+use serde::{Deserialize, Serialize};
+use skbudget_stack::{ContainerConfig, Tap};
+
+use crate::netlink::Netlink;
+
+/// Name of the device in the container.
+pub const DEVICE_NAME: &str = "tap0";
+
+const LOOPBACK_NAME: &str = "lo";
+
+/// All of 10.0.2.0/24 is reached through the device.
+const SUBNET_PREFIX: u8 = 24;
+
+/// What the guest's end of the device looks like.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GuestNet {
+    pub ip: Ipv4Addr,
+    pub gateway: Ipv4Addr,
+    pub mtu: u16,
+    pub txqueuelen: u32,
+    pub offload: bool,
+}
+
+impl From<&ContainerConfig> for GuestNet {
+    fn from(config: &ContainerConfig) -> Self {
+        Self {
+            ip: config.guest_ip,
+            gateway: config.gateway_ip,
+            mtu: config.mtu,
+            txqueuelen: config.txqueuelen(),
+            offload: config.offload,
+        }
+    }
+}
+
+/// Which step of setting up failed.
+#[derive(Debug)]
+pub struct AttachError {
+    pub step: &'static str,
+    pub source: io::Error,
+}
+
+impl std::fmt::Display for AttachError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.step, self.source)
+    }
+}
+
+impl std::error::Error for AttachError {}
+
+/// Names the step a result belongs to.
+pub(crate) trait Step<T> {
+    fn step(self, step: &'static str) -> Result<T, AttachError>;
+}
+
+impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
+    fn step(self, step: &'static str) -> Result<T, AttachError> {
+        self.map_err(|e| AttachError { step, source: e.into() })
+    }
+}
+
+/// A new network namespace with its loopback up; it lives as long as the descriptor or a process in it. Needs
+/// CAP_SYS_ADMIN.
+pub fn create_netns() -> Result<OwnedFd, AttachError> {
+    on_a_thread(|| {
+        unshare(CloneFlags::CLONE_NEWNET).step("new network namespace")?;
+        loopback_up()?;
+        current_netns()
+    })
+}
+
+/// Creates a device in the network namespace and configures it there. Needs CAP_SYS_ADMIN over it.
+pub fn tap_into(netns: BorrowedFd<'_>, guest: &GuestNet) -> Result<Tap, AttachError> {
+    on_a_thread(|| {
+        unshare(CloneFlags::CLONE_NEWNET).step("scratch network namespace")?;
+        tap_into_from_here(netns, guest)
+    })
+}
+
+/// Runs `work` in the network namespace, on a thread of its own.
+pub fn run_in<T: Send>(
+    netns: BorrowedFd<'_>,
+    work: impl FnOnce() -> T + Send,
+) -> Result<T, AttachError> {
+    on_a_thread(|| {
+        setns(netns, CloneFlags::CLONE_NEWNET).step("enter the network namespace")?;
+        Ok(work())
+    })
+}
+
+/// As `tap_into`, from the scratch namespace that the calling thread is in; the thread ends up in `netns`.
+pub(crate) fn tap_into_from_here(
+    netns: BorrowedFd<'_>,
+    guest: &GuestNet,
+) -> Result<Tap, AttachError> {
+    let tap = Tap::open(DEVICE_NAME, guest.offload).step("create the device (/dev/net/tun)")?;
+    let index = if_nametoindex(DEVICE_NAME).step("find the device")?;
+    let mut outside = Netlink::open().step("netlink")?;
+    // Before it is up and before anything is in its queue.
+    let mtu = guest.mtu.into();
+    outside.set_queue(index, mtu, guest.txqueuelen).step("set MTU and queue of the device")?;
+    outside.move_device(index, DEVICE_NAME, netns).step("move the device")?;
+
+    setns(netns, CloneFlags::CLONE_NEWNET).step("enter the network namespace")?;
+    let mut inside = Netlink::open().step("netlink")?;
+    let index = if_nametoindex(DEVICE_NAME).step("find the device that was moved")?;
+    inside.add_address(index, guest.ip, SUBNET_PREFIX).step("set the guest's address")?;
+    inside.up(index).step("bring the device up")?;
+    inside.add_default_route(index, guest.gateway).step("set the default route")?;
+    Ok(tap)
+}
+
+pub(crate) fn loopback_up() -> Result<(), AttachError> {
+    let index = if_nametoindex(LOOPBACK_NAME).step("find the loopback")?;
+    Netlink::open().step("netlink")?.up(index).step("bring the loopback up")
+}
+
+/// The calling thread's.
+pub(crate) fn current_netns() -> Result<OwnedFd, AttachError> {
+    let fd = File::open("/proc/thread-self/ns/net").step("open /proc/thread-self/ns/net")?;
+    Ok(fd.into())
+}
+
+/// Namespaces are per thread: what a thread of its own enters does not move its caller.
+fn on_a_thread<T: Send>(
+    work: impl FnOnce() -> Result<T, AttachError> + Send,
+) -> Result<T, AttachError> {
+    thread::scope(|scope| match scope.spawn(work).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+/// `netns` by path, as /proc/PID/ns/net or /run/netns/NAME.
+pub fn open_netns(path: &std::path::Path) -> io::Result<OwnedFd> {
+    File::open(path)?.as_fd().try_clone_to_owned()
+}

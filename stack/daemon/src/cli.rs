@@ -1,0 +1,269 @@
+//! The command line, as typed. What it means is worked out in [`crate::config`].
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::units::parse_size;
+
+#[derive(Debug, Parser)]
+#[command(name = "skbudget", version, about = "Runs containers behind budgeted userspace TCP stacks")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run one command in a container of its own
+    Run(Box<RunArgs>),
+}
+
+const RUN_HELP: &str = "\
+The container sees one network, 10.0.2.0/24: itself at 10.0.2.100, the gateway at 10.0.2.2. The gateway's address \
+reaches the loopback of the host, that is every server listening on 127.0.0.1, unless --no-host-loopback is given.
+
+Sizes accept B, KiB, MiB, GiB, KB, MB and GB. low < soft < hard must hold.
+
+How large --hard should be: every flow that is open at the same time is guaranteed
+    sock 1536 + rmem_min 4096 + wmem_min 4096 + host floor 32768 = 42496 B
+and the device queue takes txqueuelen * 64KiB, with txqueuelen = hard/8/64KiB, at least 2 and at most 64 frames.
+Example: 300 flows need 300 * 42496 B = 12.2MiB, the queue of 16MiB is 2MiB: --hard 16MiB holds them. What is left \
+over is shared by the flows that move data; the more, the faster.
+
+CMD runs in new network, PID and mount namespaces (and a user namespace, as its root, when the caller is not root). \
+Everything in there ends with skbudget. skbudget itself keeps the privileges it was started with.
+
+Exit code: CMD's own, 128+N when signal N ended it; 1 failure, 2 usage, 125 the container could not be set up, \
+126 CMD is not executable, 127 CMD was not found.";
+
+#[derive(Debug, Args)]
+#[command(after_help = RUN_HELP, after_long_help = RUN_HELP)]
+pub struct RunArgs {
+    /// Name of the container [default: run-PID]
+    #[arg(long, value_name = "NAME", value_parser = parse_name)]
+    pub name: Option<String>,
+
+    /// Hard limit of TCP buffer memory: never exceeded [default: 256MiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub hard: Option<u64>,
+
+    /// Above it the container is under pressure [default: 2/3 of hard]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub soft: Option<u64>,
+
+    /// Below it pressure is over [default: half of hard, at most 3/4 of soft]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub low: Option<u64>,
+
+    /// Memory guaranteed against the host's limit
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "0")]
+    pub min: u64,
+
+    /// Share of the host's limit against other containers
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub weight: u32,
+
+    /// A budget of its own, one it may share with others, or none at all
+    #[arg(long, value_enum, default_value_t = Isolation::Container)]
+    pub isolation: Isolation,
+
+    /// Who is refused when memory is short: our rules, or the kernel's to compare with
+    #[arg(long, value_enum, default_value_t = RuleSet::Strict)]
+    pub rules: RuleSet,
+
+    /// Lead a TCP port of the host to one of the container (repeatable); ADDR is 0.0.0.0 when left out
+    #[arg(short, long, value_name = "[ADDR:]HOSTPORT:PORT", value_parser = parse_publish)]
+    pub publish: Vec<PublishArg>,
+
+    /// MTU of the container's device, 68 to 65521
+    #[arg(long, value_name = "BYTES", default_value_t = 65520, value_parser = clap::value_parser!(u16).range(68..=65521))]
+    pub mtu: u16,
+
+    /// Leave checksums and segmentation to the two kernels
+    #[arg(long, value_enum, default_value_t = OnOff::On)]
+    pub offload: OnOff,
+
+    /// Refuse connections to the gateway's address instead of leading them to the host's loopback
+    #[arg(long)]
+    pub no_host_loopback: bool,
+
+    /// Source address of the container's connections to other hosts
+    #[arg(long, value_name = "IPV4")]
+    pub outbound_addr: Option<Ipv4Addr>,
+
+    /// Write every frame there, both ways
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+
+    /// Write the final stats there, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub stats_file: Option<PathBuf>,
+
+    /// Receive buffer of a flow [default: 4096,131072,6MiB]
+    #[arg(long, value_name = "MIN,DEFAULT,MAX", value_parser = parse_triple)]
+    pub tcp_rmem: Option<Triple>,
+
+    /// Send buffer of a flow [default: 4096,16384,4MiB]
+    #[arg(long, value_name = "MIN,DEFAULT,MAX", value_parser = parse_triple)]
+    pub tcp_wmem: Option<Triple>,
+
+    /// Say more on stderr; twice: say everything
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+
+    /// The command and its arguments
+    #[arg(required = true, last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Isolation {
+    Container,
+    Shared,
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RuleSet {
+    Strict,
+    Linux,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnOff {
+    On,
+    Off,
+}
+
+/// A published port as given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublishArg {
+    pub host: SocketAddrV4,
+    pub guest_port: u16,
+}
+
+/// `min <= default <= max`, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Triple(pub [u32; 3]);
+
+/// Most characters of a name: it becomes part of a socket's address.
+const NAME_MAX: usize = 64;
+
+pub(crate) fn parse_name(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let fits = (1..=NAME_MAX).contains(&text.len());
+    if fits && text.chars().all(allowed) && !text.starts_with(['.', '-']) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "1 to {NAME_MAX} letters, digits, '.', '_' and '-' are allowed, not beginning with '.' or '-'"
+    ))
+}
+
+pub(crate) fn parse_publish(text: &str) -> Result<PublishArg, String> {
+    const ALLOWED: &str = "[ADDR:]HOSTPORT:PORT is allowed, e.g. 8080:80 or 127.0.0.1:8080:80";
+    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    match protocol {
+        "tcp" => {}
+        "udp" => return Err("UDP ports cannot be published yet: only TCP is allowed".to_owned()),
+        other => return Err(format!("protocol {other:?} is not known: {ALLOWED}")),
+    }
+    let port = |text: &str| match text.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(format!("port {text:?} is not in 1..=65535: {ALLOWED}")),
+    };
+    let parts: Vec<&str> = ports.split(':').collect();
+    let (addr, host_port, guest_port) = match parts[..] {
+        [host, guest] => (Ipv4Addr::UNSPECIFIED, host, guest),
+        [addr, host, guest] => {
+            let addr = addr.parse();
+            (addr.map_err(|_| format!("address is not IPv4: {ALLOWED}"))?, host, guest)
+        }
+        _ => return Err(ALLOWED.to_owned()),
+    };
+    Ok(PublishArg {
+        host: SocketAddrV4::new(addr, port(host_port)?),
+        guest_port: port(guest_port)?,
+    })
+}
+
+fn parse_triple(text: &str) -> Result<Triple, String> {
+    const ALLOWED: &str = "min,default,max with 1 <= min <= default <= max < 2GiB is allowed";
+    let sizes = text.split(',').map(parse_size).collect::<Result<Vec<_>, _>>()?;
+    let &[min, default, max] = &sizes[..] else { return Err(ALLOWED.to_owned()) };
+    if !(1 <= min && min <= default && default <= max && max < 1 << 31) {
+        return Err(ALLOWED.to_owned());
+    }
+    Ok(Triple([min as u32, default as u32, max as u32]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<RunArgs, clap::Error> {
+        let line = ["skbudget", "run"].iter().chain(args);
+        Cli::try_parse_from(line).map(|cli| match cli.command {
+            Command::Run(run) => *run,
+        })
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults() {
+        let run = parse(&["--", "true", "-x"]).unwrap();
+        assert_eq!((run.mtu, run.offload, run.weight), (65520, OnOff::On, 100));
+        assert_eq!(run.command, ["true", "-x"]);
+    }
+
+    #[test]
+    fn ports() {
+        let any = Ipv4Addr::UNSPECIFIED;
+        let expect = |addr, host, guest_port| {
+            Ok(PublishArg { host: SocketAddrV4::new(addr, host), guest_port })
+        };
+        assert_eq!(parse_publish("8080:80"), expect(any, 8080, 80));
+        assert_eq!(parse_publish("127.0.0.1:8080:80/tcp"), expect(Ipv4Addr::LOCALHOST, 8080, 80));
+        for bad in ["80", "0:80", "80:0", "x:80", "::1:80:80", "1:2:3:4", "80:80/udp", "70000:80"] {
+            assert!(parse_publish(bad).is_err(), "{bad}");
+        }
+        assert!(parse_publish("80:80/udp").unwrap_err().contains("only TCP"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_what_is_allowed() {
+        let cases: [(&[&str], &str); 8] = [
+            (&["--mtu", "67", "--", "true"], "68..=65521"),
+            (&["--mtu", "65522", "--", "true"], "68..=65521"),
+            (&["--hard", "12x", "--", "true"], "--hard"),
+            (&["--weight", "0", "--", "true"], "1..=10000"),
+            (&["--name", "a/b", "--", "true"], "letters"),
+            (&["--tcp-rmem", "3,2,1", "--", "true"], "min <= default"),
+            (&["--bogus", "--", "true"], "--bogus"),
+            (&["--hard", "1MiB"], "CMD"),
+        ];
+        for (args, expected) in cases {
+            let error = parse(args).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{args:?}");
+            assert!(error.to_string().contains(expected), "{args:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_help_says_how_the_host_is_reached_and_how_to_size_hard() {
+        let help = parse(&["--help"]).unwrap_err();
+        assert_eq!(help.exit_code(), 0);
+        let text = help.to_string();
+        for expected in ["loopback of the host", "--no-host-loopback", "42496 B", "hard/8/64KiB"] {
+            assert!(text.contains(expected), "{expected} in {text}");
+        }
+    }
+}

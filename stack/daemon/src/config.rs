@@ -1,0 +1,178 @@
+//! From the command line to what a container is made of: everything checked, every error naming its key.
+
+use std::ffi::OsString;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use skbudget_controller::{
+    BudgetConfig, CHUNK_SIZE, LimitError, Limits, PAGE_SIZE, Rules, SockLimits,
+};
+use skbudget_stack::ContainerConfig;
+
+use crate::cli::{Isolation, OnOff, PublishArg, RuleSet, RunArgs, Triple};
+use crate::exit::Failure;
+use crate::units::{Size, describe};
+
+/// `--hard` when it is not given.
+pub const HARD_DEFAULT: u64 = 256 << 20;
+
+/// `skbudget run`, ready to be carried out.
+#[derive(Debug, Clone)]
+pub struct RunConfig {
+    pub name: String,
+    pub budget: BudgetConfig,
+    pub container: ContainerConfig,
+    pub publish: Vec<PublishArg>,
+    pub outbound_addr: Option<Ipv4Addr>,
+    pub pcap: Option<PathBuf>,
+    pub stats_file: Option<PathBuf>,
+    pub command: Vec<OsString>,
+}
+
+impl RunConfig {
+    /// `secret`: two random numbers for the stack; `pid` names a container that was given no name.
+    pub fn new(args: RunArgs, secret: [u64; 2], pid: u32) -> Result<Self, Failure> {
+        let (hard, limits) = limits(&args)?;
+        let mut sock = SockLimits::default();
+        if let Some(Triple(rmem)) = args.tcp_rmem {
+            sock.rmem = rmem;
+        }
+        if let Some(Triple(wmem)) = args.tcp_wmem {
+            sock.wmem = wmem;
+        }
+        let offload = args.offload == OnOff::On;
+        let mut container = ContainerConfig::new(args.mtu, offload, hard, secret);
+        container.host_loopback = !args.no_host_loopback;
+
+        // The reserve of a flow is at least the least it was promised.
+        let before = container.sizes;
+        container.sizes.rmem_min = before.rmem_min.max(whole_chunks(sock.rmem[0]));
+        container.sizes.wmem_min = before.wmem_min.max(whole_chunks(sock.wmem[0]));
+        let more = (container.sizes.rmem_min - before.rmem_min)
+            + (container.sizes.wmem_min - before.wmem_min);
+        let least = ContainerConfig::least_hard_bytes(args.mtu, offload) + u64::from(more);
+        if let Some(hard) = hard.filter(|hard| *hard < least) {
+            return Err(Failure::usage(format!(
+                "--hard {} is too small for one flow and the device queue: at least {} is allowed",
+                Size(hard),
+                Size(least)
+            )));
+        }
+        let rules = match args.rules {
+            RuleSet::Strict => Rules::Strict,
+            RuleSet::Linux => Rules::Linux,
+        };
+        let budget =
+            BudgetConfig { rules, limits, sock, min_bytes: args.min, weight: args.weight };
+        if let Some(hard) = hard.filter(|hard| args.min > *hard) {
+            let (min_bytes, hard_bytes) = (args.min, hard);
+            let error = describe(&LimitError::MinAboveHard { min_bytes, hard_bytes });
+            return Err(Failure::usage(format!("--min: {error}: at most hard is allowed")));
+        }
+        Ok(Self {
+            name: args.name.unwrap_or_else(|| format!("run-{pid}")),
+            budget,
+            container,
+            publish: args.publish,
+            outbound_addr: args.outbound_addr,
+            pcap: args.pcap,
+            stats_file: args.stats_file,
+            command: args.command,
+        })
+    }
+}
+
+/// The hard limit in bytes (`None` = no limit) and the three thresholds.
+fn limits(args: &RunArgs) -> Result<(Option<u64>, Limits), Failure> {
+    let given = [("--hard", args.hard), ("--soft", args.soft), ("--low", args.low)];
+    if args.isolation == Isolation::Off {
+        if let Some((key, _)) = given.iter().find(|(_, size)| size.is_some()) {
+            return Err(Failure::usage(format!(
+                "{key} limits nothing with --isolation off: leave it out, or choose container or shared"
+            )));
+        }
+        return Ok((None, Limits::NONE));
+    }
+    let hard = args.hard.unwrap_or(HARD_DEFAULT);
+    let disorder = |low: u64, soft: u64, hard: u64| {
+        let size = |pages: u64| Size(pages.saturating_mul(PAGE_SIZE));
+        // The pair that is wrong, by the key that was given.
+        let key = if soft >= hard { "--soft" } else { "--low" };
+        Failure::usage(format!(
+            "{key}: low {} < soft {} < hard {} is needed (whole pages of 4KiB)",
+            size(low),
+            size(soft),
+            size(hard)
+        ))
+    };
+    match Limits::from_bytes(hard, args.soft, args.low) {
+        Ok(l) if l.low < l.soft && l.soft < l.hard => Ok((Some(hard), l)),
+        Ok(l) => Err(disorder(l.low, l.soft, l.hard)),
+        Err(LimitError::Disorder { low, soft, hard }) => Err(disorder(low, soft, hard)),
+        Err(e) => Err(Failure::usage(format!("--hard: {}", describe(&e)))),
+    }
+}
+
+fn whole_chunks(bytes: u32) -> u32 {
+    (u64::from(bytes).div_ceil(CHUNK_SIZE) * CHUNK_SIZE) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn config(args: &[&str]) -> Result<RunConfig, Failure> {
+        let line = ["skbudget", "run"].iter().chain(args).chain(&["--", "true"]);
+        let Command::Run(run) = Cli::parse_from(line).command;
+        RunConfig::new(*run, [1, 2], 77)
+    }
+
+    #[test]
+    fn missing_limits_follow_from_those_given() {
+        let c = config(&["--hard", "12MiB"]).unwrap();
+        let l = c.budget.limits;
+        assert_eq!((l.low * 4096, l.soft * 4096, l.hard * 4096), (6 << 20, 8 << 20, 12 << 20));
+        assert_eq!(c.name, "run-77");
+        assert!(c.container.host_loopback);
+    }
+
+    #[test]
+    fn disorder_names_the_key_and_what_is_needed() {
+        for args in [
+            ["--hard", "16MiB", "--soft", "16MiB"],
+            ["--hard", "16MiB", "--soft", "20MiB"],
+            ["--hard", "16MiB", "--low", "11MiB"],
+            ["--soft", "8MiB", "--low", "8MiB"],
+        ] {
+            let failure = config(&args).unwrap_err();
+            assert_eq!(failure.code, 2, "{args:?}");
+            assert!(failure.message.contains("low"), "{failure}");
+            assert!(failure.message.contains(args[2]), "{failure}");
+        }
+    }
+
+    #[test]
+    fn a_hard_limit_too_small_for_one_flow_names_the_least() {
+        let least = ContainerConfig::least_hard_bytes(65520, true);
+        let failure = config(&["--hard", "64KiB"]).unwrap_err();
+        assert_eq!(failure.code, 2);
+        assert!(failure.message.contains(&Size(least).to_string()), "{failure}");
+        assert!(config(&["--hard", &least.to_string()]).is_ok());
+    }
+
+    #[test]
+    fn off_means_no_limit_and_takes_none() {
+        assert_eq!(config(&["--isolation", "off"]).unwrap().budget.limits, Limits::NONE);
+        let failure = config(&["--isolation", "off", "--hard", "1MiB"]).unwrap_err();
+        assert!(failure.message.starts_with("--hard"), "{failure}");
+    }
+
+    #[test]
+    fn min_must_fit_hard() {
+        let failure = config(&["--hard", "8MiB", "--min", "9MiB"]).unwrap_err();
+        assert!(failure.message.starts_with("--min"), "{failure}");
+    }
+}

@@ -1,0 +1,301 @@
+//! The daemon as a library: containers and budgets on worker threads, driven by messages.
+//!
+//! A container lives on one worker, and so does a budget: containers that share one share the worker. Nothing is
+//! shared between workers but levels above the budgets.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::{fmt, thread};
+
+use mio::Waker;
+use skbudget_controller::{BudgetConfig, Level, LevelConfig, LimitError, Limits};
+use skbudget_stack::{ContainerConfig, FlowInfo, Tap};
+
+use crate::clock;
+use crate::stats::{ContainerReport, Meter, SCHEMA, Stats};
+use crate::worker::{self, Command};
+
+/// How a daemon is made.
+#[derive(Debug, Clone, Default)]
+pub struct DaemonConfig {
+    /// Worker threads; 0 means one.
+    pub workers: usize,
+    /// A meter over all budgets.
+    pub host: Option<LevelConfig>,
+    /// Told what happens to containers.
+    pub events: Option<Sender<DaemonEvent>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DaemonEvent {
+    /// The container's device went away: everything it held was given back.
+    ContainerEnded { name: String },
+}
+
+/// A budget shared by containers: the number of its worker and its place there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BudgetId {
+    pub(crate) worker: usize,
+    pub(crate) index: usize,
+}
+
+/// What a container is charged to.
+#[derive(Debug, Clone)]
+pub enum BudgetRef {
+    /// A budget of its own, gone with it.
+    Own(BudgetConfig),
+    /// One made with [`Daemon::add_budget`].
+    Shared(BudgetId),
+}
+
+/// A port of the host that leads to one of the guest. Bound by the caller, so that a port in use is known early.
+#[derive(Debug)]
+pub struct Publish {
+    pub listener: TcpListener,
+    pub guest_port: u16,
+}
+
+impl Publish {
+    pub fn bind(addr: SocketAddrV4, guest_port: u16) -> io::Result<Self> {
+        Ok(Self { listener: TcpListener::bind(addr)?, guest_port })
+    }
+}
+
+/// A container to be added.
+#[derive(Debug)]
+pub struct ContainerSpec {
+    pub name: String,
+    pub tap: Tap,
+    pub config: ContainerConfig,
+    pub budget: BudgetRef,
+    pub publish: Vec<Publish>,
+    /// Source address of its connections to hosts other than this one.
+    pub outbound_addr: Option<Ipv4Addr>,
+}
+
+/// Why a request to the daemon failed.
+#[derive(Debug)]
+pub enum DaemonError {
+    NameInUse(String),
+    NoSuchContainer(String),
+    NoSuchBudget,
+    Limits(LimitError),
+    /// The budget has no room for the container's device queue.
+    NoRoom { dev_bytes: u64 },
+    Io(io::Error),
+    /// The worker is gone: it was shut down, or it failed and said so in the log.
+    Stopped,
+}
+
+impl fmt::Display for DaemonError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NameInUse(name) => write!(f, "name {name:?} is in use"),
+            Self::NoSuchContainer(name) => write!(f, "no container is named {name:?}"),
+            Self::NoSuchBudget => write!(f, "no such budget"),
+            Self::Limits(e) => write!(f, "limits: {}", crate::units::describe(e)),
+            Self::NoRoom { dev_bytes } => {
+                write!(f, "the budget has no room for the device queue of {dev_bytes} bytes")
+            }
+            Self::Io(e) => write!(f, "{e}"),
+            Self::Stopped => write!(f, "the daemon has stopped"),
+        }
+    }
+}
+
+impl std::error::Error for DaemonError {}
+
+impl From<io::Error> for DaemonError {
+    fn from(e: io::Error) -> Self {
+        Self::Io(e)
+    }
+}
+
+/// A running daemon. Dropping it shuts it down.
+#[derive(Debug)]
+pub struct Daemon {
+    workers: Vec<WorkerHandle>,
+    host: Option<Arc<Level>>,
+    /// Where each container is: its name is taken while it is in here.
+    names: Mutex<Vec<(String, usize)>>,
+}
+
+#[derive(Debug)]
+struct WorkerHandle {
+    commands: Sender<Command>,
+    waker: Waker,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A container that was added. Dropping the handle leaves it running.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerHandle {
+    name: String,
+}
+
+impl ContainerHandle {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Daemon {
+    pub fn new(config: DaemonConfig) -> Result<Self, DaemonError> {
+        let host = config.host.map(|level| Level::new(level, None)).transpose();
+        let host = host.map_err(DaemonError::Limits)?;
+        let workers = (0..config.workers.max(1))
+            .map(|index| WorkerHandle::start(index, host.clone(), config.events.clone()))
+            .collect::<io::Result<_>>()?;
+        Ok(Self { workers, host, names: Mutex::default() })
+    }
+
+    /// A budget for several containers. It stays until the daemon ends.
+    pub fn add_budget(
+        &self,
+        name: impl Into<String>,
+        config: BudgetConfig,
+    ) -> Result<BudgetId, DaemonError> {
+        let worker = self.least_loaded();
+        let name = name.into();
+        self.ask(worker, |reply| Command::AddBudget { name, config, reply })?
+    }
+
+    pub fn add_container(&self, spec: ContainerSpec) -> Result<ContainerHandle, DaemonError> {
+        let worker = match spec.budget {
+            BudgetRef::Shared(id) => id.worker,
+            BudgetRef::Own(_) => self.least_loaded(),
+        };
+        let name = spec.name.clone();
+        {
+            let mut names = self.names();
+            if let Some(at) = names.iter().position(|(taken, _)| *taken == name) {
+                let there = names[at].1;
+                // One that ended by itself is forgotten by its worker; its name is free.
+                if self.ask(there, |reply| Command::Has { name: name.clone(), reply })? {
+                    return Err(DaemonError::NameInUse(name));
+                }
+                names.remove(at);
+            }
+            names.push((name.clone(), worker));
+        }
+        let added = self
+            .ask(worker, |reply| Command::AddContainer { spec: Box::new(spec), reply })
+            .and_then(|result| result);
+        if added.is_err() {
+            self.names().retain(|(taken, _)| *taken != name);
+        }
+        added.map(|()| ContainerHandle { name })
+    }
+
+    /// Resets the container's flows and forgets it. Its device goes away with the descriptor.
+    pub fn remove(&self, name: &str) -> Result<(), DaemonError> {
+        let result = self.of(name, |reply| Command::Remove { name: name.to_owned(), reply })?;
+        self.names().retain(|(taken, _)| taken != name);
+        result
+    }
+
+    pub fn set_limits(&self, name: &str, limits: Limits) -> Result<(), DaemonError> {
+        self.of(name, |reply| Command::SetLimits { name: name.to_owned(), limits, reply })?
+    }
+
+    /// Every flow of the container.
+    pub fn flows(&self, name: &str) -> Result<Vec<FlowInfo>, DaemonError> {
+        self.of(name, |reply| Command::Flows { name: name.to_owned(), reply })?
+    }
+
+    /// Everything at this moment. `meminfo`: ask the kernel what each host socket holds, too.
+    pub fn stats(&self, meminfo: bool) -> Result<Stats, DaemonError> {
+        let mut containers: Vec<ContainerReport> = Vec::new();
+        let mut budgets = Vec::new();
+        let mut platform_bytes = 0;
+        for worker in 0..self.workers.len() {
+            let report = self.ask(worker, |reply| Command::Stats { meminfo, reply })?;
+            containers.extend(report.containers);
+            budgets.extend(report.budgets);
+            platform_bytes += report.platform_bytes;
+        }
+        containers.sort_by(|a, b| a.name.cmp(&b.name));
+        let time_ns = clock::now().as_nanos();
+        let host = host_meter(self.host.as_deref(), &budgets);
+        Ok(Stats { schema: SCHEMA, time_ns, host, containers, platform_bytes })
+    }
+
+    /// Ends every container and every worker; `Err` when a worker had failed.
+    pub fn shutdown(mut self) -> Result<(), DaemonError> {
+        self.stop()
+    }
+
+    fn stop(&mut self) -> Result<(), DaemonError> {
+        for worker in &self.workers {
+            let _ = worker.commands.send(Command::Stop);
+            let _ = worker.waker.wake();
+        }
+        let threads: Vec<_> = self.workers.iter_mut().filter_map(|w| w.thread.take()).collect();
+        let failed = threads.into_iter().filter_map(|thread| thread.join().err()).count();
+        if failed > 0 { Err(DaemonError::Stopped) } else { Ok(()) }
+    }
+
+    fn least_loaded(&self) -> usize {
+        let names = self.names();
+        let load = |worker: &usize| names.iter().filter(|(_, at)| at == worker).count();
+        (0..self.workers.len()).min_by_key(load).unwrap_or(0)
+    }
+
+    fn names(&self) -> std::sync::MutexGuard<'_, Vec<(String, usize)>> {
+        self.names.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn of<T>(
+        &self,
+        name: &str,
+        command: impl FnOnce(Sender<T>) -> Command,
+    ) -> Result<T, DaemonError> {
+        let at = self.names().iter().find(|(taken, _)| taken == name).map(|(_, worker)| *worker);
+        let worker = at.ok_or_else(|| DaemonError::NoSuchContainer(name.to_owned()))?;
+        self.ask(worker, command)
+    }
+
+    fn ask<T>(
+        &self,
+        worker: usize,
+        command: impl FnOnce(Sender<T>) -> Command,
+    ) -> Result<T, DaemonError> {
+        let (reply, answer): (Sender<T>, Receiver<T>) = mpsc::channel();
+        let worker = self.workers.get(worker).ok_or(DaemonError::NoSuchBudget)?;
+        worker.commands.send(command(reply)).map_err(|_| DaemonError::Stopped)?;
+        worker.waker.wake()?;
+        answer.recv().map_err(|_| DaemonError::Stopped)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.stop();
+    }
+}
+
+impl WorkerHandle {
+    fn start(
+        index: usize,
+        host: Option<Arc<Level>>,
+        events: Option<Sender<DaemonEvent>>,
+    ) -> io::Result<Self> {
+        let (commands, inbox) = mpsc::channel();
+        let (worker, waker) = worker::Worker::new(index, host, inbox, events)?;
+        let name = format!("skb-worker-{index}");
+        let thread = thread::Builder::new().name(name).spawn(move || worker.run())?;
+        Ok(Self { commands, waker, thread: Some(thread) })
+    }
+}
+
+/// The meter above all budgets; without one, what they hold together.
+fn host_meter(_level: Option<&Level>, budgets: &[Meter]) -> Meter {
+    Meter {
+        usage_bytes: budgets.iter().map(|m| m.usage_bytes).sum(),
+        min_bytes: budgets.iter().map(|m| m.min_bytes).sum(),
+        ..Meter::NONE
+    }
+}

@@ -1,0 +1,231 @@
+//! The host's side of one container's flows: non-blocking kernel sockets, watched edge-triggered.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    self, AddressFamily, SockFlag, SockType, SockaddrIn, setsockopt, sockopt,
+};
+use skbudget_stack::{Close, FlowId, Host, HostCaps, HostError};
+
+use crate::sys;
+use crate::token;
+
+/// The kernel doubles what it is given for SO_SNDBUF and SO_RCVBUF; caps are counted as what comes out.
+const KERNEL_DOUBLES: u32 = 2;
+
+/// Sockets of one container, by flow index.
+#[derive(Debug)]
+pub(crate) struct HostSockets {
+    registry: Registry,
+    seat: u16,
+    outbound: Option<Ipv4Addr>,
+    slots: Vec<Option<Slot>>,
+    open: usize,
+    /// The container is gone: see [`Self::end`].
+    ending: bool,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    stream: TcpStream,
+    to: Option<SocketAddrV4>,
+    /// The guest's stream is complete: all of it was written, and its end.
+    complete: bool,
+}
+
+impl HostSockets {
+    pub(crate) fn new(registry: Registry, seat: u16, outbound: Option<Ipv4Addr>) -> Self {
+        Self { registry, seat, outbound, slots: Vec::new(), open: 0, ending: false }
+    }
+
+    /// The flow an event is for; `None` when the flow of that token is over.
+    pub(crate) fn flow(&self, token: mio::Token) -> Option<FlowId> {
+        let index = token::flow_index(token);
+        let slot = self.slots.get(index as usize)?.as_ref()?;
+        let id = FlowId { index, generation: slot.generation };
+        (token::flow(self.seat, id) == token).then_some(id)
+    }
+
+    /// Gives the flow a connection that a published port accepted.
+    pub(crate) fn adopt(&mut self, flow: FlowId, stream: TcpStream) -> io::Result<()> {
+        stream.set_nonblocking(true)?;
+        stream.set_nodelay(true)?;
+        self.watch(flow, stream, None)
+    }
+
+    /// The container is gone. From now on a reset spares those whose guest had said everything: what the kernel still
+    /// holds of it was acknowledged to the guest and is delivered.
+    pub(crate) fn end(&mut self) {
+        self.ending = true;
+    }
+
+    /// Sockets open.
+    pub(crate) fn open(&self) -> usize {
+        self.open
+    }
+
+    /// What the kernel holds in their queues right now: to be compared with what is charged as `host`.
+    pub(crate) fn queued_bytes(&self) -> u64 {
+        let slots = self.slots.iter().flatten();
+        slots.filter_map(|slot| sys::socket_queued_bytes(slot.stream.as_fd()).ok()).sum()
+    }
+
+    fn watch(
+        &mut self,
+        flow: FlowId,
+        stream: TcpStream,
+        to: Option<SocketAddrV4>,
+    ) -> io::Result<()> {
+        let fd = stream.as_raw_fd();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.registry.register(&mut SourceFd(&fd), token::flow(self.seat, flow), interest)?;
+        let index = flow.index as usize;
+        if index >= self.slots.len() {
+            self.slots.resize_with(index + 1, || None);
+        }
+        let slot = Slot { generation: flow.generation, stream, to, complete: false };
+        let before = self.slots[index].replace(slot);
+        debug_assert!(before.is_none(), "{flow:?} has a socket already");
+        self.open += usize::from(before.is_none());
+        Ok(())
+    }
+
+    fn slot(&mut self, flow: FlowId) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut(flow.index as usize)?.as_mut()?;
+        (slot.generation == flow.generation).then_some(slot)
+    }
+
+    /// A flow without a socket (adopting one failed) is told that the connection is reset.
+    fn stream(&mut self, flow: FlowId) -> Result<&TcpStream, HostError> {
+        self.slot(flow).map(|slot| &slot.stream).ok_or(HostError::Reset)
+    }
+
+    fn start(&mut self, flow: FlowId, to: SocketAddrV4, caps: HostCaps) -> Result<(), HostError> {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let fd = socket::socket(AddressFamily::Inet, SockType::Stream, flags, None).map_err(map)?;
+        // Before connect: the window scale of the connection follows from the buffer at that moment.
+        set_caps(&fd, caps);
+        setsockopt(&fd, sockopt::TcpNoDelay, &true).map_err(map)?;
+        if let Some(ip) = self.outbound.filter(|_| !to.ip().is_loopback()) {
+            setsockopt(&fd, sockopt::IpBindAddressNoPort, &true).map_err(map)?;
+            let from = SockaddrIn::from(SocketAddrV4::new(ip, 0));
+            socket::bind(fd.as_raw_fd(), &from).map_err(map)?;
+        }
+        match socket::connect(fd.as_raw_fd(), &SockaddrIn::from(to)) {
+            Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => {}
+            Err(errno) => return Err(map(errno)),
+        }
+        // Registered only now: an unconnected socket reports a hang-up.
+        self.watch(flow, TcpStream::from(fd), Some(to)).map_err(|e| map_io(&e))
+    }
+}
+
+impl Host for HostSockets {
+    fn connect(&mut self, flow: FlowId, to: SocketAddrV4, caps: HostCaps) -> Result<(), HostError> {
+        self.start(flow, to, caps)
+    }
+
+    fn connect_outcome(&mut self, flow: FlowId) -> Option<Result<(), HostError>> {
+        let Some(slot) = self.slot(flow) else { return Some(Err(HostError::Reset)) };
+        match slot.stream.take_error() {
+            Ok(None) => {}
+            Ok(Some(e)) | Err(e) => return Some(Err(map_io(&e))),
+        }
+        match slot.stream.peer_addr() {
+            Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => return None,
+            Err(e) => return Some(Err(map_io(&e))),
+            Ok(_) => {}
+        }
+        // A closed port in the ephemeral range of our own loopback may meet itself: nobody listens there.
+        let to_itself = slot.to.take().is_some_and(|to| {
+            to.ip().is_loopback()
+                && slot.stream.local_addr().is_ok_and(|from| from == SocketAddr::V4(to))
+        });
+        Some(if to_itself { Err(HostError::Refused) } else { Ok(()) })
+    }
+
+    fn write(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<usize, HostError> {
+        let mut stream = self.stream(flow)?;
+        retry(|| stream.write_vectored(parts))
+    }
+
+    fn read(&mut self, flow: FlowId, parts: &mut [IoSliceMut<'_>]) -> Result<usize, HostError> {
+        let mut stream = self.stream(flow)?;
+        retry(|| stream.read_vectored(parts))
+    }
+
+    fn shutdown_write(&mut self, flow: FlowId) {
+        if let Some(slot) = self.slot(flow) {
+            // Fails only when the connection is gone already, which the next read or write tells.
+            slot.complete |= slot.stream.shutdown(Shutdown::Write).is_ok();
+        }
+    }
+
+    fn set_caps(&mut self, flow: FlowId, caps: HostCaps) {
+        if let Ok(stream) = self.stream(flow) {
+            set_caps(stream, caps);
+        }
+    }
+
+    fn close(&mut self, flow: FlowId, how: Close) {
+        if self.slot(flow).is_none() {
+            return;
+        }
+        let slot = self.slots[flow.index as usize].take();
+        self.open -= 1;
+        if let (Some(slot), Close::Reset) = (&slot, how)
+            && !(self.ending && slot.complete)
+        {
+            let now = libc::linger { l_onoff: 1, l_linger: 0 };
+            let _ = setsockopt(&slot.stream, sockopt::Linger, &now);
+        }
+        // Dropping it closes it, which also takes it off the poll.
+    }
+}
+
+fn retry<T>(mut op: impl FnMut() -> io::Result<T>) -> Result<T, HostError> {
+    loop {
+        match op() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map_err(|e| map_io(&e)),
+        }
+    }
+}
+
+/// Failure leaves the smaller buffer of before: what is charged is then more than what can be held, never less.
+pub(crate) fn set_caps(socket: &impl AsFd, caps: HostCaps) {
+    let _ = setsockopt(socket, sockopt::SndBuf, &((caps.sndbuf / KERNEL_DOUBLES) as usize));
+    let _ = setsockopt(socket, sockopt::RcvBuf, &((caps.rcvbuf / KERNEL_DOUBLES) as usize));
+}
+
+fn map_io(error: &io::Error) -> HostError {
+    map(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+}
+
+fn map(errno: Errno) -> HostError {
+    match errno {
+        Errno::EAGAIN | Errno::EINPROGRESS | Errno::EALREADY | Errno::EINTR => {
+            HostError::WouldBlock
+        }
+        Errno::ECONNREFUSED => HostError::Refused,
+        Errno::EHOSTUNREACH | Errno::EHOSTDOWN => HostError::HostUnreachable,
+        // EINVAL: an address that no connection can be made to.
+        Errno::ENETUNREACH
+        | Errno::ENETDOWN
+        | Errno::EACCES
+        | Errno::EPERM
+        | Errno::EINVAL
+        | Errno::EAFNOSUPPORT => HostError::NetUnreachable,
+        Errno::ETIMEDOUT => HostError::TimedOut,
+        Errno::ECONNRESET | Errno::EPIPE | Errno::ECONNABORTED | Errno::ENOTCONN => {
+            HostError::Reset
+        }
+        _ => HostError::NoResources,
+    }
+}

@@ -1,0 +1,85 @@
+//! The one file of this package with `unsafe`: what neither std nor nix wraps.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::SigSet;
+
+/// SO_MEMINFO: rmem_alloc, rcvbuf, wmem_alloc, sndbuf, fwd_alloc, wmem_queued, optmem, backlog, drops.
+const MEMINFO_VARS: usize = 9;
+const MEMINFO_RMEM_ALLOC: usize = 0;
+const MEMINFO_WMEM_QUEUED: usize = 5;
+
+/// Bytes the kernel holds in a socket's queues: `rmem_alloc + wmem_queued`.
+pub(crate) fn socket_queued_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut vars = [0u32; MEMINFO_VARS];
+    let mut len = size_of_val(&vars) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `vars`, which is that long.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            vars.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(u64::from(vars[MEMINFO_RMEM_ALLOC]) + u64::from(vars[MEMINFO_WMEM_QUEUED]))
+}
+
+/// Random bytes for the stack's secret.
+pub(crate) fn random_u64() -> io::Result<u64> {
+    let mut bytes = [0u8; 8];
+    // SAFETY: the kernel writes at most `bytes.len()` bytes.
+    let n = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if n == bytes.len() as isize { Ok(u64::from_ne_bytes(bytes)) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Takes over a descriptor that the parent process passed by number.
+///
+/// # Errors
+/// When no such descriptor is open.
+pub(crate) fn inherited_fd(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_GETFD only reads; a wrong number is an error.
+    if number < 3 || unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: the descriptor is open, and the helper calls this once, before it opened anything itself.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Takes over a descriptor that arrived by SCM_RIGHTS.
+pub(crate) fn received_fd(number: RawFd) -> OwnedFd {
+    // SAFETY: the kernel installed the descriptor for the message just received; nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// In the child, between fork and exec: keep `fds` across exec, start with `mask` blocked and `nofile` as limit.
+pub(crate) fn prepare_child(
+    command: &mut Command,
+    fds: Vec<RawFd>,
+    mask: SigSet,
+    nofile: Option<(u64, u64)>,
+) {
+    let prepare = move || {
+        for fd in &fds {
+            // SAFETY: clears FD_CLOEXEC of a descriptor that is open in the child as it was in the parent.
+            if unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        mask.thread_set_mask()?;
+        if let Some((soft, hard)) = nofile {
+            setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+        }
+        Ok(())
+    };
+    // SAFETY: the closure allocates nothing and calls only async-signal-safe functions.
+    unsafe { command.pre_exec(prepare) };
+}

@@ -1,0 +1,273 @@
+//! One container in a worker: its stack, its device, its host sockets, its published ports.
+
+use std::io;
+use std::net::{SocketAddr, SocketAddrV4, TcpListener};
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use nix::sys::socket::{setsockopt, sockopt};
+use skbudget_controller::{Budget, Instant};
+use skbudget_stack::tap::is_gone;
+use skbudget_stack::{ChunkPool, Close, Container, Ctx, Host, HostCaps, Tap};
+
+use crate::daemon::Publish;
+use crate::host::{self, HostSockets};
+use crate::token;
+
+/// Frames and bytes taken from one device in one turn: small enough that what was read is still in the cache when it
+/// is relayed, and that no other container waits long; large enough that the turn's fixed cost does not show.
+const FRAMES_PER_TURN: usize = 128;
+const BYTES_PER_TURN: usize = 1 << 20;
+
+const ACCEPTS_PER_TURN: usize = 16;
+
+/// After a failed accept (no descriptors left, most likely) the listener rests: asking at once would fail again.
+const ACCEPT_REST: Duration = Duration::from_millis(50);
+
+/// What the parts of a turn share.
+pub(super) struct Shared<'a> {
+    pub(super) now: Instant,
+    pub(super) pool: &'a mut ChunkPool,
+    pub(super) scratch: &'a mut [u8],
+}
+
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub(super) name: String,
+    pub(super) budget: usize,
+    pub(super) stack: Container,
+    pub(super) host: HostSockets,
+    pub(super) tap: Tap,
+    listeners: Vec<Listener>,
+    /// The device may hold frames: edge-triggered, so remembered until it said that it holds none.
+    device_ready: bool,
+    /// In the worker's list of what runs next.
+    pub(super) active: bool,
+    /// As it stands in the worker's list of deadlines.
+    pub(super) deadline: Option<Instant>,
+    pub(super) cpu_ns: u64,
+    pub(super) turns: u64,
+}
+
+#[derive(Debug)]
+struct Listener {
+    socket: TcpListener,
+    guest_port: u16,
+    /// Connections may wait.
+    ready: bool,
+    rest_until: Option<Instant>,
+}
+
+/// What a turn of a seat leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    /// Nothing to do before the next event or deadline.
+    Idle,
+    /// It stopped at a bound.
+    Again,
+    /// The device is gone.
+    Gone,
+}
+
+impl Seat {
+    pub(super) fn new(
+        name: String,
+        budget: usize,
+        stack: Container,
+        host: HostSockets,
+        tap: Tap,
+    ) -> Self {
+        Self {
+            name,
+            budget,
+            stack,
+            host,
+            tap,
+            listeners: Vec::new(),
+            device_ready: true,
+            active: false,
+            deadline: None,
+            cpu_ns: 0,
+            turns: 0,
+        }
+    }
+
+    /// Watches the device and listens on the published ports.
+    pub(super) fn register(
+        &mut self,
+        registry: &Registry,
+        seat: u16,
+        publish: Vec<Publish>,
+    ) -> io::Result<()> {
+        let fd = self.tap.as_fd().as_raw_fd();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        registry.register(&mut SourceFd(&fd), token::device(seat), interest)?;
+        for (index, Publish { listener, guest_port }) in publish.into_iter().enumerate() {
+            listener.set_nonblocking(true)?;
+            // Accepted connections start with these buffers: what their admission charges, not the system's default.
+            let half = self.stack.config().sizes.host_floor / 2;
+            host::set_caps(&listener, HostCaps { sndbuf: half, rcvbuf: half });
+            let token = token::listener(seat, index as u32);
+            let fd = listener.as_raw_fd();
+            registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
+            let socket = listener;
+            self.listeners.push(Listener { socket, guest_port, ready: false, rest_until: None });
+        }
+        Ok(())
+    }
+
+    pub(super) fn has_listeners(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.ready)
+    }
+
+    pub(super) fn on_device_event(&mut self) {
+        self.device_ready = true;
+    }
+
+    pub(super) fn on_listener_event(&mut self, index: u32) {
+        if let Some(listener) = self.listeners.get_mut(index as usize) {
+            listener.ready = true;
+        }
+    }
+
+    /// Device, published ports, stack: in this order, with a bound on each.
+    pub(super) fn turn(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) -> After {
+        self.turns += 1;
+        self.tap.set_now(shared.now);
+        let frames_left = self.take_frames(budget, shared);
+        let accepts_left = self.accept(budget, shared);
+        let stack_left = self.stack_turn(budget, shared);
+        match self.tap.gone() {
+            true => After::Gone,
+            false if frames_left || accepts_left || stack_left => After::Again,
+            false => After::Idle,
+        }
+    }
+
+    pub(super) fn stack_turn(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) -> bool {
+        let Self { stack, host, tap, .. } = self;
+        stack.turn(&mut Ctx { now: shared.now, budget, pool: shared.pool, host, device: tap })
+    }
+
+    /// The next moment something has to be done here though nothing happens.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let rests = self.listeners.iter().filter_map(|l| l.rest_until);
+        rests.chain(self.stack.next_deadline()).min()
+    }
+
+    /// Everything the container held goes back; its peers see a reset.
+    pub(super) fn abort(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) {
+        let Self { stack, host, tap, .. } = self;
+        host.end();
+        stack.abort_all(&mut Ctx {
+            now: shared.now,
+            budget,
+            pool: shared.pool,
+            host,
+            device: tap,
+        });
+        tap.flush_capture();
+    }
+
+    fn take_frames(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) -> bool {
+        let Self { stack, host, tap, device_ready, .. } = self;
+        let mut bytes = 0;
+        for _ in 0..FRAMES_PER_TURN {
+            if !*device_ready || bytes >= BYTES_PER_TURN {
+                break;
+            }
+            match tap.recv(shared.scratch) {
+                Ok((vnet, range)) => {
+                    bytes += range.len();
+                    let (now, pool) = (shared.now, &mut *shared.pool);
+                    let mut cx = Ctx { now, budget: &mut *budget, pool, host, device: tap };
+                    stack.on_frame(&mut cx, &vnet, &shared.scratch[range]);
+                }
+                Err(e) => {
+                    *device_ready = false;
+                    // A device that is down answers EIO: its coming up is an event.
+                    if !is_gone(&e) && e.kind() != io::ErrorKind::WouldBlock {
+                        log::debug!("container {}: device: {e}", self.name);
+                    }
+                }
+            }
+        }
+        *device_ready
+    }
+
+    fn accept(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) -> bool {
+        let mut left = ACCEPTS_PER_TURN;
+        for index in 0..self.listeners.len() {
+            let listener = &mut self.listeners[index];
+            if listener.rest_until.is_some_and(|until| until <= shared.now) {
+                listener.rest_until = None;
+                listener.ready = true;
+            }
+            // While the container has no room, the host's backlog holds the client.
+            while self.listeners[index].ready && left > 0 && self.stack.can_accept(budget) {
+                left -= 1;
+                self.accept_one(index, budget, shared);
+            }
+        }
+        left == 0
+    }
+
+    fn accept_one(&mut self, index: usize, budget: &mut Budget, shared: &mut Shared<'_>) {
+        let listener = &mut self.listeners[index];
+        let (stream, peer) = match listener.socket.accept() {
+            Ok((stream, SocketAddr::V4(peer))) => (stream, peer),
+            Ok((_, SocketAddr::V6(_))) => return,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                listener.ready = false;
+                return;
+            }
+            Err(e) if is_peers_doing(&e) => return,
+            Err(e) => {
+                log::warn!("container {}: accept on a published port: {e}", self.name);
+                listener.ready = false;
+                listener.rest_until = Some(shared.now + ACCEPT_REST);
+                return;
+            }
+        };
+        let guest_port = listener.guest_port;
+        self.begin(stream, guest_port, peer, budget, shared);
+    }
+
+    fn begin(
+        &mut self,
+        stream: std::net::TcpStream,
+        guest_port: u16,
+        peer: SocketAddrV4,
+        budget: &mut Budget,
+        shared: &mut Shared<'_>,
+    ) {
+        let Self { stack, host, tap, .. } = self;
+        let (now, pool) = (shared.now, &mut *shared.pool);
+        let mut cx = Ctx { now, budget, pool, host, device: tap };
+        let Some(flow) = stack.on_accept(&mut cx, guest_port, peer) else {
+            // There was room a moment ago. The client is told at once rather than left waiting for nothing.
+            reset(&stream);
+            return;
+        };
+        if let Err(e) = self.host.adopt(flow, stream) {
+            log::warn!("container {}: published port {guest_port}: {e}", self.name);
+            // The flow learns it at its first read: it has no socket.
+            self.host.close(flow, Close::Reset);
+        }
+    }
+}
+
+/// The connection failed before it was accepted: the listener is well.
+fn is_peers_doing(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO | libc::ENETDOWN | libc::EHOSTUNREACH)
+    )
+}
+
+fn reset(stream: &std::net::TcpStream) {
+    let now = libc::linger { l_onoff: 1, l_linger: 0 };
+    let _ = setsockopt(stream, sockopt::Linger, &now);
+}

@@ -1,0 +1,155 @@
+//! What shapes a container's stack, and the sizes that follow from its hard limit.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use skbudget_controller::{CHUNK_SIZE, FlowSizes, PAGE_SIZE};
+
+use crate::chunk::PAYLOAD;
+use crate::flow::FLOW_BYTES;
+use crate::parked::LIST_BYTES;
+use crate::tcp::Link;
+
+/// Caps of a host socket at its floor: half for each direction.
+pub(crate) const HOST_FLOOR: u32 = 32 << 10;
+/// The largest frame with segmentation offload.
+const SUPER_FRAME: u64 = 64 << 10;
+/// MSS advertised with offload at any MTU: small windows stay usable, super-frames make a large one needless (B8).
+const OFFLOAD_MSS: u16 = 1460;
+const QUEUE_FRAMES_MIN: u64 = 2;
+const QUEUE_BYTES_MAX: u64 = 64 * SUPER_FRAME;
+const QUEUE_FRAMES_MAX: u64 = 1000;
+
+/// Everything that shapes a container's stack. Addresses default to slirp4netns'.
+#[derive(Debug, Clone)]
+pub struct ContainerConfig {
+    pub guest_ip: Ipv4Addr,
+    pub gateway_ip: Ipv4Addr,
+    pub dns_ip: Ipv4Addr,
+    /// Length of the subnet's prefix.
+    pub prefix_len: u8,
+    /// Hardware address of the gateway and of every other address of the subnet.
+    pub our_mac: [u8; 6],
+    /// 68..=65521
+    pub mtu: u16,
+    /// vnet_hdr with checksum and segmentation offload on the device.
+    pub offload: bool,
+    /// The gateway address reaches the host's 127.0.0.1.
+    pub host_loopback: bool,
+    pub sizes: FlowSizes,
+    /// Bytes the device queue holds, charged as `dev`: no window is larger (B12).
+    pub dev_queue_bytes: u64,
+    pub flows_max: u32,
+    /// Key for initial sequence numbers (RFC 6528) and hash tables.
+    pub secret: [u64; 2],
+    /// Silence after which an established flow is probed.
+    pub keepalive: Duration,
+}
+
+/// Why the guest cannot reach an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoRoute {
+    /// Answered with RST: nobody listens there.
+    Refused,
+    /// Answered with ICMP host unreachable.
+    Unreachable,
+}
+
+impl ContainerConfig {
+    /// slirp4netns' addresses, the given MTU and offload; sizes and device queue follow from `hard_bytes`
+    /// (`None`: no limit) as pressure model B1, B12 and K2 say.
+    pub fn new(mtu: u16, offload: bool, hard_bytes: Option<u64>, secret: [u64; 2]) -> Self {
+        Self {
+            guest_ip: Ipv4Addr::new(10, 0, 2, 100),
+            gateway_ip: Ipv4Addr::new(10, 0, 2, 2),
+            dns_ip: Ipv4Addr::new(10, 0, 2, 3),
+            prefix_len: 24,
+            our_mac: [0x52, 0x55, 0x0a, 0x00, 0x02, 0x02],
+            mtu,
+            offload,
+            host_loopback: true,
+            sizes: flow_sizes(mtu, offload),
+            dev_queue_bytes: dev_queue_bytes(mtu, offload, hard_bytes.unwrap_or(u64::MAX)),
+            flows_max: 65_536,
+            secret,
+            keepalive: Duration::from_secs(7200),
+        }
+    }
+
+    /// Frames of the device queue (`txqueuelen`) that `dev_queue_bytes` stands for.
+    pub fn txqueuelen(&self) -> u32 {
+        (self.dev_queue_bytes / frame_bytes(self.mtu, self.offload)) as u32
+    }
+
+    /// The least `hard` that holds the device queue, the list of waiting SYNs and one flow; whole pages, in bytes.
+    pub fn least_hard_bytes(mtu: u16, offload: bool) -> u64 {
+        let fixed = LIST_BYTES + flow_sizes(mtu, offload).total();
+        let queue = QUEUE_FRAMES_MIN * frame_bytes(mtu, offload);
+        (fixed + queue).next_multiple_of(PAGE_SIZE)
+    }
+
+    pub(crate) fn in_subnet(&self, ip: Ipv4Addr) -> bool {
+        let shift = 32 - u32::from(self.prefix_len.min(31));
+        ip.to_bits() >> shift == self.guest_ip.to_bits() >> shift
+    }
+
+    /// Where a destination of the guest is on the host.
+    pub(crate) fn route(&self, to: SocketAddrV4) -> Result<SocketAddrV4, NoRoute> {
+        if *to.ip() == self.gateway_ip {
+            let loopback = SocketAddrV4::new(Ipv4Addr::LOCALHOST, to.port());
+            return if self.host_loopback { Ok(loopback) } else { Err(NoRoute::Refused) };
+        }
+        if *to.ip() == self.dns_ip {
+            return Err(NoRoute::Refused);
+        }
+        if self.in_subnet(*to.ip()) { Err(NoRoute::Unreachable) } else { Ok(to) }
+    }
+
+    /// What the link means for every flow.
+    pub(crate) fn link(&self, rmem_max: u32, wmem_max: u32) -> Link {
+        let segment_max = self.mtu.saturating_sub(40).max(1);
+        let mss = if self.offload { segment_max.min(OFFLOAD_MSS) } else { segment_max };
+        Link {
+            mss,
+            segment_max,
+            offload: self.offload,
+            keepalive: self.keepalive,
+            rcv_target_max: u64::from(rmem_max).min(self.window_max()),
+            snd_target_max: wmem_max as usize,
+        }
+    }
+
+    /// Payload the device queue holds when every frame carries one segment (offload off) or a super-frame.
+    fn window_max(&self) -> u64 {
+        if self.offload {
+            self.dev_queue_bytes
+        } else {
+            u64::from(self.txqueuelen()) * u64::from(self.mtu.saturating_sub(40).max(1))
+        }
+    }
+}
+
+/// With offload off the guest sends segments of the MTU's size: the reserve holds one at true size, else a flow with
+/// nothing but its reserve could not receive one (K2).
+fn flow_sizes(mtu: u16, offload: bool) -> FlowSizes {
+    let mss = if offload { OFFLOAD_MSS } else { mtu.saturating_sub(40) };
+    let chunks = u64::from(mss).div_ceil(PAYLOAD as u64).max(1);
+    FlowSizes {
+        sock: FLOW_BYTES,
+        rmem_min: (chunks * CHUNK_SIZE) as u32,
+        wmem_min: CHUNK_SIZE as u32,
+        host_floor: HOST_FLOOR,
+    }
+}
+
+/// Kernel memory of one queued frame: a super-frame, or a frame of the MTU with its sk_buff and slack.
+fn frame_bytes(mtu: u16, offload: bool) -> u64 {
+    if offload { SUPER_FRAME } else { u64::from(mtu) + 14 + 768 }
+}
+
+fn dev_queue_bytes(mtu: u16, offload: bool, hard: u64) -> u64 {
+    let frame = frame_bytes(mtu, offload);
+    let frames =
+        ((hard / 8).min(QUEUE_BYTES_MAX) / frame).clamp(QUEUE_FRAMES_MIN, QUEUE_FRAMES_MAX);
+    frames * frame
+}

@@ -1,0 +1,178 @@
+//! How a flow begins: the guest's SYN, or a connection to a published port.
+//!
+//! The whole reservation is charged before anything else happens, the host socket's caps included: connect(2) makes
+//! that socket, and its memory is real from then on. (Pressure model H7 charges the flow object alone while the host
+//! is asked; with the caps in the reservation nearly all of it is due at once, so two steps would buy nothing.)
+
+use std::net::SocketAddrV4;
+
+use skbudget_controller::{Budget, Instant, Ledger, Refusal};
+use smoltcp::wire::Icmpv4DstUnreachable;
+
+use super::{Container, as_gateway};
+use crate::config::NoRoute;
+use crate::counters::Stat;
+use crate::flow::{Flow, HostSide};
+use crate::ingress;
+use crate::io::{Ctx, FlowId, HostCaps};
+use crate::parked::Parking;
+use crate::segment::{Segment, Tuple};
+use crate::seq::Seq;
+use crate::tcp::{Link, Tcb};
+
+impl Container {
+    /// A SYN for no flow. A parked one that is said again keeps its place.
+    pub(super) fn on_syn(&mut self, cx: &mut Ctx<'_>, tuple: Tuple, syn: &Segment<'_>) {
+        let to = match self.config.route(tuple.remote) {
+            Ok(to) => to,
+            Err(NoRoute::Refused) => return self.refuse(cx, &tuple, syn),
+            Err(NoRoute::Unreachable) => {
+                if self.icmp_allowed(cx.now) {
+                    let reason = Icmpv4DstUnreachable::HostUnreachable;
+                    let answer = ingress::unreachable(&tuple, syn.seq.0, reason);
+                    self.egress.answer(cx.device, &answer);
+                }
+                return;
+            }
+        };
+        // First come, first served: nobody overtakes those who wait.
+        if self.parked.len() > 0 {
+            return self.park(cx, tuple, syn);
+        }
+        self.open_passive(cx, tuple, to, syn);
+    }
+
+    fn open_passive(
+        &mut self,
+        cx: &mut Ctx<'_>,
+        tuple: Tuple,
+        to: SocketAddrV4,
+        syn: &Segment<'_>,
+    ) {
+        let Ok((id, ledger)) = self.reserve(cx) else { return self.park(cx, tuple, syn) };
+        let (iss, ts_offset) = self.initial(&tuple, cx.now);
+        let tcb = Tcb::passive(self.link(cx.budget), iss, ts_offset, syn, cx.now);
+        let caps = self.floor_caps();
+        let mut flow = Flow::new(id, tuple, tcb, HostSide::new(to, caps, false), ledger, cx.now);
+        self.stats.add(Stat::PassiveOpens);
+        match cx.host.connect(id, to, caps) {
+            Ok(()) => {
+                self.mark(&mut flow);
+                self.flows.insert(flow);
+            }
+            Err(e) => {
+                self.flows.insert(flow);
+                if let Some(flow) = self.flows.take(id.index) {
+                    self.host_connect_failed(cx, flow, e);
+                }
+            }
+        }
+    }
+
+    /// A place in the table and the whole reservation, or nothing.
+    fn reserve(&mut self, cx: &mut Ctx<'_>) -> Result<(FlowId, Ledger), Refusal> {
+        let Some(id) = self.flows.reserve() else {
+            self.stats.add(Stat::FlowTableFull);
+            return Err(Refusal::Hard);
+        };
+        let ledger = match self.admit(cx.budget, cx.now) {
+            Ok(ledger) => Ok(ledger),
+            Err(_) if self.demote(cx, self.config.sizes.total()) => self.admit(cx.budget, cx.now),
+            Err(e) => Err(e),
+        };
+        match ledger {
+            Ok(ledger) => {
+                self.flows_total += 1;
+                Ok((id, ledger))
+            }
+            Err(e) => {
+                self.flows.unreserve(id);
+                Err(e)
+            }
+        }
+    }
+
+    fn admit(&self, budget: &mut Budget, now: Instant) -> Result<Ledger, Refusal> {
+        let mut ledger = budget.admit(self.member, &self.config.sizes, now)?;
+        match budget.establish(&mut ledger, now) {
+            Ok(()) => Ok(ledger),
+            Err(e) => {
+                budget.release(ledger, now);
+                Err(e)
+            }
+        }
+    }
+
+    fn park(&mut self, cx: &mut Ctx<'_>, tuple: Tuple, syn: &Segment<'_>) {
+        if let Parking::Parked(id) = self.parked.park(tuple, syn, cx.budget, self.member, cx.now) {
+            cx.budget.wait(self.parked_key(id).0, self.config.sizes.total());
+        }
+    }
+
+    /// Parked SYNs whose memory came back, in the order in which they were woken.
+    pub(super) fn admit_woken(&mut self, cx: &mut Ctx<'_>) {
+        for id in std::mem::take(&mut self.woken) {
+            let Some(syn) = self.parked.take(id) else { continue };
+            if let Ok(to) = self.config.route(syn.tuple.remote) {
+                self.open_passive(cx, syn.tuple, to, &syn.segment());
+            }
+        }
+    }
+
+    /// A published port accepted a connection from `peer`: a flow towards `guest_port` of the guest begins (its SYN goes
+    /// out in the next turn). `None`: no room; keep the connection and ask again when `can_accept`.
+    pub fn on_accept(
+        &mut self,
+        cx: &mut Ctx<'_>,
+        guest_port: u16,
+        peer: SocketAddrV4,
+    ) -> Option<FlowId> {
+        let guest = SocketAddrV4::new(self.config.guest_ip, guest_port);
+        let tuple = self.free_tuple(guest, peer.port())?;
+        let (id, ledger) = self.reserve(cx).ok()?;
+        let (iss, ts_offset) = self.initial(&tuple, cx.now);
+        let tcb = Tcb::active(self.link(cx.budget), iss, ts_offset, cx.now);
+        let side = HostSide::new(peer, self.floor_caps(), true);
+        let mut flow = Flow::new(id, tuple, tcb, side, ledger, cx.now);
+        self.stats.add(Stat::ActiveOpens);
+        self.mark(&mut flow);
+        self.flows.insert(flow);
+        Some(id)
+    }
+
+    /// The guest sees the gateway, with the peer's own port where it is free.
+    fn free_tuple(&self, guest: SocketAddrV4, port: u16) -> Option<Tuple> {
+        let at = |port| Tuple { guest, remote: as_gateway(&self.config, port) };
+        std::iter::once(port)
+            .chain((0..64).map(|i| 1024 + (port.wrapping_mul(31).wrapping_add(i * 997)) % 64_000))
+            .map(at)
+            .find(|tuple| self.flows.find(tuple).is_none())
+    }
+
+    /// Is there room for one more accepted connection? The listener is polled only while this is true.
+    pub fn can_accept(&self, budget: &Budget) -> bool {
+        self.parked.len() == 0
+            && self.flows.len() < self.config.flows_max
+            && budget.headroom() >= self.config.sizes.total()
+    }
+
+    /// Caps of a host socket that did not prove fast yet, as the reservation pays for them.
+    pub fn floor_caps(&self) -> HostCaps {
+        let half = self.config.sizes.host_floor / 2;
+        HostCaps { sndbuf: half, rcvbuf: half }
+    }
+
+    fn link(&self, budget: &Budget) -> Link {
+        let sock = budget.sock_limits();
+        self.config.link(sock.rmem[2], sock.wmem[2])
+    }
+
+    /// Initial sequence number and timestamp offset (RFC 6528: a clock of 4 microseconds plus a keyed hash of the
+    /// tuple; RFC 7323 section 5.4).
+    fn initial(&self, tuple: &Tuple, now: Instant) -> (Seq, u32) {
+        use std::hash::BuildHasher;
+        let hash = crate::demux::Keyed(self.config.secret).hash_one(tuple);
+        let clock = (now.0 / 4000) as u32;
+        (Seq(clock.wrapping_add(hash as u32)), (hash >> 32) as u32)
+    }
+}

@@ -1,0 +1,91 @@
+//! Read-only views: what `stats` and `flows` print.
+
+use std::net::SocketAddrV4;
+
+use super::Container;
+use crate::flow::Flow;
+use crate::io::FlowId;
+
+/// One line of `skbudget flows`.
+#[derive(Debug, Clone)]
+pub struct FlowInfo {
+    pub id: FlowId,
+    pub guest: SocketAddrV4,
+    pub host: SocketAddrV4,
+    pub state: &'static str,
+    pub rmem: u64,
+    pub ofo: u64,
+    pub credit: u64,
+    pub wmem: u64,
+    pub host_bytes: u64,
+    pub bytes_from_guest: u64,
+    pub bytes_to_guest: u64,
+    pub cwnd: u32,
+    pub ssthresh: u32,
+    pub srtt_us: u64,
+    pub rto_us: u64,
+    pub retrans: u64,
+    pub snd_wnd: u32,
+    pub rcv_wnd: u32,
+    pub mss: u16,
+}
+
+/// Counters of the stack itself (memory counters are the budget's, by member).
+#[derive(Debug, Clone, Default)]
+pub struct ContainerStats {
+    pub flows: u32,
+    pub flows_total: u64,
+    pub parked: u32,
+    pub time_wait: u32,
+    pub bytes_from_guest: u64,
+    pub bytes_to_guest: u64,
+    pub frames_from_guest: u64,
+    pub frames_to_guest: u64,
+    /// Name and value of every drop reason and protocol counter, in a fixed order.
+    pub counters: Vec<(&'static str, u64)>,
+}
+
+impl Container {
+    pub fn stats(&self) -> ContainerStats {
+        ContainerStats {
+            flows: self.flows.len(),
+            flows_total: self.flows_total,
+            parked: self.parked.len() as u32,
+            time_wait: self.timewait.len() as u32,
+            bytes_from_guest: self.bytes_from_guest,
+            bytes_to_guest: self.bytes_to_guest,
+            frames_from_guest: self.frames_from_guest,
+            frames_to_guest: self.egress.frames,
+            counters: self.stats.named().collect(),
+        }
+    }
+
+    pub fn flows(&self) -> Vec<FlowInfo> {
+        self.flows.iter().map(info).collect()
+    }
+}
+
+fn info(flow: &Flow) -> FlowInfo {
+    let (snd, rcv) = (&flow.tcb.snd, &flow.tcb.rcv);
+    FlowInfo {
+        id: flow.id,
+        guest: flow.tuple.guest,
+        host: flow.host.to,
+        state: flow.tcb.state.name(),
+        rmem: flow.ledger.rmem(),
+        ofo: flow.ledger.ofo(),
+        credit: flow.ledger.credit(),
+        wmem: flow.ledger.wmem(),
+        host_bytes: flow.ledger.host(),
+        bytes_from_guest: rcv.q.nxt(),
+        bytes_to_guest: flow.host.bytes_to_guest,
+        cwnd: snd.cc.cwnd,
+        ssthresh: snd.cc.ssthresh,
+        srtt_us: snd.rtt.srtt().map_or(0, |d| d.as_micros() as u64),
+        rto_us: snd.rtt.rto().as_micros() as u64,
+        retrans: snd.retrans,
+        snd_wnd: snd.wnd,
+        rcv_wnd: rcv.wnd(),
+        mss: snd.mss as u16,
+    }
+}

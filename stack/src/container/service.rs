@@ -1,0 +1,164 @@
+//! One flow, one turn: the host side, the relay, the segments.
+
+use std::time::Duration;
+
+use skbudget_controller::Rules;
+use smoltcp::wire::Icmpv4DstUnreachable;
+
+use super::Container;
+use crate::counters::Stat;
+use crate::flow::Flow;
+use crate::ingress;
+use crate::io::{Close, Ctx, HostError};
+use crate::relay::{self, Ends, Moved};
+use crate::tcp::Mem;
+use crate::tcp::state::State;
+
+/// How long a flow whose frame the device did not take waits.
+const DEVICE_RETRY: Duration = Duration::from_millis(1);
+/// How often the guest is asked for its hardware address.
+const ARP_RETRY: Duration = Duration::from_millis(100);
+
+/// What a flow's turn ended with.
+#[derive(Debug, Default)]
+struct Serviced {
+    failed: Option<HostError>,
+    /// The turn's share is used up.
+    more: bool,
+    no_send_memory: bool,
+    short_window: bool,
+    device_full: bool,
+}
+
+impl Container {
+    pub(super) fn service(&mut self, cx: &mut Ctx<'_>, mut flow: Box<Flow>) {
+        flow.dirty = false;
+        if !flow.host.open && flow.host.ready.writable {
+            match cx.host.connect_outcome(flow.id) {
+                None => flow.host.ready.writable = false,
+                Some(Ok(())) => {
+                    flow.host.open = true;
+                    flow.tcb.on_host_connected();
+                }
+                Some(Err(e)) => return self.host_connect_failed(cx, flow, e),
+            }
+        }
+        let before = flow.host.bytes_to_guest;
+        let serviced = self.move_bytes(cx, &mut flow);
+        if flow.host.bytes_to_guest > before {
+            self.bytes_to_guest += flow.host.bytes_to_guest - before;
+            self.note_data(&mut flow, cx);
+        }
+        if serviced.failed.is_some() {
+            return if flow.guest_done {
+                self.end(cx, flow, Close::Reset)
+            } else {
+                self.abort(cx, flow)
+            };
+        }
+        if flow.guest_done && flow.host.shut {
+            return self.end(cx, flow, Close::Graceful);
+        }
+        if serviced.more {
+            self.mark(&mut flow);
+        }
+        if serviced.device_full {
+            self.block(cx, &flow);
+        }
+        if serviced.no_send_memory || serviced.short_window {
+            self.short_of_memory(cx, &mut flow, serviced.no_send_memory);
+        }
+        self.schedule(&mut flow);
+        self.flows.put(flow);
+    }
+
+    fn move_bytes(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow) -> Serviced {
+        let mut done = Serviced::default();
+        let Flow { id, tuple, tcb, host: side, ledger, guest_done, retry_at, .. } = flow;
+        let mut mem =
+            Mem { now: cx.now, budget: cx.budget, pool: cx.pool, ledger, stats: &mut self.stats };
+        if side.open {
+            let mut ends = Ends { id: *id, tcb, side, host: cx.host };
+            match relay::to_host(&mut ends, &mut mem) {
+                Moved::More => done.more = true,
+                Moved::Failed(e) => done.failed = Some(e),
+                Moved::Done | Moved::NoMemory => {}
+            }
+            if done.failed.is_none() && !*guest_done && retry_at.is_none() {
+                match relay::to_guest(&mut ends, &mut mem) {
+                    Moved::More => done.more = true,
+                    Moved::NoMemory => done.no_send_memory = true,
+                    Moved::Failed(e) => done.failed = Some(e),
+                    Moved::Done => {}
+                }
+            }
+        }
+        if *guest_done || done.failed.is_some() {
+            return done;
+        }
+        if self.egress.guest_mac.is_none() {
+            done.device_full = true;
+            return done;
+        }
+        let (egress, device) = (&mut self.egress, &mut *cx.device);
+        let out = tcb.output(&mut mem, &mut |seg, parts| egress.segment(device, tuple, seg, parts));
+        done.more |= out.more;
+        done.device_full = out.device_full;
+        done.short_window = out.short;
+        done
+    }
+
+    /// The device is full, or the guest's hardware address is not known yet.
+    fn block(&mut self, cx: &mut Ctx<'_>, flow: &Flow) {
+        self.blocked.push(flow.id.index);
+        let retry = if self.egress.guest_mac.is_some() {
+            self.stats.add(Stat::DeviceFull);
+            DEVICE_RETRY
+        } else {
+            if self.arp_asked.is_none_or(|at| cx.now.since(at) >= ARP_RETRY) {
+                self.arp_asked = Some(cx.now);
+                self.egress.answer(cx.device, &ingress::who_has(&self.config));
+            }
+            ARP_RETRY
+        };
+        let at = cx.now + retry;
+        self.blocked_until = Some(self.blocked_until.map_or(at, |t| t.min(at)));
+    }
+
+    /// What the guest learns when the host cannot be reached is what it would learn from a network (design section 2):
+    /// refused is RST, no route an ICMP error, a timeout silence.
+    pub(super) fn host_connect_failed(
+        &mut self,
+        cx: &mut Ctx<'_>,
+        flow: Box<Flow>,
+        error: HostError,
+    ) {
+        self.stats.add(Stat::HostConnectFailed);
+        let reason = match error {
+            HostError::HostUnreachable => Some(Icmpv4DstUnreachable::HostUnreachable),
+            HostError::NetUnreachable => Some(Icmpv4DstUnreachable::NetUnreachable),
+            HostError::TimedOut | HostError::NoResources | HostError::WouldBlock => None,
+            HostError::Refused | HostError::Reset => {
+                debug_assert_eq!(flow.tcb.state, State::Connecting);
+                return self.abort(cx, flow);
+            }
+        };
+        if let Some(reason) = reason
+            && self.icmp_allowed(cx.now)
+        {
+            let answer = ingress::unreachable(&flow.tuple, flow.tcb.rcv.irs.0, reason);
+            self.egress.answer(cx.device, &answer);
+        }
+        self.end(cx, flow, Close::Reset);
+    }
+
+    /// Linux rules: a sender refused by the budget sleeps 2 jiffies to a fifth of a second (kernel notes 2.7 step 4).
+    pub(super) fn retry_later(&mut self, cx: &Ctx<'_>, flow: &mut Flow) {
+        debug_assert_eq!(cx.budget.rules(), Rules::Linux);
+        self.rng ^= self.rng << 13;
+        self.rng ^= self.rng >> 7;
+        self.rng ^= self.rng << 17;
+        let wait = Duration::from_millis(8 + self.rng % 193);
+        flow.retry_at = Some(cx.now + wait);
+    }
+}

@@ -1,0 +1,86 @@
+//! One reason, one counter. Memory counters are the budget's (by member); these are the stack's own.
+
+macro_rules! stats {
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
+        /// Everything the stack counts apart from memory. Names Linux has are spelled as Linux spells them.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Stat { $($(#[$doc])* $name),+ }
+
+        const NAMES: &[&str] = &[$(stringify!($name)),+];
+    };
+}
+
+stats! {
+    /// Ethernet header cut short.
+    DropShortFrame,
+    /// Neither ARP nor IPv4 nor IPv6.
+    DropEtherType,
+    DropArp,
+    /// IPv6 is not spoken yet.
+    DropIpv6,
+    DropIpv4Header,
+    DropIpv4Checksum,
+    /// Fragments are refused.
+    DropFragment,
+    /// A source address that is not the container's.
+    DropSource,
+    /// Multicast, broadcast, loopback or the container itself.
+    DropDestination,
+    DropProtocol,
+    DropTcpHeader,
+    DropTcpChecksum,
+    DropIcmp,
+    DropUdp,
+    /// UDP answered with port unreachable.
+    UdpUnreachable,
+    /// ICMP answers beyond the rate limit.
+    IcmpRateLimited,
+    IcmpEchoAnswered,
+    /// No flow index left.
+    FlowTableFull,
+    /// Parked SYN forgotten: timed out or the table was full.
+    ParkedExpired,
+    PassiveOpens,
+    ActiveOpens,
+    HostConnectFailed,
+    OutRsts,
+    EstabResets,
+    /// Segments outside the window, answered with a rate-limited ACK.
+    OutOfWindow,
+    TCPChallengeACK,
+    TCPACKSkippedChallenge,
+    PAWSEstab,
+    /// An ACK of what was never sent.
+    AckUnsent,
+    DelayedACKs,
+    RetransSegs,
+    TCPTimeouts,
+    TCPFastRetrans,
+    TCPWinProbe,
+    TCPKeepAlive,
+    TCPAbortOnTimeout,
+    TW,
+    /// The device took no frame; it is sent again.
+    DeviceFull,
+}
+
+/// The array behind the enum.
+#[derive(Debug, Clone)]
+pub(crate) struct Stats([u64; NAMES.len()]);
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self([0; NAMES.len()])
+    }
+}
+
+impl Stats {
+    pub(crate) fn add(&mut self, stat: Stat) {
+        self.0[stat as usize] += 1;
+    }
+
+    pub(crate) fn named(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        NAMES.iter().copied().zip(self.0.iter().copied())
+    }
+}

@@ -1,0 +1,114 @@
+//! A flow: TCP towards the guest, a host socket, and the ledger of what both hold.
+
+use std::net::SocketAddrV4;
+
+use skbudget_controller::{Instant, Ledger};
+
+use crate::io::{FlowId, HostCaps, Ready};
+use crate::segment::Tuple;
+use crate::tcp::Tcb;
+
+/// Charged for a flow object, its places in tables and queues (pressure model H.0: S). The assertion below keeps it
+/// honest.
+pub(crate) const FLOW_BYTES: u32 = 1536;
+const _: () = assert!(
+    size_of::<Flow>() + 256 <= FLOW_BYTES as usize,
+    "a flow and its table entries must fit what is charged for them"
+);
+
+/// The host's end.
+#[derive(Debug)]
+pub(crate) struct HostSide {
+    pub(crate) to: SocketAddrV4,
+    /// connect(2) is done.
+    pub(crate) open: bool,
+    pub(crate) ready: Ready,
+    /// The host's stream ended.
+    pub(crate) eof: bool,
+    /// We ended ours.
+    pub(crate) shut: bool,
+    /// What is charged as `host`.
+    pub(crate) caps: HostCaps,
+    /// Bytes moved since each cap was raised: a cap is raised for a flow that proved fast.
+    pub(crate) to_host_since: u64,
+    pub(crate) from_host_since: u64,
+    /// Chunks the next read asks for.
+    pub(crate) read_hint: usize,
+    /// Bytes read from the host for the guest.
+    pub(crate) bytes_to_guest: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Flow {
+    pub(crate) id: FlowId,
+    pub(crate) tuple: Tuple,
+    pub(crate) tcb: Tcb,
+    pub(crate) host: HostSide,
+    pub(crate) ledger: Ledger,
+    /// On the list of flows to look at this turn.
+    pub(crate) dirty: bool,
+    /// TCP with the guest is over; what it sent may still be on its way to the host.
+    pub(crate) guest_done: bool,
+    /// Earliest entry in the container's timer queue.
+    pub(crate) timer_at: Option<Instant>,
+    /// Linux rules: when to ask for send memory again (kernel notes 2.7 step 4).
+    pub(crate) retry_at: Option<Instant>,
+    /// On the budget's list of waiters.
+    pub(crate) waiting: bool,
+    pub(crate) last_data: Instant,
+    pub(crate) idle: bool,
+    /// On the container's queue of flows that may become idle.
+    pub(crate) watched: bool,
+}
+
+impl HostSide {
+    pub(crate) fn new(to: SocketAddrV4, caps: HostCaps, open: bool) -> Self {
+        Self {
+            to,
+            open,
+            ready: Ready::default(),
+            eof: false,
+            shut: false,
+            caps,
+            to_host_since: 0,
+            from_host_since: 0,
+            read_hint: 1,
+            bytes_to_guest: 0,
+        }
+    }
+}
+
+impl Flow {
+    pub(crate) fn new(
+        id: FlowId,
+        tuple: Tuple,
+        tcb: Tcb,
+        host: HostSide,
+        ledger: Ledger,
+        now: Instant,
+    ) -> Box<Self> {
+        Box::new(Self {
+            id,
+            tuple,
+            tcb,
+            host,
+            ledger,
+            dirty: false,
+            guest_done: false,
+            timer_at: None,
+            retry_at: None,
+            waiting: false,
+            last_data: now,
+            idle: false,
+            watched: false,
+        })
+    }
+
+    /// When this flow must be looked at if nothing else happens.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        if self.guest_done {
+            return None;
+        }
+        [self.tcb.deadline(), self.retry_at].into_iter().flatten().min()
+    }
+}

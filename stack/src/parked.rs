@@ -1,0 +1,119 @@
+//! SYNs that found no room: parked, charged, answered in order as room returns (pressure model B1, H1).
+//!
+//! A SYN dropped instead would be said again after one second, then two, then four: a millisecond without memory
+//! would cost the guest a second. A parked SYN is answered in the turn in which its reservation fits. The list is
+//! charged whole when the container begins: a place on it must not depend on the memory that is missing.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use skbudget_controller::{Budget, Counter, Instant, MemberId};
+
+use crate::segment::{Options, Segment, Tuple};
+use crate::seq::Seq;
+
+const ENTRIES_MAX: usize = 256;
+/// Charged for the list, bytes.
+pub(crate) const LIST_BYTES: u64 = 64 * ENTRIES_MAX as u64;
+/// A guest's kernel says its SYN again after 1, 2, 4, 8 and 16 s; one that was not renewed for longer is not wanted.
+const HOLD: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ParkedSyn {
+    pub(crate) id: u32,
+    pub(crate) tuple: Tuple,
+    pub(crate) seq: Seq,
+    pub(crate) wnd: u16,
+    pub(crate) options: Options,
+    at: Instant,
+}
+
+impl ParkedSyn {
+    pub(crate) fn segment(&self) -> Segment<'static> {
+        Segment {
+            seq: self.seq,
+            ack: Seq(0),
+            flags: crate::segment::Flags::SYN,
+            wnd: self.wnd,
+            options: self.options,
+            payload: &[],
+        }
+    }
+}
+
+/// What became of a SYN without room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parking {
+    /// Now waiting: register this id with the budget.
+    Parked(u32),
+    /// It waits already; renewed.
+    Renewed,
+    /// The list is full: dropped, the guest says it again.
+    Denied,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Parked {
+    list: VecDeque<ParkedSyn>,
+    next_id: u32,
+}
+
+impl Parked {
+    pub(crate) fn park(
+        &mut self,
+        tuple: Tuple,
+        syn: &Segment<'_>,
+        budget: &mut Budget,
+        member: MemberId,
+        now: Instant,
+    ) -> Parking {
+        if let Some(entry) = self.list.iter_mut().find(|e| e.tuple == tuple) {
+            (entry.seq, entry.wnd, entry.options, entry.at) = (syn.seq, syn.wnd, syn.options, now);
+            return Parking::Renewed;
+        }
+        if self.list.len() >= ENTRIES_MAX {
+            budget.count(member, Counter::AdmissionDenied, 1);
+            return Parking::Denied;
+        }
+        budget.count(member, Counter::AdmissionDelayed, 1);
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1);
+        self.list.push_back(ParkedSyn {
+            id,
+            tuple,
+            seq: syn.seq,
+            wnd: syn.wnd,
+            options: syn.options,
+            at: now,
+        });
+        Parking::Parked(id)
+    }
+
+    /// Takes the entry off the list.
+    pub(crate) fn take(&mut self, id: u32) -> Option<ParkedSyn> {
+        let at = self.list.iter().position(|e| e.id == id)?;
+        self.list.remove(at)
+    }
+
+    /// The guest gave up on a tuple (RST).
+    pub(crate) fn find(&self, tuple: &Tuple) -> Option<u32> {
+        self.list.iter().find(|e| e.tuple == *tuple).map(|e| e.id)
+    }
+
+    /// The first entry that was not renewed in time.
+    pub(crate) fn expired(&self, now: Instant) -> Option<u32> {
+        self.list.iter().find(|e| e.at + HOLD <= now).map(|e| e.id)
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.list.iter().map(|e| e.at + HOLD).min()
+    }
+
+    pub(crate) fn first(&self) -> Option<u32> {
+        self.list.front().map(|e| e.id)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+}

@@ -1,0 +1,167 @@
+//! Bytes between a flow's TCP and its host socket.
+//!
+//! Towards the host we hold what the guest sent until the host socket takes it (rmem); towards the guest we hold what
+//! was read from the host socket until the guest acknowledges it (wmem). Nothing is read from the host before the
+//! memory for it is granted, and nothing the guest sent is acknowledged before it is stored: so neither end has to be
+//! told of a loss that happened here.
+//!
+//! ```text
+//! guest ──▶ rcv.q ──to_host──▶ host socket          FIN ──▶ shutdown(SHUT_WR) once rcv.q is empty
+//! guest ◀── snd.q ◀─to_guest── host socket          FIN ◀── end of stream
+//! ```
+
+use skbudget_controller::{Budget, CHUNK_SIZE, Rules};
+
+use crate::chunk::PAYLOAD;
+use crate::flow::HostSide;
+use crate::io::{FlowId, Host, HostCaps, HostError};
+use crate::tcp::{Mem, Tcb};
+use crate::txq::{Filled, PARTS_MAX};
+
+/// Slices of one write: 256 KiB.
+const WRITE_PARTS: usize = 64;
+/// Bytes moved for one flow and direction in one turn: others get theirs before it goes on.
+const BYTES_PER_TURN: usize = 512 << 10;
+
+/// How moving bytes ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moved {
+    /// As far as both ends allow now.
+    Done,
+    /// The turn's share is used up.
+    More,
+    /// No memory for what the host has to say.
+    NoMemory,
+    /// The host side broke.
+    Failed(HostError),
+}
+
+/// The two ends of one flow, and the host they are relayed to.
+pub(crate) struct Ends<'a> {
+    pub(crate) id: FlowId,
+    pub(crate) tcb: &'a mut Tcb,
+    pub(crate) side: &'a mut HostSide,
+    pub(crate) host: &'a mut dyn Host,
+}
+
+/// Everything in order goes to the host socket; the end of the guest's stream follows the last byte.
+pub(crate) fn to_host(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
+    let mut left = BYTES_PER_TURN;
+    while !ends.tcb.rcv.q.is_empty() && ends.side.ready.writable {
+        let mut parts = [std::io::IoSlice::new(&[]); WRITE_PARTS];
+        let mut count = 0;
+        for (slot, part) in parts.iter_mut().zip(ends.tcb.rcv.q.readable(WRITE_PARTS)) {
+            *slot = part;
+            count += 1;
+        }
+        match ends.host.write(ends.id, &parts[..count]) {
+            Ok(n) => {
+                ends.tcb.consume(n, mem);
+                ends.side.to_host_since += n as u64;
+                left = left.saturating_sub(n);
+                if left == 0 {
+                    return Moved::More;
+                }
+            }
+            Err(HostError::WouldBlock) => {
+                ends.side.ready.writable = false;
+                raise_sndbuf(ends, mem);
+            }
+            Err(e) => return Moved::Failed(e),
+        }
+    }
+    if ends.tcb.drained() && !ends.side.shut {
+        ends.side.shut = true;
+        ends.host.shutdown_write(ends.id);
+    }
+    Moved::Done
+}
+
+/// Reads from the host socket what the guest and the budget have room for.
+pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
+    let mut left = BYTES_PER_TURN;
+    while ends.side.ready.readable && !ends.side.eof {
+        let room = ends.tcb.send_room();
+        if room == 0 {
+            return Moved::Done;
+        }
+        if left == 0 {
+            return Moved::More;
+        }
+        let want = room.min(ends.side.read_hint * PAYLOAD);
+        let (id, host) = (ends.id, &mut *ends.host);
+        let filled =
+            ends.tcb.snd.q.fill(want, mem.pool, mem.budget, mem.ledger, mem.now, |parts| {
+                host.read(id, parts)
+            });
+        match filled {
+            Filled::Bytes { n, full } => {
+                ends.side.from_host_since += n as u64;
+                ends.side.bytes_to_guest += n as u64;
+                ends.side.read_hint = if full {
+                    (ends.side.read_hint * 2).min(PARTS_MAX - 2)
+                } else {
+                    (n / PAYLOAD + 1).min(PARTS_MAX - 2)
+                };
+                left = left.saturating_sub(n);
+                raise_rcvbuf(ends, n, mem);
+            }
+            Filled::Eof => {
+                ends.side.eof = true;
+                ends.tcb.finish();
+            }
+            Filled::NoMemory => {
+                ends.tcb.snd.moderate_target();
+                return Moved::NoMemory;
+            }
+            Filled::Failed(HostError::WouldBlock) => ends.side.ready.readable = false,
+            Filled::Failed(e) => return Moved::Failed(e),
+        }
+    }
+    Moved::Done
+}
+
+/// A socket that filled up again after it had taken twice its cap is fast: its cap doubles, charged first (B10).
+fn raise_sndbuf(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
+    let cap = ends.side.caps.sndbuf;
+    if ends.side.to_host_since < 2 * u64::from(cap) {
+        return;
+    }
+    ends.side.to_host_since = 0;
+    let max = mem.budget.sock_limits().wmem[2];
+    let raised = HostCaps { sndbuf: (cap * 2).min(max), ..ends.side.caps };
+    raise(ends, raised, mem);
+}
+
+/// A read that found half the cap or more in the socket: the remote waits for us.
+fn raise_rcvbuf(ends: &mut Ends<'_>, n: usize, mem: &mut Mem<'_>) {
+    let cap = ends.side.caps.rcvbuf;
+    if n < cap as usize / 4 && n < PAYLOAD * (PARTS_MAX - 3) {
+        return;
+    }
+    if ends.side.from_host_since < 2 * u64::from(cap) {
+        return;
+    }
+    ends.side.from_host_since = 0;
+    let max = mem.budget.sock_limits().rmem[2].min(HOST_RCVBUF_MAX);
+    let raised = HostCaps { rcvbuf: (cap * 2).min(max), ..ends.side.caps };
+    raise(ends, raised, mem);
+}
+
+/// Beyond this a larger receive buffer on the host only moves the queue from the remote to here.
+const HOST_RCVBUF_MAX: u32 = 4 << 20;
+
+fn raise(ends: &mut Ends<'_>, raised: HostCaps, mem: &mut Mem<'_>) {
+    let by = u64::from(raised.sndbuf + raised.rcvbuf)
+        - u64::from(ends.side.caps.sndbuf + ends.side.caps.rcvbuf);
+    if by == 0 || !affordable(mem.budget, by) || !mem.budget.host_raise(mem.ledger, by, mem.now) {
+        return;
+    }
+    ends.side.caps = raised;
+    ends.host.set_caps(ends.id, raised);
+}
+
+/// The caps of host sockets grow into plenty only: windows and queues come first.
+fn affordable(budget: &Budget, by: u64) -> bool {
+    budget.rules() == Rules::Linux || budget.headroom() / 4 >= by.max(CHUNK_SIZE)
+}

@@ -1,0 +1,317 @@
+//! The receive queue: chunk slots at fixed stream positions, from the first unread byte to the advertised edge.
+//!
+//! ```text
+//!   slot 0        slot 1        slot 2        slot 3                      span slots, all charged
+//! ├─────────────┼─────────────┼─────────────┼─────────────┤
+//!      head│ in order │rcv.nxt        ofo ▓▓▓            edge ≤ span * 4032
+//! ```
+//!
+//! A byte's place is known the moment the window that admits it is advertised: in order or not, it goes into the slot
+//! that its stream position names. Under the strict rules the slot was charged when the edge moved over it
+//! (pressure model H.0), so nothing that arrives inside the window can be refused and a hole costs nothing more.
+//! Under the linux rules a slot is charged when data fills it and may be refused.
+//!
+//! Positions are 64-bit offsets of the stream (0 = first byte after SYN): no wrap to think of here.
+//! This file holds every receive-side charge (rule R4).
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use skbudget_controller::{Budget, Instant, Ledger, RxKind};
+
+use crate::chunk::{Chunk, ChunkPool, PAYLOAD};
+
+/// Out-of-order ranges a flow may hold: beyond, a new range is dropped (pressure model M2).
+const RANGES_MAX: usize = 64;
+
+/// What became of a segment's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Stored {
+    /// Bytes by which the in-order edge (rcv.nxt) moved.
+    pub(crate) advanced: u64,
+    /// Bytes kept beyond a hole.
+    pub(crate) out_of_order: bool,
+    /// Bytes that found no memory.
+    pub(crate) refused: u32,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct RxQueue {
+    slots: VecDeque<Option<Chunk>>,
+    /// First unread byte, as an offset in slot 0. Below PAYLOAD.
+    head: usize,
+    /// In-order unread bytes.
+    len: usize,
+    /// Slots charged (strict) or allowed (linux), `slots.len() <= span`.
+    span: usize,
+    /// Stream position of the next in-order byte.
+    nxt: u64,
+    /// Out-of-order ranges [start, end), sorted, disjoint, beyond `nxt`.
+    ranges: Vec<(u64, u64)>,
+    /// Start of the range that changed last: the first SACK block (RFC 2018 section 4).
+    latest: u64,
+}
+
+impl RxQueue {
+    pub(crate) fn nxt(&self) -> u64 {
+        self.nxt
+    }
+
+    /// No in-order byte waits for the host.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(crate) fn has_holes(&self) -> bool {
+        !self.ranges.is_empty()
+    }
+
+    /// Bytes beyond `nxt` that the charged slots can take.
+    pub(crate) fn room(&self) -> u64 {
+        (self.span * PAYLOAD - self.head - self.len) as u64
+    }
+
+    /// Out-of-order ranges for SACK, the latest first, then ascending.
+    pub(crate) fn sack_ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let latest = self.latest;
+        let is_latest = move |r: &&(u64, u64)| r.0 <= latest && latest < r.1;
+        self.ranges
+            .iter()
+            .filter(is_latest)
+            .chain(self.ranges.iter().filter(move |r| !is_latest(r)))
+            .copied()
+    }
+
+    /// Moves the charged span so that `window` bytes beyond `nxt` have a slot, as far as the budget lets it.
+    /// Returns the bytes beyond `nxt` that have one.
+    pub(crate) fn open(
+        &mut self,
+        window: u64,
+        budget: &mut Budget,
+        ledger: &mut Ledger,
+        now: Instant,
+    ) -> u64 {
+        let want = (self.head + self.len + window as usize).div_ceil(PAYLOAD);
+        if want > self.span {
+            let more = u32::try_from(want - self.span).unwrap_or(u32::MAX);
+            self.span += budget.rx_open(ledger, more, now) as usize;
+        }
+        self.room()
+    }
+
+    /// Credit that no byte fills and that `keep` bytes beyond `nxt` do not need goes back. Returns slots given back.
+    pub(crate) fn close_to(
+        &mut self,
+        keep: u64,
+        budget: &mut Budget,
+        ledger: &mut Ledger,
+        now: Instant,
+    ) -> u32 {
+        let need = (self.head + self.len + keep as usize).div_ceil(PAYLOAD).max(self.slots.len());
+        let spare = self.span.saturating_sub(need);
+        if spare == 0 {
+            return 0;
+        }
+        let spare = u32::try_from(spare).unwrap_or(u32::MAX);
+        self.span -= spare as usize;
+        budget.rx_close(ledger, spare, now)
+    }
+
+    /// Stores `data` whose first byte is `offset` bytes beyond `nxt`; `offset + data.len()` is within the window.
+    pub(crate) fn store(
+        &mut self,
+        offset: u64,
+        data: &[u8],
+        pool: &mut ChunkPool,
+        budget: &mut Budget,
+        ledger: &mut Ledger,
+        now: Instant,
+    ) -> Stored {
+        let mut stored = Stored::default();
+        let start = self.nxt + offset;
+        let want = data.len().min(self.room().saturating_sub(offset) as usize);
+        if offset > 0 && !self.range_fits(start, start + want as u64) {
+            return Stored { refused: data.len() as u32, ..stored };
+        }
+        let taken = self.fill(offset as usize, &data[..want], pool, budget, ledger, now);
+        stored.refused = (data.len() - taken) as u32;
+        if taken == 0 {
+            return stored;
+        }
+        let end = start + taken as u64;
+        if offset > 0 {
+            self.insert_range(start, end);
+            stored.out_of_order = true;
+            return stored;
+        }
+        stored.advanced = self.advance_to(end, budget, ledger);
+        stored
+    }
+
+    /// Copies `data` into the slots from `offset` bytes beyond `nxt`, charging slots that begin to hold data.
+    /// Returns the bytes copied, a prefix.
+    fn fill(
+        &mut self,
+        offset: usize,
+        data: &[u8],
+        pool: &mut ChunkPool,
+        budget: &mut Budget,
+        ledger: &mut Ledger,
+        now: Instant,
+    ) -> usize {
+        let kind = if offset == 0 { RxKind::InOrder } else { RxKind::Ofo };
+        let mut at = self.head + self.len + offset;
+        let mut taken = 0;
+        while taken < data.len() {
+            let (slot, from) = (at / PAYLOAD, at % PAYLOAD);
+            while self.slots.len() <= slot {
+                self.slots.push_back(None);
+            }
+            if self.slots[slot].is_none() {
+                if budget.rx_fill(ledger, 1, kind, now) == 0 {
+                    break;
+                }
+                self.slots[slot] = Some(pool.take());
+            }
+            let n = (PAYLOAD - from).min(data.len() - taken);
+            if let Some(chunk) = &mut self.slots[slot] {
+                chunk.bytes_mut()[from..from + n].copy_from_slice(&data[taken..taken + n]);
+            }
+            at += n;
+            taken += n;
+        }
+        taken
+    }
+
+    /// `nxt` becomes `end`, or beyond where ranges touch it. Slots that turn from out-of-order to in-order change
+    /// their category.
+    fn advance_to(&mut self, end: u64, budget: &mut Budget, ledger: &mut Ledger) -> u64 {
+        let old_nxt = self.nxt;
+        let mut end = end;
+        let touched = self.ranges.iter().take_while(|r| r.0 <= end).count();
+        for r in self.ranges.drain(..touched) {
+            end = end.max(r.1);
+        }
+        self.len += (end - self.nxt) as usize;
+        self.nxt = end;
+        if ledger.ofo() > 0 {
+            let settled = self.settled_slots(ledger);
+            budget.rx_settle(ledger, settled);
+        }
+        end - old_nxt
+    }
+
+    /// Slots that the ledger still counts as out of order and that the in-order edge has reached: all it counts but
+    /// those that lie beyond the edge's slot.
+    fn settled_slots(&self, ledger: &Ledger) -> u32 {
+        let edge_slot = (self.head + self.len).div_ceil(PAYLOAD);
+        let beyond = self.slots.iter().skip(edge_slot).flatten().count() as u64;
+        let counted = ledger.ofo() / skbudget_controller::CHUNK_SIZE;
+        u32::try_from(counted.saturating_sub(beyond)).unwrap_or(u32::MAX)
+    }
+
+    fn range_fits(&self, start: u64, end: u64) -> bool {
+        self.ranges.len() < RANGES_MAX || self.ranges.iter().any(|r| start <= r.1 && r.0 <= end)
+    }
+
+    fn insert_range(&mut self, start: u64, end: u64) {
+        let at = self.ranges.partition_point(|r| r.1 < start);
+        let mut merged = (start, end);
+        let touching = self.ranges[at..].iter().take_while(|r| r.0 <= end).count();
+        for r in self.ranges.drain(at..at + touching) {
+            merged = (merged.0.min(r.0), merged.1.max(r.1));
+        }
+        self.ranges.insert(at, merged);
+        self.latest = start;
+    }
+
+    /// The in-order bytes, oldest first, as at most `parts_max` slices.
+    pub(crate) fn readable(&self, parts_max: usize) -> impl Iterator<Item = IoSlice<'_>> {
+        let (head, end) = (self.head, self.head + self.len);
+        self.slots.iter().enumerate().take(parts_max).map_while(move |(i, slot)| {
+            let (from, to) = ((i * PAYLOAD).max(head), ((i + 1) * PAYLOAD).min(end));
+            if from >= to {
+                return None;
+            }
+            slot.as_ref().map(|c| IoSlice::new(&c.bytes()[from - i * PAYLOAD..to - i * PAYLOAD]))
+        })
+    }
+
+    /// The host took the first `n` in-order bytes.
+    pub(crate) fn consume(
+        &mut self,
+        n: usize,
+        pool: &mut ChunkPool,
+        budget: &mut Budget,
+        ledger: &mut Ledger,
+        now: Instant,
+    ) {
+        assert!(n <= self.len, "the host cannot take more than there is");
+        self.head += n;
+        self.len -= n;
+        let mut freed = 0;
+        while self.head >= PAYLOAD {
+            if let Some(Some(chunk)) = self.slots.pop_front() {
+                pool.give(chunk);
+            }
+            self.head -= PAYLOAD;
+            self.span -= 1;
+            freed += 1;
+        }
+        if freed > 0 {
+            budget.rx_free(ledger, freed, now);
+        }
+        if self.len == 0 && self.ranges.is_empty() {
+            self.rebase(pool, budget, ledger, now);
+        }
+    }
+
+    /// The queue is empty: its last chunk goes back, and the next byte begins a slot again. What the window needs
+    /// stays charged: fewer slots or as many, never more.
+    fn rebase(
+        &mut self,
+        pool: &mut ChunkPool,
+        budget: &mut Budget,
+        ledger: &mut Ledger,
+        now: Instant,
+    ) {
+        while let Some(slot) = self.slots.pop_front() {
+            if let Some(chunk) = slot {
+                pool.give(chunk);
+                budget.rx_drain(ledger, 1, now);
+            }
+        }
+        self.head = 0;
+    }
+
+    /// Drops everything out of order, from the highest down (tcp_prune_ofo_queue under pressure). Returns whether
+    /// there was anything. The guest keeps the bytes: they were only SACKed.
+    pub(crate) fn prune_ofo(
+        &mut self,
+        pool: &mut ChunkPool,
+        budget: &mut Budget,
+        ledger: &mut Ledger,
+        now: Instant,
+    ) -> bool {
+        if self.ranges.is_empty() {
+            return false;
+        }
+        self.ranges.clear();
+        let keep = (self.head + self.len).div_ceil(PAYLOAD);
+        let mut pruned = 0;
+        for chunk in self.slots.drain(keep.min(self.slots.len())..).flatten() {
+            pool.give(chunk);
+            pruned += 1;
+        }
+        budget.rx_prune(ledger, pruned, now);
+        true
+    }
+
+    /// The flow is over: every chunk goes back to the pool. The ledger is released by its owner.
+    pub(crate) fn clear(&mut self, pool: &mut ChunkPool) {
+        for chunk in self.slots.drain(..).flatten() {
+            pool.give(chunk);
+        }
+        *self = Self { nxt: self.nxt, ..Self::default() };
+    }
+}

@@ -1,0 +1,99 @@
+//! The one file of this package with `unsafe`: the ioctls that make a descriptor a TAP.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use crate::vnet::VNET_HDR_LEN;
+
+const NODE: &str = "/dev/net/tun";
+
+/// Checksum and TCP segmentation offload, towards the guest's kernel: it may hand us what it did not finish.
+const OFFLOAD: libc::c_uint =
+    libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+
+/// Creates TAP `name` with the 12-byte virtio header and all TCP offloads.
+pub(super) fn open_vnet(name: &str) -> io::Result<OwnedFd> {
+    let node = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(NODE)?;
+    let mut request = ifreq(name)?;
+    request.ifr_ifru.ifru_flags =
+        (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    // SAFETY: the descriptor is open and `request` is a whole, initialised ifreq that outlives the call.
+    check(unsafe { libc::ioctl(node.as_raw_fd(), libc::TUNSETIFF, &raw const request) })?;
+    let header_len = VNET_HDR_LEN as libc::c_int;
+    // SAFETY: the kernel reads one int through the pointer.
+    check(unsafe { libc::ioctl(node.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const header_len) })?;
+    // SAFETY: the argument is a number, not a pointer.
+    check(unsafe { libc::ioctl(node.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(OFFLOAD)) })?;
+    Ok(node.into())
+}
+
+/// Creates the plain TAP `name`: no header, whole frames.
+pub(super) fn open_plain(name: &str) -> io::Result<OwnedFd> {
+    ifreq(name)?;
+    let device = tun_tap::Iface::without_packet_info(name, tun_tap::Mode::Tap)?;
+    // SAFETY: `into_raw_fd` gives the descriptor away; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(device.into_raw_fd()) })
+}
+
+/// Does this TAP put a header in front of frames? Fails when it is no TAP, or when the header is not ours.
+pub(super) fn has_vnet_hdr(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut request = ifreq("")?;
+    // SAFETY: the kernel writes one ifreq through the pointer.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
+    // SAFETY: TUNGETIFF filled in the flags member.
+    let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
+    if flags & libc::IFF_TAP == 0 || flags & libc::IFF_NO_PI == 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the descriptor handed in must be a TAP opened with IFF_NO_PI",
+        ));
+    }
+    if flags & libc::IFF_VNET_HDR == 0 {
+        return Ok(false);
+    }
+    let mut len: libc::c_int = 0;
+    // SAFETY: the kernel writes one int through the pointer.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETVNETHDRSZ, &raw mut len) })?;
+    if len != VNET_HDR_LEN as libc::c_int {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("the TAP handed in has a virtio header of {len} bytes: 12 is allowed"),
+        ));
+    }
+    Ok(true)
+}
+
+pub(super) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: F_GETFL takes no argument.
+    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    // SAFETY: F_SETFL takes a number.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) })?;
+    Ok(())
+}
+
+/// An ifreq with only the name set.
+fn ifreq(name: &str) -> io::Result<libc::ifreq> {
+    if name.len() >= libc::IFNAMSIZ || name.bytes().any(|b| b == 0 || b == b'/') {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("device name {name:?}: at most 15 bytes without '/' are allowed"),
+        ));
+    }
+    // SAFETY: all-zero bytes are a valid ifreq: it is plain old data.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(request)
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

@@ -1,0 +1,244 @@
+//! TCP towards the guest: one `Tcb` a flow (RFC 9293), no I/O, no clock, no random number, no uncharged queue.
+//!
+//! Grammar: `on_segment`, `on_timer` and the host-side notices (`on_host_connected`, `finish`) change the block and
+//! say what the caller must do as a [`Disposition`]; `output` sends what the block then wants sent; `deadline` says
+//! when to look again. The order is always: events, relay, `output`.
+//!
+//! RFC 9293 section 3.10.7.4's order of checks is the order of functions in `tcp/input.rs`.
+
+use std::time::Duration;
+
+use skbudget_controller::{Budget, Instant, Ledger};
+
+use crate::chunk::ChunkPool;
+use crate::counters::Stats;
+use crate::segment::{Flags, Options, Outgoing, Segment};
+use crate::seq::Seq;
+
+pub(crate) mod congestion;
+mod input;
+mod output;
+pub(crate) mod rcv;
+mod rtt;
+pub(crate) mod snd;
+pub(crate) mod state;
+mod timers;
+
+use rcv::Rcv;
+use snd::Snd;
+use state::{Cause, State};
+
+/// Smallest MSS a guest can make us use (Linux' tcp_min_snd_mss).
+const MSS_MIN: u16 = 48;
+/// RFC 9293 section 3.7.1: without the option.
+const MSS_DEFAULT: u16 = 536;
+/// Shift of our windows: 65535 << 7 is above every window the budget grants.
+const WSCALE: u8 = 7;
+
+/// Memory and time, as every operation of a `Tcb` needs them.
+pub(crate) struct Mem<'a> {
+    pub(crate) now: Instant,
+    pub(crate) budget: &'a mut Budget,
+    pub(crate) pool: &'a mut ChunkPool,
+    pub(crate) ledger: &'a mut Ledger,
+    pub(crate) stats: &'a mut Stats,
+}
+
+/// What the caller does after an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Disposition {
+    /// Nothing beyond `output`.
+    Continue,
+    /// The handshake with the guest is complete.
+    Established,
+    /// Answer the segment with RST and forget it; the flow stays.
+    Refuse,
+    /// The guest reset the flow: reset the host side, forget the flow.
+    Reset,
+    /// We give up: RST to the guest, reset the host side.
+    Abort,
+    /// Both directions are closed: nothing is left to say.
+    Closed,
+    /// Both directions are closed, the guest may still ask: leave a TIME-WAIT entry.
+    TimeWait,
+}
+
+/// What the link and the configuration say about a flow.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Link {
+    /// MSS we advertise.
+    pub(crate) mss: u16,
+    /// Largest payload of one segment to the guest, options not taken off (MTU - 40).
+    pub(crate) segment_max: u16,
+    /// Super-frames up to 64 KiB may be sent.
+    pub(crate) offload: bool,
+    pub(crate) keepalive: Duration,
+    /// Largest receive window and send queue, bytes.
+    pub(crate) rcv_target_max: u64,
+    pub(crate) snd_target_max: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Tcb {
+    pub(crate) state: State,
+    pub(crate) snd: Snd,
+    pub(crate) rcv: Rcv,
+    link: Link,
+    /// Timestamps are in use; value added to the millisecond clock.
+    ts: Option<u32>,
+    sack: bool,
+    /// SYN (or SYN-ACK) is to be sent, first or again.
+    syn_due: bool,
+    /// The segment at SND.UNA is to be sent again.
+    rexmit_due: bool,
+    /// A zero-window or keep-alive probe is to be sent.
+    probe_due: bool,
+    last_heard: Instant,
+    keepalive_sent: u32,
+    /// Timeouts since anything acceptable was heard.
+    silent: u32,
+    /// The last ACK that answered an unacceptable segment.
+    oow_at: Option<Instant>,
+}
+
+impl Tcb {
+    /// A SYN came from the guest; the host side is still to be asked.
+    pub(crate) fn passive(
+        link: Link,
+        iss: Seq,
+        ts_offset: u32,
+        syn: &Segment<'_>,
+        now: Instant,
+    ) -> Self {
+        let mut tcb = Self::new(link, State::Connecting, iss, now);
+        tcb.negotiate(&syn.options, Some(ts_offset));
+        tcb.rcv.irs = syn.seq;
+        tcb.snd.wl1 = syn.seq;
+        // RFC 7323 section 2.2: the window of a SYN is never scaled.
+        tcb.snd.wnd = u32::from(syn.wnd);
+        tcb.snd.wnd_max = tcb.snd.wnd;
+        tcb
+    }
+
+    /// A published port was connected to: we open towards the guest.
+    pub(crate) fn active(link: Link, iss: Seq, ts_offset: u32, now: Instant) -> Self {
+        let mut tcb = Self::new(link, State::SynSent, iss, now);
+        tcb.ts = Some(ts_offset);
+        tcb.syn_due = true;
+        tcb
+    }
+
+    fn new(link: Link, state: State, iss: Seq, now: Instant) -> Self {
+        let mss = u32::from(link.segment_max.min(MSS_DEFAULT));
+        Self {
+            state,
+            snd: Snd::new(iss, mss),
+            rcv: Rcv::new(u32::from(link.mss), WSCALE),
+            link,
+            ts: None,
+            sack: true,
+            syn_due: false,
+            rexmit_due: false,
+            probe_due: false,
+            last_heard: now,
+            keepalive_sent: 0,
+            silent: 0,
+            oow_at: None,
+        }
+    }
+
+    /// Takes the options of the guest's SYN (or SYN-ACK). `offered`: we answer, so an option is used if it came.
+    fn negotiate(&mut self, options: &Options, ts_offset: Option<u32>) {
+        self.ts = options.ts.and(ts_offset);
+        if let Some((tsval, _)) = options.ts {
+            self.rcv.ts_recent = tsval;
+        }
+        self.sack = options.sack_permitted;
+        match options.wscale {
+            Some(shift) => self.snd.wscale = shift,
+            None => self.rcv.wscale = 0,
+        }
+        let mss = options.mss.unwrap_or(MSS_DEFAULT).max(MSS_MIN).min(self.link.segment_max);
+        let ts_len = if self.ts.is_some() { 12 } else { 0 };
+        self.snd.mss = u32::from(mss.saturating_sub(ts_len).max(MSS_MIN - ts_len));
+        self.snd.cc = congestion::Congestion::new(self.snd.mss);
+    }
+
+    /// The host side is connected: answer the SYN.
+    pub(crate) fn on_host_connected(&mut self) {
+        if let Some(next) = self.state.next(Cause::HostConnected) {
+            self.state = next;
+            self.syn_due = true;
+        }
+    }
+
+    /// The host's stream ended: FIN after the last byte.
+    pub(crate) fn finish(&mut self) {
+        self.snd.fin = true;
+    }
+
+    /// The guest's stream ended and every byte of it was handed to the host.
+    pub(crate) fn drained(&self) -> bool {
+        self.rcv.fin_taken && self.rcv.q.is_empty()
+    }
+
+    /// What may be queued for the guest now, bytes.
+    pub(crate) fn send_room(&self) -> usize {
+        if !matches!(self.state, State::Established | State::CloseWait) || self.snd.fin {
+            return 0;
+        }
+        self.snd.target.saturating_sub(self.snd.q.len())
+    }
+
+    /// The host took `n` in-order bytes.
+    pub(crate) fn consume(&mut self, n: usize, mem: &mut Mem<'_>) {
+        self.rcv.q.consume(n, mem.pool, mem.budget, mem.ledger, mem.now);
+        self.rcv.on_taken(n as u64, mem.budget, self.link.rcv_target_max);
+    }
+
+    /// An RST that the guest accepts, for a flow we give up.
+    pub(crate) fn reset_segment(&self) -> Outgoing {
+        Outgoing {
+            seq: self.snd.nxt,
+            ack: self.rcv.nxt(),
+            flags: Flags::RST_ACK,
+            wnd: 0,
+            options: Options::default(),
+            mss: 0,
+        }
+    }
+
+    /// The ACK that closes the connection, said once before the flow becomes a TIME-WAIT entry.
+    pub(crate) fn time_wait_ack(&self, now: Instant) -> Outgoing {
+        let ts = self.ts.map(|_| (self.ts_now(now), self.rcv.ts_recent));
+        Outgoing {
+            seq: self.snd.max,
+            ack: self.rcv.nxt(),
+            flags: Flags::ACK,
+            wnd: self.rcv.window_field(),
+            options: Options { ts, ..Options::default() },
+            mss: 0,
+        }
+    }
+
+    pub(crate) fn time_wait_entry(&self) -> crate::timewait::Entry {
+        crate::timewait::Entry {
+            snd_nxt: self.snd.max,
+            rcv_nxt: self.rcv.nxt(),
+            wnd: self.rcv.window_field(),
+            ts: self.ts.map(|offset| (offset, self.rcv.ts_recent)),
+        }
+    }
+
+    /// Every chunk goes back; the ledger is released by its owner.
+    pub(crate) fn clear(&mut self, pool: &mut ChunkPool) {
+        self.rcv.q.clear(pool);
+        self.snd.q.clear(pool);
+    }
+
+    /// Our timestamp clock: milliseconds, offset per flow (RFC 7323 section 5.4).
+    fn ts_now(&self, now: Instant) -> u32 {
+        let ms = (now.0 / 1_000_000) as u32;
+        ms.wrapping_add(self.ts.unwrap_or(0))
+    }
+}

@@ -1,0 +1,222 @@
+//! What the block wants sent now: SYN, retransmission, probe, data, FIN, ACK, in that order.
+
+use std::io::IoSlice;
+
+use crate::counters::Stat;
+use crate::segment::{Flags, Options, Outgoing};
+use crate::seq::Seq;
+use crate::tcp::state::{Cause, State};
+use crate::tcp::{Mem, Tcb};
+use crate::txq::PARTS_MAX;
+
+/// Frames of one flow in one turn: others get theirs before it goes on.
+const FRAMES_PER_TURN: usize = 8;
+/// Payload of a super-frame: what IPv4's length field leaves beside headers with all options.
+const SUPER_MAX: usize = 65_535 - 20 - 60;
+
+/// Takes a segment and its payload; false: the device is full.
+pub(crate) type Emit<'e> = &'e mut dyn FnMut(&Outgoing, &[IoSlice<'_>]) -> bool;
+
+/// How `output` ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Output {
+    /// There is more to send in this very state: call again next turn.
+    pub(crate) more: bool,
+    /// The device took nothing: call again when it may.
+    pub(crate) device_full: bool,
+    /// The receive window is smaller than it should be for want of memory.
+    pub(crate) short: bool,
+}
+
+impl Tcb {
+    pub(crate) fn output(&mut self, mem: &mut Mem<'_>, emit: Emit<'_>) -> Output {
+        let mut out = Output::default();
+        if matches!(self.state, State::Connecting | State::Closed | State::TimeWait) {
+            return out;
+        }
+        if self.syn_due || self.rcv.ack_now || self.rcv.moved {
+            let wnd = self.rcv.wnd();
+            out.short = self.rcv.advance_edge(mem.budget, mem.ledger, mem.now);
+            self.rcv.count_window(wnd, mem.budget, mem.ledger);
+        }
+        let sent = self.send_due(mem, emit).and_then(|()| self.send_data(mem, emit));
+        match sent {
+            Some(more) => out.more = more,
+            None => out.device_full = true,
+        }
+        let update = self.state.receives() && self.rcv.wants_update();
+        if self.state != State::SynSent && !self.syn_due && (self.rcv.ack_now || update) {
+            let ack = self.outgoing(self.snd.max, Flags::ACK, mem);
+            if emit(&ack, &[]) {
+                self.rcv.on_ack_sent(false);
+            } else {
+                self.rcv.ack_now = true;
+                out.device_full = true;
+            }
+        }
+        out
+    }
+
+    /// SYN, first segment again, probe. `None`: the device is full.
+    fn send_due(&mut self, mem: &mut Mem<'_>, emit: Emit<'_>) -> Option<()> {
+        if self.syn_due {
+            self.send_syn(mem, emit)?;
+        }
+        if self.rexmit_due && self.state.sends() {
+            self.rexmit_due = false;
+            let len = self.snd.q.len().min(self.snd.mss as usize);
+            let fin = len == self.snd.q.len();
+            if len > 0 || self.snd.fin {
+                mem.stats.add(Stat::TCPFastRetrans);
+                self.send_range(self.snd.una, len, fin, mem, emit)?;
+            }
+        }
+        if self.probe_due {
+            self.probe_due = false;
+            // One below SND.UNA: never acceptable, so always answered (Linux' tcp_xmit_probe_skb).
+            let probe = self.outgoing(self.snd.una - 1, Flags::ACK, mem);
+            if !emit(&probe, &[]) {
+                self.probe_due = true;
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    fn send_syn(&mut self, mem: &mut Mem<'_>, emit: Emit<'_>) -> Option<()> {
+        let flags = if self.state == State::SynSent { Flags::SYN } else { Flags::SYN_ACK };
+        let offered = self.state == State::SynSent;
+        let mut seg = self.outgoing(self.snd.iss, flags, mem);
+        seg.options.mss = Some(self.link.mss);
+        seg.options.wscale = (offered || self.rcv.wscale > 0).then_some(super::WSCALE);
+        seg.options.sack_permitted = self.sack;
+        seg.wnd = u16::try_from(self.rcv.wnd()).unwrap_or(u16::MAX);
+        if !emit(&seg, &[]) {
+            return None;
+        }
+        self.syn_due = false;
+        if self.snd.max == self.snd.iss {
+            self.snd.timed = Some((self.snd.iss, mem.now));
+        } else {
+            mem.stats.add(Stat::RetransSegs);
+            self.snd.timed = None;
+        }
+        self.snd.nxt = self.snd.nxt.max(self.snd.iss + 1);
+        self.snd.max = self.snd.max.max(self.snd.nxt);
+        self.snd.restart_timer(mem.now);
+        self.rcv.on_ack_sent(false);
+        Some(())
+    }
+
+    /// Data and FIN from SND.NXT on, as far as the windows allow. `None`: the device is full; true: there is more.
+    fn send_data(&mut self, mem: &mut Mem<'_>, emit: Emit<'_>) -> Option<bool> {
+        if !self.state.sends() {
+            return Some(false);
+        }
+        for _ in 0..FRAMES_PER_TURN {
+            let unsent = self.snd.unsent();
+            let len = self.sendable(unsent, mem);
+            let fin = self.snd.fin && len == unsent && self.fin_unsent(len);
+            if len == 0 && !fin {
+                if unsent > 0 && self.snd.timer.is_none() {
+                    self.snd.timer = Some(mem.now + self.snd.persist_delay());
+                }
+                return Some(false);
+            }
+            self.send_range(self.snd.nxt, len, fin, mem, emit)?;
+        }
+        Some(true)
+    }
+
+    /// FIN is due right after `len` more bytes.
+    fn fin_unsent(&self, len: usize) -> bool {
+        self.snd.fin_seq() == Some(self.snd.nxt + len as u32)
+    }
+
+    /// Bytes of the next frame, by window, segment size and silly-window avoidance (RFC 9293 section 3.8.6.2.1).
+    fn sendable(&self, unsent: usize, mem: &Mem<'_>) -> usize {
+        let snd = &self.snd;
+        let flight = snd.flight();
+        let window = snd.wnd.min(snd.cc.cwnd).saturating_sub(flight) as usize;
+        let mss = self.segment_payload(mem);
+        let frame = if self.link.offload { (SUPER_MAX / mss).max(1) * mss } else { mss };
+        let len = unsent.min(window).min(frame);
+        if len == unsent || len == frame {
+            return len;
+        }
+        if len >= mss {
+            return len / mss * mss;
+        }
+        let half = snd.wnd_max as usize / 2;
+        if flight == 0 && len > 0 && len >= half { len } else { 0 }
+    }
+
+    /// Payload bytes of one segment beside the options it carries now.
+    fn segment_payload(&self, mem: &Mem<'_>) -> usize {
+        let ts = if self.ts.is_some() { 12 } else { 0 };
+        let extra = self.options(mem).len() - ts;
+        (self.snd.mss as usize).saturating_sub(extra).max(1)
+    }
+
+    /// Sends `len` bytes from `seq` on, with FIN if asked; moves SND.NXT when the range begins there.
+    fn send_range(
+        &mut self,
+        seq: Seq,
+        len: usize,
+        fin: bool,
+        mem: &mut Mem<'_>,
+        emit: Emit<'_>,
+    ) -> Option<()> {
+        let again = seq.lt(self.snd.max);
+        let start = self.snd.una.max(self.snd.iss + 1);
+        let offset = seq.max(start).diff(start) as usize;
+        let last = offset + len == self.snd.q.len();
+        let fin = fin && self.snd.fin && last;
+        let flags = Flags { fin, psh: last && len > 0, ..Flags::ACK };
+        let mut seg = self.outgoing(seq, flags, mem);
+        seg.mss = self.segment_payload(mem) as u16;
+        let mut parts = [IoSlice::new(&[]); PARTS_MAX];
+        let count = self.snd.q.slices(offset, len, &mut parts);
+        if !emit(&seg, &parts[..count]) {
+            return None;
+        }
+        if seq == self.snd.nxt {
+            self.snd.nxt = seq + len as u32 + u32::from(fin);
+        }
+        if again {
+            mem.stats.add(Stat::RetransSegs);
+            self.snd.retrans += 1;
+        } else if self.snd.timed.is_none() {
+            self.snd.timed = Some((seq, mem.now));
+        }
+        self.snd.max = self.snd.max.max(self.snd.nxt);
+        if fin && let Some(next) = self.state.next(Cause::SendFin) {
+            self.state = next;
+        }
+        if self.snd.timer.is_none() {
+            self.snd.restart_timer(mem.now);
+        }
+        self.rcv.on_ack_sent(len > 0);
+        Some(())
+    }
+
+    fn outgoing(&self, seq: Seq, flags: Flags, mem: &Mem<'_>) -> Outgoing {
+        let ack = if flags.ack { self.rcv.nxt() } else { Seq(0) };
+        let options = self.options(mem);
+        Outgoing { seq, ack, flags, wnd: self.rcv.window_field(), options, mss: 0 }
+    }
+
+    fn options(&self, mem: &Mem<'_>) -> Options {
+        let mut options = Options::default();
+        if self.ts.is_some() {
+            options.ts = Some((self.ts_now(mem.now), self.rcv.ts_recent));
+        }
+        if self.sack && self.rcv.q.has_holes() {
+            let base = self.rcv.irs + 1;
+            for (slot, (start, end)) in options.sack.iter_mut().zip(self.rcv.q.sack_ranges()) {
+                *slot = Some(((base + start as u32).0, (base + end as u32).0));
+            }
+        }
+        options
+    }
+}

@@ -1,0 +1,231 @@
+//! The receive half: the advertised edge, the window target and when to acknowledge.
+//!
+//! Strict rules: the edge moves only over slots that the budget charged (`RxQueue::open`), never backwards, and in
+//! steps worth sending into (silly-window avoidance, RFC 9293 section 3.8.6.2.2). The target begins small and doubles
+//! each time the host side has taken a whole target's worth: the window follows what the host takes, and a flow whose
+//! host does not read keeps what it began with. Under pressure the target does not grow.
+//!
+//! Linux rules: the window is `__tcp_select_window` over rcvbuf; a refused charge advertises zero and takes the edge
+//! back (kernel notes 2.9 step 4).
+
+use std::time::Duration;
+
+use skbudget_controller::{Budget, Counter, Instant, Ledger, Rules};
+
+use crate::rxq::RxQueue;
+use crate::seq::Seq;
+
+/// A new flow's window: four chunks, about 10 segments of 1460 (pressure model B8).
+pub(crate) const TARGET_INITIAL: u64 = 4 * 4032;
+/// How long an ACK waits for a reply to ride on. The kernel waits 40 ms to spare a wire; this link is a system call.
+const DELAYED_ACK: Duration = Duration::from_millis(4);
+
+#[derive(Debug)]
+pub(crate) struct Rcv {
+    pub(crate) q: RxQueue,
+    pub(crate) irs: Seq,
+    /// Stream position of the advertised right edge.
+    pub(crate) edge: u64,
+    /// What the guest was last told of it.
+    edge_sent: u64,
+    /// Shift of the windows we advertise.
+    pub(crate) wscale: u8,
+    /// MSS we advertised.
+    pub(crate) mss: u32,
+    /// Stream position of the guest's FIN, once seen.
+    pub(crate) fin: Option<u64>,
+    /// The FIN is in order: RCV.NXT stands behind it.
+    pub(crate) fin_taken: bool,
+    pub(crate) ts_recent: u32,
+    pub(crate) ack_sent: Seq,
+    /// Window in bytes the flow should have open.
+    pub(crate) target: u64,
+    /// Bytes the host took since `target` grew.
+    taken: u64,
+    /// Linux rules: rcv_ssthresh.
+    pub(crate) ssthresh: u32,
+    /// Linux rules: the last charge was refused; the next ACK advertises zero.
+    nomem: bool,
+    /// Bytes received since the last ACK.
+    unacked: u32,
+    pub(crate) ack_now: bool,
+    pub(crate) delack_at: Option<Instant>,
+    /// Replies follow requests: an ACK can ride on the reply.
+    pub(crate) pingpong: bool,
+    /// The host took data since the last window computation.
+    pub(crate) moved: bool,
+}
+
+impl Rcv {
+    pub(crate) fn new(mss: u32, wscale: u8) -> Self {
+        Self {
+            q: RxQueue::default(),
+            irs: Seq(0),
+            edge: 0,
+            edge_sent: 0,
+            wscale,
+            mss,
+            fin: None,
+            fin_taken: false,
+            ts_recent: 0,
+            ack_sent: Seq(0),
+            target: TARGET_INITIAL,
+            taken: 0,
+            ssthresh: 65_535,
+            nomem: false,
+            unacked: 0,
+            ack_now: false,
+            delack_at: None,
+            pingpong: false,
+            moved: false,
+        }
+    }
+
+    /// RCV.NXT
+    pub(crate) fn nxt(&self) -> Seq {
+        self.irs + 1 + self.q.nxt() as u32 + u32::from(self.fin_taken)
+    }
+
+    /// RCV.WND: bytes the guest may still send.
+    pub(crate) fn wnd(&self) -> u32 {
+        (self.edge - self.q.nxt()) as u32
+    }
+
+    /// The window field of the next segment.
+    pub(crate) fn window_field(&self) -> u16 {
+        // Rounded down: the guest is never told more than is paid for. What it sends up to the true edge is taken.
+        u16::try_from(self.wnd() >> self.wscale).unwrap_or(u16::MAX)
+    }
+
+    /// The host took `n` bytes.
+    pub(crate) fn on_taken(&mut self, n: u64, budget: &Budget, target_max: u64) {
+        self.moved = true;
+        self.taken += n;
+        if self.taken >= self.target {
+            self.taken = 0;
+            if !budget.under_pressure() {
+                self.target = (self.target * 2).min(target_max.max(TARGET_INITIAL));
+            }
+        }
+    }
+
+    /// Without data for a while the flow begins small again; slots already advertised stay charged until demoted.
+    pub(crate) fn on_idle(&mut self) {
+        self.target = TARGET_INITIAL;
+        self.taken = 0;
+    }
+
+    /// Moves the edge as far as target and budget allow. True: the flow wanted more than it was given.
+    pub(crate) fn advance_edge(
+        &mut self,
+        budget: &mut Budget,
+        ledger: &mut Ledger,
+        now: Instant,
+    ) -> bool {
+        self.moved = false;
+        if self.fin_taken {
+            return false;
+        }
+        if budget.rules() == Rules::Linux {
+            self.select_window(budget, ledger, now);
+            return false;
+        }
+        let field_max = u64::from(u16::MAX) << self.wscale;
+        let want = self.target.min(field_max);
+        let nxt = self.q.nxt();
+        let step = u64::from(self.mss).min(want / 2);
+        if nxt + want < self.edge + step {
+            return false;
+        }
+        let open = self.q.open(want, budget, ledger, now).min(want);
+        if nxt + open >= self.edge + step {
+            // Whole units of the scale, so that the field says exactly this edge.
+            let unit = 1u64 << self.wscale;
+            self.edge = self.edge.max(nxt + open / unit * unit);
+        }
+        open < want.min(u64::from(2 * self.mss))
+    }
+
+    fn select_window(&mut self, budget: &mut Budget, ledger: &mut Ledger, now: Instant) {
+        let nxt = self.q.nxt();
+        if self.nomem {
+            self.edge = nxt;
+            return;
+        }
+        let picked = linux_window(ledger, self.mss, &mut self.ssthresh, budget.under_pressure());
+        let field_max = u64::from(u16::MAX) << self.wscale;
+        let window = picked.min(field_max);
+        // Never shrunk (tcp_select_window): what is open stays open.
+        self.edge = self.edge.max(nxt + window);
+        self.q.open(self.edge - nxt, budget, ledger, now);
+    }
+
+    /// Linux rules: memory for arriving data was refused.
+    pub(crate) fn on_nomem(&mut self) {
+        self.nomem = true;
+        self.ack_now = true;
+    }
+
+    /// Segment with data arrived and was taken (at least in part).
+    pub(crate) fn on_data(&mut self, bytes: u32, in_order: bool, now: Instant) {
+        self.unacked = self.unacked.saturating_add(bytes);
+        // RFC 5681 section 4.2: out of order, or filling a hole: at once. Every second full segment: at once.
+        // Only in an exchange of requests and replies is an ACK held back.
+        if !in_order || self.q.has_holes() || self.unacked >= 2 * self.mss || !self.pingpong {
+            self.ack_now = true;
+        } else if self.delack_at.is_none() {
+            self.delack_at = Some(now + DELAYED_ACK);
+        }
+    }
+
+    /// The delayed-ACK timer fired: the reply it waited for did not come.
+    pub(crate) fn on_delack(&mut self) {
+        self.delack_at = None;
+        self.ack_now = true;
+        self.pingpong = false;
+    }
+
+    /// Should a window update go out although nothing arrived? When the edge moved by enough to matter, or from a
+    /// window the guest cannot send into.
+    pub(crate) fn wants_update(&self) -> bool {
+        let gained = self.edge.saturating_sub(self.edge_sent);
+        if gained == 0 {
+            return false;
+        }
+        let left = self.edge_sent.saturating_sub(self.q.nxt());
+        gained >= (self.target / 2).max(u64::from(self.mss)) || left < u64::from(self.mss)
+    }
+
+    /// A segment with the ACK bit left.
+    pub(crate) fn on_ack_sent(&mut self, with_data: bool) {
+        if with_data && self.unacked > 0 {
+            self.pingpong = true;
+        }
+        self.ack_sent = self.nxt();
+        self.edge_sent = self.edge;
+        self.unacked = 0;
+        self.ack_now = false;
+        self.delack_at = None;
+        self.nomem = false;
+    }
+
+    /// Counts what the window did between two ACKs, by the kernel's names.
+    pub(crate) fn count_window(&self, before: u32, budget: &mut Budget, ledger: &Ledger) {
+        let after = self.wnd();
+        if before > 0 && after == 0 {
+            budget.count(ledger.member(), Counter::TCPToZeroWindowAdv, 1);
+        } else if before == 0 && after > 0 {
+            budget.count(ledger.member(), Counter::TCPFromZeroWindowAdv, 1);
+        }
+    }
+}
+
+/// `__tcp_select_window` with a ratio of one half: free space clamped to rcv_ssthresh, nothing below one MSS.
+fn linux_window(ledger: &Ledger, mss: u32, ssthresh: &mut u32, pressure: bool) -> u64 {
+    let full = u64::from(ledger.rcvbuf()) / 2;
+    let free = u64::from(ledger.rcvbuf()).saturating_sub(ledger.rmem() + ledger.ofo()) / 2;
+    if free < full / 2 && pressure {
+        *ssthresh = (*ssthresh).min(4 * mss);
+    }
+    if free < full / 16 || free < u64::from(mss) { 0 } else { free.min(u64::from(*ssthresh)) }
+}

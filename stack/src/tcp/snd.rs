@@ -1,0 +1,133 @@
+//! The send half: what is queued, what is outstanding, what the guest lets us send.
+
+use std::time::Duration;
+
+use skbudget_controller::Instant;
+
+use crate::seq::Seq;
+use crate::tcp::congestion::Congestion;
+use crate::tcp::rtt::Rtt;
+use crate::txq::TxQueue;
+
+/// Bytes queued for a flow before its guest has shown that it takes them (tcp_wmem's default).
+pub(crate) const TARGET_INITIAL: usize = 4 * 4032;
+
+#[derive(Debug)]
+pub(crate) struct Snd {
+    pub(crate) q: TxQueue,
+    pub(crate) iss: Seq,
+    pub(crate) una: Seq,
+    pub(crate) nxt: Seq,
+    /// Highest sequence number ever sent plus one: SND.NXT goes back on a timeout, this does not.
+    pub(crate) max: Seq,
+    /// SND.WND in bytes.
+    pub(crate) wnd: u32,
+    pub(crate) wnd_max: u32,
+    pub(crate) wl1: Seq,
+    pub(crate) wl2: Seq,
+    /// Shift of the windows the guest advertises.
+    pub(crate) wscale: u8,
+    /// Payload bytes of one segment, options taken off.
+    pub(crate) mss: u32,
+    pub(crate) cc: Congestion,
+    pub(crate) rtt: Rtt,
+    /// One segment is timed at a time; retransmission ends the timing (Karn).
+    pub(crate) timed: Option<(Seq, Instant)>,
+    pub(crate) dupacks: u32,
+    /// Fast recovery until this is acknowledged.
+    pub(crate) recover: Option<Seq>,
+    /// Retransmission or persist timer: which of them follows from what is outstanding.
+    pub(crate) timer: Option<Instant>,
+    /// The host's stream ended: a FIN follows the last byte.
+    pub(crate) fin: bool,
+    /// Bytes the relay may have queued here.
+    pub(crate) target: usize,
+    acked_since_growth: usize,
+    pub(crate) retrans: u64,
+}
+
+impl Snd {
+    pub(crate) fn new(iss: Seq, mss: u32) -> Self {
+        Self {
+            q: TxQueue::default(),
+            iss,
+            una: iss,
+            nxt: iss,
+            max: iss,
+            wnd: 0,
+            wnd_max: 0,
+            wl1: Seq(0),
+            wl2: Seq(0),
+            wscale: 0,
+            mss,
+            cc: Congestion::new(mss),
+            rtt: Rtt::default(),
+            timed: None,
+            dupacks: 0,
+            recover: None,
+            timer: None,
+            fin: false,
+            target: TARGET_INITIAL,
+            acked_since_growth: 0,
+            retrans: 0,
+        }
+    }
+
+    /// Bytes (and SYN, FIN) sent and not acknowledged.
+    pub(crate) fn flight(&self) -> u32 {
+        self.nxt.diff(self.una).max(0).cast_unsigned()
+    }
+
+    /// Sequence number of the first byte in the queue.
+    fn data_start(&self) -> Seq {
+        self.una.max(self.iss + 1)
+    }
+
+    /// Sequence number of our FIN, if the stream has ended.
+    pub(crate) fn fin_seq(&self) -> Option<Seq> {
+        self.fin.then(|| self.data_start() + self.q.len() as u32)
+    }
+
+    /// Our FIN was sent and is acknowledged by `ack`.
+    pub(crate) fn covers_fin(&self, ack: Seq) -> bool {
+        // Before `una` moves: the FIN is the last thing in sequence space.
+        self.fin_seq().is_some_and(|fin| ack.gt(fin))
+    }
+
+    /// Bytes of the queue that were not sent yet.
+    pub(crate) fn unsent(&self) -> usize {
+        let sent = self.nxt.diff(self.data_start()).max(0) as usize;
+        self.q.len().saturating_sub(sent)
+    }
+
+    /// The retransmission timer begins to run, or runs anew (RFC 6298 5.1, 5.3).
+    pub(crate) fn restart_timer(&mut self, now: Instant) {
+        self.timer = Some(now + self.rtt.rto());
+    }
+
+    /// The guest acknowledged `n` bytes: what proves fast gets a larger queue.
+    pub(crate) fn grow_target(&mut self, n: usize, target_max: usize, pressure: bool) {
+        self.acked_since_growth += n;
+        if self.acked_since_growth >= self.target {
+            self.acked_since_growth = 0;
+            if !pressure {
+                self.target = (self.target * 2).min(target_max.max(TARGET_INITIAL));
+            }
+        }
+    }
+
+    /// Pressure or refusal: `sk_stream_moderate_sndbuf` for our target.
+    pub(crate) fn moderate_target(&mut self) {
+        self.target = self.target.min(self.q.len() / 2).max(4608);
+    }
+
+    pub(crate) fn on_idle(&mut self) {
+        self.target = TARGET_INITIAL;
+        self.acked_since_growth = 0;
+    }
+
+    /// How long the persist timer waits: the RTO, backed off, as Linux does (RFC 9293 section 3.8.6.1).
+    pub(crate) fn persist_delay(&self) -> Duration {
+        self.rtt.rto()
+    }
+}

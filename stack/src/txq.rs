@@ -1,0 +1,162 @@
+//! The send queue: bytes read from the host socket, from SND.UNA on. Unsent and unacknowledged bytes alike live here
+//! until the guest acknowledges them; none is ever dropped while the flow lives (the host's kernel has acknowledged
+//! them to the remote).
+//!
+//! Chunks are filled to the end before the next begins, so a byte's place is arithmetic. A read asks for memory first
+//! and reads no more than it was granted. This file holds every send-side charge (rule R4).
+
+use std::collections::VecDeque;
+use std::io::{IoSlice, IoSliceMut};
+
+use skbudget_controller::{Budget, Instant, Ledger};
+
+use crate::chunk::{Chunk, ChunkPool, PAYLOAD};
+use crate::io::HostError;
+
+/// Slices of one read or one frame: a 64 KiB super-frame touches at most 17 chunks, 18 when it starts inside one.
+pub(crate) const PARTS_MAX: usize = 18;
+
+/// How a read into the queue ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Filled {
+    /// Bytes read; `full`: everything asked for was filled, there may be more.
+    Bytes {
+        n: usize,
+        full: bool,
+    },
+    /// End of the host's stream.
+    Eof,
+    /// The budget granted nothing and the tail chunk is full.
+    NoMemory,
+    Failed(HostError),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct TxQueue {
+    chunks: VecDeque<Chunk>,
+    /// First unacknowledged byte, as an offset in chunk 0. Below PAYLOAD.
+    head: usize,
+    len: usize,
+}
+
+impl TxQueue {
+    /// Bytes from SND.UNA to the end of what was read.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    fn tail_room(&self) -> usize {
+        self.chunks.len() * PAYLOAD - self.head - self.len
+    }
+
+    /// Reads up to `want` bytes with `read`, charging the chunks it needs before they are read into.
+    pub(crate) fn fill(
+        &mut self,
+        want: usize,
+        pool: &mut ChunkPool,
+        budget: &mut Budget,
+        ledger: &mut Ledger,
+        now: Instant,
+        read: impl FnOnce(&mut [IoSliceMut<'_>]) -> Result<usize, HostError>,
+    ) -> Filled {
+        let room = self.tail_room();
+        let need = want.saturating_sub(room).div_ceil(PAYLOAD).min(PARTS_MAX - 1);
+        let granted =
+            if need == 0 { 0 } else { budget.tx_grant(ledger, need as u32, now) as usize };
+        if granted == 0 && room == 0 {
+            return Filled::NoMemory;
+        }
+        let had = self.chunks.len();
+        self.chunks.extend((0..granted).map(|_| pool.take()));
+        let asked = room + granted * PAYLOAD;
+        let from = if room > 0 { had - 1 } else { had };
+        let outcome = read_into(&mut self.chunks, from, room, read);
+        let n = outcome.unwrap_or(0).min(asked);
+        self.len += n;
+        let used = (self.head + self.len).div_ceil(PAYLOAD).max(had);
+        let unused = self.chunks.len() - used;
+        for chunk in self.chunks.drain(used..) {
+            pool.give(chunk);
+        }
+        if unused > 0 {
+            budget.tx_free(ledger, unused as u32, now);
+        }
+        match outcome {
+            Ok(0) => Filled::Eof,
+            Ok(_) => Filled::Bytes { n, full: n == asked },
+            Err(e) => Filled::Failed(e),
+        }
+    }
+
+    /// Slices of `len` bytes that begin `offset` bytes after SND.UNA, into `parts`; returns how many slices.
+    pub(crate) fn slices<'a>(
+        &'a self,
+        offset: usize,
+        len: usize,
+        parts: &mut [IoSlice<'a>],
+    ) -> usize {
+        debug_assert!(offset + len <= self.len);
+        let (mut at, end) = (self.head + offset, self.head + offset + len);
+        let mut count = 0;
+        while at < end && count < parts.len() {
+            let (chunk, from) = (at / PAYLOAD, at % PAYLOAD);
+            let to = PAYLOAD.min(from + end - at);
+            parts[count] = IoSlice::new(&self.chunks[chunk].bytes()[from..to]);
+            at += to - from;
+            count += 1;
+        }
+        debug_assert_eq!(at, end, "a frame's payload fits the slices");
+        count
+    }
+
+    /// The guest acknowledged the first `n` bytes.
+    pub(crate) fn acked(
+        &mut self,
+        n: usize,
+        pool: &mut ChunkPool,
+        budget: &mut Budget,
+        ledger: &mut Ledger,
+        now: Instant,
+    ) {
+        assert!(n <= self.len, "the caller checked SEG.ACK against SND.MAX");
+        self.head += n;
+        self.len -= n;
+        let mut freed = 0;
+        while self.head >= PAYLOAD || (self.len == 0 && !self.chunks.is_empty()) {
+            if let Some(chunk) = self.chunks.pop_front() {
+                pool.give(chunk);
+                freed += 1;
+            }
+            self.head = if self.len == 0 { 0 } else { self.head - PAYLOAD };
+        }
+        if freed > 0 {
+            budget.tx_free(ledger, freed, now);
+        }
+    }
+
+    /// The flow is over: every chunk goes back to the pool. The ledger is released by its owner.
+    pub(crate) fn clear(&mut self, pool: &mut ChunkPool) {
+        for chunk in self.chunks.drain(..) {
+            pool.give(chunk);
+        }
+        *self = Self::default();
+    }
+}
+
+/// One vectored read into the chunks from index `from` on; the first of them has `room` free bytes at its end when
+/// `room` is not zero.
+fn read_into(
+    chunks: &mut VecDeque<Chunk>,
+    from: usize,
+    room: usize,
+    read: impl FnOnce(&mut [IoSliceMut<'_>]) -> Result<usize, HostError>,
+) -> Result<usize, HostError> {
+    let mut parts: [IoSliceMut<'_>; PARTS_MAX] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
+    let mut count = 0;
+    for (i, chunk) in chunks.range_mut(from..).enumerate() {
+        let start = if i == 0 && room > 0 { PAYLOAD - room } else { 0 };
+        parts[count] = IoSliceMut::new(&mut chunk.bytes_mut()[start..]);
+        count += 1;
+    }
+    read(&mut parts[..count])
+}
