@@ -46,8 +46,7 @@ pub(crate) fn container(name: &str, role: Role, mb: [u64; 3], p99_ms: [u64; 3]) 
         moved_bytes: 2 * mb[i] * 1_000_000,
         probe: (role == Role::Victim).then(|| probe(p99_ms[i] * MS, false, 1_000_000)),
     };
-    let windows: Vec<u32> =
-        (0..300).map(|w: usize| (mb[w / 100] * 10_000) as u32).collect();
+    let windows: Vec<u32> = (0..300).map(|w: usize| (mb[w / 100] * 10_000) as u32).collect();
     ContainerResult {
         name: name.to_owned(),
         role,
@@ -92,8 +91,7 @@ pub(crate) fn arm(role: ArmRole, containers: Vec<ContainerResult>) -> ArmResult 
 
 pub(crate) fn judge(arm: &ArmResult) -> Fairness {
     let phases = phases();
-    let frame =
-        Frame { phases: &phases, window_ns: 10 * MS, bits_per_second: 1_000_000_000 };
+    let frame = Frame { phases: &phases, window_ns: 10 * MS, bits_per_second: 1_000_000_000 };
     fairness(arm, frame)
 }
 

@@ -82,9 +82,13 @@ pub enum Load {
     Down,
     Probe(ProbeSpec),
     /// Sends into servers that never read.
-    Stuff { connections: u32 },
+    Stuff {
+        connections: u32,
+    },
     /// Never reads from servers that send all they can.
-    Hoard { connections: u32 },
+    Hoard {
+        connections: u32,
+    },
 }
 
 #[derive(Debug, Clone)]

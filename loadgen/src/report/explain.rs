@@ -18,7 +18,10 @@ const TOPICS: &[(&str, &str)] = &[
          is known of them is that they take longer than they were waited for; they rank above every request that was \
          answered.",
     ),
-    ("goodput", "Bytes that reached the application they were meant for, over the length of the phase."),
+    (
+        "goodput",
+        "Bytes that reached the application they were meant for, over the length of the phase.",
+    ),
     (
         "stall",
         "The longest time without a byte on a connection that always had more to carry. Both ends of the phase count as \
@@ -29,14 +32,20 @@ const TOPICS: &[(&str, &str)] = &[
         "Responses completed within the deadline over requests intended. A starved victim produces no latency samples; \
          this is what shows it.",
     ),
-    ("slowdown", "Goodput alone over goodput with the hog, for the worst victim and its worse direction."),
+    (
+        "slowdown",
+        "Goodput alone over goodput with the hog, for the worst victim and its worse direction.",
+    ),
     ("p99-inflation", "p99 response with the hog over p99 response alone, for the worst victim."),
     (
         "jain",
         "Jain's index (sum x)^2 / (n sum x^2): 1 when all have the same, 1/n when one has everything. Reported, never \
          gated: with 1000 containers, one of them starved for good, it is 0.999.",
     ),
-    ("overshoot", "The most a budget ever held beyond its hard limit. Under the strict rules: nothing, ever."),
+    (
+        "overshoot",
+        "The most a budget ever held beyond its hard limit. Under the strict rules: nothing, ever.",
+    ),
     (
         "refusals",
         "Segments, connections and queues turned away for lack of memory, by the kernel's names (PruneCalled, \

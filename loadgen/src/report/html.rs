@@ -21,16 +21,18 @@ pub fn render(result: &RunResult) -> Result<String, Failure> {
         .gates
         .iter()
         .map(|g| {
-            context! { arm => g.arm, name => g.name, seen => g.observed, limit => g.limit, ok => g.passed }
+            context! { arm => g.arm.as_str(), name => g.name.as_str(), seen => g.observed.as_str(), limit => g.limit.as_str(), ok => g.passed }
         })
         .collect();
     let params: Vec<Value> =
         result.params.iter().map(|(k, v)| context! { key => k, value => v }).collect();
     let (headline, rows) = table::cells(result);
+    let row = |r: table::TextRow| context! { name => r.name, detail => r.detail, cells => r.cells };
+    let rows: Vec<Value> = rows.into_iter().map(row).collect();
     let latency = Value::from_safe_string(latency_chart(result).render());
     let context = context! {
-        scenario => result.scenario, target => result.target, seed => result.seed,
-        verdict => result.verdict.word, exit => result.verdict.exit, passed => result.verdict.exit == 0,
+        scenario => result.scenario.as_str(), target => result.target.as_str(), seed => result.seed,
+        verdict => result.verdict.word.as_str(), exit => result.verdict.exit, passed => result.verdict.exit == 0,
         headline, rows, arms, gates, params, latency,
     };
     template.render(context).map_err(|e| Failure::io("report.html", e))
@@ -42,7 +44,7 @@ fn arm_value(result: &RunResult, arm: &ArmResult) -> Value {
         .map(|i| Value::from_safe_string(usage_chart(result, arm, i).render()))
         .collect();
     context! {
-        name => arm.name, rules => arm.rules.word(),
+        name => arm.name.clone(), rules => arm.rules.word(),
         goodput => Value::from_safe_string(goodput_chart(result, arm).render()),
         budgets,
     }
@@ -57,7 +59,8 @@ fn shown_budgets(arm: &ArmResult) -> Vec<usize> {
 }
 
 fn worst(arm: &ArmResult) -> Option<&ContainerResult> {
-    let contended = |c: &ContainerResult| c.phases[CONTENDED].up_bytes + c.phases[CONTENDED].down_bytes;
+    let contended =
+        |c: &ContainerResult| c.phases[CONTENDED].up_bytes + c.phases[CONTENDED].down_bytes;
     arm.containers.iter().filter(|c| c.role == Role::Victim).min_by_key(|c| contended(c))
 }
 
@@ -84,9 +87,8 @@ fn time_axis(result: &RunResult) -> ((f64, f64), Vec<(f64, String)>) {
 
 fn line(windows: &[u32], window_ns: u64, name: &str, class: &'static str) -> Series {
     let per_second = 8e9 / window_ns as f64;
-    let point = |(i, b): (usize, &u32)| {
-        (seconds((i as u64 + 1) * window_ns), f64::from(*b) * per_second)
-    };
+    let point =
+        |(i, b): (usize, &u32)| (seconds((i as u64 + 1) * window_ns), f64::from(*b) * per_second);
     Series { name: name.to_owned(), class, points: windows.iter().enumerate().map(point).collect() }
 }
 

@@ -49,11 +49,11 @@ pub fn render(result: &RunResult) -> String {
 }
 
 /// One row of the table as text.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug)]
 pub(super) struct TextRow {
-    name: String,
-    detail: String,
-    cells: Vec<String>,
+    pub(super) name: String,
+    pub(super) detail: String,
+    pub(super) cells: Vec<String>,
 }
 
 /// The table's content, for other renderings.
@@ -76,7 +76,8 @@ fn headline(result: &RunResult) -> String {
         result.arms.first().map_or(0, |a| a.containers.iter().filter(|c| c.role == role).count())
     };
     let param = |key: &str| result.params.get(key).copied().unwrap_or(0);
-    let pool: u64 = result.arms.first().map_or(0, |a| a.containers.iter().map(|c| c.hard_bytes).sum());
+    let pool: u64 =
+        result.arms.first().map_or(0, |a| a.containers.iter().map(|c| c.hard_bytes).sum());
     format!(
         "{} on the {} target, seed {}: {} hog with {} + {} connections that nobody reads, {} victims,\n\
          {} of buffer memory in all; the same load, link and memory in each column.",
@@ -96,7 +97,9 @@ fn rows(result: &RunResult) -> Vec<Row> {
     let mut add = |name: &str, detail: &str, cell: Cell| {
         rows.push(Row { name: name.to_owned(), detail: detail.to_owned(), cell });
     };
-    for (name, pick) in [("goodput up, worst victim", up as Pick), ("goodput down, worst victim", down)] {
+    for (name, pick) in
+        [("goodput up, worst victim", up as Pick), ("goodput down, worst victim", down)]
+    {
         for (i, phase) in result.phases.iter().enumerate() {
             let ns = phase.nanos();
             add(name, &phase.name, Box::new(move |arm| least_rate(arm, i, pick, ns)));
@@ -124,7 +127,9 @@ fn rows(result: &RunResult) -> Vec<Row> {
         f.throughput_slowdown_milli.map_or_else(|| "nothing came".to_owned(), times)
     });
     fair("p99 inflation, worst", |f| f.p99_inflation_milli.map_or_else(none, times));
-    fair("back to 95 % of solo after", |f| f.recovery_ns.map_or_else(|| "never".to_owned(), window));
+    fair("back to 95 % of solo after", |f| {
+        f.recovery_ns.map_or_else(|| "never".to_owned(), window)
+    });
     fair("Jain's index, victims", |f| index(f.jain_victims_ppm));
     fair("Jain's index, all", |f| index(f.jain_all_ppm));
     fair("hog's peak / its hard limit", |f| {

@@ -161,10 +161,7 @@ struct Samples {
 
 impl Samples {
     fn new(cast: &Cast) -> Self {
-        Self {
-            usage: vec![Vec::new(); cast.budgets.len()],
-            peak_held: vec![0; cast.players.len()],
-        }
+        Self { usage: vec![Vec::new(); cast.budgets.len()], peak_held: vec![0; cast.players.len()] }
     }
     fn take(&mut self, world: &World, cast: &Cast) {
         for (series, (id, _)) in self.usage.iter_mut().zip(&cast.budgets) {
@@ -176,13 +173,7 @@ impl Samples {
     }
 }
 
-fn collect(
-    world: &World,
-    cast: &Cast,
-    plan: &Plan,
-    arm: &ArmPlan,
-    samples: Samples,
-) -> ArmResult {
+fn collect(world: &World, cast: &Cast, plan: &Plan, arm: &ArmPlan, samples: Samples) -> ArmResult {
     let budgets = cast.budgets.iter().zip(samples.usage);
     let budgets = budgets.map(|((id, name), usage)| {
         let m = world.budget(*id).meter_stats(world.now());
