@@ -23,8 +23,6 @@ const REFUSALS: &[&str] = &[
     "AdmissionDenied",
     "AdmissionDelayed",
 ];
-/// Counters that mean somebody was held back.
-const PRESSURE: &[&str] = &["TCPMemoryPressures", "TCPToZeroWindowAdv", "TCPWantZeroWindowAdv"];
 
 pub fn fairness(arm: &ArmResult, frame: Frame<'_>) -> Fairness {
     let victims: Vec<&ContainerResult> =
@@ -37,7 +35,7 @@ pub fn fairness(arm: &ArmResult, frame: Frame<'_>) -> Fairness {
         hog_hard_bytes: hogs().map(|c| c.hard_bytes).max().unwrap_or(0),
         overshoot_bytes: arm.budgets.iter().map(|b| b.overshoot_bytes).max().unwrap_or(0),
         victim_refusals: victims.iter().map(|c| count(c, REFUSALS)).sum(),
-        victim_pressure: victims.iter().map(|c| count(c, PRESSURE)).sum(),
+        victim_pressure_ns: victims.iter().map(|c| arm.budgets[c.budget].pressure_ns).max(),
         corrupt: arm.containers.iter().map(|c| c.corrupt).sum(),
         broken: victims.iter().map(|c| c.broken).sum(),
         solo_share_ppm: u64::MAX,

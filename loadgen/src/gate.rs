@@ -46,6 +46,8 @@ impl Thresholds {
 /// The control starved: at least this much slower, or this long without a byte.
 const STARVED_MILLI: u64 = 5000;
 const STARVED_NS: u64 = 1_000_000_000;
+/// Memory is to blame if it was refused to a victim, or scarce for this long where a victim draws on it.
+const PRESSED_NS: u64 = 100_000_000;
 /// A victim alone must use its link, or the slowdown compares two idle links.
 const SOLO_SHARE_PPM: u64 = 800_000;
 
@@ -151,13 +153,13 @@ fn control(bench: &mut Bench<'_>) {
         seen,
         ">= 5x or a stall >= 1 s".to_owned(),
     );
-    let (refused, pressed) = (f.victim_refusals, f.victim_pressure);
+    let (refused, pressed) = (f.victim_refusals, f.victim_pressure_ns.unwrap_or(0));
     bench.gate(
         GateKind::Control,
         "and for lack of memory",
-        refused + pressed > 0,
-        format!("{refused} refusals, {pressed} pressure on victims"),
-        "> 0".to_owned(),
+        refused > 0 || pressed >= PRESSED_NS,
+        format!("{refused} refusals, {} of pressure", time(pressed)),
+        "a refusal or 0.1 s".to_owned(),
     );
 }
 

@@ -1,7 +1,7 @@
 //! What a run is made of: containers and their loads, phases, arms. Scenarios make plans, targets carry them out.
 
 use serde::{Deserialize, Serialize};
-use skbudget_controller::Rules;
+use skbudget_controller::{Rules, SockLimits};
 
 /// Which memory a container draws on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,8 +76,11 @@ pub struct ProbeSpec {
 /// One kind of traffic of one container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Load {
-    /// Sends all it can to a server that reads all it gets.
-    Up,
+    /// Sends all it can to a server that reads at a rate. A rate just below the link's leaves a standing queue in
+    /// the stack, as behind any real server that is slower than its network.
+    Up {
+        reads_bits_per_second: u64,
+    },
     /// Reads all it gets from a server that sends all it can.
     Down,
     Probe(ProbeSpec),
@@ -97,6 +100,8 @@ pub struct ContainerPlan {
     pub role: Role,
     /// Its budget under `Isolation::Container`; its part of the pool under `Shared`.
     pub hard_bytes: u64,
+    /// Its link, each way. Nobody shares a link, so no link can be what starves.
+    pub bits_per_second: u64,
     pub loads: Vec<Load>,
 }
 
@@ -124,8 +129,6 @@ pub const RECOVERY: usize = 2;
 pub struct LinkPlan {
     /// Guest to server and back.
     pub rtt_ns: u64,
-    /// Each direction of each container; the link is not shared, so it cannot be what starves.
-    pub bits_per_second: u64,
     pub mtu: u16,
     pub offload: bool,
 }
@@ -137,6 +140,9 @@ pub struct Plan {
     /// Key, value with unit: what `--set` could change, for the record.
     pub params: Vec<(String, u64)>,
     pub link: LinkPlan,
+    /// `tcp_wmem[2]` of every budget. What a host socket may hold is slack that hides starvation in the shared arm,
+    /// where nobody is charged for it.
+    pub wmem_max_bytes: u32,
     pub window_ns: u64,
     /// Probes intended in a phase may still complete this long after its end; a gap of this length, measured by
     /// nobody, lies between solo and contended.
@@ -147,6 +153,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    pub fn sock_limits(&self) -> SockLimits {
+        let mut sock = SockLimits::default();
+        sock.wmem[2] = self.wmem_max_bytes;
+        sock
+    }
     pub fn pool_bytes(&self) -> u64 {
         self.containers.iter().map(|c| c.hard_bytes).sum()
     }

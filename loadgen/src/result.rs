@@ -159,9 +159,10 @@ pub struct Fairness {
     pub hog_peak_bytes: u64,
     pub hog_hard_bytes: u64,
     pub overshoot_bytes: u64,
-    /// Sums over the victims.
+    /// Sum over the victims.
     pub victim_refusals: u64,
-    pub victim_pressure: u64,
+    /// Longest over the budgets that victims draw on; `null`: no victims.
+    pub victim_pressure_ns: Option<u64>,
     pub corrupt: u64,
     pub broken: u64,
 }

@@ -25,7 +25,7 @@ pub fn run(plan: &Plan, target: &dyn Target, control: Control<'_>) -> Result<Run
             Frame {
                 phases: &plan.phases,
                 window_ns: plan.window_ns,
-                bits_per_second: plan.link.bits_per_second,
+                bits_per_second: plan.victims().map(|c| c.bits_per_second).max().unwrap_or(0),
             },
         );
     }

@@ -14,9 +14,9 @@ use skbudget_stack::sim::Observer;
 use crate::plan::Phase;
 use crate::result::{ProbePhase, Quantile, SpectrumRow};
 
-/// 1 us to 60 s in nanoseconds, three digits.
+/// Up to 60 s in nanoseconds, three digits.
 fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1_000, 60_000_000_000, 3).expect("bounds are in order")
+    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("bounds are in order")
 }
 
 /// One phase of one probe.

@@ -33,6 +33,6 @@ fn nothing_is_loaded_from_anywhere_and_names_are_escaped() {
     }
     assert!(html.contains("&lt;victim&gt;"));
     assert!(html.contains("prefers-color-scheme: dark"));
-    assert!(!html.contains("NaN") && !html.contains("inf"));
+    assert!(!html.contains("NaN") && !html.replace("infinite", "").contains("inf"));
     assert_eq!(html, render(&sample()).unwrap());
 }

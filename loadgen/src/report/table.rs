@@ -137,7 +137,7 @@ fn rows(result: &RunResult) -> Vec<Row> {
     });
     fair("hard limit overshoot", |f| bytes(f.overshoot_bytes));
     fair("memory refusals on victims", |f| f.victim_refusals.to_string());
-    fair("memory pressure on victims", |f| f.victim_pressure.to_string());
+    fair("victims' budget under pressure", |f| f.victim_pressure_ns.map_or_else(none, time));
     add("stack CPU, hog / a victim", "", Box::new(cpu));
     rows
 }

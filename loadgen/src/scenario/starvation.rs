@@ -31,14 +31,17 @@ fn params(target: &str) -> Params {
         ("stuff", Unit::Count, 300, "the hog's connections into servers that never read"),
         ("hoard", Unit::Count, 300, "the hog's connections from servers that push, never read"),
         ("hog-hard", Unit::Bytes, 32 * MIB, "the hog's hard limit"),
-        ("victim-hard", Unit::Bytes, 4 * MIB, "each victim's hard limit"),
-        ("rate", Unit::BitsPerSecond, 500_000_000, "link of each container, each way"),
+        ("victim-hard", Unit::Bytes, 2 * MIB, "each victim's hard limit"),
+        ("rate", Unit::BitsPerSecond, 500_000_000, "link of each victim, each way (virtual)"),
+        ("hog-rate", Unit::BitsPerSecond, 5_000_000_000, "link of the hog: fast to fill (virtual)"),
+        ("server-share", Unit::Count, 88, "percent of the link at which an upload's server reads"),
         ("rtt", Unit::Nanos, 100_000, "guest to server and back (virtual)"),
+        ("wmem-max", Unit::Bytes, 256 << 10, "tcp_wmem's maximum; bounds host sockets too"),
         ("mtu", Unit::Count, 1500, "IP MTU"),
         ("offload", Unit::Flag, pick(0, 1), "checksum and segmentation offload"),
         ("warmup", Unit::Nanos, pick(200, 1000) * MS, "before the first phase"),
         ("solo", Unit::Nanos, pick(2000, 5000) * MS, "the victims alone"),
-        ("contended", Unit::Nanos, pick(2000, 5000) * MS, "the hog is there"),
+        ("contended", Unit::Nanos, pick(3000, 5000) * MS, "the hog is there"),
         ("recovery", Unit::Nanos, pick(1000, 3000) * MS, "the hog is gone"),
         ("window", Unit::Nanos, 10 * MS, "of the goodput series"),
         ("probe-rate", Unit::Count, 1000, "requests a second of each victim"),
@@ -65,10 +68,10 @@ fn plan(p: &Params, seed: u64) -> Result<Plan, Failure> {
         params: p.record(),
         link: LinkPlan {
             rtt_ns: p.value("rtt"),
-            bits_per_second: p.value("rate"),
             mtu: u16::try_from(p.value("mtu")).unwrap_or(u16::MAX),
             offload: p.value("offload") != 0,
         },
+        wmem_max_bytes: u32::try_from(p.value("wmem-max")).unwrap_or(u32::MAX),
         window_ns,
         grace_ns,
         phases: vec![
@@ -102,8 +105,9 @@ fn containers(p: &Params) -> Vec<ContainerPlan> {
         name: format!("victim{}", i + 1),
         role: Role::Victim,
         hard_bytes: p.value("victim-hard"),
+        bits_per_second: p.value("rate"),
         loads: vec![
-            Load::Up,
+            Load::Up { reads_bits_per_second: p.value("rate") * p.value("server-share") / 100 },
             Load::Down,
             Load::Probe(ProbeSpec {
                 every_ns,
@@ -119,6 +123,7 @@ fn containers(p: &Params) -> Vec<ContainerPlan> {
         name: "hog".to_owned(),
         role: Role::Hog,
         hard_bytes: p.value("hog-hard"),
+        bits_per_second: p.value("hog-rate"),
         loads: vec![
             Load::Stuff { connections: count("stuff") },
             Load::Hoard { connections: count("hoard") },
@@ -143,7 +148,10 @@ fn check(p: &Params) -> Result<(), Failure> {
     range("hog-hard", MIB, 1 << 40)?;
     range("victim-hard", MIB, 1 << 40)?;
     range("rate", 1_000_000, 100_000_000_000)?;
+    range("hog-rate", 1_000_000, 100_000_000_000)?;
+    range("server-share", 1, 1000)?;
     range("rtt", 1_000, 1000 * MS)?;
+    range("wmem-max", 16 << 10, 64 * MIB)?;
     range("mtu", 576, 65_521)?;
     range("warmup", MS, 60_000 * MS)?;
     for phase in ["solo", "contended", "recovery"] {
@@ -164,7 +172,7 @@ mod tests {
     #[test]
     fn both_arms_have_the_same_memory_and_phases_do_not_overlap() {
         let p = plan(&params("virtual"), 1).unwrap();
-        assert_eq!(p.pool_bytes(), (32 + 4 * 4) * MIB);
+        assert_eq!(p.pool_bytes(), (32 + 4 * 2) * MIB);
         assert_eq!(p.containers.len(), 5);
         for pair in p.phases.windows(2) {
             assert!(pair[0].end_ns <= pair[1].start_ns);

@@ -13,7 +13,7 @@ use self::build::{Cast, Player};
 use super::{Control, Target};
 use crate::exit::Failure;
 use crate::gate::Thresholds;
-use crate::plan::{ArmPlan, Plan, Role};
+use crate::plan::{ArmPlan, Plan, Role, RuleSet};
 use crate::result::{ArmResult, BudgetResult, ContainerPhase, ContainerResult, Fairness};
 
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +51,10 @@ impl Target for Virtual {
                 perform(act, &mut world, &mut cast, plan);
             }
             if stop.sample {
-                samples.take(&world, &cast);
+                samples.take(&world, &cast, arm.rules);
+                for (id, _) in &cast.budgets {
+                    while world.budget_mut(*id).poll_event().is_some() {}
+                }
             }
         }
         Ok(collect(&world, &cast, plan, arm, samples))
@@ -147,8 +150,10 @@ fn stats_of(world: &World, p: &Player) -> MemberStats {
     p.last_stats.unwrap_or_else(|| world.budget(p.budget).member_stats(world.member(p.node)))
 }
 
-fn held(s: &MemberStats) -> u64 {
+/// What is charged for a container. Under the linux rules host sockets are recorded and charged to nobody.
+fn held(s: &MemberStats, rules: RuleSet) -> u64 {
     let MemberStats { rmem, ofo, credit, wmem, fwd, reserve, udp, sock, host, dev, .. } = *s;
+    let host = if rules == RuleSet::Strict { host } else { 0 };
     rmem + ofo + credit + wmem + fwd + reserve + udp + sock + host + dev
 }
 
@@ -163,12 +168,12 @@ impl Samples {
     fn new(cast: &Cast) -> Self {
         Self { usage: vec![Vec::new(); cast.budgets.len()], peak_held: vec![0; cast.players.len()] }
     }
-    fn take(&mut self, world: &World, cast: &Cast) {
+    fn take(&mut self, world: &World, cast: &Cast, rules: RuleSet) {
         for (series, (id, _)) in self.usage.iter_mut().zip(&cast.budgets) {
             series.push(world.budget(*id).meter_stats(world.now()).usage_bytes);
         }
         for (peak, p) in self.peak_held.iter_mut().zip(&cast.players) {
-            *peak = (*peak).max(held(&stats_of(world, p)));
+            *peak = (*peak).max(held(&stats_of(world, p), rules));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 use std::time::Duration;
 
-use skbudget_controller::{Budget, BudgetConfig, Instant, Limits, MemberStats, SockLimits};
+use skbudget_controller::{Budget, BudgetConfig, Instant, Limits, MemberStats};
 use skbudget_stack::ContainerConfig;
 use skbudget_stack::sim::{
     App, BudgetId, Buffers, BulkRecv, BulkSend, GuestConfig, LinkConfig, NeverRead, NodeConfig,
@@ -20,6 +20,7 @@ use crate::plan::{ArmPlan, ContainerPlan, Isolation, Load, Plan, ProbeSpec, Role
 #[derive(Debug)]
 pub(super) struct Player {
     pub(super) name: String,
+    index: u64,
     pub(super) role: Role,
     pub(super) node: NodeId,
     pub(super) budget: BudgetId,
@@ -52,18 +53,18 @@ const CONNECTIONS_MAX: u16 = 9_999;
 
 /// Host servers are a loopback away.
 const HOST_DELAY: Duration = Duration::from_micros(10);
-/// A hog opens its connections one after the other, as a program does.
-const DIAL_EVERY: Duration = Duration::from_micros(50);
+/// A container opens its connections one after the other, as a program does, with a seeded jitter as long again.
+const DIAL_EVERY_NS: u64 = 5_000;
 
 pub(super) fn cast(world: &mut World, plan: &Plan, arm: &ArmPlan) -> Result<Cast, Failure> {
     let mut cast = Cast { players: Vec::new(), budgets: Vec::new() };
     if arm.isolation == Isolation::Shared {
-        let id = world.add_budget(budget(plan.pool_bytes(), arm)?);
+        let id = world.add_budget(budget(plan.pool_bytes(), plan, arm)?);
         cast.budgets.push((id, "pool".to_owned()));
     }
     for (i, c) in plan.containers.iter().enumerate() {
         if arm.isolation == Isolation::Container {
-            let id = world.add_budget(budget(c.hard_bytes, arm)?);
+            let id = world.add_budget(budget(c.hard_bytes, plan, arm)?);
             cast.budgets.push((id, c.name.clone()));
         }
         let Some((id, _)) = cast.budgets.last() else { continue };
@@ -76,13 +77,13 @@ pub(super) fn cast(world: &mut World, plan: &Plan, arm: &ArmPlan) -> Result<Cast
     Ok(cast)
 }
 
-fn budget(hard: u64, arm: &ArmPlan) -> Result<Budget, Failure> {
+fn budget(hard: u64, plan: &Plan, arm: &ArmPlan) -> Result<Budget, Failure> {
     let usage = |e| Failure::Usage(format!("a hard limit of {hard} bytes: {e:?}"));
     let limits = Limits::from_bytes(hard, None, None).map_err(usage)?;
     let config = BudgetConfig {
         rules: arm.rules.rules(),
         limits,
-        sock: SockLimits::default(),
+        sock: plan.sock_limits(),
         min_bytes: 0,
         weight: 100,
     };
@@ -100,14 +101,19 @@ fn player(
     let (up, down) = (meter(), meter());
     let spec = c.loads.iter().find_map(|l| match l {
         Load::Probe(spec) => Some(*spec),
-        Load::Up | Load::Down | Load::Stuff { .. } | Load::Hoard { .. } => None,
+        Load::Up { .. } | Load::Down | Load::Stuff { .. } | Load::Hoard { .. } => None,
     });
     let deadline = spec.map_or(0, |s| s.deadline_ns);
     let probe = Rc::new(RefCell::new(ProbeLog::new(&plan.phases, deadline)));
 
     let mut host = SimHost::new();
     let near = |server: Server| server.with_delay(HOST_DELAY);
-    host.serve(UP..=UP, near(Server::sink()).watched(up.clone()));
+    let read_rate = c.loads.iter().find_map(|l| match l {
+        Load::Up { reads_bits_per_second } => Some(reads_bits_per_second / 8),
+        Load::Down | Load::Probe(_) | Load::Stuff { .. } | Load::Hoard { .. } => None,
+    });
+    let sink = Server { read_rate, ..near(Server::sink()) };
+    host.serve(UP..=UP, sink.watched(up.clone()));
     host.serve(DOWN..=DOWN, near(Server::pusher(None)));
     if let Some(s) = spec {
         let server = Server::responder(s.request_bytes, s.response_bytes);
@@ -124,7 +130,7 @@ fn player(
     let way = Duration::from_nanos(link.rtt_ns / 2).saturating_sub(HOST_DELAY);
     let cable = LinkConfig {
         delay: way,
-        bits_per_second: Some(link.bits_per_second),
+        bits_per_second: Some(c.bits_per_second),
         queue_frames: container.txqueuelen() as usize,
         ..LinkConfig::default()
     };
@@ -141,6 +147,7 @@ fn player(
     })?;
     Ok(Player {
         name: c.name.clone(),
+        index,
         role: c.role,
         node,
         budget,
@@ -159,18 +166,24 @@ fn player(
 
 /// Opens the connections of a container's loads, the first at `from`.
 pub(super) fn raise_loads(world: &mut World, p: &Player, plan: &Plan, from: Instant) {
-    let mut at = from;
+    let mut rng = Rng::fork(plan.seed, 2000 + p.index);
+    // Nobody starts in step with the others.
+    let mut at = from + Duration::from_nanos(rng.below(1_000_000));
+    let probe_jitter_ns = rng.below(100_000);
     let mut dials: Vec<(Instant, u16, Box<dyn App>)> = Vec::new();
     let mut dial = |port: u16, app: Box<dyn App>| {
         dials.push((at, port, app));
-        at = at + DIAL_EVERY;
+        at = at + Duration::from_nanos(DIAL_EVERY_NS + rng.below(DIAL_EVERY_NS));
     };
     for load in &p.loads {
         match load {
-            Load::Up => dial(UP, Box::new(BulkSend::new(None, p.sender.clone()))),
+            Load::Up { .. } => dial(UP, Box::new(BulkSend::new(None, p.sender.clone()))),
             Load::Down => dial(DOWN, Box::new(BulkRecv::new(p.down.clone()))),
             Load::Probe(spec) => {
-                dial(PROBE, Box::new(Probe::new(probe_plan(spec, plan), p.probe.clone())));
+                dial(
+                    PROBE,
+                    Box::new(Probe::new(probe_plan(spec, plan, probe_jitter_ns), p.probe.clone())),
+                );
             }
             Load::Stuff { connections } => {
                 for port in (STUFF..).take(*connections as usize) {
@@ -192,9 +205,9 @@ pub(super) fn raise_loads(world: &mut World, p: &Player, plan: &Plan, from: Inst
     });
 }
 
-fn probe_plan(spec: &ProbeSpec, plan: &Plan) -> ProbePlan {
+fn probe_plan(spec: &ProbeSpec, plan: &Plan, jitter_ns: u64) -> ProbePlan {
     ProbePlan {
-        start: Instant(spec.offset_ns),
+        start: Instant(spec.offset_ns + jitter_ns),
         every: Duration::from_nanos(spec.every_ns),
         until: Instant(plan.end_ns()),
         request: spec.request_bytes,
