@@ -1,1 +1,8 @@
-fn main() {}
+//! The command `loadgen`.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(skbudget_loadgen::cli::main())
+}

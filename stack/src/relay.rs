@@ -110,6 +110,8 @@ pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
                 ends.side.eof = true;
                 ends.tcb.finish();
             }
+            // The flow's own cap, not the pool: an ACK makes room, and brings us here again.
+            Filled::NoMemory if at_sndbuf(mem) => return Moved::Done,
             Filled::NoMemory => {
                 ends.tcb.snd.moderate_target();
                 return Moved::NoMemory;
@@ -130,6 +132,11 @@ pub(crate) fn begin(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
     if !std::mem::replace(&mut ends.side.begun, true) {
         raise(ends, BEGIN_CAPS, mem);
     }
+}
+
+/// Linux rules: `sk_stream_memory_free` says no.
+fn at_sndbuf(mem: &Mem<'_>) -> bool {
+    mem.budget.rules() == Rules::Linux && mem.ledger.wmem() >= u64::from(mem.ledger.sndbuf())
 }
 
 /// A socket that filled up again after it had taken twice its cap is fast: its cap doubles, charged first (B10).

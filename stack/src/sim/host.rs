@@ -102,6 +102,10 @@ impl SimHost {
         }
         sum
     }
+    /// Writes that were not what the guest sent.
+    pub fn corrupt(&self) -> u64 {
+        self.ports.values().map(|p| p.corrupt).sum()
+    }
     pub fn open_sockets(&self) -> usize {
         self.socks.len()
     }

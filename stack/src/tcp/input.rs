@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use skbudget_controller::sizing::{SndbufInput, sndbuf_expand};
 use skbudget_controller::{Counter, Instant, Rules};
 
 use crate::counters::Stat;
 use crate::segment::Segment;
 use crate::seq::Seq;
+use crate::tcp::snd::Snd;
 use crate::tcp::state::{Cause, State};
 use crate::tcp::{Disposition, Mem, Tcb};
 
@@ -278,7 +280,11 @@ impl Tcb {
             snd.rtt.on_sample(mem.now.since(at));
             snd.timed = None;
         }
-        snd.grow_target(bytes, self.link.snd_target_max, mem.budget.under_pressure());
+        let pressure = mem.budget.under_pressure();
+        snd.grow_target(bytes, self.link.snd_target_max, pressure);
+        if mem.budget.rules() == Rules::Linux && !pressure && flight < snd.cc.cwnd {
+            expand_sndbuf(snd, mem, self.link.snd_target_max);
+        }
         match snd.recover {
             Some(recover) if ack.lt(recover) => {
                 snd.cc.on_partial_ack(acked, snd.mss);
@@ -428,4 +434,18 @@ impl Tcb {
         }
         Ok(())
     }
+}
+
+/// Linux rules: `tcp_new_space`, the cap follows the congestion window.
+fn expand_sndbuf(snd: &Snd, mem: &mut Mem<'_>, max: usize) {
+    let expanded = sndbuf_expand(&SndbufInput {
+        sndbuf: mem.ledger.sndbuf(),
+        mss: snd.mss,
+        cwnd: snd.cc.cwnd / snd.mss,
+        reordering: 3,
+        header: 320,
+        factor: 2,
+        wmem_max: max as u32,
+    });
+    mem.ledger.set_sndbuf(expanded);
 }

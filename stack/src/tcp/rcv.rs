@@ -154,7 +154,8 @@ impl Rcv {
             self.edge = nxt;
             return;
         }
-        let picked = linux_window(ledger, self.mss, &mut self.ssthresh, budget.under_pressure());
+        let (pressure, arrived) = (budget.under_pressure(), self.unacked > 0);
+        let picked = linux_window(ledger, self.mss, &mut self.ssthresh, pressure, arrived);
         let field_max = u64::from(u16::MAX) << self.wscale;
         let window = picked.min(field_max);
         // Never shrunk (tcp_select_window): what is open stays open.
@@ -223,11 +224,22 @@ impl Rcv {
 }
 
 /// `__tcp_select_window` with a ratio of one half: free space clamped to rcv_ssthresh, nothing below one MSS.
-fn linux_window(ledger: &Ledger, mss: u32, ssthresh: &mut u32, pressure: bool) -> u64 {
+fn linux_window(
+    ledger: &Ledger,
+    mss: u32,
+    ssthresh: &mut u32,
+    pressure: bool,
+    arrived: bool,
+) -> u64 {
     let full = u64::from(ledger.rcvbuf()) / 2;
     let free = u64::from(ledger.rcvbuf()).saturating_sub(ledger.rmem() + ledger.ofo()) / 2;
-    if free < full / 2 && pressure {
-        *ssthresh = (*ssthresh).min(4 * mss);
+    if pressure {
+        if free < full / 2 {
+            *ssthresh = (*ssthresh).min(4 * mss);
+        }
+    } else if arrived && free > u64::from(*ssthresh) {
+        // `tcp_grow_window`: data that came in full segments earns room for two more.
+        *ssthresh += (2 * mss).min((free - u64::from(*ssthresh)) as u32);
     }
     if free < full / 16 || free < u64::from(mss) { 0 } else { free.min(u64::from(*ssthresh)) }
 }

@@ -1,0 +1,149 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::plan::{ArmRole, Isolation, RuleSet};
+use crate::result::{BudgetResult, Quantile};
+
+const MS: u64 = 1_000_000;
+
+pub(crate) fn phases() -> Vec<Phase> {
+    let phase = |name: &str, s: u64, e: u64| Phase {
+        name: name.to_owned(),
+        start_ns: s * MS,
+        end_ns: e * MS,
+    };
+    vec![phase("solo", 0, 1000), phase("contended", 1000, 2000), phase("recovery", 2000, 3000)]
+}
+
+fn probe(p99_ns: u64, at_least: bool, delivered_ppm: u64) -> ProbePhase {
+    let q = Some(Quantile { ns: p99_ns, at_least });
+    ProbePhase {
+        intended: 2000,
+        completed: 2000,
+        outstanding: 0,
+        shed: 0,
+        failed: 0,
+        in_deadline: 2000,
+        saturated: 0,
+        delivered_ppm: Some(delivered_ppm),
+        p50: q,
+        p99: q,
+        p999: q,
+        max: q,
+        mean_ns: 0,
+        stddev_ns: 0,
+        spectrum: Vec::new(),
+    }
+}
+
+/// Megabytes each way, p99 in milliseconds, per phase.
+pub(crate) fn container(name: &str, role: Role, mb: [u64; 3], p99_ms: [u64; 3]) -> ContainerResult {
+    let at = |i: usize| ContainerPhase {
+        up_bytes: mb[i] * 1_000_000,
+        down_bytes: mb[i] * 1_000_000,
+        up_stall_ns: MS,
+        down_stall_ns: 2 * MS,
+        moved_bytes: 2 * mb[i] * 1_000_000,
+        probe: (role == Role::Victim).then(|| probe(p99_ms[i] * MS, false, 1_000_000)),
+    };
+    let windows: Vec<u32> = (0..300).map(|w: usize| (mb[w / 100] * 10_000) as u32).collect();
+    ContainerResult {
+        name: name.to_owned(),
+        role,
+        budget: 0,
+        phases: (0..3).map(at).collect(),
+        up_window_bytes: windows.clone(),
+        down_window_bytes: windows,
+        up_total_bytes: mb.iter().sum::<u64>() * 1_000_000,
+        down_total_bytes: mb.iter().sum::<u64>() * 1_000_000,
+        peak_held_bytes: 1 << 20,
+        hard_bytes: 1 << 22,
+        counters: BTreeMap::new(),
+        stack_counters: BTreeMap::new(),
+        flows_total: 3,
+        corrupt: 0,
+        broken: 0,
+        stack_cpu_ns: None,
+    }
+}
+
+pub(crate) fn arm(role: ArmRole, containers: Vec<ContainerResult>) -> ArmResult {
+    ArmResult {
+        name: if role == ArmRole::Control { "shared" } else { "container" }.to_owned(),
+        role,
+        isolation: Isolation::Shared,
+        rules: RuleSet::Linux,
+        budgets: vec![BudgetResult {
+            name: "pool".to_owned(),
+            low_bytes: Some(1),
+            soft_bytes: Some(2),
+            hard_bytes: Some(1 << 22),
+            max_usage_bytes: 1 << 20,
+            overshoot_bytes: 0,
+            pressure_ns: 0,
+            failcnt: 0,
+            usage_bytes: vec![1 << 20; 300],
+        }],
+        containers,
+        fairness: Fairness::default(),
+    }
+}
+
+pub(crate) fn judge(arm: &ArmResult) -> Fairness {
+    let phases = phases();
+    let frame = Frame { phases: &phases, window_ns: 10 * MS, bits_per_second: 1_000_000_000 };
+    fairness(arm, frame)
+}
+
+#[test]
+fn the_worst_victim_counts() {
+    let a = arm(
+        ArmRole::Subject,
+        vec![
+            container("hog", Role::Hog, [0, 500, 0], [0; 3]),
+            container("victim1", Role::Victim, [100, 100, 100], [2, 2, 2]),
+            container("victim2", Role::Victim, [120, 60, 120], [2, 5, 2]),
+        ],
+    );
+    let f = judge(&a);
+    assert_eq!(f.throughput_slowdown_milli, Some(2000));
+    assert_eq!(f.throughput_slowdown_of, "victim2 up");
+    assert_eq!(f.p99_inflation_milli, Some(2500));
+    assert_eq!(f.p99_inflation_of, "victim2");
+    assert_eq!(f.stall_ns, 2 * MS);
+    assert_eq!(f.solo_share_ppm, 800_000);
+    // (100 + 60)^2 / (2 (100^2 + 60^2))
+    assert_eq!(f.jain_victims_ppm, 941_176);
+    assert_eq!(f.recovery_ns, Some(0));
+}
+
+#[test]
+fn nothing_at_all_is_the_worst_slowdown() {
+    let a = arm(
+        ArmRole::Control,
+        vec![
+            container("victim1", Role::Victim, [100, 0, 0], [2, 2, 2]),
+            container("victim2", Role::Victim, [100, 1, 100], [2, 2, 2]),
+        ],
+    );
+    let f = judge(&a);
+    assert_eq!(f.throughput_slowdown_milli, None);
+    assert_eq!(f.throughput_slowdown_of, "victim1 up");
+    assert_eq!(f.recovery_ns, None);
+}
+
+#[test]
+fn a_percentile_known_only_from_below_gives_no_ratio() {
+    let mut v = container("victim1", Role::Victim, [100, 100, 100], [2, 2, 2]);
+    v.phases[CONTENDED].probe = Some(probe(3 * MS, true, 900_000));
+    let f = judge(&arm(ArmRole::Control, vec![v]));
+    assert_eq!(f.p99_inflation_milli, None);
+    assert_eq!(f.delivered_ppm, Some(900_000));
+}
+
+#[test]
+fn jain_of_equals_is_one_and_of_nothing_zero() {
+    assert_eq!(jain([5000, 5000, 5000].into_iter()), 1_000_000);
+    assert_eq!(jain([5000, 0].into_iter()), 500_000);
+    assert_eq!(jain([0, 0].into_iter()), 0);
+}

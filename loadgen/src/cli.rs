@@ -1,0 +1,151 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::{Exit, Failure};
+use crate::report::table;
+use crate::run;
+use crate::scenario::{SCENARIOS, Scenario};
+use crate::target::{self, Control};
+
+#[derive(Debug, Parser)]
+#[command(name = "loadgen", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The demo: a hog and its victims, with one shared budget and with one each, side by side
+    Repro {
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Run a scenario
+    Run {
+        /// Its name; `loadgen list` shows them
+        scenario: String,
+        /// Where: virtual (seeded virtual time, no privileges) or tap (real namespaces; root)
+        #[arg(long, default_value = "virtual")]
+        target: String,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Name the scenarios and their parameters
+    List,
+    /// Say what a metric or an exit code means
+    Explain {
+        /// Leave out to list the topics
+        topic: Option<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Options {
+    /// A seed is a run: the virtual target gives the same bytes every time
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Change a parameter (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Where to write the result [default: out/<name>-<seed>]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Print result.json instead of the table
+    #[arg(long)]
+    json: bool,
+}
+
+/// Everything but the process: returns the exit code.
+pub fn main() -> u8 {
+    run_with(std::env::args_os())
+}
+
+pub fn run_with(args: impl IntoIterator<Item = OsString>) -> u8 {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return if e.use_stderr() { Exit::Usage.code() } else { 0 };
+        }
+    };
+    match dispatch(cli.command) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            let _ = writeln!(std::io::stderr(), "loadgen: {failure}");
+            failure.exit().code()
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<u8, Failure> {
+    match command {
+        Command::Repro { options } => {
+            scenario("starvation", "virtual", "repro", &options, &AtomicBool::new(false))
+        }
+        Command::Run { scenario: name, target, options } => {
+            scenario(&name, &target, &name, &options, &AtomicBool::new(false))
+        }
+        Command::List => print(&list()),
+        Command::Explain { topic } => print(&crate::report::explain::explain(topic.as_deref())?),
+    }
+}
+
+fn scenario(
+    name: &str,
+    target: &str,
+    label: &str,
+    options: &Options,
+    stop: &AtomicBool,
+) -> Result<u8, Failure> {
+    let scenario = Scenario::find(name)?;
+    let target = target::find(target)?;
+    let mut params = scenario.params(target.name());
+    for assignment in &options.set {
+        params.set(assignment)?;
+    }
+    let plan = scenario.plan(&params, options.seed)?;
+    let default = || PathBuf::from(format!("out/{label}-{}", options.seed));
+    let out = options.out.clone().unwrap_or_else(default);
+    // An unwritable place is found before the work, not after.
+    std::fs::create_dir_all(&out).map_err(|e| Failure::io(out.display(), e))?;
+
+    let result = run::run(&plan, target.as_ref(), Control { stop })?;
+    run::write_out(&out, &result)?;
+    let line = table::verdict_line(&result, &out.display().to_string());
+    if options.json {
+        print(&run::to_json(&result)?)?;
+        let _ = writeln!(std::io::stderr(), "{line}");
+    } else {
+        print(&format!("{}\n{line}\n", table::render(&result)))?;
+    }
+    Ok(result.verdict.exit)
+}
+
+fn list() -> String {
+    let mut s = String::new();
+    for scenario in SCENARIOS {
+        s.push_str(&format!("{}\n    {}\n", scenario.name, scenario.about));
+        let tap = scenario.params("tap");
+        for (p, t) in scenario.params("virtual").iter().zip(tap.iter()) {
+            let (v, t) = (p.unit.show(p.value), p.unit.show(t.value));
+            let value = if v == t { v } else { format!("{v} (tap: {t})") };
+            s.push_str(&format!("    --set {:32} {}\n", format!("{}={value}", p.key), p.help));
+        }
+    }
+    s
+}
+
+fn print(text: &str) -> Result<u8, Failure> {
+    // A reader that went away (a pager, head) is no failure of ours.
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::io("stdout", e)),
+        Ok(()) | Err(_) => Ok(0),
+    }
+}

@@ -1,0 +1,85 @@
+//! How a run can end, as an exit code and as an error.
+
+use std::fmt;
+
+/// Exit codes of `loadgen` (design section 4). GNU make turns them all into 2; `verdict.json` keeps them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Passed = 0,
+    Io = 1,
+    Usage = 2,
+    GateFailed = 3,
+    Regression = 4,
+    Inconclusive = 5,
+    NoBaseline = 6,
+    Interrupted = 130,
+}
+
+impl Exit {
+    pub const ALL: [(Self, &'static str); 8] = [
+        (Self::Passed, "all gates passed: the control starved, the subject did not"),
+        (Self::Io, "loadgen or the stack crashed, or a file could not be written"),
+        (Self::Usage, "usage: unknown scenario, key, value or option"),
+        (Self::GateFailed, "a gate failed: a victim paid for its neighbour"),
+        (Self::Regression, "regression against the baseline"),
+        (
+            Self::Inconclusive,
+            "inconclusive: the control did not starve, the generator could not keep its rate, or there are too few \
+             samples",
+        ),
+        (Self::NoBaseline, "the baseline is missing or of another kind"),
+        (Self::Interrupted, "interrupted"),
+    ];
+
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Passed => "PASS",
+            Self::GateFailed => "FAIL",
+            Self::Regression => "REGRESSION",
+            Self::Inconclusive => "INCONCLUSIVE",
+            Self::NoBaseline => "NO-BASELINE",
+            Self::Io | Self::Usage => "ERROR",
+            Self::Interrupted => "INTERRUPTED",
+        }
+    }
+}
+
+/// Why there is no result.
+#[derive(Debug)]
+pub enum Failure {
+    /// The user's words were wrong; says which and what would be right.
+    Usage(String),
+    /// Something broke or is missing.
+    Io(String),
+    /// The target cannot run here.
+    Unavailable(String),
+    Interrupted,
+}
+
+impl Failure {
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Usage(_) => Exit::Usage,
+            Self::Io(_) => Exit::Io,
+            Self::Unavailable(_) => Exit::Inconclusive,
+            Self::Interrupted => Exit::Interrupted,
+        }
+    }
+    pub fn io(what: impl fmt::Display, e: impl fmt::Display) -> Self {
+        Self::Io(format!("{what}: {e}"))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(s) | Self::Io(s) | Self::Unavailable(s) => f.write_str(s),
+            Self::Interrupted => f.write_str("interrupted"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}

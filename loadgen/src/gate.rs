@@ -1,0 +1,286 @@
+//! The judgement: gates over the fairness numbers, and the exit they come to.
+
+use crate::analyse::enough;
+use crate::exit::Exit;
+use crate::plan::{ArmRole, CONTENDED, Role, SOLO};
+use crate::result::{ArmResult, ContainerResult, Fairness, GateKind, GateResult, Verdict};
+use crate::units::{bytes, time};
+
+/// What a victim may pay for its neighbour. Exact in virtual time, with room for a busy machine on the wall clock
+/// (`loadgen-notes` 2.4).
+#[derive(Debug, Clone, Copy)]
+pub struct Thresholds {
+    pub slowdown_milli: u64,
+    pub p99_inflation_milli: u64,
+    /// A larger inflation still passes when the difference is at most this; 0 asks for the ratio alone.
+    pub p99_delta_ns: u64,
+    /// Beyond the longest stall alone.
+    pub stall_ns: u64,
+    pub delivered_ppm: u64,
+    pub overshoot_bytes: u64,
+}
+
+impl Thresholds {
+    pub fn exact(rtt_ns: u64) -> Self {
+        Self {
+            slowdown_milli: 1050,
+            p99_inflation_milli: 1200,
+            p99_delta_ns: 0,
+            stall_ns: (4 * rtt_ns).max(1_000_000),
+            delivered_ppm: 1_000_000,
+            overshoot_bytes: 0,
+        }
+    }
+    pub fn wall() -> Self {
+        Self {
+            slowdown_milli: 1150,
+            p99_inflation_milli: 2000,
+            p99_delta_ns: 500_000,
+            stall_ns: 50_000_000,
+            delivered_ppm: 999_000,
+            overshoot_bytes: 0,
+        }
+    }
+}
+
+/// The control starved: at least this much slower, or this long without a byte.
+const STARVED_MILLI: u64 = 5000;
+const STARVED_NS: u64 = 1_000_000_000;
+/// Memory is to blame if it was refused to a victim, or scarce for this long where a victim draws on it.
+const PRESSED_NS: u64 = 100_000_000;
+/// A victim alone must use its link, or the slowdown compares two idle links.
+const SOLO_SHARE_PPM: u64 = 800_000;
+
+struct Bench<'a> {
+    arm: &'a ArmResult,
+    out: &'a mut Vec<GateResult>,
+}
+
+impl Bench<'_> {
+    fn gate(&mut self, kind: GateKind, name: &str, passed: bool, observed: String, limit: String) {
+        let (arm, name) = (self.arm.name.clone(), name.to_owned());
+        self.out.push(GateResult { arm, kind, name, observed, limit, passed });
+    }
+}
+
+/// `share`: whether the link has a rate to compare with (a real TAP has none).
+pub fn judge(arms: &[ArmResult], limits: Thresholds, share: bool) -> (Vec<GateResult>, Verdict) {
+    let mut gates = Vec::new();
+    for arm in arms {
+        let mut bench = Bench { arm, out: &mut gates };
+        sanity(&mut bench, share);
+        match arm.role {
+            ArmRole::Control => control(&mut bench),
+            ArmRole::Subject => subject(&mut bench, limits),
+        }
+    }
+    let verdict = verdict(&gates);
+    (gates, verdict)
+}
+
+fn verdict(gates: &[GateResult]) -> Verdict {
+    let failed = |kind| gates.iter().any(|g| g.kind == kind && !g.passed);
+    // A failed subject is a fault whatever else is doubtful; doubt comes before success.
+    let exit = if failed(GateKind::Subject) {
+        Exit::GateFailed
+    } else if failed(GateKind::Control) || failed(GateKind::Sanity) || gates.is_empty() {
+        Exit::Inconclusive
+    } else {
+        Exit::Passed
+    };
+    Verdict {
+        word: exit.word().to_owned(),
+        exit: exit.code(),
+        gates: gates.len(),
+        failed: gates.iter().filter(|g| !g.passed).count(),
+    }
+}
+
+/// Does the run measure what it claims to?
+fn sanity(bench: &mut Bench<'_>, share: bool) {
+    let f = &bench.arm.fairness;
+    if share {
+        let seen = percent(f.solo_share_ppm);
+        let ok = f.solo_share_ppm >= SOLO_SHARE_PPM;
+        bench.gate(GateKind::Sanity, "goodput alone, of the link", ok, seen, ">= 80 %".to_owned());
+    }
+    let victims = || bench.arm.containers.iter().filter(|c| c.role == Role::Victim);
+    let books = || victims().flat_map(|c| [SOLO, CONTENDED].map(|p| c.phases[p].probe.as_ref()));
+    let least = books().map(|p| p.map_or(0, |p| p.intended)).min().unwrap_or(0);
+    let ok = victims().count() > 0 && books().all(|p| p.is_some_and(|p| enough(p, 100)));
+    bench.gate(
+        GateKind::Sanity,
+        "probes a phase",
+        ok,
+        least.to_string(),
+        ">= 2000 for a p99".to_owned(),
+    );
+    let wrong = bench.arm.containers.iter().find_map(unbalanced);
+    let ok = wrong.is_none();
+    let seen = wrong.unwrap_or_else(|| "all add up".to_owned());
+    bench.gate(GateKind::Sanity, "conservation", ok, seen, "nothing lost in counting".to_owned());
+}
+
+/// Sums that do not add up: a fault of loadgen.
+fn unbalanced(c: &ContainerResult) -> Option<String> {
+    for (name, windows, total) in [
+        ("up", &c.up_window_bytes, c.up_total_bytes),
+        ("down", &c.down_window_bytes, c.down_total_bytes),
+    ] {
+        let sum: u64 = windows.iter().map(|w| u64::from(*w)).sum();
+        if sum != total {
+            return Some(format!("{} {name}: windows {sum}, total {total}", c.name));
+        }
+    }
+    for p in c.phases.iter().filter_map(|p| p.probe.as_ref()) {
+        let sum = p.completed + p.outstanding + p.shed + p.failed;
+        if sum != p.intended {
+            return Some(format!("{} probes: intended {}, found {sum}", c.name, p.intended));
+        }
+    }
+    None
+}
+
+fn control(bench: &mut Bench<'_>) {
+    let f = &bench.arm.fairness;
+    let slow = f.throughput_slowdown_milli.is_none_or(|s| s >= STARVED_MILLI);
+    let starved = slow || f.stall_ns >= STARVED_NS;
+    let seen = format!("{}, stall {}", slowdown(f), time(f.stall_ns));
+    bench.gate(
+        GateKind::Control,
+        "the control starves",
+        starved,
+        seen,
+        ">= 5x or a stall >= 1 s".to_owned(),
+    );
+    let (refused, pressed) = (f.victim_refusals, f.victim_pressure_ns.unwrap_or(0));
+    bench.gate(
+        GateKind::Control,
+        "and for lack of memory",
+        refused > 0 || pressed >= PRESSED_NS,
+        format!("{refused} refusals, {} of pressure", time(pressed)),
+        "a refusal or 0.1 s".to_owned(),
+    );
+}
+
+fn subject(bench: &mut Bench<'_>, limits: Thresholds) {
+    const KIND: GateKind = GateKind::Subject;
+    let f = bench.arm.fairness.clone();
+    let most = format!("<= {}", times(limits.slowdown_milli));
+    let ok = f.throughput_slowdown_milli.is_some_and(|s| s <= limits.slowdown_milli);
+    bench.gate(KIND, "worst throughput slowdown", ok, slowdown(&f), most);
+    let most = format!("<= {}", times(limits.p99_inflation_milli));
+    let (ok, seen) = inflation(bench.arm, limits);
+    bench.gate(KIND, "worst p99 inflation", ok, seen, most);
+    let most = f.stall_solo_ns + limits.stall_ns;
+    let (ok, seen) = (f.stall_ns <= most, time(f.stall_ns));
+    bench.gate(KIND, "longest stall", ok, seen, format!("<= {}", time(most)));
+    let (delivered, least) = (f.delivered_ppm.unwrap_or(0), limits.delivered_ppm);
+    let ok = delivered >= least;
+    bench.gate(KIND, "least delivered ratio", ok, percent(delivered), percent(least));
+    let over = f.overshoot_bytes;
+    let ok = over <= limits.overshoot_bytes;
+    bench.gate(KIND, "hard limit overshoot", ok, bytes(over), bytes(limits.overshoot_bytes));
+    let ok = f.corrupt == 0 && f.broken == 0;
+    let seen = format!("{} wrong, {} connections broken", f.corrupt, f.broken);
+    bench.gate(KIND, "every byte arrives intact", ok, seen, "0 and 0".to_owned());
+}
+
+/// Per victim, since the ratio and the difference must be those of one and the same.
+fn inflation(arm: &ArmResult, limits: Thresholds) -> (bool, String) {
+    let f = &arm.fairness;
+    let Some(worst) = f.p99_inflation_milli else {
+        return (false, format!("not known ({})", f.p99_inflation_of));
+    };
+    let within = |c: &ContainerResult| {
+        let p99 = |i: usize| c.phases[i].probe.as_ref().and_then(|p| p.p99).map(|q| q.ns);
+        let Some((solo, contended)) = p99(SOLO).zip(p99(CONTENDED)) else { return false };
+        contended * 1000 <= solo * limits.p99_inflation_milli
+            || contended.saturating_sub(solo) <= limits.p99_delta_ns
+    };
+    let ok = arm.containers.iter().filter(|c| c.role == Role::Victim).all(within);
+    (ok, times(worst))
+}
+
+fn slowdown(f: &Fairness) -> String {
+    f.throughput_slowdown_milli.map_or_else(|| "nothing delivered".to_owned(), times)
+}
+
+fn times(milli: u64) -> String {
+    format!("{}.{:02}x", milli / 1000, milli % 1000 / 10)
+}
+
+fn percent(ppm: u64) -> String {
+    format!("{}.{:02} %", ppm / 10_000, ppm % 10_000 / 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analyse::tests::{arm, container, judge as fairness};
+    use crate::plan::Role::Victim;
+
+    fn exit(control_mb: [u64; 3], subject_mb: [u64; 3], subject_p99: [u64; 3]) -> u8 {
+        let mut arms = [
+            arm(ArmRole::Control, vec![container("v", Victim, control_mb, [2, 900, 2])]),
+            arm(ArmRole::Subject, vec![container("v", Victim, subject_mb, subject_p99)]),
+        ];
+        arms[0].containers[0].counters.insert("PruneCalled".to_owned(), 7);
+        for a in &mut arms {
+            a.fairness = fairness(a);
+        }
+        judge(&arms, Thresholds::exact(100_000), true).1.exit
+    }
+
+    #[test]
+    fn exits_follow_the_gates() {
+        let fine = [110, 110, 110];
+        assert_eq!(exit([110, 10, 110], fine, [2, 2, 2]), 0);
+        assert_eq!(exit([110, 0, 110], fine, [2, 2, 2]), 0);
+        // The control did not starve.
+        assert_eq!(exit(fine, fine, [2, 2, 2]), 5);
+        // The subject did, in throughput or in latency; that comes first.
+        assert_eq!(exit([110, 10, 110], [110, 100, 110], [2, 2, 2]), 3);
+        assert_eq!(exit([110, 10, 110], fine, [2, 3, 2]), 3);
+        assert_eq!(exit(fine, [110, 0, 110], [2, 2, 2]), 3);
+        // Alone it never used its link.
+        assert_eq!(exit([50, 5, 50], [50, 50, 50], [2, 2, 2]), 5);
+    }
+
+    #[test]
+    fn starved_without_memory_to_blame_is_no_proof() {
+        let mut a = arm(ArmRole::Control, vec![container("v", Victim, [110, 1, 110], [2, 2, 2])]);
+        a.fairness = fairness(&a);
+        let (gates, verdict) = judge(&[a], Thresholds::exact(100_000), true);
+        assert_eq!(verdict.exit, 5);
+        assert!(gates.iter().any(|g| g.name == "and for lack of memory" && !g.passed));
+    }
+
+    #[test]
+    fn windows_that_do_not_add_up_make_a_run_invalid() {
+        let mut a = arm(ArmRole::Subject, vec![container("v", Victim, [110; 3], [2; 3])]);
+        a.containers[0].up_window_bytes[3] += 1;
+        a.fairness = fairness(&a);
+        let (gates, verdict) = judge(&[a], Thresholds::exact(100_000), true);
+        assert_eq!(verdict.exit, 5);
+        assert!(gates.iter().any(|g| g.name == "conservation" && !g.passed));
+    }
+
+    #[test]
+    fn a_victim_that_got_nothing_passes_no_gate() {
+        let mut c = container("v", Victim, [110, 0, 0], [2; 3]);
+        for p in &mut c.phases {
+            p.probe = None;
+        }
+        let mut a = arm(ArmRole::Subject, vec![c]);
+        a.fairness = fairness(&a);
+        let (gates, verdict) = judge(&[a], Thresholds::exact(100_000), true);
+        assert_eq!(verdict.exit, 3);
+        assert!(gates.iter().any(|g| g.name == "least delivered ratio" && !g.passed));
+    }
+
+    #[test]
+    fn no_gates_is_not_a_pass() {
+        assert_eq!(judge(&[], Thresholds::exact(1), true).1.exit, 5);
+    }
+}

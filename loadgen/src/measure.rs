@@ -1,0 +1,7 @@
+//! What both targets count with: goodput meters and probe books. Times are nanoseconds since the start of the run.
+
+mod book;
+mod meter;
+
+pub use book::{Book, ProbeLog};
+pub use meter::{Meter, PhaseBytes};

@@ -1,0 +1,106 @@
+use super::*;
+
+const MS: u64 = 1_000_000;
+
+fn phase(start_ms: u64, end_ms: u64) -> Phase {
+    Phase { name: "p".to_owned(), start_ns: start_ms * MS, end_ns: end_ms * MS }
+}
+
+/// Within 1 part in 1000 (three digits).
+fn close_to(q: Option<Quantile>, ns: u64) {
+    let q = q.expect("there are samples");
+    assert!(!q.at_least, "{q:?}");
+    assert!(q.ns.abs_diff(ns) <= ns / 900, "{q:?} is not {ns}");
+}
+
+/// The oracle of a frozen server: F within T at a constant rate; everything due in the freeze answers at its end. The
+/// response quantile q is F - (1-q) T as long as that is positive.
+#[test]
+fn freeze_oracle() {
+    let (t, freeze) = (30_000, 1_000);
+    let mut log = ProbeLog::new(&[phase(0, t)], 10_000 * MS);
+    let thaw = 20_000;
+    for i in 0..t {
+        log.intend(i, i * MS);
+        let frozen = (thaw - freeze..thaw).contains(&i);
+        if !frozen {
+            log.complete(i, i * MS + 2_000);
+        }
+        if i == thaw {
+            (thaw - freeze..thaw).for_each(|id| log.complete(id, thaw * MS));
+        }
+    }
+    log.close(0, t * MS);
+    let book = &log.books()[0];
+    close_to(book.quantile(0.99), 700 * MS);
+    close_to(book.quantile(0.97), 100 * MS);
+    close_to(book.quantile(0.999), 970 * MS);
+    close_to(book.quantile(0.5), 2_000);
+    let s = book.summary();
+    assert_eq!((s.intended, s.completed, s.delivered_ppm), (t, t, Some(1_000_000)));
+    assert_eq!(s.max, Some(Quantile { ns: freeze * MS, at_least: false }));
+}
+
+/// Never served: nothing delivered, and no percentile pretends to know more than "longer than this".
+#[test]
+fn full_starvation_oracle() {
+    let mut log = ProbeLog::new(&[phase(0, 2000)], 100 * MS);
+    (0..2000).for_each(|i| log.intend(i, i * MS));
+    log.close(0, 2000 * MS);
+    let s = log.books()[0].summary();
+    assert_eq!((s.intended, s.completed, s.outstanding), (2000, 0, 2000));
+    assert_eq!(s.delivered_ppm, Some(0));
+    let p50 = s.p50.unwrap();
+    assert!(p50.at_least && p50.ns.abs_diff(1000 * MS) <= 3 * MS, "{p50:?}");
+    assert_eq!(s.max, Some(Quantile { ns: 2000 * MS, at_least: true }));
+}
+
+#[test]
+fn those_that_came_back_rank_below_those_that_did_not() {
+    let mut log = ProbeLog::new(&[phase(0, 1000)], 100 * MS);
+    for i in 0..100 {
+        log.intend(i, i * MS);
+        if i < 90 {
+            log.complete(i, i * MS + 5 * MS);
+        }
+    }
+    // A bound far below the completed ones is still not a short latency.
+    log.close(0, 100 * MS);
+    let book = &log.books()[0];
+    close_to(book.quantile(0.9), 5 * MS);
+    assert!(book.quantile(0.91).unwrap().at_least);
+}
+
+#[test]
+fn every_probe_is_counted_once() {
+    let mut log = ProbeLog::new(&[phase(0, 100), phase(200, 300)], 100 * MS);
+    for i in 0..400u64 {
+        log.intend(i, i * MS);
+        match i % 5 {
+            0 => log.shed(i),
+            1 => log.failed(i),
+            2 => {}
+            _ => log.complete(i, (i + 1) * MS),
+        }
+        if i == 110 {
+            log.close(0, i * MS);
+        }
+    }
+    // Answers after the closing change nothing.
+    log.complete(2, 390 * MS);
+    log.close(1, 310 * MS);
+    for book in log.books() {
+        let s = book.summary();
+        assert_eq!(s.intended, 100);
+        assert_eq!(s.intended, s.completed + s.outstanding + s.shed + s.failed, "{s:?}");
+        assert_eq!((s.completed, s.outstanding, s.shed, s.failed), (40, 20, 20, 20));
+    }
+}
+
+#[test]
+fn an_empty_book_has_no_percentile() {
+    let log = ProbeLog::new(&[phase(0, 100)], 100 * MS);
+    let s = log.books()[0].summary();
+    assert_eq!((s.p50, s.max, s.delivered_ppm), (None, None, None));
+    assert!(s.spectrum.is_empty());
+}

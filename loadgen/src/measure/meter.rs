@@ -1,0 +1,137 @@
+//! Bytes of one direction of one container.
+
+use skbudget_controller::Instant;
+use skbudget_stack::sim::Observer;
+
+/// One phase of one meter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PhaseBytes {
+    pub bytes: u64,
+    /// Longest time without a byte. Both ends of the phase count as the ends of a gap.
+    pub stall_ns: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct OpenPhase {
+    bytes: u64,
+    last_ns: u64,
+    stall_ns: u64,
+}
+
+/// Windows of bytes over the whole run, and totals and the longest gap of each phase. The application behind it always
+/// wants more, so a gap is a stall.
+#[derive(Debug)]
+pub struct Meter {
+    window_ns: u64,
+    windows: Vec<u32>,
+    total: u64,
+    open: Option<OpenPhase>,
+    done: Vec<PhaseBytes>,
+    corrupt: u64,
+    broken: u64,
+}
+
+impl Meter {
+    /// Windows are made up front: those in which nothing came are zeros, not gaps.
+    pub fn new(window_ns: u64, end_ns: u64) -> Self {
+        let count = end_ns.div_ceil(window_ns.max(1)) as usize;
+        Self {
+            window_ns: window_ns.max(1),
+            windows: vec![0; count],
+            total: 0,
+            open: None,
+            done: Vec::new(),
+            corrupt: 0,
+            broken: 0,
+        }
+    }
+
+    pub fn begin(&mut self, now_ns: u64) {
+        self.open = Some(OpenPhase { bytes: 0, last_ns: now_ns, stall_ns: 0 });
+    }
+
+    pub fn end(&mut self, now_ns: u64) {
+        if let Some(p) = self.open.take() {
+            let stall_ns = p.stall_ns.max(now_ns.saturating_sub(p.last_ns));
+            self.done.push(PhaseBytes { bytes: p.bytes, stall_ns });
+        }
+    }
+
+    pub fn add(&mut self, now_ns: u64, n: u64) {
+        if n == 0 {
+            return;
+        }
+        self.total += n;
+        // What arrives after the last window belongs to it: windows must add up to the total.
+        let last = self.windows.len().saturating_sub(1);
+        let at = ((now_ns / self.window_ns) as usize).min(last);
+        if let Some(w) = self.windows.get_mut(at) {
+            *w = w.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
+        }
+        if let Some(p) = &mut self.open {
+            p.bytes += n;
+            p.stall_ns = p.stall_ns.max(now_ns.saturating_sub(p.last_ns));
+            p.last_ns = now_ns;
+        }
+    }
+
+    pub fn phases(&self) -> &[PhaseBytes] {
+        &self.done
+    }
+    pub fn windows(&self) -> &[u32] {
+        &self.windows
+    }
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+    pub fn corrupt(&self) -> u64 {
+        self.corrupt
+    }
+    pub fn broken(&self) -> u64 {
+        self.broken
+    }
+}
+
+impl Observer for Meter {
+    fn bytes(&mut self, now: Instant, n: u64) {
+        self.add(now.0, n);
+    }
+    fn corrupt(&mut self, _now: Instant, _position: u64) {
+        self.corrupt += 1;
+    }
+    fn broken(&mut self, _now: Instant) {
+        self.broken += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_reach_to_both_ends_of_a_phase() {
+        let mut m = Meter::new(10, 100);
+        m.add(5, 1);
+        m.begin(10);
+        m.add(30, 7);
+        m.add(35, 1);
+        m.end(50);
+        m.begin(50);
+        m.end(90);
+        m.add(95, 2);
+        assert_eq!(
+            m.phases(),
+            [PhaseBytes { bytes: 8, stall_ns: 20 }, PhaseBytes { bytes: 0, stall_ns: 40 }]
+        );
+    }
+
+    #[test]
+    fn windows_add_up_to_the_total_zeros_included() {
+        let mut m = Meter::new(10, 95);
+        for (at, n) in [(0, 1), (9, 2), (10, 4), (94, 8), (200, 16)] {
+            m.add(at, n);
+        }
+        assert_eq!(m.windows(), [3, 4, 0, 0, 0, 0, 0, 0, 0, 24]);
+        assert_eq!(m.windows().iter().map(|w| u64::from(*w)).sum::<u64>(), m.total());
+    }
+}

@@ -1,0 +1,116 @@
+//! `.hgrm`: percentile text for plotFiles, hdr-plot and the like.
+//!
+//! Their parsers are strict: columns apart by spaces only; exactly four columns in every row but the last, which has
+//! three (`Infinity` would enter an axis); leading white space; and both footers, or one of them crashes.
+
+use std::fmt::Write as _;
+
+use crate::result::{ProbePhase, RunResult};
+
+/// File name and content for every arm, container and phase with a probe.
+pub fn files(result: &RunResult) -> Vec<(String, String)> {
+    let mut out = Vec::new();
+    for arm in &result.arms {
+        for container in &arm.containers {
+            for (phase, p) in result.phases.iter().zip(&container.phases) {
+                if let Some(probe) = &p.probe {
+                    let name = format!("{}-{}-{}.hgrm", arm.name, container.name, phase.name);
+                    out.push((name, render(probe)));
+                }
+            }
+        }
+    }
+    out
+}
+
+fn ms(ns: u64) -> f64 {
+    ns as f64 / 1e6
+}
+
+pub fn render(probe: &ProbePhase) -> String {
+    let mut s = String::new();
+    let missing = probe.outstanding + probe.shed + probe.failed;
+    let _ = writeln!(s, "# unit: ms, from the intended start");
+    let _ = writeln!(s, "# never came back: {missing}, counted with what is known from below");
+    let _ = writeln!(s, "       Value     Percentile TotalCount 1/(1-Percentile)");
+    let _ = writeln!(s);
+    for (i, row) in probe.spectrum.iter().enumerate() {
+        let p = row.quantile_ppb as f64 / 1e9;
+        let _ = write!(s, "{:12.3} {p:14.12} {:10}", ms(row.ns), row.count);
+        if i + 1 < probe.spectrum.len() && row.quantile_ppb < 1_000_000_000 {
+            let _ = write!(s, " {:14.2}", 1.0 / (1.0 - p));
+        }
+        let _ = writeln!(s);
+    }
+    let (mean, dev) = (ms(probe.mean_ns), ms(probe.stddev_ns));
+    let max = ms(probe.max.map_or(0, |q| q.ns));
+    let count = probe.completed + missing;
+    let _ = writeln!(s, "#[Mean    = {mean:12.3}, StdDeviation   = {dev:12.3}]");
+    let _ = writeln!(s, "#[Max     = {max:12.3}, Total count    = {count:12}]");
+    s
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::ProbeLog;
+    use crate::plan::Phase;
+
+    fn sample() -> ProbePhase {
+        let phase = Phase { name: "p".to_owned(), start_ns: 0, end_ns: 10_000_000_000 };
+        let mut log = ProbeLog::new(&[phase], 1_000_000_000);
+        for i in 0..10_000u64 {
+            log.intend(i, i * 1_000_000);
+            log.complete(i, i * 1_000_000 + 100_000 + i * 37);
+        }
+        log.close(0, 10_000_000_000);
+        log.books()[0].summary()
+    }
+
+    /// plotFiles: trim, skip `#`, split on spaces, rows of exactly four fields count.
+    #[test]
+    fn plot_files_reads_every_row_but_the_last() {
+        let text = render(&sample());
+        assert!(!text.contains('\t') && !text.contains("inf") && !text.contains("Inf"));
+        let rows: Vec<Vec<&str>> = text
+            .lines()
+            .map(str::trim)
+            .filter(|l| !l.is_empty() && !l.starts_with('#'))
+            .map(|l| l.split(' ').filter(|f| !f.is_empty()).collect())
+            .collect();
+        let (header, rows) = rows.split_first().unwrap();
+        assert_eq!(header.as_slice(), ["Value", "Percentile", "TotalCount", "1/(1-Percentile)"]);
+        let (last, rows) = rows.split_last().unwrap();
+        assert_eq!(last.len(), 3);
+        assert!(rows.len() > 20);
+        let mut before = (0.0, 0.0);
+        for row in rows {
+            assert_eq!(row.len(), 4, "{row:?}");
+            let at = (row[0].parse::<f64>().unwrap(), row[3].parse::<f64>().unwrap());
+            assert!(at.0 >= before.0 && at.1 >= before.1 && at.1 >= 1.0);
+            before = at;
+        }
+    }
+
+    /// hdr-plot: `\s+([0-9.]+)\s+([0-9.]+)\s+([0-9.]+)\s+([0-9.]+)` and the first match of each footer.
+    #[test]
+    fn hdr_plot_finds_rows_and_both_footers() {
+        let text = render(&sample());
+        let rows = text.lines().filter(|l| {
+            let f: Vec<&str> = l.split_whitespace().collect();
+            l.starts_with(' ') && f.len() == 4 && f.iter().all(|x| x.parse::<f64>().is_ok())
+        });
+        assert!(rows.count() > 20);
+        let footer = |start: &str, words: [&str; 2]| {
+            let line = text.lines().find(|l| l.starts_with(start)).unwrap();
+            let inner = line.trim_start_matches("#[").trim_end_matches(']');
+            for (part, word) in inner.split(',').zip(words) {
+                let (name, value) = part.split_once('=').unwrap();
+                assert_eq!(name.trim(), word);
+                assert!(value.trim().parse::<f64>().is_ok(), "{part}");
+            }
+        };
+        footer("#[Mean", ["Mean", "StdDeviation"]);
+        footer("#[Max", ["Max", "Total count"]);
+    }
+}

@@ -1,0 +1,230 @@
+//! The two arms side by side, for people.
+
+use std::fmt::Write as _;
+
+use crate::plan::Role;
+use crate::result::{ArmResult, ContainerPhase, ContainerResult, Fairness, Quantile, RunResult};
+use crate::units::{bytes, rate, time};
+
+type Cell = Box<dyn Fn(&ArmResult) -> String>;
+
+struct Row {
+    name: String,
+    detail: String,
+    cell: Cell,
+}
+
+pub fn render(result: &RunResult) -> String {
+    let mut s = String::new();
+    let _ = writeln!(s, "{}", headline(result));
+    let _ = writeln!(s);
+    let rows = rows(result);
+    let name = rows.iter().map(|r| r.name.len()).max().unwrap_or(0);
+    let detail = rows.iter().map(|r| r.detail.len()).max().unwrap_or(0);
+    let mut columns: Vec<Vec<String>> = Vec::new();
+    for arm in &result.arms {
+        let head = format!("{} ({})", arm.name, arm.rules.word());
+        let cells = rows.iter().map(|r| (r.cell)(arm));
+        columns.push(std::iter::once(head).chain(cells).collect());
+    }
+    let widths: Vec<usize> =
+        columns.iter().map(|c| c.iter().map(|t| t.chars().count()).max().unwrap_or(0)).collect();
+    let line = |s: &mut String, n: &str, d: &str, at: usize| {
+        let mut text = format!("{n:name$}  {d:detail$}");
+        for (column, width) in columns.iter().zip(&widths) {
+            let _ = write!(text, "   {:>width$}", column[at]);
+        }
+        let _ = writeln!(s, "{}", text.trim_end());
+    };
+    line(&mut s, "", "", 0);
+    let mut before = "";
+    for (i, row) in rows.iter().enumerate() {
+        let shown = if row.name == before { "" } else { &row.name };
+        before = &row.name;
+        line(&mut s, shown, &row.detail, i + 1);
+    }
+    let _ = writeln!(s);
+    s.push_str(&gates(result));
+    s
+}
+
+/// One row of the table as text.
+#[derive(Debug)]
+pub(super) struct TextRow {
+    pub(super) name: String,
+    pub(super) detail: String,
+    pub(super) cells: Vec<String>,
+}
+
+/// The table's content, for other renderings.
+pub(super) fn cells(result: &RunResult) -> (String, Vec<TextRow>) {
+    let mut before = String::new();
+    let text = |row: Row| {
+        let repeated = row.name == before;
+        before.clone_from(&row.name);
+        TextRow {
+            name: if repeated { String::new() } else { row.name },
+            detail: row.detail,
+            cells: result.arms.iter().map(|arm| (row.cell)(arm)).collect(),
+        }
+    };
+    (headline(result).replace('\n', " "), rows(result).into_iter().map(text).collect())
+}
+
+fn headline(result: &RunResult) -> String {
+    let count = |role| {
+        result.arms.first().map_or(0, |a| a.containers.iter().filter(|c| c.role == role).count())
+    };
+    let param = |key: &str| result.params.get(key).copied().unwrap_or(0);
+    let pool: u64 =
+        result.arms.first().map_or(0, |a| a.containers.iter().map(|c| c.hard_bytes).sum());
+    format!(
+        "{} on the {} target, seed {}: {} hog with {} + {} connections that nobody reads, {} victims,\n\
+         {} of buffer memory in all; the same load, link and memory in each column.",
+        result.scenario,
+        result.target,
+        result.seed,
+        count(Role::Hog),
+        param("stuff"),
+        param("hoard"),
+        count(Role::Victim),
+        bytes(pool),
+    )
+}
+
+fn rows(result: &RunResult) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    let mut add = |name: &str, detail: &str, cell: Cell| {
+        rows.push(Row { name: name.to_owned(), detail: detail.to_owned(), cell });
+    };
+    for (name, pick) in
+        [("goodput up, worst victim", up as Pick), ("goodput down, worst victim", down)]
+    {
+        for (i, phase) in result.phases.iter().enumerate() {
+            let ns = phase.nanos();
+            add(name, &phase.name, Box::new(move |arm| least_rate(arm, i, pick, ns)));
+        }
+    }
+    let quantiles: [(&str, PickQ); 4] = [
+        ("response p50, worst victim", |p| p.p50),
+        ("response p99", |p| p.p99),
+        ("response p99.9", |p| p.p999),
+        ("response max", |p| p.max),
+    ];
+    for (name, pick) in quantiles {
+        for (i, phase) in result.phases.iter().take(2).enumerate() {
+            add(name, &phase.name, Box::new(move |arm| worst_quantile(arm, i, pick)));
+        }
+    }
+    for (i, phase) in result.phases.iter().take(2).enumerate() {
+        add("longest stall of a victim", &phase.name, Box::new(move |arm| worst_stall(arm, i)));
+    }
+    let mut fair = |name: &str, cell: fn(&Fairness) -> String| {
+        add(name, "", Box::new(move |arm| cell(&arm.fairness)));
+    };
+    fair("delivered in time, least", |f| f.delivered_ppm.map_or_else(none, percent));
+    fair("throughput slowdown, worst", |f| {
+        f.throughput_slowdown_milli.map_or_else(|| "nothing came".to_owned(), times)
+    });
+    fair("p99 inflation, worst", |f| f.p99_inflation_milli.map_or_else(none, times));
+    fair("back to 95 % of solo after", |f| {
+        f.recovery_ns.map_or_else(|| "never".to_owned(), window)
+    });
+    fair("Jain's index, victims", |f| index(f.jain_victims_ppm));
+    fair("Jain's index, all", |f| index(f.jain_all_ppm));
+    fair("hog's peak / its hard limit", |f| {
+        format!("{} / {}", bytes(f.hog_peak_bytes), bytes(f.hog_hard_bytes))
+    });
+    fair("hard limit overshoot", |f| bytes(f.overshoot_bytes));
+    fair("memory refusals on victims", |f| f.victim_refusals.to_string());
+    fair("victims' budget under pressure", |f| f.victim_pressure_ns.map_or_else(none, time));
+    add("stack CPU, hog / a victim", "", Box::new(cpu));
+    rows
+}
+
+type Pick = fn(&ContainerPhase) -> u64;
+type PickQ = fn(&crate::result::ProbePhase) -> Option<Quantile>;
+
+fn up(p: &ContainerPhase) -> u64 {
+    p.up_bytes
+}
+fn down(p: &ContainerPhase) -> u64 {
+    p.down_bytes
+}
+
+fn victims(arm: &ArmResult) -> impl Iterator<Item = &ContainerResult> {
+    arm.containers.iter().filter(|c| c.role == Role::Victim)
+}
+
+fn least_rate(arm: &ArmResult, phase: usize, pick: Pick, ns: u64) -> String {
+    let least = victims(arm).map(|c| pick(&c.phases[phase])).min().unwrap_or(0);
+    rate((u128::from(least) * 8_000_000_000 / u128::from(ns.max(1))) as u64)
+}
+
+/// Known only from below ranks above everything known.
+fn worst_quantile(arm: &ArmResult, phase: usize, pick: PickQ) -> String {
+    let all = victims(arm).filter_map(|c| c.phases[phase].probe.as_ref().and_then(pick));
+    all.max_by_key(|q| (q.at_least, q.ns)).map_or_else(none, quantile)
+}
+
+fn worst_stall(arm: &ArmResult, phase: usize) -> String {
+    let of = |c: &ContainerResult| c.phases[phase].up_stall_ns.max(c.phases[phase].down_stall_ns);
+    time(victims(arm).map(of).max().unwrap_or(0))
+}
+
+fn cpu(arm: &ArmResult) -> String {
+    let of = |role| arm.containers.iter().filter(move |c| c.role == role);
+    let hog = of(Role::Hog).filter_map(|c| c.stack_cpu_ns).max();
+    let victim = of(Role::Victim).filter_map(|c| c.stack_cpu_ns).max();
+    match hog.zip(victim) {
+        Some((h, v)) => format!("{} / {}", time(h), time(v)),
+        None => "infinite".to_owned(),
+    }
+}
+
+fn none() -> String {
+    "-".to_owned()
+}
+pub(super) fn quantile(q: Quantile) -> String {
+    format!("{}{}", if q.at_least { ">= " } else { "" }, time(q.ns))
+}
+pub(super) fn percent(ppm: u64) -> String {
+    format!("{}.{:02} %", ppm / 10_000, ppm % 10_000 / 100)
+}
+pub(super) fn times(milli: u64) -> String {
+    format!("{}.{:02}x", milli / 1000, milli % 1000 / 10)
+}
+fn index(ppm: u64) -> String {
+    format!("{}.{:03}", ppm / 1_000_000, ppm % 1_000_000 / 1000)
+}
+fn window(ns: u64) -> String {
+    if ns == 0 { "at once".to_owned() } else { time(ns) }
+}
+
+fn gates(result: &RunResult) -> String {
+    let width = |f: fn(&crate::result::GateResult) -> usize| result.gates.iter().map(f).max();
+    let name = width(|g| g.name.len()).unwrap_or(0);
+    let arm = width(|g| g.arm.len()).unwrap_or(0);
+    let seen = width(|g| g.observed.chars().count()).unwrap_or(0);
+    let mut s = String::new();
+    for g in &result.gates {
+        let mark = if g.passed { "ok  " } else { "FAIL" };
+        let _ = writeln!(
+            s,
+            "{mark}  {:arm$}  {:name$}  {:>seen$}   ({})",
+            g.arm, g.name, g.observed, g.limit
+        );
+    }
+    s
+}
+
+/// The last line of every run.
+pub fn verdict_line(result: &RunResult, out: &str) -> String {
+    let v = &result.verdict;
+    let failed = if v.failed == 0 {
+        String::new()
+    } else {
+        format!(" ({} of {} gates failed)", v.failed, v.gates)
+    };
+    format!("VERDICT: {} exit={}{failed} out={out}", v.word, v.exit)
+}

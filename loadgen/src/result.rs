@@ -1,0 +1,197 @@
+//! The schema `loadgen.result/1`: what a run found, as data. Everything printed or drawn is rendered from it.
+//!
+//! Integers with a unit suffix, no floats, no NaN: `null` where there is nothing to say, with the reason beside it.
+//! Additions keep the version. For one seed on the virtual target everything but `meta` is the same bytes every time.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{ArmRole, Isolation, Phase, Role, RuleSet};
+
+pub const SCHEMA: &str = "loadgen.result/1";
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunResult {
+    pub schema: String,
+    pub scenario: String,
+    pub target: String,
+    pub seed: u64,
+    pub params: BTreeMap<String, u64>,
+    pub window_ns: u64,
+    pub phases: Vec<Phase>,
+    pub arms: Vec<ArmResult>,
+    pub gates: Vec<GateResult>,
+    pub verdict: Verdict,
+    /// The only part that differs between two runs of one seed on the virtual target.
+    pub meta: Meta,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Meta {
+    pub loadgen_version: String,
+    pub started_unix_ms: u64,
+    pub elapsed_ms: u64,
+    pub os: String,
+    pub cpus: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ArmResult {
+    pub name: String,
+    pub role: ArmRole,
+    pub isolation: Isolation,
+    pub rules: RuleSet,
+    pub budgets: Vec<BudgetResult>,
+    pub containers: Vec<ContainerResult>,
+    /// Filled in by `analyse`.
+    pub fairness: Fairness,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BudgetResult {
+    pub name: String,
+    pub low_bytes: Option<u64>,
+    pub soft_bytes: Option<u64>,
+    pub hard_bytes: Option<u64>,
+    pub max_usage_bytes: u64,
+    pub overshoot_bytes: u64,
+    pub pressure_ns: u64,
+    pub failcnt: u64,
+    /// One sample at the end of each window.
+    pub usage_bytes: Vec<u64>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContainerResult {
+    pub name: String,
+    pub role: Role,
+    /// Index into `budgets`.
+    pub budget: usize,
+    pub phases: Vec<ContainerPhase>,
+    pub up_window_bytes: Vec<u32>,
+    pub down_window_bytes: Vec<u32>,
+    pub up_total_bytes: u64,
+    pub down_total_bytes: u64,
+    /// Most held at the end of a window, and the limit that is its own.
+    pub peak_held_bytes: u64,
+    pub hard_bytes: u64,
+    /// Memory counters, by the kernel's names; zeros left out.
+    pub counters: BTreeMap<String, u64>,
+    /// Drop reasons and protocol counters of the stack; zeros left out.
+    pub stack_counters: BTreeMap<String, u64>,
+    pub flows_total: u64,
+    /// Bytes that were not the bytes sent.
+    pub corrupt: u64,
+    /// Connections that ended although wanted.
+    pub broken: u64,
+    /// CPU spent in the stack for this container; `null` in virtual time, where CPU is infinite.
+    pub stack_cpu_ns: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ContainerPhase {
+    pub up_bytes: u64,
+    pub down_bytes: u64,
+    pub up_stall_ns: u64,
+    pub down_stall_ns: u64,
+    /// What the stack moved for this container, wanted or not.
+    pub moved_bytes: u64,
+    pub probe: Option<ProbePhase>,
+}
+
+/// A percentile. `at_least`: its rank falls among requests that never came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quantile {
+    pub ns: u64,
+    pub at_least: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpectrumRow {
+    pub quantile_ppb: u64,
+    pub ns: u64,
+    pub count: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbePhase {
+    pub intended: u64,
+    pub completed: u64,
+    pub outstanding: u64,
+    pub shed: u64,
+    pub failed: u64,
+    pub in_deadline: u64,
+    /// Above the histogram's 60 s.
+    pub saturated: u64,
+    pub delivered_ppm: Option<u64>,
+    pub p50: Option<Quantile>,
+    pub p99: Option<Quantile>,
+    pub p999: Option<Quantile>,
+    pub max: Option<Quantile>,
+    pub mean_ns: u64,
+    pub stddev_ns: u64,
+    /// Latency by percentile; what did not come back counts with what is known of it from below.
+    pub spectrum: Vec<SpectrumRow>,
+}
+
+/// Worst victim and whole-arm numbers. Ratios in thousandths or millionths.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fairness {
+    /// Worst victim, worse direction: solo over contended; `null`: nothing came at all.
+    pub throughput_slowdown_milli: Option<u64>,
+    pub throughput_slowdown_of: String,
+    /// Worst victim: contended over solo; `null`: too few samples or not known from above.
+    pub p99_inflation_milli: Option<u64>,
+    pub p99_inflation_of: String,
+    /// Of a victim, in the contended phase; and the longest it has even alone.
+    pub stall_ns: u64,
+    pub stall_solo_ns: u64,
+    pub stall_of: String,
+    /// Least over victims, contended.
+    pub delivered_ppm: Option<u64>,
+    pub jain_victims_ppm: u64,
+    pub jain_all_ppm: u64,
+    /// Least over victims and directions: goodput alone over the link's rate.
+    pub solo_share_ppm: u64,
+    /// First window after the hog left from which two in a row reach 95 % of solo, for the slowest victim; `null`: never.
+    pub recovery_ns: Option<u64>,
+    pub hog_peak_bytes: u64,
+    pub hog_hard_bytes: u64,
+    pub overshoot_bytes: u64,
+    /// Sum over the victims.
+    pub victim_refusals: u64,
+    /// Longest over the budgets that victims draw on; `null`: no victims.
+    pub victim_pressure_ns: Option<u64>,
+    pub corrupt: u64,
+    pub broken: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GateKind {
+    /// The run can be trusted.
+    Sanity,
+    /// The control starved.
+    Control,
+    /// The subject did not.
+    Subject,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateResult {
+    pub arm: String,
+    pub kind: GateKind,
+    pub name: String,
+    pub observed: String,
+    pub limit: String,
+    pub passed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    pub word: String,
+    pub exit: u8,
+    pub gates: usize,
+    pub failed: usize,
+}

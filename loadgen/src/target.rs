@@ -1,0 +1,47 @@
+//! Where a plan runs. A target carries out one arm of a plan and hands back records; it judges nothing.
+
+pub mod virt;
+
+use std::sync::atomic::AtomicBool;
+
+use crate::exit::Failure;
+use crate::gate::Thresholds;
+use crate::plan::{ArmPlan, Plan};
+use crate::result::ArmResult;
+use crate::units::nearest;
+
+/// What a target is told while it runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Control<'a> {
+    /// Set when the user wants to stop: the target ends what it started and says `Interrupted`.
+    pub stop: &'a AtomicBool,
+}
+
+pub trait Target: Sync {
+    fn name(&self) -> &'static str;
+    /// What a victim may pay here.
+    fn thresholds(&self, plan: &Plan) -> Thresholds;
+    /// Arms share nothing, so that they may run side by side.
+    fn parallel(&self) -> bool;
+    /// The link has a rate that a victim alone can be held to.
+    fn has_link_rate(&self) -> bool;
+    fn run_arm(
+        &self,
+        plan: &Plan,
+        arm: &ArmPlan,
+        control: Control<'_>,
+    ) -> Result<ArmResult, Failure>;
+}
+
+pub const NAMES: &[&str] = &["virtual", "tap"];
+
+pub fn find(name: &str) -> Result<Box<dyn Target>, Failure> {
+    match name {
+        "virtual" => Ok(Box::new(virt::Virtual)),
+        _ => {
+            let hint = nearest(name, NAMES.iter().copied());
+            let hint = hint.map_or_else(String::new, |h| format!("; did you mean '{h}'?"));
+            Err(Failure::Usage(format!("no target '{name}'{hint}")))
+        }
+    }
+}

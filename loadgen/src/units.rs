@@ -1,0 +1,198 @@
+//! Sizes, times and rates as people write and read them. Integers inside.
+
+/// What a number counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    Count,
+    Bytes,
+    Nanos,
+    BitsPerSecond,
+    /// 0 or 1; `off` and `on`.
+    Flag,
+}
+
+impl Unit {
+    /// The suffix of its JSON key.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::Count | Self::Flag => "",
+            Self::Bytes => "_bytes",
+            Self::Nanos => "_ns",
+            Self::BitsPerSecond => "_bps",
+        }
+    }
+
+    fn scales(self) -> &'static [(&'static str, u64)] {
+        match self {
+            Self::Count => &[("", 1)],
+            Self::Flag => &[("off", 0), ("on", 1)],
+            Self::Bytes => &[
+                ("", 1),
+                ("B", 1),
+                ("KiB", 1 << 10),
+                ("MiB", 1 << 20),
+                ("GiB", 1 << 30),
+                ("KB", 1000),
+                ("MB", 1_000_000),
+                ("GB", 1_000_000_000),
+            ],
+            Self::Nanos => &[("ns", 1), ("us", 1_000), ("ms", 1_000_000), ("s", 1_000_000_000)],
+            Self::BitsPerSecond => {
+                &[("bit", 1), ("kbit", 1_000), ("Mbit", 1_000_000), ("Gbit", 1_000_000_000)]
+            }
+        }
+    }
+
+    /// Reads `12`, `4MiB`, `100us`, `1Gbit`, `on`. The error names what would do.
+    pub fn parse(self, text: &str) -> Result<u64, String> {
+        let names = || self.scales().iter().map(|s| s.0).filter(|s| !s.is_empty());
+        if self == Self::Flag {
+            return match text {
+                "on" | "true" | "1" => Ok(1),
+                "off" | "false" | "0" => Ok(0),
+                _ => Err(format!("'{text}' is neither 'on' nor 'off'")),
+            };
+        }
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| format!("'{text}' is not a whole number"))?;
+        let unit = unit.trim().trim_end_matches("/s");
+        let scale = self.scales().iter().find(|(name, _)| *name == unit);
+        let Some((_, scale)) = scale else {
+            let known = names().collect::<Vec<_>>().join(", ");
+            return Err(if known.is_empty() {
+                format!("'{text}' is not a whole number")
+            } else {
+                format!("'{text}' needs one of the units {known}")
+            });
+        };
+        number.checked_mul(*scale).ok_or_else(|| format!("'{text}' is too large"))
+    }
+
+    /// The shortest exact way to write it that `parse` reads back.
+    pub fn show(self, value: u64) -> String {
+        let scales = self.scales();
+        if self == Self::Flag {
+            return scales[usize::from(value != 0)].0.to_owned();
+        }
+        let best = scales
+            .iter()
+            .filter(|(_, s)| value != 0 && value.is_multiple_of(*s))
+            .max_by_key(|(_, s)| *s)
+            .unwrap_or(&scales[0]);
+        format!("{}{}", value / best.1, best.0)
+    }
+}
+
+/// `938 Mbit/s`
+pub fn rate(bits_per_second: u64) -> String {
+    let (n, unit) = match bits_per_second {
+        0 => return "0".to_owned(),
+        b if b >= 1_000_000_000 => (b as f64 / 1e9, "Gbit/s"),
+        b if b >= 1_000_000 => (b as f64 / 1e6, "Mbit/s"),
+        b if b >= 1_000 => (b as f64 / 1e3, "kbit/s"),
+        b => (b as f64, "bit/s"),
+    };
+    format!("{} {unit}", three(n))
+}
+
+/// `1.24 ms`
+pub fn time(ns: u64) -> String {
+    let (n, unit) = match ns {
+        n if n >= 1_000_000_000 => (n as f64 / 1e9, "s"),
+        n if n >= 1_000_000 => (n as f64 / 1e6, "ms"),
+        n if n >= 1_000 => (n as f64 / 1e3, "us"),
+        n => (n as f64, "ns"),
+    };
+    format!("{} {unit}", three(n))
+}
+
+/// `31.9 MiB`
+pub fn bytes(n: u64) -> String {
+    match n {
+        n if n >= 1 << 30 => format!("{} GiB", three(n as f64 / (1u64 << 30) as f64)),
+        n if n >= 1 << 20 => format!("{} MiB", three(n as f64 / (1u64 << 20) as f64)),
+        n if n >= 1 << 10 => format!("{} KiB", three(n as f64 / 1024.0)),
+        n => format!("{n} B"),
+    }
+}
+
+/// Three significant digits.
+fn three(n: f64) -> String {
+    if n >= 99.95 {
+        format!("{n:.0}")
+    } else if n >= 9.995 {
+        format!("{n:.1}")
+    } else {
+        format!("{n:.2}")
+    }
+}
+
+/// The known word closest to what was typed, if it is close at all.
+pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let best = known.into_iter().map(|k| (distance(typed, k), k)).min()?;
+    (best.0 <= typed.len().max(best.1.len()).div_ceil(2)).then_some(best.1)
+}
+
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut corner = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let cost = corner + usize::from(ca != *cb);
+            corner = row[j + 1];
+            row[j + 1] = cost.min(row[j] + 1).min(corner + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_is_read_back() {
+        for (unit, value) in [
+            (Unit::Bytes, 32 << 20),
+            (Unit::Bytes, 1_000_000),
+            (Unit::Bytes, 4097),
+            (Unit::Nanos, 100_000),
+            (Unit::Nanos, 0),
+            (Unit::BitsPerSecond, 1_000_000_000),
+            (Unit::Count, 300),
+            (Unit::Flag, 1),
+        ] {
+            assert_eq!(unit.parse(&unit.show(value)), Ok(value), "{}", unit.show(value));
+        }
+        assert_eq!(Unit::Bytes.show(32 << 20), "32MiB");
+        assert_eq!(Unit::BitsPerSecond.parse("10Gbit/s"), Ok(10_000_000_000));
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_what_would_do() {
+        assert!(Unit::Nanos.parse("5").unwrap_err().contains("ms"));
+        assert!(Unit::Count.parse("many").is_err());
+        assert!(Unit::Count.parse("-1").is_err());
+        assert!(Unit::Bytes.parse("99999999999999GiB").unwrap_err().contains("too large"));
+        assert!(Unit::Flag.parse("maybe").is_err());
+    }
+
+    #[test]
+    fn the_nearest_key_is_named() {
+        let keys = ["victims", "hog-hard", "victim-hard", "rate"];
+        assert_eq!(nearest("victim_hard", keys), Some("victim-hard"));
+        assert_eq!(nearest("victms", keys), Some("victims"));
+        assert_eq!(nearest("zzzzzzzzzz", keys), None);
+    }
+
+    #[test]
+    fn people_read_three_digits() {
+        assert_eq!(rate(938_400_000), "938 Mbit/s");
+        assert_eq!(time(1_240_000), "1.24 ms");
+        assert_eq!(bytes(33_500_000), "31.9 MiB");
+        assert_eq!(rate(0), "0");
+    }
+}

@@ -1,0 +1,146 @@
+//! The command: exit codes, files, determinism, and what it says to bad input.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A small world that still starves: seconds of a debug build.
+const SMALL: &[&str] = &[
+    "victims=1",
+    "stuff=40",
+    "hoard=20",
+    "hog-hard=3MiB",
+    "victim-hard=1MiB",
+    "rate=40Mbit",
+    "hog-rate=1Gbit",
+    "probe-rate=2000",
+    "response=128",
+    "solo=1s",
+    "contended=3s",
+    "recovery=200ms",
+];
+
+fn loadgen(args: &[&str]) -> Output {
+    let out = Command::new(env!("CARGO_BIN_EXE_loadgen")).args(args).output();
+    out.expect("loadgen starts")
+}
+
+fn code(out: &Output) -> i32 {
+    out.status.code().expect("an exit code")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn scratch(name: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&dir);
+    dir
+}
+
+fn repro(dir: &Path, more: &[&str]) -> Output {
+    let dir = dir.display().to_string();
+    let mut args = vec!["repro", "--seed", "3", "--out", &dir];
+    for set in SMALL.iter().chain(more) {
+        args.extend(["--set", set]);
+    }
+    loadgen(&args)
+}
+
+fn json(path: &Path) -> serde_json::Value {
+    serde_json::from_str(&std::fs::read_to_string(path).expect("written")).expect("JSON")
+}
+
+#[test]
+fn a_seed_is_the_same_bytes_twice_and_leaves_every_file() {
+    let dirs = [scratch("same-1"), scratch("same-2")];
+    let outs = dirs.each_ref().map(|d| repro(d, &[]));
+    for out in &outs {
+        assert_eq!(code(out), 0, "{}{}", text(&out.stdout), text(&out.stderr));
+        let last = text(&out.stdout).lines().last().unwrap().to_owned();
+        assert!(last.starts_with("VERDICT: PASS exit=0 out="), "{last}");
+    }
+    let results = dirs.each_ref().map(|d| {
+        let text = std::fs::read_to_string(d.join("result.json")).unwrap();
+        let (body, meta) = text.split_once("\"meta\"").unwrap();
+        assert!(meta.len() < 400, "meta comes last");
+        body.to_owned()
+    });
+    assert_eq!(results[0], results[1]);
+    let result = json(&dirs[0].join("result.json"));
+    assert_eq!(result["schema"], "loadgen.result/1");
+    assert_eq!(json(&dirs[0].join("verdict.json"))["verdict"]["exit"], 0);
+    for file in ["report.html", "shared-victim1-solo.hgrm", "container-victim1-contended.hgrm"] {
+        let file = dirs[0].join(file);
+        assert!(std::fs::metadata(&file).unwrap().len() > 500, "{}", file.display());
+    }
+}
+
+/// Integers only: a float somewhere is a unit forgotten.
+#[test]
+fn the_result_holds_no_floats() {
+    fn walk(v: &serde_json::Value, at: &str) {
+        match v {
+            serde_json::Value::Number(n) => assert!(n.is_u64(), "{at}: {n}"),
+            serde_json::Value::Array(a) => a.iter().for_each(|v| walk(v, at)),
+            serde_json::Value::Object(o) => o.iter().for_each(|(k, v)| walk(v, k)),
+            serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::String(_) => {
+            }
+        }
+    }
+    let dir = scratch("floats");
+    repro(&dir, &["contended=1s"]);
+    walk(&json(&dir.join("result.json")), "result");
+}
+
+#[test]
+fn without_a_hog_the_run_proves_nothing() {
+    let dir = scratch("no-hog");
+    let out = repro(&dir, &["stuff=0", "hoard=0", "contended=1s"]);
+    assert_eq!(code(&out), 5, "{}", text(&out.stdout));
+    assert!(text(&out.stdout).contains("VERDICT: INCONCLUSIVE exit=5"));
+}
+
+#[test]
+fn too_few_samples_prove_nothing() {
+    let dir = scratch("few");
+    let out = repro(&dir, &["probe-rate=100", "contended=1s"]);
+    assert_eq!(code(&out), 5, "{}", text(&out.stdout));
+    assert!(text(&out.stdout).contains("FAIL  shared     probes a phase"));
+}
+
+#[test]
+fn bad_input_is_exit_2_and_names_what_would_do() {
+    for (args, wants) in [
+        (&["run", "starvaton"][..], "did you mean 'starvation'"),
+        (&["repro", "--set", "victms=3"], "did you mean 'victims'"),
+        (&["repro", "--set", "victims"], "key=value"),
+        (&["repro", "--set", "victims=none"], "whole number"),
+        (&["repro", "--set", "victims=0"], "must be 1 to 64"),
+        (&["repro", "--set", "rate=10"], "units"),
+        (&["run", "starvation", "--target", "virtul"], "did you mean 'virtual'"),
+        (&["run", "starvation", "--sead", "3"], "--seed"),
+        (&["explain", "jan"], "did you mean 'jain'"),
+        (&["nonsense"], "unrecognized subcommand"),
+    ] {
+        let out = loadgen(args);
+        assert_eq!(code(&out), 2, "{args:?}");
+        assert!(text(&out.stderr).contains(wants), "{args:?}: {}", text(&out.stderr));
+    }
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_found_before_the_work() {
+    let out = loadgen(&["repro", "--out", "/proc/nowhere"]);
+    assert_eq!(code(&out), 1);
+    assert!(text(&out.stderr).contains("/proc/nowhere"), "{}", text(&out.stderr));
+}
+
+#[test]
+fn help_list_and_explain_succeed() {
+    for args in [&["--help"][..], &["--version"], &["list"], &["explain"], &["explain", "exit"]] {
+        let out = loadgen(args);
+        assert_eq!(code(&out), 0, "{args:?}");
+        assert!(!out.stdout.is_empty());
+    }
+}

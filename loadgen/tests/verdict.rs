@@ -1,0 +1,42 @@
+//! The subject starves: exit 3, whatever the control does.
+
+use std::sync::atomic::AtomicBool;
+
+use skbudget_loadgen::plan::ArmRole;
+use skbudget_loadgen::run;
+use skbudget_loadgen::scenario::Scenario;
+use skbudget_loadgen::target::{Control, find};
+
+#[test]
+fn a_subject_that_starves_fails_the_run() {
+    let scenario = Scenario::find("starvation").unwrap();
+    let mut params = scenario.params("virtual");
+    for set in [
+        "victims=1",
+        "stuff=40",
+        "hoard=20",
+        "hog-hard=3MiB",
+        "victim-hard=1MiB",
+        "rate=40Mbit",
+        "hog-rate=1Gbit",
+        "probe-rate=2000",
+        "response=128",
+        "solo=1s",
+        "contended=2s",
+        "recovery=200ms",
+    ] {
+        params.set(set).unwrap();
+    }
+    let mut plan = scenario.plan(&params, 1).unwrap();
+    // The product under test is now the shared pool.
+    plan.arms.truncate(1);
+    plan.arms[0].role = ArmRole::Subject;
+    let stop = AtomicBool::new(false);
+    let target = find("virtual").unwrap();
+    let result = run::run(&plan, target.as_ref(), Control { stop: &stop }).unwrap();
+    assert_eq!(result.verdict.exit, 3, "{:#?}", result.gates);
+
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let interrupted = run::run(&plan, target.as_ref(), Control { stop: &stop }).unwrap_err();
+    assert_eq!(interrupted.exit().code(), 130);
+}
