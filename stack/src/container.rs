@@ -57,8 +57,8 @@ pub struct Container {
     blocked_until: Option<Instant>,
     timers: BinaryHeap<Reverse<(Instant, u32, u32)>>,
     parked: Parked,
-    /// Parked SYNs whose memory came back.
-    woken: Vec<u32>,
+    /// SYNs to admit: new ones, and those whose memory came back.
+    woken: VecDeque<u32>,
     timewait: TimeWait,
     /// Flows that had data, in the order in which they may become idle.
     watch: VecDeque<(Instant, FlowId)>,
@@ -88,7 +88,7 @@ impl Container {
             blocked_until: None,
             timers: BinaryHeap::new(),
             parked: Parked::default(),
-            woken: Vec::new(),
+            woken: VecDeque::new(),
             timewait: TimeWait::new(config.secret),
             watch: VecDeque::new(),
             idle: VecDeque::new(),
@@ -263,7 +263,7 @@ impl Container {
             self.fixed_charged = cx.budget.charge_compact(self.member, LIST_BYTES, cx.now);
         }
         self.run_timers(cx);
-        self.admit_woken(cx);
+        let more_syns = self.admit_some(cx);
         let begun = self.bytes_moved();
         for _ in 0..self.dirty.len() {
             let Some(index) = self.dirty.pop_front() else { break };
@@ -274,7 +274,7 @@ impl Container {
                 break;
             }
         }
-        !self.dirty.is_empty()
+        more_syns || !self.dirty.is_empty()
     }
 
     fn bytes_moved(&self) -> u64 {

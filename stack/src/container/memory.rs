@@ -39,7 +39,7 @@ impl Container {
     pub fn on_wake(&mut self, key: WakeKey) {
         let index = key.0 as u32;
         if key.0 & PARKED != 0 {
-            self.woken.push(index);
+            self.woken.push_back(index);
             return;
         }
         let generation = key.0 >> 32 & GENERATION_MASK;
