@@ -16,6 +16,10 @@ use crate::token;
 /// The kernel doubles what it is given for SO_SNDBUF and SO_RCVBUF; caps are counted as what comes out.
 const KERNEL_DOUBLES: u32 = 2;
 
+/// Segments towards the host's own loopback, whose MSS is 64 KiB otherwise: a send buffer at its floor then holds one
+/// segment, which the receiver acknowledges 40 ms later. Nothing is cut for it, the loopback moves larger units whole.
+const LOOPBACK_MSS: u32 = 4096;
+
 /// Sockets of one container, by flow index.
 #[derive(Debug)]
 pub(crate) struct HostSockets {
@@ -110,7 +114,9 @@ impl HostSockets {
         // Before connect: the window scale of the connection follows from the buffer at that moment.
         set_caps(&fd, caps);
         setsockopt(&fd, sockopt::TcpNoDelay, &true).map_err(map)?;
-        if let Some(ip) = self.outbound.filter(|_| !to.ip().is_loopback()) {
+        if to.ip().is_loopback() {
+            let _ = setsockopt(&fd, sockopt::TcpMaxSeg, &LOOPBACK_MSS);
+        } else if let Some(ip) = self.outbound {
             setsockopt(&fd, sockopt::IpBindAddressNoPort, &true).map_err(map)?;
             let from = SockaddrIn::from(SocketAddrV4::new(ip, 0));
             socket::bind(fd.as_raw_fd(), &from).map_err(map)?;
@@ -196,8 +202,14 @@ fn retry<T>(mut op: impl FnMut() -> io::Result<T>) -> Result<T, HostError> {
     }
 }
 
+/// As `set_caps`, for a listener: what it accepts starts like that.
+pub(crate) fn prepare_listener(socket: &impl AsFd, caps: HostCaps) {
+    set_caps(socket, caps);
+    let _ = setsockopt(socket, sockopt::TcpMaxSeg, &LOOPBACK_MSS);
+}
+
 /// Failure leaves the smaller buffer of before: what is charged is then more than what can be held, never less.
-pub(crate) fn set_caps(socket: &impl AsFd, caps: HostCaps) {
+fn set_caps(socket: &impl AsFd, caps: HostCaps) {
     let _ = setsockopt(socket, sockopt::SndBuf, &((caps.sndbuf / KERNEL_DOUBLES) as usize));
     let _ = setsockopt(socket, sockopt::RcvBuf, &((caps.rcvbuf / KERNEL_DOUBLES) as usize));
 }

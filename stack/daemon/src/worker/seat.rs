@@ -114,7 +114,7 @@ impl Seat {
             listener.set_nonblocking(true)?;
             // Accepted connections start with these buffers: what their admission charges, not the system's default.
             let half = self.stack.config().sizes.host_floor / 2;
-            host::set_caps(&listener, HostCaps { sndbuf: half, rcvbuf: half });
+            host::prepare_listener(&listener, HostCaps { sndbuf: half, rcvbuf: half });
             let token = token::listener(seat, index as u32);
             let fd = listener.as_raw_fd();
             registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
