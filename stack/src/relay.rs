@@ -13,6 +13,7 @@
 use skbudget_controller::{Budget, CHUNK_SIZE, Rules};
 
 use crate::chunk::PAYLOAD;
+use crate::config::HOST_FLOOR;
 use crate::flow::HostSide;
 use crate::io::{FlowId, Host, HostCaps, HostError};
 use crate::tcp::{Mem, Tcb};
@@ -127,11 +128,17 @@ pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
 /// segments from a real network.
 const BEGIN_CAPS: HostCaps = HostCaps { sndbuf: 16 << 10, rcvbuf: 48 << 10 };
 
-/// The host side is open: out of the floor, if the container is rich.
+/// Data moves, or is about to: out of the floor, if the container is rich.
 pub(crate) fn begin(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
-    if !std::mem::replace(&mut ends.side.begun, true) {
-        raise(ends, BEGIN_CAPS, mem);
+    if std::mem::replace(&mut ends.side.begun, true) {
+        return;
     }
+    let caps = ends.side.caps;
+    let raised = HostCaps {
+        sndbuf: caps.sndbuf.max(BEGIN_CAPS.sndbuf),
+        rcvbuf: caps.rcvbuf.max(BEGIN_CAPS.rcvbuf),
+    };
+    raise(ends, raised, mem);
 }
 
 /// Linux rules: `sk_stream_memory_free` says no.
@@ -177,6 +184,24 @@ fn raise(ends: &mut Ends<'_>, raised: HostCaps, mem: &mut Mem<'_>) {
     }
     ends.side.caps = raised;
     ends.host.set_caps(ends.id, raised);
+}
+
+/// The flow is idle: its host socket goes back to the floor, as far as it is empty.
+pub(crate) fn lower(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
+    let before = ends.side.caps;
+    if !ends.side.open || before == HOST_FLOOR {
+        return;
+    }
+    let after = ends.host.lower_caps(ends.id, HOST_FLOOR);
+    let after = HostCaps {
+        sndbuf: after.sndbuf.min(before.sndbuf),
+        rcvbuf: after.rcvbuf.min(before.rcvbuf),
+    };
+    let by = (before.sndbuf - after.sndbuf) + (before.rcvbuf - after.rcvbuf);
+    ends.side.caps = after;
+    // With data again it begins as a new flow does.
+    ends.side.begun = false;
+    mem.budget.host_lower(mem.ledger, u64::from(by), mem.now);
 }
 
 /// The caps of host sockets grow into plenty only: windows and queues come first.

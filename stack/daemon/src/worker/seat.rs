@@ -26,6 +26,9 @@ const FRAMES_PER_LOOK: usize = 8;
 
 const ACCEPTS_PER_TURN: usize = 16;
 
+/// The kernel grants no socket less to send from (SOCK_MIN_SNDBUF).
+const SNDBUF_LEAST: u32 = 4608;
+
 /// After a failed accept (no descriptors left, most likely) the listener rests: asking at once would fail again.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
 
@@ -113,8 +116,9 @@ impl Seat {
         for (index, Publish { listener, guest_port }) in publish.into_iter().enumerate() {
             listener.set_nonblocking(true)?;
             // Accepted connections start with these buffers: what their admission charges, not the system's default.
-            let half = self.stack.config().sizes.host_floor / 2;
-            host::prepare_listener(&listener, HostCaps { sndbuf: half, rcvbuf: half });
+            let floor = self.stack.config().sizes.host_floor;
+            let rcvbuf = floor.saturating_sub(SNDBUF_LEAST);
+            host::prepare_listener(&listener, HostCaps { sndbuf: SNDBUF_LEAST, rcvbuf });
             let token = token::listener(seat, index as u32);
             let fd = listener.as_raw_fd();
             registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
