@@ -7,7 +7,9 @@ use std::os::fd::{AsFd, AsRawFd};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use nix::errno::Errno;
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, setsockopt, sockopt};
+use nix::sys::socket::{
+    self, AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, getsockopt, setsockopt, sockopt,
+};
 use skbudget_stack::{Close, FlowId, Host, HostCaps, HostError};
 
 use crate::sys;
@@ -37,6 +39,8 @@ struct Slot {
     generation: u32,
     stream: TcpStream,
     to: Option<SocketAddrV4>,
+    /// Effective SO_SNDBUF.
+    sndbuf: u32,
     /// The guest's stream is complete: all of it was written, and its end.
     complete: bool,
 }
@@ -58,7 +62,8 @@ impl HostSockets {
     pub(crate) fn adopt(&mut self, flow: FlowId, stream: TcpStream) -> io::Result<()> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
-        self.watch(flow, stream, None)
+        let sndbuf = getsockopt(&stream, sockopt::SndBuf)?;
+        self.watch(flow, stream, None, sndbuf as u32)
     }
 
     /// The container is gone. From now on a reset spares those whose guest had said everything: what the kernel still
@@ -86,6 +91,7 @@ impl HostSockets {
         flow: FlowId,
         stream: TcpStream,
         to: Option<SocketAddrV4>,
+        sndbuf: u32,
     ) -> io::Result<()> {
         let fd = stream.as_raw_fd();
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -94,7 +100,8 @@ impl HostSockets {
         if index >= self.slots.len() {
             self.slots.resize_with(index + 1, || None);
         }
-        let slot = Slot { generation: flow.generation, stream, to, complete: false };
+        let (generation, complete) = (flow.generation, false);
+        let slot = Slot { generation, stream, to, sndbuf, complete };
         let before = self.slots[index].replace(slot);
         debug_assert!(before.is_none(), "{flow:?} has a socket already");
         self.open += usize::from(before.is_none());
@@ -136,7 +143,7 @@ impl HostSockets {
             set_caps(&fd, caps);
         }
         // Registered only now: an unconnected socket reports a hang-up.
-        self.watch(flow, TcpStream::from(fd), Some(to)).map_err(|e| map_io(&e))
+        self.watch(flow, TcpStream::from(fd), Some(to), caps.sndbuf).map_err(|e| map_io(&e))
     }
 }
 
@@ -165,7 +172,11 @@ impl Host for HostSockets {
     }
 
     fn write(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<usize, HostError> {
-        let mut stream = self.stream(flow)?;
+        let slot = self.slot(flow).ok_or(HostError::Reset)?;
+        if slot.sndbuf <= WATCHED_BELOW {
+            return write_within(&slot.stream, slot.sndbuf as usize / 2, parts);
+        }
+        let mut stream = &slot.stream;
         retry(|| stream.write_vectored(parts))
     }
 
@@ -182,14 +193,15 @@ impl Host for HostSockets {
     }
 
     fn set_caps(&mut self, flow: FlowId, caps: HostCaps) {
-        if let Ok(stream) = self.stream(flow) {
-            set_caps(stream, caps);
+        if let Some(slot) = self.slot(flow) {
+            slot.sndbuf = caps.sndbuf;
+            set_caps(&slot.stream, caps);
         }
     }
 
     fn lower_caps(&mut self, flow: FlowId, caps: HostCaps) -> HostCaps {
+        self.set_caps(flow, caps);
         let Ok(stream) = self.stream(flow) else { return caps };
-        set_caps(stream, caps);
         // The kernel keeps what it holds; without an answer it is taken to hold all it may.
         let (sent, received) =
             sys::socket_queued_bytes(stream.as_fd()).unwrap_or((u32::MAX, u32::MAX));
@@ -211,6 +223,33 @@ impl Host for HostSockets {
         // Dropping it closes it, which also takes it off the poll.
     }
 }
+
+/// A small send buffer is meant to be small. The kernel asks whether it is full only before it begins a new segment: to
+/// the last one, as long as it is unsent, it adds up to 64 KiB.
+const WATCHED_BELOW: u32 = 128 << 10;
+
+/// One write of at most `max` bytes, as a segment that no later one is added to.
+fn write_within(stream: &TcpStream, max: usize, parts: &[IoSlice<'_>]) -> Result<usize, HostError> {
+    let mut list = [IoSlice::new(&[]); WRITE_PARTS];
+    let (mut used, mut left) = (0, max);
+    for (slot, part) in list.iter_mut().zip(parts) {
+        let take = part.len().min(left);
+        if take == 0 {
+            break;
+        }
+        *slot = IoSlice::new(&part[..take]);
+        (used, left) = (used + 1, left - take);
+    }
+    let flags = MsgFlags::MSG_EOR | MsgFlags::MSG_NOSIGNAL;
+    let send = || {
+        let (fd, parts) = (stream.as_raw_fd(), &list[..used]);
+        Ok(socket::sendmsg::<()>(fd, parts, &[], flags, None)?)
+    };
+    retry(send)
+}
+
+/// Chunks that `WATCHED_BELOW / 2` bytes can lie in.
+const WRITE_PARTS: usize = 18;
 
 fn retry<T>(mut op: impl FnMut() -> io::Result<T>) -> Result<T, HostError> {
     loop {
