@@ -82,7 +82,9 @@ pub(crate) fn to_host(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
 pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
     let mut left = BYTES_PER_TURN;
     while ends.side.ready.readable && !ends.side.eof {
-        let room = ends.tcb.send_room(mem.budget.under_pressure());
+        // The kernel's senders are not held back by the flag, only their sndbuf is.
+        let held_back = mem.budget.rules() == Rules::Strict && mem.budget.under_pressure();
+        let room = ends.tcb.send_room(held_back);
         if room == 0 {
             return Moved::Done;
         }
