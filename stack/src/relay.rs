@@ -82,7 +82,9 @@ pub(crate) fn to_host(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
 pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
     let mut left = BYTES_PER_TURN;
     while ends.side.ready.readable && !ends.side.eof {
-        let room = ends.tcb.send_room(mem.budget.under_pressure());
+        // The kernel's senders are not held back by the flag, only their sndbuf is.
+        let held_back = mem.budget.rules() == Rules::Strict && mem.budget.under_pressure();
+        let room = ends.tcb.send_room(held_back);
         if room == 0 {
             return Moved::Done;
         }
@@ -186,22 +188,20 @@ fn raise(ends: &mut Ends<'_>, raised: HostCaps, mem: &mut Mem<'_>) {
     ends.host.set_caps(ends.id, raised);
 }
 
-/// The flow is idle: its host socket goes back to the floor, as far as it is empty.
+/// The flow is idle: the send cap of its host socket goes back to the floor, as far as it is empty. The receive cap
+/// stays: the remote's kernel sends nothing into a window below half of the largest it has seen until its persist
+/// timer fires, 200 ms later.
 pub(crate) fn lower(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
     let before = ends.side.caps;
-    if !ends.side.open || before == HOST_FLOOR {
+    if !ends.side.open || before.sndbuf == HOST_FLOOR.sndbuf {
         return;
     }
-    let after = ends.host.lower_caps(ends.id, HOST_FLOOR);
-    let after = HostCaps {
-        sndbuf: after.sndbuf.min(before.sndbuf),
-        rcvbuf: after.rcvbuf.min(before.rcvbuf),
-    };
-    let by = (before.sndbuf - after.sndbuf) + (before.rcvbuf - after.rcvbuf);
-    ends.side.caps = after;
+    let floor = HostCaps { sndbuf: HOST_FLOOR.sndbuf, ..before };
+    let held = ends.host.lower_caps(ends.id, floor).sndbuf.min(before.sndbuf);
+    ends.side.caps.sndbuf = held;
     // With data again it begins as a new flow does.
     ends.side.begun = false;
-    mem.budget.host_lower(mem.ledger, u64::from(by), mem.now);
+    mem.budget.host_lower(mem.ledger, u64::from(before.sndbuf - held), mem.now);
 }
 
 /// The caps of host sockets grow into plenty only: windows and queues come first.
