@@ -36,7 +36,19 @@ fn params(target: &str) -> Params {
         ("hog-rate", Unit::BitsPerSecond, 5_000_000_000, "link of the hog: fast to fill (virtual)"),
         ("server-share", Unit::Count, 88, "percent of the link at which an upload's server reads"),
         ("rtt", Unit::Nanos, 100_000, "guest to server and back (virtual)"),
+        (
+            "rmem",
+            Unit::Bytes,
+            256 << 10,
+            "tcp_rmem's default, as autotuning leaves it on a used flow",
+        ),
         ("wmem-max", Unit::Bytes, 256 << 10, "tcp_wmem's maximum; bounds host sockets too"),
+        (
+            "guest-buffer",
+            Unit::Bytes,
+            128 << 10,
+            "send and receive buffer of a guest's socket (virtual)",
+        ),
         ("mtu", Unit::Count, 1500, "IP MTU"),
         ("offload", Unit::Flag, pick(0, 1), "checksum and segmentation offload"),
         ("warmup", Unit::Nanos, pick(200, 1000) * MS, "before the first phase"),
@@ -68,9 +80,11 @@ fn plan(p: &Params, seed: u64) -> Result<Plan, Failure> {
         params: p.record(),
         link: LinkPlan {
             rtt_ns: p.value("rtt"),
+            guest_buffer_bytes: p.value("guest-buffer"),
             mtu: u16::try_from(p.value("mtu")).unwrap_or(u16::MAX),
             offload: p.value("offload") != 0,
         },
+        rmem_bytes: u32::try_from(p.value("rmem")).unwrap_or(u32::MAX),
         wmem_max_bytes: u32::try_from(p.value("wmem-max")).unwrap_or(u32::MAX),
         window_ns,
         grace_ns,
@@ -151,7 +165,9 @@ fn check(p: &Params) -> Result<(), Failure> {
     range("hog-rate", 1_000_000, 100_000_000_000)?;
     range("server-share", 1, 1000)?;
     range("rtt", 1_000, 1000 * MS)?;
+    range("rmem", 16 << 10, 6 * MIB)?;
     range("wmem-max", 16 << 10, 64 * MIB)?;
+    range("guest-buffer", 4 << 10, 16 * MIB)?;
     range("mtu", 576, 65_521)?;
     range("warmup", MS, 60_000 * MS)?;
     for phase in ["solo", "contended", "recovery"] {

@@ -53,6 +53,8 @@ const CONNECTIONS_MAX: u16 = 9_999;
 
 /// Host servers are a loopback away.
 const HOST_DELAY: Duration = Duration::from_micros(10);
+/// What is written to a TAP waits in the guest kernel's backlog: `netdev_max_backlog`.
+const BACKLOG_FRAMES: usize = 1000;
 /// A container opens its connections one after the other, as a program does, with a seeded jitter as long again.
 const DIAL_EVERY_NS: u64 = 5_000;
 
@@ -128,17 +130,18 @@ fn player(
     let container = ContainerConfig::new(link.mtu, link.offload, Some(c.hard_bytes), secret);
     let guest = SmolGuest::new(&GuestConfig::new(link.mtu, link.offload, rng.next_u64()));
     let way = Duration::from_nanos(link.rtt_ns / 2).saturating_sub(HOST_DELAY);
-    let cable = LinkConfig {
+    let up_link = LinkConfig {
         delay: way,
         bits_per_second: Some(c.bits_per_second),
         queue_frames: container.txqueuelen() as usize,
         ..LinkConfig::default()
     };
+    let down_link = LinkConfig { queue_frames: BACKLOG_FRAMES, ..up_link };
     let node = world.add_container(NodeConfig {
         container,
         budget,
-        up: cable,
-        down: cable,
+        up: up_link,
+        down: down_link,
         guest: Box::new(guest),
         host,
     });
@@ -197,10 +200,12 @@ pub(super) fn raise_loads(world: &mut World, p: &Player, plan: &Plan, from: Inst
             }
         }
     }
+    let bytes = plan.link.guest_buffer_bytes as usize;
+    let buffers = Buffers { rx: bytes, tx: bytes };
     world.with_guest(p.node, |guest: &mut SmolGuest| {
         for (at, port, app) in dials {
             let to = SocketAddrV4::new(Ipv4Addr::new(10, 0, 2, 2), port);
-            guest.open(at, Open::Connect(to), Buffers::default(), app);
+            guest.open(at, Open::Connect(to), buffers, app);
         }
     });
 }
