@@ -1,4 +1,5 @@
-//! A budget: one domain (one container, or one pool shared by several), its rules, its limits, the chain above it.
+//! A budget: one domain (one container, or one pool shared by several), its rules, its limits, the
+//! chain above it.
 
 mod flow;
 mod kernel;
@@ -14,7 +15,7 @@ pub use transfer::transfer;
 
 use crate::event::{COUNTERS, Counter, Event, EventQueue};
 use crate::ledger::MemberId;
-use crate::level::{DEPTH_MAX, Level};
+use crate::level::{DEPTH_MAX, Level, SoftTest};
 use crate::limits::{LimitError, Limits, SockLimits};
 use crate::linux::{Chain, Pool};
 use crate::meter::{Meter, Refusal};
@@ -61,13 +62,15 @@ pub struct Budget {
     releases: u64,
     /// `releases` at the last refusal.
     refused_at: u64,
-    /// Waiters woken since `poll_wake` last said there is none, though nothing says that they will fit now.
+    /// Waiters woken since `poll_wake` last said there is none, though nothing says that they will
+    /// fit now.
     hopeful: u32,
     events: EventQueue,
     now: Instant,
 }
 
-/// Waiters that are woken in one turn only because something was released, not because what they lacked came back.
+/// Waiters that are woken in one turn only because something was released, not because what they
+/// lacked came back.
 const HOPEFUL_MAX: u32 = 16;
 
 /// One container's part. Queues in chunks, the rest in bytes.
@@ -91,7 +94,8 @@ struct Member {
 }
 
 impl Budget {
-    /// Fails on disordered limits, a `min` that does not fit, weight 0. Charges `min_bytes` to the chain.
+    /// Fails on disordered limits, a `min` that does not fit, weight 0. Charges `min_bytes` to the
+    /// chain.
     pub fn new(config: BudgetConfig, parent: Option<Arc<Level>>) -> Result<Self, LimitError> {
         let BudgetConfig { rules, limits, sock, min_bytes, weight } = config;
         let limits = Limits::new(limits.low, limits.soft, limits.hard)?;
@@ -142,14 +146,15 @@ impl Budget {
 
     // ---- members ----
 
-    /// A container joins: its device queue is charged at once (`dev`). Linux rules: recorded, not charged.
+    /// A container joins: its device queue is charged at once (`dev`). Linux rules: recorded, not
+    /// charged.
     pub fn add_member(&mut self, dev_bytes: u64) -> Result<MemberId, Refusal> {
         if self.vacant.is_empty() && self.members.len() > usize::from(u16::MAX) {
             return Err(Refusal::Hard);
         }
         let mut member = Member { dev: dev_bytes, ..Member::default() };
         if self.rules == Rules::Strict {
-            self.charge(dev_bytes)?;
+            self.charge_fixed(dev_bytes)?;
             member.bytes = dev_bytes;
             self.meter.fixed += dev_bytes;
         }
@@ -164,7 +169,8 @@ impl Budget {
         Ok(MemberId(id))
     }
 
-    /// The container is gone; all its flows were released before. Its `dev` and compact charges come back.
+    /// The container is gone; all its flows were released before. Its `dev` and compact charges
+    /// come back.
     pub fn remove_member(&mut self, member: MemberId, now: Instant) {
         self.at(now);
         let Some(gone) = self.members[usize::from(member.0)].take() else {
@@ -176,12 +182,13 @@ impl Budget {
         self.meter.udp -= gone.udp;
         if self.rules == Rules::Strict {
             self.meter.fixed -= gone.dev + gone.compact;
-            self.uncharge(gone.dev + gone.compact + gone.udp);
+            self.uncharge(gone.dev + gone.compact + gone.udp, SoftTest::Later);
             self.rescale(member);
         }
     }
 
-    /// The one way the stack counts; the counter lives with the member. `AdmissionDenied` also makes an event.
+    /// The one way the stack counts; the counter lives with the member. `AdmissionDenied` also
+    /// makes an event.
     pub fn count(&mut self, member: MemberId, counter: Counter, by: u64) {
         if let Some(Some(member)) = self.members.get_mut(usize::from(member.0)) {
             member.counters[counter as usize] += by;
@@ -193,9 +200,9 @@ impl Budget {
 
     // ---- reopen (B9, H8) ----
 
-    /// Remember who was refused: `key` means something to the stack only. Oldest first; a key waits once.
-    /// `need` bytes is what it waits for (one chunk, or a whole reservation). Also registers on shared levels.
-    /// To be called right after the refusal, before anything else is released.
+    /// Remember who was refused: `key` means something to the stack only. Oldest first; a key waits
+    /// once. `need` bytes is what it waits for (one chunk, or a whole reservation). Also registers
+    /// on shared levels. To be called right after the refusal, before anything else is released.
     /// Linux rules: does nothing (nothing re-opens a socket there when another one frees budget).
     pub fn wait(&mut self, key: u64, need: u64) {
         if self.rules == Rules::Linux {
@@ -218,15 +225,18 @@ impl Budget {
         self.waiters.len()
     }
 
-    /// The oldest waiter whose need fits now; it is taken off the list. Called until None after each turn.
+    /// The oldest waiter whose need fits now; it is taken off the list. Called until None after
+    /// each turn.
     ///
-    /// One who lacked room is woken when the room is there. One who was refused although there was room (its share,
-    /// the half-open bound) is woken when something was released since, and at most a few of those in a turn, so that
-    /// the loop ends and a turn does not visit everybody under pressure.
+    /// One who lacked room is woken when the room is there. One who was refused although there was
+    /// room (its share, the half-open bound) is woken when something was released since, and at
+    /// most a few of those in a turn, so that the loop ends and a turn does not visit everybody
+    /// under pressure.
     pub fn poll_wake(&mut self, now: Instant) -> Option<u64> {
         self.at(now);
         let key = self.ripe().or_else(|| {
-            // Register, then look once more: a release by another worker between the look and the mark is not lost.
+            // Register, then look once more: a release by another worker between the look and the
+            // mark is not lost.
             self.waiters.head()?;
             self.chain.leaf.as_ref()?.mark_waiting();
             self.ripe()
@@ -264,9 +274,9 @@ impl Budget {
 
     // ---- live changes (B13, K6) ----
 
-    /// New limits, at any time. Lowering below usage is legal: `max(hard, usage)` then falls with usage, growth stops
-    /// until usage is below `hard`, nothing held is taken away. Disordered limits are taken as given to `hard`:
-    /// `soft` and `low` are cut down to it.
+    /// New limits, at any time. Lowering below usage is legal: `max(hard, usage)` then falls with
+    /// usage, growth stops until usage is below `hard`, nothing held is taken away. Disordered
+    /// limits are taken as given to `hard`: `soft` and `low` are cut down to it.
     pub fn set_limits(&mut self, limits: Limits, now: Instant) {
         self.at(now);
         let Limits { low, soft, hard } = limits;
@@ -291,13 +301,13 @@ impl Budget {
         if let Some(level) = self.chain.leaf.as_deref()
             && self.rules == Rules::Strict
         {
-            if new > old && level.try_charge(new - old).is_err() {
+            if new > old && level.charge_below(new - old, None, SoftTest::Later).is_err() {
                 let room = level.chain_to(None).map(Level::free).min().unwrap_or(0);
                 let room_bytes = (room + old - usage).saturating_mul(PAGE_SIZE);
                 return Err(LimitError::MinDoesNotFit { min_bytes, room_bytes });
             }
             if new < old {
-                level.uncharge(old - new);
+                level.uncharge_below(old - new, None, SoftTest::Later);
             }
         }
         self.meter.min = min;
@@ -306,24 +316,22 @@ impl Budget {
         Ok(())
     }
 
-    /// Moves the budget under another level, with its charge: all or nothing, and the levels common to both see no
-    /// change (B13, K6).
+    /// Moves the budget under another level, with its charge: all or nothing, and the levels common
+    /// to both see no change (B13, K6).
     pub fn set_parent(&mut self, to: Option<Arc<Level>>, now: Instant) -> Result<(), Refusal> {
         self.at(now);
         let up = self.charged_up();
         let from = self.chain.leaf.as_deref();
         let common = common_level(from, to.as_deref());
         if let Some(level) = to.as_deref()
-            && let Err(at) = level.try_charge_below(up, common)
+            && let Err(at) = level.charge_below(up, common, SoftTest::Later)
         {
             return Err(Refusal::Ancestor(at));
         }
         if let Some(level) = from {
-            level.uncharge_below(up, common);
+            level.uncharge_below(up, common, SoftTest::Later);
         }
-        if self.rules == Rules::Strict {
-            self.meter.move_static(from, to.as_deref(), common);
-        }
+        self.meter.move_static(from, to.as_deref(), common);
         self.chain.leaf = to;
         self.releases += 1;
         Ok(())
@@ -367,13 +375,12 @@ impl Budget {
 }
 
 impl Drop for Budget {
-    /// What the levels above hold for this budget goes back: a guarantee lives as long as its container.
+    /// What the levels above hold for this budget goes back: a guarantee lives as long as its
+    /// container.
     fn drop(&mut self) {
         if let Some(level) = self.chain.leaf.as_deref() {
-            level.uncharge(self.charged_up());
-            if self.rules == Rules::Strict {
-                self.meter.move_static(Some(level), None, None);
-            }
+            level.uncharge_below(self.charged_up(), None, SoftTest::Later);
+            self.meter.move_static(Some(level), None, None);
         }
     }
 }

@@ -1,8 +1,8 @@
-//! One limit over TCP memory and user memory (pressure model section C, C1 to C6). Arithmetic only: who reads the
-//! cgroup, writes its limits and calls this is the daemon.
+//! One limit over TCP memory and user memory (pressure model section C, C1 to C6). Arithmetic only:
+//! who reads the cgroup, writes its limits and calls this is the daemon.
 //!
-//! `user` is `memory.current` of the container's cgroup, its own sockets included (C1): this process is elsewhere, so
-//! nothing is counted twice. All in pages; 256 pages are 1 MiB.
+//! `user` is `memory.current` of the container's cgroup, its own sockets included (C1): this
+//! process is elsewhere, so nothing is counted twice. All in pages; 256 pages are 1 MiB.
 
 use core::time::Duration;
 
@@ -46,8 +46,8 @@ pub struct Split {
 pub enum Answer {
     /// It fits.
     Grant,
-    /// Ask the container's user memory for this much, then look again. The charge is refused now and its flow waits
-    /// (C6): reclaim blocks.
+    /// Ask the container's user memory for this much, then look again. The charge is refused now
+    /// and its flow waits (C6): reclaim blocks.
     Reclaim {
         /// Pages.
         pages: u64,
@@ -86,8 +86,8 @@ impl Composite {
         Ok(Self { total, tcp_min, user_min })
     }
 
-    /// `H = clamp(total - user - margin, tcp_min, total - user_min)`. `margin` is the most that `user` grew within one
-    /// tick so far (C4); 0 for the bare formula.
+    /// `H = clamp(total - user - margin, tcp_min, total - user_min)`. `margin` is the most that
+    /// `user` grew within one tick so far (C4); 0 for the bare formula.
     pub fn split(&self, user: u64, margin: u64) -> Split {
         let Self { total, tcp_min, user_min } = *self;
         let left = total.saturating_sub(user).saturating_sub(margin);
@@ -96,8 +96,9 @@ impl Composite {
         Split { limits, over_total: (user + hard).saturating_sub(total) }
     }
 
-    /// TCP holds `tcp` and needs `need` more; `gap` is all it is known to want, `reclaimable` what the container's
-    /// user memory could give. Steps of `max(need, 1 MiB, gap / 8)` (C6), at most `min(reclaimable, user - user_min)`.
+    /// TCP holds `tcp` and needs `need` more; `gap` is all it is known to want, `reclaimable` what
+    /// the container's user memory could give. Steps of `max(need, 1 MiB, gap / 8)` (C6), at most
+    /// `min(reclaimable, user - user_min)`.
     pub fn ask(&self, tcp: u64, need: u64, gap: u64, user: u64, reclaimable: u64) -> Answer {
         let hard = self.split(user, 0).limits.hard;
         if tcp + need <= hard {
@@ -120,20 +121,21 @@ impl Composite {
         GiveBack { take, drain: excess }
     }
 
-    /// The `memory.high` that keeps user memory out of what TCP holds: `total - max(tcp, tcp_min)`, but never below
-    /// `user + batch`, where the container's own readers would be throttled (C5).
+    /// The `memory.high` that keeps user memory out of what TCP holds: `total - max(tcp, tcp_min)`,
+    /// but never below `user + batch`, where the container's own readers would be throttled (C5).
     pub fn user_high(&self, tcp: u64, user: u64, batch: u64) -> u64 {
         self.total.saturating_sub(tcp.max(self.tcp_min)).max(user + batch)
     }
 }
 
-/// Room under an ancestor with a limit of its own: `limit - usage of its other children`; the composite total is the
-/// least over all ancestors.
+/// Room under an ancestor with a limit of its own: `limit - usage of its other children`; the
+/// composite total is the least over all ancestors.
 pub fn total_under(limit: u64, others: u64) -> u64 {
     limit.saturating_sub(others)
 }
 
-/// Hard maximum of the counter level that stands for an ancestor (C2): what the user memory below it leaves.
+/// Hard maximum of the counter level that stands for an ancestor (C2): what the user memory below
+/// it leaves.
 pub fn level_max(limit: u64, user_below: u64) -> u64 {
     limit.saturating_sub(user_below)
 }
@@ -148,8 +150,8 @@ pub struct Written {
 }
 
 impl Written {
-    /// Whether to write `wanted` now: changes of less than 1 MiB wait, lowerings come at least 250 ms apart, raising
-    /// is never delayed (C5, C6).
+    /// Whether to write `wanted` now: changes of less than 1 MiB wait, lowerings come at least 250
+    /// ms apart, raising is never delayed (C5, C6).
     pub fn update(&mut self, wanted: u64, now: Instant) -> bool {
         if wanted.abs_diff(self.value) < STEP {
             return false;

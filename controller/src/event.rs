@@ -34,8 +34,8 @@ pub enum Event {
     },
 }
 
-/// Counters by the kernel's names where it has them. Incremented by the stack through `Budget::count`,
-/// or by the budget itself.
+/// Counters by the kernel's names where it has them. Incremented by the stack through
+/// `Budget::count`, or by the budget itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Counter {

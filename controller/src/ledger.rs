@@ -41,11 +41,12 @@ pub enum RxKind {
     Ofo,
 }
 
-/// What one flow holds. Made by `admit`, given back by `release`; in debug builds dropping a live one panics.
+/// What one flow holds. Made by `admit`, given back by `release`; in debug builds dropping a live
+/// one panics.
 ///
-/// Strict: `held = sock + max(rmem_min, 4096 * span) + max(wmem_min, wmem) + host`, where the span is the in-order,
-/// out-of-order and credit chunks; a pure function of the fields. Linux: `held = rmem + wmem + fwd` of the inner
-/// [`Sock`], the rest is recorded and not charged.
+/// Strict: `held = sock + max(rmem_min, 4096 * span) + max(wmem_min, wmem) + host`, where the span
+/// is the in-order, out-of-order and credit chunks; a pure function of the fields. Linux: `held =
+/// rmem + wmem + fwd` of the inner [`Sock`], the rest is recorded and not charged.
 #[derive(Debug)]
 #[must_use]
 pub struct Ledger {
@@ -177,7 +178,8 @@ impl Ledger {
 
     /// 0 while half-open: nothing is reserved yet.
     #[inline]
-    pub(crate) fn rmem_min(&self) -> u64 {
+    /// Receive reserve of an established flow, bytes.
+    pub fn rmem_min(&self) -> u64 {
         if self.established { u64::from(self.sizes.rmem_min) } else { 0 }
     }
 
@@ -200,6 +202,15 @@ impl Ledger {
     #[inline]
     pub(crate) fn tx_unused(&self) -> u32 {
         ((self.wmem_min() / CHUNK_SIZE) as u32).saturating_sub(self.wmem)
+    }
+
+    /// Whether anything is held above the reservation.
+    #[inline]
+    pub(crate) fn has_elastic(&self) -> bool {
+        let floor = if self.established { u64::from(self.sizes.host_floor) } else { 0 };
+        chunks(self.wmem) > self.wmem_min()
+            || chunks(self.rx_span()) > self.rmem_min()
+            || self.host > floor
     }
 
     #[inline]

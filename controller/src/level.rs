@@ -39,9 +39,9 @@ pub struct LevelStats {
 
 /// One atomic meter. Parent chain at most three long (with the container: four levels).
 ///
-/// Usage, the pressure flag and the waiters' bits share one word, so every change of usage decides the flag in the
-/// same step. Nothing is added before it is known to fit: a reader never sees usage above the limit, and a large
-/// request never makes a small racing one fail at the same level.
+/// Usage, the pressure flag and the waiters' bits share one word, so every change of usage decides
+/// the flag in the same step. Nothing is added before it is known to fit: a reader never sees usage
+/// above the limit, and a large request never makes a small racing one fail at the same level.
 #[derive(Debug)]
 pub struct Level {
     word: AtomicU64,
@@ -65,6 +65,19 @@ const FREED: u64 = 1 << 62;
 const PRESSURE: u64 = 1 << 61;
 /// Pages charged.
 const USAGE: u64 = PRESSURE - 1;
+
+const fn freed_if_waiting(word: u64) -> u64 {
+    if word & WAITING != 0 { word | FREED } else { word }
+}
+
+/// When a change of usage decides the pressure flag. `Later`: reservations change with it, and the
+/// flag is decided once both are known ([`Level::shift_static`]); else admitting a flow, which adds
+/// nothing elastic, could set it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SoftTest {
+    Now,
+    Later,
+}
 
 /// Levels above a container.
 pub(crate) const DEPTH_MAX: u8 = 3;
@@ -94,25 +107,44 @@ impl Level {
 
     // ---- charging ----
 
-    /// Charges `n` pages here and at every level above, or nothing. The error names the level that refused, 0 = this.
+    /// Charges `n` pages here and at every level above, or nothing. The error names the level that
+    /// refused, 0 = this.
     pub fn try_charge(&self, n: u64) -> Result<(), u8> {
-        self.try_charge_below(n, None)
+        self.charge_below(n, None, SoftTest::Now)
+    }
+
+    /// Charges `n` pages at every level without a test (linux rules only).
+    pub fn charge_forced(&self, n: u64) {
+        for level in self.chain_to(None) {
+            let after = level.update(|word| level.flagged(word + n));
+            level.watermark.fetch_max(after & USAGE, Relaxed);
+        }
+    }
+
+    /// Gives `n` pages back at every level.
+    pub fn uncharge(&self, n: u64) {
+        self.uncharge_below(n, None, SoftTest::Now);
     }
 
     /// As [`Self::try_charge`], but only at the levels below `end`.
-    pub(crate) fn try_charge_below(&self, n: u64, end: Option<&Self>) -> Result<(), u8> {
-        // Looking first keeps a refusal far up from ever showing at the levels below it.
-        for (at, level) in self.chain_to(end).enumerate() {
-            if n > level.free() {
-                level.failcnt.fetch_add(1, Relaxed);
-                return Err(at as u8);
-            }
+    pub(crate) fn charge_below(
+        &self,
+        n: u64,
+        end: Option<&Self>,
+        test: SoftTest,
+    ) -> Result<(), u8> {
+        // Looking first keeps a refusal far up from showing at the levels below it, races aside.
+        let alone = self.parent.is_none();
+        let short = |(_, level): &(usize, &Self)| n > level.free();
+        if !alone && let Some((at, level)) = self.chain_to(end).enumerate().find(short) {
+            level.note_refusal();
+            return Err(at as u8);
         }
         for (at, level) in self.chain_to(end).enumerate() {
-            if !level.add(n) {
-                level.failcnt.fetch_add(1, Relaxed);
+            if !level.add(n, test) {
+                level.note_refusal();
                 for below in self.chain_to(Some(level)) {
-                    below.sub(n);
+                    below.sub(n, test);
                 }
                 return Err(at as u8);
             }
@@ -120,34 +152,21 @@ impl Level {
         Ok(())
     }
 
-    /// Charges `n` pages at every level without a test (linux rules only).
-    pub fn charge_forced(&self, n: u64) {
-        for level in self.chain_to(None) {
-            let after = level.update(|word| word + n);
-            level.watermark.fetch_max(after & USAGE, Relaxed);
-        }
-    }
-
-    /// Gives `n` pages back at every level.
-    pub fn uncharge(&self, n: u64) {
-        self.uncharge_below(n, None);
-    }
-
-    pub(crate) fn uncharge_below(&self, n: u64, end: Option<&Self>) {
+    pub(crate) fn uncharge_below(&self, n: u64, end: Option<&Self>, test: SoftTest) {
         for level in self.chain_to(end) {
-            level.sub(n);
+            level.sub(n, test);
         }
     }
 
     /// One level: charge if it fits.
-    fn add(&self, n: u64) -> bool {
+    fn add(&self, n: u64, test: SoftTest) -> bool {
         let mut word = self.word.load(Relaxed);
         loop {
             let usage = word & USAGE;
             if n > self.hard.load(Relaxed).saturating_sub(usage) {
                 return false;
             }
-            let next = self.flagged(word + n);
+            let next = self.tested(word + n, test);
             match self.word.compare_exchange_weak(word, next, SeqCst, Relaxed) {
                 Ok(_) => {
                     self.watermark.fetch_max(usage + n, Relaxed);
@@ -159,19 +178,21 @@ impl Level {
     }
 
     /// One level: give back, and leave a mark for whoever waits.
-    fn sub(&self, n: u64) {
+    fn sub(&self, n: u64, test: SoftTest) {
         self.update(|word| {
             debug_assert!(word & USAGE >= n, "level would go negative");
-            let freed = if word & WAITING != 0 { FREED } else { 0 };
-            (word - n) | freed
+            self.tested(freed_if_waiting(word - n), test)
         });
     }
 
-    /// Applies `change` to the word, with the flag decided anew. Returns the new word.
+    /// Applies `change` to the word. Returns the new word.
     fn update(&self, change: impl Fn(u64) -> u64) -> u64 {
         let mut word = self.word.load(Relaxed);
         loop {
-            let next = self.flagged(change(word));
+            let next = change(word);
+            if next == word {
+                return word;
+            }
             match self.word.compare_exchange_weak(word, next, SeqCst, Relaxed) {
                 Ok(_) => return next,
                 Err(seen) => word = seen,
@@ -179,7 +200,15 @@ impl Level {
         }
     }
 
-    /// The soft test on the elastic part (K7): the user's ratios to `hard`, applied to the room reservations leave.
+    fn tested(&self, word: u64, test: SoftTest) -> u64 {
+        match test {
+            SoftTest::Now => self.flagged(word),
+            SoftTest::Later => word,
+        }
+    }
+
+    /// The soft test on the elastic part (K7): the user's ratios to `hard`, applied to the room
+    /// reservations leave.
     fn flagged(&self, word: u64) -> u64 {
         let hard = self.hard.load(Relaxed);
         if hard == u64::MAX {
@@ -200,28 +229,30 @@ impl Level {
 
     // ---- limits and shares ----
 
-    /// New limits, at any time; below usage is legal: growth stops and the effective maximum falls with usage (K6).
-    /// A charge that races with the change counts as made before it.
+    /// New limits, at any time; below usage is legal: growth stops and the effective maximum falls
+    /// with usage (K6). A charge that races with the change counts as made before it.
     pub fn set_limits(&self, config: LevelConfig) -> Result<(), LimitError> {
         let LevelConfig { low, soft, hard } = config;
         Limits::new(low, soft, hard)?;
         self.low.store(low, Relaxed);
         self.soft.store(soft, Relaxed);
         self.hard.store(hard, SeqCst);
-        self.update(|word| if word & WAITING != 0 { word | FREED } else { word });
+        self.update(|word| self.flagged(freed_if_waiting(word)));
         Ok(())
     }
 
-    /// Weight of this level among its siblings under the same parent. 1 unless set; 0 is taken as 1.
+    /// Weight of this level among its siblings under the same parent. 1 unless set; 0 is taken as
+    /// 1.
     pub fn set_weight(&self, weight: u32) {
         self.weight.store(weight.max(1), Relaxed);
     }
 
-    /// The fair level X (H5), pages a unit of weight: while this level is flagged a child grows only up to
-    /// `X * weight`, or up to its `min`. `u64::MAX` = no bound. See [`crate::share::fair_level`].
+    /// The fair level X (H5), pages a unit of weight: while this level is flagged a child grows
+    /// only up to `X * weight`, or up to its `min`. `u64::MAX` = no bound. See
+    /// [`crate::share::fair_level`].
     pub fn publish_share(&self, pages_per_weight: u64) {
         self.share.store(pages_per_weight, Relaxed);
-        self.update(|word| if word & WAITING != 0 { word | FREED } else { word });
+        self.update(freed_if_waiting);
     }
 
     /// Pages at which this level's flag is set: what the fair level divides.
@@ -236,26 +267,29 @@ impl Level {
         fixed.saturating_add(self.idle.load(Relaxed)).saturating_add(room)
     }
 
-    /// A child's reservations and idle windows changed: pages, signed.
+    /// A child's reservations and idle windows changed: pages, signed. Then the soft test.
     pub(crate) fn shift_static(&self, fixed: i64, idle: i64, end: Option<&Self>) {
         for level in self.chain_to(end) {
-            level.fixed.fetch_add(fixed as u64, Relaxed);
-            level.idle.fetch_add(idle as u64, Relaxed);
-            level.update(|word| word);
+            if fixed != 0 || idle != 0 {
+                level.fixed.fetch_add(fixed as u64, Relaxed);
+                level.idle.fetch_add(idle as u64, Relaxed);
+            }
+            level.update(|word| level.flagged(word));
         }
     }
 
     // ---- waiting ----
 
-    /// Says that somebody waits for room at this level or above it. Look at the room once more afterwards.
+    /// Says that somebody waits for room at this level or above it. Look at the room once more
+    /// afterwards.
     pub fn mark_waiting(&self) {
         for level in self.chain_to(None) {
-            level.word.fetch_or(WAITING, SeqCst);
+            level.update(|word| word | WAITING);
         }
     }
 
-    /// Whether room was given back here since somebody began to wait; asking clears the mark. The caller then wakes
-    /// the workers whose budgets are below this level.
+    /// Whether room was given back here since somebody began to wait; asking clears the mark. The
+    /// caller then wakes the workers whose budgets are below this level.
     pub fn take_wake(&self) -> bool {
         let both = WAITING | FREED;
         if self.word.load(SeqCst) & both != both {

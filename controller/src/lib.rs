@@ -1,4 +1,127 @@
-//! The pressure core.
+//! The pressure core of skbudget: who may hold how much TCP buffer memory.
+//!
+//! Named after the kernel's memory *controller*. It knows numbers, ledgers and time handed in; it
+//! never sees a packet, a descriptor, a clock or a thread. The stack asks before it holds a byte,
+//! the controller answers, the stack acts. The same calls with the same times give the same answers
+//! and the same events.
+//!
+//! # Theory of operation
+//!
+//! A **flow** has a [`Ledger`]: what it holds, by category. A **container** is a member of a
+//! [`Budget`] (its own, or a pool it shares), which has one meter with three thresholds, a pressure
+//! flag, and above it a chain of at most three [`Level`]s (group, host). Every operation takes
+//! `&mut Budget` and `&mut Ledger`, changes a handful of integers, and walks the chain only when
+//! the budget's usage crosses a page. A budget is owned by one worker and has no atomics; levels
+//! are shared by workers and are nothing else.
+//!
+//! Two rule sets decide over the same ledgers. **Strict** is the product: hard is hard, a guarantee
+//! is a reservation, and an advertised window is a charge made before it is advertised, so that
+//! what a guest may send has its memory. **Linux** reproduces the kernel's ladder with its
+//! bypasses, so that the difference can be measured; it lives in [`linux`], works on bytes, and a
+//! budget drives it a chunk at a time.
+//!
+//! Strict, in chunks of 4096 bytes true size (4032 payload). The receive queue is a run of slots at
+//! fixed stream positions, from the first unread byte to the advertised edge. Opening the window
+//! charges slots as credit ([`Budget::rx_open`]); arrivals, in order or not, turn credit into held
+//! data at no charge ([`Budget::rx_fill`]); reading gives the slot back ([`Budget::rx_free`]). The
+//! send side asks before it reads its host socket ([`Budget::tx_grant`]).
+//!
+//! # The ledger formula (strict)
+//!
+//! ```text
+//! rx      = max(rmem_min, 4096 * (in-order + out-of-order + credit chunks))
+//! tx      = max(wmem_min, 4096 * (unsent + unacknowledged chunks))
+//! held    = sock + rx + tx + host                          half-open: sock
+//! bytes   = sum of held + compact + udp + dev              of one budget
+//! usage   = ceil(bytes / 4096)                             rounded once a budget
+//! level   = sum over children of max(usage, min)           a min is charged when it is set
+//! fixed   = sum of (sock + rmem_min + wmem_min + host_floor) + compact + dev
+//! E       = hard - ceil(fixed / 4096)                      the room for what can move
+//! elastic = usage - ceil(fixed / 4096) - idle credit
+//! ```
+//!
+//! A pure function of the flows' states: the running sums are checked against it after every
+//! operation in `tests/model.rs`.
+//!
+//! # Who decides
+//!
+//! | step | strict | linux |
+//! |---|---|---|
+//! | 1 | within the flow's reserve: granted, no meter is touched | `forward_alloc` covers it: granted |
+//! | 2 | budget under pressure and above the reserve: only while `E > n_active * elastic of the flow` | add to the pool; each hard counter of the chain: refused -> suppress |
+//! | 3 | budget's `hard` | pool at or below `low`: leave pressure, granted |
+//! | 4 | a level is under pressure: only up to its fair level times the weight, or up to `min` | pool above `soft`: enter pressure, go on |
+//! | 5 | every level's `hard` | pool above `hard`: suppress |
+//! | 6 | granted; the soft test | queue below its guarantee: granted |
+//! | 7 | | no pressure, or `hard > nsock * pages of the socket`: granted; else suppress |
+//! | refused | undone exactly, counted at the level that refused | sender: cut sndbuf, and if `wmem + size >= sndbuf` force the charge; else undone |
+//!
+//! Steps 2 to 5 of strict yield the largest prefix for a request in chunks; requests in bytes
+//! (admission, host caps, UDP) are all or nothing, and step 2 does not concern them: host caps are
+//! refused under any pressure, admission under none of its own. Linux has three more forced
+//! charges: the first buffer of an empty send queue, up to `wmem_min` of a refused copy, and the
+//! first in-order segment of an empty receive queue.
+//!
+//! The soft test (strict) compares `elastic` with `E * soft / hard` (enter above) and `E * low /
+//! hard` (leave at or below), after every change alike. Levels make the same test on their own
+//! sums; there a child's `min` counts as fixed, used or not.
+//!
+//! # Invariants
+//!
+//! 1. The categories of a budget's members sum to its bytes; a level's usage is the sum over its
+//!    children.
+//! 2. Strict: no meter above `max(hard, usage when hard was lowered)`, at any level, ever, also as
+//!    seen by other workers. Linux: above it only by pages that were forced.
+//! 3. No meter below zero; all zero after the last flow and container.
+//! 4. A refusal changes counters, flags and `sndbuf` only.
+//! 5. Pressure enters and leaves in turn, and its chronometer is the sum of the episodes.
+//! 6. Strict: a request within the reserve of an established flow is never refused, nor is data
+//!    within its credit.
+//! 7. Same calls, same answers. 8. A call costs at most one walk of the chain, whatever the number
+//!    of flows.
+//!
+//! # Mended against the pressure model, and why
+//!
+//! - *Admission is two steps*: `admit` charges `sock` as half-open, `establish` the rest. The stack
+//!   makes both before it connects, because the host socket's caps are charged first.
+//! - *An idle flow's window is idle credit only above its reserve*: the part within the reserve is
+//!   fixed already and would be subtracted twice.
+//! - *A level counts a whole `min` as fixed*, not only its unused part, as a flow's reserve is: one
+//!   sum that changes when reservations change, instead of one that moves with every page.
+//! - *A level's flag is decided once reservations and usage have both arrived*; else admitting a
+//!   flow, which adds nothing elastic, could set or clear it (found by the model).
+//! - *`max_eff = max(hard, usage)`* needs no state: growth is tested against `hard`, so usage only
+//!   falls while above.
+//! - *The fair level divides the scaled soft threshold* ([`Level::soft_effective`]), the one the
+//!   flag goes by.
+//! - *Waking a flow that was refused though there was room* (its share, the half-open bound) needs
+//!   a release since, and at most 16 in a turn: else "wake while headroom >= need" would spin, or
+//!   visit everybody each turn.
+//! - *`AdmissionDenied` becomes an event when the stack counts it*: a refused SYN is parked first
+//!   and may yet be admitted.
+//! - *Left out*: the page stock (M5), as an uncontended level costs about ten nanoseconds a call;
+//!   transfers between budgets of two workers (K5), which are a grant there and a release here.
+//! - *The kernel's undo when its visible counter is 0* (kernel notes 2.2, port note) is an explicit
+//!   undo here.
+//!
+//! # Words
+//!
+//! | here | tcp_mem | cgroup v2 | meaning |
+//! |---|---|---|---|
+//! | `low` | \[0\] low | - | pressure ends at or below |
+//! | `soft` | \[1\] pressure | nearest: memory.high | pressure begins above |
+//! | `hard` | \[2\] high | memory.max | charges are refused |
+//! | `min` | - | memory.min | charged to every level above when set |
+//! | true size | `skb->truesize` | | memory really held; here whole chunks |
+//! | `rmem`, `ofo` | `sk_rmem_alloc` | | in order, out of order |
+//! | `wmem` | `sk_wmem_queued` | | unsent and unacknowledged |
+//! | `fwd` | `sk_forward_alloc` | | charged and unused (linux rules) |
+//! | credit | - | | open window, charged and empty |
+//! | reserve | `tcp_rmem[0]`, `tcp_wmem[0]` | | guarantee of a flow; a bypass in linux rules |
+//! | host | - | | caps of the flow's host-side socket |
+//! | compact | `request_sock`, `timewait_sock` | | small fixed entries |
+//! | dev | - | | device queue of the container |
+//! | level | `page_counter` | | a meter above budgets |
 #![no_std]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

@@ -5,7 +5,8 @@ use core::fmt;
 use crate::ledger::FlowSizes;
 use crate::units::PAGE_SIZE;
 
-/// Three thresholds of a domain in pages, `low <= soft <= hard`. Kernel words: tcp_mem low / pressure / high.
+/// Three thresholds of a domain in pages, `low <= soft <= hard`. Kernel words: tcp_mem low /
+/// pressure / high.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Pressure ends at or below.
@@ -91,8 +92,8 @@ impl Limits {
         }
     }
 
-    /// Missing limits follow from those given (pressure model A): from `hard`: soft = 2/3, low = 1/2;
-    /// from `hard` and `soft`: low = min(hard/2, 3*soft/4). Bytes in, floored to pages.
+    /// Missing limits follow from those given (pressure model A): from `hard`: soft = 2/3, low =
+    /// 1/2; from `hard` and `soft`: low = min(hard/2, 3*soft/4). Bytes in, floored to pages.
     ///
     /// # Errors
     /// `Disorder` as in [`Self::new`]; `TooSmall` when `hard` is less than a page.

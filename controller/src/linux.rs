@@ -1,9 +1,10 @@
 //! The kernel's own ladder, rule set `linux`: pressure model section D, kernel notes section 2.
 //!
-//! Two gates in this order: the container's chain of hard counters, then a pool with three thresholds. A refusal at
-//! the first gate skips the second entirely. The hard limit gives way in four places, all reproduced on purpose:
-//! a sender at `wmem_queued + size >= sndbuf`, the first buffer of an empty send queue, `wmem_min` bytes a socket,
-//! and the first segment of an empty receive queue.
+//! Two gates in this order: the container's chain of hard counters, then a pool with three
+//! thresholds. A refusal at the first gate skips the second entirely. The hard limit gives way in
+//! four places, all reproduced on purpose: a sender at `wmem_queued + size >= sndbuf`, the first
+//! buffer of an empty send queue, `wmem_min` bytes a socket, and the first segment of an empty
+//! receive queue.
 //!
 //! Bytes for queues, pages of 4096 for meters; no per-CPU batching.
 
@@ -149,7 +150,8 @@ impl Pool {
     }
 }
 
-/// The container's chain of hard counters, and the flag its last charge left (cgroup v1 `memory.kmem.tcp`).
+/// The container's chain of hard counters, and the flag its last charge left (cgroup v1
+/// `memory.kmem.tcp`).
 #[derive(Debug, Clone, Default)]
 pub struct Chain {
     /// The nearest counter; it knows its parent.
@@ -216,8 +218,8 @@ impl Sock {
         }
     }
 
-    /// `sk_wmem_schedule` / `sk_rmem_schedule`: all of `size` or nothing. On success the caller queues the buffer with
-    /// [`Self::charge`].
+    /// `sk_wmem_schedule` / `sk_rmem_schedule`: all of `size` or nothing. On success the caller
+    /// queues the buffer with [`Self::charge`].
     pub fn schedule(
         &mut self,
         pool: &mut Pool,
@@ -308,7 +310,8 @@ impl Sock {
         Err(Cause::Unfair)
     }
 
-    /// `sk_forced_mem_schedule`: no test, and the pool's flag is not touched. Returns pages charged.
+    /// `sk_forced_mem_schedule`: no test, and the pool's flag is not touched. Returns pages
+    /// charged.
     pub fn force(&mut self, pool: &mut Pool, chain: &mut Chain, size: u64) -> u64 {
         if size <= self.fwd {
             return 0;
@@ -322,7 +325,8 @@ impl Sock {
         n
     }
 
-    /// `tcp_wmem_schedule`: bytes of `copy` that may be queued; the guarantee is force-charged when refused.
+    /// `tcp_wmem_schedule`: bytes of `copy` that may be queued; the guarantee is force-charged when
+    /// refused.
     pub fn wmem_copy(
         &mut self,
         pool: &mut Pool,
@@ -383,15 +387,16 @@ impl Sock {
         }
     }
 
-    /// Late attribution at `accept`: what the socket already holds is charged without a test (kernel notes 3.5).
-    /// Returns pages charged.
+    /// Late attribution at `accept`: what the socket already holds is charged without a test
+    /// (kernel notes 3.5). Returns pages charged.
     pub fn charge_accepted(&self, chain: &mut Chain) -> u64 {
         let n = pages(self.fwd + self.rmem + self.wmem);
         chain.charge(n, true);
         n
     }
 
-    /// `sk_stream_moderate_sndbuf`: at most halved against what is queued, never below [`SNDBUF_MIN`].
+    /// `sk_stream_moderate_sndbuf`: at most halved against what is queued, never below
+    /// [`SNDBUF_MIN`].
     pub fn moderate_sndbuf(&mut self) {
         self.sndbuf = sizing::moderate_sndbuf(self.sndbuf, self.wmem, self.sndbuf_locked);
     }

@@ -1,6 +1,6 @@
 //! The strict rules' own meter of a budget: plain numbers, owned by one worker.
 
-use crate::level::Level;
+use crate::level::{Level, SoftTest};
 use crate::limits::Limits;
 use crate::units::{CHUNK_SIZE, Instant, PAGE_SIZE, pages};
 
@@ -103,17 +103,22 @@ impl Meter {
 
     /// All of `bytes`, up the whole chain, or nothing.
     #[inline]
-    pub(crate) fn charge(&mut self, parent: Option<&Level>, bytes: u64) -> Result<(), Refusal> {
+    pub(crate) fn charge(
+        &mut self,
+        parent: Option<&Level>,
+        bytes: u64,
+        test: SoftTest,
+    ) -> Result<(), Refusal> {
         let after = self.bytes.saturating_add(bytes);
         let usage = pages(after);
         if usage != self.usage {
-            self.raise(parent, usage)?;
+            self.raise(parent, usage, test)?;
         }
         self.bytes = after;
         Ok(())
     }
 
-    fn raise(&mut self, parent: Option<&Level>, usage: u64) -> Result<(), Refusal> {
+    fn raise(&mut self, parent: Option<&Level>, usage: u64, test: SoftTest) -> Result<(), Refusal> {
         if usage > self.limits.hard {
             return Err(self.refuse(None, Refusal::Hard));
         }
@@ -122,7 +127,7 @@ impl Meter {
             && up > 0
         {
             self.allows(parent, up)?;
-            parent.try_charge(up).map_err(|at| self.refuse_seen(at))?;
+            parent.charge_below(up, None, test).map_err(|at| self.refuse_seen(at))?;
         }
         self.set_usage(usage);
         self.passed();
@@ -131,11 +136,23 @@ impl Meter {
 
     /// As many of `want` chunks as fit, and why not all.
     pub(crate) fn grant(&mut self, parent: Option<&Level>, want: u32) -> (u32, Option<Refusal>) {
-        // A racing worker may take the room between the look and the charge; then look again, at most a few times.
+        if want == 0 {
+            return (0, None);
+        }
+        let bytes = u64::from(want) * CHUNK_SIZE;
+        if parent.is_none() && self.bytes.saturating_add(bytes) <= self.limits.hard_bytes() {
+            self.bytes += bytes;
+            self.set_usage(pages(self.bytes));
+            self.passed();
+            return (want, None);
+        }
+        // A racing worker may take the room between the look and the charge; then look again, at
+        // most a few times.
         for _ in 0..4 {
             let (room, by) = self.room_for_charge(parent);
             let fits = u32::try_from(room / CHUNK_SIZE).unwrap_or(u32::MAX).min(want);
-            if fits > 0 && self.charge(parent, u64::from(fits) * CHUNK_SIZE).is_err() {
+            if fits > 0 && self.charge(parent, u64::from(fits) * CHUNK_SIZE, SoftTest::Now).is_err()
+            {
                 continue;
             }
             if fits == want {
@@ -148,7 +165,7 @@ impl Meter {
 
     /// Gives bytes back, up the whole chain.
     #[inline]
-    pub(crate) fn uncharge(&mut self, parent: Option<&Level>, bytes: u64) {
+    pub(crate) fn uncharge(&mut self, parent: Option<&Level>, bytes: u64, test: SoftTest) {
         debug_assert!(self.bytes >= bytes, "budget would go negative");
         self.bytes -= bytes;
         let usage = pages(self.bytes);
@@ -156,7 +173,7 @@ impl Meter {
             if let Some(parent) = parent {
                 let up = self.charged_up(self.usage) - self.charged_up(usage);
                 if up > 0 {
-                    parent.uncharge(up);
+                    parent.uncharge_below(up, None, test);
                 }
             }
             self.usage = usage;
@@ -211,7 +228,8 @@ impl Meter {
         (room, by)
     }
 
-    /// Pages the fair levels above let this budget grow by (H5): no bound at a level without pressure.
+    /// Pages the fair levels above let this budget grow by (H5): no bound at a level without
+    /// pressure.
     fn share_room(&self, parent: &Level) -> u64 {
         let mut room = u64::MAX;
         let mut child = (self.charged_up(self.usage), self.weight);
@@ -261,7 +279,8 @@ impl Meter {
 
     // ---- the soft test (K7) ----
 
-    /// The fixed part, the idle part, `min` or a limit changed: scales the thresholds anew and tells the levels above.
+    /// The fixed part, the idle part, `min` or a limit changed: scales the thresholds anew and
+    /// tells the levels above.
     pub(crate) fn rescale(&mut self, parent: Option<&Level>) {
         let Limits { low, soft, hard } = self.limits;
         let fixed = pages(self.fixed);
@@ -271,23 +290,22 @@ impl Meter {
         self.leave_at = calm.saturating_add(scale(self.room, low, hard));
         let (fixed, idle) = self.static_pages();
         let (by_fixed, by_idle) = (diff(fixed, self.told_fixed), diff(idle, self.told_idle));
-        if by_fixed != 0 || by_idle != 0 {
-            if let Some(parent) = parent {
-                parent.shift_static(by_fixed, by_idle, None);
-            }
-            (self.told_fixed, self.told_idle) = (fixed, idle);
+        if let Some(parent) = parent {
+            parent.shift_static(by_fixed, by_idle, None);
         }
+        (self.told_fixed, self.told_idle) = (fixed, idle);
     }
 
-    /// What the levels above count as this budget's fixed and idle parts, pages. A guarantee is a reservation there,
-    /// used or not, as a flow's reserve is here.
+    /// What the levels above count as this budget's fixed and idle parts, pages. A guarantee is a
+    /// reservation there, used or not, as a flow's reserve is here.
     fn static_pages(&self) -> (u64, u64) {
         let fixed = pages(self.fixed);
         let calm = fixed + self.idle / PAGE_SIZE;
         (self.charged_up(fixed), self.charged_up(calm) - self.charged_up(fixed))
     }
 
-    /// The levels from `from` up to `end` forget this budget's fixed and idle parts, those from `to` learn them.
+    /// The levels from `from` up to `end` forget this budget's fixed and idle parts, those from
+    /// `to` learn them.
     pub(crate) fn move_static(
         &self,
         from: Option<&Level>,

@@ -1,4 +1,5 @@
-//! Window and buffer sizes as pure functions: kernel notes 1.4 to 2.13, and the strict rules' chunk arithmetic (H.0).
+//! Window and buffer sizes as pure functions: kernel notes 1.4 to 2.13, and the strict rules' chunk
+//! arithmetic (H.0).
 //!
 //! Nothing here touches a meter. Bytes unless said otherwise.
 
@@ -7,8 +8,8 @@ use crate::units::{CHUNK_PAYLOAD, CHUNK_SIZE};
 
 // ---- strict: windows in chunks ----
 
-/// Chunks an open window costs: `ceil((window - tail_room) / 4032)`. In-order bytes fill the tail chunk first, so what
-/// the last occupied chunk still takes is free (H.0).
+/// Chunks an open window costs: `ceil((window - tail_room) / 4032)`. In-order bytes fill the tail
+/// chunk first, so what the last occupied chunk still takes is free (H.0).
 pub const fn window_chunks(window: u32, tail_room: u32) -> u32 {
     window.saturating_sub(tail_room).div_ceil(CHUNK_PAYLOAD)
 }
@@ -18,7 +19,8 @@ pub const fn mss_for_reserve(rmem_min: u32) -> u32 {
     rmem_min / CHUNK_SIZE as u32 * CHUNK_PAYLOAD
 }
 
-/// Bound of `rcv_ssthresh` under pressure: `max(step, min(4 * mss, share))`, so that a large MSS does not void it (H9).
+/// Bound of `rcv_ssthresh` under pressure: `max(step, min(4 * mss, share))`, so that a large MSS
+/// does not void it (H9).
 pub fn ssthresh_under_pressure(step: u32, mss: u32, share: u32) -> u32 {
     step.max(share.min(mss.saturating_mul(4)))
 }
@@ -92,7 +94,8 @@ pub fn select_window(input: &WindowInput) -> WindowChoice {
     WindowChoice { window, rcv_ssthresh }
 }
 
-/// `tcp_select_window`: a window once open is not taken back, except by choice (`shrink`) or for want of memory.
+/// `tcp_select_window`: a window once open is not taken back, except by choice (`shrink`) or for
+/// want of memory.
 pub const fn advertise(window: u32, open: u32, scale: u8, shrink: bool, no_memory: bool) -> u32 {
     if no_memory {
         return 0;
@@ -115,7 +118,8 @@ pub fn space_of(window: u64, ratio: u32) -> u32 {
 
 // ---- receive admission ----
 
-/// `tcp_can_ingest`: what is held may fill the cap; the arriving segment's own size is not counted (2.9).
+/// `tcp_can_ingest`: what is held may fill the cap; the arriving segment's own size is not counted
+/// (2.9).
 pub const fn can_ingest(rmem: u32, rcvbuf: u32) -> bool {
     rmem <= rcvbuf
 }
@@ -143,8 +147,8 @@ pub struct ClampInput {
     pub advmss: u32,
 }
 
-/// `tcp_clamp_window` (2.10): raises the cap to what is held when memory is plenty, else lowers the window's bound.
-/// Returns the new `rcvbuf` and `rcv_ssthresh`.
+/// `tcp_clamp_window` (2.10): raises the cap to what is held when memory is plenty, else lowers the
+/// window's bound. Returns the new `rcvbuf` and `rcv_ssthresh`.
 pub fn clamp_window(input: &ClampInput) -> (u32, u32) {
     let mut rcvbuf = input.rcvbuf;
     if rcvbuf < input.rmem_max && !input.locked && !input.pressure && input.below_low {
@@ -163,7 +167,8 @@ pub fn clamp_window(input: &ClampInput) -> (u32, u32) {
 pub enum Refused {
     /// Dropped, counted `TCPRcvQDrop`; the next window is zero.
     Drop,
-    /// The receive queue is empty: charged by force and kept, so that the reader makes progress; window zero too.
+    /// The receive queue is empty: charged by force and kept, so that the reader makes progress;
+    /// window zero too.
     Force,
 }
 
@@ -172,9 +177,9 @@ pub const fn on_refused(queue_empty: bool, bare_fin: bool) -> Refused {
     if queue_empty || bare_fin { Refused::Force } else { Refused::Drop }
 }
 
-/// `tcp_prune_ofo_queue`: how many buffers to drop. `above` are the true sizes of out-of-order buffers beyond the
-/// arriving segment, highest sequence first; they go by eighths of `rcvbuf`, until `rmem` fits and there is no
-/// pressure.
+/// `tcp_prune_ofo_queue`: how many buffers to drop. `above` are the true sizes of out-of-order
+/// buffers beyond the arriving segment, highest sequence first; they go by eighths of `rcvbuf`,
+/// until `rmem` fits and there is no pressure.
 pub fn prune_ofo(
     above: impl IntoIterator<Item = u32>,
     rmem: u32,
@@ -221,8 +226,8 @@ pub struct DrsInput {
 /// `tcp_rcvbuf_low_rtt`, microseconds.
 const LOW_RTT_US: u32 = 1000;
 
-/// Dynamic right-sizing, `tcp_rcv_space_adjust` (2.12): the new `rcvbuf` and `window_clamp`; `None` when the reader
-/// did not speed up.
+/// Dynamic right-sizing, `tcp_rcv_space_adjust` (2.12): the new `rcvbuf` and `window_clamp`; `None`
+/// when the reader did not speed up.
 pub fn autotune(input: &DrsInput) -> Option<(u32, u32)> {
     let &DrsInput { copied, before, rtt_us, ofo_span, rcvbuf, rmem_max, ratio } = input;
     if copied <= before {
@@ -267,7 +272,8 @@ pub fn sndbuf_expand(input: &SndbufInput) -> u32 {
     sndbuf.max(u32::try_from(want).unwrap_or(u32::MAX).min(wmem_max))
 }
 
-/// `sk_stream_moderate_sndbuf` (2.4): `max(min(sndbuf, wmem / 2), 4608)`, unless the user set the cap.
+/// `sk_stream_moderate_sndbuf` (2.4): `max(min(sndbuf, wmem / 2), 4608)`, unless the user set the
+/// cap.
 pub fn moderate_sndbuf(sndbuf: u32, wmem: u64, locked: bool) -> u32 {
     if locked {
         return sndbuf;
@@ -284,7 +290,8 @@ pub const fn writable(sndbuf: u32, wmem: u64) -> bool {
 
 // ---- facts of the kernel ----
 
-/// `tcp_add_backlog` (1.5): whether one more buffer may wait while `queued` (backlog and receive queue) is held.
+/// `tcp_add_backlog` (1.5): whether one more buffer may wait while `queued` (backlog and receive
+/// queue) is held.
 pub const fn backlog_accepts(queued: u64, rcvbuf: u32, sndbuf: u32) -> bool {
     queued <= 2 * rcvbuf as u64 + sndbuf as u64 / 2 + 65_536
 }
@@ -301,7 +308,8 @@ pub fn default_tcp_mem(free_buffer_pages: u64) -> [u64; 3] {
     [low, pressure, 2 * low]
 }
 
-/// `tcp_out_of_memory` (2.13): an orphan is reset when it queues more than 4608 bytes while the pool is over high.
+/// `tcp_out_of_memory` (2.13): an orphan is reset when it queues more than 4608 bytes while the
+/// pool is over high.
 pub fn orphan_out_of_memory(wmem: u64, alloc: u64, high: u64) -> bool {
     wmem > u64::from(SNDBUF_MIN) && alloc > high
 }

@@ -1,8 +1,8 @@
 //! Who waits for room, oldest first.
 //!
-//! A slab of entries in a doubly linked list, and an open-addressing index from key to entry: every operation is
-//! O(1) amortised, memory follows the most that ever waited, and nothing is hashed at random, so that the same
-//! operations give the same order.
+//! A slab of entries in a doubly linked list, and an open-addressing index from key to entry: every
+//! operation is O(1) amortised, memory follows the most that ever waited, and nothing is hashed at
+//! random, so that the same operations give the same order.
 
 use alloc::vec::Vec;
 
@@ -55,7 +55,8 @@ impl WaitList {
         self.len
     }
 
-    /// Joins at the tail; a key that waits already keeps its place and takes the new need, room and count.
+    /// Joins at the tail; a key that waits already keeps its place and takes the new need, room and
+    /// count.
     pub(crate) fn push(&mut self, waiter: Waiter) {
         if let Some(slot) = self.find(waiter.key) {
             self.nodes[self.index[slot] as usize].waiter = waiter;

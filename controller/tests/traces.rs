@@ -1,8 +1,9 @@
 //! Replays recorded traces of the kernel's ladder and compares every field after every operation.
 //!
-//! The traces come from an independent implementation of the same notes. `SKBUDGET_TRACES` names another file.
-//! Format, one trace a line: header `low`, `pressure`, `high` (pages), `counters` (maxima of the chain, leaf first),
-//! `sockets`; then `ops`, each with the state expected `after` it.
+//! The traces come from an independent implementation of the same notes. `SKBUDGET_TRACES` names
+//! another file. Format, one trace a line: header `low`, `pressure`, `high` (pages), `counters`
+//! (maxima of the chain, leaf first), `sockets`; then `ops`, each with the state expected `after`
+//! it.
 
 use std::fs;
 use std::sync::Arc;

@@ -7,11 +7,14 @@ use skbudget_controller::{CHUNK_SIZE, FlowSizes, PAGE_SIZE};
 
 use crate::chunk::PAYLOAD;
 use crate::flow::FLOW_BYTES;
+use crate::io::HostCaps;
 use crate::parked::LIST_BYTES;
 use crate::tcp::Link;
 
-/// Caps of a host socket at its floor: half for each direction.
-pub(crate) const HOST_FLOOR: u32 = 32 << 10;
+/// Caps of a host socket at its floor: what the kernel grants at least (SOCK_MIN_SNDBUF) and room for one segment.
+/// Every admitted flow is charged this; more is charged when the flow is open and there is plenty (`relay`). A larger
+/// floor would turn flows away from containers that have room for what they really do.
+pub(crate) const HOST_FLOOR: HostCaps = HostCaps { sndbuf: 4608, rcvbuf: 3584 };
 /// The largest frame with segmentation offload.
 const SUPER_FRAME: u64 = 64 << 10;
 /// MSS advertised with offload at any MTU: small windows stay usable, super-frames make a large one needless (B8).
@@ -106,7 +109,7 @@ impl ContainerConfig {
     }
 
     /// What the link means for every flow.
-    pub(crate) fn link(&self, rmem_max: u32, wmem_max: u32) -> Link {
+    pub(crate) fn link(&self, wmem_max: u32) -> Link {
         let segment_max = self.mtu.saturating_sub(40).max(1);
         let mss = if self.offload { segment_max.min(OFFLOAD_MSS) } else { segment_max };
         Link {
@@ -114,18 +117,16 @@ impl ContainerConfig {
             segment_max,
             offload: self.offload,
             keepalive: self.keepalive,
-            rcv_target_max: u64::from(rmem_max).min(self.window_max()),
             snd_target_max: wmem_max as usize,
         }
     }
 
-    /// Payload the device queue holds when every frame carries one segment (offload off) or a super-frame.
-    fn window_max(&self) -> u64 {
-        if self.offload {
-            self.dev_queue_bytes
-        } else {
-            u64::from(self.txqueuelen()) * u64::from(self.mtu.saturating_sub(40).max(1))
-        }
+    /// Bytes of all open windows together that the device queue takes without a drop. Half of what it could hold: the
+    /// guest's frames are seldom full, and its acknowledgements stand in the same queue (B12).
+    pub(crate) fn queue_window(&self) -> u64 {
+        let frame =
+            if self.offload { SUPER_FRAME } else { u64::from(self.mtu.saturating_sub(40).max(1)) };
+        u64::from(self.txqueuelen()) * frame / 2
     }
 }
 
@@ -138,7 +139,7 @@ fn flow_sizes(mtu: u16, offload: bool) -> FlowSizes {
         sock: FLOW_BYTES,
         rmem_min: (chunks * CHUNK_SIZE) as u32,
         wmem_min: CHUNK_SIZE as u32,
-        host_floor: HOST_FLOOR,
+        host_floor: HOST_FLOOR.sndbuf + HOST_FLOOR.rcvbuf,
     }
 }
 

@@ -39,6 +39,9 @@ pub use memory::WakeKey;
 /// ICMP errors a second (Linux' icmp_msgs_per_sec).
 const ICMP_PER_SECOND: u32 = 1000;
 
+/// Bytes moved in one turn: then the device is looked at again, where the guest's ACKs wait in a short queue.
+const BYTES_PER_TURN: u64 = 1 << 20;
+
 /// Drain order of one turn: `on_frame` / `on_host_ready` / `on_accept` / `on_wake` in any number, then `turn` once,
 /// then sleep until `next_deadline`. `turn` returns true when it stopped at a bound and wants another turn at once.
 #[derive(Debug)]
@@ -48,7 +51,7 @@ pub struct Container {
     egress: Egress,
     stats: Stats,
     flows: FlowTable,
-    dirty: Vec<u32>,
+    dirty: VecDeque<u32>,
     /// Flows whose frame the device did not take, or whose guest's hardware address is not known: tried again soon.
     blocked: Vec<u32>,
     blocked_until: Option<Instant>,
@@ -69,6 +72,7 @@ pub struct Container {
     flows_total: u64,
     bytes_from_guest: u64,
     bytes_to_guest: u64,
+    bytes_to_host: u64,
     frames_from_guest: u64,
 }
 
@@ -79,7 +83,7 @@ impl Container {
             egress: Egress::new(&config),
             stats: Stats::default(),
             flows: FlowTable::new(config.flows_max, config.secret),
-            dirty: Vec::new(),
+            dirty: VecDeque::new(),
             blocked: Vec::new(),
             blocked_until: None,
             timers: BinaryHeap::new(),
@@ -95,6 +99,7 @@ impl Container {
             flows_total: 0,
             bytes_from_guest: 0,
             bytes_to_guest: 0,
+            bytes_to_host: 0,
             frames_from_guest: 0,
             config,
         }
@@ -223,14 +228,14 @@ impl Container {
         flow.host.ready.writable |= ready.writable;
         if !flow.dirty {
             flow.dirty = true;
-            self.dirty.push(id.index);
+            self.dirty.push_back(id.index);
         }
     }
 
     fn mark(&mut self, flow: &mut Flow) {
         if !flow.dirty {
             flow.dirty = true;
-            self.dirty.push(flow.id.index);
+            self.dirty.push_back(flow.id.index);
         }
     }
 
@@ -239,7 +244,7 @@ impl Container {
             && !flow.dirty
         {
             flow.dirty = true;
-            self.dirty.push(index);
+            self.dirty.push_back(index);
         }
     }
 
@@ -259,13 +264,21 @@ impl Container {
         }
         self.run_timers(cx);
         self.admit_woken(cx);
-        let batch = std::mem::take(&mut self.dirty);
-        for index in batch {
+        let begun = self.bytes_moved();
+        for _ in 0..self.dirty.len() {
+            let Some(index) = self.dirty.pop_front() else { break };
             if let Some(flow) = self.flows.take(index) {
                 self.service(cx, flow);
             }
+            if self.bytes_moved() - begun >= BYTES_PER_TURN {
+                break;
+            }
         }
         !self.dirty.is_empty()
+    }
+
+    fn bytes_moved(&self) -> u64 {
+        self.bytes_to_guest + self.bytes_to_host
     }
 
     fn run_timers(&mut self, cx: &mut Ctx<'_>) {
@@ -404,7 +417,7 @@ impl Flow {
         pool: &'a mut crate::ChunkPool,
         stats: &'a mut Stats,
     ) -> (&'a mut crate::tcp::Tcb, Mem<'a>) {
-        (&mut self.tcb, Mem { now, budget, pool, ledger: &mut self.ledger, stats })
+        (&mut self.tcb, Mem { now, budget, pool, ledger: &mut self.ledger, stats, window_max: 0 })
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) struct HostSide {
     pub(crate) eof: bool,
     /// We ended ours.
     pub(crate) shut: bool,
+    /// The caps were raised to what a flow begins with, or there was no plenty to do so.
+    pub(crate) begun: bool,
     /// What is charged as `host`.
     pub(crate) caps: HostCaps,
     /// Bytes moved since each cap was raised: a cap is raised for a flow that proved fast.
@@ -69,6 +71,7 @@ impl HostSide {
             ready: Ready::default(),
             eof: false,
             shut: false,
+            begun: false,
             caps,
             to_host_since: 0,
             from_host_since: 0,

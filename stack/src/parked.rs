@@ -89,10 +89,13 @@ impl Parked {
         Parking::Parked(id)
     }
 
+    pub(crate) fn get(&self, id: u32) -> Option<ParkedSyn> {
+        self.list.iter().find(|e| e.id == id).copied()
+    }
+
     /// Takes the entry off the list.
-    pub(crate) fn take(&mut self, id: u32) -> Option<ParkedSyn> {
-        let at = self.list.iter().position(|e| e.id == id)?;
-        self.list.remove(at)
+    pub(crate) fn take(&mut self, id: u32) {
+        self.list.retain(|e| e.id != id);
     }
 
     /// The guest gave up on a tuple (RST).

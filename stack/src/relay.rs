@@ -21,7 +21,7 @@ use crate::txq::{Filled, PARTS_MAX};
 /// Slices of one write: 256 KiB.
 const WRITE_PARTS: usize = 64;
 /// Bytes moved for one flow and direction in one turn: others get theirs before it goes on.
-const BYTES_PER_TURN: usize = 512 << 10;
+const BYTES_PER_TURN: usize = 128 << 10;
 
 /// How moving bytes ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +81,7 @@ pub(crate) fn to_host(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
 pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
     let mut left = BYTES_PER_TURN;
     while ends.side.ready.readable && !ends.side.eof {
-        let room = ends.tcb.send_room();
+        let room = ends.tcb.send_room(mem.budget.under_pressure());
         if room == 0 {
             return Moved::Done;
         }
@@ -128,6 +128,17 @@ fn at_sndbuf(mem: &Mem<'_>) -> bool {
     mem.budget.rules() == Rules::Linux && mem.ledger.wmem() >= u64::from(mem.ledger.sndbuf())
 }
 
+/// Caps a flow begins with where there is plenty: a reply of usual size fits, and so does an initial window of 10
+/// segments from a real network.
+const BEGIN_CAPS: HostCaps = HostCaps { sndbuf: 16 << 10, rcvbuf: 48 << 10 };
+
+/// The host side is open: out of the floor, if the container is rich.
+pub(crate) fn begin(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
+    if !std::mem::replace(&mut ends.side.begun, true) {
+        raise(ends, BEGIN_CAPS, mem);
+    }
+}
+
 /// A socket that filled up again after it had taken twice its cap is fast: its cap doubles, charged first (B10).
 fn raise_sndbuf(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
     let cap = ends.side.caps.sndbuf;
@@ -146,7 +157,7 @@ fn raise_rcvbuf(ends: &mut Ends<'_>, n: usize, mem: &mut Mem<'_>) {
     if n < cap as usize / 4 && n < PAYLOAD * (PARTS_MAX - 3) {
         return;
     }
-    if ends.side.from_host_since < 2 * u64::from(cap) {
+    if ends.side.from_host_since < u64::from(cap) {
         return;
     }
     ends.side.from_host_since = 0;

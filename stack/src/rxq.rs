@@ -57,6 +57,11 @@ impl RxQueue {
         self.nxt
     }
 
+    /// In-order bytes that wait for the host.
+    pub(crate) fn unread(&self) -> u64 {
+        self.len as u64
+    }
+
     /// No in-order byte waits for the host.
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use skbudget_controller::{Budget, Instant, Ledger};
 
-use crate::chunk::ChunkPool;
+use crate::chunk::{ChunkPool, PAYLOAD};
 use crate::counters::Stats;
 use crate::segment::{Flags, Options, Outgoing, Segment};
 use crate::seq::Seq;
@@ -42,6 +42,8 @@ pub(crate) struct Mem<'a> {
     pub(crate) pool: &'a mut ChunkPool,
     pub(crate) ledger: &'a mut Ledger,
     pub(crate) stats: &'a mut Stats,
+    /// Largest receive window of one flow now, bytes: its share of what the device queue holds.
+    pub(crate) window_max: u64,
 }
 
 /// What the caller does after an event.
@@ -73,8 +75,7 @@ pub(crate) struct Link {
     /// Super-frames up to 64 KiB may be sent.
     pub(crate) offload: bool,
     pub(crate) keepalive: Duration,
-    /// Largest receive window and send queue, bytes.
-    pub(crate) rcv_target_max: u64,
+    /// Largest send queue, bytes.
     pub(crate) snd_target_max: usize,
 }
 
@@ -91,6 +92,8 @@ pub(crate) struct Tcb {
     syn_due: bool,
     /// The segment at SND.UNA is to be sent again.
     rexmit_due: bool,
+    /// The persist timer ran out on a window that is open but small: send into it all the same.
+    force_small: bool,
     /// A zero-window or keep-alive probe is to be sent.
     probe_due: bool,
     last_heard: Instant,
@@ -139,6 +142,7 @@ impl Tcb {
             sack: true,
             syn_due: false,
             rexmit_due: false,
+            force_small: false,
             probe_due: false,
             last_heard: now,
             keepalive_sent: 0,
@@ -182,18 +186,20 @@ impl Tcb {
         self.rcv.fin_taken && self.rcv.q.is_empty()
     }
 
-    /// What may be queued for the guest now, bytes.
-    pub(crate) fn send_room(&self) -> usize {
+    /// What may be queued for the guest now, bytes. Under pressure nothing beyond the reserve is asked for: what is
+    /// left between soft and hard is for flows yet to be admitted, whose guarantee it is.
+    pub(crate) fn send_room(&self, pressure: bool) -> usize {
         if !matches!(self.state, State::Established | State::CloseWait) || self.snd.fin {
             return 0;
         }
-        self.snd.target.saturating_sub(self.snd.q.len())
+        let target = if pressure { self.snd.target.min(PAYLOAD) } else { self.snd.target };
+        target.saturating_sub(self.snd.q.len())
     }
 
     /// The host took `n` in-order bytes.
     pub(crate) fn consume(&mut self, n: usize, mem: &mut Mem<'_>) {
         self.rcv.q.consume(n, mem.pool, mem.budget, mem.ledger, mem.now);
-        self.rcv.on_taken(n as u64, mem.budget, self.link.rcv_target_max);
+        self.rcv.on_taken(n as u64, mem.budget, mem.window_max);
     }
 
     /// An RST that the guest accepts, for a flow we give up.

@@ -1,15 +1,18 @@
-//! The operations the stack calls on a flow's ledger, and on a container's small things: each goes to its rule set.
+//! The operations the stack calls on a flow's ledger, and on a container's small things: each goes
+//! to its rule set.
 
 use super::{Budget, Rules};
 use crate::ledger::{FlowSizes, Ledger, MemberId, RxKind};
+use crate::level::SoftTest;
 use crate::meter::Refusal;
 use crate::units::Instant;
 
 impl Budget {
     // ---- admission ----
 
-    /// A SYN: charges `sock` only, as half-open (strict: at most hard/8 of half-open `sock` bytes, H7).
-    /// Linux rules: never refused, nothing charged (sockets are slab there), but counted in nsock.
+    /// A SYN: charges `sock` only, as half-open (strict: at most hard/8 of half-open `sock` bytes,
+    /// H7). Linux rules: never refused, nothing charged (sockets are slab there), but counted in
+    /// nsock.
     pub fn admit(
         &mut self,
         member: MemberId,
@@ -23,8 +26,9 @@ impl Budget {
         }
     }
 
-    /// The rest of the reservation (rmem_min + wmem_min + host_floor), all or nothing; leaves half-open on success.
-    /// The stack calls it right after `admit`, before `connect`, since the host socket's caps are charged first.
+    /// The rest of the reservation (rmem_min + wmem_min + host_floor), all or nothing; leaves
+    /// half-open on success. The stack calls it right after `admit`, before `connect`, since the
+    /// host socket's caps are charged first.
     pub fn establish(&mut self, ledger: &mut Ledger, now: Instant) -> Result<(), Refusal> {
         self.at(now);
         match self.rules {
@@ -50,7 +54,7 @@ impl Budget {
     pub fn charge_compact(&mut self, member: MemberId, bytes: u64, now: Instant) -> bool {
         self.at(now);
         if self.rules == Rules::Strict {
-            if let Err(refusal) = self.charge(bytes) {
+            if let Err(refusal) = self.charge_fixed(bytes) {
                 self.note_refusal(member, refusal);
                 return false;
             }
@@ -69,19 +73,19 @@ impl Budget {
         if self.rules == Rules::Strict {
             self.member_mut(member).bytes -= bytes;
             self.meter.fixed -= bytes;
-            self.uncharge(bytes);
+            self.uncharge(bytes, SoftTest::Later);
             self.rescale(member);
         }
     }
 
-    // ---- receive side, in chunks ----
-    // The receive queue is a run of chunk slots at fixed stream positions, from the first unread byte to the
-    // advertised edge. Strict: every slot of the run is charged before the edge is advertised, so in-window data,
-    // in order or not, fills slots already paid for.
+    // ---- receive side, in chunks ---- The receive queue is a run of chunk slots at fixed stream
+    // positions, from the first unread byte to the advertised edge. Strict: every slot of the run
+    // is charged before the edge is advertised, so in-window data, in order or not, fills slots
+    // already paid for.
 
-    /// Strict: charge up to `chunks` more slots of credit and return how many (0..=chunks): bounded by hard limits up
-    /// the chain, and under pressure by the flow's fair share; within the reserve never refused.
-    /// Linux: returns `chunks` (credit costs nothing there).
+    /// Strict: charge up to `chunks` more slots of credit and return how many (0..=chunks): bounded
+    /// by hard limits up the chain, and under pressure by the flow's fair share; within the reserve
+    /// never refused. Linux: returns `chunks` (credit costs nothing there).
     #[inline]
     pub fn rx_open(&mut self, ledger: &mut Ledger, chunks: u32, now: Instant) -> u32 {
         self.at(now);
@@ -91,9 +95,9 @@ impl Budget {
         }
     }
 
-    /// `chunks` slots begin to hold data. Strict: taken from credit; what exceeds the span (demoted flow, H3) is
-    /// asked for now. Linux: schedule(RECV) per chunk; an empty receive queue accepts its first chunk by force (2.9).
-    /// Returns how many slots may be filled, a prefix.
+    /// `chunks` slots begin to hold data. Strict: taken from credit; what exceeds the span (demoted
+    /// flow, H3) is asked for now. Linux: schedule(RECV) per chunk; an empty receive queue accepts
+    /// its first chunk by force (2.9). Returns how many slots may be filled, a prefix.
     #[inline]
     pub fn rx_fill(&mut self, ledger: &mut Ledger, chunks: u32, kind: RxKind, now: Instant) -> u32 {
         self.at(now);
@@ -120,7 +124,7 @@ impl Budget {
         debug_assert!(chunks <= ledger.rmem, "frees more than is in order");
         self.member_mut(ledger.member).rmem -= u64::from(chunks);
         match self.rules {
-            Rules::Strict => self.shrink(ledger, |ledger| ledger.rmem -= chunks),
+            Rules::Strict => self.strict_rx_free(ledger, chunks),
             Rules::Linux => {
                 ledger.rmem -= chunks;
                 self.linux_rx_uncharge(ledger, chunks);
@@ -165,8 +169,9 @@ impl Budget {
         }
     }
 
-    /// Strict: give back `chunks` slots of unfilled credit (the stack rebased an empty queue, or demotes an idle
-    /// flow, H3). Saturates at what is unfilled. Returns slots given back. Linux: 0.
+    /// Strict: give back `chunks` slots of unfilled credit (the stack rebased an empty queue, or
+    /// demotes an idle flow, H3). Saturates at what is unfilled. Returns slots given back. Linux:
+    /// 0.
     pub fn rx_close(&mut self, ledger: &mut Ledger, chunks: u32, now: Instant) -> u32 {
         self.at(now);
         let chunks = chunks.min(ledger.credit);
@@ -179,9 +184,9 @@ impl Budget {
 
     // ---- send side, in chunks ----
 
-    /// May `chunks` more be read from the host socket and queued to the guest? Charged at once; returns a prefix.
-    /// Strict: the reserve first, then chain and share. Linux: sndbuf test, then schedule / wmem_copy with all its
-    /// force rules, per chunk.
+    /// May `chunks` more be read from the host socket and queued to the guest? Charged at once;
+    /// returns a prefix. Strict: the reserve first, then chain and share. Linux: sndbuf test, then
+    /// schedule / wmem_copy with all its force rules, per chunk.
     #[inline]
     pub fn tx_grant(&mut self, ledger: &mut Ledger, chunks: u32, now: Instant) -> u32 {
         self.at(now);
@@ -198,7 +203,7 @@ impl Budget {
         debug_assert!(chunks <= ledger.wmem, "frees more than is queued");
         self.member_mut(ledger.member).wmem -= u64::from(chunks);
         match self.rules {
-            Rules::Strict => self.shrink(ledger, |ledger| ledger.wmem -= chunks),
+            Rules::Strict => self.strict_tx_free(ledger, chunks),
             Rules::Linux => {
                 ledger.wmem -= chunks;
                 self.linux_tx_uncharge(ledger, chunks);
@@ -208,8 +213,9 @@ impl Budget {
 
     // ---- host sockets, UDP ----
 
-    /// Raise the charged caps of the flow's host socket by `bytes`, before setsockopt. Refused under pressure.
-    /// Linux rules: always true, nothing charged (not ours in that world), recorded in the ledger.
+    /// Raise the charged caps of the flow's host socket by `bytes`, before setsockopt. Refused
+    /// under pressure. Linux rules: always true, nothing charged (not ours in that world), recorded
+    /// in the ledger.
     pub fn host_raise(&mut self, ledger: &mut Ledger, bytes: u64, now: Instant) -> bool {
         self.at(now);
         let raised = self.rules == Rules::Linux || self.strict_host_raise(ledger, bytes);
@@ -234,7 +240,8 @@ impl Budget {
         }
     }
 
-    /// UDP and fragments: together at most hard/8 (M4). Linux rules: bounded alike, recorded, not charged.
+    /// UDP and fragments: together at most hard/8 (M4). Linux rules: bounded alike, recorded, not
+    /// charged.
     pub fn charge_udp(&mut self, member: MemberId, bytes: u64, now: Instant) -> bool {
         self.at(now);
         let udp = self.meter.udp.saturating_add(bytes);
@@ -242,7 +249,7 @@ impl Budget {
             return false;
         }
         if self.rules == Rules::Strict {
-            if let Err(refusal) = self.charge(bytes) {
+            if let Err(refusal) = self.charge_elastic(bytes) {
                 self.note_refusal(member, refusal);
                 return false;
             }
@@ -261,7 +268,7 @@ impl Budget {
         self.member_mut(member).udp -= bytes;
         if self.rules == Rules::Strict {
             self.member_mut(member).bytes -= bytes;
-            self.uncharge(bytes);
+            self.uncharge(bytes, SoftTest::Now);
             self.retest(member);
         }
     }
@@ -280,7 +287,8 @@ impl Budget {
         }
     }
 
-    /// Fast hint: bytes that one more charge could take right now (strict), up the chain. u64::MAX when unlimited.
+    /// Fast hint: bytes that one more charge could take right now (strict), up the chain. u64::MAX
+    /// when unlimited.
     pub fn headroom(&self) -> u64 {
         if self.meter.limits.hard == u64::MAX && self.chain.leaf.is_none() {
             return u64::MAX;
@@ -291,8 +299,8 @@ impl Budget {
         }
     }
 
-    /// The flow had no data for 1 s: its credit leaves the soft test and `n_active` (K7, H4); or it is active again.
-    /// Any growth or arrival ends idleness by itself.
+    /// The flow had no data for 1 s: its credit leaves the soft test and `n_active` (K7, H4); or it
+    /// is active again. Any growth or arrival ends idleness by itself.
     pub fn set_idle(&mut self, ledger: &mut Ledger, idle: bool, now: Instant) {
         self.at(now);
         match self.rules {

@@ -1,4 +1,5 @@
-//! The linux rules seen through chunks: each chunk is a buffer of 4096 bytes in the ladder of [`crate::linux`].
+//! The linux rules seen through chunks: each chunk is a buffer of 4096 bytes in the ladder of
+//! [`crate::linux`].
 
 use super::Budget;
 use crate::event::{Counter, Event};
@@ -62,7 +63,8 @@ impl Budget {
         filled
     }
 
-    /// `tcp_data_queue`: refused data is dropped, unless the receive queue is empty and the data is in order.
+    /// `tcp_data_queue`: refused data is dropped, unless the receive queue is empty and the data is
+    /// in order.
     fn linux_rx_one(&mut self, ledger: &mut Ledger, kind: RxKind) -> bool {
         let empty = ledger.rmem == 0 && kind == RxKind::InOrder;
         let verdict = self.with_pool(ledger, |sock, pool, chain, now| {
@@ -95,8 +97,8 @@ impl Budget {
         granted
     }
 
-    /// `tcp_sendmsg`: below sndbuf only; the first buffer of an empty queue by force, later ones by the copy rule,
-    /// of which less than a whole chunk is no grant.
+    /// `tcp_sendmsg`: below sndbuf only; the first buffer of an empty queue by force, later ones by
+    /// the copy rule, of which less than a whole chunk is no grant.
     fn linux_tx_one(&mut self, ledger: &mut Ledger) -> bool {
         if !ledger.sock.memory_free() {
             return false;

@@ -16,8 +16,8 @@ pub enum Pressure {
     Hard,
 }
 
-/// Bytes by category. Strict: they sum to the member's part of `usage` before rounding to pages. Linux rules: `rmem`,
-/// `ofo`, `wmem` and `fwd` do; the others are recorded and not charged.
+/// Bytes by category. Strict: they sum to the member's part of `usage` before rounding to pages.
+/// Linux rules: `rmem`, `ofo`, `wmem` and `fwd` do; the others are recorded and not charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemberStats {
     /// In order.

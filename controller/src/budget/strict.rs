@@ -3,6 +3,7 @@
 use super::{Budget, Rules};
 use crate::event::{Counter, Event};
 use crate::ledger::{FlowSizes, Ledger, MemberId, Parts, RxKind};
+use crate::level::SoftTest;
 use crate::linux::Sock;
 use crate::meter::Refusal;
 use crate::units::CHUNK_SIZE;
@@ -22,7 +23,7 @@ impl Budget {
             self.refused_at = self.releases;
             return Err(Refusal::HalfOpen);
         }
-        if let Err(refusal) = self.charge(sock) {
+        if let Err(refusal) = self.charge_fixed(sock) {
             return Err(self.note_refusal(member, refusal));
         }
         self.meter.half_open += sock;
@@ -39,17 +40,20 @@ impl Budget {
         if ledger.established {
             return Ok(());
         }
-        // Nothing is held beyond `sock` yet, except what was opened or granted ahead of the reservation.
+        // Nothing is held beyond `sock` yet, except what was opened or granted ahead of the
+        // reservation.
         let before = ledger.parts();
         let host = u64::from(ledger.sizes.host_floor);
         ledger.established = true;
         ledger.host += host;
         let more = ledger.parts().held - before.held;
-        if let Err(refusal) = self.charge(more) {
+        if let Err(refusal) = self.charge_fixed(more) {
             ledger.established = false;
             ledger.host -= host;
             return Err(self.note_refusal(ledger.member, refusal));
         }
+        // Half-open room came back: who waits for that may try again.
+        self.releases += 1;
         self.meter.half_open -= u64::from(ledger.sizes.sock);
         self.meter.fixed += ledger.sizes.rest();
         self.recount(before, ledger.parts());
@@ -78,7 +82,7 @@ impl Budget {
         member.wmem -= u64::from(ledger.wmem);
         member.flows -= 1;
         ledger.released = true;
-        self.uncharge(parts.held);
+        self.uncharge(parts.held, SoftTest::Later);
         self.rescale(ledger.member);
     }
 
@@ -129,7 +133,7 @@ impl Budget {
             self.refused_at = self.releases;
             return false;
         }
-        if let Err(refusal) = self.charge(bytes) {
+        if let Err(refusal) = self.charge_elastic(bytes) {
             self.note_refusal(ledger.member, refusal);
             return false;
         }
@@ -141,14 +145,15 @@ impl Budget {
         true
     }
 
-    /// Up to `want` chunks beyond the reserve. `apply` books what was granted in the ledger.
+    /// Up to `want` chunks beyond the reserve, for a flow that is not idle. `apply` books what was
+    /// granted in the ledger.
     #[inline]
     fn grow(&mut self, ledger: &mut Ledger, want: u32, apply: impl Fn(&mut Ledger, u32)) -> u32 {
+        debug_assert!(!ledger.idle, "growth ends idleness first");
         if want == 0 {
             return 0;
         }
-        let before = ledger.parts();
-        let fair = if self.meter.flag { self.fair_chunks(before).min(want) } else { want };
+        let fair = if self.meter.flag { self.fair_chunks(ledger.parts()).min(want) } else { want };
         let (granted, refusal) = self.meter.grant(self.chain.leaf.as_deref(), fair);
         if let Some(refusal) = refusal {
             self.note_refusal(ledger.member, refusal);
@@ -156,15 +161,16 @@ impl Budget {
             self.refused_at = self.releases;
         }
         if granted > 0 {
+            self.meter.active += u64::from(!ledger.has_elastic());
             apply(ledger, granted);
-            self.recount(before, ledger.parts());
             self.member_mut(ledger.member).bytes += u64::from(granted) * CHUNK_SIZE;
             self.retest(ledger.member);
         }
         granted
     }
 
-    /// Chunks a flow may grow by under pressure: the most that leaves `E > n_active * elastic` (H4).
+    /// Chunks a flow may grow by under pressure: the most that leaves `E > n_active * elastic`
+    /// (H4).
     pub(super) fn fair_chunks(&self, parts: Parts) -> u32 {
         let active = self.meter.active + u64::from(!parts.active);
         // Largest `elastic` with `active * elastic < E`.
@@ -181,8 +187,40 @@ impl Budget {
 
     // ---- shrinking, and the sums ----
 
-    /// Applies `change`, which lowers what the ledger holds (or moves it between categories), and gives the difference
-    /// back. The member's categories are the caller's.
+    #[inline]
+    pub(super) fn strict_rx_free(&mut self, ledger: &mut Ledger, chunks: u32) {
+        if ledger.idle {
+            self.shrink(ledger, |ledger| ledger.rmem -= chunks);
+            return;
+        }
+        let before = ledger.rx_held();
+        ledger.rmem -= chunks;
+        let freed = before - ledger.rx_held();
+        if freed > 0 {
+            self.give_back(ledger, freed);
+        }
+    }
+
+    #[inline]
+    pub(super) fn strict_tx_free(&mut self, ledger: &mut Ledger, chunks: u32) {
+        let before = ledger.tx_held();
+        ledger.wmem -= chunks;
+        let freed = before - ledger.tx_held();
+        if freed > 0 {
+            self.give_back(ledger, freed);
+        }
+    }
+
+    /// The ledger has become `freed` bytes smaller, none of them idle credit.
+    fn give_back(&mut self, ledger: &Ledger, freed: u64) {
+        self.meter.active -= u64::from(!ledger.idle && !ledger.has_elastic());
+        self.member_mut(ledger.member).bytes -= freed;
+        self.uncharge(freed, SoftTest::Now);
+        self.retest(ledger.member);
+    }
+
+    /// Applies `change`, which lowers what the ledger holds (or moves it between categories), and
+    /// gives the difference back. The member's categories are the caller's.
     #[inline]
     pub(super) fn shrink(&mut self, ledger: &mut Ledger, change: impl FnOnce(&mut Ledger)) {
         let before = ledger.parts();
@@ -194,7 +232,7 @@ impl Budget {
         let freed = before.held - after.held;
         if freed > 0 {
             self.member_mut(ledger.member).bytes -= freed;
-            self.uncharge(freed);
+            self.uncharge(freed, if idle_moved { SoftTest::Later } else { SoftTest::Now });
         }
         if idle_moved {
             self.rescale(ledger.member);
@@ -213,14 +251,18 @@ impl Budget {
 
     // ---- the meter, with the chain ----
 
-    #[inline]
-    pub(super) fn charge(&mut self, bytes: u64) -> Result<(), Refusal> {
-        self.meter.charge(self.chain.leaf.as_deref(), bytes)
+    /// A reservation is charged: the soft test waits for [`Self::rescale`].
+    pub(super) fn charge_fixed(&mut self, bytes: u64) -> Result<(), Refusal> {
+        self.meter.charge(self.chain.leaf.as_deref(), bytes, SoftTest::Later)
+    }
+
+    pub(super) fn charge_elastic(&mut self, bytes: u64) -> Result<(), Refusal> {
+        self.meter.charge(self.chain.leaf.as_deref(), bytes, SoftTest::Now)
     }
 
     #[inline]
-    pub(super) fn uncharge(&mut self, bytes: u64) {
-        self.meter.uncharge(self.chain.leaf.as_deref(), bytes);
+    pub(super) fn uncharge(&mut self, bytes: u64, test: SoftTest) {
+        self.meter.uncharge(self.chain.leaf.as_deref(), bytes, test);
         self.releases += 1;
     }
 

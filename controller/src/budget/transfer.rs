@@ -2,17 +2,18 @@
 
 use super::{Budget, Rules, common_level};
 use crate::ledger::Ledger;
-use crate::level::Level;
+use crate::level::{Level, SoftTest};
 use crate::meter::Refusal;
 use crate::units::{CHUNK_SIZE, Instant, pages};
 
-/// Moves up to `chunks` in-order chunks of `from` (held by `giver`) into the send queue of `to` (held by `taker`).
-/// Returns how many moved, a prefix.
+/// Moves up to `chunks` in-order chunks of `from` (held by `giver`) into the send queue of `to`
+/// (held by `taker`). Returns how many moved, a prefix.
 ///
-/// The taker's chain is charged below the lowest level common to both, then the giver's is uncharged; the common
-/// levels see only the net difference, and only a positive one can be refused there. What does not move stays with
-/// the giver, whose window then closes. Both budgets must follow the same rules; under linux rules, and between
-/// budgets of different rules, it is a plain grant followed by a plain release.
+/// The taker's chain is charged below the lowest level common to both, then the giver's is
+/// uncharged; the common levels see only the net difference, and only a positive one can be refused
+/// there. What does not move stays with the giver, whose window then closes. Both budgets must
+/// follow the same rules; under linux rules, and between budgets of different rules, it is a plain
+/// grant followed by a plain release.
 pub fn transfer(
     giver: &mut Budget,
     from: &mut Ledger,
@@ -22,6 +23,9 @@ pub fn transfer(
     now: Instant,
 ) -> u32 {
     let chunks = chunks.min(from.rmem);
+    if chunks == 0 {
+        return 0;
+    }
     if giver.rules == Rules::Linux || taker.rules == Rules::Linux {
         let granted = taker.tx_grant(to, chunks, now);
         giver.rx_free(from, granted, now);
@@ -38,7 +42,8 @@ pub fn transfer(
 }
 
 impl Budget {
-    /// As [`transfer`], between two flows of one budget: members of a shared pool, or one container with itself.
+    /// As [`transfer`], between two flows of one budget: members of a shared pool, or one container
+    /// with itself.
     pub fn transfer_within(
         &mut self,
         from: &mut Ledger,
@@ -47,8 +52,12 @@ impl Budget {
         now: Instant,
     ) -> u32 {
         self.at(now);
+        let chunks = chunks.min(from.rmem);
+        if chunks > 0 && self.rules == Rules::Strict {
+            self.wake(to);
+        }
         let mut moved = 0;
-        while moved < chunks && from.rmem > 0 && self.pass_one(from, to) {
+        while moved < chunks && self.pass_one(from, to) {
             moved += 1;
         }
         moved
@@ -103,10 +112,14 @@ impl Budget {
         }
         self.book_taken(to, grows);
         giver.book_given(from, frees);
+        // The giver first: what it tells the common levels of its idle credit belongs to their
+        // test.
+        giver.rescale(from.member);
+        self.rescale(to.member);
         true
     }
 
-    /// The meters' side of one chunk's move.
+    /// The meters' side of one chunk's move. The soft tests follow in [`Self::rescale`].
     fn exchange(&mut self, giver: &mut Self, grows: u64, frees: u64) -> Result<(), Refusal> {
         let usage = pages(self.meter.bytes + grows);
         let left = pages(giver.meter.bytes - frees);
@@ -117,18 +130,18 @@ impl Budget {
         let down = giver.meter.charged_up(giver.meter.usage) - giver.meter.charged_up(left);
         let (mine, theirs) = (self.chain.leaf.as_deref(), giver.chain.leaf.as_deref());
         let common = common_level(mine, theirs);
-        if let Some(level) = mine {
+        if let Some(level) = mine
+            && up > 0
+        {
             self.meter.allows(level, up)?;
-            if up > 0
-                && let Err(at) = level.try_charge_below(up, common)
-            {
-                return Err(self.meter.refuse_seen(at));
-            }
+            level
+                .charge_below(up, common, SoftTest::Later)
+                .map_err(|at| self.meter.refuse_seen(at))?;
         }
         if let Some(common) = common {
             settle_net(common, up, down).map_err(|at| {
                 let below = mine.map_or(0, |level| {
-                    level.uncharge_below(up, Some(common));
+                    level.uncharge_below(up, Some(common), SoftTest::Later);
                     level.chain_to(Some(common)).count() as u8
                 });
                 self.meter.refuse_seen(below + at)
@@ -137,11 +150,13 @@ impl Budget {
         if let Some(level) = theirs
             && down > 0
         {
-            level.uncharge_below(down, common);
+            level.uncharge_below(down, common, SoftTest::Later);
+        }
+        if usage > self.meter.usage {
+            self.meter.passed();
         }
         self.meter.bytes += grows;
         self.meter.set_usage(usage);
-        self.meter.passed();
         giver.meter.bytes -= frees;
         giver.meter.usage = left;
         Ok(())
@@ -154,7 +169,6 @@ impl Budget {
         let member = self.member_mut(to.member);
         member.wmem += 1;
         member.bytes += grows;
-        self.retest(to.member);
     }
 
     fn book_given(&mut self, from: &mut Ledger, frees: u64) {
@@ -167,16 +181,15 @@ impl Budget {
         member.rmem -= 1;
         member.bytes -= frees;
         self.releases += 1;
-        self.rescale(from.member);
     }
 }
 
 /// The common levels change by the difference only.
 fn settle_net(common: &Level, up: u64, down: u64) -> Result<(), u8> {
     if up > down {
-        common.try_charge(up - down)
+        common.charge_below(up - down, None, SoftTest::Later)
     } else {
-        common.uncharge(down - up);
+        common.uncharge_below(down - up, None, SoftTest::Later);
         Ok(())
     }
 }

@@ -30,6 +30,9 @@ const SUBNET_PREFIX: u8 = 24;
 pub struct GuestNet {
     pub ip: Ipv4Addr,
     pub gateway: Ipv4Addr,
+    /// Told to the guest's kernel: otherwise what waits for the answer to its first ARP request arrives as one burst,
+    /// within the very write of the answer, and most of it does not fit the device's queue.
+    pub gateway_mac: [u8; 6],
     pub mtu: u16,
     pub txqueuelen: u32,
     pub offload: bool,
@@ -40,6 +43,7 @@ impl From<&ContainerConfig> for GuestNet {
         Self {
             ip: config.guest_ip,
             gateway: config.gateway_ip,
+            gateway_mac: config.our_mac,
             mtu: config.mtu,
             txqueuelen: config.txqueuelen(),
             offload: config.offload,
@@ -120,6 +124,9 @@ pub(crate) fn tap_into_from_here(
     let index = if_nametoindex(DEVICE_NAME).step("find the device that was moved")?;
     inside.add_address(index, guest.ip, SUBNET_PREFIX).step("set the guest's address")?;
     inside.up(index).step("bring the device up")?;
+    inside
+        .add_neighbour(index, guest.gateway, guest.gateway_mac)
+        .step("set the gateway's hardware address")?;
     inside.add_default_route(index, guest.gateway).step("set the default route")?;
     Ok(tap)
 }

@@ -9,7 +9,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::units::parse_size;
 
 #[derive(Debug, Parser)]
-#[command(name = "skbudget", version, about = "Runs containers behind budgeted userspace TCP stacks")]
+#[command(
+    name = "skbudget",
+    version,
+    about = "Runs containers behind budgeted userspace TCP stacks"
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,

@@ -62,8 +62,7 @@ impl RunConfig {
             RuleSet::Strict => Rules::Strict,
             RuleSet::Linux => Rules::Linux,
         };
-        let budget =
-            BudgetConfig { rules, limits, sock, min_bytes: args.min, weight: args.weight };
+        let budget = BudgetConfig { rules, limits, sock, min_bytes: args.min, weight: args.weight };
         if let Some(hard) = hard.filter(|hard| args.min > *hard) {
             let (min_bytes, hard_bytes) = (args.min, hard);
             let error = describe(&LimitError::MinAboveHard { min_bytes, hard_bytes });

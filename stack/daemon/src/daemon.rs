@@ -15,6 +15,7 @@ use skbudget_controller::{BudgetConfig, Level, LevelConfig, LimitError, Limits};
 use skbudget_stack::{ContainerConfig, FlowInfo, Tap};
 
 use crate::clock;
+use crate::host_level::HostLevel;
 use crate::stats::{ContainerReport, Meter, SCHEMA, Stats};
 use crate::worker::{self, Command};
 
@@ -84,7 +85,9 @@ pub enum DaemonError {
     NoSuchBudget,
     Limits(LimitError),
     /// The budget has no room for the container's device queue.
-    NoRoom { dev_bytes: u64 },
+    NoRoom {
+        dev_bytes: u64,
+    },
     Io(io::Error),
     /// The worker is gone: it was shut down, or it failed and said so in the log.
     Stopped,
@@ -118,7 +121,7 @@ impl From<io::Error> for DaemonError {
 #[derive(Debug)]
 pub struct Daemon {
     workers: Vec<WorkerHandle>,
-    host: Option<Arc<Level>>,
+    host: Option<Arc<HostLevel>>,
     /// Where each container is: its name is taken while it is in here.
     names: Mutex<Vec<(String, usize)>>,
 }
@@ -126,7 +129,7 @@ pub struct Daemon {
 #[derive(Debug)]
 struct WorkerHandle {
     commands: Sender<Command>,
-    waker: Waker,
+    waker: Arc<Waker>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -145,7 +148,7 @@ impl ContainerHandle {
 impl Daemon {
     pub fn new(config: DaemonConfig) -> Result<Self, DaemonError> {
         let host = config.host.map(|level| Level::new(level, None)).transpose();
-        let host = host.map_err(DaemonError::Limits)?;
+        let host = host.map_err(DaemonError::Limits)?.map(|level| Arc::new(HostLevel::new(level)));
         let workers = (0..config.workers.max(1))
             .map(|index| WorkerHandle::start(index, host.clone(), config.events.clone()))
             .collect::<io::Result<_>>()?;
@@ -280,7 +283,7 @@ impl Drop for Daemon {
 impl WorkerHandle {
     fn start(
         index: usize,
-        host: Option<Arc<Level>>,
+        host: Option<Arc<HostLevel>>,
         events: Option<Sender<DaemonEvent>>,
     ) -> io::Result<Self> {
         let (commands, inbox) = mpsc::channel();
@@ -292,10 +295,12 @@ impl WorkerHandle {
 }
 
 /// The meter above all budgets; without one, what they hold together.
-fn host_meter(_level: Option<&Level>, budgets: &[Meter]) -> Meter {
-    Meter {
-        usage_bytes: budgets.iter().map(|m| m.usage_bytes).sum(),
-        min_bytes: budgets.iter().map(|m| m.min_bytes).sum(),
-        ..Meter::NONE
-    }
+fn host_meter(host: Option<&HostLevel>, budgets: &[Meter]) -> Meter {
+    let limits = host.map_or(Meter::NONE, |host| host.level.stats().into());
+    let usage_bytes = match host {
+        Some(_) => limits.usage_bytes,
+        None => budgets.iter().map(|m| m.usage_bytes).sum(),
+    };
+    let min_bytes = budgets.iter().map(|m| m.min_bytes).sum();
+    Meter { usage_bytes, min_bytes, ..limits }
 }

@@ -7,9 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use nix::errno::Errno;
-use nix::sys::socket::{
-    self, AddressFamily, SockFlag, SockType, SockaddrIn, setsockopt, sockopt,
-};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, setsockopt, sockopt};
 use skbudget_stack::{Close, FlowId, Host, HostCaps, HostError};
 
 use crate::sys;

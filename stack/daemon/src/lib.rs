@@ -9,11 +9,15 @@ pub mod config;
 pub mod daemon;
 pub mod exit;
 mod host;
+mod host_level;
 mod names;
 mod netlink;
 pub mod run;
 pub mod stats;
-#[allow(unsafe_code, reason = "the few calls that neither std nor nix wraps; nothing else lives there")]
+#[allow(
+    unsafe_code,
+    reason = "the few calls that neither std nor nix wraps; nothing else lives there"
+)]
 mod sys;
 mod token;
 pub mod units;

@@ -10,6 +10,9 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -42,10 +45,10 @@ impl Netlink {
         name: &str,
         netns: BorrowedFd<'_>,
     ) -> io::Result<()> {
-        self.set_link(index, vec![
-            LinkAttribute::IfName(name.to_owned()),
-            LinkAttribute::NetNsFd(netns.as_raw_fd()),
-        ])
+        self.set_link(
+            index,
+            vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::NetNsFd(netns.as_raw_fd())],
+        )
     }
 
     pub(crate) fn set_queue(&mut self, index: u32, mtu: u32, txqueuelen: u32) -> io::Result<()> {
@@ -81,11 +84,28 @@ impl Netlink {
         route.header.protocol = RouteProtocol::Boot;
         route.header.scope = RouteScope::Universe;
         route.header.kind = RouteType::Unicast;
-        route.attributes = vec![
-            RouteAttribute::Gateway(RouteAddress::Inet(gateway)),
-            RouteAttribute::Oif(index),
-        ];
+        route.attributes =
+            vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway)), RouteAttribute::Oif(index)];
         self.ask(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// The guest never has to ask who has this address.
+    pub(crate) fn add_neighbour(
+        &mut self,
+        index: u32,
+        ip: Ipv4Addr,
+        mac: [u8; 6],
+    ) -> io::Result<()> {
+        let mut neighbour = NeighbourMessage::default();
+        neighbour.header.family = AddressFamily::Inet;
+        neighbour.header.ifindex = index;
+        neighbour.header.state = NeighbourState::Permanent;
+        neighbour.header.kind = RouteType::Unicast;
+        neighbour.attributes = vec![
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)),
+            NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
+        ];
+        self.ask(RouteNetlinkMessage::NewNeighbour(neighbour), NLM_F_CREATE | NLM_F_EXCL)
     }
 
     fn set_link(&mut self, index: u32, attributes: Vec<LinkAttribute>) -> io::Result<()> {

@@ -99,8 +99,8 @@ pub fn run(config: RunConfig) -> Result<u8, Failure> {
     let orders = Orders { guest, program, nofile };
     let mut sandbox = Sandbox::start(&orders, &config.command)?;
     let result = with_sandbox(&daemon, &signals, &mut sandbox, config, publish, output);
-    sandbox.end();
     let stopped = daemon.shutdown();
+    sandbox.end();
     let code = result?;
     stopped.map_err(|e| Failure::other(e.to_string()))?;
     Ok(code)
@@ -240,7 +240,13 @@ fn drain(daemon: &Daemon, signals: &Signals, name: &str) -> Result<(), DaemonErr
                 Some(_) => break true,
             }
         };
-        if pending.is_empty() || interrupted || now.since(since) >= DRAIN_STALL {
+        if pending.is_empty() {
+            return Ok(());
+        }
+        if interrupted || now.since(since) >= DRAIN_STALL {
+            let n = pending.len();
+            log::warn!("{n} flows are reset whose last bytes the host did not take");
+            pending.iter().for_each(|flow| log::info!("reset: {flow:?}"));
             return Ok(());
         }
         std::thread::sleep(DRAIN_STEP);
@@ -249,9 +255,8 @@ fn drain(daemon: &Daemon, signals: &Signals, name: &str) -> Result<(), DaemonErr
 
 /// The guest's stream is complete and out of our hands.
 fn is_said(flow: &FlowInfo) -> bool {
-    let open = ["SYN-SENT", "SYN-RECEIVED", "ESTABLISHED", "FIN-WAIT-1", "FIN-WAIT-2"];
-    let named = |state: &&str| state.eq_ignore_ascii_case(&flow.state.replace('_', "-"));
-    flow.rmem == 0 && !open.iter().any(named)
+    let ended = ["CLOSE-WAIT", "CLOSING", "LAST-ACK", "TIME-WAIT", "CLOSED"];
+    flow.rmem == 0 && ended.contains(&flow.state)
 }
 
 fn bind_all(config: &RunConfig) -> Result<Vec<Publish>, Failure> {

@@ -38,7 +38,11 @@ pub(crate) fn random_u64() -> io::Result<u64> {
     let mut bytes = [0u8; 8];
     // SAFETY: the kernel writes at most `bytes.len()` bytes.
     let n = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    if n == bytes.len() as isize { Ok(u64::from_ne_bytes(bytes)) } else { Err(io::Error::last_os_error()) }
+    if n == bytes.len() as isize {
+        Ok(u64::from_ne_bytes(bytes))
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Takes over a descriptor that the parent process passed by number.
@@ -46,8 +50,9 @@ pub(crate) fn random_u64() -> io::Result<u64> {
 /// # Errors
 /// When no such descriptor is open.
 pub(crate) fn inherited_fd(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: F_GETFD only reads; a wrong number is an error.
-    if number < 3 || unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+    // It was kept open across our own exec only: whatever we start must not hold it.
+    // SAFETY: sets one flag of a descriptor; a wrong number is an error.
+    if number < 3 || unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
     // SAFETY: the descriptor is open, and the helper calls this once, before it opened anything itself.

@@ -32,7 +32,9 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         Err(_) => number.parse::<f64>().ok().and_then(|n| scale(n, *factor)),
     };
     // Meters add sizes up: half of what 64 bits hold leaves room for that.
-    parsed.filter(|bytes| *bytes < 1 << 63).ok_or_else(|| format!("{text:?} is not a size: {ALLOWED}"))
+    parsed
+        .filter(|bytes| *bytes < 1 << 63)
+        .ok_or_else(|| format!("{text:?} is not a size: {ALLOWED}"))
 }
 
 /// `None` when it does not fit or is not a number of bytes.
@@ -104,7 +106,9 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_refused_with_what_is_allowed() {
-        for text in ["", "MiB", "12 bananas", "-5", "1e9", "99999999999999999999", "9999999999GiB", "."] {
+        for text in
+            ["", "MiB", "12 bananas", "-5", "1e9", "99999999999999999999", "9999999999GiB", "."]
+        {
             let error = parse_size(text).unwrap_err();
             assert!(error.contains("allowed"), "{text}: {error}");
         }

@@ -7,6 +7,7 @@
 
 mod control;
 mod seat;
+mod stage;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -15,16 +16,17 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
 use mio::{Events, Poll, Waker};
-use skbudget_controller::{Budget, Event, Instant, Level};
-use skbudget_stack::tap::SCRATCH_BYTES;
+use skbudget_controller::{Budget, Event, Instant, PAGE_SIZE};
 use skbudget_stack::{ChunkPool, Ready, WakeKey};
 
 use crate::clock;
 use crate::daemon::DaemonEvent;
+use crate::host_level::HostLevel;
 use crate::token::{self, Kind};
 
 pub(crate) use control::Command;
 use seat::{After, Seat, Shared};
+use stage::Stage;
 
 /// Events taken from the poll in one turn.
 const EVENTS_PER_TURN: usize = 1024;
@@ -41,10 +43,12 @@ pub(crate) struct Worker {
     index: usize,
     poll: Poll,
     inbox: Receiver<Command>,
-    host: Option<Arc<Level>>,
+    host: Option<Arc<HostLevel>>,
+    /// When it last computed the shares, while the host level is flagged.
+    shared: Option<Instant>,
     listener: Option<Sender<DaemonEvent>>,
     pool: ChunkPool,
-    scratch: Vec<u8>,
+    stage: Stage,
     budgets: Vec<Option<BudgetSeat>>,
     seats: Vec<Option<Seat>>,
     /// Whom to run in the next turn, each once.
@@ -54,12 +58,15 @@ pub(crate) struct Worker {
     deadlines: BTreeSet<(Instant, u16)>,
     /// Some container's frames are captured: files are flushed before each wait.
     captures: bool,
+    /// Somebody rang: there are commands, or room came back at the host level.
+    called: bool,
     stop: bool,
 }
 
 #[derive(Debug)]
 struct BudgetSeat {
     name: String,
+    weight: u32,
     budget: Budget,
     /// Seats by member.
     members: Vec<Option<u16>>,
@@ -74,26 +81,31 @@ struct BudgetSeat {
 impl Worker {
     pub(crate) fn new(
         index: usize,
-        host: Option<Arc<Level>>,
+        host: Option<Arc<HostLevel>>,
         inbox: Receiver<Command>,
         listener: Option<Sender<DaemonEvent>>,
-    ) -> io::Result<(Self, Waker)> {
+    ) -> io::Result<(Self, Arc<Waker>)> {
         let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), token::WAKER)?;
+        let waker = Arc::new(Waker::new(poll.registry(), token::WAKER)?);
+        if let Some(host) = &host {
+            host.join(Arc::clone(&waker));
+        }
         let worker = Self {
             index,
             poll,
             inbox,
             host,
+            shared: None,
             listener,
             pool: ChunkPool::new(),
-            scratch: vec![0; SCRATCH_BYTES],
+            stage: Stage::new(),
             budgets: Vec::new(),
             seats: Vec::new(),
             active: Vec::new(),
             touched: Vec::new(),
             deadlines: BTreeSet::new(),
             captures: false,
+            called: false,
             stop: false,
         };
         Ok((worker, waker))
@@ -108,14 +120,14 @@ impl Worker {
                 break;
             }
             let now = clock::now();
-            let mut called = false;
+            self.called = false;
             for event in &events {
-                called |= self.on_event(event);
+                self.called |= self.on_event(event);
             }
             self.activate_due(now);
             self.pass(now);
             self.wake(now);
-            if called {
+            if self.called {
                 self.on_commands(now);
             }
         }
@@ -123,7 +135,7 @@ impl Worker {
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        let timeout = if self.active.is_empty() {
+        let timeout = if self.active.is_empty() && self.touched.is_empty() {
             if self.captures {
                 self.seats.iter_mut().flatten().for_each(|seat| seat.tap.flush_capture());
             }
@@ -203,8 +215,8 @@ impl Worker {
             if !std::mem::replace(&mut owner.touched, true) {
                 self.touched.push(seat.budget);
             }
-            let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
-            let after = seat.turn(&mut owner.budget, &mut Shared { now, pool, scratch });
+            let (pool, stage) = (&mut self.pool, &mut self.stage);
+            let after = seat.turn(&mut owner.budget, &mut Shared { now, pool, stage, ahead: true });
             let before = std::mem::replace(&mut cpu, clock::thread_cpu_ns());
             seat.cpu_ns += cpu.saturating_sub(before);
             self.reschedule(index);
@@ -233,22 +245,32 @@ impl Worker {
 
     /// Whom memory came back for runs now, not in the next turn (pressure model B9).
     fn wake(&mut self, now: Instant) {
-        if self.host.is_some() {
+        if let Some(host) = &self.host {
+            let owners = self.budgets.iter().flatten();
+            let usage = || owners.map(|owner| owner.usage_and_weight(now)).collect();
             // Memory given back by one budget may be what another one waits for.
-            self.touched = (0..self.budgets.len()).collect();
+            if host.on_turn(self.index, &mut self.shared, usage, now) || self.called {
+                self.touched = (0..self.budgets.len()).collect();
+            }
         }
         let touched = std::mem::take(&mut self.touched);
+        let mut left_over = true;
         for _ in 0..WAKE_PASSES {
             let woken: BTreeSet<u16> =
                 touched.iter().flat_map(|budget| self.wake_waiters(*budget, now)).collect();
             if woken.is_empty() {
+                left_over = false;
                 break;
             }
             woken.into_iter().for_each(|index| self.run_woken(index, now));
         }
         for index in touched {
             let Some(owner) = &mut self.budgets[index] else { continue };
-            owner.touched = false;
+            // Who could not be woken in this turn is asked for in the next one, which then does not wait.
+            owner.touched = left_over;
+            if left_over {
+                self.touched.push(index);
+            }
             while let Some(event) = owner.budget.poll_event() {
                 owner.log(event, now);
             }
@@ -275,8 +297,9 @@ impl Worker {
         let Some(seat) = &mut self.seats[usize::from(index)] else { return };
         let Some(owner) = &mut self.budgets[seat.budget] else { return };
         let before = clock::thread_cpu_ns();
-        let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
-        let again = seat.stack_turn(&mut owner.budget, &mut Shared { now, pool, scratch });
+        let (pool, stage) = (&mut self.pool, &mut self.stage);
+        let again =
+            seat.stack_turn(&mut owner.budget, &mut Shared { now, pool, stage, ahead: true });
         seat.cpu_ns += clock::thread_cpu_ns().saturating_sub(before);
         self.reschedule(index);
         // A listener may have waited for the room, too.
@@ -301,6 +324,10 @@ impl Worker {
 }
 
 impl BudgetSeat {
+    fn usage_and_weight(&self, now: Instant) -> (u64, u32) {
+        (self.budget.meter_stats(now).usage_bytes / PAGE_SIZE, self.weight)
+    }
+
     /// At most one line in `LOG_EVERY`, with what was left out before it.
     fn log(&mut self, event: Event, now: Instant) {
         if self.logged.is_some_and(|at| now.since(at) < LOG_EVERY) {
@@ -311,14 +338,21 @@ impl BudgetSeat {
         let left_out = std::mem::take(&mut self.unlogged);
         let name = &self.name;
         match event {
-            Event::PressureEnter { .. } => log::info!("budget {name}: under pressure (+{left_out})"),
+            Event::PressureEnter { .. } => {
+                log::info!("budget {name}: under pressure (+{left_out})");
+            }
             Event::PressureLeave { after_ms, .. } => {
                 log::info!("budget {name}: pressure over after {after_ms} ms (+{left_out})");
             }
             Event::AdmissionDenied { member, .. } => {
-                log::warn!("budget {name}: no room for a new flow of member {} (+{left_out})", member.0);
+                log::warn!(
+                    "budget {name}: no room for a new flow of member {} (+{left_out})",
+                    member.0
+                );
             }
-            Event::HardRefused { .. } => log::info!("budget {name}: at its hard limit (+{left_out})"),
+            Event::HardRefused { .. } => {
+                log::info!("budget {name}: at its hard limit (+{left_out})");
+            }
         }
     }
 }

@@ -10,11 +10,11 @@ use skbudget_controller::{Budget, Instant, Ledger, Refusal};
 use smoltcp::wire::Icmpv4DstUnreachable;
 
 use super::{Container, as_gateway};
-use crate::config::NoRoute;
+use crate::config::{HOST_FLOOR, NoRoute};
 use crate::counters::Stat;
 use crate::flow::{Flow, HostSide};
 use crate::ingress;
-use crate::io::{Ctx, FlowId, HostCaps};
+use crate::io::{Ctx, FlowId};
 use crate::parked::Parking;
 use crate::segment::{Segment, Tuple};
 use crate::seq::Seq;
@@ -36,37 +36,33 @@ impl Container {
             }
         };
         // First come, first served: nobody overtakes those who wait.
-        if self.parked.len() > 0 {
-            return self.park(cx, tuple, syn);
+        if self.parked.len() > 0 || !self.open_passive(cx, tuple, to, syn) {
+            self.park(cx, tuple, syn);
         }
-        self.open_passive(cx, tuple, to, syn);
     }
 
+    /// False: no room.
     fn open_passive(
         &mut self,
         cx: &mut Ctx<'_>,
         tuple: Tuple,
         to: SocketAddrV4,
         syn: &Segment<'_>,
-    ) {
-        let Ok((id, ledger)) = self.reserve(cx) else { return self.park(cx, tuple, syn) };
+    ) -> bool {
+        let Ok((id, ledger)) = self.reserve(cx) else { return false };
         let (iss, ts_offset) = self.initial(&tuple, cx.now);
         let tcb = Tcb::passive(self.link(cx.budget), iss, ts_offset, syn, cx.now);
-        let caps = self.floor_caps();
-        let mut flow = Flow::new(id, tuple, tcb, HostSide::new(to, caps, false), ledger, cx.now);
+        let side = HostSide::new(to, HOST_FLOOR, false);
+        let mut flow = Flow::new(id, tuple, tcb, side, ledger, cx.now);
         self.stats.add(Stat::PassiveOpens);
-        match cx.host.connect(id, to, caps) {
+        match cx.host.connect(id, to, HOST_FLOOR) {
             Ok(()) => {
                 self.mark(&mut flow);
                 self.flows.insert(flow);
             }
-            Err(e) => {
-                self.flows.insert(flow);
-                if let Some(flow) = self.flows.take(id.index) {
-                    self.host_connect_failed(cx, flow, e);
-                }
-            }
+            Err(e) => self.host_connect_failed(cx, flow, e),
         }
+        true
     }
 
     /// A place in the table and the whole reservation, or nothing.
@@ -109,12 +105,18 @@ impl Container {
         }
     }
 
-    /// Parked SYNs whose memory came back, in the order in which they were woken.
+    /// Parked SYNs whose memory came back, in the order in which they were woken. The first that still finds no room
+    /// ends it: those behind it wait on in their order.
     pub(super) fn admit_woken(&mut self, cx: &mut Ctx<'_>) {
+        let mut room = true;
         for id in std::mem::take(&mut self.woken) {
-            let Some(syn) = self.parked.take(id) else { continue };
-            if let Ok(to) = self.config.route(syn.tuple.remote) {
-                self.open_passive(cx, syn.tuple, to, &syn.segment());
+            let Some(syn) = self.parked.get(id) else { continue };
+            let to = self.config.route(syn.tuple.remote);
+            room = room && to.is_ok_and(|to| self.open_passive(cx, syn.tuple, to, &syn.segment()));
+            if room {
+                self.parked.take(id);
+            } else {
+                cx.budget.wait(self.parked_key(id).0, self.config.sizes.total());
             }
         }
     }
@@ -132,7 +134,7 @@ impl Container {
         let (id, ledger) = self.reserve(cx).ok()?;
         let (iss, ts_offset) = self.initial(&tuple, cx.now);
         let tcb = Tcb::active(self.link(cx.budget), iss, ts_offset, cx.now);
-        let side = HostSide::new(peer, self.floor_caps(), true);
+        let side = HostSide::new(peer, HOST_FLOOR, true);
         let mut flow = Flow::new(id, tuple, tcb, side, ledger, cx.now);
         self.stats.add(Stat::ActiveOpens);
         self.mark(&mut flow);
@@ -156,15 +158,8 @@ impl Container {
             && budget.headroom() >= self.config.sizes.total()
     }
 
-    /// Caps of a host socket that did not prove fast yet, as the reservation pays for them.
-    pub fn floor_caps(&self) -> HostCaps {
-        let half = self.config.sizes.host_floor / 2;
-        HostCaps { sndbuf: half, rcvbuf: half }
-    }
-
     fn link(&self, budget: &Budget) -> Link {
-        let sock = budget.sock_limits();
-        self.config.link(sock.rmem[2], sock.wmem[2])
+        self.config.link(budget.sock_limits().wmem[2])
     }
 
     /// Initial sequence number and timestamp offset (RFC 6528: a clock of 4 microseconds plus a keyed hash of the

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use skbudget_controller::Rules;
+use skbudget_controller::{Budget, Rules};
 use smoltcp::wire::Icmpv4DstUnreachable;
 
 use super::Container;
+use crate::config::ContainerConfig;
 use crate::counters::Stat;
 use crate::flow::Flow;
 use crate::ingress;
@@ -44,7 +45,9 @@ impl Container {
             }
         }
         let before = flow.host.bytes_to_guest;
+        let unread = flow.tcb.rcv.q.unread();
         let serviced = self.move_bytes(cx, &mut flow);
+        self.bytes_to_host += unread - flow.tcb.rcv.q.unread();
         if flow.host.bytes_to_guest > before {
             self.bytes_to_guest += flow.host.bytes_to_guest - before;
             self.note_data(&mut flow, cx);
@@ -75,10 +78,18 @@ impl Container {
     fn move_bytes(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow) -> Serviced {
         let mut done = Serviced::default();
         let Flow { id, tuple, tcb, host: side, ledger, guest_done, retry_at, .. } = flow;
-        let mut mem =
-            Mem { now: cx.now, budget: cx.budget, pool: cx.pool, ledger, stats: &mut self.stats };
+        let window_max = share_of_queue(&self.config, cx.budget, self.watch.len());
+        let mut mem = Mem {
+            now: cx.now,
+            budget: cx.budget,
+            pool: cx.pool,
+            ledger,
+            stats: &mut self.stats,
+            window_max,
+        };
         if side.open {
             let mut ends = Ends { id: *id, tcb, side, host: cx.host };
+            relay::begin(&mut ends, &mut mem);
             match relay::to_host(&mut ends, &mut mem) {
                 Moved::More => done.more = true,
                 Moved::Failed(e) => done.failed = Some(e),
@@ -161,4 +172,10 @@ impl Container {
         let wait = Duration::from_millis(8 + self.rng % 193);
         flow.retry_at = Some(cx.now + wait);
     }
+}
+
+/// The windows of all active flows together fit the device queue.
+fn share_of_queue(config: &ContainerConfig, budget: &Budget, active: usize) -> u64 {
+    let share = config.queue_window() / active.max(1) as u64;
+    share.min(u64::from(budget.sock_limits().rmem[2]))
 }

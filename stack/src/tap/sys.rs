@@ -30,7 +30,9 @@ pub(super) fn open_vnet(name: &str) -> io::Result<OwnedFd> {
     // SAFETY: the kernel reads one int through the pointer.
     check(unsafe { libc::ioctl(node.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const header_len) })?;
     // SAFETY: the argument is a number, not a pointer.
-    check(unsafe { libc::ioctl(node.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(OFFLOAD)) })?;
+    check(unsafe {
+        libc::ioctl(node.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(OFFLOAD))
+    })?;
     Ok(node.into())
 }
 

@@ -267,7 +267,8 @@ impl Tcb {
         let snd = &mut self.snd;
         let flight = snd.flight();
         let acked = ack.diff(snd.una).cast_unsigned();
-        let bytes = (acked as usize - usize::from(snd.una == snd.iss)).min(snd.q.len());
+        let syn = !std::mem::replace(&mut snd.syn_acked, true);
+        let bytes = (acked as usize - usize::from(syn)).min(snd.q.len());
         snd.q.acked(bytes, mem.pool, mem.budget, mem.ledger, mem.now);
         snd.una = ack;
         snd.nxt = snd.nxt.max(ack);

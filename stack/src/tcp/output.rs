@@ -10,7 +10,7 @@ use crate::tcp::{Mem, Tcb};
 use crate::txq::PARTS_MAX;
 
 /// Frames of one flow in one turn: others get theirs before it goes on.
-const FRAMES_PER_TURN: usize = 8;
+const FRAMES_PER_TURN: usize = 4;
 /// Payload of a super-frame: what IPv4's length field leaves beside headers with all options.
 const SUPER_MAX: usize = 65_535 - 20 - 60;
 
@@ -37,7 +37,9 @@ impl Tcb {
         if self.syn_due || self.rcv.ack_now || self.rcv.moved {
             let wnd = self.rcv.wnd();
             out.short = self.rcv.advance_edge(mem.budget, mem.ledger, mem.now);
-            self.rcv.count_window(wnd, mem.budget, mem.ledger);
+            if self.state.synchronized() {
+                self.rcv.count_window(wnd, mem.budget, mem.ledger);
+            }
         }
         let sent = self.send_due(mem, emit).and_then(|()| self.send_data(mem, emit));
         match sent {
@@ -124,6 +126,7 @@ impl Tcb {
                 return Some(false);
             }
             self.send_range(self.snd.nxt, len, fin, mem, emit)?;
+            self.force_small = false;
         }
         Some(true)
     }
@@ -148,7 +151,8 @@ impl Tcb {
             return len / mss * mss;
         }
         let half = snd.wnd_max as usize / 2;
-        if flight == 0 && len > 0 && len >= half { len } else { 0 }
+        let worth = len >= half || self.force_small;
+        if flight == 0 && len > 0 && worth { len } else { 0 }
     }
 
     /// Payload bytes of one segment beside the options it carries now.
@@ -168,8 +172,7 @@ impl Tcb {
         emit: Emit<'_>,
     ) -> Option<()> {
         let again = seq.lt(self.snd.max);
-        let start = self.snd.una.max(self.snd.iss + 1);
-        let offset = seq.max(start).diff(start) as usize;
+        let offset = seq.diff(self.snd.data_start()).max(0) as usize;
         let last = offset + len == self.snd.q.len();
         let fin = fin && self.snd.fin && last;
         let flags = Flags { fin, psh: last && len > 0, ..Flags::ACK };

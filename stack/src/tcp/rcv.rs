@@ -103,9 +103,8 @@ impl Rcv {
         self.taken += n;
         if self.taken >= self.target {
             self.taken = 0;
-            if !budget.under_pressure() {
-                self.target = (self.target * 2).min(target_max.max(TARGET_INITIAL));
-            }
+            let doubled = if budget.under_pressure() { self.target } else { self.target * 2 };
+            self.target = doubled.min(target_max.max(TARGET_INITIAL));
         }
     }
 
@@ -131,7 +130,10 @@ impl Rcv {
             return false;
         }
         let field_max = u64::from(u16::MAX) << self.wscale;
-        let want = self.target.min(field_max);
+        // What the host did not take yet counts: the target bounds the whole queue, not what comes on top of it.
+        // Under pressure nothing beyond the reserve is asked for (see `Tcb::send_room`).
+        let target = if budget.under_pressure() { ledger.rmem_min() } else { self.target };
+        let want = target.saturating_sub(self.q.unread()).min(field_max);
         let nxt = self.q.nxt();
         let step = u64::from(self.mss).min(want / 2);
         if nxt + want < self.edge + step {

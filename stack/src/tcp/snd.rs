@@ -16,6 +16,8 @@ pub(crate) const TARGET_INITIAL: usize = 4 * 4032;
 pub(crate) struct Snd {
     pub(crate) q: TxQueue,
     pub(crate) iss: Seq,
+    /// Our SYN is acknowledged: SND.UNA is the queue's first byte. Asked of a flag, for ISS comes round again.
+    pub(crate) syn_acked: bool,
     pub(crate) una: Seq,
     pub(crate) nxt: Seq,
     /// Highest sequence number ever sent plus one: SND.NXT goes back on a timeout, this does not.
@@ -51,6 +53,7 @@ impl Snd {
         Self {
             q: TxQueue::default(),
             iss,
+            syn_acked: false,
             una: iss,
             nxt: iss,
             max: iss,
@@ -79,8 +82,8 @@ impl Snd {
     }
 
     /// Sequence number of the first byte in the queue.
-    fn data_start(&self) -> Seq {
-        self.una.max(self.iss + 1)
+    pub(crate) fn data_start(&self) -> Seq {
+        if self.syn_acked { self.una } else { self.iss + 1 }
     }
 
     /// Sequence number of our FIN, if the stream has ended.
@@ -129,5 +132,23 @@ impl Snd {
     /// How long the persist timer waits: the RTO, backed off, as Linux does (RFC 9293 section 3.8.6.1).
     pub(crate) fn persist_delay(&self) -> Duration {
         self.rtt.rto()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Snd;
+    use crate::seq::Seq;
+
+    #[test]
+    fn the_queue_begins_at_una_however_far_it_is_from_iss() {
+        let mut snd = Snd::new(Seq(7), 1460);
+        assert_eq!(snd.data_start(), Seq(8));
+        snd.syn_acked = true;
+        for distance in [1u32, 1 << 31, (1 << 31) + 1, u32::MAX] {
+            snd.una = snd.iss + distance;
+            snd.nxt = snd.una;
+            assert_eq!(snd.data_start(), snd.una, "{distance} bytes on");
+        }
     }
 }

@@ -66,7 +66,9 @@ impl Tcb {
         }
         if self.snd.max == self.snd.una && !syn {
             mem.stats.add(Stat::TCPWinProbe);
-            self.probe_due = true;
+            // RFC 9293 section 3.8.6.2.1: the override timer sends into a window that stays small.
+            self.force_small = self.snd.wnd > 0;
+            self.probe_due = !self.force_small;
             self.snd.timer = Some(mem.now + self.snd.persist_delay());
             return Disposition::Continue;
         }

@@ -1,5 +1,6 @@
 //! What other threads ask of a worker.
 
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use skbudget_controller::{Budget, BudgetConfig, Instant, Limits};
@@ -79,8 +80,8 @@ impl Worker {
         self.active.retain(|active| *active != index);
         let place = &mut self.budgets[seat.budget];
         if let Some(owner) = place {
-            let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
-            seat.abort(&mut owner.budget, &mut Shared { now, pool, scratch });
+            let (pool, stage) = (&mut self.pool, &mut self.stage);
+            seat.abort(&mut owner.budget, &mut Shared { now, pool, stage, ahead: true });
             let member = seat.stack.member();
             owner.budget.remove_member(member, now);
             owner.members[usize::from(member.0)] = None;
@@ -100,9 +101,12 @@ impl Worker {
         config: BudgetConfig,
         own: bool,
     ) -> Result<usize, DaemonError> {
-        let budget = Budget::new(config, self.host.clone()).map_err(DaemonError::Limits)?;
+        let level = self.host.as_ref().map(|host| Arc::clone(&host.level));
+        let weight = config.weight;
+        let budget = Budget::new(config, level).map_err(DaemonError::Limits)?;
         let seat = BudgetSeat {
             name,
+            weight,
             budget,
             members: Vec::new(),
             own,
@@ -203,7 +207,7 @@ impl Worker {
         Report {
             containers: seats.filter_map(report).collect(),
             budgets: owners().map(|owner| owner.budget.meter_stats(now).into()).collect(),
-            platform_bytes: self.scratch.len() as u64,
+            platform_bytes: self.stage.bytes() as u64,
         }
     }
 }

@@ -1,0 +1,135 @@
+//! The corners of the contract: bounded events, lost ledgers, errors of constructors.
+
+use skbudget_controller::{
+    Budget, BudgetConfig, Counter, Event, FlowSizes, Instant, Level, LevelConfig, LimitError,
+    Limits, Pressure, Rules, SockLimits,
+};
+
+const SIZES: FlowSizes =
+    FlowSizes { sock: 1536, rmem_min: 4096, wmem_min: 4096, host_floor: 32_768 };
+
+fn config(hard: u64) -> BudgetConfig {
+    BudgetConfig {
+        rules: Rules::Strict,
+        limits: Limits::from_bytes(hard, None, None).unwrap(),
+        sock: SockLimits::default(),
+        min_bytes: 0,
+        weight: 1,
+    }
+}
+
+#[test]
+fn missing_limits_follow_from_those_given() {
+    let limits = |low, soft, hard| Ok(Limits { low, soft, hard });
+    assert_eq!(Limits::from_bytes(256 << 20, None, None), limits(32_768, 43_690, 65_536));
+    assert_eq!(Limits::from_bytes(100 << 12, Some(40 << 12), None), limits(30, 40, 100));
+    assert_eq!(Limits::from_bytes(100 << 12, Some(90 << 12), None), limits(50, 90, 100));
+    assert_eq!(Limits::from_bytes(8191, Some(4096), Some(0)), limits(0, 1, 1));
+    assert!(matches!(Limits::from_bytes(4095, None, None), Err(LimitError::TooSmall { .. })));
+    assert!(matches!(
+        Limits::from_bytes(1 << 20, Some(2 << 20), None),
+        Err(LimitError::Disorder { low: _, soft: 512, hard: 256 })
+    ));
+    let small = Limits::from_bytes(65_536, None, None).unwrap();
+    assert_eq!(small.fits_one(&SIZES, 0), Ok(()));
+    let least = Err(LimitError::TooSmall { hard_bytes: 65_536, least_bytes: 173_568 });
+    assert_eq!(small.fits_one(&SIZES, 131_072), least);
+}
+
+#[test]
+fn constructors_refuse() {
+    let new = |config, parent| Budget::new(config, parent).map(|_| ());
+    let base = config(1 << 20);
+    assert_eq!(new(BudgetConfig { weight: 0, ..base }, None), Err(LimitError::ZeroWeight));
+    let limits = Limits { low: 2, soft: 1, hard: 3 };
+    let disorder = Err(LimitError::Disorder { low: 2, soft: 1, hard: 3 });
+    assert_eq!(new(BudgetConfig { limits, ..base }, None), disorder);
+    let above = Err(LimitError::MinAboveHard { min_bytes: 2 << 20, hard_bytes: 1 << 20 });
+    assert_eq!(new(BudgetConfig { min_bytes: 2 << 20, ..base }, None), above);
+
+    let ten = LevelConfig { low: 10, soft: 10, hard: 10 };
+    let host = Level::new(ten, None).unwrap();
+    let min_bytes = 11 * 4096;
+    let unfit = Err(LimitError::MinDoesNotFit { min_bytes, room_bytes: 40_960 });
+    assert_eq!(new(BudgetConfig { min_bytes, ..base }, Some(host.clone())), unfit);
+    assert_eq!(host.usage(), 0);
+
+    let group = Level::new(ten, Some(host)).unwrap();
+    let inner = Level::new(ten, Some(group)).unwrap();
+    assert!(matches!(Level::new(ten, Some(inner.clone())), Err(LimitError::TooDeep)));
+    assert_eq!(new(base, Some(inner)), Ok(()), "three levels and the container are four");
+}
+
+#[test]
+fn events_are_bounded_and_the_lost_are_counted() {
+    let mut budget = Budget::new(config(1 << 20), None).unwrap();
+    let member = budget.add_member(0).unwrap();
+    for _ in 0..300 {
+        budget.count(member, Counter::AdmissionDenied, 1);
+    }
+    let counters = budget.member_stats(member).counters;
+    assert_eq!(counters[Counter::AdmissionDenied as usize], 300);
+    assert_eq!(counters[Counter::EventsLost as usize], 300 - 256);
+    let denied = Event::AdmissionDenied { member, at: Instant(0) };
+    assert_eq!(std::iter::from_fn(|| budget.poll_event()).filter(|e| *e == denied).count(), 256);
+}
+
+#[test]
+fn one_hard_event_for_a_run_of_refusals() {
+    let mut budget = Budget::new(config(45_056), None).unwrap();
+    let member = budget.add_member(0).unwrap();
+    let now = Instant::from_millis(3);
+    let mut flow = budget.admit(member, &SIZES, now).unwrap();
+    budget.establish(&mut flow, now).unwrap();
+    let opened = [0; 5].map(|_| budget.rx_open(&mut flow, 9, now));
+    assert_eq!(opened, [1, 0, 0, 0, 0], "the reserve's slot, then nothing");
+    assert_eq!(budget.meter_stats(now).pressure, Pressure::Hard);
+    let events: Vec<Event> = std::iter::from_fn(|| budget.poll_event()).collect();
+    assert_eq!(events, [Event::HardRefused { at: now }]);
+    budget.release(flow, now);
+}
+
+#[test]
+fn seats_are_used_again() {
+    let mut budget = Budget::new(config(1 << 20), None).unwrap();
+    let first = budget.add_member(4096).unwrap();
+    let second = budget.add_member(0).unwrap();
+    budget.count(first, Counter::PruneCalled, 3);
+    budget.remove_member(first, Instant(0));
+    assert_eq!(budget.add_member(0), Ok(first));
+    assert_eq!(budget.member_stats(first).counters[Counter::PruneCalled as usize], 0);
+    assert_ne!(first, second);
+    assert_eq!(budget.meter_stats(Instant(0)).usage_bytes, 0);
+}
+
+#[test]
+#[cfg(debug_assertions)]
+#[should_panic(expected = "dropped without release")]
+fn a_lost_ledger_is_loud() {
+    let mut budget = Budget::new(config(1 << 20), None).unwrap();
+    let member = budget.add_member(0).unwrap();
+    drop(budget.admit(member, &SIZES, Instant(0)));
+}
+
+#[test]
+fn many_wait_and_leave_in_any_order() {
+    let mut budget = Budget::new(config(45_056), None).unwrap();
+    let member = budget.add_member(0).unwrap();
+    let mut flow = budget.admit(member, &SIZES, Instant(0)).unwrap();
+    budget.establish(&mut flow, Instant(0)).unwrap();
+    assert_eq!(budget.tx_grant(&mut flow, 9, Instant(0)), 1);
+    for key in 0..1000_u64 {
+        budget.wait(key * 0x1_0000_0001, 40_000);
+    }
+    for key in (0..1000_u64).filter(|key| key % 3 != 0) {
+        budget.forget(key * 0x1_0000_0001);
+    }
+    assert_eq!(budget.waiting(), 334);
+    assert_eq!(budget.poll_wake(Instant(0)), None);
+    budget.release(flow, Instant(0));
+    let woken: Vec<u64> = std::iter::from_fn(|| budget.poll_wake(Instant(0))).collect();
+    let expected: Vec<u64> =
+        (0..1000).filter(|key| key % 3 == 0).map(|key| key * 0x1_0000_0001).collect();
+    assert_eq!(woken, expected, "all, oldest first");
+    assert_eq!(budget.waiting(), 0);
+}

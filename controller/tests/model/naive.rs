@@ -1,0 +1,267 @@
+//! The strict rules once more, with no running sums: every number is computed from the flows when
+//! it is asked for.
+
+use skbudget_controller::{FlowSizes, LevelConfig, Limits, MemberStats};
+
+pub(crate) const CHUNK: u64 = 4096;
+pub(crate) const SIZES: FlowSizes =
+    FlowSizes { sock: 1536, rmem_min: 8192, wmem_min: 4096, host_floor: 6912 };
+
+pub(crate) fn pg(bytes: u64) -> u64 {
+    bytes.div_ceil(4096)
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Flow {
+    pub(crate) budget: usize,
+    pub(crate) member: usize,
+    pub(crate) established: bool,
+    pub(crate) idle: bool,
+    pub(crate) rmem: u64,
+    pub(crate) ofo: u64,
+    pub(crate) credit: u64,
+    pub(crate) wmem: u64,
+    pub(crate) host: u64,
+}
+
+impl Flow {
+    pub(crate) fn rmin(&self) -> u64 {
+        if self.established { u64::from(SIZES.rmem_min) } else { 0 }
+    }
+    pub(crate) fn wmin(&self) -> u64 {
+        if self.established { u64::from(SIZES.wmem_min) } else { 0 }
+    }
+    pub(crate) fn rx(&self) -> u64 {
+        self.rmin().max((self.rmem + self.ofo + self.credit) * CHUNK)
+    }
+    pub(crate) fn tx(&self) -> u64 {
+        self.wmin().max(self.wmem * CHUNK)
+    }
+    pub(crate) fn held(&self) -> u64 {
+        u64::from(SIZES.sock) + self.rx() + self.tx() + self.host
+    }
+    pub(crate) fn floor(&self) -> u64 {
+        let host = if self.established { u64::from(SIZES.host_floor) } else { 0 };
+        u64::from(SIZES.sock) + self.rmin() + self.wmin() + host
+    }
+    pub(crate) fn elastic(&self) -> u64 {
+        self.held() - self.floor()
+    }
+    pub(crate) fn idle_credit(&self) -> u64 {
+        if self.idle { (self.credit * CHUNK).min(self.rx() - self.rmin()) } else { 0 }
+    }
+    pub(crate) fn active(&self) -> bool {
+        self.elastic() > 0 && !self.idle
+    }
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Member {
+    pub(crate) dev: u64,
+    pub(crate) udp: u64,
+    pub(crate) compact: u64,
+}
+
+#[derive(Clone)]
+pub(crate) struct Domain {
+    pub(crate) parent: Option<usize>,
+    pub(crate) limits: Limits,
+    pub(crate) min: u64,
+    pub(crate) weight: u64,
+    pub(crate) members: Vec<Member>,
+    pub(crate) flag: bool,
+    pub(crate) since: u64,
+    pub(crate) flagged_ns: u64,
+    pub(crate) max_eff: u64,
+}
+
+#[derive(Clone)]
+pub(crate) struct Group {
+    pub(crate) parent: Option<usize>,
+    pub(crate) limits: LevelConfig,
+    pub(crate) share: u64,
+    pub(crate) flag: bool,
+    pub(crate) max_eff: u64,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Naive {
+    pub(crate) flows: Vec<Option<Flow>>,
+    pub(crate) domains: Vec<Domain>,
+    pub(crate) groups: Vec<Group>,
+    pub(crate) now: u64,
+}
+
+impl Naive {
+    // ---- sums ----
+
+    pub(crate) fn flows_of(&self, domain: usize) -> impl Iterator<Item = &Flow> {
+        self.flows.iter().flatten().filter(move |flow| flow.budget == domain)
+    }
+    pub(crate) fn fixed(&self, domain: usize) -> u64 {
+        let small: u64 = self.domains[domain].members.iter().map(|m| m.dev + m.compact).sum();
+        small + self.flows_of(domain).map(Flow::floor).sum::<u64>()
+    }
+    pub(crate) fn udp(&self, domain: usize) -> u64 {
+        self.domains[domain].members.iter().map(|m| m.udp).sum()
+    }
+    pub(crate) fn bytes(&self, domain: usize) -> u64 {
+        let elastic: u64 = self.flows_of(domain).map(Flow::elastic).sum();
+        self.fixed(domain) + self.udp(domain) + elastic
+    }
+    pub(crate) fn usage(&self, domain: usize) -> u64 {
+        pg(self.bytes(domain))
+    }
+    pub(crate) fn idle(&self, domain: usize) -> u64 {
+        self.flows_of(domain).map(Flow::idle_credit).sum::<u64>() / CHUNK
+    }
+    pub(crate) fn active(&self, domain: usize) -> u64 {
+        self.flows_of(domain).filter(|flow| flow.active()).count() as u64
+    }
+    pub(crate) fn half_open(&self, domain: usize) -> u64 {
+        let half = self.flows_of(domain).filter(|flow| !flow.established);
+        half.count() as u64 * u64::from(SIZES.sock)
+    }
+    /// E, pages.
+    pub(crate) fn room(&self, domain: usize) -> u64 {
+        self.domains[domain].limits.hard.saturating_sub(pg(self.fixed(domain)))
+    }
+
+    pub(crate) fn chain(&self, domain: usize) -> Vec<usize> {
+        let mut levels = Vec::new();
+        let mut at = self.domains[domain].parent;
+        while let Some(level) = at {
+            levels.push(level);
+            at = self.groups[level].parent;
+        }
+        levels
+    }
+    fn below(&self, level: usize) -> impl Iterator<Item = usize> {
+        (0..self.domains.len()).filter(move |domain| self.chain(*domain).contains(&level))
+    }
+    pub(crate) fn level_usage(&self, level: usize) -> u64 {
+        self.below(level).map(|d| self.usage(d).max(self.domains[d].min)).sum()
+    }
+    pub(crate) fn level_fixed(&self, level: usize) -> u64 {
+        self.below(level).map(|d| pg(self.fixed(d)).max(self.domains[d].min)).sum()
+    }
+    pub(crate) fn level_idle(&self, level: usize) -> u64 {
+        let calm = |d: usize| (pg(self.fixed(d)) + self.idle(d)).max(self.domains[d].min);
+        self.below(level).map(calm).sum::<u64>() - self.level_fixed(level)
+    }
+
+    // ---- answers ----
+
+    /// Whether domain may go from what it holds to `bytes`, by hard limits and the levels' shares.
+    pub(crate) fn chain_ok(&self, domain: usize, bytes: u64) -> bool {
+        let d = &self.domains[domain];
+        let (before, after) = (self.usage(domain), pg(bytes));
+        if after == before {
+            return true;
+        }
+        if after > d.limits.hard {
+            return false;
+        }
+        let up = after.max(d.min) - before.max(d.min);
+        up == 0 || self.levels_ok(&self.chain(domain), (before.max(d.min), d.weight), up)
+    }
+
+    pub(crate) fn levels_ok(&self, chain: &[usize], child: (u64, u64), up: u64) -> bool {
+        let mut child = child;
+        chain.iter().all(|&level| {
+            let group = &self.groups[level];
+            let usage = self.level_usage(level);
+            let fair = !group.flag || child.0 + up <= group.share.saturating_mul(child.1);
+            child = (usage, 1);
+            fair && usage + up <= group.limits.hard
+        })
+    }
+
+    /// Under the domain's own pressure: whether `flow` may hold this much elastic memory.
+    pub(crate) fn fair(&self, flow: &Flow, elastic: u64) -> bool {
+        let d = flow.budget;
+        let active = self.active(d) + u64::from(!flow.active());
+        !self.domains[d].flag
+            || u128::from(self.room(d)) * 4096 > u128::from(active) * u128::from(elastic)
+    }
+
+    /// The most of `want` chunks that may be charged on top of `flow`, `unused` of them from its
+    /// reserve.
+    pub(crate) fn grant(&self, at: usize, want: u64, unused: u64) -> u64 {
+        let flow = self.flows[at].as_ref().unwrap();
+        let fits = |k: &u64| {
+            let more = k.saturating_sub(unused) * CHUNK;
+            more == 0
+                || self.chain_ok(flow.budget, self.bytes(flow.budget) + more)
+                    && self.fair(flow, flow.elastic() + more)
+        };
+        (0..=want).rev().find(fits).unwrap_or(0)
+    }
+
+    pub(crate) fn pressure(&self, domain: usize) -> bool {
+        let d = &self.domains[domain];
+        let mut child = (self.usage(domain), d.weight);
+        d.flag
+            || self.chain(domain).iter().any(|&level| {
+                let group = &self.groups[level];
+                let over = child.0 > group.share.saturating_mul(child.1);
+                child = (self.level_usage(level), 1);
+                group.flag && over && self.usage(domain) > d.min
+            })
+    }
+
+    // ---- flags ----
+
+    /// The soft test everywhere; the effective maxima follow.
+    pub(crate) fn settle(&mut self) {
+        for domain in 0..self.domains.len() {
+            let fixed = pg(self.fixed(domain));
+            let elastic = self.usage(domain) - fixed - self.idle(domain);
+            let (usage, room, now) = (self.usage(domain), self.room(domain), self.now);
+            let d = &mut self.domains[domain];
+            let Limits { low, soft, hard } = d.limits;
+            let was = d.flag;
+            d.flag = flag(d.flag, elastic, room, (low, soft, hard));
+            match (was, d.flag) {
+                (false, true) => d.since = now,
+                (true, false) => d.flagged_ns += now - d.since,
+                _ => {}
+            }
+            assert!(usage <= d.max_eff, "domain {domain} above its effective maximum");
+            d.max_eff = hard.max(d.max_eff.min(usage));
+        }
+        for level in 0..self.groups.len() {
+            let (usage, fixed) = (self.level_usage(level), self.level_fixed(level));
+            let elastic = usage.saturating_sub(fixed).saturating_sub(self.level_idle(level));
+            let group = &mut self.groups[level];
+            let LevelConfig { low, soft, hard } = group.limits;
+            let room = hard.saturating_sub(fixed);
+            group.flag = flag(group.flag, elastic, room, (low, soft, hard));
+            assert!(usage <= group.max_eff, "level {level} above its effective maximum");
+            group.max_eff = hard.max(group.max_eff.min(usage));
+        }
+    }
+
+    pub(crate) fn member_stats(&self, domain: usize, member: usize) -> MemberStats {
+        let of = &self.domains[domain].members[member];
+        let mut stats = MemberStats { dev: of.dev, udp: of.udp, ..MemberStats::default() };
+        stats.sock = of.compact;
+        for flow in self.flows_of(domain).filter(|flow| flow.member == member) {
+            stats.rmem += flow.rmem * CHUNK;
+            stats.ofo += flow.ofo * CHUNK;
+            stats.credit += flow.credit * CHUNK;
+            stats.wmem += flow.wmem * CHUNK;
+            stats.host += flow.host;
+            stats.sock += u64::from(SIZES.sock);
+            stats.flows += 1;
+            stats.reserve += flow.rx() - (flow.rmem + flow.ofo + flow.credit) * CHUNK;
+            stats.reserve += flow.tx() - flow.wmem * CHUNK;
+        }
+        stats
+    }
+}
+
+fn flag(was: bool, elastic: u64, room: u64, (low, soft, hard): (u64, u64, u64)) -> bool {
+    let scaled = elastic * hard;
+    if was { scaled > room * low } else { scaled > room * soft }
+}

@@ -1,0 +1,412 @@
+//! Strict rules: two or three budgets under two groups and a host. `strict_ops.rs` has the operations
+//! whose answers the model predicts.
+
+use std::sync::Arc;
+
+use skbudget_controller::{
+    Budget, BudgetConfig, Counter, Event, Instant, Ledger, Level, LevelConfig, Limits, MemberId,
+    MemberStats, Rules, RxKind, SockLimits,
+};
+
+use crate::naive::{Domain, Group, Member, Naive, SIZES, pg};
+use crate::rng::Rng;
+
+#[derive(Debug, Clone, Copy)]
+enum Op {
+    Admit { budget: usize, member: usize },
+    Establish(usize),
+    Release(usize),
+    Open(usize, u64),
+    Fill(usize, u64, RxKind),
+    Settle(usize, u64),
+    Free(usize, u64),
+    Prune(usize, u64),
+    Close(usize, u64),
+    Grant(usize, u64),
+    TxFree(usize, u64),
+    HostRaise(usize, u64),
+    HostLower(usize, u64),
+    Idle(usize, bool),
+    Transfer(usize, usize, u64),
+    Udp { budget: usize, member: usize, bytes: u64 },
+    UdpGone { budget: usize, member: usize },
+    Compact { budget: usize, member: usize },
+    CompactGone { budget: usize, member: usize },
+    Limits { budget: usize, hard: u64 },
+    Min { budget: usize, pages: u64 },
+    Level { level: usize, hard: u64 },
+    Share { level: usize, bound: bool },
+    Move { budget: usize, to: Option<usize> },
+    Wait { budget: usize, key: u64, need: u64 },
+    Wake { budget: usize },
+    Advance { ms: u64 },
+}
+
+pub(crate) struct World {
+    pub(crate) rng: Rng,
+    pub(crate) naive: Naive,
+    pub(crate) levels: Vec<Arc<Level>>,
+    pub(crate) budgets: Vec<Budget>,
+    pub(crate) ledgers: Vec<Option<Ledger>>,
+    pub(crate) enters: Vec<u64>,
+    pub(crate) last: Vec<Option<Event>>,
+    pub(crate) log: Vec<String>,
+}
+
+fn scaled(hard: u64, rng: &mut Rng) -> (u64, u64) {
+    let soft = hard * rng.pick(&[1, 2, 3]) / 4;
+    (soft * rng.pick(&[1, 2, 4]) / 4, soft)
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let mut naive = Naive::default();
+        let mut levels: Vec<Arc<Level>> = Vec::new();
+        for parent in [None, Some(0), Some(0)] {
+            let hard = 60 + rng.below(if parent.is_none() { 300 } else { 160 });
+            let (low, soft) = scaled(hard, &mut rng);
+            let limits = LevelConfig { low, soft, hard };
+            let above = parent.map(|p: usize| levels[p].clone());
+            levels.push(Level::new(limits, above).unwrap());
+            naive.groups.push(Group {
+                parent,
+                limits,
+                share: u64::MAX,
+                flag: false,
+                max_eff: hard,
+            });
+        }
+        let mut budgets = Vec::new();
+        for _ in 0..2 + rng.below(2) {
+            let hard = 30 + rng.below(120);
+            let (low, soft) = scaled(hard, &mut rng);
+            let parent = rng.pick(&[None, Some(0), Some(1), Some(1), Some(2)]);
+            let weight = 1 + rng.below(3);
+            let limits = Limits { low, soft, hard };
+            let config = BudgetConfig {
+                rules: Rules::Strict,
+                limits,
+                sock: SockLimits::default(),
+                min_bytes: 0,
+                weight: weight as u32,
+            };
+            let mut budget = Budget::new(config, parent.map(|p| levels[p].clone())).unwrap();
+            let mut domain = Domain {
+                parent,
+                limits,
+                min: 0,
+                weight,
+                members: Vec::new(),
+                flag: false,
+                since: 0,
+                flagged_ns: 0,
+                max_eff: hard,
+            };
+            for _ in 0..1 + rng.below(2) {
+                let dev = rng.below(3) * 2048;
+                if budget.add_member(dev).is_ok() {
+                    domain.members.push(Member { dev, ..Member::default() });
+                }
+            }
+            budgets.push(budget);
+            naive.domains.push(domain);
+        }
+        naive.settle();
+        let count = budgets.len();
+        Self {
+            rng,
+            naive,
+            levels,
+            budgets,
+            ledgers: Vec::new(),
+            enters: vec![0; count],
+            last: vec![None; count],
+            log: Vec::new(),
+        }
+    }
+
+    pub(crate) fn run(mut self, ops: usize) -> Vec<String> {
+        for at in 0..ops {
+            let Some(op) = self.choose() else { continue };
+            let answer = self.apply(op);
+            self.naive.settle();
+            self.log.push(format!("{at} {op:?} -> {answer}"));
+            self.check(&format!("op {at} {op:?} -> {answer}"));
+        }
+        self.finish();
+        core::mem::take(&mut self.log)
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        Instant(self.naive.now)
+    }
+
+    fn choose(&mut self) -> Option<Op> {
+        let live: Vec<usize> =
+            (0..self.ledgers.len()).filter(|at| self.ledgers[*at].is_some()).collect();
+        let rng = &mut self.rng;
+        let budget = rng.below(self.budgets.len() as u64) as usize;
+        let members = self.naive.domains[budget].members.len() as u64;
+        let member = rng.below(members) as usize;
+        let level = rng.below(3) as usize;
+        let roll = rng.below(100);
+        if roll < 14 {
+            return (members > 0 && live.len() < 14).then_some(Op::Admit { budget, member });
+        }
+        if roll < 30 && members > 0 {
+            return Some(match rng.below(16) {
+                0..=2 => Op::Udp { budget, member, bytes: rng.below(9000) },
+                3 => Op::UdpGone { budget, member },
+                4 => Op::Compact { budget, member },
+                5 => Op::CompactGone { budget, member },
+                6 => Op::Limits { budget, hard: 10 + rng.below(140) },
+                7 => Op::Min { budget, pages: rng.below(60) },
+                8 => Op::Level { level, hard: 30 + rng.below(250) },
+                9 | 10 => Op::Share { level, bound: rng.below(4) > 0 },
+                11 => Op::Move { budget, to: rng.pick(&[None, Some(0), Some(1), Some(2)]) },
+                12 => Op::Wait { budget, key: rng.below(6), need: 1 + rng.below(20_000) },
+                13 => Op::Wake { budget },
+                _ => Op::Advance { ms: rng.below(50) },
+            });
+        }
+        if live.is_empty() {
+            return None;
+        }
+        let at = rng.pick(&live);
+        let flow = self.naive.flows[at].as_ref().unwrap();
+        let n = 1 + rng.below(rng_size(roll));
+        Some(match roll {
+            30..=37 => Op::Establish(at),
+            38..=40 => Op::Release(at),
+            41..=52 => Op::Open(at, n),
+            53..=60 => Op::Fill(at, n, RxKind::InOrder),
+            61..=64 => Op::Fill(at, n, RxKind::Ofo),
+            65..=66 => Op::Settle(at, n.min(flow.ofo)),
+            67..=71 => Op::Free(at, n.min(flow.rmem)),
+            72..=73 => Op::Prune(at, n.min(flow.ofo)),
+            74..=75 => Op::Close(at, n),
+            76..=84 => Op::Grant(at, n),
+            85..=89 => Op::TxFree(at, n.min(flow.wmem)),
+            90..=91 => Op::HostRaise(at, n * 1500),
+            92 => Op::HostLower(at, n * 3000),
+            93..=95 => Op::Idle(at, rng.below(3) > 0),
+            _ => Op::Transfer(at, rng.pick(&live), n),
+        })
+    }
+
+    fn apply(&mut self, op: Op) -> u64 {
+        match op {
+            Op::Admit { budget, member } => self.admit(budget, member),
+            Op::Establish(at) => self.establish(at),
+            Op::Release(at) => self.release(at),
+            Op::Open(at, n) => self.open(at, n),
+            Op::Fill(at, n, kind) => self.fill(at, n, kind),
+            Op::Settle(at, n) => self.shrink(
+                at,
+                |b, l, _| b.rx_settle(l, n as u32),
+                |f| {
+                    f.ofo -= n;
+                    f.rmem += n;
+                },
+            ),
+            Op::Free(at, n) => {
+                self.shrink(at, |b, l, now| b.rx_free(l, n as u32, now), |f| f.rmem -= n)
+            }
+            Op::Prune(at, n) => self.shrink(
+                at,
+                |b, l, now| b.rx_prune(l, n as u32, now),
+                |f| {
+                    f.ofo -= n;
+                    f.credit += n;
+                },
+            ),
+            Op::Close(at, n) => self.close(at, n),
+            Op::Grant(at, n) => self.grant(at, n),
+            Op::TxFree(at, n) => {
+                self.shrink(at, |b, l, now| b.tx_free(l, n as u32, now), |f| f.wmem -= n)
+            }
+            Op::HostRaise(at, bytes) => self.host_raise(at, bytes),
+            Op::HostLower(at, bytes) => self.shrink(
+                at,
+                |b, l, now| b.host_lower(l, bytes, now),
+                |f| {
+                    let floor = if f.established { u64::from(SIZES.host_floor) } else { 0 };
+                    f.host = (f.host.max(bytes) - bytes).max(floor.min(f.host));
+                },
+            ),
+            Op::Idle(at, idle) => {
+                self.shrink(at, |b, l, now| b.set_idle(l, idle, now), |f| f.idle = idle)
+            }
+            Op::Transfer(from, to, n) => self.transfer(from, to, n),
+            _ => self.apply_small(op),
+        }
+    }
+
+    /// Operations that are not a flow's.
+    fn apply_small(&mut self, op: Op) -> u64 {
+        let now = self.now();
+        match op {
+            Op::Udp { budget, member, bytes } => {
+                let domain = &self.naive.domains[budget];
+                let small = self.naive.udp(budget) + bytes <= domain.limits.hard * 4096 / 8;
+                let ok = small && self.naive.chain_ok(budget, self.naive.bytes(budget) + bytes);
+                let id = MemberId(member as u16);
+                assert_eq!(self.budgets[budget].charge_udp(id, bytes, now), ok);
+                self.naive.domains[budget].members[member].udp += if ok { bytes } else { 0 };
+                u64::from(ok)
+            }
+            Op::UdpGone { budget, member } => {
+                let bytes = core::mem::take(&mut self.naive.domains[budget].members[member].udp);
+                self.budgets[budget].uncharge_udp(MemberId(member as u16), bytes, now);
+                bytes
+            }
+            Op::Compact { budget, member } => {
+                let ok = self.naive.chain_ok(budget, self.naive.bytes(budget) + 64);
+                let id = MemberId(member as u16);
+                assert_eq!(self.budgets[budget].charge_compact(id, 64, now), ok);
+                self.naive.domains[budget].members[member].compact += if ok { 64 } else { 0 };
+                u64::from(ok)
+            }
+            Op::CompactGone { budget, member } => {
+                let of = &mut self.naive.domains[budget].members[member];
+                let bytes = core::mem::take(&mut of.compact);
+                self.budgets[budget].uncharge_compact(MemberId(member as u16), bytes, now);
+                bytes
+            }
+            Op::Limits { budget, hard } => {
+                let (low, soft) = scaled(hard, &mut self.rng);
+                let limits = Limits { low, soft, hard };
+                self.budgets[budget].set_limits(limits, now);
+                let usage = self.naive.usage(budget);
+                let domain = &mut self.naive.domains[budget];
+                (domain.limits, domain.max_eff) = (limits, hard.max(usage));
+                hard
+            }
+            Op::Min { budget, pages } => self.set_min(budget, pages),
+            Op::Level { level, hard } => {
+                let (low, soft) = scaled(hard, &mut self.rng);
+                let limits = LevelConfig { low, soft, hard };
+                self.levels[level].set_limits(limits).unwrap();
+                let usage = self.naive.level_usage(level);
+                let group = &mut self.naive.groups[level];
+                (group.limits, group.max_eff) = (limits, hard.max(usage));
+                hard
+            }
+            Op::Share { level, bound } => self.share(level, bound),
+            Op::Move { budget, to } => self.move_budget(budget, to),
+            Op::Wait { budget, key, need } => {
+                self.budgets[budget].wait(key, need);
+                need
+            }
+            Op::Wake { budget } => {
+                let woken = self.budgets[budget].poll_wake(now);
+                woken.unwrap_or(u64::MAX)
+            }
+            Op::Advance { ms } => {
+                self.naive.now += ms * 1_000_000;
+                self.naive.now
+            }
+            _ => unreachable!("a flow's operation"),
+        }
+    }
+
+    // ---- after every operation ----
+
+    fn check(&mut self, what: &str) {
+        let now = self.now();
+        for at in 0..self.budgets.len() {
+            let (naive, budget) = (&self.naive, &self.budgets[at]);
+            let domain = &naive.domains[at];
+            let meter = budget.meter_stats(now);
+            assert_eq!(meter.usage_bytes, naive.usage(at) * 4096, "{what}: usage of {at}");
+            assert_eq!(meter.hard_effective_bytes, Some(domain.max_eff * 4096), "{what}");
+            let current = if domain.flag { naive.now - domain.since } else { 0 };
+            assert_eq!(meter.pressure_ns, domain.flagged_ns + current, "{what}: time of {at}");
+            assert_eq!(budget.under_pressure(), naive.pressure(at), "{what}: pressure of {at}");
+            let mut sum = 0;
+            let mut enters = 0;
+            for member in 0..domain.members.len() {
+                let seen = budget.member_stats(MemberId(member as u16));
+                enters += seen.counters[Counter::TCPMemoryPressures as usize];
+                let expected = naive.member_stats(at, member);
+                let seen = MemberStats { counters: expected.counters, ..seen };
+                assert_eq!(seen, expected, "{what}: member {member} of {at}");
+                let MemberStats { rmem, ofo, credit, wmem, fwd, reserve, .. } = seen;
+                sum += rmem + ofo + credit + wmem + fwd + reserve;
+                sum += seen.udp + seen.sock + seen.host + seen.dev;
+            }
+            assert_eq!(pg(sum), naive.usage(at), "{what}: the categories of {at} sum up");
+            let room = budget.headroom();
+            let bytes = naive.bytes(at);
+            assert!(naive.chain_ok(at, bytes + room), "{what}: headroom of {at}");
+            assert!(room == 0 || !naive.chain_ok(at, bytes + room + 1), "{what}: headroom");
+            self.check_events(at, enters, what);
+        }
+        for (at, level) in self.levels.iter().enumerate() {
+            let (stats, naive) = (level.stats(), &self.naive);
+            let seen = (stats.usage, stats.fixed, stats.idle, stats.pressure);
+            let flag = naive.groups[at].flag;
+            let sums = (naive.level_usage(at), naive.level_fixed(at), naive.level_idle(at), flag);
+            assert_eq!(seen, sums, "{what}: level {at}: usage, fixed, idle, flag");
+            assert_eq!(stats.hard_effective, naive.groups[at].max_eff, "{what}: level {at}");
+        }
+    }
+
+    /// Enter and leave alternate, and the flag is what the last of them says.
+    fn check_events(&mut self, at: usize, enters: u64, what: &str) {
+        while let Some(event) = self.budgets[at].poll_event() {
+            self.log.push(format!("{at} {event:?}"));
+            match event {
+                Event::PressureEnter { .. } => {
+                    assert!(!matches!(self.last[at], Some(Event::PressureEnter { .. })), "{what}");
+                    self.enters[at] += 1;
+                }
+                Event::PressureLeave { .. } => {
+                    assert!(matches!(self.last[at], Some(Event::PressureEnter { .. })), "{what}");
+                }
+                Event::AdmissionDenied { .. } | Event::HardRefused { .. } => continue,
+            }
+            self.last[at] = Some(event);
+        }
+        if !self.naive.domains[at].members.is_empty() {
+            assert_eq!(self.enters[at], enters, "{what}: counted and announced");
+        }
+        let flag = matches!(self.last[at], Some(Event::PressureEnter { .. }));
+        assert_eq!(flag, self.naive.domains[at].flag, "{what}: flag of {at}");
+    }
+
+    /// All zero after the last one goes.
+    fn finish(&mut self) {
+        let now = self.now();
+        for at in 0..self.ledgers.len() {
+            if self.ledgers[at].is_some() {
+                self.release(at);
+            }
+        }
+        for at in 0..self.budgets.len() {
+            for member in 0..self.naive.domains[at].members.len() {
+                self.budgets[at].remove_member(MemberId(member as u16), now);
+            }
+            assert_eq!(self.budgets[at].meter_stats(now).usage_bytes, 0);
+        }
+        self.budgets.clear();
+        for level in &self.levels {
+            let stats = level.stats();
+            assert_eq!((stats.usage, stats.fixed, stats.idle), (0, 0, 0));
+        }
+    }
+}
+
+impl Drop for World {
+    /// A failed assertion is what matters then, not the ledgers it left behind.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            core::mem::forget(core::mem::take(&mut self.ledgers));
+        }
+    }
+}
+
+fn rng_size(roll: u64) -> u64 {
+    if roll.is_multiple_of(3) { 40 } else { 6 }
+}

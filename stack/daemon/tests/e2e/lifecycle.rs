@@ -1,0 +1,186 @@
+//! Exit codes, signals, and that nothing is left behind.
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::Command;
+
+use crate::support::{
+    BINARY, Running, TempFile, netns_in_use, process_with, script, signal_pid, skbudget, succeed,
+    text, unique, until,
+};
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn the_commands_code_comes_back() {
+    for code in [0, 1, 7, 125, 255] {
+        let output = script(&[], &format!("exit {code}"));
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
+    }
+    assert_eq!(script(&[], "kill -KILL $$").status.code(), Some(128 + 9));
+    assert_eq!(script(&[], "kill -TERM $$").status.code(), Some(128 + 15));
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn the_container_sees_its_network_and_its_processes_only() {
+    let output = script(
+        &["--mtu", "1500", "--hard", "16MiB"],
+        "ip addr; ip route; echo pid $$; ls /proc | grep -c '^[0-9]'",
+    );
+    let said = succeed(&output);
+    for expected in [
+        "inet 10.0.2.100/24",
+        "mtu 1500",
+        "qlen 32",
+        "default via 10.0.2.2 dev tap0",
+        "inet 127.0.0.1/8",
+    ] {
+        assert!(said.contains(expected), "{expected:?} in {said}");
+    }
+    let pid = said.lines().find_map(|line| line.strip_prefix("pid ")).unwrap();
+    assert!(pid.parse::<u32>().unwrap() < 10, "{said}");
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn the_command_starts_with_the_callers_limits_signals_and_descriptors() {
+    // Of the signals only those a program can ignore: the C library plays with 32 and above.
+    let look = "ulimit -n; ulimit -Hn; grep -oE '^Sig(Blk|Ign)|[0-9a-f]{7}$' /proc/self/status; ls /proc/self/fd";
+    // In a pipe each time: the shell that looks is started the same way outside and inside.
+    let outer =
+        format!("ulimit -n 321; bash -c \"$0\" | cat; echo; {BINARY} run -- bash -c \"$0\" | cat");
+    let output = Command::new("bash").args(["-c", &outer, look]).output().unwrap();
+    let said = succeed(&output);
+    let (outside, inside) = said.trim().split_once("\n\n").unwrap();
+    assert!(outside.starts_with("321\n321\n"), "{said}");
+    assert_eq!(inside, outside);
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn signals_reach_the_command_and_its_code_comes_back() {
+    for (signal, code) in [("TERM", 3), ("INT", 4), ("HUP", 5), ("QUIT", 6), ("USR1", 7)] {
+        let handler =
+            format!("trap 'exit {code}' {signal}; echo ready; while :; do sleep 0.01; done");
+        let mut running = Running::start(&[], &handler);
+        running.signal(signal);
+        assert_eq!(running.wait().code(), Some(code), "{signal}");
+    }
+    let mut running = Running::start(&[], "echo ready; exec sleep 1000");
+    running.signal("TERM");
+    assert_eq!(running.wait().code(), Some(128 + 15));
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn orphans_are_reaped_and_end_with_the_command() {
+    let marker = unique("77777.");
+    // An orphan that ends is reaped: no zombie with its name remains; one that stays does not outlive the command.
+    let output = script(
+        &[],
+        &format!(
+            "(sleep 0.01 &); (exec -a {marker} sleep 1000 &); sleep 0.3; ps ax -o stat | grep -c ^Z; exit 9"
+        ),
+    );
+    assert_eq!(output.status.code(), Some(9));
+    assert_eq!(text(&output.stdout).trim(), "0");
+    assert!(!process_with(&marker));
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn sigkill_leaves_nothing() {
+    let name = unique("killed");
+    let before = devices();
+    let line = "readlink /proc/self/ns/net; exec -a MARK sleep 1000".replace("MARK", &name);
+    let mut running = Running::start(&["--name", &name], &line);
+    assert!(netns_in_use(&running.line) && process_with(&name));
+    running.signal("KILL");
+    running.wait();
+    // The kernel takes processes down one after the other.
+    until(|| !process_with(&name) && !netns_in_use(&running.line));
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+    assert!(!sockets.contains(&name));
+    assert_eq!(devices(), before);
+    succeed(&script(&["--name", &name], "true"));
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn the_sandbox_killed_is_a_failure_and_takes_all_along() {
+    let name = unique("sandbox");
+    let line = "echo $PPID; exec -a MARK sleep 1000".replace("MARK", &name);
+    let mut running = Running::start(&["--name", &name], &line);
+    let children = format!("/proc/{0}/task/{0}/children", running.child.id());
+    let sandbox = fs::read_to_string(children).unwrap().trim().parse().unwrap();
+    signal_pid(sandbox, "KILL");
+    assert_eq!(running.wait().code(), Some(1));
+    until(|| !process_with(&name));
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn a_name_in_use_is_refused_while_it_is() {
+    let name = unique("taken");
+    let mut running = Running::start(&["--name", &name], "echo ready; exec sleep 1000");
+    let output = script(&["--name", &name], "true");
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text(&output.stderr).contains("in use"));
+    running.signal("TERM");
+    running.wait();
+    succeed(&script(&["--name", &name], "true"));
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn a_port_in_use_cannot_be_published() {
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let publish = format!("{}:80", held.local_addr().unwrap());
+    let output = script(&["-p", &publish], "true");
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text(&output.stderr).contains("--publish"));
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn stats_file_and_capture_are_written() {
+    let (stats, pcap) = (TempFile::new("stats"), TempFile::new("pcap"));
+    let options =
+        ["--hard", "16MiB", "--stats-file", stats.path(), "--pcap", pcap.path(), "--name", "st"];
+    succeed(&script(&options, "exec 3<>/dev/tcp/10.0.2.2/1; true"));
+    let json: serde_json::Value = serde_json::from_slice(&fs::read(&stats.0).unwrap()).unwrap();
+    assert_eq!(json["schema"], "skbudget.stats/1");
+    let container = &json["containers"][0];
+    assert_eq!((&container["name"], &container["hard_bytes"]), (&"st".into(), &(16 << 20).into()));
+    let categories =
+        ["rmem", "ofo", "credit", "wmem", "fwd", "reserve", "udp", "sock", "host", "dev"];
+    let value = |name: &str| container[format!("{name}_bytes")].as_u64().unwrap();
+    let sum: u64 = categories.map(value).iter().sum();
+    assert!(value("usage") >= sum && value("usage") - sum < 4096 * 64, "{container}");
+    assert!(container["counters"]["AdmissionDenied"].is_u64());
+
+    let bytes = fs::read(&pcap.0).unwrap();
+    assert_eq!(bytes[..4], 0xa1b2_3c4d_u32.to_le_bytes());
+    assert!(bytes.len() > 24 + 16 + 54, "at least one frame");
+    if let Ok(output) = Command::new("tcpdump").args(["-nr", pcap.path()]).output() {
+        assert!(text(&output.stdout).contains("10.0.2.2.1: Flags [S]"), "{}", text(&output.stdout));
+    }
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn a_file_that_cannot_be_written_is_named() {
+    for key in ["--stats-file", "--pcap"] {
+        let output = skbudget(&[key, "/no/such/folder/file"]).arg("true").output().unwrap();
+        assert_eq!(output.status.code(), Some(125));
+        assert!(text(&output.stderr).contains(key));
+    }
+}
+
+/// Of this namespace.
+fn devices() -> Vec<String> {
+    let all = fs::read_dir("/sys/class/net").unwrap();
+    let mut names: Vec<_> = all.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}

@@ -1,0 +1,68 @@
+//! As an ordinary user. The machine's own tun node stays as it is: a private mount namespace has one that this user may
+//! open.
+
+use std::process::{Command, Output, Stdio};
+
+use crate::support::{BINARY, TempFile, echo, process_with, serve, succeed, text, unique};
+
+const USER: &str = "65534";
+
+/// Runs `skbudget run ARGS` as an ordinary user, with or without access to a tun node.
+fn as_user(access: bool, args: &str) -> Output {
+    let node = TempFile::new("tun-node");
+    let binary = TempFile::new("skbudget-copy");
+    // The build folder may be closed to that user.
+    std::fs::copy(BINARY, &binary.0).unwrap();
+    let mode = if access { "666" } else { "600" };
+    let script = format!(
+        "set -e; mknod -m {mode} {node} c 10 200; mount --bind {node} /dev/net/tun; \
+         exec setpriv --reuid={USER} --regid={USER} --clear-groups {binary} run {args}",
+        node = node.path(),
+        binary = binary.path(),
+    );
+    Command::new("unshare")
+        .args(["-m", "bash", "-c", &script])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn a_user_with_access_to_tun_is_root_in_the_container() {
+    let output = as_user(true, "-- bash -c 'id -u; ip addr show tap0; ls /proc | grep -c ^[0-9]'");
+    let said = succeed(&output);
+    assert!(said.starts_with("0\n"), "{said}");
+    assert!(said.contains("10.0.2.100/24"), "{said}");
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn a_user_reaches_the_hosts_loopback() {
+    let (port, server) = serve(1, echo);
+    let args = format!(
+        "-- bash -c 'exec 3<>/dev/tcp/10.0.2.2/{port}; echo hello >&3; head -n1 <&3; exec 3>&-'"
+    );
+    assert_eq!(succeed(&as_user(true, &args)), "hello\n");
+    assert_eq!(server.join().unwrap(), [6]);
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn a_user_without_access_is_told_what_to_do() {
+    let output = as_user(false, "-- true");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{said}");
+    for expected in ["/dev/net/tun", "not root", "run as root"] {
+        assert!(said.contains(expected), "{expected:?} in {said}");
+    }
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn nothing_of_a_user_stays_either() {
+    let marker = unique("88888.");
+    let args = format!("-- bash -c '(exec -a {marker} sleep 1000 &); exit 4'");
+    assert_eq!(as_user(true, &args).status.code(), Some(4));
+    assert!(!process_with(&marker));
+}

@@ -1,0 +1,189 @@
+//! Starting the binary, servers for it to talk to, and looking for what it left behind.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::{self, JoinHandle};
+
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_skbudget");
+
+/// `skbudget run` with options; the command follows with `--`.
+pub(crate) fn skbudget(options: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command.arg("run").args(options).arg("--").stdin(Stdio::null());
+    command
+}
+
+/// Runs a bash script in a container.
+pub(crate) fn script(options: &[&str], script: &str) -> Output {
+    skbudget(options).args(["bash", "-c", script]).output().unwrap()
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The output, if it ended well.
+#[track_caller]
+pub(crate) fn succeed(output: &Output) -> String {
+    assert!(output.status.success(), "{:?}: {}", output.status, text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// A name or file name no other test uses.
+pub(crate) fn unique(what: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{what}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A file that goes with the test.
+#[derive(Debug)]
+pub(crate) struct TempFile(pub(crate) PathBuf);
+
+impl TempFile {
+    pub(crate) fn new(what: &str) -> Self {
+        Self(std::env::temp_dir().join(unique(what)))
+    }
+    pub(crate) fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// A container that runs until it is told to end: its command printed one line.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    pub(crate) line: String,
+}
+
+impl Running {
+    pub(crate) fn start(options: &[&str], script: &str) -> Self {
+        let command = &mut skbudget(options);
+        Self::spawn(command.args(["bash", "-c", script]))
+    }
+
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { child, line: line.trim().to_owned() }
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        signal_pid(self.child.id(), signal);
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn signal_pid(pid: u32, signal: &str) {
+    let status = Command::new("kill").args(["-s", signal, &pid.to_string()]).status();
+    assert!(status.unwrap().success());
+}
+
+/// What every process of this machine says in `/proc/PID/<file>`.
+fn of_all_processes(read: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    let pids =
+        fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().into_string().ok());
+    pids.filter(|pid| pid.bytes().all(|b| b.is_ascii_digit()))
+        .filter_map(|pid| read(&pid))
+        .collect()
+}
+
+/// Some process has this in its arguments.
+pub(crate) fn process_with(argument: &str) -> bool {
+    let all = of_all_processes(|pid| {
+        let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        Some(text(&bytes))
+    });
+    all.iter().any(|line| line.contains(argument))
+}
+
+/// Some process is in this network namespace, written as `net:[4026531840]`.
+pub(crate) fn netns_in_use(netns: &str) -> bool {
+    let all = of_all_processes(|pid| {
+        let link = fs::read_link(format!("/proc/{pid}/ns/net")).ok()?;
+        link.into_os_string().into_string().ok()
+    });
+    all.iter().any(|link| link == netns)
+}
+
+/// Polls until it holds; a test that would wait for ever is ended by who runs it.
+pub(crate) fn until(mut holds: impl FnMut() -> bool) {
+    while !holds() {
+        thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+/// A server on the loopback that serves `connections` and then ends.
+pub(crate) fn serve<T: Send + 'static>(
+    connections: usize,
+    handle: impl Fn(TcpStream) -> T + Send + 'static,
+) -> (u16, JoinHandle<Vec<T>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serve = move || (0..connections).map(|_| handle(listener.accept().unwrap().0)).collect();
+    (port, thread::spawn(serve))
+}
+
+/// Sends back what arrives until its end.
+pub(crate) fn echo(mut stream: TcpStream) -> u64 {
+    let mut from = stream.try_clone().unwrap();
+    let n = std::io::copy(&mut from, &mut stream).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    n
+}
+
+/// `len` bytes, different everywhere.
+pub(crate) fn pattern(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// As sha256sum prints it.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    let mut child =
+        Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(bytes).unwrap();
+    let out = child.wait_with_output().unwrap().stdout;
+    text(&out).split_whitespace().next().unwrap().to_owned()
+}
+
+/// Everything a server on `addr` says.
+pub(crate) fn fetch(addr: SocketAddr) -> std::io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(addr)?;
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all)?;
+    Ok(all)
+}
+
+/// A port nobody listens on right now.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}

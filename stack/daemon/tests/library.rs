@@ -1,0 +1,197 @@
+//! The daemon as a library: several containers, budgets of their own and shared, a meter above them, their end.
+//! Containers are namespaces that threads of the test enter: `cargo test -p skbudget --test library -- --ignored`.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc;
+use std::thread;
+
+use skbudget::attach::{self, GuestNet};
+use skbudget::stats::ContainerReport;
+use skbudget::{BudgetRef, ContainerSpec, Daemon, DaemonConfig, DaemonError, DaemonEvent, Publish};
+use skbudget_controller::{BudgetConfig, LevelConfig, Limits, Rules, SockLimits};
+use skbudget_stack::ContainerConfig;
+
+const HARD: u64 = 4 << 20;
+
+fn budget(hard: u64) -> BudgetConfig {
+    BudgetConfig {
+        rules: Rules::Strict,
+        limits: Limits::from_bytes(hard, None, None).unwrap(),
+        sock: SockLimits::default(),
+        min_bytes: 0,
+        weight: 100,
+    }
+}
+
+/// A namespace and what a daemon needs to serve it.
+fn container(name: &str, budget: BudgetRef) -> (OwnedFd, ContainerSpec) {
+    let config = ContainerConfig::new(1500, true, Some(HARD), [1, 2]);
+    let netns = attach::create_netns().unwrap();
+    let tap = attach::tap_into(netns.as_fd(), &GuestNet::from(&config)).unwrap();
+    let name = name.to_owned();
+    let spec =
+        ContainerSpec { name, tap, config, budget, publish: Vec::new(), outbound_addr: None };
+    (netns, spec)
+}
+
+/// Connections from the namespace to the host's loopback.
+fn connect(netns: &OwnedFd, port: u16, n: usize) -> Vec<TcpStream> {
+    let gateway = SocketAddr::from((Ipv4Addr::new(10, 0, 2, 2), port));
+    let connect = || (0..n).map(|_| TcpStream::connect(gateway).unwrap()).collect();
+    attach::run_in(netns.as_fd(), connect).unwrap()
+}
+
+fn report(daemon: &Daemon, name: &str) -> ContainerReport {
+    let all = daemon.stats(true).unwrap().containers;
+    all.into_iter().find(|container| container.name == name).unwrap()
+}
+
+/// A listener whose connections wait to be accepted, or are echoed.
+fn listener() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+#[track_caller]
+fn echoes(client: &mut TcpStream, server: &mut TcpStream) {
+    let mut bytes = [0; 5];
+    client.write_all(b"hello").unwrap();
+    server.read_exact(&mut bytes).unwrap();
+    server.write_all(&bytes).unwrap();
+    client.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"hello");
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn containers_with_budgets_of_their_own_and_shared() {
+    let host = LevelConfig { low: 4096, soft: 6144, hard: 8192 };
+    let config = DaemonConfig { workers: 2, host: Some(host), events: None };
+    let daemon = Daemon::new(config).unwrap();
+    let pool = daemon.add_budget("pool", budget(2 * HARD)).unwrap();
+    let (listener, port) = listener();
+    let mut all = Vec::new();
+    for (name, budget) in [
+        ("a", BudgetRef::Own(budget(HARD))),
+        ("b", BudgetRef::Shared(pool)),
+        ("c", BudgetRef::Shared(pool)),
+    ] {
+        let (netns, spec) = container(name, budget);
+        daemon.add_container(spec).unwrap();
+        let mut client = connect(&netns, port, 1).remove(0);
+        let mut server = listener.accept().unwrap().0;
+        echoes(&mut client, &mut server);
+        all.push((netns, client, server));
+    }
+    let stats = daemon.stats(false).unwrap();
+    let budgets: Vec<_> = stats.containers.iter().map(|c| c.budget.as_str()).collect();
+    assert_eq!(budgets, ["a", "pool", "pool"]);
+    assert!(stats.containers.iter().all(|c| c.flows == 1 && c.bytes_from_guest >= 5));
+    assert_eq!(stats.host.hard_bytes, Some(8192 * 4096));
+    let usage = stats.containers[0].meter.usage_bytes + stats.containers[1].meter.usage_bytes;
+    assert_eq!(stats.host.usage_bytes, usage);
+    // One ends: the other member of its pool does not notice, and its share comes back.
+    daemon.remove("b").unwrap();
+    let (_, client, server) = &mut all[2];
+    echoes(client, server);
+    let left = daemon.stats(false).unwrap();
+    assert!(left.host.usage_bytes < usage, "{left:?}");
+    assert_eq!(left.containers.len(), 2);
+    daemon.shutdown().unwrap();
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn a_name_is_taken_until_its_container_ends_by_itself() {
+    let (events, happened) = mpsc::channel();
+    let config = DaemonConfig { events: Some(events), ..DaemonConfig::default() };
+    let daemon = Daemon::new(config).unwrap();
+    let own = || BudgetRef::Own(budget(HARD));
+    let (netns, spec) = container("one", own());
+    daemon.add_container(spec).unwrap();
+    let (_other, spec) = container("one", own());
+    assert!(matches!(daemon.add_container(spec), Err(DaemonError::NameInUse(_))));
+    assert!(matches!(daemon.remove("two"), Err(DaemonError::NoSuchContainer(_))));
+
+    let (listener, port) = listener();
+    let client = connect(&netns, port, 1);
+    let mut server = listener.accept().unwrap().0;
+    // The namespace's last reference: sockets hold it, too.
+    drop((client, netns));
+    assert_eq!(happened.recv().unwrap(), DaemonEvent::ContainerEnded { name: "one".to_owned() });
+    let _ = server.read(&mut [0; 1]);
+    let stats = daemon.stats(false).unwrap();
+    assert!(stats.containers.is_empty());
+    assert_eq!(stats.host.usage_bytes, 0);
+    let (_netns, spec) = container("one", own());
+    daemon.add_container(spec).unwrap();
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn hard_is_hard_and_covers_what_the_kernel_holds() {
+    let daemon = Daemon::new(DaemonConfig::default()).unwrap();
+    let (netns, spec) = container("hog", BudgetRef::Own(budget(HARD)));
+    daemon.add_container(spec).unwrap();
+    let (listener, port) = listener();
+    // Nobody reads: everything on the way fills up.
+    let clients = connect(&netns, port, 40);
+    let servers: Vec<_> = (0..40).map(|_| listener.accept().unwrap().0).collect();
+    let writers: Vec<_> = clients
+        .into_iter()
+        .map(|mut client| {
+            thread::spawn(move || {
+                let chunk = vec![7; 1 << 20];
+                let n = (0..2).map(|_| client.write(&chunk).unwrap()).sum::<usize>();
+                client.shutdown(Shutdown::Write).unwrap();
+                n
+            })
+        })
+        .collect();
+    for _ in 0..100 {
+        let hog = report(&daemon, "hog");
+        assert!(hog.meter.max_usage_bytes <= HARD, "{hog:?}");
+        assert!(hog.host_meminfo_bytes.unwrap() <= hog.categories.host_bytes, "{hog:?}");
+        thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let read =
+        |mut server: TcpStream| thread::spawn(move || server.read_to_end(&mut Vec::new()).unwrap());
+    let readers: Vec<_> = servers.into_iter().map(read).collect();
+    let sent: usize = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
+    let received: usize = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
+    assert_eq!(sent, received);
+    let hog = report(&daemon, "hog");
+    assert_eq!(hog.counters["AdmissionDenied"], 0);
+    assert!(hog.meter.max_usage_bytes <= HARD);
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn limits_change_live_and_published_ports_wait_for_room() {
+    let daemon = Daemon::new(DaemonConfig::default()).unwrap();
+    let (netns, mut spec) = container("web", BudgetRef::Own(budget(HARD)));
+    let publish = Publish::bind("127.0.0.1:0".parse().unwrap(), 80).unwrap();
+    let outside = publish.listener.local_addr().unwrap();
+    spec.publish.push(publish);
+    let (queue, least) =
+        (spec.config.dev_queue_bytes, ContainerConfig::least_hard_bytes(1500, true));
+    daemon.add_container(spec).unwrap();
+    let inside =
+        attach::run_in(netns.as_fd(), || TcpListener::bind("0.0.0.0:80").unwrap()).unwrap();
+
+    let mut client = TcpStream::connect(outside).unwrap();
+    let mut server = inside.accept().unwrap().0;
+    echoes(&mut client, &mut server);
+    // Room for this flow and not for another: the next client waits in the host's backlog.
+    let limits = Limits::from_bytes(queue + least / 4, None, None).unwrap();
+    daemon.set_limits("web", limits).unwrap();
+    let mut waiting = TcpStream::connect(outside).unwrap();
+    echoes(&mut client, &mut server);
+    assert_eq!(report(&daemon, "web").flows_total, 1);
+    daemon.set_limits("web", budget(HARD).limits).unwrap();
+    let mut second = inside.accept().unwrap().0;
+    echoes(&mut waiting, &mut second);
+}
