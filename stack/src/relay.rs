@@ -123,11 +123,6 @@ pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
     Moved::Done
 }
 
-/// Linux rules: `sk_stream_memory_free` says no.
-fn at_sndbuf(mem: &Mem<'_>) -> bool {
-    mem.budget.rules() == Rules::Linux && mem.ledger.wmem() >= u64::from(mem.ledger.sndbuf())
-}
-
 /// Caps a flow begins with where there is plenty: a reply of usual size fits, and so does an initial window of 10
 /// segments from a real network.
 const BEGIN_CAPS: HostCaps = HostCaps { sndbuf: 16 << 10, rcvbuf: 48 << 10 };
@@ -137,6 +132,11 @@ pub(crate) fn begin(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
     if !std::mem::replace(&mut ends.side.begun, true) {
         raise(ends, BEGIN_CAPS, mem);
     }
+}
+
+/// Linux rules: `sk_stream_memory_free` says no.
+fn at_sndbuf(mem: &Mem<'_>) -> bool {
+    mem.budget.rules() == Rules::Linux && mem.ledger.wmem() >= u64::from(mem.ledger.sndbuf())
 }
 
 /// A socket that filled up again after it had taken twice its cap is fast: its cap doubles, charged first (B10).

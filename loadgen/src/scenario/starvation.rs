@@ -46,7 +46,7 @@ fn params(target: &str) -> Params {
         (
             "guest-buffer",
             Unit::Bytes,
-            128 << 10,
+            64 << 10,
             "send and receive buffer of a guest's socket (virtual)",
         ),
         ("mtu", Unit::Count, 1500, "IP MTU"),
