@@ -53,8 +53,11 @@ const CONNECTIONS_MAX: u16 = 9_999;
 
 /// Host servers are a loopback away.
 const HOST_DELAY: Duration = Duration::from_micros(10);
-/// What is written to a TAP waits in the guest kernel's backlog: `netdev_max_backlog`.
-const BACKLOG_FRAMES: usize = 1000;
+/// Each way, as a kernel's qdisc and backlog are long: windows bound what waits in them. A short queue would have
+/// smoltcp's first socket send and the others wait, for it serves them in order whenever there is room.
+const QUEUE_FRAMES: usize = 1000;
+/// The kernel's queues are fair between flows: acknowledgements and probes do not wait behind a bulk transfer.
+const EXPRESS_MAX: usize = 1200;
 /// A container opens its connections one after the other, as a program does, with a seeded jitter as long again.
 const DIAL_EVERY_NS: u64 = 5_000;
 
@@ -130,18 +133,18 @@ fn player(
     let container = ContainerConfig::new(link.mtu, link.offload, Some(c.hard_bytes), secret);
     let guest = SmolGuest::new(&GuestConfig::new(link.mtu, link.offload, rng.next_u64()));
     let way = Duration::from_nanos(link.rtt_ns / 2).saturating_sub(HOST_DELAY);
-    let up_link = LinkConfig {
+    let cable = LinkConfig {
         delay: way,
         bits_per_second: Some(c.bits_per_second),
-        queue_frames: container.txqueuelen() as usize,
+        queue_frames: QUEUE_FRAMES,
+        express_max: EXPRESS_MAX,
         ..LinkConfig::default()
     };
-    let down_link = LinkConfig { queue_frames: BACKLOG_FRAMES, ..up_link };
     let node = world.add_container(NodeConfig {
         container,
         budget,
-        up: up_link,
-        down: down_link,
+        up: cable,
+        down: cable,
         guest: Box::new(guest),
         host,
     });
