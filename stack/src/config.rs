@@ -19,9 +19,11 @@ pub(crate) const HOST_FLOOR: HostCaps = HostCaps { sndbuf: 4608, rcvbuf: 3584 };
 const SUPER_FRAME: u64 = 64 << 10;
 /// MSS advertised with offload at any MTU: small windows stay usable, super-frames make a large one needless (B8).
 const OFFLOAD_MSS: u16 = 1460;
-const QUEUE_FRAMES_MIN: u64 = 2;
+const QUEUE_BYTES_MIN: u64 = 2 * SUPER_FRAME;
 const QUEUE_BYTES_MAX: u64 = 64 * SUPER_FRAME;
-const QUEUE_FRAMES_MAX: u64 = 1000;
+/// Frames of the device queue. Hundreds of flows say hundreds of small things at once (SYNs, ACKs, short writes), and
+/// a frame that finds the queue full is a timeout of the guest's.
+const QUEUE_FRAMES: u32 = 512;
 
 /// Everything that shapes a container's stack. Addresses default to slirp4netns'.
 #[derive(Debug, Clone)]
@@ -72,23 +74,34 @@ impl ContainerConfig {
             offload,
             host_loopback: true,
             sizes: flow_sizes(mtu, offload),
-            dev_queue_bytes: dev_queue_bytes(mtu, offload, hard_bytes.unwrap_or(u64::MAX)),
+            dev_queue_bytes: (hard_bytes.unwrap_or(u64::MAX) / 8)
+                .clamp(QUEUE_BYTES_MIN, QUEUE_BYTES_MAX)
+                .next_multiple_of(PAGE_SIZE),
             flows_max: 65_536,
             secret,
             keepalive: Duration::from_secs(7200),
         }
     }
 
-    /// Frames of the device queue (`txqueuelen`) that `dev_queue_bytes` stands for.
+    /// Frames of the device queue (`txqueuelen`).
+    ///
+    /// What stands in it is charged where it can be known: TCP data is inside an advertised window, which was charged
+    /// when it was advertised; everything else is covered by `dev_queue_bytes`. A guest that breaks the rules can pin
+    /// up to `ring_bytes` of kernel memory for as long as a turn takes: the one exception to "hard" (K10).
     pub fn txqueuelen(&self) -> u32 {
-        (self.dev_queue_bytes / frame_bytes(self.mtu, self.offload)) as u32
+        QUEUE_FRAMES
+    }
+
+    /// The most the device queue could pin: every place taken by the largest frame.
+    pub fn ring_bytes(&self) -> u64 {
+        let frame = if self.offload { SUPER_FRAME } else { u64::from(self.mtu) + 14 };
+        u64::from(QUEUE_FRAMES) * frame
     }
 
     /// The least `hard` that holds the device queue, the list of waiting SYNs and one flow; whole pages, in bytes.
     pub fn least_hard_bytes(mtu: u16, offload: bool) -> u64 {
         let fixed = LIST_BYTES + flow_sizes(mtu, offload).total();
-        let queue = QUEUE_FRAMES_MIN * frame_bytes(mtu, offload);
-        (fixed + queue).next_multiple_of(PAGE_SIZE)
+        (fixed + QUEUE_BYTES_MIN).next_multiple_of(PAGE_SIZE)
     }
 
     pub(crate) fn in_subnet(&self, ip: Ipv4Addr) -> bool {
@@ -124,9 +137,8 @@ impl ContainerConfig {
     /// Bytes of all open windows together that the device queue takes without a drop. Half of what it could hold: the
     /// guest's frames are seldom full, and its acknowledgements stand in the same queue (B12).
     pub(crate) fn queue_window(&self) -> u64 {
-        let frame =
-            if self.offload { SUPER_FRAME } else { u64::from(self.mtu.saturating_sub(40).max(1)) };
-        u64::from(self.txqueuelen()) * frame / 2
+        let frames = u64::from(QUEUE_FRAMES) * u64::from(self.mtu.saturating_sub(40).max(1));
+        if self.offload { self.dev_queue_bytes / 2 } else { frames.min(self.dev_queue_bytes) / 2 }
     }
 }
 
@@ -141,16 +153,4 @@ fn flow_sizes(mtu: u16, offload: bool) -> FlowSizes {
         wmem_min: CHUNK_SIZE as u32,
         host_floor: HOST_FLOOR.sndbuf + HOST_FLOOR.rcvbuf,
     }
-}
-
-/// Kernel memory of one queued frame: a super-frame, or a frame of the MTU with its sk_buff and slack.
-fn frame_bytes(mtu: u16, offload: bool) -> u64 {
-    if offload { SUPER_FRAME } else { u64::from(mtu) + 14 + 768 }
-}
-
-fn dev_queue_bytes(mtu: u16, offload: bool, hard: u64) -> u64 {
-    let frame = frame_bytes(mtu, offload);
-    let frames =
-        ((hard / 8).min(QUEUE_BYTES_MAX) / frame).clamp(QUEUE_FRAMES_MIN, QUEUE_FRAMES_MAX);
-    frames * frame
 }

@@ -1,5 +1,7 @@
-//! SYNs that found no room: parked, charged, answered in order as room returns (pressure model B1, H1).
+//! SYNs on their way in: every one stands here until a turn takes it, those without room until room returns
+//! (pressure model B1, H1).
 //!
+//! A turn takes a few: connect(2) is slow beside reading a frame, and the device queue must not overflow meanwhile.
 //! A SYN dropped instead would be said again after one second, then two, then four: a millisecond without memory
 //! would cost the guest a second. A parked SYN is answered in the turn in which its reservation fits. The list is
 //! charged whole when the container begins: a place on it must not depend on the memory that is missing.
@@ -12,7 +14,7 @@ use skbudget_controller::{Budget, Counter, Instant, MemberId};
 use crate::segment::{Options, Segment, Tuple};
 use crate::seq::Seq;
 
-const ENTRIES_MAX: usize = 256;
+const ENTRIES_MAX: usize = 512;
 /// Charged for the list, bytes.
 pub(crate) const LIST_BYTES: u64 = 64 * ENTRIES_MAX as u64;
 /// A guest's kernel says its SYN again after 1, 2, 4, 8 and 16 s; one that was not renewed for longer is not wanted.
@@ -26,6 +28,8 @@ pub(crate) struct ParkedSyn {
     pub(crate) wnd: u16,
     pub(crate) options: Options,
     at: Instant,
+    /// Registered with the budget: it was refused once.
+    pub(crate) waits: bool,
 }
 
 impl ParkedSyn {
@@ -44,7 +48,7 @@ impl ParkedSyn {
 /// What became of a SYN without room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Parking {
-    /// Now waiting: register this id with the budget.
+    /// On the list: to be admitted in a turn.
     Parked(u32),
     /// It waits already; renewed.
     Renewed,
@@ -55,6 +59,7 @@ pub(crate) enum Parking {
 #[derive(Debug, Default)]
 pub(crate) struct Parked {
     list: VecDeque<ParkedSyn>,
+    waiting: usize,
     next_id: u32,
 }
 
@@ -75,7 +80,6 @@ impl Parked {
             budget.count(member, Counter::AdmissionDenied, 1);
             return Parking::Denied;
         }
-        budget.count(member, Counter::AdmissionDelayed, 1);
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1);
         self.list.push_back(ParkedSyn {
@@ -85,8 +89,22 @@ impl Parked {
             wnd: syn.wnd,
             options: syn.options,
             at: now,
+            waits: false,
         });
         Parking::Parked(id)
+    }
+
+    /// Counts an entry among those that wait for memory. True the first time.
+    pub(crate) fn set_waiting(&mut self, id: u32) -> bool {
+        let Some(entry) = self.list.iter_mut().find(|e| e.id == id) else { return false };
+        let first = !std::mem::replace(&mut entry.waits, true);
+        self.waiting += usize::from(first);
+        first
+    }
+
+    /// Entries that were refused and wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
     }
 
     pub(crate) fn get(&self, id: u32) -> Option<ParkedSyn> {
@@ -95,7 +113,10 @@ impl Parked {
 
     /// Takes the entry off the list.
     pub(crate) fn take(&mut self, id: u32) {
-        self.list.retain(|e| e.id != id);
+        let Some(at) = self.list.iter().position(|e| e.id == id) else { return };
+        if let Some(entry) = self.list.remove(at) {
+            self.waiting -= usize::from(entry.waits);
+        }
     }
 
     /// The guest gave up on a tuple (RST).

@@ -71,7 +71,10 @@ impl HostSockets {
     /// What the kernel holds in their queues right now: to be compared with what is charged as `host`.
     pub(crate) fn queued_bytes(&self) -> u64 {
         let slots = self.slots.iter().flatten();
-        slots.filter_map(|slot| sys::socket_queued_bytes(slot.stream.as_fd()).ok()).sum()
+        slots
+            .filter_map(|slot| sys::socket_queued_bytes(slot.stream.as_fd()).ok())
+            .map(|(sent, received)| u64::from(sent) + u64::from(received))
+            .sum()
     }
 
     fn watch(
@@ -107,8 +110,12 @@ impl HostSockets {
     fn start(&mut self, flow: FlowId, to: SocketAddrV4, caps: HostCaps) -> Result<(), HostError> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let fd = socket::socket(AddressFamily::Inet, SockType::Stream, flags, None).map_err(map)?;
-        // Before connect: the window scale of the connection follows from the buffer at that moment.
-        set_caps(&fd, caps);
+        // The window scale follows from the buffer at the moment of connect, and only then (tcp_select_initial_window):
+        // far away it must allow for a large window, although the buffer is small until the flow proved fast. On
+        // loopback 64 KiB are many round trips' worth, and a small buffer from the first byte on keeps what the kernel
+        // holds within what is charged.
+        let far = !to.ip().is_loopback();
+        set_caps(&fd, if far { HostCaps { rcvbuf: FAR_RCVBUF, ..caps } } else { caps });
         setsockopt(&fd, sockopt::TcpNoDelay, &true).map_err(map)?;
         if let Some(ip) = self.outbound.filter(|_| !to.ip().is_loopback()) {
             setsockopt(&fd, sockopt::IpBindAddressNoPort, &true).map_err(map)?;
@@ -118,6 +125,9 @@ impl HostSockets {
         match socket::connect(fd.as_raw_fd(), &SockaddrIn::from(to)) {
             Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => {}
             Err(errno) => return Err(map(errno)),
+        }
+        if far {
+            set_caps(&fd, caps);
         }
         // Registered only now: an unconnected socket reports a hang-up.
         self.watch(flow, TcpStream::from(fd), Some(to)).map_err(|e| map_io(&e))
@@ -171,6 +181,15 @@ impl Host for HostSockets {
         }
     }
 
+    fn lower_caps(&mut self, flow: FlowId, caps: HostCaps) -> HostCaps {
+        let Ok(stream) = self.stream(flow) else { return caps };
+        set_caps(stream, caps);
+        // The kernel keeps what it holds; without an answer it is taken to hold all it may.
+        let (sent, received) =
+            sys::socket_queued_bytes(stream.as_fd()).unwrap_or((u32::MAX, u32::MAX));
+        HostCaps { sndbuf: caps.sndbuf.max(sent), rcvbuf: caps.rcvbuf.max(received) }
+    }
+
     fn close(&mut self, flow: FlowId, how: Close) {
         if self.slot(flow).is_none() {
             return;
@@ -195,6 +214,9 @@ fn retry<T>(mut op: impl FnMut() -> io::Result<T>) -> Result<T, HostError> {
         }
     }
 }
+
+/// Receive buffer at the moment of connecting to another machine.
+const FAR_RCVBUF: u32 = 4 << 20;
 
 /// Failure leaves the smaller buffer of before: what is charged is then more than what can be held, never less.
 pub(crate) fn set_caps(socket: &impl AsFd, caps: HostCaps) {

@@ -6,7 +6,7 @@
 
 use std::net::SocketAddrV4;
 
-use skbudget_controller::{Budget, Instant, Ledger, Refusal};
+use skbudget_controller::{Budget, Counter, Instant, Ledger, Refusal};
 use smoltcp::wire::Icmpv4DstUnreachable;
 
 use super::{Container, as_gateway};
@@ -20,11 +20,14 @@ use crate::segment::{Segment, Tuple};
 use crate::seq::Seq;
 use crate::tcp::{Link, Tcb};
 
+/// connect(2)s in one turn.
+const CONNECTS_PER_TURN: usize = 8;
+
 impl Container {
     /// A SYN for no flow. A parked one that is said again keeps its place.
     pub(super) fn on_syn(&mut self, cx: &mut Ctx<'_>, tuple: Tuple, syn: &Segment<'_>) {
-        let to = match self.config.route(tuple.remote) {
-            Ok(to) => to,
+        match self.config.route(tuple.remote) {
+            Ok(_) => {}
             Err(NoRoute::Refused) => return self.refuse(cx, &tuple, syn),
             Err(NoRoute::Unreachable) => {
                 if self.icmp_allowed(cx.now) {
@@ -34,10 +37,10 @@ impl Container {
                 }
                 return;
             }
-        };
-        // First come, first served: nobody overtakes those who wait.
-        if self.parked.len() > 0 || !self.open_passive(cx, tuple, to, syn) {
-            self.park(cx, tuple, syn);
+        }
+        // Taken in the next turn, first come, first served.
+        if let Parking::Parked(id) = self.parked.park(tuple, syn, cx.budget, self.member, cx.now) {
+            self.woken.push_back(id);
         }
     }
 
@@ -73,7 +76,9 @@ impl Container {
         };
         let ledger = match self.admit(cx.budget, cx.now) {
             Ok(ledger) => Ok(ledger),
-            Err(_) if self.demote(cx, self.config.sizes.total()) => self.admit(cx.budget, cx.now),
+            Err(_) if self.demote(cx, self.config.sizes.total()) || self.abort_orphan(cx) => {
+                self.admit(cx.budget, cx.now)
+            }
             Err(e) => Err(e),
         };
         match ledger {
@@ -99,26 +104,28 @@ impl Container {
         }
     }
 
-    fn park(&mut self, cx: &mut Ctx<'_>, tuple: Tuple, syn: &Segment<'_>) {
-        if let Parking::Parked(id) = self.parked.park(tuple, syn, cx.budget, self.member, cx.now) {
-            cx.budget.wait(self.parked_key(id).0, self.config.sizes.total());
-        }
-    }
-
-    /// Parked SYNs whose memory came back, in the order in which they were woken. The first that still finds no room
-    /// ends it: those behind it wait on in their order.
-    pub(super) fn admit_woken(&mut self, cx: &mut Ctx<'_>) {
+    /// SYNs that came in, and those whose memory came back, a few in a turn. Nobody overtakes those who wait, and the
+    /// first of them that still finds no room ends it. True: there are more.
+    pub(super) fn admit_some(&mut self, cx: &mut Ctx<'_>) -> bool {
         let mut room = true;
-        for id in std::mem::take(&mut self.woken) {
+        for _ in 0..CONNECTS_PER_TURN {
+            let Some(id) = self.woken.pop_front() else { break };
             let Some(syn) = self.parked.get(id) else { continue };
             let to = self.config.route(syn.tuple.remote);
-            room = room && to.is_ok_and(|to| self.open_passive(cx, syn.tuple, to, &syn.segment()));
+            let first = syn.waits || self.parked.waiting() == 0;
+            room = room
+                && first
+                && to.is_ok_and(|to| self.open_passive(cx, syn.tuple, to, &syn.segment()));
             if room {
                 self.parked.take(id);
-            } else {
-                cx.budget.wait(self.parked_key(id).0, self.config.sizes.total());
+                continue;
             }
+            if self.parked.set_waiting(id) {
+                cx.budget.count(self.member, Counter::AdmissionDelayed, 1);
+            }
+            cx.budget.wait(self.parked_key(id).0, self.config.sizes.total());
         }
+        !self.woken.is_empty()
     }
 
     /// A published port accepted a connection from `peer`: a flow towards `guest_port` of the guest begins (its SYN goes
@@ -153,7 +160,7 @@ impl Container {
 
     /// Is there room for one more accepted connection? The listener is polled only while this is true.
     pub fn can_accept(&self, budget: &Budget) -> bool {
-        self.parked.len() == 0
+        self.parked.waiting() == 0
             && self.flows.len() < self.config.flows_max
             && budget.headroom() >= self.config.sizes.total()
     }
