@@ -320,3 +320,6 @@ impl RxQueue {
         *self = Self { nxt: self.nxt, ..Self::default() };
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -160,3 +160,6 @@ fn read_into(
     }
     read(&mut parts[..count])
 }
+
+#[cfg(test)]
+mod tests;
