@@ -1,6 +1,7 @@
 //! Random operations against bytes in a map: same content, same ranges, and a ledger that says what the queue holds.
 
 use std::collections::VecDeque;
+use std::mem::ManuallyDrop;
 
 use skbudget_controller::{CHUNK_SIZE, FlowSizes, MemberId, Rules};
 
@@ -19,10 +20,10 @@ struct World {
     budget: Budget,
     member: MemberId,
     pool: ChunkPool,
-    ledger: Ledger,
+    ledger: ManuallyDrop<Ledger>,
     q: RxQueue,
     /// Another flow of the container, which takes memory and gives it back.
-    other: Ledger,
+    other: ManuallyDrop<Ledger>,
     /// Which bytes from `nxt` on are here; `nxt` is the first one missing.
     beyond: VecDeque<bool>,
     nxt: u64,
@@ -36,7 +37,8 @@ impl World {
         let mut flow = || {
             let mut ledger = budget.admit(member, &SIZES, NOW).unwrap();
             budget.establish(&mut ledger, NOW).unwrap();
-            ledger
+            // A failed assertion is not to be followed by that of a ledger dropped.
+            ManuallyDrop::new(ledger)
         };
         let (ledger, other) = (flow(), flow());
         Self {
@@ -198,8 +200,8 @@ impl World {
     fn end(mut self) {
         self.q.clear(&mut self.pool);
         assert_eq!(self.pool.live(), 0);
-        self.budget.release(self.ledger, NOW);
-        self.budget.release(self.other, NOW);
+        self.budget.release(ManuallyDrop::into_inner(self.ledger), NOW);
+        self.budget.release(ManuallyDrop::into_inner(self.other), NOW);
         assert_eq!(self.budget.meter_stats(NOW).usage_bytes, 0);
     }
 }

@@ -1,5 +1,7 @@
 //! Random operations against a vector of bytes.
 
+use std::mem::ManuallyDrop;
+
 use skbudget_controller::{CHUNK_SIZE, FlowSizes, MemberId, Rules};
 
 use super::*;
@@ -16,8 +18,8 @@ struct World {
     budget: Budget,
     member: MemberId,
     pool: ChunkPool,
-    ledger: Ledger,
-    other: Ledger,
+    ledger: ManuallyDrop<Ledger>,
+    other: ManuallyDrop<Ledger>,
     q: TxQueue,
     /// Positions of the first byte held and of the next one read.
     una: u64,
@@ -40,7 +42,8 @@ impl World {
         let mut flow = || {
             let mut ledger = budget.admit(member, &SIZES, NOW).unwrap();
             budget.establish(&mut ledger, NOW).unwrap();
-            ledger
+            // A failed assertion is not to be followed by that of a ledger dropped.
+            ManuallyDrop::new(ledger)
         };
         let (ledger, other) = (flow(), flow());
         let (pool, q) = (ChunkPool::new(), TxQueue::default());
@@ -158,8 +161,8 @@ impl World {
     fn end(mut self) {
         self.q.clear(&mut self.pool);
         assert_eq!(self.pool.live(), 0);
-        self.budget.release(self.ledger, NOW);
-        self.budget.release(self.other, NOW);
+        self.budget.release(ManuallyDrop::into_inner(self.ledger), NOW);
+        self.budget.release(ManuallyDrop::into_inner(self.other), NOW);
         assert_eq!(self.budget.meter_stats(NOW).usage_bytes, 0);
     }
 }
