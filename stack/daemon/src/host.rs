@@ -72,6 +72,12 @@ impl HostSockets {
         self.ending = true;
     }
 
+    /// All that the guest said was written, and its end.
+    pub(crate) fn is_complete(&self, flow: FlowId) -> bool {
+        let slot = self.slots.get(flow.index as usize).and_then(Option::as_ref);
+        slot.is_some_and(|slot| slot.generation == flow.generation && slot.complete)
+    }
+
     /// Sockets open.
     pub(crate) fn open(&self) -> usize {
         self.open

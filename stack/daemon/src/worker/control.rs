@@ -13,13 +13,41 @@ use crate::stats::{self, Categories, ContainerReport, Meter};
 
 #[derive(Debug)]
 pub(crate) enum Command {
-    AddBudget { name: String, config: BudgetConfig, reply: Sender<Result<BudgetId, DaemonError>> },
-    AddContainer { spec: Box<ContainerSpec>, reply: Sender<Result<(), DaemonError>> },
-    Has { name: String, reply: Sender<bool> },
-    Remove { name: String, reply: Sender<Result<(), DaemonError>> },
-    SetLimits { name: String, limits: Limits, reply: Sender<Result<(), DaemonError>> },
-    Flows { name: String, reply: Sender<Result<Vec<FlowInfo>, DaemonError>> },
-    Stats { meminfo: bool, reply: Sender<Report> },
+    AddBudget {
+        name: String,
+        config: BudgetConfig,
+        reply: Sender<Result<BudgetId, DaemonError>>,
+    },
+    AddContainer {
+        spec: Box<ContainerSpec>,
+        reply: Sender<Result<(), DaemonError>>,
+    },
+    Has {
+        name: String,
+        reply: Sender<bool>,
+    },
+    Remove {
+        name: String,
+        reply: Sender<Result<(), DaemonError>>,
+    },
+    SetLimits {
+        name: String,
+        limits: Limits,
+        reply: Sender<Result<(), DaemonError>>,
+    },
+    Flows {
+        name: String,
+        reply: Sender<Result<Vec<FlowInfo>, DaemonError>>,
+    },
+    /// Those whose guest's stream is not complete on the host's side.
+    Unsaid {
+        name: String,
+        reply: Sender<Result<Vec<FlowInfo>, DaemonError>>,
+    },
+    Stats {
+        meminfo: bool,
+        reply: Sender<Report>,
+    },
     Stop,
 }
 
@@ -56,6 +84,9 @@ impl Worker {
                 }
                 Command::Flows { name, reply } => {
                     let _ = reply.send(self.flows(&name));
+                }
+                Command::Unsaid { name, reply } => {
+                    let _ = reply.send(self.unsaid(&name));
                 }
                 Command::Stats { meminfo, reply } => {
                     let _ = reply.send(self.report(meminfo, now));
@@ -171,6 +202,13 @@ impl Worker {
         let index = self.find(name)?;
         let seat = self.seats[usize::from(index)].as_ref();
         Ok(seat.map(|seat| seat.stack.flows()).unwrap_or_default())
+    }
+
+    fn unsaid(&self, name: &str) -> Result<Vec<FlowInfo>, DaemonError> {
+        let index = self.find(name)?;
+        let Some(seat) = &self.seats[usize::from(index)] else { return Ok(Vec::new()) };
+        let flows = seat.stack.flows().into_iter();
+        Ok(flows.filter(|flow| !seat.host.is_complete(flow.id)).collect())
     }
 
     fn find(&self, name: &str) -> Result<u16, DaemonError> {
