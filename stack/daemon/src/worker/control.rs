@@ -111,8 +111,8 @@ impl Worker {
         self.active.retain(|active| *active != index);
         let place = &mut self.budgets[seat.budget];
         if let Some(owner) = place {
-            let (pool, stage) = (&mut self.pool, &mut self.stage);
-            seat.abort(&mut owner.budget, &mut Shared { now, pool, stage, ahead: true });
+            let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
+            seat.abort(&mut owner.budget, &mut Shared { now, pool, scratch });
             let member = seat.stack.member();
             owner.budget.remove_member(member, now);
             owner.members[usize::from(member.0)] = None;
@@ -245,7 +245,7 @@ impl Worker {
         Report {
             containers: seats.filter_map(report).collect(),
             budgets: owners().map(|owner| owner.budget.meter_stats(now).into()).collect(),
-            platform_bytes: self.stage.bytes() as u64,
+            platform_bytes: self.scratch.len() as u64,
         }
     }
 }
