@@ -54,6 +54,9 @@ impl Host for Sink {
     }
     fn shutdown_write(&mut self, _: FlowId) {}
     fn set_caps(&mut self, _: FlowId, _: HostCaps) {}
+    fn lower_caps(&mut self, _: FlowId, caps: HostCaps) -> HostCaps {
+        caps
+    }
     fn close(&mut self, _: FlowId, _: Close) {}
 }
 

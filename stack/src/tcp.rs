@@ -164,7 +164,7 @@ impl Tcb {
         }
         let mss = options.mss.unwrap_or(MSS_DEFAULT).max(MSS_MIN).min(self.link.segment_max);
         let ts_len = if self.ts.is_some() { 12 } else { 0 };
-        self.snd.mss = u32::from(mss.saturating_sub(ts_len).max(MSS_MIN - ts_len));
+        self.snd.mss = u32::from(mss.saturating_sub(ts_len).max(1));
         self.snd.cc = congestion::Congestion::new(self.snd.mss);
     }
 
@@ -192,8 +192,11 @@ impl Tcb {
         if !matches!(self.state, State::Established | State::CloseWait) || self.snd.fin {
             return 0;
         }
-        let target = if pressure { self.snd.target.min(PAYLOAD) } else { self.snd.target };
-        target.saturating_sub(self.snd.q.len())
+        match (pressure, self.snd.q.len()) {
+            (true, 0) => PAYLOAD,
+            (true, _) => self.snd.q.tail_room(),
+            (false, queued) => self.snd.target.saturating_sub(queued),
+        }
     }
 
     /// The host took `n` in-order bytes.

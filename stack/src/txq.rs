@@ -45,7 +45,8 @@ impl TxQueue {
         self.len
     }
 
-    fn tail_room(&self) -> usize {
+    /// Bytes that fit without another chunk.
+    pub(crate) fn tail_room(&self) -> usize {
         self.chunks.len() * PAYLOAD - self.head - self.len
     }
 
@@ -160,3 +161,6 @@ fn read_into(
     }
     read(&mut parts[..count])
 }
+
+#[cfg(test)]
+mod tests;

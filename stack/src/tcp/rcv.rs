@@ -10,8 +10,9 @@
 
 use std::time::Duration;
 
-use skbudget_controller::{Budget, Counter, Instant, Ledger, Rules};
+use skbudget_controller::{Budget, CHUNK_SIZE, Counter, Instant, Ledger, Rules};
 
+use crate::chunk::PAYLOAD;
 use crate::rxq::RxQueue;
 use crate::seq::Seq;
 
@@ -132,10 +133,15 @@ impl Rcv {
         let field_max = u64::from(u16::MAX) << self.wscale;
         // What the host did not take yet counts: the target bounds the whole queue, not what comes on top of it.
         // Under pressure nothing beyond the reserve is asked for (see `Tcb::send_room`).
-        let target = if budget.under_pressure() { ledger.rmem_min() } else { self.target };
-        let want = target.saturating_sub(self.q.unread()).min(field_max);
+        let (target, want) = if budget.under_pressure() {
+            let reserve = ledger.rmem_min() / CHUNK_SIZE;
+            (reserve * PAYLOAD as u64, self.q.room_within(reserve as usize))
+        } else {
+            (self.target, self.target.saturating_sub(self.q.unread()))
+        };
+        let want = want.min(field_max);
         let nxt = self.q.nxt();
-        let step = u64::from(self.mss).min(want / 2);
+        let step = u64::from(self.mss).min(target / 2);
         if nxt + want < self.edge + step {
             return false;
         }
