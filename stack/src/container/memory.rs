@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use skbudget_controller::{Budget, CHUNK_SIZE, Counter, MemberId, Rules};
+use skbudget_controller::{Budget, CHUNK_SIZE, Counter, Instant, MemberId, Rules};
 
 use super::Container;
 use crate::flow::Flow;
@@ -77,9 +77,9 @@ impl Container {
     pub(super) fn demote(&mut self, cx: &mut Ctx<'_>, need: u64) -> bool {
         let mut freed = 0;
         while freed < need {
-            let Some(id) = self.idle.pop_front() else { return false };
+            let Some((since, id)) = self.idle.pop_front() else { return false };
             let Some(flow) = self.flows.get_mut(id) else { continue };
-            if !flow.idle {
+            if !is_idle_since(flow, since) {
                 continue;
             }
             let slots = flow.tcb.rcv.q.close_to(0, cx.budget, &mut flow.ledger, cx.now);
@@ -123,7 +123,12 @@ impl Container {
             flow.tcb.rcv.on_idle();
             flow.tcb.snd.on_idle();
             cx.budget.set_idle(&mut flow.ledger, true, cx.now);
-            self.idle.push_back(id);
+            self.idle.push_back((flow.last_data, id));
+        }
+        if self.idle.len() > self.idle_limit {
+            let Self { idle, flows, .. } = self;
+            idle.retain(|&(since, id)| flows.get(id).is_some_and(|f| is_idle_since(f, since)));
+            self.idle_limit = 2 * self.idle.len() + 64;
         }
     }
 
@@ -140,4 +145,9 @@ impl Container {
             cx.budget.count(self.member, Counter::AdmissionDenied, 1);
         }
     }
+}
+
+/// The flow has been idle without a break since its data of that time.
+fn is_idle_since(flow: &Flow, since: Instant) -> bool {
+    flow.idle && flow.last_data == since
 }

@@ -456,6 +456,15 @@ impl World {
     }
 }
 
+impl Drop for World {
+    /// What flows hold is given back, also when a test gives up half-way.
+    fn drop(&mut self) {
+        for i in 0..self.nodes.len() {
+            self.stop(NodeId(i));
+        }
+    }
+}
+
 impl Node {
     /// Calls the container with everything it is given.
     #[expect(clippy::too_many_arguments, reason = "the fields of the world, borrowed apart")]
