@@ -26,7 +26,7 @@ fn chatting(every: Duration, until: Instant) -> (World, NodeId) {
     .unwrap();
     let budget = world.add_budget(budget);
     let mut host = SimHost::new();
-    host.serve(80..=80, Server::responder(100, 100).with_delay(Duration::from_millis(5)));
+    host.serve(80..=80, Server::responder(100, 100).with_delay(Duration::from_micros(500)));
     let mut guest = SmolGuest::new(&GuestConfig::new(1500, false, 1));
     let plan = ProbePlan {
         start: Instant::default(),
