@@ -135,7 +135,8 @@ impl Rcv {
         let target = if budget.under_pressure() { ledger.rmem_min() } else { self.target };
         let want = target.saturating_sub(self.q.unread()).min(field_max);
         let nxt = self.q.nxt();
-        let step = u64::from(self.mss).min(want / 2);
+        // Half of the target, not of what is left of it: a queue that is nearly full opens no window of a few bytes.
+        let step = u64::from(self.mss).min(target / 2);
         if nxt + want < self.edge + step {
             return false;
         }
