@@ -10,8 +10,9 @@
 
 use std::time::Duration;
 
-use skbudget_controller::{Budget, Counter, Instant, Ledger, Rules};
+use skbudget_controller::{Budget, CHUNK_SIZE, Counter, Instant, Ledger, Rules};
 
+use crate::chunk::PAYLOAD;
 use crate::rxq::RxQueue;
 use crate::seq::Seq;
 
@@ -135,7 +136,8 @@ impl Rcv {
         let field_max = u64::from(u16::MAX) << self.wscale;
         // What the host did not take yet counts: the target bounds the whole queue, not what comes on top of it.
         // Under pressure nothing beyond the reserve is asked for (see `Tcb::send_room`).
-        let target = if budget.under_pressure() { ledger.rmem_min() } else { self.target };
+        let reserve = ledger.rmem_min() / CHUNK_SIZE * PAYLOAD as u64;
+        let target = if budget.under_pressure() { reserve } else { self.target };
         let want = target.saturating_sub(self.q.unread()).min(field_max);
         let nxt = self.q.nxt();
         // Half of the target, not of what is left of it: a queue that is nearly full opens no window of a few bytes.
