@@ -59,8 +59,9 @@ pub struct Container {
     /// Entries at which the stale ones among them are looked for.
     timers_limit: usize,
     parked: Parked,
-    /// SYNs to admit: new ones, and those whose memory came back.
+    /// SYNs to admit: those whose memory came back, and new ones.
     woken: VecDeque<u32>,
+    arrived: VecDeque<u32>,
     timewait: TimeWait,
     /// Flows that had data, in the order in which they may become idle.
     watch: VecDeque<(Instant, FlowId)>,
@@ -94,6 +95,7 @@ impl Container {
             timers_limit: 0,
             parked: Parked::default(),
             woken: VecDeque::new(),
+            arrived: VecDeque::new(),
             timewait: TimeWait::new(config.secret),
             watch: VecDeque::new(),
             idle: VecDeque::new(),
@@ -393,6 +395,8 @@ impl Container {
         if std::mem::take(&mut self.fixed_charged) {
             cx.budget.uncharge_compact(self.member, LIST_BYTES, cx.now);
         }
+        self.woken.clear();
+        self.arrived.clear();
         self.timers.clear();
         self.watch.clear();
         self.idle.clear();
