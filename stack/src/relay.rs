@@ -175,10 +175,8 @@ const HOST_RCVBUF_MAX: u32 = 4 << 20;
 /// Never below what the caps are, as a limit below the floor would have it.
 fn raise(ends: &mut Ends<'_>, wanted: HostCaps, mem: &mut Mem<'_>) {
     let caps = ends.side.caps;
-    let raised = HostCaps {
-        sndbuf: wanted.sndbuf.max(caps.sndbuf),
-        rcvbuf: wanted.rcvbuf.max(caps.rcvbuf),
-    };
+    let raised =
+        HostCaps { sndbuf: wanted.sndbuf.max(caps.sndbuf), rcvbuf: wanted.rcvbuf.max(caps.rcvbuf) };
     let by = u64::from(raised.sndbuf - caps.sndbuf) + u64::from(raised.rcvbuf - caps.rcvbuf);
     if by == 0 || !affordable(mem.budget, by) || !mem.budget.host_raise(mem.ledger, by, mem.now) {
         return;
