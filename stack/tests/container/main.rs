@@ -1,9 +1,13 @@
 //! One container's stack between a scripted guest and a scripted host: what it says, and when.
 
+mod admission;
+mod close;
 mod data;
 mod handshake;
 mod loss;
 mod peer;
+mod publish;
 mod rig;
 mod window;
 mod wire;
+mod wrap;
