@@ -5,6 +5,7 @@ mod close;
 mod data;
 mod handshake;
 mod loss;
+mod malformed;
 mod peer;
 mod publish;
 mod rig;
