@@ -12,8 +12,9 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::net::SocketAddrV4;
+use std::time::Duration;
 
-use skbudget_controller::{Budget, Instant, MemberId};
+use skbudget_controller::{Budget, Counter, Instant, MemberId};
 
 use crate::config::ContainerConfig;
 use crate::counters::{Stat, Stats};
@@ -38,6 +39,9 @@ pub use memory::WakeKey;
 
 /// ICMP errors a second (Linux' icmp_msgs_per_sec).
 const ICMP_PER_SECOND: u32 = 1000;
+
+/// An orphan whose host side takes nothing for so long is reset (K11).
+const ORPHAN_WITHOUT_PROGRESS: Duration = Duration::from_secs(60);
 
 /// Bytes moved in one turn: then the device is looked at again, where the guest's ACKs wait in a short queue.
 const BYTES_PER_TURN: u64 = 1 << 20;
@@ -69,6 +73,8 @@ pub struct Container {
     idle: VecDeque<(Instant, FlowId)>,
     /// Entries at which those of flows that are idle no longer are looked for.
     idle_limit: usize,
+    /// Flows whose guest is done and whose host side has not taken everything yet, the oldest first.
+    orphans: VecDeque<FlowId>,
     fixed_charged: bool,
     /// Deterministic from the secret; only spreads retries.
     rng: u64,
@@ -100,6 +106,7 @@ impl Container {
             watch: VecDeque::new(),
             idle: VecDeque::new(),
             idle_limit: 64,
+            orphans: VecDeque::new(),
             fixed_charged: false,
             rng: config.secret[0] | 1,
             icmp: (0, 0),
@@ -217,6 +224,8 @@ impl Container {
     /// TCP with the guest is over. What the guest sent is still owed to the host: the flow lives until it is there.
     fn guest_is_done(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow, time_wait: bool) {
         flow.guest_done = true;
+        flow.orphan_until = Some(cx.now + ORPHAN_WITHOUT_PROGRESS);
+        self.orphans.push_back(flow.id);
         if time_wait {
             // The last ACK is said before the flow stops speaking.
             let ack = flow.tcb.time_wait_ack(cx.now);
@@ -337,6 +346,10 @@ impl Container {
             self.flows.put(flow);
             return;
         }
+        if flow.guest_done {
+            cx.budget.count(self.member, Counter::TCPAbortOnMemory, 1);
+            return self.end(cx, flow, Close::Reset);
+        }
         flow.retry_at = flow.retry_at.filter(|&t| t > cx.now);
         let disposition = flow.on_timer(cx, &mut self.stats);
         self.settle(cx, flow, disposition, None);
@@ -400,6 +413,7 @@ impl Container {
         self.timers.clear();
         self.watch.clear();
         self.idle.clear();
+        self.orphans.clear();
         self.dirty.clear();
         self.blocked.clear();
         self.blocked_until = None;

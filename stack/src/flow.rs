@@ -51,6 +51,8 @@ pub(crate) struct Flow {
     pub(crate) dirty: bool,
     /// TCP with the guest is over; what it sent may still be on its way to the host.
     pub(crate) guest_done: bool,
+    /// Then: when it is given up unless the host takes something.
+    pub(crate) orphan_until: Option<Instant>,
     /// Earliest entry in the container's timer queue.
     pub(crate) timer_at: Option<Instant>,
     /// Linux rules: when to ask for send memory again (kernel notes 2.7 step 4).
@@ -98,6 +100,7 @@ impl Flow {
             ledger,
             dirty: false,
             guest_done: false,
+            orphan_until: None,
             timer_at: None,
             retry_at: None,
             waiting: false,
@@ -110,7 +113,7 @@ impl Flow {
     /// When this flow must be looked at if nothing else happens.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         if self.guest_done {
-            return None;
+            return self.orphan_until;
         }
         [self.tcb.deadline(), self.retry_at].into_iter().flatten().min()
     }

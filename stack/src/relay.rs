@@ -13,6 +13,7 @@
 use skbudget_controller::{Budget, CHUNK_SIZE, Rules};
 
 use crate::chunk::PAYLOAD;
+use crate::config::HOST_FLOOR;
 use crate::flow::HostSide;
 use crate::io::{FlowId, Host, HostCaps, HostError};
 use crate::tcp::{Mem, Tcb};
@@ -81,7 +82,9 @@ pub(crate) fn to_host(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
 pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
     let mut left = BYTES_PER_TURN;
     while ends.side.ready.readable && !ends.side.eof {
-        let room = ends.tcb.send_room(mem.budget.under_pressure());
+        // The kernel's senders are not held back by the flag, only their sndbuf is.
+        let held_back = mem.budget.rules() == Rules::Strict && mem.budget.under_pressure();
+        let room = ends.tcb.send_room(held_back);
         if room == 0 {
             return Moved::Done;
         }
@@ -127,14 +130,15 @@ pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
 /// segments from a real network.
 const BEGIN_CAPS: HostCaps = HostCaps { sndbuf: 16 << 10, rcvbuf: 48 << 10 };
 
-/// The host side is open: out of the floor, if the container is rich.
+/// Data moves, or is about to: out of the floor, if the container is rich.
 pub(crate) fn begin(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
-    if !std::mem::replace(&mut ends.side.begun, true) {
-        let limits = mem.budget.sock_limits();
-        let sndbuf = BEGIN_CAPS.sndbuf.min(limits.wmem[2]);
-        let rcvbuf = BEGIN_CAPS.rcvbuf.min(limits.rmem[2]);
-        raise(ends, HostCaps { sndbuf, rcvbuf }, mem);
+    if std::mem::replace(&mut ends.side.begun, true) {
+        return;
     }
+    let limits = mem.budget.sock_limits();
+    let sndbuf = BEGIN_CAPS.sndbuf.min(limits.wmem[2]);
+    let rcvbuf = BEGIN_CAPS.rcvbuf.min(limits.rmem[2]);
+    raise(ends, HostCaps { sndbuf, rcvbuf }, mem);
 }
 
 /// Linux rules: `sk_stream_memory_free` says no.
@@ -183,6 +187,22 @@ fn raise(ends: &mut Ends<'_>, wanted: HostCaps, mem: &mut Mem<'_>) {
     }
     ends.side.caps = raised;
     ends.host.set_caps(ends.id, raised);
+}
+
+/// The flow is idle: the send cap of its host socket goes back to the floor, as far as it is empty. The receive cap
+/// stays: the remote's kernel sends nothing into a window below half of the largest it has seen until its persist
+/// timer fires, 200 ms later.
+pub(crate) fn lower(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
+    let before = ends.side.caps;
+    if !ends.side.open || before.sndbuf == HOST_FLOOR.sndbuf {
+        return;
+    }
+    let floor = HostCaps { sndbuf: HOST_FLOOR.sndbuf, ..before };
+    let held = ends.host.lower_caps(ends.id, floor).sndbuf.min(before.sndbuf);
+    ends.side.caps.sndbuf = held;
+    // With data again it begins as a new flow does.
+    ends.side.begun = false;
+    mem.budget.host_lower(mem.ledger, u64::from(before.sndbuf - held), mem.now);
 }
 
 /// The caps of host sockets grow into plenty only: windows and queues come first.

@@ -76,6 +76,11 @@ impl RxQueue {
         (self.span * PAYLOAD - self.head - self.len) as u64
     }
 
+    /// Bytes beyond `nxt` that `slots` slots from the first unread byte on would take.
+    pub(crate) fn room_within(&self, slots: usize) -> u64 {
+        (slots * PAYLOAD).saturating_sub(self.head + self.len) as u64
+    }
+
     /// Out-of-order ranges for SACK, the latest first, then ascending.
     pub(crate) fn sack_ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let latest = self.latest;

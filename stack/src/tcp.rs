@@ -192,8 +192,11 @@ impl Tcb {
         if !matches!(self.state, State::Established | State::CloseWait) || self.snd.fin {
             return 0;
         }
-        let target = if pressure { self.snd.target.min(PAYLOAD) } else { self.snd.target };
-        target.saturating_sub(self.snd.q.len())
+        match (pressure, self.snd.q.len()) {
+            (true, 0) => PAYLOAD,
+            (true, _) => self.snd.q.tail_room(),
+            (false, queued) => self.snd.target.saturating_sub(queued),
+        }
     }
 
     /// The host took `n` in-order bytes.

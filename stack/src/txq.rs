@@ -49,7 +49,8 @@ impl TxQueue {
         self.len == 0
     }
 
-    fn tail_room(&self) -> usize {
+    /// Bytes that fit without another chunk.
+    pub(crate) fn tail_room(&self) -> usize {
         self.chunks.len() * PAYLOAD - self.head - self.len
     }
 

@@ -13,8 +13,8 @@ const MEMINFO_VARS: usize = 9;
 const MEMINFO_RMEM_ALLOC: usize = 0;
 const MEMINFO_WMEM_QUEUED: usize = 5;
 
-/// Bytes the kernel holds in a socket's queues: `rmem_alloc + wmem_queued`.
-pub(crate) fn socket_queued_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
+/// Bytes the kernel holds in a socket's queues: `wmem_queued` and `rmem_alloc`.
+pub(crate) fn socket_queued_bytes(socket: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
     let mut vars = [0u32; MEMINFO_VARS];
     let mut len = size_of_val(&vars) as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes to `vars`, which is that long.
@@ -30,7 +30,7 @@ pub(crate) fn socket_queued_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(u64::from(vars[MEMINFO_RMEM_ALLOC]) + u64::from(vars[MEMINFO_WMEM_QUEUED]))
+    Ok((vars[MEMINFO_WMEM_QUEUED], vars[MEMINFO_RMEM_ALLOC]))
 }
 
 /// Random bytes for the stack's secret.

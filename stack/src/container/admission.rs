@@ -76,7 +76,9 @@ impl Container {
         };
         let ledger = match self.admit(cx.budget, cx.now) {
             Ok(ledger) => Ok(ledger),
-            Err(_) if self.demote(cx, self.config.sizes.total()) => self.admit(cx.budget, cx.now),
+            Err(_) if self.demote(cx, self.config.sizes.total()) || self.abort_orphan(cx) => {
+                self.admit(cx.budget, cx.now)
+            }
             Err(e) => Err(e),
         };
         match ledger {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use skbudget_controller::{Budget, Rules};
 use smoltcp::wire::Icmpv4DstUnreachable;
 
-use super::Container;
+use super::{Container, ORPHAN_WITHOUT_PROGRESS};
 use crate::config::ContainerConfig;
 use crate::counters::Stat;
 use crate::flow::Flow;
@@ -47,17 +47,22 @@ impl Container {
         let before = flow.host.bytes_to_guest;
         let unread = flow.tcb.rcv.q.unread();
         let serviced = self.move_bytes(cx, &mut flow);
-        self.bytes_to_host += unread - flow.tcb.rcv.q.unread();
+        let taken = unread - flow.tcb.rcv.q.unread();
+        self.bytes_to_host += taken;
+        if taken > 0 && flow.guest_done {
+            flow.orphan_until = Some(cx.now + ORPHAN_WITHOUT_PROGRESS);
+        }
         if flow.host.bytes_to_guest > before {
             self.bytes_to_guest += flow.host.bytes_to_guest - before;
             self.note_data(&mut flow, cx);
         }
         if serviced.failed.is_some() {
-            return if flow.guest_done {
-                self.end(cx, flow, Close::Reset)
+            if flow.guest_done {
+                self.end(cx, flow, Close::Reset);
             } else {
-                self.abort(cx, flow)
-            };
+                self.abort(cx, flow);
+            }
+            return;
         }
         if flow.guest_done && flow.host.shut {
             return self.end(cx, flow, Close::Graceful);
@@ -75,48 +80,77 @@ impl Container {
         self.flows.put(flow);
     }
 
-    fn move_bytes(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow) -> Serviced {
-        let mut done = Serviced::default();
-        let Flow { id, tuple, tcb, host: side, ledger, guest_done, retry_at, .. } = flow;
+    /// Lends a flow's two ends and its memory to `work`.
+    pub(super) fn with_ends<T>(
+        &mut self,
+        cx: &mut Ctx<'_>,
+        flow: &mut Flow,
+        work: impl FnOnce(&mut Ends<'_>, &mut Mem<'_>) -> T,
+    ) -> T {
         let window_max = share_of_queue(&self.config, cx.budget, self.watch.len());
         let mut mem = Mem {
             now: cx.now,
             budget: cx.budget,
             pool: cx.pool,
-            ledger,
+            ledger: &mut flow.ledger,
             stats: &mut self.stats,
             window_max,
         };
-        if side.open {
-            let mut ends = Ends { id: *id, tcb, side, host: cx.host };
-            relay::begin(&mut ends, &mut mem);
-            match relay::to_host(&mut ends, &mut mem) {
-                Moved::More => done.more = true,
-                Moved::Failed(e) => done.failed = Some(e),
-                Moved::Done | Moved::NoMemory => {}
-            }
-            if done.failed.is_none() && !*guest_done && retry_at.is_none() {
-                match relay::to_guest(&mut ends, &mut mem) {
+        let mut ends =
+            Ends { id: flow.id, tcb: &mut flow.tcb, side: &mut flow.host, host: cx.host };
+        work(&mut ends, &mut mem)
+    }
+
+    fn move_bytes(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow) -> Serviced {
+        let mut done = Serviced::default();
+        let (idle, reads) = (flow.idle, !flow.guest_done && flow.retry_at.is_none());
+        if flow.host.open {
+            self.with_ends(cx, flow, |ends, mem| {
+                if !idle {
+                    relay::begin(ends, mem);
+                }
+                match relay::to_host(ends, mem) {
+                    Moved::More => done.more = true,
+                    Moved::Failed(e) => done.failed = Some(e),
+                    Moved::Done | Moved::NoMemory => {}
+                }
+                if done.failed.is_some() || !reads {
+                    return;
+                }
+                match relay::to_guest(ends, mem) {
                     Moved::More => done.more = true,
                     Moved::NoMemory => done.no_send_memory = true,
                     Moved::Failed(e) => done.failed = Some(e),
                     Moved::Done => {}
                 }
-            }
+            });
         }
-        if *guest_done || done.failed.is_some() {
-            return done;
+        if !flow.guest_done && done.failed.is_none() {
+            self.say(cx, flow, &mut done);
         }
+        done
+    }
+
+    /// Segments for the guest.
+    fn say(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow, done: &mut Serviced) {
         if self.egress.guest_mac.is_none() {
             done.device_full = true;
-            return done;
+            return;
         }
-        let (egress, device) = (&mut self.egress, &mut *cx.device);
-        let out = tcb.output(&mut mem, &mut |seg, parts| egress.segment(device, tuple, seg, parts));
+        let mut mem = Mem {
+            now: cx.now,
+            budget: cx.budget,
+            pool: cx.pool,
+            ledger: &mut flow.ledger,
+            stats: &mut self.stats,
+            window_max: 0,
+        };
+        let (egress, device, tuple) = (&mut self.egress, &mut *cx.device, &flow.tuple);
+        let out =
+            flow.tcb.output(&mut mem, &mut |seg, parts| egress.segment(device, tuple, seg, parts));
         done.more |= out.more;
         done.device_full = out.device_full;
         done.short_window = out.short;
-        done
     }
 
     /// The device is full, or the guest's hardware address is not known yet.

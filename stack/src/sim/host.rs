@@ -211,6 +211,13 @@ impl Host for SimHost {
         }
     }
 
+    fn lower_caps(&mut self, flow: FlowId, caps: HostCaps) -> HostCaps {
+        self.set_caps(flow, caps);
+        let Some(sock) = self.socks.get(&flow) else { return caps };
+        let (to_host, from_host) = sock.held();
+        HostCaps { sndbuf: caps.sndbuf.max(to_host), rcvbuf: caps.rcvbuf.max(from_host) }
+    }
+
     fn close(&mut self, flow: FlowId, how: Close) {
         let Some(sock) = self.socks.remove(&flow) else { return };
         let stats = self.ports.entry(sock.port()).or_default();

@@ -106,6 +106,12 @@ impl Sock {
         self.caps = caps;
     }
 
+    /// Bytes in the send and the receive buffer.
+    pub(super) fn held(&self) -> (u32, u32) {
+        let held = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        (held(self.written - self.consumed), held(self.available + self.flying_bytes))
+    }
+
     // ---- what the stack does ----
 
     pub(super) fn outcome(&self) -> Option<Result<(), HostError>> {

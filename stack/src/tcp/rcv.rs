@@ -136,9 +136,13 @@ impl Rcv {
         let field_max = u64::from(u16::MAX) << self.wscale;
         // What the host did not take yet counts: the target bounds the whole queue, not what comes on top of it.
         // Under pressure nothing beyond the reserve is asked for (see `Tcb::send_room`).
-        let reserve = ledger.rmem_min() / CHUNK_SIZE * PAYLOAD as u64;
-        let target = if budget.under_pressure() { reserve } else { self.target };
-        let want = target.saturating_sub(self.q.unread()).min(field_max);
+        let (target, want) = if budget.under_pressure() {
+            let reserve = ledger.rmem_min() / CHUNK_SIZE;
+            (reserve * PAYLOAD as u64, self.q.room_within(reserve as usize))
+        } else {
+            (self.target, self.target.saturating_sub(self.q.unread()))
+        };
+        let want = want.min(field_max);
         let nxt = self.q.nxt();
         // Half of the target, not of what is left of it: a queue that is nearly full opens no window of a few bytes.
         let step = u64::from(self.mss).min(target / 2);
