@@ -104,8 +104,8 @@ impl Container {
         }
     }
 
-    /// SYNs whose memory came back, then those that came in, a few in a turn. Nobody overtakes those who wait: the first
-    /// of them that still finds no room sends all behind it back to wait, in their order. True: there are more.
+    /// SYNs whose memory came back, then those that came in, a few in a turn. Nobody overtakes those who wait: the
+    /// first of them that still finds no room sends all behind it back to wait, in their order. True: there are more.
     pub(super) fn admit_some(&mut self, cx: &mut Ctx<'_>) -> bool {
         let (mut room, mut tries) = (true, CONNECTS_PER_TURN);
         while let Some(id) = self.woken.pop_front() {
@@ -155,8 +155,8 @@ impl Container {
         cx.budget.wait(self.parked_key(id).0, self.config.sizes.total());
     }
 
-    /// A published port accepted a connection from `peer`: a flow towards `guest_port` of the guest begins (its SYN goes
-    /// out in the next turn). `None`: no room; keep the connection and ask again when `can_accept`.
+    /// A published port accepted a connection from `peer`: a flow towards `guest_port` of the guest begins (its SYN
+    /// goes out in the next turn). `None`: no room; keep the connection and ask again when `can_accept`.
     pub fn on_accept(
         &mut self,
         cx: &mut Ctx<'_>,

@@ -209,7 +209,7 @@ fn credit_of_an_idle_flow_is_written_off_for_one_that_needs_it() {
     let second = Peer::open_with(&mut rig, 40_001, &Hello::default());
     assert!(rig.counter(Counter::CreditDemoted) > 0);
     assert_eq!(rig.counter(Counter::AdmissionDelayed), 0, "it did not have to wait");
-    // Its window was announced and stays so. What it sends is asked for again; what does not fit is cut, unacknowledged.
+    // Its window was announced and stays so. What it sends is asked for again; what does not fit is cut.
     rig.sock(idle.flow).room = 0;
     rig.sock(second.flow).room = 0;
     let data = bytes(window);
