@@ -127,8 +127,10 @@ pub const RECOVERY: usize = 2;
 /// The link between each container and the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkPlan {
-    /// Guest to server and back.
+    /// Guest to server and back, nearly all of it between guest and stack: as between a sender and the kernel whose
+    /// memory it draws on.
     pub rtt_ns: u64,
+    pub guest_buffer_bytes: u64,
     pub mtu: u16,
     pub offload: bool,
 }
@@ -140,6 +142,8 @@ pub struct Plan {
     /// Key, value with unit: what `--set` could change, for the record.
     pub params: Vec<(String, u64)>,
     pub link: LinkPlan,
+    /// `tcp_rmem[1]` of every budget.
+    pub rmem_bytes: u32,
     /// `tcp_wmem[2]` of every budget. What a host socket may hold is slack that hides starvation in the shared arm,
     /// where nobody is charged for it.
     pub wmem_max_bytes: u32,
@@ -155,6 +159,7 @@ pub struct Plan {
 impl Plan {
     pub fn sock_limits(&self) -> SockLimits {
         let mut sock = SockLimits::default();
+        sock.rmem[1] = self.rmem_bytes;
         sock.wmem[2] = self.wmem_max_bytes;
         sock
     }

@@ -6,17 +6,18 @@ use std::process::{Command, Output};
 /// A small world that still starves: seconds of a debug build.
 const SMALL: &[&str] = &[
     "victims=1",
-    "stuff=40",
+    "stuff=60",
     "hoard=20",
-    "hog-hard=3MiB",
-    "victim-hard=1MiB",
-    "rate=40Mbit",
+    "hog-hard=4MiB",
+    "victim-hard=2MiB",
+    "rate=100Mbit",
     "hog-rate=1Gbit",
     "probe-rate=2000",
     "response=128",
     "solo=1s",
-    "contended=3s",
+    "contended=1s",
     "recovery=200ms",
+    "guest-buffer=64KiB",
 ];
 
 fn loadgen(args: &[&str]) -> Output {
@@ -89,14 +90,14 @@ fn the_result_holds_no_floats() {
         }
     }
     let dir = scratch("floats");
-    repro(&dir, &["contended=1s"]);
+    repro(&dir, &[]);
     walk(&json(&dir.join("result.json")), "result");
 }
 
 #[test]
 fn without_a_hog_the_run_proves_nothing() {
     let dir = scratch("no-hog");
-    let out = repro(&dir, &["stuff=0", "hoard=0", "contended=1s"]);
+    let out = repro(&dir, &["stuff=0", "hoard=0"]);
     assert_eq!(code(&out), 5, "{}", text(&out.stdout));
     assert!(text(&out.stdout).contains("VERDICT: INCONCLUSIVE exit=5"));
 }
@@ -104,7 +105,7 @@ fn without_a_hog_the_run_proves_nothing() {
 #[test]
 fn too_few_samples_prove_nothing() {
     let dir = scratch("few");
-    let out = repro(&dir, &["probe-rate=100", "contended=1s"]);
+    let out = repro(&dir, &["probe-rate=100"]);
     assert_eq!(code(&out), 5, "{}", text(&out.stdout));
     assert!(text(&out.stdout).contains("FAIL  shared     probes a phase"));
 }

@@ -13,17 +13,18 @@ fn a_subject_that_starves_fails_the_run() {
     let mut params = scenario.params("virtual");
     for set in [
         "victims=1",
-        "stuff=40",
+        "stuff=60",
         "hoard=20",
-        "hog-hard=3MiB",
-        "victim-hard=1MiB",
-        "rate=40Mbit",
+        "hog-hard=4MiB",
+        "victim-hard=2MiB",
+        "rate=100Mbit",
         "hog-rate=1Gbit",
         "probe-rate=2000",
         "response=128",
         "solo=1s",
-        "contended=2s",
+        "contended=1s",
         "recovery=200ms",
+        "guest-buffer=64KiB",
     ] {
         params.set(set).unwrap();
     }

@@ -164,7 +164,7 @@ impl Tcb {
         }
         let mss = options.mss.unwrap_or(MSS_DEFAULT).max(MSS_MIN).min(self.link.segment_max);
         let ts_len = if self.ts.is_some() { 12 } else { 0 };
-        self.snd.mss = u32::from(mss.saturating_sub(ts_len).max(MSS_MIN - ts_len));
+        self.snd.mss = u32::from(mss.saturating_sub(ts_len).max(1));
         self.snd.cc = congestion::Congestion::new(self.snd.mss);
     }
 

@@ -161,3 +161,6 @@ fn read_into(
     }
     read(&mut parts[..count])
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,14 +31,26 @@ fn params(target: &str) -> Params {
         ("stuff", Unit::Count, 300, "the hog's connections into servers that never read"),
         ("hoard", Unit::Count, 300, "the hog's connections from servers that push, never read"),
         ("hog-hard", Unit::Bytes, 32 * MIB, "the hog's hard limit"),
-        ("victim-hard", Unit::Bytes, 2 * MIB, "each victim's hard limit"),
+        ("victim-hard", Unit::Bytes, 4 * MIB, "each victim's hard limit"),
         ("rate", Unit::BitsPerSecond, 500_000_000, "link of each victim, each way (virtual)"),
         ("hog-rate", Unit::BitsPerSecond, 5_000_000_000, "link of the hog: fast to fill (virtual)"),
         ("server-share", Unit::Count, 88, "percent of the link at which an upload's server reads"),
-        ("rtt", Unit::Nanos, 100_000, "guest to server and back (virtual)"),
+        ("rtt", Unit::Nanos, MS, "guest to server and back (virtual)"),
+        (
+            "rmem",
+            Unit::Bytes,
+            256 << 10,
+            "tcp_rmem's default, as autotuning leaves it on a used flow",
+        ),
         ("wmem-max", Unit::Bytes, 256 << 10, "tcp_wmem's maximum; bounds host sockets too"),
+        (
+            "guest-buffer",
+            Unit::Bytes,
+            128 << 10,
+            "send and receive buffer of a guest's socket (virtual)",
+        ),
         ("mtu", Unit::Count, 1500, "IP MTU"),
-        ("offload", Unit::Flag, pick(0, 1), "checksum and segmentation offload"),
+        ("offload", Unit::Flag, 1, "checksum and segmentation offload"),
         ("warmup", Unit::Nanos, pick(200, 1000) * MS, "before the first phase"),
         ("solo", Unit::Nanos, pick(2000, 5000) * MS, "the victims alone"),
         ("contended", Unit::Nanos, pick(3000, 5000) * MS, "the hog is there"),
@@ -68,9 +80,11 @@ fn plan(p: &Params, seed: u64) -> Result<Plan, Failure> {
         params: p.record(),
         link: LinkPlan {
             rtt_ns: p.value("rtt"),
+            guest_buffer_bytes: p.value("guest-buffer"),
             mtu: u16::try_from(p.value("mtu")).unwrap_or(u16::MAX),
             offload: p.value("offload") != 0,
         },
+        rmem_bytes: u32::try_from(p.value("rmem")).unwrap_or(u32::MAX),
         wmem_max_bytes: u32::try_from(p.value("wmem-max")).unwrap_or(u32::MAX),
         window_ns,
         grace_ns,
@@ -151,7 +165,9 @@ fn check(p: &Params) -> Result<(), Failure> {
     range("hog-rate", 1_000_000, 100_000_000_000)?;
     range("server-share", 1, 1000)?;
     range("rtt", 1_000, 1000 * MS)?;
+    range("rmem", 16 << 10, 6 * MIB)?;
     range("wmem-max", 16 << 10, 64 * MIB)?;
+    range("guest-buffer", 4 << 10, 16 * MIB)?;
     range("mtu", 576, 65_521)?;
     range("warmup", MS, 60_000 * MS)?;
     for phase in ["solo", "contended", "recovery"] {
@@ -172,7 +188,7 @@ mod tests {
     #[test]
     fn both_arms_have_the_same_memory_and_phases_do_not_overlap() {
         let p = plan(&params("virtual"), 1).unwrap();
-        assert_eq!(p.pool_bytes(), (32 + 4 * 2) * MIB);
+        assert_eq!(p.pool_bytes(), (32 + 4 * 4) * MIB);
         assert_eq!(p.containers.len(), 5);
         for pair in p.phases.windows(2) {
             assert!(pair[0].end_ns <= pair[1].start_ns);

@@ -68,7 +68,7 @@ fn pair(offload: bool) -> (SmolGuest, SmolGuest) {
         ip: client.gateway,
         gateway: client.ip,
         mac: [2, 0, 0, 0, 0, 9],
-        ..client.clone()
+        ..client
     };
     (SmolGuest::new(&client), SmolGuest::new(&server))
 }

@@ -1,7 +1,7 @@
 //! One direction of the cable between a guest and its stack: serialisation at a rate, a bounded queue, a delay, and
 //! seeded faults.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use skbudget_controller::Instant;
@@ -38,6 +38,10 @@ pub struct LinkConfig {
     /// Frames waiting or being sent.
     pub queue_frames: usize,
     pub when_full: WhenFull,
+    /// Frames up to this length of flows with nothing queued do not wait behind those of others: what a queue that is
+    /// fair between flows does for acknowledgements and requests. No frame overtakes another of its flow (smoltcp drops
+    /// data whose ACK field is older than the last it saw). 0: one queue for all.
+    pub express_max: usize,
     pub faults: Faults,
 }
 
@@ -49,6 +53,7 @@ impl Default for LinkConfig {
             bits_per_second: Some(10_000_000_000),
             queue_frames: 256,
             when_full: WhenFull::Refuse,
+            express_max: 0,
             faults: Faults::default(),
         }
     }
@@ -97,6 +102,9 @@ pub struct Link {
     config: LinkConfig,
     rng: Rng,
     busy_until: Instant,
+    express_until: Instant,
+    /// When the last queued frame of each flow will have been sent.
+    flows: BTreeMap<u64, Instant>,
     departures: VecDeque<Instant>,
     stats: LinkStats,
     mishaps: VecDeque<(Instant, Mishap)>,
@@ -112,6 +120,8 @@ impl Link {
             config,
             rng,
             busy_until: Instant::default(),
+            express_until: Instant::default(),
+            flows: BTreeMap::new(),
             departures: VecDeque::new(),
             stats: LinkStats::default(),
             mishaps: VecDeque::new(),
@@ -145,7 +155,8 @@ impl Link {
         }
     }
 
-    pub fn offer(&mut self, now: Instant, len: usize) -> Fate {
+    /// A frame of `len` bytes of one flow (any number that tells flows apart).
+    pub fn offer(&mut self, now: Instant, flow: u64, len: usize) -> Fate {
         if self.room(now) == 0 {
             return match self.config.when_full {
                 WhenFull::Refuse => {
@@ -165,9 +176,21 @@ impl Link {
         let wire = self.config.bits_per_second.map_or(0, |bps| {
             (len as u128 * 8 * 1_000_000_000).div_ceil(u128::from(bps.max(1))) as u64
         });
-        let sent = self.busy_until.max(now) + Duration::from_nanos(wire);
-        self.busy_until = sent;
-        self.departures.push_back(sent);
+        let wire = Duration::from_nanos(wire);
+        let alone = self.flows.get(&flow).is_none_or(|last| *last <= now);
+        let sent = if len <= self.config.express_max && alone {
+            // It takes its time from those it overtakes.
+            self.express_until = self.express_until.max(now) + wire;
+            self.busy_until = self.busy_until.max(now) + wire;
+            self.express_until
+        } else {
+            self.busy_until = self.busy_until.max(now) + wire;
+            self.departures.push_back(self.busy_until);
+            if self.config.express_max > 0 {
+                self.flows.insert(flow, self.busy_until);
+            }
+            self.busy_until
+        };
         self.fate(now, sent, len)
     }
 
@@ -232,9 +255,26 @@ mod tests {
     fn frames_are_serialised_then_delayed() {
         let config = LinkConfig { bits_per_second: Some(8_000_000_000), ..LinkConfig::default() };
         let mut link = Link::new(config, Rng::new(1));
-        assert_eq!(at(link.offer(Instant(0), 1000)), 1000 + 25_000);
-        assert_eq!(at(link.offer(Instant(0), 500)), 1500 + 25_000);
-        assert_eq!(at(link.offer(Instant(9000), 500)), 9500 + 25_000);
+        assert_eq!(at(link.offer(Instant(0), 1, 1000)), 1000 + 25_000);
+        assert_eq!(at(link.offer(Instant(0), 1, 500)), 1500 + 25_000);
+        assert_eq!(at(link.offer(Instant(9000), 1, 500)), 9500 + 25_000);
+    }
+
+    #[test]
+    fn sparse_flows_overtake_others_and_never_themselves() {
+        let config = LinkConfig {
+            bits_per_second: Some(8_000_000_000),
+            express_max: 100,
+            ..LinkConfig::default()
+        };
+        let mut link = Link::new(config, Rng::new(1));
+        assert_eq!(at(link.offer(Instant(0), 1, 1000)), 1000 + 25_000);
+        assert_eq!(at(link.offer(Instant(0), 2, 100)), 100 + 25_000);
+        assert_eq!(at(link.offer(Instant(0), 1, 100)), 1200 + 25_000);
+        assert_eq!(at(link.offer(Instant(0), 2, 100)), 200 + 25_000);
+        // What they take is taken from the others.
+        assert_eq!(at(link.offer(Instant(0), 1, 1000)), 2300 + 25_000);
+        assert_eq!(at(link.offer(Instant(9000), 1, 100)), 9100 + 25_000);
     }
 
     #[test]
@@ -243,19 +283,19 @@ mod tests {
             LinkConfig { bits_per_second: Some(8_000_000_000), ..LinkConfig::default() };
         config.queue_frames = 2;
         let mut link = Link::new(config, Rng::new(1));
-        link.offer(Instant(0), 1000);
-        link.offer(Instant(0), 1000);
+        link.offer(Instant(0), 1, 1000);
+        link.offer(Instant(0), 1, 1000);
         assert_eq!(link.take_room_at(), None);
-        assert_eq!(link.offer(Instant(0), 1000), Fate::Refused);
+        assert_eq!(link.offer(Instant(0), 1, 1000), Fate::Refused);
         assert_eq!(link.take_room_at(), Some(Instant(1000)));
         assert_eq!(link.take_room_at(), None);
         assert_eq!(link.room(Instant(1000)), 1);
 
         config.when_full = WhenFull::Drop;
         let mut link = Link::new(config, Rng::new(1));
-        link.offer(Instant(0), 1000);
-        link.offer(Instant(0), 1000);
-        assert_eq!(link.offer(Instant(0), 1000), Fate::Gone);
+        link.offer(Instant(0), 1, 1000);
+        link.offer(Instant(0), 1, 1000);
+        assert_eq!(link.offer(Instant(0), 1, 1000), Fate::Gone);
         assert_eq!(link.stats().dropped_full, 1);
         assert_eq!(link.mishaps().count(), 1);
     }
@@ -267,7 +307,7 @@ mod tests {
         let config = LinkConfig { faults, queue_frames: usize::MAX, ..LinkConfig::default() };
         let mut link = Link::new(config, Rng::new(3));
         for _ in 0..10_000 {
-            link.offer(Instant(0), 100);
+            link.offer(Instant(0), 1, 100);
         }
         let s = link.stats();
         for n in [s.lost, s.duplicated, s.corrupted] {

@@ -216,7 +216,10 @@ impl Tcb {
         }
         if self.sack && self.rcv.q.has_holes() {
             let base = self.rcv.irs + 1;
-            for (slot, (start, end)) in options.sack.iter_mut().zip(self.rcv.q.sack_ranges()) {
+            // As many blocks as leave a segment of the link room for a byte.
+            let room = usize::from(self.link.segment_max).saturating_sub(options.len() + 4 + 1) / 8;
+            let ranges = self.rcv.q.sack_ranges().take(room);
+            for (slot, (start, end)) in options.sack.iter_mut().zip(ranges) {
                 *slot = Some(((base + start as u32).0, (base + end as u32).0));
             }
         }

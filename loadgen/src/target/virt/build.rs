@@ -53,6 +53,11 @@ const CONNECTIONS_MAX: u16 = 9_999;
 
 /// Host servers are a loopback away.
 const HOST_DELAY: Duration = Duration::from_micros(10);
+/// Each way, as a kernel's qdisc and backlog are long: windows bound what waits in them. A short queue would have
+/// smoltcp's first socket send and the others wait, for it serves them in order whenever there is room.
+const QUEUE_FRAMES: usize = 1000;
+/// The kernel's queues are fair between flows: acknowledgements and probes do not wait behind a bulk transfer.
+const EXPRESS_MAX: usize = 1200;
 /// A container opens its connections one after the other, as a program does, with a seeded jitter as long again.
 const DIAL_EVERY_NS: u64 = 5_000;
 
@@ -131,7 +136,8 @@ fn player(
     let cable = LinkConfig {
         delay: way,
         bits_per_second: Some(c.bits_per_second),
-        queue_frames: container.txqueuelen() as usize,
+        queue_frames: QUEUE_FRAMES,
+        express_max: EXPRESS_MAX,
         ..LinkConfig::default()
     };
     let node = world.add_container(NodeConfig {
@@ -197,10 +203,12 @@ pub(super) fn raise_loads(world: &mut World, p: &Player, plan: &Plan, from: Inst
             }
         }
     }
+    let bytes = plan.link.guest_buffer_bytes as usize;
+    let buffers = Buffers { rx: bytes, tx: bytes };
     world.with_guest(p.node, |guest: &mut SmolGuest| {
         for (at, port, app) in dials {
             let to = SocketAddrV4::new(Ipv4Addr::new(10, 0, 2, 2), port);
-            guest.open(at, Open::Connect(to), Buffers::default(), app);
+            guest.open(at, Open::Connect(to), buffers, app);
         }
     });
 }
