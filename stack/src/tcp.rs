@@ -208,7 +208,8 @@ impl Tcb {
     /// An RST that the guest accepts, for a flow we give up.
     pub(crate) fn reset_segment(&self) -> Outgoing {
         Outgoing {
-            seq: self.snd.nxt,
+            // Where the guest stands if all arrived; SND.NXT may have gone back.
+            seq: self.snd.max,
             ack: self.rcv.nxt(),
             flags: Flags::RST_ACK,
             wnd: 0,
