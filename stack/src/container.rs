@@ -60,14 +60,18 @@ pub struct Container {
     blocked: Vec<u32>,
     blocked_until: Option<Instant>,
     timers: BinaryHeap<Reverse<(Instant, u32, u32)>>,
+    /// Entries at which the stale ones among them are looked for.
+    timers_limit: usize,
     parked: Parked,
     /// SYNs to admit: new ones, and those whose memory came back.
     woken: VecDeque<u32>,
     timewait: TimeWait,
     /// Flows that had data, in the order in which they may become idle.
     watch: VecDeque<(Instant, FlowId)>,
-    /// Idle flows, the longest first: their credit goes first when memory is short (H3).
-    idle: VecDeque<FlowId>,
+    /// Idle flows and their last data, the longest idle first: their credit goes first when memory is short (H3).
+    idle: VecDeque<(Instant, FlowId)>,
+    /// Entries at which those of flows that are idle no longer are looked for.
+    idle_limit: usize,
     /// Flows whose guest is done and whose host side has not taken everything yet, the oldest first.
     orphans: VecDeque<FlowId>,
     fixed_charged: bool,
@@ -93,11 +97,13 @@ impl Container {
             blocked: Vec::new(),
             blocked_until: None,
             timers: BinaryHeap::new(),
+            timers_limit: 0,
             parked: Parked::default(),
             woken: VecDeque::new(),
             timewait: TimeWait::new(config.secret),
             watch: VecDeque::new(),
             idle: VecDeque::new(),
+            idle_limit: 64,
             orphans: VecDeque::new(),
             fixed_charged: false,
             rng: config.secret[0] | 1,
@@ -283,6 +289,7 @@ impl Container {
                 break;
             }
         }
+        self.forget_stale_timers();
         more_syns || !self.dirty.is_empty()
     }
 
@@ -301,13 +308,27 @@ impl Container {
             if at > cx.now {
                 break;
             }
+            let live = is_live(&self.flows, at, index, generation);
             self.timers.pop();
-            let id = FlowId { index, generation };
-            if self.flows.get_mut(id).is_some()
-                && let Some(flow) = self.flows.take(index)
-            {
+            if live && let Some(flow) = self.flows.take(index) {
                 self.run_flow_timer(cx, flow);
             }
+        }
+    }
+
+    /// An entry is never looked for when its flow ends or is to be woken earlier: it is found stale. Those at the head
+    /// go at once, so that nobody is woken for them, and all of them when there are more than flows account for.
+    fn forget_stale_timers(&mut self) {
+        let Self { timers, flows, .. } = self;
+        if timers.len() > self.timers_limit {
+            timers
+                .retain(|&Reverse((at, index, generation))| is_live(flows, at, index, generation));
+            self.timers_limit = 2 * timers.len() + 64;
+        }
+        while let Some(&Reverse((at, index, generation))) = timers.peek()
+            && !is_live(flows, at, index, generation)
+        {
+            timers.pop();
         }
     }
 
@@ -318,7 +339,7 @@ impl Container {
             return;
         };
         if deadline > cx.now {
-            // It moved since the entry was made: entries are never removed, only found stale.
+            // It moved since the entry was made.
             self.schedule(&mut flow);
             self.flows.put(flow);
             return;
@@ -435,7 +456,15 @@ impl Flow {
     }
 }
 
+/// The timer entry is the one its flow will be woken by.
+fn is_live(flows: &FlowTable, at: Instant, index: u32, generation: u32) -> bool {
+    flows.get(FlowId { index, generation }).is_some_and(|flow| flow.timer_at == Some(at))
+}
+
 /// Destination as the guest names it, for a peer of a published port.
 fn as_gateway(config: &ContainerConfig, port: u16) -> SocketAddrV4 {
     SocketAddrV4::new(config.gateway_ip, port)
 }
+
+#[cfg(test)]
+mod tests;

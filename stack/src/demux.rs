@@ -114,6 +114,11 @@ impl FlowTable {
         self.slots[index].flow = Some(flow);
     }
 
+    pub(crate) fn get(&self, id: FlowId) -> Option<&Flow> {
+        let slot = self.slots.get(id.index as usize)?;
+        if slot.generation == id.generation { slot.flow.as_deref() } else { None }
+    }
+
     pub(crate) fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
         let slot = self.slots.get_mut(id.index as usize)?;
         if slot.generation == id.generation { slot.flow.as_deref_mut() } else { None }

@@ -26,6 +26,8 @@ pub mod io;
 mod parked;
 mod relay;
 mod rxq;
+#[cfg(test)]
+mod seeded;
 mod segment;
 mod seq;
 #[cfg(feature = "sim")]

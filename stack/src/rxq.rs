@@ -325,3 +325,6 @@ impl RxQueue {
         *self = Self { nxt: self.nxt, ..Self::default() };
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -155,12 +155,12 @@ impl Tap {
         let mut list = [IoSlice::new(&[]); PARTS_MAX];
         let head = usize::from(self.offload);
         list[0] = IoSlice::new(&header);
-        if let Some(room) = list.get_mut(head..head + parts.len()) {
+        let used = head + parts.len();
+        if let Some(room) = list.get_mut(head..used) {
             for (slot, part) in room.iter_mut().zip(parts) {
                 *slot = IoSlice::new(part);
             }
-            let used = if self.offload { &list[..=parts.len()] } else { &list[..parts.len()] };
-            return (&self.file).write_vectored(used);
+            return (&self.file).write_vectored(&list[..used]);
         }
         // More parts than the list holds: one copy, since a frame cannot be written in two calls.
         let mut whole = Vec::new();
@@ -207,8 +207,8 @@ impl AsFd for Tap {
 }
 
 /// The device behind the descriptor was destroyed: its namespace ended, or somebody deleted it. EIO is not among the
-/// reasons: it says that the device is down, which passes. EFAULT is what a read answers while the device is taken apart:
-/// our buffers are always good.
+/// reasons: it says that the device is down, which passes. EFAULT is what a read answers while the device is taken
+/// apart: our buffers are always good.
 pub fn is_gone(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

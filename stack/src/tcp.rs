@@ -164,7 +164,7 @@ impl Tcb {
         }
         let mss = options.mss.unwrap_or(MSS_DEFAULT).max(MSS_MIN).min(self.link.segment_max);
         let ts_len = if self.ts.is_some() { 12 } else { 0 };
-        self.snd.mss = u32::from(mss.saturating_sub(ts_len).max(MSS_MIN - ts_len));
+        self.snd.mss = u32::from(mss.saturating_sub(ts_len).max(1));
         self.snd.cc = congestion::Congestion::new(self.snd.mss);
     }
 
@@ -208,7 +208,8 @@ impl Tcb {
     /// An RST that the guest accepts, for a flow we give up.
     pub(crate) fn reset_segment(&self) -> Outgoing {
         Outgoing {
-            seq: self.snd.nxt,
+            // Where the guest stands if all arrived; SND.NXT may have gone back.
+            seq: self.snd.max,
             ack: self.rcv.nxt(),
             flags: Flags::RST_ACK,
             wnd: 0,

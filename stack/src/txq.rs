@@ -45,6 +45,10 @@ impl TxQueue {
         self.len
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Bytes that fit without another chunk.
     pub(crate) fn tail_room(&self) -> usize {
         self.chunks.len() * PAYLOAD - self.head - self.len
@@ -161,3 +165,6 @@ fn read_into(
     }
     read(&mut parts[..count])
 }
+
+#[cfg(test)]
+mod tests;

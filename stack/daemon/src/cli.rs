@@ -5,8 +5,10 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use skbudget_controller::FlowSizes;
+use skbudget_stack::ContainerConfig;
 
-use crate::units::parse_size;
+use crate::units::{Size, parse_size};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -25,26 +27,46 @@ pub enum Command {
     Run(Box<RunArgs>),
 }
 
-const RUN_HELP: &str = "\
+/// The MTU of the peers.
+const MTU_DEFAULT: u16 = 65520;
+
+/// With the sizes that hold for the default MTU with offload.
+fn run_help() -> String {
+    let sizing = |hard| ContainerConfig::new(MTU_DEFAULT, true, Some(hard), [0; 2]);
+    let (flows, hard) = (300, 16 << 20);
+    let example = sizing(hard);
+    let FlowSizes { sock, rmem_min, wmem_min, host_floor } = example.sizes;
+    let flow = sock + rmem_min + wmem_min + host_floor;
+    let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+    let (least, most) = (sizing(1).dev_queue_bytes, sizing(u64::MAX).dev_queue_bytes);
+    format!(
+        "\
 The container sees one network, 10.0.2.0/24: itself at 10.0.2.100, the gateway at 10.0.2.2. The gateway's address \
 reaches the loopback of the host, that is every server listening on 127.0.0.1, unless --no-host-loopback is given.
 
 Sizes accept B, KiB, MiB, GiB, KB, MB and GB. low < soft < hard must hold.
 
 How large --hard should be: every flow that is open at the same time is guaranteed
-    sock 1536 + rmem_min 4096 + wmem_min 4096 + host floor 32768 = 42496 B
-and the device queue takes txqueuelen * 64KiB, with txqueuelen = hard/8/64KiB, at least 2 and at most 64 frames.
-Example: 300 flows need 300 * 42496 B = 12.2MiB, the queue of 16MiB is 2MiB: --hard 16MiB holds them. What is left \
-over is shared by the flows that move data; the more, the faster.
+    sock {sock} + rmem_min {rmem_min} + wmem_min {wmem_min} + host floor {host_floor} = {flow} B
+and the device queue takes hard/8, at least {} and at most {}.
+Example: {flows} flows need {flows} * {flow} B = {}, the queue of --hard {} takes {}: they fit. What is left over is \
+shared by the flows that move data; the more, the faster.
 
 CMD runs in new network, PID and mount namespaces (and a user namespace, as its root, when the caller is not root). \
 Everything in there ends with skbudget. skbudget itself keeps the privileges it was started with.
 
 Exit code: CMD's own, 128+N when signal N ended it; 1 failure, 2 usage, 125 the container could not be set up, \
-126 CMD is not executable, 127 CMD was not found.";
+126 CMD is not executable, 127 CMD was not found.",
+        Size(least),
+        Size(most),
+        mib(u64::from(flow) * flows),
+        Size(hard),
+        mib(example.dev_queue_bytes),
+    )
+}
 
 #[derive(Debug, Args)]
-#[command(after_help = RUN_HELP, after_long_help = RUN_HELP)]
+#[command(after_help = run_help())]
 pub struct RunArgs {
     /// Name of the container [default: run-PID]
     #[arg(long, value_name = "NAME", value_parser = parse_name)]
@@ -83,7 +105,8 @@ pub struct RunArgs {
     pub publish: Vec<PublishArg>,
 
     /// MTU of the container's device, 68 to 65521
-    #[arg(long, value_name = "BYTES", default_value_t = 65520, value_parser = clap::value_parser!(u16).range(68..=65521))]
+    #[arg(long, value_name = "BYTES",
+          default_value_t = MTU_DEFAULT, value_parser = clap::value_parser!(u16).range(68..=65521))]
     pub mtu: u16,
 
     /// Leave checksums and segmentation to the two kernels
@@ -266,7 +289,9 @@ mod tests {
         let help = parse(&["--help"]).unwrap_err();
         assert_eq!(help.exit_code(), 0);
         let text = help.to_string();
-        for expected in ["loopback of the host", "--no-host-loopback", "42496 B", "hard/8/64KiB"] {
+        for expected in
+            ["loopback of the host", "--no-host-loopback", "sock 1536 + rmem_min", "takes hard/8"]
+        {
             assert!(text.contains(expected), "{expected} in {text}");
         }
     }

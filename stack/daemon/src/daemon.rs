@@ -209,6 +209,11 @@ impl Daemon {
         self.of(name, |reply| Command::Flows { name: name.to_owned(), reply })?
     }
 
+    /// The flows of which the host was not yet given all that the guest said, and its end.
+    pub fn unsaid(&self, name: &str) -> Result<Vec<FlowInfo>, DaemonError> {
+        self.of(name, |reply| Command::Unsaid { name: name.to_owned(), reply })?
+    }
+
     /// Everything at this moment. `meminfo`: ask the kernel what each host socket holds, too.
     pub fn stats(&self, meminfo: bool) -> Result<Stats, DaemonError> {
         let mut containers: Vec<ContainerReport> = Vec::new();

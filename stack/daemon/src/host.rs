@@ -7,7 +7,9 @@ use std::os::fd::{AsFd, AsRawFd};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use nix::errno::Errno;
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, setsockopt, sockopt};
+use nix::sys::socket::{
+    self, AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, getsockopt, setsockopt, sockopt,
+};
 use skbudget_stack::{Close, FlowId, Host, HostCaps, HostError};
 
 use crate::sys;
@@ -15,6 +17,10 @@ use crate::token;
 
 /// The kernel doubles what it is given for SO_SNDBUF and SO_RCVBUF; caps are counted as what comes out.
 const KERNEL_DOUBLES: u32 = 2;
+
+/// Segments towards the host's own loopback, whose MSS is 64 KiB otherwise: a send buffer at its floor then holds one
+/// segment, which the receiver acknowledges 40 ms later. Nothing is cut for it, the loopback moves larger units whole.
+const LOOPBACK_MSS: u32 = 4096;
 
 /// Sockets of one container, by flow index.
 #[derive(Debug)]
@@ -33,6 +39,8 @@ struct Slot {
     generation: u32,
     stream: TcpStream,
     to: Option<SocketAddrV4>,
+    /// Effective SO_SNDBUF.
+    sndbuf: u32,
     /// The guest's stream is complete: all of it was written, and its end.
     complete: bool,
 }
@@ -54,13 +62,20 @@ impl HostSockets {
     pub(crate) fn adopt(&mut self, flow: FlowId, stream: TcpStream) -> io::Result<()> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
-        self.watch(flow, stream, None)
+        let sndbuf = getsockopt(&stream, sockopt::SndBuf)?;
+        self.watch(flow, stream, None, sndbuf as u32)
     }
 
     /// The container is gone. From now on a reset spares those whose guest had said everything: what the kernel still
     /// holds of it was acknowledged to the guest and is delivered.
     pub(crate) fn end(&mut self) {
         self.ending = true;
+    }
+
+    /// All that the guest said was written, and its end.
+    pub(crate) fn is_complete(&self, flow: FlowId) -> bool {
+        let slot = self.slots.get(flow.index as usize).and_then(Option::as_ref);
+        slot.is_some_and(|slot| slot.generation == flow.generation && slot.complete)
     }
 
     /// Sockets open.
@@ -82,6 +97,7 @@ impl HostSockets {
         flow: FlowId,
         stream: TcpStream,
         to: Option<SocketAddrV4>,
+        sndbuf: u32,
     ) -> io::Result<()> {
         let fd = stream.as_raw_fd();
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -90,7 +106,8 @@ impl HostSockets {
         if index >= self.slots.len() {
             self.slots.resize_with(index + 1, || None);
         }
-        let slot = Slot { generation: flow.generation, stream, to, complete: false };
+        let (generation, complete) = (flow.generation, false);
+        let slot = Slot { generation, stream, to, sndbuf, complete };
         let before = self.slots[index].replace(slot);
         debug_assert!(before.is_none(), "{flow:?} has a socket already");
         self.open += usize::from(before.is_none());
@@ -117,7 +134,9 @@ impl HostSockets {
         let far = !to.ip().is_loopback();
         set_caps(&fd, if far { HostCaps { rcvbuf: FAR_RCVBUF, ..caps } } else { caps });
         setsockopt(&fd, sockopt::TcpNoDelay, &true).map_err(map)?;
-        if let Some(ip) = self.outbound.filter(|_| !to.ip().is_loopback()) {
+        if to.ip().is_loopback() {
+            let _ = setsockopt(&fd, sockopt::TcpMaxSeg, &LOOPBACK_MSS);
+        } else if let Some(ip) = self.outbound {
             setsockopt(&fd, sockopt::IpBindAddressNoPort, &true).map_err(map)?;
             let from = SockaddrIn::from(SocketAddrV4::new(ip, 0));
             socket::bind(fd.as_raw_fd(), &from).map_err(map)?;
@@ -130,7 +149,7 @@ impl HostSockets {
             set_caps(&fd, caps);
         }
         // Registered only now: an unconnected socket reports a hang-up.
-        self.watch(flow, TcpStream::from(fd), Some(to)).map_err(|e| map_io(&e))
+        self.watch(flow, TcpStream::from(fd), Some(to), caps.sndbuf).map_err(|e| map_io(&e))
     }
 }
 
@@ -159,7 +178,11 @@ impl Host for HostSockets {
     }
 
     fn write(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<usize, HostError> {
-        let mut stream = self.stream(flow)?;
+        let slot = self.slot(flow).ok_or(HostError::Reset)?;
+        if slot.sndbuf <= WATCHED_BELOW {
+            return write_within(&slot.stream, slot.sndbuf as usize / 2, parts);
+        }
+        let mut stream = &slot.stream;
         retry(|| stream.write_vectored(parts))
     }
 
@@ -176,14 +199,15 @@ impl Host for HostSockets {
     }
 
     fn set_caps(&mut self, flow: FlowId, caps: HostCaps) {
-        if let Ok(stream) = self.stream(flow) {
-            set_caps(stream, caps);
+        if let Some(slot) = self.slot(flow) {
+            slot.sndbuf = caps.sndbuf;
+            set_caps(&slot.stream, caps);
         }
     }
 
     fn lower_caps(&mut self, flow: FlowId, caps: HostCaps) -> HostCaps {
+        self.set_caps(flow, caps);
         let Ok(stream) = self.stream(flow) else { return caps };
-        set_caps(stream, caps);
         // The kernel keeps what it holds; without an answer it is taken to hold all it may.
         let (sent, received) =
             sys::socket_queued_bytes(stream.as_fd()).unwrap_or((u32::MAX, u32::MAX));
@@ -206,6 +230,33 @@ impl Host for HostSockets {
     }
 }
 
+/// A small send buffer is meant to be small. The kernel asks whether it is full only before it begins a new segment: to
+/// the last one, as long as it is unsent, it adds up to 64 KiB.
+const WATCHED_BELOW: u32 = 128 << 10;
+
+/// One write of at most `max` bytes, as a segment that no later one is added to.
+fn write_within(stream: &TcpStream, max: usize, parts: &[IoSlice<'_>]) -> Result<usize, HostError> {
+    let mut list = [IoSlice::new(&[]); WRITE_PARTS];
+    let (mut used, mut left) = (0, max);
+    for (slot, part) in list.iter_mut().zip(parts) {
+        let take = part.len().min(left);
+        if take == 0 {
+            break;
+        }
+        *slot = IoSlice::new(&part[..take]);
+        (used, left) = (used + 1, left - take);
+    }
+    let flags = MsgFlags::MSG_EOR | MsgFlags::MSG_NOSIGNAL;
+    let send = || {
+        let (fd, parts) = (stream.as_raw_fd(), &list[..used]);
+        Ok(socket::sendmsg::<()>(fd, parts, &[], flags, None)?)
+    };
+    retry(send)
+}
+
+/// Chunks that `WATCHED_BELOW / 2` bytes can lie in.
+const WRITE_PARTS: usize = 18;
+
 fn retry<T>(mut op: impl FnMut() -> io::Result<T>) -> Result<T, HostError> {
     loop {
         match op() {
@@ -218,8 +269,14 @@ fn retry<T>(mut op: impl FnMut() -> io::Result<T>) -> Result<T, HostError> {
 /// Receive buffer at the moment of connecting to another machine.
 const FAR_RCVBUF: u32 = 4 << 20;
 
+/// As `set_caps`, for a listener: what it accepts starts like that.
+pub(crate) fn prepare_listener(socket: &impl AsFd, caps: HostCaps) {
+    set_caps(socket, caps);
+    let _ = setsockopt(socket, sockopt::TcpMaxSeg, &LOOPBACK_MSS);
+}
+
 /// Failure leaves the smaller buffer of before: what is charged is then more than what can be held, never less.
-pub(crate) fn set_caps(socket: &impl AsFd, caps: HostCaps) {
+fn set_caps(socket: &impl AsFd, caps: HostCaps) {
     let _ = setsockopt(socket, sockopt::SndBuf, &((caps.sndbuf / KERNEL_DOUBLES) as usize));
     let _ = setsockopt(socket, sockopt::RcvBuf, &((caps.rcvbuf / KERNEL_DOUBLES) as usize));
 }

@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Pid, geteuid};
-use skbudget_stack::{FlowInfo, Tap};
+use skbudget_stack::Tap;
 
 use crate::attach::GuestNet;
 use crate::config::RunConfig;
@@ -225,8 +225,7 @@ fn drain(daemon: &Daemon, signals: &Signals, name: &str) -> Result<(), DaemonErr
     let mut last = Vec::new();
     let mut since = clock::now();
     loop {
-        let flows = daemon.flows(name)?;
-        let pending: Vec<_> = flows.iter().filter(|flow| !is_said(flow)).collect();
+        let pending = daemon.unsaid(name)?;
         let now = clock::now();
         let progress: Vec<_> =
             pending.iter().map(|flow| (flow.id, flow.bytes_from_guest, flow.rmem)).collect();
@@ -251,12 +250,6 @@ fn drain(daemon: &Daemon, signals: &Signals, name: &str) -> Result<(), DaemonErr
         }
         std::thread::sleep(DRAIN_STEP);
     }
-}
-
-/// The guest's stream is complete and out of our hands.
-fn is_said(flow: &FlowInfo) -> bool {
-    let ended = ["CLOSE-WAIT", "CLOSING", "LAST-ACK", "TIME-WAIT", "CLOSED"];
-    flow.rmem == 0 && ended.contains(&flow.state)
 }
 
 fn bind_all(config: &RunConfig) -> Result<Vec<Publish>, Failure> {

@@ -7,7 +7,6 @@
 
 mod control;
 mod seat;
-mod stage;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -17,6 +16,7 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Waker};
 use skbudget_controller::{Budget, Event, Instant, PAGE_SIZE};
+use skbudget_stack::tap::SCRATCH_BYTES;
 use skbudget_stack::{ChunkPool, Ready, WakeKey};
 
 use crate::clock;
@@ -26,7 +26,6 @@ use crate::token::{self, Kind};
 
 pub(crate) use control::Command;
 use seat::{After, Seat, Shared};
-use stage::Stage;
 
 /// Events taken from the poll in one turn.
 const EVENTS_PER_TURN: usize = 1024;
@@ -48,7 +47,7 @@ pub(crate) struct Worker {
     shared: Option<Instant>,
     listener: Option<Sender<DaemonEvent>>,
     pool: ChunkPool,
-    stage: Stage,
+    scratch: Vec<u8>,
     budgets: Vec<Option<BudgetSeat>>,
     seats: Vec<Option<Seat>>,
     /// Whom to run in the next turn, each once.
@@ -98,7 +97,7 @@ impl Worker {
             shared: None,
             listener,
             pool: ChunkPool::new(),
-            stage: Stage::new(),
+            scratch: vec![0; SCRATCH_BYTES],
             budgets: Vec::new(),
             seats: Vec::new(),
             active: Vec::new(),
@@ -215,8 +214,8 @@ impl Worker {
             if !std::mem::replace(&mut owner.touched, true) {
                 self.touched.push(seat.budget);
             }
-            let (pool, stage) = (&mut self.pool, &mut self.stage);
-            let after = seat.turn(&mut owner.budget, &mut Shared { now, pool, stage, ahead: true });
+            let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
+            let after = seat.turn(&mut owner.budget, &mut Shared { now, pool, scratch });
             let before = std::mem::replace(&mut cpu, clock::thread_cpu_ns());
             seat.cpu_ns += cpu.saturating_sub(before);
             self.reschedule(index);
@@ -297,9 +296,8 @@ impl Worker {
         let Some(seat) = &mut self.seats[usize::from(index)] else { return };
         let Some(owner) = &mut self.budgets[seat.budget] else { return };
         let before = clock::thread_cpu_ns();
-        let (pool, stage) = (&mut self.pool, &mut self.stage);
-        let again =
-            seat.stack_turn(&mut owner.budget, &mut Shared { now, pool, stage, ahead: true });
+        let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
+        let again = seat.stack_turn(&mut owner.budget, &mut Shared { now, pool, scratch });
         seat.cpu_ns += clock::thread_cpu_ns().saturating_sub(before);
         self.reschedule(index);
         // A listener may have waited for the room, too.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use skbudget_controller::{Budget, CHUNK_SIZE, Counter, MemberId, Rules};
+use skbudget_controller::{Budget, CHUNK_SIZE, Counter, Instant, MemberId, Rules};
 
 use super::Container;
 use crate::flow::Flow;
@@ -81,9 +81,9 @@ impl Container {
     pub(super) fn demote(&mut self, cx: &mut Ctx<'_>, need: u64) -> bool {
         let mut freed = 0;
         while freed < need {
-            let Some(id) = self.idle.pop_front() else { return false };
+            let Some((since, id)) = self.idle.pop_front() else { return false };
             let Some(flow) = self.flows.get_mut(id) else { continue };
-            if !flow.idle {
+            if !is_idle_since(flow, since) {
                 continue;
             }
             let slots = flow.tcb.rcv.q.close_to(0, cx.budget, &mut flow.ledger, cx.now);
@@ -127,6 +127,11 @@ impl Container {
                 self.flows.put(flow);
             }
         }
+        if self.idle.len() > self.idle_limit {
+            let Self { idle, flows, .. } = self;
+            idle.retain(|&(since, id)| flows.get(id).is_some_and(|f| is_idle_since(f, since)));
+            self.idle_limit = 2 * self.idle.len() + 64;
+        }
     }
 
     fn fall_idle(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow) {
@@ -136,7 +141,7 @@ impl Container {
         flow.tcb.snd.on_idle();
         self.with_ends(cx, flow, relay::lower);
         cx.budget.set_idle(&mut flow.ledger, true, cx.now);
-        self.idle.push_back(flow.id);
+        self.idle.push_back((flow.last_data, flow.id));
     }
 
     /// No room for a new flow: the oldest orphan that holds more than a little is reset (K11, tcp_check_oom). Its guest
@@ -168,4 +173,9 @@ impl Container {
             cx.budget.count(self.member, Counter::AdmissionDenied, 1);
         }
     }
+}
+
+/// The flow has been idle without a break since its data of that time.
+fn is_idle_since(flow: &Flow, since: Instant) -> bool {
+    flow.idle && flow.last_data == since
 }

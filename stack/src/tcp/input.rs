@@ -300,10 +300,11 @@ impl Tcb {
         snd.timer = (snd.una != snd.max).then(|| mem.now + snd.rtt.rto());
     }
 
-    /// RFC 5681 section 2: same ACK, no data, same window, something outstanding.
+    /// RFC 5681 section 2: same ACK, no data, same window, something outstanding. With a closed window it answers a
+    /// probe.
     fn on_repeated_ack(&mut self, old_wnd: u32) {
         let snd = &mut self.snd;
-        if snd.una == snd.max || snd.wnd != old_wnd {
+        if snd.una == snd.max || snd.wnd != old_wnd || snd.wnd == 0 {
             return;
         }
         snd.dupacks += 1;

@@ -35,12 +35,9 @@ impl Tcb {
             return out;
         }
         if self.syn_due || self.rcv.ack_now || self.rcv.moved {
-            let wnd = self.rcv.wnd();
             out.short = self.rcv.advance_edge(mem.budget, mem.ledger, mem.now);
-            if self.state.synchronized() {
-                self.rcv.count_window(wnd, mem.budget, mem.ledger);
-            }
         }
+        let said = self.rcv.window_said();
         let sent = self.send_due(mem, emit).and_then(|()| self.send_data(mem, emit));
         match sent {
             Some(more) => out.more = more,
@@ -56,6 +53,9 @@ impl Tcb {
                 out.device_full = true;
             }
         }
+        if self.state.receives() {
+            self.rcv.count_window(said, mem.budget, mem.ledger);
+        }
         out
     }
 
@@ -65,13 +65,13 @@ impl Tcb {
             self.send_syn(mem, emit)?;
         }
         if self.rexmit_due && self.state.sends() {
-            self.rexmit_due = false;
             let len = self.snd.q.len().min(self.snd.mss as usize);
             let fin = len == self.snd.q.len();
             if len > 0 || self.snd.fin {
-                mem.stats.add(Stat::TCPFastRetrans);
                 self.send_range(self.snd.una, len, fin, mem, emit)?;
+                mem.stats.add(Stat::TCPFastRetrans);
             }
+            self.rexmit_due = false;
         }
         if self.probe_due {
             self.probe_due = false;
@@ -216,7 +216,10 @@ impl Tcb {
         }
         if self.sack && self.rcv.q.has_holes() {
             let base = self.rcv.irs + 1;
-            for (slot, (start, end)) in options.sack.iter_mut().zip(self.rcv.q.sack_ranges()) {
+            // As many blocks as leave a segment of the link room for a byte.
+            let room = usize::from(self.link.segment_max).saturating_sub(options.len() + 4 + 1) / 8;
+            let ranges = self.rcv.q.sack_ranges().take(room);
+            for (slot, (start, end)) in options.sack.iter_mut().zip(ranges) {
                 *slot = Some(((base + start as u32).0, (base + end as u32).0));
             }
         }

@@ -29,6 +29,8 @@ pub(crate) struct Rcv {
     pub(crate) edge: u64,
     /// What the guest was last told of it.
     edge_sent: u64,
+    /// Window field it was last told.
+    said: u16,
     /// Shift of the windows we advertise.
     pub(crate) wscale: u8,
     /// MSS we advertised.
@@ -64,6 +66,7 @@ impl Rcv {
             irs: Seq(0),
             edge: 0,
             edge_sent: 0,
+            said: 0,
             wscale,
             mss,
             fin: None,
@@ -141,6 +144,7 @@ impl Rcv {
         };
         let want = want.min(field_max);
         let nxt = self.q.nxt();
+        // Half of the target, not of what is left of it: a queue that is nearly full opens no window of a few bytes.
         let step = u64::from(self.mss).min(target / 2);
         if nxt + want < self.edge + step {
             return false;
@@ -212,15 +216,21 @@ impl Rcv {
         }
         self.ack_sent = self.nxt();
         self.edge_sent = self.edge;
+        self.said = self.window_field();
         self.unacked = 0;
         self.ack_now = false;
         self.delack_at = None;
         self.nomem = false;
     }
 
-    /// Counts what the window did between two ACKs, by the kernel's names.
-    pub(crate) fn count_window(&self, before: u32, budget: &mut Budget, ledger: &Ledger) {
-        let after = self.wnd();
+    /// The window field of the last segment that left.
+    pub(crate) fn window_said(&self) -> u16 {
+        self.said
+    }
+
+    /// Counts what the window did between two segments, by the kernel's names.
+    pub(crate) fn count_window(&self, before: u16, budget: &mut Budget, ledger: &Ledger) {
+        let after = self.said;
         if before > 0 && after == 0 {
             budget.count(ledger.member(), Counter::TCPToZeroWindowAdv, 1);
         } else if before == 0 && after > 0 {

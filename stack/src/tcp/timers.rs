@@ -64,8 +64,12 @@ impl Tcb {
             mem.stats.add(Stat::TCPAbortOnTimeout);
             return Disposition::Abort;
         }
-        if self.snd.max == self.snd.una && !syn {
+        // A window may close over what is in flight: a guest without memory drops it and says zero. It is asked as any
+        // closed window is, and what it lacks is said again when it opens.
+        let closed = self.snd.wnd == 0 && !self.snd.q.is_empty();
+        if (self.snd.max == self.snd.una || closed) && !syn {
             mem.stats.add(Stat::TCPWinProbe);
+            self.go_back();
             // RFC 9293 section 3.8.6.2.1: the override timer sends into a window that stays small.
             self.force_small = self.snd.wnd > 0;
             self.probe_due = !self.force_small;
@@ -74,14 +78,18 @@ impl Tcb {
         }
         mem.stats.add(Stat::TCPTimeouts);
         self.snd.cc.on_timeout(self.snd.flight(), self.snd.mss);
-        self.snd.timed = None;
-        self.snd.dupacks = 0;
-        self.snd.recover = None;
-        // RFC 5681 section 3.1: begin again at SND.UNA; what the guest has it acknowledges at once.
-        self.snd.nxt = self.snd.una;
+        self.go_back();
         self.syn_due = syn;
         self.snd.restart_timer(mem.now);
         Disposition::Continue
+    }
+
+    /// RFC 5681 section 3.1: begin again at SND.UNA; what the guest has it acknowledges at once.
+    fn go_back(&mut self) {
+        self.snd.timed = None;
+        self.snd.dupacks = 0;
+        self.snd.recover = None;
+        self.snd.nxt = self.snd.una;
     }
 
     fn on_keepalive(&mut self, mem: &mut Mem<'_>) -> Disposition {

@@ -13,13 +13,41 @@ use crate::stats::{self, Categories, ContainerReport, Meter};
 
 #[derive(Debug)]
 pub(crate) enum Command {
-    AddBudget { name: String, config: BudgetConfig, reply: Sender<Result<BudgetId, DaemonError>> },
-    AddContainer { spec: Box<ContainerSpec>, reply: Sender<Result<(), DaemonError>> },
-    Has { name: String, reply: Sender<bool> },
-    Remove { name: String, reply: Sender<Result<(), DaemonError>> },
-    SetLimits { name: String, limits: Limits, reply: Sender<Result<(), DaemonError>> },
-    Flows { name: String, reply: Sender<Result<Vec<FlowInfo>, DaemonError>> },
-    Stats { meminfo: bool, reply: Sender<Report> },
+    AddBudget {
+        name: String,
+        config: BudgetConfig,
+        reply: Sender<Result<BudgetId, DaemonError>>,
+    },
+    AddContainer {
+        spec: Box<ContainerSpec>,
+        reply: Sender<Result<(), DaemonError>>,
+    },
+    Has {
+        name: String,
+        reply: Sender<bool>,
+    },
+    Remove {
+        name: String,
+        reply: Sender<Result<(), DaemonError>>,
+    },
+    SetLimits {
+        name: String,
+        limits: Limits,
+        reply: Sender<Result<(), DaemonError>>,
+    },
+    Flows {
+        name: String,
+        reply: Sender<Result<Vec<FlowInfo>, DaemonError>>,
+    },
+    /// Those whose guest's stream is not complete on the host's side.
+    Unsaid {
+        name: String,
+        reply: Sender<Result<Vec<FlowInfo>, DaemonError>>,
+    },
+    Stats {
+        meminfo: bool,
+        reply: Sender<Report>,
+    },
     Stop,
 }
 
@@ -57,6 +85,9 @@ impl Worker {
                 Command::Flows { name, reply } => {
                     let _ = reply.send(self.flows(&name));
                 }
+                Command::Unsaid { name, reply } => {
+                    let _ = reply.send(self.unsaid(&name));
+                }
                 Command::Stats { meminfo, reply } => {
                     let _ = reply.send(self.report(meminfo, now));
                 }
@@ -80,8 +111,8 @@ impl Worker {
         self.active.retain(|active| *active != index);
         let place = &mut self.budgets[seat.budget];
         if let Some(owner) = place {
-            let (pool, stage) = (&mut self.pool, &mut self.stage);
-            seat.abort(&mut owner.budget, &mut Shared { now, pool, stage, ahead: true });
+            let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
+            seat.abort(&mut owner.budget, &mut Shared { now, pool, scratch });
             let member = seat.stack.member();
             owner.budget.remove_member(member, now);
             owner.members[usize::from(member.0)] = None;
@@ -173,6 +204,13 @@ impl Worker {
         Ok(seat.map(|seat| seat.stack.flows()).unwrap_or_default())
     }
 
+    fn unsaid(&self, name: &str) -> Result<Vec<FlowInfo>, DaemonError> {
+        let index = self.find(name)?;
+        let Some(seat) = &self.seats[usize::from(index)] else { return Ok(Vec::new()) };
+        let flows = seat.stack.flows().into_iter();
+        Ok(flows.filter(|flow| !seat.host.is_complete(flow.id)).collect())
+    }
+
     fn find(&self, name: &str) -> Result<u16, DaemonError> {
         let named = |seat: &Option<Seat>| seat.as_ref().is_some_and(|seat| seat.name == name);
         let at = self.seats.iter().position(named);
@@ -207,7 +245,7 @@ impl Worker {
         Report {
             containers: seats.filter_map(report).collect(),
             budgets: owners().map(|owner| owner.budget.meter_stats(now).into()).collect(),
-            platform_bytes: self.stage.bytes() as u64,
+            platform_bytes: self.scratch.len() as u64,
         }
     }
 }

@@ -14,17 +14,16 @@ use skbudget_stack::{ChunkPool, Close, Container, Ctx, Host, HostCaps, Tap};
 use crate::daemon::Publish;
 use crate::host::{self, HostSockets};
 use crate::token;
-use crate::worker::stage::{Port, Stage};
 
-/// Frames and bytes of one device that are processed in one turn, give or take a batch: enough that the turn's fixed
-/// cost does not show, little enough that no other container waits long.
-const FRAMES_PER_TURN: usize = 256;
-const BYTES_PER_TURN: usize = 1 << 20;
-
-/// Frames processed between two looks at the device.
-const FRAMES_PER_LOOK: usize = 8;
+/// Frames and bytes taken from one device in one turn: small enough that what was read is still in the cache when it
+/// is relayed, and that no other container waits long; large enough that the turn's fixed cost does not show.
+const FRAMES_PER_TURN: usize = 128;
+const BYTES_PER_TURN: usize = 512 << 10;
 
 const ACCEPTS_PER_TURN: usize = 16;
+
+/// The kernel grants no socket less to send from (SOCK_MIN_SNDBUF).
+const SNDBUF_LEAST: u32 = 4608;
 
 /// After a failed accept (no descriptors left, most likely) the listener rests: asking at once would fail again.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -33,10 +32,7 @@ const ACCEPT_REST: Duration = Duration::from_millis(50);
 pub(super) struct Shared<'a> {
     pub(super) now: Instant,
     pub(super) pool: &'a mut ChunkPool,
-    /// Empty between the turns of two containers.
-    pub(super) stage: &'a mut Stage,
-    /// Read ahead; off while the stage is being emptied.
-    pub(super) ahead: bool,
+    pub(super) scratch: &'a mut [u8],
 }
 
 #[derive(Debug)]
@@ -113,8 +109,9 @@ impl Seat {
         for (index, Publish { listener, guest_port }) in publish.into_iter().enumerate() {
             listener.set_nonblocking(true)?;
             // Accepted connections start with these buffers: what their admission charges, not the system's default.
-            let half = self.stack.config().sizes.host_floor / 2;
-            host::set_caps(&listener, HostCaps { sndbuf: half, rcvbuf: half });
+            let floor = self.stack.config().sizes.host_floor;
+            let rcvbuf = floor.saturating_sub(SNDBUF_LEAST);
+            host::prepare_listener(&listener, HostCaps { sndbuf: SNDBUF_LEAST, rcvbuf });
             let token = token::listener(seat, index as u32);
             let fd = listener.as_raw_fd();
             registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
@@ -152,16 +149,9 @@ impl Seat {
         }
     }
 
-    /// Timers and flows. What the guest answered meanwhile is taken in, too: then another turn is wanted.
+    /// Timers and flows.
     pub(super) fn stack_turn(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) -> bool {
-        let again = self.with_stack(budget, shared, |stack, cx| stack.turn(cx));
-        let answered = !shared.stage.is_empty();
-        if answered {
-            shared.ahead = false;
-            self.process(budget, shared);
-            shared.ahead = true;
-        }
-        again || answered || self.device_ready
+        self.with_stack(budget, shared, |stack, cx| stack.turn(cx))
     }
 
     /// The next moment something has to be done here though nothing happens.
@@ -174,9 +164,6 @@ impl Seat {
     pub(super) fn abort(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) {
         self.host.end();
         self.with_stack(budget, shared, |stack, cx| stack.abort_all(cx));
-        // What it still said is of no interest: nothing of it was acknowledged.
-        let unheard = shared.stage.take();
-        shared.stage.put_back(unheard);
         self.tap.flush_capture();
     }
 
@@ -186,47 +173,36 @@ impl Seat {
         shared: &mut Shared<'_>,
         work: impl FnOnce(&mut Container, &mut Ctx<'_>) -> T,
     ) -> T {
-        let Self { stack, host, tap, device_ready, .. } = self;
-        let Shared { now, pool, stage, ahead } = shared;
-        let mut port = Port { tap, stage, ready: device_ready, ahead: *ahead, sent: 0 };
-        work(stack, &mut Ctx { now: *now, budget, pool, host, device: &mut port })
-    }
-
-    fn look(&mut self, shared: &mut Shared<'_>) {
-        let Self { tap, device_ready, .. } = self;
-        let ahead = shared.ahead;
-        Port { tap, stage: shared.stage, ready: device_ready, ahead, sent: 0 }.look();
+        let Self { stack, host, tap, .. } = self;
+        let Shared { now, pool, .. } = shared;
+        work(stack, &mut Ctx { now: *now, budget, pool, host, device: tap })
     }
 
     /// True when the device may hold more.
     fn take_frames(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) -> bool {
-        let (mut frames, mut bytes) = (0, 0);
-        while frames < FRAMES_PER_TURN && bytes < BYTES_PER_TURN {
-            self.look(shared);
-            if shared.stage.is_empty() {
+        let Self { stack, host, tap, device_ready, .. } = self;
+        let mut bytes = 0;
+        for _ in 0..FRAMES_PER_TURN {
+            if !*device_ready || bytes >= BYTES_PER_TURN {
                 break;
             }
-            let (n, len) = self.process(budget, shared);
-            (frames, bytes) = (frames + n, bytes + len);
-        }
-        self.device_ready || !shared.stage.is_empty()
-    }
-
-    /// Hands the frames that were read to the stack; how many, and their bytes.
-    fn process(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) -> (usize, usize) {
-        let batch = shared.stage.take();
-        let mut bytes = 0;
-        let mut count = 0;
-        for (vnet, frame) in batch.frames() {
-            (count, bytes) = (count + 1, bytes + frame.len());
-            self.with_stack(budget, shared, |stack, cx| stack.on_frame(cx, vnet, frame));
-            // Carrying a frame out may take long, a connection to the host above all.
-            if count % FRAMES_PER_LOOK == 0 {
-                self.look(shared);
+            match tap.recv(shared.scratch) {
+                Ok((vnet, range)) => {
+                    bytes += range.len();
+                    let (now, pool) = (shared.now, &mut *shared.pool);
+                    let mut cx = Ctx { now, budget: &mut *budget, pool, host, device: tap };
+                    stack.on_frame(&mut cx, &vnet, &shared.scratch[range]);
+                }
+                Err(e) => {
+                    *device_ready = false;
+                    // A device that is gone says so by itself, one that is down answers EIO until it comes up.
+                    if e.kind() != io::ErrorKind::WouldBlock && !tap.gone() {
+                        log::debug!("device: {e}");
+                    }
+                }
             }
         }
-        shared.stage.put_back(batch);
-        (count, bytes)
+        *device_ready
     }
 
     fn accept(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) -> bool {

@@ -4,6 +4,8 @@ use std::fs;
 use std::net::TcpListener;
 use std::process::Command;
 
+use skbudget_stack::ContainerConfig;
+
 use crate::support::{
     BINARY, Running, TempFile, netns_in_use, process_with, script, signal_pid, skbudget, succeed,
     text, unique, until,
@@ -28,15 +30,13 @@ fn the_container_sees_its_network_and_its_processes_only() {
         "ip addr; ip route; echo pid $$; ls /proc | grep -c '^[0-9]'",
     );
     let said = succeed(&output);
-    for expected in [
-        "inet 10.0.2.100/24",
-        "mtu 1500",
-        "qlen 32",
-        "default via 10.0.2.2 dev tap0",
-        "inet 127.0.0.1/8",
-    ] {
+    for expected in
+        ["inet 10.0.2.100/24", "mtu 1500", "default via 10.0.2.2 dev tap0", "inet 127.0.0.1/8"]
+    {
         assert!(said.contains(expected), "{expected:?} in {said}");
     }
+    let queue = ContainerConfig::new(1500, true, Some(16 << 20), [0; 2]).txqueuelen();
+    assert!(said.contains(&format!("qlen {queue}")), "{said}");
     let pid = said.lines().find_map(|line| line.strip_prefix("pid ")).unwrap();
     assert!(pid.parse::<u32>().unwrap() < 10, "{said}");
 }

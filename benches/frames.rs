@@ -1,0 +1,142 @@
+//! Frames a guest sends and receives, by hand: a bench must not wait for a second TCP to think.
+
+use std::io::IoSlice;
+
+use skbudget_stack::VnetHdr;
+use skbudget_stack::vnet::{F_NEEDS_CSUM, GSO_TCPV4};
+
+const ETH: usize = 14;
+const IP: usize = 20;
+/// TCP's header with the timestamp option, as every segment after the handshake has it.
+const TCP: usize = 32;
+const HEADERS: usize = ETH + IP + TCP;
+
+pub const ACK: u8 = 0x10;
+pub const SYN: u8 = 0x02;
+
+const GUEST: [u8; 4] = [10, 0, 2, 100];
+const GATEWAY: [u8; 4] = [10, 0, 2, 2];
+const GUEST_PORT: u16 = 40_000;
+const HOST_PORT: u16 = 5201;
+/// MSS 1460, SACK permitted, timestamp (not filled in), window scale 7: what Linux sends.
+const SYN_OPTIONS: [u8; 20] = [2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
+
+/// Fields of a segment that change from one to the next.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fields {
+    pub seq: u32,
+    pub ack: u32,
+    pub flags: u8,
+    /// As on the wire, not scaled.
+    pub window: u16,
+    pub tsval: u32,
+    pub tsecr: u32,
+}
+
+/// A frame with room for headers and a payload that stays the same; the fields are written anew each time.
+#[derive(Debug, Clone)]
+pub struct FrameBuf {
+    bytes: Vec<u8>,
+    vnet: VnetHdr,
+}
+
+impl FrameBuf {
+    /// A data segment or, with no payload, an ACK. More than `mss` bytes make a super-frame.
+    pub fn segment(payload: usize, mss: u16) -> Self {
+        let mut options = [0; TCP - 20];
+        options[..4].copy_from_slice(&[1, 1, 8, 10]);
+        Self::build(&options, payload, mss)
+    }
+
+    pub fn syn() -> Self {
+        Self::build(&SYN_OPTIONS, 0, 1460)
+    }
+
+    fn build(options: &[u8], payload: usize, mss: u16) -> Self {
+        let tcp = 20 + options.len();
+        let mut bytes = vec![0x5a; ETH + IP + tcp + payload];
+        bytes[..6].copy_from_slice(&[0x52, 0x55, 0x0a, 0, 2, 2]);
+        bytes[6..12].copy_from_slice(&[0x02, 0, 0, 0, 0, 1]);
+        bytes[12..14].copy_from_slice(&[0x08, 0x00]);
+
+        let ip = &mut bytes[ETH..ETH + IP];
+        ip.fill(0);
+        ip[0] = 0x45;
+        ip[2..4].copy_from_slice(&((IP + tcp + payload) as u16).to_be_bytes());
+        ip[6] = 0x40;
+        (ip[8], ip[9]) = (64, 6);
+        ip[12..16].copy_from_slice(&GUEST);
+        ip[16..20].copy_from_slice(&GATEWAY);
+        let sum = checksum(ip);
+        ip[10..12].copy_from_slice(&sum.to_be_bytes());
+
+        let header = &mut bytes[ETH + IP..ETH + IP + tcp];
+        header.fill(0);
+        header[..2].copy_from_slice(&GUEST_PORT.to_be_bytes());
+        header[2..4].copy_from_slice(&HOST_PORT.to_be_bytes());
+        header[12] = (tcp as u8 / 4) << 4;
+        header[20..].copy_from_slice(options);
+
+        let gso = payload > usize::from(mss);
+        let vnet = VnetHdr {
+            flags: F_NEEDS_CSUM,
+            gso_type: if gso { GSO_TCPV4 } else { 0 },
+            hdr_len: (ETH + IP + tcp) as u16,
+            gso_size: if gso { mss } else { 0 },
+            csum_start: (ETH + IP) as u16,
+            csum_offset: 16,
+        };
+        Self { bytes, vnet }
+    }
+
+    /// The frame with these fields; a SYN's timestamp stays as it was made.
+    pub fn with(&mut self, fields: &Fields) -> (&VnetHdr, &[u8]) {
+        let tcp = &mut self.bytes[ETH + IP..];
+        tcp[4..8].copy_from_slice(&fields.seq.to_be_bytes());
+        tcp[8..12].copy_from_slice(&fields.ack.to_be_bytes());
+        tcp[13] = fields.flags;
+        tcp[14..16].copy_from_slice(&fields.window.to_be_bytes());
+        if fields.flags & SYN == 0 {
+            tcp[24..28].copy_from_slice(&fields.tsval.to_be_bytes());
+            tcp[28..32].copy_from_slice(&fields.tsecr.to_be_bytes());
+        }
+        (&self.vnet, &self.bytes)
+    }
+}
+
+/// What the guest must know of a frame it receives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    pub seq: u32,
+    pub ack: u32,
+    pub flags: u8,
+    pub payload: u32,
+    pub tsval: u32,
+}
+
+/// Reads the headers, which are the first part of every frame the stack sends. `None`: no TCP.
+pub fn receive(parts: &[IoSlice<'_>]) -> Option<Received> {
+    let headers: &[u8] = parts.first()?;
+    if headers.len() < ETH + IP + 20 || headers[ETH + 9] != 6 {
+        return None;
+    }
+    let tcp = &headers[ETH + IP..];
+    let word = |at: usize| u32::from_be_bytes([tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]]);
+    let all: usize = parts.iter().map(|part| part.len()).sum();
+    // The stack writes its timestamp last and alone once the handshake is over.
+    let stamped = headers.len() == HEADERS && tcp[12] >> 4 == 8;
+    Some(Received {
+        seq: word(4),
+        ack: word(8),
+        flags: tcp[13],
+        payload: (all - headers.len()) as u32,
+        tsval: if stamped { word(24) } else { 0 },
+    })
+}
+
+fn checksum(header: &[u8]) -> u16 {
+    let words = header.chunks_exact(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));
+    let sum: u32 = words.sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !(folded as u16)
+}

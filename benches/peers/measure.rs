@@ -1,0 +1,123 @@
+//! One test in one container.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde_json::Value;
+
+use crate::lab::{Lab, Process};
+use crate::peer::Container;
+
+const PORT: &str = "5201";
+/// A server listens this long after it was started.
+const SERVER_STARTS: Duration = Duration::from_millis(400);
+/// Beyond the length of a measurement: start, end, and a peer that hardly moves.
+const SLACK: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Test {
+    /// One flow from the container to the host.
+    Up,
+    /// One flow from the host to the container.
+    Down,
+    /// One byte there and back, over and over, on one connection.
+    Rr,
+    /// Connect, one byte there and back, close.
+    Crr,
+    /// The host stops reading until the flow is full, then reads until nothing is there.
+    Resume,
+    /// The same with the reader in the container.
+    ResumeDown,
+}
+
+/// How long.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    pub(crate) seconds: u64,
+    pub(crate) cycles: u32,
+}
+
+/// Named numbers of one measurement.
+pub(crate) type Readings = Vec<(&'static str, f64)>;
+
+/// What a test reads, the first being what is compared.
+pub(crate) const fn readings_of(test: Test) -> &'static [&'static str] {
+    match test {
+        Test::Up | Test::Down => &["Gbit/s"],
+        Test::Rr | Test::Crr => &["per_second", "p50_us", "p99_us", "errors"],
+        Test::Resume | Test::ResumeDown => &["p99_us", "p50_us", "max_us", "drained_bytes"],
+    }
+}
+
+pub(crate) fn measure(
+    lab: &Lab,
+    container: &Container,
+    test: Test,
+    plan: &Plan,
+) -> Result<Readings, String> {
+    let seconds = plan.seconds.to_string();
+    let cycles = plan.cycles.to_string();
+    let (to, length) = (container.servers, Duration::from_secs(plan.seconds) + SLACK);
+    let stalls = Duration::from_millis(400 * u64::from(plan.cycles)) + SLACK;
+    match test {
+        Test::Up | Test::Down => {
+            let _server = server(lab, "iperf3".into(), &["-s", "-1", "-p", PORT])?;
+            let mut args = vec!["iperf3", "-c", to, "-p", PORT, "-t", &seconds, "-J"];
+            args.extend((test == Test::Down).then_some("-R"));
+            let said = inside(container, None, &args)?.finish(length)?;
+            let said: Value = serde_json::from_str(&said).map_err(|e| format!("iperf3: {e}"))?;
+            let bits = said["end"]["sum_received"]["bits_per_second"].as_f64();
+            let bits = bits.ok_or_else(|| format!("iperf3: {}", said["error"]))?;
+            Ok(vec![("Gbit/s", bits / 1e9)])
+        }
+        Test::Rr | Test::Crr => {
+            let _server = server(lab, own()?, &["echo", PORT])?;
+            let mode = if test == Test::Rr { "rr" } else { "crr" };
+            let client = inside(container, Some(own()?), &[mode, to, PORT, &seconds])?;
+            read(test, &client.finish(length)?)
+        }
+        Test::Resume => {
+            let server = server(lab, own()?, &["drain-at", PORT, &cycles])?;
+            let _client = inside(container, Some(own()?), &["flood-to", to, PORT])?;
+            read(test, &server.finish(stalls)?)
+        }
+        Test::ResumeDown => {
+            let _server = server(lab, own()?, &["flood-at", PORT])?;
+            let client = inside(container, Some(own()?), &["drain-from", to, PORT, &cycles])?;
+            read(test, &client.finish(stalls)?)
+        }
+    }
+}
+
+/// The programs at both ends are this one.
+fn own() -> Result<OsString, String> {
+    let path = std::env::current_exe().map_err(|e| format!("own path: {e}"))?;
+    Ok(path.into_os_string())
+}
+
+fn server(lab: &Lab, program: OsString, args: &[&str]) -> Result<Process, String> {
+    let server = lab.in_host(program, args)?;
+    std::thread::sleep(SERVER_STARTS);
+    Ok(server)
+}
+
+fn inside(
+    container: &Container,
+    program: Option<OsString>,
+    args: &[&str],
+) -> Result<Process, String> {
+    let mut line = container.inside.clone();
+    line.extend(program);
+    line.extend(args.iter().map(OsString::from));
+    Process::spawn(&line)
+}
+
+fn read(test: Test, said: &str) -> Result<Readings, String> {
+    let said: Value = serde_json::from_str(said).map_err(|e| format!("{said:?}: {e}"))?;
+    let number = |name: &&'static str| {
+        let value = said[name].as_f64().ok_or_else(|| format!("no {name} in {said}"))?;
+        Ok((*name, value))
+    };
+    readings_of(test).iter().map(number).collect()
+}

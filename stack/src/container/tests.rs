@@ -1,0 +1,71 @@
+//! What the container keeps beside its flows does not grow with time.
+
+use std::time::Duration;
+
+use skbudget_controller::{Budget, BudgetConfig, Limits, Rules, SockLimits};
+
+use super::*;
+use crate::sim::{
+    Buffers, GuestConfig, LinkConfig, NodeConfig, NodeId, Open, Probe, ProbePlan, Server, SimHost,
+    SmolGuest, Tally, World,
+};
+
+/// One guest that sends a request now and then, on one connection.
+fn chatting(every: Duration, until: Instant) -> (World, NodeId) {
+    let mut world = World::new(1);
+    let budget = Budget::new(
+        BudgetConfig {
+            rules: Rules::Strict,
+            limits: Limits::from_bytes(16 << 20, None, None).unwrap(),
+            sock: SockLimits::default(),
+            min_bytes: 0,
+            weight: 100,
+        },
+        None,
+    )
+    .unwrap();
+    let budget = world.add_budget(budget);
+    let mut host = SimHost::new();
+    host.serve(80..=80, Server::responder(100, 100).with_delay(Duration::from_micros(500)));
+    let mut guest = SmolGuest::new(&GuestConfig::new(1500, false, 1));
+    let plan = ProbePlan {
+        start: Instant::default(),
+        every,
+        until,
+        request: 100,
+        response: 100,
+        outstanding_max: 1,
+    };
+    let to = Open::Connect("10.0.2.2:80".parse().unwrap());
+    let app = Probe::new(plan, Tally::shared());
+    guest.open(Instant::default(), to, Buffers::default(), Box::new(app));
+    let node = world.add_container(NodeConfig {
+        container: ContainerConfig::new(1500, false, Some(16 << 20), [1, 2]),
+        budget,
+        up: LinkConfig::default(),
+        down: LinkConfig::default(),
+        guest: Box::new(guest),
+        host,
+    });
+    (world, node.unwrap())
+}
+
+#[test]
+fn timer_entries_follow_the_number_of_flows() {
+    let until = Instant::from_millis(60_000);
+    let (mut world, node) = chatting(Duration::from_millis(10), until);
+    world.run_until(until);
+    let container = world.container(node);
+    assert_eq!(container.flows.len(), 1);
+    assert!(container.timers.len() <= 100, "{} entries for one flow", container.timers.len());
+}
+
+#[test]
+fn a_flow_stands_on_the_idle_list_once() {
+    let until = Instant::from_millis(1_000_000);
+    let (mut world, node) = chatting(Duration::from_millis(3000), until);
+    world.run_until(until);
+    let container = world.container(node);
+    assert_eq!(container.flows.len(), 1);
+    assert!(container.idle.len() <= 100, "{} entries for one flow", container.idle.len());
+}

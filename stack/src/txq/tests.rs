@@ -1,0 +1,191 @@
+//! Random operations against a vector of bytes.
+
+use std::mem::ManuallyDrop;
+
+use skbudget_controller::{CHUNK_SIZE, FlowSizes, MemberId, Rules};
+
+use super::*;
+use crate::seeded::{Seeded, Setting, each_seed};
+
+const SIZES: FlowSizes = FlowSizes { sock: 1536, rmem_min: 4096, wmem_min: 4096, host_floor: 8192 };
+const NOW: Instant = Instant(1);
+
+fn byte(position: u64) -> u8 {
+    (position.wrapping_mul(0x9e37_79b9) >> 13) as u8
+}
+
+struct World {
+    budget: Budget,
+    member: MemberId,
+    pool: ChunkPool,
+    ledger: ManuallyDrop<Ledger>,
+    other: ManuallyDrop<Ledger>,
+    q: TxQueue,
+    /// Positions of the first byte held and of the next one read.
+    una: u64,
+    end: u64,
+}
+
+/// What the host has to say when it is read.
+#[derive(Debug, Clone, Copy)]
+enum Host {
+    Has(usize),
+    Nothing,
+    Ended,
+    Broken,
+}
+
+impl World {
+    fn new(setting: Setting) -> Self {
+        let mut budget = setting.budget();
+        let member = budget.add_member(0).unwrap();
+        let mut flow = || {
+            let mut ledger = budget.admit(member, &SIZES, NOW).unwrap();
+            budget.establish(&mut ledger, NOW).unwrap();
+            // A failed assertion is not to be followed by that of a ledger dropped.
+            ManuallyDrop::new(ledger)
+        };
+        let (ledger, other) = (flow(), flow());
+        let (pool, q) = (ChunkPool::new(), TxQueue::default());
+        Self { budget, member, pool, ledger, other, q, una: 0, end: 0 }
+    }
+
+    fn step(&mut self, rng: &mut Seeded) {
+        match rng.below(100) {
+            0..45 => {
+                let host = match rng.below(10) {
+                    0 => Host::Nothing,
+                    1 => Host::Ended,
+                    2 => Host::Broken,
+                    3..6 => Host::Has(1 + rng.below(3000)),
+                    _ => Host::Has(usize::MAX),
+                };
+                self.fill(1 + rng.below(90_000), host);
+            }
+            45..80 => self.acked(rng),
+            _ => self.other(rng),
+        }
+        self.check(rng);
+    }
+
+    fn fill(&mut self, want: usize, host: Host) {
+        let room = self.q.tail_room();
+        let mut asked = None;
+        let (end, strict) = (self.end, self.budget.rules() == Rules::Strict);
+        let unused_reserve = self.ledger.wmem() < u64::from(SIZES.wmem_min);
+        let Self { q, pool, budget, ledger, .. } = self;
+        let filled = q.fill(want, pool, budget, ledger, NOW, |parts| {
+            let total: usize = parts.iter().map(|p| p.len()).sum();
+            asked = Some(total);
+            match host {
+                Host::Nothing => return Err(HostError::WouldBlock),
+                Host::Broken => return Err(HostError::Reset),
+                Host::Ended => return Ok(0),
+                Host::Has(_) => {}
+            }
+            let Host::Has(has) = host else { unreachable!() };
+            let mut n = 0;
+            for part in parts.iter_mut() {
+                let len = part.len().min(has - n);
+                for (i, b) in part[..len].iter_mut().enumerate() {
+                    *b = byte(end + (n + i) as u64);
+                }
+                n += len;
+            }
+            Ok(n)
+        });
+        let Some(asked) = asked else {
+            assert_eq!(filled, Filled::NoMemory);
+            assert!(room == 0, "there was room at the tail");
+            assert!(!(strict && unused_reserve), "the reserve is never refused");
+            return;
+        };
+        assert!(asked >= room && asked > 0, "asked to read nothing, which looks like the end");
+        match (host, filled) {
+            (Host::Has(has), Filled::Bytes { n, full }) => {
+                assert_eq!(n, has.min(asked));
+                assert_eq!(full, n == asked);
+                self.end += n as u64;
+            }
+            (Host::Nothing, Filled::Failed(HostError::WouldBlock))
+            | (Host::Broken, Filled::Failed(HostError::Reset))
+            | (Host::Ended, Filled::Eof) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn acked(&mut self, rng: &mut Seeded) {
+        let held = (self.end - self.una) as usize;
+        let n = if rng.chance(25) { held } else { rng.below(held + 1) };
+        let Self { q, pool, budget, ledger, .. } = self;
+        q.acked(n, pool, budget, ledger, NOW);
+        self.una += n as u64;
+    }
+
+    fn other(&mut self, rng: &mut Seeded) {
+        let chunks = 1 + rng.below(12) as u32;
+        if rng.chance(50) {
+            self.budget.tx_grant(&mut self.other, chunks, NOW);
+        } else {
+            let chunks = chunks.min((self.other.wmem() / CHUNK_SIZE) as u32);
+            self.budget.tx_free(&mut self.other, chunks, NOW);
+        }
+    }
+
+    fn check(&self, rng: &mut Seeded) {
+        let q = &self.q;
+        assert_eq!(q.len(), (self.end - self.una) as usize);
+        assert!(q.head < PAYLOAD);
+        let (offset, len) = {
+            let offset = rng.below(q.len() + 1);
+            (offset, rng.below(q.len() - offset + 1).min(65_535))
+        };
+        let mut parts = [IoSlice::new(&[]); PARTS_MAX];
+        let count = q.slices(offset, len, &mut parts);
+        let bytes: Vec<u8> = parts[..count].iter().flat_map(|p| p.to_vec()).collect();
+        let from = self.una + offset as u64;
+        let expected: Vec<u8> = (from..from + len as u64).map(byte).collect();
+        assert!(bytes == expected, "{len} bytes from {offset}");
+        let chunks = (q.head + q.len).div_ceil(PAYLOAD);
+        assert_eq!(q.chunks.len(), if q.len == 0 { 0 } else { chunks }, "no chunk without a byte");
+        assert_eq!(self.pool.live(), q.chunks.len());
+        assert_eq!(self.ledger.wmem(), q.chunks.len() as u64 * CHUNK_SIZE);
+        let stats = self.budget.member_stats(self.member);
+        assert_eq!(stats.wmem, self.ledger.wmem() + self.other.wmem());
+        if self.budget.rules() == Rules::Strict {
+            let meter = self.budget.meter_stats(NOW);
+            assert!(Some(meter.max_usage_bytes) <= meter.hard_bytes, "hard is hard");
+        }
+    }
+
+    fn end(mut self) {
+        self.q.clear(&mut self.pool);
+        assert_eq!(self.pool.live(), 0);
+        self.budget.release(ManuallyDrop::into_inner(self.ledger), NOW);
+        self.budget.release(ManuallyDrop::into_inner(self.other), NOW);
+        assert_eq!(self.budget.meter_stats(NOW).usage_bytes, 0);
+    }
+}
+
+#[test]
+fn the_queue_is_the_stream_and_the_ledger_is_the_queue() {
+    for setting in Setting::ALL {
+        each_seed(0..30, |rng| {
+            let mut world = World::new(setting);
+            for _ in 0..400 {
+                world.step(rng);
+            }
+            world.end();
+        });
+    }
+}
+
+#[test]
+fn a_read_that_meets_nothing_gives_its_memory_back() {
+    let mut world = World::new(Setting::Plenty);
+    let before = world.budget.meter_stats(NOW).usage_bytes;
+    world.fill(60_000, Host::Nothing);
+    assert_eq!(world.budget.meter_stats(NOW).usage_bytes, before);
+    assert_eq!(world.pool.live(), 0);
+    world.end();
+}

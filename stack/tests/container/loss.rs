@@ -1,0 +1,172 @@
+//! What was lost towards the guest is said again.
+
+use skbudget_stack::HostError;
+
+use crate::peer::{Hello, Peer, bytes};
+use crate::rig::{Rig, Setup, one};
+use crate::wire::{ACK, RST, Seg};
+
+/// Ten segments' worth on its way.
+fn ten_out(rig: &mut Rig, peer: &Peer) -> Vec<Seg> {
+    let said = rig.host_says(peer.flow, &bytes(14_600));
+    assert_eq!(said.len(), 10, "the initial window");
+    said
+}
+
+#[test]
+fn silence_is_answered_by_the_first_segment_with_backoff() {
+    let mut rig = Rig::new();
+    let peer = Peer::open(&mut rig);
+    let said = ten_out(&mut rig, &peer);
+    let again = rig.pass_segs(8000);
+    assert!(again.len() >= 4);
+    assert!(again.iter().all(|(_, s)| s.seq == said[0].seq && s.data == said[0].data));
+    let times: Vec<u64> = again.iter().map(|(at, _)| *at).collect();
+    let gaps: Vec<u64> = times.windows(2).map(|w| w[1] - w[0]).collect();
+    assert!(gaps.windows(2).all(|w| w[1] == 2 * w[0]), "doubling: {gaps:?}");
+    assert!(times[0] >= 200, "{times:?}");
+    assert_eq!(rig.stat("TCPTimeouts"), again.len() as u64);
+    rig.send(peer.rst());
+    rig.assert_empty();
+}
+
+#[test]
+fn after_a_timeout_everything_missing_is_said_again() {
+    let mut rig = Rig::new();
+    let mut peer = Peer::open(&mut rig);
+    ten_out(&mut rig, &peer);
+    let first = rig.pass_segs(1500);
+    let mut heard = peer.hear(&[first[0].1.clone()]);
+    for _ in 0..20 {
+        let out = rig.send(peer.pure_ack());
+        heard.extend(peer.hear(&out));
+    }
+    assert_eq!(heard, bytes(14_600));
+    rig.send(peer.rst());
+    rig.assert_empty();
+}
+
+#[test]
+fn an_ack_of_all_after_a_timeout_says_nothing_again() {
+    let mut rig = Rig::new();
+    let mut peer = Peer::open(&mut rig);
+    let said = ten_out(&mut rig, &peer);
+    rig.pass(1500);
+    // Only the ACKs were lost.
+    assert_eq!(peer.hear(&said), bytes(14_600));
+    assert_eq!(rig.send(peer.pure_ack()), []);
+    assert_eq!(rig.pass_segs(60_000), []);
+    let more = rig.host_says(peer.flow, b"more");
+    assert_eq!(peer.hear(&more), b"more");
+    rig.send(peer.rst());
+    rig.assert_empty();
+}
+
+#[test]
+fn a_guest_that_never_answers_is_given_up() {
+    let mut rig = Rig::new();
+    let peer = Peer::open(&mut rig);
+    ten_out(&mut rig, &peer);
+    let all = rig.pass_segs(40 * 60 * 1000);
+    let (last, rst) = all.last().unwrap();
+    assert!(rst.flags & RST != 0);
+    assert!(*last > 10 * 60 * 1000, "after a quarter of an hour or so: {last} ms");
+    assert_eq!(rig.state(peer.flow), "GONE");
+    rig.assert_empty();
+}
+
+#[test]
+fn the_third_repeated_ack_brings_the_first_segment_at_once() {
+    let mut rig = Rig::new();
+    let mut peer = Peer::open(&mut rig);
+    let said = ten_out(&mut rig, &peer);
+    let dup = peer.pure_ack();
+    assert_eq!(rig.send(dup.clone()), []);
+    assert_eq!(rig.send(dup.clone()), []);
+    let again = one(rig.send(dup.clone()));
+    assert_eq!((again.seq, &again.data), (said[0].seq, &said[0].data));
+    assert_eq!(rig.stat("TCPFastRetrans"), 1);
+    // Only once.
+    for _ in 0..4 {
+        let more = rig.send(dup.clone());
+        assert!(more.iter().all(|s| s.seq != said[0].seq), "{more:?}");
+    }
+    // A partial ACK names the next hole: the sixth segment.
+    peer.ack = said[5].seq;
+    let hole = one(rig.send(peer.pure_ack()));
+    assert_eq!(hole.seq, said[5].seq);
+    peer.ack = said[9].seq.wrapping_add(1460);
+    assert_eq!(rig.send(peer.pure_ack()), []);
+    assert_eq!(rig.pass_segs(60_000), [], "nothing is outstanding");
+    rig.send(peer.rst());
+    rig.assert_empty();
+}
+
+#[test]
+fn a_retransmission_that_finds_the_device_full_is_not_forgotten() {
+    let mut rig = Rig::new();
+    let peer = Peer::open(&mut rig);
+    let said = ten_out(&mut rig, &peer);
+    rig.wire.room = 0;
+    for _ in 0..3 {
+        assert_eq!(rig.send(peer.pure_ack()), []);
+    }
+    rig.wire.room = usize::MAX;
+    let again = rig.pass_segs(10);
+    assert_eq!(again[0].1.seq, said[0].seq);
+    rig.send(peer.rst());
+    rig.assert_empty();
+}
+
+#[test]
+fn acks_with_data_or_another_window_are_no_repeated_acks() {
+    let mut rig = Rig::new();
+    let mut peer = Peer::open(&mut rig);
+    let said = ten_out(&mut rig, &peer);
+    for i in 0..6 {
+        let seg = if i % 2 == 0 {
+            peer.data(b"x")
+        } else {
+            peer.wnd += 1;
+            peer.pure_ack()
+        };
+        assert!(rig.send(seg).iter().all(|s| s.data.is_empty() || s.seq != said[0].seq));
+    }
+    assert_eq!(rig.stat("TCPFastRetrans"), 0);
+    rig.send(peer.rst());
+    rig.assert_empty();
+}
+
+#[test]
+fn a_lost_super_frame_is_said_again_whole() {
+    let mut rig = Rig::with(Setup { offload: true, ..Setup::default() });
+    let hello = Hello { ts: Some(5), ..Hello::default() };
+    let mut peer = Peer::open_with(&mut rig, 40_000, &hello);
+    let data = bytes(14_000);
+    let said = one(rig.host_says(peer.flow, &data));
+    assert_eq!((said.data.len(), said.gso), (14_000, 1448));
+    let mut heard = Vec::new();
+    let mut out: Vec<Seg> = rig.pass_segs(1500).into_iter().map(|(_, s)| s).collect();
+    for _ in 0..20 {
+        heard.extend(peer.hear(&out));
+        out = rig.send(peer.pure_ack());
+    }
+    assert_eq!(heard, data);
+    rig.send(peer.rst());
+    rig.assert_empty();
+}
+
+#[test]
+fn a_reset_after_a_timeout_is_where_the_guest_stands() {
+    let mut rig = Rig::new();
+    let mut peer = Peer::open(&mut rig);
+    let said = ten_out(&mut rig, &peer);
+    // All of it arrived, the ACKs did not, and the timer ran out: the stack went back to the first byte.
+    assert_eq!(peer.hear(&said).len(), 14_600);
+    rig.pass(1500);
+    let out = rig.host_breaks(peer.flow, HostError::Reset);
+    let rst = out.last().unwrap();
+    assert!(rst.is(RST | ACK));
+    assert_eq!(rst.seq, peer.ack, "RFC 5961: another number would be challenged, not obeyed");
+    rig.assert_empty();
+}

@@ -1,0 +1,202 @@
+//! A guest's end of one connection, spoken by hand.
+
+use std::net::SocketAddrV4;
+
+use skbudget_stack::FlowId;
+
+use crate::rig::{GATEWAY, Rig, one};
+use crate::wire::{ACK, FIN, PSH, RST, SYN, Seg};
+
+/// What the guest knows of a connection. Timestamps are sent when both sides said them.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    pub flow: FlowId,
+    pub guest_port: u16,
+    pub remote_port: u16,
+    /// Next sequence number of ours, next expected of the stack's.
+    pub seq: u32,
+    pub ack: u32,
+    /// Window field we send.
+    pub wnd: u16,
+    /// The stack's window scale and last advertised edge.
+    pub scale: u8,
+    pub edge: u32,
+    pub ts: Option<(u32, u32)>,
+    pub stack_iss: u32,
+}
+
+/// Options of a guest's SYN.
+#[derive(Debug, Clone)]
+pub struct Hello {
+    pub seq: u32,
+    pub wnd: u16,
+    pub mss: Option<u16>,
+    pub wscale: Option<u8>,
+    pub sack_ok: bool,
+    pub ts: Option<u32>,
+}
+
+impl Default for Hello {
+    fn default() -> Self {
+        Self { seq: 1000, wnd: 64_000, mss: Some(1460), wscale: Some(7), sack_ok: true, ts: None }
+    }
+}
+
+impl Hello {
+    pub fn syn(&self, guest_port: u16, remote_port: u16) -> Seg {
+        Seg {
+            guest_port,
+            remote_port,
+            seq: self.seq,
+            flags: SYN,
+            wnd: self.wnd,
+            mss: self.mss,
+            wscale: self.wscale,
+            sack_ok: self.sack_ok,
+            ts: self.ts.map(|v| (v, 0)),
+            ..Seg::default()
+        }
+    }
+}
+
+impl Peer {
+    /// A connection to port 80 of the gateway, established.
+    pub fn open(rig: &mut Rig) -> Self {
+        Self::open_with(rig, 40_000, &Hello::default())
+    }
+
+    pub fn open_with(rig: &mut Rig, guest_port: u16, hello: &Hello) -> Self {
+        let syn = hello.syn(guest_port, 80);
+        let none = rig.send(syn.clone());
+        assert_eq!(none, [], "the host is asked first");
+        let flow = *rig.host.connects.last().expect("a connect");
+        let syn_ack = one(rig.ready(flow, false, true));
+        assert!(syn_ack.is(SYN | ACK), "{syn_ack:?}");
+        let peer = Self::answering(flow, &syn, &syn_ack);
+        let none = rig.send(peer.pure_ack());
+        assert_eq!(none, []);
+        assert_eq!(rig.state(flow), "ESTAB");
+        peer
+    }
+
+    /// What the guest knows after it was answered.
+    pub fn answering(flow: FlowId, syn: &Seg, syn_ack: &Seg) -> Self {
+        assert_eq!(syn_ack.ack, syn.seq.wrapping_add(1));
+        Self {
+            flow,
+            guest_port: syn.guest_port,
+            remote_port: syn.remote_port,
+            seq: syn.seq.wrapping_add(1),
+            ack: syn_ack.seq.wrapping_add(1),
+            wnd: if syn.wscale.is_some() { 512 } else { 64_000 },
+            scale: if syn.wscale.is_some() { syn_ack.wscale.unwrap_or(0) } else { 0 },
+            edge: syn_ack.ack.wrapping_add(u32::from(syn_ack.wnd)),
+            ts: syn_ack.ts.map(|(val, _)| (syn.ts.unwrap_or_default().0, val)),
+            stack_iss: syn_ack.seq,
+        }
+    }
+
+    /// A published port: the stack opens, the guest accepts.
+    pub fn accept(rig: &mut Rig, guest_port: u16) -> Self {
+        let from = SocketAddrV4::new(GATEWAY, 5555);
+        let flow = rig.with_cx(|stack, cx| stack.on_accept(cx, guest_port, from)).expect("room");
+        rig.host.socks.insert(flow, crate::rig::Sock { room: usize::MAX, ..Default::default() });
+        rig.stack.on_host_ready(flow, skbudget_stack::Ready { readable: false, writable: true });
+        let syn = one(crate::rig::segs(rig.turn()));
+        assert!(syn.is(SYN), "{syn:?}");
+        let hello = Hello::default();
+        let answer = Seg {
+            ack: syn.seq.wrapping_add(1),
+            flags: SYN | ACK,
+            ..hello.syn(guest_port, syn.remote_port)
+        };
+        let ack = one(rig.send(answer.clone()));
+        assert!(ack.is(ACK), "{ack:?}");
+        let scale = syn.wscale.unwrap();
+        Self {
+            flow,
+            guest_port,
+            remote_port: syn.remote_port,
+            seq: answer.seq.wrapping_add(1),
+            ack: syn.seq.wrapping_add(1),
+            wnd: 512,
+            scale,
+            edge: ack.ack.wrapping_add(u32::from(ack.wnd) << scale),
+            ts: None,
+            stack_iss: syn.seq,
+        }
+    }
+
+    fn blank(&self) -> Seg {
+        Seg {
+            guest_port: self.guest_port,
+            remote_port: self.remote_port,
+            seq: self.seq,
+            ack: self.ack,
+            flags: ACK,
+            wnd: self.wnd,
+            ts: self.ts,
+            ..Seg::default()
+        }
+    }
+
+    pub fn pure_ack(&self) -> Seg {
+        self.blank()
+    }
+
+    /// The next bytes of the stream.
+    pub fn data(&mut self, data: &[u8]) -> Seg {
+        let seg = self.data_at(0, data);
+        self.seq = self.seq.wrapping_add(data.len() as u32);
+        seg
+    }
+
+    /// Bytes `offset` after (or before) the next one; the stream does not move on.
+    pub fn data_at(&self, offset: i32, data: &[u8]) -> Seg {
+        let seq = self.seq.wrapping_add_signed(offset);
+        Seg { seq, flags: ACK | PSH, data: data.to_vec(), ..self.blank() }
+    }
+
+    pub fn fin(&mut self) -> Seg {
+        let seg = Seg { flags: ACK | FIN, ..self.blank() };
+        self.seq = self.seq.wrapping_add(1);
+        seg
+    }
+
+    pub fn rst(&self) -> Seg {
+        Seg { flags: RST, ack: 0, ..self.blank() }
+    }
+
+    /// Takes what the stack said, in order: the bytes.
+    pub fn hear(&mut self, segs: &[Seg]) -> Vec<u8> {
+        let mut heard = Vec::new();
+        for seg in segs {
+            self.note(seg);
+            let at = self.ack.wrapping_sub(seg.seq) as usize;
+            if at <= seg.data.len() && (!seg.data.is_empty() || seg.is(ACK | FIN)) {
+                heard.extend_from_slice(&seg.data[at..]);
+                self.ack = seg.seq.wrapping_add(seg.data.len() as u32);
+                self.ack = self.ack.wrapping_add(u32::from(seg.flags & FIN));
+            }
+        }
+        heard
+    }
+
+    /// Takes the window of a segment.
+    pub fn note(&mut self, seg: &Seg) {
+        self.edge = seg.ack.wrapping_add(u32::from(seg.wnd) << self.scale);
+        if let (Some((_, recent)), Some((val, _))) = (&mut self.ts, seg.ts) {
+            *recent = val;
+        }
+    }
+
+    /// Bytes the stack still lets us send.
+    pub fn window(&self) -> usize {
+        self.edge.wrapping_sub(self.seq) as usize
+    }
+}
+
+/// Bytes that differ by position.
+pub fn bytes(len: usize) -> Vec<u8> {
+    (0..len).map(|i| ((i * 7 + i / 251) % 256) as u8).collect()
+}

@@ -1,0 +1,209 @@
+//! Segments by hand: made into frames, and read back from them with every checksum verified.
+
+use std::net::Ipv4Addr;
+
+use skbudget_stack::VnetHdr;
+use smoltcp::wire::{
+    ArpOperation, ArpPacket, ArpRepr, EthernetFrame, EthernetProtocol, Icmpv4Message, Icmpv4Packet,
+    IpAddress, IpProtocol, Ipv4Packet, TcpPacket, checksum,
+};
+
+use crate::rig::{GATEWAY, GUEST};
+
+pub const GUEST_MAC: [u8; 6] = [2, 0x67, 0x75, 0x65, 0x73, 0x74];
+pub const OUR_MAC: [u8; 6] = [0x52, 0x55, 0x0a, 0, 2, 2];
+
+pub const FIN: u8 = 1;
+pub const SYN: u8 = 2;
+pub const RST: u8 = 4;
+pub const PSH: u8 = 8;
+pub const ACK: u8 = 16;
+
+/// A segment, either way. `src` and `dst` are the ports and the remote address; the guest's is fixed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Seg {
+    pub guest_port: u16,
+    pub remote: Option<Ipv4Addr>,
+    pub remote_port: u16,
+    pub seq: u32,
+    pub ack: u32,
+    pub flags: u8,
+    pub wnd: u16,
+    pub mss: Option<u16>,
+    pub wscale: Option<u8>,
+    pub sack_ok: bool,
+    pub ts: Option<(u32, u32)>,
+    pub sack: Vec<(u32, u32)>,
+    pub data: Vec<u8>,
+    /// From the vnet header: segment size of a super-frame.
+    pub gso: u16,
+}
+
+impl Seg {
+    pub fn is(&self, flags: u8) -> bool {
+        self.flags & !PSH == flags
+    }
+
+    pub fn options(&self) -> Vec<u8> {
+        let mut o = Vec::new();
+        if let Some(mss) = self.mss {
+            o.extend([2, 4]);
+            o.extend(mss.to_be_bytes());
+        }
+        if let Some(shift) = self.wscale {
+            o.extend([3, 3, shift, 1]);
+        }
+        if self.sack_ok {
+            o.extend([4, 2, 1, 1]);
+        }
+        if let Some((val, ecr)) = self.ts {
+            o.extend([1, 1, 8, 10]);
+            o.extend(val.to_be_bytes());
+            o.extend(ecr.to_be_bytes());
+        }
+        if !self.sack.is_empty() {
+            o.extend([1, 1, 5, 2 + 8 * self.sack.len() as u8]);
+            for (from, to) in &self.sack {
+                o.extend(from.to_be_bytes());
+                o.extend(to.to_be_bytes());
+            }
+        }
+        o
+    }
+
+    /// The frame of a guest's segment, checksums complete.
+    pub fn frame(&self) -> Vec<u8> {
+        let options = self.options();
+        let mut tcp = Vec::with_capacity(20 + options.len() + self.data.len());
+        tcp.extend(self.guest_port.to_be_bytes());
+        tcp.extend(self.remote_port.to_be_bytes());
+        tcp.extend(self.seq.to_be_bytes());
+        tcp.extend(self.ack.to_be_bytes());
+        tcp.push(((20 + options.len()) as u8 / 4) << 4);
+        tcp.push(self.flags);
+        tcp.extend(self.wnd.to_be_bytes());
+        tcp.extend([0; 4]);
+        tcp.extend(&options);
+        tcp.extend(&self.data);
+        let dst = self.remote.unwrap_or(GATEWAY);
+        let pseudo = checksum::pseudo_header_v4(&GUEST, &dst, IpProtocol::Tcp, tcp.len() as u32);
+        let sum = !checksum::combine(&[pseudo, checksum::data(&tcp)]);
+        tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+        ipv4(6, GUEST, dst, &tcp)
+    }
+}
+
+/// An IPv4 packet in a frame of the guest's.
+pub fn ipv4(protocol: u8, src: Ipv4Addr, dst: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+    let mut ip = vec![0x45, 0];
+    ip.extend((20 + payload.len() as u16).to_be_bytes());
+    ip.extend([0, 1, 0x40, 0, 64, protocol, 0, 0]);
+    ip.extend(src.octets());
+    ip.extend(dst.octets());
+    let sum = !checksum::data(&ip);
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    ip.extend(payload);
+    ethernet(0x0800, &ip)
+}
+
+pub fn ethernet(ethertype: u16, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(14 + payload.len());
+    frame.extend(OUR_MAC);
+    frame.extend(GUEST_MAC);
+    frame.extend(ethertype.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// A frame from the stack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sent {
+    Tcp(Seg),
+    Arp {
+        operation: ArpOperation,
+        source: Ipv4Addr,
+        target: Ipv4Addr,
+    },
+    /// Type, code, and what follows the first 8 bytes.
+    Icmp(u8, u8, Vec<u8>),
+}
+
+/// Reads a frame of the stack, checking everything a guest's kernel would.
+pub fn sent(vnet: &VnetHdr, frame: &[u8], mtu: u16, offload: bool) -> Sent {
+    let eth = EthernetFrame::new_checked(frame).unwrap();
+    assert_eq!(eth.src_addr().0, OUR_MAC);
+    if eth.ethertype() == EthernetProtocol::Arp {
+        let arp = ArpRepr::parse(&ArpPacket::new_checked(eth.payload()).unwrap()).unwrap();
+        let ArpRepr::EthernetIpv4 { operation, source_protocol_addr, target_protocol_addr, .. } =
+            arp
+        else {
+            panic!("{arp:?}")
+        };
+        return Sent::Arp { operation, source: source_protocol_addr, target: target_protocol_addr };
+    }
+    assert_eq!(eth.dst_addr().0, GUEST_MAC);
+    let ip = Ipv4Packet::new_checked(eth.payload()).unwrap();
+    assert!(ip.verify_checksum());
+    assert_eq!(usize::from(ip.total_len()), frame.len() - 14, "nothing before or behind");
+    assert_eq!(ip.dst_addr(), GUEST);
+    if !offload {
+        assert!(ip.total_len() <= mtu, "{} bytes at an MTU of {mtu}", ip.total_len());
+        assert_eq!(*vnet, VnetHdr::default());
+    }
+    if ip.next_header() == IpProtocol::Icmp {
+        let icmp = Icmpv4Packet::new_checked(ip.payload()).unwrap();
+        assert!(icmp.verify_checksum());
+        let kind = if icmp.msg_type() == Icmpv4Message::DstUnreachable { 3 } else { 0 };
+        return Sent::Icmp(kind, icmp.msg_code(), ip.payload()[8..].to_vec());
+    }
+    Sent::Tcp(segment(vnet, &ip, mtu, offload))
+}
+
+fn segment(vnet: &VnetHdr, ip: &Ipv4Packet<&[u8]>, mtu: u16, offload: bool) -> Seg {
+    let tcp = TcpPacket::new_checked(ip.payload()).unwrap();
+    let (src, dst) = (IpAddress::Ipv4(ip.src_addr()), IpAddress::Ipv4(ip.dst_addr()));
+    if offload {
+        assert_eq!((vnet.flags, vnet.csum_start, vnet.csum_offset), (1, 34, 16));
+        let len = ip.payload().len() as u32;
+        let partial =
+            checksum::pseudo_header_v4(&ip.src_addr(), &ip.dst_addr(), IpProtocol::Tcp, len);
+        assert_eq!(tcp.checksum(), partial);
+        if vnet.gso_type == 0 {
+            assert!(ip.total_len() <= mtu, "{} bytes at an MTU of {mtu}", ip.total_len());
+        } else {
+            assert_eq!(usize::from(vnet.hdr_len), 34 + usize::from(tcp.header_len()));
+            assert!(20 + u16::from(tcp.header_len()) + vnet.gso_size <= mtu);
+        }
+    } else {
+        assert!(tcp.verify_checksum(&src, &dst));
+    }
+    let bits = ip.payload()[13];
+    let mut seg = Seg {
+        guest_port: tcp.dst_port(),
+        remote: Some(ip.src_addr()),
+        remote_port: tcp.src_port(),
+        seq: tcp.seq_number().0.cast_unsigned(),
+        ack: tcp.ack_number().0.cast_unsigned(),
+        flags: bits,
+        wnd: tcp.window_len(),
+        data: tcp.payload().to_vec(),
+        gso: vnet.gso_size,
+        ..Seg::default()
+    };
+    let mut rest = if tcp.header_len() > 20 { tcp.options() } else { &[] };
+    while let [kind, ..] = *rest {
+        let len = if kind < 2 { 1 } else { usize::from(rest[1]) };
+        let body = if kind < 2 { &[] } else { &rest[2..len] };
+        let word = |i: usize| u32::from_be_bytes(body[4 * i..4 * i + 4].try_into().unwrap());
+        match kind {
+            2 => seg.mss = Some(u16::from_be_bytes([body[0], body[1]])),
+            3 => seg.wscale = Some(body[0]),
+            4 => seg.sack_ok = true,
+            5 => seg.sack = (0..body.len() / 8).map(|i| (word(2 * i), word(2 * i + 1))).collect(),
+            8 => seg.ts = Some((word(0), word(1))),
+            _ => {}
+        }
+        rest = &rest[len..];
+    }
+    seg
+}
