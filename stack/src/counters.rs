@@ -5,7 +5,7 @@ macro_rules! stats {
         /// Everything the stack counts apart from memory. Names Linux has are spelled as Linux spells them.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[repr(usize)]
-        pub enum Stat { $($(#[$doc])* $name),+ }
+        pub(crate) enum Stat { $($(#[$doc])* $name),+ }
 
         const NAMES: &[&str] = &[$(stringify!($name)),+];
     };

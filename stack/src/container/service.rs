@@ -57,11 +57,12 @@ impl Container {
             self.note_data(&mut flow, cx);
         }
         if serviced.failed.is_some() {
-            return if flow.guest_done {
-                self.end(cx, flow, Close::Reset)
+            if flow.guest_done {
+                self.end(cx, flow, Close::Reset);
             } else {
-                self.abort(cx, flow)
-            };
+                self.abort(cx, flow);
+            }
+            return;
         }
         if flow.guest_done && flow.host.shut {
             return self.end(cx, flow, Close::Graceful);

@@ -111,6 +111,9 @@ impl Host for FakeHost {
     fn set_caps(&mut self, flow: FlowId, caps: HostCaps) {
         self.sock(flow).caps = Some(caps);
     }
+    fn lower_caps(&mut self, _: FlowId, caps: HostCaps) -> HostCaps {
+        caps
+    }
     fn close(&mut self, flow: FlowId, how: Close) {
         let sock = self.sock(flow);
         assert!(sock.closed.is_none(), "closed once");
