@@ -107,7 +107,7 @@ impl Rcv {
         self.taken += n;
         if self.taken >= self.target {
             self.taken = 0;
-            let doubled = if budget.under_pressure() { self.target } else { self.target * 2 };
+            let doubled = if grows_by(budget, self.target) { self.target * 2 } else { self.target };
             self.target = doubled.min(target_max.max(TARGET_INITIAL));
         }
     }
@@ -237,6 +237,12 @@ impl Rcv {
             budget.count(ledger.member(), Counter::TCPFromZeroWindowAdv, 1);
         }
     }
+}
+
+/// Autotuning takes at most a quarter of what is left before soft pressure begins: many flows take such steps at once,
+/// and a container must not put itself under pressure by being fast.
+pub(crate) fn grows_by(budget: &Budget, bytes: u64) -> bool {
+    budget.calm_room() / 4 >= bytes
 }
 
 /// `__tcp_select_window` with a ratio of one half: free space clamped to rcv_ssthresh, nothing below one MSS.
