@@ -22,6 +22,7 @@ pub mod result;
 pub mod run;
 pub mod scenario;
 pub mod target;
+pub mod traffic;
 pub mod units;
 
 pub use exit::Exit;
