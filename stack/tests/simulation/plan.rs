@@ -7,7 +7,7 @@ use skbudget_stack::sim::{Faults, Rng};
 
 /// One connection of the guest.
 #[derive(Debug, Clone, Copy)]
-pub enum Job {
+pub(crate) enum Job {
     /// To a server that reads, at a pace or all there is.
     Up { bytes: u64, rate: Option<u64> },
     /// From a server that sends and ends, read from a moment on.
@@ -19,22 +19,22 @@ pub enum Job {
 }
 
 #[derive(Debug, Clone)]
-pub struct Plan {
-    pub seed: u64,
-    pub rules: Rules,
-    pub hard: u64,
-    pub mtu: u16,
-    pub offload: bool,
-    pub delay: Duration,
-    pub bits_per_second: Option<u64>,
-    pub queue_frames: usize,
-    pub drop_when_full: bool,
-    pub faults: Faults,
-    pub jobs: Vec<Job>,
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) rules: Rules,
+    pub(crate) hard: u64,
+    pub(crate) mtu: u16,
+    pub(crate) offload: bool,
+    pub(crate) delay: Duration,
+    pub(crate) bits_per_second: Option<u64>,
+    pub(crate) queue_frames: usize,
+    pub(crate) drop_when_full: bool,
+    pub(crate) faults: Faults,
+    pub(crate) jobs: Vec<Job>,
     /// Sizes of the guest's socket buffers.
-    pub guest_rx: usize,
-    pub guest_tx: usize,
-    pub server_delay: Duration,
+    pub(crate) guest_rx: usize,
+    pub(crate) guest_tx: usize,
+    pub(crate) server_delay: Duration,
 }
 
 fn pick<T: Copy>(rng: &mut Rng, of: &[T]) -> T {
@@ -42,7 +42,7 @@ fn pick<T: Copy>(rng: &mut Rng, of: &[T]) -> T {
 }
 
 impl Plan {
-    pub fn clean(seed: u64) -> Self {
+    pub(crate) fn clean(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let rng = &mut rng;
         let mtu = pick(rng, &[296, 576, 1280, 1500, 1500, 9000, 65_520]);
@@ -78,7 +78,7 @@ impl Plan {
         }
     }
 
-    pub fn with_faults(self) -> Self {
+    pub(crate) fn with_faults(self) -> Self {
         let rng = &mut Rng::new(self.seed ^ 0xfa17);
         let ppm =
             |rng: &mut Rng, max: u64| if rng.below(3) == 0 { 0 } else { rng.below(max) as u32 };
@@ -98,12 +98,12 @@ impl Plan {
         }
     }
 
-    pub fn short(seed: u64) -> Self {
+    pub(crate) fn short(seed: u64) -> Self {
         let base = Self::clean(seed);
         let rng = &mut Rng::new(seed ^ 0x5407);
         let least = skbudget_stack::ContainerConfig::least_hard_bytes(base.mtu, false);
         // The linux rules drop what was sent into an open window and close it. smoltcp forgets its retransmission timer
-        // when that happens over data in flight, and stands still when the window opens: nothing but ACKs goes up there.
+        // when that happens over data in flight, and stands still when the window opens: only ACKs go up there.
         let down = |job: &Job| matches!(job, Job::Down { .. } | Job::Published { .. });
         let goes = |job: &Job| base.rules == Rules::Strict || down(job);
         let jobs = base.jobs.iter().copied().filter(goes).collect();

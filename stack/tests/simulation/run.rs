@@ -19,7 +19,7 @@ const LIMIT: Instant = Instant::from_millis(3_600_000);
 
 /// What a run amounts to, to compare runs.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     frames: (u64, u64),
     over: Instant,
     counters: Vec<(&'static str, u64)>,
@@ -115,7 +115,7 @@ fn accept_clients(
     }
 }
 
-pub fn run(plan: &Plan) -> Outcome {
+pub(crate) fn run(plan: &Plan) -> Outcome {
     let (mut world, budget, node, tallies) = build(plan);
     let mut todo: Vec<usize> =
         (0..plan.jobs.len()).filter(|&i| matches!(plan.jobs[i], Job::Published { .. })).collect();
