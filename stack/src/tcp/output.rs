@@ -65,7 +65,7 @@ impl Tcb {
             self.send_syn(mem, emit)?;
         }
         if self.rexmit_due && self.state.sends() {
-            let len = self.snd.q.len().min(self.snd.mss as usize);
+            let len = self.snd.q.len().min(self.segment_payload(mem));
             let fin = len == self.snd.q.len();
             if len > 0 || self.snd.fin {
                 self.send_range(self.snd.una, len, fin, mem, emit)?;
