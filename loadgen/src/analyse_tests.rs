@@ -60,6 +60,7 @@ pub(crate) fn container(name: &str, role: Role, mb: [u64; 3], p99_ms: [u64; 3]) 
         hard_bytes: 1 << 22,
         counters: BTreeMap::new(),
         stack_counters: BTreeMap::new(),
+        guest_counters: BTreeMap::new(),
         flows_total: 3,
         corrupt: 0,
         broken: 0,
@@ -85,6 +86,7 @@ pub(crate) fn arm(role: ArmRole, containers: Vec<ContainerResult>) -> ArmResult 
             usage_bytes: vec![1 << 20; 300],
         }],
         containers,
+        generator_lag_p99_ns: 0,
         fairness: Fairness::default(),
     }
 }

@@ -39,6 +39,8 @@ enum Command {
     },
     /// Name the scenarios and their parameters
     List,
+    #[command(name = crate::target::tap::SUBCOMMAND, hide = true)]
+    Agent,
     /// Say what a metric or an exit code means
     Explain {
         /// Leave out to list the topics
@@ -93,6 +95,7 @@ fn dispatch(command: Command) -> Result<u8, Failure> {
             scenario(&name, &target, &name, &options, &AtomicBool::new(false))
         }
         Command::List => print(&list()),
+        Command::Agent => target::tap::agent_main().map(|()| 0).map_err(Failure::Io),
         Command::Explain { topic } => print(&crate::report::explain::explain(topic.as_deref())?),
     }
 }

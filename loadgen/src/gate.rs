@@ -50,6 +50,8 @@ const STARVED_MILLI: u64 = 5000;
 const STARVED_NS: u64 = 1_000_000_000;
 /// Memory is to blame if it was refused to a victim, or scarce for this long where a victim draws on it.
 const PRESSED_NS: u64 = 100_000_000;
+/// A generator that looks at its requests later than this measures itself.
+const LAG_NS: u64 = 5_000_000;
 /// A victim alone must use its link, or the slowdown compares two idle links.
 const SOLO_SHARE_PPM: u64 = 800_000;
 
@@ -116,6 +118,9 @@ fn sanity(bench: &mut Bench<'_>, share: bool) {
         least.to_string(),
         ">= 2000 for a p99".to_owned(),
     );
+    let lag = bench.arm.generator_lag_p99_ns;
+    let ok = lag <= LAG_NS;
+    bench.gate(GateKind::Sanity, "generator's lag, p99", ok, time(lag), "<= 5 ms".to_owned());
     let wrong = bench.arm.containers.iter().find_map(unbalanced);
     let ok = wrong.is_none();
     let seen = wrong.unwrap_or_else(|| "all add up".to_owned());

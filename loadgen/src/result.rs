@@ -44,6 +44,8 @@ pub struct ArmResult {
     pub rules: RuleSet,
     pub budgets: Vec<BudgetResult>,
     pub containers: Vec<ContainerResult>,
+    /// 99 % of the probes were looked at by the generator within this of their intended start; 0 in virtual time.
+    pub generator_lag_p99_ns: u64,
     /// Filled in by `analyse`.
     pub fairness: Fairness,
 }
@@ -80,12 +82,14 @@ pub struct ContainerResult {
     pub counters: BTreeMap<String, u64>,
     /// Drop reasons and protocol counters of the stack; zeros left out.
     pub stack_counters: BTreeMap<String, u64>,
+    /// The guest kernel's own counters (tap target); zeros left out.
+    pub guest_counters: BTreeMap<String, u64>,
     pub flows_total: u64,
     /// Bytes that were not the bytes sent.
     pub corrupt: u64,
     /// Connections that ended although wanted.
     pub broken: u64,
-    /// CPU spent in the stack for this container; `null` in virtual time, where CPU is infinite.
+    /// CPU spent in the stack for this container while contended; `null` in virtual time, where CPU is infinite.
     pub stack_cpu_ns: Option<u64>,
 }
 
@@ -154,7 +158,7 @@ pub struct Fairness {
     pub jain_all_ppm: u64,
     /// Least over victims and directions: goodput alone over the link's rate.
     pub solo_share_ppm: u64,
-    /// First window after the hog left from which two in a row reach 95 % of solo, for the slowest victim; `null`: never.
+    /// First window after the hog left from which two in a row reach 95 % of solo, for the slowest victim, if any.
     pub recovery_ns: Option<u64>,
     pub hog_peak_bytes: u64,
     pub hog_hard_bytes: u64,

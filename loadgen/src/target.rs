@@ -1,5 +1,6 @@
 //! Where a plan runs. A target carries out one arm of a plan and hands back records; it judges nothing.
 
+pub mod tap;
 pub mod virt;
 
 use std::sync::atomic::AtomicBool;
@@ -38,6 +39,7 @@ pub const NAMES: &[&str] = &["virtual", "tap"];
 pub fn find(name: &str) -> Result<Box<dyn Target>, Failure> {
     match name {
         "virtual" => Ok(Box::new(virt::Virtual)),
+        "tap" => Ok(Box::new(tap::TapTarget)),
         _ => {
             let hint = nearest(name, NAMES.iter().copied());
             let hint = hint.map_or_else(String::new, |h| format!("; did you mean '{h}'?"));

@@ -135,12 +135,10 @@ pub(crate) fn begin(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
     if std::mem::replace(&mut ends.side.begun, true) {
         return;
     }
-    let caps = ends.side.caps;
-    let raised = HostCaps {
-        sndbuf: caps.sndbuf.max(BEGIN_CAPS.sndbuf),
-        rcvbuf: caps.rcvbuf.max(BEGIN_CAPS.rcvbuf),
-    };
-    raise(ends, raised, mem);
+    let limits = mem.budget.sock_limits();
+    let sndbuf = BEGIN_CAPS.sndbuf.min(limits.wmem[2]);
+    let rcvbuf = BEGIN_CAPS.rcvbuf.min(limits.rmem[2]);
+    raise(ends, HostCaps { sndbuf, rcvbuf }, mem);
 }
 
 /// Linux rules: `sk_stream_memory_free` says no.
@@ -178,9 +176,12 @@ fn raise_rcvbuf(ends: &mut Ends<'_>, n: usize, mem: &mut Mem<'_>) {
 /// Beyond this a larger receive buffer on the host only moves the queue from the remote to here.
 const HOST_RCVBUF_MAX: u32 = 4 << 20;
 
-fn raise(ends: &mut Ends<'_>, raised: HostCaps, mem: &mut Mem<'_>) {
-    let by = u64::from(raised.sndbuf + raised.rcvbuf)
-        - u64::from(ends.side.caps.sndbuf + ends.side.caps.rcvbuf);
+/// Never below what the caps are, as a limit below the floor would have it.
+fn raise(ends: &mut Ends<'_>, wanted: HostCaps, mem: &mut Mem<'_>) {
+    let caps = ends.side.caps;
+    let raised =
+        HostCaps { sndbuf: wanted.sndbuf.max(caps.sndbuf), rcvbuf: wanted.rcvbuf.max(caps.rcvbuf) };
+    let by = u64::from(raised.sndbuf - caps.sndbuf) + u64::from(raised.rcvbuf - caps.rcvbuf);
     if by == 0 || !affordable(mem.budget, by) || !mem.budget.host_raise(mem.ledger, by, mem.now) {
         return;
     }

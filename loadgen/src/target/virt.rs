@@ -202,6 +202,7 @@ fn collect(world: &World, cast: &Cast, plan: &Plan, arm: &ArmPlan, samples: Samp
         rules: arm.rules,
         budgets: budgets.collect(),
         containers: players.map(|(p, peak)| container(world, cast, p, peak, plan)).collect(),
+        generator_lag_p99_ns: 0,
         fairness: Fairness::default(),
     }
 }
@@ -231,6 +232,7 @@ fn container(world: &World, cast: &Cast, p: &Player, peak: u64, plan: &Plan) -> 
         hard_bytes: p.hard_bytes,
         counters: memory_counters(&stats_of(world, p)),
         stack_counters: named(stats.counters.iter().map(|(n, v)| (*n, *v))),
+        guest_counters: BTreeMap::new(),
         flows_total: stats.flows_total,
         corrupt: up.corrupt() + down.corrupt() + probe.corrupt() + world.host(p.node).corrupt(),
         broken: up.broken() + down.broken() + probe.broken() + Rc::clone(&p.sender).borrow().broken,
@@ -251,7 +253,7 @@ macro_rules! counters {
     ($($name:ident),* $(,)?) => { &[$((stringify!($name), Counter::$name)),*] };
 }
 
-const COUNTERS: &[(&str, Counter)] = counters![
+pub(super) const COUNTERS: &[(&str, Counter)] = counters![
     TCPMemoryPressures,
     TCPMemoryPressuresChrono,
     PruneCalled,

@@ -151,7 +151,8 @@ impl Tcb {
         let mss = self.segment_payload(mem);
         let frame = if self.link.offload { (SUPER_MAX / mss).max(1) * mss } else { mss };
         let len = unsent.min(window).min(frame);
-        if len == unsent || len == frame {
+        // What was sent before is sent again however small the window has become: it may be just that.
+        if len == unsent || len == frame || snd.nxt.lt(snd.max) {
             return len;
         }
         if len >= mss {

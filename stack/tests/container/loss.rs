@@ -103,6 +103,23 @@ fn the_third_repeated_ack_brings_the_first_segment_at_once() {
 }
 
 #[test]
+fn what_was_lost_is_said_again_into_a_window_that_is_small() {
+    let mut rig = Rig::new();
+    let mut peer = Peer::open(&mut rig);
+    // A twentieth of the largest window there was: used after a while, and lost.
+    peer.wnd = 5;
+    rig.send(peer.pure_ack());
+    assert_eq!(rig.host_says(peer.flow, &bytes(2000)), []);
+    let first = rig.pass_segs(1100);
+    assert_eq!(first[0].1.data.len(), 640);
+    let again = rig.pass_segs(10_000);
+    assert!(again.len() >= 2, "{again:?}");
+    assert!(again.iter().all(|(_, s)| s.seq == first[0].1.seq && s.data.len() == 640));
+    rig.send(peer.rst());
+    rig.assert_empty();
+}
+
+#[test]
 fn a_retransmission_that_finds_the_device_full_is_not_forgotten() {
     let mut rig = Rig::new();
     let peer = Peer::open(&mut rig);

@@ -1,0 +1,85 @@
+//! A load process inside a container's network namespace.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use crate::traffic::{Orders, Report, obey};
+
+/// The hidden subcommand of `loadgen`.
+pub(crate) const SUBCOMMAND: &str = "__agent";
+
+#[derive(Debug)]
+pub(super) struct Agent {
+    child: Child,
+    /// The agent lives as long as this is open.
+    stdin: Option<ChildStdin>,
+    answer: Receiver<io::Result<String>>,
+}
+
+impl Agent {
+    /// Starts it with a namespace that this process holds.
+    pub(super) fn start(netns: BorrowedFd<'_>, orders: Orders) -> io::Result<Self> {
+        let path = format!("/proc/{}/fd/{}", std::process::id(), netns.as_raw_fd());
+        let orders = Orders { netns: Some(PathBuf::from(path)), ..orders };
+        let mut child = Command::new("/proc/self/exe")
+            .arg(SUBCOMMAND)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut stdin = child.stdin.take();
+        if let Some(pipe) = &mut stdin {
+            let mut line = serde_json::to_string(&orders)?;
+            line.push('\n');
+            pipe.write_all(line.as_bytes())?;
+        }
+        let (said, answer) = mpsc::channel();
+        if let Some(mut stdout) = child.stdout.take() {
+            thread::spawn(move || {
+                let mut text = String::new();
+                let read = stdout.read_to_string(&mut text).map(|_| text);
+                let _ = said.send(read);
+            });
+        }
+        Ok(Self { child, stdin, answer })
+    }
+
+    /// What it found. One that says nothing for so long is ended.
+    pub(super) fn answer(&mut self, within: Duration) -> Result<Report, String> {
+        let text = match self.answer.recv_timeout(within) {
+            Ok(text) => text.map_err(|e| e.to_string())?,
+            Err(_) => return Err("the agent did not answer".to_owned()),
+        };
+        let line = text.lines().last().unwrap_or_default();
+        serde_json::from_str(line).map_err(|e| format!("the agent's answer: {e}"))
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The agent's own main: orders on standard input, a report on standard output.
+pub(crate) fn main() -> Result<(), String> {
+    let mut line = String::new();
+    let mut stdin = BufReader::new(io::stdin());
+    stdin.read_line(&mut line).map_err(|e| e.to_string())?;
+    let orders: Orders = serde_json::from_str(&line).map_err(|e| format!("orders: {e}"))?;
+    thread::spawn(move || {
+        // The end of our input is the end of our parent.
+        let mut rest = Vec::new();
+        let _ = stdin.read_to_end(&mut rest);
+        std::process::exit(1);
+    });
+    let report = obey(&orders)?;
+    let text = serde_json::to_string(&report).map_err(|e| e.to_string())?;
+    writeln!(io::stdout(), "{text}").map_err(|e| e.to_string())
+}

@@ -1,0 +1,155 @@
+//! Records out of what the daemon, the servers and the agents saw.
+
+use skbudget::stats::{Categories, ContainerReport, Meter, Stats};
+
+use super::{Actor, Stage};
+use crate::exit::Failure;
+use crate::plan::{ArmPlan, CONTENDED, Plan, RuleSet};
+use crate::result::{ArmResult, BudgetResult, ContainerPhase, ContainerResult, Fairness};
+use crate::target::virt::named;
+use crate::traffic::{MeterReport, Report};
+
+/// The daemon's statistics at every window's start.
+#[derive(Debug, Default)]
+pub(super) struct Samples(Vec<Stats>);
+
+impl Samples {
+    pub(super) fn add(&mut self, stats: Stats) {
+        self.0.push(stats);
+    }
+    fn of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Option<&'a ContainerReport>> {
+        self.0.iter().map(move |s| s.containers.iter().find(|c| c.name == name))
+    }
+    fn at<'a>(&'a self, name: &'a str, window: u64) -> Option<&'a ContainerReport> {
+        self.of(name).nth(window as usize)?
+    }
+}
+
+/// Counters that the memory budget keeps; the rest are the stack's.
+fn is_memory(name: &str) -> bool {
+    crate::target::virt::COUNTERS.iter().any(|(n, _)| *n == name)
+}
+
+pub(super) fn arm_result(
+    stage: &Stage,
+    plan: &Plan,
+    arm: &ArmPlan,
+    samples: &Samples,
+    reports: &[Report],
+) -> Result<ArmResult, Failure> {
+    let last = samples.0.last().ok_or_else(|| Failure::Io("the run has no samples".to_owned()))?;
+    let mut budgets: Vec<BudgetResult> = Vec::new();
+    let mut containers = Vec::new();
+    for (actor, report) in stage.actors.iter().zip(reports) {
+        let name = &actor.plan.name;
+        let here = last.containers.iter().find(|c| c.name == *name).or(actor.last.as_ref());
+        let here = here.ok_or_else(|| Failure::Io(format!("{name} left before its time")))?;
+        let known = budgets.iter().position(|b| b.name == here.budget);
+        let budget = known.unwrap_or(budgets.len());
+        if known.is_none() {
+            // A pool is read off a container that stays: its meter outlives the hog.
+            let stays = last.containers.iter().find(|c| c.budget == here.budget).unwrap_or(here);
+            budgets.push(budget_result(stays, samples));
+        }
+        containers.push(container(actor, here, report, samples, plan, arm, budget));
+    }
+    let lag = reports.iter().map(|r| r.lag_p99_ns).max().unwrap_or(0);
+    Ok(ArmResult {
+        name: arm.name.to_owned(),
+        role: arm.role,
+        isolation: arm.isolation,
+        rules: arm.rules,
+        budgets,
+        containers,
+        generator_lag_p99_ns: lag,
+        fairness: Fairness::default(),
+    })
+}
+
+fn budget_result(c: &ContainerReport, samples: &Samples) -> BudgetResult {
+    let Meter { low_bytes, soft_bytes, hard_bytes, max_usage_bytes, pressure_ns, failcnt, .. } =
+        c.meter;
+    let usage = |s: &Stats| {
+        let of = s.containers.iter().find(|x| x.budget == c.budget);
+        of.map_or(0, |x| x.meter.usage_bytes)
+    };
+    BudgetResult {
+        name: c.budget.clone(),
+        low_bytes,
+        soft_bytes,
+        hard_bytes,
+        max_usage_bytes,
+        overshoot_bytes: hard_bytes.map_or(0, |h| max_usage_bytes.saturating_sub(h)),
+        pressure_ns,
+        failcnt,
+        usage_bytes: samples.0.iter().skip(1).map(usage).collect(),
+    }
+}
+
+fn held(c: &Categories, rules: RuleSet) -> u64 {
+    let Categories {
+        rmem_bytes,
+        ofo_bytes,
+        credit_bytes,
+        wmem_bytes,
+        fwd_bytes,
+        reserve_bytes,
+        udp_bytes,
+        sock_bytes,
+        host_bytes,
+        dev_bytes,
+    } = *c;
+    let host = if rules == RuleSet::Strict { host_bytes } else { 0 };
+    let queued = rmem_bytes + ofo_bytes + credit_bytes + wmem_bytes + fwd_bytes;
+    queued + reserve_bytes + udp_bytes + sock_bytes + host + dev_bytes
+}
+
+fn container(
+    actor: &Actor,
+    here: &ContainerReport,
+    report: &Report,
+    samples: &Samples,
+    plan: &Plan,
+    arm: &ArmPlan,
+    budget: usize,
+) -> ContainerResult {
+    let name = &actor.plan.name;
+    let window = |ns: u64| ns / plan.window_ns;
+    let between = |i: usize, f: fn(&ContainerReport) -> u64| {
+        let phase = &plan.phases[i];
+        let from = samples.at(name, window(phase.start_ns)).map_or(0, f);
+        let to = samples.at(name, window(phase.end_ns)).map_or(0, f);
+        to.saturating_sub(from)
+    };
+    let up = actor.up_report.clone().unwrap_or_default();
+    let of = |m: &MeterReport, i: usize| m.phases.get(i).copied().unwrap_or_default();
+    let phase = |i: usize| ContainerPhase {
+        up_bytes: of(&up, i).0,
+        down_bytes: of(&report.down, i).0,
+        up_stall_ns: of(&up, i).1,
+        down_stall_ns: of(&report.down, i).1,
+        moved_bytes: between(i, |c| c.bytes_from_guest + c.bytes_to_guest),
+        probe: report.probe.as_ref().and_then(|p| p.get(i).cloned()),
+    };
+    let peak = samples.of(name).flatten().map(|c| held(&c.categories, arm.rules)).max();
+    let counters = || here.counters.iter().map(|(n, v)| (n.as_str(), *v));
+    ContainerResult {
+        name: name.clone(),
+        role: actor.plan.role,
+        budget,
+        phases: (0..plan.phases.len()).map(phase).collect(),
+        up_window_bytes: up.windows.clone(),
+        down_window_bytes: report.down.windows.clone(),
+        up_total_bytes: up.total,
+        down_total_bytes: report.down.total,
+        peak_held_bytes: peak.unwrap_or(0),
+        hard_bytes: actor.plan.hard_bytes,
+        counters: named(counters().filter(|(n, _)| is_memory(n))),
+        stack_counters: named(counters().filter(|(n, _)| !is_memory(n))),
+        guest_counters: report.guest_counters.clone(),
+        flows_total: here.flows_total,
+        corrupt: report.corrupt + up.corrupt,
+        broken: report.broken,
+        stack_cpu_ns: Some(between(CONTENDED, |c| c.cpu_ns)),
+    }
+}

@@ -1,0 +1,247 @@
+//! Real traffic over real sockets: the clients that run inside a namespace, and the servers on the host's loopback.
+//!
+//! Blocking sockets and a thread for each stream that is measured: what a thread does then is one line of code, and
+//! its clock is read where the byte is. The hog's hundreds of connections are non-blocking and share one thread.
+//! Every byte is checked against its stream's pattern, as in virtual time.
+
+pub mod bulk;
+mod guest;
+pub mod pace;
+pub mod probe;
+pub mod serve;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use self::pace::Clock;
+use crate::measure::{Meter, PhaseBytes, ProbeLog};
+use crate::plan::{Phase, ProbeSpec};
+use crate::result::ProbePhase;
+
+/// One load with the address of its server.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub enum Assigned {
+    Up { to: SocketAddr },
+    Down { to: SocketAddr },
+    Probe { to: SocketAddr, spec: ProbeSpec },
+    Stuff { to: SocketAddr, connections: u32 },
+    Hoard { to: SocketAddr, connections: u32 },
+}
+
+/// What an agent is told, as one line of JSON on its standard input. Times but the first count from `epoch_ns`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Orders {
+    /// Where to work; `None`: here.
+    pub netns: Option<PathBuf>,
+    /// Start of the run on the monotonic clock.
+    pub epoch_ns: u64,
+    pub window_ns: u64,
+    pub grace_ns: u64,
+    pub phases: Vec<Phase>,
+    pub from_ns: u64,
+    pub until_ns: u64,
+    pub loads: Vec<Assigned>,
+}
+
+impl Orders {
+    fn end_ns(&self) -> u64 {
+        self.phases.last().map_or(0, |p| p.end_ns) + self.grace_ns
+    }
+}
+
+/// A meter's findings.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct MeterReport {
+    /// Bytes and longest gap of each phase.
+    pub phases: Vec<(u64, u64)>,
+    pub windows: Vec<u32>,
+    pub total: u64,
+    pub corrupt: u64,
+}
+
+impl From<&Meter> for MeterReport {
+    fn from(m: &Meter) -> Self {
+        let pair = |p: &PhaseBytes| (p.bytes, p.stall_ns);
+        Self {
+            phases: m.phases().iter().map(pair).collect(),
+            windows: m.windows().to_vec(),
+            total: m.total(),
+            corrupt: m.corrupt(),
+        }
+    }
+}
+
+/// What an agent answers, as one line of JSON on its standard output.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Report {
+    pub down: MeterReport,
+    /// One for each phase, if a probe was ordered.
+    pub probe: Option<Vec<ProbePhase>>,
+    /// 99 % of the requests were looked at by the generator within this of their intended start.
+    pub lag_p99_ns: u64,
+    pub connected: u64,
+    /// Connections that ended although wanted.
+    pub broken: u64,
+    pub corrupt: u64,
+    /// The guest kernel's own counters, zeros left out.
+    pub guest_counters: BTreeMap<String, u64>,
+}
+
+/// What the threads of one process share.
+#[derive(Debug)]
+pub struct Shared {
+    pub clock: Clock,
+    pub stop: AtomicBool,
+    pub connected: AtomicU64,
+    pub broken: AtomicU64,
+    pub corrupt: AtomicU64,
+}
+
+impl Shared {
+    pub fn new(epoch_ns: u64) -> Arc<Self> {
+        Arc::new(Self {
+            clock: Clock { epoch_ns },
+            stop: AtomicBool::new(false),
+            connected: AtomicU64::new(0),
+            broken: AtomicU64::new(0),
+            corrupt: AtomicU64::new(0),
+        })
+    }
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+    pub fn end(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+    fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+    /// The connection failed; a failure after the end is no surprise.
+    pub fn note_broken(&self) {
+        if !self.stopped() {
+            Self::count(&self.broken);
+        }
+    }
+    pub fn note_corrupt(&self) {
+        Self::count(&self.corrupt);
+    }
+    pub fn note_connected(&self) {
+        Self::count(&self.connected);
+    }
+}
+
+/// How often a blocked thread looks at the stop flag.
+pub const LOOK: Duration = Duration::from_millis(50);
+
+pub fn locked<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Opens and closes the phases of these meters and of the probe at their times; returns when the last book is closed
+/// or the run was stopped.
+pub fn keep_time(
+    shared: &Shared,
+    phases: &[Phase],
+    grace_ns: u64,
+    meters: &[Arc<Mutex<Meter>>],
+    probe: Option<&probe::Ledger>,
+) {
+    let mut marks: Vec<(u64, u8, usize)> = Vec::new();
+    for (i, p) in phases.iter().enumerate() {
+        marks.push((p.end_ns, 0, i));
+        marks.push((p.start_ns, 1, i));
+        marks.push((p.end_ns + grace_ns, 2, i));
+    }
+    marks.sort_unstable();
+    for (at, what, i) in marks {
+        if !shared.clock.sleep_until(at, &shared.stop) {
+            return;
+        }
+        match what {
+            0 => meters.iter().for_each(|m| locked(m).end(at)),
+            1 => meters.iter().for_each(|m| locked(m).begin(at)),
+            _ => {
+                if let Some(ledger) = probe {
+                    ledger.close(i, shared.clock.now());
+                }
+            }
+        }
+    }
+}
+
+/// Carries out orders, in the namespace they name.
+pub fn obey(orders: &Orders) -> Result<Report, String> {
+    let Some(path) = &orders.netns else { return Ok(work(orders)) };
+    let netns =
+        skbudget::attach::open_netns(path).map_err(|e| format!("open {}: {e}", path.display()))?;
+    let fd = std::os::fd::AsFd::as_fd(&netns);
+    skbudget::attach::run_in(fd, || work(orders)).map_err(|e| e.to_string())
+}
+
+fn work(orders: &Orders) -> Report {
+    let shared = Shared::new(orders.epoch_ns);
+    let down = Arc::new(Mutex::new(Meter::new(orders.window_ns, orders.end_ns())));
+    let spec = orders.loads.iter().find_map(|l| match l {
+        Assigned::Probe { spec, .. } => Some(*spec),
+        Assigned::Up { .. }
+        | Assigned::Down { .. }
+        | Assigned::Stuff { .. }
+        | Assigned::Hoard { .. } => None,
+    });
+    let ledger = spec.map(|spec| {
+        let log = ProbeLog::new(&orders.phases, spec.deadline_ns);
+        probe::Ledger::new(spec, log, orders.end_ns())
+    });
+    thread::scope(|scope| {
+        // A thread inherits the namespace of the one that makes it.
+        for load in &orders.loads {
+            let (shared, down, ledger) = (&shared, &down, &ledger);
+            scope.spawn(move || {
+                if !shared.clock.sleep_until(orders.from_ns, &shared.stop) {
+                    return;
+                }
+                match *load {
+                    Assigned::Up { to } => bulk::send(to, shared),
+                    Assigned::Down { to } => bulk::receive(to, shared, down),
+                    Assigned::Probe { to, .. } => {
+                        if let Some(ledger) = ledger {
+                            probe::run(to, shared, ledger);
+                        }
+                    }
+                    Assigned::Stuff { to, connections } => bulk::stuff(to, connections, shared),
+                    Assigned::Hoard { to, connections } => bulk::hoard(to, connections, shared),
+                }
+            });
+        }
+        let early = orders.until_ns < orders.end_ns();
+        if early {
+            shared.clock.sleep_until(orders.until_ns, &shared.stop);
+        } else {
+            let meters = [Arc::clone(&down)];
+            keep_time(&shared, &orders.phases, orders.grace_ns, &meters, ledger.as_ref());
+        }
+        shared.end();
+    });
+    let read = |c: &AtomicU64| c.load(Ordering::Relaxed);
+    let down = locked(&down);
+    Report {
+        down: MeterReport::from(&*down),
+        probe: ledger.as_ref().map(probe::Ledger::summaries),
+        lag_p99_ns: ledger.as_ref().map_or(0, probe::Ledger::lag_p99_ns),
+        connected: read(&shared.connected),
+        broken: read(&shared.broken),
+        corrupt: read(&shared.corrupt),
+        guest_counters: guest::counters(),
+    }
+}
+
+#[cfg(test)]
+#[path = "traffic_tests.rs"]
+mod tests;

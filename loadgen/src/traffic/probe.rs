@@ -1,0 +1,205 @@
+//! An open-loop request/response client on one connection: a thread that sends when requests are due, and one that
+//! receives.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
+
+use skbudget_stack::sim::{Observer, Pattern};
+
+use super::bulk::{PIECE, connect, is_wait};
+use super::{LOOK, Shared, locked};
+use crate::measure::ProbeLog;
+use crate::plan::ProbeSpec;
+use crate::result::ProbePhase;
+
+/// The schedule and the books, shared by sender, receiver and the keeper of time.
+#[derive(Debug)]
+pub struct Ledger {
+    spec: ProbeSpec,
+    end_ns: u64,
+    inner: Mutex<Inner>,
+    /// The receiver waits here for a connection.
+    opened: Condvar,
+}
+
+#[derive(Debug)]
+struct Inner {
+    log: ProbeLog,
+    next_id: u64,
+    outstanding: std::collections::VecDeque<u64>,
+    /// Bytes of requests that are due and not written.
+    to_send: u64,
+    lags: Vec<u32>,
+    stream: Option<TcpStream>,
+    done: bool,
+}
+
+impl Ledger {
+    pub fn new(spec: ProbeSpec, log: ProbeLog, end_ns: u64) -> Self {
+        let inner = Inner {
+            log,
+            next_id: 0,
+            outstanding: std::collections::VecDeque::new(),
+            to_send: 0,
+            lags: Vec::new(),
+            stream: None,
+            done: false,
+        };
+        Self { spec, end_ns, inner: Mutex::new(inner), opened: Condvar::new() }
+    }
+
+    fn due_ns(&self, id: u64) -> Option<u64> {
+        let at = self.spec.offset_ns + id * self.spec.every_ns;
+        (at < self.end_ns).then_some(at)
+    }
+
+    /// Books every request due by now. A sender that is blocked in a write is no reason for one not to be due.
+    fn issue(&self, inner: &mut Inner, now_ns: u64, looking: bool) {
+        while let Some(at) = self.due_ns(inner.next_id).filter(|at| *at <= now_ns) {
+            let id = inner.next_id;
+            inner.next_id += 1;
+            inner.log.intend(id, at);
+            if looking {
+                inner.lags.push(u32::try_from(now_ns - at).unwrap_or(u32::MAX));
+            }
+            if inner.outstanding.len() >= self.spec.outstanding_max as usize {
+                inner.log.shed(id);
+                continue;
+            }
+            inner.outstanding.push_back(id);
+            inner.to_send += u64::from(self.spec.request_bytes);
+        }
+    }
+
+    /// The keeper of time closes a phase.
+    pub fn close(&self, phase: usize, now_ns: u64) {
+        let mut inner = locked(&self.inner);
+        self.issue(&mut inner, now_ns, false);
+        inner.log.close(phase, now_ns);
+    }
+
+    pub fn summaries(&self) -> Vec<ProbePhase> {
+        locked(&self.inner).log.books().iter().map(crate::measure::Book::summary).collect()
+    }
+
+    pub fn lag_p99_ns(&self) -> u64 {
+        let mut lags = locked(&self.inner).lags.clone();
+        lags.sort_unstable();
+        let at = lags.len() * 99 / 100;
+        lags.get(at).map_or(0, |l| u64::from(*l))
+    }
+
+    /// Everything outstanding failed with its connection.
+    fn fail_all(&self, shared: &Shared) {
+        let mut inner = locked(&self.inner);
+        shared.note_broken();
+        inner.stream = None;
+        inner.to_send = 0;
+        while let Some(id) = inner.outstanding.pop_front() {
+            if !shared.stopped() {
+                inner.log.failed(id);
+            }
+        }
+    }
+}
+
+pub fn run(to: SocketAddr, shared: &Shared, ledger: &Ledger) {
+    thread::scope(|scope| {
+        scope.spawn(|| receiver(to, shared, ledger));
+        while let Some(stream) = connect(to, shared) {
+            let _ = stream.set_nodelay(true);
+            locked(&ledger.inner).stream = stream.try_clone().ok();
+            ledger.opened.notify_one();
+            sender(to, stream, shared, ledger);
+            if !shared.stopped() {
+                ledger.fail_all(shared);
+            }
+        }
+        locked(&ledger.inner).done = true;
+        ledger.opened.notify_one();
+    });
+}
+
+/// Until the connection breaks or the run ends.
+fn sender(to: SocketAddr, mut stream: TcpStream, shared: &Shared, ledger: &Ledger) {
+    let pattern = Pattern::from_guest(to.port());
+    let mut sent = 0;
+    let mut buf = vec![0; PIECE];
+    while !shared.stopped() {
+        let now = shared.clock.now();
+        let (next, want, open) = {
+            let mut inner = locked(&ledger.inner);
+            ledger.issue(&mut inner, now, true);
+            (ledger.due_ns(inner.next_id), inner.to_send, inner.stream.is_some())
+        };
+        if !open {
+            return;
+        }
+        if want == 0 {
+            let at = next.unwrap_or(now + LOOK.as_nanos() as u64);
+            let _ = shared.clock.sleep_until(at, &shared.stop);
+            continue;
+        }
+        let n = (want as usize).min(buf.len());
+        pattern.fill(sent, &mut buf[..n]);
+        match stream.write(&buf[..n]) {
+            Ok(n) => {
+                sent += n as u64;
+                locked(&ledger.inner).to_send -= n as u64;
+            }
+            Err(e) if is_wait(e.kind()) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn receiver(to: SocketAddr, shared: &Shared, ledger: &Ledger) {
+    while let Some(stream) = opened(ledger) {
+        receive(to, stream, shared, ledger);
+        // The sender finds the stream gone and connects anew.
+        locked(&ledger.inner).stream = None;
+    }
+}
+
+/// Waits for the next connection.
+fn opened(ledger: &Ledger) -> Option<TcpStream> {
+    let mut inner = locked(&ledger.inner);
+    loop {
+        if inner.done {
+            return None;
+        }
+        if let Some(stream) = inner.stream.as_ref().and_then(|s| s.try_clone().ok()) {
+            return Some(stream);
+        }
+        let waited = ledger.opened.wait_timeout(inner, LOOK);
+        inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+    }
+}
+
+fn receive(to: SocketAddr, mut stream: TcpStream, shared: &Shared, ledger: &Ledger) {
+    let pattern = Pattern::from_host(to.port());
+    let mut buf = vec![0; PIECE];
+    let (mut received, mut unclaimed) = (0, 0);
+    while !shared.stopped() {
+        let n = match stream.read(&mut buf) {
+            Ok(n) if n > 0 => n,
+            Err(e) if is_wait(e.kind()) => continue,
+            Ok(_) | Err(_) => return,
+        };
+        let now = shared.clock.now();
+        if pattern.check(received, &buf[..n]).is_err() {
+            shared.note_corrupt();
+        }
+        received += n as u64;
+        unclaimed += n as u64;
+        let mut inner = locked(&ledger.inner);
+        while unclaimed >= u64::from(ledger.spec.response_bytes) {
+            unclaimed -= u64::from(ledger.spec.response_bytes);
+            if let Some(id) = inner.outstanding.pop_front() {
+                inner.log.complete(id, now);
+            }
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The servers behind the containers' connections, on the host's loopback.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use skbudget_stack::sim::Pattern;
+
+use super::bulk::{PIECE, is_wait};
+use super::pace::Pacer;
+use super::{LOOK, Shared, locked};
+use crate::measure::Meter;
+
+/// Pieces of a paced stream: 4 ms of it, so that a thread wakes 250 times a second and a window looks even.
+fn piece(bits_per_second: u64) -> usize {
+    (bits_per_second / 8 / 250).clamp(4 * 1024, PIECE as u64) as usize
+}
+const ACCEPT_EVERY: Duration = Duration::from_millis(1);
+
+/// Servers of one run. All end with `Shared::end`.
+#[derive(Debug)]
+pub struct Servers {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Servers {
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, threads: Vec::new() }
+    }
+
+    /// Reads at a rate and meters what it reads.
+    pub fn sink(&mut self, bits_per_second: u64, meter: Arc<Mutex<Meter>>) -> io::Result<u16> {
+        self.one_by_one(move |port, stream, shared| {
+            sink(port, stream, shared, bits_per_second, &meter);
+        })
+    }
+    /// Sends at a rate.
+    pub fn pusher(&mut self, bits_per_second: u64) -> io::Result<u16> {
+        self.one_by_one(move |port, stream, shared| push(port, stream, shared, bits_per_second))
+    }
+    pub fn responder(&mut self, request: u32, response: u32) -> io::Result<u16> {
+        self.one_by_one(move |port, stream, shared| {
+            respond(port, stream, shared, request as usize, response as usize);
+        })
+    }
+    /// Accepts all and reads nothing.
+    pub fn never_reads(&mut self) -> io::Result<u16> {
+        self.all_at_once(|_, streams, shared| {
+            while !shared.stopped() {
+                streams.accept();
+                thread::sleep(ACCEPT_EVERY);
+            }
+        })
+    }
+    /// Accepts all and sends each all it takes.
+    pub fn pushers(&mut self) -> io::Result<u16> {
+        self.all_at_once(|port, streams, shared| {
+            let mut buf = vec![0; PIECE];
+            Pattern::from_host(port).fill(0, &mut buf);
+            let mut pause = ACCEPT_EVERY;
+            while !shared.stopped() {
+                // Hundreds of sockets that take nothing are not asked a thousand times a second.
+                let moved = streams.accept() | streams.write_round(&buf);
+                pause = if moved { ACCEPT_EVERY } else { (pause * 2).min(LOOK) };
+                thread::sleep(pause);
+            }
+        })
+    }
+
+    fn listen() -> io::Result<(TcpListener, u16)> {
+        let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        listener.set_nonblocking(true)?;
+        let port = listener.local_addr()?.port();
+        Ok((listener, port))
+    }
+
+    fn one_by_one(
+        &mut self,
+        serve: impl Fn(u16, TcpStream, &Shared) + Send + 'static,
+    ) -> io::Result<u16> {
+        let (listener, port) = Self::listen()?;
+        let shared = Arc::clone(&self.shared);
+        self.threads.push(thread::spawn(move || {
+            while !shared.stopped() {
+                let Ok((stream, _)) = listener.accept() else {
+                    thread::sleep(ACCEPT_EVERY);
+                    continue;
+                };
+                let ready = stream
+                    .set_nonblocking(false)
+                    .and_then(|()| stream.set_nodelay(true))
+                    .and_then(|()| stream.set_read_timeout(Some(LOOK)))
+                    .and_then(|()| stream.set_write_timeout(Some(LOOK)));
+                if ready.is_ok() {
+                    serve(port, stream, &shared);
+                }
+            }
+        }));
+        Ok(port)
+    }
+
+    fn all_at_once(
+        &mut self,
+        serve: impl Fn(u16, &mut Streams, &Shared) + Send + 'static,
+    ) -> io::Result<u16> {
+        let (listener, port) = Self::listen()?;
+        let shared = Arc::clone(&self.shared);
+        self.threads.push(thread::spawn(move || {
+            serve(port, &mut Streams { listener, streams: Vec::new() }, &shared);
+        }));
+        Ok(port)
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        self.shared.end();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The accepted connections of one port.
+#[derive(Debug)]
+struct Streams {
+    listener: TcpListener,
+    streams: Vec<TcpStream>,
+}
+
+impl Streams {
+    /// True when somebody came.
+    fn accept(&mut self) -> bool {
+        let before = self.streams.len();
+        while let Ok((stream, _)) = self.listener.accept() {
+            if stream.set_nonblocking(true).is_ok() {
+                self.streams.push(stream);
+            }
+        }
+        self.streams.len() > before
+    }
+
+    /// True when any took anything.
+    fn write_round(&mut self, buf: &[u8]) -> bool {
+        let mut moved = false;
+        self.streams.retain_mut(|stream| match stream.write(buf) {
+            Ok(_) => {
+                moved = true;
+                true
+            }
+            Err(e) => matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+        });
+        moved
+    }
+}
+
+fn sink(port: u16, mut stream: TcpStream, shared: &Shared, rate: u64, meter: &Mutex<Meter>) {
+    let pattern = Pattern::from_guest(port);
+    let mut pacer = Pacer::new(rate, shared.clock.now());
+    let mut buf = vec![0; piece(rate)];
+    let mut received = 0;
+    while !shared.stopped() {
+        match stream.read(&mut buf) {
+            Ok(0) => return,
+            Ok(n) => {
+                let now = shared.clock.now();
+                if pattern.check(received, &buf[..n]).is_err() {
+                    shared.note_corrupt();
+                }
+                received += n as u64;
+                locked(meter).add(now, n as u64);
+                let _ = shared.clock.sleep_until(pacer.moved(n, now), &shared.stop);
+            }
+            Err(e) if is_wait(e.kind()) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn push(port: u16, mut stream: TcpStream, shared: &Shared, rate: u64) {
+    let pattern = Pattern::from_host(port);
+    let mut pacer = Pacer::new(rate, shared.clock.now());
+    let mut buf = vec![0; piece(rate)];
+    let mut sent = 0;
+    while !shared.stopped() {
+        pattern.fill(sent, &mut buf);
+        match stream.write(&buf) {
+            Ok(n) => {
+                sent += n as u64;
+                let due = pacer.moved(n, shared.clock.now());
+                let _ = shared.clock.sleep_until(due, &shared.stop);
+            }
+            Err(e) if is_wait(e.kind()) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn respond(port: u16, mut stream: TcpStream, shared: &Shared, request: usize, response: usize) {
+    let pattern = Pattern::from_host(port);
+    let check = Pattern::from_guest(port);
+    let (mut received, mut sent) = (0u64, 0u64);
+    let (mut owed, mut part) = (0usize, 0usize);
+    let mut buf = vec![0; PIECE];
+    while !shared.stopped() {
+        if owed > 0 {
+            let n = owed.min(buf.len());
+            pattern.fill(sent, &mut buf[..n]);
+            match stream.write(&buf[..n]) {
+                Ok(n) => {
+                    sent += n as u64;
+                    owed -= n;
+                }
+                Err(e) if is_wait(e.kind()) => {}
+                Err(_) => return,
+            }
+            continue;
+        }
+        match stream.read(&mut buf) {
+            Ok(0) => return,
+            Ok(n) => {
+                if check.check(received, &buf[..n]).is_err() {
+                    shared.note_corrupt();
+                }
+                received += n as u64;
+                part += n;
+                owed += part / request * response;
+                part %= request;
+            }
+            Err(e) if is_wait(e.kind()) => {}
+            Err(_) => return,
+        }
+    }
+}
