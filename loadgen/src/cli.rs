@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use clap::{Parser, Subcommand};
 
 use crate::exit::{Exit, Failure};
+use crate::interrupt;
 use crate::report::table;
 use crate::run;
 use crate::scenario::{SCENARIOS, Scenario};
@@ -89,10 +90,10 @@ pub fn run_with(args: impl IntoIterator<Item = OsString>) -> u8 {
 fn dispatch(command: Command) -> Result<u8, Failure> {
     match command {
         Command::Repro { options } => {
-            scenario("starvation", "virtual", "repro", &options, &AtomicBool::new(false))
+            scenario("starvation", "virtual", "repro", &options, interrupt::watch())
         }
         Command::Run { scenario: name, target, options } => {
-            scenario(&name, &target, &name, &options, &AtomicBool::new(false))
+            scenario(&name, &target, &name, &options, interrupt::watch())
         }
         Command::List => print(&list()),
         Command::Agent => target::tap::agent_main().map(|()| 0).map_err(Failure::Io),

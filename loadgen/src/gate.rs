@@ -177,22 +177,25 @@ fn control(bench: &mut Bench<'_>) {
 
 fn subject(bench: &mut Bench<'_>, limits: Thresholds) {
     const KIND: GateKind = GateKind::Subject;
+    // A generator that was late measured itself: what it says about time is no verdict on the subject.
+    let late = bench.arm.generator_lag_p99_ns > LAG_NS;
+    let timed = if late { GateKind::Sanity } else { KIND };
     let f = bench.arm.fairness.clone();
     let most = format!("<= {}", times(limits.slowdown_milli));
     let ok = f.throughput_slowdown_milli.is_some_and(|s| s <= limits.slowdown_milli);
-    bench.gate(KIND, "worst throughput slowdown", ok, slowdown(&f), most);
+    bench.gate(timed, "worst throughput slowdown", ok, slowdown(&f), most);
     // With too few samples there is no p99 to judge; the sanity gate says so.
     if books(bench.arm).all(|p| p.is_some_and(|p| p.intended == 0 || enough(p, 100))) {
         let most = format!("<= {}", times(limits.p99_inflation_milli));
         let (ok, seen) = inflation(bench.arm, limits);
-        bench.gate(KIND, "worst p99 inflation", ok, seen, most);
+        bench.gate(timed, "worst p99 inflation", ok, seen, most);
     }
     let most = f.stall_solo_ns + limits.stall_ns;
     let (ok, seen) = (f.stall_ns <= most, time(f.stall_ns));
-    bench.gate(KIND, "longest stall", ok, seen, format!("<= {}", time(most)));
+    bench.gate(timed, "longest stall", ok, seen, format!("<= {}", time(most)));
     let (delivered, least) = (f.delivered_ppm.unwrap_or(0), limits.delivered_ppm);
     let ok = delivered >= least;
-    bench.gate(KIND, "least delivered ratio", ok, percent(delivered), percent(least));
+    bench.gate(timed, "least delivered ratio", ok, percent(delivered), percent(least));
     let over = f.overshoot_bytes;
     let ok = over <= limits.overshoot_bytes;
     bench.gate(KIND, "hard limit overshoot", ok, bytes(over), bytes(limits.overshoot_bytes));
@@ -292,6 +295,17 @@ mod tests {
         let (gates, verdict) = judge(&[a], Thresholds::exact(100_000), true);
         assert_eq!(verdict.exit, 3);
         assert!(gates.iter().any(|g| g.name == "least delivered ratio" && !g.passed));
+    }
+
+    #[test]
+    fn a_late_generator_is_no_verdict_on_time_but_wrong_bytes_are_wrong() {
+        let mut a = arm(ArmRole::Subject, vec![container("v", Victim, [110, 1, 110], [2; 3])]);
+        a.generator_lag_p99_ns = LAG_NS + 1;
+        a.fairness = fairness(&a);
+        assert_eq!(judge(&[a.clone()], Thresholds::wall(), true).1.exit, 5);
+        a.containers[0].corrupt = 1;
+        a.fairness = fairness(&a);
+        assert_eq!(judge(&[a], Thresholds::wall(), true).1.exit, 3);
     }
 
     #[test]

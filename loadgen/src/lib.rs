@@ -15,6 +15,7 @@ pub mod analyse;
 pub mod cli;
 pub mod exit;
 pub mod gate;
+mod interrupt;
 pub mod measure;
 pub mod plan;
 pub mod report;

@@ -137,6 +137,23 @@ fn a_place_that_cannot_be_written_is_found_before_the_work() {
     assert!(text(&out.stderr).contains("/proc/nowhere"), "{}", text(&out.stderr));
 }
 
+/// A run of minutes, interrupted after a moment.
+#[test]
+fn an_interrupted_run_is_exit_130_and_soon() {
+    let dir = scratch("interrupted").display().to_string();
+    let started = std::time::Instant::now();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(["repro", "--out", &dir, "--set", "solo=600s"])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("loadgen starts");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("it is there");
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    assert!(started.elapsed().as_secs() < 30);
+}
+
 #[test]
 fn help_list_and_explain_succeed() {
     for args in [&["--help"][..], &["--version"], &["list"], &["explain"], &["explain", "exit"]] {

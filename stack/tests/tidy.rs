@@ -25,9 +25,10 @@ impl Source {
         self.path.contains("/tests/") || self.name().ends_with("tests.rs")
     }
 
-    /// Lines of code, comments apart, with their numbers.
+    /// Lines of code, comments and unit tests apart, with their numbers.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.text.lines().enumerate().filter_map(|(i, line)| {
+        let product = self.text.find("\n#[cfg(test)]\nmod tests {").unwrap_or(self.text.len());
+        self.text[..product].lines().enumerate().filter_map(|(i, line)| {
             let line = line.split("//").next().unwrap_or_default();
             (!line.trim().is_empty()).then_some((i + 1, line))
         })
@@ -87,7 +88,7 @@ fn has_word(line: &str, word: &str) -> bool {
             (line[..at].chars().next_back(), line[at + word.len()..].chars().next());
         let starts_name = word.starts_with(|c: char| c.is_alphanumeric());
         let ends_name = word.ends_with(|c: char| c.is_alphanumeric());
-        !(starts_name && joins(before)) && !(ends_name && joins(after))
+        !(starts_name && joins(before) || ends_name && joins(after))
     })
 }
 
@@ -99,8 +100,8 @@ fn lines_and_files_are_short() {
         if lines > FILE_MAX {
             found.push(format!("{}: {lines} lines", source.path));
         }
-        // Tables are wide.
-        let table = |line: &str| line.trim_start().starts_with("//! |");
+        // Tables are wide, and so is text that is one line where it is printed.
+        let table = |line: &str| line.starts_with("//! |") || line.ends_with('\\');
         if source.path.contains("_vectors") {
             continue;
         }

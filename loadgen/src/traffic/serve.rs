@@ -1,6 +1,6 @@
 //! The servers behind the containers' connections, on the host's loopback.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use skbudget_stack::sim::Pattern;
 
-use super::bulk::{PIECE, is_wait};
+use super::bulk::{Filled, HOG_PIECE, PIECE, is_wait};
 use super::pace::Pacer;
 use super::{LOOK, Shared, locked};
 use crate::measure::Meter;
@@ -58,14 +58,11 @@ impl Servers {
     /// Accepts all and sends each all it takes.
     pub fn pushers(&mut self) -> io::Result<u16> {
         self.all_at_once(|port, streams, shared| {
-            let mut buf = vec![0; PIECE];
+            let mut buf = vec![0; HOG_PIECE];
             Pattern::from_host(port).fill(0, &mut buf);
-            let mut pause = ACCEPT_EVERY;
             while !shared.stopped() {
-                // Hundreds of sockets that take nothing are not asked a thousand times a second.
-                let moved = streams.accept() | streams.write_round(&buf);
-                pause = if moved { ACCEPT_EVERY } else { (pause * 2).min(LOOK) };
-                thread::sleep(pause);
+                streams.accept();
+                thread::sleep(streams.open.step(&buf));
             }
         })
     }
@@ -109,7 +106,7 @@ impl Servers {
         let (listener, port) = Self::listen()?;
         let shared = Arc::clone(&self.shared);
         self.threads.push(thread::spawn(move || {
-            serve(port, &mut Streams { listener, streams: Vec::new() }, &shared);
+            serve(port, &mut Streams { listener, open: Filled::default() }, &shared);
         }));
         Ok(port)
     }
@@ -128,32 +125,16 @@ impl Drop for Servers {
 #[derive(Debug)]
 struct Streams {
     listener: TcpListener,
-    streams: Vec<TcpStream>,
+    open: Filled,
 }
 
 impl Streams {
-    /// True when somebody came.
-    fn accept(&mut self) -> bool {
-        let before = self.streams.len();
+    fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
             if stream.set_nonblocking(true).is_ok() {
-                self.streams.push(stream);
+                self.open.streams.push(stream);
             }
         }
-        self.streams.len() > before
-    }
-
-    /// True when any took anything.
-    fn write_round(&mut self, buf: &[u8]) -> bool {
-        let mut moved = false;
-        self.streams.retain_mut(|stream| match stream.write(buf) {
-            Ok(_) => {
-                moved = true;
-                true
-            }
-            Err(e) => matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
-        });
-        moved
     }
 }
 

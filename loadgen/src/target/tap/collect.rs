@@ -133,6 +133,11 @@ fn container(
     };
     let peak = samples.of(name).flatten().map(|c| held(&c.categories, arm.rules)).max();
     let counters = || here.counters.iter().map(|(n, v)| (n.as_str(), *v));
+    let work = [
+        ("Turns", here.turns),
+        ("FramesFromGuest", here.frames_from_guest),
+        ("FramesToGuest", here.frames_to_guest),
+    ];
     ContainerResult {
         name: name.clone(),
         role: actor.plan.role,
@@ -145,7 +150,7 @@ fn container(
         peak_held_bytes: peak.unwrap_or(0),
         hard_bytes: actor.plan.hard_bytes,
         counters: named(counters().filter(|(n, _)| is_memory(n))),
-        stack_counters: named(counters().filter(|(n, _)| !is_memory(n))),
+        stack_counters: named(counters().filter(|(n, _)| !is_memory(n)).chain(work)),
         guest_counters: report.guest_counters.clone(),
         flows_total: here.flows_total,
         corrupt: report.corrupt + up.corrupt,

@@ -64,6 +64,9 @@ fn namespace(script: &str) -> Vec<String> {
     ["unshare", "-n", "bash", "-c", &line, "-"].map(str::to_owned).to_vec()
 }
 
+/// Its name, what runs before the binary, options, destination, what is expected.
+type Case<'a> = (&'a str, &'a [&'a str], &'a [&'a str], String, Errno);
+
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn failures_keep_their_names() {
@@ -73,7 +76,7 @@ fn failures_keep_their_names() {
          ip route add unreachable 198.51.100.0/25; ip route add prohibit 198.51.100.128/25";
     let private = namespace(routes);
     let private: Vec<&str> = private.iter().map(String::as_str).collect();
-    let cases: [(&str, &[&str], &[&str], String, Errno); 7] = [
+    let cases: [Case<'_>; 7] = [
         ("refused", &[], &[], format!("10.0.2.2 {port}"), Errno::ECONNREFUSED),
         (
             "forbidden",
