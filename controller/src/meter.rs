@@ -321,6 +321,15 @@ impl Meter {
         }
     }
 
+    /// Bytes that usage may grow by before the flag is set; 0 while it is.
+    pub(crate) fn calm_room(&self) -> u64 {
+        if self.flag {
+            0
+        } else {
+            self.enter_at.saturating_sub(self.usage).saturating_mul(PAGE_SIZE)
+        }
+    }
+
     /// Whether the flag has to change.
     #[inline]
     pub(crate) fn flag_due(&self) -> bool {

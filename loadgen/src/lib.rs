@@ -1,9 +1,9 @@
 //! The load generator of skbudget: reproduces cross-container TCP buffer starvation, measures what a neighbour costs,
 //! and fails a build over it.
 //!
-//! A [`plan::Plan`] (made from a [`scenario`] and its parameters) says who loads what in which phase under which arms. A
-//! [`target`] runs one arm of it and returns plain records ([`result::ArmResult`]). Everything after that is shared and
-//! pure: [`analyse`] derives the fairness numbers, [`gate`] judges them, [`report`] renders them.
+//! A [`plan::Plan`] (made from a [`scenario`] and its parameters) says who loads what in which phase under which arms.
+//! A [`target`] runs one arm of it and returns plain records ([`result::ArmResult`]). Everything after that is shared
+//! and pure: [`analyse`] derives the fairness numbers, [`gate`] judges them, [`report`] renders them.
 //!
 //! ```text
 //!  scenario ──▶ Plan ──▶ target::{virt, tap} ──▶ ArmResult ──▶ analyse ──▶ gate ──▶ report (table, JSON, HTML, .hgrm)

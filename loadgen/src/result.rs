@@ -160,7 +160,7 @@ pub struct Fairness {
     pub jain_all_ppm: u64,
     /// Least over victims and directions: goodput alone over the link's rate.
     pub solo_share_ppm: u64,
-    /// First window after the hog left from which two in a row reach 95 % of solo, for the slowest victim; `null`: never.
+    /// First window after the hog left from which two in a row reach 95 % of solo, for the slowest victim, if any.
     pub recovery_ns: Option<u64>,
     pub hog_peak_bytes: u64,
     pub hog_hard_bytes: u64,

@@ -23,7 +23,7 @@ use crate::egress::Egress;
 use crate::flow::Flow;
 use crate::ingress::{self, Ingress};
 use crate::io::{Close, Ctx, FlowId, Ready};
-use crate::parked::{LIST_BYTES, Parked};
+use crate::parked::Parked;
 use crate::segment::{Outgoing, Segment, Tuple};
 use crate::tcp::{Disposition, Mem};
 use crate::timewait::{TimeWait, Verdict};
@@ -63,8 +63,9 @@ pub struct Container {
     /// Entries at which the stale ones among them are looked for.
     timers_limit: usize,
     parked: Parked,
-    /// SYNs to admit: new ones, and those whose memory came back.
+    /// SYNs to admit: those whose memory came back, and new ones.
     woken: VecDeque<u32>,
+    arrived: VecDeque<u32>,
     timewait: TimeWait,
     /// Flows that had data, in the order in which they may become idle.
     watch: VecDeque<(Instant, FlowId)>,
@@ -74,7 +75,6 @@ pub struct Container {
     idle_limit: usize,
     /// Flows whose guest is done and whose host side has not taken everything yet, the oldest first.
     orphans: VecDeque<FlowId>,
-    fixed_charged: bool,
     /// Deterministic from the secret; only spreads retries.
     rng: u64,
     icmp: (u64, u32),
@@ -100,12 +100,12 @@ impl Container {
             timers_limit: 0,
             parked: Parked::default(),
             woken: VecDeque::new(),
+            arrived: VecDeque::new(),
             timewait: TimeWait::new(config.secret),
             watch: VecDeque::new(),
             idle: VecDeque::new(),
             idle_limit: 64,
             orphans: VecDeque::new(),
-            fixed_charged: false,
             rng: config.secret[0] | 1,
             icmp: (0, 0),
             arp_asked: None,
@@ -274,9 +274,7 @@ impl Container {
 
     /// Timers due at `cx.now`, then every flow with something to do: relay, windows, segments.
     pub fn turn(&mut self, cx: &mut Ctx<'_>) -> bool {
-        if !self.fixed_charged {
-            self.fixed_charged = cx.budget.charge_compact(self.member, LIST_BYTES, cx.now);
-        }
+        self.parked.charge(cx.budget, self.member, cx.now);
         self.run_timers(cx);
         let more_syns = self.admit_some(cx);
         let begun = self.bytes_moved();
@@ -403,9 +401,9 @@ impl Container {
             self.unpark(id, cx.budget);
         }
         self.timewait.clear(cx.budget, self.member, cx.now);
-        if std::mem::take(&mut self.fixed_charged) {
-            cx.budget.uncharge_compact(self.member, LIST_BYTES, cx.now);
-        }
+        self.parked.uncharge(cx.budget, self.member, cx.now);
+        self.woken.clear();
+        self.arrived.clear();
         self.timers.clear();
         self.watch.clear();
         self.idle.clear();

@@ -58,12 +58,26 @@ pub(crate) enum Parking {
 
 #[derive(Debug, Default)]
 pub(crate) struct Parked {
+    charged: bool,
     list: VecDeque<ParkedSyn>,
     waiting: usize,
     next_id: u32,
 }
 
 impl Parked {
+    /// Charges the whole list, if that was not done: a place on it must not depend on the memory that is missing.
+    pub(crate) fn charge(&mut self, budget: &mut Budget, member: MemberId, now: Instant) {
+        if !self.charged {
+            self.charged = budget.charge_compact(member, LIST_BYTES, now);
+        }
+    }
+
+    pub(crate) fn uncharge(&mut self, budget: &mut Budget, member: MemberId, now: Instant) {
+        if std::mem::take(&mut self.charged) {
+            budget.uncharge_compact(member, LIST_BYTES, now);
+        }
+    }
+
     pub(crate) fn park(
         &mut self,
         tuple: Tuple,

@@ -10,12 +10,13 @@
 //! guest ◀── snd.q ◀─to_guest── host socket          FIN ◀── end of stream
 //! ```
 
-use skbudget_controller::{Budget, CHUNK_SIZE, Rules};
+use skbudget_controller::Rules;
 
 use crate::chunk::PAYLOAD;
 use crate::config::HOST_FLOOR;
 use crate::flow::HostSide;
 use crate::io::{FlowId, Host, HostCaps, HostError};
+use crate::tcp::rcv::grows_by;
 use crate::tcp::{Mem, Tcb};
 use crate::txq::{Filled, PARTS_MAX};
 
@@ -135,12 +136,10 @@ pub(crate) fn begin(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
     if std::mem::replace(&mut ends.side.begun, true) {
         return;
     }
-    let caps = ends.side.caps;
-    let raised = HostCaps {
-        sndbuf: caps.sndbuf.max(BEGIN_CAPS.sndbuf),
-        rcvbuf: caps.rcvbuf.max(BEGIN_CAPS.rcvbuf),
-    };
-    raise(ends, raised, mem);
+    let limits = mem.budget.sock_limits();
+    let sndbuf = BEGIN_CAPS.sndbuf.min(limits.wmem[2]);
+    let rcvbuf = BEGIN_CAPS.rcvbuf.min(limits.rmem[2]);
+    raise(ends, HostCaps { sndbuf, rcvbuf }, mem);
 }
 
 /// Linux rules: `sk_stream_memory_free` says no.
@@ -178,10 +177,13 @@ fn raise_rcvbuf(ends: &mut Ends<'_>, n: usize, mem: &mut Mem<'_>) {
 /// Beyond this a larger receive buffer on the host only moves the queue from the remote to here.
 const HOST_RCVBUF_MAX: u32 = 4 << 20;
 
-fn raise(ends: &mut Ends<'_>, raised: HostCaps, mem: &mut Mem<'_>) {
-    let by = u64::from(raised.sndbuf + raised.rcvbuf)
-        - u64::from(ends.side.caps.sndbuf + ends.side.caps.rcvbuf);
-    if by == 0 || !affordable(mem.budget, by) || !mem.budget.host_raise(mem.ledger, by, mem.now) {
+/// Never below what the caps are, as a limit below the floor would have it.
+fn raise(ends: &mut Ends<'_>, wanted: HostCaps, mem: &mut Mem<'_>) {
+    let caps = ends.side.caps;
+    let raised =
+        HostCaps { sndbuf: wanted.sndbuf.max(caps.sndbuf), rcvbuf: wanted.rcvbuf.max(caps.rcvbuf) };
+    let by = u64::from(raised.sndbuf - caps.sndbuf) + u64::from(raised.rcvbuf - caps.rcvbuf);
+    if by == 0 || !grows_by(mem.budget, by) || !mem.budget.host_raise(mem.ledger, by, mem.now) {
         return;
     }
     ends.side.caps = raised;
@@ -192,19 +194,27 @@ fn raise(ends: &mut Ends<'_>, raised: HostCaps, mem: &mut Mem<'_>) {
 /// stays: the remote's kernel sends nothing into a window below half of the largest it has seen until its persist
 /// timer fires, 200 ms later.
 pub(crate) fn lower(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
-    let before = ends.side.caps;
-    if !ends.side.open || before.sndbuf == HOST_FLOOR.sndbuf {
-        return;
-    }
-    let floor = HostCaps { sndbuf: HOST_FLOOR.sndbuf, ..before };
-    let held = ends.host.lower_caps(ends.id, floor).sndbuf.min(before.sndbuf);
-    ends.side.caps.sndbuf = held;
     // With data again it begins as a new flow does.
     ends.side.begun = false;
-    mem.budget.host_lower(mem.ledger, u64::from(before.sndbuf - held), mem.now);
+    lower_to(ends, HostCaps { sndbuf: HOST_FLOOR.sndbuf, ..ends.side.caps }, mem);
 }
 
-/// The caps of host sockets grow into plenty only: windows and queues come first.
-fn affordable(budget: &Budget, by: u64) -> bool {
-    budget.rules() == Rules::Linux || budget.headroom() / 4 >= by.max(CHUNK_SIZE)
+/// The container is under pressure: the caps of a flow that proved fast go back to where it began (B7, B10).
+pub(crate) fn relax(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
+    lower_to(ends, BEGIN_CAPS, mem);
+}
+
+fn lower_to(ends: &mut Ends<'_>, to: HostCaps, mem: &mut Mem<'_>) {
+    let before = ends.side.caps;
+    let to =
+        HostCaps { sndbuf: to.sndbuf.min(before.sndbuf), rcvbuf: to.rcvbuf.min(before.rcvbuf) };
+    if !ends.side.open || to == before {
+        return;
+    }
+    let held = ends.host.lower_caps(ends.id, to);
+    let after =
+        HostCaps { sndbuf: held.sndbuf.min(before.sndbuf), rcvbuf: held.rcvbuf.min(before.rcvbuf) };
+    let by = (before.sndbuf - after.sndbuf) + (before.rcvbuf - after.rcvbuf);
+    ends.side.caps = after;
+    mem.budget.host_lower(mem.ledger, u64::from(by), mem.now);
 }

@@ -299,6 +299,17 @@ impl Budget {
         }
     }
 
+    /// Bytes that autotuning may still spread into: up to where soft pressure begins, never beyond
+    /// `headroom`. Steps that stay well below it keep a container from putting itself under
+    /// pressure. Linux rules: the kernel asks the flag only, so all or nothing.
+    pub fn calm_room(&self) -> u64 {
+        match (self.rules, self.under_pressure()) {
+            (_, true) => 0,
+            (Rules::Strict, false) => self.meter.calm_room().min(self.headroom()),
+            (Rules::Linux, false) => u64::MAX,
+        }
+    }
+
     /// The flow had no data for 1 s: its credit leaves the soft test and `n_active` (K7, H4); or it
     /// is active again. Any growth or arrival ends idleness by itself.
     pub fn set_idle(&mut self, ledger: &mut Ledger, idle: bool, now: Instant) {

@@ -1,9 +1,9 @@
 //! Latency of an open-loop probe, from the moment each request was meant to start.
 //!
 //! A probe belongs to the phase in which it was intended, and is never forgotten: at the closing of the phase's book it
-//! is completed, outstanding, shed or failed. Those that did not come back rank above all that did, so a percentile whose
-//! rank falls among them is known from below only: `at_least`. No other correction for coordinated omission is applied;
-//! none is needed when time runs from the intended start, and both together would count twice.
+//! is completed, outstanding, shed or failed. Those that did not come back rank above all that did, so a percentile
+//! whose rank falls among them is known from below only: `at_least`. No other correction for coordinated omission is
+//! applied; none is needed when time runs from the intended start, and both together would count twice.
 
 use std::collections::BTreeMap;
 

@@ -24,8 +24,8 @@ const TOPICS: &[(&str, &str)] = &[
     ),
     (
         "stall",
-        "The longest time without a byte on a connection that always had more to carry. Both ends of the phase count as \
-         ends of a gap.",
+        "The longest time without a byte on a connection that always had more to carry. Both ends of the phase count \
+         as ends of a gap.",
     ),
     (
         "delivered",

@@ -21,7 +21,10 @@ pub fn render(result: &RunResult) -> Result<String, Failure> {
         .gates
         .iter()
         .map(|g| {
-            context! { arm => g.arm.as_str(), name => g.name.as_str(), seen => g.observed.as_str(), limit => g.limit.as_str(), ok => g.passed }
+            context! {
+                arm => g.arm.as_str(), name => g.name.as_str(), seen => g.observed.as_str(),
+                limit => g.limit.as_str(), ok => g.passed
+            }
         })
         .collect();
     let params: Vec<Value> =

@@ -218,17 +218,18 @@ impl Daemon {
     pub fn stats(&self, meminfo: bool) -> Result<Stats, DaemonError> {
         let mut containers: Vec<ContainerReport> = Vec::new();
         let mut budgets = Vec::new();
-        let mut platform_bytes = 0;
+        let (mut platform_bytes, mut pool_bytes) = (0, 0);
         for worker in 0..self.workers.len() {
             let report = self.ask(worker, |reply| Command::Stats { meminfo, reply })?;
             containers.extend(report.containers);
             budgets.extend(report.budgets);
             platform_bytes += report.platform_bytes;
+            pool_bytes += report.pool_bytes;
         }
         containers.sort_by(|a, b| a.name.cmp(&b.name));
         let time_ns = clock::now().as_nanos();
         let host = host_meter(self.host.as_deref(), &budgets);
-        Ok(Stats { schema: SCHEMA, time_ns, host, containers, platform_bytes })
+        Ok(Stats { schema: SCHEMA, time_ns, host, containers, platform_bytes, pool_bytes })
     }
 
     /// Ends every container and every worker; `Err` when a worker had failed.

@@ -23,6 +23,8 @@ pub struct Stats {
     pub containers: Vec<ContainerReport>,
     /// Held by the workers for frames in hand: charged to nobody (pressure model B12).
     pub platform_bytes: u64,
+    /// Free buffers kept by the workers for reuse: slack, charged to nobody.
+    pub pool_bytes: u64,
 }
 
 /// One container.

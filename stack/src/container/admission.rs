@@ -40,7 +40,7 @@ impl Container {
         }
         // Taken in the next turn, first come, first served.
         if let Parking::Parked(id) = self.parked.park(tuple, syn, cx.budget, self.member, cx.now) {
-            self.woken.push_back(id);
+            self.arrived.push_back(id);
         }
     }
 
@@ -104,32 +104,59 @@ impl Container {
         }
     }
 
-    /// SYNs that came in, and those whose memory came back, a few in a turn. Nobody overtakes those who wait, and the
-    /// first of them that still finds no room ends it. True: there are more.
+    /// SYNs whose memory came back, then those that came in, a few in a turn. Nobody overtakes those who wait: the
+    /// first of them that still finds no room sends all behind it back to wait, in their order. True: there are more.
     pub(super) fn admit_some(&mut self, cx: &mut Ctx<'_>) -> bool {
-        let mut room = true;
-        for _ in 0..CONNECTS_PER_TURN {
-            let Some(id) = self.woken.pop_front() else { break };
-            let Some(syn) = self.parked.get(id) else { continue };
-            let to = self.config.route(syn.tuple.remote);
-            let first = syn.waits || self.parked.waiting() == 0;
-            room = room
-                && first
-                && to.is_ok_and(|to| self.open_passive(cx, syn.tuple, to, &syn.segment()));
-            if room {
-                self.parked.take(id);
-                continue;
+        let (mut room, mut tries) = (true, CONNECTS_PER_TURN);
+        while let Some(id) = self.woken.pop_front() {
+            if room && tries == 0 {
+                self.woken.push_front(id);
+                return true;
             }
-            if self.parked.set_waiting(id) {
-                cx.budget.count(self.member, Counter::AdmissionDelayed, 1);
+            tries = tries.saturating_sub(1);
+            room = room && self.admit_parked(cx, id);
+            if !room {
+                self.wait_for_room(cx, id);
             }
-            cx.budget.wait(self.parked_key(id).0, self.config.sizes.total());
         }
-        !self.woken.is_empty()
+        while let Some(id) = self.arrived.pop_front() {
+            room = room && self.parked.waiting() == 0;
+            if room && tries == 0 {
+                self.arrived.push_front(id);
+                return true;
+            }
+            tries = tries.saturating_sub(1);
+            room = room && self.admit_parked(cx, id);
+            if !room {
+                self.wait_for_room(cx, id);
+            }
+        }
+        false
     }
 
-    /// A published port accepted a connection from `peer`: a flow towards `guest_port` of the guest begins (its SYN goes
-    /// out in the next turn). `None`: no room; keep the connection and ask again when `can_accept`.
+    /// True unless there is no room for it.
+    fn admit_parked(&mut self, cx: &mut Ctx<'_>, id: u32) -> bool {
+        let Some(syn) = self.parked.get(id) else { return true };
+        let Ok(to) = self.config.route(syn.tuple.remote) else { return true };
+        let admitted = self.open_passive(cx, syn.tuple, to, &syn.segment());
+        if admitted {
+            self.parked.take(id);
+        }
+        admitted
+    }
+
+    fn wait_for_room(&mut self, cx: &mut Ctx<'_>, id: u32) {
+        if self.parked.get(id).is_none() {
+            return;
+        }
+        if self.parked.set_waiting(id) {
+            cx.budget.count(self.member, Counter::AdmissionDelayed, 1);
+        }
+        cx.budget.wait(self.parked_key(id).0, self.config.sizes.total());
+    }
+
+    /// A published port accepted a connection from `peer`: a flow towards `guest_port` of the guest begins (its SYN
+    /// goes out in the next turn). `None`: no room; keep the connection and ask again when `can_accept`.
     pub fn on_accept(
         &mut self,
         cx: &mut Ctx<'_>,

@@ -76,11 +76,12 @@ impl Container {
         }
     }
 
-    /// Writes off credit of idle flows, the longest idle first, until `need` bytes came back. What they advertised
-    /// stays advertised: if it comes due, the charge is asked for again.
+    /// Writes off credit of idle flows, the longest idle first, until there is room for `need` bytes. What they
+    /// advertised stays advertised: if it comes due, the charge is asked for again. False: that gave no room.
     pub(super) fn demote(&mut self, cx: &mut Ctx<'_>, need: u64) -> bool {
-        let mut freed = 0;
-        while freed < need {
+        let mut freed = false;
+        // The room decides, not what was written off: the part within a flow's reserve gives none.
+        while cx.budget.headroom() < need {
             let Some((since, id)) = self.idle.pop_front() else { return false };
             let Some(flow) = self.flows.get_mut(id) else { continue };
             if !is_idle_since(flow, since) {
@@ -89,10 +90,10 @@ impl Container {
             let slots = flow.tcb.rcv.q.close_to(0, cx.budget, &mut flow.ledger, cx.now);
             if slots > 0 {
                 cx.budget.count(self.member, Counter::CreditDemoted, u64::from(slots));
-                freed += u64::from(slots) * CHUNK_SIZE;
+                freed = true;
             }
         }
-        true
+        freed
     }
 
     /// The guest or the host moved data on this flow.

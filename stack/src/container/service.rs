@@ -106,7 +106,9 @@ impl Container {
         let (idle, reads) = (flow.idle, !flow.guest_done && flow.retry_at.is_none());
         if flow.host.open {
             self.with_ends(cx, flow, |ends, mem| {
-                if !idle {
+                if mem.budget.rules() == Rules::Strict && mem.budget.under_pressure() {
+                    relay::relax(ends, mem);
+                } else if !idle {
                     relay::begin(ends, mem);
                 }
                 match relay::to_host(ends, mem) {

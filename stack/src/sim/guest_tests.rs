@@ -64,12 +64,8 @@ fn run(a: &mut SmolGuest, b: &mut SmolGuest, until: Instant) -> usize {
 
 fn pair(offload: bool) -> (SmolGuest, SmolGuest) {
     let client = GuestConfig::new(1500, offload, 1);
-    let server = GuestConfig {
-        ip: client.gateway,
-        gateway: client.ip,
-        mac: [2, 0, 0, 0, 0, 9],
-        ..client
-    };
+    let server =
+        GuestConfig { ip: client.gateway, gateway: client.ip, mac: [2, 0, 0, 0, 0, 9], ..client };
     (SmolGuest::new(&client), SmolGuest::new(&server))
 }
 

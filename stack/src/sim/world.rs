@@ -451,6 +451,10 @@ impl World {
         let node = &mut self.nodes[id.0];
         (&mut node.up, &mut node.down)
     }
+    /// Chunks held by any queue.
+    pub fn live_chunks(&self) -> usize {
+        self.pool.live()
+    }
     pub fn stats(&self) -> WorldStats {
         self.stats
     }

@@ -281,7 +281,7 @@ impl Tcb {
             snd.timed = None;
         }
         let pressure = mem.budget.under_pressure();
-        snd.grow_target(bytes, self.link.snd_target_max, pressure);
+        snd.grow_target(bytes, self.link.snd_target_max, mem.budget);
         if mem.budget.rules() == Rules::Linux && !pressure && flight < snd.cc.cwnd {
             expand_sndbuf(snd, mem, self.link.snd_target_max);
         }

@@ -9,10 +9,12 @@ use crate::tcp::state::{Cause, State};
 use crate::tcp::{Mem, Tcb};
 use crate::txq::PARTS_MAX;
 
-/// Frames of one flow in one turn: others get theirs before it goes on.
-const FRAMES_PER_TURN: usize = 4;
 /// Payload of a super-frame: what IPv4's length field leaves beside headers with all options.
 const SUPER_MAX: usize = 65_535 - 20 - 60;
+/// Bytes and frames of one flow in one turn: others get theirs before it goes on. In bytes first: a few small frames
+/// for what a turn costs would be little, and nothing beside what the guest says in the same turn.
+const BYTES_PER_TURN: usize = 4 * SUPER_MAX;
+const FRAMES_PER_TURN: usize = 64;
 
 /// Takes a segment and its payload; false: the device is full.
 pub(crate) type Emit<'e> = &'e mut dyn FnMut(&Outgoing, &[IoSlice<'_>]) -> bool;
@@ -65,7 +67,7 @@ impl Tcb {
             self.send_syn(mem, emit)?;
         }
         if self.rexmit_due && self.state.sends() {
-            let len = self.snd.q.len().min(self.snd.mss as usize);
+            let len = self.snd.q.len().min(self.segment_payload(mem));
             let fin = len == self.snd.q.len();
             if len > 0 || self.snd.fin {
                 self.send_range(self.snd.una, len, fin, mem, emit)?;
@@ -115,7 +117,11 @@ impl Tcb {
         if !self.state.sends() {
             return Some(false);
         }
+        let mut left = BYTES_PER_TURN;
         for _ in 0..FRAMES_PER_TURN {
+            if left == 0 {
+                break;
+            }
             let unsent = self.snd.unsent();
             let len = self.sendable(unsent, mem);
             let fin = self.snd.fin && len == unsent && self.fin_unsent(len);
@@ -127,6 +133,7 @@ impl Tcb {
             }
             self.send_range(self.snd.nxt, len, fin, mem, emit)?;
             self.force_small = false;
+            left = left.saturating_sub(len);
         }
         Some(true)
     }
@@ -144,7 +151,8 @@ impl Tcb {
         let mss = self.segment_payload(mem);
         let frame = if self.link.offload { (SUPER_MAX / mss).max(1) * mss } else { mss };
         let len = unsent.min(window).min(frame);
-        if len == unsent || len == frame {
+        // What was sent before is sent again however small the window has become: it may be just that.
+        if len == unsent || len == frame || snd.nxt.lt(snd.max) {
             return len;
         }
         if len >= mss {

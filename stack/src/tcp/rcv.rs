@@ -107,7 +107,7 @@ impl Rcv {
         self.taken += n;
         if self.taken >= self.target {
             self.taken = 0;
-            let doubled = if budget.under_pressure() { self.target } else { self.target * 2 };
+            let doubled = if grows_by(budget, self.target) { self.target * 2 } else { self.target };
             self.target = doubled.min(target_max.max(TARGET_INITIAL));
         }
     }
@@ -182,6 +182,8 @@ impl Rcv {
     /// Segment with data arrived and was taken (at least in part).
     pub(crate) fn on_data(&mut self, bytes: u32, in_order: bool, now: Instant) {
         self.unacked = self.unacked.saturating_add(bytes);
+        // Linux rules take the edge back, perhaps behind what was kept beyond a hole.
+        self.edge = self.edge.max(self.q.nxt());
         // RFC 5681 section 4.2: out of order, or filling a hole: at once. Every second full segment: at once.
         // Only in an exchange of requests and replies is an ACK held back.
         if !in_order || self.q.has_holes() || self.unacked >= 2 * self.mss || !self.pingpong {
@@ -239,6 +241,12 @@ impl Rcv {
     }
 }
 
+/// Autotuning takes at most a quarter of what is left before soft pressure begins: many flows take such steps at once,
+/// and a container must not put itself under pressure by being fast.
+pub(crate) fn grows_by(budget: &Budget, bytes: u64) -> bool {
+    budget.calm_room() / 4 >= bytes
+}
+
 /// `__tcp_select_window` with a ratio of one half: free space clamped to rcv_ssthresh, nothing below one MSS.
 fn linux_window(
     ledger: &Ledger,
@@ -258,4 +266,37 @@ fn linux_window(
         *ssthresh += (2 * mss).min((free - u64::from(*ssthresh)) as u32);
     }
     if free < full / 16 || free < u64::from(mss) { 0 } else { free.min(u64::from(*ssthresh)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use skbudget_controller::FlowSizes;
+
+    use super::*;
+    use crate::chunk::ChunkPool;
+    use crate::seeded::Setting;
+
+    #[test]
+    fn a_hole_filled_beyond_an_edge_that_was_taken_back_leaves_a_closed_window() {
+        let mut budget = Setting::Linux.budget();
+        let member = budget.add_member(0).unwrap();
+        let sizes = FlowSizes { sock: 1536, rmem_min: 4096, wmem_min: 4096, host_floor: 8192 };
+        let now = Instant(1);
+        let mut ledger = budget.admit(member, &sizes, now).unwrap();
+        let mut pool = ChunkPool::new();
+        let mut rcv = Rcv::new(1460, 7);
+        rcv.advance_edge(&mut budget, &mut ledger, now);
+        let mut store = |rcv: &mut Rcv, offset, len| {
+            let stored =
+                rcv.q.store(offset, &vec![0; len], &mut pool, &mut budget, &mut ledger, now);
+            rcv.on_data(len as u32, stored.advanced > 0, now);
+        };
+        store(&mut rcv, 9000, 1000);
+        // Refused memory takes the edge back; it opens again, but not as far as what was kept behind the hole.
+        rcv.edge = 9500;
+        store(&mut rcv, 0, 9000);
+        assert_eq!((rcv.q.nxt(), rcv.wnd(), rcv.window_field()), (10_000, 0, 0));
+        rcv.q.clear(&mut pool);
+        budget.release(ledger, now);
+    }
 }

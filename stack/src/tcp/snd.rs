@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use skbudget_controller::Instant;
+use skbudget_controller::{Budget, Instant};
 
 use crate::seq::Seq;
 use crate::tcp::congestion::Congestion;
+use crate::tcp::rcv::grows_by;
 use crate::tcp::rtt::Rtt;
 use crate::txq::TxQueue;
 
@@ -109,11 +110,11 @@ impl Snd {
     }
 
     /// The guest acknowledged `n` bytes: what proves fast gets a larger queue.
-    pub(crate) fn grow_target(&mut self, n: usize, target_max: usize, pressure: bool) {
+    pub(crate) fn grow_target(&mut self, n: usize, target_max: usize, budget: &Budget) {
         self.acked_since_growth += n;
         if self.acked_since_growth >= self.target {
             self.acked_since_growth = 0;
-            if !pressure {
+            if grows_by(budget, self.target as u64) {
                 self.target = (self.target * 2).min(target_max.max(TARGET_INITIAL));
             }
         }

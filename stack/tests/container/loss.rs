@@ -103,6 +103,39 @@ fn the_third_repeated_ack_brings_the_first_segment_at_once() {
 }
 
 #[test]
+fn a_fast_retransmission_beside_sack_blocks_fits_the_mtu() {
+    // `Rig::taken` checks the size of every frame.
+    let mut rig = Rig::new();
+    let peer = Peer::open(&mut rig);
+    let said = ten_out(&mut rig, &peer);
+    rig.send(peer.data_at(100, b"behind a hole"));
+    rig.send(peer.pure_ack());
+    rig.send(peer.pure_ack());
+    let again = one(rig.send(peer.pure_ack()));
+    assert_eq!(again.seq, said[0].seq);
+    assert!(again.data.len() < 1460 && !again.sack.is_empty());
+    rig.send(peer.rst());
+    rig.assert_empty();
+}
+
+#[test]
+fn what_was_lost_is_said_again_into_a_window_that_is_small() {
+    let mut rig = Rig::new();
+    let mut peer = Peer::open(&mut rig);
+    // A twentieth of the largest window there was: used after a while, and lost.
+    peer.wnd = 5;
+    rig.send(peer.pure_ack());
+    assert_eq!(rig.host_says(peer.flow, &bytes(2000)), []);
+    let first = rig.pass_segs(1100);
+    assert_eq!(first[0].1.data.len(), 640);
+    let again = rig.pass_segs(10_000);
+    assert!(again.len() >= 2, "{again:?}");
+    assert!(again.iter().all(|(_, s)| s.seq == first[0].1.seq && s.data.len() == 640));
+    rig.send(peer.rst());
+    rig.assert_empty();
+}
+
+#[test]
 fn a_retransmission_that_finds_the_device_full_is_not_forgotten() {
     let mut rig = Rig::new();
     let peer = Peer::open(&mut rig);

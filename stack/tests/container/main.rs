@@ -1,9 +1,14 @@
 //! One container's stack between a scripted guest and a scripted host: what it says, and when.
 
+mod admission;
+mod close;
 mod data;
 mod handshake;
 mod loss;
+mod malformed;
 mod peer;
+mod publish;
 mod rig;
 mod window;
 mod wire;
+mod wrap;

@@ -9,31 +9,30 @@ use crate::wire::{ACK, FIN, PSH, RST, SYN, Seg};
 
 /// What the guest knows of a connection. Timestamps are sent when both sides said them.
 #[derive(Debug, Clone)]
-pub struct Peer {
-    pub flow: FlowId,
-    pub guest_port: u16,
-    pub remote_port: u16,
+pub(crate) struct Peer {
+    pub(crate) flow: FlowId,
+    pub(crate) guest_port: u16,
+    pub(crate) remote_port: u16,
     /// Next sequence number of ours, next expected of the stack's.
-    pub seq: u32,
-    pub ack: u32,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
     /// Window field we send.
-    pub wnd: u16,
+    pub(crate) wnd: u16,
     /// The stack's window scale and last advertised edge.
-    pub scale: u8,
-    pub edge: u32,
-    pub ts: Option<(u32, u32)>,
-    pub stack_iss: u32,
+    pub(crate) scale: u8,
+    pub(crate) edge: u32,
+    pub(crate) ts: Option<(u32, u32)>,
 }
 
 /// Options of a guest's SYN.
 #[derive(Debug, Clone)]
-pub struct Hello {
-    pub seq: u32,
-    pub wnd: u16,
-    pub mss: Option<u16>,
-    pub wscale: Option<u8>,
-    pub sack_ok: bool,
-    pub ts: Option<u32>,
+pub(crate) struct Hello {
+    pub(crate) seq: u32,
+    pub(crate) wnd: u16,
+    pub(crate) mss: Option<u16>,
+    pub(crate) wscale: Option<u8>,
+    pub(crate) sack_ok: bool,
+    pub(crate) ts: Option<u32>,
 }
 
 impl Default for Hello {
@@ -43,7 +42,7 @@ impl Default for Hello {
 }
 
 impl Hello {
-    pub fn syn(&self, guest_port: u16, remote_port: u16) -> Seg {
+    pub(crate) fn syn(&self, guest_port: u16, remote_port: u16) -> Seg {
         Seg {
             guest_port,
             remote_port,
@@ -61,11 +60,11 @@ impl Hello {
 
 impl Peer {
     /// A connection to port 80 of the gateway, established.
-    pub fn open(rig: &mut Rig) -> Self {
+    pub(crate) fn open(rig: &mut Rig) -> Self {
         Self::open_with(rig, 40_000, &Hello::default())
     }
 
-    pub fn open_with(rig: &mut Rig, guest_port: u16, hello: &Hello) -> Self {
+    pub(crate) fn open_with(rig: &mut Rig, guest_port: u16, hello: &Hello) -> Self {
         let syn = hello.syn(guest_port, 80);
         let none = rig.send(syn.clone());
         assert_eq!(none, [], "the host is asked first");
@@ -80,7 +79,7 @@ impl Peer {
     }
 
     /// What the guest knows after it was answered.
-    pub fn answering(flow: FlowId, syn: &Seg, syn_ack: &Seg) -> Self {
+    pub(crate) fn answering(flow: FlowId, syn: &Seg, syn_ack: &Seg) -> Self {
         assert_eq!(syn_ack.ack, syn.seq.wrapping_add(1));
         Self {
             flow,
@@ -92,12 +91,11 @@ impl Peer {
             scale: if syn.wscale.is_some() { syn_ack.wscale.unwrap_or(0) } else { 0 },
             edge: syn_ack.ack.wrapping_add(u32::from(syn_ack.wnd)),
             ts: syn_ack.ts.map(|(val, _)| (syn.ts.unwrap_or_default().0, val)),
-            stack_iss: syn_ack.seq,
         }
     }
 
     /// A published port: the stack opens, the guest accepts.
-    pub fn accept(rig: &mut Rig, guest_port: u16) -> Self {
+    pub(crate) fn accept(rig: &mut Rig, guest_port: u16) -> Self {
         let from = SocketAddrV4::new(GATEWAY, 5555);
         let flow = rig.with_cx(|stack, cx| stack.on_accept(cx, guest_port, from)).expect("room");
         rig.host.socks.insert(flow, crate::rig::Sock { room: usize::MAX, ..Default::default() });
@@ -123,7 +121,6 @@ impl Peer {
             scale,
             edge: ack.ack.wrapping_add(u32::from(ack.wnd) << scale),
             ts: None,
-            stack_iss: syn.seq,
         }
     }
 
@@ -140,35 +137,35 @@ impl Peer {
         }
     }
 
-    pub fn pure_ack(&self) -> Seg {
+    pub(crate) fn pure_ack(&self) -> Seg {
         self.blank()
     }
 
     /// The next bytes of the stream.
-    pub fn data(&mut self, data: &[u8]) -> Seg {
+    pub(crate) fn data(&mut self, data: &[u8]) -> Seg {
         let seg = self.data_at(0, data);
         self.seq = self.seq.wrapping_add(data.len() as u32);
         seg
     }
 
     /// Bytes `offset` after (or before) the next one; the stream does not move on.
-    pub fn data_at(&self, offset: i32, data: &[u8]) -> Seg {
+    pub(crate) fn data_at(&self, offset: i32, data: &[u8]) -> Seg {
         let seq = self.seq.wrapping_add_signed(offset);
         Seg { seq, flags: ACK | PSH, data: data.to_vec(), ..self.blank() }
     }
 
-    pub fn fin(&mut self) -> Seg {
+    pub(crate) fn fin(&mut self) -> Seg {
         let seg = Seg { flags: ACK | FIN, ..self.blank() };
         self.seq = self.seq.wrapping_add(1);
         seg
     }
 
-    pub fn rst(&self) -> Seg {
+    pub(crate) fn rst(&self) -> Seg {
         Seg { flags: RST, ack: 0, ..self.blank() }
     }
 
     /// Takes what the stack said, in order: the bytes.
-    pub fn hear(&mut self, segs: &[Seg]) -> Vec<u8> {
+    pub(crate) fn hear(&mut self, segs: &[Seg]) -> Vec<u8> {
         let mut heard = Vec::new();
         for seg in segs {
             self.note(seg);
@@ -183,7 +180,7 @@ impl Peer {
     }
 
     /// Takes the window of a segment.
-    pub fn note(&mut self, seg: &Seg) {
+    pub(crate) fn note(&mut self, seg: &Seg) {
         self.edge = seg.ack.wrapping_add(u32::from(seg.wnd) << self.scale);
         if let (Some((_, recent)), Some((val, _))) = (&mut self.ts, seg.ts) {
             *recent = val;
@@ -191,12 +188,12 @@ impl Peer {
     }
 
     /// Bytes the stack still lets us send.
-    pub fn window(&self) -> usize {
+    pub(crate) fn window(&self) -> usize {
         self.edge.wrapping_sub(self.seq) as usize
     }
 }
 
 /// Bytes that differ by position.
-pub fn bytes(len: usize) -> Vec<u8> {
+pub(crate) fn bytes(len: usize) -> Vec<u8> {
     (0..len).map(|i| ((i * 7 + i / 251) % 256) as u8).collect()
 }

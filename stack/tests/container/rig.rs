@@ -14,36 +14,36 @@ use skbudget_stack::{
 
 use crate::wire::{Seg, Sent, sent};
 
-pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
-pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+pub(crate) const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
 /// One host socket.
 #[derive(Debug, Default)]
-pub struct Sock {
-    pub to: Option<SocketAddrV4>,
+pub(crate) struct Sock {
+    pub(crate) to: Option<SocketAddrV4>,
     /// `None`: connect(2) is under way.
-    pub outcome: Option<Result<(), HostError>>,
+    pub(crate) outcome: Option<Result<(), HostError>>,
     /// What the host has to say, and whether it ends after it.
-    pub says: VecDeque<u8>,
-    pub ends: bool,
-    pub broken: Option<HostError>,
+    pub(crate) says: VecDeque<u8>,
+    pub(crate) ends: bool,
+    pub(crate) broken: Option<HostError>,
     /// What it heard, and how much more it takes.
-    pub heard: Vec<u8>,
-    pub room: usize,
-    pub shut: bool,
-    pub closed: Option<Close>,
-    pub caps: Option<HostCaps>,
-    pub writes: usize,
+    pub(crate) heard: Vec<u8>,
+    pub(crate) room: usize,
+    pub(crate) shut: bool,
+    pub(crate) closed: Option<Close>,
+    pub(crate) caps: Option<HostCaps>,
+    pub(crate) writes: usize,
 }
 
 #[derive(Debug)]
-pub struct FakeHost {
-    pub socks: BTreeMap<FlowId, Sock>,
+pub(crate) struct FakeHost {
+    pub(crate) socks: BTreeMap<FlowId, Sock>,
     /// What connect(2) answers at once, and what comes of it.
-    pub connect: Result<(), HostError>,
-    pub outcome: Option<Result<(), HostError>>,
+    pub(crate) connect: Result<(), HostError>,
+    pub(crate) outcome: Option<Result<(), HostError>>,
     /// Flows in the order of their connect(2).
-    pub connects: Vec<FlowId>,
+    pub(crate) connects: Vec<FlowId>,
 }
 
 impl FakeHost {
@@ -122,10 +122,10 @@ impl Host for FakeHost {
 }
 
 #[derive(Debug, Default)]
-pub struct Wire {
-    pub frames: Vec<(VnetHdr, Vec<u8>)>,
+pub(crate) struct Wire {
+    pub(crate) frames: Vec<(VnetHdr, Vec<u8>)>,
     /// Frames it takes before it is full.
-    pub room: usize,
+    pub(crate) room: usize,
 }
 
 impl Device for Wire {
@@ -141,15 +141,15 @@ impl Device for Wire {
 
 /// How a rig is made; `Setup::default()` is plenty of memory, strict rules, MTU 1500, no offload.
 #[derive(Debug, Clone)]
-pub struct Setup {
-    pub rules: Rules,
-    pub hard: u64,
-    pub soft: Option<u64>,
-    pub mtu: u16,
-    pub offload: bool,
-    pub sock: SockLimits,
-    pub secret: [u64; 2],
-    pub start: Instant,
+pub(crate) struct Setup {
+    pub(crate) rules: Rules,
+    pub(crate) hard: u64,
+    pub(crate) soft: Option<u64>,
+    pub(crate) mtu: u16,
+    pub(crate) offload: bool,
+    pub(crate) sock: SockLimits,
+    pub(crate) secret: [u64; 2],
+    pub(crate) start: Instant,
 }
 
 impl Default for Setup {
@@ -168,24 +168,24 @@ impl Default for Setup {
 }
 
 #[derive(Debug)]
-pub struct Rig {
-    pub stack: Container,
-    pub budget: Budget,
-    pub pool: ChunkPool,
-    pub host: FakeHost,
-    pub wire: Wire,
-    pub now: Instant,
-    pub setup: Setup,
+pub(crate) struct Rig {
+    pub(crate) stack: Container,
+    pub(crate) budget: Budget,
+    pub(crate) pool: ChunkPool,
+    pub(crate) host: FakeHost,
+    pub(crate) wire: Wire,
+    pub(crate) now: Instant,
+    pub(crate) setup: Setup,
     /// Usage when there is nothing but the device queue and the list of parked SYNs.
-    pub empty: u64,
+    pub(crate) empty: u64,
 }
 
 impl Rig {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(Setup::default())
     }
 
-    pub fn with(setup: Setup) -> Self {
+    pub(crate) fn with(setup: Setup) -> Self {
         let config = BudgetConfig {
             rules: setup.rules,
             limits: Limits::from_bytes(setup.hard, setup.soft, None).unwrap(),
@@ -218,7 +218,7 @@ impl Rig {
     }
 
     /// Calls the stack with everything it is given.
-    pub fn with_cx<R>(&mut self, f: impl FnOnce(&mut Container, &mut Ctx<'_>) -> R) -> R {
+    pub(crate) fn with_cx<R>(&mut self, f: impl FnOnce(&mut Container, &mut Ctx<'_>) -> R) -> R {
         let mut cx = Ctx {
             now: self.now,
             budget: &mut self.budget,
@@ -230,12 +230,12 @@ impl Rig {
     }
 
     /// A frame, without a turn.
-    pub fn frame(&mut self, frame: &[u8]) {
+    pub(crate) fn frame(&mut self, frame: &[u8]) {
         self.with_cx(|stack, cx| stack.on_frame(cx, &VnetHdr::default(), frame));
     }
 
     /// Turns until nothing is left to do; what went out.
-    pub fn turn(&mut self) -> Vec<Sent> {
+    pub(crate) fn turn(&mut self) -> Vec<Sent> {
         for round in 0.. {
             assert!(round < 10_000, "the stack never comes to rest");
             let mut more = self.with_cx(Container::turn);
@@ -251,20 +251,20 @@ impl Rig {
     }
 
     /// What went out since it was last asked.
-    pub fn taken(&mut self) -> Vec<Sent> {
+    pub(crate) fn taken(&mut self) -> Vec<Sent> {
         let setup = &self.setup;
         self.wire.frames.drain(..).map(|(v, f)| sent(&v, &f, setup.mtu, setup.offload)).collect()
     }
 
     /// One segment and its turn: the segments that answer.
-    pub fn send(&mut self, seg: Seg) -> Vec<Seg> {
+    pub(crate) fn send(&mut self, seg: Seg) -> Vec<Seg> {
         let frame = seg.frame();
         self.frame(&frame);
         segs(self.turn())
     }
 
     /// Several segments in one turn.
-    pub fn send_all(&mut self, segs_in: &[Seg]) -> Vec<Seg> {
+    pub(crate) fn send_all(&mut self, segs_in: &[Seg]) -> Vec<Seg> {
         for seg in segs_in {
             let frame = seg.frame();
             self.frame(&frame);
@@ -273,7 +273,7 @@ impl Rig {
     }
 
     /// Time passes, deadline by deadline: what went out, and when (milliseconds from now).
-    pub fn pass(&mut self, ms: u64) -> Vec<(u64, Sent)> {
+    pub(crate) fn pass(&mut self, ms: u64) -> Vec<(u64, Sent)> {
         let (start, end) = (self.now, Instant(self.now.0 + ms * 1_000_000));
         let mut out = Vec::new();
         for round in 0.. {
@@ -289,63 +289,63 @@ impl Rig {
     }
 
     /// As [`Self::pass`], segments only.
-    pub fn pass_segs(&mut self, ms: u64) -> Vec<(u64, Seg)> {
+    pub(crate) fn pass_segs(&mut self, ms: u64) -> Vec<(u64, Seg)> {
         let only = |(at, s)| if let Sent::Tcp(seg) = s { Some((at, seg)) } else { None };
         self.pass(ms).into_iter().filter_map(only).collect()
     }
 
-    pub fn ready(&mut self, flow: FlowId, readable: bool, writable: bool) -> Vec<Seg> {
+    pub(crate) fn ready(&mut self, flow: FlowId, readable: bool, writable: bool) -> Vec<Seg> {
         self.stack.on_host_ready(flow, Ready { readable, writable });
         segs(self.turn())
     }
 
     /// The host has `data` to say.
-    pub fn host_says(&mut self, flow: FlowId, data: &[u8]) -> Vec<Seg> {
+    pub(crate) fn host_says(&mut self, flow: FlowId, data: &[u8]) -> Vec<Seg> {
         self.host.sock(flow).says.extend(data);
         self.ready(flow, true, false)
     }
 
-    pub fn host_ends(&mut self, flow: FlowId) -> Vec<Seg> {
+    pub(crate) fn host_ends(&mut self, flow: FlowId) -> Vec<Seg> {
         self.host.sock(flow).ends = true;
         self.ready(flow, true, false)
     }
 
-    pub fn host_breaks(&mut self, flow: FlowId, how: HostError) -> Vec<Seg> {
+    pub(crate) fn host_breaks(&mut self, flow: FlowId, how: HostError) -> Vec<Seg> {
         self.host.sock(flow).broken = Some(how);
         self.ready(flow, true, true)
     }
 
-    pub fn sock(&mut self, flow: FlowId) -> &mut Sock {
+    pub(crate) fn sock(&mut self, flow: FlowId) -> &mut Sock {
         self.host.sock(flow)
     }
 
-    pub fn flow(&self, id: FlowId) -> Option<FlowInfo> {
+    pub(crate) fn flow(&self, id: FlowId) -> Option<FlowInfo> {
         self.stack.flows().into_iter().find(|f| f.id == id)
     }
 
-    pub fn state(&self, id: FlowId) -> &'static str {
+    pub(crate) fn state(&self, id: FlowId) -> &'static str {
         self.flow(id).map_or("GONE", |f| f.state)
     }
 
-    pub fn stat(&self, name: &str) -> u64 {
+    pub(crate) fn stat(&self, name: &str) -> u64 {
         let stats = self.stack.stats();
         stats.counters.iter().find(|c| c.0 == name).unwrap_or_else(|| panic!("{name}")).1
     }
 
-    pub fn memory(&self) -> MemberStats {
+    pub(crate) fn memory(&self) -> MemberStats {
         self.budget.member_stats(self.stack.member())
     }
 
-    pub fn counter(&self, counter: Counter) -> u64 {
+    pub(crate) fn counter(&self, counter: Counter) -> u64 {
         self.memory().counters[counter as usize]
     }
 
-    pub fn usage(&self) -> u64 {
+    pub(crate) fn usage(&self) -> u64 {
         self.budget.meter_stats(self.now).usage_bytes
     }
 
     /// Nothing is left of any flow: no chunk, no charge, no timer.
-    pub fn assert_empty(&mut self) {
+    pub(crate) fn assert_empty(&mut self) {
         self.pass(3000);
         let stats = self.stack.stats();
         assert_eq!((stats.flows, stats.parked, stats.time_wait), (0, 0, 0));
@@ -363,13 +363,13 @@ impl Drop for Rig {
     }
 }
 
-pub fn segs(sent: Vec<Sent>) -> Vec<Seg> {
+pub(crate) fn segs(sent: Vec<Sent>) -> Vec<Seg> {
     sent.into_iter().filter_map(|s| if let Sent::Tcp(seg) = s { Some(seg) } else { None }).collect()
 }
 
 /// The one segment of a list.
 #[track_caller]
-pub fn one(mut segs: Vec<Seg>) -> Seg {
+pub(crate) fn one(mut segs: Vec<Seg>) -> Seg {
     assert_eq!(segs.len(), 1, "{segs:?}");
     segs.remove(0)
 }

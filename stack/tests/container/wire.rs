@@ -10,41 +10,41 @@ use smoltcp::wire::{
 
 use crate::rig::{GATEWAY, GUEST};
 
-pub const GUEST_MAC: [u8; 6] = [2, 0x67, 0x75, 0x65, 0x73, 0x74];
-pub const OUR_MAC: [u8; 6] = [0x52, 0x55, 0x0a, 0, 2, 2];
+pub(crate) const GUEST_MAC: [u8; 6] = [2, 0x67, 0x75, 0x65, 0x73, 0x74];
+pub(crate) const OUR_MAC: [u8; 6] = [0x52, 0x55, 0x0a, 0, 2, 2];
 
-pub const FIN: u8 = 1;
-pub const SYN: u8 = 2;
-pub const RST: u8 = 4;
-pub const PSH: u8 = 8;
-pub const ACK: u8 = 16;
+pub(crate) const FIN: u8 = 1;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const RST: u8 = 4;
+pub(crate) const PSH: u8 = 8;
+pub(crate) const ACK: u8 = 16;
 
 /// A segment, either way. `src` and `dst` are the ports and the remote address; the guest's is fixed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Seg {
-    pub guest_port: u16,
-    pub remote: Option<Ipv4Addr>,
-    pub remote_port: u16,
-    pub seq: u32,
-    pub ack: u32,
-    pub flags: u8,
-    pub wnd: u16,
-    pub mss: Option<u16>,
-    pub wscale: Option<u8>,
-    pub sack_ok: bool,
-    pub ts: Option<(u32, u32)>,
-    pub sack: Vec<(u32, u32)>,
-    pub data: Vec<u8>,
+pub(crate) struct Seg {
+    pub(crate) guest_port: u16,
+    pub(crate) remote: Option<Ipv4Addr>,
+    pub(crate) remote_port: u16,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) flags: u8,
+    pub(crate) wnd: u16,
+    pub(crate) mss: Option<u16>,
+    pub(crate) wscale: Option<u8>,
+    pub(crate) sack_ok: bool,
+    pub(crate) ts: Option<(u32, u32)>,
+    pub(crate) sack: Vec<(u32, u32)>,
+    pub(crate) data: Vec<u8>,
     /// From the vnet header: segment size of a super-frame.
-    pub gso: u16,
+    pub(crate) gso: u16,
 }
 
 impl Seg {
-    pub fn is(&self, flags: u8) -> bool {
+    pub(crate) fn is(&self, flags: u8) -> bool {
         self.flags & !PSH == flags
     }
 
-    pub fn options(&self) -> Vec<u8> {
+    pub(crate) fn options(&self) -> Vec<u8> {
         let mut o = Vec::new();
         if let Some(mss) = self.mss {
             o.extend([2, 4]);
@@ -72,7 +72,7 @@ impl Seg {
     }
 
     /// The frame of a guest's segment, checksums complete.
-    pub fn frame(&self) -> Vec<u8> {
+    pub(crate) fn frame(&self) -> Vec<u8> {
         let options = self.options();
         let mut tcp = Vec::with_capacity(20 + options.len() + self.data.len());
         tcp.extend(self.guest_port.to_be_bytes());
@@ -94,7 +94,7 @@ impl Seg {
 }
 
 /// An IPv4 packet in a frame of the guest's.
-pub fn ipv4(protocol: u8, src: Ipv4Addr, dst: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn ipv4(protocol: u8, src: Ipv4Addr, dst: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
     let mut ip = vec![0x45, 0];
     ip.extend((20 + payload.len() as u16).to_be_bytes());
     ip.extend([0, 1, 0x40, 0, 64, protocol, 0, 0]);
@@ -106,7 +106,7 @@ pub fn ipv4(protocol: u8, src: Ipv4Addr, dst: Ipv4Addr, payload: &[u8]) -> Vec<u
     ethernet(0x0800, &ip)
 }
 
-pub fn ethernet(ethertype: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn ethernet(ethertype: u16, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(14 + payload.len());
     frame.extend(OUR_MAC);
     frame.extend(GUEST_MAC);
@@ -117,7 +117,7 @@ pub fn ethernet(ethertype: u16, payload: &[u8]) -> Vec<u8> {
 
 /// A frame from the stack.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sent {
+pub(crate) enum Sent {
     Tcp(Seg),
     Arp {
         operation: ArpOperation,
@@ -129,7 +129,7 @@ pub enum Sent {
 }
 
 /// Reads a frame of the stack, checking everything a guest's kernel would.
-pub fn sent(vnet: &VnetHdr, frame: &[u8], mtu: u16, offload: bool) -> Sent {
+pub(crate) fn sent(vnet: &VnetHdr, frame: &[u8], mtu: u16, offload: bool) -> Sent {
     let eth = EthernetFrame::new_checked(frame).unwrap();
     assert_eq!(eth.src_addr().0, OUR_MAC);
     if eth.ethertype() == EthernetProtocol::Arp {

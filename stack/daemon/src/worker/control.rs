@@ -57,6 +57,7 @@ pub(crate) struct Report {
     pub(crate) containers: Vec<ContainerReport>,
     pub(crate) budgets: Vec<Meter>,
     pub(crate) platform_bytes: u64,
+    pub(crate) pool_bytes: u64,
 }
 
 impl Worker {
@@ -246,6 +247,7 @@ impl Worker {
             containers: seats.filter_map(report).collect(),
             budgets: owners().map(|owner| owner.budget.meter_stats(now).into()).collect(),
             platform_bytes: self.scratch.len() as u64,
+            pool_bytes: self.pool.slack_bytes(),
         }
     }
 }

@@ -1,0 +1,110 @@
+//! iperf3 in the container, its server on the host.
+
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::{free_port, skbudget, text};
+use crate::{LINKS, lacks, length};
+
+/// What buffers of a stream hold at most: the client's, the container's, the server's.
+const UNDER_WAY: u64 = 24 << 20;
+
+/// Ended with the test.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn server(port: u16) -> Server {
+    let mut command = Command::new("iperf3");
+    command.args(["-s", "-1", "-B", "127.0.0.1", "-p", &port.to_string()]);
+    let server = Server(command.stdout(Stdio::null()).spawn().unwrap());
+    // It says that it listens in its output only when it is not buffered: ask the kernel.
+    let wanted = format!("0100007F:{port:04X} 00000000:0000 0A");
+    crate::support::until(|| std::fs::read_to_string("/proc/net/tcp").unwrap().contains(&wanted));
+    server
+}
+
+fn bytes(report: &Value, side: &str) -> u64 {
+    report["end"][side]["bytes"].as_u64().unwrap_or(0)
+}
+
+/// The least any stream moved in one whole interval after the second.
+fn least_interval(report: &Value) -> (usize, u64) {
+    let intervals = report["intervals"].as_array().unwrap();
+    let whole = |stream: &&Value| stream["seconds"].as_f64().unwrap() > 0.5;
+    let streams = intervals.iter().skip(2).flat_map(|i| i["streams"].as_array().unwrap());
+    let moved: Vec<u64> = streams.filter(whole).map(|s| s["bytes"].as_u64().unwrap()).collect();
+    (moved.len(), moved.iter().copied().min().unwrap_or(0))
+}
+
+fn run(mode: &[&str]) {
+    if lacks("iperf", "iperf3") {
+        return;
+    }
+    let seconds = length("SECONDS", 3).max(3).to_string();
+    for link in LINKS {
+        let port = free_port();
+        let mut server = server(port);
+        let port = port.to_string();
+        let line = ["iperf3", "-c", "10.0.2.2", "-p", &port, "-t", &seconds, "-J"];
+        let output = skbudget(&link).args(line).args(mode).output().unwrap();
+        assert!(output.status.success(), "{link:?} {}", text(&output.stdout));
+        assert!(server.0.wait().unwrap().success());
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let (intervals, least) = least_interval(&report);
+        let gbits =
+            |side: &str| report["end"][side]["bits_per_second"].as_f64().unwrap_or(0.0) / 1e9;
+        println!(
+            "iperf: mode={} mtu={} offload={} seconds={seconds} gbit_s={:.2} reverse_gbit_s={:.2} sent={} received={} \
+             reverse_sent={} reverse_received={} intervals={intervals} least_interval_bytes={least}",
+            mode.concat(),
+            link[1],
+            link[3],
+            gbits("sum_received"),
+            gbits("sum_received_bidir_reverse"),
+            bytes(&report, "sum_sent"),
+            bytes(&report, "sum_received"),
+            bytes(&report, "sum_sent_bidir_reverse"),
+            bytes(&report, "sum_received_bidir_reverse"),
+        );
+        // When its time is over iperf3 leaves what is still under way, as it does without us: that much may be missing,
+        // and nothing more. That every byte arrives is shown elsewhere.
+        for direction in ["", "_bidir_reverse"] {
+            let [sent, received] = ["sum_sent", "sum_received"]
+                .map(|side| bytes(&report, &format!("{side}{direction}")));
+            let streams = if mode == ["-P", "16"] { 16 } else { 1 };
+            assert!(received <= sent && sent - received <= streams * UNDER_WAY, "{report}");
+        }
+        assert!(intervals > 0 && least > 0, "{link:?}: an interval at zero");
+    }
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn up() {
+    run(&[]);
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn down() {
+    run(&["-R"]);
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn both_ways() {
+    run(&["--bidir"]);
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn sixteen() {
+    run(&["-P", "16"]);
+}

@@ -1,0 +1,361 @@
+//! Many connections driven by one thread, every byte of them checked.
+//!
+//! Each sender says who it is in its first 8 bytes; what follows is a function of that number and of the position, so
+//! that a byte from another connection, or from another place, does not fit.
+
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, connect, listen, socket,
+};
+
+/// Prime, so that no buffer size divides it.
+const PERIOD: usize = 1_000_003;
+const HEADER: usize = 8;
+
+fn table() -> &'static [u8] {
+    static TABLE: OnceLock<Vec<u8>> = OnceLock::new();
+    TABLE.get_or_init(|| {
+        let once = crate::support::pattern(PERIOD);
+        [&once[..], &once[..]].concat()
+    })
+}
+
+/// What sender `who` says from position `at` on: at most `len` bytes, at least one.
+fn said(who: &[u8; HEADER], at: u64, len: usize) -> &[u8] {
+    if at < HEADER as u64 {
+        let rest = &who[at as usize..];
+        return &rest[..len.min(rest.len())];
+    }
+    let from = (u64::from_le_bytes(*who) * 7919 + at) % PERIOD as u64;
+    &table()[from as usize..][..len.min(PERIOD)]
+}
+
+/// Receives one sender's bytes and compares.
+#[derive(Debug, Default)]
+pub(crate) struct Checker {
+    who: [u8; HEADER],
+    pub(crate) got: u64,
+    pub(crate) wrong: u64,
+}
+
+impl Checker {
+    pub(crate) fn take(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let n = if let Some(slot) =
+                self.who.get_mut(self.got as usize..).filter(|s| !s.is_empty())
+            {
+                let n = slot.len().min(bytes.len());
+                slot[..n].copy_from_slice(&bytes[..n]);
+                n
+            } else {
+                let expected = said(&self.who, self.got, bytes.len());
+                self.wrong += u64::from(expected != &bytes[..expected.len()]);
+                expected.len()
+            };
+            self.got += n as u64;
+            bytes = &bytes[n..];
+        }
+    }
+
+    pub(crate) fn who(&self) -> u64 {
+        u64::from_le_bytes(self.who)
+    }
+}
+
+/// Says the first `len` bytes of sender `who`.
+pub(crate) fn send_all(to: &mut impl Write, who: u64, len: u64) -> std::io::Result<()> {
+    let who = who.to_le_bytes();
+    let mut at = 0;
+    while at < len {
+        let part = said(&who, at, (len - at).min(256 << 10) as usize);
+        to.write_all(part)?;
+        at += part.len() as u64;
+    }
+    Ok(())
+}
+
+/// Takes everything up to the end of the stream.
+pub(crate) fn receive_all(from: &mut impl Read) -> std::io::Result<Checker> {
+    let mut checker = Checker::default();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match from.read(&mut buffer)? {
+            0 => return Ok(checker),
+            n => checker.take(&buffer[..n]),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Stream {
+    socket: TcpStream,
+    open: bool,
+    who: [u8; HEADER],
+    sent: u64,
+    shut: bool,
+    received: Checker,
+    eof: bool,
+    failed: Option<ErrorKind>,
+}
+
+impl Stream {
+    fn new(socket: TcpStream, who: u64, open: bool) -> Self {
+        Self {
+            socket,
+            open,
+            who: who.to_le_bytes(),
+            sent: 0,
+            shut: false,
+            received: Checker::default(),
+            eof: false,
+            failed: None,
+        }
+    }
+
+    fn over(&self) -> bool {
+        self.failed.is_some() || self.shut && self.eof
+    }
+}
+
+/// Connections of one side of a test.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    listener: Option<TcpListener>,
+    all: Vec<Stream>,
+    /// Bytes each of them says before it ends its half.
+    send: u64,
+    /// Nothing is read before that.
+    read_from: Option<Instant>,
+    /// Nothing is said before everything was heard.
+    quiet: bool,
+    started: Instant,
+    wanted: usize,
+    all_open_after: Option<Duration>,
+}
+
+/// How they are doing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) open: usize,
+    pub(crate) complete: usize,
+    pub(crate) resets: usize,
+    pub(crate) errors: usize,
+    pub(crate) wrong: u64,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) least: u64,
+    pub(crate) most: u64,
+    /// Different senders that were heard.
+    pub(crate) peers: usize,
+}
+
+impl Streams {
+    fn new(wanted: usize, send: u64, hold: Duration) -> Self {
+        let started = Instant::now();
+        let read_from = Some(started + hold);
+        Self {
+            listener: None,
+            all: Vec::new(),
+            send,
+            read_from,
+            quiet: !hold.is_zero(),
+            started,
+            wanted,
+            all_open_after: None,
+        }
+    }
+
+    /// `n` connections, begun at once. They belong to the network namespace of the calling thread. With a `hold`
+    /// nothing is read for so long, and nothing said before everything was heard.
+    pub(crate) fn connect(to: SocketAddrV4, n: usize, send: u64, hold: Duration) -> Self {
+        let mut streams = Self::new(n, send, hold);
+        for who in 0..n {
+            let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+            let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+            match connect(fd.as_raw_fd(), &SockaddrIn::from(to)) {
+                Ok(()) | Err(Errno::EINPROGRESS) => {}
+                Err(e) => panic!("connect: {e}"),
+            }
+            streams.all.push(Stream::new(fd.into(), who as u64, false));
+        }
+        streams
+    }
+
+    /// `n` connections to be accepted.
+    pub(crate) fn accept(listener: TcpListener, n: usize, send: u64, hold: Duration) -> Self {
+        let mut streams = Self::new(n, send, hold);
+        listen(&listener, Backlog::new(2048).unwrap()).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        streams.listener = Some(listener);
+        streams
+    }
+
+    /// Until all have said and heard everything; `deadline` bounds it.
+    pub(crate) fn run(&mut self, deadline: Duration) -> Tally {
+        self.run_until(deadline, |streams| {
+            streams.all.len() == streams.wanted && streams.all.iter().all(Stream::over)
+        });
+        self.tally()
+    }
+
+    /// Until each is connected, or failed.
+    pub(crate) fn run_until_open(&mut self, deadline: Duration) -> Option<Duration> {
+        self.run_until(deadline, |streams| streams.all_open_after.is_some());
+        self.all_open_after
+    }
+
+    pub(crate) fn all_open_after(&self) -> Option<Duration> {
+        self.all_open_after
+    }
+
+    fn run_until(&mut self, deadline: Duration, done: impl Fn(&Self) -> bool) {
+        let until = Instant::now() + deadline;
+        let mut buffer = vec![0; 256 << 10];
+        while !done(self) && Instant::now() < until {
+            self.step(&mut buffer);
+        }
+    }
+
+    fn step(&mut self, buffer: &mut [u8]) {
+        let now = Instant::now();
+        if self.read_from.is_some_and(|at| at <= now) {
+            self.read_from = None;
+        }
+        let reading = self.read_from.is_none();
+        let quiet = self.quiet;
+        let wanted = |stream: &Stream| {
+            let mut flags = PollFlags::empty();
+            if !stream.open || !stream.shut && (!quiet || stream.eof) {
+                flags |= PollFlags::POLLOUT;
+            }
+            if stream.open && !stream.eof && reading {
+                flags |= PollFlags::POLLIN;
+            }
+            flags
+        };
+        let mut which = Vec::new();
+        let mut fds = Vec::new();
+        if let Some(listener) = &self.listener {
+            fds.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
+        }
+        for (index, stream) in self.all.iter().enumerate() {
+            // A reset reports itself whatever is asked for: only who waits for something is asked about.
+            if !stream.over() && !wanted(stream).is_empty() {
+                which.push(index);
+                fds.push(PollFd::new(stream.socket.as_fd(), wanted(stream)));
+            }
+        }
+        let timeout = self
+            .read_from
+            .map_or(Duration::from_millis(100), |at| (at - now).min(Duration::from_millis(100)));
+        let timeout = PollTimeout::try_from(timeout.as_millis() as i32).unwrap();
+        poll(&mut fds, timeout).unwrap();
+        let events: Vec<_> = fds.iter().map(|fd| fd.revents().unwrap()).collect();
+        drop(fds);
+        let (accepts, events) = events.split_at(usize::from(self.listener.is_some()));
+        for (index, event) in which.into_iter().zip(events) {
+            let stream = &mut self.all[index];
+            if let Err(e) = stream.step(*event, self.send, quiet, reading, buffer) {
+                stream.failed = Some(e.kind());
+            }
+        }
+        if accepts.iter().any(|event| !event.is_empty()) {
+            self.accept_waiting();
+        }
+        let open = self.all.iter().filter(|s| s.open || s.failed.is_some()).count();
+        if open == self.wanted && self.all_open_after.is_none() {
+            self.all_open_after = Some(self.started.elapsed());
+        }
+    }
+
+    fn accept_waiting(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        loop {
+            match listener.accept() {
+                Ok((socket, _)) => {
+                    socket.set_nonblocking(true).unwrap();
+                    self.all.push(Stream::new(socket, 1_000_000 + self.all.len() as u64, true));
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(e) => panic!("accept: {e}"),
+            }
+        }
+        if self.all.len() >= self.wanted {
+            self.listener = None;
+        }
+    }
+
+    pub(crate) fn tally(&self) -> Tally {
+        let count = |holds: &dyn Fn(&Stream) -> bool| self.all.iter().filter(|s| holds(s)).count();
+        let received = || self.all.iter().map(|s| s.received.got);
+        let heard = self.all.iter().filter(|s| s.received.got >= HEADER as u64);
+        Tally {
+            open: count(&|s| s.open),
+            complete: count(&|s| s.shut && s.eof && s.failed.is_none()),
+            resets: count(&|s| s.failed == Some(ErrorKind::ConnectionReset)),
+            errors: count(&|s| s.failed.is_some_and(|e| e != ErrorKind::ConnectionReset)),
+            wrong: self.all.iter().map(|s| s.received.wrong).sum(),
+            sent: self.all.iter().map(|s| s.sent).sum(),
+            received: received().sum(),
+            least: received().min().unwrap_or(0),
+            most: received().max().unwrap_or(0),
+            peers: heard.map(|s| s.received.who()).collect::<BTreeSet<_>>().len(),
+        }
+    }
+}
+
+impl Stream {
+    fn step(
+        &mut self,
+        event: PollFlags,
+        send: u64,
+        quiet: bool,
+        reading: bool,
+        buffer: &mut [u8],
+    ) -> std::io::Result<()> {
+        if !self.open && !event.is_empty() {
+            if let Some(e) = self.socket.take_error()? {
+                return Err(e);
+            }
+            self.open = true;
+        }
+        if self.open && !self.eof && reading && !event.is_empty() {
+            self.hear(buffer)?;
+        }
+        if self.open && !self.shut && !event.is_empty() && (!quiet || self.eof) {
+            self.say(send)?;
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, send: u64) -> std::io::Result<()> {
+        while self.sent < send {
+            let part = said(&self.who, self.sent, (send - self.sent).min(64 << 10) as usize);
+            match self.socket.write(part) {
+                Ok(n) => self.sent += n as u64,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(e) => return Err(e),
+            }
+        }
+        self.shut = true;
+        self.socket.shutdown(Shutdown::Write)
+    }
+
+    fn hear(&mut self, buffer: &mut [u8]) -> std::io::Result<()> {
+        match self.socket.read(buffer) {
+            Ok(0) => self.eof = true,
+            Ok(n) => self.received.take(&buffer[..n]),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,335 @@
+//! Frames that nobody should send: dropped, counted by reason, never a panic, never a leak.
+
+use skbudget_stack::VnetHdr;
+use skbudget_stack::controller::Rules;
+
+use crate::peer::{Hello, Peer, bytes};
+use crate::rig::{GATEWAY, GUEST, Rig, Setup};
+use crate::wire::{ACK, FIN, GUEST_MAC, RST, SYN, Seg, ethernet, ipv4};
+
+/// xorshift64*
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+    fn below(&mut self, n: usize) -> usize {
+        ((self.next() >> 16) % n.max(1) as u64) as usize
+    }
+}
+
+/// One frame of each kind a guest sends, by name.
+fn samples(peer: &Peer) -> Vec<(&'static str, Vec<u8>)> {
+    let full = Hello { ts: Some(9), ..Hello::default() };
+    let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 1];
+    arp.extend(GUEST_MAC);
+    arp.extend(GUEST.octets());
+    arp.extend([0; 6]);
+    arp.extend(GATEWAY.octets());
+    let echo = [8, 0, 0xf7, 0xfb, 0, 1, 0, 3];
+    let udp = [0x10, 0, 0x20, 0, 0, 12, 0, 0, 1, 2, 3, 4];
+    let sack = vec![(peer.ack, peer.ack.wrapping_add(9))];
+    vec![
+        ("arp", ethernet(0x0806, &arp)),
+        ("echo", ipv4(1, GUEST, GATEWAY, &echo)),
+        ("udp", ipv4(17, GUEST, GATEWAY, &udp)),
+        ("syn", full.syn(41_000, 81).frame()),
+        ("data", peer.data_at(0, &bytes(200)).frame()),
+        ("ofo", peer.data_at(500, &bytes(200)).frame()),
+        ("sack", Seg { sack, ..peer.pure_ack() }.frame()),
+        ("fin", Seg { flags: FIN | ACK, ..peer.pure_ack() }.frame()),
+        ("rst", peer.rst().frame()),
+        ("syn-ack", Seg { flags: SYN | ACK, ..full.syn(41_001, 81) }.frame()),
+    ]
+}
+
+fn drops(rig: &Rig) -> u64 {
+    let named = rig.stack.stats().counters;
+    named.iter().filter(|(name, _)| name.starts_with("Drop")).map(|(_, n)| n).sum()
+}
+
+#[test]
+fn every_frame_cut_short_is_dropped_and_counted() {
+    let mut rig = Rig::new();
+    let peer = Peer::open(&mut rig);
+    for (name, frame) in samples(&peer) {
+        for len in 0..frame.len() {
+            let before = drops(&rig);
+            rig.frame(&frame[..len]);
+            assert_eq!(drops(&rig), before + 1, "{name} cut to {len} of {}", frame.len());
+            assert_eq!(rig.turn(), [], "{name} cut to {len} is not answered");
+        }
+    }
+    assert_eq!(rig.host.connects.len(), 1);
+    assert_eq!(rig.state(peer.flow), "ESTAB");
+    rig.send(peer.rst());
+    rig.assert_empty();
+}
+
+#[test]
+fn a_frame_with_bytes_behind_it_is_as_good_as_without() {
+    // Ethernet pads short frames.
+    let mut rig = Rig::new();
+    let mut peer = Peer::open(&mut rig);
+    let mut frame = peer.data(b"padded").frame();
+    frame.extend([0xee; 40]);
+    rig.frame(&frame);
+    rig.turn();
+    assert_eq!(rig.sock(peer.flow).heard, b"padded");
+    rig.send(peer.rst());
+    rig.assert_empty();
+}
+
+/// `change` on a good data frame; the counter it must raise, and no other.
+fn one_drop(counter: &str, change: impl Fn(&mut Vec<u8>)) {
+    let mut rig = Rig::new();
+    let peer = Peer::open(&mut rig);
+    let mut frame = peer.data_at(0, b"good").frame();
+    change(&mut frame);
+    let before = drops(&rig);
+    rig.frame(&frame);
+    assert_eq!((rig.stat(counter), drops(&rig)), (1, before + 1), "{counter}");
+    assert_eq!(rig.turn(), []);
+    rig.send(peer.rst());
+    rig.assert_empty();
+}
+
+fn ip_sum(frame: &mut [u8]) {
+    frame[24..26].fill(0);
+    let end = 14 + (usize::from(frame[14] & 15) * 4).max(20);
+    let sum = !smoltcp::wire::checksum::data(&frame[14..end.min(frame.len())]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// Changes one byte of the IPv4 header and makes its checksum good again.
+fn ip_byte(at: usize, value: u8) -> impl Fn(&mut Vec<u8>) {
+    move |frame| {
+        frame[14 + at] = value;
+        ip_sum(frame);
+    }
+}
+
+#[test]
+fn each_reason_has_its_counter() {
+    one_drop("DropShortFrame", |f| f.truncate(13));
+    one_drop("DropEtherType", |f| f[12] = 0x88);
+    one_drop("DropIpv6", |f| f[12..14].copy_from_slice(&[0x86, 0xdd]));
+    one_drop("DropArp", |f| f[12..14].copy_from_slice(&[0x08, 0x06]));
+    one_drop("DropIpv4Header", ip_byte(0, 0x65));
+    one_drop("DropIpv4Header", ip_byte(2, 0xff));
+    one_drop("DropIpv4Checksum", |f| f[24] ^= 1);
+    one_drop("DropFragment", ip_byte(6, 0x20));
+    one_drop("DropFragment", ip_byte(7, 0x01));
+    one_drop("DropSource", ip_byte(12, 11));
+    one_drop("DropDestination", ip_byte(16, 224));
+    one_drop("DropDestination", ip_byte(16, 127));
+    one_drop("DropDestination", ip_byte(16, 0));
+    one_drop("DropProtocol", ip_byte(9, 132));
+    one_drop("DropTcpHeader", |f| f[46] = 0x40);
+    one_drop("DropTcpHeader", |f| f[46] = 0xf0);
+    one_drop("DropTcpChecksum", |f| f[50] ^= 1);
+}
+
+#[test]
+fn a_header_shorter_than_a_header_is_no_header() {
+    for ihl in 0..5 {
+        let mut rig = Rig::new();
+        let peer = Peer::open(&mut rig);
+        // A checksum that is right for the few bytes the field names.
+        let mut frame = peer.data_at(0, b"good").frame();
+        frame[14] = 0x40 | ihl;
+        frame[24..26].fill(0);
+        let end = 14 + 4 * usize::from(ihl);
+        let sum = !smoltcp::wire::checksum::data(&frame[14..end]);
+        if ihl > 2 {
+            frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        } else if ihl > 0 {
+            // No checksum field in them: the identification is made to fit.
+            frame[16..18].copy_from_slice(&[0xff, 0xff]);
+        }
+        rig.frame(&frame);
+        assert_eq!(rig.stat("DropIpv4Header"), 1, "a header of {ihl} words");
+        rig.send(peer.rst());
+        rig.assert_empty();
+    }
+}
+
+#[test]
+fn a_super_frame_with_lying_lengths_is_taken_for_what_its_header_says_or_dropped() {
+    let mut rig = Rig::with(Setup { offload: true, ..Setup::default() });
+    let mut peer = Peer::open(&mut rig);
+    let frame = peer.data_at(0, &bytes(10_000)).frame();
+    let good = VnetHdr {
+        flags: 1,
+        gso_type: 1,
+        hdr_len: 54,
+        gso_size: 1448,
+        csum_start: 34,
+        csum_offset: 16,
+    };
+    let lies = [
+        VnetHdr { gso_size: 0, ..good },
+        VnetHdr { gso_size: u16::MAX, ..good },
+        VnetHdr { hdr_len: u16::MAX, ..good },
+        VnetHdr { csum_start: u16::MAX, csum_offset: u16::MAX, ..good },
+        VnetHdr { gso_type: 0xff, ..good },
+        VnetHdr { flags: 0xff, ..good },
+    ];
+    for vnet in lies {
+        rig.with_cx(|stack, cx| stack.on_frame(cx, &vnet, &frame));
+        rig.turn();
+    }
+    assert_eq!(rig.sock(peer.flow).heard, bytes(10_000), "once, the rest is old");
+    peer.seq = peer.seq.wrapping_add(10_000);
+    // Headers that claim more or less than there is.
+    let mut rng = Random(77);
+    for _ in 0..2000 {
+        let mut lying = peer.data_at(0, &bytes(3000)).frame();
+        let claimed = rng.below(65_536) as u16;
+        lying[16..18].copy_from_slice(&claimed.to_be_bytes());
+        ip_sum(&mut lying);
+        let before = drops(&rig);
+        rig.with_cx(|stack, cx| stack.on_frame(cx, &good, &lying));
+        if usize::from(claimed) > lying.len() - 14 || claimed < 40 {
+            assert_eq!(drops(&rig), before + 1, "{claimed} bytes claimed");
+        }
+        rig.turn();
+    }
+    let heard = rig.sock(peer.flow).heard.len();
+    peer.seq = peer.seq.wrapping_add(heard as u32 - 10_000);
+    rig.send(peer.rst());
+    rig.assert_empty();
+}
+
+/// Throws `cases` frames at stacks in many states, checks that they live, and that nothing is left at the end.
+fn storm(seed: u64, cases: usize, mut make: impl FnMut(&mut Random, &Peer) -> Vec<u8>) {
+    let mut rng = Random(seed);
+    let mut done = 0;
+    while done < cases {
+        let offload = rng.below(2) == 1;
+        let hard = [300 << 10, 1 << 20, 64 << 20][rng.below(3)];
+        let rules = [Rules::Strict, Rules::Linux][rng.below(2)];
+        let mut rig = Rig::with(Setup { rules, offload, hard, ..Setup::default() });
+        let mut peer =
+            Peer::open_with(&mut rig, 40_000, &Hello { ts: Some(3), ..Hello::default() });
+        for round in 0..50 {
+            for _ in 0..40 {
+                let frame = make(&mut rng, &peer);
+                // Half of them as if the kernel vouched for the checksum, so that they come further.
+                let flags = if rng.below(2) == 1 { 2 } else { 0 };
+                let vnet = VnetHdr { flags, ..VnetHdr::default() };
+                rig.with_cx(|stack, cx| stack.on_frame(cx, &vnet, &frame));
+                done += 1;
+            }
+            // The guest's hardware address may be anything now.
+            rig.frame(&Seg { flags: RST, ..Hello::default().syn(1, 1) }.frame());
+            let connects = rig.host.connects.clone();
+            for flow in connects {
+                if rig.flow(flow).is_some() {
+                    match (round + rng.below(9)) % 9 {
+                        0 => drop(rig.host_says(flow, &bytes(3000))),
+                        1 => drop(rig.host_ends(flow)),
+                        2 => rig.sock(flow).room = 0,
+                        3 => rig.sock(flow).room = usize::MAX,
+                        _ => {}
+                    }
+                }
+            }
+            let out = rig.turn();
+            if let Some(crate::wire::Sent::Tcp(seg)) = out.last()
+                && seg.guest_port == peer.guest_port
+            {
+                peer.note(seg);
+            }
+            rig.pass(50);
+        }
+        let usage = rig.budget.meter_stats(rig.now);
+        let within = Some(usage.max_usage_bytes) <= usage.hard_bytes;
+        assert!(within || rules == Rules::Linux, "hard is hard");
+        rig.with_cx(skbudget_stack::Container::abort_all);
+        assert_eq!(rig.pool.live(), 0, "chunks nobody holds");
+        let dev = rig.stack.config().dev_queue_bytes;
+        assert_eq!(rig.usage(), if rules == Rules::Linux { 0 } else { dev }, "{:?}", rig.memory());
+        assert!(rig.host.socks.values().all(|s| s.closed.is_some()));
+        assert_eq!(rig.stack.next_deadline(), None);
+    }
+}
+
+#[test]
+fn changed_bytes_in_good_frames() {
+    storm(1, 200_000, |rng, peer| {
+        let mut all = samples(peer);
+        let which = rng.below(all.len());
+        let mut frame = all.swap_remove(which).1;
+        for _ in 0..1 + rng.below(4) {
+            // The hardware addresses stay: the rig reads what comes back.
+            let at = 12 + rng.below(frame.len() - 12);
+            frame[at] = match rng.below(4) {
+                0 => 0,
+                1 => 0xff,
+                2 => frame[at] ^ (1 << rng.below(8)),
+                _ => rng.next() as u8,
+            };
+        }
+        if rng.below(2) == 0 && frame.len() > 34 {
+            ip_sum(&mut frame);
+        }
+        frame
+    });
+}
+
+#[test]
+fn good_frames_with_any_numbers_and_flags() {
+    storm(2, 100_000, |rng, peer| {
+        let near = |rng: &mut Random, n: u32| match rng.below(4) {
+            0 => n,
+            1 => n.wrapping_add(rng.below(3000) as u32),
+            2 => n.wrapping_sub(rng.below(3000) as u32),
+            _ => rng.next() as u32,
+        };
+        let mut seg = peer.data_at(0, &[]);
+        seg.data = bytes(if rng.below(3) == 0 { 0 } else { rng.below(3000) });
+        seg.seq = near(rng, peer.seq);
+        seg.ack = near(rng, peer.ack);
+        seg.flags = if rng.below(3) == 0 { rng.next() as u8 } else { ACK };
+        seg.wnd = rng.next() as u16;
+        seg.ts = (rng.below(2) == 0).then(|| (near(rng, 3), near(rng, 3)));
+        seg.mss = (rng.below(8) == 0).then(|| rng.next() as u16);
+        seg.wscale = (rng.below(8) == 0).then(|| rng.next() as u8);
+        if rng.below(5) == 0 {
+            seg.guest_port = 40_000 + rng.below(40) as u16;
+        }
+        seg.frame()
+    });
+}
+
+#[test]
+fn garbage() {
+    storm(3, 60_000, |rng, _| {
+        let len = rng.below(200);
+        let mut frame: Vec<u8> = (0..len).map(|_| rng.next() as u8).collect();
+        if (12..15).contains(&len) {
+            frame[6..12].copy_from_slice(&GUEST_MAC);
+        }
+        if len > 14 {
+            frame[6..12].copy_from_slice(&GUEST_MAC);
+            let kinds = [[8, 0], [8, 6], [0x86, 0xdd], [1, 2]];
+            frame[12..14].copy_from_slice(&kinds[rng.below(4)]);
+        }
+        if len > 34 && rng.below(2) == 0 {
+            let total = (len as u16 - 14).to_be_bytes();
+            frame[14] = 0x45;
+            frame[16..18].copy_from_slice(&total);
+            frame[20..22].fill(0);
+            frame[23] = [1, 6, 17][rng.below(3)];
+            frame[26..30].copy_from_slice(&GUEST.octets());
+            frame[30..34].copy_from_slice(&GATEWAY.octets());
+            ip_sum(&mut frame);
+        }
+        frame
+    });
+}

@@ -1,0 +1,161 @@
+//! Published ports: the stack opens towards the guest.
+
+use std::net::SocketAddrV4;
+
+use skbudget_stack::{Close, Ready};
+use smoltcp::wire::ArpOperation;
+
+use crate::peer::{Hello, Peer};
+use crate::rig::{GATEWAY, GUEST, Rig, Sock, one, segs};
+use crate::wire::{ACK, RST, SYN, Seg, Sent};
+
+fn from(port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(std::net::Ipv4Addr::new(192, 0, 2, 9), port)
+}
+
+/// A client came in; the guest's hardware address is known if `known`.
+fn accepted(rig: &mut Rig, port: u16) -> (skbudget_stack::FlowId, Vec<Sent>) {
+    let flow = rig.with_cx(|stack, cx| stack.on_accept(cx, 8080, from(port))).expect("room");
+    rig.host.socks.insert(flow, Sock { room: usize::MAX, ..Sock::default() });
+    rig.stack.on_host_ready(flow, Ready { readable: false, writable: true });
+    (flow, rig.turn())
+}
+
+/// The guest says something, so that its hardware address is known.
+fn introduce(rig: &mut Rig) {
+    let stray = Seg { flags: RST, ..Hello::default().syn(1, 1) };
+    assert_eq!(rig.send(stray), []);
+}
+
+#[test]
+fn both_ways_through_a_published_port() {
+    let mut rig = Rig::new();
+    introduce(&mut rig);
+    let mut peer = Peer::accept(&mut rig, 8080);
+    assert_eq!(peer.remote_port, 5555, "the client's own port");
+    one(rig.send(peer.data(b"banner")));
+    assert_eq!(rig.sock(peer.flow).heard, b"banner");
+    let said = rig.host_says(peer.flow, b"hello");
+    assert_eq!(peer.hear(&said), b"hello");
+    rig.send(peer.fin());
+    let fin = rig.host_ends(peer.flow);
+    peer.hear(&fin);
+    rig.send(peer.pure_ack());
+    assert_eq!(rig.sock(peer.flow).closed, Some(Close::Graceful));
+    rig.assert_empty();
+}
+
+#[test]
+fn the_syn_offers_everything() {
+    let mut rig = Rig::new();
+    introduce(&mut rig);
+    let (flow, out) = accepted(&mut rig, 7000);
+    let syn = one(segs(out));
+    assert!(syn.is(SYN));
+    assert_eq!((syn.mss, syn.wscale, syn.sack_ok), (Some(1460), Some(7), true));
+    assert!(syn.ts.is_some());
+    assert_eq!((syn.remote, syn.remote_port, syn.guest_port), (Some(GATEWAY), 7000, 8080));
+    let rst = Seg { flags: RST | ACK, ack: syn.seq + 1, ..Hello::default().syn(8080, 7000) };
+    rig.send(rst);
+    assert_eq!(rig.sock(flow).closed, Some(Close::Reset));
+    rig.assert_empty();
+}
+
+#[test]
+fn a_guest_that_refuses_resets_the_client() {
+    let mut rig = Rig::new();
+    introduce(&mut rig);
+    let (flow, out) = accepted(&mut rig, 7000);
+    let syn = one(segs(out));
+    let blank = Hello::default().syn(8080, 7000);
+    // A reset that acknowledges something else, or nothing, is not about this SYN.
+    assert_eq!(rig.send(Seg { flags: RST, ..blank.clone() }), []);
+    assert_eq!(rig.send(Seg { flags: RST | ACK, ack: syn.seq, ..blank.clone() }), []);
+    assert_eq!(rig.state(flow), "SYN-SENT");
+    rig.send(Seg { flags: RST | ACK, ack: syn.seq + 1, ..blank });
+    assert_eq!(rig.sock(flow).closed, Some(Close::Reset));
+    rig.assert_empty();
+}
+
+#[test]
+fn a_silent_guest_is_asked_again_and_given_up() {
+    let mut rig = Rig::new();
+    introduce(&mut rig);
+    let (flow, out) = accepted(&mut rig, 7000);
+    let syn = one(segs(out));
+    let later = rig.pass_segs(70_000);
+    let times: Vec<u64> = later.iter().map(|(at, _)| *at).collect();
+    assert_eq!(times, [1000, 3000, 7000, 15_000, 31_000, 63_000]);
+    assert!(later[..5].iter().all(|(_, s)| s.is(SYN) && s.seq == syn.seq && s.mss.is_some()));
+    assert_eq!(rig.sock(flow).closed, Some(Close::Reset));
+    rig.assert_empty();
+}
+
+#[test]
+fn a_guest_whose_hardware_address_is_unknown_is_asked_for_it() {
+    let mut rig = Rig::new();
+    let (flow, out) = accepted(&mut rig, 7000);
+    let ask = |s: &Sent| {
+        matches!(s, Sent::Arp { operation: ArpOperation::Request, source: GATEWAY, target: GUEST })
+    };
+    assert!(out.len() == 1 && ask(&out[0]), "{out:?}");
+    // A second client asks nothing more at once; all of it again after a while.
+    let (second, out) = accepted(&mut rig, 7001);
+    assert_eq!(out, []);
+    let again = rig.pass(350);
+    assert!(again.len() == 3 && again.iter().all(|(_, s)| ask(s)), "{again:?}");
+    introduce_by_arp(&mut rig);
+    let syns = segs(rig.turn());
+    assert_eq!(syns.len(), 2, "both SYNs in the turn in which it is known");
+    assert!(syns.iter().all(|s| s.is(SYN)));
+    for syn in syns {
+        let blank = Hello::default().syn(8080, syn.remote_port);
+        rig.send(Seg { flags: RST | ACK, ack: syn.seq + 1, ..blank });
+    }
+    assert!(rig.flow(flow).is_none() && rig.flow(second).is_none());
+    rig.assert_empty();
+}
+
+/// The guest's answer to who-has.
+fn introduce_by_arp(rig: &mut Rig) {
+    let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 2];
+    arp.extend(crate::wire::GUEST_MAC);
+    arp.extend(GUEST.octets());
+    arp.extend(crate::wire::OUR_MAC);
+    arp.extend(GATEWAY.octets());
+    rig.frame(&crate::wire::ethernet(0x0806, &arp));
+}
+
+#[test]
+fn syns_that_cross_make_one_connection() {
+    let mut rig = Rig::new();
+    introduce(&mut rig);
+    let (flow, out) = accepted(&mut rig, 7000);
+    let ours = one(segs(out));
+    let theirs = Hello::default().syn(8080, 7000);
+    let syn_ack = one(rig.send(theirs.clone()));
+    assert!(syn_ack.is(SYN | ACK) && syn_ack.seq == ours.seq && syn_ack.ack == theirs.seq + 1);
+    let mut peer = Peer::answering(flow, &theirs, &syn_ack);
+    rig.send(Seg { flags: SYN | ACK, ack: peer.ack, ..theirs });
+    rig.send(peer.pure_ack());
+    assert_eq!(rig.state(flow), "ESTAB");
+    rig.send(peer.data(b"crossed"));
+    assert_eq!(rig.sock(flow).heard, b"crossed");
+    rig.send(peer.rst());
+    rig.assert_empty();
+}
+
+#[test]
+fn two_clients_with_one_port_are_told_apart() {
+    let mut rig = Rig::new();
+    introduce(&mut rig);
+    let (first, a) = accepted(&mut rig, 7000);
+    let (second, b) = accepted(&mut rig, 7000);
+    let (a, b) = (one(segs(a)), one(segs(b)));
+    assert!(first != second && a.remote_port == 7000 && b.remote_port != 7000);
+    for syn in [a, b] {
+        let blank = Hello::default().syn(8080, syn.remote_port);
+        rig.send(Seg { flags: RST | ACK, ack: syn.seq + 1, ..blank });
+    }
+    rig.assert_empty();
+}

@@ -1,0 +1,54 @@
+//! Seeded worlds: a guest by other hands (smoltcp) behind links that lose, reorder, repeat, delay and corrupt, in front
+//! of hosts that are slow, under budgets that are rich or next to nothing. Whatever happens, every byte arrives as it
+//! was sent, hard stays hard, and nothing is left at the end.
+//!
+//! `SKBUDGET_SEED=n cargo test -p skbudget-stack --test simulation` runs one seed again.
+
+mod plan;
+mod run;
+
+use plan::Plan;
+use run::run;
+
+/// Seeds of one test.
+fn each(kind: fn(u64) -> Plan, seeds: std::ops::Range<u64>) {
+    let only = std::env::var("SKBUDGET_SEED").ok().map(|s| s.parse().expect("a number"));
+    for seed in only.map_or(seeds, |s| s..s + 1) {
+        let plan = kind(seed);
+        let outcome = std::panic::catch_unwind(|| run(&plan));
+        if let Err(cause) = outcome {
+            eprintln!(
+                "seed {seed} failed: SKBUDGET_SEED={seed} cargo test -p skbudget-stack --test simulation\n{plan:#?}"
+            );
+            std::panic::resume_unwind(cause);
+        }
+    }
+}
+
+#[test]
+fn clean_links_and_plenty() {
+    each(Plan::clean, 0..150);
+}
+
+#[test]
+fn faulty_links() {
+    each(|seed| Plan::clean(seed).with_faults(), 1000..1500);
+}
+
+#[test]
+fn little_memory() {
+    each(Plan::short, 2000..2300);
+}
+
+#[test]
+fn little_memory_and_faulty_links() {
+    each(|seed| Plan::short(seed).with_faults(), 3000..3500);
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for seed in [1, 150, 350] {
+        let plan = Plan::short(seed).with_faults();
+        assert_eq!(run(&plan), run(&plan));
+    }
+}

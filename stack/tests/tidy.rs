@@ -1,0 +1,189 @@
+//! What the linter cannot see, over every source file of the workspace.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const LINE_MAX: usize = 120;
+const FILE_MAX: usize = 600;
+
+/// Packages, by folder.
+const PACKAGES: &[&str] = &["controller", "stack", "loadgen", "benches"];
+
+/// A source file: its path from the root of the workspace, and its lines.
+struct Source {
+    path: String,
+    text: String,
+}
+
+impl Source {
+    fn name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// Tests and what only tests use may reach for more.
+    fn is_test(&self) -> bool {
+        self.path.contains("/tests/") || self.name().ends_with("tests.rs")
+    }
+
+    /// Lines of code, comments and unit tests apart, with their numbers.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        let product = self.text.find("\n#[cfg(test)]\nmod tests {").unwrap_or(self.text.len());
+        self.text[..product].lines().enumerate().filter_map(|(i, line)| {
+            let line = line.split("//").next().unwrap_or_default();
+            (!line.trim().is_empty()).then_some((i + 1, line))
+        })
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let mut found = Vec::new();
+    for package in PACKAGES {
+        collect(&root.join(package), &mut found);
+    }
+    assert!(found.len() > 50, "the workspace is somewhere else");
+    let source = |path: PathBuf| Source {
+        text: fs::read_to_string(&path).expect("a source file"),
+        path: path.strip_prefix(root).expect("below the root").to_string_lossy().into_owned(),
+    };
+    found.into_iter().map(source).collect()
+}
+
+fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path.is_dir() && path.file_name().is_some_and(|n| n != "target" && n != "out") {
+            collect(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+    found.sort();
+}
+
+/// Fails with all that was found, one a line.
+fn none(what: &str, found: &[String]) {
+    assert!(found.is_empty(), "{what}:\n{}", found.join("\n"));
+}
+
+/// Lines of code that hold any of the words, in files that `applies` to.
+fn lines_with(words: &[&str], applies: impl Fn(&Source) -> bool) -> Vec<String> {
+    let mut found = Vec::new();
+    for source in sources().iter().filter(|s| applies(s)) {
+        for (number, line) in source.code() {
+            if words.iter().any(|w| has_word(line, w)) {
+                found.push(format!("{}:{number}: {}", source.path, line.trim()));
+            }
+        }
+    }
+    found
+}
+
+/// `word` in `line`, not as a part of a longer name.
+fn has_word(line: &str, word: &str) -> bool {
+    let joins = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    line.match_indices(word).any(|(at, _)| {
+        let (before, after) =
+            (line[..at].chars().next_back(), line[at + word.len()..].chars().next());
+        let starts_name = word.starts_with(|c: char| c.is_alphanumeric());
+        let ends_name = word.ends_with(|c: char| c.is_alphanumeric());
+        !(starts_name && joins(before) || ends_name && joins(after))
+    })
+}
+
+#[test]
+fn lines_and_files_are_short() {
+    let mut found = Vec::new();
+    for source in sources() {
+        let lines = source.text.lines().count();
+        if lines > FILE_MAX {
+            found.push(format!("{}: {lines} lines", source.path));
+        }
+        // Tables are wide, and so is text that is one line where it is printed.
+        let table = |line: &str| line.starts_with("//! |") || line.ends_with('\\');
+        if source.path.contains("_vectors") {
+            continue;
+        }
+        for (i, line) in source.text.lines().enumerate().filter(|(_, line)| !table(line)) {
+            let width = line.chars().count();
+            if width > LINE_MAX {
+                found.push(format!("{}:{}: {width} columns", source.path, i + 1));
+            }
+        }
+    }
+    none("too long", &found);
+}
+
+#[test]
+fn unsafe_stays_in_its_files() {
+    let found = lines_with(&["unsafe"], |s| s.name() != "sys.rs" && s.name() != "tidy.rs");
+    none("`unsafe` outside a file named sys.rs", &found);
+}
+
+#[test]
+fn the_stack_and_the_controller_reach_for_nothing() {
+    let reach = [
+        "TcpStream",
+        "TcpListener",
+        "UdpSocket",
+        "UnixStream",
+        "UnixListener",
+        "std::fs",
+        "std::process",
+        "std::thread",
+        "Instant::now",
+        "SystemTime",
+    ];
+    let found = lines_with(&reach, |s| {
+        let sans_io = s.path.starts_with("controller/src") || s.path.starts_with("stack/src");
+        sans_io && !s.is_test() && !s.path.starts_with("stack/src/tap")
+    });
+    // A panic is told from its seed.
+    let found: Vec<String> =
+        found.into_iter().filter(|l| !l.contains("thread::panicking")).collect();
+    none("the system, where only values are", &found);
+}
+
+#[test]
+fn memory_is_charged_where_the_head_of_the_stack_says() {
+    let charges = [
+        (".rx_open(", &["stack/src/rxq.rs"][..]),
+        (".rx_fill(", &["stack/src/rxq.rs"]),
+        (".tx_grant(", &["stack/src/txq.rs"]),
+        (".establish(", &["stack/src/container/admission.rs"]),
+        ("budget.admit(", &["stack/src/container/admission.rs"]),
+        (".host_raise(", &["stack/src/relay.rs"]),
+        (".charge_compact(", &["stack/src/parked.rs", "stack/src/timewait.rs"]),
+        (".charge_udp(", &[]),
+    ];
+    let head =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
+    let mut found = Vec::new();
+    for (call, allowed) in charges {
+        for file in allowed {
+            let module = file.trim_start_matches("stack/src/").trim_end_matches(".rs");
+            assert!(head.contains(&format!("`{module}`")), "lib.rs does not name {module}");
+        }
+        let elsewhere = |s: &Source| {
+            let uses = s.path.starts_with("stack/") || s.path.starts_with("loadgen/");
+            uses && !s.is_test() && !allowed.contains(&s.path.as_str())
+        };
+        found.extend(lines_with(&[call], elsewhere));
+    }
+    none("a charge elsewhere", &found);
+}
+
+#[test]
+fn nothing_is_left_to_do_later() {
+    let words = ["FIXME", "TODO", "XXX", "todo!", "unimplemented!", "dbg!"];
+    let mut found = Vec::new();
+    for source in sources().iter().filter(|s| s.name() != "tidy.rs") {
+        for (i, line) in source.text.lines().enumerate() {
+            if words.iter().any(|w| has_word(line, w)) {
+                found.push(format!("{}:{}: {}", source.path, i + 1, line.trim()));
+            }
+        }
+    }
+    none("left over", &found);
+}
