@@ -81,11 +81,18 @@ fn per_second(bytes: u64, phase: &Phase) -> u64 {
 }
 
 fn throughput(f: &mut Fairness, c: &ContainerResult, frame: Frame<'_>) {
-    let directions: [fn(&ContainerPhase) -> u64; 2] = [|p| p.up_bytes, |p| p.down_bytes];
-    for (name, bytes) in ["up", "down"].into_iter().zip(directions) {
+    type Bytes = fn(&ContainerPhase) -> u64;
+    // The link carries the probe's responses beside the bulk.
+    let directions: [(&str, Bytes, Bytes); 2] = [
+        ("up", |p| p.up_bytes, |p| p.up_bytes),
+        ("down", |p| p.down_bytes, |p| p.down_bytes + p.probe_bytes),
+    ];
+    for (name, bytes, carried) in directions {
         let solo = per_second(bytes(&c.phases[SOLO]), &frame.phases[SOLO]);
         let contended = per_second(bytes(&c.phases[CONTENDED]), &frame.phases[CONTENDED]);
-        let share = (u128::from(solo) * 8_000_000).checked_div(u128::from(frame.bits_per_second));
+        let carried = per_second(carried(&c.phases[SOLO]), &frame.phases[SOLO]);
+        let share =
+            (u128::from(carried) * 8_000_000).checked_div(u128::from(frame.bits_per_second));
         f.solo_share_ppm = f.solo_share_ppm.min(share.unwrap_or(0) as u64);
         let slowdown = (u128::from(solo) * 1000).checked_div(u128::from(contended));
         let slowdown = slowdown.map(|s| s as u64);

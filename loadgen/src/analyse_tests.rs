@@ -43,6 +43,7 @@ pub(crate) fn container(name: &str, role: Role, mb: [u64; 3], p99_ms: [u64; 3]) 
         down_bytes: mb[i] * 1_000_000,
         up_stall_ns: MS,
         down_stall_ns: 2 * MS,
+        probe_bytes: 0,
         moved_bytes: 2 * mb[i] * 1_000_000,
         probe: (role == Role::Victim).then(|| probe(p99_ms[i] * MS, false, 1_000_000)),
     };

@@ -113,6 +113,15 @@ pub struct Phase {
     pub end_ns: u64,
 }
 
+impl ContainerPlan {
+    pub fn probe(&self) -> Option<ProbeSpec> {
+        self.loads.iter().find_map(|l| match l {
+            Load::Probe(spec) => Some(*spec),
+            Load::Up { .. } | Load::Down | Load::Stuff { .. } | Load::Hoard { .. } => None,
+        })
+    }
+}
+
 impl Phase {
     pub fn nanos(&self) -> u64 {
         self.end_ns - self.start_ns

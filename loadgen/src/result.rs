@@ -99,6 +99,8 @@ pub struct ContainerPhase {
     pub down_bytes: u64,
     pub up_stall_ns: u64,
     pub down_stall_ns: u64,
+    /// Response bytes of the probes that completed: goodput too, beside the bulk.
+    pub probe_bytes: u64,
     /// What the stack moved for this container, wanted or not.
     pub moved_bytes: u64,
     pub probe: Option<ProbePhase>,

@@ -24,6 +24,7 @@
 //! Every byte of every stream is a function of its server port, direction and position ([`Pattern`]) and is checked
 //! where it arrives; [`Observer`]s hear of it.
 
+mod agenda;
 mod app;
 mod frame;
 mod guest;
@@ -31,6 +32,7 @@ mod host;
 mod link;
 mod observe;
 mod pattern;
+mod port;
 mod rng;
 mod server;
 mod sock;

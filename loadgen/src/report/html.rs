@@ -178,7 +178,7 @@ fn latency_chart(result: &RunResult) -> Chart {
     let low = all().map(|p| p.1).fold(f64::MAX, f64::min).min(1e9);
     let high = all().map(|p| p.1).fold(0.0, f64::max).max(low * 10.0);
     let decade = |v: f64| 10f64.powf(v);
-    let (low, high) = (low.log10().floor(), high.log10().ceil());
+    let (low, high) = ((low * 0.8).log10().floor(), high.log10().ceil());
     let ticks = (low as i32..=high as i32).map(|d| decade(f64::from(d)));
     Chart {
         title: "Response time by percentile, worst victim".to_owned(),

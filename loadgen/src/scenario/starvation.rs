@@ -58,7 +58,7 @@ fn params(target: &str) -> Params {
         ("window", Unit::Nanos, pick(10, 50) * MS, "of the goodput series"),
         ("probe-rate", Unit::Count, 1000, "requests a second of each victim"),
         ("request", Unit::Bytes, 64, "of a probe"),
-        ("response", Unit::Bytes, 1024, "of a probe"),
+        ("response", Unit::Bytes, pick(16 << 10, 1024), "of a probe"),
         ("deadline", Unit::Nanos, 1000 * MS, "a later response was not delivered"),
         ("outstanding", Unit::Count, 4096, "probes under way; more are shed"),
     ])

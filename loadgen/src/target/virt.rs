@@ -209,13 +209,17 @@ fn collect(world: &World, cast: &Cast, plan: &Plan, arm: &ArmPlan, samples: Samp
 
 fn container(world: &World, cast: &Cast, p: &Player, peak: u64, plan: &Plan) -> ContainerResult {
     let (up, down, probe) = (p.up.borrow(), p.down.borrow(), p.probe.borrow());
+    let books: Vec<_> = probe.books().iter().map(|b| p.spec.map(|_| b.summary())).collect();
+    let answered = |i: usize| books[i].as_ref().map_or(0, |b| b.completed);
+    let response = p.spec.map_or(0, |s| u64::from(s.response_bytes));
     let phase = |i: usize| ContainerPhase {
         up_bytes: up.phases()[i].bytes,
         down_bytes: down.phases()[i].bytes,
         up_stall_ns: up.phases()[i].stall_ns,
         down_stall_ns: down.phases()[i].stall_ns,
         moved_bytes: p.moved[i],
-        probe: p.has_probe.then(|| probe.books()[i].summary()),
+        probe_bytes: answered(i) * response,
+        probe: books[i].clone(),
     };
     let stats = world.container(p.node).stats();
     let budget = cast.budgets.iter().position(|(id, _)| *id == p.budget).unwrap_or(0);

@@ -1,23 +1,21 @@
 //! The worker in virtual time: one event heap, one order of things.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::io::IoSlice;
 use std::net::SocketAddrV4;
 
 use skbudget_controller::{Budget, Instant, MemberId, Refusal};
 
+use super::agenda::{Agenda, Event, What};
 use super::frame::{Frame, FramePool};
 use super::guest::Guest;
 use super::host::SimHost;
-use super::link::{Fate, Link, LinkConfig};
+use super::link::{Link, LinkConfig};
+use super::port::{DownPort, send};
 use super::rng::Rng;
 use super::server::Server;
 use crate::chunk::ChunkPool;
 use crate::config::ContainerConfig;
 use crate::container::{Container, WakeKey};
-use crate::io::{Ctx, Device, FlowId, HostCaps};
-use crate::vnet::VnetHdr;
+use crate::io::{Ctx, FlowId, HostCaps};
 
 /// Names a budget of a world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,58 +51,6 @@ struct Node {
     guest_dirty: bool,
     /// Earliest pending timer event per kind: stack, guest, host.
     armed: [Option<Instant>; 3],
-}
-
-#[derive(Debug)]
-enum What {
-    ToStack(Frame),
-    ToGuest(Frame),
-    /// A timer of the stack, the guest or the host (the index into `armed`).
-    Timer(usize),
-    /// A link that was full has room.
-    Room,
-}
-
-#[derive(Debug)]
-struct Event {
-    at: Instant,
-    sequence: u64,
-    node: usize,
-    what: What,
-}
-
-impl PartialEq for Event {
-    fn eq(&self, other: &Self) -> bool {
-        self.sequence == other.sequence
-    }
-}
-impl Eq for Event {}
-impl PartialOrd for Event {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Event {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.sequence).cmp(&(other.at, other.sequence))
-    }
-}
-
-/// Events in the order of their time, then of their making.
-#[derive(Debug, Default)]
-struct Agenda {
-    heap: BinaryHeap<Reverse<Event>>,
-    made: u64,
-}
-
-impl Agenda {
-    fn add(&mut self, at: Instant, node: usize, what: What) {
-        self.made += 1;
-        self.heap.push(Reverse(Event { at, sequence: self.made, node, what }));
-    }
-    fn next_at(&self) -> Option<Instant> {
-        self.heap.peek().map(|Reverse(e)| e.at)
-    }
 }
 
 /// What the world did, for performance notes and tests of the simulator itself.
@@ -195,7 +141,7 @@ impl World {
         while let Some(at) = self.agenda.next_at().filter(|at| *at <= until) {
             self.now = self.now.max(at);
             while self.agenda.next_at().is_some_and(|a| a <= self.now) {
-                let Some(Reverse(event)) = self.agenda.heap.pop() else { break };
+                let Some(event) = self.agenda.pop() else { break };
                 self.dispatch(event);
             }
             self.settle();
@@ -493,67 +439,6 @@ impl Node {
         };
         f(&mut self.container, &mut cx)
     }
-}
-
-/// The stack's end of the link to the guest.
-struct DownPort<'a> {
-    link: &'a mut Link,
-    now: Instant,
-    agenda: &'a mut Agenda,
-    frames: &'a mut FramePool,
-    node: usize,
-}
-
-impl Device for DownPort<'_> {
-    fn send(&mut self, vnet: &VnetHdr, parts: &[IoSlice<'_>]) -> bool {
-        if self.link.room(self.now) == 0 && self.link.refuses() {
-            self.link.want_room();
-            return false;
-        }
-        let mut frame = self.frames.take(parts.iter().map(|p| p.len()).sum());
-        let mut at = 0;
-        for part in parts {
-            frame.bytes_mut()[at..at + part.len()].copy_from_slice(part);
-            at += part.len();
-        }
-        frame.vnet = *vnet;
-        let (now, node) = (self.now, self.node);
-        send(self.link, now, frame, self.agenda, self.frames, node, What::ToGuest);
-        true
-    }
-}
-
-fn send(
-    link: &mut Link,
-    now: Instant,
-    mut frame: Frame,
-    agenda: &mut Agenda,
-    frames: &mut FramePool,
-    node: usize,
-    what: fn(Frame) -> What,
-) {
-    match link.offer(now, flow_of(frame.bytes()), frame.bytes().len()) {
-        Fate::Refused | Fate::Gone => frames.give(frame),
-        Fate::Arrives { at, again, corrupt } => {
-            if let Some(again) = again {
-                agenda.add(again, node, what(frames.copy(&frame)));
-            }
-            if let Some((byte, mask)) = corrupt {
-                frame.bytes_mut()[byte] ^= mask;
-            }
-            agenda.add(at, node, what(frame));
-        }
-    }
-}
-
-/// Addresses and ports of an IPv4 frame without options, or what stands there.
-fn flow_of(frame: &[u8]) -> u64 {
-    let word = |at: usize| {
-        frame.get(at..at + 4).map_or(0, |b| {
-            u64::from(b[0]) << 24 | u64::from(b[1]) << 16 | u64::from(b[2]) << 8 | u64::from(b[3])
-        })
-    };
-    (word(26) << 32 | word(30)) ^ word(34).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 #[cfg(test)]

@@ -123,13 +123,16 @@ fn container(
     };
     let up = actor.up_report.clone().unwrap_or_default();
     let of = |m: &MeterReport, i: usize| m.phases.get(i).copied().unwrap_or_default();
+    let response = actor.plan.probe().map_or(0, |s| u64::from(s.response_bytes));
+    let book = |i: usize| report.probe.as_ref().and_then(|p| p.get(i).cloned());
     let phase = |i: usize| ContainerPhase {
         up_bytes: of(&up, i).0,
         down_bytes: of(&report.down, i).0,
         up_stall_ns: of(&up, i).1,
         down_stall_ns: of(&report.down, i).1,
         moved_bytes: between(i, |c| c.bytes_from_guest + c.bytes_to_guest),
-        probe: report.probe.as_ref().and_then(|p| p.get(i).cloned()),
+        probe_bytes: book(i).map_or(0, |b| b.completed) * response,
+        probe: book(i),
     };
     let peak = samples.of(name).flatten().map(|c| held(&c.categories, arm.rules)).max();
     let counters = || here.counters.iter().map(|(n, v)| (n.as_str(), *v));

@@ -29,7 +29,7 @@ pub(super) struct Player {
     pub(super) up: Rc<RefCell<Meter>>,
     pub(super) down: Rc<RefCell<Meter>>,
     pub(super) probe: Rc<RefCell<ProbeLog>>,
-    pub(super) has_probe: bool,
+    pub(super) spec: Option<ProbeSpec>,
     /// The sending ends: only whether they broke is of interest.
     pub(super) sender: Rc<RefCell<Tally>>,
     pub(super) moved_before: u64,
@@ -104,10 +104,7 @@ fn player(
 ) -> Result<Player, Failure> {
     let meter = || Rc::new(RefCell::new(Meter::new(plan.window_ns, plan.end_ns())));
     let (up, down) = (meter(), meter());
-    let spec = c.loads.iter().find_map(|l| match l {
-        Load::Probe(spec) => Some(*spec),
-        Load::Up { .. } | Load::Down | Load::Stuff { .. } | Load::Hoard { .. } => None,
-    });
+    let spec = c.probe();
     let deadline = spec.map_or(0, |s| s.deadline_ns);
     let probe = Rc::new(RefCell::new(ProbeLog::new(&plan.phases, deadline)));
 
@@ -162,7 +159,7 @@ fn player(
         up,
         down,
         probe,
-        has_probe: spec.is_some(),
+        spec,
         sender: Tally::shared(),
         moved_before: 0,
         moved: Vec::new(),

@@ -1,0 +1,63 @@
+//! What is due when.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use skbudget_controller::Instant;
+
+use super::frame::Frame;
+
+#[derive(Debug)]
+pub(super) enum What {
+    ToStack(Frame),
+    ToGuest(Frame),
+    /// A timer of the stack, the guest or the host (the index into `armed`).
+    Timer(usize),
+    /// A link that was full has room.
+    Room,
+}
+
+#[derive(Debug)]
+pub(super) struct Event {
+    pub(super) at: Instant,
+    sequence: u64,
+    pub(super) node: usize,
+    pub(super) what: What,
+}
+
+impl PartialEq for Event {
+    fn eq(&self, other: &Self) -> bool {
+        self.sequence == other.sequence
+    }
+}
+impl Eq for Event {}
+impl PartialOrd for Event {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Event {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.sequence).cmp(&(other.at, other.sequence))
+    }
+}
+
+/// Events in the order of their time, then of their making.
+#[derive(Debug, Default)]
+pub(super) struct Agenda {
+    heap: BinaryHeap<Reverse<Event>>,
+    made: u64,
+}
+
+impl Agenda {
+    pub(super) fn add(&mut self, at: Instant, node: usize, what: What) {
+        self.made += 1;
+        self.heap.push(Reverse(Event { at, sequence: self.made, node, what }));
+    }
+    pub(super) fn next_at(&self) -> Option<Instant> {
+        self.heap.peek().map(|Reverse(e)| e.at)
+    }
+    pub(super) fn pop(&mut self) -> Option<Event> {
+        self.heap.pop().map(|Reverse(e)| e)
+    }
+}

@@ -1,0 +1,72 @@
+//! Frames on their way onto a link.
+
+use std::io::IoSlice;
+
+use skbudget_controller::Instant;
+
+use super::agenda::{Agenda, What};
+use super::frame::{Frame, FramePool};
+use super::link::{Fate, Link};
+use crate::io::Device;
+use crate::vnet::VnetHdr;
+
+/// The stack's end of the link to the guest.
+pub(super) struct DownPort<'a> {
+    pub(super) link: &'a mut Link,
+    pub(super) now: Instant,
+    pub(super) agenda: &'a mut Agenda,
+    pub(super) frames: &'a mut FramePool,
+    pub(super) node: usize,
+}
+
+impl Device for DownPort<'_> {
+    fn send(&mut self, vnet: &VnetHdr, parts: &[IoSlice<'_>]) -> bool {
+        if self.link.room(self.now) == 0 && self.link.refuses() {
+            self.link.want_room();
+            return false;
+        }
+        let mut frame = self.frames.take(parts.iter().map(|p| p.len()).sum());
+        let mut at = 0;
+        for part in parts {
+            frame.bytes_mut()[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        frame.vnet = *vnet;
+        let (now, node) = (self.now, self.node);
+        send(self.link, now, frame, self.agenda, self.frames, node, What::ToGuest);
+        true
+    }
+}
+
+pub(super) fn send(
+    link: &mut Link,
+    now: Instant,
+    mut frame: Frame,
+    agenda: &mut Agenda,
+    frames: &mut FramePool,
+    node: usize,
+    what: fn(Frame) -> What,
+) {
+    match link.offer(now, flow_of(frame.bytes()), frame.bytes().len()) {
+        Fate::Refused | Fate::Gone => frames.give(frame),
+        Fate::Arrives { at, again, corrupt } => {
+            if let Some(again) = again {
+                agenda.add(again, node, what(frames.copy(&frame)));
+            }
+            if let Some((byte, mask)) = corrupt {
+                frame.bytes_mut()[byte] ^= mask;
+            }
+            agenda.add(at, node, what(frame));
+        }
+    }
+}
+
+/// Addresses and ports of an IPv4 frame without options, or what stands there.
+fn flow_of(frame: &[u8]) -> u64 {
+    let word = |at: usize| {
+        frame.get(at..at + 4).map_or(0, |b| {
+            u64::from(b[0]) << 24 | u64::from(b[1]) << 16 | u64::from(b[2]) << 8 | u64::from(b[3])
+        })
+    };
+    (word(26) << 32 | word(30)) ^ word(34).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
