@@ -69,6 +69,8 @@ pub struct Container {
     timewait: TimeWait,
     /// Flows that had data, in the order in which they may become idle.
     watch: VecDeque<(Instant, FlowId)>,
+    /// Live flows on it.
+    watched: usize,
     /// Idle flows and their last data, the longest idle first: their credit goes first when memory is short (H3).
     idle: VecDeque<(Instant, FlowId)>,
     /// Entries at which those of flows that are idle no longer are looked for.
@@ -103,6 +105,7 @@ impl Container {
             arrived: VecDeque::new(),
             timewait: TimeWait::new(config.secret),
             watch: VecDeque::new(),
+            watched: 0,
             idle: VecDeque::new(),
             idle_limit: 64,
             orphans: VecDeque::new(),
@@ -140,7 +143,7 @@ impl Container {
         match ingress::parse(&self.config, vnet, frame) {
             Ingress::Tcp(tuple, seg) => self.on_segment(cx, tuple, &seg),
             Ingress::Answer(answer, stat) => {
-                if self.icmp_allowed(cx.now) {
+                if matches!(answer, ingress::Answer::Arp(_)) || self.icmp_allowed(cx.now) {
                     self.stats.add(stat);
                     self.egress.answer(cx.device, &answer);
                 }
@@ -385,6 +388,7 @@ impl Container {
         if flow.waiting {
             cx.budget.forget(self.wake_key(&flow).0);
         }
+        self.watched -= usize::from(flow.watched);
         flow.tcb.clear(cx.pool);
         self.flows.release(&flow);
         cx.budget.release(flow.ledger, cx.now);

@@ -37,6 +37,7 @@ stats! {
     /// ICMP answers beyond the rate limit.
     IcmpRateLimited,
     IcmpEchoAnswered,
+    ArpAnswered,
     /// No flow index left.
     FlowTableFull,
     /// Parked SYN forgotten: timed out or the table was full.

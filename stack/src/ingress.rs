@@ -78,7 +78,7 @@ fn arp<'a>(config: &ContainerConfig, bytes: &[u8]) -> Ingress<'a> {
         target_hardware_addr: source_hardware_addr,
         target_protocol_addr: source_protocol_addr,
     };
-    Ingress::Answer(Answer::Arp(reply), Stat::IcmpEchoAnswered)
+    Ingress::Answer(Answer::Arp(reply), Stat::ArpAnswered)
 }
 
 fn ipv4<'a>(config: &ContainerConfig, vnet: &VnetHdr, bytes: &'a [u8]) -> Ingress<'a> {

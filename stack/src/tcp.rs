@@ -128,6 +128,8 @@ impl Tcb {
         let mut tcb = Self::new(link, State::SynSent, iss, now);
         tcb.ts = Some(ts_offset);
         tcb.syn_due = true;
+        // Runs from the start: the SYN may find no guest to leave for, and that must end, too.
+        tcb.snd.restart_timer(now);
         tcb
     }
 

@@ -105,6 +105,7 @@ impl Container {
         }
         if !flow.watched {
             flow.watched = true;
+            self.watched += 1;
             self.watch.push_back((cx.now + IDLE_AFTER, flow.id));
         }
     }
@@ -137,6 +138,7 @@ impl Container {
 
     fn fall_idle(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow) {
         flow.watched = false;
+        self.watched -= 1;
         flow.idle = true;
         flow.tcb.rcv.on_idle();
         flow.tcb.snd.on_idle();

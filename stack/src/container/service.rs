@@ -87,7 +87,7 @@ impl Container {
         flow: &mut Flow,
         work: impl FnOnce(&mut Ends<'_>, &mut Mem<'_>) -> T,
     ) -> T {
-        let window_max = share_of_queue(&self.config, cx.budget, self.watch.len());
+        let window_max = share_of_queue(&self.config, cx.budget, self.watched);
         let mut mem = Mem {
             now: cx.now,
             budget: cx.budget,
