@@ -53,7 +53,7 @@ fn params(target: &str) -> Params {
         ("offload", Unit::Flag, 1, "checksum and segmentation offload"),
         ("warmup", Unit::Nanos, pick(200, 1000) * MS, "before the first phase"),
         ("solo", Unit::Nanos, pick(2000, 5000) * MS, "the victims alone"),
-        ("contended", Unit::Nanos, pick(3000, 5000) * MS, "the hog is there"),
+        ("contended", Unit::Nanos, pick(3000, 8000) * MS, "the hog is there"),
         ("recovery", Unit::Nanos, pick(1000, 3000) * MS, "the hog is gone"),
         ("window", Unit::Nanos, pick(10, 50) * MS, "of the goodput series"),
         ("probe-rate", Unit::Count, 1000, "requests a second of each victim"),

@@ -21,7 +21,7 @@ const HOG_ROUND: Duration = Duration::from_millis(20);
 const HOG_STEPS: usize = 20;
 /// Between looks at connections that all took nothing.
 const HOG_IDLE: Duration = Duration::from_millis(200);
-const DIAL_EVERY: Duration = Duration::from_millis(2);
+const DIAL_EVERY: Duration = Duration::from_millis(1);
 /// Before another attempt to connect.
 const RETRY: Duration = Duration::from_millis(20);
 

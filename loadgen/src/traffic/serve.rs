@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::TcpMaxSeg;
 use skbudget_stack::sim::Pattern;
 
 use super::bulk::{Filled, HOG_PIECE, PIECE, is_wait};
@@ -17,6 +19,9 @@ use crate::measure::Meter;
 fn piece(bits_per_second: u64) -> usize {
     (bits_per_second / 8 / 250).clamp(4 * 1024, PIECE as u64) as usize
 }
+/// A server on a network, not on the loopback with its segments of 64 KiB: behind a slow reader the loopback's sender
+/// does not send into less than one of those, and waits for its own 200 ms persist timer. That is not the stack's wait.
+const MSS: u32 = 1460;
 const ACCEPT_EVERY: Duration = Duration::from_millis(1);
 
 /// Servers of one run. All end with `Shared::end`.
@@ -70,6 +75,7 @@ impl Servers {
     fn listen() -> io::Result<(TcpListener, u16)> {
         let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         listener.set_nonblocking(true)?;
+        setsockopt(&listener, TcpMaxSeg, &MSS)?;
         let port = listener.local_addr()?.port();
         Ok((listener, port))
     }
