@@ -17,7 +17,7 @@ use skbudget_stack::ContainerConfig;
 use crate::guest::{self, GATEWAY, LONG, answers};
 use crate::length;
 use crate::streams::{Streams, Tally};
-use crate::support::TempFile;
+use crate::support::{TempFile, text};
 
 const FLOWS: usize = 300;
 /// What each says: together several times the budgets.
@@ -175,9 +175,10 @@ fn run(stalled: Stalled, hard: u64) {
     let servers = thread::spawn(move || servers.run(LONG));
     let file = TempFile::new("hard");
     let limit = hard.to_string();
-    let options = ["--hard", &limit, "--stats-file", file.path()];
+    let options = ["-v", "--hard", &limit, "--stats-file", file.path()];
     let job = format!("crowd {port} {FLOWS} {} {}", inside.0, inside.1.as_secs());
-    let said = answers(&guest::run(&options, &job)).remove(0);
+    let output = guest::run(&options, &job);
+    let said = answers(&output).remove(0);
     let server = servers.join().unwrap();
     let stats: Value = serde_json::from_slice(&std::fs::read(&file.0).unwrap()).unwrap();
     let stats = &stats["containers"][0];
@@ -190,7 +191,8 @@ fn run(stalled: Stalled, hard: u64) {
         stats["max_usage_bytes"],
     );
     let [client_all, server_all] = complete(stalled);
-    assert_eq!((client, &server), (&*format!("{client_all:?}"), &server_all));
+    let whole = (client, &server) == (&*format!("{client_all:?}"), &server_all);
+    assert!(whole, "{}\n{}", text(&output.stderr), stats["counters"]);
     check_open(hard, open.parse().ok().map(Duration::from_millis));
     assert!(stats["max_usage_bytes"].as_u64().unwrap() <= hard);
     assert_eq!(stats["counters"]["AdmissionDenied"], 0);
