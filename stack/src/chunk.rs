@@ -9,7 +9,9 @@ use skbudget_controller::CHUNK_PAYLOAD;
 /// Payload bytes of one chunk, as an index.
 pub const PAYLOAD: usize = CHUNK_PAYLOAD as usize;
 
-/// Free chunks kept for reuse: 8 MiB a worker (pressure model M6). Beyond, memory goes back to the allocator.
+/// Free chunks kept for reuse: 1 MiB a worker, or a sixteenth of what is in use, at most 8 MiB (pressure model M6).
+/// Beyond, memory goes back to the allocator: what the process holds follows what is charged.
+const FREE_MIN: usize = 256;
 const FREE_MAX: usize = 2048;
 
 /// One buffer. Its bytes are plain memory: what is valid in it the queue that holds it knows.
@@ -45,7 +47,7 @@ impl ChunkPool {
 
     pub(crate) fn give(&mut self, chunk: Chunk) {
         self.live -= 1;
-        if self.free.len() < FREE_MAX {
+        if self.free.len() < (self.live / 16).clamp(FREE_MIN, FREE_MAX) {
             self.free.push(chunk);
         }
     }

@@ -250,6 +250,14 @@ impl Container {
         }
     }
 
+    /// Host socket of a flow reported an error (EPOLLERR). A flow that has nothing to read or write would not find out.
+    pub fn on_host_broken(&mut self, id: FlowId) {
+        if let Some(flow) = self.flows.get_mut(id) {
+            flow.host.broken = true;
+            self.mark_index(id.index);
+        }
+    }
+
     fn mark(&mut self, flow: &mut Flow) {
         if !flow.dirty {
             flow.dirty = true;

@@ -23,6 +23,8 @@ pub(crate) struct HostSide {
     /// connect(2) is done.
     pub(crate) open: bool,
     pub(crate) ready: Ready,
+    /// The socket reported an error: it is asked which, though nothing is to be read or written.
+    pub(crate) broken: bool,
     /// The host's stream ended.
     pub(crate) eof: bool,
     /// We ended ours.
@@ -71,6 +73,7 @@ impl HostSide {
             to,
             open,
             ready: Ready::default(),
+            broken: false,
             eof: false,
             shut: false,
             begun: false,

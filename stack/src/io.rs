@@ -62,7 +62,7 @@ pub trait Host {
     /// Starts a non-blocking connect with buffers set to `caps` first. `Ok`: under way or done; the outcome is asked
     /// with `connect_outcome` once the socket was reported writable.
     fn connect(&mut self, flow: FlowId, to: SocketAddrV4, caps: HostCaps) -> Result<(), HostError>;
-    /// `None`: still under way.
+    /// `None`: still under way. Asked again when an open socket reported an error (`Container::on_host_broken`).
     fn connect_outcome(&mut self, flow: FlowId) -> Option<Result<(), HostError>>;
     /// writev(2). Never `Ok(0)` for a non-empty write.
     fn write(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<usize, HostError>;

@@ -175,6 +175,9 @@ impl Worker {
                     writable: event.is_writable() || event.is_write_closed() || ended,
                 };
                 seat.stack.on_host_ready(flow, ready);
+                if event.is_error() {
+                    seat.stack.on_host_broken(flow);
+                }
             }
             Kind::Waker => {}
         }

@@ -44,6 +44,10 @@ impl Container {
                 Some(Err(e)) => return self.host_connect_failed(cx, flow, e),
             }
         }
+        let broken = std::mem::take(&mut flow.host.broken) && flow.host.open;
+        if broken && let Some(Err(_)) = cx.host.connect_outcome(flow.id) {
+            return self.host_failed(cx, flow);
+        }
         let before = flow.host.bytes_to_guest;
         let unread = flow.tcb.rcv.q.unread();
         let serviced = self.move_bytes(cx, &mut flow);
@@ -57,12 +61,7 @@ impl Container {
             self.note_data(&mut flow, cx);
         }
         if serviced.failed.is_some() {
-            if flow.guest_done {
-                self.end(cx, flow, Close::Reset);
-            } else {
-                self.abort(cx, flow);
-            }
-            return;
+            return self.host_failed(cx, flow);
         }
         if flow.guest_done && flow.host.shut {
             return self.end(cx, flow, Close::Graceful);
@@ -78,6 +77,14 @@ impl Container {
         }
         self.schedule(&mut flow);
         self.flows.put(flow);
+    }
+
+    fn host_failed(&mut self, cx: &mut Ctx<'_>, flow: Box<Flow>) {
+        if flow.guest_done {
+            self.end(cx, flow, Close::Reset);
+        } else {
+            self.abort(cx, flow);
+        }
     }
 
     /// Lends a flow's two ends and its memory to `work`.

@@ -312,6 +312,8 @@ impl Rig {
 
     pub(crate) fn host_breaks(&mut self, flow: FlowId, how: HostError) -> Vec<Seg> {
         self.host.sock(flow).broken = Some(how);
+        self.host.sock(flow).outcome = Some(Err(how));
+        self.stack.on_host_broken(flow);
         self.ready(flow, true, true)
     }
 
@@ -348,7 +350,8 @@ impl Rig {
     pub(crate) fn assert_empty(&mut self) {
         self.pass(3000);
         let stats = self.stack.stats();
-        assert_eq!((stats.flows, stats.parked, stats.time_wait), (0, 0, 0));
+        let flows = self.stack.flows();
+        assert_eq!((stats.flows, stats.parked, stats.time_wait), (0, 0, 0), "{flows:#?}");
         assert_eq!(self.pool.live(), 0, "chunks nobody holds");
         assert_eq!(self.usage(), self.empty, "charges nobody holds: {:?}", self.memory());
         assert_eq!(self.stack.next_deadline(), None, "a timer of nobody");
