@@ -1,5 +1,6 @@
 //! The host's side of one container's flows: non-blocking kernel sockets, watched edge-triggered.
 
+use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
@@ -62,6 +63,9 @@ impl HostSockets {
     pub(crate) fn adopt(&mut self, flow: FlowId, stream: TcpStream) -> io::Result<()> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
+        if stream.peer_addr()?.ip().is_loopback() {
+            unpaced(&stream);
+        }
         let sndbuf = getsockopt(&stream, sockopt::SndBuf)?;
         self.watch(flow, stream, None, sndbuf as u32)
     }
@@ -129,13 +133,14 @@ impl HostSockets {
         let fd = socket::socket(AddressFamily::Inet, SockType::Stream, flags, None).map_err(map)?;
         // The window scale follows from the buffer at the moment of connect, and only then (tcp_select_initial_window):
         // far away it must allow for a large window, although the buffer is small until the flow proved fast. On
-        // loopback 64 KiB are many round trips' worth, and a small buffer from the first byte on keeps what the kernel
-        // holds within what is charged.
+        // loopback the handshake is over before the buffer could be lowered again: half of it is promised to the
+        // remote at once, so it is what is charged, no more.
         let far = !to.ip().is_loopback();
         set_caps(&fd, if far { HostCaps { rcvbuf: FAR_RCVBUF, ..caps } } else { caps });
         setsockopt(&fd, sockopt::TcpNoDelay, &true).map_err(map)?;
         if to.ip().is_loopback() {
             let _ = setsockopt(&fd, sockopt::TcpMaxSeg, &LOOPBACK_MSS);
+            unpaced(&fd);
         } else if let Some(ip) = self.outbound {
             setsockopt(&fd, sockopt::IpBindAddressNoPort, &true).map_err(map)?;
             let from = SockaddrIn::from(SocketAddrV4::new(ip, 0));
@@ -273,6 +278,12 @@ const FAR_RCVBUF: u32 = 4 << 20;
 pub(crate) fn prepare_listener(socket: &impl AsFd, caps: HostCaps) {
     set_caps(socket, caps);
     let _ = setsockopt(socket, sockopt::TcpMaxSeg, &LOOPBACK_MSS);
+}
+
+/// No network lies between the two ends of a loopback connection: a host that paces (BBR) would only set timers for
+/// nothing. Reno is in every kernel and open to everyone; nothing is lost on loopback that it could slow down for.
+fn unpaced(socket: &impl AsFd) {
+    let _ = setsockopt(socket, sockopt::TcpCongestion, &OsString::from("reno"));
 }
 
 /// Failure leaves the smaller buffer of before: what is charged is then more than what can be held, never less.
