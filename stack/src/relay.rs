@@ -10,7 +10,7 @@
 //! guest ◀── snd.q ◀─to_guest── host socket          FIN ◀── end of stream
 //! ```
 
-use skbudget_controller::Rules;
+use skbudget_controller::{Budget, Instant, Ledger, Rules};
 
 use crate::chunk::PAYLOAD;
 use crate::config::HOST_FLOOR;
@@ -130,6 +130,20 @@ pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
 /// Caps a flow begins with where there is plenty: a reply of usual size fits, and so does an initial window of 10
 /// segments from a real network.
 const BEGIN_CAPS: HostCaps = HostCaps { sndbuf: 16 << 10, rcvbuf: 48 << 10 };
+
+/// Receive cap of a connection at its start where there is plenty. A socket that connects with less has a window scale
+/// of zero for the rest of its life, whatever cap it is given later.
+const WIDE_RCVBUF: u32 = 256 << 10;
+/// One connection takes this part of what is left before soft pressure: the first few hundred of a large container.
+const WIDE_SHARE: u64 = 64;
+
+/// What the host socket of a new flow connects with; beyond the floor it is charged here.
+pub(crate) fn caps_at_connect(budget: &mut Budget, ledger: &mut Ledger, now: Instant) -> HostCaps {
+    let by = u64::from(WIDE_RCVBUF - HOST_FLOOR.rcvbuf);
+    let rich = budget.sock_limits().rmem[2] >= WIDE_RCVBUF && budget.calm_room() / WIDE_SHARE >= by;
+    let wide = rich && budget.host_raise(ledger, by, now);
+    if wide { HostCaps { rcvbuf: WIDE_RCVBUF, ..HOST_FLOOR } } else { HOST_FLOOR }
+}
 
 /// Data moves, or is about to: out of the floor, if the container is rich.
 pub(crate) fn begin(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {

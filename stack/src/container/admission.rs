@@ -16,6 +16,7 @@ use crate::flow::{Flow, HostSide};
 use crate::ingress;
 use crate::io::{Ctx, FlowId};
 use crate::parked::Parking;
+use crate::relay;
 use crate::segment::{Segment, Tuple};
 use crate::seq::Seq;
 use crate::tcp::{Link, Tcb};
@@ -52,13 +53,14 @@ impl Container {
         to: SocketAddrV4,
         syn: &Segment<'_>,
     ) -> bool {
-        let Ok((id, ledger)) = self.reserve(cx) else { return false };
+        let Ok((id, mut ledger)) = self.reserve(cx) else { return false };
         let (iss, ts_offset) = self.initial(&tuple, cx.now);
         let tcb = Tcb::passive(self.link(cx.budget), iss, ts_offset, syn, cx.now);
-        let side = HostSide::new(to, HOST_FLOOR, false);
+        let caps = relay::caps_at_connect(cx.budget, &mut ledger, cx.now);
+        let side = HostSide::new(to, caps, false);
         let mut flow = Flow::new(id, tuple, tcb, side, ledger, cx.now);
         self.stats.add(Stat::PassiveOpens);
-        match cx.host.connect(id, to, HOST_FLOOR) {
+        match cx.host.connect(id, to, caps) {
             Ok(()) => {
                 self.mark(&mut flow);
                 self.flows.insert(flow);
