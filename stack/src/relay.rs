@@ -131,18 +131,23 @@ pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
 /// segments from a real network.
 const BEGIN_CAPS: HostCaps = HostCaps { sndbuf: 16 << 10, rcvbuf: 48 << 10 };
 
-/// Receive cap of a connection at its start where there is plenty. A socket that connects with less has a window scale
-/// of zero for the rest of its life, whatever cap it is given later.
-const WIDE_RCVBUF: u32 = 256 << 10;
-/// One connection takes this part of what is left before soft pressure: the first few hundred of a large container.
-const WIDE_SHARE: u64 = 64;
+/// Receive caps to connect with where there is plenty, the best first. What a socket connects with decides for the rest
+/// of its life: with less than the first its window scale is zero, and the remote's MSS is half of what its window was.
+const RCVBUF_AT_CONNECT: [u32; 2] = [256 << 10, BEGIN_CAPS.rcvbuf];
+/// One connection takes this part of what is left before soft pressure.
+const SHARE_AT_CONNECT: u64 = 64;
 
 /// What the host socket of a new flow connects with; beyond the floor it is charged here.
 pub(crate) fn caps_at_connect(budget: &mut Budget, ledger: &mut Ledger, now: Instant) -> HostCaps {
-    let by = u64::from(WIDE_RCVBUF - HOST_FLOOR.rcvbuf);
-    let rich = budget.sock_limits().rmem[2] >= WIDE_RCVBUF && budget.calm_room() / WIDE_SHARE >= by;
-    let wide = rich && budget.host_raise(ledger, by, now);
-    if wide { HostCaps { rcvbuf: WIDE_RCVBUF, ..HOST_FLOOR } } else { HOST_FLOOR }
+    let most = budget.sock_limits().rmem[2];
+    let share = budget.calm_room() / SHARE_AT_CONNECT;
+    for rcvbuf in RCVBUF_AT_CONNECT {
+        let by = u64::from(rcvbuf - HOST_FLOOR.rcvbuf);
+        if rcvbuf <= most && by <= share && budget.host_raise(ledger, by, now) {
+            return HostCaps { rcvbuf, ..HOST_FLOOR };
+        }
+    }
+    HOST_FLOOR
 }
 
 /// Data moves, or is about to: out of the floor, if the container is rich.

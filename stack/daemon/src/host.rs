@@ -66,6 +66,7 @@ impl HostSockets {
         if stream.peer_addr()?.ip().is_loopback() {
             unpaced(&stream);
         }
+        unclamp(&stream);
         let sndbuf = getsockopt(&stream, sockopt::SndBuf)?;
         self.watch(flow, stream, None, sndbuf as u32)
     }
@@ -152,6 +153,8 @@ impl HostSockets {
         }
         if far {
             set_caps(&fd, caps);
+        } else {
+            unclamp(&fd);
         }
         // Registered only now: an unconnected socket reports a hang-up.
         self.watch(flow, TcpStream::from(fd), Some(to), caps.sndbuf).map_err(|e| map_io(&e))
@@ -290,7 +293,18 @@ fn unpaced(socket: &impl AsFd) {
 fn set_caps(socket: &impl AsFd, caps: HostCaps) {
     let _ = setsockopt(socket, sockopt::SndBuf, &((caps.sndbuf / KERNEL_DOUBLES) as usize));
     let _ = setsockopt(socket, sockopt::RcvBuf, &((caps.rcvbuf / KERNEL_DOUBLES) as usize));
+    unclamp(socket);
 }
+
+/// A connection's window stays below what the buffer was when it began (tcp_connect_init, tcp_openreq_init_rwin) or
+/// when the size of arriving segments last changed (tcp_measure_rcv_mss), though the buffer is larger now. The buffer
+/// is to be the limit, nothing else.
+fn unclamp(socket: &impl AsFd) {
+    let _ = sys::set_window_clamp(socket.as_fd(), WINDOW_MAX);
+}
+
+/// The largest window TCP can express (RFC 7323 section 2.3).
+const WINDOW_MAX: u32 = 1 << 30;
 
 fn map_io(error: &io::Error) -> HostError {
     map(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))

@@ -17,7 +17,7 @@ use crate::token;
 
 /// Frames and bytes taken from one device in one turn: small enough that what was read is still in the cache when it
 /// is relayed, and that no other container waits long; large enough that the turn's fixed cost does not show.
-const FRAMES_PER_TURN: usize = 128;
+const FRAMES_PER_TURN: usize = 32;
 const BYTES_PER_TURN: usize = 512 << 10;
 
 const ACCEPTS_PER_TURN: usize = 16;
