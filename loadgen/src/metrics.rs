@@ -1,4 +1,5 @@
-//! The numbers of an arm that are worth following from run to run, each with its unit and its better direction. Exports,
+//! The numbers of an arm that are worth following from run to run, each with its unit and its better direction.
+//! Exports,
 //! `compare` and `explain` all know them by these keys.
 
 use crate::plan::{CONTENDED, Role, SOLO};

@@ -1,5 +1,5 @@
-//! Every file of a run read again by rules other than those it was written by: the schemas, and the parsers of the tools
-//! that the files are for.
+//! Every file of a run read again by rules other than those it was written by: the schemas, and the parsers of the
+//! tools that the files are for.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

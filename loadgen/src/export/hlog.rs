@@ -1,8 +1,8 @@
 //! `latency.hlog`: the HdrHistogram interval log, as HistogramLogProcessor and its kin read it.
 //!
-//! Readers take deflated V2 histograms only; they look at untagged lines unless told otherwise, so those are all victims
-//! of the last arm that is a subject, added up, and every container of every arm follows under a tag. Tags hold neither
-//! commas nor spaces. The library writes neither the version line nor the legend, which some readers look for.
+//! Readers take deflated V2 histograms only; they look at untagged lines unless told otherwise, so those are all
+//! victims of the last arm that is a subject, added up, and every container of every arm follows under a tag. Tags hold
+//! neither commas nor spaces. The library writes neither the version line nor the legend, which some readers look for.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

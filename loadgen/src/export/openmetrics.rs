@@ -1,8 +1,8 @@
 //! `metrics.prom`: OpenMetrics text for a Prometheus text-file collector or a push gateway.
 //!
-//! Gauges for an arm's metrics, a coarse histogram of the victims' responses a phase, and gauges a container while there
-//! are few of them: a series each for thousands would be somebody's bill. No counters and no timestamps: the numbers are
-//! of one run that is over, and the older Prometheus format reads the same lines.
+//! Gauges for an arm's metrics, a coarse histogram of the victims' responses a phase, and gauges a container while
+//! there are few of them: a series each for thousands would be somebody's bill. No counters and no timestamps: the
+//! numbers are of one run that is over, and the older Prometheus format reads the same lines.
 
 use std::fmt::Write as _;
 

@@ -1,5 +1,6 @@
-//! Samples of a phase by the second in which they became known: what interval logs are made of, and what statistics over
-//! the inside of a run resample, because neighbouring samples are not independent and neighbouring seconds nearly are.
+//! Samples of a phase by the second in which they became known: what interval logs are made of, and what statistics
+//! over the inside of a run resample, because neighbouring samples are not independent and neighbouring seconds nearly
+//! are.
 
 use std::collections::BTreeMap;
 

@@ -84,7 +84,8 @@ mod tests {
         assert!((a - b).abs() < 1e-9, "{a} is not {b}");
     }
 
-    /// Known least probabilities: 6 pairs 0.03125, 5 pairs 0.0625; groups of 3, 4, 5 and 6: 0.1, 0.0286, 0.0079, 0.0022.
+    /// Known least probabilities: 6 pairs 0.03125, 5 pairs 0.0625; groups of 3, 4, 5 and 6: 0.1, 0.0286, 0.0079,
+    /// 0.0022.
     #[test]
     fn the_least_probabilities_are_the_known_ones() {
         near(signed_rank(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), 0.03125);

@@ -26,9 +26,9 @@ pub(crate) struct Log {
     pub(crate) lines: Vec<LogLine>,
 }
 
-/// By the rules of Java's HistogramLogReader: tokens end at commas, white space and line ends; a comment is a token that
-/// begins with `#`; the legend one that begins with `"StartTimestamp"`; a tag is `Tag=`; then three numbers and the
-/// histogram.
+/// By the rules of Java's HistogramLogReader: tokens end at commas, white space and line ends; a comment is a token
+/// that begins with `#`; the legend one that begins with `"StartTimestamp"`; a tag is `Tag=`; then three numbers and
+/// the histogram.
 pub(crate) fn java_log(text: &str) -> Log {
     let mut log = Log::default();
     for line in text.lines() {
