@@ -18,6 +18,7 @@ use crate::seq::Seq;
 pub(crate) mod congestion;
 mod input;
 mod output;
+mod pmtu;
 pub(crate) mod rcv;
 mod rtt;
 pub(crate) mod snd;
