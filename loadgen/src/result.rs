@@ -201,6 +201,19 @@ pub struct ProbePhase {
     /// The same of those that did not come back: what is known of each from below. Empty where there are none.
     #[serde(default)]
     pub hdr_missing: String,
+    /// Both of them by the second in which they became known, that of what never came back being the last of its
+    /// phase. Seconds without a sample are left out.
+    #[serde(default)]
+    pub intervals: Vec<IntervalHdr>,
+}
+
+/// The samples that became known in one interval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntervalHdr {
+    /// Since the start of the run.
+    pub start_ns: u64,
+    pub length_ns: u64,
+    pub hdr: String,
 }
 
 /// A latency without censoring: what it is taken of has happened.

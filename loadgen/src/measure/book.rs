@@ -7,18 +7,13 @@
 
 use std::collections::BTreeMap;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use hdrhistogram::Histogram;
-use hdrhistogram::serialization::{Deserializer, Serializer as _, V2DeflateSerializer};
 use skbudget_controller::Instant;
 use skbudget_stack::sim::Observer;
 
+use super::blocks::Blocks;
+use crate::hdr::{self, Counts};
 use crate::plan::Phase;
 use crate::result::{Latency, ProbePhase, Quantile, SpectrumRow};
-
-/// Counts are 32 bits wide: a phase of a billion requests is none.
-pub type Counts = Histogram<u32>;
 
 /// How fine the histograms are. Many containers have coarse ones, or they would be what fills the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +26,7 @@ pub enum Digits {
 
 impl Digits {
     /// Up to 60 s in nanoseconds.
-    fn histogram(self) -> Counts {
+    pub(super) fn histogram(self) -> Counts {
         let (low, digits) = match self {
             Self::Three => (1, 3),
             Self::Two => (1000, 2),
@@ -62,13 +57,7 @@ impl Tally {
     }
     /// Adds an encoded histogram to this one. It may be coarser.
     fn absorb(&mut self, encoded: &str) -> Result<(), String> {
-        if encoded.is_empty() {
-            return Ok(());
-        }
-        let bytes = STANDARD.decode(encoded).map_err(|e| e.to_string())?;
-        let counts: Counts = Deserializer::new()
-            .deserialize(&mut bytes.as_slice())
-            .map_err(|e| format!("histogram: {e}"))?;
+        let Some(counts) = hdr::decode(encoded)? else { return Ok(()) };
         let sum = self.counts.get_or_insert_with(|| self.digits.histogram());
         sum.add(&counts).map_err(|e| format!("histogram: {e}"))
     }
@@ -92,6 +81,7 @@ pub struct Book {
     missing: Tally,
     service: Tally,
     lag: Tally,
+    blocks: Blocks,
     intended: u64,
     in_deadline: u64,
     outstanding: u64,
@@ -117,6 +107,7 @@ impl Book {
             missing: tally(),
             service: tally(),
             lag: tally(),
+            blocks: Blocks::new(digits),
             intended: 0,
             in_deadline: 0,
             outstanding: 0,
@@ -127,10 +118,16 @@ impl Book {
         }
     }
 
-    fn complete(&mut self, ns: u64, deadline_ns: u64) {
+    fn complete(&mut self, ns: u64, deadline_ns: u64, now_ns: u64) {
         self.saturated += u64::from(ns > HIGHEST_NS);
         self.completed.record(ns);
+        self.blocks.record(ns, now_ns);
         self.in_deadline += u64::from(ns <= deadline_ns);
+    }
+
+    fn miss(&mut self, at_least_ns: u64, now_ns: u64) {
+        self.missing.record(at_least_ns);
+        self.blocks.record(at_least_ns, now_ns);
     }
 
     /// Exact, where the histogram only knows the bucket.
@@ -189,8 +186,9 @@ impl Book {
             spectrum: all.map(|a| spectrum(&a, self.max_ns())).unwrap_or_default(),
             service: self.service.latency(),
             lag: self.lag.latency(),
-            hdr: self.completed.counts.as_ref().map(encode).unwrap_or_default(),
-            hdr_missing: self.missing.counts.as_ref().map(encode).unwrap_or_default(),
+            hdr: self.completed.counts.as_ref().map(hdr::encode).unwrap_or_default(),
+            hdr_missing: self.missing.counts.as_ref().map(hdr::encode).unwrap_or_default(),
+            intervals: self.blocks.all(),
         }
     }
 
@@ -215,17 +213,10 @@ impl Book {
             sum.shed += p.shed;
             sum.failed += p.failed;
             sum.saturated += p.saturated;
+            sum.blocks.absorb(&p.intervals)?;
         }
         Ok(sum.summary())
     }
-}
-
-/// Base64 of the compressed V2 form, which every HdrHistogram reads.
-fn encode(counts: &Counts) -> String {
-    let mut bytes = Vec::new();
-    // Writing to memory does not fail.
-    let _ = V2DeflateSerializer::new().serialize(counts, &mut bytes);
-    STANDARD.encode(bytes)
 }
 
 fn spectrum(all: &Counts, max_ns: u64) -> Vec<SpectrumRow> {
@@ -302,7 +293,7 @@ impl ProbeLog {
     pub fn complete(&mut self, id: u64, now_ns: u64) {
         if let Some(r) = self.open.remove(&id) {
             let book = &mut self.books[r.phase];
-            book.complete(now_ns.saturating_sub(r.intended_ns), self.deadline_ns);
+            book.complete(now_ns.saturating_sub(r.intended_ns), self.deadline_ns, now_ns);
             if let Some(sent) = r.sent_ns {
                 book.service.record(now_ns.saturating_sub(sent));
             }
@@ -311,9 +302,9 @@ impl ProbeLog {
 
     fn miss(&mut self, id: u64, count: fn(&mut Book) -> &mut u64) {
         if let Some(r) = self.open.remove(&id) {
-            let bound = self.phases[r.phase].end_ns.saturating_sub(r.intended_ns);
+            let end = self.phases[r.phase].end_ns;
             *count(&mut self.books[r.phase]) += 1;
-            self.books[r.phase].missing.record(bound);
+            self.books[r.phase].miss(end.saturating_sub(r.intended_ns), end);
         }
     }
 
@@ -325,9 +316,10 @@ impl ProbeLog {
         for id in late {
             if let Some(r) = self.open.remove(&id) {
                 self.books[phase].outstanding += 1;
-                self.books[phase].missing.record(now_ns.saturating_sub(r.intended_ns));
+                self.books[phase].miss(now_ns.saturating_sub(r.intended_ns), now_ns);
             }
         }
+        self.books[phase].blocks.end();
     }
 
     pub fn books(&self) -> &[Book] {

@@ -129,3 +129,35 @@ fn merged_books_are_one_book() {
     assert_eq!((merged.p50, merged.p99, merged.max), (parts[2].p50, parts[2].p99, parts[2].max));
     assert_eq!(merged.spectrum, parts[2].spectrum);
 }
+
+/// Blocks and books hold the same samples, those that never came back included.
+#[test]
+fn blocks_add_up_to_the_phase() {
+    let phases = [phase(0, 2_500), phase(2_500, 4_000)];
+    let mut log = ProbeLog::new(&phases, 1_000 * MS);
+    for i in 0..4_000 {
+        log.intend(i, i * MS);
+        if i % 10 > 0 {
+            log.complete(i, i * MS + 400 * MS);
+        }
+        if i == 2_900 {
+            log.close(0, i * MS);
+        }
+    }
+    log.close(1, 4_400 * MS);
+    let of = |p: usize| log.books()[p].summary();
+    let starts = |p: &ProbePhase| p.intervals.iter().map(|i| i.start_ns / MS).collect::<Vec<_>>();
+    assert_eq!(starts(&of(0)), [0, 1000, 2000]);
+    let both = Book::merged([&of(0), &of(1)]).unwrap();
+    assert_eq!(starts(&both), [0, 1000, 2000, 3000, 4000]);
+    for p in [of(0), of(1), both] {
+        let sum = |texts: &[&String]| {
+            let mut sum = Digits::Three.histogram();
+            texts.iter().for_each(|t| sum.add(hdr::decode(t).unwrap().unwrap()).unwrap());
+            sum
+        };
+        let blocks = sum(&p.intervals.iter().map(|i| &i.hdr).collect::<Vec<_>>());
+        assert_eq!(blocks, sum(&[&p.hdr, &p.hdr_missing]));
+        assert_eq!(blocks.len(), p.intended);
+    }
+}
