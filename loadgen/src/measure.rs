@@ -3,5 +3,5 @@
 mod book;
 mod meter;
 
-pub use book::{Book, ProbeLog};
+pub use book::{Book, Counts, Digits, ProbeLog};
 pub use meter::{Meter, PhaseBytes};

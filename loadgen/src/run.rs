@@ -48,6 +48,7 @@ pub fn run(plan: &Plan, target: &dyn Target, control: Control<'_>) -> Result<Run
             os: std::env::consts::OS.to_owned(),
             cpus: thread::available_parallelism().map_or(1, |n| n.get() as u64),
         },
+        ..RunResult::default()
     })
 }
 

@@ -104,3 +104,28 @@ fn an_empty_book_has_no_percentile() {
     assert_eq!((s.p50, s.max, s.delivered_ppm), (None, None, None));
     assert!(s.spectrum.is_empty());
 }
+
+/// Encoded and merged, two books are the book of all their requests.
+#[test]
+fn merged_books_are_one_book() {
+    let phases = [phase(0, 10_000_000)];
+    let mut logs = [0, 1, 2].map(|_| ProbeLog::new(&phases, 1_000_000));
+    for i in 0..3000u64 {
+        for (n, log) in logs.iter_mut().enumerate() {
+            if n == 2 || i % 2 == n as u64 {
+                log.intend(i, i * 1000);
+                if i % 100 != 7 {
+                    log.complete(i, i * 1000 + 5000 + i * 31);
+                }
+            }
+        }
+    }
+    let parts = logs.each_mut().map(|log| {
+        log.close(0, 20_000_000);
+        log.books()[0].summary()
+    });
+    let merged = Book::merged(&parts[..2]).unwrap();
+    assert_eq!(merged.intended, 3000);
+    assert_eq!((merged.p50, merged.p99, merged.max), (parts[2].p50, parts[2].p99, parts[2].max));
+    assert_eq!(merged.spectrum, parts[2].spectrum);
+}
