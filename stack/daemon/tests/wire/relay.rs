@@ -3,7 +3,7 @@
 //!
 //! What happens to a frame is decided by the simulator's own `Link`: the n-th TCP frame of a direction has the same
 //! fate in every run of a seed, whoever sends it. Other frames (ARP, neighbour discovery) are delayed and nothing else.
-//! Devices must be plain: a super-frame would be one loss instead of forty, so one is counted as `oversized` and dropped.
+//! Devices must be plain: a super-frame would be one loss instead of forty, so it is dropped and counted.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
