@@ -85,7 +85,7 @@ fn a_descriptor_handed_in_is_recognised() {
         let dup = tap.as_fd().try_clone_to_owned().unwrap();
         assert_eq!(Tap::from_fd(dup).unwrap().offload(), offload);
     }
-    let null = std::fs::File::open("/dev/null").unwrap();
+    let null = File::open("/dev/null").unwrap();
     assert!(Tap::from_fd(null.into()).is_err());
 }
 
