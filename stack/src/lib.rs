@@ -22,6 +22,8 @@ mod counters;
 mod demux;
 mod egress;
 mod flow;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod icmp;
 mod ingress;
 pub mod io;

@@ -192,7 +192,7 @@ fn overlap_repetition_and_lies_as_the_naive_table_says() {
             let mut f = fragment(id, &whole, from, (from + len).min(size));
             match rng.below(60) {
                 0 => f.payload = &other[from..from + len],
-                1 => f.more = !f.more && f.payload.len() % 8 == 0,
+                1 => f.more = !f.more && f.payload.len().is_multiple_of(8),
                 _ => {}
             }
             if f.payload.is_empty() || (f.more && !f.payload.len().is_multiple_of(8)) {
