@@ -7,7 +7,9 @@ use std::sync::atomic::AtomicBool;
 
 use clap::{Parser, Subcommand};
 
+use crate::commands;
 use crate::exit::{Exit, Failure};
+use crate::export;
 use crate::interrupt;
 use crate::report::table;
 use crate::run;
@@ -42,11 +44,8 @@ enum Command {
     List,
     #[command(name = crate::target::tap::SUBCOMMAND, hide = true)]
     Agent,
-    /// Say what a metric or an exit code means
-    Explain {
-        /// Leave out to list the topics
-        topic: Option<String>,
-    },
+    #[command(flatten)]
+    OfResults(commands::Command),
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,6 +62,8 @@ struct Options {
     /// Print result.json instead of the table
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    outputs: commands::Outputs,
 }
 
 /// Everything but the process: returns the exit code.
@@ -97,7 +98,7 @@ fn dispatch(command: Command) -> Result<u8, Failure> {
         }
         Command::List => print(&list()),
         Command::Agent => target::tap::agent_main().map(|()| 0).map_err(Failure::Io),
-        Command::Explain { topic } => print(&crate::report::explain::explain(topic.as_deref())?),
+        Command::OfResults(command) => commands::dispatch(command),
     }
 }
 
@@ -121,10 +122,10 @@ fn scenario(
     std::fs::create_dir_all(&out).map_err(|e| Failure::io(out.display(), e))?;
 
     let result = run::run(&plan, target.as_ref(), Control { stop })?;
-    run::write_out(&out, &result)?;
+    options.outputs.write(&out, &result)?;
     let line = table::verdict_line(&result, &out.display().to_string());
     if options.json {
-        print(&run::to_json(&result)?)?;
+        print(&export::json::result(&result)?)?;
         let _ = writeln!(std::io::stderr(), "{line}");
     } else {
         print(&format!("{}\n{line}\n", table::render(&result)))?;
@@ -146,7 +147,8 @@ fn list() -> String {
     s
 }
 
-fn print(text: &str) -> Result<u8, Failure> {
+/// Prints; the exit code is that of success.
+pub(crate) fn print(text: &str) -> Result<u8, Failure> {
     // A reader that went away (a pager, head) is no failure of ours.
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::io("stdout", e)),

@@ -76,6 +76,7 @@ pub fn judge(arms: &[ArmResult], limits: Thresholds, share: bool) -> (Vec<GateRe
         match arm.role {
             ArmRole::Control => control(&mut bench),
             ArmRole::Subject => subject(&mut bench, limits),
+            ArmRole::Baseline => {}
         }
     }
     let verdict = verdict(&gates);

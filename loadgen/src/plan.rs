@@ -4,29 +4,36 @@ use serde::{Deserialize, Serialize};
 use skbudget_controller::{Rules, SockLimits};
 
 /// Which memory a container draws on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
     /// One budget for all of them.
     Shared,
     /// One each.
+    #[default]
     Container,
+    /// One each, without a limit.
+    Off,
 }
 
 /// What an arm is there for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ArmRole {
     /// Must starve, or the load proves nothing.
     Control,
     /// Must not.
+    #[default]
     Subject,
+    /// Is there to be compared with; neither is expected of it.
+    Baseline,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RuleSet {
     Linux,
+    #[default]
     Strict,
 }
 
@@ -53,9 +60,10 @@ pub struct ArmPlan {
     pub rules: RuleSet,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
+    #[default]
     Victim,
     Hog,
 }

@@ -137,7 +137,9 @@ fn icmp<'a>(config: &ContainerConfig, packet: &Ipv4Packet<&'a [u8]>) -> Ingress<
     let Ok((Icmpv4Repr::EchoRequest { ident, seq_no, data }, _)) = parsed else {
         return Ingress::Drop(Stat::DropIcmp);
     };
-    if dst != config.gateway_ip && dst != config.dns_ip {
+    // The reply is as long as the request, and no guest takes a packet larger than its MTU.
+    let fits = packet.total_len() <= config.mtu;
+    if dst != config.gateway_ip && dst != config.dns_ip || !fits {
         return Ingress::Drop(Stat::DropIcmp);
     }
     let reply = Icmpv4Repr::EchoReply { ident, seq_no, data };

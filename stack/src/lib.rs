@@ -21,6 +21,8 @@ mod counters;
 mod demux;
 mod egress;
 mod flow;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod ingress;
 pub mod io;
 mod parked;

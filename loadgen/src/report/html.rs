@@ -2,11 +2,12 @@
 
 use minijinja::{Environment, Value, context};
 
+use super::pick::worst;
 use super::svg::{Band, Chart, Mark, Scale, Series, steps};
 use super::table;
 use crate::exit::Failure;
 use crate::plan::{CONTENDED, Role, SOLO};
-use crate::result::{ArmResult, ContainerResult, RunResult};
+use crate::result::{ArmResult, RunResult};
 use crate::units::{bytes, rate};
 
 const TEMPLATE: &str = include_str!("report.html.jinja");
@@ -59,12 +60,6 @@ fn shown_budgets(arm: &ArmResult) -> Vec<usize> {
     let mut shown: Vec<usize> = hog.into_iter().chain(worst(arm).map(|c| c.budget)).collect();
     shown.dedup();
     shown
-}
-
-fn worst(arm: &ArmResult) -> Option<&ContainerResult> {
-    let contended =
-        |c: &ContainerResult| c.phases[CONTENDED].up_bytes + c.phases[CONTENDED].down_bytes;
-    arm.containers.iter().filter(|c| c.role == Role::Victim).min_by_key(|c| contended(c))
 }
 
 fn seconds(ns: u64) -> f64 {

@@ -22,6 +22,7 @@ fn sample() -> RunResult {
         gates: Vec::new(),
         verdict: Verdict { word: "PASS".to_owned(), exit: 0, gates: 0, failed: 0 },
         meta: Meta::default(),
+        ..RunResult::default()
     }
 }
 

@@ -71,7 +71,7 @@ pub(super) fn cells(result: &RunResult) -> (String, Vec<TextRow>) {
     (headline(result).replace('\n', " "), rows(result).into_iter().map(text).collect())
 }
 
-fn headline(result: &RunResult) -> String {
+pub(crate) fn headline(result: &RunResult) -> String {
     let count = |role| {
         result.arms.first().map_or(0, |a| a.containers.iter().filter(|c| c.role == role).count())
     };
@@ -185,13 +185,13 @@ fn cpu(arm: &ArmResult) -> String {
 fn none() -> String {
     "-".to_owned()
 }
-pub(super) fn quantile(q: Quantile) -> String {
+pub(crate) fn quantile(q: Quantile) -> String {
     format!("{}{}", if q.at_least { ">= " } else { "" }, time(q.ns))
 }
-pub(super) fn percent(ppm: u64) -> String {
+pub(crate) fn percent(ppm: u64) -> String {
     format!("{}.{:02} %", ppm / 10_000, ppm % 10_000 / 100)
 }
-pub(super) fn times(milli: u64) -> String {
+pub(crate) fn times(milli: u64) -> String {
     format!("{}.{:02}x", milli / 1000, milli % 1000 / 10)
 }
 fn index(ppm: u64) -> String {

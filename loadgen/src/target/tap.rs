@@ -103,7 +103,7 @@ impl Stage {
         let daemon = Daemon::new(DaemonConfig::default()).map_err(|e| Failure::io("daemon", e))?;
         let mut stage = Self { actors: Vec::new(), daemon, servers, shared };
         let pool = match arm.isolation {
-            Isolation::Container => None,
+            Isolation::Container | Isolation::Off => None,
             Isolation::Shared => {
                 let config = budget(plan.pool_bytes(), plan, arm)?;
                 let id = stage.daemon.add_budget("pool", config);

@@ -14,7 +14,7 @@ use super::{Control, Target};
 use crate::exit::Failure;
 use crate::gate::Thresholds;
 use crate::plan::{ArmPlan, Plan, Role, RuleSet};
-use crate::result::{ArmResult, BudgetResult, ContainerPhase, ContainerResult, Fairness};
+use crate::result::{ArmResult, BudgetResult, ContainerPhase, ContainerResult};
 
 #[derive(Debug, Clone, Copy)]
 pub struct Virtual;
@@ -202,8 +202,7 @@ fn collect(world: &World, cast: &Cast, plan: &Plan, arm: &ArmPlan, samples: Samp
         rules: arm.rules,
         budgets: budgets.collect(),
         containers: players.map(|(p, peak)| container(world, cast, p, peak, plan)).collect(),
-        generator_lag_p99_ns: 0,
-        fairness: Fairness::default(),
+        ..ArmResult::default()
     }
 }
 
@@ -240,7 +239,9 @@ fn container(world: &World, cast: &Cast, p: &Player, peak: u64, plan: &Plan) -> 
         flows_total: stats.flows_total,
         corrupt: up.corrupt() + down.corrupt() + probe.corrupt() + world.host(p.node).corrupt(),
         broken: up.broken() + down.broken() + probe.broken() + Rc::clone(&p.sender).borrow().broken,
-        stack_cpu_ns: None,
+        wants_up: true,
+        wants_down: true,
+        ..ContainerResult::default()
     }
 }
 

@@ -5,7 +5,7 @@ use skbudget::stats::{Categories, ContainerReport, Meter, Stats};
 use super::{Actor, Stage};
 use crate::exit::Failure;
 use crate::plan::{ArmPlan, CONTENDED, Plan, RuleSet};
-use crate::result::{ArmResult, BudgetResult, ContainerPhase, ContainerResult, Fairness};
+use crate::result::{ArmResult, BudgetResult, ContainerPhase, ContainerResult};
 use crate::target::virt::named;
 use crate::traffic::{MeterReport, Report};
 
@@ -53,7 +53,8 @@ pub(super) fn arm_result(
         }
         containers.push(container(actor, here, report, samples, plan, arm, budget));
     }
-    let lag = reports.iter().map(|r| r.lag_p99_ns).max().unwrap_or(0);
+    let books = reports.iter().flat_map(|r| r.probe.iter().flatten());
+    let lag = books.filter_map(|p| p.lag.p99_ns).max().unwrap_or(0);
     Ok(ArmResult {
         name: arm.name.to_owned(),
         role: arm.role,
@@ -62,7 +63,7 @@ pub(super) fn arm_result(
         budgets,
         containers,
         generator_lag_p99_ns: lag,
-        fairness: Fairness::default(),
+        ..ArmResult::default()
     })
 }
 
@@ -159,5 +160,8 @@ fn container(
         corrupt: report.corrupt + up.corrupt,
         broken: report.broken,
         stack_cpu_ns: Some(between(CONTENDED, |c| c.cpu_ns)),
+        wants_up: true,
+        wants_down: true,
+        ..ContainerResult::default()
     }
 }

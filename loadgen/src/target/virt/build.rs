@@ -68,7 +68,7 @@ pub(super) fn cast(world: &mut World, plan: &Plan, arm: &ArmPlan) -> Result<Cast
         cast.budgets.push((id, "pool".to_owned()));
     }
     for (i, c) in plan.containers.iter().enumerate() {
-        if arm.isolation == Isolation::Container {
+        if arm.isolation != Isolation::Shared {
             let id = world.add_budget(budget(c.hard_bytes, plan, arm)?);
             cast.budgets.push((id, c.name.clone()));
         }
