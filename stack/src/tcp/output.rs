@@ -92,6 +92,7 @@ impl Tcb {
         seg.options.mss = Some(self.link.mss);
         seg.options.wscale = (offered || self.rcv.wscale > 0).then_some(super::WSCALE);
         seg.options.sack_permitted = self.sack;
+        seg.options.sack = [None; 3];
         seg.wnd = u16::try_from(self.rcv.wnd()).unwrap_or(u16::MAX);
         if !emit(&seg, &[]) {
             return None;

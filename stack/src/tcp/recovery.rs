@@ -1,11 +1,11 @@
 //! Repairing a loss, and taking it back.
 //!
 //! ```text
-//!                 RACK or third repeated ACK: something is lost
-//!        Open ───────────────────────────────────────────▶ Fast   what is lost goes out at the pace of
-//!         ▲ ▲  SND.UNA reaches what was SND.NXT │  │              what arrives (RFC 9937)
-//!         │ └────────────────────────────────────┘  │ timeout
-//!         └──────────────────────────────────────── Timeout        slow start from one segment (RFC 5681 section 3.1)
+//!             RACK or third repeated ACK: something is lost
+//!        Open ────────────────────────────────────▶ Fast      what is lost goes out at the pace of what arrives
+//!         ▲ ▲                                       │  │      (proportional rate reduction, RFC 9937)
+//!         │ └─ SND.UNA reaches what SND.NXT was ────┘  │ timeout
+//!         └──────────────────────────────────────── Timeout   slow start from one segment (RFC 5681 section 3.1)
 //! ```
 //!
 //! Either may turn out to be for nothing: the guest's timestamps show that an original arrived (Eifel, RFC 3522), or
