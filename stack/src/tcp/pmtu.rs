@@ -16,7 +16,7 @@ impl Tcb {
     pub(crate) fn on_path_mtu(&mut self, mtu: u32, ipv6: bool, seq: Seq) -> bool {
         let (headers, least) =
             if ipv6 { (HEADERS_V6, MTU_MIN_V6) } else { (HEADERS_V4, MTU_MIN_V4) };
-        let in_flight = seq.ge(self.snd.una) && seq.lt(self.snd.max);
+        let in_flight = seq.ge(self.snd.una()) && seq.lt(self.snd.nxt());
         let segment_max = mtu.max(least) - u32::from(headers);
         if !in_flight || !self.state.synchronized() || segment_max >= self.link.segment_max.into() {
             return false;
@@ -27,9 +27,8 @@ impl Tcb {
         let smaller = mss < self.snd.mss;
         self.snd.mss = mss;
         if smaller {
-            // Not lost to congestion: the window stays (RFC 8201 section 5.4).
-            self.snd.timed = None;
-            self.snd.nxt = self.snd.una;
+            // Not to congestion: the window stays (RFC 8201 section 5.4).
+            self.snd.board.lose(|_| true);
         }
         smaller
     }
