@@ -1,6 +1,6 @@
 //! A guest's end of one connection, spoken by hand.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use skbudget_stack::FlowId;
 
@@ -78,6 +78,18 @@ impl Peer {
         peer
     }
 
+    /// As `open_with`, to a guest whose ACKs take `ms` milliseconds.
+    pub(crate) fn open_far(rig: &mut Rig, hello: &Hello, ms: u64) -> Self {
+        let syn = hello.syn(40_000, 80);
+        rig.send(syn.clone());
+        let flow = *rig.host.connects.last().expect("a connect");
+        let syn_ack = one(rig.ready(flow, false, true));
+        assert_eq!(rig.pass_segs(ms), []);
+        let peer = Self::answering(flow, &syn, &syn_ack);
+        assert_eq!(rig.send(peer.pure_ack()), []);
+        peer
+    }
+
     /// What the guest knows after it was answered.
     pub(crate) fn answering(flow: FlowId, syn: &Seg, syn_ack: &Seg) -> Self {
         assert_eq!(syn_ack.ack, syn.seq.wrapping_add(1));
@@ -96,7 +108,7 @@ impl Peer {
 
     /// A published port: the stack opens, the guest accepts.
     pub(crate) fn accept(rig: &mut Rig, guest_port: u16) -> Self {
-        let from = SocketAddrV4::new(GATEWAY, 5555);
+        let from = SocketAddr::from((GATEWAY, 5555));
         let flow = rig.with_cx(|stack, cx| stack.on_accept(cx, guest_port, from)).expect("room");
         rig.host.socks.insert(flow, crate::rig::Sock { room: usize::MAX, ..Default::default() });
         rig.stack.on_host_ready(flow, skbudget_stack::Ready { readable: false, writable: true });
@@ -139,6 +151,13 @@ impl Peer {
 
     pub(crate) fn pure_ack(&self) -> Seg {
         self.blank()
+    }
+
+    /// An ACK that says which of the segments `said` the guest has behind holes, the latest first.
+    pub(crate) fn holes(&self, said: &[Seg], have: &[(usize, usize)]) -> Seg {
+        let end = |s: &Seg| s.seq.wrapping_add(s.data.len() as u32);
+        let sack = have.iter().map(|r| (said[r.0].seq, end(&said[r.1 - 1]))).collect();
+        Seg { sack, ..self.blank() }
     }
 
     /// The next bytes of the stream.
