@@ -3,9 +3,12 @@
 mod admission;
 mod close;
 mod data;
+mod fragments;
 mod handshake;
+mod ipv6;
 mod loss;
 mod malformed;
+mod ndp;
 mod peer;
 mod probe;
 mod publish;
