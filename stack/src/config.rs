@@ -10,6 +10,7 @@ use crate::flow::FLOW_BYTES;
 use crate::io::HostCaps;
 use crate::parked::LIST_BYTES;
 use crate::tcp::Link;
+use crate::tcp::congestion::Algorithm;
 
 /// Caps of a host socket at its floor: what the kernel grants at least (SOCK_MIN_SNDBUF) and room for one segment.
 /// Every admitted flow is charged this; more is charged when the flow is open and there is plenty (`relay`). A larger
@@ -49,6 +50,8 @@ pub struct ContainerConfig {
     pub secret: [u64; 2],
     /// Silence after which an established flow is probed.
     pub keepalive: Duration,
+    /// Congestion control towards the guest.
+    pub congestion: Algorithm,
 }
 
 /// Why the guest cannot reach an address.
@@ -80,6 +83,7 @@ impl ContainerConfig {
             flows_max: 65_536,
             secret,
             keepalive: Duration::from_secs(7200),
+            congestion: Algorithm::default(),
         }
     }
 
@@ -131,6 +135,7 @@ impl ContainerConfig {
             offload: self.offload,
             keepalive: self.keepalive,
             snd_target_max: wmem_max as usize,
+            congestion: self.congestion,
         }
     }
 

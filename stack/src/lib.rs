@@ -47,4 +47,5 @@ pub use config::ContainerConfig;
 pub use container::{Container, ContainerStats, FlowInfo, WakeKey};
 pub use io::{Close, Ctx, Device, FlowId, Host, HostCaps, HostError, Ready};
 pub use tap::Tap;
+pub use tcp::congestion::Algorithm;
 pub use vnet::VnetHdr;

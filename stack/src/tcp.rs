@@ -82,6 +82,7 @@ pub(crate) struct Link {
     pub(crate) keepalive: Duration,
     /// Largest send queue, bytes.
     pub(crate) snd_target_max: usize,
+    pub(crate) congestion: congestion::Algorithm,
 }
 
 #[derive(Debug)]
@@ -142,7 +143,7 @@ impl Tcb {
         let mss = u32::from(link.segment_max.min(MSS_DEFAULT));
         Self {
             state,
-            snd: Snd::new(iss, mss),
+            snd: Snd::new(iss, mss, link.congestion),
             rcv: Rcv::new(u32::from(link.mss), WSCALE),
             link,
             ts: None,
@@ -172,7 +173,7 @@ impl Tcb {
         let mss = options.mss.unwrap_or(MSS_DEFAULT).max(MSS_MIN).min(self.link.segment_max);
         let ts_len = if self.ts.is_some() { 12 } else { 0 };
         self.snd.mss = u32::from(mss.saturating_sub(ts_len).max(1));
-        self.snd.cc = congestion::Congestion::new(self.snd.mss);
+        self.snd.cc = congestion::Congestion::new(self.link.congestion, self.snd.mss, self.snd.iss);
     }
 
     /// The host side is connected: answer the SYN.

@@ -106,7 +106,7 @@ impl Tcb {
         let flight = snd.board.outstanding().min(snd.cc.cwnd);
         let before = snd.cc;
         if snd.recovery.phase == Phase::Open {
-            snd.cc.on_loss(flight, snd.mss);
+            snd.cc.on_loss(flight, snd.mss, true);
         }
         if snd.recovery.phase != Phase::Timeout {
             snd.recovery.begin(Phase::Timeout, before, nxt, pipe);
