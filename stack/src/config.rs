@@ -50,6 +50,8 @@ pub struct ContainerConfig {
     pub secret: [u64; 2],
     /// Silence after which an established flow is probed.
     pub keepalive: Duration,
+    /// Silence after which a flow that waits for an answer is given up (RFC 9293 section 3.9.1, RFC 1122's R2).
+    pub user_timeout: Duration,
     /// Congestion control towards the guest.
     pub congestion: Algorithm,
 }
@@ -83,6 +85,7 @@ impl ContainerConfig {
             flows_max: 65_536,
             secret,
             keepalive: Duration::from_secs(7200),
+            user_timeout: Duration::from_secs(900),
             congestion: Algorithm::default(),
         }
     }
@@ -134,6 +137,7 @@ impl ContainerConfig {
             segment_max,
             offload: self.offload,
             keepalive: self.keepalive,
+            user_timeout: self.user_timeout,
             snd_target_max: wmem_max as usize,
             congestion: self.congestion,
         }

@@ -26,6 +26,7 @@ pub mod fuzz;
 mod ingress;
 pub mod io;
 mod parked;
+mod persecond;
 mod relay;
 mod rxq;
 #[cfg(test)]

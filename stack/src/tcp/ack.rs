@@ -64,8 +64,7 @@ impl Tcb {
         }
         // RFC 5961 section 5.2: too old to be honest.
         if seg.ack.lt(self.snd.una() - self.snd.wnd_max) {
-            self.challenge(seg, mem);
-            return Err(Disposition::Continue);
+            return Err(self.challenge(seg, mem));
         }
         let fin_acked = self.snd.covers_fin(seg.ack);
         let old_wnd = self.snd.wnd;
