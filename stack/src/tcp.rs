@@ -20,6 +20,7 @@ mod board;
 pub(crate) mod congestion;
 mod input;
 mod output;
+mod pmtu;
 mod rack;
 pub(crate) mod rcv;
 mod recovery;

@@ -22,6 +22,8 @@ pub struct RunConfig {
     pub name: String,
     pub budget: BudgetConfig,
     pub container: ContainerConfig,
+    /// Without IPv6 there is no container.
+    pub needs_ipv6: bool,
     pub publish: Vec<PublishArg>,
     pub outbound_addr: Option<Ipv4Addr>,
     pub pcap: Option<PathBuf>,
@@ -47,6 +49,16 @@ impl RunConfig {
             Congestion::Cubic => Algorithm::Cubic,
             Congestion::Reno => Algorithm::Reno,
         };
+        match args.ipv6 {
+            Some(OnOff::Off) => container.ipv6 = None,
+            Some(OnOff::On) if container.ipv6.is_none() => {
+                return Err(Failure::usage(format!(
+                    "--ipv6 on: IPv6 needs an MTU of 1280 or more, --mtu is {}",
+                    args.mtu
+                )));
+            }
+            Some(OnOff::On) | None => {}
+        }
 
         // The reserve of a flow is at least the least it was promised.
         let before = container.sizes;
@@ -76,6 +88,7 @@ impl RunConfig {
             name: args.name.unwrap_or_else(|| format!("run-{pid}")),
             budget,
             container,
+            needs_ipv6: args.ipv6 == Some(OnOff::On),
             publish: args.publish,
             outbound_addr: args.outbound_addr,
             pcap: args.pcap,
@@ -179,6 +192,19 @@ mod tests {
         assert_eq!(
             config(&["--congestion", "reno"]).unwrap().container.congestion,
             Algorithm::Reno
+        );
+    }
+
+    #[test]
+    fn ipv6_is_on_where_the_mtu_allows_for_it() {
+        let ipv6 = |args: &[&str]| config(args).unwrap().container.ipv6.is_some();
+        assert!(ipv6(&[]) && ipv6(&["--mtu", "1280"]) && ipv6(&["--ipv6", "on"]));
+        assert!(!ipv6(&["--ipv6", "off"]) && !ipv6(&["--mtu", "1279"]));
+        let failure = config(&["--mtu", "1279", "--ipv6", "on"]).unwrap_err();
+        assert_eq!(failure.code, 2);
+        assert!(
+            failure.message.contains("--ipv6") && failure.message.contains("1280"),
+            "{failure}"
         );
     }
 

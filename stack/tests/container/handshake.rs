@@ -1,6 +1,6 @@
 //! How connections begin.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use skbudget_stack::{Close, HostError};
 
@@ -14,7 +14,7 @@ fn the_host_is_asked_before_the_guest_is_answered() {
     rig.host.outcome = None;
     assert_eq!(rig.send(Hello::default().syn(40_000, 80)), []);
     let flow = rig.host.connects[0];
-    assert_eq!(rig.sock(flow).to, Some(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 80)));
+    assert_eq!(rig.sock(flow).to, Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 80))));
     assert_eq!(rig.state(flow), "CONNECTING");
     // Still under way: an edge without an outcome, and the guest's SYN again, change nothing.
     assert_eq!(rig.ready(flow, false, true), []);
@@ -173,7 +173,7 @@ fn addresses_of_the_subnet_that_nobody_has_are_unreachable() {
     rig.frame(&to(Ipv4Addr::new(93, 184, 216, 34)).frame());
     rig.turn();
     let flow = rig.host.connects[0];
-    assert_eq!(rig.sock(flow).to.unwrap().ip(), &Ipv4Addr::new(93, 184, 216, 34));
+    assert_eq!(rig.sock(flow).to.unwrap().ip(), IpAddr::from([93, 184, 216, 34]));
 }
 
 #[test]

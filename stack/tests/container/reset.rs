@@ -86,7 +86,7 @@ fn in_every_state_that_has_a_window() {
 fn a_refusal_of_our_syn_must_acknowledge_it() {
     let mut rig = Rig::new();
     rig.send(Seg { flags: RST, ..Hello::default().syn(1, 1) });
-    let from = std::net::SocketAddrV4::new(crate::rig::GATEWAY, 5555);
+    let from = (crate::rig::GATEWAY, 5555).into();
     let flow = rig.with_cx(|stack, cx| stack.on_accept(cx, 8080, from)).unwrap();
     rig.host.socks.insert(flow, crate::rig::Sock { room: usize::MAX, ..Default::default() });
     let syn = one(segs(rig.turn()));
@@ -105,7 +105,7 @@ fn a_refusal_of_our_syn_must_acknowledge_it() {
 fn a_syn_ack_of_another_connection_is_reset() {
     let mut rig = Rig::new();
     rig.send(Seg { flags: RST, ..Hello::default().syn(1, 1) });
-    let from = std::net::SocketAddrV4::new(crate::rig::GATEWAY, 5555);
+    let from = (crate::rig::GATEWAY, 5555).into();
     let flow = rig.with_cx(|stack, cx| stack.on_accept(cx, 8080, from)).unwrap();
     rig.host.socks.insert(flow, crate::rig::Sock { room: usize::MAX, ..Default::default() });
     let syn = one(segs(rig.turn()));

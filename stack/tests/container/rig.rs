@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use skbudget_stack::controller::{
     Budget, BudgetConfig, Counter, Instant, Limits, MemberStats, Rules, SockLimits,
@@ -20,7 +20,7 @@ pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 /// One host socket.
 #[derive(Debug, Default)]
 pub(crate) struct Sock {
-    pub(crate) to: Option<SocketAddrV4>,
+    pub(crate) to: Option<SocketAddr>,
     /// `None`: connect(2) is under way.
     pub(crate) outcome: Option<Result<(), HostError>>,
     /// What the host has to say, and whether it ends after it.
@@ -53,7 +53,7 @@ impl FakeHost {
 }
 
 impl Host for FakeHost {
-    fn connect(&mut self, flow: FlowId, to: SocketAddrV4, caps: HostCaps) -> Result<(), HostError> {
+    fn connect(&mut self, flow: FlowId, to: SocketAddr, caps: HostCaps) -> Result<(), HostError> {
         self.connects.push(flow);
         let sock = Sock {
             to: Some(to),
