@@ -35,7 +35,7 @@ fn samples(peer: &Peer) -> Vec<(&'static str, Vec<u8>)> {
     let echo = [8, 0, 0xf7, 0xfb, 0, 1, 0, 3];
     let udp = [0x10, 0, 0x20, 0, 0, 12, 0, 0, 1, 2, 3, 4];
     let sack = vec![(peer.ack, peer.ack.wrapping_add(9))];
-    let v6 = Hello { v6: true, ..full.clone() };
+    let v6 = Hello { v6: true, ..full };
     let ask = [&[0; 4][..], &GATEWAY6.octets(), &[1, 1], &GUEST_MAC].concat();
     let routers = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
     let tcp = v6.syn(41_002, 81).frame()[54..].to_vec();

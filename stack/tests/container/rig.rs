@@ -8,8 +8,8 @@ use skbudget_stack::controller::{
     Budget, BudgetConfig, Counter, Instant, Limits, MemberStats, Rules, SockLimits,
 };
 use skbudget_stack::{
-    ChunkPool, Close, Container, ContainerConfig, Ctx, Device, FlowId, FlowInfo, Host, HostCaps,
-    HostError, Ready, VnetHdr, WakeKey,
+    Algorithm, ChunkPool, Close, Container, ContainerConfig, Ctx, Device, FlowId, FlowInfo, Host,
+    HostCaps, HostError, Ready, VnetHdr, WakeKey,
 };
 
 use crate::wire::{Seg, Sent, sent};
@@ -152,6 +152,7 @@ pub(crate) struct Setup {
     pub(crate) sock: SockLimits,
     pub(crate) secret: [u64; 2],
     pub(crate) start: Instant,
+    pub(crate) congestion: Algorithm,
 }
 
 impl Default for Setup {
@@ -165,6 +166,7 @@ impl Default for Setup {
             sock: SockLimits::default(),
             secret: [7, 11],
             start: Instant::from_millis(1000),
+            congestion: Algorithm::default(),
         }
     }
 }
@@ -197,7 +199,8 @@ impl Rig {
         };
         let mut budget = Budget::new(config, None).unwrap();
         let (mtu, offload) = (setup.mtu, setup.offload);
-        let container = ContainerConfig::new(mtu, offload, Some(setup.hard), setup.secret);
+        let mut container = ContainerConfig::new(mtu, offload, Some(setup.hard), setup.secret);
+        container.congestion = setup.congestion;
         let member = budget.add_member(container.dev_queue_bytes).unwrap();
         let mut rig = Self {
             stack: Container::new(container, member),
