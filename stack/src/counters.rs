@@ -58,6 +58,14 @@ stats! {
     RetransSegs,
     TCPTimeouts,
     TCPFastRetrans,
+    /// Fast recoveries, by how the loss was seen.
+    TCPSackRecovery,
+    TCPRenoRecovery,
+    /// Recoveries that were for nothing, by what showed it.
+    TCPTSUndo,
+    TCPDSACKUndo,
+    TCPDSACKRecv,
+    TCPLossProbes,
     TCPWinProbe,
     TCPKeepAlive,
     TCPAbortOnTimeout,

@@ -15,14 +15,19 @@ use crate::counters::Stats;
 use crate::segment::{Flags, Options, Outgoing, Segment};
 use crate::seq::Seq;
 
+mod ack;
+mod board;
 pub(crate) mod congestion;
 mod input;
 mod output;
+mod rack;
 pub(crate) mod rcv;
+mod recovery;
 mod rtt;
 pub(crate) mod snd;
 pub(crate) mod state;
 mod timers;
+mod tlp;
 
 use rcv::Rcv;
 use snd::Snd;
@@ -90,8 +95,8 @@ pub(crate) struct Tcb {
     sack: bool,
     /// SYN (or SYN-ACK) is to be sent, first or again.
     syn_due: bool,
-    /// The segment at SND.UNA is to be sent again.
-    rexmit_due: bool,
+    /// A tail loss probe is to be sent.
+    tail_probe_due: bool,
     /// The persist timer ran out on a window that is open but small: send into it all the same.
     force_small: bool,
     /// A zero-window or keep-alive probe is to be sent.
@@ -143,7 +148,7 @@ impl Tcb {
             ts: None,
             sack: true,
             syn_due: false,
-            rexmit_due: false,
+            tail_probe_due: false,
             force_small: false,
             probe_due: false,
             last_heard: now,
@@ -210,8 +215,8 @@ impl Tcb {
     /// An RST that the guest accepts, for a flow we give up.
     pub(crate) fn reset_segment(&self) -> Outgoing {
         Outgoing {
-            // Where the guest stands if all arrived; SND.NXT may have gone back.
-            seq: self.snd.max,
+            // Where the guest stands if all arrived.
+            seq: self.snd.nxt(),
             ack: self.rcv.nxt(),
             flags: Flags::RST_ACK,
             wnd: 0,
@@ -224,7 +229,7 @@ impl Tcb {
     pub(crate) fn time_wait_ack(&self, now: Instant) -> Outgoing {
         let ts = self.ts.map(|_| (self.ts_now(now), self.rcv.ts_recent));
         Outgoing {
-            seq: self.snd.max,
+            seq: self.snd.nxt(),
             ack: self.rcv.nxt(),
             flags: Flags::ACK,
             wnd: self.rcv.window_field(),
@@ -235,7 +240,7 @@ impl Tcb {
 
     pub(crate) fn time_wait_entry(&self) -> crate::timewait::Entry {
         crate::timewait::Entry {
-            snd_nxt: self.snd.max,
+            snd_nxt: self.snd.nxt(),
             rcv_nxt: self.rcv.nxt(),
             wnd: self.rcv.window_field(),
             ts: self.ts.map(|offset| (offset, self.rcv.ts_recent)),
@@ -250,7 +255,6 @@ impl Tcb {
 
     /// Our timestamp clock: milliseconds, offset per flow (RFC 7323 section 5.4).
     fn ts_now(&self, now: Instant) -> u32 {
-        let ms = (now.0 / 1_000_000) as u32;
-        ms.wrapping_add(self.ts.unwrap_or(0))
+        ack::ts_at(now, self.ts.unwrap_or(0))
     }
 }

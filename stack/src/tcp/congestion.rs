@@ -1,4 +1,5 @@
-//! NewReno (RFC 5681, RFC 6582). The link is a device queue on the same machine: loss is rare, windows decide.
+//! How much may be on its way: NewReno (RFC 5681). The link is a device queue on the same machine: loss is rare,
+//! windows decide.
 
 /// RFC 6928.
 const INITIAL_SEGMENTS: u32 = 10;
@@ -17,10 +18,10 @@ impl Congestion {
         Self { cwnd: INITIAL_SEGMENTS * mss, ssthresh: u32::MAX, counted: 0 }
     }
 
-    /// New data was acknowledged outside recovery. `flight` is what was outstanding before: a window that was not
-    /// used does not grow (RFC 7661's point, in its simplest form).
-    pub(crate) fn on_ack(&mut self, acked: u32, flight: u32, mss: u32, max: u32) {
-        if flight < self.cwnd / 2 {
+    /// New data was acknowledged outside recovery. `pipe` is what was on its way before: a window that was not used
+    /// does not grow (RFC 7661's point, in its simplest form).
+    pub(crate) fn on_ack(&mut self, acked: u32, pipe: u32, mss: u32, max: u32) {
+        if pipe < self.cwnd / 2 {
             return;
         }
         if self.cwnd < self.ssthresh {
@@ -35,29 +36,15 @@ impl Congestion {
         self.cwnd = self.cwnd.min(max.max(2 * mss));
     }
 
-    /// Third duplicate ACK.
-    pub(crate) fn on_fast_retransmit(&mut self, flight: u32, mss: u32) {
-        self.ssthresh = (flight / 2).max(2 * mss);
-        self.cwnd = self.ssthresh + 3 * mss;
-    }
-
-    /// RFC 6582 section 3.2 step 3: a partial ACK deflates the window by what it covers.
-    pub(crate) fn on_partial_ack(&mut self, acked: u32, mss: u32) {
-        self.cwnd = self.cwnd.saturating_sub(acked).saturating_add(mss).max(mss);
-    }
-
-    pub(crate) fn on_recovered(&mut self, mss: u32) {
-        self.cwnd = self.ssthresh.max(2 * mss);
+    /// Something was lost (RFC 5681 section 3.1, equation 4): how far the window goes down.
+    pub(crate) fn on_loss(&mut self, pipe: u32, mss: u32) {
+        self.ssthresh = (pipe / 2).max(2 * mss);
         self.counted = 0;
     }
 
-    pub(crate) fn inflate(&mut self, mss: u32) {
-        self.cwnd = self.cwnd.saturating_add(mss);
-    }
-
-    pub(crate) fn on_timeout(&mut self, flight: u32, mss: u32) {
-        self.ssthresh = (flight / 2).max(2 * mss);
-        self.cwnd = mss;
-        self.counted = 0;
+    /// It was not: back to `before`, but not below what came since (RFC 4015 section 3.2).
+    pub(crate) fn undo(&mut self, before: Self) {
+        let cwnd = self.cwnd.max(before.cwnd);
+        *self = Self { cwnd, ..before };
     }
 }

@@ -57,6 +57,8 @@ pub(crate) struct Rcv {
     pub(crate) pingpong: bool,
     /// The host took data since the last window computation.
     pub(crate) moved: bool,
+    /// What the guest sent twice: the first SACK block of the next ACK (RFC 2883 section 4).
+    pub(crate) duplicate: Option<(Seq, Seq)>,
 }
 
 impl Rcv {
@@ -82,6 +84,7 @@ impl Rcv {
             delack_at: None,
             pingpong: false,
             moved: false,
+            duplicate: None,
         }
     }
 
@@ -179,6 +182,21 @@ impl Rcv {
         self.ack_now = true;
     }
 
+    /// `len` bytes from `start` on came; those before RCV.NXT, or kept already, came twice. The first of a turn is
+    /// told.
+    pub(crate) fn note_duplicate(&mut self, start: Seq, len: usize) {
+        let nxt = self.nxt();
+        let end = start + len as u32;
+        let offset = start.diff(nxt);
+        let twice = if offset < 0 {
+            Some((start, if end.gt(nxt) { nxt } else { end }))
+        } else {
+            let from = self.q.nxt() + u64::from(offset.unsigned_abs());
+            self.q.has(from, from + len as u64).then_some((start, end))
+        };
+        self.duplicate = self.duplicate.or(twice);
+    }
+
     /// Segment with data arrived and was taken (at least in part).
     pub(crate) fn on_data(&mut self, bytes: u32, in_order: bool, now: Instant) {
         self.unacked = self.unacked.saturating_add(bytes);
@@ -223,6 +241,7 @@ impl Rcv {
         self.ack_now = false;
         self.delack_at = None;
         self.nomem = false;
+        self.duplicate = None;
     }
 
     /// The window field of the last segment that left.

@@ -78,6 +78,18 @@ impl Peer {
         peer
     }
 
+    /// As `open_with`, to a guest whose ACKs take `ms` milliseconds.
+    pub(crate) fn open_far(rig: &mut Rig, hello: &Hello, ms: u64) -> Self {
+        let syn = hello.syn(40_000, 80);
+        rig.send(syn.clone());
+        let flow = *rig.host.connects.last().expect("a connect");
+        let syn_ack = one(rig.ready(flow, false, true));
+        assert_eq!(rig.pass_segs(ms), []);
+        let peer = Self::answering(flow, &syn, &syn_ack);
+        assert_eq!(rig.send(peer.pure_ack()), []);
+        peer
+    }
+
     /// What the guest knows after it was answered.
     pub(crate) fn answering(flow: FlowId, syn: &Seg, syn_ack: &Seg) -> Self {
         assert_eq!(syn_ack.ack, syn.seq.wrapping_add(1));
@@ -139,6 +151,13 @@ impl Peer {
 
     pub(crate) fn pure_ack(&self) -> Seg {
         self.blank()
+    }
+
+    /// An ACK that says which of the segments `said` the guest has behind holes, the latest first.
+    pub(crate) fn holes(&self, said: &[Seg], have: &[(usize, usize)]) -> Seg {
+        let end = |s: &Seg| s.seq.wrapping_add(s.data.len() as u32);
+        let sack = have.iter().map(|r| (said[r.0].seq, end(&said[r.1 - 1]))).collect();
+        Seg { sack, ..self.blank() }
     }
 
     /// The next bytes of the stream.
