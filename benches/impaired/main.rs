@@ -1,8 +1,8 @@
 //! Goodput through a cable that loses frames: our stack against the guest's kernel, and two kernels against each other
 //! with the same congestion control, the same cable and the same fate of the n-th frame.
 //!
-//! `cargo bench -p skbudget-benches --bench impaired` as root: 10 seeds of 30 s for each cable and direction, which takes
-//! an hour and a half. `-- --seeds 3 --seconds 8 --at-once` is a first look. `--explain` samples what the sender's
+//! `cargo bench -p skbudget-benches --bench impaired` as root: 10 seeds of 30 s for each cable and direction, which
+//! takes 40 minutes. `-- --seeds 3 --seconds 8 --at-once` is a first look. `--explain` samples what the sender's
 //! congestion window did; `--capture DIR` keeps what the guest said and heard.
 
 #[path = "../../stack/daemon/tests/wire/bench.rs"]

@@ -29,7 +29,10 @@ fn flood(kind: Kind, count: u64, per_second: u64) -> Scene {
     let said = scene.world.with_guest(attacker, |raw: &mut Raw<Attack>| raw.plot.said);
     scene.assert_within_limits();
     let (alone, beside) = (alone(until), scene.neighbours_p99());
-    println!("{kind:?}: {said} segments, peak {} of {HARD}, p99 {alone:?} -> {beside:?}", scene.peak());
+    println!(
+        "{kind:?}: {said} segments, peak {} of {HARD}, p99 {alone:?} -> {beside:?}",
+        scene.peak()
+    );
     assert!(said * 2 > count, "{said} of {count} hostile segments were said");
     assert!(beside <= alone.mul_f64(1.2), "the neighbour's p99: {beside:?}, alone {alone:?}");
     scene
@@ -41,7 +44,8 @@ fn a_million_spoofed_syns() {
     // Half of them were not the guest's to say; of the others as many were begun as there is memory for.
     let spoofed = scene.stat("DropSource");
     assert!((480_000..520_000).contains(&spoofed), "{spoofed}");
-    assert!(scene.stat("PassiveOpens") > 400);
+    let opens = scene.stat("PassiveOpens");
+    assert!(opens > 400, "{opens} were begun");
     // Connections that nobody answers end by themselves, but for those whose host never answers either.
     let later = scene.world.now() + Duration::from_secs(600);
     scene.world.run_until(later);

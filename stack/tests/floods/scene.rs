@@ -122,7 +122,10 @@ impl Scene {
             let probe = probe.borrow();
             assert_eq!(probe.lost, 0, "a neighbour that was cut off");
             // The last of them may be on their way.
-            assert!(probe.took.len() + 2 >= probe.intended.len(), "requests that were not answered");
+            assert!(
+                probe.took.len() + 2 >= probe.intended.len(),
+                "requests that were not answered"
+            );
             all.extend(&probe.took);
         }
         all.sort_unstable();
