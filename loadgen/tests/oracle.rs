@@ -2,7 +2,7 @@
 //! that must come of it.
 
 use std::cell::RefCell;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ fn probe(server: Server, seconds: u64) -> ProbePhase {
         response: 512,
         outstanding_max: 1 << 20,
     };
-    let to: SocketAddrV4 = "10.0.2.2:80".parse().unwrap();
+    let to: SocketAddr = "10.0.2.2:80".parse().unwrap();
     let app = Probe::new(plan, log.clone());
     world.with_guest(node, |guest: &mut SmolGuest| {
         guest.open(Instant(0), Open::Connect(to), Buffers::default(), Box::new(app));

@@ -1,6 +1,6 @@
 //! One container's stack, and the operations a script is made of.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use skbudget_controller::{Budget, BudgetConfig, Instant, Limits, Rules, SockLimits};
@@ -281,7 +281,7 @@ impl Bench {
     /// A client outside connects to a published port.
     pub(super) fn accept(&mut self, script: &mut Script<'_>) {
         let port = 40_000 + u16::from(script.below(PORTS));
-        let from = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 5555);
+        let from = SocketAddr::from(([192, 0, 2, 1], 5555));
         if !self.stack.can_accept(&self.budget) {
             return;
         }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::io::IoSlice;
 
 use smoltcp::wire::{
-    ArpPacket, EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, TcpPacket,
+    ArpPacket, EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet,
+    TcpPacket,
 };
 
 use super::host::host_byte;
@@ -44,27 +45,41 @@ impl Checked {
         let ip = Ipv4Packet::new_checked(bytes).expect("a whole packet");
         assert!(ip.verify_checksum());
         assert_eq!(usize::from(ip.total_len()), bytes.len(), "nothing behind");
+        self.packet(vnet, bytes.len());
+        if ip.next_header() == IpProtocol::Tcp {
+            let addrs = [ip.src_addr().into(), ip.dst_addr().into()];
+            self.tcp(vnet, 20, addrs, ip.payload());
+        }
+    }
+
+    fn ipv6(&mut self, vnet: &VnetHdr, bytes: &[u8]) {
+        let ip = Ipv6Packet::new_checked(bytes).expect("a whole packet");
+        assert_eq!(40 + usize::from(ip.payload_len()), bytes.len(), "nothing behind");
+        self.packet(vnet, bytes.len());
+        if ip.next_header() == IpProtocol::Tcp {
+            let addrs = [ip.src_addr().into(), ip.dst_addr().into()];
+            self.tcp(vnet, 40, addrs, ip.payload());
+        }
+    }
+
+    fn packet(&self, vnet: &VnetHdr, len: usize) {
         if !self.offload {
             assert_eq!(*vnet, VnetHdr::default());
         }
         if vnet.gso_type == 0 {
-            assert!(bytes.len() <= self.mtu, "{} bytes at an MTU of {}", bytes.len(), self.mtu);
-        }
-        if ip.next_header() == IpProtocol::Tcp {
-            self.tcp(vnet, &ip);
+            assert!(len <= self.mtu, "{len} bytes at an MTU of {}", self.mtu);
         }
     }
 
-    fn tcp(&mut self, vnet: &VnetHdr, ip: &Ipv4Packet<&[u8]>) {
-        let tcp = TcpPacket::new_checked(ip.payload()).expect("a whole segment");
+    fn tcp(&mut self, vnet: &VnetHdr, ip: usize, addrs: [IpAddress; 2], bytes: &[u8]) {
+        let tcp = TcpPacket::new_checked(bytes).expect("a whole segment");
         if self.offload {
             assert_eq!(vnet.flags, F_NEEDS_CSUM);
-            let headers = 20 + usize::from(tcp.header_len());
+            let headers = ip + usize::from(tcp.header_len());
             let fits = headers + usize::from(vnet.gso_size) <= self.mtu;
             assert!(vnet.gso_type == 0 || vnet.gso_size > 0 && fits, "{vnet:?}");
         } else {
-            let (src, dst) = (IpAddress::Ipv4(ip.src_addr()), IpAddress::Ipv4(ip.dst_addr()));
-            assert!(tcp.verify_checksum(&src, &dst));
+            assert!(tcp.verify_checksum(&addrs[0], &addrs[1]));
         }
         let seq = tcp.seq_number().0.cast_unsigned();
         let peer = self.peers.entry((tcp.dst_port(), tcp.src_port())).or_default();
@@ -120,7 +135,8 @@ impl Device for Checked {
                 ArpPacket::new_checked(eth.payload()).expect("a whole packet");
             }
             EthernetProtocol::Ipv4 => self.ipv4(vnet, eth.payload()),
-            other => panic!("a frame of type {other}"),
+            EthernetProtocol::Ipv6 => self.ipv6(vnet, eth.payload()),
+            other @ EthernetProtocol::Unknown(_) => panic!("a frame of type {other}"),
         }
         true
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{IoSlice, IoSliceMut};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use crate::io::{Close, FlowId, Host, HostCaps, HostError};
 
@@ -51,7 +51,7 @@ impl ScriptHost {
 }
 
 impl Host for ScriptHost {
-    fn connect(&mut self, flow: FlowId, _: SocketAddrV4, _: HostCaps) -> Result<(), HostError> {
+    fn connect(&mut self, flow: FlowId, _: SocketAddr, _: HostCaps) -> Result<(), HostError> {
         let sock = Sock::new(None);
         assert!(self.socks.insert(flow, sock).is_none(), "an id is used once");
         match self.connect.take() {

@@ -1,6 +1,6 @@
 //! The worker in virtual time: one event heap, one order of things.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use skbudget_controller::{Budget, Instant, MemberId, Refusal};
 
@@ -317,7 +317,7 @@ impl World {
         &mut self,
         id: NodeId,
         guest_port: u16,
-        peer: SocketAddrV4,
+        peer: SocketAddr,
         server: Server,
         caps: HostCaps,
     ) -> Option<FlowId> {

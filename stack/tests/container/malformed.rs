@@ -117,13 +117,22 @@ fn ip_byte(at: usize, value: u8) -> impl Fn(&mut Vec<u8>) {
 fn each_reason_has_its_counter() {
     one_drop("DropShortFrame", |f| f.truncate(13));
     one_drop("DropEtherType", |f| f[12] = 0x88);
-    one_drop("DropIpv6", |f| f[12..14].copy_from_slice(&[0x86, 0xdd]));
+    one_drop("DropIpv6Header", |f| f[12..14].copy_from_slice(&[0x86, 0xdd]));
     one_drop("DropArp", |f| f[12..14].copy_from_slice(&[0x08, 0x06]));
     one_drop("DropIpv4Header", ip_byte(0, 0x65));
     one_drop("DropIpv4Header", ip_byte(2, 0xff));
     one_drop("DropIpv4Checksum", |f| f[24] ^= 1);
-    one_drop("DropFragment", ip_byte(6, 0x20));
-    one_drop("DropFragment", ip_byte(7, 0x01));
+    // Pieces of nothing: no multiple of eight, behind the end of any packet, and a TCP header cut in two.
+    one_drop("DropFragment", |f| {
+        f.truncate(f.len() - 1);
+        f[17] -= 1;
+        ip_byte(6, 0x20)(f);
+    });
+    one_drop("DropFragment", |f| {
+        f[21] = 0xff;
+        ip_byte(6, 0x1f)(f);
+    });
+    one_drop("DropFragmentTiny", ip_byte(7, 0x01));
     one_drop("DropSource", ip_byte(12, 11));
     one_drop("DropDestination", ip_byte(16, 224));
     one_drop("DropDestination", ip_byte(16, 127));

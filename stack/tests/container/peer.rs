@@ -1,6 +1,6 @@
 //! A guest's end of one connection, spoken by hand.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use skbudget_stack::FlowId;
 
@@ -108,7 +108,7 @@ impl Peer {
 
     /// A published port: the stack opens, the guest accepts.
     pub(crate) fn accept(rig: &mut Rig, guest_port: u16) -> Self {
-        let from = SocketAddrV4::new(GATEWAY, 5555);
+        let from = SocketAddr::from((GATEWAY, 5555));
         let flow = rig.with_cx(|stack, cx| stack.on_accept(cx, guest_port, from)).expect("room");
         rig.host.socks.insert(flow, crate::rig::Sock { room: usize::MAX, ..Default::default() });
         rig.stack.on_host_ready(flow, skbudget_stack::Ready { readable: false, writable: true });

@@ -1,7 +1,7 @@
 //! Makes a plan's containers, budgets, servers and applications in a world.
 
 use std::cell::RefCell;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -204,7 +204,7 @@ pub(super) fn raise_loads(world: &mut World, p: &Player, plan: &Plan, from: Inst
     let buffers = Buffers { rx: bytes, tx: bytes };
     world.with_guest(p.node, |guest: &mut SmolGuest| {
         for (at, port, app) in dials {
-            let to = SocketAddrV4::new(Ipv4Addr::new(10, 0, 2, 2), port);
+            let to = SocketAddr::from(([10, 0, 2, 2], port));
             guest.open(at, Open::Connect(to), buffers, app);
         }
     });

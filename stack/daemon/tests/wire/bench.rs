@@ -143,8 +143,15 @@ fn plain(
     gateway_mac: [u8; 6],
     mac: [u8; 6],
 ) -> (OwnedFd, OwnedFd) {
-    let guest =
-        GuestNet { ip, gateway, gateway_mac, mtu: MTU, txqueuelen: TXQUEUELEN, offload: false };
+    let guest = GuestNet {
+        ip,
+        gateway,
+        gateway_mac,
+        ipv6: None,
+        mtu: MTU,
+        txqueuelen: TXQUEUELEN,
+        offload: false,
+    };
     let netns = attach::create_netns().unwrap();
     let tap = attach::tap_into(netns.as_fd(), &guest).unwrap();
     attach::run_in(netns.as_fd(), || {
