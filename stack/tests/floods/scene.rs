@@ -182,6 +182,6 @@ fn probe(guest: &mut SmolGuest, i: u16, until: Instant) -> Rc<RefCell<Latencies>
     };
     let to = SocketAddrV4::new(Ipv4Addr::new(10, 0, 2, 2), RESPONDER);
     let app = Box::new(Probe::new(plan, latencies.clone()));
-    guest.open(Instant(0), Open::Connect(to), Buffers::default(), app);
+    guest.open(Instant(0), Open::Connect(to.into()), Buffers::default(), app);
     latencies
 }
