@@ -10,6 +10,7 @@ use crate::flow::FLOW_BYTES;
 use crate::io::HostCaps;
 use crate::parked::LIST_BYTES;
 use crate::tcp::Link;
+use crate::tcp::congestion::Algorithm;
 
 /// Caps of a host socket at its floor: what the kernel grants at least (SOCK_MIN_SNDBUF) and room for one segment.
 /// Every admitted flow is charged this; more is charged when the flow is open and there is plenty (`relay`). A larger
@@ -51,6 +52,10 @@ pub struct ContainerConfig {
     pub secret: [u64; 2],
     /// Silence after which an established flow is probed.
     pub keepalive: Duration,
+    /// Silence after which a flow that waits for an answer is given up (RFC 9293 section 3.9.1, RFC 1122's R2).
+    pub user_timeout: Duration,
+    /// Congestion control towards the guest.
+    pub congestion: Algorithm,
 }
 
 /// The link's IPv6 addresses. The default is fd00::/64: the guest at fd00::100, the gateway at fd00::2.
@@ -134,6 +139,8 @@ impl ContainerConfig {
             flows_max: 65_536,
             secret,
             keepalive: Duration::from_secs(7200),
+            user_timeout: Duration::from_secs(900),
+            congestion: Algorithm::default(),
         }
     }
 
@@ -204,7 +211,9 @@ impl ContainerConfig {
             segment_max,
             offload: self.offload,
             keepalive: self.keepalive,
+            user_timeout: self.user_timeout,
             snd_target_max: wmem_max as usize,
+            congestion: self.congestion,
         }
     }
 

@@ -22,6 +22,7 @@ use crate::egress::Egress;
 use crate::flow::Flow;
 use crate::io::{Close, Ctx, FlowId, Ready};
 use crate::parked::Parked;
+use crate::persecond::PerSecond;
 use crate::reassembly::Reassembly;
 use crate::segment::{Outgoing, Segment, Tuple};
 use crate::tcp::{Disposition, Mem};
@@ -35,6 +36,9 @@ mod service;
 
 pub use info::{ContainerStats, FlowInfo};
 pub use memory::WakeKey;
+
+/// Challenge ACKs a second, on average (Linux' tcp_challenge_ack_limit of old).
+const CHALLENGES_PER_SECOND: u32 = 1000;
 
 /// An orphan whose host side takes nothing for so long is reset (K11).
 const ORPHAN_WITHOUT_PROGRESS: Duration = Duration::from_secs(60);
@@ -73,11 +77,12 @@ pub struct Container {
     idle_limit: usize,
     /// Flows whose guest is done and whose host side has not taken everything yet, the oldest first.
     orphans: VecDeque<FlowId>,
-    /// Deterministic from the secret; only spreads retries.
+    /// Deterministic from the secret; spreads retries and quotas.
     rng: u64,
     reassembly: Reassembly,
-    icmp: (u64, u32),
+    icmp: PerSecond,
     advertised: Option<Instant>,
+    challenges: PerSecond,
     arp_asked: Option<Instant>,
     flows_total: u64,
     bytes_from_guest: u64,
@@ -109,8 +114,9 @@ impl Container {
             orphans: VecDeque::new(),
             rng: config.secret[0] | 1,
             reassembly: Reassembly::default(),
-            icmp: (0, 0),
+            icmp: PerSecond::default(),
             advertised: None,
+            challenges: PerSecond::default(),
             arp_asked: None,
             flows_total: 0,
             bytes_from_guest: 0,
@@ -189,6 +195,9 @@ impl Container {
                 if let Some(seg) = seg {
                     self.refuse(cx, &flow.tuple, seg);
                 }
+            }
+            Disposition::Challenge => {
+                flow.tcb.rcv.ack_now |= self.challenge_allowed(cx.now);
             }
             Disposition::Reset => return self.end(cx, flow, Close::Reset),
             Disposition::Abort => return self.abort(cx, flow),
@@ -404,6 +413,22 @@ impl Container {
         self.dirty.clear();
         self.blocked.clear();
         self.blocked_until = None;
+    }
+
+    /// RFC 5961 section 7: one limit for all flows. How many a second has is not to be known, or whoever counts its own
+    /// would learn of others'.
+    fn challenge_allowed(&mut self, now: Instant) -> bool {
+        let spread = self.random() as u32 % CHALLENGES_PER_SECOND;
+        let allowed = self.challenges.allow(now, || CHALLENGES_PER_SECOND / 2 + spread);
+        self.stats.add(if allowed { Stat::TCPChallengeACK } else { Stat::TCPACKSkippedChallenge });
+        allowed
+    }
+
+    fn random(&mut self) -> u64 {
+        self.rng ^= self.rng << 13;
+        self.rng ^= self.rng >> 7;
+        self.rng ^= self.rng << 17;
+        self.rng
     }
 }
 

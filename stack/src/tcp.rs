@@ -61,6 +61,8 @@ pub(crate) enum Disposition {
     Established,
     /// Answer the segment with RST and forget it; the flow stays.
     Refuse,
+    /// Answer the segment with a challenge ACK, if the container's limit allows it (RFC 5961).
+    Challenge,
     /// The guest reset the flow: reset the host side, forget the flow.
     Reset,
     /// We give up: RST to the guest, reset the host side.
@@ -81,8 +83,10 @@ pub(crate) struct Link {
     /// Super-frames up to 64 KiB may be sent.
     pub(crate) offload: bool,
     pub(crate) keepalive: Duration,
+    pub(crate) user_timeout: Duration,
     /// Largest send queue, bytes.
     pub(crate) snd_target_max: usize,
+    pub(crate) congestion: congestion::Algorithm,
 }
 
 #[derive(Debug)]
@@ -104,8 +108,9 @@ pub(crate) struct Tcb {
     probe_due: bool,
     last_heard: Instant,
     keepalive_sent: u32,
-    /// Timeouts since anything acceptable was heard.
+    /// Timeouts since anything acceptable was heard, and the first of them.
     silent: u32,
+    silent_since: Instant,
     /// The last ACK that answered an unacceptable segment.
     oow_at: Option<Instant>,
 }
@@ -120,7 +125,7 @@ impl Tcb {
         now: Instant,
     ) -> Self {
         let mut tcb = Self::new(link, State::Connecting, iss, now);
-        tcb.negotiate(&syn.options, Some(ts_offset));
+        tcb.negotiate(&syn.options, Some(ts_offset), now);
         tcb.rcv.irs = syn.seq;
         tcb.snd.wl1 = syn.seq;
         // RFC 7323 section 2.2: the window of a SYN is never scaled.
@@ -143,7 +148,7 @@ impl Tcb {
         let mss = u32::from(link.segment_max.min(MSS_DEFAULT));
         Self {
             state,
-            snd: Snd::new(iss, mss),
+            snd: Snd::new(iss, mss, link.congestion),
             rcv: Rcv::new(u32::from(link.mss), WSCALE),
             link,
             ts: None,
@@ -155,15 +160,16 @@ impl Tcb {
             last_heard: now,
             keepalive_sent: 0,
             silent: 0,
+            silent_since: now,
             oow_at: None,
         }
     }
 
     /// Takes the options of the guest's SYN (or SYN-ACK). `offered`: we answer, so an option is used if it came.
-    fn negotiate(&mut self, options: &Options, ts_offset: Option<u32>) {
+    fn negotiate(&mut self, options: &Options, ts_offset: Option<u32>, now: Instant) {
         self.ts = options.ts.and(ts_offset);
         if let Some((tsval, _)) = options.ts {
-            self.rcv.ts_recent = tsval;
+            self.rcv.note_timestamp(tsval, now);
         }
         self.sack = options.sack_permitted;
         match options.wscale {
@@ -173,7 +179,7 @@ impl Tcb {
         let mss = options.mss.unwrap_or(MSS_DEFAULT).max(MSS_MIN).min(self.link.segment_max);
         let ts_len = if self.ts.is_some() { 12 } else { 0 };
         self.snd.mss = u32::from(mss.saturating_sub(ts_len).max(1));
-        self.snd.cc = congestion::Congestion::new(self.snd.mss);
+        self.snd.cc = congestion::Congestion::new(self.link.congestion, self.snd.mss, self.snd.iss);
     }
 
     /// The host side is connected: answer the SYN.

@@ -101,6 +101,10 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = RuleSet::Strict)]
     pub rules: RuleSet,
 
+    /// Congestion control of what is sent to the container
+    #[arg(long, value_enum, default_value_t = Congestion::Cubic)]
+    pub congestion: Congestion,
+
     /// Lead a TCP port of the host to one of the container (repeatable); ADDR is 0.0.0.0 when left out, an IPv6
     /// address stands in brackets and leads to the container's IPv6 address
     #[arg(short, long, value_name = "[ADDR:]HOSTPORT:PORT", value_parser = parse_publish)]
@@ -163,6 +167,12 @@ pub enum Isolation {
 pub enum RuleSet {
     Strict,
     Linux,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Congestion {
+    Cubic,
+    Reno,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

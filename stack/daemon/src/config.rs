@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use skbudget_controller::{
     BudgetConfig, CHUNK_SIZE, LimitError, Limits, PAGE_SIZE, Rules, SockLimits,
 };
-use skbudget_stack::ContainerConfig;
+use skbudget_stack::{Algorithm, ContainerConfig};
 
-use crate::cli::{Isolation, OnOff, PublishArg, RuleSet, RunArgs, Triple};
+use crate::cli::{Congestion, Isolation, OnOff, PublishArg, RuleSet, RunArgs, Triple};
 use crate::exit::Failure;
 use crate::units::{Size, describe};
 
@@ -45,6 +45,10 @@ impl RunConfig {
         let offload = args.offload == OnOff::On;
         let mut container = ContainerConfig::new(args.mtu, offload, hard, secret);
         container.host_loopback = !args.no_host_loopback;
+        container.congestion = match args.congestion {
+            Congestion::Cubic => Algorithm::Cubic,
+            Congestion::Reno => Algorithm::Reno,
+        };
         match args.ipv6 {
             Some(OnOff::Off) => container.ipv6 = None,
             Some(OnOff::On) if container.ipv6.is_none() => {
@@ -180,6 +184,15 @@ mod tests {
         assert_eq!(config(&["--isolation", "off"]).unwrap().budget.limits, Limits::NONE);
         let failure = config(&["--isolation", "off", "--hard", "1MiB"]).unwrap_err();
         assert!(failure.message.starts_with("--hard"), "{failure}");
+    }
+
+    #[test]
+    fn congestion_control_is_cubic_unless_reno_is_asked_for() {
+        assert_eq!(config(&[]).unwrap().container.congestion, Algorithm::Cubic);
+        assert_eq!(
+            config(&["--congestion", "reno"]).unwrap().container.congestion,
+            Algorithm::Reno
+        );
     }
 
     #[test]

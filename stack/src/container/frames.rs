@@ -116,12 +116,7 @@ impl Container {
     }
 
     pub(super) fn icmp_allowed(&mut self, now: Instant) -> bool {
-        let second = now.0 / 1_000_000_000;
-        if self.icmp.0 != second {
-            self.icmp = (second, 0);
-        }
-        self.icmp.1 += 1;
-        let allowed = self.icmp.1 <= ICMP_PER_SECOND;
+        let allowed = self.icmp.allow(now, || ICMP_PER_SECOND);
         if !allowed {
             self.stats.add(Stat::IcmpRateLimited);
         }

@@ -39,6 +39,7 @@ impl Container {
                 Some(Ok(())) => {
                     flow.host.open = true;
                     flow.tcb.on_host_connected();
+                    self.watch_new(&mut flow, cx.now);
                 }
                 Some(Err(e)) => return self.host_connect_failed(cx, flow, e),
             }
@@ -208,10 +209,7 @@ impl Container {
     /// Linux rules: a sender refused by the budget sleeps 2 jiffies to a fifth of a second (kernel notes 2.7 step 4).
     pub(super) fn retry_later(&mut self, cx: &Ctx<'_>, flow: &mut Flow) {
         debug_assert_eq!(cx.budget.rules(), Rules::Linux);
-        self.rng ^= self.rng << 13;
-        self.rng ^= self.rng >> 7;
-        self.rng ^= self.rng << 17;
-        let wait = Duration::from_millis(8 + self.rng % 193);
+        let wait = Duration::from_millis(8 + self.random() % 193);
         flow.retry_at = Some(cx.now + wait);
     }
 }

@@ -10,6 +10,7 @@ use crate::counters::Stat;
 use crate::segment::Segment;
 use crate::seq::Seq;
 use crate::tcp::board::Range;
+use crate::tcp::congestion::Acked;
 use crate::tcp::recovery::Phase;
 use crate::tcp::snd::Snd;
 use crate::tcp::state::{Cause, State};
@@ -63,8 +64,7 @@ impl Tcb {
         }
         // RFC 5961 section 5.2: too old to be honest.
         if seg.ack.lt(self.snd.una() - self.snd.wnd_max) {
-            self.challenge(seg, mem);
-            return Err(Disposition::Continue);
+            return Err(self.challenge(seg, mem));
         }
         let fin_acked = self.snd.covers_fin(seg.ack);
         let old_wnd = self.snd.wnd;
@@ -178,7 +178,7 @@ impl Tcb {
             Phase::Open if lost > 0 => self.begin_recovery(news.flight, news.pipe, mem),
             Phase::Fast => {}
             Phase::Open if over => {}
-            Phase::Open | Phase::Timeout if news.acked > 0 => self.grow(news),
+            Phase::Open | Phase::Timeout if news.acked > 0 => self.grow(news, mem.now),
             Phase::Open | Phase::Timeout => {}
         }
         if self.snd.recovery.phase == Phase::Fast {
@@ -226,7 +226,7 @@ impl Tcb {
         let snd = &mut self.snd;
         let nxt = snd.nxt();
         snd.recovery.begin(Phase::Fast, snd.cc, nxt, pipe);
-        snd.cc.on_loss(flight, snd.mss);
+        snd.cc.on_loss(flight, snd.mss, false);
         snd.tail_probe = None;
         snd.tail_probe_at = None;
         mem.stats.add(if self.sack { Stat::TCPSackRecovery } else { Stat::TCPRenoRecovery });
@@ -251,9 +251,19 @@ impl Tcb {
         }
     }
 
-    fn grow(&mut self, news: &News) {
+    fn grow(&mut self, news: &News, now: Instant) {
         let snd = &mut self.snd;
-        snd.cc.on_ack(news.acked, news.pipe, snd.mss, self.link.snd_target_max as u32);
+        snd.cc.on_ack(&Acked {
+            bytes: news.acked,
+            pipe: news.pipe,
+            una: snd.board.una(),
+            nxt: snd.board.nxt(),
+            rtt: news.rtt,
+            srtt: snd.rtt.srtt().unwrap_or_default(),
+            mss: snd.mss,
+            max: self.link.snd_target_max as u32,
+            now,
+        });
     }
 
     /// RFC 5681 section 2: same ACK, no data, same window, something outstanding. With a closed window it answers a

@@ -47,7 +47,7 @@ impl Tcb {
         }
         self.rcv.irs = seg.seq;
         let offset = self.ts;
-        self.negotiate(&seg.options, offset);
+        self.negotiate(&seg.options, offset, mem.now);
         self.last_heard = mem.now;
         self.snd.wl1 = seg.seq;
         self.snd.wl2 = seg.ack;
@@ -79,7 +79,7 @@ impl Tcb {
         self.last_heard = mem.now;
         self.keepalive_sent = 0;
         self.silent = 0;
-        self.note_timestamp(seg);
+        self.note_timestamp(seg, mem.now);
         let established = self.check_ack(seg, mem)?;
         self.take_text(seg, mem);
         self.take_fin(seg, mem)?;
@@ -102,7 +102,7 @@ impl Tcb {
     /// RFC 7323 section 5.3, R1.
     fn check_paws(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) -> Step {
         let (Some(_), Some((tsval, _))) = (self.ts, seg.options.ts) else { return Ok(()) };
-        if !seg.flags.rst && Seq(tsval).lt(Seq(self.rcv.ts_recent)) {
+        if !seg.flags.rst && self.rcv.is_stale(tsval, mem.now) {
             mem.stats.add(Stat::PAWSEstab);
             self.answer_unacceptable(seg, mem.now);
             return Err(Disposition::Continue);
@@ -148,14 +148,17 @@ impl Tcb {
     /// An ACK that tells the guest where we stand: always for data, limited for what has none, so that two ends
     /// cannot keep each other busy.
     pub(super) fn answer_unacceptable(&mut self, seg: &Segment<'_>, now: Instant) {
-        let limited = seg.payload.is_empty()
-            && !seg.flags.syn
-            && !seg.flags.fin
-            && self.oow_at.is_some_and(|at| now.since(at) < OOW_INTERVAL);
-        if !limited {
+        if !self.is_limited(seg, now) {
             self.oow_at = Some(now);
             self.rcv.ack_now = true;
         }
+    }
+
+    fn is_limited(&self, seg: &Segment<'_>, now: Instant) -> bool {
+        seg.payload.is_empty()
+            && !seg.flags.syn
+            && !seg.flags.fin
+            && self.oow_at.is_some_and(|at| now.since(at) < OOW_INTERVAL)
     }
 
     /// Second check, RFC 5961 section 3.2: an exact sequence number resets, one in the window is challenged.
@@ -169,8 +172,7 @@ impl Tcb {
             }
             return Err(Disposition::Reset);
         }
-        self.challenge(seg, mem);
-        Err(Disposition::Continue)
+        Err(self.challenge(seg, mem))
     }
 
     /// Fourth check, RFC 5961 section 4.2.
@@ -178,27 +180,26 @@ impl Tcb {
         if !seg.flags.syn {
             return Ok(());
         }
-        self.challenge(seg, mem);
-        Err(Disposition::Continue)
+        Err(self.challenge(seg, mem))
     }
 
-    pub(super) fn challenge(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) {
-        let before = self.rcv.ack_now;
-        self.answer_unacceptable(seg, mem.now);
-        if self.rcv.ack_now && !before {
-            mem.stats.add(Stat::TCPChallengeACK);
-        } else {
+    /// A challenge ACK, unless this flow had one a moment ago.
+    pub(super) fn challenge(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) -> Disposition {
+        if self.is_limited(seg, mem.now) {
             mem.stats.add(Stat::TCPACKSkippedChallenge);
+            return Disposition::Continue;
         }
+        self.oow_at = Some(mem.now);
+        Disposition::Challenge
     }
 
     /// RFC 7323 section 4.3.
-    fn note_timestamp(&mut self, seg: &Segment<'_>) {
+    fn note_timestamp(&mut self, seg: &Segment<'_>, now: Instant) {
         if let (Some(_), Some((tsval, _))) = (self.ts, seg.options.ts)
             && seg.seq.le(self.rcv.ack_sent)
-            && Seq(tsval).ge(Seq(self.rcv.ts_recent))
+            && !self.rcv.is_stale(tsval, now)
         {
-            self.rcv.ts_recent = tsval;
+            self.rcv.note_timestamp(tsval, now);
         }
     }
 

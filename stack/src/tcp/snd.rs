@@ -6,7 +6,7 @@ use skbudget_controller::{Budget, Instant};
 
 use crate::seq::Seq;
 use crate::tcp::board::Board;
-use crate::tcp::congestion::Congestion;
+use crate::tcp::congestion::{Algorithm, Congestion};
 use crate::tcp::rack::Rack;
 use crate::tcp::rcv::grows_by;
 use crate::tcp::recovery::Recovery;
@@ -53,7 +53,7 @@ pub(crate) struct Snd {
 }
 
 impl Snd {
-    pub(crate) fn new(iss: Seq, mss: u32) -> Self {
+    pub(crate) fn new(iss: Seq, mss: u32, algorithm: Algorithm) -> Self {
         Self {
             q: TxQueue::default(),
             iss,
@@ -65,7 +65,7 @@ impl Snd {
             wl2: Seq(0),
             wscale: 0,
             mss,
-            cc: Congestion::new(mss),
+            cc: Congestion::new(algorithm, mss, iss),
             rtt: Rtt::default(),
             rack: Rack::new(iss),
             recovery: Recovery::new(iss),
@@ -144,12 +144,12 @@ impl Snd {
 
 #[cfg(test)]
 mod tests {
-    use super::{Board, Snd};
+    use super::{Algorithm, Board, Snd};
     use crate::seq::Seq;
 
     #[test]
     fn the_queue_begins_at_una_however_far_it_is_from_iss() {
-        let mut snd = Snd::new(Seq(7), 1460);
+        let mut snd = Snd::new(Seq(7), 1460, Algorithm::Cubic);
         assert_eq!(snd.data_start(), Seq(8));
         snd.syn_acked = true;
         for distance in [1u32, 1 << 31, (1 << 31) + 1, u32::MAX] {

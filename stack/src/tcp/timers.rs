@@ -10,8 +10,6 @@ use crate::tcp::recovery::Phase;
 use crate::tcp::state::State;
 use crate::tcp::{Disposition, Mem, Tcb};
 
-/// Linux' tcp_retries2: about 15 minutes.
-const RETRIES_MAX: u32 = 15;
 /// Linux' tcp_synack_retries / tcp_syn_retries.
 const SYN_RETRIES_MAX: u32 = 5;
 /// Linux' tcp_keepalive_probes and _intvl.
@@ -68,11 +66,18 @@ impl Tcb {
         self.snd.timer = None;
         self.snd.rtt.back_off();
         let syn = matches!(self.state, State::SynSent | State::SynRcvd);
-        let retries = if syn { SYN_RETRIES_MAX } else { RETRIES_MAX };
         // A guest that answers probes of a closed window may keep it closed for ever (RFC 1122 section 4.2.2.17):
         // only silence counts.
+        if self.silent == 0 {
+            self.silent_since = mem.now;
+        }
         self.silent += 1;
-        if self.silent > retries {
+        let over = if syn {
+            self.silent > SYN_RETRIES_MAX
+        } else {
+            mem.now.since(self.silent_since) >= self.link.user_timeout
+        };
+        if over {
             mem.stats.add(Stat::TCPAbortOnTimeout);
             return Disposition::Abort;
         }
@@ -106,7 +111,7 @@ impl Tcb {
         let flight = snd.board.outstanding().min(snd.cc.cwnd);
         let before = snd.cc;
         if snd.recovery.phase == Phase::Open {
-            snd.cc.on_loss(flight, snd.mss);
+            snd.cc.on_loss(flight, snd.mss, true);
         }
         if snd.recovery.phase != Phase::Timeout {
             snd.recovery.begin(Phase::Timeout, before, nxt, pipe);

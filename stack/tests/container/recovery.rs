@@ -1,7 +1,9 @@
 //! Holes in what the guest has are filled, nothing else is sent again, and the window goes down once.
 
+use skbudget_stack::Algorithm;
+
 use crate::peer::{Hello, Peer, bytes};
-use crate::rig::{Rig, one};
+use crate::rig::{Rig, Setup, one};
 use crate::wire::Seg;
 
 /// Round trip of the guests here, milliseconds.
@@ -10,7 +12,10 @@ const MSS: u32 = 1460;
 
 /// A guest 40 ms away that was sent twenty segments, and what they were. `more` bytes wait behind.
 fn twenty_out(hello: &Hello, more: usize) -> (Rig, Peer, Vec<Seg>) {
-    let mut rig = Rig::new();
+    twenty_out_of(Rig::new(), hello, more)
+}
+
+fn twenty_out_of(mut rig: Rig, hello: &Hello, more: usize) -> (Rig, Peer, Vec<Seg>) {
     let mut peer = Peer::open_far(&mut rig, hello, RTT);
     let size = if hello.ts.is_some() { 1448 } else { 1460 };
     // Slow start doubles the window once; what is sent then does not fill it, but lets the queue grow.
@@ -85,6 +90,20 @@ fn the_window_goes_down_once_for_all_holes_of_a_flight() {
     assert!(flow.cwnd < before && flow.cwnd >= before / 2, "{before} to {}", flow.cwnd);
     assert_eq!(rig.stat("TCPSackRecovery"), 1);
     end(rig, &peer);
+}
+
+#[test]
+fn how_far_the_window_goes_down_is_the_algorithms() {
+    for (congestion, tenths) in [(Algorithm::Cubic, 7), (Algorithm::Reno, 5)] {
+        let rig = Rig::with(Setup { congestion, ..Setup::default() });
+        let (mut rig, mut peer, said) = twenty_out_of(rig, &Hello::default(), 0);
+        let before = cwnd(&rig, &peer);
+        rig.send(peer.holes(&said, &[(1, 20)]));
+        peer.ack = said[19].seq + MSS;
+        rig.send(peer.pure_ack());
+        assert_eq!(cwnd(&rig, &peer), before / 10 * tenths, "{congestion:?}");
+        end(rig, &peer);
+    }
 }
 
 #[test]
