@@ -67,6 +67,7 @@ pub(crate) struct Outputs {
 pub(crate) enum SchemaName {
     Result,
     Verdict,
+    Scenario,
 }
 
 impl Outputs {
@@ -97,6 +98,7 @@ pub(crate) fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Schema { which } => print(match which {
             SchemaName::Result => include_str!("../schema/result.schema.json"),
             SchemaName::Verdict => include_str!("../schema/verdict.schema.json"),
+            SchemaName::Scenario => include_str!("../schema/scenario.schema.json"),
         }),
         Command::Explain { topic } => print(&explain::explain(topic.as_deref())?),
     }

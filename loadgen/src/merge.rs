@@ -8,7 +8,6 @@ use crate::analyse::{self, Frame};
 use crate::compare::comparable;
 use crate::exit::{Exit, Failure};
 use crate::measure::Book;
-use crate::plan::Phase;
 use crate::result::{ArmResult, ContainerResult, GateResult, ProbePhase, RunResult, Verdict};
 
 /// How the parts belong together.
@@ -110,12 +109,8 @@ fn probes(a: Option<&ProbePhase>, b: Option<&ProbePhase>) -> Result<Option<Probe
 
 /// What follows from the sums. Gates are judged part by part: the worst verdict of the parts is the verdict of all.
 fn derive(sum: &mut RunResult, parts: &[RunResult]) {
-    let (phases, window_ns): (&[Phase], u64) = (&sum.phases, sum.window_ns);
-    let rate = |r: &RunResult| r.params.get("rate_bps").copied().unwrap_or(0);
-    let bits_per_second = parts.iter().map(rate).max().unwrap_or(0);
     for arm in &mut sum.arms {
-        arm.groups.clear();
-        arm.fairness = analyse::fairness(arm, Frame { phases, window_ns, bits_per_second });
+        analyse::derive(arm, Frame { phases: &sum.phases, window_ns: sum.window_ns });
     }
     let named = |(i, part): (usize, &RunResult)| {
         let rename = move |g: &GateResult| GateResult {

@@ -65,8 +65,8 @@ const TOPICS: &[(&str, &str)] = &[
     ),
     (
         "lag",
-        "How long after its intended start the generator itself looked at a request. A generator that is late measures \
-         itself: the run is inconclusive. 0 in virtual time.",
+        "How long after its intended start the generator itself looked at a request. A generator that is late \
+         measures itself: the run is inconclusive. 0 in virtual time.",
     ),
     (
         "conservation",
@@ -79,8 +79,19 @@ const TOPICS: &[(&str, &str)] = &[
          neither does a subject that passes; the run is inconclusive.",
     ),
     (
+        "leaked",
+        "Bytes still charged at the end to budgets whose containers are all gone. Must be none: whoever leaves takes \
+         along what it held.",
+    ),
+    (
+        "expression",
+        "A gate of the scenario itself: function(group.metric) compared with a value, as \
+         worst(victim.slowdown.p99) <= 1.2, joined by && and ||. A number that is not known fails it.",
+    ),
+    (
         "recovery",
-        "From the hog's leaving to the first of two windows in a row with 95 % of what the victim had alone, both ways.",
+        "From the hog's leaving to the first of two windows in a row with 95 % of what the victim had alone, both \
+         ways.",
     ),
     (
         "probes",
@@ -99,6 +110,7 @@ const TOPICS: &[(&str, &str)] = &[
 
 /// What a gate is about, by a word in its name.
 const GATES: &[(&str, &str)] = &[
+    ("(", "expression"),
     ("goodput alone", "control"),
     ("probes", "probes"),
     ("lag", "lag"),
@@ -111,6 +123,7 @@ const GATES: &[(&str, &str)] = &[
     ("stall", "stall"),
     ("delivered", "delivered"),
     ("overshoot", "overshoot"),
+    ("charged to nobody", "leaked"),
     ("intact", "conservation"),
     ("recovery", "recovery"),
     ("jain", "jain"),
