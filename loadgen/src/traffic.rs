@@ -5,6 +5,7 @@
 //! Every byte is checked against its stream's pattern, as in virtual time.
 
 pub mod bulk;
+pub mod byhand;
 mod guest;
 pub mod pace;
 pub mod probe;

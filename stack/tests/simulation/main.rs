@@ -67,6 +67,13 @@ fn the_stack_with_itself_and_little_memory() {
 }
 
 #[test]
+fn many_seeds_are_over_ipv6() {
+    let over_ipv6 = |seeds: std::ops::Range<u64>| seeds.filter(|s| Plan::clean(*s).ipv6).count();
+    let (clean, faulty) = (over_ipv6(0..150), over_ipv6(1000..1500));
+    assert!(clean > 30 && faulty > 100, "{clean} and {faulty}");
+}
+
+#[test]
 fn the_same_seed_is_the_same_run() {
     for seed in [1, 150, 350] {
         let plan = Plan::short(seed).with_faults();
