@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use skbudget_controller::{Budget, BudgetConfig, Instant, Limits, Rules, SockLimits};
@@ -33,7 +33,7 @@ struct Sink {
 }
 
 impl Host for Sink {
-    fn connect(&mut self, flow: FlowId, _: SocketAddrV4, _: HostCaps) -> Result<(), HostError> {
+    fn connect(&mut self, flow: FlowId, _: SocketAddr, _: HostCaps) -> Result<(), HostError> {
         self.flow = Some(flow);
         Ok(())
     }

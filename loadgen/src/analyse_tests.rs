@@ -30,9 +30,7 @@ fn probe(p99_ns: u64, at_least: bool, delivered_ppm: u64) -> ProbePhase {
         p99: q,
         p999: q,
         max: q,
-        mean_ns: 0,
-        stddev_ns: 0,
-        spectrum: Vec::new(),
+        ..ProbePhase::default()
     }
 }
 
@@ -64,8 +62,10 @@ pub(crate) fn container(name: &str, role: Role, mb: [u64; 3], p99_ms: [u64; 3]) 
         guest_counters: BTreeMap::new(),
         flows_total: 3,
         corrupt: 0,
-        broken: 0,
-        stack_cpu_ns: None,
+        bits_per_second: 1_000_000_000,
+        wants_up: true,
+        wants_down: true,
+        ..ContainerResult::default()
     }
 }
 
@@ -87,15 +87,19 @@ pub(crate) fn arm(role: ArmRole, containers: Vec<ContainerResult>) -> ArmResult 
             usage_bytes: vec![1 << 20; 300],
         }],
         containers,
-        generator_lag_p99_ns: 0,
-        fairness: Fairness::default(),
+        ..ArmResult::default()
     }
 }
 
-pub(crate) fn judge(arm: &ArmResult) -> Fairness {
+pub(crate) fn settle(arm: &mut ArmResult) {
     let phases = phases();
-    let frame = Frame { phases: &phases, window_ns: 10 * MS, bits_per_second: 1_000_000_000 };
-    fairness(arm, frame)
+    derive(arm, Frame { phases: &phases, window_ns: 10 * MS });
+}
+
+fn judge(arm: &ArmResult) -> Fairness {
+    let mut arm = arm.clone();
+    settle(&mut arm);
+    arm.fairness
 }
 
 #[test]

@@ -7,11 +7,13 @@ use std::sync::atomic::AtomicBool;
 
 use clap::{Parser, Subcommand};
 
+use crate::commands;
 use crate::exit::{Exit, Failure};
+use crate::export;
 use crate::interrupt;
 use crate::report::table;
 use crate::run;
-use crate::scenario::{SCENARIOS, Scenario};
+use crate::scenario::{self, Scenario};
 use crate::target::{self, Control};
 
 #[derive(Debug, Parser)]
@@ -30,7 +32,7 @@ enum Command {
     },
     /// Run a scenario
     Run {
-        /// Its name; `loadgen list` shows them
+        /// The name of one that is built in (`loadgen list` shows them), or a file
         scenario: String,
         /// Where: virtual (seeded virtual time, no privileges) or tap (real namespaces; root)
         #[arg(long, default_value = "virtual")]
@@ -38,15 +40,14 @@ enum Command {
         #[command(flatten)]
         options: Options,
     },
-    /// Name the scenarios and their parameters
+    /// Name the built-in scenarios and their parameters
     List,
+    /// Print the file of a built-in scenario, to be copied and edited
+    Show { name: String },
     #[command(name = crate::target::tap::SUBCOMMAND, hide = true)]
     Agent,
-    /// Say what a metric or an exit code means
-    Explain {
-        /// Leave out to list the topics
-        topic: Option<String>,
-    },
+    #[command(flatten)]
+    OfResults(commands::Command),
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,6 +64,8 @@ struct Options {
     /// Print result.json instead of the table
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    outputs: commands::Outputs,
 }
 
 /// Everything but the process: returns the exit code.
@@ -90,41 +93,41 @@ pub fn run_with(args: impl IntoIterator<Item = OsString>) -> u8 {
 fn dispatch(command: Command) -> Result<u8, Failure> {
     match command {
         Command::Repro { options } => {
-            scenario("starvation", "virtual", "repro", &options, interrupt::watch())
+            run_one("starvation", "virtual", Some("repro"), &options, interrupt::watch())
         }
         Command::Run { scenario: name, target, options } => {
-            scenario(&name, &target, &name, &options, interrupt::watch())
+            run_one(&name, &target, None, &options, interrupt::watch())
         }
-        Command::List => print(&list()),
+        Command::List => print(&list()?),
+        Command::Show { name } => print(&show(&name)?),
         Command::Agent => target::tap::agent_main().map(|()| 0).map_err(Failure::Io),
-        Command::Explain { topic } => print(&crate::report::explain::explain(topic.as_deref())?),
+        Command::OfResults(command) => commands::dispatch(command),
     }
 }
 
-fn scenario(
+fn run_one(
     name: &str,
     target: &str,
-    label: &str,
+    label: Option<&str>,
     options: &Options,
     stop: &AtomicBool,
 ) -> Result<u8, Failure> {
-    let scenario = Scenario::find(name)?;
     let target = target::find(target)?;
-    let mut params = scenario.params(target.name());
+    let mut scenario = Scenario::find(name, target.name())?;
     for assignment in &options.set {
-        params.set(assignment)?;
+        scenario.set(assignment)?;
     }
-    let plan = scenario.plan(&params, options.seed)?;
+    let plan = scenario.plan(options.seed)?;
+    let label = label.unwrap_or(&plan.scenario);
     let default = || PathBuf::from(format!("out/{label}-{}", options.seed));
     let out = options.out.clone().unwrap_or_else(default);
-    // An unwritable place is found before the work, not after.
-    std::fs::create_dir_all(&out).map_err(|e| Failure::io(out.display(), e))?;
+    run::check_writable(&out)?;
 
     let result = run::run(&plan, target.as_ref(), Control { stop })?;
-    run::write_out(&out, &result)?;
+    options.outputs.write(&out, &result)?;
     let line = table::verdict_line(&result, &out.display().to_string());
     if options.json {
-        print(&run::to_json(&result)?)?;
+        print(&export::json::result(&result)?)?;
         let _ = writeln!(std::io::stderr(), "{line}");
     } else {
         print(&format!("{}\n{line}\n", table::render(&result)))?;
@@ -132,21 +135,45 @@ fn scenario(
     Ok(result.verdict.exit)
 }
 
-fn list() -> String {
+fn list() -> Result<String, Failure> {
     let mut s = String::new();
-    for scenario in SCENARIOS {
-        s.push_str(&format!("{}\n    {}\n", scenario.name, scenario.about));
-        let tap = scenario.params("tap");
-        for (p, t) in scenario.params("virtual").iter().zip(tap.iter()) {
-            let (v, t) = (p.unit.show(p.value), p.unit.show(t.value));
-            let value = if v == t { v } else { format!("{v} (tap: {t})") };
-            s.push_str(&format!("    --set {:32} {}\n", format!("{}={value}", p.key), p.help));
+    for name in scenario::names() {
+        let scenario = Scenario::find(name, "virtual")?;
+        s.push_str(&format!("{name}\n    {}\n", scenario.about()?));
+        let params = scenario.params()?;
+        let row = |(key, value): &(String, toml::Value)| match value {
+            toml::Value::String(text) => format!("{key}={text}"),
+            other => format!("{key}={other}"),
+        };
+        let mut line = String::from("    --set");
+        for word in params.iter().map(row) {
+            if line.len() + word.len() > 100 {
+                s.push_str(&line);
+                s.push('\n');
+                line = String::from("         ");
+            }
+            line.push(' ');
+            line.push_str(&word);
         }
+        s.push_str(&line);
+        s.push('\n');
     }
-    s
+    s.push_str("\nAny value of a file goes by its path besides: --set group.hog.count=2\n");
+    Ok(s)
 }
 
-fn print(text: &str) -> Result<u8, Failure> {
+fn show(name: &str) -> Result<String, Failure> {
+    match scenario::text(name) {
+        Some(text) => Ok(text.to_owned()),
+        // Says what there is.
+        None => Scenario::find(name, "virtual").and_then(|_| {
+            std::fs::read_to_string(name).map_err(|e| Failure::Usage(format!("{name}: {e}")))
+        }),
+    }
+}
+
+/// Prints; the exit code is that of success.
+pub(crate) fn print(text: &str) -> Result<u8, Failure> {
     // A reader that went away (a pager, head) is no failure of ours.
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::io("stdout", e)),

@@ -56,6 +56,8 @@ pub enum Failure {
     Io(String),
     /// The target cannot run here.
     Unavailable(String),
+    /// There is nothing to compare with, or it is of another kind.
+    NoBaseline(String),
     Interrupted,
 }
 
@@ -65,6 +67,7 @@ impl Failure {
             Self::Usage(_) => Exit::Usage,
             Self::Io(_) => Exit::Io,
             Self::Unavailable(_) => Exit::Inconclusive,
+            Self::NoBaseline(_) => Exit::NoBaseline,
             Self::Interrupted => Exit::Interrupted,
         }
     }
@@ -76,7 +79,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(s) | Self::Io(s) | Self::Unavailable(s) => f.write_str(s),
+            Self::Usage(s) | Self::Io(s) | Self::Unavailable(s) | Self::NoBaseline(s) => {
+                f.write_str(s)
+            }
             Self::Interrupted => f.write_str("interrupted"),
         }
     }

@@ -13,15 +13,23 @@
 
 pub mod analyse;
 pub mod cli;
+mod commands;
+pub mod compare;
 pub mod exit;
+pub mod export;
 pub mod gate;
+pub mod hdr;
 mod interrupt;
 pub mod measure;
+pub mod merge;
+pub mod metrics;
 pub mod plan;
 pub mod report;
 pub mod result;
 pub mod run;
 pub mod scenario;
+pub mod selftest;
+pub mod stats;
 pub mod target;
 pub mod traffic;
 pub mod units;

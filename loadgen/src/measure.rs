@@ -1,7 +1,8 @@
 //! What both targets count with: goodput meters and probe books. Times are nanoseconds since the start of the run.
 
+mod blocks;
 mod book;
 mod meter;
 
-pub use book::{Book, ProbeLog};
+pub use book::{Book, Digits, ProbeLog};
 pub use meter::{Meter, PhaseBytes};

@@ -1,7 +1,9 @@
 //! Renderings of a result. All of them read the result alone.
 
+pub mod charts;
 pub mod explain;
-pub mod hgrm;
 pub mod html;
+mod method;
+pub mod pick;
 pub mod svg;
 pub mod table;

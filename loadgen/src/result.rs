@@ -11,13 +11,22 @@ use crate::plan::{ArmRole, Isolation, Phase, Role, RuleSet};
 
 pub const SCHEMA: &str = "loadgen.result/1";
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RunResult {
     pub schema: String,
     pub scenario: String,
+    /// What the scenario is about, in a line.
+    #[serde(default)]
+    pub about: String,
+    /// The scenario as it was run, with everything `--set` changed: TOML that `run` takes.
+    #[serde(default)]
+    pub scenario_toml: String,
     pub target: String,
     pub seed: u64,
     pub params: BTreeMap<String, u64>,
+    /// The run was stopped before its end: what follows is what there is of it, and its verdict is no verdict.
+    #[serde(default)]
+    pub interrupted: bool,
     pub window_ns: u64,
     pub phases: Vec<Phase>,
     pub arms: Vec<ArmResult>,
@@ -36,7 +45,7 @@ pub struct Meta {
     pub cpus: u64,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ArmResult {
     pub name: String,
     pub role: ArmRole,
@@ -48,9 +57,27 @@ pub struct ArmResult {
     pub generator_lag_p99_ns: u64,
     /// Filled in by `analyse`.
     pub fairness: Fairness,
+    /// The containers of each group taken together; filled in by `analyse`.
+    #[serde(default)]
+    pub groups: Vec<GroupResult>,
+    /// Still charged, at the end, to budgets whose containers are all gone.
+    #[serde(default)]
+    pub leaked_bytes: u64,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// A group of a scenario as one: histograms are merged, percentiles are never averaged.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupResult {
+    pub name: String,
+    pub role: Role,
+    pub containers: u64,
+    /// By phase.
+    pub bytes: Vec<u64>,
+    /// By phase, of all probes of the group; empty where none of its containers probes.
+    pub probes: Vec<ProbePhase>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct BudgetResult {
     pub name: String,
     pub low_bytes: Option<u64>,
@@ -64,10 +91,31 @@ pub struct BudgetResult {
     pub usage_bytes: Vec<u64>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ContainerResult {
     pub name: String,
     pub role: Role,
+    /// The group of the scenario it belongs to.
+    #[serde(default)]
+    pub group: String,
+    #[serde(default)]
+    pub weight: u32,
+    /// Of its link, each way; 0: without a rate.
+    #[serde(default)]
+    pub bits_per_second: u64,
+    /// Its load has a bulk transfer in this direction.
+    #[serde(default = "yes")]
+    pub wants_up: bool,
+    #[serde(default = "yes")]
+    pub wants_down: bool,
+    /// When it came, and when it went before the end of the run.
+    #[serde(default)]
+    pub joined_ns: u64,
+    #[serde(default)]
+    pub left_ns: Option<u64>,
+    /// What the neighbour cost it; filled in by `analyse`.
+    #[serde(default)]
+    pub cost: Cost,
     /// Index into `budgets`.
     pub budget: usize,
     pub phases: Vec<ContainerPhase>,
@@ -75,6 +123,9 @@ pub struct ContainerResult {
     pub down_window_bytes: Vec<u32>,
     pub up_total_bytes: u64,
     pub down_total_bytes: u64,
+    /// Held at the end of a window, on average while contended.
+    #[serde(default)]
+    pub mean_held_bytes: u64,
     /// Most held at the end of a window, and the limit that is its own.
     pub peak_held_bytes: u64,
     pub hard_bytes: u64,
@@ -91,6 +142,10 @@ pub struct ContainerResult {
     pub broken: u64,
     /// CPU spent in the stack for this container while contended; `null` in virtual time, where CPU is infinite.
     pub stack_cpu_ns: Option<u64>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -120,7 +175,7 @@ pub struct SpectrumRow {
     pub count: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbePhase {
     pub intended: u64,
     pub completed: u64,
@@ -139,6 +194,53 @@ pub struct ProbePhase {
     pub stddev_ns: u64,
     /// Latency by percentile; what did not come back counts with what is known of it from below.
     pub spectrum: Vec<SpectrumRow>,
+    /// From the first byte that the socket took to the last of the response: what a client that waits for its own
+    /// requests would have measured.
+    #[serde(default)]
+    pub service: Latency,
+    /// From the intended start to the moment the generator looked at the request: its own lateness.
+    #[serde(default)]
+    pub lag: Latency,
+    /// The completed responses, nanoseconds: base64 of a compressed V2 HdrHistogram. Merges without loss.
+    #[serde(default)]
+    pub hdr: String,
+    /// The same of those that did not come back: what is known of each from below. Empty where there are none.
+    #[serde(default)]
+    pub hdr_missing: String,
+    /// Both of them by the second in which they became known, that of what never came back being the last of its
+    /// phase. Seconds without a sample are left out.
+    #[serde(default)]
+    pub intervals: Vec<IntervalHdr>,
+}
+
+/// The samples that became known in one interval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntervalHdr {
+    /// Since the start of the run.
+    pub start_ns: u64,
+    pub length_ns: u64,
+    pub hdr: String,
+}
+
+/// A latency without censoring: what it is taken of has happened.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Latency {
+    pub count: u64,
+    pub p50_ns: Option<u64>,
+    pub p99_ns: Option<u64>,
+    pub p999_ns: Option<u64>,
+    pub max_ns: Option<u64>,
+}
+
+/// One container, contended against solo. Ratios in thousandths; `null`: nothing came, or not known from above.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Solo over contended, the worse direction.
+    pub throughput_slowdown_milli: Option<u64>,
+    /// Contended over solo.
+    pub p99_inflation_milli: Option<u64>,
+    pub stall_ns: u64,
+    pub recovery_ns: Option<u64>,
 }
 
 /// Worst victim and whole-arm numbers. Ratios in thousandths or millionths.
@@ -194,7 +296,7 @@ pub struct GateResult {
     pub passed: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     pub word: String,
     pub exit: u8,

@@ -5,6 +5,7 @@
 //! Every byte is checked against its stream's pattern, as in virtual time.
 
 pub mod bulk;
+pub mod byhand;
 mod guest;
 pub mod pace;
 pub mod probe;
@@ -84,8 +85,6 @@ pub struct Report {
     pub down: MeterReport,
     /// One for each phase, if a probe was ordered.
     pub probe: Option<Vec<ProbePhase>>,
-    /// 99 % of the requests were looked at by the generator within this of their intended start.
-    pub lag_p99_ns: u64,
     pub connected: u64,
     /// Connections that ended although wanted.
     pub broken: u64,
@@ -234,7 +233,6 @@ fn work(orders: &Orders) -> Report {
     Report {
         down: MeterReport::from(&*down),
         probe: ledger.as_ref().map(probe::Ledger::summaries),
-        lag_p99_ns: ledger.as_ref().map_or(0, probe::Ledger::lag_p99_ns),
         connected: read(&shared.connected),
         broken: read(&shared.broken),
         corrupt: read(&shared.corrupt),

@@ -31,6 +31,7 @@ fn a_victim_moves_its_rate_both_ways_and_its_probe_is_answered() {
         response_bytes: 1024,
         outstanding_max: 1000,
         deadline_ns: 500 * MS,
+        fresh: false,
     };
     let orders = Orders {
         netns: None,

@@ -1,6 +1,6 @@
 //! What shapes a container's stack, and the sizes that follow from its hard limit.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use skbudget_controller::{CHUNK_SIZE, FlowSizes, PAGE_SIZE};
@@ -10,6 +10,7 @@ use crate::flow::FLOW_BYTES;
 use crate::io::HostCaps;
 use crate::parked::LIST_BYTES;
 use crate::tcp::Link;
+use crate::tcp::congestion::Algorithm;
 
 /// Caps of a host socket at its floor: what the kernel grants at least (SOCK_MIN_SNDBUF), and a window of one chunk, for
 /// each window is a read, a frame and two ACKs.
@@ -34,13 +35,15 @@ pub struct ContainerConfig {
     pub dns_ip: Ipv4Addr,
     /// Length of the subnet's prefix.
     pub prefix_len: u8,
+    /// `None`: IPv6 frames are dropped.
+    pub ipv6: Option<Ipv6Net>,
     /// Hardware address of the gateway and of every other address of the subnet.
     pub our_mac: [u8; 6],
     /// 68..=65521
     pub mtu: u16,
     /// vnet_hdr with checksum and segmentation offload on the device.
     pub offload: bool,
-    /// The gateway address reaches the host's 127.0.0.1.
+    /// The gateway's addresses reach the host's 127.0.0.1 and ::1.
     pub host_loopback: bool,
     pub sizes: FlowSizes,
     /// Bytes the device queue holds, charged as `dev`: no window is larger (B12).
@@ -50,6 +53,61 @@ pub struct ContainerConfig {
     pub secret: [u64; 2],
     /// Silence after which an established flow is probed.
     pub keepalive: Duration,
+    /// Silence after which a flow that waits for an answer is given up (RFC 9293 section 3.9.1, RFC 1122's R2).
+    pub user_timeout: Duration,
+    /// Congestion control towards the guest.
+    pub congestion: Algorithm,
+}
+
+/// The link's IPv6 addresses. The default is fd00::/64: the guest at fd00::100, the gateway at fd00::2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ipv6Net {
+    pub guest: Ipv6Addr,
+    pub gateway: Ipv6Addr,
+    pub dns: Ipv6Addr,
+    /// The gateway's address on the link alone: router advertisements come from it.
+    pub router: Ipv6Addr,
+    /// Length of the subnet's prefix, bits.
+    pub prefix_len: u8,
+}
+
+/// The smallest MTU with which there is IPv6 (RFC 8200 section 5).
+const IPV6_MTU_MIN: u16 = 1280;
+
+impl Default for Ipv6Net {
+    fn default() -> Self {
+        Self {
+            guest: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100),
+            gateway: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2),
+            dns: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3),
+            router: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2),
+            prefix_len: 64,
+        }
+    }
+}
+
+impl Ipv6Net {
+    /// Addresses that we answer for.
+    pub(crate) fn ours(&self) -> [Ipv6Addr; 3] {
+        [self.gateway, self.dns, self.router]
+    }
+
+    pub(crate) fn is_ours(&self, ip: Ipv6Addr) -> bool {
+        self.ours().contains(&ip)
+    }
+
+    /// The subnet's first address, which names the prefix.
+    pub(crate) fn prefix(&self) -> Ipv6Addr {
+        Ipv6Addr::from_bits(self.guest.to_bits() & self.mask())
+    }
+
+    pub(crate) fn contains(&self, ip: Ipv6Addr) -> bool {
+        ip.to_bits() & self.mask() == self.prefix().to_bits()
+    }
+
+    fn mask(&self) -> u128 {
+        u128::MAX.checked_shl(128 - u32::from(self.prefix_len.min(128))).unwrap_or(0)
+    }
 }
 
 /// Why the guest cannot reach an address.
@@ -70,6 +128,7 @@ impl ContainerConfig {
             gateway_ip: Ipv4Addr::new(10, 0, 2, 2),
             dns_ip: Ipv4Addr::new(10, 0, 2, 3),
             prefix_len: 24,
+            ipv6: Self::has_ipv6(mtu).then(Ipv6Net::default),
             our_mac: [0x52, 0x55, 0x0a, 0x00, 0x02, 0x02],
             mtu,
             offload,
@@ -81,7 +140,14 @@ impl ContainerConfig {
             flows_max: 65_536,
             secret,
             keepalive: Duration::from_secs(7200),
+            user_timeout: Duration::from_secs(900),
+            congestion: Algorithm::default(),
         }
+    }
+
+    /// A link of this MTU can carry IPv6.
+    pub fn has_ipv6(mtu: u16) -> bool {
+        mtu >= IPV6_MTU_MIN
     }
 
     /// Frames of the device queue (`txqueuelen`).
@@ -111,27 +177,44 @@ impl ContainerConfig {
     }
 
     /// Where a destination of the guest is on the host.
-    pub(crate) fn route(&self, to: SocketAddrV4) -> Result<SocketAddrV4, NoRoute> {
-        if *to.ip() == self.gateway_ip {
-            let loopback = SocketAddrV4::new(Ipv4Addr::LOCALHOST, to.port());
-            return if self.host_loopback { Ok(loopback) } else { Err(NoRoute::Refused) };
+    pub(crate) fn route(&self, to: SocketAddr) -> Result<SocketAddr, NoRoute> {
+        match to.ip() {
+            ip if Some(ip) == self.gateway_of(ip) => match self.host_loopback {
+                true => Ok(SocketAddr::new(loopback_of(ip), to.port())),
+                false => Err(NoRoute::Refused),
+            },
+            IpAddr::V4(ip) if ip == self.dns_ip => Err(NoRoute::Refused),
+            IpAddr::V4(ip) if self.in_subnet(ip) => Err(NoRoute::Unreachable),
+            IpAddr::V4(_) => Ok(to),
+            IpAddr::V6(ip) => match &self.ipv6 {
+                Some(net) if net.is_ours(ip) => Err(NoRoute::Refused),
+                Some(net) if !net.contains(ip) && !ip.is_unicast_link_local() => Ok(to),
+                _ => Err(NoRoute::Unreachable),
+            },
         }
-        if *to.ip() == self.dns_ip {
-            return Err(NoRoute::Refused);
-        }
-        if self.in_subnet(*to.ip()) { Err(NoRoute::Unreachable) } else { Ok(to) }
     }
 
-    /// What the link means for every flow.
-    pub(crate) fn link(&self, wmem_max: u32) -> Link {
-        let segment_max = self.mtu.saturating_sub(40).max(1);
+    /// The gateway, in the family of an address.
+    pub(crate) fn gateway_of(&self, ip: IpAddr) -> Option<IpAddr> {
+        match ip {
+            IpAddr::V4(_) => Some(self.gateway_ip.into()),
+            IpAddr::V6(_) => self.ipv6.map(|net| net.gateway.into()),
+        }
+    }
+
+    /// What the link means for every flow of a family.
+    pub(crate) fn link(&self, ipv6: bool, wmem_max: u32) -> Link {
+        let headers = if ipv6 { HEADERS_V6 } else { HEADERS_V4 };
+        let segment_max = self.mtu.saturating_sub(headers).max(1);
         let mss = if self.offload { segment_max.min(OFFLOAD_MSS) } else { segment_max };
         Link {
             mss,
             segment_max,
             offload: self.offload,
             keepalive: self.keepalive,
+            user_timeout: self.user_timeout,
             snd_target_max: wmem_max as usize,
+            congestion: self.congestion,
         }
     }
 
@@ -141,6 +224,14 @@ impl ContainerConfig {
         let frames = u64::from(QUEUE_FRAMES) * u64::from(self.mtu.saturating_sub(40).max(1));
         if self.offload { self.dev_queue_bytes / 2 } else { frames.min(self.dev_queue_bytes) / 2 }
     }
+}
+
+/// IP and TCP header without options.
+pub(crate) const HEADERS_V4: u16 = 40;
+pub(crate) const HEADERS_V6: u16 = 60;
+
+fn loopback_of(ip: IpAddr) -> IpAddr {
+    if ip.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
 }
 
 /// With offload off the guest sends segments of the MTU's size: the reserve holds one at true size, else a flow with

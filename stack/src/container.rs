@@ -11,7 +11,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use skbudget_controller::{Budget, Counter, Instant, MemberId};
@@ -21,15 +20,16 @@ use crate::counters::{Stat, Stats};
 use crate::demux::FlowTable;
 use crate::egress::Egress;
 use crate::flow::Flow;
-use crate::ingress::{self, Ingress};
 use crate::io::{Close, Ctx, FlowId, Ready};
 use crate::parked::Parked;
+use crate::persecond::PerSecond;
+use crate::reassembly::Reassembly;
 use crate::segment::{Outgoing, Segment, Tuple};
 use crate::tcp::{Disposition, Mem};
 use crate::timewait::{TimeWait, Verdict};
-use crate::vnet::VnetHdr;
 
 mod admission;
+mod frames;
 mod info;
 mod memory;
 mod service;
@@ -37,8 +37,8 @@ mod service;
 pub use info::{ContainerStats, FlowInfo};
 pub use memory::WakeKey;
 
-/// ICMP errors a second (Linux' icmp_msgs_per_sec).
-const ICMP_PER_SECOND: u32 = 1000;
+/// Challenge ACKs a second, on average (Linux' tcp_challenge_ack_limit of old).
+const CHALLENGES_PER_SECOND: u32 = 1000;
 
 /// An orphan whose host side takes nothing for so long is reset (K11).
 const ORPHAN_WITHOUT_PROGRESS: Duration = Duration::from_secs(60);
@@ -80,9 +80,12 @@ pub struct Container {
     idle_limit: usize,
     /// Flows whose guest is done and whose host side has not taken everything yet, the oldest first.
     orphans: VecDeque<FlowId>,
-    /// Deterministic from the secret; only spreads retries.
+    /// Deterministic from the secret; spreads retries and quotas.
     rng: u64,
-    icmp: (u64, u32),
+    reassembly: Reassembly,
+    icmp: PerSecond,
+    advertised: Option<Instant>,
+    challenges: PerSecond,
     arp_asked: Option<Instant>,
     flows_total: u64,
     bytes_from_guest: u64,
@@ -113,7 +116,10 @@ impl Container {
             idle_limit: 64,
             orphans: VecDeque::new(),
             rng: config.secret[0] | 1,
-            icmp: (0, 0),
+            reassembly: Reassembly::default(),
+            icmp: PerSecond::default(),
+            advertised: None,
+            challenges: PerSecond::default(),
             arp_asked: None,
             flows_total: 0,
             bytes_from_guest: 0,
@@ -133,28 +139,6 @@ impl Container {
     }
 
     // ---- events ----
-
-    /// A frame from the guest (Ethernet header first, vnet header apart). Anything malformed is counted and dropped.
-    pub fn on_frame(&mut self, cx: &mut Ctx<'_>, vnet: &VnetHdr, frame: &[u8]) {
-        self.frames_from_guest += 1;
-        if let Some(mac) = ingress::guest_mac(frame)
-            && self.egress.guest_mac != Some(mac)
-        {
-            self.egress.guest_mac = Some(mac);
-            self.unblock();
-        }
-        match ingress::parse(&self.config, vnet, frame) {
-            Ingress::Tcp(tuple, seg) => self.on_segment(cx, tuple, &seg),
-            Ingress::Answer(answer, stat) => {
-                if matches!(answer, ingress::Answer::Arp(_)) || self.icmp_allowed(cx.now) {
-                    self.stats.add(stat);
-                    self.egress.answer(cx.device, &answer);
-                }
-            }
-            Ingress::Nothing => {}
-            Ingress::Drop(stat) => self.stats.add(stat),
-        }
-    }
 
     fn on_segment(&mut self, cx: &mut Ctx<'_>, tuple: Tuple, seg: &Segment<'_>) {
         if let Some(index) = self.flows.find(&tuple)
@@ -214,6 +198,9 @@ impl Container {
                 if let Some(seg) = seg {
                     self.refuse(cx, &flow.tuple, seg);
                 }
+            }
+            Disposition::Challenge => {
+                flow.tcb.rcv.ack_now |= self.challenge_allowed(cx.now);
             }
             Disposition::Reset => return self.end(cx, flow, Close::Reset),
             Disposition::Abort => return self.abort(cx, flow),
@@ -314,6 +301,7 @@ impl Container {
             self.unblock();
         }
         self.timewait.expire(cx.budget, self.member, cx.now);
+        self.expire_fragments(cx);
         self.expire_parked(cx);
         self.find_idle(cx);
         while let Some(Reverse((at, index, generation))) = self.timers.peek().copied() {
@@ -379,7 +367,8 @@ impl Container {
     pub fn next_deadline(&self) -> Option<Instant> {
         let timer = self.timers.peek().map(|Reverse((at, ..))| *at);
         let idle = self.watch.front().map(|w| w.0);
-        [timer, idle, self.blocked_until, self.timewait.deadline(), self.parked.deadline()]
+        let [timewait, parked] = [self.timewait.deadline(), self.parked.deadline()];
+        [timer, idle, self.blocked_until, timewait, parked, self.reassembly.deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -416,6 +405,7 @@ impl Container {
             self.unpark(id, cx.budget);
         }
         self.timewait.clear(cx.budget, self.member, cx.now);
+        self.forget_fragments(cx);
         self.parked.uncharge(cx.budget, self.member, cx.now);
         self.woken.clear();
         self.arrived.clear();
@@ -428,17 +418,20 @@ impl Container {
         self.blocked_until = None;
     }
 
-    fn icmp_allowed(&mut self, now: Instant) -> bool {
-        let second = now.0 / 1_000_000_000;
-        if self.icmp.0 != second {
-            self.icmp = (second, 0);
-        }
-        self.icmp.1 += 1;
-        let allowed = self.icmp.1 <= ICMP_PER_SECOND;
-        if !allowed {
-            self.stats.add(Stat::IcmpRateLimited);
-        }
+    /// RFC 5961 section 7: one limit for all flows. How many a second has is not to be known, or whoever counts its own
+    /// would learn of others'.
+    fn challenge_allowed(&mut self, now: Instant) -> bool {
+        let spread = self.random() as u32 % CHALLENGES_PER_SECOND;
+        let allowed = self.challenges.allow(now, || CHALLENGES_PER_SECOND / 2 + spread);
+        self.stats.add(if allowed { Stat::TCPChallengeACK } else { Stat::TCPACKSkippedChallenge });
         allowed
+    }
+
+    fn random(&mut self) -> u64 {
+        self.rng ^= self.rng << 13;
+        self.rng ^= self.rng >> 7;
+        self.rng ^= self.rng << 17;
+        self.rng
     }
 }
 
@@ -472,11 +465,6 @@ impl Flow {
 /// The timer entry is the one its flow will be woken by.
 fn is_live(flows: &FlowTable, at: Instant, index: u32, generation: u32) -> bool {
     flows.get(FlowId { index, generation }).is_some_and(|flow| flow.timer_at == Some(at))
-}
-
-/// Destination as the guest names it, for a peer of a published port.
-fn as_gateway(config: &ContainerConfig, port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(config.gateway_ip, port)
 }
 
 #[cfg(test)]

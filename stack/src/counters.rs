@@ -17,12 +17,30 @@ stats! {
     /// Neither ARP nor IPv4 nor IPv6.
     DropEtherType,
     DropArp,
-    /// IPv6 is not spoken yet.
+    /// IPv6 is off.
     DropIpv6,
+    DropIpv6Header,
+    /// Extension headers that are cut short, out of place or too many.
+    DropIpv6Extension,
+    /// An option that asks to be understood or the packet to be dropped.
+    DropIpv6Option,
+    /// A routing header with segments left.
+    DropIpv6Routing,
+    /// Neighbour discovery that did not come from this link, or is not the guest's to say.
+    DropNdp,
     DropIpv4Header,
     DropIpv4Checksum,
-    /// Fragments are refused.
+    /// A fragment that can be a part of nothing.
     DropFragment,
+    /// A fragment that says what another one said (RFC 5722), and all that belong to its datagram.
+    DropFragmentOverlap,
+    /// A fragment that cuts a transport header in two, or pieces too many.
+    DropFragmentTiny,
+    /// No room for a fragment.
+    DropFragmentMemory,
+    /// Datagrams made whole from fragments; given up as some of it never came.
+    ReasmOKs,
+    ReasmTimeout,
     /// A source address that is not the container's.
     DropSource,
     /// Multicast, broadcast, loopback or the container itself.
@@ -38,6 +56,13 @@ stats! {
     IcmpRateLimited,
     IcmpEchoAnswered,
     ArpAnswered,
+    NdpAnswered,
+    RouterAdverts,
+    /// Router solicitations beyond one in three seconds.
+    RouterSolicitsIgnored,
+    /// The guest's word on the path's MTU: taken, not believed.
+    PathMtuLowered,
+    PathMtuIgnored,
     /// No flow index left.
     FlowTableFull,
     /// Parked SYN forgotten: timed out or the table was full.
@@ -58,6 +83,14 @@ stats! {
     RetransSegs,
     TCPTimeouts,
     TCPFastRetrans,
+    /// Fast recoveries, by how the loss was seen.
+    TCPSackRecovery,
+    TCPRenoRecovery,
+    /// Recoveries that were for nothing, by what showed it.
+    TCPTSUndo,
+    TCPDSACKUndo,
+    TCPDSACKRecv,
+    TCPLossProbes,
     TCPWinProbe,
     TCPKeepAlive,
     TCPAbortOnTimeout,

@@ -5,24 +5,26 @@
 //! offload off a frame is at most one MTU and the sum is complete.
 
 use std::io::IoSlice;
-use std::net::Ipv4Addr;
 
 use smoltcp::wire::{
-    ArpPacket, EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket,
-    TcpSeqNumber, checksum,
+    ArpPacket, EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet,
+    Ipv6FragmentHeader, Ipv6Packet, TcpPacket, TcpSeqNumber, checksum,
 };
 
 use crate::config::ContainerConfig;
+use crate::icmp::HOP_LIMIT;
 use crate::ingress::Answer;
 use crate::io::Device;
-use crate::segment::{Outgoing, Tuple};
+use crate::segment::{Addrs, Outgoing, Tuple};
 use crate::txq::PARTS_MAX;
-use crate::vnet::{F_NEEDS_CSUM, GSO_TCPV4, VnetHdr};
+use crate::vnet::{F_NEEDS_CSUM, GSO_TCPV4, GSO_TCPV6, VnetHdr};
 
 const ETH: usize = 14;
-const IP: usize = 20;
+const IPV4: usize = 20;
+const IPV6: usize = 40;
+const FRAGMENT: usize = 8;
 const TCP: usize = 20;
-const HEADERS_MAX: usize = ETH + IP + TCP + 40;
+const HEADERS_MAX: usize = ETH + IPV6 + TCP + 40;
 const TCP_CHECKSUM_OFFSET: u16 = 16;
 
 /// The container's side of the link.
@@ -32,8 +34,93 @@ pub(crate) struct Egress {
     /// Learnt from the guest's frames.
     pub(crate) guest_mac: Option<EthernetAddress>,
     offload: bool,
-    ident: u16,
+    mtu: usize,
+    ident: u32,
     pub(crate) frames: u64,
+}
+
+/// What stands in front of a payload.
+#[derive(Debug, Clone, Copy)]
+struct IpHeader {
+    addrs: Addrs,
+    protocol: IpProtocol,
+    hop_limit: u8,
+    /// Offset in bytes, and whether more follow; `None`: whole.
+    fragment: Option<(usize, bool)>,
+}
+
+impl IpHeader {
+    fn len(&self) -> usize {
+        match self.addrs {
+            Addrs::V4 { .. } => IPV4,
+            Addrs::V6 { .. } if self.fragment.is_some() => IPV6 + FRAGMENT,
+            Addrs::V6 { .. } => IPV6,
+        }
+    }
+
+    fn ethertype(&self) -> EthernetProtocol {
+        match self.addrs {
+            Addrs::V4 { .. } => EthernetProtocol::Ipv4,
+            Addrs::V6 { .. } => EthernetProtocol::Ipv6,
+        }
+    }
+
+    fn pseudo_sum(&self, len: usize) -> u16 {
+        match self.addrs {
+            Addrs::V4 { src, dst } => {
+                checksum::pseudo_header_v4(&src, &dst, self.protocol, len as u32)
+            }
+            Addrs::V6 { src, dst } => {
+                checksum::pseudo_header_v6(&src, &dst, self.protocol, len as u32)
+            }
+        }
+    }
+
+    /// Writes the header of a packet with `len` bytes behind it.
+    fn emit(&self, packet: &mut [u8], ident: u32, len: usize) {
+        let (offset, more) = self.fragment.unwrap_or((0, false));
+        match self.addrs {
+            Addrs::V4 { src, dst } => {
+                let mut ip = Ipv4Packet::new_unchecked(packet);
+                ip.set_version(4);
+                ip.set_header_len(IPV4 as u8);
+                ip.set_total_len((IPV4 + len) as u16);
+                ip.set_ident(ident as u16);
+                ip.clear_flags();
+                ip.set_dont_frag(self.fragment.is_none());
+                ip.set_more_frags(more);
+                ip.set_frag_offset(offset as u16);
+                ip.set_hop_limit(self.hop_limit);
+                ip.set_next_header(self.protocol);
+                ip.set_src_addr(src);
+                ip.set_dst_addr(dst);
+                ip.fill_checksum();
+            }
+            Addrs::V6 { src, dst } => {
+                let mut ip = Ipv6Packet::new_unchecked(&mut *packet);
+                ip.set_version(6);
+                ip.set_traffic_class(0);
+                ip.set_flow_label(0);
+                ip.set_payload_len((self.len() - IPV6 + len) as u16);
+                ip.set_next_header(match self.fragment {
+                    Some(_) => IpProtocol::Ipv6Frag,
+                    None => self.protocol,
+                });
+                ip.set_hop_limit(self.hop_limit);
+                ip.set_src_addr(src);
+                ip.set_dst_addr(dst);
+                if self.fragment.is_some() {
+                    let header = &mut packet[IPV6..];
+                    header[..2].copy_from_slice(&[self.protocol.into(), 0]);
+                    let mut header = Ipv6FragmentHeader::new_unchecked(&mut header[2..]);
+                    header.clear_reserved();
+                    header.set_frag_offset((offset / 8) as u16);
+                    header.set_more_frags(more);
+                    header.set_ident(ident);
+                }
+            }
+        }
+    }
 }
 
 impl Egress {
@@ -42,6 +129,7 @@ impl Egress {
             our_mac: EthernetAddress(config.our_mac),
             guest_mac: None,
             offload: config.offload,
+            mtu: config.mtu.into(),
             ident: 0,
             frames: 0,
         }
@@ -52,30 +140,6 @@ impl Egress {
         eth.set_src_addr(self.our_mac);
         eth.set_dst_addr(self.guest_mac.unwrap_or(EthernetAddress::BROADCAST));
         eth.set_ethertype(ethertype);
-    }
-
-    fn ipv4(
-        &mut self,
-        packet: &mut [u8],
-        src: Ipv4Addr,
-        dst: Ipv4Addr,
-        of: IpProtocol,
-        len: usize,
-    ) {
-        self.ident = self.ident.wrapping_add(1);
-        let mut ip = Ipv4Packet::new_unchecked(packet);
-        ip.set_version(4);
-        ip.set_header_len(IP as u8);
-        ip.set_total_len((IP + len) as u16);
-        ip.set_ident(self.ident);
-        ip.clear_flags();
-        ip.set_dont_frag(true);
-        ip.set_frag_offset(0);
-        ip.set_hop_limit(64);
-        ip.set_next_header(of);
-        ip.set_src_addr(src);
-        ip.set_dst_addr(dst);
-        ip.fill_checksum();
     }
 
     /// Sends one segment with `payload`. False: the device is full.
@@ -90,29 +154,32 @@ impl Egress {
         let options_len = seg.options.emit(&mut options);
         let tcp_len = TCP + options_len;
         let payload_len: usize = payload.iter().map(|p| p.len()).sum();
-        let (src, dst) = (*tuple.remote.ip(), *tuple.guest.ip());
+        let ip = IpHeader {
+            addrs: tuple.to_guest(),
+            protocol: IpProtocol::Tcp,
+            hop_limit: HOP_LIMIT,
+            fragment: None,
+        };
+        let tcp_at = ETH + ip.len();
 
         let mut headers = [0; HEADERS_MAX];
-        let headers = &mut headers[..ETH + IP + tcp_len];
-        self.ethernet(headers, EthernetProtocol::Ipv4);
-        self.ipv4(&mut headers[ETH..], src, dst, IpProtocol::Tcp, tcp_len + payload_len);
-        write_tcp(&mut headers[ETH + IP..], tuple, seg, &options[..options_len]);
+        let headers = &mut headers[..tcp_at + tcp_len];
+        self.ethernet(headers, ip.ethertype());
+        self.ident = self.ident.wrapping_add(1);
+        ip.emit(&mut headers[ETH..], self.ident, tcp_len + payload_len);
+        write_tcp(&mut headers[tcp_at..], tuple, seg, &options[..options_len]);
 
-        let pseudo =
-            checksum::pseudo_header_v4(&src, &dst, IpProtocol::Tcp, (tcp_len + payload_len) as u32);
+        let pseudo = ip.pseudo_sum(tcp_len + payload_len);
         let sum = if self.offload {
             pseudo
         } else {
-            !checksum::combine(&[
-                pseudo,
-                checksum::data(&headers[ETH + IP..]),
-                payload_sum(payload),
-            ])
+            let (header, payload) = (checksum::data(&headers[tcp_at..]), payload_sum(payload));
+            !checksum::combine(&[pseudo, header, payload])
         };
-        let at = ETH + IP + usize::from(TCP_CHECKSUM_OFFSET);
+        let at = tcp_at + usize::from(TCP_CHECKSUM_OFFSET);
         headers[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 
-        let vnet = self.vnet(headers.len(), payload_len, seg.mss);
+        let vnet = self.vnet(tcp_at, headers.len(), payload_len, seg.mss);
         let mut parts = [IoSlice::new(&[]); PARTS_MAX + 1];
         parts[0] = IoSlice::new(headers);
         parts[1..=payload.len()].copy_from_slice(payload);
@@ -121,46 +188,66 @@ impl Egress {
         sent
     }
 
-    fn vnet(&self, headers: usize, payload: usize, mss: u16) -> VnetHdr {
+    fn vnet(&self, tcp_at: usize, headers: usize, payload: usize, mss: u16) -> VnetHdr {
         if !self.offload {
             return VnetHdr::default();
         }
         let gso = payload > usize::from(mss);
+        let gso_type = if tcp_at == ETH + IPV4 { GSO_TCPV4 } else { GSO_TCPV6 };
         VnetHdr {
             flags: F_NEEDS_CSUM,
-            gso_type: if gso { GSO_TCPV4 } else { 0 },
+            gso_type: if gso { gso_type } else { 0 },
             hdr_len: if gso { headers as u16 } else { 0 },
             gso_size: if gso { mss } else { 0 },
-            csum_start: (ETH + IP) as u16,
+            csum_start: tcp_at as u16,
             csum_offset: TCP_CHECKSUM_OFFSET,
         }
     }
 
     /// Sends a frame that was built in full. Lost when the device is full: these are asked for again.
     pub(crate) fn answer(&mut self, device: &mut dyn Device, answer: &Answer) {
-        let mut frame;
         match answer {
             Answer::Arp(repr) => {
-                frame = vec![0; ETH + repr.buffer_len()];
+                let mut frame = vec![0; ETH + repr.buffer_len()];
                 self.ethernet(&mut frame, EthernetProtocol::Arp);
                 repr.emit(&mut ArpPacket::new_unchecked(&mut frame[ETH..]));
+                self.frames += u64::from(device.send(&VnetHdr::default(), &[IoSlice::new(&frame)]));
             }
-            Answer::Icmp { to, from, bytes } => {
-                frame = vec![0; ETH + IP + bytes.len()];
-                self.ethernet(&mut frame, EthernetProtocol::Ipv4);
-                self.ipv4(&mut frame[ETH..], *from, *to, IpProtocol::Icmp, bytes.len());
-                frame[ETH + IP..].copy_from_slice(bytes);
+            Answer::Icmp { addrs, hop_limit, bytes } => {
+                let protocol = match addrs {
+                    Addrs::V4 { .. } => IpProtocol::Icmp,
+                    Addrs::V6 { .. } => IpProtocol::Icmpv6,
+                };
+                let (addrs, hop_limit) = (*addrs, *hop_limit);
+                self.packet(device, IpHeader { addrs, protocol, hop_limit, fragment: None }, bytes);
             }
         }
-        self.frames += u64::from(device.send(&VnetHdr::default(), &[IoSlice::new(&frame)]));
+    }
+
+    /// One packet, in fragments when it is larger than the MTU.
+    fn packet(&mut self, device: &mut dyn Device, whole: IpHeader, bytes: &[u8]) {
+        self.ident = self.ident.wrapping_add(1);
+        let in_one = whole.len() + bytes.len() <= self.mtu;
+        let piece = IpHeader { fragment: Some((0, false)), ..whole };
+        let step = if in_one { bytes.len() } else { (self.mtu - piece.len()) & !7 };
+        for (i, part) in bytes.chunks(step.max(8)).enumerate() {
+            let more = (i + 1) * step < bytes.len();
+            let ip = IpHeader { fragment: (!in_one).then_some((i * step, more)), ..whole };
+            let mut headers = [0; ETH + IPV6 + FRAGMENT];
+            let headers = &mut headers[..ETH + ip.len()];
+            self.ethernet(headers, ip.ethertype());
+            ip.emit(&mut headers[ETH..], self.ident, part.len());
+            let parts = [IoSlice::new(headers), IoSlice::new(part)];
+            self.frames += u64::from(device.send(&VnetHdr::default(), &parts));
+        }
     }
 }
 
 fn write_tcp(bytes: &mut [u8], tuple: &Tuple, seg: &Outgoing, options: &[u8]) {
     let header_len = (TCP + options.len()) as u8;
     let mut tcp = TcpPacket::new_unchecked(bytes);
-    tcp.set_src_port(tuple.remote.port());
-    tcp.set_dst_port(tuple.guest.port());
+    tcp.set_src_port(tuple.remote_port());
+    tcp.set_dst_port(tuple.guest_port());
     tcp.set_seq_number(TcpSeqNumber(seg.seq.0.cast_signed()));
     tcp.set_ack_number(TcpSeqNumber(seg.ack.0.cast_signed()));
     tcp.clear_flags();

@@ -1,11 +1,12 @@
 //! A flow: TCP towards the guest, a host socket, and the ledger of what both hold.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use skbudget_controller::{Instant, Ledger};
 
 use crate::io::{FlowId, HostCaps, Ready};
 use crate::segment::Tuple;
+use crate::seq::Seq;
 use crate::tcp::Tcb;
 
 /// Charged for a flow object, its places in tables and queues (pressure model H.0: S). The assertion below keeps it
@@ -19,7 +20,7 @@ const _: () = assert!(
 /// The host's end.
 #[derive(Debug)]
 pub(crate) struct HostSide {
-    pub(crate) to: SocketAddrV4,
+    pub(crate) to: SocketAddr,
     /// connect(2) is done.
     pub(crate) open: bool,
     pub(crate) ready: Ready,
@@ -65,10 +66,12 @@ pub(crate) struct Flow {
     pub(crate) idle: bool,
     /// On the container's queue of flows that may become idle.
     pub(crate) watched: bool,
+    /// On that queue since it was opened, whatever it did since.
+    pub(crate) fresh: bool,
 }
 
 impl HostSide {
-    pub(crate) fn new(to: SocketAddrV4, caps: HostCaps, open: bool) -> Self {
+    pub(crate) fn new(to: SocketAddr, caps: HostCaps, open: bool) -> Self {
         Self {
             to,
             open,
@@ -110,7 +113,14 @@ impl Flow {
             last_data: now,
             idle: false,
             watched: false,
+            fresh: false,
         })
+    }
+
+    /// The guest says that a segment of ours, beginning at `seq`, did not fit a path of `mtu` bytes. True: it was in
+    /// flight and the segments are smaller from now on.
+    pub(crate) fn path_mtu(&mut self, mtu: u32, seq: Seq) -> bool {
+        self.tcb.on_path_mtu(mtu, self.tuple.is_ipv6(), seq)
     }
 
     /// When this flow must be looked at if nothing else happens.

@@ -1,36 +1,55 @@
 //! A frame from the guest becomes a value: a segment for TCP, an answer to send, or a drop with its reason.
-//! Every check on untrusted bytes is here or in smoltcp's `wire`, and none can panic.
+//! Every check on untrusted bytes is here, in the modules of each protocol or in smoltcp's `wire`, and none can panic.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddr;
 
-use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
-    Icmpv4DstUnreachable, Icmpv4Packet, Icmpv4Repr, IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr,
-    TcpPacket, UdpPacket,
+    ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket,
+    UdpPacket,
 };
 
 use crate::config::ContainerConfig;
 use crate::counters::Stat;
-use crate::segment::{self, Segment, Tuple, unroutable};
+use crate::icmp::{self, Unreachable};
+use crate::reassembly::{Datagram, Fragment, Key};
+use crate::segment::{self, Addrs, Segment, Tuple, unroutable};
+use crate::seq::Seq;
 use crate::vnet::{F_DATA_VALID, F_NEEDS_CSUM, VnetHdr};
+use crate::{arp, ipv6};
 
 /// What a frame means.
 #[derive(Debug)]
 pub(crate) enum Ingress<'a> {
     Tcp(Tuple, Segment<'a>),
+    Fragment(Fragment<'a>),
+    /// The guest says that a segment of ours was too large for its path.
+    PathMtu {
+        tuple: Tuple,
+        seq: Seq,
+        mtu: u32,
+    },
+    RouterSolicit {
+        from: std::net::Ipv6Addr,
+    },
     /// An answer that needs nothing but the frame: ARP reply, echo reply, port unreachable.
     Answer(Answer, Stat),
+    /// As `Drop`, and the guest is told why.
+    Refuse(Answer, Stat),
     /// The guest told its hardware address and nothing else.
     Nothing,
     Drop(Stat),
 }
 
-/// A small frame for the guest, built in full.
+/// A small packet for the guest, built in full.
 #[derive(Debug)]
 pub(crate) enum Answer {
     Arp(ArpRepr),
-    Icmp { to: Ipv4Addr, from: Ipv4Addr, bytes: Vec<u8> },
+    /// Of the family of `addrs`.
+    Icmp {
+        addrs: Addrs,
+        hop_limit: u8,
+        bytes: Vec<u8>,
+    },
 }
 
 /// Hardware address of the guest when the frame tells it: any unicast source.
@@ -43,42 +62,22 @@ pub(crate) fn parse<'a>(config: &ContainerConfig, vnet: &VnetHdr, frame: &'a [u8
     let Ok(eth) = EthernetFrame::new_checked(frame) else {
         return Ingress::Drop(Stat::DropShortFrame);
     };
-    match eth.ethertype() {
-        EthernetProtocol::Ipv4 => ipv4(config, vnet, eth.payload()),
-        EthernetProtocol::Arp => arp(config, eth.payload()),
-        EthernetProtocol::Ipv6 => Ingress::Drop(Stat::DropIpv6),
-        EthernetProtocol::Unknown(_) => Ingress::Drop(Stat::DropEtherType),
+    match (eth.ethertype(), &config.ipv6) {
+        (EthernetProtocol::Ipv4, _) => ipv4(config, vnet, eth.payload()),
+        (EthernetProtocol::Arp, _) => arp::on_packet(config, eth.payload()),
+        (EthernetProtocol::Ipv6, Some(net)) => ipv6::on_packet(config, net, vnet, eth.payload()),
+        (EthernetProtocol::Ipv6, None) => Ingress::Drop(Stat::DropIpv6),
+        (EthernetProtocol::Unknown(_), _) => Ingress::Drop(Stat::DropEtherType),
     }
 }
 
-/// Every address of the subnet but the guest's own is ours, so that the guest finds a neighbour whatever it asks.
-fn arp<'a>(config: &ContainerConfig, bytes: &[u8]) -> Ingress<'a> {
-    let parsed = ArpPacket::new_checked(bytes).and_then(|p| ArpRepr::parse(&p));
-    let Ok(ArpRepr::EthernetIpv4 {
-        operation,
-        source_hardware_addr,
-        source_protocol_addr,
-        target_protocol_addr,
-        ..
-    }) = parsed
-    else {
-        return Ingress::Drop(Stat::DropArp);
-    };
-    // A probe (RFC 5227) asks for an address from 0.0.0.0: answering it for the guest's own would be a conflict.
-    if operation != ArpOperation::Request || target_protocol_addr == config.guest_ip {
-        return Ingress::Nothing;
+/// As [`parse`], of a packet that came in pieces.
+pub(crate) fn parse_whole<'a>(config: &ContainerConfig, datagram: &'a Datagram) -> Ingress<'a> {
+    let Datagram { addrs, next, payload } = datagram;
+    if matches!(addrs, Addrs::V6 { .. }) {
+        return ipv6::on_reassembled(config, *addrs, *next, payload);
     }
-    if !config.in_subnet(target_protocol_addr) {
-        return Ingress::Drop(Stat::DropArp);
-    }
-    let reply = ArpRepr::EthernetIpv4 {
-        operation: ArpOperation::Reply,
-        source_hardware_addr: EthernetAddress(config.our_mac),
-        source_protocol_addr: target_protocol_addr,
-        target_hardware_addr: source_hardware_addr,
-        target_protocol_addr: source_protocol_addr,
-    };
-    Ingress::Answer(Answer::Arp(reply), Stat::ArpAnswered)
+    transport(config, &VnetHdr::default(), *addrs, 0, (*next).into(), payload)
 }
 
 fn ipv4<'a>(config: &ContainerConfig, vnet: &VnetHdr, bytes: &'a [u8]) -> Ingress<'a> {
@@ -91,110 +90,78 @@ fn ipv4<'a>(config: &ContainerConfig, vnet: &VnetHdr, bytes: &'a [u8]) -> Ingres
     if !packet.verify_checksum() {
         return Ingress::Drop(Stat::DropIpv4Checksum);
     }
-    if packet.more_frags() || packet.frag_offset() != 0 {
-        return Ingress::Drop(Stat::DropFragment);
-    }
-    if packet.src_addr() != config.guest_ip {
+    let (src, dst) = (packet.src_addr(), packet.dst_addr());
+    if src != config.guest_ip {
         return Ingress::Drop(Stat::DropSource);
     }
-    if unroutable(packet.dst_addr()) || packet.dst_addr() == config.guest_ip {
+    if unroutable(dst) || dst == config.guest_ip {
         return Ingress::Drop(Stat::DropDestination);
     }
-    match packet.next_header() {
-        IpProtocol::Tcp => tcp(vnet, &packet),
-        IpProtocol::Icmp => icmp(config, &packet),
-        IpProtocol::Udp => udp(&packet),
+    let (addrs, protocol) = (Addrs::V4 { src, dst }, packet.next_header());
+    if packet.more_frags() || packet.frag_offset() != 0 {
+        let key = Key { addrs, id: packet.ident().into(), protocol: protocol.into() };
+        return Ingress::Fragment(Fragment {
+            key,
+            next: protocol.into(),
+            offset: packet.frag_offset().into(),
+            more: packet.more_frags(),
+            payload: packet.payload(),
+        });
+    }
+    transport(config, vnet, addrs, packet.hop_limit(), protocol, packet.payload())
+}
+
+/// What is inside a packet of either family; `vnet` is the device's word on its checksum.
+pub(crate) fn transport<'a>(
+    config: &ContainerConfig,
+    vnet: &VnetHdr,
+    addrs: Addrs,
+    hop_limit: u8,
+    protocol: IpProtocol,
+    payload: &'a [u8],
+) -> Ingress<'a> {
+    match (protocol, addrs) {
+        (IpProtocol::Icmp, Addrs::V4 { src, dst }) => icmp::on_v4(config, (src, dst), payload),
+        (IpProtocol::Icmpv6, Addrs::V6 { src, dst }) => match &config.ipv6 {
+            Some(net) => icmp::on_v6(config, net, (src, dst), hop_limit, payload),
+            None => Ingress::Drop(Stat::DropIpv6),
+        },
+        // Both ends of a conversation have an address of their own.
+        (_, Addrs::V6 { src, .. }) if src.is_unspecified() => Ingress::Drop(Stat::DropSource),
+        (_, Addrs::V6 { dst, .. }) if dst.is_multicast() => Ingress::Drop(Stat::DropDestination),
+        (IpProtocol::Tcp, _) => tcp(vnet, addrs, payload),
+        (IpProtocol::Udp, _) => udp(addrs, payload),
         _ => Ingress::Drop(Stat::DropProtocol),
     }
 }
 
-fn tcp<'a>(vnet: &VnetHdr, packet: &Ipv4Packet<&'a [u8]>) -> Ingress<'a> {
-    let Ok(segment) = TcpPacket::new_checked(packet.payload()) else {
+fn tcp<'a>(vnet: &VnetHdr, addrs: Addrs, payload: &'a [u8]) -> Ingress<'a> {
+    let Ok(segment) = TcpPacket::new_checked(payload) else {
         return Ingress::Drop(Stat::DropTcpHeader);
     };
-    let (src, dst) = (packet.src_addr(), packet.dst_addr());
+    let (src, dst) = addrs.ips();
+    let checked = match addrs {
+        Addrs::V4 { src, dst } => (src.into(), dst.into()),
+        Addrs::V6 { src, dst } => (src.into(), dst.into()),
+    };
     // With checksum offload the sum is not there yet (RFC 1624's partial sum) or the kernel vouches for it.
     let vouched = vnet.flags & (F_NEEDS_CSUM | F_DATA_VALID) != 0;
-    if !vouched && !segment.verify_checksum(&IpAddress::Ipv4(src), &IpAddress::Ipv4(dst)) {
+    if !vouched && !segment.verify_checksum(&checked.0, &checked.1) {
         return Ingress::Drop(Stat::DropTcpChecksum);
     }
     if segment.src_port() == 0 || segment.dst_port() == 0 {
         return Ingress::Drop(Stat::DropTcpHeader);
     }
-    let tuple = Tuple {
-        guest: SocketAddrV4::new(src, segment.src_port()),
-        remote: SocketAddrV4::new(dst, segment.dst_port()),
-    };
-    Ingress::Tcp(tuple, segment::parse(&segment))
-}
-
-/// Echo requests to our own addresses are answered; others would need a host socket.
-fn icmp<'a>(config: &ContainerConfig, packet: &Ipv4Packet<&'a [u8]>) -> Ingress<'a> {
-    let dst = packet.dst_addr();
-    let caps = ChecksumCapabilities::default();
-    let parsed = Icmpv4Packet::new_checked(packet.payload())
-        .and_then(|p| Icmpv4Repr::parse(&p, &caps).map(|r| (r, p.into_inner())));
-    let Ok((Icmpv4Repr::EchoRequest { ident, seq_no, data }, _)) = parsed else {
-        return Ingress::Drop(Stat::DropIcmp);
-    };
-    if dst != config.gateway_ip && dst != config.dns_ip {
-        return Ingress::Drop(Stat::DropIcmp);
-    }
-    let reply = Icmpv4Repr::EchoReply { ident, seq_no, data };
-    Ingress::Answer(icmp_answer(packet.src_addr(), dst, &reply), Stat::IcmpEchoAnswered)
+    let guest = SocketAddr::new(src, segment.src_port());
+    let remote = SocketAddr::new(dst, segment.dst_port());
+    Ingress::Tcp(Tuple::new(guest, remote), segment::parse(&segment))
 }
 
 /// UDP is not relayed yet: the guest learns it at once (RFC 1122 section 4.1.3.1).
-fn udp<'a>(packet: &Ipv4Packet<&'a [u8]>) -> Ingress<'a> {
-    let bytes = packet.payload();
-    if UdpPacket::new_checked(bytes).is_err() {
+fn udp<'a>(addrs: Addrs, payload: &[u8]) -> Ingress<'a> {
+    if UdpPacket::new_checked(payload).is_err() {
         return Ingress::Drop(Stat::DropUdp);
     }
-    let repr = Icmpv4Repr::DstUnreachable {
-        reason: Icmpv4DstUnreachable::PortUnreachable,
-        header: header_of(packet.src_addr(), packet.dst_addr(), IpProtocol::Udp, bytes.len()),
-        data: &bytes[..8],
-    };
-    let answer = icmp_answer(packet.src_addr(), packet.dst_addr(), &repr);
+    let answer = icmp::unreachable(addrs, IpProtocol::Udp, payload, Unreachable::Port);
     Ingress::Answer(answer, Stat::UdpUnreachable)
-}
-
-/// Asks the guest for its hardware address.
-pub(crate) fn who_has(config: &ContainerConfig) -> Answer {
-    Answer::Arp(ArpRepr::EthernetIpv4 {
-        operation: ArpOperation::Request,
-        source_hardware_addr: EthernetAddress(config.our_mac),
-        source_protocol_addr: config.gateway_ip,
-        target_hardware_addr: EthernetAddress([0; 6]),
-        target_protocol_addr: config.guest_ip,
-    })
-}
-
-/// The ICMP error that answers a SYN whose destination the host cannot reach.
-pub(crate) fn unreachable(tuple: &Tuple, syn_seq: u32, reason: Icmpv4DstUnreachable) -> Answer {
-    let mut quoted = [0; 8];
-    quoted[..2].copy_from_slice(&tuple.guest.port().to_be_bytes());
-    quoted[2..4].copy_from_slice(&tuple.remote.port().to_be_bytes());
-    quoted[4..].copy_from_slice(&syn_seq.to_be_bytes());
-    let (guest, remote) = (*tuple.guest.ip(), *tuple.remote.ip());
-    let header = header_of(guest, remote, IpProtocol::Tcp, 20);
-    icmp_answer(guest, remote, &Icmpv4Repr::DstUnreachable { reason, header, data: &quoted })
-}
-
-fn header_of(
-    src: Ipv4Addr,
-    dst: Ipv4Addr,
-    next_header: IpProtocol,
-    payload_len: usize,
-) -> Ipv4Repr {
-    Ipv4Repr { src_addr: src, dst_addr: dst, next_header, payload_len, hop_limit: 64 }
-}
-
-fn icmp_answer(to: Ipv4Addr, from: Ipv4Addr, repr: &Icmpv4Repr<'_>) -> Answer {
-    let mut bytes = vec![0; repr.buffer_len()];
-    repr.emit(
-        &mut Icmpv4Packet::new_unchecked(bytes.as_mut_slice()),
-        &ChecksumCapabilities::default(),
-    );
-    Answer::Icmp { to, from, bytes }
 }

@@ -2,7 +2,7 @@
 //! implement them, the stack knows neither descriptors nor clocks.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use skbudget_controller::{Budget, Instant};
 
@@ -61,7 +61,7 @@ pub enum Close {
 pub trait Host {
     /// Starts a non-blocking connect with buffers set to `caps` first. `Ok`: under way or done; the outcome is asked
     /// with `connect_outcome` once the socket was reported writable.
-    fn connect(&mut self, flow: FlowId, to: SocketAddrV4, caps: HostCaps) -> Result<(), HostError>;
+    fn connect(&mut self, flow: FlowId, to: SocketAddr, caps: HostCaps) -> Result<(), HostError>;
     /// `None`: still under way. Asked again when an open socket reported an error (`Container::on_host_broken`).
     fn connect_outcome(&mut self, flow: FlowId) -> Option<Result<(), HostError>>;
     /// writev(2). Never `Ok(0)` for a non-empty write.

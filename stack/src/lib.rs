@@ -10,10 +10,11 @@
 //!
 //! Each module calls only the next one and results come back as values; `container` alone knows the order. Memory is
 //! charged in `rxq` (receive), `txq` (send), `container/admission` (the reservation), `relay` (caps of host
-//! sockets), `parked` and `timewait` (small fixed entries) and nowhere else. Time, randomness and memory are
-//! arguments: the same code runs behind a TAP and in virtual time.
+//! sockets), `parked` and `timewait` (small fixed entries), `reassembly` (fragments) and nowhere else. Time, randomness
+//! and memory are arguments: the same code runs behind a TAP and in virtual time.
 #![deny(unsafe_code)]
 
+mod arp;
 pub mod chunk;
 mod config;
 pub mod container;
@@ -21,9 +22,16 @@ mod counters;
 mod demux;
 mod egress;
 mod flow;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
+mod icmp;
 mod ingress;
 pub mod io;
+mod ipv6;
+mod ndp;
 mod parked;
+mod persecond;
+mod reassembly;
 mod relay;
 mod rxq;
 #[cfg(test)]
@@ -41,8 +49,9 @@ pub mod vnet;
 pub use skbudget_controller as controller;
 
 pub use chunk::ChunkPool;
-pub use config::ContainerConfig;
+pub use config::{ContainerConfig, Ipv6Net};
 pub use container::{Container, ContainerStats, FlowInfo, WakeKey};
 pub use io::{Close, Ctx, Device, FlowId, Host, HostCaps, HostError, Ready};
 pub use tap::Tap;
+pub use tcp::congestion::Algorithm;
 pub use vnet::VnetHdr;

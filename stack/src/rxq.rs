@@ -71,6 +71,11 @@ impl RxQueue {
         !self.ranges.is_empty()
     }
 
+    /// All of it is kept beyond a hole.
+    pub(crate) fn has(&self, start: u64, end: u64) -> bool {
+        self.ranges.iter().any(|r| r.0 <= start && end <= r.1)
+    }
+
     /// Bytes beyond `nxt` that the charged slots can take.
     pub(crate) fn room(&self) -> u64 {
         (self.span * PAYLOAD - self.head - self.len) as u64

@@ -4,7 +4,8 @@
 //! - [`Tap::open`] with offload: `IFF_VNET_HDR` and a 12-byte header in front of every frame, so that checksums and
 //!   segmentation are left to whoever needs them and frames of up to 64 KiB cross at any MTU;
 //! - [`Tap::open`] without: the plain device of the `tun-tap` crate, one frame a packet, no header;
-//! - [`Tap::from_fd`]: a descriptor somebody else opened; the kernel is asked which of the two it is.
+//! - [`Tap::from_fd`]: a descriptor somebody else opened; the kernel is asked which of the two it is. One end of a
+//!   SOCK_SEQPACKET pair will do as well: one frame a packet, no header, and who has the other end is the cable.
 //!
 //! The namespace of a device is fixed when its node is opened, and an open descriptor pins that namespace. Open it in
 //! a scratch namespace and move the device: the container's end is then seen here as `EBADFD` ([`is_gone`]).
@@ -67,9 +68,9 @@ impl Tap {
         Self::new(fd, offload)
     }
 
-    /// Takes a TAP opened elsewhere. The kernel says whether frames carry a header.
+    /// Takes a TAP opened elsewhere, or a packet socket. The kernel says whether frames carry a header.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
-        let offload = sys::has_vnet_hdr(fd.as_fd())?;
+        let offload = !sys::is_packet_socket(fd.as_fd()) && sys::has_vnet_hdr(fd.as_fd())?;
         Self::new(fd, offload)
     }
 
@@ -105,6 +106,11 @@ impl Tap {
         debug_assert!(buf.len() >= SCRATCH_BYTES, "a larger frame would be cut");
         loop {
             let n = match self.file.read(buf) {
+                // The other end of a socket was closed; a device has no empty frames.
+                Ok(0) => {
+                    self.gone = true;
+                    return Err(io::Error::from_raw_os_error(libc::ENODEV));
+                }
                 Ok(n) => n,
                 Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 Err(e) => {
@@ -208,11 +214,19 @@ impl AsFd for Tap {
 
 /// The device behind the descriptor was destroyed: its namespace ended, or somebody deleted it. EIO is not among the
 /// reasons: it says that the device is down, which passes. EFAULT is what a read answers while the device is taken
-/// apart: our buffers are always good.
+/// apart: our buffers are always good. EPIPE and ECONNRESET are what a socket answers whose other end was closed.
 pub fn is_gone(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::EBADFD | libc::EBADF | libc::ENODEV | libc::ENXIO | libc::EFAULT)
+        Some(
+            libc::EBADFD
+                | libc::EBADF
+                | libc::ENODEV
+                | libc::ENXIO
+                | libc::EFAULT
+                | libc::EPIPE
+                | libc::ECONNRESET
+        )
     )
 }
 

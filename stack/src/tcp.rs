@@ -15,14 +15,20 @@ use crate::counters::Stats;
 use crate::segment::{Flags, Options, Outgoing, Segment};
 use crate::seq::Seq;
 
+mod ack;
+mod board;
 pub(crate) mod congestion;
 mod input;
 mod output;
+mod pmtu;
+mod rack;
 pub(crate) mod rcv;
+mod recovery;
 mod rtt;
 pub(crate) mod snd;
 pub(crate) mod state;
 mod timers;
+mod tlp;
 
 use rcv::Rcv;
 use snd::Snd;
@@ -55,6 +61,8 @@ pub(crate) enum Disposition {
     Established,
     /// Answer the segment with RST and forget it; the flow stays.
     Refuse,
+    /// Answer the segment with a challenge ACK, if the container's limit allows it (RFC 5961).
+    Challenge,
     /// The guest reset the flow: reset the host side, forget the flow.
     Reset,
     /// We give up: RST to the guest, reset the host side.
@@ -75,8 +83,10 @@ pub(crate) struct Link {
     /// Super-frames up to 64 KiB may be sent.
     pub(crate) offload: bool,
     pub(crate) keepalive: Duration,
+    pub(crate) user_timeout: Duration,
     /// Largest send queue, bytes.
     pub(crate) snd_target_max: usize,
+    pub(crate) congestion: congestion::Algorithm,
 }
 
 #[derive(Debug)]
@@ -90,16 +100,17 @@ pub(crate) struct Tcb {
     sack: bool,
     /// SYN (or SYN-ACK) is to be sent, first or again.
     syn_due: bool,
-    /// The segment at SND.UNA is to be sent again.
-    rexmit_due: bool,
+    /// A tail loss probe is to be sent.
+    tail_probe_due: bool,
     /// The persist timer ran out on a window that is open but small: send into it all the same.
     force_small: bool,
     /// A zero-window or keep-alive probe is to be sent.
     probe_due: bool,
     last_heard: Instant,
     keepalive_sent: u32,
-    /// Timeouts since anything acceptable was heard.
+    /// Timeouts since anything acceptable was heard, and the first of them.
     silent: u32,
+    silent_since: Instant,
     /// The last ACK that answered an unacceptable segment.
     oow_at: Option<Instant>,
 }
@@ -114,7 +125,7 @@ impl Tcb {
         now: Instant,
     ) -> Self {
         let mut tcb = Self::new(link, State::Connecting, iss, now);
-        tcb.negotiate(&syn.options, Some(ts_offset));
+        tcb.negotiate(&syn.options, Some(ts_offset), now);
         tcb.rcv.irs = syn.seq;
         tcb.snd.wl1 = syn.seq;
         // RFC 7323 section 2.2: the window of a SYN is never scaled.
@@ -137,27 +148,28 @@ impl Tcb {
         let mss = u32::from(link.segment_max.min(MSS_DEFAULT));
         Self {
             state,
-            snd: Snd::new(iss, mss),
+            snd: Snd::new(iss, mss, link.congestion),
             rcv: Rcv::new(u32::from(link.mss), WSCALE),
             link,
             ts: None,
             sack: true,
             syn_due: false,
-            rexmit_due: false,
+            tail_probe_due: false,
             force_small: false,
             probe_due: false,
             last_heard: now,
             keepalive_sent: 0,
             silent: 0,
+            silent_since: now,
             oow_at: None,
         }
     }
 
     /// Takes the options of the guest's SYN (or SYN-ACK). `offered`: we answer, so an option is used if it came.
-    fn negotiate(&mut self, options: &Options, ts_offset: Option<u32>) {
+    fn negotiate(&mut self, options: &Options, ts_offset: Option<u32>, now: Instant) {
         self.ts = options.ts.and(ts_offset);
         if let Some((tsval, _)) = options.ts {
-            self.rcv.ts_recent = tsval;
+            self.rcv.note_timestamp(tsval, now);
         }
         self.sack = options.sack_permitted;
         match options.wscale {
@@ -167,7 +179,7 @@ impl Tcb {
         let mss = options.mss.unwrap_or(MSS_DEFAULT).max(MSS_MIN).min(self.link.segment_max);
         let ts_len = if self.ts.is_some() { 12 } else { 0 };
         self.snd.mss = u32::from(mss.saturating_sub(ts_len).max(1));
-        self.snd.cc = congestion::Congestion::new(self.snd.mss);
+        self.snd.cc = congestion::Congestion::new(self.link.congestion, self.snd.mss, self.snd.iss);
     }
 
     /// The host side is connected: answer the SYN.
@@ -210,8 +222,8 @@ impl Tcb {
     /// An RST that the guest accepts, for a flow we give up.
     pub(crate) fn reset_segment(&self) -> Outgoing {
         Outgoing {
-            // Where the guest stands if all arrived; SND.NXT may have gone back.
-            seq: self.snd.max,
+            // Where the guest stands if all arrived.
+            seq: self.snd.nxt(),
             ack: self.rcv.nxt(),
             flags: Flags::RST_ACK,
             wnd: 0,
@@ -224,7 +236,7 @@ impl Tcb {
     pub(crate) fn time_wait_ack(&self, now: Instant) -> Outgoing {
         let ts = self.ts.map(|_| (self.ts_now(now), self.rcv.ts_recent));
         Outgoing {
-            seq: self.snd.max,
+            seq: self.snd.nxt(),
             ack: self.rcv.nxt(),
             flags: Flags::ACK,
             wnd: self.rcv.window_field(),
@@ -235,7 +247,7 @@ impl Tcb {
 
     pub(crate) fn time_wait_entry(&self) -> crate::timewait::Entry {
         crate::timewait::Entry {
-            snd_nxt: self.snd.max,
+            snd_nxt: self.snd.nxt(),
             rcv_nxt: self.rcv.nxt(),
             wnd: self.rcv.window_field(),
             ts: self.ts.map(|offset| (offset, self.rcv.ts_recent)),
@@ -250,7 +262,6 @@ impl Tcb {
 
     /// Our timestamp clock: milliseconds, offset per flow (RFC 7323 section 5.4).
     fn ts_now(&self, now: Instant) -> u32 {
-        let ms = (now.0 / 1_000_000) as u32;
-        ms.wrapping_add(self.ts.unwrap_or(0))
+        ack::ts_at(now, self.ts.unwrap_or(0))
     }
 }

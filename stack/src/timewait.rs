@@ -1,4 +1,4 @@
-//! TIME-WAIT: 64 bytes a connection, one second, a bounded table (pressure model H2).
+//! TIME-WAIT: 128 bytes a connection, one second, a bounded table (pressure model H2).
 //!
 //! The link is a device queue on this machine: a segment that is a second late was never on it. What the entry is
 //! for is a FIN said again because our ACK of it was lost.
@@ -12,8 +12,12 @@ use crate::demux::Keyed;
 use crate::segment::{Flags, Options, Outgoing, Segment, Tuple};
 use crate::seq::Seq;
 
-/// Bytes charged for an entry.
-const ENTRY_BYTES: u64 = 64;
+/// Bytes charged for an entry: its place in the table and in the queue.
+const ENTRY_BYTES: u64 = 128;
+const _: () = assert!(
+    size_of::<(Tuple, (Entry, Instant))>() + size_of::<(Instant, Tuple)>() <= ENTRY_BYTES as usize,
+    "an entry must fit what is charged for it"
+);
 const ENTRIES_MAX: usize = 4096;
 const HOLD: Duration = Duration::from_secs(1);
 

@@ -49,6 +49,11 @@ impl TxQueue {
         self.len == 0
     }
 
+    /// Chunks held, each charged.
+    pub(crate) fn chunks(&self) -> usize {
+        self.chunks.len()
+    }
+
     /// Bytes that fit without another chunk.
     pub(crate) fn tail_room(&self) -> usize {
         self.chunks.len() * PAYLOAD - self.head - self.len

@@ -7,88 +7,167 @@
 
 use std::collections::BTreeMap;
 
-use hdrhistogram::Histogram;
 use skbudget_controller::Instant;
 use skbudget_stack::sim::Observer;
 
+use super::blocks::Blocks;
+use crate::hdr::{self, Counts};
 use crate::plan::Phase;
-use crate::result::{ProbePhase, Quantile, SpectrumRow};
+use crate::result::{Latency, ProbePhase, Quantile, SpectrumRow};
 
-/// Up to 60 s in nanoseconds, three digits.
-fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("bounds are in order")
+/// How fine the histograms are. Many containers have coarse ones, or they would be what fills the memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Digits {
+    /// 108 KiB a histogram.
+    Three,
+    /// 10.5 KiB, from 1 us on.
+    Two,
+}
+
+impl Digits {
+    /// Up to 60 s in nanoseconds.
+    pub(super) fn histogram(self) -> Counts {
+        let (low, digits) = match self {
+            Self::Three => (1, 3),
+            Self::Two => (1000, 2),
+        };
+        Counts::new_with_bounds(low, 60_000_000_000, digits).expect("bounds are in order")
+    }
+}
+
+/// A histogram that takes its memory with its first sample, and knows the largest exactly.
+#[derive(Debug, Clone)]
+struct Tally {
+    digits: Digits,
+    counts: Option<Counts>,
+    max_ns: u64,
+}
+
+impl Tally {
+    fn new(digits: Digits) -> Self {
+        Self { digits, counts: None, max_ns: 0 }
+    }
+    fn record(&mut self, ns: u64) {
+        let counts = self.counts.get_or_insert_with(|| self.digits.histogram());
+        counts.saturating_record(ns);
+        self.max_ns = self.max_ns.max(ns);
+    }
+    fn len(&self) -> u64 {
+        self.counts.as_ref().map_or(0, Counts::len)
+    }
+    /// Adds an encoded histogram to this one. It may be coarser.
+    fn absorb(&mut self, encoded: &str) -> Result<(), String> {
+        let Some(counts) = hdr::decode(encoded)? else { return Ok(()) };
+        let sum = self.counts.get_or_insert_with(|| self.digits.histogram());
+        sum.add(&counts).map_err(|e| format!("histogram: {e}"))
+    }
+    fn latency(&self) -> Latency {
+        let at = |q| self.counts.as_ref().map(|c| c.value_at_quantile(q).min(self.max_ns));
+        Latency {
+            count: self.len(),
+            p50_ns: at(0.5),
+            p99_ns: at(0.99),
+            p999_ns: at(0.999),
+            max_ns: self.counts.as_ref().map(|_| self.max_ns),
+        }
+    }
 }
 
 /// One phase of one probe.
 #[derive(Debug)]
 pub struct Book {
-    completed: Histogram<u64>,
+    completed: Tally,
     /// Lower bounds of those that did not come back.
-    missing: Histogram<u64>,
+    missing: Tally,
+    service: Tally,
+    lag: Tally,
+    blocks: Blocks,
     intended: u64,
     in_deadline: u64,
     outstanding: u64,
     shed: u64,
     failed: u64,
-    /// Exact, where the histogram only knows the bucket.
-    max_ns: u64,
     saturated: u64,
     closed: bool,
 }
 
+const HIGHEST_NS: u64 = 60_000_000_000;
+
 impl Default for Book {
     fn default() -> Self {
+        Self::new(Digits::Three)
+    }
+}
+
+impl Book {
+    fn new(digits: Digits) -> Self {
+        let tally = || Tally::new(digits);
         Self {
-            completed: histogram(),
-            missing: histogram(),
+            completed: tally(),
+            missing: tally(),
+            service: tally(),
+            lag: tally(),
+            blocks: Blocks::new(digits),
             intended: 0,
             in_deadline: 0,
             outstanding: 0,
             shed: 0,
             failed: 0,
-            max_ns: 0,
             saturated: 0,
             closed: false,
         }
     }
-}
 
-impl Book {
-    fn complete(&mut self, ns: u64, deadline_ns: u64) {
-        self.saturated += u64::from(ns > self.completed.high());
-        self.completed.saturating_record(ns);
-        self.max_ns = self.max_ns.max(ns);
+    fn complete(&mut self, ns: u64, deadline_ns: u64, now_ns: u64) {
+        self.saturated += u64::from(ns > HIGHEST_NS);
+        self.completed.record(ns);
+        self.blocks.record(ns, now_ns);
         self.in_deadline += u64::from(ns <= deadline_ns);
     }
 
-    fn miss(&mut self, at_least_ns: u64) {
-        self.missing.saturating_record(at_least_ns);
-        self.max_ns = self.max_ns.max(at_least_ns);
+    fn miss(&mut self, at_least_ns: u64, now_ns: u64) {
+        self.missing.record(at_least_ns);
+        self.blocks.record(at_least_ns, now_ns);
+    }
+
+    /// Exact, where the histogram only knows the bucket.
+    fn max_ns(&self) -> u64 {
+        self.completed.max_ns.max(self.missing.max_ns)
+    }
+
+    /// Both what came back and what did not, the latter with what is known of it from below.
+    fn all(&self) -> Option<Counts> {
+        match (&self.completed.counts, &self.missing.counts) {
+            (Some(a), Some(b)) => {
+                let mut all = a.clone();
+                all.add(b).expect("same bounds");
+                Some(all)
+            }
+            (one, other) => one.clone().or_else(|| other.clone()),
+        }
     }
 
     /// `None` without a single sample.
     pub fn quantile(&self, q: f64) -> Option<Quantile> {
-        let total = self.completed.len() + self.missing.len();
+        let (done, total) = (self.completed.len(), self.completed.len() + self.missing.len());
         if total == 0 {
             return None;
         }
         let rank = ((q * total as f64).ceil() as u64).clamp(1, total);
-        if rank <= self.completed.len() {
-            // Half a rank back: the crate's own ceiling then lands on the rank whatever the rounding.
-            let q = (rank as f64 - 0.5) / self.completed.len() as f64;
-            let ns = self.completed.value_at_quantile(q).min(self.max_ns);
+        // Half a rank back: the crate's own ceiling then lands on the rank whatever the rounding.
+        let at = |counts: &Counts, of: u64| {
+            counts.value_at_quantile((rank as f64 - 0.5) / of as f64).min(self.max_ns())
+        };
+        if rank <= done {
+            let ns = self.completed.counts.as_ref().map(|c| at(c, done))?;
             return Some(Quantile { ns, at_least: false });
         }
-        let mut all = self.completed.clone();
-        all.add(&self.missing).expect("same bounds");
-        let ns = all.value_at_quantile((rank as f64 - 0.5) / total as f64).min(self.max_ns);
-        Some(Quantile { ns, at_least: true })
+        Some(Quantile { ns: at(&self.all()?, total), at_least: true })
     }
 
     pub fn summary(&self) -> ProbePhase {
-        let mut all = self.completed.clone();
-        all.add(&self.missing).expect("same bounds");
-        let max = Quantile { ns: self.max_ns, at_least: !self.missing.is_empty() };
+        let all = self.all();
+        let max = Quantile { ns: self.max_ns(), at_least: self.missing.len() > 0 };
         ProbePhase {
             intended: self.intended,
             completed: self.completed.len(),
@@ -101,18 +180,46 @@ impl Book {
             p50: self.quantile(0.5),
             p99: self.quantile(0.99),
             p999: self.quantile(0.999),
-            max: (!all.is_empty()).then_some(max),
-            mean_ns: all.mean() as u64,
-            stddev_ns: all.stdev() as u64,
-            spectrum: spectrum(&all, self.max_ns),
+            max: all.is_some().then_some(max),
+            mean_ns: all.as_ref().map_or(0, |a| a.mean() as u64),
+            stddev_ns: all.as_ref().map_or(0, |a| a.stdev() as u64),
+            spectrum: all.map(|a| spectrum(&a, self.max_ns())).unwrap_or_default(),
+            service: self.service.latency(),
+            lag: self.lag.latency(),
+            hdr: self.completed.counts.as_ref().map(hdr::encode).unwrap_or_default(),
+            hdr_missing: self.missing.counts.as_ref().map(hdr::encode).unwrap_or_default(),
+            intervals: self.blocks.all(),
         }
+    }
+
+    /// The probes of several containers as those of one. Service and lag are not in the summaries as histograms, and
+    /// so not in theirs.
+    ///
+    /// # Errors
+    /// A histogram that does not decode.
+    pub fn merged<'a>(
+        parts: impl IntoIterator<Item = &'a ProbePhase>,
+    ) -> Result<ProbePhase, String> {
+        let mut sum = Self::new(Digits::Three);
+        for p in parts {
+            sum.completed.absorb(&p.hdr)?;
+            sum.missing.absorb(&p.hdr_missing)?;
+            // Exact, where the histogram only knows the bucket.
+            let max = p.max.map_or(0, |q| q.ns);
+            sum.completed.max_ns = sum.completed.max_ns.max(max);
+            sum.intended += p.intended;
+            sum.in_deadline += p.in_deadline;
+            sum.outstanding += p.outstanding;
+            sum.shed += p.shed;
+            sum.failed += p.failed;
+            sum.saturated += p.saturated;
+            sum.blocks.absorb(&p.intervals)?;
+        }
+        Ok(sum.summary())
     }
 }
 
-fn spectrum(all: &Histogram<u64>, max_ns: u64) -> Vec<SpectrumRow> {
-    if all.is_empty() {
-        return Vec::new();
-    }
+fn spectrum(all: &Counts, max_ns: u64) -> Vec<SpectrumRow> {
     let mut seen = 0;
     all.iter_quantiles(5)
         .map(|v| {
@@ -126,13 +233,21 @@ fn spectrum(all: &Histogram<u64>, max_ns: u64) -> Vec<SpectrumRow> {
         .collect()
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Request {
+    intended_ns: u64,
+    phase: usize,
+    /// When the socket took its first byte.
+    sent_ns: Option<u64>,
+}
+
 /// All phases of one probe.
 #[derive(Debug)]
 pub struct ProbeLog {
     phases: Vec<Phase>,
     books: Vec<Book>,
-    /// Requests of open books: id, intended start, phase.
-    open: BTreeMap<u64, (u64, usize)>,
+    /// Requests of open books by their ids.
+    open: BTreeMap<u64, Request>,
     deadline_ns: u64,
     corrupt: u64,
     broken: u64,
@@ -140,9 +255,13 @@ pub struct ProbeLog {
 
 impl ProbeLog {
     pub fn new(phases: &[Phase], deadline_ns: u64) -> Self {
+        Self::with_digits(phases, deadline_ns, Digits::Three)
+    }
+
+    pub fn with_digits(phases: &[Phase], deadline_ns: u64, digits: Digits) -> Self {
         Self {
             phases: phases.to_vec(),
-            books: phases.iter().map(|_| Book::default()).collect(),
+            books: phases.iter().map(|_| Book::new(digits)).collect(),
             open: BTreeMap::new(),
             deadline_ns,
             corrupt: 0,
@@ -154,20 +273,38 @@ impl ProbeLog {
         let phase = self.phases.iter().position(|p| at_ns >= p.start_ns && at_ns < p.end_ns);
         let Some(phase) = phase.filter(|p| !self.books[*p].closed) else { return };
         self.books[phase].intended += 1;
-        self.open.insert(id, (at_ns, phase));
+        self.open.insert(id, Request { intended_ns: at_ns, phase, sent_ns: None });
+    }
+
+    /// The generator looks at a request that is due. Whatever keeps it from being sent after that is not the
+    /// generator's doing.
+    pub fn look(&mut self, id: u64, now_ns: u64) {
+        if let Some(r) = self.open.get(&id) {
+            self.books[r.phase].lag.record(now_ns.saturating_sub(r.intended_ns));
+        }
+    }
+
+    pub fn send(&mut self, id: u64, now_ns: u64) {
+        if let Some(r) = self.open.get_mut(&id) {
+            r.sent_ns.get_or_insert(now_ns);
+        }
     }
 
     pub fn complete(&mut self, id: u64, now_ns: u64) {
-        if let Some((at, phase)) = self.open.remove(&id) {
-            self.books[phase].complete(now_ns.saturating_sub(at), self.deadline_ns);
+        if let Some(r) = self.open.remove(&id) {
+            let book = &mut self.books[r.phase];
+            book.complete(now_ns.saturating_sub(r.intended_ns), self.deadline_ns, now_ns);
+            if let Some(sent) = r.sent_ns {
+                book.service.record(now_ns.saturating_sub(sent));
+            }
         }
     }
 
     fn miss(&mut self, id: u64, count: fn(&mut Book) -> &mut u64) {
-        if let Some((at, phase)) = self.open.remove(&id) {
-            let bound = self.phases[phase].end_ns.saturating_sub(at);
-            *count(&mut self.books[phase]) += 1;
-            self.books[phase].miss(bound);
+        if let Some(r) = self.open.remove(&id) {
+            let end = self.phases[r.phase].end_ns;
+            *count(&mut self.books[r.phase]) += 1;
+            self.books[r.phase].miss(end.saturating_sub(r.intended_ns), end);
         }
     }
 
@@ -175,13 +312,14 @@ impl ProbeLog {
     pub fn close(&mut self, phase: usize, now_ns: u64) {
         self.books[phase].closed = true;
         let late: Vec<u64> =
-            self.open.iter().filter(|(_, (_, p))| *p == phase).map(|(id, _)| *id).collect();
+            self.open.iter().filter(|(_, r)| r.phase == phase).map(|(id, _)| *id).collect();
         for id in late {
-            if let Some((at, _)) = self.open.remove(&id) {
+            if let Some(r) = self.open.remove(&id) {
                 self.books[phase].outstanding += 1;
-                self.books[phase].miss(now_ns.saturating_sub(at));
+                self.books[phase].miss(now_ns.saturating_sub(r.intended_ns), now_ns);
             }
         }
+        self.books[phase].blocks.end();
     }
 
     pub fn books(&self) -> &[Book] {
@@ -204,6 +342,12 @@ impl Observer for ProbeLog {
     }
     fn intended(&mut self, id: u64, at: Instant) {
         self.intend(id, at.0);
+    }
+    fn looked(&mut self, id: u64, now: Instant) {
+        self.look(id, now.0);
+    }
+    fn sent(&mut self, id: u64, now: Instant) {
+        self.send(id, now.0);
     }
     fn completed(&mut self, id: u64, now: Instant) {
         self.complete(id, now.0);

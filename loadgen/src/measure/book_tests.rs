@@ -104,3 +104,60 @@ fn an_empty_book_has_no_percentile() {
     assert_eq!((s.p50, s.max, s.delivered_ppm), (None, None, None));
     assert!(s.spectrum.is_empty());
 }
+
+/// Encoded and merged, two books are the book of all their requests.
+#[test]
+fn merged_books_are_one_book() {
+    let phases = [phase(0, 10_000_000)];
+    let mut logs = [0, 1, 2].map(|_| ProbeLog::new(&phases, 1_000_000));
+    for i in 0..3000u64 {
+        for (n, log) in logs.iter_mut().enumerate() {
+            if n == 2 || i % 2 == n as u64 {
+                log.intend(i, i * 1000);
+                if i % 100 != 7 {
+                    log.complete(i, i * 1000 + 5000 + i * 31);
+                }
+            }
+        }
+    }
+    let parts = logs.each_mut().map(|log| {
+        log.close(0, 20_000_000);
+        log.books()[0].summary()
+    });
+    let merged = Book::merged(&parts[..2]).unwrap();
+    assert_eq!(merged.intended, 3000);
+    assert_eq!((merged.p50, merged.p99, merged.max), (parts[2].p50, parts[2].p99, parts[2].max));
+    assert_eq!(merged.spectrum, parts[2].spectrum);
+}
+
+/// Blocks and books hold the same samples, those that never came back included.
+#[test]
+fn blocks_add_up_to_the_phase() {
+    let phases = [phase(0, 2_500), phase(2_500, 4_000)];
+    let mut log = ProbeLog::new(&phases, 1_000 * MS);
+    for i in 0..4_000 {
+        log.intend(i, i * MS);
+        if i % 10 > 0 {
+            log.complete(i, i * MS + 400 * MS);
+        }
+        if i == 2_900 {
+            log.close(0, i * MS);
+        }
+    }
+    log.close(1, 4_400 * MS);
+    let of = |p: usize| log.books()[p].summary();
+    let starts = |p: &ProbePhase| p.intervals.iter().map(|i| i.start_ns / MS).collect::<Vec<_>>();
+    assert_eq!(starts(&of(0)), [0, 1000, 2000]);
+    let both = Book::merged([&of(0), &of(1)]).unwrap();
+    assert_eq!(starts(&both), [0, 1000, 2000, 3000, 4000]);
+    for p in [of(0), of(1), both] {
+        let sum = |texts: &[&String]| {
+            let mut sum = Digits::Three.histogram();
+            texts.iter().for_each(|t| sum.add(hdr::decode(t).unwrap().unwrap()).unwrap());
+            sum
+        };
+        let blocks = sum(&p.intervals.iter().map(|i| &i.hdr).collect::<Vec<_>>());
+        assert_eq!(blocks, sum(&[&p.hdr, &p.hdr_missing]));
+        assert_eq!(blocks.len(), p.intended);
+    }
+}

@@ -22,6 +22,7 @@ fn sample() -> RunResult {
         gates: Vec::new(),
         verdict: Verdict { word: "PASS".to_owned(), exit: 0, gates: 0, failed: 0 },
         meta: Meta::default(),
+        ..RunResult::default()
     }
 }
 
@@ -37,4 +38,46 @@ fn nothing_is_loaded_from_anywhere_and_names_are_escaped() {
         assert!(!html.replace("inflation", "").replace("infinite", "").contains(bad), "{bad}");
     }
     assert_eq!(html, render(&sample()).unwrap());
+}
+
+/// A thousand containers are bundled, chosen and thinned: the page stays small, and the one that starves is in it.
+#[test]
+fn a_thousand_containers_fit_in_a_page() {
+    let containers = || {
+        let victim = |i: usize| {
+            let mut c = container(&format!("victim{i}"), Role::Victim, [100, 100, 100], [2, 2, 2]);
+            // Noise that no neighbouring cells share, which is what costs most.
+            for (w, b) in c.up_window_bytes.iter_mut().enumerate() {
+                *b = (*b as usize * ((w * 7 + i * 13) % 11) / 10) as u32;
+            }
+            c
+        };
+        let mut all: Vec<_> = (0..1000).map(victim).collect();
+        all[500].phases[1].up_bytes = 0;
+        all[500].phases[1].down_bytes = 0;
+        all.push(container("hog", Role::Hog, [0, 500, 0], [0; 3]));
+        all
+    };
+    let mut result = sample();
+    result.arms = vec![arm(ArmRole::Control, containers()), arm(ArmRole::Subject, containers())];
+    let html = render(&result).unwrap();
+    assert!(html.len() < 1_000_000, "{} bytes", html.len());
+    assert!(html.contains("victim500") && html.contains("nothing came"));
+    let summary = crate::export::summary::render(&result);
+    assert!(summary.len() < 200 << 10, "{} bytes", summary.len());
+    assert!(summary.contains("victim500") && summary.contains("the worst 20 of 1000"));
+}
+
+/// Results of other shapes: no arms, no phases, no victims. A page of little is a page.
+#[test]
+fn whatever_is_missing_is_left_out() {
+    let mut result = sample();
+    result.arms[0].containers.clear();
+    result.arms[1].budgets.clear();
+    result.arms[1].containers.retain(|c| c.role == Role::Hog);
+    let html = render(&result).unwrap();
+    assert!(!html.contains("NaN"));
+    result.arms.clear();
+    result.phases.clear();
+    assert!(render(&result).unwrap().contains("How it was measured"));
 }

@@ -1,14 +1,23 @@
-//! Line charts as inline SVG: six hundred lines less than a plotting crate, and the same bytes every time.
+//! Charts as inline SVG: a few hundred lines against a plotting crate and its fonts, and the same bytes every time.
+//!
+//! One drawing serves a desk and a phone. It is scaled with the page, so the style sheet sets larger letters on narrow
+//! screens, and margins, ticks and labels here leave room for those.
+
+mod heat;
+
+pub use heat::{Heat, HeatRow, LEVELS};
 
 use std::fmt::Write as _;
 
 /// One line.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Series {
     pub name: String,
-    /// CSS class that carries the colour.
-    pub class: &'static str,
+    /// CSS classes that carry the colour and the dash.
+    pub class: String,
     pub points: Vec<(f64, f64)>,
+    /// Points are shown as dots too: few enough that each is something by itself.
+    pub dots: bool,
 }
 
 /// A horizontal line with a name, such as a limit.
@@ -28,22 +37,27 @@ pub struct Band {
     pub class: &'static str,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Scale {
+    #[default]
     Linear,
     Log10,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Chart {
+    /// For those who do not see it.
     pub title: String,
-    pub y_label: String,
+    /// The unit of the y ticks.
+    pub unit: String,
     pub x: (f64, f64),
     pub y: (f64, f64),
     pub y_scale: Scale,
     /// Position and text.
     pub x_ticks: Vec<(f64, String)>,
     pub y_ticks: Vec<(f64, String)>,
+    /// Lines at the x ticks too.
+    pub x_grid: bool,
     pub bands: Vec<Band>,
     pub marks: Vec<Mark>,
     pub series: Vec<Series>,
@@ -51,16 +65,20 @@ pub struct Chart {
 
 const W: f64 = 560.0;
 const H: f64 = 250.0;
-const LEFT: f64 = 62.0;
-const RIGHT: f64 = 12.0;
-const TOP: f64 = 24.0;
-const BOTTOM: f64 = 26.0;
+const LEFT: f64 = 68.0;
+const RIGHT: f64 = 14.0;
+const TOP: f64 = 30.0;
+const BOTTOM: f64 = 30.0;
+/// A letter on a phone, about, and a line of text.
+const LETTER: f64 = 9.5;
+const LINE: f64 = 18.0;
 /// More points than this are thinned by least and greatest of a bucket, so that spikes survive.
 const POINTS_MAX: usize = 400;
 
 impl Chart {
     fn px(&self, x: f64) -> f64 {
-        LEFT + (x - self.x.0) / (self.x.1 - self.x.0).max(1e-12) * (W - LEFT - RIGHT)
+        let part = (x - self.x.0) / (self.x.1 - self.x.0).max(1e-12);
+        LEFT + part.clamp(0.0, 1.0) * (W - LEFT - RIGHT)
     }
     fn py(&self, y: f64) -> f64 {
         let f = |v: f64| match self.y_scale {
@@ -73,13 +91,9 @@ impl Chart {
     }
 
     pub fn render(&self) -> String {
-        let mut s = String::new();
-        let title = escape(&self.title);
-        let _ = write!(
-            s,
-            "<svg viewBox=\"0 0 {W} {H}\" role=\"img\" aria-label=\"{title}\"><title>{title}</title>"
-        );
-        self.frame(&mut s);
+        let mut s = open(&self.title, H);
+        self.bands(&mut s);
+        self.axes(&mut s);
         for line in &self.series {
             self.line(&mut s, line);
         }
@@ -88,59 +102,68 @@ impl Chart {
         s
     }
 
-    fn frame(&self, s: &mut String) {
-        let (x0, x1, y0, y1) = (LEFT, W - RIGHT, H - BOTTOM, TOP);
+    fn bands(&self, s: &mut String) {
         for b in &self.bands {
             let (from, to) = (self.px(b.from), self.px(b.to));
+            let (width, height) = (to - from, H - BOTTOM - TOP);
+            let (name, class) = (escape(&b.name), b.class);
             let _ = write!(
                 s,
-                "<rect class=\"band {}\" x=\"{from:.1}\" y=\"{y1}\" width=\"{:.1}\" height=\"{:.1}\"/>\
-                 <text class=\"bandname\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
-                b.class,
-                to - from,
-                y0 - y1,
-                (from + to) / 2.0,
-                y1 - 6.0,
-                escape(&b.name),
+                "<rect class=\"band {class}\" x=\"{from:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height}\">\
+                 <title>{name}</title></rect>",
             );
+            // A name wider than its stretch would run into the next.
+            if b.name.chars().count() as f64 * LETTER <= width + LETTER {
+                let middle = f64::midpoint(from, to);
+                text(s, "bandname", (middle, TOP - 9.0), "middle", &b.name);
+            }
         }
-        for (y, text) in &self.y_ticks {
-            let at = self.py(*y);
-            let _ = write!(
-                s,
-                "<line class=\"grid\" x1=\"{x0}\" y1=\"{at:.1}\" x2=\"{x1}\" y2=\"{at:.1}\"/>\
-                 <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-                x0 - 6.0,
-                at + 3.5,
-                escape(text),
-            );
-        }
-        for (x, text) in &self.x_ticks {
-            let _ = write!(
-                s,
-                "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
-                self.px(*x),
-                y0 + 16.0,
-                escape(text),
-            );
-        }
-        let _ = write!(s, "<line class=\"axis\" x1=\"{x0}\" y1=\"{y0}\" x2=\"{x1}\" y2=\"{y0}\"/>");
-        let _ = write!(s, "<text class=\"unit\" x=\"2\" y=\"12\">{}</text>", escape(&self.y_label));
     }
 
+    fn axes(&self, s: &mut String) {
+        let (x0, x1, y0) = (LEFT, W - RIGHT, H - BOTTOM);
+        for (y, name) in &self.y_ticks {
+            let at = self.py(*y);
+            let _ = write!(s, "<path class=\"grid\" d=\"M{x0} {at:.1}H{x1}\"/>",);
+            text(s, "", (x0 - 7.0, at + 4.5), "end", name);
+        }
+        let mut free = f64::MIN;
+        for (x, name) in &self.x_ticks {
+            let at = self.px(*x);
+            if self.x_grid {
+                let _ = write!(s, "<path class=\"grid\" d=\"M{at:.1} {TOP}V{y0}\"/>");
+            }
+            let half = name.chars().count() as f64 * LETTER / 2.0;
+            // The outermost names stay inside the drawing.
+            let (anchor, from, to) = if at + half > W {
+                ("end", W - 2.0 - 2.0 * half, W - 2.0)
+            } else {
+                ("middle", at - half, at + half)
+            };
+            if from < free {
+                continue;
+            }
+            free = to + LETTER;
+            let at = if anchor == "end" { W - 2.0 } else { at };
+            text(s, "", (at, y0 + 19.0), anchor, name);
+        }
+        let _ = write!(s, "<path class=\"axis\" d=\"M{x0} {y0}H{x1}\"/>");
+        text(s, "unit", (2.0, TOP - 13.0), "start", &self.unit);
+    }
+
+    /// Names stand above their lines, or lower where the one above leaves no room.
     fn marks(&self, s: &mut String) {
-        for m in &self.marks {
+        let mut marks: Vec<&Mark> = self.marks.iter().collect();
+        marks.sort_by(|a, b| b.y.total_cmp(&a.y));
+        let mut free = TOP + LINE - 6.0;
+        for m in marks {
             let at = self.py(m.y);
-            let _ = write!(
-                s,
-                "<line class=\"mark {}\" x1=\"{LEFT}\" y1=\"{at:.1}\" x2=\"{:.1}\" y2=\"{at:.1}\"/>\
-                 <text class=\"markname\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-                m.class,
-                W - RIGHT,
-                W - RIGHT - 2.0,
-                at - 3.0,
-                escape(&m.name),
-            );
+            let class = m.class;
+            let _ =
+                write!(s, "<path class=\"mark {class}\" d=\"M{LEFT} {at:.1}H{:.1}\"/>", W - RIGHT);
+            let y = (at - 5.0).max(free);
+            free = y + LINE;
+            text(s, "markname", (LEFT + 4.0, y), "start", &m.name);
         }
     }
 
@@ -154,7 +177,27 @@ impl Chart {
             let _ = write!(s, "{command}{:.1} {:.1}", self.px(*x), self.py(*y));
         }
         let _ = write!(s, "\"><title>{}</title></path>", escape(&series.name));
+        for (x, y) in series.points.iter().filter(|_| series.dots) {
+            let (x, y, class) = (self.px(*x), self.py(*y), &series.class);
+            let _ =
+                write!(s, "<circle class=\"dot {class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\"/>");
+        }
     }
+}
+
+fn open(title: &str, height: f64) -> String {
+    let title = escape(title);
+    format!(
+        "<svg viewBox=\"0 0 {W} {height}\" role=\"img\" aria-label=\"{title}\"><title>{title}</title>"
+    )
+}
+
+fn text(s: &mut String, class: &str, (x, y): (f64, f64), anchor: &str, text: &str) {
+    let text = escape(text);
+    let _ = write!(
+        s,
+        "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>"
+    );
 }
 
 fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
@@ -188,6 +231,16 @@ pub fn steps(top: f64) -> Vec<f64> {
     (0..=(top / step).ceil() as usize).map(|i| i as f64 * step).collect()
 }
 
+/// Ticks of a logarithmic axis within `low..=high`: powers of ten, and 2 and 5 between them when those are few.
+pub fn log_steps(low: f64, high: f64) -> Vec<f64> {
+    let (low, high) = (low.max(1e-9), high.max(low * 1.01));
+    let between: &[f64] = if (high / low).log10() < 2.2 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+    let decades = low.log10().floor() as i32..=high.log10().ceil() as i32;
+    let all = decades.flat_map(|d| between.iter().map(move |m| m * 10f64.powi(d)));
+    let ticks: Vec<f64> = all.filter(|t| (low * 0.999..=high * 1.001).contains(t)).collect();
+    if ticks.is_empty() { vec![low] } else { ticks }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,7 +262,45 @@ mod tests {
     }
 
     #[test]
+    fn a_logarithmic_axis_always_has_ticks() {
+        assert_eq!(log_steps(1.4, 60.0), [2.0, 5.0, 10.0, 20.0, 50.0]);
+        assert_eq!(log_steps(0.9, 1200.0), [1.0, 10.0, 100.0, 1000.0]);
+        assert!(!log_steps(0.0, 0.0).is_empty());
+    }
+
+    #[test]
     fn names_cannot_break_out() {
         assert_eq!(escape("<a \"b\" & c>"), "&lt;a &quot;b&quot; &amp; c&gt;");
+    }
+
+    /// Nothing is drawn outside the drawing, whatever the data.
+    #[test]
+    fn points_outside_the_axes_stay_on_their_edge() {
+        let chart = Chart {
+            x: (0.0, 1.0),
+            y: (0.0, 1.0),
+            series: vec![Series { points: vec![(-5.0, 9.0), (7.0, -3.0)], ..Series::default() }],
+            ..Chart::default()
+        };
+        assert!(chart.render().contains("M68.0 30.0L546.0 220.0"));
+    }
+
+    #[test]
+    fn limits_close_together_keep_their_names_apart() {
+        let mark = |y: f64| Mark { name: format!("limit {y}"), class: "soft", y };
+        let chart = Chart {
+            y: (0.0, 100.0),
+            marks: vec![mark(50.0), mark(51.0), mark(52.0)],
+            ..Chart::default()
+        };
+        let svg = chart.render();
+        let mut ys: Vec<f64> = svg
+            .match_indices("markname\"")
+            .map(|(at, _)| {
+                svg[at..].split("y=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap()
+            })
+            .collect();
+        ys.sort_by(f64::total_cmp);
+        assert!(ys.len() == 3 && ys.windows(2).all(|w| w[1] - w[0] > LINE - 0.1), "{ys:?}");
     }
 }

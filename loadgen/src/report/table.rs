@@ -71,24 +71,22 @@ pub(super) fn cells(result: &RunResult) -> (String, Vec<TextRow>) {
     (headline(result).replace('\n', " "), rows(result).into_iter().map(text).collect())
 }
 
-fn headline(result: &RunResult) -> String {
+pub(crate) fn headline(result: &RunResult) -> String {
     let count = |role| {
         result.arms.first().map_or(0, |a| a.containers.iter().filter(|c| c.role == role).count())
     };
-    let param = |key: &str| result.params.get(key).copied().unwrap_or(0);
-    let pool: u64 =
-        result.arms.first().map_or(0, |a| a.containers.iter().map(|c| c.hard_bytes).sum());
+    let of = |role, one: &str| match count(role) {
+        1 => format!("1 {one}"),
+        n => format!("{n} {one}s"),
+    };
     format!(
-        "{} on the {} target, seed {}: {} hog with {} + {} connections that nobody reads, {} victims,\n\
-         {} of buffer memory in all; the same load, link and memory in each column.",
+        "{} on the {} target, seed {}: {}.\n{} and {}; the same load, link and memory in each column.",
         result.scenario,
         result.target,
         result.seed,
-        count(Role::Hog),
-        param("stuff"),
-        param("hoard"),
-        count(Role::Victim),
-        bytes(pool),
+        result.about,
+        of(Role::Hog, "hog"),
+        of(Role::Victim, "victim"),
     )
 }
 
@@ -185,13 +183,13 @@ fn cpu(arm: &ArmResult) -> String {
 fn none() -> String {
     "-".to_owned()
 }
-pub(super) fn quantile(q: Quantile) -> String {
+pub(crate) fn quantile(q: Quantile) -> String {
     format!("{}{}", if q.at_least { ">= " } else { "" }, time(q.ns))
 }
-pub(super) fn percent(ppm: u64) -> String {
+pub(crate) fn percent(ppm: u64) -> String {
     format!("{}.{:02} %", ppm / 10_000, ppm % 10_000 / 100)
 }
-pub(super) fn times(milli: u64) -> String {
+pub(crate) fn times(milli: u64) -> String {
     format!("{}.{:02}x", milli / 1000, milli % 1000 / 10)
 }
 fn index(ppm: u64) -> String {

@@ -30,7 +30,7 @@ use super::{Control, Target};
 use crate::exit::Failure;
 use crate::gate::Thresholds;
 use crate::measure::Meter;
-use crate::plan::{ArmPlan, ContainerPlan, Isolation, Load, Plan, Role};
+use crate::plan::{ArmPlan, BudgetPlan, ContainerPlan, Fill, Isolation, Load, Plan, Role};
 use crate::result::ArmResult;
 use crate::traffic::serve::Servers;
 use crate::traffic::{Assigned, MeterReport, Orders, Report, Shared, keep_time, locked};
@@ -103,9 +103,10 @@ impl Stage {
         let daemon = Daemon::new(DaemonConfig::default()).map_err(|e| Failure::io("daemon", e))?;
         let mut stage = Self { actors: Vec::new(), daemon, servers, shared };
         let pool = match arm.isolation {
-            Isolation::Container => None,
+            Isolation::Container | Isolation::Off => None,
             Isolation::Shared => {
-                let config = budget(plan.pool_bytes(), plan, arm)?;
+                let pool = BudgetPlan { hard_bytes: plan.pool_bytes(), ..BudgetPlan::default() };
+                let config = budget(&pool, plan, arm)?;
                 let id = stage.daemon.add_budget("pool", config);
                 Some(id.map_err(|e| Failure::io("budget", e))?)
             }
@@ -113,7 +114,7 @@ impl Stage {
         for (i, c) in plan.containers.iter().enumerate() {
             let budget = match pool {
                 Some(id) => BudgetRef::Shared(id),
-                None => BudgetRef::Own(budget(c.hard_bytes, plan, arm)?),
+                None => BudgetRef::Own(budget(&c.budget, plan, arm)?),
             };
             stage.add(plan, c, i as u64, budget)?;
         }
@@ -131,7 +132,8 @@ impl Stage {
         let mut rng = Rng::fork(plan.seed, 1000 + index);
         let secret = [rng.next_u64(), rng.next_u64()];
         let link = plan.link;
-        let config = ContainerConfig::new(link.mtu, link.offload, Some(c.hard_bytes), secret);
+        let config =
+            ContainerConfig::new(link.mtu, link.offload, Some(c.budget.hard_bytes), secret);
         let netns = attach::create_netns().map_err(|e| Failure::io(name, e))?;
         let guest = GuestNet::from(&config);
         let tap = attach::tap_into(netns.as_fd(), &guest).map_err(|e| Failure::io(name, e))?;
@@ -151,9 +153,9 @@ impl Stage {
             .map(|load| self.serve(load, c, &up))
             .collect::<std::io::Result<Vec<_>>>()
             .map_err(|e| Failure::io("server", e))?;
-        let (from_ns, until_ns) = match c.role {
-            Role::Victim => (0, u64::MAX),
-            Role::Hog => plan.hog_span(),
+        let (from_ns, until_ns) = match (c.active.first(), c.leaves_ns) {
+            (Some(span), Some(leaves)) => (span.from_ns, leaves),
+            (_, _) => (0, u64::MAX),
         };
         let orders = Orders {
             netns: None,
@@ -181,19 +183,25 @@ impl Stage {
         let at = |port: u16| SocketAddr::from((Ipv4Addr::new(10, 0, 2, 2), port));
         let servers = &mut self.servers;
         Ok(match *load {
-            Load::Up { reads_bits_per_second } => {
+            Load::Up { reads_bits_per_second, .. } => {
                 Assigned::Up { to: at(servers.sink(reads_bits_per_second, Arc::clone(up))?) }
             }
-            Load::Down => Assigned::Down { to: at(servers.pusher(c.bits_per_second)?) },
+            Load::Down { .. } => Assigned::Down { to: at(servers.pusher(c.bits_per_second)?) },
             Load::Probe(spec) => {
                 let port = servers.responder(spec.request_bytes, spec.response_bytes)?;
                 Assigned::Probe { to: at(port), spec }
             }
-            Load::Stuff { connections } => {
+            Load::Stuff(Fill { connections, .. }) => {
                 Assigned::Stuff { to: at(servers.never_reads()?), connections }
             }
-            Load::Hoard { connections } => {
+            Load::Hoard(Fill { connections, .. }) => {
                 Assigned::Hoard { to: at(servers.pushers()?), connections }
+            }
+            Load::Orphans { .. }
+            | Load::Accept { .. }
+            | Load::Incast { .. }
+            | Load::Flood { .. } => {
+                return Err(std::io::Error::other(format!("load {} is virtual only", load.word())));
             }
         })
     }
@@ -203,7 +211,7 @@ impl Stage {
         let mut samples = Samples::default();
         let shared = Arc::clone(&self.shared);
         let meters: Vec<_> = self.actors.iter().map(|a| Arc::clone(&a.up)).collect();
-        let (_, hog_ends) = plan.hog_span();
+        let hog_ends = plan.containers.iter().find_map(|c| c.leaves_ns).unwrap_or(u64::MAX);
         thread::scope(|scope| {
             scope.spawn(|| keep_time(&shared, &plan.phases, plan.grace_ns, &meters, None));
             let mut outcome = Ok(());
@@ -252,9 +260,15 @@ impl Stage {
     }
 }
 
-fn budget(hard: u64, plan: &Plan, arm: &ArmPlan) -> Result<BudgetConfig, Failure> {
-    let limits = Limits::from_bytes(hard, None, None)
-        .map_err(|e| Failure::Usage(format!("a hard limit of {hard} bytes: {e:?}")))?;
+fn budget(b: &BudgetPlan, plan: &Plan, arm: &ArmPlan) -> Result<BudgetConfig, Failure> {
+    let limits = match arm.isolation {
+        Isolation::Off => Limits::NONE,
+        Isolation::Shared | Isolation::Container => {
+            Limits::from_bytes(b.hard_bytes, b.soft_bytes, b.low_bytes).map_err(|e| {
+                Failure::Usage(format!("a hard limit of {} bytes: {e}", b.hard_bytes))
+            })?
+        }
+    };
     Ok(BudgetConfig {
         rules: arm.rules.rules(),
         limits,

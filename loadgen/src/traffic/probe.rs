@@ -29,9 +29,12 @@ struct Inner {
     log: ProbeLog,
     next_id: u64,
     outstanding: std::collections::VecDeque<u64>,
+    /// Those of them of which no byte was written.
+    unsent: std::collections::VecDeque<u64>,
     /// Bytes of requests that are due and not written.
     to_send: u64,
-    lags: Vec<u32>,
+    /// The sender was last held up by a full socket until then: nothing it looks at late before is its own lateness.
+    held_until_ns: u64,
     stream: Option<TcpStream>,
     done: bool,
 }
@@ -42,8 +45,9 @@ impl Ledger {
             log,
             next_id: 0,
             outstanding: std::collections::VecDeque::new(),
+            unsent: std::collections::VecDeque::new(),
             to_send: 0,
-            lags: Vec::new(),
+            held_until_ns: 0,
             stream: None,
             done: false,
         };
@@ -62,14 +66,29 @@ impl Ledger {
             inner.next_id += 1;
             inner.log.intend(id, at);
             if looking {
-                inner.lags.push(u32::try_from(now_ns - at).unwrap_or(u32::MAX));
+                let late = now_ns - at.max(inner.held_until_ns.min(now_ns));
+                inner.log.look(id, at + late);
             }
             if inner.outstanding.len() >= self.spec.outstanding_max as usize {
                 inner.log.shed(id);
                 continue;
             }
             inner.outstanding.push_back(id);
+            inner.unsent.push_back(id);
             inner.to_send += u64::from(self.spec.request_bytes);
+        }
+    }
+
+    /// `n` bytes of requests went into the socket, in a write from `from_ns` to `to_ns`.
+    fn wrote(&self, n: u64, from_ns: u64, to_ns: u64) {
+        let mut inner = locked(&self.inner);
+        inner.to_send -= n;
+        inner.held_until_ns = to_ns;
+        // Whole requests stand behind the one that is being written.
+        let untouched = inner.to_send / u64::from(self.spec.request_bytes.max(1));
+        while inner.unsent.len() as u64 > untouched {
+            let Some(id) = inner.unsent.pop_front() else { break };
+            inner.log.send(id, from_ns);
         }
     }
 
@@ -84,19 +103,13 @@ impl Ledger {
         locked(&self.inner).log.books().iter().map(crate::measure::Book::summary).collect()
     }
 
-    pub fn lag_p99_ns(&self) -> u64 {
-        let mut lags = locked(&self.inner).lags.clone();
-        lags.sort_unstable();
-        let at = lags.len() * 99 / 100;
-        lags.get(at).map_or(0, |l| u64::from(*l))
-    }
-
     /// Everything outstanding failed with its connection.
     fn fail_all(&self, shared: &Shared) {
         let mut inner = locked(&self.inner);
         shared.note_broken();
         inner.stream = None;
         inner.to_send = 0;
+        inner.unsent.clear();
         while let Some(id) = inner.outstanding.pop_front() {
             if !shared.stopped() {
                 inner.log.failed(id);
@@ -147,9 +160,11 @@ fn sender(to: SocketAddr, mut stream: TcpStream, shared: &Shared, ledger: &Ledge
         match stream.write(&buf[..n]) {
             Ok(n) => {
                 sent += n as u64;
-                locked(&ledger.inner).to_send -= n as u64;
+                ledger.wrote(n as u64, now, shared.clock.now());
             }
-            Err(e) if is_wait(e.kind()) => {}
+            Err(e) if is_wait(e.kind()) => {
+                locked(&ledger.inner).held_until_ns = shared.clock.now();
+            }
             Err(_) => return,
         }
     }

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread;
 
@@ -25,11 +25,22 @@ const LOOPBACK_NAME: &str = "lo";
 /// All of 10.0.2.0/24 is reached through the device.
 const SUBNET_PREFIX: u8 = 24;
 
+/// The guest's IPv6 addresses.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GuestNet6 {
+    pub ip: Ipv6Addr,
+    pub gateway: Ipv6Addr,
+    pub prefix_len: u8,
+    /// Where the kernel has no IPv6 the device is not set up; otherwise it is set up without.
+    pub required: bool,
+}
+
 /// What the guest's end of the device looks like.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GuestNet {
     pub ip: Ipv4Addr,
     pub gateway: Ipv4Addr,
+    pub ipv6: Option<GuestNet6>,
     /// Told to the guest's kernel: otherwise what waits for the answer to its first ARP request arrives as one burst,
     /// within the very write of the answer, and most of it does not fit the device's queue.
     pub gateway_mac: [u8; 6],
@@ -43,6 +54,12 @@ impl From<&ContainerConfig> for GuestNet {
         Self {
             ip: config.guest_ip,
             gateway: config.gateway_ip,
+            ipv6: config.ipv6.map(|net| GuestNet6 {
+                ip: net.guest,
+                gateway: net.gateway,
+                prefix_len: net.prefix_len,
+                required: false,
+            }),
             gateway_mac: config.our_mac,
             mtu: config.mtu,
             txqueuelen: config.txqueuelen(),
@@ -122,13 +139,45 @@ pub(crate) fn tap_into_from_here(
     setns(netns, CloneFlags::CLONE_NEWNET).step("enter the network namespace")?;
     let mut inside = Netlink::open().step("netlink")?;
     let index = if_nametoindex(DEVICE_NAME).step("find the device that was moved")?;
-    inside.add_address(index, guest.ip, SUBNET_PREFIX).step("set the guest's address")?;
+    no_autoconf();
+    inside.add_address(index, guest.ip.into(), SUBNET_PREFIX).step("set the guest's address")?;
     inside.up(index).step("bring the device up")?;
-    inside
-        .add_neighbour(index, guest.gateway, guest.gateway_mac)
-        .step("set the gateway's hardware address")?;
-    inside.add_default_route(index, guest.gateway).step("set the default route")?;
+    reach(&mut inside, index, guest.gateway.into(), guest.gateway_mac)?;
+    if let Some(net) = &guest.ipv6 {
+        match add_ipv6(&mut inside, index, net, guest.gateway_mac) {
+            Err(e) if net.required => return Err(e),
+            Err(e) => log::warn!("no IPv6 in the container: {e}"),
+            Ok(()) => {}
+        }
+    }
     Ok(tap)
+}
+
+fn add_ipv6(
+    inside: &mut Netlink,
+    index: u32,
+    net: &GuestNet6,
+    gateway_mac: [u8; 6],
+) -> Result<(), AttachError> {
+    let (ip, prefix) = (net.ip.into(), net.prefix_len);
+    inside.add_address(index, ip, prefix).step("set the guest's IPv6 address")?;
+    reach(inside, index, net.gateway.into(), gateway_mac)
+}
+
+fn reach(
+    inside: &mut Netlink,
+    index: u32,
+    gateway: IpAddr,
+    mac: [u8; 6],
+) -> Result<(), AttachError> {
+    inside.add_neighbour(index, gateway, mac).step("set the gateway's hardware address")?;
+    inside.add_default_route(index, gateway).step("set the default route")
+}
+
+/// The guest has the addresses it was given and no others: what a router advertises is for guests that were given
+/// none. Where /proc is read-only there will be one more address, which works as well.
+fn no_autoconf() {
+    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{DEVICE_NAME}/accept_ra"), "0");
 }
 
 pub(crate) fn loopback_up() -> Result<(), AttachError> {

@@ -1,7 +1,7 @@
 //! The command line, as typed. What it means is worked out in [`crate::config`].
 
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -41,8 +41,9 @@ fn run_help() -> String {
     let (least, most) = (sizing(1).dev_queue_bytes, sizing(u64::MAX).dev_queue_bytes);
     format!(
         "\
-The container sees one network, 10.0.2.0/24: itself at 10.0.2.100, the gateway at 10.0.2.2. The gateway's address \
-reaches the loopback of the host, that is every server listening on 127.0.0.1, unless --no-host-loopback is given.
+The container sees one network, 10.0.2.0/24 and fd00::/64: itself at 10.0.2.100 and fd00::100, the gateway at \
+10.0.2.2 and fd00::2. The gateway's addresses reach the loopback of the host, that is every server listening on \
+127.0.0.1 or ::1, unless --no-host-loopback is given.
 
 Sizes accept B, KiB, MiB, GiB, KB, MB and GB. low < soft < hard must hold.
 
@@ -100,7 +101,12 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = RuleSet::Strict)]
     pub rules: RuleSet,
 
-    /// Lead a TCP port of the host to one of the container (repeatable); ADDR is 0.0.0.0 when left out
+    /// Congestion control of what is sent to the container
+    #[arg(long, value_enum, default_value_t = Congestion::Cubic)]
+    pub congestion: Congestion,
+
+    /// Lead a TCP port of the host to one of the container (repeatable); ADDR is 0.0.0.0 when left out, an IPv6
+    /// address stands in brackets and leads to the container's IPv6 address
     #[arg(short, long, value_name = "[ADDR:]HOSTPORT:PORT", value_parser = parse_publish)]
     pub publish: Vec<PublishArg>,
 
@@ -108,6 +114,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "BYTES",
           default_value_t = MTU_DEFAULT, value_parser = clap::value_parser!(u16).range(68..=65521))]
     pub mtu: u16,
+
+    /// IPv6 beside IPv4 [default: on where the MTU (1280 at least) and the kernel allow for it]
+    #[arg(long, value_enum)]
+    pub ipv6: Option<OnOff>,
 
     /// Leave checksums and segmentation to the two kernels
     #[arg(long, value_enum, default_value_t = OnOff::On)]
@@ -117,7 +127,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub no_host_loopback: bool,
 
-    /// Source address of the container's connections to other hosts
+    /// Source address of the container's IPv4 connections to other hosts
     #[arg(long, value_name = "IPV4")]
     pub outbound_addr: Option<Ipv4Addr>,
 
@@ -160,6 +170,12 @@ pub enum RuleSet {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Congestion {
+    Cubic,
+    Reno,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnOff {
     On,
     Off,
@@ -168,7 +184,7 @@ pub enum OnOff {
 /// A published port as given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublishArg {
-    pub host: SocketAddrV4,
+    pub host: SocketAddr,
     pub guest_port: u16,
 }
 
@@ -191,7 +207,8 @@ pub(crate) fn parse_name(text: &str) -> Result<String, String> {
 }
 
 pub(crate) fn parse_publish(text: &str) -> Result<PublishArg, String> {
-    const ALLOWED: &str = "[ADDR:]HOSTPORT:PORT is allowed, e.g. 8080:80 or 127.0.0.1:8080:80";
+    const ALLOWED: &str =
+        "[ADDR:]HOSTPORT:PORT is allowed, e.g. 8080:80, 127.0.0.1:8080:80 or [::1]:8080:80";
     let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     match protocol {
         "tcp" => {}
@@ -202,19 +219,27 @@ pub(crate) fn parse_publish(text: &str) -> Result<PublishArg, String> {
         Ok(port) if port > 0 => Ok(port),
         _ => Err(format!("port {text:?} is not in 1..=65535: {ALLOWED}")),
     };
+    let (addr, ports) = match ports.strip_prefix('[').map(|rest| rest.split_once("]:")) {
+        None => (None, ports),
+        Some(None) => return Err(ALLOWED.to_owned()),
+        Some(Some((addr, ports))) => {
+            let addr: Result<Ipv6Addr, _> = addr.parse();
+            let addr = addr.map_err(|_| format!("address in [] is not IPv6: {ALLOWED}"))?;
+            (Some(IpAddr::V6(addr)), ports)
+        }
+    };
     let parts: Vec<&str> = ports.split(':').collect();
-    let (addr, host_port, guest_port) = match parts[..] {
-        [host, guest] => (Ipv4Addr::UNSPECIFIED, host, guest),
-        [addr, host, guest] => {
-            let addr = addr.parse();
-            (addr.map_err(|_| format!("address is not IPv4: {ALLOWED}"))?, host, guest)
+    let (addr, host_port, guest_port) = match (addr, &parts[..]) {
+        (None, [host, guest]) => (Ipv4Addr::UNSPECIFIED.into(), *host, *guest),
+        (Some(addr), [host, guest]) => (addr, *host, *guest),
+        (None, [addr, host, guest]) => {
+            let addr: Result<Ipv4Addr, _> = addr.parse();
+            let addr = addr.map_err(|_| format!("address is not IPv4: {ALLOWED}"))?;
+            (addr.into(), *host, *guest)
         }
         _ => return Err(ALLOWED.to_owned()),
     };
-    Ok(PublishArg {
-        host: SocketAddrV4::new(addr, port(host_port)?),
-        guest_port: port(guest_port)?,
-    })
+    Ok(PublishArg { host: SocketAddr::new(addr, port(host_port)?), guest_port: port(guest_port)? })
 }
 
 fn parse_triple(text: &str) -> Result<Triple, String> {
@@ -253,13 +278,22 @@ mod tests {
 
     #[test]
     fn ports() {
-        let any = Ipv4Addr::UNSPECIFIED;
-        let expect = |addr, host, guest_port| {
-            Ok(PublishArg { host: SocketAddrV4::new(addr, host), guest_port })
+        let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let expect = |addr: IpAddr, host, guest_port| {
+            Ok(PublishArg { host: SocketAddr::new(addr, host), guest_port })
         };
         assert_eq!(parse_publish("8080:80"), expect(any, 8080, 80));
-        assert_eq!(parse_publish("127.0.0.1:8080:80/tcp"), expect(Ipv4Addr::LOCALHOST, 8080, 80));
+        let local = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
+        assert_eq!(parse_publish("127.0.0.1:8080:80/tcp"), expect(local.0, 8080, 80));
+        assert_eq!(parse_publish("[::1]:8080:80"), expect(local.1, 8080, 80));
+        let any_v6 = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        assert_eq!(parse_publish("[::]:8080:80"), expect(any_v6, 8080, 80));
         for bad in ["80", "0:80", "80:0", "x:80", "::1:80:80", "1:2:3:4", "80:80/udp", "70000:80"] {
+            assert!(parse_publish(bad).is_err(), "{bad}");
+        }
+        for bad in
+            ["[::1]80:80", "[::1:80:80", "[127.0.0.1]:80:80", "[::1]:80", "[]:80:80", "[::1]:1:2:3"]
+        {
             assert!(parse_publish(bad).is_err(), "{bad}");
         }
         assert!(parse_publish("80:80/udp").unwrap_err().contains("only TCP"));

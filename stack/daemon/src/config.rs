@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use skbudget_controller::{
     BudgetConfig, CHUNK_SIZE, LimitError, Limits, PAGE_SIZE, Rules, SockLimits,
 };
-use skbudget_stack::ContainerConfig;
+use skbudget_stack::{Algorithm, ContainerConfig};
 
-use crate::cli::{Isolation, OnOff, PublishArg, RuleSet, RunArgs, Triple};
+use crate::cli::{Congestion, Isolation, OnOff, PublishArg, RuleSet, RunArgs, Triple};
 use crate::exit::Failure;
 use crate::units::{Size, describe};
 
@@ -22,6 +22,8 @@ pub struct RunConfig {
     pub name: String,
     pub budget: BudgetConfig,
     pub container: ContainerConfig,
+    /// Without IPv6 there is no container.
+    pub needs_ipv6: bool,
     pub publish: Vec<PublishArg>,
     pub outbound_addr: Option<Ipv4Addr>,
     pub pcap: Option<PathBuf>,
@@ -43,6 +45,20 @@ impl RunConfig {
         let offload = args.offload == OnOff::On;
         let mut container = ContainerConfig::new(args.mtu, offload, hard, secret);
         container.host_loopback = !args.no_host_loopback;
+        container.congestion = match args.congestion {
+            Congestion::Cubic => Algorithm::Cubic,
+            Congestion::Reno => Algorithm::Reno,
+        };
+        match args.ipv6 {
+            Some(OnOff::Off) => container.ipv6 = None,
+            Some(OnOff::On) if container.ipv6.is_none() => {
+                return Err(Failure::usage(format!(
+                    "--ipv6 on: IPv6 needs an MTU of 1280 or more, --mtu is {}",
+                    args.mtu
+                )));
+            }
+            Some(OnOff::On) | None => {}
+        }
 
         // The reserve of a flow is at least the least it was promised.
         let before = container.sizes;
@@ -72,6 +88,7 @@ impl RunConfig {
             name: args.name.unwrap_or_else(|| format!("run-{pid}")),
             budget,
             container,
+            needs_ipv6: args.ipv6 == Some(OnOff::On),
             publish: args.publish,
             outbound_addr: args.outbound_addr,
             pcap: args.pcap,
@@ -167,6 +184,28 @@ mod tests {
         assert_eq!(config(&["--isolation", "off"]).unwrap().budget.limits, Limits::NONE);
         let failure = config(&["--isolation", "off", "--hard", "1MiB"]).unwrap_err();
         assert!(failure.message.starts_with("--hard"), "{failure}");
+    }
+
+    #[test]
+    fn congestion_control_is_cubic_unless_reno_is_asked_for() {
+        assert_eq!(config(&[]).unwrap().container.congestion, Algorithm::Cubic);
+        assert_eq!(
+            config(&["--congestion", "reno"]).unwrap().container.congestion,
+            Algorithm::Reno
+        );
+    }
+
+    #[test]
+    fn ipv6_is_on_where_the_mtu_allows_for_it() {
+        let ipv6 = |args: &[&str]| config(args).unwrap().container.ipv6.is_some();
+        assert!(ipv6(&[]) && ipv6(&["--mtu", "1280"]) && ipv6(&["--ipv6", "on"]));
+        assert!(!ipv6(&["--ipv6", "off"]) && !ipv6(&["--mtu", "1279"]));
+        let failure = config(&["--mtu", "1279", "--ipv6", "on"]).unwrap_err();
+        assert_eq!(failure.code, 2);
+        assert!(
+            failure.message.contains("--ipv6") && failure.message.contains("1280"),
+            "{failure}"
+        );
     }
 
     #[test]

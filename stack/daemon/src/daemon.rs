@@ -4,7 +4,7 @@
 //! shared between workers but levels above the budgets.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -60,8 +60,14 @@ pub struct Publish {
 }
 
 impl Publish {
-    pub fn bind(addr: SocketAddrV4, guest_port: u16) -> io::Result<Self> {
-        Ok(Self { listener: TcpListener::bind(addr)?, guest_port })
+    /// An IPv6 address is listened on for IPv6 alone: 0.0.0.0 and [::] may both be bound, and each leads to the
+    /// container's address of its family.
+    pub fn bind(addr: SocketAddr, guest_port: u16) -> io::Result<Self> {
+        let listener = match addr {
+            SocketAddr::V4(_) => TcpListener::bind(addr)?,
+            SocketAddr::V6(_) => crate::host::listen_v6(addr)?,
+        };
+        Ok(Self { listener, guest_port })
     }
 }
 
@@ -73,7 +79,7 @@ pub struct ContainerSpec {
     pub config: ContainerConfig,
     pub budget: BudgetRef,
     pub publish: Vec<Publish>,
-    /// Source address of its connections to hosts other than this one.
+    /// Source address of its IPv4 connections to hosts other than this one.
     pub outbound_addr: Option<Ipv4Addr>,
 }
 

@@ -2,14 +2,15 @@
 
 use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    self, AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, getsockopt, setsockopt, sockopt,
+    self, AddressFamily, Backlog, MsgFlags, SockFlag, SockType, SockaddrIn, SockaddrStorage,
+    getsockopt, setsockopt, sockopt,
 };
 use skbudget_stack::{Close, FlowId, Host, HostCaps, HostError};
 
@@ -39,7 +40,7 @@ pub(crate) struct HostSockets {
 struct Slot {
     generation: u32,
     stream: TcpStream,
-    to: Option<SocketAddrV4>,
+    to: Option<SocketAddr>,
     /// Effective SO_SNDBUF.
     sndbuf: u32,
     /// The guest's stream is complete: all of it was written, and its end.
@@ -101,7 +102,7 @@ impl HostSockets {
         &mut self,
         flow: FlowId,
         stream: TcpStream,
-        to: Option<SocketAddrV4>,
+        to: Option<SocketAddr>,
         sndbuf: u32,
     ) -> io::Result<()> {
         let fd = stream.as_raw_fd();
@@ -129,9 +130,10 @@ impl HostSockets {
         self.slot(flow).map(|slot| &slot.stream).ok_or(HostError::Reset)
     }
 
-    fn start(&mut self, flow: FlowId, to: SocketAddrV4, caps: HostCaps) -> Result<(), HostError> {
+    fn start(&mut self, flow: FlowId, to: SocketAddr, caps: HostCaps) -> Result<(), HostError> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let fd = socket::socket(AddressFamily::Inet, SockType::Stream, flags, None).map_err(map)?;
+        let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let fd = socket::socket(family, SockType::Stream, flags, None).map_err(map)?;
         // The window scale follows from the buffer at the moment of connect, and only then (tcp_select_initial_window):
         // far away it must allow for a large window, although the buffer is small until the flow proved fast. On
         // loopback the handshake is over before the buffer could be lowered again: half of it is promised to the
@@ -142,12 +144,12 @@ impl HostSockets {
         if to.ip().is_loopback() {
             let _ = setsockopt(&fd, sockopt::TcpMaxSeg, &LOOPBACK_MSS);
             unpaced(&fd);
-        } else if let Some(ip) = self.outbound {
+        } else if let Some(ip) = self.outbound.filter(|_| to.is_ipv4()) {
             setsockopt(&fd, sockopt::IpBindAddressNoPort, &true).map_err(map)?;
             let from = SockaddrIn::from(SocketAddrV4::new(ip, 0));
             socket::bind(fd.as_raw_fd(), &from).map_err(map)?;
         }
-        match socket::connect(fd.as_raw_fd(), &SockaddrIn::from(to)) {
+        match socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(to)) {
             Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => {}
             Err(errno) => return Err(map(errno)),
         }
@@ -162,7 +164,7 @@ impl HostSockets {
 }
 
 impl Host for HostSockets {
-    fn connect(&mut self, flow: FlowId, to: SocketAddrV4, caps: HostCaps) -> Result<(), HostError> {
+    fn connect(&mut self, flow: FlowId, to: SocketAddr, caps: HostCaps) -> Result<(), HostError> {
         self.start(flow, to, caps)
     }
 
@@ -179,8 +181,7 @@ impl Host for HostSockets {
         }
         // A closed port in the ephemeral range of our own loopback may meet itself: nobody listens there.
         let to_itself = slot.to.take().is_some_and(|to| {
-            to.ip().is_loopback()
-                && slot.stream.local_addr().is_ok_and(|from| from == SocketAddr::V4(to))
+            to.ip().is_loopback() && slot.stream.local_addr().is_ok_and(|from| from == to)
         });
         Some(if to_itself { Err(HostError::Refused) } else { Ok(()) })
     }
@@ -288,6 +289,20 @@ pub(crate) fn prepare_listener(socket: &impl AsFd, caps: HostCaps) {
 fn unpaced(socket: &impl AsFd) {
     let _ = setsockopt(socket, sockopt::TcpCongestion, &OsString::from("reno"));
 }
+
+/// A listener for IPv6 only.
+pub(crate) fn listen_v6(addr: SocketAddr) -> io::Result<TcpListener> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let fd = socket::socket(AddressFamily::Inet6, SockType::Stream, flags, None)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+    socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(addr))?;
+    socket::listen(&fd, Backlog::new(BACKLOG)?)?;
+    Ok(TcpListener::from(fd))
+}
+
+/// As std's listeners have it.
+const BACKLOG: i32 = 128;
 
 /// Failure leaves the smaller buffer of before: what is charged is then more than what can be held, never less.
 fn set_caps(socket: &impl AsFd, caps: HostCaps) {

@@ -10,11 +10,13 @@ use skbudget::exit::{FAILURE, Failure};
 use skbudget::run;
 
 fn main() -> ExitCode {
+    // The inner processes warn on the same stderr.
+    start_log();
     if let Some(code) = run::inner_main() {
         return code;
     }
     let Command::Run(args) = Cli::parse().command;
-    start_log(args.verbose);
+    say_more(args.verbose);
     die_on_panic();
     let carried_out = run::secret()
         .and_then(|secret| RunConfig::new(*args, secret, std::process::id()))
@@ -52,12 +54,16 @@ impl Log for Stderr {
     fn flush(&self) {}
 }
 
-fn start_log(verbose: u8) {
-    log::set_max_level(match verbose {
-        0 => LevelFilter::Warn,
-        1 => LevelFilter::Info,
-        _ => LevelFilter::Trace,
-    });
+fn start_log() {
+    log::set_max_level(LevelFilter::Warn);
     // Fails only when one is set already.
     let _ = log::set_logger(&Stderr);
+}
+
+fn say_more(verbose: u8) {
+    match verbose {
+        0 => {}
+        1 => log::set_max_level(LevelFilter::Info),
+        _ => log::set_max_level(LevelFilter::Trace),
+    }
 }

@@ -1,14 +1,15 @@
 //! The few rtnetlink requests that a container's network needs. A socket stays in the namespace it was made in.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
     NetlinkPayload,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -16,7 +17,6 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 /// Large enough for any acknowledgement, which quotes the request.
@@ -63,46 +63,44 @@ impl Netlink {
         self.ask(RouteNetlinkMessage::SetLink(link), 0)
     }
 
-    pub(crate) fn add_address(&mut self, index: u32, ip: Ipv4Addr, prefix: u8) -> io::Result<()> {
+    /// An IPv6 address is usable at once: nobody else is on the link, so it is not looked for whether it is taken.
+    pub(crate) fn add_address(&mut self, index: u32, ip: IpAddr, prefix: u8) -> io::Result<()> {
         let mut address = AddressMessage::default();
-        address.header.family = AddressFamily::Inet;
+        address.header.family = ip.into();
         address.header.prefix_len = prefix;
         address.header.index = index;
-        let mask = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
-        address.attributes = vec![
-            AddressAttribute::Local(ip.into()),
-            AddressAttribute::Address(ip.into()),
-            AddressAttribute::Broadcast(Ipv4Addr::from_bits(ip.to_bits() | mask)),
-        ];
+        address.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
+        address.attributes.push(match ip {
+            IpAddr::V4(ip) => {
+                let mask = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
+                AddressAttribute::Broadcast(Ipv4Addr::from_bits(ip.to_bits() | mask))
+            }
+            IpAddr::V6(_) => AddressAttribute::Flags(AddressFlags::Nodad),
+        });
         self.ask(RouteNetlinkMessage::NewAddress(address), NLM_F_CREATE | NLM_F_EXCL)
     }
 
-    pub(crate) fn add_default_route(&mut self, index: u32, gateway: Ipv4Addr) -> io::Result<()> {
+    pub(crate) fn add_default_route(&mut self, index: u32, gateway: IpAddr) -> io::Result<()> {
         let mut route = RouteMessage::default();
-        route.header.address_family = AddressFamily::Inet;
+        route.header.address_family = gateway.into();
         route.header.table = libc::RT_TABLE_MAIN;
         route.header.protocol = RouteProtocol::Boot;
         route.header.scope = RouteScope::Universe;
         route.header.kind = RouteType::Unicast;
         route.attributes =
-            vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway)), RouteAttribute::Oif(index)];
+            vec![RouteAttribute::Gateway(RouteAddress::from(gateway)), RouteAttribute::Oif(index)];
         self.ask(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// The guest never has to ask who has this address.
-    pub(crate) fn add_neighbour(
-        &mut self,
-        index: u32,
-        ip: Ipv4Addr,
-        mac: [u8; 6],
-    ) -> io::Result<()> {
+    pub(crate) fn add_neighbour(&mut self, index: u32, ip: IpAddr, mac: [u8; 6]) -> io::Result<()> {
         let mut neighbour = NeighbourMessage::default();
-        neighbour.header.family = AddressFamily::Inet;
+        neighbour.header.family = ip.into();
         neighbour.header.ifindex = index;
         neighbour.header.state = NeighbourState::Permanent;
         neighbour.header.kind = RouteType::Unicast;
         neighbour.attributes = vec![
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)),
+            NeighbourAttribute::Destination(NeighbourAddress::from(ip)),
             NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
         ];
         self.ask(RouteNetlinkMessage::NewNeighbour(neighbour), NLM_F_CREATE | NLM_F_EXCL)

@@ -95,7 +95,8 @@ pub fn run(config: RunConfig) -> Result<u8, Failure> {
     let nofile = raise_nofile()?;
 
     let daemon = Daemon::new(DaemonConfig::default()).map_err(|e| set_up_failure(&e))?;
-    let guest = GuestNet::from(&config.container);
+    let mut guest = GuestNet::from(&config.container);
+    guest.ipv6.iter_mut().for_each(|net| net.required = config.needs_ipv6);
     let orders = Orders { guest, program, nofile };
     let mut sandbox = Sandbox::start(&orders, &config.command)?;
     let result = with_sandbox(&daemon, &signals, &mut sandbox, config, publish, output);

@@ -1,9 +1,11 @@
 //! The device alone, against the kernel of a namespace: no stack in between.
 
-use std::io::{ErrorKind, IoSlice};
+use std::fs::File;
+use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use skbudget::attach::{self, GuestNet};
 use skbudget_stack::tap::{SCRATCH_BYTES, Tap, is_gone};
 use skbudget_stack::{Device, VnetHdr};
@@ -15,7 +17,8 @@ const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 fn device(offload: bool) -> (OwnedFd, Tap) {
     let (gateway, gateway_mac) = (GATEWAY, OUR_MAC);
-    let guest = GuestNet { ip: GUEST, gateway, gateway_mac, mtu: 1500, txqueuelen: 8, offload };
+    let guest =
+        GuestNet { ip: GUEST, gateway, gateway_mac, ipv6: None, mtu: 1500, txqueuelen: 8, offload };
     let netns = attach::create_netns().unwrap();
     let tap = attach::tap_into(netns.as_fd(), &guest).unwrap();
     (netns, tap)
@@ -83,8 +86,35 @@ fn a_descriptor_handed_in_is_recognised() {
         let dup = tap.as_fd().try_clone_to_owned().unwrap();
         assert_eq!(Tap::from_fd(dup).unwrap().offload(), offload);
     }
-    let null = std::fs::File::open("/dev/null").unwrap();
+    let null = File::open("/dev/null").unwrap();
     assert!(Tap::from_fd(null.into()).is_err());
+}
+
+#[test]
+fn one_end_of_a_packet_socket_is_a_device_until_the_other_is_closed() {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let (near, far) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+    let mut tap = Tap::from_fd(near).unwrap();
+    assert!(!tap.offload());
+    let mut scratch = vec![0; SCRATCH_BYTES];
+    assert_eq!(tap.recv(&mut scratch).unwrap_err().kind(), ErrorKind::WouldBlock);
+    let far = File::from(far);
+    (&far).write_all(b"one").unwrap();
+    (&far).write_all(b"another").unwrap();
+    for frame in [&b"one"[..], b"another"] {
+        let (vnet, range) = tap.recv(&mut scratch).unwrap();
+        assert_eq!((vnet, &scratch[range]), (VnetHdr::default(), frame));
+    }
+    assert!(tap.send(&VnetHdr::default(), &[IoSlice::new(b"in "), IoSlice::new(b"parts")]));
+    let mut heard = [0; 100];
+    assert_eq!((&far).read(&mut heard).unwrap(), 8);
+    assert!(heard.starts_with(b"in parts"));
+    drop(far);
+    assert!(is_gone(&tap.recv(&mut scratch).unwrap_err()));
+    assert!(tap.gone());
+    // A stream has no frames.
+    let (stream, _other) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags).unwrap();
+    assert!(Tap::from_fd(stream).is_err());
 }
 
 #[test]

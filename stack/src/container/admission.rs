@@ -4,16 +4,15 @@
 //! that socket, and its memory is real from then on. (Pressure model H7 charges the flow object alone while the host
 //! is asked; with the caps in the reservation nearly all of it is due at once, so two steps would buy nothing.)
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr};
 
 use skbudget_controller::{Budget, Counter, Instant, Ledger, Refusal};
-use smoltcp::wire::Icmpv4DstUnreachable;
 
-use super::{Container, as_gateway};
+use super::Container;
 use crate::config::{HOST_FLOOR, NoRoute};
 use crate::counters::Stat;
 use crate::flow::{Flow, HostSide};
-use crate::ingress;
+use crate::icmp::{self, Unreachable};
 use crate::io::{Ctx, FlowId};
 use crate::parked::Parking;
 use crate::relay;
@@ -27,13 +26,12 @@ const CONNECTS_PER_TURN: usize = 8;
 impl Container {
     /// A SYN for no flow. A parked one that is said again keeps its place.
     pub(super) fn on_syn(&mut self, cx: &mut Ctx<'_>, tuple: Tuple, syn: &Segment<'_>) {
-        match self.config.route(tuple.remote) {
+        match self.config.route(tuple.remote()) {
             Ok(_) => {}
             Err(NoRoute::Refused) => return self.refuse(cx, &tuple, syn),
             Err(NoRoute::Unreachable) => {
                 if self.icmp_allowed(cx.now) {
-                    let reason = Icmpv4DstUnreachable::HostUnreachable;
-                    let answer = ingress::unreachable(&tuple, syn.seq.0, reason);
+                    let answer = icmp::syn_unreachable(&tuple, syn.seq.0, Unreachable::Host);
                     self.egress.answer(cx.device, &answer);
                 }
                 return;
@@ -50,12 +48,12 @@ impl Container {
         &mut self,
         cx: &mut Ctx<'_>,
         tuple: Tuple,
-        to: SocketAddrV4,
+        to: SocketAddr,
         syn: &Segment<'_>,
     ) -> bool {
         let Ok((id, mut ledger)) = self.reserve(cx) else { return false };
         let (iss, ts_offset) = self.initial(&tuple, cx.now);
-        let tcb = Tcb::passive(self.link(cx.budget), iss, ts_offset, syn, cx.now);
+        let tcb = Tcb::passive(self.link(&tuple, cx.budget), iss, ts_offset, syn, cx.now);
         let caps = relay::caps_at_connect(cx.budget, &mut ledger, cx.now);
         let side = HostSide::new(to, caps, false);
         let mut flow = Flow::new(id, tuple, tcb, side, ledger, cx.now);
@@ -139,10 +137,11 @@ impl Container {
     /// True unless there is no room for it.
     fn admit_parked(&mut self, cx: &mut Ctx<'_>, id: u32) -> bool {
         let Some(syn) = self.parked.get(id) else { return true };
-        let Ok(to) = self.config.route(syn.tuple.remote) else { return true };
+        let Ok(to) = self.config.route(syn.tuple.remote()) else { return true };
         let admitted = self.open_passive(cx, syn.tuple, to, &syn.segment());
         if admitted {
             self.parked.take(id);
+            self.demote_for_parked(cx);
         }
         admitted
     }
@@ -157,30 +156,35 @@ impl Container {
         cx.budget.wait(self.parked_key(id).0, self.config.sizes.total());
     }
 
-    /// A published port accepted a connection from `peer`: a flow towards `guest_port` of the guest begins (its SYN
-    /// goes out in the next turn). `None`: no room; keep the connection and ask again when `can_accept`.
+    /// A published port accepted a connection from `peer`: a flow towards `guest_port` of the guest begins, in the
+    /// peer's family if the guest has it (its SYN goes out in the next turn). `None`: no room; keep the connection and
+    /// ask again when `can_accept`.
     pub fn on_accept(
         &mut self,
         cx: &mut Ctx<'_>,
         guest_port: u16,
-        peer: SocketAddrV4,
+        peer: SocketAddr,
     ) -> Option<FlowId> {
-        let guest = SocketAddrV4::new(self.config.guest_ip, guest_port);
-        let tuple = self.free_tuple(guest, peer.port())?;
+        let (guest, gateway): (IpAddr, IpAddr) = match &self.config.ipv6 {
+            Some(net) if peer.is_ipv6() => (net.guest.into(), net.gateway.into()),
+            _ => (self.config.guest_ip.into(), self.config.gateway_ip.into()),
+        };
+        let tuple = self.free_tuple(SocketAddr::new(guest, guest_port), gateway, peer.port())?;
         let (id, ledger) = self.reserve(cx).ok()?;
         let (iss, ts_offset) = self.initial(&tuple, cx.now);
-        let tcb = Tcb::active(self.link(cx.budget), iss, ts_offset, cx.now);
+        let tcb = Tcb::active(self.link(&tuple, cx.budget), iss, ts_offset, cx.now);
         let side = HostSide::new(peer, HOST_FLOOR, true);
         let mut flow = Flow::new(id, tuple, tcb, side, ledger, cx.now);
         self.stats.add(Stat::ActiveOpens);
+        self.watch_new(&mut flow, cx.now);
         self.mark(&mut flow);
         self.flows.insert(flow);
         Some(id)
     }
 
     /// The guest sees the gateway, with the peer's own port where it is free.
-    fn free_tuple(&self, guest: SocketAddrV4, port: u16) -> Option<Tuple> {
-        let at = |port| Tuple { guest, remote: as_gateway(&self.config, port) };
+    fn free_tuple(&self, guest: SocketAddr, gateway: IpAddr, port: u16) -> Option<Tuple> {
+        let at = |port| Tuple::new(guest, SocketAddr::new(gateway, port));
         std::iter::once(port)
             .chain((0..64).map(|i| 1024 + (port.wrapping_mul(31).wrapping_add(i * 997)) % 64_000))
             .map(at)
@@ -194,8 +198,8 @@ impl Container {
             && budget.headroom() >= self.config.sizes.total()
     }
 
-    fn link(&self, budget: &Budget) -> Link {
-        self.config.link(budget.sock_limits().wmem[2])
+    fn link(&self, tuple: &Tuple, budget: &Budget) -> Link {
+        self.config.link(tuple.is_ipv6(), budget.sock_limits().wmem[2])
     }
 
     /// Initial sequence number and timestamp offset (RFC 6528: a clock of 4 microseconds plus a keyed hash of the

@@ -1,6 +1,6 @@
 //! Read-only views: what `stats` and `flows` print.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use super::Container;
 use crate::flow::Flow;
@@ -10,8 +10,8 @@ use crate::io::FlowId;
 #[derive(Debug, Clone)]
 pub struct FlowInfo {
     pub id: FlowId,
-    pub guest: SocketAddrV4,
-    pub host: SocketAddrV4,
+    pub guest: SocketAddr,
+    pub host: SocketAddr,
     pub state: &'static str,
     pub rmem: u64,
     pub ofo: u64,
@@ -69,7 +69,7 @@ fn info(flow: &Flow) -> FlowInfo {
     let (snd, rcv) = (&flow.tcb.snd, &flow.tcb.rcv);
     FlowInfo {
         id: flow.id,
-        guest: flow.tuple.guest,
+        guest: flow.tuple.guest(),
         host: flow.host.to,
         state: flow.tcb.state.name(),
         rmem: flow.ledger.rmem(),

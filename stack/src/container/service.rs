@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use skbudget_controller::{Budget, Rules};
-use smoltcp::wire::Icmpv4DstUnreachable;
 
 use super::{Container, ORPHAN_WITHOUT_PROGRESS};
 use crate::config::ContainerConfig;
 use crate::counters::Stat;
 use crate::flow::Flow;
-use crate::ingress;
+use crate::icmp::{self, Unreachable};
 use crate::io::{Close, Ctx, HostError};
 use crate::relay::{self, Ends, Moved};
 use crate::tcp::Mem;
@@ -40,6 +39,7 @@ impl Container {
                 Some(Ok(())) => {
                     flow.host.open = true;
                     flow.tcb.on_host_connected();
+                    self.watch_new(&mut flow, cx.now);
                 }
                 Some(Err(e)) => return self.host_connect_failed(cx, flow, e),
             }
@@ -171,7 +171,7 @@ impl Container {
         } else {
             if self.arp_asked.is_none_or(|at| cx.now.since(at) >= ARP_RETRY) {
                 self.arp_asked = Some(cx.now);
-                self.egress.answer(cx.device, &ingress::who_has(&self.config));
+                self.ask_for_guest(cx, flow.tuple.is_ipv6());
             }
             ARP_RETRY
         };
@@ -189,8 +189,8 @@ impl Container {
     ) {
         self.stats.add(Stat::HostConnectFailed);
         let reason = match error {
-            HostError::HostUnreachable => Some(Icmpv4DstUnreachable::HostUnreachable),
-            HostError::NetUnreachable => Some(Icmpv4DstUnreachable::NetUnreachable),
+            HostError::HostUnreachable => Some(Unreachable::Host),
+            HostError::NetUnreachable => Some(Unreachable::Net),
             HostError::TimedOut | HostError::NoResources | HostError::WouldBlock => None,
             HostError::Refused | HostError::Reset => {
                 debug_assert_eq!(flow.tcb.state, State::Connecting);
@@ -200,7 +200,7 @@ impl Container {
         if let Some(reason) = reason
             && self.icmp_allowed(cx.now)
         {
-            let answer = ingress::unreachable(&flow.tuple, flow.tcb.rcv.irs.0, reason);
+            let answer = icmp::syn_unreachable(&flow.tuple, flow.tcb.rcv.irs.0, reason);
             self.egress.answer(cx.device, &answer);
         }
         self.end(cx, flow, Close::Reset);
@@ -209,10 +209,7 @@ impl Container {
     /// Linux rules: a sender refused by the budget sleeps 2 jiffies to a fifth of a second (kernel notes 2.7 step 4).
     pub(super) fn retry_later(&mut self, cx: &Ctx<'_>, flow: &mut Flow) {
         debug_assert_eq!(cx.budget.rules(), Rules::Linux);
-        self.rng ^= self.rng << 13;
-        self.rng ^= self.rng >> 7;
-        self.rng ^= self.rng << 17;
-        let wait = Duration::from_millis(8 + self.rng % 193);
+        let wait = Duration::from_millis(8 + self.random() % 193);
         flow.retry_at = Some(cx.now + wait);
     }
 }

@@ -193,6 +193,8 @@ pub struct Probe {
     next_id: u64,
     /// Requests accepted by the client and not answered, oldest first.
     outstanding: VecDeque<u64>,
+    /// Those of them of which no byte was sent.
+    unsent: VecDeque<u64>,
     to_send: u64,
     sent: u64,
     received: u64,
@@ -206,6 +208,7 @@ impl Probe {
             watch,
             next_id: 0,
             outstanding: VecDeque::new(),
+            unsent: VecDeque::new(),
             to_send: 0,
             sent: 0,
             received: 0,
@@ -229,26 +232,34 @@ impl Probe {
             self.next_id += 1;
             let mut watch = self.watch.borrow_mut();
             watch.intended(id, at);
+            watch.looked(id, now);
             if self.outstanding.len() >= self.plan.outstanding_max {
                 watch.shed(id);
                 continue;
             }
             self.outstanding.push_back(id);
+            self.unsent.push_back(id);
             self.to_send += u64::from(self.plan.request);
         }
     }
 
-    fn send(&mut self, socket: &mut tcp::Socket<'static>, pattern: Pattern) -> bool {
+    fn send(&mut self, now: Instant, socket: &mut tcp::Socket<'static>, p: Pattern) -> bool {
         let before = self.to_send;
         while self.to_send > 0 && socket.can_send() {
             let n = socket.send(|buf| {
                 let n = usize::try_from(self.to_send).unwrap_or(usize::MAX).min(buf.len());
-                pattern.fill(self.sent, &mut buf[..n]);
+                p.fill(self.sent, &mut buf[..n]);
                 (n, n as u64)
             });
             let n = n.unwrap_or(0);
             self.sent += n;
             self.to_send -= n;
+        }
+        // Whole requests stand behind the one that is being sent.
+        let untouched = self.to_send / u64::from(self.plan.request.max(1));
+        while self.unsent.len() as u64 > untouched {
+            let Some(id) = self.unsent.pop_front() else { break };
+            self.watch.borrow_mut().sent(id, now);
         }
         self.to_send < before
     }
@@ -272,6 +283,7 @@ impl Probe {
         for id in self.outstanding.drain(..) {
             watch.failed(id);
         }
+        self.unsent.clear();
         (self.to_send, self.sent, self.received, self.answered_bytes) = (0, 0, 0, 0);
         Next::Again { at: now + Duration::from_millis(1) }
     }
@@ -290,7 +302,7 @@ impl App for Probe {
         }
         let Some(port) = server_port(socket, None) else { return Next::IDLE };
         let received = self.receive(now, socket, Pattern::from_host(port));
-        let sent = self.send(socket, Pattern::from_guest(port));
+        let sent = self.send(now, socket, Pattern::from_guest(port));
         Next::Wait { wake: self.due(), busy: received || sent }
     }
 }

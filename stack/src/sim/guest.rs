@@ -1,7 +1,7 @@
 //! What is inside a simulated container: a complete TCP/IP stack by other hands (smoltcp) and the applications on it.
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use skbudget_controller::Instant;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
@@ -13,6 +13,7 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
 use super::app::{App, Next};
 use super::frame::{Frame, FramePool};
 use crate::vnet::{F_NEEDS_CSUM, VnetHdr};
+use crate::{ContainerConfig, Ipv6Net};
 
 /// Anything that can sit at the far end of a link: a whole guest, or a test that speaks frames itself.
 pub trait Guest: std::fmt::Debug {
@@ -33,6 +34,8 @@ pub struct GuestConfig {
     pub ip: Ipv4Addr,
     pub prefix_len: u8,
     pub gateway: Ipv4Addr,
+    /// Address, length of its prefix, gateway; `None` where the MTU does not allow for IPv6.
+    pub ipv6: Option<(Ipv6Addr, u8, Ipv6Addr)>,
     pub mac: [u8; 6],
     /// IP MTU.
     pub mtu: u16,
@@ -48,6 +51,10 @@ impl GuestConfig {
             ip: Ipv4Addr::new(10, 0, 2, 100),
             prefix_len: 24,
             gateway: Ipv4Addr::new(10, 0, 2, 2),
+            ipv6: ContainerConfig::has_ipv6(mtu).then(|| {
+                let net = Ipv6Net::default();
+                (net.guest, net.prefix_len, net.gateway)
+            }),
             mac: [0x02, 0x67, 0x75, 0x65, 0x73, 0x74],
             mtu,
             offload,
@@ -72,7 +79,7 @@ impl Default for Buffers {
 /// What a connection of a guest begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Open {
-    Connect(SocketAddrV4),
+    Connect(SocketAddr),
     Listen(u16),
 }
 
@@ -121,6 +128,11 @@ impl SmolGuest {
         let cidr = IpCidr::new(IpAddress::Ipv4(config.ip), config.prefix_len);
         iface.update_ip_addrs(|addrs| addrs.push(cidr).unwrap_or(()));
         let _ = iface.routes_mut().add_default_ipv4_route(config.gateway);
+        if let Some((ip, prefix_len, gateway)) = config.ipv6 {
+            let cidr = IpCidr::new(IpAddress::Ipv6(ip), prefix_len);
+            iface.update_ip_addrs(|addrs| addrs.push(cidr).unwrap_or(()));
+            let _ = iface.routes_mut().add_default_ipv6_route(gateway);
+        }
         Self {
             iface,
             sockets: SocketSet::new(Vec::new()),
@@ -171,7 +183,6 @@ impl SmolGuest {
             Open::Connect(to) => {
                 let local = self.next_port;
                 self.next_port = local.checked_add(1).unwrap_or(49_152);
-                let to = (IpAddress::Ipv4(*to.ip()), to.port());
                 socket.connect(self.iface.context(), to, local).expect("a fresh socket connects");
             }
             Open::Listen(port) => socket.listen(port).expect("a fresh socket listens"),
@@ -382,11 +393,14 @@ impl phy::TxToken for TxPort<'_> {
 
 /// A kernel guest with checksum offload leaves the TCP checksum to the device.
 fn partial_checksum(frame: &[u8]) -> VnetHdr {
-    let is_tcp = frame.len() > 34 && frame[12..14] == [8, 0] && frame[23] == 6;
-    if !is_tcp {
-        return VnetHdr::default();
-    }
-    let csum_start = 14 + u16::from(frame[14] & 0x0f) * 4;
+    let is_tcp_v4 = frame.len() > 34 && frame[12..14] == [8, 0] && frame[23] == 6;
+    let is_tcp_v6 = frame.len() > 54 && frame[12..14] == [0x86, 0xdd] && frame[20] == 6;
+    let ip_len = match (is_tcp_v4, is_tcp_v6) {
+        (true, _) => u16::from(frame[14] & 0x0f) * 4,
+        (_, true) => 40,
+        _ => return VnetHdr::default(),
+    };
+    let csum_start = 14 + ip_len;
     VnetHdr { flags: F_NEEDS_CSUM, csum_start, csum_offset: 16, ..VnetHdr::default() }
 }
 

@@ -8,7 +8,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use skbudget_controller::Instant;
@@ -159,7 +159,7 @@ impl SimHost {
 }
 
 impl Host for SimHost {
-    fn connect(&mut self, flow: FlowId, to: SocketAddrV4, caps: HostCaps) -> Result<(), HostError> {
+    fn connect(&mut self, flow: FlowId, to: SocketAddr, caps: HostCaps) -> Result<(), HostError> {
         let port = to.port();
         let server = self.servers.iter().rev().find(|(range, _)| range.contains(&port));
         let server = server.map_or_else(|| Server::fails(HostError::Refused), |(_, s)| s.clone());

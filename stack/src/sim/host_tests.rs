@@ -5,8 +5,8 @@ use super::*;
 const FLOW: FlowId = FlowId { index: 1, generation: 1 };
 const CAPS: HostCaps = HostCaps { sndbuf: 16_384, rcvbuf: 16_384 };
 
-fn to(port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::new(10, 0, 2, 2), port)
+fn to(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::new(10, 0, 2, 2), port))
 }
 
 fn connected(server: Server) -> SimHost {

@@ -15,6 +15,10 @@ pub trait Observer: std::fmt::Debug {
     fn broken(&mut self, _now: Instant) {}
     /// A request was due at `intended`, whether or not it could be sent.
     fn intended(&mut self, _id: u64, _intended: Instant) {}
+    /// The client looked at request `id`, which was due: what keeps it back from here on is not the client.
+    fn looked(&mut self, _id: u64, _now: Instant) {}
+    /// The socket took the first byte of request `id`.
+    fn sent(&mut self, _id: u64, _now: Instant) {}
     /// The whole response to request `id` is here.
     fn completed(&mut self, _id: u64, _now: Instant) {}
     /// Too many were outstanding: request `id` is not sent at all.

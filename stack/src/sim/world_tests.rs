@@ -39,7 +39,7 @@ fn world(faults: Faults, offload: bool) -> (World, NodeId, BudgetId) {
 }
 
 fn to(port: u16) -> Open {
-    Open::Connect(SocketAddrV4::new(std::net::Ipv4Addr::new(10, 0, 2, 2), port))
+    Open::Connect(SocketAddr::from((std::net::Ipv4Addr::new(10, 0, 2, 2), port)))
 }
 
 /// A megabyte each way at once; returns what the world did.

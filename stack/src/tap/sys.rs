@@ -72,6 +72,23 @@ pub(super) fn has_vnet_hdr(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Is this a socket that keeps the bounds of packets and has one peer?
+pub(super) fn is_packet_socket(fd: BorrowedFd<'_>) -> bool {
+    let mut kind: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes one int through the pointer, whose length it is told.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_TYPE,
+            (&raw mut kind).cast(),
+            &raw mut len,
+        )
+    };
+    result == 0 && kind == libc::SOCK_SEQPACKET
+}
+
 pub(super) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: F_GETFL takes no argument.
     let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;

@@ -2,24 +2,20 @@
 
 use std::time::Duration;
 
-use skbudget_controller::sizing::{SndbufInput, sndbuf_expand};
 use skbudget_controller::{Counter, Instant, Rules};
 
 use crate::counters::Stat;
 use crate::segment::Segment;
 use crate::seq::Seq;
-use crate::tcp::snd::Snd;
 use crate::tcp::state::{Cause, State};
 use crate::tcp::{Disposition, Mem, Tcb};
 
 /// ACKs that answer unacceptable segments without data: at most one in this time (Linux' tcp_invalid_ratelimit is
 /// 500 ms; our guest is next door and probes sooner).
 const OOW_INTERVAL: Duration = Duration::from_millis(100);
-/// Duplicate ACKs that mean loss (RFC 5681 section 3.2).
-const DUPACKS: u32 = 3;
 
 /// A check's outcome: go on, or the segment is dealt with.
-type Step = Result<(), Disposition>;
+pub(super) type Step = Result<(), Disposition>;
 
 impl Tcb {
     pub(crate) fn on_segment(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) -> Disposition {
@@ -39,7 +35,7 @@ impl Tcb {
 
     /// Section 3.10.7.3.
     fn in_syn_sent(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) -> Step {
-        let acceptable = seg.ack.gt(self.snd.iss) && seg.ack.le(self.snd.max);
+        let acceptable = seg.ack.gt(self.snd.iss) && seg.ack.le(self.snd.nxt());
         if seg.flags.ack && !acceptable {
             return Err(Disposition::Refuse);
         }
@@ -51,7 +47,7 @@ impl Tcb {
         }
         self.rcv.irs = seg.seq;
         let offset = self.ts;
-        self.negotiate(&seg.options, offset);
+        self.negotiate(&seg.options, offset, mem.now);
         self.last_heard = mem.now;
         self.snd.wl1 = seg.seq;
         self.snd.wl2 = seg.ack;
@@ -66,7 +62,7 @@ impl Tcb {
             self.syn_due = true;
             return Ok(());
         }
-        self.on_new_ack(seg.ack, mem);
+        self.take_ack(seg, mem);
         Err(Disposition::Established)
     }
 
@@ -83,7 +79,7 @@ impl Tcb {
         self.last_heard = mem.now;
         self.keepalive_sent = 0;
         self.silent = 0;
-        self.note_timestamp(seg);
+        self.note_timestamp(seg, mem.now);
         let established = self.check_ack(seg, mem)?;
         self.take_text(seg, mem);
         self.take_fin(seg, mem)?;
@@ -106,7 +102,7 @@ impl Tcb {
     /// RFC 7323 section 5.3, R1.
     fn check_paws(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) -> Step {
         let (Some(_), Some((tsval, _))) = (self.ts, seg.options.ts) else { return Ok(()) };
-        if !seg.flags.rst && Seq(tsval).lt(Seq(self.rcv.ts_recent)) {
+        if !seg.flags.rst && self.rcv.is_stale(tsval, mem.now) {
             mem.stats.add(Stat::PAWSEstab);
             self.answer_unacceptable(seg, mem.now);
             return Err(Disposition::Continue);
@@ -142,21 +138,27 @@ impl Tcb {
             return Err(Disposition::Continue);
         }
         mem.stats.add(Stat::OutOfWindow);
+        if !seg.payload.is_empty() && seg.seq.lt(nxt) {
+            self.rcv.note_duplicate(seg.seq, seg.payload.len());
+        }
         self.answer_unacceptable(seg, mem.now);
         Err(Disposition::Continue)
     }
 
     /// An ACK that tells the guest where we stand: always for data, limited for what has none, so that two ends
     /// cannot keep each other busy.
-    fn answer_unacceptable(&mut self, seg: &Segment<'_>, now: Instant) {
-        let limited = seg.payload.is_empty()
-            && !seg.flags.syn
-            && !seg.flags.fin
-            && self.oow_at.is_some_and(|at| now.since(at) < OOW_INTERVAL);
-        if !limited {
+    pub(super) fn answer_unacceptable(&mut self, seg: &Segment<'_>, now: Instant) {
+        if !self.is_limited(seg, now) {
             self.oow_at = Some(now);
             self.rcv.ack_now = true;
         }
+    }
+
+    fn is_limited(&self, seg: &Segment<'_>, now: Instant) -> bool {
+        seg.payload.is_empty()
+            && !seg.flags.syn
+            && !seg.flags.fin
+            && self.oow_at.is_some_and(|at| now.since(at) < OOW_INTERVAL)
     }
 
     /// Second check, RFC 5961 section 3.2: an exact sequence number resets, one in the window is challenged.
@@ -170,8 +172,7 @@ impl Tcb {
             }
             return Err(Disposition::Reset);
         }
-        self.challenge(seg, mem);
-        Err(Disposition::Continue)
+        Err(self.challenge(seg, mem))
     }
 
     /// Fourth check, RFC 5961 section 4.2.
@@ -179,155 +180,26 @@ impl Tcb {
         if !seg.flags.syn {
             return Ok(());
         }
-        self.challenge(seg, mem);
-        Err(Disposition::Continue)
+        Err(self.challenge(seg, mem))
     }
 
-    fn challenge(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) {
-        let before = self.rcv.ack_now;
-        self.answer_unacceptable(seg, mem.now);
-        if self.rcv.ack_now && !before {
-            mem.stats.add(Stat::TCPChallengeACK);
-        } else {
+    /// A challenge ACK, unless this flow had one a moment ago.
+    pub(super) fn challenge(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) -> Disposition {
+        if self.is_limited(seg, mem.now) {
             mem.stats.add(Stat::TCPACKSkippedChallenge);
+            return Disposition::Continue;
         }
+        self.oow_at = Some(mem.now);
+        Disposition::Challenge
     }
 
     /// RFC 7323 section 4.3.
-    fn note_timestamp(&mut self, seg: &Segment<'_>) {
+    fn note_timestamp(&mut self, seg: &Segment<'_>, now: Instant) {
         if let (Some(_), Some((tsval, _))) = (self.ts, seg.options.ts)
             && seg.seq.le(self.rcv.ack_sent)
-            && Seq(tsval).ge(Seq(self.rcv.ts_recent))
+            && !self.rcv.is_stale(tsval, now)
         {
-            self.rcv.ts_recent = tsval;
-        }
-    }
-
-    /// Fifth check. Ok(true): this ACK completed the handshake.
-    fn check_ack(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) -> Result<bool, Disposition> {
-        let mut established = false;
-        if self.state == State::SynRcvd {
-            if !(seg.ack.gt(self.snd.una) && seg.ack.le(self.snd.max)) {
-                return Err(Disposition::Refuse);
-            }
-            if let Some(next) = self.state.next(Cause::SynAcked) {
-                self.state = next;
-            }
-            self.syn_due = false;
-            established = true;
-        }
-        if seg.ack.gt(self.snd.max) {
-            mem.stats.add(Stat::AckUnsent);
-            self.answer_unacceptable(seg, mem.now);
-            return Err(Disposition::Continue);
-        }
-        // RFC 5961 section 5.2: too old to be honest.
-        if seg.ack.lt(self.snd.una - self.snd.wnd_max) {
-            self.challenge(seg, mem);
-            return Err(Disposition::Continue);
-        }
-        let fin_acked = self.snd.covers_fin(seg.ack);
-        let old_wnd = self.snd.wnd;
-        self.update_window(seg);
-        if seg.ack.gt(self.snd.una) {
-            self.on_new_ack(seg.ack, mem);
-        } else if seg.ack == self.snd.una && seg.payload.is_empty() && !seg.flags.fin {
-            self.on_repeated_ack(old_wnd);
-        }
-        if old_wnd == 0 && self.snd.wnd > 0 {
-            // Out of persist: what waits goes out with the next `output`, which arms the timer anew.
-            self.snd.rtt.reset_backoff();
-            self.snd.timer = None;
-        }
-        self.settle_timer(mem.now);
-        if fin_acked && let Some(next) = self.state.next(Cause::FinAcked) {
-            self.state = next;
-            match next {
-                State::Closed => return Err(Disposition::Closed),
-                State::TimeWait => return Err(Disposition::TimeWait),
-                _ => {}
-            }
-        }
-        Ok(established)
-    }
-
-    fn update_window(&mut self, seg: &Segment<'_>) {
-        let snd = &mut self.snd;
-        let newer = snd.wl1.lt(seg.seq) || (snd.wl1 == seg.seq && snd.wl2.le(seg.ack));
-        if seg.ack.ge(snd.una) && newer {
-            snd.wnd = u32::from(seg.wnd) << snd.wscale;
-            snd.wnd_max = snd.wnd_max.max(snd.wnd);
-            snd.wl1 = seg.seq;
-            snd.wl2 = seg.ack;
-        }
-    }
-
-    /// SND.UNA < SEG.ACK =< SND.MAX
-    fn on_new_ack(&mut self, ack: Seq, mem: &mut Mem<'_>) {
-        let snd = &mut self.snd;
-        let flight = snd.flight();
-        let acked = ack.diff(snd.una).cast_unsigned();
-        let syn = !std::mem::replace(&mut snd.syn_acked, true);
-        let bytes = (acked as usize - usize::from(syn)).min(snd.q.len());
-        snd.q.acked(bytes, mem.pool, mem.budget, mem.ledger, mem.now);
-        snd.una = ack;
-        snd.nxt = snd.nxt.max(ack);
-        snd.dupacks = 0;
-        snd.rtt.reset_backoff();
-        if let Some((seq, at)) = snd.timed
-            && ack.gt(seq)
-        {
-            snd.rtt.on_sample(mem.now.since(at));
-            snd.timed = None;
-        }
-        let pressure = mem.budget.under_pressure();
-        snd.grow_target(bytes, self.link.snd_target_max, mem.budget);
-        if mem.budget.rules() == Rules::Linux && !pressure && flight < snd.cc.cwnd {
-            expand_sndbuf(snd, mem, self.link.snd_target_max);
-        }
-        match snd.recover {
-            Some(recover) if ack.lt(recover) => {
-                snd.cc.on_partial_ack(acked, snd.mss);
-                // RFC 6582: the next hole is at SND.UNA; send it now.
-                self.rexmit_due = true;
-            }
-            Some(_) => {
-                snd.recover = None;
-                snd.cc.on_recovered(snd.mss);
-            }
-            None => snd.cc.on_ack(acked, flight, snd.mss, self.link.snd_target_max as u32),
-        }
-        snd.timer = (snd.una != snd.max).then(|| mem.now + snd.rtt.rto());
-    }
-
-    /// RFC 5681 section 2: same ACK, no data, same window, something outstanding. With a closed window it answers a
-    /// probe.
-    fn on_repeated_ack(&mut self, old_wnd: u32) {
-        let snd = &mut self.snd;
-        if snd.una == snd.max || snd.wnd != old_wnd || snd.wnd == 0 {
-            return;
-        }
-        snd.dupacks += 1;
-        match snd.recover {
-            Some(_) => snd.cc.inflate(snd.mss),
-            None if snd.dupacks == DUPACKS => {
-                let outstanding = snd.max.diff(snd.una).cast_unsigned();
-                snd.recover = Some(snd.max);
-                snd.cc.on_fast_retransmit(outstanding, snd.mss);
-                snd.timed = None;
-                self.rexmit_due = true;
-            }
-            None => {}
-        }
-    }
-
-    /// Persist timer where the window is closed, none where nothing is outstanding and nothing waits.
-    fn settle_timer(&mut self, now: Instant) {
-        let snd = &mut self.snd;
-        if snd.una == snd.max && snd.unsent() == 0 && !(snd.fin && snd.fin_seq() == Some(snd.nxt)) {
-            snd.timer = None;
-        } else if snd.timer.is_none() {
-            snd.timer = Some(now + snd.rtt.rto());
+            self.rcv.note_timestamp(tsval, now);
         }
     }
 
@@ -340,6 +212,9 @@ impl Tcb {
         let nxt = self.rcv.nxt();
         let mut data = seg.payload;
         let mut offset = seg.seq.diff(nxt);
+        if offset < 0 || self.rcv.q.has_holes() {
+            self.rcv.note_duplicate(seg.seq, data.len());
+        }
         if offset < 0 {
             let old = (offset.unsigned_abs() as usize).min(data.len());
             data = &data[old..];
@@ -435,18 +310,4 @@ impl Tcb {
         }
         Ok(())
     }
-}
-
-/// Linux rules: `tcp_new_space`, the cap follows the congestion window.
-fn expand_sndbuf(snd: &Snd, mem: &mut Mem<'_>, max: usize) {
-    let expanded = sndbuf_expand(&SndbufInput {
-        sndbuf: mem.ledger.sndbuf(),
-        mss: snd.mss,
-        cwnd: snd.cc.cwnd / snd.mss,
-        reordering: 3,
-        header: 320,
-        factor: 2,
-        wmem_max: max as u32,
-    });
-    mem.ledger.set_sndbuf(expanded);
 }

@@ -21,6 +21,9 @@ pub(crate) const TARGET_INITIAL: u64 = 4 * 4032;
 /// How long an ACK waits for a reply to ride on. The kernel waits 40 ms to spare a wire; this link is a system call.
 const DELAYED_ACK: Duration = Duration::from_millis(4);
 
+/// RFC 7323 section 5.5.
+const TS_VALID: Duration = Duration::from_secs(24 * 86_400);
+
 #[derive(Debug)]
 pub(crate) struct Rcv {
     pub(crate) q: RxQueue,
@@ -40,6 +43,8 @@ pub(crate) struct Rcv {
     /// The FIN is in order: RCV.NXT stands behind it.
     pub(crate) fin_taken: bool,
     pub(crate) ts_recent: u32,
+    /// When it came.
+    ts_recent_at: Instant,
     pub(crate) ack_sent: Seq,
     /// Window in bytes the flow should have open.
     pub(crate) target: u64,
@@ -57,6 +62,8 @@ pub(crate) struct Rcv {
     pub(crate) pingpong: bool,
     /// The host took data since the last window computation.
     pub(crate) moved: bool,
+    /// What the guest sent twice: the first SACK block of the next ACK (RFC 2883 section 4).
+    pub(crate) duplicate: Option<(Seq, Seq)>,
 }
 
 impl Rcv {
@@ -72,6 +79,7 @@ impl Rcv {
             fin: None,
             fin_taken: false,
             ts_recent: 0,
+            ts_recent_at: Instant(0),
             ack_sent: Seq(0),
             target: TARGET_INITIAL,
             taken: 0,
@@ -82,6 +90,7 @@ impl Rcv {
             delack_at: None,
             pingpong: false,
             moved: false,
+            duplicate: None,
         }
     }
 
@@ -99,6 +108,16 @@ impl Rcv {
     pub(crate) fn window_field(&self) -> u16 {
         // Rounded down: the guest is never told more than is paid for. What it sends up to the true edge is taken.
         u16::try_from(self.wnd() >> self.wscale).unwrap_or(u16::MAX)
+    }
+
+    /// RFC 7323 section 5.3 R1: older than the last. After 24 days the clock may have come round, and nothing is known
+    /// (section 5.5).
+    pub(crate) fn is_stale(&self, tsval: u32, now: Instant) -> bool {
+        Seq(tsval).lt(Seq(self.ts_recent)) && now.since(self.ts_recent_at) < TS_VALID
+    }
+
+    pub(crate) fn note_timestamp(&mut self, tsval: u32, now: Instant) {
+        (self.ts_recent, self.ts_recent_at) = (tsval, now);
     }
 
     /// The host took `n` bytes.
@@ -179,6 +198,21 @@ impl Rcv {
         self.ack_now = true;
     }
 
+    /// `len` bytes from `start` on came; those before RCV.NXT, or kept already, came twice. The first of a turn is
+    /// told.
+    pub(crate) fn note_duplicate(&mut self, start: Seq, len: usize) {
+        let nxt = self.nxt();
+        let end = start + len as u32;
+        let offset = start.diff(nxt);
+        let twice = if offset < 0 {
+            Some((start, if end.gt(nxt) { nxt } else { end }))
+        } else {
+            let from = self.q.nxt() + u64::from(offset.unsigned_abs());
+            self.q.has(from, from + len as u64).then_some((start, end))
+        };
+        self.duplicate = self.duplicate.or(twice);
+    }
+
     /// Segment with data arrived and was taken (at least in part).
     pub(crate) fn on_data(&mut self, bytes: u32, in_order: bool, now: Instant) {
         self.unacked = self.unacked.saturating_add(bytes);
@@ -223,6 +257,7 @@ impl Rcv {
         self.ack_now = false;
         self.delack_at = None;
         self.nomem = false;
+        self.duplicate = None;
     }
 
     /// The window field of the last segment that left.

@@ -5,9 +5,13 @@ use std::time::Duration;
 use skbudget_controller::{Budget, Instant};
 
 use crate::seq::Seq;
-use crate::tcp::congestion::Congestion;
+use crate::tcp::board::Board;
+use crate::tcp::congestion::{Algorithm, Congestion};
+use crate::tcp::rack::Rack;
 use crate::tcp::rcv::grows_by;
+use crate::tcp::recovery::Recovery;
 use crate::tcp::rtt::Rtt;
+use crate::tcp::tlp::TailProbe;
 use crate::txq::TxQueue;
 
 /// Bytes queued for a flow before its guest has shown that it takes them (tcp_wmem's default).
@@ -19,10 +23,8 @@ pub(crate) struct Snd {
     pub(crate) iss: Seq,
     /// Our SYN is acknowledged: SND.UNA is the queue's first byte. Asked of a flag, for ISS comes round again.
     pub(crate) syn_acked: bool,
-    pub(crate) una: Seq,
-    pub(crate) nxt: Seq,
-    /// Highest sequence number ever sent plus one: SND.NXT goes back on a timeout, this does not.
-    pub(crate) max: Seq,
+    /// SND.UNA, SND.NXT and what is known of all between.
+    pub(crate) board: Board,
     /// SND.WND in bytes.
     pub(crate) wnd: u32,
     pub(crate) wnd_max: u32,
@@ -34,11 +36,12 @@ pub(crate) struct Snd {
     pub(crate) mss: u32,
     pub(crate) cc: Congestion,
     pub(crate) rtt: Rtt,
-    /// One segment is timed at a time; retransmission ends the timing (Karn).
-    pub(crate) timed: Option<(Seq, Instant)>,
-    pub(crate) dupacks: u32,
-    /// Fast recovery until this is acknowledged.
-    pub(crate) recover: Option<Seq>,
+    pub(crate) rack: Rack,
+    pub(crate) recovery: Recovery,
+    pub(crate) tail_probe: Option<TailProbe>,
+    pub(crate) tail_probe_at: Option<Instant>,
+    /// When what is behind a hole has had its time to be overtaken (RFC 8985 section 6.2 step 5).
+    pub(crate) reorder_at: Option<Instant>,
     /// Retransmission or persist timer: which of them follows from what is outstanding.
     pub(crate) timer: Option<Instant>,
     /// The host's stream ended: a FIN follows the last byte.
@@ -50,25 +53,25 @@ pub(crate) struct Snd {
 }
 
 impl Snd {
-    pub(crate) fn new(iss: Seq, mss: u32) -> Self {
+    pub(crate) fn new(iss: Seq, mss: u32, algorithm: Algorithm) -> Self {
         Self {
             q: TxQueue::default(),
             iss,
             syn_acked: false,
-            una: iss,
-            nxt: iss,
-            max: iss,
+            board: Board::new(iss),
             wnd: 0,
             wnd_max: 0,
             wl1: Seq(0),
             wl2: Seq(0),
             wscale: 0,
             mss,
-            cc: Congestion::new(mss),
+            cc: Congestion::new(algorithm, mss, iss),
             rtt: Rtt::default(),
-            timed: None,
-            dupacks: 0,
-            recover: None,
+            rack: Rack::new(iss),
+            recovery: Recovery::new(iss),
+            tail_probe: None,
+            tail_probe_at: None,
+            reorder_at: None,
             timer: None,
             fin: false,
             target: TARGET_INITIAL,
@@ -77,14 +80,17 @@ impl Snd {
         }
     }
 
-    /// Bytes (and SYN, FIN) sent and not acknowledged.
-    pub(crate) fn flight(&self) -> u32 {
-        self.nxt.diff(self.una).max(0).cast_unsigned()
+    pub(crate) fn una(&self) -> Seq {
+        self.board.una()
+    }
+
+    pub(crate) fn nxt(&self) -> Seq {
+        self.board.nxt()
     }
 
     /// Sequence number of the first byte in the queue.
     pub(crate) fn data_start(&self) -> Seq {
-        if self.syn_acked { self.una } else { self.iss + 1 }
+        if self.syn_acked { self.una() } else { self.iss + 1 }
     }
 
     /// Sequence number of our FIN, if the stream has ended.
@@ -100,7 +106,7 @@ impl Snd {
 
     /// Bytes of the queue that were not sent yet.
     pub(crate) fn unsent(&self) -> usize {
-        let sent = self.nxt.diff(self.data_start()).max(0) as usize;
+        let sent = self.nxt().diff(self.data_start()).max(0) as usize;
         self.q.len().saturating_sub(sent)
     }
 
@@ -138,18 +144,17 @@ impl Snd {
 
 #[cfg(test)]
 mod tests {
-    use super::Snd;
+    use super::{Algorithm, Board, Snd};
     use crate::seq::Seq;
 
     #[test]
     fn the_queue_begins_at_una_however_far_it_is_from_iss() {
-        let mut snd = Snd::new(Seq(7), 1460);
+        let mut snd = Snd::new(Seq(7), 1460, Algorithm::Cubic);
         assert_eq!(snd.data_start(), Seq(8));
         snd.syn_acked = true;
         for distance in [1u32, 1 << 31, (1 << 31) + 1, u32::MAX] {
-            snd.una = snd.iss + distance;
-            snd.nxt = snd.una;
-            assert_eq!(snd.data_start(), snd.una, "{distance} bytes on");
+            snd.board = Board::new(snd.iss + distance);
+            assert_eq!(snd.data_start(), snd.una(), "{distance} bytes on");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! How connections begin.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use skbudget_stack::{Close, HostError};
 
@@ -14,7 +14,7 @@ fn the_host_is_asked_before_the_guest_is_answered() {
     rig.host.outcome = None;
     assert_eq!(rig.send(Hello::default().syn(40_000, 80)), []);
     let flow = rig.host.connects[0];
-    assert_eq!(rig.sock(flow).to, Some(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 80)));
+    assert_eq!(rig.sock(flow).to, Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 80))));
     assert_eq!(rig.state(flow), "CONNECTING");
     // Still under way: an edge without an outcome, and the guest's SYN again, change nothing.
     assert_eq!(rig.ready(flow, false, true), []);
@@ -173,7 +173,7 @@ fn addresses_of_the_subnet_that_nobody_has_are_unreachable() {
     rig.frame(&to(Ipv4Addr::new(93, 184, 216, 34)).frame());
     rig.turn();
     let flow = rig.host.connects[0];
-    assert_eq!(rig.sock(flow).to.unwrap().ip(), &Ipv4Addr::new(93, 184, 216, 34));
+    assert_eq!(rig.sock(flow).to.unwrap().ip(), IpAddr::from([93, 184, 216, 34]));
 }
 
 #[test]
@@ -247,6 +247,93 @@ fn data_and_the_end_come_with_the_last_ack_of_the_handshake() {
     assert_eq!(rig.state(flow), "CLOSE-WAIT");
     assert_eq!(rig.sock(flow).heard, b"bye");
     assert!(rig.sock(flow).shut);
+    rig.send(peer.rst());
+    rig.assert_empty();
+}
+
+#[test]
+fn explicit_congestion_notification_is_not_agreed_to() {
+    // RFC 3168 section 6.1.1: a SYN-ACK without ECE says so. The link is a queue on this machine: it drops, nobody
+    // marks.
+    const ECE_CWR: u8 = 0xc0;
+    let mut rig = Rig::new();
+    let syn = Hello::default().syn(40_000, 80);
+    rig.send(Seg { flags: SYN | ECE_CWR, ..syn.clone() });
+    let flow = rig.host.connects[0];
+    let syn_ack = one(rig.ready(flow, false, true));
+    assert!(syn_ack.is(SYN | ACK), "{syn_ack:?}");
+    let mut peer = Peer::answering(flow, &syn, &syn_ack);
+    rig.send(peer.pure_ack());
+    let data = peer.data(b"x");
+    assert!(one(rig.send(Seg { flags: data.flags | ECE_CWR, ..data })).is(ACK));
+    rig.send(peer.rst());
+    rig.assert_empty();
+}
+
+#[test]
+fn data_in_a_syn_is_left_to_be_said_again() {
+    let mut rig = Rig::new();
+    let syn = Seg { data: b"early".to_vec(), ..Hello::default().syn(40_000, 80) };
+    rig.send(syn.clone());
+    let flow = rig.host.connects[0];
+    let syn_ack = one(rig.ready(flow, false, true));
+    assert_eq!(syn_ack.ack, syn.seq + 1, "the SYN alone");
+    let mut peer = Peer::answering(flow, &syn, &syn_ack);
+    rig.send(peer.pure_ack());
+    rig.send(peer.data(b"early"));
+    assert_eq!(rig.sock(flow).heard, b"early");
+    rig.send(peer.rst());
+    rig.assert_empty();
+}
+
+#[test]
+fn a_syn_ack_said_again_carries_no_holes() {
+    let mut rig = Rig::new();
+    let syn = Hello { ts: Some(5), ..Hello::default() }.syn(40_000, 80);
+    rig.send(syn.clone());
+    let flow = rig.host.connects[0];
+    let syn_ack = one(rig.ready(flow, false, true));
+    let peer = Peer::answering(flow, &syn, &syn_ack);
+    // Data that acknowledges nothing of ours, old and behind a hole.
+    rig.send(Seg { ack: peer.ack.wrapping_sub(1), ..peer.data_at(-1, b"ab") });
+    rig.send(Seg { ack: peer.ack.wrapping_sub(1), ..peer.data_at(10, b"ab") });
+    let again = rig.pass_segs(1500);
+    assert!(again.iter().all(|(_, s)| s.is(SYN | ACK) && s.sack.is_empty()), "{again:?}");
+    rig.send(peer.rst());
+    rig.assert_empty();
+}
+
+#[test]
+fn initial_sequence_numbers_follow_a_clock_and_tell_nothing_of_each_other() {
+    let iss = |rig: &mut Rig, port: u16| {
+        rig.send(Hello::default().syn(port, 80));
+        let flow = *rig.host.connects.last().unwrap();
+        let syn_ack = one(rig.ready(flow, false, true));
+        let rst = Seg { seq: 1001, flags: RST, mss: None, ..Hello::default().syn(port, 80) };
+        rig.send(Seg { wscale: None, sack_ok: false, ..rst });
+        assert_eq!(rig.state(flow), "GONE");
+        syn_ack.seq
+    };
+    let mut rig = Rig::new();
+    // RFC 6528: one tuple's numbers move by one each 4 microseconds, so that old segments fit no new connection.
+    let first = iss(&mut rig, 40_000);
+    rig.pass(8);
+    assert_eq!(iss(&mut rig, 40_000).wrapping_sub(first), 2000);
+    // The next port's is somewhere else, and with another secret everything is.
+    let far = |a: u32, b: u32| a.wrapping_sub(b) > 100_000 && b.wrapping_sub(a) > 100_000;
+    assert!(far(iss(&mut rig, 40_001), first));
+    let mut other = Rig::with(Setup { secret: [8, 12], ..Setup::default() });
+    assert!(far(iss(&mut other, 40_000), first));
+}
+
+#[test]
+fn a_guest_without_timestamps_is_not_given_any() {
+    let mut rig = Rig::new();
+    let mut peer = Peer::open(&mut rig);
+    // Said all the same later, they mean nothing.
+    let data = peer.data(b"x");
+    let ack = one(rig.send(Seg { ts: Some((77, 0)), ..data }));
+    assert_eq!((ack.ts, ack.ack), (None, peer.seq));
     rig.send(peer.rst());
     rig.assert_empty();
 }

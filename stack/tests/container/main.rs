@@ -1,13 +1,24 @@
 //! One container's stack between a scripted guest and a scripted host: what it says, and when.
 
 mod admission;
+mod attack;
 mod close;
 mod data;
+mod fragments;
 mod handshake;
+mod ipv6;
+mod keepalive;
 mod loss;
 mod malformed;
+mod ndp;
+mod paws;
 mod peer;
+mod persist;
+mod probe;
 mod publish;
+mod recovery;
+mod reorder;
+mod reset;
 mod rig;
 mod window;
 mod wire;

@@ -1,6 +1,6 @@
 //! Published ports: the stack opens towards the guest.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use skbudget_stack::{Close, Ready};
 use smoltcp::wire::ArpOperation;
@@ -9,8 +9,8 @@ use crate::peer::{Hello, Peer};
 use crate::rig::{GATEWAY, GUEST, Rig, Sock, one, segs};
 use crate::wire::{ACK, RST, SYN, Seg, Sent};
 
-fn from(port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(std::net::Ipv4Addr::new(192, 0, 2, 9), port)
+fn from(port: u16) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 9], port))
 }
 
 /// A client came in; the guest's hardware address is known if `known`.

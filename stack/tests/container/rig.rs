@@ -2,25 +2,27 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use skbudget_stack::controller::{
     Budget, BudgetConfig, Counter, Instant, Limits, MemberStats, Rules, SockLimits,
 };
 use skbudget_stack::{
-    ChunkPool, Close, Container, ContainerConfig, Ctx, Device, FlowId, FlowInfo, Host, HostCaps,
-    HostError, Ready, VnetHdr, WakeKey,
+    Algorithm, ChunkPool, Close, Container, ContainerConfig, Ctx, Device, FlowId, FlowInfo, Host,
+    HostCaps, HostError, Ready, VnetHdr, WakeKey,
 };
 
 use crate::wire::{Seg, Sent, sent};
 
 pub(crate) const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+pub(crate) const GUEST6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100);
+pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
 
 /// One host socket.
 #[derive(Debug, Default)]
 pub(crate) struct Sock {
-    pub(crate) to: Option<SocketAddrV4>,
+    pub(crate) to: Option<SocketAddr>,
     /// `None`: connect(2) is under way.
     pub(crate) outcome: Option<Result<(), HostError>>,
     /// What the host has to say, and whether it ends after it.
@@ -53,7 +55,7 @@ impl FakeHost {
 }
 
 impl Host for FakeHost {
-    fn connect(&mut self, flow: FlowId, to: SocketAddrV4, caps: HostCaps) -> Result<(), HostError> {
+    fn connect(&mut self, flow: FlowId, to: SocketAddr, caps: HostCaps) -> Result<(), HostError> {
         self.connects.push(flow);
         let sock = Sock {
             to: Some(to),
@@ -150,6 +152,7 @@ pub(crate) struct Setup {
     pub(crate) sock: SockLimits,
     pub(crate) secret: [u64; 2],
     pub(crate) start: Instant,
+    pub(crate) congestion: Algorithm,
 }
 
 impl Default for Setup {
@@ -163,6 +166,7 @@ impl Default for Setup {
             sock: SockLimits::default(),
             secret: [7, 11],
             start: Instant::from_millis(1000),
+            congestion: Algorithm::default(),
         }
     }
 }
@@ -195,7 +199,8 @@ impl Rig {
         };
         let mut budget = Budget::new(config, None).unwrap();
         let (mtu, offload) = (setup.mtu, setup.offload);
-        let container = ContainerConfig::new(mtu, offload, Some(setup.hard), setup.secret);
+        let mut container = ContainerConfig::new(mtu, offload, Some(setup.hard), setup.secret);
+        container.congestion = setup.congestion;
         let member = budget.add_member(container.dev_queue_bytes).unwrap();
         let mut rig = Self {
             stack: Container::new(container, member),

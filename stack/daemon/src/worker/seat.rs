@@ -1,7 +1,7 @@
 //! One container in a worker: its stack, its device, its host sockets, its published ports.
 
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
@@ -225,8 +225,7 @@ impl Seat {
     fn accept_one(&mut self, index: usize, budget: &mut Budget, shared: &mut Shared<'_>) {
         let listener = &mut self.listeners[index];
         let (stream, peer) = match listener.socket.accept() {
-            Ok((stream, SocketAddr::V4(peer))) => (stream, peer),
-            Ok((_, SocketAddr::V6(_))) => return,
+            Ok(accepted) => accepted,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 listener.ready = false;
                 return;
@@ -247,7 +246,7 @@ impl Seat {
         &mut self,
         stream: std::net::TcpStream,
         guest_port: u16,
-        peer: SocketAddrV4,
+        peer: SocketAddr,
         budget: &mut Budget,
         shared: &mut Shared<'_>,
     ) {

@@ -3,24 +3,53 @@
 //! Their parsers are strict: columns apart by spaces only; exactly four columns in every row but the last, which has
 //! three (`Infinity` would enter an axis); leading white space; and both footers, or one of them crashes.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::result::{ProbePhase, RunResult};
+use super::{File, plain};
+use crate::exit::Failure;
+use crate::measure::Book;
+use crate::report::pick::group_of;
+use crate::result::{ArmResult, ProbePhase, RunResult};
 
-/// File name and content for every arm, container and phase with a probe.
-pub fn files(result: &RunResult) -> Vec<(String, String)> {
-    let mut out = Vec::new();
+/// With more containers than this there are files of groups alone.
+const CONTAINERS_MAX: usize = 32;
+
+/// `<arm>-<group>-<phase>.hgrm`, and the same for every container when there are few.
+pub fn files(result: &RunResult) -> Result<Vec<File>, Failure> {
+    let mut out = BTreeMap::new();
     for arm in &result.arms {
-        for container in &arm.containers {
-            for (phase, p) in result.phases.iter().zip(&container.phases) {
-                if let Some(probe) = &p.probe {
-                    let name = format!("{}-{}-{}.hgrm", arm.name, container.name, phase.name);
-                    out.push((name, render(probe)));
+        for (i, phase) in result.phases.iter().enumerate() {
+            let mut put = |who: &str, probe: &ProbePhase| {
+                let name =
+                    format!("{}-{}-{}.hgrm", plain(&arm.name), plain(who), plain(&phase.name));
+                out.insert(name, render(probe));
+            };
+            for (group, probes) in groups(arm, i) {
+                // Histograms are added; percentiles are never averaged.
+                let merged = Book::merged(probes).map_err(|e| Failure::io(group, e))?;
+                put(group, &merged);
+            }
+            if arm.containers.len() <= CONTAINERS_MAX {
+                for c in &arm.containers {
+                    if let Some(p) = c.phases.get(i).and_then(|p| p.probe.as_ref()) {
+                        put(&c.name, p);
+                    }
                 }
             }
         }
     }
-    out
+    Ok(out.into_iter().collect())
+}
+
+fn groups(arm: &ArmResult, phase: usize) -> BTreeMap<&str, Vec<&ProbePhase>> {
+    let mut groups: BTreeMap<&str, Vec<&ProbePhase>> = BTreeMap::new();
+    for c in &arm.containers {
+        if let Some(p) = c.phases.get(phase).and_then(|p| p.probe.as_ref()) {
+            groups.entry(group_of(c)).or_default().push(p);
+        }
+    }
+    groups
 }
 
 fn ms(ns: u64) -> f64 {

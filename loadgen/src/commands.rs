@@ -1,0 +1,126 @@
+//! The commands that work on results.
+
+mod compare;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::cli::print;
+use crate::exit::Failure;
+use crate::export::{self, Format, github, json};
+use crate::merge::{self, How};
+use crate::report::{explain, table};
+use crate::result::RunResult;
+use crate::selftest;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make the files of a run again from its result.json
+    Report {
+        /// result.json or its directory
+        result: PathBuf,
+        /// Where to write [default: beside the result]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        outputs: Outputs,
+    },
+    /// Is B worse than A? Exit 4 if it is, 5 if that cannot be told
+    Compare(Box<compare::Compare>),
+    /// Several results of one scenario as one: histograms are added, nothing is averaged
+    Merge {
+        /// Two or more: result.json or their folders
+        #[arg(required = true, num_args = 2..)]
+        results: Vec<PathBuf>,
+        /// Are they parts of one run, or the same run again?
+        #[arg(long, value_enum, default_value = "repeats")]
+        how: How,
+        #[arg(long, value_name = "DIR", default_value = "out/merged")]
+        out: PathBuf,
+        #[command(flatten)]
+        outputs: Outputs,
+    },
+    /// Check this binary against oracles whose answers are known, in seconds
+    Selftest,
+    /// Print the JSON Schema of a file
+    Schema { which: SchemaName },
+    /// Say what a metric, a gate or an exit code means
+    Explain {
+        /// Leave out to list the topics
+        topic: Option<String>,
+    },
+}
+
+/// What a run writes.
+#[derive(Debug, Args)]
+pub(crate) struct Outputs {
+    /// Formats to write, by commas [default: all]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
+    format: Vec<Format>,
+    /// Speak to GitHub Actions: job summary and annotations [default: when GITHUB_ACTIONS=true]
+    #[arg(long)]
+    github: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum SchemaName {
+    Result,
+    Verdict,
+    Scenario,
+}
+
+impl Outputs {
+    /// Writes a run's files; a verdict is never left out.
+    pub(crate) fn write(&self, dir: &Path, result: &RunResult) -> Result<(), Failure> {
+        let mut formats = self.formats();
+        formats.extend([Format::Result, Format::Verdict]);
+        formats.sort();
+        formats.dedup();
+        export::write(dir, result, &formats)?;
+        if self.github || github::is_here() {
+            github::speak(result)?;
+        }
+        Ok(())
+    }
+
+    fn formats(&self) -> Vec<Format> {
+        if self.format.is_empty() { Format::all() } else { self.format.clone() }
+    }
+}
+
+pub(crate) fn dispatch(command: Command) -> Result<u8, Failure> {
+    match command {
+        Command::Report { result, out, outputs } => report(&result, out, &outputs),
+        Command::Compare(compare) => compare.dispatch(),
+        Command::Merge { results, how, out, outputs } => merged(&results, how, &out, &outputs),
+        Command::Selftest => Ok(selftest::run(|line| drop(print(line)))),
+        Command::Schema { which } => print(match which {
+            SchemaName::Result => include_str!("../schema/result.schema.json"),
+            SchemaName::Verdict => include_str!("../schema/verdict.schema.json"),
+            SchemaName::Scenario => include_str!("../schema/scenario.schema.json"),
+        }),
+        Command::Explain { topic } => print(&explain::explain(topic.as_deref())?),
+    }
+}
+
+fn merged(from: &[PathBuf], how: How, out: &Path, outputs: &Outputs) -> Result<u8, Failure> {
+    let parts = from.iter().map(|p| json::read(p)).collect::<Result<Vec<_>, _>>()?;
+    let sum = merge::merge(&parts, how)?;
+    outputs.write(out, &sum)?;
+    let line = table::verdict_line(&sum, &out.display().to_string());
+    print(&format!("{}\n{line}\n", table::render(&sum)))?;
+    Ok(sum.verdict.exit)
+}
+
+fn report(from: &Path, out: Option<PathBuf>, outputs: &Outputs) -> Result<u8, Failure> {
+    let result = json::read(from)?;
+    let beside = || match from.is_dir() {
+        true => from.to_path_buf(),
+        false => from.parent().unwrap_or_else(|| Path::new(".")).to_path_buf(),
+    };
+    let out = out.unwrap_or_else(beside);
+    export::write(&out, &result, &outputs.formats())?;
+    let line = table::verdict_line(&result, &out.display().to_string());
+    print(&format!("{}\n{line}\n", table::render(&result)))
+}

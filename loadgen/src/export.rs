@@ -1,0 +1,99 @@
+//! The files a run leaves behind. All of them are made of the result alone, so `loadgen report` can make them again.
+
+pub mod bench;
+pub mod containers;
+pub mod github;
+pub mod hgrm;
+pub mod hlog;
+pub mod json;
+pub mod junit;
+pub mod openmetrics;
+pub mod summary;
+pub mod windows;
+
+use std::fs;
+use std::path::Path;
+
+use clap::ValueEnum;
+
+use crate::exit::Failure;
+use crate::report::html;
+use crate::result::RunResult;
+
+/// What can be written. `result.json` and `verdict.json` are always written by a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Format {
+    /// result.json: everything, schema loadgen.result/1
+    Result,
+    /// verdict.json: the gates and the exit code
+    Verdict,
+    /// report.html: curves, one file, no network
+    Html,
+    /// summary.md: for the page of a CI job
+    Md,
+    /// junit.xml: a test case a gate
+    Junit,
+    /// gab.json and gab-bigger.json: github-action-benchmark
+    Gab,
+    /// bmf.json: Bencher
+    Bmf,
+    /// metrics.prom: OpenMetrics text
+    Openmetrics,
+    /// containers.csv and windows.csv
+    Csv,
+    /// windows.ndjson
+    Ndjson,
+    /// *.hgrm: percentile text, for plotFiles and hdr-plot
+    Hgrm,
+    /// latency.hlog: HdrHistogram interval log
+    Hlog,
+}
+
+impl Format {
+    pub fn all() -> Vec<Self> {
+        Self::value_variants().to_vec()
+    }
+}
+
+/// A file's name and content.
+pub type File = (String, String);
+
+/// The files of one format.
+pub fn render(result: &RunResult, format: Format) -> Result<Vec<File>, Failure> {
+    let one = |name: &str, text: String| vec![(name.to_owned(), text)];
+    Ok(match format {
+        Format::Result => one("result.json", json::result(result)?),
+        Format::Verdict => one("verdict.json", json::verdict(result)?),
+        Format::Html => one("report.html", html::render(result)?),
+        Format::Md => one("summary.md", summary::render(result)),
+        Format::Junit => one("junit.xml", junit::render(result)),
+        Format::Gab => bench::github_action_benchmark(result)?,
+        Format::Bmf => one("bmf.json", bench::bencher(result)?),
+        Format::Openmetrics => one("metrics.prom", openmetrics::render(result)?),
+        Format::Csv => vec![
+            ("containers.csv".to_owned(), containers::csv(result)),
+            ("windows.csv".to_owned(), windows::csv(result)),
+        ],
+        Format::Ndjson => one("windows.ndjson", windows::ndjson(result)),
+        Format::Hgrm => hgrm::files(result)?,
+        Format::Hlog => one("latency.hlog", hlog::render(result)?),
+    })
+}
+
+/// Writes into `dir`, made if need be. Names are those of `render`, without separators of paths.
+pub fn write(dir: &Path, result: &RunResult, formats: &[Format]) -> Result<(), Failure> {
+    fs::create_dir_all(dir).map_err(|e| Failure::io(dir.display(), e))?;
+    for format in formats {
+        for (name, text) in render(result, *format)? {
+            let path = dir.join(name);
+            fs::write(&path, text).map_err(|e| Failure::io(path.display(), e))?;
+        }
+    }
+    Ok(())
+}
+
+/// A name as part of a file name or a tag: letters, digits, `.`, `_` and `-` stay.
+fn plain(name: &str) -> String {
+    let keep = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+    name.chars().map(|c| if keep(c) { c } else { '_' }).collect()
+}

@@ -1,0 +1,92 @@
+//! Benchmark trackers: github-action-benchmark and Bencher.
+//!
+//! The former knows one direction a file and compares with the one entry before, looking at `value` alone: hence two
+//! files, with what could go either way turned into a loss (`unfairness`, `not-delivered`). The latter draws bounds:
+//! they are the 95 % interval of a bootstrap over one-second blocks, where a run is long enough to have them.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::File;
+use super::json::pretty;
+use crate::exit::Failure;
+use crate::metrics::{Better, METRICS, Metric, Reading, Unit};
+use crate::result::{ArmResult, RunResult};
+use crate::stats::blocks;
+
+#[derive(Debug, Serialize)]
+struct Entry {
+    name: String,
+    unit: &'static str,
+    value: f64,
+    extra: String,
+}
+
+/// `gab.json` for `customSmallerIsBetter`, `gab-bigger.json` for `customBiggerIsBetter`.
+pub fn github_action_benchmark(result: &RunResult) -> Result<Vec<File>, Failure> {
+    let of = |better| -> Vec<Entry> {
+        let readings = readings(result).filter(|(_, m, _)| m.better == better);
+        readings.map(|(arm, m, r)| entry(result, arm, m, r)).collect()
+    };
+    let file = |name: &str, better| Ok((name.to_owned(), pretty(name, &of(better))?));
+    Ok(vec![file("gab.json", Better::Smaller)?, file("gab-bigger.json", Better::Bigger)?])
+}
+
+/// Every metric that has a value, arm by arm.
+fn readings(result: &RunResult) -> impl Iterator<Item = (&ArmResult, &'static Metric, Reading)> {
+    result.arms.iter().flat_map(move |arm| {
+        METRICS.iter().filter_map(move |m| Some((arm, m, m.read(result, arm)?)))
+    })
+}
+
+fn entry(result: &RunResult, arm: &ArmResult, m: &Metric, r: Reading) -> Entry {
+    let (unit, scale) = match m.unit {
+        Unit::Nanos => ("ms", 1e-6),
+        Unit::BitsPerSecond => ("Mbit/s", 1e-6),
+        Unit::Bytes => ("bytes", 1.0),
+        Unit::Ratio => ("x", 1.0),
+        Unit::Part => ("%", 100.0),
+    };
+    let bound = if r.at_least { "\nknown from below only: requests never came back" } else { "" };
+    Entry {
+        name: format!("{} / {} / {}", result.scenario, arm.name, m.key),
+        unit,
+        value: round(r.value * scale),
+        extra: format!("{}\nseed {}, {}{bound}", m.about, result.seed, result.target),
+    }
+}
+
+/// Six digits after the point: enough for a nanosecond in milliseconds.
+fn round(v: f64) -> f64 {
+    (v * 1e6).round() / 1e6
+}
+
+#[derive(Debug, Serialize)]
+struct Measure {
+    value: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lower_value: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upper_value: Option<f64>,
+}
+
+/// Bencher Metric Format: benchmark, then measure, then value. Bounds go with the percentiles of the contended phase.
+pub fn bencher(result: &RunResult) -> Result<String, Failure> {
+    let mut out: BTreeMap<String, BTreeMap<&'static str, Measure>> = BTreeMap::new();
+    for (arm, m, r) in readings(result) {
+        let bounds = match m.key {
+            "p50-contended" => blocks::worst_victim(arm, 0.5)?,
+            "p99-contended" => blocks::worst_victim(arm, 0.99)?,
+            _ => None,
+        };
+        let measure = Measure {
+            value: r.value,
+            lower_value: bounds.map(|b| b.0.min(r.value)),
+            upper_value: bounds.map(|b| b.1.max(r.value)),
+        };
+        let name = format!("{}/{}", result.scenario, arm.name);
+        out.entry(name).or_default().insert(m.key, measure);
+    }
+    pretty("bmf.json", &out)
+}

@@ -1,0 +1,114 @@
+//! `latency.hlog`: the HdrHistogram interval log, as HistogramLogProcessor and its kin read it.
+//!
+//! Readers take deflated V2 histograms only; they look at untagged lines unless told otherwise, so those are all
+//! victims of the last arm that is a subject, added up, and every container of every arm follows under a tag. Tags hold
+//! neither commas nor spaces. The library writes neither the version line nor the legend, which some readers look for.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fmt::Write as _;
+use std::time::{Duration, UNIX_EPOCH};
+
+use hdrhistogram::serialization::V2DeflateSerializer;
+use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
+
+use super::plain;
+use crate::exit::Failure;
+use crate::hdr::{self, Counts};
+use crate::metrics::victims;
+use crate::plan::ArmRole;
+use crate::result::{ArmResult, ContainerResult, RunResult};
+
+/// Logged values are nanoseconds; the column for people is in milliseconds.
+const DIVISOR: f64 = 1e6;
+
+/// Start and length in nanoseconds, then the tag: the order of the lines.
+type Line = (u64, u64, Option<String>);
+
+pub fn render(result: &RunResult) -> Result<String, Failure> {
+    let mut lines: BTreeMap<Line, Counts> = BTreeMap::new();
+    for arm in &result.arms {
+        for c in &arm.containers {
+            let tag = format!("{}.{}", plain(&arm.name), plain(&c.name));
+            add(&mut lines, c, Some(&tag))?;
+        }
+    }
+    if let Some(arm) = aggregate(result) {
+        for c in victims(arm) {
+            add(&mut lines, c, None)?;
+        }
+    }
+    fill_gaps(&mut lines);
+    write(result, &lines).map_err(|e| Failure::io("latency.hlog", e))
+}
+
+fn aggregate(result: &RunResult) -> Option<&ArmResult> {
+    let subject = result.arms.iter().rev().find(|a| a.role == ArmRole::Subject);
+    subject.or_else(|| result.arms.last())
+}
+
+fn add(
+    lines: &mut BTreeMap<Line, Counts>,
+    c: &ContainerResult,
+    tag: Option<&str>,
+) -> Result<(), Failure> {
+    let bad = |e: String| Failure::Io(format!("{}: {e}", c.name));
+    let intervals = c.phases.iter().filter_map(|p| p.probe.as_ref()).flat_map(|p| &p.intervals);
+    for i in intervals {
+        let Some(samples) = hdr::decode(&i.hdr).map_err(bad)? else { continue };
+        let at = (i.start_ns, i.length_ns, tag.map(str::to_owned));
+        // Late answers of a phase share their second with the next phase.
+        match lines.entry(at) {
+            Entry::Vacant(line) => drop(line.insert(samples)),
+            Entry::Occupied(mut line) => {
+                let added = line.get_mut().add(&samples);
+                added.map_err(|e| bad(format!("histogram: {e}")))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A second without a sample between two with some is a line with none: silence is data.
+fn fill_gaps(lines: &mut BTreeMap<Line, Counts>) {
+    let mut last: BTreeMap<Option<String>, (u64, u64)> = BTreeMap::new();
+    let mut silent = Vec::new();
+    for ((start, length, tag), samples) in lines.iter() {
+        let seen = last.insert(tag.clone(), (*start, *length));
+        let mut at = seen.map_or(*start, |(s, l)| s + l);
+        while at + length <= *start && *length > 0 {
+            let mut none = samples.clone();
+            none.reset();
+            silent.push(((at, *length, tag.clone()), none));
+            at += length;
+        }
+    }
+    lines.extend(silent);
+}
+
+fn write(result: &RunResult, lines: &BTreeMap<Line, Counts>) -> Result<String, String> {
+    let mut out = String::new();
+    let _ = writeln!(out, "#[Logged with loadgen {}]", result.meta.loadgen_version);
+    let _ = writeln!(out, "#[Histogram log format version 1.3]");
+    let started = UNIX_EPOCH + Duration::from_millis(result.meta.started_unix_ms);
+    let (mut bytes, mut serializer) = (Vec::new(), V2DeflateSerializer::new());
+    let mut builder = IntervalLogWriterBuilder::new();
+    builder.with_start_time(started).with_base_time(started).with_max_value_divisor(DIVISOR);
+    let log = builder.begin_log_with(&mut bytes, &mut serializer);
+    let mut log = log.map_err(|e| e.to_string())?;
+    for ((start, length, tag), samples) in lines {
+        let (start, length) = (Duration::from_nanos(*start), Duration::from_nanos(*length));
+        let tag = tag.as_deref().and_then(Tag::new);
+        log.write_histogram(samples, start, length, tag).map_err(|e| e.to_string())?;
+    }
+    let body = String::from_utf8(bytes).map_err(|e| e.to_string())?;
+    // The legend stands between the head and the first line.
+    let at = body.lines().take_while(|l| l.starts_with('#')).map(|l| l.len() + 1).sum::<usize>();
+    out.push_str(&body[..at]);
+    let _ = writeln!(
+        out,
+        "\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\""
+    );
+    out.push_str(&body[at..]);
+    Ok(out)
+}

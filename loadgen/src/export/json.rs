@@ -1,0 +1,82 @@
+//! `result.json` and `verdict.json`, and reading the former back.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::exit::Failure;
+use crate::result::{GateResult, RunResult, SCHEMA, Verdict};
+
+pub const VERDICT_SCHEMA: &str = "loadgen.verdict/1";
+
+pub fn result(result: &RunResult) -> Result<String, Failure> {
+    pretty("result.json", result)
+}
+
+/// What a script asks: exit code and gates, without the measurements.
+#[derive(Debug, Serialize)]
+struct VerdictFile<'a> {
+    schema: &'static str,
+    scenario: &'a str,
+    target: &'a str,
+    seed: u64,
+    verdict: &'a Verdict,
+    gates: &'a [GateResult],
+}
+
+pub fn verdict(result: &RunResult) -> Result<String, Failure> {
+    let file = VerdictFile {
+        schema: VERDICT_SCHEMA,
+        scenario: &result.scenario,
+        target: &result.target,
+        seed: result.seed,
+        verdict: &result.verdict,
+        gates: &result.gates,
+    };
+    pretty("verdict.json", &file)
+}
+
+/// With series of numbers on one line each.
+pub fn pretty(name: &str, value: &impl Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::io(name, e))?;
+    Ok(compact_series(&text) + "\n")
+}
+
+/// Thousands of lines with one number help nobody.
+fn compact_series(pretty: &str) -> String {
+    let mut out = String::with_capacity(pretty.len());
+    let mut in_series = false;
+    for (i, line) in pretty.lines().enumerate() {
+        let word = line.trim();
+        let number = word.trim_end_matches(',');
+        let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+        if is_number || (in_series && word.starts_with(']')) {
+            out.push_str(if is_number && in_series { " " } else { "" });
+            out.push_str(word);
+        } else {
+            out.push_str(if i == 0 { "" } else { "\n" });
+            out.push_str(line);
+        }
+        in_series = is_number;
+    }
+    out
+}
+
+/// Reads a result: the file, or the directory of a run. Another schema is another kind of baseline.
+pub fn read(path: &Path) -> Result<RunResult, Failure> {
+    let file = if path.is_dir() { path.join("result.json") } else { path.to_path_buf() };
+    let shown = file.display();
+    let text = fs::read_to_string(&file).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Failure::NoBaseline(format!("{shown}: no result there")),
+        _ => Failure::io(shown.to_string(), e),
+    })?;
+    let value: serde_json::Value = serde_json::from_str(&text)
+        .map_err(|e| Failure::NoBaseline(format!("{shown} is not JSON: {e}")))?;
+    let schema = value.get("schema").and_then(|s| s.as_str()).unwrap_or("none");
+    if schema != SCHEMA {
+        return Err(Failure::NoBaseline(format!("{shown}: schema {schema}, not {SCHEMA}")));
+    }
+    serde_json::from_value(value)
+        .map_err(|e| Failure::NoBaseline(format!("{shown} is no {SCHEMA}: {e}")))
+}

@@ -1,0 +1,54 @@
+//! Histograms as text: HdrHistogram V2, deflated, base64, what every port of the library reads (`HISTF...`).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Deserializer, Serializer as _, V2DeflateSerializer};
+
+/// Counts are 32 bits wide: a phase of a billion requests is none.
+pub type Counts = Histogram<u32>;
+
+/// Empty for an empty histogram.
+pub fn encode(histogram: &Counts) -> String {
+    if histogram.is_empty() {
+        return String::new();
+    }
+    let mut bytes = Vec::new();
+    // Writing into memory fails only for counts beyond 2^63.
+    V2DeflateSerializer::new().serialize(histogram, &mut bytes).expect("counts fit");
+    STANDARD.encode(bytes)
+}
+
+/// `None` for what `encode` makes of an empty histogram.
+pub fn decode(text: &str) -> Result<Option<Counts>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let bytes = STANDARD.decode(text).map_err(|e| format!("a histogram is not base64: {e}"))?;
+    let histogram = Deserializer::new().deserialize(&mut bytes.as_slice());
+    histogram.map(Some).map_err(|e| format!("not a histogram: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(sigfig: u8, values: impl Iterator<Item = u64>) -> Counts {
+        let mut h = Counts::new_with_bounds(1, 60_000_000_000, sigfig).unwrap();
+        values.for_each(|v| h.record(v).unwrap());
+        h
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let h = of(3, (1..5000).map(|i| i * i * 37));
+        let text = encode(&h);
+        assert!(text.starts_with("HISTF"), "{}", &text[..8]);
+        assert_eq!(decode(&text).unwrap().unwrap(), h);
+        assert_eq!(encode(&of(3, std::iter::empty())), "");
+        assert!(decode("").unwrap().is_none());
+        for bad in ["?", "HISTFAAAA", "AAAA", &text[..text.len() / 2]] {
+            assert!(decode(bad).is_err(), "{bad}");
+        }
+    }
+}

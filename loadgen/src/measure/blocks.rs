@@ -1,0 +1,62 @@
+//! Samples of a phase by the second in which they became known: what interval logs are made of, and what statistics
+//! over the inside of a run resample, because neighbouring samples are not independent and neighbouring seconds nearly
+//! are.
+
+use std::collections::BTreeMap;
+
+use super::book::Digits;
+use crate::hdr::{self, Counts};
+use crate::result::IntervalHdr;
+
+const BLOCK_NS: u64 = 1_000_000_000;
+
+/// One histogram is open at a time: those of the past are text.
+#[derive(Debug)]
+pub(super) struct Blocks {
+    digits: Digits,
+    now: Option<(u64, Counts)>,
+    done: Vec<IntervalHdr>,
+}
+
+impl Blocks {
+    pub(super) fn new(digits: Digits) -> Self {
+        Self { digits, now: None, done: Vec::new() }
+    }
+
+    /// Time does not go backwards, but a request that was given up is known at the end of its phase: a late one goes
+    /// into the block that is open.
+    pub(super) fn record(&mut self, ns: u64, now_ns: u64) {
+        let start = now_ns - now_ns % BLOCK_NS;
+        if self.now.as_ref().is_some_and(|(at, _)| *at < start) {
+            self.end();
+        }
+        let (_, counts) = self.now.get_or_insert_with(|| (start, self.digits.histogram()));
+        counts.saturating_record(ns);
+    }
+
+    pub(super) fn end(&mut self) {
+        self.done.extend(self.now.take().map(|(at, counts)| block(at, &counts)));
+    }
+
+    pub(super) fn all(&self) -> Vec<IntervalHdr> {
+        let open = self.now.as_ref().map(|(at, counts)| block(*at, counts));
+        self.done.iter().cloned().chain(open).collect()
+    }
+
+    /// Adds the blocks of another container.
+    pub(super) fn absorb(&mut self, more: &[IntervalHdr]) -> Result<(), String> {
+        self.end();
+        let mut sums: BTreeMap<u64, Counts> = BTreeMap::new();
+        for b in self.done.iter().chain(more) {
+            let Some(counts) = hdr::decode(&b.hdr)? else { continue };
+            let sum = sums.entry(b.start_ns).or_insert_with(|| self.digits.histogram());
+            sum.add(&counts).map_err(|e| format!("histogram: {e}"))?;
+        }
+        self.done = sums.iter().map(|(at, counts)| block(*at, counts)).collect();
+        Ok(())
+    }
+}
+
+fn block(start_ns: u64, counts: &Counts) -> IntervalHdr {
+    IntervalHdr { start_ns, length_ns: BLOCK_NS, hdr: hdr::encode(counts) }
+}

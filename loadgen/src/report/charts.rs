@@ -1,0 +1,357 @@
+//! The charts of a report out of a result. However many containers and windows there are, what is drawn is bounded:
+//! chosen containers, thinned lines, rows and columns put together.
+
+use super::pick::{slowdown_milli, worst, worst_first};
+use super::svg::{Band, Chart, Heat, HeatRow, Mark, Scale, Series, log_steps, steps};
+use crate::plan::{CONTENDED, Phase, Role, SOLO};
+use crate::result::{ArmResult, ContainerResult, ProbePhase, RunResult};
+use crate::units::{bytes, time};
+
+/// Rows and columns of a heat map.
+const ROWS_MAX: usize = 40;
+const COLUMNS_MAX: usize = 100;
+/// Colours there are for arms.
+const COLOURS: usize = 6;
+
+/// Slower than this, in thousandths, is as good as nothing.
+const SLOWDOWN_END: u64 = 1_000_000;
+
+/// An entry of a legend: class and name.
+pub type Key = (String, String);
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+fn bands(result: &RunResult) -> Vec<Band> {
+    let class = |i: usize| if i == CONTENDED { "hot" } else { "calm" };
+    let band = |(i, p): (usize, &Phase)| Band {
+        name: p.name.clone(),
+        from: seconds(p.start_ns),
+        to: seconds(p.end_ns),
+        class: class(i),
+    };
+    result.phases.iter().enumerate().map(band).collect()
+}
+
+fn time_axis(result: &RunResult) -> ((f64, f64), Vec<(f64, String)>) {
+    let end = seconds(result.phases.last().map_or(1, |p| p.end_ns)).max(1e-9);
+    let ticks = steps(end).into_iter().filter(|t| *t <= end);
+    ((0.0, end), ticks.map(|t| (t, format!("{} s", short(t)))).collect())
+}
+
+/// Without zeros that say nothing.
+fn short(v: f64) -> String {
+    let text = format!("{v:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// A linear axis up to at least `top`, its ticks in the largest unit that keeps them short.
+fn axis(top: f64, units: &[(f64, &str)]) -> (f64, Vec<(f64, String)>, String) {
+    let unit = units.iter().rev().find(|(scale, _)| top >= *scale).or_else(|| units.first());
+    let (scale, name) = unit.copied().unwrap_or((1.0, ""));
+    let ticks: Vec<f64> = steps(top / scale).into_iter().map(|t| t * scale).collect();
+    let end = ticks.last().copied().unwrap_or(1.0);
+    (end, ticks.into_iter().map(|t| (t, short(t / scale))).collect(), name.to_owned())
+}
+
+const RATES: &[(f64, &str)] = &[(1.0, "bit/s"), (1e3, "kbit/s"), (1e6, "Mbit/s"), (1e9, "Gbit/s")];
+const SIZES: &[(f64, &str)] =
+    &[(1.0, "B"), (1024.0, "KiB"), (1_048_576.0, "MiB"), (1_073_741_824.0, "GiB")];
+
+/// Goodput over time of the worst victim, with the middle one behind it for measure.
+pub fn goodput(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
+    let per_second = 8e9 / result.window_ns.max(1) as f64;
+    let order = worst_first(arm);
+    let mut series = Vec::new();
+    let mut add = |c: &ContainerResult, faint: &str, who: &str| {
+        for (way, windows) in [("up", &c.up_window_bytes), ("down", &c.down_window_bytes)] {
+            if windows.iter().any(|b| *b > 0) {
+                let at = |(i, b): (usize, &u32)| {
+                    (seconds((i as u64 + 1) * result.window_ns), f64::from(*b) * per_second)
+                };
+                series.push(Series {
+                    name: format!("{who} ({}), {way}", c.name),
+                    class: format!("{way}{faint}"),
+                    points: windows.iter().enumerate().map(at).collect(),
+                    dots: false,
+                });
+            }
+        }
+    };
+    if order.len() > 2 {
+        add(order[order.len() / 2], " faint", "median victim");
+    }
+    if let Some(c) = order.first() {
+        add(c, "", "worst victim");
+    }
+    let keys = series.iter().rev().map(|s| (s.class.clone(), s.name.clone())).collect();
+    // One scale for all arms, or the starved one looks as busy as the other.
+    let every = result.arms.iter().flat_map(worst_first);
+    let top = every.flat_map(|c| c.up_window_bytes.iter().chain(&c.down_window_bytes)).max();
+    let (end, y_ticks, unit) = axis(f64::from(top.copied().unwrap_or(0)) * per_second, RATES);
+    let (x, x_ticks) = time_axis(result);
+    let chart = Chart {
+        title: format!("Goodput of the worst victim over time, {}", arm.name),
+        unit,
+        x,
+        y: (0.0, end),
+        x_ticks,
+        y_ticks,
+        bands: bands(result),
+        series,
+        ..Chart::default()
+    };
+    (chart, keys)
+}
+
+/// The hog's budget and the worst victim's; the only one when it is shared.
+pub fn shown_budgets(arm: &ArmResult) -> Vec<usize> {
+    let hog = arm.containers.iter().find(|c| c.role == Role::Hog).map(|c| c.budget);
+    let mut shown: Vec<usize> = hog.into_iter().chain(worst(arm).map(|c| c.budget)).collect();
+    shown.dedup();
+    shown.retain(|i| *i < arm.budgets.len());
+    shown
+}
+
+pub fn usage(result: &RunResult, arm: &ArmResult, budget: usize) -> Chart {
+    let b = &arm.budgets[budget];
+    let point = |(i, v): (usize, &u64)| (seconds((i as u64 + 1) * result.window_ns), *v as f64);
+    let limits = [("low", b.low_bytes), ("soft", b.soft_bytes), ("hard", b.hard_bytes)].into_iter();
+    let marks = limits.filter_map(|(name, limit)| {
+        let y = limit? as f64;
+        Some(Mark { name: format!("{name} {}", bytes(limit?)), class: name, y })
+    });
+    let top = b.max_usage_bytes.max(b.hard_bytes.unwrap_or(0)) as f64 * 1.05;
+    let (end, y_ticks, unit) = axis(top, SIZES);
+    let (x, x_ticks) = time_axis(result);
+    Chart {
+        title: format!("Memory of {} over time, {}", b.name, arm.name),
+        unit,
+        x,
+        y: (0.0, end),
+        x_ticks,
+        y_ticks,
+        bands: bands(result),
+        marks: marks.collect(),
+        series: vec![Series {
+            name: format!("usage of {}", b.name),
+            class: "usage".to_owned(),
+            points: b.usage_bytes.iter().enumerate().map(point).collect(),
+            dots: false,
+        }],
+        ..Chart::default()
+    }
+}
+
+/// Latency against log10(1/(1-p)), which gives every nine the same width. From where requests did not come back the
+/// line is dotted: it is known from below only.
+pub fn latency(result: &RunResult) -> (Chart, Vec<Key>) {
+    let (mut series, mut keys) = (Vec::new(), Vec::new());
+    for (i, arm) in result.arms.iter().enumerate() {
+        let Some(c) = worst(arm) else { continue };
+        for (phase, style) in [(SOLO, " dash"), (CONTENDED, "")] {
+            let Some(probe) = c.phases.get(phase).and_then(|p| p.probe.as_ref()) else { continue };
+            let Some(phase) = result.phases.get(phase) else { continue };
+            let (name, class) =
+                (format!("{}, {}", arm.name, phase.name), format!("a{}{style}", i % COLOURS));
+            let (known, below) = curve(probe);
+            keys.push((class.clone(), name.clone()));
+            let dotted = format!("a{} dots", i % COLOURS);
+            let from_below = format!("{name}: at least");
+            for (name, class, points) in [(name, class, known), (from_below, dotted, below)] {
+                series.push(Series { name, class, points, dots: false });
+            }
+        }
+    }
+    let all = || series.iter().flat_map(|s| &s.points);
+    let low = all().map(|p| p.1).fold(f64::MAX, f64::min).clamp(1.0, 1e9);
+    let high = all().map(|p| p.1).fold(0.0, f64::max).max(low * 4.0);
+    let nines = all().map(|p| p.0).fold(1.0, f64::max);
+    // Room below the lowest line, so that it does not lie on the axis.
+    let y = (low / 2.0, high * 1.5);
+    let names = [
+        (std::f64::consts::LOG10_2, "p50"),
+        (1.0, "p90"),
+        (2.0, "p99"),
+        (3.0, "p99.9"),
+        (4.0, "p99.99"),
+        (5.0, "p99.999"),
+    ];
+    let chart = Chart {
+        title: "Response time by percentile, worst victim".to_owned(),
+        x: (0.0, nines),
+        y,
+        y_scale: Scale::Log10,
+        x_ticks: names
+            .into_iter()
+            .filter(|t| t.0 <= nines)
+            .map(|(x, t)| (x, t.to_owned()))
+            .collect(),
+        y_ticks: log_steps(y.0, y.1).into_iter().map(|t| (t, round_time(t))).collect(),
+        x_grid: true,
+        series,
+        ..Chart::default()
+    };
+    (chart, keys)
+}
+
+/// `20 ms`, where `units::time` would say `20.0 ms`.
+fn round_time(ns: f64) -> String {
+    let (scale, unit) = match ns {
+        n if n >= 1e9 => (1e9, "s"),
+        n if n >= 1e6 => (1e6, "ms"),
+        n if n >= 1e3 => (1e3, "us"),
+        _ => (1.0, "ns"),
+    };
+    format!("{} {unit}", short(ns / scale))
+}
+
+type Points = Vec<(f64, f64)>;
+
+/// The part of a spectrum that is known, and the part known from below, which begins where the other ends.
+fn curve(probe: &ProbePhase) -> (Points, Points) {
+    let total = probe.completed + probe.outstanding + probe.shed + probe.failed;
+    let answered = probe.completed as f64 / total.max(1) as f64;
+    // The last sample's own place; the row at 100 % would be infinitely far to the right.
+    let end = (total.max(2) as f64).log10();
+    let place = |ppb: u64| (-(1.0 - ppb as f64 / 1e9).max(1e-12).log10()).min(end);
+    let point = |r: &crate::result::SpectrumRow| (place(r.quantile_ppb), r.ns as f64);
+    let edge = probe.spectrum.iter().position(|r| r.quantile_ppb as f64 / 1e9 > answered);
+    let edge = edge.unwrap_or(probe.spectrum.len());
+    let known: Points = probe.spectrum[..edge].iter().map(point).collect();
+    let below = probe.spectrum[edge.saturating_sub(1)..].iter().map(point);
+    let below = if edge < probe.spectrum.len() { below.collect() } else { Points::new() };
+    (known, below)
+}
+
+/// Victims sorted by their slowdown, arm by arm, with the gate they are held to.
+pub fn slowdowns(result: &RunResult) -> (Chart, Vec<Key>) {
+    let ns = |i: usize| result.phases.get(i).map_or(1, Phase::nanos);
+    let sorted = |arm: &ArmResult| {
+        let of = |c: &&ContainerResult| slowdown_milli(c, ns(SOLO), ns(CONTENDED));
+        let mut all: Vec<u64> = worst_first(arm).iter().map(of).collect();
+        all.sort_unstable();
+        all
+    };
+    let arms: Vec<Vec<u64>> = result.arms.iter().map(sorted).collect();
+    let finite = arms.iter().flatten().filter(|m| **m < SLOWDOWN_END);
+    let most = finite.max().map_or(1.0, |m| *m as f64 / 1e3).max(1.5);
+    let nothing = arms.iter().flatten().any(|m| *m >= SLOWDOWN_END);
+    let gate = gate_limit(result);
+    // Those that got next to nothing lie on a line of their own above all others.
+    let ceiling = (most.max(gate.unwrap_or(1.0))) * if nothing { 3.0 } else { 1.0 };
+    let (mut series, mut keys) = (Vec::new(), Vec::new());
+    for (i, (arm, all)) in result.arms.iter().zip(&arms).enumerate() {
+        let last = all.len().saturating_sub(1).max(1) as f64;
+        let y = |m: u64| if m >= SLOWDOWN_END { ceiling } else { m as f64 / 1e3 };
+        let point = |(i, m): (usize, &u64)| (i as f64 / last * 100.0, y(*m));
+        let class = format!("a{}", i % COLOURS);
+        keys.push((class.clone(), arm.name.clone()));
+        let points = all.iter().enumerate().map(point).collect();
+        series.push(Series { name: arm.name.clone(), class, points, dots: all.len() <= 40 });
+    }
+    let mut marks: Vec<Mark> = gate
+        .map(|y| Mark { name: format!("gate {}x", short(y)), class: "hard", y })
+        .into_iter()
+        .collect();
+    if nothing {
+        marks.push(Mark {
+            name: "nothing came, or 1000 times less".to_owned(),
+            class: "soft",
+            y: ceiling,
+        });
+    }
+    let y = (0.7, ceiling * 1.3);
+    let chart = Chart {
+        title: "Throughput slowdown of every victim, sorted".to_owned(),
+        x: (0.0, 100.0),
+        y,
+        y_scale: Scale::Log10,
+        x_ticks: [(0.0, "least slowed"), (100.0, "most slowed")]
+            .map(|(x, t)| (x, t.to_owned()))
+            .to_vec(),
+        y_ticks: log_steps(y.0, y.1).into_iter().map(|t| (t, format!("{}x", short(t)))).collect(),
+        marks,
+        series,
+        ..Chart::default()
+    };
+    (chart, keys)
+}
+
+/// The limit of the gate on the throughput slowdown of a subject, where there is one.
+fn gate_limit(result: &RunResult) -> Option<f64> {
+    let about = |text: &str| text.contains("slowdown") && !text.contains("p99");
+    let gate = result
+        .gates
+        .iter()
+        .find(|g| g.kind == crate::result::GateKind::Subject && about(&g.name))?;
+    let number = |c: char| c.is_ascii_digit() || c == '.';
+    let from = gate.limit.find(|c: char| c.is_ascii_digit())?;
+    let text: String = gate.limit[from..].chars().take_while(|c| number(*c)).collect();
+    text.parse().ok()
+}
+
+/// What each victim gets over time, of what it got alone. More victims than rows: sorted by what they got, and the
+/// worst of each bundle is shown, so that one that starves is seen among a thousand.
+pub fn heat(result: &RunResult, arm: &ArmResult) -> Heat {
+    let order = worst_first(arm);
+    let bundle = order.len().div_ceil(ROWS_MAX).max(1);
+    let rows = order.chunks(bundle).map(|some| {
+        let parts: Vec<Vec<Option<f64>>> = some.iter().map(|c| parts(result, c)).collect();
+        let columns = parts.iter().map(Vec::len).max().unwrap_or(0);
+        let worst = |i: usize| {
+            let here = parts.iter().filter_map(|p| p.get(i).copied().flatten());
+            here.reduce(f64::min)
+        };
+        let name = match (some.first(), some.last()) {
+            (Some(a), Some(b)) if some.len() > 1 => {
+                format!("{} to {}: the worst of {}", a.name, b.name, some.len())
+            }
+            (Some(a), _) => a.name.clone(),
+            (None, _) => String::new(),
+        };
+        HeatRow { name, parts: (0..columns).map(worst).collect() }
+    });
+    let (x, x_ticks) = time_axis(result);
+    Heat {
+        title: format!(
+            "Goodput of the victims over time, in parts of what each has alone, {}",
+            arm.name
+        ),
+        rows: rows.collect(),
+        row_names: (
+            "worst".to_owned(),
+            if order.len() > 1 { "best".to_owned() } else { String::new() },
+        ),
+        x,
+        x_ticks,
+        bands: bands(result),
+    }
+}
+
+fn parts(result: &RunResult, c: &ContainerResult) -> Vec<Option<f64>> {
+    let end = result.phases.last().map_or(0, |p| p.end_ns);
+    let windows = (end / result.window_ns.max(1)) as usize;
+    let step = windows.div_ceil(COLUMNS_MAX).max(1);
+    let solo = c.phases.get(SOLO).zip(result.phases.get(SOLO));
+    let alone = solo
+        .map_or(0.0, |(p, phase)| (p.up_bytes + p.down_bytes) as f64 / phase.nanos().max(1) as f64);
+    let column = |from: usize| {
+        let here = from..(from + step).min(windows);
+        let of =
+            |w: &[u32]| here.clone().filter_map(|i| w.get(i)).map(|b| f64::from(*b)).sum::<f64>();
+        let ns = here.len() as f64 * result.window_ns as f64;
+        let got = (of(&c.up_window_bytes) + of(&c.down_window_bytes)) / ns.max(1.0);
+        // Before it came and after it left there is nobody to starve.
+        let at = from as u64 * result.window_ns;
+        let there = at >= c.joined_ns && c.left_ns.is_none_or(|left| at < left);
+        (alone > 0.0 && there).then_some(got / alone)
+    };
+    (0..windows).step_by(step).map(column).collect()
+}
+
+/// `1.2 ms`, or a dash.
+pub fn maybe_time(ns: Option<u64>) -> String {
+    ns.map_or_else(|| "-".to_owned(), time)
+}

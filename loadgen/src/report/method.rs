@@ -1,0 +1,47 @@
+//! How sure the numbers are: what was asked and what became of it, the three latencies of a request, and how late the
+//! generator itself was. A row an arm and phase, of all victims.
+
+use minijinja::{Value, context};
+
+use super::charts::maybe_time;
+use super::table;
+use crate::metrics::victims;
+use crate::plan::{CONTENDED, SOLO};
+use crate::result::{ArmResult, Latency, ProbePhase, Quantile, RunResult};
+use crate::units::time;
+
+pub(super) fn rows(result: &RunResult) -> Vec<Value> {
+    let phases = [SOLO, CONTENDED].into_iter().filter_map(|i| Some((i, result.phases.get(i)?)));
+    let phases: Vec<_> = phases.collect();
+    let row = |arm: &ArmResult| {
+        phases.iter().map(|(i, p)| of_phase(arm, *i, &p.name)).collect::<Vec<Value>>()
+    };
+    result.arms.iter().flat_map(row).collect()
+}
+
+fn of_phase(arm: &ArmResult, phase: usize, name: &str) -> Value {
+    let books: Vec<&ProbePhase> =
+        victims(arm).filter_map(|c| c.phases.get(phase)?.probe.as_ref()).collect();
+    let sum = |count: fn(&ProbePhase) -> u64| books.iter().map(|p| count(p)).sum::<u64>();
+    let worst = |q: fn(&ProbePhase) -> Option<Quantile>| {
+        let all = books.iter().filter_map(|p| q(p));
+        let worst = all.max_by_key(|q| (q.at_least, q.ns));
+        worst.map_or_else(|| "-".to_owned(), table::quantile)
+    };
+    let most =
+        |l: fn(&ProbePhase) -> &Latency| maybe_time(books.iter().filter_map(|p| l(p).p99_ns).max());
+    context! {
+        arm => arm.name.as_str(), phase => name,
+        asked => sum(|p| p.intended), answered => sum(|p| p.completed),
+        missing => sum(|p| p.outstanding + p.shed + p.failed),
+        outstanding => sum(|p| p.outstanding), shed => sum(|p| p.shed), failed => sum(|p| p.failed),
+        response => worst(|p| p.p99), service => most(|p| &p.service),
+        lag => lag(arm, &books),
+    }
+}
+
+/// A probe's own record of it where there is one, else that of the arm.
+fn lag(arm: &ArmResult, books: &[&ProbePhase]) -> String {
+    let of_probes = books.iter().filter_map(|p| p.lag.p99_ns).max();
+    time(of_probes.unwrap_or(arm.generator_lag_p99_ns))
+}

@@ -1,0 +1,359 @@
+//! Every file of a run read again by rules other than those it was written by: the schemas, and the parsers of the
+//! tools that the files are for.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+#[path = "support/readers.rs"]
+mod readers;
+#[path = "support/schema.rs"]
+mod schema;
+
+use schema::Schema;
+
+/// A small run with both arms, made once. A name in it would break any format that does not escape.
+fn run() -> &'static Path {
+    static RUN: OnceLock<PathBuf> = OnceLock::new();
+    RUN.get_or_init(|| {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("outputs");
+        let _ = std::fs::remove_dir_all(&dir);
+        let mut args = vec!["repro".to_owned(), "--out".to_owned(), dir.display().to_string()];
+        for set in [
+            "victims=2",
+            "stuff=60",
+            "hoard=20",
+            "hog-hard=4MiB",
+            "victim-hard=2MiB",
+            "rate=100Mbit",
+            "hog-rate=1Gbit",
+            "probe-rate=2000",
+            "response=128",
+            "solo=1s",
+            "contended=1s",
+            "recovery=200ms",
+            "guest-buffer=64KiB",
+        ] {
+            args.extend(["--set".to_owned(), set.to_owned()]);
+        }
+        let out = Command::new(env!("CARGO_BIN_EXE_loadgen")).args(&args).output().unwrap();
+        assert!(out.status.code().is_some_and(|c| c != 1 && c != 2), "{out:?}");
+        dir
+    })
+}
+
+fn text(name: &str) -> String {
+    std::fs::read_to_string(run().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+fn json(name: &str) -> Value {
+    serde_json::from_str(&text(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+fn loadgen(args: &[&str]) -> (i32, String, String) {
+    let out = Command::new(env!("CARGO_BIN_EXE_loadgen")).args(args).output().unwrap();
+    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+    (out.status.code().unwrap(), text(&out.stdout), text(&out.stderr))
+}
+
+fn published(which: &str) -> Value {
+    let (code, out, _) = loadgen(&["schema", which]);
+    assert_eq!(code, 0);
+    serde_json::from_str(&out).unwrap()
+}
+
+/// What the victims of an arm were asked and answered in all phases.
+fn probes(result: &Value, arm: &str, name: Option<&str>) -> (u64, u64) {
+    let arms = result["arms"].as_array().unwrap().iter().filter(|a| a["name"] == arm);
+    let containers = arms.flat_map(|a| a["containers"].as_array().unwrap());
+    let chosen = containers.filter(|c| name.is_none_or(|n| c["name"] == n));
+    let phases = chosen.flat_map(|c| c["phases"].as_array().unwrap());
+    let probes = phases.map(|p| &p["probe"]).filter(|p| !p.is_null());
+    let count = |p: &Value, k: &str| p[k].as_u64().unwrap();
+    probes.fold((0, 0), |(i, c), p| (i + count(p, "intended"), c + count(p, "completed")))
+}
+
+#[test]
+fn result_and_verdict_are_what_their_schemas_say_and_nothing_else() {
+    for which in ["result", "verdict"] {
+        let schema = published(which);
+        let value = json(&format!("{which}.json"));
+        let errors = Schema::closed(&schema).errors(&value);
+        assert!(errors.is_empty(), "{which}: {:#?}", &errors[..errors.len().min(20)]);
+    }
+}
+
+/// Every scenario that is built in is what the schema of scenarios says; a slip is not.
+#[test]
+fn scenarios_are_what_their_schema_says() {
+    let schema = published("scenario");
+    let (_, list, _) = loadgen(&["list"]);
+    // A name stands alone in its line.
+    let alone = |l: &&str| !l.starts_with(' ') && l.split_whitespace().count() == 1;
+    let names: Vec<&str> = list.lines().filter(alone).collect();
+    assert!(names.len() >= 20, "{names:?}");
+    for name in names {
+        let (code, text, err) = loadgen(&["show", name]);
+        assert_eq!(code, 0, "{name}: {err}");
+        let value: Value = toml::from_str(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let errors = Schema::closed(&schema).errors(&value);
+        assert!(errors.is_empty(), "{name}: {errors:#?}");
+        let slip: Value = toml::from_str(&text.replace("[[group]]", "[[groop]]")).unwrap();
+        assert!(slip == value || !Schema::open(&schema).errors(&slip).is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn the_validator_sees_what_is_wrong() {
+    let schema = published("verdict");
+    let good = json("verdict.json");
+    let wrong = |change: &dyn Fn(&mut Value)| {
+        let mut value = good.clone();
+        change(&mut value);
+        Schema::closed(&schema).errors(&value).len()
+    };
+    assert_eq!(wrong(&|_| {}), 0);
+    assert_eq!(wrong(&|v| v["seed"] = Value::from(-1)), 1);
+    assert_eq!(wrong(&|v| v["schema"] = Value::from("loadgen.verdict/2")), 1);
+    assert_eq!(wrong(&|v| v["gates"][0]["kind"] = Value::from("guess")), 1);
+    assert_eq!(wrong(&|v| drop(v.as_object_mut().unwrap().remove("verdict"))), 1);
+    assert_eq!(wrong(&|v| v["new"] = Value::from(1)), 1);
+    // An addition is allowed to others: it keeps the version.
+    let mut more = good.clone();
+    more["new"] = Value::from(1);
+    assert_eq!(Schema::open(&schema).errors(&more).len(), 0);
+}
+
+/// As Java's HistogramLogReader does, which is stricter than the crate that wrote it.
+#[test]
+fn the_interval_log_is_read_by_the_rules_of_java() {
+    let log = readers::java_log(&text("latency.hlog"));
+    assert!(log.version && log.start_time.is_some() && log.base_time == log.start_time);
+    let result = json("result.json");
+    let mut totals: BTreeMap<Option<String>, u64> = BTreeMap::new();
+    for line in &log.lines {
+        assert!(line.encoded.starts_with("HISTF"), "deflated V2");
+        let histogram = readers::histogram(&line.encoded);
+        assert!((histogram.max() as f64 / 1e6 - line.max).abs() < 0.001, "{line:?}");
+        *totals.entry(line.tag.clone()).or_default() += histogram.len();
+    }
+    // Untagged: all victims of the subject, those that never came back included.
+    assert_eq!(totals[&None], probes(&result, "container", None).0);
+    for (arm, name) in [("shared", "victim1"), ("container", "victim2")] {
+        let tag = Some(format!("{arm}.{name}"));
+        assert_eq!(totals[&tag], probes(&result, arm, Some(name)).0);
+    }
+    let starts: Vec<f64> = log.lines.iter().map(|l| l.start).collect();
+    assert!(starts.windows(2).all(|w| w[0] <= w[1]), "in order of time");
+    assert!(log.lines.iter().all(|l| l.length == 1.0), "seconds");
+}
+
+/// And by the crate's own reader, legend and all.
+#[test]
+fn the_interval_log_is_read_by_the_crate() {
+    use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+    let bytes = text("latency.hlog").into_bytes();
+    // It knows no legend; Java's reader skips it.
+    let bytes: Vec<u8> = bytes
+        .split_inclusive(|b| *b == b'\n')
+        .filter(|l| !l.starts_with(b"\"StartTimestamp\""))
+        .flatten()
+        .copied()
+        .collect();
+    let entries: Vec<_> = IntervalLogIterator::new(&bytes).map(|e| e.expect("an entry")).collect();
+    let intervals = entries.iter().filter(|e| matches!(e, LogEntry::Interval(_))).count();
+    assert_eq!(intervals, readers::java_log(&text("latency.hlog")).lines.len());
+}
+
+#[test]
+fn percentile_files_are_read_by_plot_files_and_agree_with_the_result() {
+    let result = json("result.json");
+    for file in ["shared-victim-contended.hgrm", "container-victim1-solo.hgrm"] {
+        let rows = readers::plot_files(&text(file));
+        assert!(rows.len() > 10, "{file}");
+        assert!(rows.windows(2).all(|w| w[0].0 <= w[1].0 && w[0].1 <= w[1].1), "{file}");
+    }
+    let solo = &result["arms"][1]["containers"][1]["phases"][0]["probe"];
+    let rows = readers::plot_files(&text("container-victim1-solo.hgrm"));
+    // The row at p99 or the first beyond it.
+    let p99 = rows.iter().find(|r| r.1 >= 100.0).unwrap().0;
+    let want = solo["p99"]["ns"].as_u64().unwrap() as f64 / 1e6;
+    assert!(p99 >= want * 0.999 && p99 < want * 1.2, "{p99} {want}");
+}
+
+#[test]
+fn junit_counts_what_the_verdict_says() {
+    let verdict = json("verdict.json");
+    let gates = verdict["gates"].as_array().unwrap();
+    let suites = readers::junit(&text("junit.xml"));
+    let cases: Vec<_> = suites.iter().flat_map(|s| &s.cases).collect();
+    assert_eq!(cases.len(), gates.len());
+    for gate in gates {
+        let case = cases.iter().find(|c| {
+            c.name == gate["name"].as_str().unwrap()
+                && c.class.ends_with(&format!(".{}", gate["arm"].as_str().unwrap()))
+        });
+        let case = case.unwrap_or_else(|| panic!("no case for {gate}"));
+        let outcome = match (gate["passed"].as_bool().unwrap(), gate["kind"].as_str().unwrap()) {
+            (true, _) => None,
+            (false, "subject") => Some("failure"),
+            (false, _) => Some("error"),
+        };
+        assert_eq!(case.outcome.as_deref(), outcome, "{gate}");
+    }
+}
+
+/// The shapes that github-action-benchmark's extractor and Bencher's JSON adapter ask for.
+#[test]
+fn benchmark_trackers_find_their_shapes() {
+    for file in ["gab.json", "gab-bigger.json"] {
+        let entries = json(file);
+        let entries = entries.as_array().unwrap();
+        assert!(entries.len() >= 4, "{file}");
+        let mut names = std::collections::BTreeSet::new();
+        for e in entries {
+            assert!(e["value"].is_number() && e["unit"].is_string(), "{e}");
+            assert!(names.insert(e["name"].as_str().unwrap()), "twice: {e}");
+            for key in e.as_object().unwrap().keys() {
+                assert!(
+                    ["name", "unit", "value", "range", "extra"].contains(&key.as_str()),
+                    "{key}"
+                );
+            }
+        }
+    }
+    let smaller = text("gab.json");
+    assert!(smaller.contains("unfairness") && !smaller.contains("goodput-up\""));
+    assert!(text("gab-bigger.json").contains("goodput-up"));
+    for (bench, measures) in json("bmf.json").as_object().unwrap() {
+        assert!(!bench.is_empty() && bench.len() <= 1024);
+        for (measure, m) in measures.as_object().unwrap() {
+            assert!(measure.len() <= 64, "{measure}");
+            let value = m["value"].as_f64().unwrap();
+            let bound = |k: &str| m.get(k).map_or(value, |v| v.as_f64().unwrap());
+            assert!(bound("lower_value") <= value && value <= bound("upper_value"), "{m}");
+            for key in m.as_object().unwrap().keys() {
+                assert!(["value", "lower_value", "upper_value"].contains(&key.as_str()), "{key}");
+            }
+        }
+    }
+}
+
+#[test]
+fn openmetrics_follows_its_grammar() {
+    let families = readers::openmetrics(&text("metrics.prom"));
+    let kinds: Vec<&str> = families.values().map(|f| f.kind.as_str()).collect();
+    assert!(kinds.contains(&"gauge") && kinds.contains(&"histogram"));
+    let result = json("result.json");
+    let total: f64 = families["loadgen_response_seconds"]
+        .samples
+        .iter()
+        .filter(|s| s.name.ends_with("_count") && s.labels["arm"] == "container")
+        .map(|s| s.value)
+        .sum();
+    assert_eq!(total as u64, probes(&result, "container", None).1);
+}
+
+#[test]
+fn windows_are_whole_and_agree_in_both_forms() {
+    let result = json("result.json");
+    let mut from_lines: BTreeMap<(String, String, String), u64> = BTreeMap::new();
+    let lines = text("windows.ndjson");
+    for line in lines.lines() {
+        let v: Value = serde_json::from_str(line).unwrap();
+        let s = |k: &str| v[k].as_str().unwrap().to_owned();
+        *from_lines.entry((s("arm"), s("name"), s("metric"))).or_default() +=
+            v["value"].as_u64().unwrap();
+    }
+    let mut from_csv: BTreeMap<(String, String, String), u64> = BTreeMap::new();
+    let csv = readers::csv(&text("windows.csv"));
+    assert_eq!(csv[0], ["t_ns", "length_ns", "arm", "name", "metric", "value"]);
+    for row in &csv[1..] {
+        let key = (row[2].clone(), row[3].clone(), row[4].clone());
+        *from_csv.entry(key).or_default() += row[5].parse::<u64>().unwrap();
+    }
+    assert_eq!(from_lines, from_csv);
+    assert_eq!(lines.lines().count(), csv.len() - 1);
+    for arm in result["arms"].as_array().unwrap() {
+        for c in arm["containers"].as_array().unwrap() {
+            for way in ["up", "down"] {
+                let s = |v: &Value| v.as_str().unwrap().to_owned();
+                let key = (s(&arm["name"]), s(&c["name"]), format!("{way}_bytes"));
+                assert_eq!(from_csv[&key], c[format!("{way}_total_bytes")].as_u64().unwrap());
+            }
+        }
+    }
+    let containers = readers::csv(&text("containers.csv"));
+    assert!(containers.iter().all(|row| row.len() == containers[0].len()));
+    assert_eq!(containers.len(), 1 + 2 * 3 * 3);
+}
+
+#[test]
+fn the_summary_is_markdown_tables_of_one_width() {
+    let text = text("summary.md");
+    assert!(text.len() < 200 << 10);
+    let mut width = None;
+    for line in text.lines() {
+        let cells = line.replace("\\|", "").matches('|').count();
+        if !line.starts_with('|') {
+            width = None;
+        } else {
+            assert_eq!(*width.get_or_insert(cells), cells, "{line}");
+        }
+    }
+    assert_eq!(text.matches("<details>").count(), text.matches("</details>").count());
+}
+
+/// Everything is made of the result, so made again it is the same.
+#[test]
+fn a_report_made_again_is_the_same_files() {
+    let again = Path::new(env!("CARGO_TARGET_TMPDIR")).join("outputs-again");
+    let _ = std::fs::remove_dir_all(&again);
+    let (from, to) = (run().display().to_string(), again.display().to_string());
+    let (code, out, err) = loadgen(&["report", &from, "--out", &to]);
+    assert_eq!(code, 0, "{out}{err}");
+    let names = |dir: &Path| -> Vec<String> {
+        let all = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name());
+        let mut names: Vec<_> = all.map(|n| n.into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(run()), names(&again));
+    for name in names(&again) {
+        let same =
+            std::fs::read(run().join(&name)).unwrap() == std::fs::read(again.join(&name)).unwrap();
+        assert!(same, "{name} differs");
+    }
+    let only = again.join("only");
+    let (code, ..) =
+        loadgen(&["report", &from, "--out", &only.display().to_string(), "--format", "md,junit"]);
+    assert_eq!(code, 0);
+    assert_eq!(names(&only), ["junit.xml", "summary.md"]);
+}
+
+#[test]
+fn what_is_no_result_is_exit_6_and_says_what_it_is() {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("outputs-bad");
+    std::fs::create_dir_all(&dir).unwrap();
+    for (content, says) in [
+        ("{\"schema\":\"loadgen.result/9\"}", "loadgen.result/9"),
+        ("{\"schema\":\"loadgen.result/1\"}", "missing field"),
+        ("not json", "not JSON"),
+        ("{}", "schema none"),
+    ] {
+        let file = dir.join("result.json");
+        std::fs::write(&file, content).unwrap();
+        let (code, _, err) = loadgen(&["report", &file.display().to_string()]);
+        assert_eq!(code, 6, "{content}: {err}");
+        assert!(err.contains(says), "{content}: {err}");
+    }
+    let (code, _, err) = loadgen(&["report", "/nonexistent/result.json"]);
+    assert_eq!(code, 6);
+    assert!(err.contains("no result there"), "{err}");
+    let (code, _, err) = loadgen(&["report", &run().display().to_string(), "--format", "htlm"]);
+    assert_eq!(code, 2);
+    assert!(err.contains("html"), "{err}");
+}

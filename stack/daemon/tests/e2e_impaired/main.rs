@@ -1,0 +1,19 @@
+//! The kernel's TCP in a container behind a cable that loses, reorders and repeats, against our stack: every byte
+//! arrives both ways, whatever congestion control the kernel uses, with and without SACK and timestamps. Goodput is
+//! measured elsewhere (`cargo bench -p skbudget-benches --bench impaired`); here nothing depends on speed.
+//! `cargo test -p skbudget --test e2e_impaired -- --ignored --test-threads=1 --nocapture`.
+
+#[path = "../wire/bench.rs"]
+#[allow(dead_code, reason = "shared with the benches, which use the rest of it")]
+mod bench;
+#[path = "../wire/relay.rs"]
+#[allow(dead_code, reason = "shared with the benches, which use the rest of it")]
+mod relay;
+#[path = "../e2e_main_job/streams.rs"]
+#[allow(dead_code, reason = "shared with the main job, which uses the rest of it")]
+mod streams;
+#[path = "../e2e/support.rs"]
+#[allow(dead_code, reason = "shared with the other end-to-end tests, which use the rest of it")]
+mod support;
+
+mod transfers;

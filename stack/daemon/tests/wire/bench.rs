@@ -1,0 +1,224 @@
+//! Two arrangements around one relay: the guest's kernel against our stack, and against another kernel.
+//!
+//! ```text
+//! ours    guest netns ─ tap ─ relay ─ SOCK_SEQPACKET ─ stack ─ loopback of the test's namespace
+//! kernel  guest netns ─ tap ─ relay ─ tap ─ far netns
+//! ```
+//! Either way a guest connects to 10.0.2.2, and whoever answers listens where [`Bench::far`] runs.
+
+use std::fs;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, connect, listen, setsockopt,
+    socket, socketpair, sockopt,
+};
+use skbudget::attach::{self, GuestNet};
+use skbudget::{BudgetRef, ContainerSpec, Daemon, DaemonConfig};
+use skbudget_controller::{BudgetConfig, Limits, Rules, SockLimits};
+use skbudget_stack::sim::{Faults, LinkConfig, WhenFull};
+use skbudget_stack::tap::PcapWriter;
+use skbudget_stack::{ContainerConfig, Tap};
+
+use crate::relay::{Relay, Report};
+
+const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+const GUEST_MAC: [u8; 6] = [2, 0x67, 0x75, 0x65, 0x73, 0x74];
+const MTU: u16 = 1500;
+/// Frames between kernel and relay: the relay thread may be away for a while, and a device drops in silence.
+const TXQUEUELEN: u32 = 4096;
+/// A socket pair's queue, for the same reason.
+const PAIR_BYTES: usize = 16 << 20;
+pub(crate) const HARD: u64 = 256 << 20;
+
+/// Who answers the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Far {
+    Ours,
+    Kernel,
+}
+
+/// How the cable misbehaves, the same both ways.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cable {
+    /// There and back.
+    pub(crate) round_trip: Duration,
+    pub(crate) bits_per_second: Option<u64>,
+    pub(crate) faults: Faults,
+    pub(crate) seed: u64,
+}
+
+/// A guest behind a cable.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    guest: OwnedFd,
+    far: Option<OwnedFd>,
+    relay: Option<Relay>,
+    daemon: Option<Daemon>,
+}
+
+impl Bench {
+    pub(crate) fn new(far: Far, cable: Cable, capture: Option<PcapWriter>) -> Self {
+        let config = ContainerConfig::new(MTU, false, Some(HARD), [cable.seed, 5]);
+        let (guest, left) = plain(GUEST, GATEWAY, config.our_mac, GUEST_MAC);
+        let link = LinkConfig {
+            delay: cable.round_trip / 2,
+            bits_per_second: cable.bits_per_second,
+            // A quarter of a second at a gigabit: what is lost is lost on purpose.
+            queue_frames: 20_000,
+            when_full: WhenFull::Drop,
+            express_max: 0,
+            faults: cable.faults,
+        };
+        let (far, right, daemon) = match far {
+            Far::Kernel => {
+                let (netns, right) = plain(GATEWAY, GUEST, GUEST_MAC, config.our_mac);
+                (Some(netns), right, None)
+            }
+            Far::Ours => {
+                let (ours, right) = pair();
+                (None, right, Some(daemon(Tap::from_fd(ours).unwrap(), config)))
+            }
+        };
+        let relay = Relay::start(left, right, link, link, cable.seed, capture);
+        Self { guest, far, relay: Some(relay), daemon }
+    }
+
+    pub(crate) fn in_guest<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        attach::run_in(self.guest.as_fd(), work).unwrap()
+    }
+
+    /// Where the guest's servers are.
+    pub(crate) fn far<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        match &self.far {
+            Some(netns) => attach::run_in(netns.as_fd(), work).unwrap(),
+            None => work(),
+        }
+    }
+
+    /// A server for the guest, and a connection to it.
+    pub(crate) fn connect(&self, congestion: &str) -> (TcpStream, TcpStream) {
+        let ip = if self.far.is_some() { GATEWAY } else { Ipv4Addr::LOCALHOST };
+        let listener = self.far(|| server(ip, congestion));
+        let port = listener.local_addr().unwrap().port();
+        let client = self.in_guest(|| client(SocketAddrV4::new(GATEWAY, port), congestion));
+        (client, listener.accept().unwrap().0)
+    }
+
+    /// Sets a value under /proc/sys/net/ipv4 of the guest's namespace.
+    pub(crate) fn set_guest(&self, name: &str, value: &str) {
+        self.in_guest(|| set(&format!("ipv4/{name}"), value));
+    }
+
+    pub(crate) fn daemon(&self) -> Option<&Daemon> {
+        self.daemon.as_ref()
+    }
+
+    /// Frames that the guest's device lost before the relay saw them.
+    pub(crate) fn device_drops(&self) -> u64 {
+        let text = self.in_guest(|| fs::read_to_string("/proc/thread-self/net/dev").unwrap());
+        let line = text.lines().find_map(|line| line.trim().strip_prefix("tap0:"));
+        let field = line.and_then(|line| line.split_whitespace().nth(11)?.parse().ok());
+        field.expect("the twelfth number is what was not sent")
+    }
+
+    pub(crate) fn end(mut self) -> Report {
+        let report = self.relay.take().map(Relay::stop).unwrap_or_default();
+        if let Some(daemon) = self.daemon.take() {
+            daemon.shutdown().unwrap();
+        }
+        report
+    }
+}
+
+/// A namespace with a plain device, whose one neighbour is known.
+fn plain(
+    ip: Ipv4Addr,
+    gateway: Ipv4Addr,
+    gateway_mac: [u8; 6],
+    mac: [u8; 6],
+) -> (OwnedFd, OwnedFd) {
+    let guest = GuestNet {
+        ip,
+        gateway,
+        gateway_mac,
+        ipv6: None,
+        mtu: MTU,
+        txqueuelen: TXQUEUELEN,
+        offload: false,
+    };
+    let netns = attach::create_netns().unwrap();
+    let tap = attach::tap_into(netns.as_fd(), &guest).unwrap();
+    attach::run_in(netns.as_fd(), || {
+        // What the kernel says on its own would be frames of no flow.
+        set("ipv6/conf/all/disable_ipv6", "1");
+        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+        let status = Command::new("ip").args(["link", "set", "tap0", "address", &mac]).status();
+        assert!(status.unwrap().success(), "ip link set tap0 address {mac}");
+        // What was learned from earlier connections would be taken into account in later ones.
+        set("ipv4/tcp_no_metrics_save", "1");
+    })
+    .unwrap();
+    (netns, tap.as_fd().try_clone_to_owned().unwrap())
+}
+
+fn pair() -> (OwnedFd, OwnedFd) {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+    for end in [&a, &b] {
+        setsockopt(end, sockopt::SndBufForce, &PAIR_BYTES).unwrap();
+    }
+    (a, b)
+}
+
+fn daemon(tap: Tap, config: ContainerConfig) -> Daemon {
+    let budget = BudgetConfig {
+        rules: Rules::Strict,
+        limits: Limits::from_bytes(HARD, None, None).unwrap(),
+        sock: SockLimits::default(),
+        min_bytes: 0,
+        weight: 100,
+    };
+    let daemon = Daemon::new(DaemonConfig::default()).unwrap();
+    let budget = BudgetRef::Own(budget);
+    let name = "impaired".to_owned();
+    let spec =
+        ContainerSpec { name, tap, config, budget, publish: Vec::new(), outbound_addr: None };
+    daemon.add_container(spec).unwrap();
+    daemon
+}
+
+/// Of the namespace of the calling thread.
+fn set(name: &str, value: &str) {
+    let path = format!("/proc/sys/net/{name}");
+    let mut file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all(value.as_bytes()).unwrap_or_else(|e| panic!("{path}: {e}"));
+}
+
+fn stream_socket(congestion: &str) -> OwnedFd {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+    setsockopt(&fd, sockopt::TcpCongestion, &congestion.into())
+        .unwrap_or_else(|e| panic!("TCP_CONGESTION {congestion}: {e}"));
+    fd
+}
+
+fn server(ip: Ipv4Addr, congestion: &str) -> TcpListener {
+    use std::os::fd::AsRawFd;
+    let fd = stream_socket(congestion);
+    bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(ip, 0))).unwrap();
+    listen(&fd, Backlog::new(8).unwrap()).unwrap();
+    TcpListener::from(fd)
+}
+
+fn client(to: SocketAddrV4, congestion: &str) -> TcpStream {
+    use std::os::fd::AsRawFd;
+    let fd = stream_socket(congestion);
+    connect(fd.as_raw_fd(), &SockaddrIn::from(to)).unwrap_or_else(|e| panic!("connect: {e}"));
+    TcpStream::from(fd)
+}

@@ -1,0 +1,125 @@
+//! A frame arrives: what it means is said by `ingress`, what is done about it here, except for segments.
+
+use std::net::Ipv6Addr;
+use std::time::Duration;
+
+use skbudget_controller::Instant;
+
+use super::Container;
+use crate::counters::Stat;
+use crate::ingress::{self, Answer, Ingress};
+use crate::io::Ctx;
+use crate::reassembly::{Fragment, Outcome, Payer};
+use crate::segment::Tuple;
+use crate::seq::Seq;
+use crate::vnet::VnetHdr;
+use crate::{arp, ndp};
+
+/// ICMP messages a second (Linux' icmp_msgs_per_sec).
+const ICMP_PER_SECOND: u32 = 1000;
+/// MIN_DELAY_BETWEEN_RAS (RFC 4861 section 10).
+const BETWEEN_ADVERTISEMENTS: Duration = Duration::from_secs(3);
+
+impl Container {
+    /// A frame from the guest (Ethernet header first, vnet header apart). Anything malformed is counted and dropped.
+    pub fn on_frame(&mut self, cx: &mut Ctx<'_>, vnet: &VnetHdr, frame: &[u8]) {
+        self.frames_from_guest += 1;
+        if let Some(mac) = ingress::guest_mac(frame)
+            && self.egress.guest_mac != Some(mac)
+        {
+            self.egress.guest_mac = Some(mac);
+            self.unblock();
+        }
+        match ingress::parse(&self.config, vnet, frame) {
+            Ingress::Tcp(tuple, seg) => self.on_segment(cx, tuple, &seg),
+            Ingress::Fragment(fragment) => self.on_fragment(cx, &fragment),
+            other => self.on_other(cx, other),
+        }
+    }
+
+    /// Anything but segments and fragments.
+    fn on_other(&mut self, cx: &mut Ctx<'_>, ingress: Ingress<'_>) {
+        match ingress {
+            Ingress::PathMtu { tuple, seq, mtu } => self.on_path_mtu(&tuple, seq, mtu),
+            Ingress::RouterSolicit { from } => self.on_router_solicitation(cx, from),
+            Ingress::Answer(answer, stat) => {
+                if matches!(answer, Answer::Arp(_)) || self.icmp_allowed(cx.now) {
+                    self.stats.add(stat);
+                    self.egress.answer(cx.device, &answer);
+                }
+            }
+            Ingress::Refuse(answer, stat) => {
+                self.stats.add(stat);
+                if self.icmp_allowed(cx.now) {
+                    self.egress.answer(cx.device, &answer);
+                }
+            }
+            Ingress::Drop(stat) => self.stats.add(stat),
+            Ingress::Tcp(..) | Ingress::Fragment(_) | Ingress::Nothing => {}
+        }
+    }
+
+    fn on_fragment(&mut self, cx: &mut Ctx<'_>, fragment: &Fragment<'_>) {
+        let mut payer = Payer { budget: cx.budget, member: self.member, now: cx.now };
+        match self.reassembly.on_fragment(fragment, &mut payer) {
+            Outcome::Held => {}
+            Outcome::Dropped(stat) => self.stats.add(stat),
+            Outcome::Whole(datagram) => {
+                self.stats.add(Stat::ReasmOKs);
+                match ingress::parse_whole(&self.config, &datagram) {
+                    Ingress::Tcp(tuple, seg) => self.on_segment(cx, tuple, &seg),
+                    other => self.on_other(cx, other),
+                }
+            }
+        }
+    }
+
+    pub(super) fn expire_fragments(&mut self, cx: &mut Ctx<'_>) {
+        let mut payer = Payer { budget: cx.budget, member: self.member, now: cx.now };
+        self.reassembly.expire(&mut payer, &mut self.stats);
+    }
+
+    pub(super) fn forget_fragments(&mut self, cx: &mut Ctx<'_>) {
+        let mut payer = Payer { budget: cx.budget, member: self.member, now: cx.now };
+        self.reassembly.clear(&mut payer);
+    }
+
+    /// A router or tunnel behind the guest's address cannot carry what we send there.
+    fn on_path_mtu(&mut self, tuple: &Tuple, seq: Seq, mtu: u32) {
+        let index = self.flows.find(tuple);
+        let flow = index.and_then(|index| self.flows.index_mut(index));
+        match flow.is_some_and(|flow| flow.path_mtu(mtu, seq)) {
+            true => self.stats.add(Stat::PathMtuLowered),
+            false => return self.stats.add(Stat::PathMtuIgnored),
+        }
+        index.into_iter().for_each(|index| self.mark_index(index));
+    }
+
+    fn on_router_solicitation(&mut self, cx: &mut Ctx<'_>, from: Ipv6Addr) {
+        let Some(net) = &self.config.ipv6 else { return };
+        if self.advertised.is_some_and(|at| cx.now.since(at) < BETWEEN_ADVERTISEMENTS) {
+            return self.stats.add(Stat::RouterSolicitsIgnored);
+        }
+        self.advertised = Some(cx.now);
+        self.stats.add(Stat::RouterAdverts);
+        let answer = ndp::router_advertisement(&self.config, net, from);
+        self.egress.answer(cx.device, &answer);
+    }
+
+    /// Asks for the guest's hardware address, which every frame of its tells.
+    pub(super) fn ask_for_guest(&mut self, cx: &mut Ctx<'_>, ipv6: bool) {
+        let question = match &self.config.ipv6 {
+            Some(net) if ipv6 => ndp::solicitation(&self.config, net),
+            _ => arp::who_has(&self.config),
+        };
+        self.egress.answer(cx.device, &question);
+    }
+
+    pub(super) fn icmp_allowed(&mut self, now: Instant) -> bool {
+        let allowed = self.icmp.allow(now, || ICMP_PER_SECOND);
+        if !allowed {
+            self.stats.add(Stat::IcmpRateLimited);
+        }
+        allowed
+    }
+}

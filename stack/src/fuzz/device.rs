@@ -1,0 +1,143 @@
+//! A device that looks at every frame the stack sends, and keeps what the guest would know of each connection.
+
+use std::collections::BTreeMap;
+use std::io::IoSlice;
+
+use smoltcp::wire::{
+    ArpPacket, EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet,
+    TcpPacket,
+};
+
+use super::host::host_byte;
+use crate::io::Device;
+use crate::segment::Options;
+use crate::vnet::{F_NEEDS_CSUM, VnetHdr};
+
+/// What a guest knows of one connection. Sequence numbers count from the last handshake that was seen.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Peer {
+    /// Next of ours.
+    pub(super) seq: u32,
+    /// Next of the stack's: behind everything seen.
+    pub(super) ack: u32,
+    pub(super) ts: Option<u32>,
+    /// The stack's initial sequence number, and ours as the stack acknowledged it.
+    iss: u32,
+    pub(super) irs: Option<u32>,
+    /// Sequence number of the last SYN we sent.
+    pub(super) hello: Option<u32>,
+    /// The stack opened, its handshake is not over.
+    opening: bool,
+}
+
+/// Connections by guest port and remote port.
+#[derive(Debug, Default)]
+pub(super) struct Checked {
+    pub(super) peers: BTreeMap<(u16, u16), Peer>,
+    pub(super) mtu: usize,
+    pub(super) offload: bool,
+    /// Frames it takes before it is full.
+    pub(super) room: usize,
+}
+
+impl Checked {
+    fn ipv4(&mut self, vnet: &VnetHdr, bytes: &[u8]) {
+        let ip = Ipv4Packet::new_checked(bytes).expect("a whole packet");
+        assert!(ip.verify_checksum());
+        assert_eq!(usize::from(ip.total_len()), bytes.len(), "nothing behind");
+        self.packet(vnet, bytes.len());
+        if ip.next_header() == IpProtocol::Tcp {
+            let addrs = [ip.src_addr().into(), ip.dst_addr().into()];
+            self.tcp(vnet, 20, addrs, ip.payload());
+        }
+    }
+
+    fn ipv6(&mut self, vnet: &VnetHdr, bytes: &[u8]) {
+        let ip = Ipv6Packet::new_checked(bytes).expect("a whole packet");
+        assert_eq!(40 + usize::from(ip.payload_len()), bytes.len(), "nothing behind");
+        self.packet(vnet, bytes.len());
+        if ip.next_header() == IpProtocol::Tcp {
+            let addrs = [ip.src_addr().into(), ip.dst_addr().into()];
+            self.tcp(vnet, 40, addrs, ip.payload());
+        }
+    }
+
+    fn packet(&self, vnet: &VnetHdr, len: usize) {
+        if !self.offload {
+            assert_eq!(*vnet, VnetHdr::default());
+        }
+        if vnet.gso_type == 0 {
+            assert!(len <= self.mtu, "{len} bytes at an MTU of {}", self.mtu);
+        }
+    }
+
+    fn tcp(&mut self, vnet: &VnetHdr, ip: usize, addrs: [IpAddress; 2], bytes: &[u8]) {
+        let tcp = TcpPacket::new_checked(bytes).expect("a whole segment");
+        if self.offload {
+            assert_eq!(vnet.flags, F_NEEDS_CSUM);
+            let headers = ip + usize::from(tcp.header_len());
+            let fits = headers + usize::from(vnet.gso_size) <= self.mtu;
+            assert!(vnet.gso_type == 0 || vnet.gso_size > 0 && fits, "{vnet:?}");
+        } else {
+            assert!(tcp.verify_checksum(&addrs[0], &addrs[1]));
+        }
+        let seq = tcp.seq_number().0.cast_unsigned();
+        let peer = self.peers.entry((tcp.dst_port(), tcp.src_port())).or_default();
+        peer.hear(&tcp, seq);
+    }
+}
+
+impl Peer {
+    fn hear(&mut self, tcp: &TcpPacket<&[u8]>, seq: u32) {
+        let options = if tcp.header_len() > 20 { tcp.options() } else { &[] };
+        let options = Options::parse(options);
+        if let Some((val, _)) = options.ts {
+            self.ts = Some(val);
+        }
+        if tcp.rst() {
+            return;
+        }
+        let acked = tcp.ack_number().0.cast_unsigned();
+        if tcp.syn() {
+            self.iss = seq;
+            self.ack = seq.wrapping_add(1);
+            self.opening = !tcp.ack();
+            self.irs = tcp.ack().then(|| acked.wrapping_sub(1));
+        } else if self.opening && tcp.ack() {
+            self.opening = false;
+            // An ACK of more than the handshake does not say where it began.
+            let began = acked.wrapping_sub(1);
+            self.irs = (self.hello == Some(began)).then_some(began);
+        }
+        let end = seq.wrapping_add(tcp.payload().len() as u32);
+        for (i, byte) in tcp.payload().iter().enumerate() {
+            let at = seq.wrapping_add(i as u32).wrapping_sub(self.iss).wrapping_sub(1);
+            // What probes a zero window or a silent guest may repeat the byte before the stream.
+            assert!(at == u32::MAX || *byte == host_byte(at), "byte {at} of the host's");
+        }
+        let end = end.wrapping_add(u32::from(tcp.fin()));
+        if end.wrapping_sub(self.ack).cast_signed() > 0 {
+            self.ack = end;
+        }
+    }
+}
+
+impl Device for Checked {
+    fn send(&mut self, vnet: &VnetHdr, parts: &[IoSlice<'_>]) -> bool {
+        if self.room == 0 {
+            return false;
+        }
+        self.room -= 1;
+        let frame: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        let eth = EthernetFrame::new_checked(&frame[..]).expect("a whole frame");
+        match eth.ethertype() {
+            EthernetProtocol::Arp => {
+                ArpPacket::new_checked(eth.payload()).expect("a whole packet");
+            }
+            EthernetProtocol::Ipv4 => self.ipv4(vnet, eth.payload()),
+            EthernetProtocol::Ipv6 => self.ipv6(vnet, eth.payload()),
+            other @ EthernetProtocol::Unknown(_) => panic!("a frame of type {other}"),
+        }
+        true
+    }
+}

@@ -1,0 +1,122 @@
+//! A host that does what a script says. Bytes are functions of their place in the stream.
+
+use std::collections::BTreeMap;
+use std::io::{IoSlice, IoSliceMut};
+use std::net::SocketAddr;
+
+use crate::io::{Close, FlowId, Host, HostCaps, HostError};
+
+/// The byte a guest says at a sequence number.
+pub(super) fn guest_byte(seq: u32) -> u8 {
+    (seq.wrapping_mul(0x9e37_79b1) >> 24) as u8
+}
+
+/// The byte a host says at a position of its stream.
+pub(super) fn host_byte(at: u32) -> u8 {
+    (at.wrapping_mul(0x85eb_ca6b) >> 23) as u8
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Sock {
+    pub(super) outcome: Option<Result<(), HostError>>,
+    /// Bytes it has to say, and said.
+    pub(super) says: u32,
+    said: u32,
+    pub(super) ends: bool,
+    pub(super) broken: Option<HostError>,
+    /// What it heard and nobody has compared yet, and how much was compared.
+    pub(super) heard: Vec<u8>,
+    pub(super) compared: u32,
+    pub(super) room: usize,
+    shut: bool,
+}
+
+impl Sock {
+    pub(super) fn new(outcome: Option<Result<(), HostError>>) -> Self {
+        Self { outcome, room: 1 << 16, ..Self::default() }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct ScriptHost {
+    pub(super) socks: BTreeMap<FlowId, Sock>,
+    /// What the next connect(2) answers.
+    pub(super) connect: Option<HostError>,
+}
+
+impl ScriptHost {
+    fn sock(&mut self, flow: FlowId) -> &mut Sock {
+        self.socks.get_mut(&flow).expect("a socket that was opened and not closed")
+    }
+}
+
+impl Host for ScriptHost {
+    fn connect(&mut self, flow: FlowId, _: SocketAddr, _: HostCaps) -> Result<(), HostError> {
+        let sock = Sock::new(None);
+        assert!(self.socks.insert(flow, sock).is_none(), "an id is used once");
+        match self.connect.take() {
+            Some(e) => Err(e),
+            None => Ok(()),
+        }
+    }
+
+    fn connect_outcome(&mut self, flow: FlowId) -> Option<Result<(), HostError>> {
+        self.sock(flow).outcome
+    }
+
+    fn write(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<usize, HostError> {
+        let sock = self.sock(flow);
+        assert!(!sock.shut, "a write after shutdown");
+        if let Some(e) = sock.broken {
+            return Err(e);
+        }
+        let mut n = 0;
+        for part in parts {
+            let take = part.len().min(sock.room);
+            sock.heard.extend_from_slice(&part[..take]);
+            sock.room -= take;
+            n += take;
+        }
+        if n == 0 { Err(HostError::WouldBlock) } else { Ok(n) }
+    }
+
+    fn read(&mut self, flow: FlowId, parts: &mut [IoSliceMut<'_>]) -> Result<usize, HostError> {
+        let sock = self.sock(flow);
+        if let Some(e) = sock.broken {
+            return Err(e);
+        }
+        if sock.says == 0 {
+            return if sock.ends { Ok(0) } else { Err(HostError::WouldBlock) };
+        }
+        let mut n = 0;
+        for to in parts.iter_mut().flat_map(|part| part.iter_mut()) {
+            if sock.says == 0 {
+                break;
+            }
+            *to = host_byte(sock.said);
+            sock.said = sock.said.wrapping_add(1);
+            sock.says -= 1;
+            n += 1;
+        }
+        Ok(n)
+    }
+
+    fn shutdown_write(&mut self, flow: FlowId) {
+        let sock = self.sock(flow);
+        assert!(!sock.shut, "shut down once");
+        sock.shut = true;
+    }
+
+    fn set_caps(&mut self, flow: FlowId, _: HostCaps) {
+        self.sock(flow);
+    }
+
+    fn lower_caps(&mut self, flow: FlowId, caps: HostCaps) -> HostCaps {
+        self.sock(flow);
+        caps
+    }
+
+    fn close(&mut self, flow: FlowId, _: Close) {
+        assert!(self.socks.remove(&flow).is_some(), "closed once");
+    }
+}

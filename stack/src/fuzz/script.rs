@@ -1,0 +1,52 @@
+//! An input, read from its front.
+
+/// What is left of a script. Behind its end everything is zero.
+#[derive(Debug)]
+pub(super) struct Script<'a>(&'a [u8]);
+
+impl<'a> Script<'a> {
+    pub(super) fn new(input: &'a [u8]) -> Self {
+        Self(input)
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn u8(&mut self) -> u8 {
+        self.bytes(1).first().copied().unwrap_or(0)
+    }
+
+    pub(super) fn u16(&mut self) -> u16 {
+        u16::from_be_bytes([self.u8(), self.u8()])
+    }
+
+    pub(super) fn u32(&mut self) -> u32 {
+        u32::from(self.u16()) << 16 | u32::from(self.u16())
+    }
+
+    /// At most `n` bytes.
+    pub(super) fn bytes(&mut self, n: usize) -> &'a [u8] {
+        let (front, rest) = self.0.split_at(n.min(self.0.len()));
+        self.0 = rest;
+        front
+    }
+
+    pub(super) fn below(&mut self, n: u8) -> u8 {
+        self.u8() % n
+    }
+
+    pub(super) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[usize::from(self.u8()) % of.len()]
+    }
+
+    /// A number near the one given, or any.
+    pub(super) fn near(&mut self, it: u32) -> u32 {
+        match self.below(8) {
+            0..=3 => it,
+            4 => it.wrapping_add_signed(i32::from(self.u8().cast_signed())),
+            5 | 6 => it.wrapping_add_signed(i32::from(self.u16().cast_signed())),
+            _ => self.u32(),
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! ICMP (RFC 792) and ICMPv6 (RFC 4443): echo at our own addresses, the errors the guest is owed, and the one error of
+//! the guest's that means something to us, that the path is narrower than we thought.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{
+    Icmpv4DstUnreachable, Icmpv4Message, Icmpv4Packet, Icmpv4Repr, Icmpv6DstUnreachable,
+    Icmpv6Message, Icmpv6Packet, Icmpv6ParamProblem, Icmpv6Repr, IpProtocol, Ipv4Packet, Ipv4Repr,
+    Ipv6Packet, Ipv6Repr,
+};
+
+use crate::config::{ContainerConfig, Ipv6Net};
+use crate::counters::Stat;
+use crate::ingress::{Answer, Ingress};
+use crate::ndp;
+use crate::segment::{Addrs, Tuple};
+use crate::seq::Seq;
+
+/// Of everything we send but neighbour discovery.
+pub(crate) const HOP_LIMIT: u8 = 64;
+/// Bytes of a TCP header that an error must quote (RFC 792): the ports and the sequence number.
+const QUOTED: usize = 8;
+
+/// Why a packet of the guest's went nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unreachable {
+    Net,
+    Host,
+    Port,
+}
+
+impl Unreachable {
+    fn v4(self) -> Icmpv4DstUnreachable {
+        match self {
+            Self::Net => Icmpv4DstUnreachable::NetUnreachable,
+            Self::Host => Icmpv4DstUnreachable::HostUnreachable,
+            Self::Port => Icmpv4DstUnreachable::PortUnreachable,
+        }
+    }
+
+    fn v6(self) -> Icmpv6DstUnreachable {
+        match self {
+            Self::Net => Icmpv6DstUnreachable::NoRoute,
+            Self::Host => Icmpv6DstUnreachable::AddrUnreachable,
+            Self::Port => Icmpv6DstUnreachable::PortUnreachable,
+        }
+    }
+}
+
+/// Echo requests to our own addresses are answered; others would need a host socket.
+pub(crate) fn on_v4<'a>(
+    config: &ContainerConfig,
+    (src, dst): (Ipv4Addr, Ipv4Addr),
+    payload: &[u8],
+) -> Ingress<'a> {
+    let Ok(packet) = Icmpv4Packet::new_checked(payload) else {
+        return Ingress::Drop(Stat::DropIcmp);
+    };
+    let too_big = u8::from(Icmpv4DstUnreachable::FragRequired);
+    if packet.msg_type() == Icmpv4Message::DstUnreachable && packet.msg_code() == too_big {
+        return if packet.verify_checksum() { too_big_v4(payload) } else { DROP };
+    }
+    match Icmpv4Repr::parse(&packet, &ChecksumCapabilities::default()) {
+        Ok(Icmpv4Repr::EchoRequest { ident, seq_no, data })
+            if dst == config.gateway_ip || dst == config.dns_ip =>
+        {
+            let reply = Icmpv4Repr::EchoReply { ident, seq_no, data };
+            Ingress::Answer(answer_v4(src, dst, &reply), Stat::IcmpEchoAnswered)
+        }
+        _ => DROP,
+    }
+}
+
+const DROP: Ingress<'static> = Ingress::Drop(Stat::DropIcmp);
+
+/// Fragmentation needed (RFC 1191 section 4): the MTU, and the header of a packet that we sent.
+fn too_big_v4<'a>(payload: &[u8]) -> Ingress<'a> {
+    let mtu = u16::from_be_bytes([payload[6], payload[7]]);
+    let Ok(quoted) = Ipv4Packet::new_checked(&payload[8..]).or_else(|_| cut_short(&payload[8..]))
+    else {
+        return DROP;
+    };
+    let header = usize::from(quoted.header_len());
+    let (src, dst) = (quoted.src_addr().into(), quoted.dst_addr().into());
+    path_mtu(quoted.next_header(), src, dst, payload.get(8 + header..), mtu.into())
+}
+
+/// An error quotes the beginning of a packet only.
+fn cut_short(bytes: &[u8]) -> Result<Ipv4Packet<&[u8]>, smoltcp::wire::Error> {
+    let header = usize::from(bytes.first().copied().unwrap_or(0) & 15) * 4;
+    let whole = header >= 20 && bytes.len() >= header + QUOTED && bytes[0] >> 4 == 4;
+    if whole { Ok(Ipv4Packet::new_unchecked(bytes)) } else { Err(smoltcp::wire::Error) }
+}
+
+/// `src` is whom the guest believes to talk to: we spoke in its name.
+fn path_mtu<'a>(
+    protocol: IpProtocol,
+    src: std::net::IpAddr,
+    dst: std::net::IpAddr,
+    tcp: Option<&[u8]>,
+    mtu: u32,
+) -> Ingress<'a> {
+    let Some(&[a, b, c, d, e, f, g, h]) = tcp.and_then(|tcp| tcp.first_chunk::<QUOTED>()) else {
+        return DROP;
+    };
+    if protocol != IpProtocol::Tcp {
+        return DROP;
+    }
+    let remote = SocketAddr::new(src, u16::from_be_bytes([a, b]));
+    let guest = SocketAddr::new(dst, u16::from_be_bytes([c, d]));
+    let seq = Seq(u32::from_be_bytes([e, f, g, h]));
+    Ingress::PathMtu { tuple: Tuple::new(guest, remote), seq, mtu }
+}
+
+/// As [`on_v4`], and neighbour discovery.
+pub(crate) fn on_v6<'a>(
+    config: &ContainerConfig,
+    net: &Ipv6Net,
+    (src, dst): (Ipv6Addr, Ipv6Addr),
+    hop_limit: u8,
+    payload: &[u8],
+) -> Ingress<'a> {
+    let Ok(packet) = Icmpv6Packet::new_checked(payload) else {
+        return Ingress::Drop(Stat::DropIcmp);
+    };
+    // Whose checksum is wrong is not looked into.
+    if !packet.verify_checksum(&src, &dst) {
+        return DROP;
+    }
+    if packet.msg_type() == Icmpv6Message::PktTooBig {
+        return too_big_v6(&packet);
+    }
+    match Icmpv6Repr::parse(&src, &dst, &packet, &ChecksumCapabilities::ignored()) {
+        Ok(Icmpv6Repr::EchoRequest { ident, seq_no, data })
+            if net.is_ours(dst) && !src.is_unspecified() =>
+        {
+            let reply = Icmpv6Repr::EchoReply { ident, seq_no, data };
+            Ingress::Answer(answer_v6(src, dst, &reply), Stat::IcmpEchoAnswered)
+        }
+        Ok(Icmpv6Repr::Ndisc(message)) => {
+            ndp::on_message(config, net, (src, dst), hop_limit, &message)
+        }
+        _ => DROP,
+    }
+}
+
+/// RFC 4443 section 3.2.
+fn too_big_v6<'a>(packet: &Icmpv6Packet<&[u8]>) -> Ingress<'a> {
+    let quoted = packet.payload();
+    if quoted.len() < 40 || quoted[0] >> 4 != 6 {
+        return DROP;
+    }
+    let header = Ipv6Packet::new_unchecked(quoted);
+    let (src, dst) = (header.src_addr().into(), header.dst_addr().into());
+    path_mtu(header.next_header(), src, dst, quoted.get(40..), packet.pkt_too_big_mtu())
+}
+
+/// The error that answers a SYN whose destination the host cannot reach.
+pub(crate) fn syn_unreachable(tuple: &Tuple, syn_seq: u32, why: Unreachable) -> Answer {
+    // As much as is known of it: RFC 792 asks for no more, and nobody looks further than the ports.
+    let mut quoted = [0; 20];
+    quoted[..2].copy_from_slice(&tuple.guest_port().to_be_bytes());
+    quoted[2..4].copy_from_slice(&tuple.remote_port().to_be_bytes());
+    quoted[4..8].copy_from_slice(&syn_seq.to_be_bytes());
+    quoted[12] = 5 << 4;
+    quoted[13] = 2;
+    unreachable(tuple.to_guest().reversed(), IpProtocol::Tcp, &quoted, why)
+}
+
+/// The error that answers a packet of the guest's.
+pub(crate) fn unreachable(
+    of: Addrs,
+    protocol: IpProtocol,
+    payload: &[u8],
+    why: Unreachable,
+) -> Answer {
+    match of {
+        Addrs::V4 { src, dst } => {
+            let header = Ipv4Repr {
+                src_addr: src,
+                dst_addr: dst,
+                next_header: protocol,
+                payload_len: payload.len(),
+                hop_limit: HOP_LIMIT,
+            };
+            let data = &payload[..payload.len().min(QUOTED)];
+            let reason = why.v4();
+            answer_v4(src, dst, &Icmpv4Repr::DstUnreachable { reason, header, data })
+        }
+        Addrs::V6 { src, dst } => {
+            let header = header_v6(src, dst, protocol, payload.len());
+            let reason = why.v6();
+            answer_v6(src, dst, &Icmpv6Repr::DstUnreachable { reason, header, data: payload })
+        }
+    }
+}
+
+/// The error that answers a header which RFC 8200 does not let pass in silence. `packet` begins with the IPv6 header,
+/// `pointer` is the offending byte's place in it.
+pub(crate) fn param_problem(packet: &[u8], pointer: usize, reason: Icmpv6ParamProblem) -> Answer {
+    let ip = Ipv6Packet::new_unchecked(packet);
+    let (src, dst) = (ip.src_addr(), ip.dst_addr());
+    let header = header_v6(src, dst, ip.next_header(), ip.payload_len().into());
+    let data = &packet[40..];
+    let pointer = pointer as u32;
+    answer_v6(src, dst, &Icmpv6Repr::ParamProblem { reason, pointer, header, data })
+}
+
+fn header_v6(src: Ipv6Addr, dst: Ipv6Addr, protocol: IpProtocol, payload_len: usize) -> Ipv6Repr {
+    Ipv6Repr {
+        src_addr: src,
+        dst_addr: dst,
+        next_header: protocol,
+        payload_len,
+        hop_limit: HOP_LIMIT,
+    }
+}
+
+/// Answers a packet that went from `src` to `dst`.
+fn answer_v4(src: Ipv4Addr, dst: Ipv4Addr, repr: &Icmpv4Repr<'_>) -> Answer {
+    let mut bytes = vec![0; repr.buffer_len()];
+    repr.emit(
+        &mut Icmpv4Packet::new_unchecked(bytes.as_mut_slice()),
+        &ChecksumCapabilities::default(),
+    );
+    Answer::Icmp { addrs: Addrs::V4 { src: dst, dst: src }, hop_limit: HOP_LIMIT, bytes }
+}
+
+fn answer_v6(src: Ipv6Addr, dst: Ipv6Addr, repr: &Icmpv6Repr<'_>) -> Answer {
+    let mut bytes = vec![0; repr.buffer_len()];
+    let mut packet = Icmpv6Packet::new_unchecked(bytes.as_mut_slice());
+    repr.emit(&dst, &src, &mut packet, &ChecksumCapabilities::default());
+    Answer::Icmp { addrs: Addrs::V6 { src: dst, dst: src }, hop_limit: HOP_LIMIT, bytes }
+}

@@ -1,0 +1,37 @@
+//! So many a second, and no more.
+
+use skbudget_controller::Instant;
+
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct PerSecond {
+    second: Option<u64>,
+    left: u32,
+}
+
+impl PerSecond {
+    /// One more now? `quota` says how many this second has, asked once a second.
+    pub(crate) fn allow(&mut self, now: Instant, quota: impl FnOnce() -> u32) -> bool {
+        let second = now.0 / 1_000_000_000;
+        if self.second != Some(second) {
+            (self.second, self.left) = (Some(second), quota());
+        }
+        let allowed = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        allowed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_has_its_quota() {
+        let mut limit = PerSecond::default();
+        for second in [0, 1, 5] {
+            let now = Instant::from_millis(1000 * second + 999);
+            let allowed = (0..10).filter(|_| limit.allow(now, || 3)).count();
+            assert_eq!(allowed, 3);
+        }
+    }
+}

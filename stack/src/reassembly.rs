@@ -1,0 +1,294 @@
+//! Fragments of both families (RFC 791 section 3.2, RFC 8200 section 4.5) become packets again, within a bound.
+//!
+//! A datagram's bytes lie in one buffer that is charged, in whole chunks, before it grows; datagrams, the ranges of
+//! one and the time it may take are bounded too. A fragment that overlaps another ends the datagram and all that is
+//! still to come of it (RFC 5722); one that only repeats what is there already is ignored. When there is no room, the
+//! oldest datagram goes: a guest that floods hinders nobody but itself.
+//!
+//! This file holds every charge for fragments (rule R4).
+
+use std::time::Duration;
+
+use skbudget_controller::{Budget, CHUNK_SIZE, Instant, MemberId};
+
+use crate::counters::{Stat, Stats};
+use crate::segment::Addrs;
+
+/// Datagrams that wait for the rest of them.
+const ENTRIES_MAX: usize = 64;
+/// All of them together, bytes: Linux' ipfrag_high_thresh. The budget may give less (pressure model M4).
+const BYTES_MAX: u64 = 4 << 20;
+/// Pieces of one datagram with holes between them.
+const RANGES_MAX: usize = 64;
+/// Charged for an entry beside its bytes.
+const ENTRY_BYTES: u64 = 1024;
+const _: () = assert!(
+    size_of::<Entry>() + RANGES_MAX * size_of::<(u32, u32)>() + 64 <= ENTRY_BYTES as usize,
+    "an entry and its list of ranges must fit what is charged for them"
+);
+/// The largest payload of a packet, headers apart.
+const PAYLOAD_MAX: u32 = 65_535;
+/// Linux' ipfrag_time; RFC 8200 section 4.5.
+const HOLD_V4: Duration = Duration::from_secs(30);
+const HOLD_V6: Duration = Duration::from_secs(60);
+
+const TCP: u8 = 6;
+
+/// What fragments of one datagram have in common. `protocol` is 0 for IPv6, where it does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) addrs: Addrs,
+    pub(crate) id: u32,
+    pub(crate) protocol: u8,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fragment<'a> {
+    pub(crate) key: Key,
+    /// Kind of what the datagram begins with; that of the first fragment counts.
+    pub(crate) next: u8,
+    /// Bytes, a multiple of eight.
+    pub(crate) offset: u32,
+    pub(crate) more: bool,
+    pub(crate) payload: &'a [u8],
+}
+
+/// A payload that is whole again.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Datagram {
+    pub(crate) addrs: Addrs,
+    pub(crate) next: u8,
+    pub(crate) payload: Vec<u8>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// More is needed.
+    Held,
+    Whole(Datagram),
+    Dropped(Stat),
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: Key,
+    until: Instant,
+    next: u8,
+    total: Option<u32>,
+    buffer: Vec<u8>,
+    /// What is there: sorted, disjoint, not touching.
+    ranges: Vec<(u32, u32)>,
+    charged: u64,
+    /// Something of it overlapped: whatever comes is dropped until it is forgotten.
+    refused: bool,
+}
+
+/// A container's incomplete datagrams, the oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Reassembly {
+    entries: Vec<Entry>,
+    charged: u64,
+}
+
+/// The budget, whose it is, and when.
+pub(crate) struct Payer<'a> {
+    pub(crate) budget: &'a mut Budget,
+    pub(crate) member: MemberId,
+    pub(crate) now: Instant,
+}
+
+impl Reassembly {
+    pub(crate) fn on_fragment(
+        &mut self,
+        fragment: &Fragment<'_>,
+        payer: &mut Payer<'_>,
+    ) -> Outcome {
+        let end = fragment.offset + fragment.payload.len() as u32;
+        let odd = fragment.more && !fragment.payload.len().is_multiple_of(8);
+        if fragment.payload.is_empty() || end > PAYLOAD_MAX || odd {
+            return Outcome::Dropped(Stat::DropFragment);
+        }
+        if is_tiny(fragment) {
+            return Outcome::Dropped(Stat::DropFragmentTiny);
+        }
+        let known = self.entries.iter().position(|e| e.key == fragment.key);
+        let Some(at) = known.or_else(|| self.begin(fragment, payer)) else {
+            return Outcome::Dropped(Stat::DropFragmentMemory);
+        };
+        let entry = &mut self.entries[at];
+        if entry.refused {
+            return Outcome::Dropped(Stat::DropFragmentOverlap);
+        }
+        if entry.repeats(fragment, end) {
+            return Outcome::Held;
+        }
+        if entry.overlaps(fragment, end) {
+            self.refuse(at, payer);
+            return Outcome::Dropped(Stat::DropFragmentOverlap);
+        }
+        if entry.ranges.len() >= RANGES_MAX && !entry.touches(fragment.offset, end) {
+            self.refuse(at, payer);
+            return Outcome::Dropped(Stat::DropFragmentTiny);
+        }
+        let Some(at) = self.make_room(at, end, payer) else {
+            return Outcome::Dropped(Stat::DropFragmentMemory);
+        };
+        let entry = &mut self.entries[at];
+        entry.store(fragment, end);
+        if entry.total.is_none_or(|total| entry.ranges != [(0, total)]) {
+            return Outcome::Held;
+        }
+        let Entry { key, next, buffer, .. } = self.remove(at, payer);
+        Outcome::Whole(Datagram { addrs: key.addrs, next, payload: buffer })
+    }
+
+    /// An entry for a datagram not seen before; `None`: no memory for it.
+    fn begin(&mut self, fragment: &Fragment<'_>, payer: &mut Payer<'_>) -> Option<usize> {
+        if self.entries.len() >= ENTRIES_MAX {
+            self.remove(0, payer);
+        }
+        while !self.charge(ENTRY_BYTES, payer) {
+            if self.entries.is_empty() {
+                return None;
+            }
+            self.remove(0, payer);
+        }
+        let hold = if matches!(fragment.key.addrs, Addrs::V4 { .. }) { HOLD_V4 } else { HOLD_V6 };
+        self.entries.push(Entry {
+            key: fragment.key,
+            until: payer.now + hold,
+            next: fragment.next,
+            total: None,
+            buffer: Vec::new(),
+            ranges: Vec::new(),
+            charged: ENTRY_BYTES,
+            refused: false,
+        });
+        Some(self.entries.len() - 1)
+    }
+
+    /// Memory for the bytes up to `end`, from older datagrams if it must be; the entry's place afterwards. `None`:
+    /// there is none, and the datagram is gone.
+    fn make_room(&mut self, mut at: usize, end: u32, payer: &mut Payer<'_>) -> Option<usize> {
+        let need = u64::from(end).next_multiple_of(CHUNK_SIZE);
+        let have = self.entries[at].buffer.capacity() as u64;
+        if need <= have {
+            return Some(at);
+        }
+        while !self.charge(need - have, payer) {
+            if at == 0 {
+                self.remove(0, payer);
+                return None;
+            }
+            self.remove(0, payer);
+            at -= 1;
+        }
+        let entry = &mut self.entries[at];
+        entry.charged += need - have;
+        entry.buffer.reserve_exact(need as usize - entry.buffer.len());
+        Some(at)
+    }
+
+    fn charge(&mut self, bytes: u64, payer: &mut Payer<'_>) -> bool {
+        let fits = self.charged + bytes <= BYTES_MAX
+            && payer.budget.charge_udp(payer.member, bytes, payer.now);
+        self.charged += if fits { bytes } else { 0 };
+        fits
+    }
+
+    fn uncharge(&mut self, bytes: u64, payer: &mut Payer<'_>) {
+        self.charged -= bytes;
+        payer.budget.uncharge_udp(payer.member, bytes, payer.now);
+    }
+
+    /// Keeps nothing of the datagram but that it was refused.
+    fn refuse(&mut self, at: usize, payer: &mut Payer<'_>) {
+        let entry = &mut self.entries[at];
+        entry.refused = true;
+        (entry.buffer, entry.ranges) = (Vec::new(), Vec::new());
+        let held = std::mem::replace(&mut entry.charged, ENTRY_BYTES);
+        self.uncharge(held - ENTRY_BYTES, payer);
+    }
+
+    fn remove(&mut self, at: usize, payer: &mut Payer<'_>) -> Entry {
+        let entry = self.entries.remove(at);
+        self.uncharge(entry.charged, payer);
+        entry
+    }
+
+    /// Those that waited too long go.
+    pub(crate) fn expire(&mut self, payer: &mut Payer<'_>, stats: &mut Stats) {
+        while let Some(at) = self.entries.iter().position(|e| e.until <= payer.now) {
+            self.remove(at, payer);
+            stats.add(Stat::ReasmTimeout);
+        }
+    }
+
+    pub(crate) fn clear(&mut self, payer: &mut Payer<'_>) {
+        while !self.entries.is_empty() {
+            self.remove(0, payer);
+        }
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.entries.iter().map(|e| e.until).min()
+    }
+}
+
+/// RFC 1858, RFC 7112: a header that is cut in two is there to be hidden from somebody.
+fn is_tiny(fragment: &Fragment<'_>) -> bool {
+    let header = if fragment.next == TCP { 20 } else { 8 };
+    if fragment.offset == 0 {
+        fragment.payload.len() < header
+    } else {
+        (fragment.offset as usize) < header
+    }
+}
+
+impl Entry {
+    /// All of it is there, and the same.
+    fn repeats(&self, fragment: &Fragment<'_>, end: u32) -> bool {
+        let inside = self.ranges.iter().any(|r| r.0 <= fragment.offset && end <= r.1);
+        let same_end = fragment.more || self.total == Some(end);
+        inside
+            && same_end
+            && self.buffer[fragment.offset as usize..end as usize] == *fragment.payload
+    }
+
+    /// Some of it is there, or it is beyond the end, or it ends elsewhere.
+    fn overlaps(&self, fragment: &Fragment<'_>, end: u32) -> bool {
+        let (start, last) = (fragment.offset, self.ranges.last().map_or(0, |r| r.1));
+        let beyond = self.total.is_some_and(|total| end > total || (!fragment.more && end < total));
+        let shortens = !fragment.more && last > end;
+        beyond || shortens || self.ranges.iter().any(|r| start < r.1 && r.0 < end)
+    }
+
+    fn touches(&self, start: u32, end: u32) -> bool {
+        self.ranges.iter().any(|r| r.1 == start || r.0 == end)
+    }
+
+    /// The buffer has room for it, and nothing of it is there.
+    fn store(&mut self, fragment: &Fragment<'_>, end: u32) {
+        let start = fragment.offset;
+        if self.buffer.len() < end as usize {
+            self.buffer.resize(end as usize, 0);
+        }
+        self.buffer[start as usize..end as usize].copy_from_slice(fragment.payload);
+        if start == 0 {
+            self.next = fragment.next;
+        }
+        if !fragment.more {
+            self.total = Some(end);
+        }
+        let at = self.ranges.partition_point(|r| r.1 < start);
+        let mut merged = (start, end);
+        let touching = self.ranges[at..].iter().take_while(|r| r.0 <= end).count();
+        for r in self.ranges.drain(at..at + touching) {
+            merged = (merged.0.min(r.0), merged.1.max(r.1));
+        }
+        self.ranges.insert(at, merged);
+    }
+}
+
+#[cfg(test)]
+mod tests;

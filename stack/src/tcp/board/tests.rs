@@ -1,0 +1,187 @@
+//! Random ACKs, SACKs, losses and retransmissions against a model that knows each byte.
+
+use super::*;
+use crate::seeded::{Seeded, each_seed};
+
+/// What the model knows of a byte: its fate, when it left last, whether more than once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Byte {
+    fate: Fate,
+    at: Instant,
+    again: bool,
+}
+
+struct Model {
+    board: Board,
+    bytes: VecDeque<Byte>,
+    una: Seq,
+    now: Instant,
+    chunks: usize,
+}
+
+impl Model {
+    fn new(iss: u32, chunks: usize) -> Self {
+        let una = Seq(iss);
+        Self { board: Board::new(una), bytes: VecDeque::new(), una, now: Instant(1), chunks }
+    }
+
+    fn step(&mut self, rng: &mut Seeded) {
+        self.now = Instant(self.now.0 + rng.below(2) as u64);
+        let held = self.bytes.len();
+        match rng.below(100) {
+            0..30 => self.send(1 + rng.below(40)),
+            30..45 => self.ack(rng.below(held + 1)),
+            45..70 => {
+                let start = rng.below(held + 1);
+                self.sack(start, start + rng.below(30));
+            }
+            70..78 => self.lose(rng),
+            _ => self.again(rng),
+        }
+        self.check();
+    }
+
+    fn send(&mut self, len: usize) {
+        self.board.sent(len as u32, self.now, self.chunks);
+        let byte = Byte { fate: Fate::Flying, at: self.now, again: false };
+        self.bytes.extend(std::iter::repeat_n(byte, len));
+    }
+
+    fn ack(&mut self, len: usize) {
+        let fresh = self.bytes.drain(..len).filter(|b| b.fate != Fate::Sacked).count();
+        self.una = self.una + len as u32;
+        let mut told = 0;
+        let mut last = self.una - len as u32;
+        let bytes = self.board.acked(self.una, |run| {
+            assert!(run.fate != Fate::Sacked && run.end.gt(last), "in order, once");
+            last = run.end;
+            told += 1;
+        });
+        assert_eq!(bytes as usize, fresh);
+        assert_eq!(told > 0, fresh > 0);
+    }
+
+    fn sack(&mut self, start: usize, end: usize) {
+        let end = end.min(self.bytes.len());
+        let range = Range { start: self.una + start as u32, end: self.una + end as u32 };
+        let fresh = if start < end {
+            self.bytes.range_mut(start..end).filter(|b| b.fate != Fate::Sacked).count()
+        } else {
+            0
+        };
+        let runs = self.board.runs.len();
+        let bytes = self.board.sack(range, self.chunks, |run| assert!(run.fate != Fate::Sacked));
+        if bytes == 0 && fresh > 0 {
+            assert!(runs + 2 > Board::most(self.chunks), "ignored only where the list is full");
+            return;
+        }
+        assert_eq!(bytes as usize, fresh);
+        if start < end {
+            self.bytes.range_mut(start..end).for_each(|b| b.fate = Fate::Sacked);
+        }
+    }
+
+    fn lose(&mut self, rng: &mut Seeded) {
+        // Times are exact only while the list is not full.
+        let ago = if self.chunks < 100 { 0 } else { rng.below(20) as u64 };
+        let before = Instant(self.now.0.saturating_sub(ago));
+        let lost = |b: &&mut Byte| b.fate == Fate::Flying && b.at <= before;
+        let expected = self.bytes.iter_mut().filter(lost).map(|b| b.fate = Fate::Lost).count();
+        assert_eq!(self.board.lose(|run| run.at <= before) as usize, expected);
+    }
+
+    fn again(&mut self, rng: &mut Seeded) {
+        let Some(lost) = self.board.first_lost() else {
+            assert!(self.bytes.iter().all(|b| b.fate != Fate::Lost));
+            return;
+        };
+        let first = self.bytes.iter().position(|b| b.fate == Fate::Lost);
+        assert_eq!(Some(lost.start.diff(self.una) as usize), first);
+        let len = 1 + rng.below(lost.len() as usize) as u32;
+        let range = Range { end: lost.start + len, ..lost };
+        self.board.sent_again(range, self.now, self.chunks);
+        let start = lost.start.diff(self.una) as usize;
+        for byte in self.bytes.range_mut(start..start + len as usize) {
+            *byte = Byte { fate: Fate::Flying, at: self.now, again: true };
+        }
+    }
+
+    /// Fates byte for byte; times exactly while the list is not full, and never too early.
+    fn check(&self) {
+        let count = |fate| self.bytes.iter().filter(|b| b.fate == fate).count() as u32;
+        assert_eq!(
+            (self.board.una(), self.board.outstanding()),
+            (self.una, self.bytes.len() as u32)
+        );
+        assert_eq!(
+            (self.board.sacked(), self.board.lost),
+            (count(Fate::Sacked), count(Fate::Lost))
+        );
+        assert_eq!(self.board.pipe(), count(Fate::Flying));
+        let mut bytes = self.bytes.iter();
+        let mut start = self.una;
+        for run in self.board.runs() {
+            assert!(run.end.gt(start), "no empty run");
+            for byte in bytes.by_ref().take(run.end.diff(start) as usize) {
+                assert_eq!(byte.fate, run.fate);
+                if byte.fate == Fate::Flying {
+                    assert!(run.at >= byte.at);
+                    assert!(run.at == byte.at || self.chunks < 100);
+                }
+            }
+            start = run.end;
+        }
+        assert!(bytes.next().is_none());
+        assert!(self.board.runs.len() <= 2 * Board::most(self.chunks));
+    }
+}
+
+#[test]
+fn the_board_knows_what_a_list_of_bytes_knows() {
+    for chunks in [0, 3, 1000] {
+        each_seed(0..60, |rng| {
+            let mut model = Model::new(u32::MAX - 500 + rng.below(400) as u32, chunks);
+            for _ in 0..400 {
+                model.step(rng);
+            }
+            model.ack(model.bytes.len());
+            model.check();
+            assert!(
+                model.board.runs.capacity() <= 2 * RUNS_MIN,
+                "an idle flow holds next to nothing"
+            );
+        });
+    }
+}
+
+#[test]
+fn a_burst_is_one_record_and_an_ack_in_order_needs_no_more() {
+    let mut board = Board::new(Seq(0));
+    for _ in 0..64 {
+        board.sent(65_000, Instant(5), 1000);
+    }
+    assert_eq!(board.runs.len(), 1);
+    assert_eq!(board.acked(Seq(1_000_000), |_| {}), 1_000_000);
+    assert_eq!((board.runs.len(), board.pipe()), (1, 64 * 65_000 - 1_000_000));
+}
+
+#[test]
+fn a_flow_of_tiny_segments_holds_no_more_records_than_its_chunks_pay_for() {
+    let mut board = Board::new(Seq(0));
+    for i in 0..10_000 {
+        board.sent(48, Instant(i), 10);
+    }
+    for i in (0..10_000).step_by(2) {
+        let range = Range { start: Seq(48 * i), end: Seq(48 * (i + 1)) };
+        board.sack(range, 10, |_| {});
+    }
+    assert!(board.runs.len() <= Board::most(10), "{}", board.runs.len());
+    board.lose(|_| true);
+    let mut now = 20_000;
+    while let Some(lost) = board.first_lost() {
+        now += 1;
+        let len = lost.len().min(48);
+        board.sent_again(Range { end: lost.start + len, ..lost }, Instant(now), 10);
+    }
+    assert!(board.runs.len() <= 2 * Board::most(10), "{}", board.runs.len());
+}

@@ -1,0 +1,142 @@
+//! Repairing a loss, and taking it back.
+//!
+//! ```text
+//!             RACK or third repeated ACK: something is lost
+//!        Open ────────────────────────────────────▶ Fast      what is lost goes out at the pace of what arrives
+//!         ▲ ▲                                       │  │      (proportional rate reduction, RFC 9937)
+//!         │ └─ SND.UNA reaches what SND.NXT was ────┘  │ timeout
+//!         └──────────────────────────────────────── Timeout   slow start from one segment (RFC 5681 section 3.1)
+//! ```
+//!
+//! Either may turn out to be for nothing: the guest's timestamps show that an original arrived (Eifel, RFC 3522), or
+//! its DSACKs that everything sent again was there already (RFC 2883 section 4, RFC 3708). Then the congestion control
+//! is put back where it was (RFC 4015 section 3.2).
+
+use crate::seq::Seq;
+use crate::tcp::congestion::Congestion;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Open,
+    /// Fast recovery.
+    Fast,
+    /// After a timeout.
+    Timeout,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Recovery {
+    pub(crate) phase: Phase,
+    /// SND.NXT when it began (RFC 6582's recover); stays when it is over.
+    pub(crate) until: Seq,
+    prr: Prr,
+    undo: Option<Undo>,
+    /// Repeated ACKs without SACK (RFC 5681 section 3.2).
+    pub(crate) repeated: u32,
+}
+
+/// RFC 9937 section 6, in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Prr {
+    delivered: u32,
+    out: u32,
+    /// RecoverFS
+    flight: u32,
+}
+
+/// What a recovery that was for nothing goes back to.
+#[derive(Debug, Clone, Copy)]
+struct Undo {
+    before: Congestion,
+    /// TSval of the first retransmission.
+    stamp: Option<u32>,
+    /// Bytes sent again and not yet known to have been there already.
+    resent: u32,
+    /// Something was sent again at all.
+    any: bool,
+}
+
+impl Recovery {
+    pub(crate) fn new(iss: Seq) -> Self {
+        let (phase, prr) = (Phase::Open, Prr::default());
+        Self { phase, until: iss, prr, undo: None, repeated: 0 }
+    }
+
+    /// `pipe`: bytes on their way before the ACK that told of the loss.
+    pub(crate) fn begin(&mut self, phase: Phase, before: Congestion, nxt: Seq, pipe: u32) {
+        // A timeout in recovery goes back to what was before both.
+        if self.phase == Phase::Open {
+            self.undo = Some(Undo { before, stamp: None, resent: 0, any: false });
+        }
+        (self.phase, self.until) = (phase, nxt);
+        self.prr = Prr { flight: pipe.max(1), ..Prr::default() };
+        self.repeated = 0;
+    }
+
+    pub(crate) fn end(&mut self) {
+        self.phase = Phase::Open;
+        self.repeated = 0;
+    }
+
+    /// In fast recovery: the congestion window after an ACK that told of `delivered` bytes. `pipe` is what is on its
+    /// way now; `safe`: the ACK moved SND.UNA and told of no further loss (RFC 9937 section 5's SafeACK).
+    pub(crate) fn window(
+        &mut self,
+        cc: &Congestion,
+        pipe: u32,
+        delivered: u32,
+        safe: bool,
+        mss: u32,
+    ) -> u32 {
+        let prr = &mut self.prr;
+        prr.delivered = prr.delivered.saturating_add(delivered);
+        let more = if pipe > cc.ssthresh {
+            let share = u64::from(prr.delivered) * u64::from(cc.ssthresh);
+            let share = u32::try_from(share.div_ceil(u64::from(prr.flight))).unwrap_or(u32::MAX);
+            share.saturating_sub(prr.out)
+        } else {
+            let bank = prr.delivered.saturating_sub(prr.out).max(delivered);
+            let bank = if safe { bank.saturating_add(mss) } else { bank };
+            bank.min(cc.ssthresh - pipe)
+        };
+        // The first retransmission is never held back.
+        let more = if prr.out == 0 { more.max(mss) } else { more };
+        pipe.saturating_add(more)
+    }
+
+    /// `len` bytes left, first or again.
+    pub(crate) fn on_sent(&mut self, len: u32) {
+        self.prr.out = self.prr.out.saturating_add(len);
+    }
+
+    /// `len` bytes were sent again, with this timestamp.
+    pub(crate) fn on_sent_again(&mut self, len: u32, tsval: Option<u32>) {
+        if let Some(undo) = &mut self.undo
+            && self.phase != Phase::Open
+        {
+            undo.stamp = undo.stamp.or(tsval);
+            undo.resent = undo.resent.saturating_add(len);
+            undo.any = true;
+        }
+    }
+
+    /// RFC 3522: SND.UNA moved, and what moved it was older than the first retransmission. What to go back to.
+    pub(crate) fn answered_original(&self, tsecr: Option<u32>) -> Option<Congestion> {
+        let undo = self.undo.filter(|_| self.phase != Phase::Open)?;
+        let (stamp, tsecr) = (undo.stamp?, tsecr?);
+        Seq(tsecr).lt(Seq(stamp)).then_some(undo.before)
+    }
+
+    /// The guest had `len` bytes twice. What to go back to, once that is all that was sent again.
+    pub(crate) fn on_duplicate(&mut self, len: u32) -> Option<Congestion> {
+        let undo = self.undo.as_mut().filter(|undo| undo.any)?;
+        undo.resent = undo.resent.saturating_sub(len);
+        (undo.resent == 0).then_some(undo.before)
+    }
+
+    /// It was for nothing.
+    pub(crate) fn undone(&mut self) {
+        self.undo = None;
+        self.end();
+    }
+}

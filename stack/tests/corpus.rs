@@ -1,0 +1,46 @@
+//! Every input under `stack/fuzz/corpus` through the code the fuzzers run, and random ones besides: what a fuzzer found
+//! once stays found, without a fuzzer.
+
+use std::fs;
+use std::path::Path;
+
+use skbudget_stack::fuzz::TARGETS;
+use skbudget_stack::sim::Rng;
+
+/// What may be committed, all targets together.
+const CORPUS_BYTES_MAX: u64 = 200 << 10;
+
+#[test]
+fn committed_inputs_are_replayed() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let mut bytes = 0;
+    for (name, target) in TARGETS {
+        let mut files: Vec<_> = fs::read_dir(corpus.join(name))
+            .unwrap_or_else(|e| panic!("corpus of {name}: {e}"))
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        files.sort();
+        assert!(!files.is_empty(), "no input for {name}");
+        for file in files {
+            let input = fs::read(&file).unwrap();
+            bytes += input.len() as u64;
+            let outcome = std::panic::catch_unwind(|| target(&input));
+            assert!(outcome.is_ok(), "{}", file.display());
+        }
+    }
+    assert!(bytes <= CORPUS_BYTES_MAX, "{bytes} bytes of inputs");
+}
+
+/// Bytes without a plan: shallow, but also where no fuzzer runs.
+#[test]
+fn random_inputs() {
+    for (name, target) in TARGETS {
+        for seed in 0..400 {
+            let mut rng = Rng::new(seed);
+            let len = rng.below(1500) as usize;
+            let input: Vec<u8> = (0..len).map(|_| rng.next_u64() as u8).collect();
+            let outcome = std::panic::catch_unwind(|| target(&input));
+            assert!(outcome.is_ok(), "{name}, seed {seed}");
+        }
+    }
+}
