@@ -66,6 +66,8 @@ pub(crate) struct Flow {
     pub(crate) idle: bool,
     /// On the container's queue of flows that may become idle.
     pub(crate) watched: bool,
+    /// On that queue since it was opened, whatever it did since.
+    pub(crate) fresh: bool,
 }
 
 impl HostSide {
@@ -111,6 +113,7 @@ impl Flow {
             last_data: now,
             idle: false,
             watched: false,
+            fresh: false,
         })
     }
 

@@ -199,6 +199,13 @@ pub(crate) fn lower(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
     lower_to(ends, HostCaps { sndbuf: HOST_FLOOR.sndbuf, ..ends.side.caps }, mem);
 }
 
+/// An idle flow's caps stand between somebody and a connection: all of it goes. A remote that was sending in the end
+/// may wait those 200 ms once.
+pub(crate) fn lower_to_floor(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
+    ends.side.begun = false;
+    lower_to(ends, HOST_FLOOR, mem);
+}
+
 /// The container is under pressure: the caps of a flow that proved fast go back to where it began (B7, B10).
 pub(crate) fn relax(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
     lower_to(ends, BEGIN_CAPS, mem);

@@ -139,6 +139,7 @@ impl Container {
         let admitted = self.open_passive(cx, syn.tuple, to, &syn.segment());
         if admitted {
             self.parked.take(id);
+            self.demote_for_parked(cx);
         }
         admitted
     }
@@ -173,6 +174,7 @@ impl Container {
         let side = HostSide::new(peer, HOST_FLOOR, true);
         let mut flow = Flow::new(id, tuple, tcb, side, ledger, cx.now);
         self.stats.add(Stat::ActiveOpens);
+        self.watch_new(&mut flow, cx.now);
         self.mark(&mut flow);
         self.flows.insert(flow);
         Some(id)

@@ -76,22 +76,27 @@ impl Container {
         }
     }
 
-    /// Writes off credit of idle flows, the longest idle first, until there is room for `need` bytes. What they
-    /// advertised stays advertised: if it comes due, the charge is asked for again. False: that gave no room.
+    /// Writes off credit of idle flows, the longest idle first, and lowers the caps of their host sockets to the floor,
+    /// until there is room for `need` bytes. What they advertised stays advertised: if it comes due, the charge is
+    /// asked for again. False: that gave no room.
     pub(super) fn demote(&mut self, cx: &mut Ctx<'_>, need: u64) -> bool {
         let mut freed = false;
         // The room decides, not what was written off: the part within a flow's reserve gives none.
         while cx.budget.headroom() < need {
             let Some((since, id)) = self.idle.pop_front() else { return false };
-            let Some(flow) = self.flows.get_mut(id) else { continue };
-            if !is_idle_since(flow, since) {
+            if !self.flows.get(id).is_some_and(|flow| is_idle_since(flow, since)) {
                 continue;
             }
+            let Some(mut flow) = self.flows.take(id.index) else { continue };
             let slots = flow.tcb.rcv.q.close_to(0, cx.budget, &mut flow.ledger, cx.now);
             if slots > 0 {
                 cx.budget.count(self.member, Counter::CreditDemoted, u64::from(slots));
                 freed = true;
             }
+            let before = flow.host.caps;
+            self.with_ends(cx, &mut flow, relay::lower_to_floor);
+            freed |= flow.host.caps != before;
+            self.flows.put(flow);
         }
         freed
     }
@@ -110,6 +115,13 @@ impl Container {
         }
     }
 
+    /// A flow that may send from now on, and perhaps never will: the window it was given is lent as all windows are.
+    pub(super) fn watch_new(&mut self, flow: &mut Flow, now: Instant) {
+        flow.last_data = now;
+        flow.fresh = true;
+        self.watch.push_back((now + IDLE_AFTER, flow.id));
+    }
+
     /// Flows whose last data is old become idle. The queue is in time order: each entry waits the same time.
     pub(super) fn find_idle(&mut self, cx: &mut Ctx<'_>) {
         while let Some(&(at, id)) = self.watch.front() {
@@ -118,6 +130,10 @@ impl Container {
             }
             self.watch.pop_front();
             let Some(flow) = self.flows.get_mut(id) else { continue };
+            if std::mem::take(&mut flow.fresh) && flow.watched {
+                // Data came: it stands on the queue once more, for that.
+                continue;
+            }
             let due = flow.last_data + IDLE_AFTER;
             if due > cx.now {
                 // Data came meanwhile; looked at again a whole interval later, so that order needs no sorting.
@@ -128,6 +144,7 @@ impl Container {
                 self.fall_idle(cx, &mut flow);
                 self.flows.put(flow);
             }
+            self.demote_for_parked(cx);
         }
         if self.idle.len() > self.idle_limit {
             let Self { idle, flows, .. } = self;
@@ -137,14 +154,20 @@ impl Container {
     }
 
     fn fall_idle(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow) {
-        flow.watched = false;
-        self.watched -= 1;
+        self.watched -= usize::from(std::mem::take(&mut flow.watched));
         flow.idle = true;
         flow.tcb.rcv.on_idle();
         flow.tcb.snd.on_idle();
         self.with_ends(cx, flow, relay::lower);
         cx.budget.set_idle(&mut flow.ledger, true, cx.now);
         self.idle.push_back((flow.last_data, flow.id));
+    }
+
+    /// SYNs wait for room, and nobody else will come to ask idle flows for theirs.
+    pub(super) fn demote_for_parked(&mut self, cx: &mut Ctx<'_>) {
+        if self.parked.waiting() > 0 {
+            self.demote(cx, self.config.sizes.total());
+        }
     }
 
     /// No room for a new flow: the oldest orphan that holds more than a little is reset (K11, tcp_check_oom). Its guest

@@ -39,6 +39,7 @@ impl Container {
                 Some(Ok(())) => {
                     flow.host.open = true;
                     flow.tcb.on_host_connected();
+                    self.watch_new(&mut flow, cx.now);
                 }
                 Some(Err(e)) => return self.host_connect_failed(cx, flow, e),
             }

@@ -16,13 +16,14 @@ fn room_for(n: u64) -> Rig {
     Rig::with(Setup { hard, soft: Some(hard / 2), ..Setup::default() })
 }
 
-/// Opens flows until one has to wait; ports from 40000 on.
+/// Opens flows until one has to wait although those before it lend their idle windows; ports from 40000 on.
 fn fill(rig: &mut Rig) -> Vec<Peer> {
     let mut peers = Vec::new();
     loop {
         let port = 40_000 + peers.len() as u16;
         let before = rig.host.connects.len();
         assert_eq!(rig.send(Hello::default().syn(port, 80)), []);
+        rig.pass(if rig.host.connects.len() == before { 1100 } else { 0 });
         if rig.host.connects.len() == before {
             return peers;
         }

@@ -1,0 +1,178 @@
+//! What a hostile guest says, at a steady rate.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use skbudget_stack::controller::Instant;
+use skbudget_stack::sim::Rng;
+
+use crate::raw::{ACK, GUEST, Plot, SYN, Seg};
+use crate::scene::{NEVER_READS, PUSHER, SILENT, SINK};
+
+/// Segments said at once.
+const BURST: u64 = 50;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// SYNs of ports that never answer, half of them from addresses that are not the guest's.
+    Syn,
+    /// Segments anywhere in the window but at its front.
+    OutOfOrder,
+    /// One byte each, in order, to servers that never read.
+    OneByte,
+    /// ACKs of what was not sent, SACKs of what is not there, duplicates, windows that open and shut.
+    AckLie,
+}
+
+/// One connection of an attacker.
+#[derive(Debug, Clone, Copy)]
+struct Conn {
+    seq: u32,
+    ack: u32,
+    /// Bytes it may have in flight, from `acked` on.
+    wnd: u32,
+    acked: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Attack {
+    kind: Kind,
+    left: u64,
+    every: Duration,
+    at: Option<Instant>,
+    rng: Rng,
+    conns: BTreeMap<u16, Conn>,
+    pub(crate) said: u64,
+}
+
+impl Attack {
+    /// `count` segments at `per_second`, on `conns` connections.
+    pub(crate) fn new(kind: Kind, count: u64, per_second: u64, conns: u16) -> Self {
+        let conns = if kind == Kind::Syn { 0 } else { conns };
+        let blank = Conn { seq: 1001, ack: 0, wnd: 0, acked: 1001 };
+        Self {
+            kind,
+            left: count,
+            every: Duration::from_nanos(1_000_000_000 * BURST / per_second),
+            at: Some(Instant::default()),
+            rng: Rng::new(9),
+            conns: (0..conns).map(|i| (20_000 + i, blank)).collect(),
+            said: 0,
+        }
+    }
+
+    fn port_of(kind: Kind) -> u16 {
+        match kind {
+            Kind::Syn | Kind::OutOfOrder => SINK,
+            Kind::OneByte => NEVER_READS,
+            Kind::AckLie => PUSHER,
+        }
+    }
+
+    fn syn(&mut self) -> Seg {
+        let port = 1024 + self.rng.below(60_000) as u16;
+        let remote = [SINK, SILENT, PUSHER][self.rng.below(3) as usize];
+        let mut seg = Seg::new(port, remote, SYN);
+        seg.seq = self.rng.next_u64() as u32;
+        seg.options = vec![2, 4, 5, 180, 1, 3, 3, 7];
+        if self.rng.chance(500_000) {
+            let host = self.rng.next_u64().to_be_bytes();
+            seg.src = [192, host[0], host[1], host[2]];
+        }
+        debug_assert!(seg.src == GUEST || seg.src[0] == 192);
+        seg
+    }
+
+    fn hostile(&mut self) -> Option<Seg> {
+        if self.kind == Kind::Syn {
+            return Some(self.syn());
+        }
+        let n = self.rng.below(self.conns.len() as u64) as usize;
+        let (&port, conn) = self.conns.iter_mut().nth(n)?;
+        if conn.ack == 0 {
+            return None;
+        }
+        let rng = &mut self.rng;
+        let mut seg = Seg::new(port, Self::port_of(self.kind), ACK);
+        (seg.seq, seg.ack) = (conn.seq, conn.ack);
+        match self.kind {
+            Kind::Syn => {}
+            Kind::OutOfOrder => {
+                let offset = 1 + rng.below(u64::from(conn.wnd.max(2)) - 1) as u32;
+                seg.seq = conn.seq.wrapping_add(offset);
+                seg.len = 1 + rng.below(700) as u16;
+            }
+            Kind::OneByte => {
+                if conn.seq.wrapping_sub(conn.acked) >= conn.wnd {
+                    return None;
+                }
+                seg.len = 1;
+                conn.seq = conn.seq.wrapping_add(1);
+            }
+            Kind::AckLie => match rng.below(6) {
+                0 => seg.ack = conn.ack.wrapping_add(1 + rng.below(1 << 20) as u32),
+                1 => seg.ack = conn.ack.wrapping_sub(rng.below(100_000) as u32),
+                2 | 3 => {
+                    let from = conn.ack.wrapping_add(rng.below(200_000) as u32);
+                    let to = from.wrapping_add(1 + rng.below(100_000) as u32);
+                    seg.options = vec![1, 1, 5, 10];
+                    seg.options.extend(from.to_be_bytes());
+                    seg.options.extend(to.to_be_bytes());
+                }
+                4 => seg.wnd = rng.below(3) as u16,
+                // The oldest lie: said often enough, it is taken for a loss.
+                _ => {}
+            },
+        }
+        Some(seg)
+    }
+}
+
+impl Plot for Attack {
+    fn hear(&mut self, _: Instant, seg: &Seg, say: &mut Vec<Seg>) {
+        let Some(conn) = self.conns.get_mut(&seg.port) else { return };
+        if seg.flags & (SYN | ACK) == SYN | ACK {
+            conn.ack = seg.seq.wrapping_add(1);
+            let mut ack = Seg::new(seg.port, seg.remote, ACK);
+            (ack.seq, ack.ack) = (conn.seq, conn.ack);
+            say.push(ack);
+        }
+        conn.acked = seg.ack;
+        // The stack's scale, which holds for all but its SYN.
+        conn.wnd = u32::from(seg.wnd) << if seg.flags & SYN == 0 { 7 } else { 0 };
+        // A liar acknowledges half of what it hears.
+        if self.kind == Kind::AckLie && seg.len > 0 && self.rng.chance(500_000) {
+            let end = seg.seq.wrapping_add(seg.len.into());
+            if end.wrapping_sub(conn.ack).cast_signed() > 0 {
+                conn.ack = end;
+            }
+        }
+    }
+
+    fn act(&mut self, now: Instant, room: usize, say: &mut Vec<Seg>) {
+        if self.said == 0 {
+            // The connections come first, whole and honest.
+            for &port in self.conns.keys() {
+                let mut syn = Seg::new(port, Self::port_of(self.kind), SYN);
+                syn.seq = 1000;
+                syn.options = vec![2, 4, 5, 180, 3, 3, 7, 1, 4, 2, 1, 1];
+                say.push(syn);
+            }
+            self.said = 1;
+            self.at = Some(now + Duration::from_millis(50));
+            return;
+        }
+        for _ in 0..BURST.min(self.left).min(room as u64) {
+            self.left -= 1;
+            if let Some(seg) = self.hostile() {
+                self.said += 1;
+                say.push(seg);
+            }
+        }
+        self.at = (self.left > 0).then(|| now + self.every);
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.at
+    }
+}

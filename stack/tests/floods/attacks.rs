@@ -1,0 +1,76 @@
+//! Floods from one container: what it may hold, and what its neighbour sees of it.
+
+use std::time::Duration;
+
+use skbudget_stack::controller::Instant;
+
+use crate::attack::{Attack, Kind};
+use crate::raw::Raw;
+use crate::scene::Scene;
+
+const HARD: u64 = 16 << 20;
+
+/// The neighbour's p99 while nobody attacks.
+fn alone(until: Instant) -> Duration {
+    let attack = Attack::new(Kind::Syn, 1, 1, 0);
+    let mut scene = Scene::new(Box::new(Raw::new(attack)), HARD, until);
+    scene.world.run_until(until);
+    scene.neighbours_p99()
+}
+
+/// `count` hostile segments at a rate; what the attacker's container counted.
+fn flood(kind: Kind, count: u64, per_second: u64) -> Scene {
+    let length = Duration::from_millis(1000 * count / per_second + 200);
+    let until = Instant::default() + length;
+    let attack = Attack::new(kind, count, per_second, 50);
+    let mut scene = Scene::new(Box::new(Raw::new(attack)), HARD, until);
+    let attacker = scene.attacker;
+    scene.world.run_until(until);
+    let said = scene.world.with_guest(attacker, |raw: &mut Raw<Attack>| raw.plot.said);
+    scene.assert_within_limits();
+    let (alone, beside) = (alone(until), scene.neighbours_p99());
+    println!(
+        "{kind:?}: {said} segments, peak {} of {HARD}, p99 {alone:?} -> {beside:?}",
+        scene.peak()
+    );
+    assert!(said * 2 > count, "{said} of {count} hostile segments were said");
+    assert!(beside <= alone.mul_f64(1.2), "the neighbour's p99: {beside:?}, alone {alone:?}");
+    scene
+}
+
+#[test]
+fn a_million_spoofed_syns() {
+    let mut scene = flood(Kind::Syn, 1_000_000, 50_000);
+    // Half of them were not the guest's to say; of the others as many were begun as there is memory for.
+    let spoofed = scene.stat("DropSource");
+    assert!((480_000..520_000).contains(&spoofed), "{spoofed}");
+    let opens = scene.stat("PassiveOpens");
+    assert!(opens > 400, "{opens} were begun");
+    // Connections that nobody answers end by themselves, but for those whose host never answers either.
+    let later = scene.world.now() + Duration::from_secs(600);
+    scene.world.run_until(later);
+    scene.assert_within_limits();
+    scene.stop_attacker();
+    scene.end();
+}
+
+#[test]
+fn segments_out_of_order() {
+    let mut scene = flood(Kind::OutOfOrder, 200_000, 100_000);
+    scene.stop_attacker();
+    scene.end();
+}
+
+#[test]
+fn segments_of_one_byte() {
+    let mut scene = flood(Kind::OneByte, 200_000, 100_000);
+    scene.stop_attacker();
+    scene.end();
+}
+
+#[test]
+fn acknowledgements_that_lie() {
+    let mut scene = flood(Kind::AckLie, 200_000, 100_000);
+    scene.stop_attacker();
+    scene.end();
+}

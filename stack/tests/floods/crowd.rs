@@ -1,0 +1,221 @@
+//! Connections that are opened, used once and closed, so many at a time; some of them to nobody.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use skbudget_stack::controller::Instant;
+
+use crate::raw::{ACK, FIN, Plot, RST, SYN, Seg};
+use crate::scene::{ECHOED, RESPONDER, SILENT};
+
+/// A SYN that was not answered is said again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    Opening { said: Instant },
+    Asked { at: Instant },
+    Closing,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Conn {
+    stage: Stage,
+    seq: u32,
+    ack: u32,
+    got: u32,
+    /// Requests still to be made.
+    left: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Crowd {
+    /// Connections still to begin, and how many may be there at once.
+    todo: u32,
+    at_once: usize,
+    /// Requests of each, and the time between them.
+    requests: u32,
+    every: Duration,
+    /// SYNs to servers that never answer, at the start.
+    dead: u16,
+    /// Nobody closes before all are there.
+    gather: bool,
+    conns: BTreeMap<u16, Conn>,
+    /// Requests that are due.
+    due: BTreeMap<(Instant, u16), ()>,
+    next_port: u16,
+    at: Option<Instant>,
+    pub(crate) established: u32,
+    pub(crate) most: usize,
+    pub(crate) done: u32,
+    pub(crate) resets: u32,
+    pub(crate) took: Vec<u64>,
+}
+
+impl Crowd {
+    pub(crate) fn new(conns: u32, at_once: usize) -> Self {
+        Self {
+            todo: conns,
+            at_once,
+            requests: 1,
+            every: Duration::ZERO,
+            dead: 0,
+            gather: false,
+            conns: BTreeMap::new(),
+            due: BTreeMap::new(),
+            next_port: 2000,
+            at: Some(Instant::from_millis(1)),
+            established: 0,
+            most: 0,
+            done: 0,
+            resets: 0,
+            took: Vec::new(),
+        }
+    }
+
+    /// All of them are open before the first one asks.
+    pub(crate) fn gathering(self) -> Self {
+        Self { gather: true, ..self }
+    }
+
+    pub(crate) fn asking(self, requests: u32, every: Duration) -> Self {
+        Self { requests, every, ..self }
+    }
+
+    pub(crate) fn beside_dead(self, dead: u16) -> Self {
+        Self { dead, ..self }
+    }
+
+    fn begin(&mut self, now: Instant, say: &mut Vec<Seg>) {
+        self.todo -= 1;
+        let port = self.next_port;
+        self.next_port += 1;
+        let seq = u32::from(port).wrapping_mul(0x9e37_79b1);
+        let stage = Stage::Opening { said: now };
+        self.conns.insert(port, Conn { stage, seq, ack: 0, got: 0, left: self.requests });
+        say.push(syn(port, RESPONDER, seq));
+    }
+
+    fn ask(&mut self, now: Instant, port: u16, say: &mut Vec<Seg>) {
+        let Some(conn) = self.conns.get_mut(&port) else { return };
+        let mut seg = Seg::new(port, RESPONDER, ACK);
+        (seg.seq, seg.ack, seg.len) = (conn.seq, conn.ack, ECHOED as u16);
+        conn.seq = conn.seq.wrapping_add(ECHOED);
+        conn.left -= 1;
+        conn.got = 0;
+        conn.stage = Stage::Asked { at: now };
+        say.push(seg);
+    }
+
+    fn on_segment(&mut self, now: Instant, seg: &Seg, say: &mut Vec<Seg>) {
+        let Some(conn) = self.conns.get_mut(&seg.port) else { return };
+        if seg.flags & RST != 0 {
+            self.resets += 1;
+            self.conns.remove(&seg.port);
+            return;
+        }
+        if seg.flags & SYN != 0 {
+            if matches!(conn.stage, Stage::Opening { .. }) && conn.ack == 0 {
+                conn.ack = seg.seq.wrapping_add(1);
+                conn.seq = conn.seq.wrapping_add(1);
+                self.established += 1;
+                let mut ack = Seg::new(seg.port, seg.remote, ACK);
+                (ack.seq, ack.ack) = (conn.seq, conn.ack);
+                say.push(ack);
+                if !self.gather {
+                    self.ask(now, seg.port, say);
+                }
+            }
+            return;
+        }
+        if seg.seq != conn.ack {
+            return;
+        }
+        let news = u32::from(seg.len) + u32::from(seg.flags & FIN);
+        conn.ack = conn.ack.wrapping_add(news);
+        conn.got += u32::from(seg.len);
+        if news > 0 {
+            let mut ack = Seg::new(seg.port, seg.remote, ACK);
+            (ack.seq, ack.ack) = (conn.seq, conn.ack);
+            say.push(ack);
+        }
+        match conn.stage {
+            Stage::Asked { at } if conn.got >= ECHOED => {
+                self.took.push(now.0 - at.0);
+                if conn.left > 0 {
+                    self.due.insert((at + self.every, seg.port), ());
+                } else {
+                    conn.stage = Stage::Closing;
+                    let mut fin = Seg::new(seg.port, seg.remote, FIN | ACK);
+                    (fin.seq, fin.ack) = (conn.seq, conn.ack);
+                    conn.seq = conn.seq.wrapping_add(1);
+                    say.push(fin);
+                }
+            }
+            Stage::Closing if seg.flags & FIN != 0 => {
+                self.done += 1;
+                self.conns.remove(&seg.port);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn syn(port: u16, remote: u16, seq: u32) -> Seg {
+    let mut syn = Seg::new(port, remote, SYN);
+    syn.seq = seq;
+    syn.options = vec![2, 4, 5, 180, 3, 3, 7, 1];
+    syn
+}
+
+impl Plot for Crowd {
+    fn hear(&mut self, now: Instant, seg: &Seg, say: &mut Vec<Seg>) {
+        self.on_segment(now, seg, say);
+        while self.todo > 0 && self.conns.len() < self.at_once {
+            self.begin(now, say);
+        }
+        self.most = self.most.max(self.conns.len());
+        // All are there: now they ask, and close as they are answered.
+        if self.gather && self.todo == 0 && self.established as usize == self.conns.len() {
+            self.gather = false;
+            let ports: Vec<u16> = self.conns.keys().copied().collect();
+            for port in ports {
+                self.ask(now, port, say);
+            }
+        }
+    }
+
+    fn act(&mut self, now: Instant, _: usize, say: &mut Vec<Seg>) {
+        for i in 0..std::mem::take(&mut self.dead) {
+            say.push(syn(60_000 + i, SILENT, 77));
+        }
+        while self.todo > 0 && self.conns.len() < self.at_once {
+            self.begin(now, say);
+        }
+        self.most = self.most.max(self.conns.len());
+        while let Some(&(at, port)) = self.due.keys().next().filter(|(at, _)| *at <= now) {
+            self.due.remove(&(at, port));
+            self.ask(now, port, say);
+        }
+        for (&port, conn) in &mut self.conns {
+            if let Stage::Opening { said } = &mut conn.stage
+                && conn.ack == 0
+                && now.since(*said) >= AGAIN
+            {
+                *said = now;
+                say.push(syn(port, RESPONDER, conn.seq));
+            }
+        }
+        self.at = None;
+    }
+
+    fn next(&self) -> Option<Instant> {
+        let due = self.due.keys().next().map(|(at, _)| *at);
+        let open = self.conns.values().filter_map(|conn| match conn.stage {
+            Stage::Opening { said } if conn.ack == 0 => Some(said + AGAIN),
+            _ => None,
+        });
+        // Who opens all at once looks at all of them rarely; who opens one after the other has one.
+        [self.at, due, open.min()].into_iter().flatten().min()
+    }
+}
