@@ -67,6 +67,7 @@ impl Target for TapTarget {
         arm: &ArmPlan,
         control: Control<'_>,
     ) -> Result<ArmResult, Failure> {
+        carries(plan)?;
         check_privileges()?;
         raise_nofile()?;
         let mut stage = Stage::set(plan, arm)?;
@@ -284,6 +285,32 @@ fn budget(b: &BudgetPlan, plan: &Plan, arm: &ArmPlan) -> Result<BudgetConfig, Fa
         min_bytes: 0,
         weight: 100,
     })
+}
+
+/// Refuses what only the virtual target has, before anything is set up.
+fn carries(plan: &Plan) -> Result<(), Failure> {
+    for c in &plan.containers {
+        let one_life = c.joins_ns == 0 && c.active.len() == 1;
+        let odd = c.loads.iter().find(|l| match l {
+            Load::Up { connections, .. } | Load::Down { connections } => *connections > 1,
+            Load::Stuff(fill) => fill.reads_bits_per_second.is_some(),
+            Load::Orphans { .. } | Load::Accept { .. } | Load::Incast { .. } => true,
+            Load::Probe(_) | Load::Hoard(_) | Load::Flood { .. } => false,
+        });
+        let what = match (odd, one_life) {
+            (Some(load), _) => format!("its load '{}'", load.word()),
+            (None, false) => "its coming and going".to_owned(),
+            (None, true) => continue,
+        };
+        let (name, scenario) = (&c.name, &plan.scenario);
+        let text = format!("{scenario}: {name}: {what} is for the virtual target only");
+        return Err(Failure::Usage(text));
+    }
+    if plan.host.is_some() {
+        let text = format!("{}: a limit above all is for the virtual target only", plan.scenario);
+        return Err(Failure::Usage(text));
+    }
+    Ok(())
 }
 
 /// Says what is missing before anything is set up.
