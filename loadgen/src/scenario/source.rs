@@ -106,6 +106,8 @@ impl Source {
     pub fn render(&self) -> String {
         let mut table = self.table.clone();
         table.remove("extends");
+        // What a target has besides is in it already.
+        table.remove("on");
         toml::to_string(&table).unwrap_or_default()
     }
 
