@@ -5,6 +5,7 @@
 //!
 //! `SKBUDGET_SEED=n cargo test -p skbudget-stack --test simulation` runs one seed again.
 
+mod autotune;
 mod plan;
 mod run;
 mod twin;
