@@ -1,14 +1,16 @@
 //! Fairness numbers out of an arm's records.
 
+use crate::measure::Book;
 use crate::plan::{CONTENDED, Phase, RECOVERY, Role, SOLO};
-use crate::result::{ArmResult, ContainerPhase, ContainerResult, Fairness, ProbePhase};
+use crate::result::{
+    ArmResult, ContainerPhase, ContainerResult, Cost, Fairness, GroupResult, ProbePhase, Quantile,
+};
 
 /// What the numbers are measured against.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a> {
     pub phases: &'a [Phase],
     pub window_ns: u64,
-    pub bits_per_second: u64,
 }
 
 /// Counters that mean somebody's data or connection was turned away for lack of memory.
@@ -24,7 +26,16 @@ const REFUSALS: &[&str] = &[
     "AdmissionDelayed",
 ];
 
-pub fn fairness(arm: &ArmResult, frame: Frame<'_>) -> Fairness {
+/// Fills in what follows from the records: each container's cost, the groups, the fairness of the whole.
+pub fn derive(arm: &mut ArmResult, frame: Frame<'_>) {
+    for c in &mut arm.containers {
+        c.cost = cost(c, frame);
+    }
+    arm.groups = groups(arm);
+    arm.fairness = fairness(arm, frame);
+}
+
+fn fairness(arm: &ArmResult, frame: Frame<'_>) -> Fairness {
     let victims: Vec<&ContainerResult> =
         arm.containers.iter().filter(|c| c.role == Role::Victim).collect();
     let hogs = || arm.containers.iter().filter(|c| c.role == Role::Hog);
@@ -34,7 +45,7 @@ pub fn fairness(arm: &ArmResult, frame: Frame<'_>) -> Fairness {
         hog_peak_bytes: hogs().map(|c| c.peak_held_bytes).max().unwrap_or(0),
         hog_hard_bytes: hogs().map(|c| c.hard_bytes).max().unwrap_or(0),
         overshoot_bytes: arm.budgets.iter().map(|b| b.overshoot_bytes).max().unwrap_or(0),
-        victim_refusals: victims.iter().map(|c| count(c, REFUSALS)).sum(),
+        victim_refusals: victims.iter().map(|c| refusals(c)).sum(),
         victim_pressure_ns: victims.iter().map(|c| arm.budgets[c.budget].pressure_ns).max(),
         corrupt: arm.containers.iter().map(|c| c.corrupt).sum(),
         broken: victims.iter().map(|c| c.broken).sum(),
@@ -46,12 +57,129 @@ pub fn fairness(arm: &ArmResult, frame: Frame<'_>) -> Fairness {
     };
     for c in victims {
         throughput(&mut f, c, frame);
-        latency(&mut f, c);
         stalls(&mut f, c);
-        let t = recovery(c, frame);
-        f.recovery_ns = f.recovery_ns.zip(t).map(|(a, b)| a.max(b));
+        if let Some(contended) = &c.phases[CONTENDED].probe {
+            let d = contended.delivered_ppm;
+            f.delivered_ppm = f.delivered_ppm.map_or(d, |least| Some(least.min(d.unwrap_or(0))));
+        }
+        f.recovery_ns = f.recovery_ns.zip(c.cost.recovery_ns).map(|(a, b)| a.max(b));
+    }
+    for pair in latency_pairs(arm) {
+        let inflation = pair.inflation_milli();
+        if worse(inflation, f.p99_inflation_milli) {
+            f.p99_inflation_milli = inflation;
+            f.p99_inflation_of = pair.of;
+        }
     }
     f
+}
+
+/// `None` (nothing came, or nobody knows how late) is the worst there is.
+fn worse(new: Option<u64>, old: Option<u64>) -> bool {
+    match (new, old) {
+        (None, Some(_)) => true,
+        (Some(a), Some(b)) => a > b,
+        (_, None) => false,
+    }
+}
+
+fn cost(c: &ContainerResult, frame: Frame<'_>) -> Cost {
+    let mut cost = Cost { throughput_slowdown_milli: Some(0), ..Cost::default() };
+    for d in directions(c) {
+        let slowdown = slowdown(c, d, frame);
+        if worse(slowdown, cost.throughput_slowdown_milli) {
+            cost.throughput_slowdown_milli = slowdown;
+        }
+    }
+    cost.p99_inflation_milli = Pair::of_container(c).and_then(|p| p.inflation_milli());
+    cost.stall_ns = stall(c, CONTENDED);
+    cost.recovery_ns = recovery(c, frame);
+    cost
+}
+
+/// The containers of each group as one.
+fn groups(arm: &ArmResult) -> Vec<GroupResult> {
+    let mut out: Vec<GroupResult> = Vec::new();
+    for c in &arm.containers {
+        if !out.iter().any(|g| g.name == c.group && g.role == c.role) {
+            let (name, role) = (c.group.clone(), c.role);
+            out.push(GroupResult { name, role, ..GroupResult::default() });
+        }
+    }
+    for g in &mut out {
+        let of = |c: &&ContainerResult| c.group == g.name && c.role == g.role;
+        let members: Vec<_> = arm.containers.iter().filter(of).collect();
+        g.containers = members.len() as u64;
+        let phases = members.first().map_or(0, |c| c.phases.len());
+        g.bytes =
+            (0..phases).map(|p| members.iter().map(|c| c.phases[p].moved_bytes).sum()).collect();
+        let merge = |p: usize| {
+            Book::merged(members.iter().filter_map(|c| c.phases[p].probe.as_ref()))
+                .unwrap_or_default()
+        };
+        if members.iter().any(|c| c.phases.iter().any(|p| p.probe.is_some())) {
+            g.probes = (0..phases).map(merge).collect();
+        }
+    }
+    out
+}
+
+/// The p99 of somebody, alone and contended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair {
+    pub of: String,
+    pub solo: Option<Quantile>,
+    pub contended: Option<Quantile>,
+    /// Requests, in the phase with fewer.
+    pub samples: u64,
+}
+
+impl Pair {
+    fn new(of: &str, solo: &ProbePhase, contended: &ProbePhase) -> Self {
+        let samples = solo.intended.min(contended.intended);
+        Self { of: of.to_owned(), solo: solo.p99, contended: contended.p99, samples }
+    }
+    fn of_container(c: &ContainerResult) -> Option<Self> {
+        Some(Self::new(
+            &c.name,
+            c.phases[SOLO].probe.as_ref()?,
+            c.phases[CONTENDED].probe.as_ref()?,
+        ))
+    }
+    /// Both in nanoseconds, if they are known from above.
+    pub fn known(&self) -> Option<(u64, u64)> {
+        let pair = self.solo.zip(self.contended).filter(|(s, c)| !s.at_least && !c.at_least);
+        pair.filter(|_| self.enough()).map(|(s, c)| (s.ns, c.ns))
+    }
+    /// A percentile means something when at least 20 samples lie beyond it.
+    pub fn enough(&self) -> bool {
+        self.samples / 100 >= 20
+    }
+    fn inflation_milli(&self) -> Option<u64> {
+        self.known().map(|(solo, contended)| contended * 1000 / solo.max(1))
+    }
+}
+
+/// Of each victim; or, where each has too few samples, of each group of victims together.
+pub fn latency_pairs(arm: &ArmResult) -> Vec<Pair> {
+    let mut out = Vec::new();
+    for g in arm.groups.iter().filter(|g| g.role == Role::Victim) {
+        let of = |c: &&ContainerResult| c.group == g.name && c.role == g.role;
+        let members = arm.containers.iter().filter(of);
+        let pairs: Vec<Pair> = members.filter_map(Pair::of_container).collect();
+        match &g.probes[..] {
+            [solo, contended, ..] if pairs.len() > 1 && !pairs.iter().all(Pair::enough) => {
+                out.push(Pair::new(&g.name, solo, contended));
+            }
+            _ => out.extend(pairs),
+        }
+    }
+    out
+}
+
+/// How often data or connections of a container were turned away for lack of memory.
+pub fn refusals(c: &ContainerResult) -> u64 {
+    count(c, REFUSALS)
 }
 
 fn goodput(p: &ContainerPhase) -> u64 {
@@ -80,86 +208,99 @@ fn per_second(bytes: u64, phase: &Phase) -> u64 {
     (u128::from(bytes) * 1_000_000_000 / u128::from(phase.nanos().max(1))) as u64
 }
 
-fn throughput(f: &mut Fairness, c: &ContainerResult, frame: Frame<'_>) {
-    type Bytes = fn(&ContainerPhase) -> u64;
+type Bytes = fn(&ContainerPhase) -> u64;
+
+/// A direction in which a container wants something: its name, what comes of it, and what its link carries for it.
+#[derive(Debug, Clone, Copy)]
+struct Direction {
+    name: &'static str,
+    bytes: Bytes,
+    carried: Bytes,
+}
+
+/// Who has no bulk wants answers.
+fn directions(c: &ContainerResult) -> Vec<Direction> {
+    let up = Direction { name: "up", bytes: |p| p.up_bytes, carried: |p| p.up_bytes };
     // The link carries the probe's responses beside the bulk.
-    let directions: [(&str, Bytes, Bytes); 2] = [
-        ("up", |p| p.up_bytes, |p| p.up_bytes),
-        ("down", |p| p.down_bytes, |p| p.down_bytes + p.probe_bytes),
-    ];
-    for (name, bytes, carried) in directions {
-        let solo = per_second(bytes(&c.phases[SOLO]), &frame.phases[SOLO]);
-        let contended = per_second(bytes(&c.phases[CONTENDED]), &frame.phases[CONTENDED]);
-        let carried = per_second(carried(&c.phases[SOLO]), &frame.phases[SOLO]);
-        let share =
-            (u128::from(carried) * 8_000_000).checked_div(u128::from(frame.bits_per_second));
-        f.solo_share_ppm = f.solo_share_ppm.min(share.unwrap_or(0) as u64);
-        let slowdown = (u128::from(solo) * 1000).checked_div(u128::from(contended));
-        let slowdown = slowdown.map(|s| s as u64);
-        // `None` (nothing came) is the worst there is.
-        let worse = match (slowdown, f.throughput_slowdown_milli) {
-            (None, Some(_)) => true,
-            (Some(a), Some(b)) => a > b,
-            (_, None) => false,
-        };
-        if worse {
+    let carried: Bytes = |p| p.down_bytes + p.probe_bytes;
+    let down = Direction { name: "down", bytes: |p| p.down_bytes, carried };
+    let probe = Direction { name: "probe", bytes: |p| p.probe_bytes, carried };
+    let mut all = Vec::new();
+    all.extend(c.wants_up.then_some(up));
+    all.extend(c.wants_down.then_some(down));
+    if all.is_empty() {
+        all.push(probe);
+    }
+    all
+}
+
+fn slowdown(c: &ContainerResult, d: Direction, frame: Frame<'_>) -> Option<u64> {
+    let solo = per_second((d.bytes)(&c.phases[SOLO]), &frame.phases[SOLO]);
+    let contended = per_second((d.bytes)(&c.phases[CONTENDED]), &frame.phases[CONTENDED]);
+    (u128::from(solo) * 1000).checked_div(u128::from(contended)).map(|s| s as u64)
+}
+
+fn throughput(f: &mut Fairness, c: &ContainerResult, frame: Frame<'_>) {
+    for d in directions(c) {
+        if c.bits_per_second > 0 && (c.wants_up || c.wants_down) {
+            let carried = per_second((d.carried)(&c.phases[SOLO]), &frame.phases[SOLO]);
+            let share =
+                (u128::from(carried) * 8_000_000).checked_div(u128::from(c.bits_per_second));
+            f.solo_share_ppm = f.solo_share_ppm.min(share.unwrap_or(0) as u64);
+        }
+        let slowdown = slowdown(c, d, frame);
+        if worse(slowdown, f.throughput_slowdown_milli) {
             f.throughput_slowdown_milli = slowdown;
-            f.throughput_slowdown_of = format!("{} {name}", c.name);
+            f.throughput_slowdown_of = format!("{} {}", c.name, d.name);
         }
     }
 }
 
-/// A percentile means something when at least 20 samples lie beyond it.
-pub fn enough(probe: &ProbePhase, one_in: u64) -> bool {
-    probe.intended / one_in >= 20
-}
-
-fn latency(f: &mut Fairness, c: &ContainerResult) {
-    let (Some(solo), Some(contended)) = (&c.phases[SOLO].probe, &c.phases[CONTENDED].probe) else {
-        return;
-    };
-    f.delivered_ppm = match (f.delivered_ppm, contended.delivered_ppm) {
-        (None, d) => d,
-        (Some(a), d) => Some(a.min(d.unwrap_or(0))),
-    };
-    let known = enough(solo, 100) && enough(contended, 100);
-    let pair = solo.p99.zip(contended.p99).filter(|(s, c)| known && !s.at_least && !c.at_least);
-    let inflation = pair.map(|(s, c)| c.ns * 1000 / s.ns.max(1));
-    let worse = match (inflation, f.p99_inflation_milli) {
-        (None, Some(_)) => true,
-        (Some(a), Some(b)) => a > b,
-        (_, None) => false,
-    };
-    if worse {
-        f.p99_inflation_milli = inflation;
-        f.p99_inflation_of.clone_from(&c.name);
+/// Longest time without a byte that was wanted. Who has no bulk is stalled while a response is owed.
+fn stall(c: &ContainerResult, phase: usize) -> u64 {
+    let p = &c.phases[phase];
+    if c.wants_up || c.wants_down {
+        let up = if c.wants_up { p.up_stall_ns } else { 0 };
+        return up.max(if c.wants_down { p.down_stall_ns } else { 0 });
     }
+    p.probe.as_ref().and_then(|p| p.max).map_or(0, |q| q.ns)
 }
 
 fn stalls(f: &mut Fairness, c: &ContainerResult) {
-    let of = |p: &ContainerPhase| p.up_stall_ns.max(p.down_stall_ns);
-    f.stall_solo_ns = f.stall_solo_ns.max(of(&c.phases[SOLO]));
-    if of(&c.phases[CONTENDED]) > f.stall_ns {
-        f.stall_ns = of(&c.phases[CONTENDED]);
+    f.stall_solo_ns = f.stall_solo_ns.max(stall(c, SOLO));
+    if c.cost.stall_ns > f.stall_ns {
+        f.stall_ns = c.cost.stall_ns;
         f.stall_of.clone_from(&c.name);
     }
 }
 
-/// From the hog's leaving to the first of two windows in a row with 95 % of solo, both ways.
+/// From the hog's leaving to the first of two windows in a row that are as good as solo, in every direction it wants:
+/// 95 % of its mean, or what its own least window had, for a window holds few segments of a slow link.
 fn recovery(c: &ContainerResult, frame: Frame<'_>) -> Option<u64> {
     let phase = frame.phases.get(RECOVERY)?;
     let solo = &frame.phases[SOLO];
-    let good = |windows: &[u32], bytes: u64, w: usize| {
-        let per_window = per_second(bytes, solo) * frame.window_ns / 1_000_000_000;
-        u64::from(windows.get(w).copied().unwrap_or(0)) * 100 >= per_window * 95
+    let within = |p: &Phase| {
+        (p.start_ns.div_ceil(frame.window_ns) as usize)..((p.end_ns / frame.window_ns) as usize)
     };
-    let both = |w: usize| {
-        good(&c.up_window_bytes, c.phases[SOLO].up_bytes, w)
-            && good(&c.down_window_bytes, c.phases[SOLO].down_bytes, w)
+    let enough = |windows: &[u32], bytes: u64| {
+        let mean = per_second(bytes, solo) * frame.window_ns / 1_000_000_000;
+        let least = windows.get(within(solo)).and_then(|w| w.iter().min()).map_or(0, |w| *w);
+        // A window without a byte is no measure.
+        let wanted = mean * 95 / 100;
+        if least == 0 { wanted } else { wanted.min(u64::from(least)) }
     };
-    let first = (phase.start_ns / frame.window_ns) as usize;
-    let last = (phase.end_ns / frame.window_ns) as usize;
-    let at = (first..last.saturating_sub(1)).find(|w| both(*w) && both(w + 1))?;
+    let up = enough(&c.up_window_bytes, c.phases[SOLO].up_bytes);
+    let down = enough(&c.down_window_bytes, c.phases[SOLO].down_bytes);
+    let good = |windows: &[u32], wanted: u64, w: usize| {
+        windows.get(w).is_some_and(|bytes| u64::from(*bytes) >= wanted)
+    };
+    let all = |w: usize| {
+        (!c.wants_up || good(&c.up_window_bytes, up, w))
+            && (!c.wants_down || good(&c.down_window_bytes, down, w))
+    };
+    let windows = within(phase);
+    let first = windows.start;
+    let at = windows.take_while(|w| w + 1 < within(phase).end).find(|w| all(*w) && all(w + 1))?;
     Some((at - first) as u64 * frame.window_ns)
 }
 

@@ -62,6 +62,7 @@ pub(crate) fn container(name: &str, role: Role, mb: [u64; 3], p99_ms: [u64; 3]) 
         guest_counters: BTreeMap::new(),
         flows_total: 3,
         corrupt: 0,
+        bits_per_second: 1_000_000_000,
         wants_up: true,
         wants_down: true,
         ..ContainerResult::default()
@@ -90,10 +91,15 @@ pub(crate) fn arm(role: ArmRole, containers: Vec<ContainerResult>) -> ArmResult 
     }
 }
 
-pub(crate) fn judge(arm: &ArmResult) -> Fairness {
+pub(crate) fn settle(arm: &mut ArmResult) {
     let phases = phases();
-    let frame = Frame { phases: &phases, window_ns: 10 * MS, bits_per_second: 1_000_000_000 };
-    fairness(arm, frame)
+    derive(arm, Frame { phases: &phases, window_ns: 10 * MS });
+}
+
+fn judge(arm: &ArmResult) -> Fairness {
+    let mut arm = arm.clone();
+    settle(&mut arm);
+    arm.fairness
 }
 
 #[test]

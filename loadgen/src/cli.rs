@@ -11,9 +11,11 @@ use crate::commands;
 use crate::exit::{Exit, Failure};
 use crate::export;
 use crate::interrupt;
+use crate::recheck;
 use crate::report::table;
 use crate::run;
-use crate::scenario::{SCENARIOS, Scenario};
+use crate::scenario::{self, Scenario};
+use crate::study::{self, Study};
 use crate::target::{self, Control};
 
 #[derive(Debug, Parser)]
@@ -32,7 +34,7 @@ enum Command {
     },
     /// Run a scenario
     Run {
-        /// Its name; `loadgen list` shows them
+        /// The name of one that is built in (`loadgen list` shows them), or a file
         scenario: String,
         /// Where: virtual (seeded virtual time, no privileges) or tap (real namespaces; root)
         #[arg(long, default_value = "virtual")]
@@ -40,12 +42,86 @@ enum Command {
         #[command(flatten)]
         options: Options,
     },
-    /// Name the scenarios and their parameters
+    /// Name the built-in scenarios and their parameters
     List,
+    /// Print the file of a built-in scenario, to be copied and edited
+    Show { name: String },
+    /// Run a scenario once for each value of a parameter: a table, sweep.json, and a result for each
+    Sweep {
+        scenario: String,
+        /// `containers=1,10,100`
+        #[arg(long, value_name = "KEY=VALUE,...")]
+        param: String,
+        #[arg(long, default_value = "virtual")]
+        target: String,
+        #[command(flatten)]
+        options: Basics,
+    },
+    /// Look for the largest value of a parameter at which no subject's gate fails
+    Search {
+        scenario: String,
+        /// `stuff`, or a path like `group.hog.stuff.conns`
+        #[arg(long, value_name = "KEY")]
+        param: String,
+        /// Is expected to pass
+        #[arg(long, value_name = "VALUE")]
+        from: String,
+        #[arg(long, value_name = "VALUE")]
+        to: String,
+        /// Halvings at most
+        #[arg(long, default_value_t = 8)]
+        steps: u32,
+        #[arg(long, default_value = "virtual")]
+        target: String,
+        #[command(flatten)]
+        options: Basics,
+    },
+    /// Judge a saved result: exit 3 when a gate fails, 4 when it is worse than the baseline, 6 without one
+    Gate {
+        /// result.json or its directory
+        result: PathBuf,
+        /// Another result, to be no worse than
+        #[arg(long, value_name = "PATH")]
+        baseline: Option<PathBuf>,
+        /// A condition besides, on every subject (repeatable): 'worst(victim.response.p99) <= 5ms'
+        #[arg(long, value_name = "EXPR")]
+        expr: Vec<String>,
+        /// Percent by which a wall-clock run may be worse than its baseline
+        #[arg(long, default_value_t = 20)]
+        tolerance: u64,
+        /// What an inconclusive result is
+        #[arg(long, value_enum, default_value_t = Inconclusive::Fail)]
+        inconclusive: Inconclusive,
+    },
     #[command(name = crate::target::tap::SUBCOMMAND, hide = true)]
     Agent,
     #[command(flatten)]
     OfResults(commands::Command),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Inconclusive {
+    Fail,
+    Warn,
+}
+
+#[derive(Debug, clap::Args)]
+struct Basics {
+    /// A seed is a run: the virtual target gives the same bytes every time
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Change a parameter (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Where to write [default: out/<command>-<scenario>-<seed>]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+impl Basics {
+    fn study<'a>(&'a self, scenario: &'a str, target: &'a str) -> Study<'a> {
+        Study { scenario, target, seed: self.seed, set: &self.set, out: self.out.clone() }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -91,35 +167,59 @@ pub fn run_with(args: impl IntoIterator<Item = OsString>) -> u8 {
 fn dispatch(command: Command) -> Result<u8, Failure> {
     match command {
         Command::Repro { options } => {
-            scenario("starvation", "virtual", "repro", &options, interrupt::watch())
+            run_one("starvation", "virtual", Some("repro"), &options, interrupt::watch())
         }
         Command::Run { scenario: name, target, options } => {
-            scenario(&name, &target, &name, &options, interrupt::watch())
+            run_one(&name, &target, None, &options, interrupt::watch())
         }
-        Command::List => print(&list()),
+        Command::List => print(&list()?),
+        Command::Show { name } => print(&show(&name)?),
+        Command::Sweep { scenario, param, target, options } => {
+            let stop = Control { stop: interrupt::watch() };
+            said(study::sweep(&options.study(&scenario, &target), &param, stop)?)
+        }
+        Command::Search { scenario, param, from, to, steps, target, options } => {
+            let range = study::Range { key: &param, from: &from, to: &to, steps };
+            let stop = Control { stop: interrupt::watch() };
+            said(study::search(&options.study(&scenario, &target), &range, stop)?)
+        }
+        Command::Gate { result, baseline, expr, tolerance, inconclusive } => {
+            let options = recheck::Options {
+                baseline: baseline.as_deref(),
+                exprs: &expr,
+                tolerance,
+                warn_only: inconclusive == Inconclusive::Warn,
+            };
+            said(recheck::gate(&result, &options)?)
+        }
         Command::Agent => target::tap::agent_main().map(|()| 0).map_err(Failure::Io),
         Command::OfResults(command) => commands::dispatch(command),
     }
 }
 
-fn scenario(
+/// A text and the exit code that goes with it.
+fn said((text, exit): (String, u8)) -> Result<u8, Failure> {
+    print(&text)?;
+    Ok(exit)
+}
+
+fn run_one(
     name: &str,
     target: &str,
-    label: &str,
+    label: Option<&str>,
     options: &Options,
     stop: &AtomicBool,
 ) -> Result<u8, Failure> {
-    let scenario = Scenario::find(name)?;
     let target = target::find(target)?;
-    let mut params = scenario.params(target.name());
+    let mut scenario = Scenario::find(name, target.name())?;
     for assignment in &options.set {
-        params.set(assignment)?;
+        scenario.set(assignment)?;
     }
-    let plan = scenario.plan(&params, options.seed)?;
+    let plan = scenario.plan(options.seed)?;
+    let label = label.unwrap_or(&plan.scenario);
     let default = || PathBuf::from(format!("out/{label}-{}", options.seed));
     let out = options.out.clone().unwrap_or_else(default);
-    // An unwritable place is found before the work, not after.
-    std::fs::create_dir_all(&out).map_err(|e| Failure::io(out.display(), e))?;
+    run::check_writable(&out)?;
 
     let result = run::run(&plan, target.as_ref(), Control { stop })?;
     options.outputs.write(&out, &result)?;
@@ -133,18 +233,41 @@ fn scenario(
     Ok(result.verdict.exit)
 }
 
-fn list() -> String {
+fn list() -> Result<String, Failure> {
     let mut s = String::new();
-    for scenario in SCENARIOS {
-        s.push_str(&format!("{}\n    {}\n", scenario.name, scenario.about));
-        let tap = scenario.params("tap");
-        for (p, t) in scenario.params("virtual").iter().zip(tap.iter()) {
-            let (v, t) = (p.unit.show(p.value), p.unit.show(t.value));
-            let value = if v == t { v } else { format!("{v} (tap: {t})") };
-            s.push_str(&format!("    --set {:32} {}\n", format!("{}={value}", p.key), p.help));
+    for name in scenario::names() {
+        let scenario = Scenario::find(name, "virtual")?;
+        s.push_str(&format!("{name}\n    {}\n", scenario.about()?));
+        let params = scenario.params()?;
+        let row = |(key, value): &(String, toml::Value)| match value {
+            toml::Value::String(text) => format!("{key}={text}"),
+            other => format!("{key}={other}"),
+        };
+        let mut line = String::from("    --set");
+        for word in params.iter().map(row) {
+            if line.len() + word.len() > 100 {
+                s.push_str(&line);
+                s.push('\n');
+                line = String::from("         ");
+            }
+            line.push(' ');
+            line.push_str(&word);
         }
+        s.push_str(&line);
+        s.push('\n');
     }
-    s
+    s.push_str("\nAny value of a file goes by its path besides: --set group.hog.count=2\n");
+    Ok(s)
+}
+
+fn show(name: &str) -> Result<String, Failure> {
+    match scenario::text(name) {
+        Some(text) => Ok(text.to_owned()),
+        // Says what there is.
+        None => Scenario::find(name, "virtual").and_then(|_| {
+            std::fs::read_to_string(name).map_err(|e| Failure::Usage(format!("{name}: {e}")))
+        }),
+    }
 }
 
 /// Prints; the exit code is that of success.

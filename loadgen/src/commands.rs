@@ -1,4 +1,6 @@
-//! The commands that work on results: no load is made here.
+//! The commands that work on results.
+
+mod compare;
 
 use std::path::{Path, PathBuf};
 
@@ -7,8 +9,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use crate::cli::print;
 use crate::exit::Failure;
 use crate::export::{self, Format, github, json};
+use crate::merge::{self, How};
 use crate::report::{explain, table};
 use crate::result::RunResult;
+use crate::selftest;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -22,6 +26,23 @@ pub(crate) enum Command {
         #[command(flatten)]
         outputs: Outputs,
     },
+    /// Is B worse than A? Exit 4 if it is, 5 if that cannot be told
+    Compare(Box<compare::Compare>),
+    /// Several results of one scenario as one: histograms are added, nothing is averaged
+    Merge {
+        /// Two or more: result.json or their folders
+        #[arg(required = true, num_args = 2..)]
+        results: Vec<PathBuf>,
+        /// Are they parts of one run, or the same run again?
+        #[arg(long, value_enum, default_value = "repeats")]
+        how: How,
+        #[arg(long, value_name = "DIR", default_value = "out/merged")]
+        out: PathBuf,
+        #[command(flatten)]
+        outputs: Outputs,
+    },
+    /// Check this binary against oracles whose answers are known, in seconds
+    Selftest,
     /// Print the JSON Schema of a file
     Schema { which: SchemaName },
     /// Say what a metric, a gate or an exit code means
@@ -46,6 +67,7 @@ pub(crate) struct Outputs {
 pub(crate) enum SchemaName {
     Result,
     Verdict,
+    Scenario,
 }
 
 impl Outputs {
@@ -70,12 +92,25 @@ impl Outputs {
 pub(crate) fn dispatch(command: Command) -> Result<u8, Failure> {
     match command {
         Command::Report { result, out, outputs } => report(&result, out, &outputs),
+        Command::Compare(compare) => compare.dispatch(),
+        Command::Merge { results, how, out, outputs } => merged(&results, how, &out, &outputs),
+        Command::Selftest => Ok(selftest::run(|line| drop(print(line)))),
         Command::Schema { which } => print(match which {
             SchemaName::Result => include_str!("../schema/result.schema.json"),
             SchemaName::Verdict => include_str!("../schema/verdict.schema.json"),
+            SchemaName::Scenario => include_str!("../schema/scenario.schema.json"),
         }),
         Command::Explain { topic } => print(&explain::explain(topic.as_deref())?),
     }
+}
+
+fn merged(from: &[PathBuf], how: How, out: &Path, outputs: &Outputs) -> Result<u8, Failure> {
+    let parts = from.iter().map(|p| json::read(p)).collect::<Result<Vec<_>, _>>()?;
+    let sum = merge::merge(&parts, how)?;
+    outputs.write(out, &sum)?;
+    let line = table::verdict_line(&sum, &out.display().to_string());
+    print(&format!("{}\n{line}\n", table::render(&sum)))?;
+    Ok(sum.verdict.exit)
 }
 
 fn report(from: &Path, out: Option<PathBuf>, outputs: &Outputs) -> Result<u8, Failure> {

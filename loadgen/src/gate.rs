@@ -1,11 +1,13 @@
 //! The judgement: gates over the fairness numbers, and the exit they come to.
 
-use crate::analyse::enough;
+mod expr;
+
+pub use expr::Expr;
+
+use crate::analyse::{Pair, latency_pairs};
 use crate::exit::Exit;
-use crate::plan::{ArmRole, CONTENDED, Role, SOLO};
-use crate::result::{
-    ArmResult, ContainerResult, Fairness, GateKind, GateResult, ProbePhase, Verdict,
-};
+use crate::plan::{ArmRole, GatePlan};
+use crate::result::{ArmResult, ContainerResult, Fairness, GateKind, GateResult, Verdict};
 use crate::units::{bytes, time};
 
 /// What a victim may pay for its neighbour. Exact in virtual time, with room for a busy machine on the wall clock
@@ -14,33 +16,37 @@ use crate::units::{bytes, time};
 pub struct Thresholds {
     pub slowdown_milli: u64,
     pub p99_inflation_milli: u64,
-    /// A larger inflation still passes when the difference is at most this; 0 asks for the ratio alone.
-    pub p99_delta_ns: u64,
+    /// And the difference is at most this; `None` asks for the ratio alone.
+    pub p99_delta_ns: Option<u64>,
     /// Beyond the longest stall alone.
     pub stall_ns: u64,
     pub delivered_ppm: u64,
     pub overshoot_bytes: u64,
+    /// Back at 95 % of solo within this after the hog left.
+    pub recovery_ns: u64,
 }
 
 impl Thresholds {
-    pub fn exact(rtt_ns: u64) -> Self {
+    pub const fn exact(rtt_ns: u64, window_ns: u64) -> Self {
         Self {
             slowdown_milli: 1050,
             p99_inflation_milli: 1200,
-            p99_delta_ns: 0,
-            stall_ns: (4 * rtt_ns).max(1_000_000),
+            p99_delta_ns: None,
+            stall_ns: if 4 * rtt_ns > 1_000_000 { 4 * rtt_ns } else { 1_000_000 },
             delivered_ppm: 1_000_000,
             overshoot_bytes: 0,
+            recovery_ns: 2 * window_ns,
         }
     }
     pub fn wall() -> Self {
         Self {
             slowdown_milli: 1150,
             p99_inflation_milli: 2000,
-            p99_delta_ns: 500_000,
+            p99_delta_ns: Some(500_000),
             stall_ns: 50_000_000,
             delivered_ppm: 999_000,
             overshoot_bytes: 0,
+            recovery_ns: 200_000_000,
         }
     }
 }
@@ -67,32 +73,57 @@ impl Bench<'_> {
     }
 }
 
-/// `share`: whether the link has a rate to compare with (a real TAP has none).
-pub fn judge(arms: &[ArmResult], limits: Thresholds, share: bool) -> (Vec<GateResult>, Verdict) {
+/// `share`: whether the link has a rate to compare with (a real TAP has none). `own`: the scenario's own conditions.
+pub fn judge(
+    arms: &[ArmResult],
+    limits: Thresholds,
+    share: bool,
+    own: &[GatePlan],
+) -> (Vec<GateResult>, Verdict) {
     let mut gates = Vec::new();
     for arm in arms {
         let mut bench = Bench { arm, out: &mut gates };
         sanity(&mut bench, share);
         match arm.role {
-            ArmRole::Control => control(&mut bench),
+            ArmRole::Control => control(&mut bench, own.iter().any(|g| g.arm == arm.name)),
             ArmRole::Subject => subject(&mut bench, limits),
             ArmRole::Baseline => {}
+        }
+        for gate in own.iter().filter(|g| g.arm == arm.name) {
+            let (ok, seen) = gate.expr.judge(arm);
+            let kind = match arm.role {
+                ArmRole::Control => GateKind::Control,
+                ArmRole::Subject => GateKind::Subject,
+                ArmRole::Baseline => GateKind::Sanity,
+            };
+            bench.gate(kind, &gate.expr.to_string(), ok, seen, "holds".to_owned());
         }
     }
     let verdict = verdict(&gates);
     (gates, verdict)
 }
 
-fn verdict(gates: &[GateResult]) -> Verdict {
+/// Of a run that was stopped.
+pub fn interrupted() -> Verdict {
+    let exit = Exit::Interrupted;
+    Verdict { word: exit.word().to_owned(), exit: exit.code(), gates: 0, failed: 0 }
+}
+
+/// What gates come to.
+pub fn exit_of(gates: &[GateResult]) -> Exit {
     let failed = |kind| gates.iter().any(|g| g.kind == kind && !g.passed);
     // A failed subject is a fault whatever else is doubtful; doubt comes before success.
-    let exit = if failed(GateKind::Subject) {
+    if failed(GateKind::Subject) {
         Exit::GateFailed
     } else if failed(GateKind::Control) || failed(GateKind::Sanity) || gates.is_empty() {
         Exit::Inconclusive
     } else {
         Exit::Passed
-    };
+    }
+}
+
+fn verdict(gates: &[GateResult]) -> Verdict {
+    let exit = exit_of(gates);
     Verdict {
         word: exit.word().to_owned(),
         exit: exit.code(),
@@ -109,16 +140,11 @@ fn sanity(bench: &mut Bench<'_>, share: bool) {
         let ok = f.solo_share_ppm >= SOLO_SHARE_PPM;
         bench.gate(GateKind::Sanity, "goodput alone, of the link", ok, seen, ">= 80 %".to_owned());
     }
-    let least = books(bench.arm).map(|p| p.map_or(0, |p| p.intended)).min().unwrap_or(0);
-    let ok =
-        books(bench.arm).count() > 0 && books(bench.arm).all(|p| p.is_some_and(|p| enough(p, 100)));
-    bench.gate(
-        GateKind::Sanity,
-        "probes a phase",
-        ok,
-        least.to_string(),
-        ">= 2000 for a p99".to_owned(),
-    );
+    let pairs = latency_pairs(bench.arm);
+    let least = pairs.iter().map(|p| p.samples).min().unwrap_or(0);
+    let ok = !pairs.is_empty() && pairs.iter().all(Pair::enough);
+    let limit = ">= 2000 for a p99".to_owned();
+    bench.gate(GateKind::Sanity, "probes a phase", ok, least.to_string(), limit);
     let lag = bench.arm.generator_lag_p99_ns;
     let ok = lag <= LAG_NS;
     bench.gate(GateKind::Sanity, "generator's lag, p99", ok, time(lag), "<= 5 ms".to_owned());
@@ -126,12 +152,6 @@ fn sanity(bench: &mut Bench<'_>, share: bool) {
     let ok = wrong.is_none();
     let seen = wrong.unwrap_or_else(|| "all add up".to_owned());
     bench.gate(GateKind::Sanity, "conservation", ok, seen, "nothing lost in counting".to_owned());
-}
-
-/// The solo and the contended probe book of every victim.
-fn books(arm: &ArmResult) -> impl Iterator<Item = Option<&ProbePhase>> {
-    let victims = arm.containers.iter().filter(|c| c.role == Role::Victim);
-    victims.flat_map(|c| [SOLO, CONTENDED].map(|p| c.phases[p].probe.as_ref()))
 }
 
 /// Sums that do not add up: a fault of loadgen.
@@ -154,18 +174,16 @@ fn unbalanced(c: &ContainerResult) -> Option<String> {
     None
 }
 
-fn control(bench: &mut Bench<'_>) {
+/// `own`: the scenario says itself what it takes for starved.
+fn control(bench: &mut Bench<'_>, own: bool) {
     let f = &bench.arm.fairness;
-    let slow = f.throughput_slowdown_milli.is_none_or(|s| s >= STARVED_MILLI);
-    let starved = slow || f.stall_ns >= STARVED_NS;
-    let seen = format!("{}, stall {}", slowdown(f), time(f.stall_ns));
-    bench.gate(
-        GateKind::Control,
-        "the control starves",
-        starved,
-        seen,
-        ">= 5x or a stall >= 1 s".to_owned(),
-    );
+    if !own {
+        let slow = f.throughput_slowdown_milli.is_none_or(|s| s >= STARVED_MILLI);
+        let starved = slow || f.stall_ns >= STARVED_NS;
+        let seen = format!("{}, stall {}", slowdown(f), time(f.stall_ns));
+        let limit = ">= 5x or a stall >= 1 s".to_owned();
+        bench.gate(GateKind::Control, "the control starves", starved, seen, limit);
+    }
     let (refused, pressed) = (f.victim_refusals, f.victim_pressure_ns.unwrap_or(0));
     bench.gate(
         GateKind::Control,
@@ -186,9 +204,12 @@ fn subject(bench: &mut Bench<'_>, limits: Thresholds) {
     let ok = f.throughput_slowdown_milli.is_some_and(|s| s <= limits.slowdown_milli);
     bench.gate(timed, "worst throughput slowdown", ok, slowdown(&f), most);
     // With too few samples there is no p99 to judge; the sanity gate says so.
-    if books(bench.arm).all(|p| p.is_some_and(|p| p.intended == 0 || enough(p, 100))) {
-        let most = format!("<= {}", times(limits.p99_inflation_milli));
+    if latency_pairs(bench.arm).iter().all(|p| p.samples == 0 || p.enough()) {
         let (ok, seen) = inflation(bench.arm, limits);
+        let mut most = format!("<= {}", times(limits.p99_inflation_milli));
+        if let Some(delta) = limits.p99_delta_ns {
+            most.push_str(&format!(" and {} more", time(delta)));
+        }
         bench.gate(timed, "worst p99 inflation", ok, seen, most);
     }
     let most = f.stall_solo_ns + limits.stall_ns;
@@ -197,9 +218,14 @@ fn subject(bench: &mut Bench<'_>, limits: Thresholds) {
     let (delivered, least) = (f.delivered_ppm.unwrap_or(0), limits.delivered_ppm);
     let ok = delivered >= least;
     bench.gate(timed, "least delivered ratio", ok, percent(delivered), percent(least));
+    let ok = f.recovery_ns.is_some_and(|ns| ns <= limits.recovery_ns);
+    let seen = f.recovery_ns.map_or_else(|| "never".to_owned(), time);
+    bench.gate(timed, "recovery", ok, seen, format!("<= {}", time(limits.recovery_ns)));
     let over = f.overshoot_bytes;
     let ok = over <= limits.overshoot_bytes;
     bench.gate(KIND, "hard limit overshoot", ok, bytes(over), bytes(limits.overshoot_bytes));
+    let leaked = bench.arm.leaked_bytes;
+    bench.gate(KIND, "charged to nobody", leaked == 0, bytes(leaked), "0 B".to_owned());
     let ok = f.corrupt == 0 && f.broken == 0;
     let seen = format!("{} wrong, {} connections broken", f.corrupt, f.broken);
     bench.gate(KIND, "every byte arrives intact", ok, seen, "0 and 0".to_owned());
@@ -211,14 +237,19 @@ fn inflation(arm: &ArmResult, limits: Thresholds) -> (bool, String) {
     let Some(worst) = f.p99_inflation_milli else {
         return (false, format!("not known ({})", f.p99_inflation_of));
     };
-    let within = |c: &ContainerResult| {
-        let p99 = |i: usize| c.phases[i].probe.as_ref().and_then(|p| p.p99).map(|q| q.ns);
-        let Some((solo, contended)) = p99(SOLO).zip(p99(CONTENDED)) else { return false };
-        contended * 1000 <= solo * limits.p99_inflation_milli
-            || contended.saturating_sub(solo) <= limits.p99_delta_ns
+    let pairs = latency_pairs(arm);
+    let delta = |p: &Pair| p.known().map_or(0, |(solo, contended)| contended.saturating_sub(solo));
+    let within = |p: &Pair| {
+        let most = limits.p99_delta_ns.unwrap_or(u64::MAX);
+        p.known().is_some_and(|(s, c)| c * 1000 <= s * limits.p99_inflation_milli)
+            && delta(p) <= most
     };
-    let ok = arm.containers.iter().filter(|c| c.role == Role::Victim).all(within);
-    (ok, times(worst))
+    let mut seen = times(worst);
+    if limits.p99_delta_ns.is_some() {
+        let most = pairs.iter().map(delta).max().unwrap_or(0);
+        seen.push_str(&format!(", {} more", time(most)));
+    }
+    (pairs.iter().all(within), seen)
 }
 
 fn slowdown(f: &Fairness) -> String {
@@ -236,8 +267,10 @@ fn percent(ppm: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analyse::tests::{arm, container, judge as fairness};
+    use crate::analyse::tests::{arm, container, settle};
     use crate::plan::Role::Victim;
+
+    const EXACT: Thresholds = Thresholds::exact(100_000, 10_000_000);
 
     fn exit(control_mb: [u64; 3], subject_mb: [u64; 3], subject_p99: [u64; 3]) -> u8 {
         let mut arms = [
@@ -245,10 +278,8 @@ mod tests {
             arm(ArmRole::Subject, vec![container("v", Victim, subject_mb, subject_p99)]),
         ];
         arms[0].containers[0].counters.insert("PruneCalled".to_owned(), 7);
-        for a in &mut arms {
-            a.fairness = fairness(a);
-        }
-        judge(&arms, Thresholds::exact(100_000), true).1.exit
+        arms.iter_mut().for_each(settle);
+        judge(&arms, EXACT, true, &[]).1.exit
     }
 
     #[test]
@@ -269,8 +300,8 @@ mod tests {
     #[test]
     fn starved_without_memory_to_blame_is_no_proof() {
         let mut a = arm(ArmRole::Control, vec![container("v", Victim, [110, 1, 110], [2, 2, 2])]);
-        a.fairness = fairness(&a);
-        let (gates, verdict) = judge(&[a], Thresholds::exact(100_000), true);
+        settle(&mut a);
+        let (gates, verdict) = judge(&[a], EXACT, true, &[]);
         assert_eq!(verdict.exit, 5);
         assert!(gates.iter().any(|g| g.name == "and for lack of memory" && !g.passed));
     }
@@ -279,8 +310,8 @@ mod tests {
     fn windows_that_do_not_add_up_make_a_run_invalid() {
         let mut a = arm(ArmRole::Subject, vec![container("v", Victim, [110; 3], [2; 3])]);
         a.containers[0].up_window_bytes[3] += 1;
-        a.fairness = fairness(&a);
-        let (gates, verdict) = judge(&[a], Thresholds::exact(100_000), true);
+        settle(&mut a);
+        let (gates, verdict) = judge(&[a], EXACT, true, &[]);
         assert_eq!(verdict.exit, 5);
         assert!(gates.iter().any(|g| g.name == "conservation" && !g.passed));
     }
@@ -292,8 +323,8 @@ mod tests {
             p.probe = None;
         }
         let mut a = arm(ArmRole::Subject, vec![c]);
-        a.fairness = fairness(&a);
-        let (gates, verdict) = judge(&[a], Thresholds::exact(100_000), true);
+        settle(&mut a);
+        let (gates, verdict) = judge(&[a], EXACT, true, &[]);
         assert_eq!(verdict.exit, 3);
         assert!(gates.iter().any(|g| g.name == "least delivered ratio" && !g.passed));
     }
@@ -302,15 +333,15 @@ mod tests {
     fn a_late_generator_is_no_verdict_on_time_but_wrong_bytes_are_wrong() {
         let mut a = arm(ArmRole::Subject, vec![container("v", Victim, [110, 1, 110], [2; 3])]);
         a.generator_lag_p99_ns = LAG_NS + 1;
-        a.fairness = fairness(&a);
-        assert_eq!(judge(&[a.clone()], Thresholds::wall(), true).1.exit, 5);
+        settle(&mut a);
+        assert_eq!(judge(&[a.clone()], Thresholds::wall(), true, &[]).1.exit, 5);
         a.containers[0].corrupt = 1;
-        a.fairness = fairness(&a);
-        assert_eq!(judge(&[a], Thresholds::wall(), true).1.exit, 3);
+        settle(&mut a);
+        assert_eq!(judge(&[a], Thresholds::wall(), true, &[]).1.exit, 3);
     }
 
     #[test]
     fn no_gates_is_not_a_pass() {
-        assert_eq!(judge(&[], Thresholds::exact(1), true).1.exit, 5);
+        assert_eq!(judge(&[], EXACT, true, &[]).1.exit, 5);
     }
 }

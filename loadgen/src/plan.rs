@@ -1,7 +1,11 @@
 //! What a run is made of: containers and their loads, phases, arms. Scenarios make plans, targets carry them out.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use skbudget_controller::{Rules, SockLimits};
+
+use crate::gate::Expr;
 
 /// Which memory a container draws on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +58,7 @@ impl RuleSet {
 
 #[derive(Debug, Clone)]
 pub struct ArmPlan {
-    pub name: &'static str,
+    pub name: String,
     pub role: ArmRole,
     pub isolation: Isolation,
     pub rules: RuleSet,
@@ -79,38 +83,125 @@ pub struct ProbeSpec {
     pub outstanding_max: u32,
     /// A response later than this after its intended start was not delivered.
     pub deadline_ns: u64,
+    /// A new connection for each request.
+    pub fresh: bool,
+}
+
+/// Connections that fill buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fill {
+    pub connections: u32,
+    /// At which the far end of each reads; `None`: never.
+    pub reads_bits_per_second: Option<u64>,
+    /// What each carries before it falls silent; `None`: all it can.
+    pub bytes: Option<u64>,
+    /// Of the container's socket.
+    pub buffer_bytes: Option<u64>,
+}
+
+/// Segments made by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FloodKind {
+    /// One byte, a hole of one byte, and so on; the first hole is never filled.
+    OutOfOrder,
+    /// One byte in order after the other.
+    Tiny,
+    /// Connects and says nothing.
+    Silent,
 }
 
 /// One kind of traffic of one container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Load {
-    /// Sends all it can to a server that reads at a rate. A rate just below the link's leaves a standing queue in
+    /// Sends all it can to servers that read at a rate each. A rate just below the link's leaves a standing queue in
     /// the stack, as behind any real server that is slower than its network.
     Up {
+        connections: u32,
         reads_bits_per_second: u64,
     },
-    /// Reads all it gets from a server that sends all it can.
-    Down,
+    /// Reads all it gets from servers that send all they can.
+    Down {
+        connections: u32,
+    },
     Probe(ProbeSpec),
-    /// Sends into servers that never read.
-    Stuff {
+    /// Sends into servers that read little or nothing.
+    Stuff(Fill),
+    /// Reads little or nothing from servers that send all they can.
+    Hoard(Fill),
+    /// Sends, closes and forgets, into servers that never read.
+    Orphans {
+        per_second: u32,
+        bytes: u64,
+    },
+    /// Clients outside connect and push; the container never accepts.
+    Accept {
         connections: u32,
     },
-    /// Never reads from servers that send all they can.
-    Hoard {
+    /// Servers answer all at once.
+    Incast {
         connections: u32,
+        bytes: u32,
+        every_ns: u64,
     },
+    Flood {
+        kind: FloodKind,
+        connections: u32,
+        per_second: u32,
+    },
+}
+
+impl Load {
+    /// As a scenario file calls it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Up { .. } => "up",
+            Self::Down { .. } => "down",
+            Self::Probe(_) => "probe",
+            Self::Stuff(_) => "stuff",
+            Self::Hoard(_) => "hoard",
+            Self::Orphans { .. } => "orphans",
+            Self::Accept { .. } => "accept",
+            Self::Incast { .. } => "incast",
+            Self::Flood { .. } => "flood",
+        }
+    }
+}
+
+/// A budget's limits as given; what is missing follows from `hard`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BudgetPlan {
+    pub hard_bytes: u64,
+    pub soft_bytes: Option<u64>,
+    pub low_bytes: Option<u64>,
+    pub min_bytes: u64,
+}
+
+/// From and to, since the start of the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    pub from_ns: u64,
+    pub to_ns: u64,
 }
 
 #[derive(Debug, Clone)]
 pub struct ContainerPlan {
     pub name: String,
+    pub group: String,
     pub role: Role,
-    /// Its budget under `Isolation::Container`; its part of the pool under `Shared`.
-    pub hard_bytes: u64,
+    pub weight: u32,
+    /// Its own under `Isolation::Container`; its part of the pool under `Shared`.
+    pub budget: BudgetPlan,
+    /// Containers that follow each other have one budget.
+    pub budget_name: String,
     /// Its link, each way. Nobody shares a link, so no link can be what starves.
     pub bits_per_second: u64,
     pub loads: Vec<Load>,
+    /// When it is made.
+    pub joins_ns: u64,
+    /// When its loads are on.
+    pub active: Vec<Span>,
+    /// When the container ends; `None`: with the run.
+    pub leaves_ns: Option<u64>,
 }
 
 /// A measured stretch of a run.
@@ -125,8 +216,14 @@ impl ContainerPlan {
     pub fn probe(&self) -> Option<ProbeSpec> {
         self.loads.iter().find_map(|l| match l {
             Load::Probe(spec) => Some(*spec),
-            Load::Up { .. } | Load::Down | Load::Stuff { .. } | Load::Hoard { .. } => None,
+            _ => None,
         })
+    }
+    pub fn wants_up(&self) -> bool {
+        self.loads.iter().any(|l| matches!(l, Load::Up { .. }))
+    }
+    pub fn wants_down(&self) -> bool {
+        self.loads.iter().any(|l| matches!(l, Load::Down { .. }))
     }
 }
 
@@ -152,9 +249,19 @@ pub struct LinkPlan {
     pub offload: bool,
 }
 
+/// A condition of the scenario's own on one arm.
+#[derive(Debug, Clone)]
+pub struct GatePlan {
+    pub arm: String,
+    pub expr: Expr,
+}
+
 #[derive(Debug, Clone)]
 pub struct Plan {
-    pub scenario: &'static str,
+    pub scenario: String,
+    pub about: String,
+    /// The scenario in full.
+    pub toml: String,
     pub seed: u64,
     /// Key, value with unit: what `--set` could change, for the record.
     pub params: Vec<(String, u64)>,
@@ -169,8 +276,11 @@ pub struct Plan {
     /// nobody, lies between solo and contended.
     pub grace_ns: u64,
     pub phases: Vec<Phase>,
+    /// Above all containers together.
+    pub host: Option<BudgetPlan>,
     pub containers: Vec<ContainerPlan>,
     pub arms: Vec<ArmPlan>,
+    pub gates: Vec<GatePlan>,
 }
 
 impl Plan {
@@ -180,17 +290,15 @@ impl Plan {
         sock.wmem[2] = self.wmem_max_bytes;
         sock
     }
+    /// What all budgets together may hold; those that follow each other count once.
     pub fn pool_bytes(&self) -> u64 {
-        self.containers.iter().map(|c| c.hard_bytes).sum()
+        let budgets: BTreeMap<&str, u64> =
+            self.containers.iter().map(|c| (c.budget_name.as_str(), c.budget.hard_bytes)).collect();
+        budgets.values().sum()
     }
     /// When the last books are closed.
     pub fn end_ns(&self) -> u64 {
         self.phases.last().map_or(0, |p| p.end_ns) + self.grace_ns
-    }
-    /// The hog is there from the start of this phase to its end.
-    pub fn hog_span(&self) -> (u64, u64) {
-        let p = &self.phases[CONTENDED];
-        (p.start_ns, p.end_ns)
     }
     pub fn victims(&self) -> impl Iterator<Item = &ContainerPlan> {
         self.containers.iter().filter(|c| c.role == Role::Victim)

@@ -100,6 +100,9 @@ pub struct ContainerResult {
     pub group: String,
     #[serde(default)]
     pub weight: u32,
+    /// Of its link, each way; 0: without a rate.
+    #[serde(default)]
+    pub bits_per_second: u64,
     /// Its load has a bulk transfer in this direction.
     #[serde(default = "yes")]
     pub wants_up: bool,
@@ -120,6 +123,9 @@ pub struct ContainerResult {
     pub down_window_bytes: Vec<u32>,
     pub up_total_bytes: u64,
     pub down_total_bytes: u64,
+    /// Held at the end of a window, on average while contended.
+    #[serde(default)]
+    pub mean_held_bytes: u64,
     /// Most held at the end of a window, and the limit that is its own.
     pub peak_held_bytes: u64,
     pub hard_bytes: u64,

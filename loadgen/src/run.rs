@@ -1,5 +1,8 @@
 //! One run from plan to verdict, and its files.
 
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -17,19 +20,21 @@ pub fn run(plan: &Plan, target: &dyn Target, control: Control<'_>) -> Result<Run
     let clock = Instant::now();
     let mut arms = run_arms(plan, target, control)?;
     for arm in &mut arms {
-        arm.fairness = analyse::fairness(
-            arm,
-            Frame {
-                phases: &plan.phases,
-                window_ns: plan.window_ns,
-                bits_per_second: plan.victims().map(|c| c.bits_per_second).max().unwrap_or(0),
-            },
-        );
+        analyse::derive(arm, Frame { phases: &plan.phases, window_ns: plan.window_ns });
     }
-    let (gates, verdict) = gate::judge(&arms, target.thresholds(plan), target.has_link_rate());
+    let interrupted = control.stop.load(Ordering::Relaxed);
+    let (gates, verdict) = if interrupted {
+        // Half a run is no verdict.
+        (Vec::new(), gate::interrupted())
+    } else {
+        gate::judge(&arms, target.thresholds(plan), target.has_link_rate(), &plan.gates)
+    };
     Ok(RunResult {
         schema: SCHEMA.to_owned(),
-        scenario: plan.scenario.to_owned(),
+        scenario: plan.scenario.clone(),
+        about: plan.about.clone(),
+        scenario_toml: plan.toml.clone(),
+        interrupted,
         target: target.name().to_owned(),
         seed: plan.seed,
         params: plan.params.iter().cloned().collect(),
@@ -45,7 +50,6 @@ pub fn run(plan: &Plan, target: &dyn Target, control: Control<'_>) -> Result<Run
             os: std::env::consts::OS.to_owned(),
             cpus: thread::available_parallelism().map_or(1, |n| n.get() as u64),
         },
-        ..RunResult::default()
     })
 }
 
@@ -67,4 +71,12 @@ fn run_arms(
             .map(|r| r.join().unwrap_or_else(|_| Err(Failure::Io("an arm crashed".to_owned()))))
             .collect()
     })
+}
+
+/// A place that cannot be written to is found before the work, not after.
+pub fn check_writable(dir: &Path) -> Result<(), Failure> {
+    fs::create_dir_all(dir).map_err(|e| Failure::io(dir.display(), e))?;
+    let probe = dir.join(".loadgen");
+    fs::write(&probe, b"").map_err(|e| Failure::io(dir.display(), e))?;
+    fs::remove_file(&probe).map_err(|e| Failure::io(probe.display(), e))
 }

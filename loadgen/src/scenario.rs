@@ -1,91 +1,57 @@
-//! The built-in scenarios: names, parameters, and the plans they make.
+//! Scenarios: TOML files, built in or the user's, and the plans they make.
 
-mod starvation;
+pub(crate) mod build;
+mod catalogue;
+pub mod file;
+mod schedule;
+mod source;
+pub mod values;
+
+pub use catalogue::{names, text};
+pub use source::Source;
 
 use crate::exit::Failure;
 use crate::plan::Plan;
-use crate::units::{Unit, nearest};
 
-/// One parameter of a scenario.
+/// What `extends` calls those that come with the program.
+const BUILTIN: &str = "builtin:";
+
+/// A scenario with the values it has on a target, to be changed by `--set` before a plan is made of it.
 #[derive(Debug, Clone)]
-pub struct Param {
-    pub key: &'static str,
-    pub unit: Unit,
-    pub value: u64,
-    pub help: &'static str,
-}
-
-/// The parameters of a scenario, to be changed by `--set` before a plan is made of them.
-#[derive(Debug, Clone)]
-pub struct Params(Vec<Param>);
-
-impl Params {
-    fn new(rows: &[(&'static str, Unit, u64, &'static str)]) -> Self {
-        let param = |&(key, unit, value, help)| Param { key, unit, value, help };
-        Self(rows.iter().map(param).collect())
-    }
-
-    /// The value of a key that the scenario itself names.
-    pub fn value(&self, key: &str) -> u64 {
-        self.0.iter().find(|p| p.key == key).map_or(0, |p| p.value)
-    }
-
-    /// `key=value`, as on the command line.
-    pub fn set(&mut self, assignment: &str) -> Result<(), Failure> {
-        let Some((key, text)) = assignment.split_once('=') else {
-            return Err(Failure::Usage(format!("--set '{assignment}': key=value is wanted")));
-        };
-        let key = key.trim();
-        let Some(at) = self.0.iter().position(|p| p.key == key) else {
-            let hint = nearest(key, self.0.iter().map(|p| p.key));
-            let hint = hint.map_or_else(String::new, |h| format!("; did you mean '{h}'?"));
-            return Err(Failure::Usage(format!("--set '{key}': no such key{hint}")));
-        };
-        let param = &mut self.0[at];
-        let parsed = param.unit.parse(text.trim());
-        param.value = parsed.map_err(|e| Failure::Usage(format!("--set {key}: {e}")))?;
-        Ok(())
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = &Param> {
-        self.0.iter()
-    }
-
-    fn record(&self) -> Vec<(String, u64)> {
-        let name = |p: &Param| format!("{}{}", p.key.replace('-', "_"), p.unit.suffix());
-        self.0.iter().map(|p| (name(p), p.value)).collect()
-    }
-}
-
-/// A built-in scenario.
-#[derive(Debug, Clone, Copy)]
 pub struct Scenario {
-    pub name: &'static str,
-    pub about: &'static str,
-    params: fn(&str) -> Params,
-    plan: fn(&Params, u64) -> Result<Plan, Failure>,
+    source: Source,
 }
-
-pub const SCENARIOS: &[Scenario] = &[starvation::SCENARIO];
 
 impl Scenario {
-    pub fn find(name: &str) -> Result<Self, Failure> {
-        if let Some(s) = SCENARIOS.iter().find(|s| s.name == name) {
-            return Ok(*s);
-        }
-        let hint = nearest(name, SCENARIOS.iter().map(|s| s.name));
-        let hint = hint.map_or_else(
-            || "; `loadgen list` names them".to_owned(),
-            |h| format!("; did you mean '{h}'?"),
-        );
-        Err(Failure::Usage(format!("no scenario '{name}'{hint}")))
+    /// A built-in one by its name, or a file by its path.
+    pub fn find(name: &str, target: &str) -> Result<Self, Failure> {
+        let mut source = Source::open(name)?;
+        source.on(target)?;
+        Ok(Self { source })
+    }
+    /// From a text; `origin` names it in messages.
+    pub fn parse(origin: &str, text: &str, target: &str) -> Result<Self, Failure> {
+        let mut source = Source::parse(origin, text)?;
+        source.on(target)?;
+        Ok(Self { source })
     }
 
-    /// The defaults on a target.
-    pub fn params(&self, target: &str) -> Params {
-        (self.params)(target)
+    /// `key=value`: a parameter of the scenario, or a path like `group.hog.count`.
+    pub fn set(&mut self, assignment: &str) -> Result<(), Failure> {
+        self.source.set(assignment)
     }
-    pub fn plan(&self, params: &Params, seed: u64) -> Result<Plan, Failure> {
-        (self.plan)(params, seed)
+    /// Names and values of what the scenario calls its parameters.
+    pub fn params(&self) -> Result<Vec<(String, toml::Value)>, Failure> {
+        self.source.params()
+    }
+    pub fn about(&self) -> Result<String, Failure> {
+        Ok(self.source.file()?.about)
+    }
+    pub fn plan(&self, seed: u64) -> Result<Plan, Failure> {
+        build::plan(&self.source, seed)
     }
 }
+
+#[cfg(test)]
+#[path = "scenario_tests.rs"]
+mod tests;

@@ -117,7 +117,7 @@ fn bad_input_is_exit_2_and_names_what_would_do() {
         (&["repro", "--set", "victms=3"], "did you mean 'victims'"),
         (&["repro", "--set", "victims"], "key=value"),
         (&["repro", "--set", "victims=none"], "whole number"),
-        (&["repro", "--set", "victims=0"], "must be 1 to 64"),
+        (&["repro", "--set", "victims=0"], "must be 1 to 4096"),
         (&["repro", "--set", "rate=10"], "units"),
         (&["run", "starvation", "--target", "virtul"], "did you mean 'virtual'"),
         (&["run", "starvation", "--sead", "3"], "--seed"),

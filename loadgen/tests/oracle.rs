@@ -1,70 +1,11 @@
 //! Oracles of the measurement through the whole virtual world: a server that does something known, and the percentiles
 //! that must come of it.
 
-use std::cell::RefCell;
-use std::net::SocketAddr;
-use std::rc::Rc;
-use std::time::Duration;
-
-use skbudget_controller::{Budget, BudgetConfig, Instant, Limits, Rules, SockLimits};
-use skbudget_loadgen::measure::ProbeLog;
-use skbudget_loadgen::plan::Phase;
-use skbudget_loadgen::result::ProbePhase;
-use skbudget_stack::ContainerConfig;
-use skbudget_stack::sim::{
-    Buffers, GuestConfig, LinkConfig, NodeConfig, Open, Probe, ProbePlan, Server, SimHost,
-    SmolGuest, World,
-};
+use skbudget_controller::Instant;
+use skbudget_loadgen::selftest::probe;
+use skbudget_stack::sim::Server;
 
 const SECOND: u64 = 1_000_000_000;
-
-/// One probe a millisecond for `seconds`, against `server`.
-fn probe(server: Server, seconds: u64) -> ProbePhase {
-    let mut world = World::new(5);
-    let hard = 16 << 20;
-    let config = BudgetConfig {
-        rules: Rules::Strict,
-        limits: Limits::from_bytes(hard, None, None).unwrap(),
-        sock: SockLimits::default(),
-        min_bytes: 0,
-        weight: 1,
-    };
-    let budget = world.add_budget(Budget::new(config, None).unwrap());
-    let mut host = SimHost::new();
-    host.serve(80..=80, server);
-    let container = ContainerConfig::new(1500, false, Some(hard), [1, 2]);
-    let node = NodeConfig {
-        container,
-        budget,
-        up: LinkConfig::default(),
-        down: LinkConfig::default(),
-        guest: Box::new(SmolGuest::new(&GuestConfig::new(1500, false, 1))),
-        host,
-    };
-    let node = world.add_container(node).unwrap();
-
-    let (start, end) = (SECOND, SECOND * (1 + seconds));
-    let phase = Phase { name: "all".to_owned(), start_ns: start, end_ns: end };
-    let log = Rc::new(RefCell::new(ProbeLog::new(&[phase], 60 * SECOND)));
-    let plan = ProbePlan {
-        start: Instant(start),
-        every: Duration::from_millis(1),
-        until: Instant(end),
-        request: 64,
-        response: 512,
-        outstanding_max: 1 << 20,
-    };
-    let to: SocketAddr = "10.0.2.2:80".parse().unwrap();
-    let app = Probe::new(plan, log.clone());
-    world.with_guest(node, |guest: &mut SmolGuest| {
-        guest.open(Instant(0), Open::Connect(to), Buffers::default(), Box::new(app));
-    });
-    world.run_until(Instant(end));
-    log.borrow_mut().close(0, end);
-    let log = log.borrow();
-    assert_eq!(log.corrupt(), 0);
-    log.books()[0].summary()
-}
 
 /// Frozen for F = 1 s of T = 20 s: the response quantile q is F - (1 - q) T, and a service time would show nothing.
 #[test]

@@ -86,6 +86,26 @@ fn result_and_verdict_are_what_their_schemas_say_and_nothing_else() {
     }
 }
 
+/// Every scenario that is built in is what the schema of scenarios says; a slip is not.
+#[test]
+fn scenarios_are_what_their_schema_says() {
+    let schema = published("scenario");
+    let (_, list, _) = loadgen(&["list"]);
+    // A name stands alone in its line.
+    let alone = |l: &&str| !l.starts_with(' ') && l.split_whitespace().count() == 1;
+    let names: Vec<&str> = list.lines().filter(alone).collect();
+    assert!(names.len() >= 20, "{names:?}");
+    for name in names {
+        let (code, text, err) = loadgen(&["show", name]);
+        assert_eq!(code, 0, "{name}: {err}");
+        let value: Value = toml::from_str(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let errors = Schema::closed(&schema).errors(&value);
+        assert!(errors.is_empty(), "{name}: {errors:#?}");
+        let slip: Value = toml::from_str(&text.replace("[[group]]", "[[groop]]")).unwrap();
+        assert!(slip == value || !Schema::open(&schema).errors(&slip).is_empty(), "{name}");
+    }
+}
+
 #[test]
 fn the_validator_sees_what_is_wrong() {
     let schema = published("verdict");

@@ -9,8 +9,7 @@ use skbudget_loadgen::target::{Control, find};
 
 #[test]
 fn a_subject_that_starves_fails_the_run() {
-    let scenario = Scenario::find("starvation").unwrap();
-    let mut params = scenario.params("virtual");
+    let mut scenario = Scenario::find("starvation", "virtual").unwrap();
     for set in [
         "victims=1",
         "stuff=60",
@@ -26,9 +25,9 @@ fn a_subject_that_starves_fails_the_run() {
         "recovery=200ms",
         "guest-buffer=64KiB",
     ] {
-        params.set(set).unwrap();
+        scenario.set(set).unwrap();
     }
-    let mut plan = scenario.plan(&params, 1).unwrap();
+    let mut plan = scenario.plan(1).unwrap();
     // The product under test is now the shared pool.
     plan.arms.truncate(1);
     plan.arms[0].role = ArmRole::Subject;

@@ -17,6 +17,10 @@ use crate::seq::Seq;
 const ENTRIES_MAX: usize = 512;
 /// Charged for the list, bytes.
 pub(crate) const LIST_BYTES: u64 = 64 * ENTRIES_MAX as u64;
+const _: () = assert!(
+    (size_of::<ParkedSyn>() * ENTRIES_MAX) as u64 <= LIST_BYTES,
+    "the list must fit what is charged for it"
+);
 /// A guest's kernel says its SYN again after 1, 2, 4, 8 and 16 s; one that was not renewed for longer is not wanted.
 const HOLD: Duration = Duration::from_secs(20);
 
@@ -26,10 +30,50 @@ pub(crate) struct ParkedSyn {
     pub(crate) tuple: Tuple,
     pub(crate) seq: Seq,
     pub(crate) wnd: u16,
-    pub(crate) options: Options,
+    options: SynOptions,
     at: Instant,
     /// Registered with the budget: it was refused once.
     pub(crate) waits: bool,
+}
+
+/// What of a SYN's options counts, small: the bits say which of the numbers were there.
+#[derive(Debug, Clone, Copy)]
+struct SynOptions {
+    tsval: u32,
+    mss: u16,
+    wscale: u8,
+    bits: u8,
+}
+
+const TS: u8 = 1;
+const MSS: u8 = 2;
+const WSCALE: u8 = 4;
+const SACK: u8 = 8;
+
+impl SynOptions {
+    fn pack(options: &Options) -> Self {
+        let bit = |there: bool, bit: u8| if there { bit } else { 0 };
+        Self {
+            tsval: options.ts.map_or(0, |(tsval, _)| tsval),
+            mss: options.mss.unwrap_or(0),
+            wscale: options.wscale.unwrap_or(0),
+            bits: bit(options.ts.is_some(), TS)
+                | bit(options.mss.is_some(), MSS)
+                | bit(options.wscale.is_some(), WSCALE)
+                | bit(options.sack_permitted, SACK),
+        }
+    }
+
+    fn unpack(self) -> Options {
+        let has = |bit: u8| self.bits & bit != 0;
+        Options {
+            ts: has(TS).then_some((self.tsval, 0)),
+            mss: has(MSS).then_some(self.mss),
+            wscale: has(WSCALE).then_some(self.wscale),
+            sack_permitted: has(SACK),
+            ..Options::default()
+        }
+    }
 }
 
 impl ParkedSyn {
@@ -39,7 +83,7 @@ impl ParkedSyn {
             ack: Seq(0),
             flags: crate::segment::Flags::SYN,
             wnd: self.wnd,
-            options: self.options,
+            options: self.options.unpack(),
             payload: &[],
         }
     }
@@ -87,7 +131,8 @@ impl Parked {
         now: Instant,
     ) -> Parking {
         if let Some(entry) = self.list.iter_mut().find(|e| e.tuple == tuple) {
-            (entry.seq, entry.wnd, entry.options, entry.at) = (syn.seq, syn.wnd, syn.options, now);
+            (entry.seq, entry.wnd, entry.at) = (syn.seq, syn.wnd, now);
+            entry.options = SynOptions::pack(&syn.options);
             return Parking::Renewed;
         }
         if self.list.len() >= ENTRIES_MAX {
@@ -101,7 +146,7 @@ impl Parked {
             tuple,
             seq: syn.seq,
             wnd: syn.wnd,
-            options: syn.options,
+            options: SynOptions::pack(&syn.options),
             at: now,
             waits: false,
         });

@@ -58,10 +58,11 @@ impl Tuple {
 
     /// Source and destination of a packet for the guest.
     pub(crate) fn to_guest(self) -> Addrs {
-        match (self.remote().ip(), self.guest().ip()) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => Addrs::V4 { src, dst },
-            _ => Addrs::V6 { src: self.remote_ip.into(), dst: self.guest_ip.into() },
+        if self.is_ipv6() {
+            return Addrs::V6 { src: self.remote_ip.into(), dst: self.guest_ip.into() };
         }
+        let v4 = |ip: &[u8; 16]| Ipv4Addr::new(ip[12], ip[13], ip[14], ip[15]);
+        Addrs::V4 { src: v4(&self.remote_ip), dst: v4(&self.guest_ip) }
     }
 
     pub(crate) fn is_ipv6(&self) -> bool {

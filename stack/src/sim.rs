@@ -14,7 +14,7 @@
 //!
 //! A test makes a [`World`], adds budgets and containers ([`NodeConfig`]), tells each [`SimHost`] what is behind which
 //! port ([`Server`]), opens connections in the [`SmolGuest`]s ([`App`]s), and calls [`World::run_until`]. A test that
-//! wants to speak frames itself implements [`Guest`].
+//! wants to speak frames itself implements [`Guest`]; [`Twin`] is a guest that is one of our own stacks.
 //!
 //! Order within one instant: frames and timers in the order in which they were made; then, until nothing is left to
 //! do, container by container: host readiness and one turn; budget by budget: waiters to wake; guest by guest: a poll.
@@ -36,6 +36,7 @@ mod port;
 mod rng;
 mod server;
 mod sock;
+mod twin;
 mod world;
 
 pub use app::{App, BulkRecv, BulkSend, NeverRead, Next, Probe, ProbePlan};
@@ -48,4 +49,5 @@ pub use pattern::Pattern;
 pub use rng::Rng;
 pub use server::{Accept, Server, Source};
 pub use smoltcp;
+pub use twin::Twin;
 pub use world::{BudgetId, NodeConfig, NodeId, World, WorldStats};

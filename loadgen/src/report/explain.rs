@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::exit::{Exit, Failure};
+use crate::metrics::{Better, METRICS, find};
 use crate::units::nearest;
 
 const TOPICS: &[(&str, &str)] = &[
@@ -56,31 +57,127 @@ const TOPICS: &[(&str, &str)] = &[
         "shared: one budget for all, under the kernel's rules (what Linux had before limits per cgroup). container: a \
          budget each, under the strict rules. Both have the same memory in all, the same load and the same link.",
     ),
-    ("exit", ""),
+    (
+        "service",
+        "Time from the first byte of a request that the socket took to the last byte of its response: what a client \
+         that waits for its own requests would measure. It shows little of a server that stops, which is why nothing \
+         is judged by it.",
+    ),
+    (
+        "lag",
+        "How long after its intended start the generator itself looked at a request. A generator that is late \
+         measures itself: the run is inconclusive. 0 in virtual time.",
+    ),
+    (
+        "conservation",
+        "Windows add up to totals, and every request intended is completed, outstanding, shed or failed. If not, \
+         loadgen has a fault and the run is inconclusive.",
+    ),
+    (
+        "control",
+        "The arm that must starve: the same load on one shared budget. If it does not, the load proves nothing, and \
+         neither does a subject that passes; the run is inconclusive.",
+    ),
+    (
+        "leaked",
+        "Bytes still charged at the end to budgets whose containers are all gone. Must be none: whoever leaves takes \
+         along what it held.",
+    ),
+    (
+        "expression",
+        "A gate of the scenario itself: function(group.metric) compared with a value, as \
+         worst(victim.slowdown.p99) <= 1.2, joined by && and ||. A number that is not known fails it.",
+    ),
+    (
+        "recovery",
+        "From the hog's leaving to the first of two windows in a row with 95 % of what the victim had alone, both \
+         ways.",
+    ),
+    (
+        "probes",
+        "A percentile means something when at least 20 samples lie beyond it: 2000 requests a phase for a p99. With \
+         fewer the run is inconclusive.",
+    ),
+    (
+        "compare",
+        "Runs are compared in pairs, A B then B A, so that drift falls on both. Worse is: the 95 % bootstrap interval \
+         of the median of log(B / A) lies beyond the margin, the effect is above the noise floor (what neighbouring \
+         runs of one side differ by), and Wilcoxon's signed ranks are significant after Holm's correction over all \
+         metrics asked about. At least 6 pairs; for four metrics at once, 8. Virtual runs have no noise and are \
+         compared exactly.",
+    ),
 ];
 
+/// What a gate is about, by a word in its name.
+const GATES: &[(&str, &str)] = &[
+    ("(", "expression"),
+    ("goodput alone", "control"),
+    ("probes", "probes"),
+    ("lag", "lag"),
+    ("conservation", "conservation"),
+    ("starves", "control"),
+    ("lack of memory", "refusals"),
+    ("slowdown", "slowdown"),
+    ("p99", "p99-inflation"),
+    ("inflation", "p99-inflation"),
+    ("stall", "stall"),
+    ("delivered", "delivered"),
+    ("overshoot", "overshoot"),
+    ("charged to nobody", "leaked"),
+    ("intact", "conservation"),
+    ("recovery", "recovery"),
+    ("jain", "jain"),
+    ("goodput", "goodput"),
+    ("pressure", "refusals"),
+];
+
+/// Metric, gate, exit code or topic.
+///
+/// # Errors
+/// Nothing of that name.
 pub fn explain(topic: Option<&str>) -> Result<String, Failure> {
+    let Some(name) = topic else {
+        let topics =
+            TOPICS.iter().map(|t| t.0).chain(METRICS.iter().map(|m| m.key)).chain(["exit"]);
+        return Ok(topics.map(|name| format!("loadgen explain {name}\n")).collect());
+    };
+    let found = exits(name).or_else(|| topic_or_metric(name)).or_else(|| gate(name));
+    found.ok_or_else(|| {
+        let known = TOPICS.iter().map(|t| t.0).chain(METRICS.iter().map(|m| m.key)).chain(["exit"]);
+        let hint = nearest(name, known);
+        let hint = hint.map_or_else(String::new, |h| format!("; did you mean '{h}'?"));
+        Failure::Usage(format!("nothing to explain about '{name}'{hint}"))
+    })
+}
+
+fn exits(name: &str) -> Option<String> {
     let mut s = String::new();
-    match topic {
-        None => {
-            for (name, _) in TOPICS {
-                let _ = writeln!(s, "loadgen explain {name}");
-            }
+    if name == "exit" {
+        for (exit, what) in Exit::ALL {
+            let _ = writeln!(s, "{:>3}  {what}", exit.code());
         }
-        Some("exit") => {
-            for (exit, what) in Exit::ALL {
-                let _ = writeln!(s, "{:>3}  {what}", exit.code());
-            }
-            let _ = writeln!(s, "GNU make turns every failure into 2: read verdict.json there.");
-        }
-        Some(name) => {
-            let Some((_, text)) = TOPICS.iter().find(|(n, _)| *n == name) else {
-                let hint = nearest(name, TOPICS.iter().map(|t| t.0));
-                let hint = hint.map_or_else(String::new, |h| format!("; did you mean '{h}'?"));
-                return Err(Failure::Usage(format!("nothing to explain about '{name}'{hint}")));
-            };
-            let _ = writeln!(s, "{text}");
-        }
+        let _ = writeln!(s, "GNU make turns every failure into 2: read verdict.json there.");
+        return Some(s);
     }
-    Ok(s)
+    let code: u8 = name.parse().ok()?;
+    let (_, what) = Exit::ALL.iter().find(|(exit, _)| exit.code() == code)?;
+    Some(format!("exit code {code}: {what}\n"))
+}
+
+fn topic_or_metric(name: &str) -> Option<String> {
+    if let Some(m) = find(name) {
+        let better = match m.better {
+            Better::Smaller => "smaller",
+            Better::Bigger => "bigger",
+        };
+        return Some(format!("{}: {}; {better} is better.\n", m.key, m.about));
+    }
+    TOPICS.iter().find(|(n, _)| *n == name).map(|(_, text)| format!("{text}\n"))
+}
+
+fn gate(name: &str) -> Option<String> {
+    // Names of gates are several words; a single one is a topic mistyped.
+    let name = Some(name.to_lowercase()).filter(|n| n.contains(' '))?;
+    let (_, topic) = GATES.iter().find(|(word, _)| name.contains(word))?;
+    topic_or_metric(topic)
 }

@@ -75,20 +75,18 @@ pub(crate) fn headline(result: &RunResult) -> String {
     let count = |role| {
         result.arms.first().map_or(0, |a| a.containers.iter().filter(|c| c.role == role).count())
     };
-    let param = |key: &str| result.params.get(key).copied().unwrap_or(0);
-    let pool: u64 =
-        result.arms.first().map_or(0, |a| a.containers.iter().map(|c| c.hard_bytes).sum());
+    let of = |role, one: &str| match count(role) {
+        1 => format!("1 {one}"),
+        n => format!("{n} {one}s"),
+    };
     format!(
-        "{} on the {} target, seed {}: {} hog with {} + {} connections that nobody reads, {} victims,\n\
-         {} of buffer memory in all; the same load, link and memory in each column.",
+        "{} on the {} target, seed {}: {}.\n{} and {}; the same load, link and memory in each column.",
         result.scenario,
         result.target,
         result.seed,
-        count(Role::Hog),
-        param("stuff"),
-        param("hoard"),
-        count(Role::Victim),
-        bytes(pool),
+        result.about,
+        of(Role::Hog, "hog"),
+        of(Role::Victim, "victim"),
     )
 }
 

@@ -30,16 +30,18 @@ use super::{Control, Target};
 use crate::exit::Failure;
 use crate::gate::Thresholds;
 use crate::measure::Meter;
-use crate::plan::{ArmPlan, ContainerPlan, Isolation, Load, Plan, Role};
+use crate::plan::{ArmPlan, BudgetPlan, ContainerPlan, Isolation, Load, Plan, Role};
 use crate::result::ArmResult;
 use crate::traffic::serve::Servers;
-use crate::traffic::{Assigned, MeterReport, Orders, Report, Shared, keep_time, locked};
+use crate::traffic::{Assigned, FloodNet, MeterReport, Orders, Report, Shared, keep_time, locked};
 
 #[derive(Debug, Clone, Copy)]
 pub struct TapTarget;
 
 /// From now to the start of the run: agents start and enter their namespaces.
 const START_IN: Duration = Duration::from_millis(500);
+/// Of the kernel beside a flood.
+const FLOOD_KERNEL_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 99);
 /// After the end of the run an agent that has not answered is ended.
 const ANSWER_IN: Duration = Duration::from_secs(5);
 
@@ -65,6 +67,7 @@ impl Target for TapTarget {
         arm: &ArmPlan,
         control: Control<'_>,
     ) -> Result<ArmResult, Failure> {
+        carries(plan)?;
         check_privileges()?;
         raise_nofile()?;
         let mut stage = Stage::set(plan, arm)?;
@@ -105,7 +108,8 @@ impl Stage {
         let pool = match arm.isolation {
             Isolation::Container | Isolation::Off => None,
             Isolation::Shared => {
-                let config = budget(plan.pool_bytes(), plan, arm)?;
+                let pool = BudgetPlan { hard_bytes: plan.pool_bytes(), ..BudgetPlan::default() };
+                let config = budget(&pool, plan, arm)?;
                 let id = stage.daemon.add_budget("pool", config);
                 Some(id.map_err(|e| Failure::io("budget", e))?)
             }
@@ -113,7 +117,7 @@ impl Stage {
         for (i, c) in plan.containers.iter().enumerate() {
             let budget = match pool {
                 Some(id) => BudgetRef::Shared(id),
-                None => BudgetRef::Own(budget(c.hard_bytes, plan, arm)?),
+                None => BudgetRef::Own(budget(&c.budget, plan, arm)?),
             };
             stage.add(plan, c, i as u64, budget)?;
         }
@@ -131,9 +135,15 @@ impl Stage {
         let mut rng = Rng::fork(plan.seed, 1000 + index);
         let secret = [rng.next_u64(), rng.next_u64()];
         let link = plan.link;
-        let config = ContainerConfig::new(link.mtu, link.offload, Some(c.hard_bytes), secret);
+        let config =
+            ContainerConfig::new(link.mtu, link.offload, Some(c.budget.hard_bytes), secret);
         let netns = attach::create_netns().map_err(|e| Failure::io(name, e))?;
-        let guest = GuestNet::from(&config);
+        let mut guest = GuestNet::from(&config);
+        let net = FloodNet { own_ip: config.guest_ip, peer_mac: config.our_mac };
+        if c.loads.iter().any(|l| matches!(l, Load::Flood { .. })) {
+            // The address is the flood's; the kernel, which would reset what it does not know, has another.
+            guest.ip = FLOOD_KERNEL_IP;
+        }
         let tap = attach::tap_into(netns.as_fd(), &guest).map_err(|e| Failure::io(name, e))?;
         let spec = ContainerSpec {
             name: name.clone(),
@@ -148,12 +158,12 @@ impl Stage {
         let loads = c
             .loads
             .iter()
-            .map(|load| self.serve(load, c, &up))
+            .map(|load| self.serve(load, c, net, &up))
             .collect::<std::io::Result<Vec<_>>>()
             .map_err(|e| Failure::io("server", e))?;
-        let (from_ns, until_ns) = match c.role {
-            Role::Victim => (0, u64::MAX),
-            Role::Hog => plan.hog_span(),
+        let (from_ns, until_ns) = match (c.active.first(), c.leaves_ns) {
+            (Some(span), Some(leaves)) => (span.from_ns, leaves),
+            (_, _) => (0, u64::MAX),
         };
         let orders = Orders {
             netns: None,
@@ -176,24 +186,31 @@ impl Stage {
         &mut self,
         load: &Load,
         c: &ContainerPlan,
+        net: FloodNet,
         up: &Arc<Mutex<Meter>>,
     ) -> std::io::Result<Assigned> {
         let at = |port: u16| SocketAddr::from((Ipv4Addr::new(10, 0, 2, 2), port));
         let servers = &mut self.servers;
         Ok(match *load {
-            Load::Up { reads_bits_per_second } => {
+            Load::Up { reads_bits_per_second, .. } => {
                 Assigned::Up { to: at(servers.sink(reads_bits_per_second, Arc::clone(up))?) }
             }
-            Load::Down => Assigned::Down { to: at(servers.pusher(c.bits_per_second)?) },
+            Load::Down { .. } => Assigned::Down { to: at(servers.pusher(c.bits_per_second)?) },
             Load::Probe(spec) => {
                 let port = servers.responder(spec.request_bytes, spec.response_bytes)?;
                 Assigned::Probe { to: at(port), spec }
             }
-            Load::Stuff { connections } => {
-                Assigned::Stuff { to: at(servers.never_reads()?), connections }
+            Load::Stuff(fill) if fill.reads_bits_per_second.is_none() => {
+                Assigned::Stuff { to: at(servers.never_reads()?), fill }
             }
-            Load::Hoard { connections } => {
-                Assigned::Hoard { to: at(servers.pushers()?), connections }
+            Load::Hoard(fill) => Assigned::Hoard { to: at(servers.pushers(fill.bytes)?), fill },
+            Load::Flood { kind, connections, per_second } => {
+                let to = at(servers.never_reads()?);
+                Assigned::Flood { to, kind, connections, per_second, net }
+            }
+            Load::Stuff(_) | Load::Orphans { .. } | Load::Accept { .. } | Load::Incast { .. } => {
+                let what = format!("the load '{}' is for the virtual target only", load.word());
+                return Err(std::io::Error::other(what));
             }
         })
     }
@@ -203,7 +220,7 @@ impl Stage {
         let mut samples = Samples::default();
         let shared = Arc::clone(&self.shared);
         let meters: Vec<_> = self.actors.iter().map(|a| Arc::clone(&a.up)).collect();
-        let (_, hog_ends) = plan.hog_span();
+        let hog_ends = plan.containers.iter().find_map(|c| c.leaves_ns).unwrap_or(u64::MAX);
         thread::scope(|scope| {
             scope.spawn(|| keep_time(&shared, &plan.phases, plan.grace_ns, &meters, None));
             let mut outcome = Ok(());
@@ -252,9 +269,15 @@ impl Stage {
     }
 }
 
-fn budget(hard: u64, plan: &Plan, arm: &ArmPlan) -> Result<BudgetConfig, Failure> {
-    let limits = Limits::from_bytes(hard, None, None)
-        .map_err(|e| Failure::Usage(format!("a hard limit of {hard} bytes: {e:?}")))?;
+fn budget(b: &BudgetPlan, plan: &Plan, arm: &ArmPlan) -> Result<BudgetConfig, Failure> {
+    let limits = match arm.isolation {
+        Isolation::Off => Limits::NONE,
+        Isolation::Shared | Isolation::Container => {
+            Limits::from_bytes(b.hard_bytes, b.soft_bytes, b.low_bytes).map_err(|e| {
+                Failure::Usage(format!("a hard limit of {} bytes: {e}", b.hard_bytes))
+            })?
+        }
+    };
     Ok(BudgetConfig {
         rules: arm.rules.rules(),
         limits,
@@ -262,6 +285,32 @@ fn budget(hard: u64, plan: &Plan, arm: &ArmPlan) -> Result<BudgetConfig, Failure
         min_bytes: 0,
         weight: 100,
     })
+}
+
+/// Refuses what only the virtual target has, before anything is set up.
+fn carries(plan: &Plan) -> Result<(), Failure> {
+    for c in &plan.containers {
+        let one_life = c.joins_ns == 0 && c.active.len() == 1;
+        let odd = c.loads.iter().find(|l| match l {
+            Load::Up { connections, .. } | Load::Down { connections } => *connections > 1,
+            Load::Stuff(fill) => fill.reads_bits_per_second.is_some(),
+            Load::Orphans { .. } | Load::Accept { .. } | Load::Incast { .. } => true,
+            Load::Probe(_) | Load::Hoard(_) | Load::Flood { .. } => false,
+        });
+        let what = match (odd, one_life) {
+            (Some(load), _) => format!("its load '{}'", load.word()),
+            (None, false) => "its coming and going".to_owned(),
+            (None, true) => continue,
+        };
+        let (name, scenario) = (&c.name, &plan.scenario);
+        let text = format!("{scenario}: {name}: {what} is for the virtual target only");
+        return Err(Failure::Usage(text));
+    }
+    if plan.host.is_some() {
+        let text = format!("{}: a limit above all is for the virtual target only", plan.scenario);
+        return Err(Failure::Usage(text));
+    }
+    Ok(())
 }
 
 /// Says what is missing before anything is set up.

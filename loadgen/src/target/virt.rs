@@ -1,19 +1,23 @@
 //! The virtual target: our stack, smoltcp guests, seeded virtual time. Bit-exact, no privileges.
 
+mod apps;
 mod build;
+mod flood;
+mod loads;
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use skbudget_controller::{Counter, Instant, MemberStats};
-use skbudget_stack::sim::World;
+use skbudget_controller::share::fair_level;
+use skbudget_controller::{Counter, Instant, MemberStats, PAGE_SIZE};
+use skbudget_stack::sim::{BudgetId, World};
 
 use self::build::{Cast, Player};
 use super::{Control, Target};
 use crate::exit::Failure;
 use crate::gate::Thresholds;
-use crate::plan::{ArmPlan, Plan, Role, RuleSet};
+use crate::measure::Meter;
+use crate::plan::{ArmPlan, CONTENDED, Plan, RuleSet, SOLO};
 use crate::result::{ArmResult, BudgetResult, ContainerPhase, ContainerResult};
 
 #[derive(Debug, Clone, Copy)]
@@ -24,7 +28,7 @@ impl Target for Virtual {
         "virtual"
     }
     fn thresholds(&self, plan: &Plan) -> Thresholds {
-        Thresholds::exact(plan.link.rtt_ns)
+        Thresholds::exact(plan.link.rtt_ns, plan.window_ns)
     }
     fn parallel(&self) -> bool {
         true
@@ -42,33 +46,48 @@ impl Target for Virtual {
         let mut world = World::new(plan.seed);
         let mut cast = build::cast(&mut world, plan, arm)?;
         let mut samples = Samples::new(&cast);
+        let mut stopped = false;
         for stop in stops(plan) {
-            if control.stop.load(Ordering::Relaxed) {
-                return Err(Failure::Interrupted);
+            stopped = control.stop.load(Ordering::Relaxed);
+            if stopped {
+                break;
             }
             world.run_until(Instant(stop.at_ns));
             for act in stop.acts {
-                perform(act, &mut world, &mut cast, plan);
+                perform(act, &mut world, &mut cast, plan)?;
             }
+            share(&world, &mut cast);
             if stop.sample {
-                samples.take(&world, &cast, arm.rules);
+                let phase = &plan.phases[CONTENDED];
+                let contended = (phase.start_ns + 1..phase.end_ns).contains(&stop.at_ns);
+                samples.take(&world, &cast, arm.rules, contended);
                 for (id, _) in &cast.budgets {
                     while world.budget_mut(*id).poll_event().is_some() {}
                 }
             }
         }
+        if stopped {
+            // What there is of it is worth keeping once anything was measured.
+            if world.now().0 <= plan.phases[SOLO].start_ns {
+                return Err(Failure::Interrupted);
+            }
+            cut_short(&world, &mut cast, plan);
+        }
         Ok(collect(&world, &cast, plan, arm, samples))
     }
 }
 
-/// What happens between two stretches of virtual time, in this order at one instant.
+/// What happens between two stretches of virtual time, in this order at one instant. Numbers are phases or players.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Act {
     EndPhase(usize),
-    HogLeaves,
+    Leave(usize),
     BeginPhase(usize),
-    HogArrives,
+    Join(usize),
+    Raise(usize),
     CloseBook(usize),
+    /// The level above is looked at.
+    Share,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +96,11 @@ struct Stop {
     acts: Vec<Act>,
     sample: bool,
 }
+
+/// The daemon's workers look at the level above after every turn, and compute its shares at once when it comes under
+/// pressure, then so often while it stays.
+const LOOK_EVERY_NS: u64 = 100_000;
+const SHARE_EVERY_NS: u64 = 5_000_000;
 
 fn stops(plan: &Plan) -> Vec<Stop> {
     let mut at: BTreeMap<u64, Stop> = BTreeMap::new();
@@ -94,15 +118,26 @@ fn stops(plan: &Plan) -> Vec<Stop> {
         add(phase.end_ns, Some(Act::EndPhase(i)));
         add(phase.end_ns + plan.grace_ns, Some(Act::CloseBook(i)));
     }
-    let (from, to) = plan.hog_span();
-    add(from, Some(Act::HogArrives));
-    add(to, Some(Act::HogLeaves));
+    for (i, c) in plan.containers.iter().enumerate() {
+        add(c.joins_ns, Some(Act::Join(i)));
+        if let Some(first) = c.active.first() {
+            add(first.from_ns, Some(Act::Raise(i)));
+        }
+        if let Some(ns) = c.leaves_ns {
+            add(ns, Some(Act::Leave(i)));
+        }
+    }
+    if plan.host.is_some() {
+        for i in 1..=plan.end_ns() / LOOK_EVERY_NS {
+            add(i * LOOK_EVERY_NS, Some(Act::Share));
+        }
+    }
     let mut stops: Vec<Stop> = at.into_values().collect();
     stops.iter_mut().for_each(|s| s.acts.sort_unstable());
     stops
 }
 
-fn perform(act: Act, world: &mut World, cast: &mut Cast, plan: &Plan) {
+fn perform(act: Act, world: &mut World, cast: &mut Cast, plan: &Plan) -> Result<(), Failure> {
     let now = world.now().0;
     match act {
         Act::BeginPhase(_) => {
@@ -112,42 +147,100 @@ fn perform(act: Act, world: &mut World, cast: &mut Cast, plan: &Plan) {
                 p.moved_before = moved(world, p);
             }
         }
-        Act::EndPhase(_) => {
-            for p in &mut cast.players {
-                p.up.borrow_mut().end(now);
-                p.down.borrow_mut().end(now);
-                // A container that left counts from zero to what it had.
-                let moved = moved(world, p).saturating_sub(p.moved_before);
-                p.moved.push(moved);
-            }
-        }
+        Act::EndPhase(_) => end_phase(world, cast),
         Act::CloseBook(i) => {
             for p in &cast.players {
                 p.probe.borrow_mut().close(i, now);
             }
         }
-        Act::HogArrives => {
-            for p in cast.players.iter().filter(|p| p.role == Role::Hog) {
-                build::raise_loads(world, p, plan, Instant(now));
+        Act::Join(i) => build::join(world, &mut cast.players[i], plan)?,
+        Act::Raise(i) => {
+            // Those who are there from the start begin one after the other.
+            let apart = STAGGER_NS.min(STAGGER_ALL_NS / plan.containers.len() as u64);
+            let first = if now == 0 { i as u64 * apart } else { now };
+            loads::raise(world, &cast.players[i], plan, Instant(first));
+            loads::knock(world, &cast.players[i]);
+        }
+        Act::Leave(i) => {
+            let p = &mut cast.players[i];
+            if let Some(node) = p.node {
+                // The counters leave with the member.
+                p.last_stats = Some(world.budget(p.budget).member_stats(world.member(node)));
+                world.stop(node);
             }
         }
-        Act::HogLeaves => {
-            for p in cast.players.iter_mut().filter(|p| p.role == Role::Hog) {
-                // The counters leave with the member.
-                p.last_stats = Some(world.budget(p.budget).member_stats(world.member(p.node)));
-                world.stop(p.node);
-            }
+        Act::Share => {}
+    }
+    Ok(())
+}
+
+/// Between two containers that begin with the run, and between the first and the last of many.
+const STAGGER_NS: u64 = 100_000;
+const STAGGER_ALL_NS: u64 = 50_000_000;
+
+fn end_phase(world: &World, cast: &mut Cast) {
+    let now = world.now().0;
+    for p in &mut cast.players {
+        p.up.borrow_mut().end(now);
+        p.down.borrow_mut().end(now);
+        // A container that left counts from zero to what it had.
+        let moved = moved(world, p).saturating_sub(p.moved_before);
+        p.moved.push(moved);
+    }
+}
+
+/// The run ends here: phases and books that are open are closed, those that never began are empty.
+fn cut_short(world: &World, cast: &mut Cast, plan: &Plan) {
+    let now = world.now().0;
+    if plan.phases.iter().any(|p| (p.start_ns..p.end_ns).contains(&now)) {
+        end_phase(world, cast);
+    }
+    for p in &cast.players {
+        for i in 0..plan.phases.len() {
+            p.probe.borrow_mut().close(i, now);
         }
     }
 }
 
+/// Publishes the fair level under a host's limit, as the daemon's workers do.
+fn share(world: &World, cast: &mut Cast) {
+    let Some(host) = &cast.host else { return };
+    let now = world.now().0;
+    match (host.under_pressure(), cast.shared_ns) {
+        (true, Some(at)) if now - at < SHARE_EVERY_NS => return,
+        (true, _) => {}
+        (false, None) => return,
+        (false, Some(_)) => {
+            cast.shared_ns = None;
+            host.publish_share(u64::MAX);
+            return;
+        }
+    }
+    let usage = |(id, _): &(BudgetId, String)| {
+        let budget = world.budget(*id);
+        (budget.meter_stats(world.now()).usage_bytes / PAGE_SIZE, weight(cast, *id))
+    };
+    let all: Vec<(u64, u32)> = cast.budgets.iter().map(usage).collect();
+    host.publish_share(fair_level(&all, host.soft_effective()));
+    cast.shared_ns = Some(now);
+}
+
+fn weight(cast: &Cast, budget: BudgetId) -> u32 {
+    cast.players.iter().find(|p| p.budget == budget).map_or(1, |p| p.plan.weight)
+}
+
 fn moved(world: &World, p: &Player) -> u64 {
-    let s = world.container(p.node).stats();
+    let Some(node) = p.node else { return 0 };
+    let s = world.container(node).stats();
     s.bytes_from_guest + s.bytes_to_guest
 }
 
 fn stats_of(world: &World, p: &Player) -> MemberStats {
-    p.last_stats.unwrap_or_else(|| world.budget(p.budget).member_stats(world.member(p.node)))
+    match (p.last_stats, p.node) {
+        (Some(stats), _) => stats,
+        (None, Some(node)) => world.budget(p.budget).member_stats(world.member(node)),
+        (None, None) => MemberStats::default(),
+    }
 }
 
 /// What is charged for a container. Under the linux rules host sockets are recorded and charged to nobody.
@@ -161,19 +254,33 @@ fn held(s: &MemberStats, rules: RuleSet) -> u64 {
 #[derive(Debug)]
 struct Samples {
     usage: Vec<Vec<u64>>,
-    peak_held: Vec<u64>,
+    held: Vec<Held>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Held {
+    peak: u64,
+    /// Over the windows of the contended phase.
+    sum: u64,
+    count: u64,
 }
 
 impl Samples {
     fn new(cast: &Cast) -> Self {
-        Self { usage: vec![Vec::new(); cast.budgets.len()], peak_held: vec![0; cast.players.len()] }
+        Self {
+            usage: vec![Vec::new(); cast.budgets.len()],
+            held: vec![Held::default(); cast.players.len()],
+        }
     }
-    fn take(&mut self, world: &World, cast: &Cast, rules: RuleSet) {
+    fn take(&mut self, world: &World, cast: &Cast, rules: RuleSet, contended: bool) {
         for (series, (id, _)) in self.usage.iter_mut().zip(&cast.budgets) {
             series.push(world.budget(*id).meter_stats(world.now()).usage_bytes);
         }
-        for (peak, p) in self.peak_held.iter_mut().zip(&cast.players) {
-            *peak = (*peak).max(held(&stats_of(world, p), rules));
+        for (sum, p) in self.held.iter_mut().zip(&cast.players) {
+            let held = held(&stats_of(world, p), rules);
+            sum.peak = sum.peak.max(held);
+            sum.sum += if contended { held } else { 0 };
+            sum.count += u64::from(contended);
         }
     }
 }
@@ -194,53 +301,77 @@ fn collect(world: &World, cast: &Cast, plan: &Plan, arm: &ArmPlan, samples: Samp
             usage_bytes: usage,
         }
     });
-    let players = cast.players.iter().zip(samples.peak_held);
+    let budgets: Vec<BudgetResult> = budgets.collect();
+    let players = cast.players.iter().zip(samples.held);
     ArmResult {
-        name: arm.name.to_owned(),
+        name: arm.name.clone(),
         role: arm.role,
         isolation: arm.isolation,
         rules: arm.rules,
-        budgets: budgets.collect(),
-        containers: players.map(|(p, peak)| container(world, cast, p, peak, plan)).collect(),
+        leaked_bytes: leaked(world, cast),
+        budgets,
+        containers: players.map(|(p, held)| container(world, cast, p, held, plan)).collect(),
         ..ArmResult::default()
     }
 }
 
-fn container(world: &World, cast: &Cast, p: &Player, peak: u64, plan: &Plan) -> ContainerResult {
+/// Charged to budgets whose containers are all gone.
+fn leaked(world: &World, cast: &Cast) -> u64 {
+    let gone = |id: BudgetId| {
+        let mut of = cast.players.iter().filter(|p| p.budget == id);
+        of.all(|p| p.last_stats.is_some())
+    };
+    let empty = cast.budgets.iter().filter(|(id, _)| gone(*id));
+    empty.map(|(id, _)| world.budget(*id).meter_stats(world.now()).usage_bytes).sum()
+}
+
+fn container(world: &World, cast: &Cast, p: &Player, held: Held, plan: &Plan) -> ContainerResult {
     let (up, down, probe) = (p.up.borrow(), p.down.borrow(), p.probe.borrow());
-    let books: Vec<_> = probe.books().iter().map(|b| p.spec.map(|_| b.summary())).collect();
+    let mut books: Vec<_> = probe.books().iter().map(|b| p.spec.map(|_| b.summary())).collect();
+    if plan.containers.len() > build::FINE_MAX {
+        // Of many, the groups have the curves; each still has its histogram.
+        books.iter_mut().flatten().for_each(|b| b.spectrum.clear());
+    }
     let answered = |i: usize| books[i].as_ref().map_or(0, |b| b.completed);
     let response = p.spec.map_or(0, |s| u64::from(s.response_bytes));
+    let part = |m: &Meter, i: usize| m.phases().get(i).copied().unwrap_or_default();
     let phase = |i: usize| ContainerPhase {
-        up_bytes: up.phases()[i].bytes,
-        down_bytes: down.phases()[i].bytes,
-        up_stall_ns: up.phases()[i].stall_ns,
-        down_stall_ns: down.phases()[i].stall_ns,
-        moved_bytes: p.moved[i],
+        up_bytes: part(&up, i).bytes,
+        down_bytes: part(&down, i).bytes,
+        up_stall_ns: part(&up, i).stall_ns,
+        down_stall_ns: part(&down, i).stall_ns,
+        moved_bytes: p.moved.get(i).copied().unwrap_or(0),
         probe_bytes: answered(i) * response,
         probe: books[i].clone(),
     };
-    let stats = world.container(p.node).stats();
+    let stats = p.node.map(|n| world.container(n).stats()).unwrap_or_default();
     let budget = cast.budgets.iter().position(|(id, _)| *id == p.budget).unwrap_or(0);
+    let work =
+        [("FramesFromGuest", stats.frames_from_guest), ("FramesToGuest", stats.frames_to_guest)];
     ContainerResult {
-        name: p.name.clone(),
-        role: p.role,
+        name: p.plan.name.clone(),
+        role: p.plan.role,
+        group: p.plan.group.clone(),
+        weight: p.plan.weight,
+        bits_per_second: p.plan.bits_per_second,
+        wants_up: p.plan.wants_up(),
+        wants_down: p.plan.wants_down(),
+        joined_ns: p.plan.joins_ns,
+        left_ns: p.plan.leaves_ns,
         budget,
         phases: (0..plan.phases.len()).map(phase).collect(),
         up_window_bytes: up.windows().to_vec(),
         down_window_bytes: down.windows().to_vec(),
         up_total_bytes: up.total(),
         down_total_bytes: down.total(),
-        peak_held_bytes: peak,
-        hard_bytes: p.hard_bytes,
+        mean_held_bytes: held.sum.checked_div(held.count).unwrap_or(0),
+        peak_held_bytes: held.peak,
+        hard_bytes: p.plan.budget.hard_bytes,
         counters: memory_counters(&stats_of(world, p)),
-        stack_counters: named(stats.counters.iter().map(|(n, v)| (*n, *v))),
-        guest_counters: BTreeMap::new(),
+        stack_counters: named(stats.counters.iter().map(|(n, v)| (*n, *v)).chain(work)),
         flows_total: stats.flows_total,
-        corrupt: up.corrupt() + down.corrupt() + probe.corrupt() + world.host(p.node).corrupt(),
-        broken: up.broken() + down.broken() + probe.broken() + Rc::clone(&p.sender).borrow().broken,
-        wants_up: true,
-        wants_down: true,
+        corrupt: loads::corrupt(p) + p.node.map_or(0, |n| world.host(n).corrupt()),
+        broken: loads::broken(p),
         ..ContainerResult::default()
     }
 }

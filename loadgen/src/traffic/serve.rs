@@ -60,9 +60,10 @@ impl Servers {
             }
         })
     }
-    /// Accepts all and sends each all it takes.
-    pub fn pushers(&mut self) -> io::Result<u16> {
-        self.all_at_once(|port, streams, shared| {
+    /// Accepts all and sends each all it takes, or so many bytes.
+    pub fn pushers(&mut self, bytes: Option<u64>) -> io::Result<u16> {
+        self.all_at_once(move |port, streams, shared| {
+            streams.open = Filled::limited(bytes);
             let mut buf = vec![0; HOG_PIECE];
             Pattern::from_host(port).fill(0, &mut buf);
             while !shared.stopped() {
@@ -138,7 +139,7 @@ impl Streams {
     fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
             if stream.set_nonblocking(true).is_ok() {
-                self.open.streams.push(stream);
+                self.open.add(stream);
             }
         }
     }

@@ -76,8 +76,8 @@ impl HostLevel {
             seen.budgets = budgets;
         }
         let all: Vec<_> = workers.iter().flat_map(|seen| seen.budgets.iter().copied()).collect();
-        let soft = self.level.stats().fixed.saturating_add(self.level.soft_effective());
-        self.level.publish_share(fair_level(&all, soft));
+        // Reservations are in both: in what each holds, and in what is divided.
+        self.level.publish_share(fair_level(&all, self.level.soft_effective()));
     }
 
     fn workers(&self) -> std::sync::MutexGuard<'_, Vec<Seen>> {

@@ -50,6 +50,8 @@ pub struct Server {
     pub resets_after: Option<u64>,
     /// Told about the bytes it reads.
     pub watch: Option<Watch>,
+    /// It stands at the guest's end (behind a [`super::Twin`]): what it sends is what a guest would.
+    pub at_guest: bool,
 }
 
 const NEVER: Instant = Instant(u64::MAX);
@@ -67,6 +69,7 @@ impl Server {
             frozen: Vec::new(),
             resets_after: None,
             watch: None,
+            at_guest: false,
         }
     }
     pub fn never_reads() -> Self {
@@ -90,6 +93,9 @@ impl Server {
     }
     pub fn watched(self, watch: Watch) -> Self {
         Self { watch: Some(watch), ..self }
+    }
+    pub fn at_guest(self) -> Self {
+        Self { at_guest: true, ..self }
     }
     pub fn with_delay(self, delay: Duration) -> Self {
         Self { delay, ..self }

@@ -141,7 +141,11 @@ impl Sock {
             self.want_write = true;
             return Err(HostError::WouldBlock);
         }
-        let pattern = Pattern::from_guest(self.port);
+        let pattern = if self.server.at_guest {
+            Pattern::from_host(self.port)
+        } else {
+            Pattern::from_guest(self.port)
+        };
         let before = self.written;
         for part in parts {
             let n = (part.len() as u64).min(room);
@@ -181,6 +185,7 @@ impl Sock {
             return Err(HostError::WouldBlock);
         }
         let pattern = match self.server.source {
+            _ if self.server.at_guest => Pattern::from_guest(self.port),
             Source::Echo => Pattern::from_guest(self.port),
             Source::Nothing | Source::Push(_) | Source::Respond { .. } => {
                 Pattern::from_host(self.port)

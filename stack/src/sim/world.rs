@@ -73,7 +73,10 @@ pub struct World {
     pool: ChunkPool,
     frames: FramePool,
     outbox: Vec<Frame>,
+    /// Nodes that something happened to since their timers were set: only these can have anything to do.
     touched: Vec<usize>,
+    /// The same in order, while they are settled.
+    settling: Vec<usize>,
     stats: WorldStats,
 }
 
@@ -96,6 +99,7 @@ impl World {
             frames: FramePool::default(),
             outbox: Vec::new(),
             touched: Vec::new(),
+            settling: Vec::new(),
             stats: WorldStats::default(),
         }
     }
@@ -207,6 +211,7 @@ impl World {
         }
         for round in 0.. {
             assert!(round < ROUNDS_MAX, "the world never comes to rest at {:?}", self.now);
+            self.note_touched();
             let mut busy = self.settle_stacks();
             busy |= self.settle_wakes();
             busy |= self.settle_guests();
@@ -214,16 +219,26 @@ impl World {
                 break;
             }
         }
-        self.touched.sort_unstable();
-        self.touched.dedup();
-        for i in std::mem::take(&mut self.touched) {
-            self.arm(i);
+        self.note_touched();
+        for n in 0..self.settling.len() {
+            self.arm(self.settling[n]);
+        }
+        self.settling.clear();
+    }
+
+    /// Nodes touched since join those that are being settled, in the order of their numbers.
+    fn note_touched(&mut self) {
+        if !self.touched.is_empty() {
+            self.settling.append(&mut self.touched);
+            self.settling.sort_unstable();
+            self.settling.dedup();
         }
     }
 
     fn settle_stacks(&mut self) -> bool {
         let mut busy = false;
-        for i in 0..self.nodes.len() {
+        for n in 0..self.settling.len() {
+            let i = self.settling[n];
             let Self { now, budgets, nodes, pool, agenda, frames, touched, stats, .. } = self;
             let node = &mut nodes[i];
             if !node.alive {
@@ -246,7 +261,16 @@ impl World {
 
     fn settle_wakes(&mut self) -> bool {
         let mut busy = false;
-        for b in 0..self.budgets.len() {
+        // Without a level above, nothing that happens to others wakes anybody.
+        let apart = self.budgets.iter().all(|b| b.parent().is_none());
+        let mut concerned: Vec<usize> = if apart {
+            self.settling.iter().map(|i| self.nodes[*i].budget).collect()
+        } else {
+            (0..self.budgets.len()).collect()
+        };
+        concerned.sort_unstable();
+        concerned.dedup();
+        for b in concerned {
             while let Some(key) = self.budgets[b].poll_wake(self.now) {
                 let key = WakeKey(key);
                 let of =
@@ -264,7 +288,8 @@ impl World {
 
     fn settle_guests(&mut self) -> bool {
         let mut busy = false;
-        for i in 0..self.nodes.len() {
+        for n in 0..self.settling.len() {
+            let i = self.settling[n];
             let Self { now, nodes, agenda, frames, outbox, touched, stats, .. } = self;
             let node = &mut nodes[i];
             if !node.alive || !std::mem::take(&mut node.guest_dirty) {

@@ -113,18 +113,22 @@ impl Tcb {
         // RFC 8985 section 6.2 step 2: the echo is of something older than what was sent at `at`.
         let stamps = self.ts.zip(news.echo);
         let older = |at| stamps.is_some_and(|(offset, echo)| Seq(echo).lt(Seq(ts_at(at, offset))));
-        let (now, mut rtt) = (mem.now, None);
+        let (now, mut rtt, mut again) = (mem.now, None, false);
         let (had, syn, chunks) = (self.snd.una(), !self.snd.syn_acked, self.snd.q.chunks());
         let Snd { board, rack, .. } = &mut self.snd;
         news.delivered = board.acked(seg.ack, |run| {
+            again |= run.again;
             rtt = rack.on_arrival(run, now, older).or(rtt);
         });
         news.acked = board.una().diff(had).cast_unsigned();
+        // What waited behind a hole for a retransmission says nothing of the path (Karn's point, for its neighbours).
+        rtt = rtt.filter(|_| !again);
         if self.sack && seg.options.sack[0].is_some() {
             news.duplicate = duplicate(seg, board.una()).map_or(0, Range::len);
             for range in blocks(seg) {
+                // The echo is of what moved SND.UNA last (RFC 7323 section 4.3), not of what is behind a hole.
                 news.sacked += board.sack(range, chunks, |run| {
-                    rtt = rack.on_arrival(run, now, older).or(rtt);
+                    rtt = rack.on_arrival(run, now, |_| false).or(rtt);
                 });
             }
             news.delivered += news.sacked;

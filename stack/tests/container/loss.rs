@@ -7,8 +7,15 @@ use crate::rig::{Rig, Setup, one};
 use crate::wire::{ACK, RST, Seg};
 
 /// A guest that does not say what is behind holes.
-const NO_SACK: Hello =
-    Hello { seq: 1000, wnd: 64_000, mss: Some(1460), wscale: Some(7), sack_ok: false, ts: None };
+const NO_SACK: Hello = Hello {
+    seq: 1000,
+    wnd: 64_000,
+    mss: Some(1460),
+    wscale: Some(7),
+    sack_ok: false,
+    ts: None,
+    v6: false,
+};
 
 /// Ten segments' worth on its way.
 fn ten_out(rig: &mut Rig, peer: &Peer) -> Vec<Seg> {

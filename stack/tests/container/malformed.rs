@@ -1,11 +1,13 @@
 //! Frames that nobody should send: dropped, counted by reason, never a panic, never a leak.
 
+use std::net::Ipv6Addr;
+
 use skbudget_stack::VnetHdr;
 use skbudget_stack::controller::Rules;
 
 use crate::peer::{Hello, Peer, bytes};
-use crate::rig::{GATEWAY, GUEST, Rig, Setup};
-use crate::wire::{ACK, FIN, GUEST_MAC, RST, SYN, Seg, ethernet, ipv4};
+use crate::rig::{GATEWAY, GATEWAY6, GUEST, GUEST6, Rig, Setup};
+use crate::wire::{ACK, FIN, GUEST_MAC, RST, SYN, Seg, ethernet, icmpv6, ipv4, ipv6};
 
 /// xorshift64*
 struct Random(u64);
@@ -33,7 +35,27 @@ fn samples(peer: &Peer) -> Vec<(&'static str, Vec<u8>)> {
     let echo = [8, 0, 0xf7, 0xfb, 0, 1, 0, 3];
     let udp = [0x10, 0, 0x20, 0, 0, 12, 0, 0, 1, 2, 3, 4];
     let sack = vec![(peer.ack, peer.ack.wrapping_add(9))];
+    let v6 = Hello { v6: true, ..full };
+    let ask = [&[0; 4][..], &GATEWAY6.octets(), &[1, 1], &GUEST_MAC].concat();
+    let routers = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
+    let tcp = v6.syn(41_002, 81).frame()[54..].to_vec();
+    let extended =
+        [&[60, 0, 5, 2, 0, 0, 1, 0, 43, 0, 1, 4, 0, 0, 0, 0][..], &[6, 0, 4, 0, 0, 0, 0, 0], &tcp]
+            .concat();
+    let piece = [&[17, 0, 0, 1, 0, 0, 0, 9][..], &[7; 64]].concat();
+    let mut piece_v4 = ipv4(17, GUEST, GATEWAY, &[7; 64]);
+    piece_v4[20] = 0x20;
+    ip_sum(&mut piece_v4);
     vec![
+        ("v6 syn", v6.syn(41_002, 81).frame()),
+        ("v6 data", Seg { v6: true, ..peer.data_at(0, &bytes(200)) }.frame()),
+        ("v6 echo", icmpv6(GUEST6, GATEWAY6, 128, 0, &[0, 1, 0, 3, 9])),
+        ("v6 udp", ipv6(17, GUEST6, GATEWAY6, &udp)),
+        ("v6 headers", ipv6(0, GUEST6, GATEWAY6, &extended)),
+        ("v6 piece", ipv6(44, GUEST6, GATEWAY6, &piece)),
+        ("v4 piece", piece_v4),
+        ("neighbour", icmpv6(GUEST6, GATEWAY6, 135, 0, &ask)),
+        ("router", icmpv6(GUEST6, routers, 133, 0, &[0; 4])),
         ("arp", ethernet(0x0806, &arp)),
         ("echo", ipv4(1, GUEST, GATEWAY, &echo)),
         ("udp", ipv4(17, GUEST, GATEWAY, &udp)),
@@ -284,7 +306,7 @@ fn changed_bytes_in_good_frames() {
                 _ => rng.next() as u8,
             };
         }
-        if rng.below(2) == 0 && frame.len() > 34 {
+        if rng.below(2) == 0 && frame[12..14] == [8, 0] {
             ip_sum(&mut frame);
         }
         frame
@@ -312,7 +334,40 @@ fn good_frames_with_any_numbers_and_flags() {
         if rng.below(5) == 0 {
             seg.guest_port = 40_000 + rng.below(40) as u16;
         }
+        seg.v6 = rng.below(3) == 0;
         seg.frame()
+    });
+}
+
+/// Headers of IPv6 in any number and order, with good frames behind them, in pieces or whole.
+#[test]
+fn ipv6_headers_of_any_kind_and_length() {
+    storm(4, 60_000, |rng, peer| {
+        let seg = Seg { v6: true, ..peer.data_at(0, &bytes(rng.below(300))) };
+        let mut packet = seg.frame()[54..].to_vec();
+        let mut next = 6;
+        for _ in 0..rng.below(11) {
+            let kind = [0, 43, 44, 60, 60, 60][rng.below(6)];
+            let units = rng.below(4);
+            let mut header = vec![next, units as u8];
+            header
+                .extend((0..6 + 8 * units).map(|_| {
+                    if rng.below(3) == 0 { rng.next() as u8 } else { rng.below(2) as u8 }
+                }));
+            if kind == 44 {
+                // Few datagrams, so that pieces meet.
+                header[4..8].copy_from_slice(&[0, 0, 0, rng.below(3) as u8]);
+                header.truncate(8);
+            }
+            if rng.below(12) == 0 {
+                header[1] = rng.next() as u8;
+            }
+            packet.splice(0..0, header);
+            next = kind;
+        }
+        let dst =
+            if rng.below(10) == 0 { Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1) } else { GATEWAY6 };
+        ipv6(next, GUEST6, dst, &packet)
     });
 }
 

@@ -22,6 +22,7 @@ pub(crate) struct Peer {
     pub(crate) scale: u8,
     pub(crate) edge: u32,
     pub(crate) ts: Option<(u32, u32)>,
+    pub(crate) v6: bool,
 }
 
 /// Options of a guest's SYN.
@@ -33,11 +34,20 @@ pub(crate) struct Hello {
     pub(crate) wscale: Option<u8>,
     pub(crate) sack_ok: bool,
     pub(crate) ts: Option<u32>,
+    pub(crate) v6: bool,
 }
 
 impl Default for Hello {
     fn default() -> Self {
-        Self { seq: 1000, wnd: 64_000, mss: Some(1460), wscale: Some(7), sack_ok: true, ts: None }
+        Self {
+            seq: 1000,
+            wnd: 64_000,
+            mss: Some(1460),
+            wscale: Some(7),
+            sack_ok: true,
+            ts: None,
+            v6: false,
+        }
     }
 }
 
@@ -53,6 +63,7 @@ impl Hello {
             wscale: self.wscale,
             sack_ok: self.sack_ok,
             ts: self.ts.map(|v| (v, 0)),
+            v6: self.v6,
             ..Seg::default()
         }
     }
@@ -103,18 +114,22 @@ impl Peer {
             scale: if syn.wscale.is_some() { syn_ack.wscale.unwrap_or(0) } else { 0 },
             edge: syn_ack.ack.wrapping_add(u32::from(syn_ack.wnd)),
             ts: syn_ack.ts.map(|(val, _)| (syn.ts.unwrap_or_default().0, val)),
+            v6: syn.v6,
         }
     }
 
     /// A published port: the stack opens, the guest accepts.
     pub(crate) fn accept(rig: &mut Rig, guest_port: u16) -> Self {
-        let from = SocketAddr::from((GATEWAY, 5555));
+        Self::accept_from(rig, guest_port, SocketAddr::from((GATEWAY, 5555)))
+    }
+
+    pub(crate) fn accept_from(rig: &mut Rig, guest_port: u16, from: SocketAddr) -> Self {
         let flow = rig.with_cx(|stack, cx| stack.on_accept(cx, guest_port, from)).expect("room");
         rig.host.socks.insert(flow, crate::rig::Sock { room: usize::MAX, ..Default::default() });
         rig.stack.on_host_ready(flow, skbudget_stack::Ready { readable: false, writable: true });
         let syn = one(crate::rig::segs(rig.turn()));
         assert!(syn.is(SYN), "{syn:?}");
-        let hello = Hello::default();
+        let hello = Hello { v6: syn.v6, ..Hello::default() };
         let answer = Seg {
             ack: syn.seq.wrapping_add(1),
             flags: SYN | ACK,
@@ -133,6 +148,7 @@ impl Peer {
             scale,
             edge: ack.ack.wrapping_add(u32::from(ack.wnd) << scale),
             ts: None,
+            v6: syn.v6,
         }
     }
 
@@ -145,6 +161,7 @@ impl Peer {
             flags: ACK,
             wnd: self.wnd,
             ts: self.ts,
+            v6: self.v6,
             ..Seg::default()
         }
     }

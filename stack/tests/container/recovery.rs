@@ -144,6 +144,25 @@ fn a_lost_retransmission_is_found_by_what_was_sent_after_it() {
 }
 
 #[test]
+fn a_lost_retransmission_is_found_by_another_that_arrived() {
+    let hello = Hello { ts: Some(500), ..Hello::default() };
+    let (mut rig, mut peer, said) = twenty_out(&hello, 0);
+    // 0 and 9 are lost and sent again, one a piece of what arrives; the first is lost again. While the hole is there,
+    // the guest echoes what came before it (RFC 7323 section 4.3).
+    rig.send(peer.holes(&said, &[(10, 20), (1, 9)]));
+    rig.pass(1);
+    let mut out = rig.send(peer.holes(&said, &[(10, 20), (1, 9)]));
+    out.extend(rig.pass_segs(2 * RTT).into_iter().map(|(_, s)| s));
+    peer.ts = peer.ts.map(|(val, ecr)| (val + 2 * RTT as u32, ecr));
+    out.extend(rig.send(peer.holes(&said, &[(1, 20)])));
+    out.extend(rig.pass_segs(RTT / 4 + 1).into_iter().map(|(_, s)| s));
+    let first = out.iter().filter(|s| s.seq == said[0].seq).count();
+    assert!(first >= 1, "{:?}", seqs(&out));
+    assert_eq!(rig.stat("TCPTimeouts"), 0);
+    end(rig, &peer);
+}
+
+#[test]
 fn after_a_timeout_what_the_guest_has_behind_holes_is_not_sent_again() {
     let (mut rig, mut peer, said) = twenty_out(&Hello::default(), 0);
     // Two arrived, too few to be sure of at once; then nothing is heard, not even of what was sent again.

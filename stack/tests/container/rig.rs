@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use skbudget_stack::controller::{
     Budget, BudgetConfig, Counter, Instant, Limits, MemberStats, Rules, SockLimits,
@@ -16,6 +16,8 @@ use crate::wire::{Seg, Sent, sent};
 
 pub(crate) const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+pub(crate) const GUEST6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100);
+pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
 
 /// One host socket.
 #[derive(Debug, Default)]

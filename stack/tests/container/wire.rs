@@ -1,14 +1,14 @@
 //! Segments by hand: made into frames, and read back from them with every checksum verified.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use skbudget_stack::VnetHdr;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetFrame, EthernetProtocol, Icmpv4Message, Icmpv4Packet,
-    IpAddress, IpProtocol, Ipv4Packet, TcpPacket, checksum,
+    Icmpv6Packet, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, checksum,
 };
 
-use crate::rig::{GATEWAY, GUEST};
+use crate::rig::{GATEWAY, GATEWAY6, GUEST, GUEST6};
 
 pub(crate) const GUEST_MAC: [u8; 6] = [2, 0x67, 0x75, 0x65, 0x73, 0x74];
 pub(crate) const OUR_MAC: [u8; 6] = [0x52, 0x55, 0x0a, 0, 2, 2];
@@ -24,6 +24,9 @@ pub(crate) const ACK: u8 = 16;
 pub(crate) struct Seg {
     pub(crate) guest_port: u16,
     pub(crate) remote: Option<Ipv4Addr>,
+    /// Over IPv6, and then to or from there.
+    pub(crate) v6: bool,
+    pub(crate) remote6: Option<Ipv6Addr>,
     pub(crate) remote_port: u16,
     pub(crate) seq: u32,
     pub(crate) ack: u32,
@@ -85,6 +88,11 @@ impl Seg {
         tcp.extend([0; 4]);
         tcp.extend(&options);
         tcp.extend(&self.data);
+        if self.v6 {
+            let dst = self.remote6.unwrap_or(GATEWAY6);
+            checksum_v6(GUEST6, dst, 6, &mut tcp, 16);
+            return ipv6(6, GUEST6, dst, &tcp);
+        }
         let dst = self.remote.unwrap_or(GATEWAY);
         let pseudo = checksum::pseudo_header_v4(&GUEST, &dst, IpProtocol::Tcp, tcp.len() as u32);
         let sum = !checksum::combine(&[pseudo, checksum::data(&tcp)]);
@@ -104,6 +112,45 @@ pub(crate) fn ipv4(protocol: u8, src: Ipv4Addr, dst: Ipv4Addr, payload: &[u8]) -
     ip[10..12].copy_from_slice(&sum.to_be_bytes());
     ip.extend(payload);
     ethernet(0x0800, &ip)
+}
+
+/// An IPv6 packet in a frame of the guest's; `next` is what its payload begins with.
+pub(crate) fn ipv6(next: u8, src: Ipv6Addr, dst: Ipv6Addr, payload: &[u8]) -> Vec<u8> {
+    let mut ip = vec![0x60, 0, 0, 0];
+    ip.extend((payload.len() as u16).to_be_bytes());
+    // Neighbour discovery asks for 255, nobody else asks.
+    ip.extend([next, 255]);
+    ip.extend(src.octets());
+    ip.extend(dst.octets());
+    ip.extend(payload);
+    ethernet(0x86dd, &ip)
+}
+
+/// Fills in the checksum at `at` of a packet of that protocol.
+pub(crate) fn checksum_v6(src: Ipv6Addr, dst: Ipv6Addr, protocol: u8, bytes: &mut [u8], at: usize) {
+    bytes[at..at + 2].fill(0);
+    let len = bytes.len() as u32;
+    let pseudo = checksum::pseudo_header_v6(&src, &dst, protocol.into(), len);
+    let sum = !checksum::combine(&[pseudo, checksum::data(bytes)]);
+    bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// An ICMPv6 message of the guest's: type, code, and what follows the checksum.
+pub(crate) fn icmpv6(src: Ipv6Addr, dst: Ipv6Addr, kind: u8, code: u8, body: &[u8]) -> Vec<u8> {
+    ipv6(58, src, dst, &icmpv6_message(src, dst, kind, code, body))
+}
+
+pub(crate) fn icmpv6_message(
+    src: Ipv6Addr,
+    dst: Ipv6Addr,
+    kind: u8,
+    code: u8,
+    body: &[u8],
+) -> Vec<u8> {
+    let mut message = vec![kind, code, 0, 0];
+    message.extend(body);
+    checksum_v6(src, dst, 58, &mut message, 2);
+    message
 }
 
 pub(crate) fn ethernet(ethertype: u16, payload: &[u8]) -> Vec<u8> {
@@ -126,6 +173,17 @@ pub(crate) enum Sent {
     },
     /// Type, code, and what follows the first 8 bytes.
     Icmp(u8, u8, Vec<u8>),
+    Icmp6 {
+        src: Ipv6Addr,
+        dst: Ipv6Addr,
+        hop_limit: u8,
+        kind: u8,
+        code: u8,
+        /// What follows the checksum.
+        body: Vec<u8>,
+    },
+    /// A fragment: identification, offset in bytes, whether more follow.
+    Piece(u32, u32, bool, Vec<u8>),
 }
 
 /// Reads a frame of the stack, checking everything a guest's kernel would.
@@ -141,6 +199,9 @@ pub(crate) fn sent(vnet: &VnetHdr, frame: &[u8], mtu: u16, offload: bool) -> Sen
         };
         return Sent::Arp { operation, source: source_protocol_addr, target: target_protocol_addr };
     }
+    if eth.ethertype() == EthernetProtocol::Ipv6 {
+        return sent_v6(vnet, &eth, mtu, offload);
+    }
     assert_eq!(eth.dst_addr().0, GUEST_MAC);
     let ip = Ipv4Packet::new_checked(eth.payload()).unwrap();
     assert!(ip.verify_checksum());
@@ -150,37 +211,81 @@ pub(crate) fn sent(vnet: &VnetHdr, frame: &[u8], mtu: u16, offload: bool) -> Sen
         assert!(ip.total_len() <= mtu, "{} bytes at an MTU of {mtu}", ip.total_len());
         assert_eq!(*vnet, VnetHdr::default());
     }
+    if ip.more_frags() || ip.frag_offset() > 0 {
+        let (id, at) = (ip.ident().into(), ip.frag_offset().into());
+        return Sent::Piece(id, at, ip.more_frags(), ip.payload().to_vec());
+    }
     if ip.next_header() == IpProtocol::Icmp {
         let icmp = Icmpv4Packet::new_checked(ip.payload()).unwrap();
         assert!(icmp.verify_checksum());
         let kind = if icmp.msg_type() == Icmpv4Message::DstUnreachable { 3 } else { 0 };
         return Sent::Icmp(kind, icmp.msg_code(), ip.payload()[8..].to_vec());
     }
-    Sent::Tcp(segment(vnet, &ip, mtu, offload))
+    let (src, dst) = (IpAddress::Ipv4(ip.src_addr()), IpAddress::Ipv4(ip.dst_addr()));
+    let seg = segment(vnet, (src, dst), ip.payload(), mtu, offload);
+    Sent::Tcp(Seg { remote: Some(ip.src_addr()), ..seg })
 }
 
-fn segment(vnet: &VnetHdr, ip: &Ipv4Packet<&[u8]>, mtu: u16, offload: bool) -> Seg {
-    let tcp = TcpPacket::new_checked(ip.payload()).unwrap();
-    let (src, dst) = (IpAddress::Ipv4(ip.src_addr()), IpAddress::Ipv4(ip.dst_addr()));
+fn sent_v6(vnet: &VnetHdr, eth: &EthernetFrame<&[u8]>, mtu: u16, offload: bool) -> Sent {
+    let ip = Ipv6Packet::new_checked(eth.payload()).unwrap();
+    let (src, dst) = (ip.src_addr(), ip.dst_addr());
+    assert_eq!(ip.total_len(), eth.payload().len(), "nothing before or behind");
+    if !offload {
+        assert!(ip.total_len() <= usize::from(mtu), "{} bytes", ip.total_len());
+        assert_eq!(*vnet, VnetHdr::default());
+    }
+    let bytes = ip.payload();
+    match ip.next_header() {
+        IpProtocol::Ipv6Frag => {
+            let word = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+            let at = word(0) & 0xfff8;
+            Sent::Piece(word(4), at, bytes[3] & 1 == 1, bytes[8..].to_vec())
+        }
+        IpProtocol::Icmpv6 => {
+            let icmp = Icmpv6Packet::new_checked(bytes).unwrap();
+            assert!(icmp.verify_checksum(&src, &dst));
+            let (kind, code, hop_limit) = (bytes[0], bytes[1], ip.hop_limit());
+            Sent::Icmp6 { src, dst, hop_limit, kind, code, body: bytes[4..].to_vec() }
+        }
+        IpProtocol::Tcp => {
+            assert_eq!((eth.dst_addr().0, dst.segments()[0]), (GUEST_MAC, GUEST6.segments()[0]));
+            let addrs = (IpAddress::Ipv6(src), IpAddress::Ipv6(dst));
+            let seg = segment(vnet, addrs, bytes, mtu, offload);
+            Sent::Tcp(Seg { v6: true, remote6: Some(src), ..seg })
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A segment in a packet between these addresses.
+fn segment(
+    vnet: &VnetHdr,
+    (src, dst): (IpAddress, IpAddress),
+    bytes: &[u8],
+    mtu: u16,
+    offload: bool,
+) -> Seg {
+    let tcp = TcpPacket::new_checked(bytes).unwrap();
+    let (ip_len, gso_type) = if matches!(src, IpAddress::Ipv4(_)) { (20, 1) } else { (40, 4) };
     if offload {
-        assert_eq!((vnet.flags, vnet.csum_start, vnet.csum_offset), (1, 34, 16));
-        let len = ip.payload().len() as u32;
-        let partial =
-            checksum::pseudo_header_v4(&ip.src_addr(), &ip.dst_addr(), IpProtocol::Tcp, len);
+        assert_eq!((vnet.flags, vnet.csum_start, vnet.csum_offset), (1, 14 + ip_len, 16));
+        let len = bytes.len() as u32;
+        let partial = checksum::pseudo_header(&src, &dst, IpProtocol::Tcp, len);
         assert_eq!(tcp.checksum(), partial);
         if vnet.gso_type == 0 {
-            assert!(ip.total_len() <= mtu, "{} bytes at an MTU of {mtu}", ip.total_len());
+            let total = usize::from(ip_len) + bytes.len();
+            assert!(total <= usize::from(mtu), "{total} bytes at an MTU of {mtu}");
         } else {
-            assert_eq!(usize::from(vnet.hdr_len), 34 + usize::from(tcp.header_len()));
-            assert!(20 + u16::from(tcp.header_len()) + vnet.gso_size <= mtu);
+            assert_eq!(vnet.gso_type, gso_type);
+            assert_eq!(vnet.hdr_len, 14 + ip_len + u16::from(tcp.header_len()));
+            assert!(ip_len + u16::from(tcp.header_len()) + vnet.gso_size <= mtu);
         }
     } else {
         assert!(tcp.verify_checksum(&src, &dst));
     }
-    let bits = ip.payload()[13];
+    let bits = bytes[13];
     let mut seg = Seg {
         guest_port: tcp.dst_port(),
-        remote: Some(ip.src_addr()),
         remote_port: tcp.src_port(),
         seq: tcp.seq_number().0.cast_unsigned(),
         ack: tcp.ack_number().0.cast_unsigned(),

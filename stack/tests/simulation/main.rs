@@ -1,17 +1,29 @@
 //! Seeded worlds: a guest by other hands (smoltcp) behind links that lose, reorder, repeat, delay and corrupt, in front
 //! of hosts that are slow, under budgets that are rich or next to nothing. Whatever happens, every byte arrives as it
-//! was sent, hard stays hard, and nothing is left at the end.
+//! was sent, hard stays hard, and nothing is left at the end. And our stack with itself, where also every pause is
+//! explained by what the link lost.
 //!
 //! `SKBUDGET_SEED=n cargo test -p skbudget-stack --test simulation` runs one seed again.
 
+mod autotune;
 mod plan;
 mod run;
+mod twin;
 
 use plan::Plan;
 use run::run;
 
-/// Seeds of one test.
+/// Seeds of one test, against a guest by other hands.
 fn each(kind: fn(u64) -> Plan, seeds: std::ops::Range<u64>) {
+    each_plan(kind, |plan| drop(run(plan)), seeds);
+}
+
+/// Plans of seeds, each run.
+fn each_plan<P: std::fmt::Debug + std::panic::RefUnwindSafe>(
+    kind: fn(u64) -> P,
+    run: fn(&P),
+    seeds: std::ops::Range<u64>,
+) {
     let only = std::env::var("SKBUDGET_SEED").ok().map(|s| s.parse().expect("a number"));
     for seed in only.map_or(seeds, |s| s..s + 1) {
         let plan = kind(seed);
@@ -43,6 +55,23 @@ fn little_memory() {
 #[test]
 fn little_memory_and_faulty_links() {
     each(|seed| Plan::short(seed).with_faults(), 3000..3500);
+}
+
+#[test]
+fn the_stack_with_itself() {
+    each_plan(twin::Plan::rich, twin::run, 4000..5000);
+}
+
+#[test]
+fn the_stack_with_itself_and_little_memory() {
+    each_plan(twin::Plan::short, twin::run, 5000..5400);
+}
+
+#[test]
+fn many_seeds_are_over_ipv6() {
+    let over_ipv6 = |seeds: std::ops::Range<u64>| seeds.filter(|s| Plan::clean(*s).ipv6).count();
+    let (clean, faulty) = (over_ipv6(0..150), over_ipv6(1000..1500));
+    assert!(clean > 30 && faulty > 100, "{clean} and {faulty}");
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub(crate) struct Plan {
     pub(crate) rules: Rules,
     pub(crate) hard: u64,
     pub(crate) mtu: u16,
+    /// Every connection is over IPv6.
+    pub(crate) ipv6: bool,
     pub(crate) offload: bool,
     pub(crate) delay: Duration,
     pub(crate) bits_per_second: Option<u64>,
@@ -37,7 +39,7 @@ pub(crate) struct Plan {
     pub(crate) server_delay: Duration,
 }
 
-fn pick<T: Copy>(rng: &mut Rng, of: &[T]) -> T {
+pub(crate) fn pick<T: Copy>(rng: &mut Rng, of: &[T]) -> T {
     of[rng.below(of.len() as u64) as usize]
 }
 
@@ -52,6 +54,8 @@ impl Plan {
             rules: pick(rng, &[Rules::Strict, Rules::Strict, Rules::Linux]),
             hard: 64 << 20,
             mtu,
+            // Drawn apart, so that seeds mean what they meant.
+            ipv6: mtu >= 1280 && Rng::new(seed ^ 0x1b6).below(2) == 1,
             offload: rng.below(2) == 1,
             delay: Duration::from_micros(pick(rng, &[0, 25, 1000, 20_000])),
             bits_per_second: pick(rng, &[None, Some(100_000_000), Some(10_000_000_000)]),

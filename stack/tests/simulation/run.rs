@@ -66,7 +66,8 @@ fn build(plan: &Plan) -> (World, BudgetId, NodeId, Vec<std::rc::Rc<std::cell::Re
         tallies.push(tally);
         let heard = |s: Server| s.watched(watch.clone());
         host.serve(port(i)..=port(i), heard(server(plan, job)));
-        let to = SocketAddr::from(([10, 0, 2, 2], port(i)));
+        let gateway = if plan.ipv6 { "fd00::2" } else { "10.0.2.2" };
+        let to = SocketAddr::new(gateway.parse().unwrap(), port(i));
         let app: Box<dyn App> = match job {
             Job::Up { bytes, .. } => Box::new(BulkSend::new(Some(bytes), Tally::shared())),
             Job::Down { reads_after, .. } => {
@@ -106,7 +107,8 @@ fn accept_clients(
         if !world.container(node).can_accept(world.budget(budget)) {
             return;
         }
-        let peer = SocketAddr::from(([192, 0, 2, 1], 30_000 + i as u16));
+        let from = if plan.ipv6 { "2001:db8::1" } else { "192.0.2.1" };
+        let peer = SocketAddr::new(from.parse().unwrap(), 30_000 + i as u16);
         let server = server(plan, plan.jobs[i]);
         if world.accept(node, port(i), peer, server, caps).is_none() {
             return;

@@ -56,7 +56,7 @@ pub(super) fn arm_result(
     let books = reports.iter().flat_map(|r| r.probe.iter().flatten());
     let lag = books.filter_map(|p| p.lag.p99_ns).max().unwrap_or(0);
     Ok(ArmResult {
-        name: arm.name.to_owned(),
+        name: arm.name.clone(),
         role: arm.role,
         isolation: arm.isolation,
         rules: arm.rules,
@@ -152,7 +152,7 @@ fn container(
         up_total_bytes: up.total,
         down_total_bytes: report.down.total,
         peak_held_bytes: peak.unwrap_or(0),
-        hard_bytes: actor.plan.hard_bytes,
+        hard_bytes: actor.plan.budget.hard_bytes,
         counters: named(counters().filter(|(n, _)| is_memory(n))),
         stack_counters: named(counters().filter(|(n, _)| !is_memory(n)).chain(work)),
         guest_counters: report.guest_counters.clone(),
@@ -160,8 +160,12 @@ fn container(
         corrupt: report.corrupt + up.corrupt,
         broken: report.broken,
         stack_cpu_ns: Some(between(CONTENDED, |c| c.cpu_ns)),
-        wants_up: true,
-        wants_down: true,
+        group: actor.plan.group.clone(),
+        weight: actor.plan.weight,
+        bits_per_second: actor.plan.bits_per_second,
+        wants_up: actor.plan.wants_up(),
+        wants_down: actor.plan.wants_down(),
+        left_ns: actor.plan.leaves_ns,
         ..ContainerResult::default()
     }
 }

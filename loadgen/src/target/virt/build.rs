@@ -1,31 +1,34 @@
-//! Makes a plan's containers, budgets, servers and applications in a world.
+//! Makes a plan's containers, budgets, servers and guests in a world.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::net::Ipv4Addr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use skbudget_controller::{Budget, BudgetConfig, Instant, Limits, MemberStats};
+use skbudget_controller::{
+    Budget, BudgetConfig, Level, LevelConfig, Limits, MemberStats, PAGE_SIZE,
+};
 use skbudget_stack::ContainerConfig;
 use skbudget_stack::sim::{
-    App, BudgetId, Buffers, BulkRecv, BulkSend, GuestConfig, LinkConfig, NeverRead, NodeConfig,
-    NodeId, Open, Probe, ProbePlan, Rng, Server, SimHost, SmolGuest, Tally, World,
+    BudgetId, Guest, GuestConfig, LinkConfig, NodeConfig, NodeId, Rng, Server, SimHost, SmolGuest,
+    Source, Tally, World,
 };
 
+use super::flood::FloodGuest;
 use crate::exit::Failure;
-use crate::measure::{Meter, ProbeLog};
-use crate::plan::{ArmPlan, ContainerPlan, Isolation, Load, Plan, ProbeSpec, Role};
+use crate::measure::{Digits, Meter, ProbeLog};
+use crate::plan::{ArmPlan, BudgetPlan, ContainerPlan, Isolation, Load, Plan, ProbeSpec};
+use crate::traffic::byhand::{ByHand, Target};
 
 /// One container of the run and what watches it.
 #[derive(Debug)]
 pub(super) struct Player {
-    pub(super) name: String,
-    index: u64,
-    pub(super) role: Role,
-    pub(super) node: NodeId,
+    pub(super) plan: ContainerPlan,
+    pub(super) index: u64,
+    /// Since it joined.
+    pub(super) node: Option<NodeId>,
     pub(super) budget: BudgetId,
-    pub(super) hard_bytes: u64,
-    loads: Vec<Load>,
     pub(super) up: Rc<RefCell<Meter>>,
     pub(super) down: Rc<RefCell<Meter>>,
     pub(super) probe: Rc<RefCell<ProbeLog>>,
@@ -41,15 +44,25 @@ pub(super) struct Player {
 pub(super) struct Cast {
     pub(super) players: Vec<Player>,
     pub(super) budgets: Vec<(BudgetId, String)>,
+    /// Above all budgets.
+    pub(super) host: Option<Arc<Level>>,
+    /// When its shares were last computed, while it is under pressure.
+    pub(super) shared_ns: Option<u64>,
 }
 
 // One port a connection, so that bytes of one connection that turn up in another are seen.
-const UP: u16 = 10_000;
-const DOWN: u16 = 11_000;
-const PROBE: u16 = 12_000;
-const STUFF: u16 = 20_000;
-const HOARD: u16 = 30_000;
-const CONNECTIONS_MAX: u16 = 9_999;
+pub(super) const UP: u16 = 1_000;
+pub(super) const DOWN: u16 = 2_000;
+pub(super) const PROBE: u16 = 3_000;
+pub(super) const INCAST: u16 = 4_000;
+/// The container's own.
+pub(super) const ACCEPT: u16 = 5_000;
+pub(super) const STUFF: u16 = 10_000;
+pub(super) const HOARD: u16 = 20_000;
+pub(super) const ORPHANS: u16 = 30_000;
+pub(super) const FLOOD: u16 = 40_000;
+const BULK_MAX: u16 = 999;
+const FILL_MAX: u16 = 9_999;
 
 /// Host servers are a loopback away.
 const HOST_DELAY: Duration = Duration::from_micros(10);
@@ -58,77 +71,106 @@ const HOST_DELAY: Duration = Duration::from_micros(10);
 const QUEUE_FRAMES: usize = 1000;
 /// The kernel's queues are fair between flows: acknowledgements and probes do not wait behind a bulk transfer.
 const EXPRESS_MAX: usize = 1200;
-/// A container opens its connections one after the other, as a program does, with a seeded jitter as long again.
-const DIAL_EVERY_NS: u64 = 5_000;
+/// With more containers than this, histograms are coarse.
+pub(super) const FINE_MAX: usize = 64;
 
 pub(super) fn cast(world: &mut World, plan: &Plan, arm: &ArmPlan) -> Result<Cast, Failure> {
-    let mut cast = Cast { players: Vec::new(), budgets: Vec::new() };
+    let mut cast = Cast { players: Vec::new(), budgets: Vec::new(), host: None, shared_ns: None };
+    if let Some(host) = &plan.host
+        && arm.isolation == Isolation::Container
+    {
+        cast.host = Some(level(host)?);
+    }
     if arm.isolation == Isolation::Shared {
-        let id = world.add_budget(budget(plan.pool_bytes(), plan, arm)?);
+        // The same memory in every arm.
+        let hard_bytes = plan.host.map_or_else(|| plan.pool_bytes(), |h| h.hard_bytes);
+        let pool = plan.host.unwrap_or_default();
+        let id =
+            world.add_budget(budget(&BudgetPlan { hard_bytes, ..pool }, 100, None, plan, arm)?);
         cast.budgets.push((id, "pool".to_owned()));
     }
     for (i, c) in plan.containers.iter().enumerate() {
-        if arm.isolation != Isolation::Shared {
-            let id = world.add_budget(budget(c.hard_bytes, plan, arm)?);
-            cast.budgets.push((id, c.name.clone()));
-        }
-        let Some((id, _)) = cast.budgets.last() else { continue };
-        let player = player(world, plan, c, i as u64, *id)?;
-        if c.role == Role::Victim {
-            raise_loads(world, &player, plan, Instant(i as u64 * 100_000));
-        }
-        cast.players.push(player);
+        let of = |name: &str| cast.budgets.iter().find(|(_, n)| n == name).map(|(id, _)| *id);
+        let shared = cast.budgets.first().filter(|_| arm.isolation == Isolation::Shared);
+        let known = shared.map(|(id, _)| *id).or_else(|| of(&c.budget_name));
+        let id = match known {
+            Some(id) => id,
+            None => {
+                let made = budget(&c.budget, c.weight, cast.host.clone(), plan, arm)?;
+                let id = world.add_budget(made);
+                cast.budgets.push((id, c.budget_name.clone()));
+                id
+            }
+        };
+        cast.players.push(player(plan, c, i as u64, id));
     }
     Ok(cast)
 }
 
-fn budget(hard: u64, plan: &Plan, arm: &ArmPlan) -> Result<Budget, Failure> {
-    let usage = |e| Failure::Usage(format!("a hard limit of {hard} bytes: {e:?}"));
-    let limits = Limits::from_bytes(hard, None, None).map_err(usage)?;
+fn level(host: &BudgetPlan) -> Result<Arc<Level>, Failure> {
+    let usage = |e| Failure::Usage(format!("the host's limit: {e}"));
+    let limits = limits(host).map_err(usage)?;
+    let config = LevelConfig { low: limits.low, soft: limits.soft, hard: limits.hard };
+    Level::new(config, None).map_err(usage)
+}
+
+fn limits(b: &BudgetPlan) -> Result<Limits, skbudget_controller::LimitError> {
+    Limits::from_bytes(b.hard_bytes, b.soft_bytes, b.low_bytes)
+}
+
+fn budget(
+    b: &BudgetPlan,
+    weight: u32,
+    parent: Option<Arc<Level>>,
+    plan: &Plan,
+    arm: &ArmPlan,
+) -> Result<Budget, Failure> {
+    let usage = |e| Failure::Usage(format!("a hard limit of {} bytes: {e}", b.hard_bytes));
+    let limits = match arm.isolation {
+        Isolation::Off => Limits::NONE,
+        Isolation::Shared | Isolation::Container => limits(b).map_err(usage)?,
+    };
     let config = BudgetConfig {
         rules: arm.rules.rules(),
         limits,
         sock: plan.sock_limits(),
-        min_bytes: 0,
-        weight: 100,
+        min_bytes: b.min_bytes.next_multiple_of(PAGE_SIZE),
+        weight,
     };
-    Budget::new(config, None).map_err(usage)
+    Budget::new(config, parent).map_err(usage)
 }
 
-fn player(
-    world: &mut World,
-    plan: &Plan,
-    c: &ContainerPlan,
-    index: u64,
-    budget: BudgetId,
-) -> Result<Player, Failure> {
+fn player(plan: &Plan, c: &ContainerPlan, index: u64, budget: BudgetId) -> Player {
     let meter = || Rc::new(RefCell::new(Meter::new(plan.window_ns, plan.end_ns())));
-    let (up, down) = (meter(), meter());
     let spec = c.probe();
     let deadline = spec.map_or(0, |s| s.deadline_ns);
-    let probe = Rc::new(RefCell::new(ProbeLog::new(&plan.phases, deadline)));
-
-    let mut host = SimHost::new();
-    let near = |server: Server| server.with_delay(HOST_DELAY);
-    let read_rate = c.loads.iter().find_map(|l| match l {
-        Load::Up { reads_bits_per_second } => Some(reads_bits_per_second / 8),
-        Load::Down | Load::Probe(_) | Load::Stuff { .. } | Load::Hoard { .. } => None,
-    });
-    let sink = Server { read_rate, ..near(Server::sink()) };
-    host.serve(UP..=UP, sink.watched(up.clone()));
-    host.serve(DOWN..=DOWN, near(Server::pusher(None)));
-    if let Some(s) = spec {
-        let server = Server::responder(s.request_bytes, s.response_bytes);
-        host.serve(PROBE..=PROBE, near(server));
+    let digits = if plan.containers.len() > FINE_MAX { Digits::Two } else { Digits::Three };
+    let log = ProbeLog::with_digits(&plan.phases, deadline, digits);
+    Player {
+        plan: c.clone(),
+        index,
+        node: None,
+        budget,
+        up: meter(),
+        down: meter(),
+        probe: Rc::new(RefCell::new(log)),
+        spec,
+        sender: Tally::shared(),
+        moved_before: 0,
+        moved: Vec::new(),
+        last_stats: None,
     }
-    host.serve(STUFF..=STUFF + CONNECTIONS_MAX, near(Server::never_reads()));
-    host.serve(HOARD..=HOARD + CONNECTIONS_MAX, near(Server::pusher(None)));
+}
 
-    let mut rng = Rng::fork(plan.seed, 1000 + index);
-    let link = plan.link;
+/// Makes the container, with the servers that it will connect to.
+pub(super) fn join(world: &mut World, p: &mut Player, plan: &Plan) -> Result<(), Failure> {
+    let mut rng = Rng::fork(plan.seed, 1000 + p.index);
+    let (c, link) = (&p.plan, plan.link);
     let secret = [rng.next_u64(), rng.next_u64()];
-    let container = ContainerConfig::new(link.mtu, link.offload, Some(c.hard_bytes), secret);
-    let guest = SmolGuest::new(&GuestConfig::new(link.mtu, link.offload, rng.next_u64()));
+    let hard = Some(c.budget.hard_bytes);
+    let container = ContainerConfig::new(link.mtu, link.offload, hard, secret);
+    let config = GuestConfig::new(link.mtu, link.offload, rng.next_u64());
+    let guest = guest(c, &config, &container);
     let way = Duration::from_nanos(link.rtt_ns / 2).saturating_sub(HOST_DELAY);
     let cable = LinkConfig {
         delay: way,
@@ -139,84 +181,100 @@ fn player(
     };
     let node = world.add_container(NodeConfig {
         container,
-        budget,
+        budget: p.budget,
         up: cable,
         down: cable,
-        guest: Box::new(guest),
-        host,
+        guest,
+        host: servers(p),
     });
-    let node = node.map_err(|e| {
-        Failure::Usage(format!("{}: no room for its device queue ({e:?}); raise its limit", c.name))
-    })?;
-    Ok(Player {
-        name: c.name.clone(),
-        index,
-        role: c.role,
-        node,
-        budget,
-        hard_bytes: c.hard_bytes,
-        loads: c.loads.clone(),
-        up,
-        down,
-        probe,
-        spec,
-        sender: Tally::shared(),
-        moved_before: 0,
-        moved: Vec::new(),
-        last_stats: None,
-    })
+    p.node = Some(node.map_err(|e| {
+        let name = &p.plan.name;
+        Failure::Usage(format!("{name}: no room for its device queue ({e:?}); raise its limit"))
+    })?);
+    Ok(())
 }
 
-/// Opens the connections of a container's loads, the first at `from`.
-pub(super) fn raise_loads(world: &mut World, p: &Player, plan: &Plan, from: Instant) {
-    let mut rng = Rng::fork(plan.seed, 2000 + p.index);
-    // Nobody starts in step with the others.
-    let mut at = from + Duration::from_nanos(rng.below(1_000_000));
-    let probe_jitter_ns = rng.below(100_000);
-    let mut dials: Vec<(Instant, u16, Box<dyn App>)> = Vec::new();
-    let mut dial = |port: u16, app: Box<dyn App>| {
-        dials.push((at, port, app));
-        at = at + Duration::from_nanos(DIAL_EVERY_NS + rng.below(DIAL_EVERY_NS));
+fn guest(c: &ContainerPlan, config: &GuestConfig, stack: &ContainerConfig) -> Box<dyn Guest> {
+    let flood = c.loads.iter().find_map(|l| match *l {
+        Load::Flood { kind, connections, per_second } => Some((kind, connections, per_second)),
+        _ => None,
+    });
+    let Some((kind, connections, per_second)) = flood else {
+        return Box::new(SmolGuest::new(config));
     };
-    for load in &p.loads {
-        match load {
-            Load::Up { .. } => dial(UP, Box::new(BulkSend::new(None, p.sender.clone()))),
-            Load::Down => dial(DOWN, Box::new(BulkRecv::new(p.down.clone()))),
-            Load::Probe(spec) => {
-                dial(
-                    PROBE,
-                    Box::new(Probe::new(probe_plan(spec, plan, probe_jitter_ns), p.probe.clone())),
-                );
-            }
-            Load::Stuff { connections } => {
-                for port in (STUFF..).take(*connections as usize) {
-                    dial(port, Box::new(BulkSend::new(None, p.sender.clone())));
-                }
-            }
-            Load::Hoard { connections } => {
-                for port in (HOARD..).take(*connections as usize) {
-                    dial(port, Box::new(NeverRead));
-                }
-            }
-        }
-    }
-    let bytes = plan.link.guest_buffer_bytes as usize;
-    let buffers = Buffers { rx: bytes, tx: bytes };
-    world.with_guest(p.node, |guest: &mut SmolGuest| {
-        for (at, port, app) in dials {
-            let to = SocketAddr::from(([10, 0, 2, 2], port));
-            guest.open(at, Open::Connect(to), buffers, app);
-        }
-    });
+    let target = Target {
+        own_mac: config.mac,
+        own_ip: config.ip,
+        peer_mac: stack.our_mac,
+        to: stack.gateway_ip,
+        to_port: FLOOD,
+        port_each: true,
+    };
+    let span = |f: fn(&crate::plan::Span) -> u64, last: bool| {
+        let span = if last { c.active.last() } else { c.active.first() };
+        span.map_or(0, f)
+    };
+    let (from, until) = (span(|s| s.from_ns, false), span(|s| s.to_ns, true));
+    Box::new(FloodGuest::new(ByHand::new(target, kind, connections, per_second, from, until)))
 }
 
-fn probe_plan(spec: &ProbeSpec, plan: &Plan, jitter_ns: u64) -> ProbePlan {
-    ProbePlan {
-        start: Instant(spec.offset_ns + jitter_ns),
-        every: Duration::from_nanos(spec.every_ns),
-        until: Instant(plan.end_ns()),
-        request: spec.request_bytes,
-        response: spec.response_bytes,
-        outstanding_max: spec.outstanding_max as usize,
+fn servers(p: &Player) -> SimHost {
+    let mut host = SimHost::new();
+    let near = |server: Server| server.with_delay(HOST_DELAY);
+    for load in &p.plan.loads {
+        match *load {
+            Load::Up { reads_bits_per_second, .. } => {
+                let sink = near(Server::sink());
+                let sink = Server { read_rate: Some(reads_bits_per_second / 8), ..sink };
+                host.serve(UP..=UP + BULK_MAX, sink.watched(p.up.clone()));
+            }
+            Load::Down { .. } => host.serve(DOWN..=DOWN + BULK_MAX, near(Server::pusher(None))),
+            Load::Probe(spec) => {
+                let server = Server::responder(spec.request_bytes, spec.response_bytes);
+                host.serve(PROBE..=PROBE + BULK_MAX, near(server));
+            }
+            Load::Stuff(fill) => {
+                let server = match fill.reads_bits_per_second {
+                    Some(rate) => Server { read_rate: Some(rate / 8), ..Server::sink() },
+                    None => Server::never_reads(),
+                };
+                host.serve(STUFF..=STUFF + FILL_MAX, near(server));
+            }
+            Load::Hoard(fill) => {
+                // A pusher with nothing to push would end its stream.
+                let server = match fill.bytes {
+                    Some(0) => Server::sink(),
+                    Some(n) => pushes_once(n),
+                    None => Server::pusher(None),
+                };
+                host.serve(HOARD..=HOARD + FILL_MAX, near(server));
+            }
+            Load::Orphans { .. } => {
+                // It says that it is done and reads nothing: what it was sent is owed to it for good.
+                let server = Server { source: Source::Push(Some(0)), ..Server::never_reads() };
+                let server = Server { rcvbuf: 4096, ..server };
+                host.serve(ORPHANS..=ORPHANS + FILL_MAX, near(server));
+            }
+            Load::Incast { bytes, .. } => {
+                let server = Server::responder(INCAST_REQUEST, bytes);
+                host.serve(INCAST..=INCAST + BULK_MAX, near(server));
+            }
+            Load::Flood { .. } => {
+                host.serve(FLOOD..=FLOOD + FILL_MAX, near(Server::never_reads()));
+            }
+            Load::Accept { .. } => {}
+        }
     }
+    host
 }
+
+/// Of an incast's fetches.
+pub(super) const INCAST_REQUEST: u32 = 64;
+
+/// Answers the first byte, which `HoardSome` sends, with `bytes`, and keeps the connection.
+fn pushes_once(bytes: u64) -> Server {
+    Server::responder(1, u32::try_from(bytes).unwrap_or(u32::MAX))
+}
+
+/// What an outside client connects from.
+pub(super) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);

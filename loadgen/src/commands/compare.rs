@@ -1,0 +1,230 @@
+//! `loadgen compare`: two results, two folders of results, or two binaries or configurations that are run now.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::cli::print;
+use crate::compare::execute::{self, Side};
+use crate::compare::{
+    Comparison, PAIRS_MIN, Question, Run, comparable, exact, paired, text, unpaired,
+};
+use crate::exit::Failure;
+use crate::export::json;
+use crate::interrupt;
+use crate::metrics::{METRICS, Metric, find};
+use crate::result::RunResult;
+use crate::units::nearest;
+
+const VIRTUAL: &str = "virtual";
+/// Tested unless asked for others: each metric more asks for more pairs.
+const METRICS_DEFAULT: &[&str] = &["goodput-up", "goodput-down", "p99-contended", "stall"];
+
+#[derive(Debug, Args)]
+pub(crate) struct Compare {
+    /// The one before: result.json, its folder, or a folder of such folders; with --exec a loadgen binary
+    a: Option<PathBuf>,
+    /// The one after
+    b: Option<PathBuf>,
+    /// Run A and B now, in turns; without A and B this binary, to compare configurations or to see its noise
+    #[arg(long)]
+    exec: bool,
+    /// With --exec: pairs of runs, at least 6
+    #[arg(long, default_value_t = 10, value_name = "PAIRS")]
+    rounds: usize,
+    /// With --exec: what to run
+    #[arg(long, default_value = "starvation")]
+    scenario: String,
+    /// With --exec: where; virtual needs no pairs and is compared exactly
+    #[arg(long, default_value = VIRTUAL)]
+    target: String,
+    /// With --exec: seed of the first pair
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// With --exec: change a parameter on both sides (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// With --exec: on A's side alone
+    #[arg(long, value_name = "KEY=VALUE")]
+    set_a: Vec<String>,
+    /// With --exec: on B's side alone
+    #[arg(long, value_name = "KEY=VALUE")]
+    set_b: Vec<String>,
+    /// With --exec: where the runs and compare.json go
+    #[arg(long, value_name = "DIR", default_value = "out/compare")]
+    out: PathBuf,
+    /// Metrics to decide by, by commas
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    metrics: Vec<String>,
+    /// A change up to this is none, in percent [default: 5, on the virtual target 0]
+    #[arg(long, value_name = "PERCENT")]
+    margin: Option<f64>,
+    /// Runs of the same name in two folders were made next to each other
+    #[arg(long)]
+    paired: bool,
+    /// Compare though parameters differ
+    #[arg(long)]
+    any_params: bool,
+    /// An improvement is exit 4 too
+    #[arg(long)]
+    both: bool,
+    /// Print compare.json instead of the table
+    #[arg(long)]
+    json: bool,
+}
+
+impl Compare {
+    pub(crate) fn dispatch(&self) -> Result<u8, Failure> {
+        let comparison = match (&self.a, &self.b) {
+            (Some(a), Some(b)) if !self.exec => self.saved(a, b)?,
+            (Some(_), None) => {
+                return Err(Failure::Usage("compare A with what? B is missing".to_owned()));
+            }
+            _ => self.executed()?,
+        };
+        if self.json {
+            print(&json::pretty("compare.json", &comparison)?)?;
+        } else {
+            print(&format!(
+                "{}\n{}\n",
+                text::render(&comparison),
+                text::verdict_line(&comparison)
+            ))?;
+        }
+        Ok(comparison.exit)
+    }
+
+    fn question(&self, virtual_time: bool) -> Result<Question, Failure> {
+        let margin = self.margin.unwrap_or(if virtual_time { 0.0 } else { 5.0 }) / 100.0;
+        if !(0.0..=10.0).contains(&margin) {
+            return Err(Failure::Usage("--margin must be 0 to 1000 percent".to_owned()));
+        }
+        let keys: Vec<&str> = match self.metrics.as_slice() {
+            [] => METRICS_DEFAULT.to_vec(),
+            some => some.iter().map(String::as_str).collect(),
+        };
+        let metrics = keys.into_iter().map(metric).collect::<Result<_, _>>()?;
+        Ok(Question { metrics, margin, both: self.both, seed: 1 })
+    }
+
+    fn saved(&self, a: &Path, b: &Path) -> Result<Comparison, Failure> {
+        let (of_a, of_b) = (load(a)?, load(b)?);
+        let (Some((_, first)), Some((_, second))) = (of_a.first(), of_b.first()) else {
+            return Err(Failure::NoBaseline("no results there".to_owned()));
+        };
+        for (_, other) in of_a.iter().chain(&of_b) {
+            comparable(first, other, !self.any_params)?;
+        }
+        let (name_a, name_b) = (a.display().to_string(), b.display().to_string());
+        let names = (name_a.as_str(), name_b.as_str());
+        let question = self.question(first.target == VIRTUAL)?;
+        if first.target == VIRTUAL && of_a.len() == 1 && of_b.len() == 1 {
+            return exact::compare(first, second, names, &question);
+        }
+        let runs = |all: &[(String, RunResult)]| -> Vec<Run> {
+            all.iter().map(|(name, r)| Run::of(name, r)).collect()
+        };
+        if !self.paired {
+            return Ok(unpaired(&runs(&of_a), &runs(&of_b), names, &question));
+        }
+        let name_of = |all: &[(String, RunResult)]| -> Vec<String> {
+            all.iter().map(|(name, _)| name.clone()).collect()
+        };
+        if name_of(&of_a) != name_of(&of_b) {
+            let why = "--paired: the folders do not hold runs of the same names".to_owned();
+            return Err(Failure::NoBaseline(why));
+        }
+        Ok(paired(&runs(&of_a), &runs(&of_b), names, &question))
+    }
+
+    fn executed(&self) -> Result<Comparison, Failure> {
+        let virtual_time = self.target == VIRTUAL;
+        let question = self.question(virtual_time)?;
+        let rounds = if virtual_time { 1 } else { self.rounds };
+        if !virtual_time && rounds < PAIRS_MIN {
+            let why =
+                format!("--rounds {rounds}: fewer than {PAIRS_MIN} pairs cannot show anything");
+            return Err(Failure::Unavailable(why));
+        }
+        fs::create_dir_all(&self.out).map_err(|e| Failure::io(self.out.display(), e))?;
+        let (a, b) = (
+            self.side("a", self.a.as_ref(), &self.set_a)?,
+            self.side("b", self.b.as_ref(), &self.set_b)?,
+        );
+        let note = |text: &str| {
+            if std::io::stderr().is_terminal() {
+                let _ = writeln!(std::io::stderr(), "{text}");
+            }
+        };
+        let pairs =
+            execute::pairs(&a, &b, (rounds, self.seed), &self.out, interrupt::watch(), note)?;
+        for (of_a, of_b) in &pairs {
+            comparable(of_a, of_b, false)?;
+        }
+        let shown = |s: &Side, own: &[String]| format!("{} {}", s.binary.display(), own.join(" "));
+        let (name_a, name_b) = (shown(&a, &self.set_a), shown(&b, &self.set_b));
+        let names = (name_a.trim(), name_b.trim());
+        let comparison = match pairs.first() {
+            Some((of_a, of_b)) if virtual_time => exact::compare(of_a, of_b, names, &question)?,
+            _ => {
+                let label = |side: &str, i: usize| format!("{side}/{:02}", i + 1);
+                let runs = pairs.iter().enumerate();
+                let runs = runs
+                    .map(|(i, (a, b))| (Run::of(&label("a", i), a), Run::of(&label("b", i), b)));
+                let (of_a, of_b): (Vec<Run>, Vec<Run>) = runs.unzip();
+                paired(&of_a, &of_b, names, &question)
+            }
+        };
+        let file = self.out.join("compare.json");
+        let text = json::pretty("compare.json", &comparison)?;
+        fs::write(&file, text).map_err(|e| Failure::io(file.display(), e))?;
+        Ok(comparison)
+    }
+
+    fn side(&self, name: &str, binary: Option<&PathBuf>, own: &[String]) -> Result<Side, Failure> {
+        let this = || std::env::current_exe().map_err(|e| Failure::io("this binary", e));
+        let binary = binary.map_or_else(this, |p| Ok(p.clone()))?;
+        let mut args: Vec<OsString> = vec![self.scenario.clone().into()];
+        args.extend(["--target".into(), OsString::from(&self.target)]);
+        for set in self.set.iter().chain(own) {
+            args.extend(["--set".into(), OsString::from(set)]);
+        }
+        Ok(Side { name: name.to_owned(), binary, args })
+    }
+}
+
+fn metric(key: &str) -> Result<&'static Metric, Failure> {
+    find(key).ok_or_else(|| {
+        let hint = nearest(key, METRICS.iter().map(|m| m.key));
+        let hint = hint.map_or_else(String::new, |h| format!("; did you mean '{h}'?"));
+        Failure::Usage(format!("no metric '{key}'{hint}"))
+    })
+}
+
+/// One result, or those of the folders in a folder, by name.
+fn load(path: &Path) -> Result<Vec<(String, RunResult)>, Failure> {
+    if path.is_file() || path.join("result.json").exists() {
+        return Ok(vec![(path.display().to_string(), json::read(path)?)]);
+    }
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Failure::NoBaseline(format!("{}: nothing there", path.display())));
+        }
+        Err(e) => return Err(Failure::io(path.display(), e)),
+    };
+    let mut found: Vec<PathBuf> =
+        entries.flatten().map(|e| e.path()).filter(|p| p.join("result.json").exists()).collect();
+    found.sort();
+    if found.is_empty() {
+        return Err(Failure::NoBaseline(format!(
+            "{}: no result.json in it or below",
+            path.display()
+        )));
+    }
+    let name = |p: &Path| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    found.iter().map(|p| Ok((name(p), json::read(p)?))).collect()
+}

@@ -1,0 +1,132 @@
+//! Two runs in virtual time: no noise, no statistics. Every metric is compared as it is, and whatever else differs in
+//! the results is named by its place.
+
+use serde_json::Value;
+
+use super::{Comparison, Judgement, Kind, Line, Question, Run, SCHEMA};
+use crate::exit::{Exit, Failure};
+use crate::metrics::{Better, METRICS};
+use crate::result::RunResult;
+
+/// Places named; the rest is counted.
+const PLACES_MAX: usize = 12;
+
+pub fn compare(
+    a: &RunResult,
+    b: &RunResult,
+    (name_a, name_b): (&str, &str),
+    question: &Question,
+) -> Result<Comparison, Failure> {
+    let (run_a, run_b) = (Run::of(name_a, a), Run::of(name_b, b));
+    let mut lines = Vec::new();
+    for m in METRICS {
+        for (arm, _) in run_a.values.keys().filter(|(_, key)| *key == m.key) {
+            let key = (arm.clone(), m.key);
+            let before = run_a.values[&key];
+            let after = run_b.values.get(&key).copied();
+            let (from, to) = (before.value, after.map_or(f64::MAX, |r| r.value));
+            let gated = question.metrics.iter().any(|q| q.key == m.key);
+            if from == to || !gated && after.is_none() {
+                continue;
+            }
+            let worse = match m.better {
+                Better::Smaller => to > from * (1.0 + question.margin),
+                Better::Bigger => to < from / (1.0 + question.margin) || after.is_none(),
+            };
+            let better = match m.better {
+                Better::Smaller => to < from,
+                Better::Bigger => to > from && after.is_some(),
+            };
+            let judgement = match (worse, better) {
+                _ if !gated => Judgement::Same,
+                (true, _) => Judgement::Worse,
+                (_, true) => Judgement::Better,
+                _ => Judgement::Same,
+            };
+            let ratio = if from == 0.0 { f64::MAX } else { (to / from).min(f64::MAX) };
+            lines.push(Line {
+                arm: arm.clone(),
+                metric: m.key,
+                judgement,
+                a: from,
+                b: to,
+                ratio,
+                ratio_low: ratio,
+                ratio_high: ratio,
+                p_holm: 0.0,
+                floor_ratio: Some(1.0),
+                samples: 1,
+                reason: if gated { String::new() } else { "not asked about".to_owned() },
+            });
+        }
+    }
+    let any = |j: Judgement| lines.iter().any(|l| l.judgement == j);
+    let regression = any(Judgement::Worse) || question.both && any(Judgement::Better);
+    let exit = if regression { Exit::Regression } else { Exit::Passed };
+    Ok(Comparison {
+        schema: SCHEMA,
+        kind: Kind::Exact,
+        a: name_a.to_owned(),
+        b: name_b.to_owned(),
+        runs_a: 1,
+        runs_b: 1,
+        discarded: Vec::new(),
+        margin: question.margin,
+        lines,
+        notes: places(a, b)?,
+        word: exit.word().to_owned(),
+        exit: exit.code(),
+    })
+}
+
+/// Where the two differ, apart from `meta`.
+fn places(a: &RunResult, b: &RunResult) -> Result<Vec<String>, Failure> {
+    let value = |r: &RunResult| -> Result<Value, Failure> {
+        let mut v = serde_json::to_value(r).map_err(|e| Failure::io("result", e))?;
+        if let Some(object) = v.as_object_mut() {
+            object.remove("meta");
+        }
+        Ok(v)
+    };
+    let mut found = Vec::new();
+    walk(&value(a)?, &value(b)?, "", &mut found);
+    if found.is_empty() {
+        return Ok(vec!["identical in every byte apart from meta".to_owned()]);
+    }
+    let count = found.len();
+    found.truncate(PLACES_MAX);
+    if count > PLACES_MAX {
+        found.push(format!("and {} more places", count - PLACES_MAX));
+    }
+    Ok(found)
+}
+
+fn walk(a: &Value, b: &Value, at: &str, found: &mut Vec<String>) {
+    match (a, b) {
+        (Value::Object(x), Value::Object(y)) => {
+            for (key, value) in x {
+                walk(value, y.get(key).unwrap_or(&Value::Null), &format!("{at}/{key}"), found);
+            }
+            let new = y.iter().filter(|(k, _)| !x.contains_key(*k));
+            found.extend(new.map(|(k, v)| format!("{at}/{k}: absent, then {}", brief(v))));
+        }
+        (Value::Array(x), Value::Array(y)) if x.len() == y.len() => {
+            for (i, (x, y)) in x.iter().zip(y).enumerate() {
+                let name = x.get("name").and_then(Value::as_str);
+                let step = name.map_or_else(|| i.to_string(), str::to_owned);
+                walk(x, y, &format!("{at}/{step}"), found);
+            }
+        }
+        _ if a == b => {}
+        _ => found.push(format!("{at}: {}, then {}", brief(a), brief(b))),
+    }
+}
+
+fn brief(v: &Value) -> String {
+    match v {
+        Value::Array(a) => format!("{} elements", a.len()),
+        Value::Object(_) => "an object".to_owned(),
+        Value::String(s) if s.len() > 40 => format!("{} characters", s.len()),
+        other => other.to_string(),
+    }
+}

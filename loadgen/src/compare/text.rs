@@ -1,0 +1,92 @@
+//! A comparison for people.
+
+use std::fmt::Write as _;
+
+use super::{Comparison, Judgement, Kind};
+use crate::metrics::{Reading, find};
+
+pub fn render(c: &Comparison) -> String {
+    let mut s = String::new();
+    let how = match c.kind {
+        Kind::Exact => "exactly, in virtual time".to_owned(),
+        Kind::Paired => format!("over {} pairs", c.runs_a),
+        Kind::Unpaired => format!("{} runs against {}, not paired", c.runs_a, c.runs_b),
+    };
+    let _ =
+        writeln!(s, "A = {}\nB = {}\ncompared {how}, margin {:.1} %\n", c.a, c.b, c.margin * 100.0);
+    let rows: Vec<[String; 8]> = c.lines.iter().map(|l| row(c, l)).collect();
+    let head =
+        ["", "arm", "metric", "A", "B", "B / A", "95 % interval", "noise floor"].map(str::to_owned);
+    let width = |i: usize| {
+        let all = rows.iter().chain([&head]).map(|r| r[i].chars().count());
+        all.max().unwrap_or(0)
+    };
+    for row in std::iter::once(&head).chain(&rows) {
+        let mut line = String::new();
+        for (i, cell) in row.iter().enumerate() {
+            let width = width(i);
+            let _ = match i {
+                0..=2 => write!(line, "{cell:width$}  "),
+                _ => write!(line, "{cell:>width$}  "),
+            };
+        }
+        let _ = writeln!(s, "{}", line.trim_end());
+    }
+    if c.lines.is_empty() {
+        let _ = writeln!(s, "no metric differs");
+    }
+    s.push('\n');
+    for l in c.lines.iter().filter(|l| !l.reason.is_empty() && c.kind != Kind::Exact) {
+        let _ = writeln!(s, "{} {}: {}", l.arm, l.metric, l.reason);
+    }
+    for d in &c.discarded {
+        let _ = writeln!(s, "left out: {d}");
+    }
+    for n in &c.notes {
+        let _ = writeln!(s, "{n}");
+    }
+    s
+}
+
+fn row(c: &Comparison, l: &super::Line) -> [String; 8] {
+    let mark = match l.judgement {
+        Judgement::Same if c.kind == Kind::Exact => "differs",
+        Judgement::Same => "same",
+        Judgement::Worse => "WORSE",
+        Judgement::Better => "better",
+        Judgement::Unclear => "unclear",
+    };
+    let show = |value: f64| match find(l.metric) {
+        _ if value == f64::MAX => "none".to_owned(),
+        Some(m) => m.show(Reading { value, at_least: false }),
+        None => value.to_string(),
+    };
+    let percent = |ratio: f64| match ratio {
+        r if r == f64::MAX => "-".to_owned(),
+        r => format!("{:+.1} %", (r - 1.0) * 100.0),
+    };
+    let known = l.ratio_high < f64::MAX && c.kind != Kind::Exact;
+    let interval = format!("{} .. {}", percent(l.ratio_low), percent(l.ratio_high));
+    let floor = l.floor_ratio.filter(|_| c.kind != Kind::Exact);
+    [
+        mark.to_owned(),
+        l.arm.clone(),
+        l.metric.to_owned(),
+        show(l.a),
+        show(l.b),
+        percent(l.ratio),
+        if known { interval } else { "-".to_owned() },
+        floor.map_or_else(|| "-".to_owned(), |f| format!("{:.1} %", (f - 1.0) * 100.0)),
+    ]
+}
+
+/// The last line.
+pub fn verdict_line(c: &Comparison) -> String {
+    let count = |j: Judgement| c.lines.iter().filter(|l| l.judgement == j).count();
+    let (worse, better, unclear) =
+        (count(Judgement::Worse), count(Judgement::Better), count(Judgement::Unclear));
+    format!(
+        "VERDICT: {} exit={} ({worse} worse, {better} better, {unclear} unclear)",
+        c.word, c.exit
+    )
+}

@@ -1,0 +1,132 @@
+//! Several results of one scenario as one: histograms, counts and blocks are added, percentiles are read anew from the
+//! sums. Nothing is averaged.
+//!
+//! Runs of generators on several hosts become one run whose containers are those of all; names that collide get the
+//! number of their part. Windows of the same arm, container and name are never added: they are of different moments.
+
+use crate::analyse::{self, Frame};
+use crate::compare::comparable;
+use crate::exit::{Exit, Failure};
+use crate::measure::Book;
+use crate::result::{ArmResult, ContainerResult, GateResult, ProbePhase, RunResult, Verdict};
+
+/// How the parts belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum How {
+    /// Parts of one run at the same time: the containers of all stand side by side
+    Hosts,
+    /// The same run again: container by container the samples of all
+    Repeats,
+}
+
+/// # Errors
+/// Parts of different things, or a histogram that does not decode.
+pub fn merge(parts: &[RunResult], how: How) -> Result<RunResult, Failure> {
+    let Some((first, rest)) = parts.split_first() else {
+        return Err(Failure::Usage("nothing to merge".to_owned()));
+    };
+    let mut sum = first.clone();
+    for (i, part) in rest.iter().enumerate() {
+        comparable(first, part, how == How::Repeats)?;
+        sum.interrupted |= part.interrupted;
+        sum.meta.elapsed_ms = sum.meta.elapsed_ms.max(part.meta.elapsed_ms);
+        for arm in &part.arms {
+            let into = sum.arms.iter_mut().find(|a| a.name == arm.name);
+            let into =
+                into.ok_or_else(|| Failure::NoBaseline(format!("arm {} is not in all", arm.name)))?;
+            match how {
+                How::Hosts => beside(into, arm, i + 2),
+                How::Repeats => again(into, arm)?,
+            }
+        }
+    }
+    derive(&mut sum, parts);
+    Ok(sum)
+}
+
+fn beside(into: &mut ArmResult, arm: &ArmResult, number: usize) {
+    let shift = into.budgets.len();
+    let free =
+        |taken: bool, name: &str| if taken { format!("{name}@{number}") } else { name.to_owned() };
+    for b in &arm.budgets {
+        let name = free(into.budgets.iter().any(|o| o.name == b.name), &b.name);
+        let mut b = b.clone();
+        b.name = name;
+        into.budgets.push(b);
+    }
+    for c in &arm.containers {
+        let name = free(into.containers.iter().any(|o| o.name == c.name), &c.name);
+        let mut c = c.clone();
+        c.name = name;
+        c.budget += shift;
+        into.containers.push(c);
+    }
+    into.generator_lag_p99_ns = into.generator_lag_p99_ns.max(arm.generator_lag_p99_ns);
+    into.leaked_bytes += arm.leaked_bytes;
+}
+
+fn again(into: &mut ArmResult, arm: &ArmResult) -> Result<(), Failure> {
+    into.generator_lag_p99_ns = into.generator_lag_p99_ns.max(arm.generator_lag_p99_ns);
+    into.leaked_bytes = into.leaked_bytes.max(arm.leaked_bytes);
+    for (b, more) in into.budgets.iter_mut().zip(&arm.budgets) {
+        b.max_usage_bytes = b.max_usage_bytes.max(more.max_usage_bytes);
+        b.overshoot_bytes = b.overshoot_bytes.max(more.overshoot_bytes);
+        b.pressure_ns = b.pressure_ns.max(more.pressure_ns);
+        b.failcnt += more.failcnt;
+    }
+    for c in &mut into.containers {
+        let other = arm.containers.iter().find(|o| o.name == c.name);
+        let other =
+            other.ok_or_else(|| Failure::NoBaseline(format!("{} is not in all", c.name)))?;
+        container(c, other)?;
+    }
+    Ok(())
+}
+
+/// The samples of both; of bytes and gaps the worse run, since a mean hides the one that starved.
+fn container(c: &mut ContainerResult, other: &ContainerResult) -> Result<(), Failure> {
+    for (p, more) in c.phases.iter_mut().zip(&other.phases) {
+        p.up_stall_ns = p.up_stall_ns.max(more.up_stall_ns);
+        p.down_stall_ns = p.down_stall_ns.max(more.down_stall_ns);
+        p.probe = probes(p.probe.as_ref(), more.probe.as_ref())?;
+    }
+    c.peak_held_bytes = c.peak_held_bytes.max(other.peak_held_bytes);
+    c.corrupt += other.corrupt;
+    c.broken += other.broken;
+    for (name, n) in &other.counters {
+        *c.counters.entry(name.clone()).or_default() += n;
+    }
+    Ok(())
+}
+
+fn probes(a: Option<&ProbePhase>, b: Option<&ProbePhase>) -> Result<Option<ProbePhase>, Failure> {
+    let both: Vec<&ProbePhase> = a.into_iter().chain(b).collect();
+    match both.as_slice() {
+        [] => Ok(None),
+        some => Book::merged(some.iter().copied()).map(Some).map_err(|e| Failure::io("merge", e)),
+    }
+}
+
+/// What follows from the sums. Gates are judged part by part: the worst verdict of the parts is the verdict of all.
+fn derive(sum: &mut RunResult, parts: &[RunResult]) {
+    for arm in &mut sum.arms {
+        analyse::derive(arm, Frame { phases: &sum.phases, window_ns: sum.window_ns });
+    }
+    let named = |(i, part): (usize, &RunResult)| {
+        let rename = move |g: &GateResult| GateResult {
+            name: format!("{} (part {})", g.name, i + 1),
+            ..g.clone()
+        };
+        part.gates.iter().map(rename).collect::<Vec<_>>()
+    };
+    sum.gates = parts.iter().enumerate().flat_map(named).collect();
+    let exits = [Exit::Interrupted, Exit::GateFailed, Exit::Inconclusive];
+    let worst = exits.into_iter().find(|e| parts.iter().any(|p| p.verdict.exit == e.code()));
+    let worst = worst.unwrap_or(Exit::Passed);
+    sum.verdict = Verdict {
+        word: worst.word().to_owned(),
+        exit: worst.code(),
+        gates: sum.gates.len(),
+        failed: sum.gates.iter().filter(|g| !g.passed).count(),
+    };
+}

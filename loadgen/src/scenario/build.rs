@@ -1,0 +1,405 @@
+//! From a scenario file to a plan. Everything that could not be run is refused here, with where it stands in the file.
+
+use skbudget_controller::Limits;
+use skbudget_stack::ContainerConfig;
+
+use super::file::{self, File, Group};
+use super::schedule::{self, Times};
+use super::source::Source;
+use super::values::guess;
+use crate::exit::Failure;
+use crate::gate::Expr;
+use crate::plan::{
+    ArmPlan, ArmRole, BudgetPlan, CONTENDED, ContainerPlan, Fill, FloodKind, GatePlan, Isolation,
+    LinkPlan, Load, Phase, Plan, ProbeSpec, Role, RuleSet,
+};
+use crate::units::Unit;
+
+const MS: u64 = 1_000_000;
+const SECOND: u64 = 1000 * MS;
+/// Containers of one run.
+const CONTAINERS_MAX: u64 = 4096;
+/// Connections of one load: a port each.
+pub(crate) const CONNECTIONS_MAX: u64 = 5000;
+
+/// What is wrong with the value at a path.
+type Wrong = (Vec<String>, String);
+
+pub(super) fn plan(source: &Source, seed: u64) -> Result<Plan, Failure> {
+    let file = source.file()?;
+    Builder { file: &file, source }.plan(seed).map_err(|(path, message)| {
+        let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        source.wrong(&path, &message)
+    })
+}
+
+struct Builder<'a> {
+    file: &'a File,
+    source: &'a Source,
+}
+
+fn wrong<T>(path: &[&str], message: impl Into<String>) -> Result<T, Wrong> {
+    Err((path.iter().map(|s| (*s).to_owned()).collect(), message.into()))
+}
+
+fn range(path: &[&str], unit: Unit, v: u64, low: u64, high: u64) -> Result<(), Wrong> {
+    if (low..=high).contains(&v) {
+        return Ok(());
+    }
+    let (v, low, high) = (unit.show(v), unit.show(low), unit.show(high));
+    wrong(path, format!("{v} must be {low} to {high}"))
+}
+
+impl Builder<'_> {
+    fn plan(&self, seed: u64) -> Result<Plan, Wrong> {
+        let f = self.file;
+        if f.name.is_empty() {
+            return wrong(&["name"], "a scenario needs a name");
+        }
+        self.check_frame()?;
+        let times = self.times();
+        let mut containers = Vec::new();
+        let victims: u64 =
+            f.group.iter().filter(|g| g.role == Role::Victim).map(|g| g.count.0).sum();
+        if !f.group.iter().any(|g| g.role == Role::Victim) {
+            return wrong(&["group"], "no victims: nobody can be starved");
+        }
+        // Hogs come first: a container keeps its number when victims are added.
+        for role in [Role::Hog, Role::Victim] {
+            let mut nth = 0;
+            for (i, group) in f.group.iter().enumerate().filter(|(_, g)| g.role == role) {
+                self.check_group(i, group)?;
+                self.members(group, &times, nth, victims, &mut containers)?;
+                nth += group.count.0;
+            }
+        }
+        if containers.len() as u64 > CONTAINERS_MAX {
+            let what = format!("{} containers; at most {CONTAINERS_MAX}", containers.len());
+            return wrong(&["group"], what);
+        }
+        let arms = self.arms()?;
+        let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        Ok(Plan {
+            scenario: f.name.clone(),
+            about: f.about.clone(),
+            toml: self.source.render(),
+            seed,
+            params: self.record(),
+            link: LinkPlan {
+                rtt_ns: f.link.rtt.0,
+                guest_buffer_bytes: f.socket.guest_buffer.0,
+                mtu: u16::try_from(f.link.mtu.0).unwrap_or(u16::MAX),
+                offload: f.link.offload.0 != 0,
+            },
+            rmem_bytes: number(f.socket.rmem.0),
+            wmem_max_bytes: number(f.socket.wmem_max.0),
+            window_ns: f.run.window.0,
+            grace_ns: f.run.grace.0,
+            phases: times.phases,
+            host: f.host.as_ref().map(budget),
+            containers,
+            gates: self.gates(&arms)?,
+            arms,
+        })
+    }
+
+    fn check_frame(&self) -> Result<(), Wrong> {
+        let (run, link, socket) = (&self.file.run, &self.file.link, &self.file.socket);
+        let time = |key, v: super::values::Time, low, high| {
+            range(&["run", key], Unit::Nanos, v.0, low, high)
+        };
+        time("window", run.window, MS / 10, SECOND)?;
+        time("warmup", run.warmup, MS, 60 * SECOND)?;
+        time("grace", run.grace, MS, 10 * SECOND)?;
+        for (key, v) in
+            [("solo", run.solo), ("contended", run.contended), ("recovery", run.recovery)]
+        {
+            time(key, v, 10 * MS, 600 * SECOND)?;
+            if v < run.window {
+                return wrong(
+                    &["run", key],
+                    format!("{v} is shorter than a window ({})", run.window),
+                );
+            }
+        }
+        range(&["link", "rtt"], Unit::Nanos, link.rtt.0, 40_000, SECOND)?;
+        range(&["link", "mtu"], Unit::Count, link.mtu.0, 576, 65_521)?;
+        let size = |key, v: super::values::Bytes, low, high| {
+            range(&["socket", key], Unit::Bytes, v.0, low, high)
+        };
+        size("rmem", socket.rmem, 16 << 10, 6 << 20)?;
+        size("wmem-max", socket.wmem_max, 16 << 10, 64 << 20)?;
+        size("guest-buffer", socket.guest_buffer, 4 << 10, 16 << 20)
+    }
+
+    fn times(&self) -> Times {
+        let run = &self.file.run;
+        let window = run.window.0;
+        let align = |ns: u64| ns.div_ceil(window) * window;
+        let solo = align(run.warmup.0);
+        let contended = align(solo + run.solo.0 + run.grace.0);
+        let recovery = align(contended + run.contended.0);
+        let end = align(recovery + run.recovery.0);
+        let phase =
+            |name: &str, start_ns, end_ns| Phase { name: name.to_owned(), start_ns, end_ns };
+        Times {
+            phases: vec![
+                phase("solo", solo, solo + run.solo.0),
+                phase("contended", contended, recovery),
+                phase("recovery", recovery, end),
+            ],
+        }
+    }
+
+    fn arms(&self) -> Result<Vec<ArmPlan>, Wrong> {
+        let arms = &self.file.arm;
+        if arms.is_empty() {
+            return wrong(&["arm"], "a scenario needs an arm");
+        }
+        let mut out: Vec<ArmPlan> = Vec::new();
+        for (i, arm) in arms.iter().enumerate() {
+            let at = i.to_string();
+            if arm.name.is_empty() || out.iter().any(|o| o.name == arm.name) {
+                return wrong(&["arm", &at], "an arm needs a name of its own");
+            }
+            let unless_said = match arm.isolation {
+                Isolation::Shared => RuleSet::Linux,
+                Isolation::Container | Isolation::Off => RuleSet::Strict,
+            };
+            out.push(ArmPlan {
+                name: arm.name.clone(),
+                role: arm.role,
+                isolation: arm.isolation,
+                rules: arm.rules.unwrap_or(unless_said),
+            });
+        }
+        if out.iter().all(|a| a.role == ArmRole::Control) {
+            return wrong(&["arm"], "no arm is the subject: nothing can pass or fail");
+        }
+        Ok(out)
+    }
+
+    fn gates(&self, arms: &[ArmPlan]) -> Result<Vec<GatePlan>, Wrong> {
+        let groups: Vec<&str> = self.file.group.iter().map(|g| g.name.as_str()).collect();
+        let gate = |(i, gate): (usize, &file::Gate)| {
+            let at = i.to_string();
+            if !arms.iter().any(|a| a.name == gate.arm) {
+                return wrong(&["gate", &at, "arm"], format!("no arm '{}'", gate.arm));
+            }
+            match Expr::parse(&gate.expr, &groups) {
+                Ok(expr) => Ok(GatePlan { arm: gate.arm.clone(), expr }),
+                Err(e) => wrong(&["gate", &at, "expr"], e),
+            }
+        };
+        self.file.gate.iter().enumerate().map(gate).collect()
+    }
+
+    fn check_group(&self, i: usize, g: &Group) -> Result<(), Wrong> {
+        let at = if g.name.is_empty() { i.to_string() } else { g.name.clone() };
+        let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if g.name.is_empty() || !g.name.chars().all(good) {
+            return wrong(&["group", &at], "a group needs a name of letters, digits, - and _");
+        }
+        if self.file.group.iter().filter(|o| o.name == g.name).count() > 1 {
+            return wrong(&["group", &at], "two groups with this name");
+        }
+        let least = u64::from(g.role == Role::Victim);
+        range(&["group", &at, "count"], Unit::Count, g.count.0, least, CONTAINERS_MAX)?;
+        let rate = &["group", &at, "rate"];
+        range(rate, Unit::BitsPerSecond, g.rate.0, 1_000_000, 100_000_000_000)?;
+        let weight = g.weight.map_or(100, |w| w.0);
+        range(&["group", &at, "weight"], Unit::Count, weight, 1, 10_000)?;
+        self.check_budget(&at, &g.budget)?;
+        check_loads(&at, g)
+    }
+
+    fn check_budget(&self, at: &str, b: &file::Budget) -> Result<(), Wrong> {
+        let link = &self.file.link;
+        let mtu = u16::try_from(link.mtu.0).unwrap_or(u16::MAX);
+        let least = ContainerConfig::least_hard_bytes(mtu, link.offload.0 != 0);
+        range(&["group", at, "budget", "hard"], Unit::Bytes, b.hard.0, least, 1 << 40)?;
+        let limits = Limits::from_bytes(b.hard.0, b.soft.map(|s| s.0), b.low.map(|l| l.0));
+        if let Err(e) = limits {
+            return wrong(&["group", at, "budget"], e.to_string());
+        }
+        if b.min > b.hard {
+            return wrong(&["group", at, "budget", "min"], "a guarantee above the hard limit");
+        }
+        Ok(())
+    }
+
+    /// The containers of a group. `nth` of `victims` is the first, to stagger their probes.
+    fn members(
+        &self,
+        g: &Group,
+        times: &Times,
+        nth: u64,
+        victims: u64,
+        out: &mut Vec<ContainerPlan>,
+    ) -> Result<(), Wrong> {
+        let presence = schedule::presence(g, times)?;
+        for i in 0..g.count.0 {
+            let name = if g.count.0 == 1 && g.role == Role::Hog {
+                g.name.clone()
+            } else {
+                format!("{}{}", g.name, i + 1)
+            };
+            let many = presence.len() > 1;
+            for (life, p) in presence.iter().enumerate() {
+                out.push(ContainerPlan {
+                    name: if many { format!("{name}-{}", life + 1) } else { name.clone() },
+                    group: g.name.clone(),
+                    role: g.role,
+                    weight: g.weight.map_or(100, |w| w.0 as u32),
+                    budget: budget(&g.budget),
+                    budget_name: name.clone(),
+                    bits_per_second: g.rate.0,
+                    loads: loads(g, nth + i, victims.max(1)),
+                    joins_ns: p.joins_ns,
+                    active: p.active.clone(),
+                    leaves_ns: p.leaves_ns,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&self) -> Vec<(String, u64)> {
+        let params = self.source.params().unwrap_or_default();
+        let row = |(name, value): &(String, toml::Value)| {
+            let (n, unit) = guess(value)?;
+            Some((format!("{}{}", name.replace('-', "_"), unit.suffix()), n))
+        };
+        params.iter().filter_map(row).collect()
+    }
+}
+
+fn budget(b: &file::Budget) -> BudgetPlan {
+    BudgetPlan {
+        hard_bytes: b.hard.0,
+        soft_bytes: b.soft.map(|s| s.0),
+        low_bytes: b.low.map(|l| l.0),
+        min_bytes: b.min.0,
+    }
+}
+
+fn check_loads(at: &str, g: &Group) -> Result<(), Wrong> {
+    let conns = |load: &str, n: u64| {
+        range(&["group", at, load, "conns"], Unit::Count, n, 0, CONNECTIONS_MAX)
+    };
+    if let Some(up) = &g.up {
+        range(&["group", at, "up", "conns"], Unit::Count, up.conns.0, 1, 900)?;
+        range(&["group", at, "up", "share"], Unit::Count, up.share.0, 1, 1000)?;
+    }
+    if let Some(down) = &g.down {
+        range(&["group", at, "down", "conns"], Unit::Count, down.conns.0, 1, 900)?;
+    }
+    if let Some(p) = &g.probe {
+        let key = |k| ["group", at, "probe", k];
+        range(&key("rate"), Unit::Count, p.rate.0, 1, 100_000)?;
+        range(&key("request"), Unit::Bytes, p.request.0, 1, 65_536)?;
+        range(&key("response"), Unit::Bytes, p.response.0, 1, 1 << 20)?;
+        range(&key("deadline"), Unit::Nanos, p.deadline.0, MS, 60 * SECOND)?;
+        range(&key("outstanding"), Unit::Count, p.outstanding.0, 1, 1_000_000)?;
+    }
+    if let Some(s) = &g.stuff {
+        conns("stuff", s.conns.0)?;
+    }
+    if let Some(h) = &g.hoard {
+        conns("hoard", h.conns.0)?;
+    }
+    if let Some(a) = &g.accept {
+        conns("accept", a.conns.0)?;
+    }
+    if let Some(o) = &g.orphans {
+        range(&["group", at, "orphans", "rate"], Unit::Count, o.rate.0, 1, 100_000)?;
+        range(&["group", at, "orphans", "bytes"], Unit::Bytes, o.bytes.0, 1, 16 << 20)?;
+    }
+    if let Some(i) = &g.incast {
+        range(&["group", at, "incast", "conns"], Unit::Count, i.conns.0, 1, 900)?;
+        range(&["group", at, "incast", "bytes"], Unit::Bytes, i.bytes.0, 1, 16 << 20)?;
+        range(&["group", at, "incast", "every"], Unit::Nanos, i.every.0, MS / 10, 10 * SECOND)?;
+    }
+    if let Some(f) = &g.flood {
+        conns("flood", f.conns.0)?;
+        range(&["group", at, "flood", "rate"], Unit::Count, f.rate.0, 1, 1_000_000)?;
+        let by_hand = g.up.is_some() || g.down.is_some() || g.probe.is_some();
+        if by_hand || g.stuff.is_some() || g.hoard.is_some() {
+            let what = "a guest that makes its segments by hand has no TCP for another load";
+            return wrong(&["group", at, "flood"], what);
+        }
+    }
+    if g.role == Role::Victim && g.up.is_none() && g.down.is_none() && g.probe.is_none() {
+        return wrong(&["group", at], "a victim without up, down or probe wants nothing");
+    }
+    Ok(())
+}
+
+fn loads(g: &Group, nth: u64, victims: u64) -> Vec<Load> {
+    let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+    let mut loads = Vec::new();
+    if let Some(up) = &g.up {
+        let reads = g.rate.0 * up.share.0 / 100 / up.conns.0.max(1);
+        loads.push(Load::Up { connections: count(up.conns.0), reads_bits_per_second: reads });
+    }
+    if let Some(down) = &g.down {
+        loads.push(Load::Down { connections: count(down.conns.0) });
+    }
+    if let Some(p) = &g.probe {
+        let every_ns = SECOND / p.rate.0.max(1);
+        loads.push(Load::Probe(ProbeSpec {
+            every_ns,
+            offset_ns: 10 * MS + every_ns * nth / victims,
+            request_bytes: count(p.request.0),
+            response_bytes: count(p.response.0),
+            outstanding_max: count(p.outstanding.0),
+            deadline_ns: p.deadline.0,
+            fresh: p.fresh.0 != 0,
+        }));
+    }
+    if let Some(file::Stuff { conns, reads, bytes, buffer }) = &g.stuff {
+        loads.push(Load::Stuff(fill(conns.0, reads, bytes, buffer)));
+    }
+    if let Some(file::Hoard { conns, reads, bytes, buffer }) = &g.hoard {
+        loads.push(Load::Hoard(fill(conns.0, reads, bytes, buffer)));
+    }
+    if let Some(o) = &g.orphans {
+        loads.push(Load::Orphans { per_second: count(o.rate.0), bytes: o.bytes.0 });
+    }
+    if let Some(a) = &g.accept {
+        loads.push(Load::Accept { connections: count(a.conns.0) });
+    }
+    if let Some(i) = &g.incast {
+        let (connections, bytes) = (count(i.conns.0), count(i.bytes.0));
+        loads.push(Load::Incast { connections, bytes, every_ns: i.every.0 });
+    }
+    if let Some(f) = &g.flood {
+        let kind = match f.kind {
+            file::FloodKind::OutOfOrder => FloodKind::OutOfOrder,
+            file::FloodKind::Tiny => FloodKind::Tiny,
+            file::FloodKind::Silent => FloodKind::Silent,
+        };
+        let (connections, per_second) = (count(f.conns.0), count(f.rate.0));
+        loads.push(Load::Flood { kind, connections, per_second });
+    }
+    loads
+}
+
+fn fill(
+    conns: u64,
+    reads: &Option<super::values::Rate>,
+    bytes: &Option<super::values::Bytes>,
+    buffer: &Option<super::values::Bytes>,
+) -> Fill {
+    Fill {
+        connections: u32::try_from(conns).unwrap_or(u32::MAX),
+        reads_bits_per_second: reads.map(|r| r.0),
+        bytes: bytes.map(|b| b.0),
+        buffer_bytes: buffer.map(|b| b.0),
+    }
+}
+
+/// The contended phase.
+pub(super) fn contended(times: &Times) -> &Phase {
+    &times.phases[CONTENDED]
+}

@@ -1,0 +1,353 @@
+//! The scenario file, `loadgen.scenario/1`: TOML as people write it. Everything has a default; what is not known is
+//! refused.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::values::{Bytes, Count, Flag, Rate, Time};
+use crate::plan::{ArmRole, Isolation, Role, RuleSet};
+
+pub const SCHEMA: &str = "loadgen.scenario/1";
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct File {
+    pub schema: String,
+    pub name: String,
+    /// What it is about, in a line.
+    pub about: String,
+    /// `builtin:NAME` or the path of a file: what is not said here is as it is there. Arms and groups are matched by
+    /// their names.
+    pub extends: Option<String>,
+    pub run: Run,
+    pub link: Link,
+    pub socket: Socket,
+    /// A limit above all containers together.
+    pub host: Option<Budget>,
+    pub arm: Vec<Arm>,
+    pub group: Vec<Group>,
+    pub gate: Vec<Gate>,
+    /// Short names for `--set`: each stands for one or more paths.
+    pub params: BTreeMap<String, Paths>,
+    /// By target: paths and what they are there.
+    pub on: BTreeMap<String, BTreeMap<String, toml::Value>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Paths {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Paths {
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        match self {
+            Self::One(path) => std::slice::from_ref(path),
+            Self::Many(paths) => paths.as_slice(),
+        }
+        .iter()
+        .map(String::as_str)
+    }
+}
+
+/// The phases, one after the other.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Run {
+    /// Before the first phase.
+    pub warmup: Time,
+    /// The victims alone.
+    pub solo: Time,
+    /// The hogs are there.
+    pub contended: Time,
+    /// They are gone.
+    pub recovery: Time,
+    /// Of the goodput series.
+    pub window: Time,
+    /// How long after a phase its probes may still come back.
+    pub grace: Time,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        let ms = |n: u64| Time(n * 1_000_000);
+        Self {
+            warmup: ms(100),
+            solo: ms(1000),
+            contended: ms(1000),
+            recovery: ms(200),
+            window: ms(10),
+            grace: ms(20),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Link {
+    /// Guest to server and back (virtual).
+    pub rtt: Time,
+    pub mtu: Count,
+    /// Checksum and segmentation offload.
+    pub offload: Flag,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self { rtt: Time(1_000_000), mtu: Count(1500), offload: Flag(1) }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Socket {
+    /// tcp_rmem's default, as autotuning leaves it on a used flow.
+    pub rmem: Bytes,
+    /// tcp_wmem's maximum; bounds host sockets too.
+    pub wmem_max: Bytes,
+    /// Send and receive buffer of a guest's socket (virtual).
+    pub guest_buffer: Bytes,
+}
+
+impl Default for Socket {
+    fn default() -> Self {
+        let kib = |n: u64| Bytes(n << 10);
+        Self { rmem: kib(256), wmem_max: kib(256), guest_buffer: kib(128) }
+    }
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Budget {
+    pub hard: Bytes,
+    pub soft: Option<Bytes>,
+    pub low: Option<Bytes>,
+    pub min: Bytes,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Arm {
+    pub name: String,
+    pub isolation: Isolation,
+    /// Unless said: the kernel's where all share one budget, ours where each has its own.
+    pub rules: Option<RuleSet>,
+    pub role: ArmRole,
+}
+
+/// Containers of one kind.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Group {
+    pub name: String,
+    pub role: Role,
+    pub count: Count,
+    pub weight: Option<Count>,
+    pub budget: Budget,
+    /// Link of each container, each way.
+    pub rate: Rate,
+    pub up: Option<Up>,
+    pub down: Option<Down>,
+    pub probe: Option<Probe>,
+    pub stuff: Option<Stuff>,
+    pub hoard: Option<Hoard>,
+    pub orphans: Option<Orphans>,
+    pub accept: Option<Accept>,
+    pub incast: Option<Incast>,
+    pub flood: Option<Flood>,
+    pub churn: Option<Churn>,
+    pub schedule: Vec<Step>,
+}
+
+/// Bulk to a server that reads.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Up {
+    pub conns: Count,
+    /// Percent of the link at which all its servers together read. A little below 100 leaves a standing queue in the
+    /// stack, as behind any server that is slower than its network.
+    pub share: Count,
+}
+
+impl Default for Up {
+    fn default() -> Self {
+        Self { conns: Count(1), share: Count(88) }
+    }
+}
+
+/// Bulk from a server, read at once.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Down {
+    pub conns: Count,
+}
+
+impl Default for Down {
+    fn default() -> Self {
+        Self { conns: Count(1) }
+    }
+}
+
+/// An open-loop request/response client.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Probe {
+    /// Requests a second.
+    pub rate: Count,
+    pub request: Bytes,
+    pub response: Bytes,
+    pub deadline: Time,
+    pub outstanding: Count,
+    /// A new connection for each request.
+    pub fresh: Flag,
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Self {
+            rate: Count(2000),
+            request: Bytes(64),
+            response: Bytes(1024),
+            deadline: Time(1_000_000_000),
+            outstanding: Count(4096),
+            fresh: Flag(0),
+        }
+    }
+}
+
+/// Connections that send into servers that read nothing, or little.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Stuff {
+    pub conns: Count,
+    /// At which each server reads; none: never.
+    pub reads: Option<Rate>,
+    /// What each sends before it falls silent; none: all it can.
+    pub bytes: Option<Bytes>,
+    /// Of each of the container's sockets, as `SO_SNDBUF` would set it.
+    pub buffer: Option<Bytes>,
+}
+
+/// Connections from servers that push, into a container that reads nothing, or little.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Hoard {
+    pub conns: Count,
+    /// At which the container reads each; none: never.
+    pub reads: Option<Rate>,
+    /// What each server pushes; none: all it can; 0: nothing.
+    pub bytes: Option<Bytes>,
+    /// Of each of the container's sockets, as `SO_RCVBUF` would set it.
+    pub buffer: Option<Bytes>,
+}
+
+/// Connections that send, close and are forgotten, into servers that never read.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Orphans {
+    /// New ones a second.
+    pub rate: Count,
+    pub bytes: Bytes,
+}
+
+impl Default for Orphans {
+    fn default() -> Self {
+        Self { rate: Count(500), bytes: Bytes(32 << 10) }
+    }
+}
+
+/// Clients outside connect to a port of the container and push; it never accepts.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Accept {
+    pub conns: Count,
+}
+
+/// Many servers answer one container at once, again and again.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Incast {
+    pub conns: Count,
+    pub bytes: Bytes,
+    pub every: Time,
+}
+
+impl Default for Incast {
+    fn default() -> Self {
+        Self { conns: Count(64), bytes: Bytes(64 << 10), every: Time(20_000_000) }
+    }
+}
+
+/// Segments made by hand, by a guest that has no TCP.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Flood {
+    pub kind: FloodKind,
+    pub conns: Count,
+    /// Segments a second, of all connections together.
+    pub rate: Count,
+}
+
+impl Default for Flood {
+    fn default() -> Self {
+        Self { kind: FloodKind::OutOfOrder, conns: Count(64), rate: Count(50_000) }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FloodKind {
+    /// One byte, then a hole of one byte, and the first hole is never filled.
+    OutOfOrder,
+    /// One byte in order, and another.
+    Tiny,
+    /// Connects and says nothing.
+    Silent,
+}
+
+/// Containers come and go: each lives for `life`, and a new one comes every `every`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Churn {
+    pub every: Time,
+    pub life: Time,
+}
+
+impl Default for Churn {
+    fn default() -> Self {
+        Self { every: Time(20_000_000), life: Time(15_000_000) }
+    }
+}
+
+/// One step of a group's schedule.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Step {
+    /// A phase, with or without a time after its start: `"contended"`, `"contended+100ms"`; or a time since the start
+    /// of the run.
+    pub at: String,
+    pub action: Action,
+    /// Again every so often, up to the end of the phase.
+    pub every: Option<Time>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// The load begins.
+    Start,
+    /// Its connections end; the container stays.
+    Stop,
+    /// The container ends.
+    Leave,
+}
+
+/// A condition on the numbers of one arm.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Gate {
+    pub arm: String,
+    pub expr: String,
+}

@@ -1,0 +1,148 @@
+//! When the containers of a group are there, and when their loads are on.
+
+use super::build::contended;
+use super::file::{Action, Group, Step};
+use crate::plan::{Phase, Role, Span};
+use crate::units::{Unit, nearest};
+
+/// The phases that times are given by.
+#[derive(Debug, Clone)]
+pub(super) struct Times {
+    pub(super) phases: Vec<Phase>,
+}
+
+/// One life of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Presence {
+    pub(super) joins_ns: u64,
+    pub(super) active: Vec<Span>,
+    pub(super) leaves_ns: Option<u64>,
+}
+
+type Wrong = (Vec<String>, String);
+
+/// Steps that one with `every` may come to.
+const STEPS_MAX: usize = 10_000;
+
+/// Victims are there all the time, a hog while it is contended, unless a schedule or a churn says otherwise.
+pub(super) fn presence(g: &Group, times: &Times) -> Result<Vec<Presence>, Wrong> {
+    let wrong = |key: &str, message: String| {
+        Err((vec!["group".to_owned(), g.name.clone(), key.to_owned()], message))
+    };
+    if g.role == Role::Victim {
+        if !g.schedule.is_empty() || g.churn.is_some() {
+            let what = "a victim is measured alone and contended, so it is always there";
+            return wrong("schedule", what.to_owned());
+        }
+        let always = Span { from_ns: 0, to_ns: u64::MAX };
+        return Ok(vec![Presence { joins_ns: 0, active: vec![always], leaves_ns: None }]);
+    }
+    let phase = contended(times);
+    if let Some(churn) = &g.churn {
+        if !g.schedule.is_empty() {
+            return wrong("churn", "either a schedule or a churn".to_owned());
+        }
+        let (every, life) = (churn.every.0, churn.life.0);
+        let fits = every >= 1_000_000 && life >= 1_000_000 && life < every;
+        if !fits || phase.nanos() / every > STEPS_MAX as u64 {
+            let what =
+                "every and life must be at least 1ms, and one must end before the next comes";
+            return wrong("churn", what.to_owned());
+        }
+        let lives = (0..).map(|i| phase.start_ns + i * every);
+        let lives = lives.take_while(|at| at + life <= phase.end_ns);
+        let one = |from_ns| Presence {
+            joins_ns: from_ns,
+            active: vec![Span { from_ns, to_ns: from_ns + life }],
+            leaves_ns: Some(from_ns + life),
+        };
+        let lives: Vec<Presence> = lives.map(one).collect();
+        if lives.is_empty() {
+            return wrong("churn", "no life fits into the contended phase".to_owned());
+        }
+        return Ok(lives);
+    }
+    if g.schedule.is_empty() {
+        let span = Span { from_ns: phase.start_ns, to_ns: phase.end_ns };
+        let leaves_ns = Some(phase.end_ns);
+        return Ok(vec![Presence { joins_ns: 0, active: vec![span], leaves_ns }]);
+    }
+    steps(&g.schedule, times).map(|p| vec![p]).or_else(|e| wrong("schedule", e))
+}
+
+fn steps(schedule: &[Step], times: &Times) -> Result<Presence, String> {
+    let phase = contended(times);
+    let mut all: Vec<(u64, Action)> = Vec::new();
+    for step in schedule {
+        let (first, end) = moment(&step.at, times)?;
+        let Some(every) = step.every else {
+            all.push((first, step.action));
+            continue;
+        };
+        if every.0 < 1_000_000 || step.action == Action::Leave {
+            return Err(format!("every {every}: at least 1ms, and nobody leaves twice"));
+        }
+        let again = (0..STEPS_MAX as u64).map(|i| first + i * every.0);
+        all.extend(again.take_while(|at| *at < end).map(|at| (at, step.action)));
+    }
+    // Those at one moment stay in the order of the file.
+    all.sort_by_key(|(at, _)| *at);
+    let show = |ns: u64| Unit::Nanos.show(ns);
+    let (mut active, mut since, mut leaves_ns) = (Vec::new(), None, None);
+    for (at, action) in all {
+        if leaves_ns.is_some() {
+            return Err(format!("a step at {}, after it left", show(at)));
+        }
+        if at < phase.start_ns {
+            let (at, solo) = (show(at), show(phase.start_ns));
+            return Err(format!("a step at {at}, but the victims are alone until {solo}"));
+        }
+        if at > phase.end_ns {
+            let (at, end) = (show(at), show(phase.end_ns));
+            return Err(format!("a step at {at}, but recovery begins at {end}"));
+        }
+        match (action, since) {
+            (Action::Start, None) => since = Some(at),
+            (Action::Start, Some(_)) => {
+                return Err(format!("a start at {}, but it has started already", show(at)));
+            }
+            (Action::Stop, Some(from_ns)) if at > from_ns => {
+                active.push(Span { from_ns, to_ns: at });
+                since = None;
+            }
+            (Action::Stop, _) => {
+                return Err(format!("a stop at {}, but nothing has started before", show(at)));
+            }
+            (Action::Leave, started) => {
+                active.extend(started.map(|from_ns| Span { from_ns, to_ns: at }));
+                since = None;
+                leaves_ns = Some(at);
+            }
+        }
+    }
+    // Whoever is still there leaves with the phase, or there is no recovery to measure.
+    active.extend(since.map(|from_ns| Span { from_ns, to_ns: phase.end_ns }));
+    if active.is_empty() {
+        return Err("nothing ever starts".to_owned());
+    }
+    Ok(Presence { joins_ns: 0, active, leaves_ns: Some(leaves_ns.unwrap_or(phase.end_ns)) })
+}
+
+/// A moment, and the end of the phase it is in.
+fn moment(at: &str, times: &Times) -> Result<(u64, u64), String> {
+    let (word, plus) = at.split_once('+').unwrap_or((at, "0ns"));
+    let end = |ns: u64| {
+        let phase = times.phases.iter().find(|p| (p.start_ns..p.end_ns).contains(&ns));
+        phase.map_or(ns, |p| p.end_ns)
+    };
+    if let Ok(ns) = Unit::Nanos.parse(at.trim()) {
+        return Ok((ns, end(ns)));
+    }
+    let Some(phase) = times.phases.iter().find(|p| p.name == word.trim()) else {
+        let hint = nearest(word.trim(), times.phases.iter().map(|p| p.name.as_str()));
+        let hint = hint.map_or_else(String::new, |h| format!("; did you mean '{h}'?"));
+        return Err(format!("at '{at}': neither a phase nor a time{hint}"));
+    };
+    let ns = phase.start_ns + Unit::Nanos.parse(plus.trim())?;
+    Ok((ns, end(ns)))
+}

@@ -1,0 +1,294 @@
+//! From texts to one table: a file, what it extends, what `--set` changes; and where in the file an error is.
+
+use std::fs;
+
+use serde::Deserialize as _;
+use toml::{Table, Value};
+
+use super::file::{File, Paths};
+use super::{BUILTIN, catalogue};
+use crate::exit::Failure;
+use crate::units::nearest;
+
+/// A scenario before it is a plan.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// What it is called in messages.
+    origin: String,
+    text: String,
+    table: Table,
+    /// What `--set` changed, as it was typed.
+    set: Vec<(Vec<String>, String)>,
+}
+
+/// How long a chain of `extends` may be.
+const DEPTH_MAX: usize = 8;
+
+impl Source {
+    /// A built-in scenario's name, or the path of a file.
+    pub fn open(name: &str) -> Result<Self, Failure> {
+        if let Some(text) = catalogue::text(name) {
+            return Self::parse(name, text);
+        }
+        let is_path = name.contains('/') || name.contains(".toml");
+        if !is_path && !fs::exists(name).unwrap_or(false) {
+            let hint = nearest(name, catalogue::names());
+            let hint = hint.map_or_else(
+                || "; `loadgen list` names them".to_owned(),
+                |h| format!("; did you mean '{h}'?"),
+            );
+            return Err(Failure::Usage(format!("no scenario '{name}'{hint}")));
+        }
+        let text = fs::read_to_string(name).map_err(|e| Failure::Usage(format!("{name}: {e}")))?;
+        Self::parse(name, &text)
+    }
+
+    pub fn parse(origin: &str, text: &str) -> Result<Self, Failure> {
+        let table = table(origin, text, DEPTH_MAX)?;
+        Ok(Self { origin: origin.to_owned(), text: text.to_owned(), table, set: Vec::new() })
+    }
+
+    /// What the scenario says for a target besides.
+    pub fn on(&mut self, target: &str) -> Result<(), Failure> {
+        let file = self.file()?;
+        for (path, value) in file.on.get(target).into_iter().flatten() {
+            let segments: Vec<String> = path.split('.').map(str::to_owned).collect();
+            put(&mut self.table, &segments, value.clone())
+                .map_err(|e| Failure::Usage(format!("{}: on.{target}.{path}: {e}", self.origin)))?;
+        }
+        self.file().map(|_| ())
+    }
+
+    /// `key=value`, as on the command line. A key is one of the scenario's parameters or a path.
+    pub fn set(&mut self, assignment: &str) -> Result<(), Failure> {
+        let wrong = |e: String| Failure::Usage(format!("--set {assignment}: {e}"));
+        let Some((key, text)) = assignment.split_once('=') else {
+            return Err(wrong("key=value is wanted".to_owned()));
+        };
+        let (key, text) = (key.trim(), text.trim());
+        let params = self.file()?.params;
+        let paths: Vec<String> = match params.get(key) {
+            Some(paths) => paths.iter().map(str::to_owned).collect(),
+            None if key.contains('.') => vec![key.to_owned()],
+            None => {
+                let hint = nearest(key, params.keys().map(String::as_str));
+                let hint = hint.map_or_else(
+                    || "; a path like 'group.hog.count' would do".to_owned(),
+                    |h| format!("; did you mean '{h}'?"),
+                );
+                return Err(wrong(format!("no such key '{key}'{hint}")));
+            }
+        };
+        for path in paths {
+            let segments: Vec<String> = path.split('.').map(str::to_owned).collect();
+            put(&mut self.table, &segments, value_of(text)).map_err(wrong)?;
+            self.set.push((segments, assignment.to_owned()));
+        }
+        File::deserialize(self.table.clone()).map_err(|e| wrong(explain(e.message()))).map(|_| ())
+    }
+
+    /// As it stands.
+    pub fn file(&self) -> Result<File, Failure> {
+        File::deserialize(self.table.clone())
+            .map_err(|e| Failure::Usage(format!("{}: {}", self.origin, explain(e.message()))))
+    }
+
+    /// Names and values of the parameters.
+    pub fn params(&self) -> Result<Vec<(String, Value)>, Failure> {
+        let first = |(name, paths): (String, Paths)| {
+            let path: Vec<String> = paths.iter().next()?.split('.').map(str::to_owned).collect();
+            Some((name, look(&self.table, &path)?.clone()))
+        };
+        Ok(self.file()?.params.into_iter().filter_map(first).collect())
+    }
+
+    /// The scenario in full, as TOML.
+    pub fn render(&self) -> String {
+        let mut table = self.table.clone();
+        table.remove("extends");
+        // What a target has besides is in it already.
+        table.remove("on");
+        toml::to_string(&table).unwrap_or_default()
+    }
+
+    /// An error in what a value means, with where the value comes from.
+    pub fn wrong(&self, path: &[&str], message: &str) -> Failure {
+        let same = |p: &[String]| p.iter().map(String::as_str).eq(path.iter().copied());
+        if let Some((_, typed)) = self.set.iter().rev().find(|(p, _)| same(p)) {
+            return Failure::Usage(format!("--set {typed}: {message}"));
+        }
+        let at = line_of(&self.text, path).map_or_else(String::new, |line| format!(":{line}"));
+        Failure::Usage(format!("{}{at}: {}: {message}", self.origin, path.join(".")))
+    }
+}
+
+/// A text and what it extends, merged. Every text is checked by itself, so that errors have lines.
+fn table(origin: &str, text: &str, depth: usize) -> Result<Table, Failure> {
+    let wrong = |e: &toml::de::Error| {
+        let line = e.span().map(|s| line_at(text, s.start));
+        let at = line.map_or_else(String::new, |l| format!(":{l}"));
+        Failure::Usage(format!("{origin}{at}: {}", explain(e.message())))
+    };
+    let file: File = toml::from_str(text).map_err(|e| wrong(&e))?;
+    if !file.schema.is_empty() && file.schema != super::file::SCHEMA {
+        let what = format!("{origin}: schema '{}': this is {}", file.schema, super::file::SCHEMA);
+        return Err(Failure::Usage(what));
+    }
+    let own: Table = toml::from_str(text).map_err(|e| wrong(&e))?;
+    let Some(base) = file.extends else { return Ok(own) };
+    if depth == 0 {
+        return Err(Failure::Usage(format!("{origin}: extends: the chain has no end")));
+    }
+    let mut merged = match base.strip_prefix(BUILTIN) {
+        Some(name) => {
+            let Some(text) = catalogue::text(name) else {
+                let hint = nearest(name, catalogue::names());
+                let hint = hint.map_or_else(String::new, |h| format!("; did you mean '{h}'?"));
+                let what = format!("{origin}: extends: no built-in '{name}'{hint}");
+                return Err(Failure::Usage(what));
+            };
+            table(&base, text, depth - 1)?
+        }
+        None => {
+            let text = fs::read_to_string(&base)
+                .map_err(|e| Failure::Usage(format!("{origin}: extends: {base}: {e}")))?;
+            table(&base, &text, depth - 1)?
+        }
+    };
+    merge(&mut merged, own);
+    Ok(merged)
+}
+
+/// Tables are merged key by key; arrays of tables with names, name by name; anything else is replaced.
+fn merge(base: &mut Table, own: Table) {
+    for (key, value) in own {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(b)), Value::Table(o)) => merge(b, o),
+            (Some(Value::Array(b)), Value::Array(o)) if o.iter().all(|v| name(v).is_some()) => {
+                for item in o {
+                    match b.iter_mut().find(|v| name(v).is_some() && name(v) == name(&item)) {
+                        Some(Value::Table(old)) => {
+                            if let Value::Table(new) = item {
+                                merge(old, new);
+                            }
+                        }
+                        _ => b.push(item),
+                    }
+                }
+            }
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+fn name(v: &Value) -> Option<&str> {
+    v.as_table()?.get("name")?.as_str()
+}
+
+/// What was typed, as a TOML value.
+fn value_of(text: &str) -> Value {
+    match text {
+        "true" => Value::Boolean(true),
+        "false" => Value::Boolean(false),
+        _ => text.parse().map_or_else(|_| Value::String(text.to_owned()), Value::Integer),
+    }
+}
+
+/// Sets a value by its path; elements of arrays go by their names. Tables on the way are made: whether they make sense
+/// is seen when the whole is read.
+fn put(table: &mut Table, path: &[String], value: Value) -> Result<(), String> {
+    let Some((key, rest)) = path.split_first() else { return Err("an empty path".to_owned()) };
+    if rest.is_empty() {
+        table.insert(key.clone(), value);
+        return Ok(());
+    }
+    let next = table.entry(key.clone()).or_insert_with(|| Value::Table(Table::new()));
+    match next {
+        Value::Table(t) => put(t, rest, value),
+        Value::Array(items) => {
+            let wanted = &rest[0];
+            let known: Vec<String> = items.iter().filter_map(name).map(str::to_owned).collect();
+            let at = items.iter_mut().find(|v| name(v) == Some(wanted));
+            let Some(Value::Table(t)) = at else {
+                let hint = nearest(wanted, known.iter().map(String::as_str));
+                let hint = hint.map_or_else(String::new, |h| format!("; did you mean '{h}'?"));
+                return Err(format!("no {key} '{wanted}'{hint}"));
+            };
+            put(t, &rest[1..], value)
+        }
+        _ => Err(format!("'{key}' has no parts")),
+    }
+}
+
+fn look<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {
+    let (key, rest) = path.split_first()?;
+    let next = table.get(key)?;
+    match next {
+        _ if rest.is_empty() => Some(next),
+        Value::Table(t) => look(t, rest),
+        Value::Array(items) => {
+            let item = items.iter().find(|v| name(v) == rest.first().map(String::as_str))?;
+            look(item.as_table()?, &rest[1..])
+        }
+        _ => None,
+    }
+}
+
+/// serde's words about an unknown key, with the nearest that is known.
+fn explain(message: &str) -> String {
+    let Some((what, known)) = message.split_once(", expected ") else { return message.to_owned() };
+    let mut typed = what.split('`').skip(1);
+    let Some(typed) = typed.next().filter(|_| what.starts_with("unknown ")) else {
+        return message.to_owned();
+    };
+    let known: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
+    match nearest(typed, known.iter().copied()) {
+        Some(hint) => format!("{what}; did you mean `{hint}`?"),
+        None => format!("{what}; known are {}", known.join(", ")),
+    }
+}
+
+fn line_at(text: &str, byte: usize) -> usize {
+    text.as_bytes()[..byte.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1
+}
+
+/// The line on which the value of a path, or the longest part of the path that is there, is written.
+fn line_of(text: &str, path: &[&str]) -> Option<usize> {
+    let root = toml::de::DeTable::parse(text).ok()?;
+    let mut at = None;
+    let mut table = root.get_ref();
+    let mut path = path;
+    while let Some((key, rest)) = path.split_first() {
+        let (k, value) = table.iter().find(|(k, _)| k.get_ref().as_ref() == *key)?;
+        at = Some(k.span().start);
+        path = rest;
+        match value.get_ref() {
+            toml::de::DeValue::Table(t) => table = t,
+            toml::de::DeValue::Array(items) => {
+                let Some((wanted, rest)) = path.split_first() else { break };
+                let named = |v: &toml::de::DeValue<'_>| {
+                    let t = v.as_table()?;
+                    Some(t.get("name")?.get_ref().as_str()? == *wanted)
+                };
+                let index = wanted.parse::<usize>().ok();
+                let found = items
+                    .iter()
+                    .enumerate()
+                    .find(|(i, v)| named(v.get_ref()) == Some(true) || index == Some(*i));
+                let Some((_, item)) = found else { break };
+                at = Some(item.span().start);
+                path = rest;
+                let Some(t) = item.get_ref().as_table() else { break };
+                table = t;
+            }
+            _ => break,
+        }
+    }
+    at.map(|byte| line_at(text, byte))
+}
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;

@@ -1,0 +1,104 @@
+use crate::scenario::Scenario;
+
+const TEXT: &str = r#"
+name = "mine"
+extends = "builtin:base"
+
+[[group]]
+name = "hog"
+role = "hog"
+count = 1
+rate = "1Gbit"
+budget = { hard = "4MiB" }
+stuff = { conns = 10 }
+
+[params]
+hogs = "group.hog.count"
+"#;
+
+fn error(text: &str) -> String {
+    let made = Scenario::parse("mine.toml", text, "virtual").and_then(|s| s.plan(1).map(|_| ()));
+    made.unwrap_err().to_string()
+}
+
+/// Every one with file, line, what is wrong, and what would do.
+#[test]
+fn mistakes_are_named_with_their_lines() {
+    for (from, to, wants) in [
+        ("count = 1", "cuont = 1", &["mine.toml:8", "cuont", "did you mean `count`"][..]),
+        ("role = \"hog\"", "role = \"hgo\"", &["mine.toml:7", "hgo", "did you mean `hog`"]),
+        ("conns = 10", "conns = \"many\"", &["mine.toml:11", "'many' is not a whole number"]),
+        ("\"1Gbit\"", "\"1Gbits\"", &["mine.toml:9", "1Gbits", "Gbit"]),
+        ("\"1Gbit\"", "\"1kbit\"", &["mine.toml:9", "group.hog.rate", "1Mbit"]),
+        ("\"4MiB\"", "\"4KiB\"", &["mine.toml:10", "group.hog.budget.hard", "4KiB must be"]),
+        ("stuff = ", "stuf = ", &["mine.toml:11", "stuf", "did you mean `stuff`"]),
+        ("builtin:base", "builtin:bsae", &["mine.toml", "no built-in 'bsae'"]),
+        ("name = \"mine\"", "name = ", &["mine.toml:2"]),
+        ("conns = 10", "conns = 100000", &["mine.toml:11", "100000 must be 0 to 5000"]),
+    ] {
+        let e = error(&TEXT.replace(from, to));
+        for want in wants {
+            assert!(e.contains(want), "{to}: {e}");
+        }
+    }
+}
+
+#[test]
+fn schedules_that_cannot_be_are_refused_with_the_reason() {
+    let step = |at: &str, action: &str| {
+        format!("\n[[group.schedule]]\nat = \"{at}\"\naction = \"{action}\"\n")
+    };
+    let with = |steps: &str| TEXT.replace("\n[params]", &format!("{steps}\n[params]"));
+    for (steps, wants) in [
+        (step("contended", "stop"), "nothing has started"),
+        (step("solo", "start"), "the victims are alone until"),
+        (step("recovery+50ms", "start"), "recovery begins"),
+        (step("contented", "start"), "did you mean 'contended'"),
+        (step("contended", "start") + &step("contended+10ms", "start"), "it has started already"),
+        (step("contended+20ms", "leave") + &step("contended+30ms", "start"), "after it left"),
+        (step("contended", "leave"), "nothing ever starts"),
+        (step("contended", "start") + "every = \"1us\"\n", "at least 1ms"),
+    ] {
+        let e = error(&with(&steps));
+        assert!(e.contains(wants) && e.contains("mine.toml:"), "{steps}: {e}");
+    }
+    let good = step("contended", "start") + &step("contended+100ms", "stop");
+    let plan = Scenario::parse("mine.toml", &with(&good), "virtual").unwrap().plan(1).unwrap();
+    let hog = &plan.containers[0];
+    assert_eq!(hog.active.len(), 1);
+    assert_eq!(hog.active[0].to_ns - hog.active[0].from_ns, 100_000_000);
+    assert_eq!(hog.leaves_ns, Some(plan.phases[1].end_ns));
+}
+
+#[test]
+fn what_is_set_is_named_when_it_is_wrong() {
+    let scenario = || Scenario::parse("mine.toml", TEXT, "virtual").unwrap();
+    let e = |set: &str| {
+        let mut s = scenario();
+        s.set(set).and_then(|()| s.plan(1).map(|_| ())).unwrap_err().to_string()
+    };
+    assert!(e("hosg=1").contains("did you mean 'hogs'"));
+    assert!(e("group.hog.stuff.cons=1").contains("did you mean `conns`"));
+    assert!(e("group.hgo.count=1").contains("did you mean 'hog'"));
+    assert!(e("hogs=99999").contains("--set hogs=99999"));
+    assert!(e("hogs").contains("key=value"));
+
+    let mut s = scenario();
+    s.set("hogs=3").unwrap();
+    s.set("group.hog.stuff.conns=7").unwrap();
+    let plan = s.plan(1).unwrap();
+    assert_eq!(plan.containers.iter().filter(|c| c.group == "hog").count(), 3);
+    assert!(plan.params.contains(&("hogs".to_owned(), 3)));
+    // What was run can be run again, word by word.
+    let again = Scenario::parse("again", &plan.toml, "virtual").unwrap().plan(1).unwrap();
+    assert_eq!(format!("{:?}", again.containers), format!("{:?}", plan.containers));
+}
+
+#[test]
+fn what_is_extended_is_merged_by_name() {
+    let text = TEXT.to_owned() + "[[group]]\nname = \"victim\"\ncount = 5\n";
+    let plan = Scenario::parse("m", &text, "virtual").unwrap().plan(1).unwrap();
+    let victims: Vec<_> = plan.victims().collect();
+    assert_eq!(victims.len(), 5);
+    assert!(victims.iter().all(|v| v.bits_per_second == 100_000_000));
+}

@@ -1,0 +1,53 @@
+//! The guest that makes its segments by hand, at the end of a simulated link.
+
+use std::any::Any;
+
+use skbudget_controller::Instant;
+use skbudget_stack::sim::{Frame, FramePool, Guest};
+
+use crate::traffic::byhand::ByHand;
+
+#[derive(Debug)]
+pub(super) struct FloodGuest {
+    inner: ByHand,
+    next: Option<Instant>,
+    blocked: bool,
+}
+
+impl FloodGuest {
+    pub(super) fn new(inner: ByHand) -> Self {
+        let next = inner.next_deadline(0).map(Instant);
+        Self { inner, next, blocked: false }
+    }
+}
+
+impl Guest for FloodGuest {
+    fn on_frame(&mut self, now: Instant, frame: Frame) {
+        self.inner.on_frame(now.0, frame.bytes());
+    }
+
+    fn poll(&mut self, now: Instant, room: usize, frames: &mut FramePool, out: &mut Vec<Frame>) {
+        let before = out.len();
+        self.inner.poll(now.0, room, |bytes| {
+            let mut frame = frames.take(bytes.len());
+            frame.bytes_mut().copy_from_slice(bytes);
+            out.push(frame);
+        });
+        self.next = self.inner.next_deadline(now.0).map(Instant);
+        // Out of room and something due: the link says when there is some again.
+        self.blocked = out.len() - before == room && self.next.is_some_and(|at| at <= now);
+        if self.blocked {
+            self.next = None;
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.next
+    }
+    fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
+}

@@ -1,0 +1,227 @@
+//! Opens the connections of a container's loads.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use skbudget_controller::Instant;
+use skbudget_stack::HostCaps;
+use skbudget_stack::sim::{
+    App, Buffers, BulkRecv, BulkSend, NeverRead, Open, Probe, ProbePlan, Rng, Server, SmolGuest,
+    Tally, World,
+};
+
+use super::apps::{FreshProbe, HoardSome, Make, SendSome, SlowRead, Timed};
+use super::build::{
+    ACCEPT, DOWN, HOARD, INCAST, INCAST_REQUEST, ORPHANS, OUTSIDE, PROBE, Player, STUFF, UP,
+};
+use crate::plan::{Fill, Load, Plan, ProbeSpec, Role};
+
+/// A container opens its connections one after the other, as a program does, with a seeded jitter as long again.
+const DIAL_EVERY_NS: u64 = 5_000;
+/// Connections that a probe with a new one for each request may have at once.
+const SLOTS: u16 = 64;
+
+/// One connection to open.
+struct Dial {
+    at: Instant,
+    open: Open,
+    rx: Option<u64>,
+    tx: Option<u64>,
+    app: Box<dyn App>,
+}
+
+/// In what order, and when.
+struct Dialer<'a> {
+    p: &'a Player,
+    rng: Rng,
+    at: Instant,
+    dials: Vec<Dial>,
+}
+
+impl Dialer<'_> {
+    fn connect(&mut self, port: u16, fill: Option<Fill>, make: Make) {
+        let to = SocketAddr::from(([10, 0, 2, 2], port));
+        self.add(Open::Connect(to), fill, make);
+    }
+
+    fn add(&mut self, open: Open, fill: Option<Fill>, make: Make) {
+        let spans = &self.p.plan.active;
+        let from = spans.first().map_or(0, |s| s.from_ns);
+        let offset = self.at.0.saturating_sub(from);
+        let app: Box<dyn App> = if spans.len() > 1 || self.p.plan.role == Role::Hog {
+            Box::new(Timed::new(make, spans, offset))
+        } else {
+            make()
+        };
+        let buffer = fill.and_then(|f| f.buffer_bytes);
+        self.dials.push(Dial { at: self.at, open, rx: buffer, tx: buffer, app });
+        self.at = self.at + Duration::from_nanos(DIAL_EVERY_NS + self.rng.below(DIAL_EVERY_NS));
+    }
+}
+
+/// All connections of all spans, the first at the start of the first.
+pub(super) fn raise(world: &mut World, p: &Player, plan: &Plan, from: Instant) {
+    let Some(node) = p.node else { return };
+    let mut rng = Rng::fork(plan.seed, 2000 + p.index);
+    // Nobody starts in step with the others.
+    let at = from + Duration::from_nanos(rng.below(1_000_000));
+    let jitter_ns = rng.below(100_000);
+    let mut dialer = Dialer { p, rng, at, dials: Vec::new() };
+    let mut by_hand = false;
+    for load in &p.plan.loads {
+        by_hand |= matches!(load, Load::Flood { .. });
+        one(&mut dialer, load, plan, jitter_ns);
+    }
+    if !by_hand {
+        let default = plan.link.guest_buffer_bytes;
+        let dials = dialer.dials;
+        world.with_guest(node, |guest: &mut SmolGuest| {
+            for d in dials {
+                let (rx, tx) = (d.rx.unwrap_or(default), d.tx.unwrap_or(default));
+                let buffers = Buffers { rx: rx as usize, tx: tx as usize };
+                guest.open(d.at, d.open, buffers, d.app);
+            }
+        });
+    }
+}
+
+fn one(d: &mut Dialer<'_>, load: &Load, plan: &Plan, jitter_ns: u64) {
+    let p = d.p;
+    match *load {
+        Load::Up { connections, .. } => {
+            for port in (UP..).take(connections as usize) {
+                let sender = p.sender.clone();
+                d.connect(
+                    port,
+                    None,
+                    Box::new(move || Box::new(BulkSend::new(None, sender.clone()))),
+                );
+            }
+        }
+        Load::Down { connections } => {
+            for port in (DOWN..).take(connections as usize) {
+                let down = p.down.clone();
+                d.connect(port, None, Box::new(move || Box::new(BulkRecv::new(down.clone()))));
+            }
+        }
+        Load::Probe(spec) => probe(d, &probe_plan(&spec, plan, jitter_ns), spec.fresh),
+        Load::Stuff(fill) => {
+            for port in (STUFF..).take(fill.connections as usize) {
+                // A hog's connections may break: nobody asks.
+                let make: Make = match fill.bytes {
+                    Some(n) => Box::new(move || Box::new(SendSome::new(n))),
+                    None => Box::new(|| Box::new(BulkSend::new(None, Tally::shared()))),
+                };
+                d.connect(port, Some(fill), make);
+            }
+        }
+        Load::Hoard(fill) => {
+            for port in (HOARD..).take(fill.connections as usize) {
+                let make: Make = match (fill.reads_bits_per_second, fill.bytes) {
+                    (Some(rate), _) => Box::new(move || Box::new(SlowRead::new(rate))),
+                    (None, Some(n)) if n > 0 => Box::new(|| Box::new(HoardSome::default())),
+                    (None, _) => Box::new(|| Box::new(NeverRead)),
+                };
+                d.connect(port, Some(fill), make);
+            }
+        }
+        Load::Orphans { per_second, bytes } => orphans(d, per_second, bytes),
+        Load::Accept { connections } => {
+            for _ in 0..connections {
+                d.add(Open::Listen(ACCEPT), None, Box::new(|| Box::new(NeverRead)));
+            }
+        }
+        Load::Incast { connections, bytes, every_ns } => {
+            let Some(span) = p.plan.active.first() else { return };
+            let plan = ProbePlan {
+                start: Instant(span.from_ns + 20_000_000),
+                every: Duration::from_nanos(every_ns),
+                until: Instant(span.to_ns),
+                request: INCAST_REQUEST,
+                response: bytes,
+                outstanding_max: 16,
+            };
+            for port in (INCAST..).take(connections as usize) {
+                let make: Make = Box::new(move || Box::new(Probe::new(plan, Tally::shared())));
+                d.connect(port, None, make);
+            }
+        }
+        Load::Flood { .. } => {}
+    }
+}
+
+fn probe(d: &mut Dialer<'_>, plan: &ProbePlan, fresh: bool) {
+    let (plan, log) = (*plan, d.p.probe.clone());
+    if !fresh {
+        d.connect(PROBE, None, Box::new(move || Box::new(Probe::new(plan, log.clone()))));
+        return;
+    }
+    for slot in 0..SLOTS {
+        let log = log.clone();
+        let slots = u64::from(SLOTS);
+        let app = move || FreshProbe::new(plan, log.clone(), u64::from(slot), slots);
+        let at = app().due().unwrap_or(plan.until);
+        let to = SocketAddr::from(([10, 0, 2, 2], PROBE + slot));
+        let (open, app) = (Open::Connect(to), Box::new(app()));
+        d.dials.push(Dial { at, open, rx: None, tx: None, app });
+    }
+}
+
+/// A new connection every so often, each sent, closed and forgotten.
+fn orphans(d: &mut Dialer<'_>, per_second: u32, bytes: u64) {
+    let every = 1_000_000_000 / u64::from(per_second.max(1));
+    let mut port = ORPHANS;
+    for span in d.p.plan.active.clone() {
+        let mut at = span.from_ns;
+        while at < span.to_ns && port < ORPHANS + 9_999 {
+            let to = SocketAddr::from(([10, 0, 2, 2], port));
+            let app = Box::new(BulkSend::new(Some(bytes), Tally::shared()));
+            let tx = Some(bytes.min(256 << 10));
+            d.dials.push(Dial {
+                at: Instant(at),
+                open: Open::Connect(to),
+                rx: Some(4096),
+                tx,
+                app,
+            });
+            port += 1;
+            at += every;
+        }
+    }
+}
+
+/// Clients outside connect to the container's port, where nobody accepts, and push.
+pub(super) fn knock(world: &mut World, p: &Player) {
+    let Some(node) = p.node else { return };
+    let count = p.plan.loads.iter().find_map(|l| match l {
+        Load::Accept { connections } => Some(*connections),
+        _ => None,
+    });
+    for i in 0..count.unwrap_or(0) {
+        let peer = SocketAddr::new(IpAddr::V4(OUTSIDE), 10_000 + i as u16);
+        let caps = HostCaps { sndbuf: 64 << 10, rcvbuf: 64 << 10 };
+        let _ = world.accept(node, ACCEPT, peer, Server::pusher(None), caps);
+    }
+}
+
+fn probe_plan(spec: &ProbeSpec, plan: &Plan, jitter_ns: u64) -> ProbePlan {
+    ProbePlan {
+        start: Instant(spec.offset_ns + jitter_ns),
+        every: Duration::from_nanos(spec.every_ns),
+        until: Instant(plan.end_ns()),
+        request: spec.request_bytes,
+        response: spec.response_bytes,
+        outstanding_max: spec.outstanding_max as usize,
+    }
+}
+
+/// Whether anything that the container was to get arrived as something else.
+pub(super) fn corrupt(p: &Player) -> u64 {
+    p.up.borrow().corrupt() + p.down.borrow().corrupt() + p.probe.borrow().corrupt()
+}
+
+pub(super) fn broken(p: &Player) -> u64 {
+    let bulk = p.up.borrow().broken() + p.down.borrow().broken();
+    bulk + p.probe.borrow().broken() + Rc::clone(&p.sender).borrow().broken
+}

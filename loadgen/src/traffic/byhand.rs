@@ -1,0 +1,380 @@
+//! A guest without TCP, that makes its segments by hand: floods that no TCP would send.
+//!
+//! Frames in, frames out, time handed in, so that it sits at the end of a simulated link as well as on a packet socket
+//! in a real namespace. It opens connections like anybody else, then sends what its kind of flood asks for, within the
+//! windows it is given: what it costs is memory and work, not broken rules that a stack may simply drop.
+
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+
+use skbudget_stack::sim::Pattern;
+use skbudget_stack::sim::smoltcp::phy::ChecksumCapabilities;
+use skbudget_stack::sim::smoltcp::wire::{
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
+    EthernetRepr, IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr,
+    TcpSeqNumber,
+};
+
+use crate::plan::FloodKind;
+
+/// Who floods whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    pub own_mac: [u8; 6],
+    pub own_ip: Ipv4Addr,
+    pub peer_mac: [u8; 6],
+    pub to: Ipv4Addr,
+    pub to_port: u16,
+    /// Each connection its own server port, counted from `to_port`; else all the same.
+    pub port_each: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Its SYN is due or was sent then.
+    Dialing {
+        again_ns: u64,
+    },
+    Open,
+}
+
+#[derive(Debug)]
+struct Conn {
+    local: u16,
+    remote: u16,
+    state: State,
+    iss: u32,
+    una: u32,
+    nxt: u32,
+    rcv_nxt: u32,
+    /// First sequence number beyond the window.
+    limit: u32,
+    scale: u8,
+    /// Out of order: where the next byte goes.
+    cursor: u32,
+    moved_ns: u64,
+}
+
+#[derive(Debug)]
+pub struct ByHand {
+    target: Target,
+    kind: FloodKind,
+    conns: Vec<Conn>,
+    every_ns: u64,
+    due_ns: u64,
+    turn: usize,
+    until_ns: u64,
+    /// Answers that wait for room.
+    answers: VecDeque<Vec<u8>>,
+    pub connected: u64,
+    pub resets: u64,
+}
+
+const FIRST_PORT: u16 = 40_000;
+const DIAL_EVERY_NS: u64 = 10_000;
+const SYN_AGAIN_NS: u64 = 1_000_000_000;
+/// In order without progress for so long: begins again at the last acknowledged byte.
+const AGAIN_NS: u64 = 200_000_000;
+/// Bytes of one round through a window, each alone behind a hole.
+const HOLES: u32 = 60;
+/// A sender that was not run for a while does not catch up for longer.
+const CATCH_UP_NS: u64 = 5_000_000;
+
+impl ByHand {
+    /// Floods from `from_ns` to `until_ns` with `per_second` segments over all connections.
+    pub fn new(
+        target: Target,
+        kind: FloodKind,
+        connections: u32,
+        per_second: u32,
+        from_ns: u64,
+        until_ns: u64,
+    ) -> Self {
+        let conn = |i: u32| Conn {
+            local: FIRST_PORT + i as u16,
+            remote: target.to_port + if target.port_each { i as u16 } else { 0 },
+            state: State::Dialing { again_ns: from_ns + u64::from(i) * DIAL_EVERY_NS },
+            iss: 0x0100_0000 + i * 0x0001_0000,
+            una: 0,
+            nxt: 0,
+            rcv_nxt: 0,
+            limit: 0,
+            scale: 0,
+            cursor: 0,
+            moved_ns: 0,
+        };
+        Self {
+            target,
+            kind,
+            conns: (0..connections).map(conn).collect(),
+            every_ns: 1_000_000_000 / u64::from(per_second.max(1)),
+            due_ns: from_ns + 1_000_000,
+            turn: 0,
+            until_ns,
+            answers: VecDeque::new(),
+            connected: 0,
+            resets: 0,
+        }
+    }
+
+    pub fn on_frame(&mut self, now_ns: u64, frame: &[u8]) {
+        let Ok(eth) = EthernetFrame::new_checked(frame) else { return };
+        match eth.ethertype() {
+            EthernetProtocol::Arp => self.on_arp(eth.payload()),
+            EthernetProtocol::Ipv4 => {
+                let Ok(ip) = Ipv4Packet::new_checked(eth.payload()) else { return };
+                let own = ip.dst_addr() == self.target.own_ip;
+                if !own || ip.next_header() != IpProtocol::Tcp {
+                    return;
+                }
+                if let Ok(tcp) = TcpPacket::new_checked(ip.payload()) {
+                    self.on_segment(now_ns, &tcp);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_arp(&mut self, bytes: &[u8]) {
+        let parsed = ArpPacket::new_checked(bytes).and_then(|p| ArpRepr::parse(&p));
+        let Ok(ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Request,
+            source_hardware_addr,
+            source_protocol_addr,
+            target_protocol_addr,
+            ..
+        }) = parsed
+        else {
+            return;
+        };
+        if target_protocol_addr != self.target.own_ip {
+            return;
+        }
+        let reply = ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Reply,
+            source_hardware_addr: EthernetAddress(self.target.own_mac),
+            source_protocol_addr: target_protocol_addr,
+            target_hardware_addr: source_hardware_addr,
+            target_protocol_addr: source_protocol_addr,
+        };
+        let mut frame = vec![0; 14 + reply.buffer_len()];
+        let mut eth = EthernetFrame::new_unchecked(&mut frame[..]);
+        let header = EthernetRepr {
+            src_addr: EthernetAddress(self.target.own_mac),
+            dst_addr: source_hardware_addr,
+            ethertype: EthernetProtocol::Arp,
+        };
+        header.emit(&mut eth);
+        reply.emit(&mut ArpPacket::new_unchecked(eth.payload_mut()));
+        self.answers.push_back(frame);
+    }
+
+    fn on_segment(&mut self, now_ns: u64, tcp: &TcpPacket<&[u8]>) {
+        let Some(i) = tcp.dst_port().checked_sub(FIRST_PORT).map(usize::from) else { return };
+        let Some(c) = self.conns.get_mut(i) else { return };
+        let seq = tcp.seq_number().0 as u32;
+        let ack = tcp.ack_number().0 as u32;
+        if tcp.rst() {
+            // Turned away: it tries again, slowly.
+            self.resets += 1;
+            c.state = State::Dialing { again_ns: now_ns + 20_000_000 };
+            c.iss = c.iss.wrapping_add(0x0010_0000);
+            return;
+        }
+        let window = u32::from(tcp.window_len());
+        let answer = match c.state {
+            State::Dialing { .. } if tcp.syn() && tcp.ack() && ack == c.iss.wrapping_add(1) => {
+                c.scale = window_scale(tcp.options()).min(14);
+                (c.una, c.nxt, c.rcv_nxt) = (ack, ack, seq.wrapping_add(1));
+                (c.limit, c.cursor, c.moved_ns) = (ack.wrapping_add(window), ack, now_ns);
+                c.state = State::Open;
+                self.connected += 1;
+                true
+            }
+            State::Dialing { .. } => false,
+            State::Open => {
+                if after(ack, c.una) && !after(ack, c.nxt) {
+                    c.una = ack;
+                    c.moved_ns = now_ns;
+                }
+                let limit = ack.wrapping_add(window << c.scale);
+                if after(limit, c.limit) {
+                    c.limit = limit;
+                }
+                let len = tcp.payload().len() as u32 + u32::from(tcp.fin());
+                if seq == c.rcv_nxt {
+                    c.rcv_nxt = c.rcv_nxt.wrapping_add(len);
+                }
+                len > 0
+            }
+        };
+        if answer {
+            let frame = self.segment(i, None, TcpControl::None, &[]);
+            self.answers.push_back(frame);
+        }
+    }
+
+    /// Everything due by now, at most `room` frames.
+    pub fn poll(&mut self, now_ns: u64, room: usize, mut emit: impl FnMut(&[u8])) {
+        let mut room = room;
+        while room > 0
+            && let Some(frame) = self.answers.pop_front()
+        {
+            emit(&frame);
+            room -= 1;
+        }
+        if now_ns >= self.until_ns {
+            return;
+        }
+        for i in 0..self.conns.len() {
+            let c = &mut self.conns[i];
+            if let State::Dialing { again_ns } = c.state
+                && again_ns <= now_ns
+                && room > 0
+            {
+                c.state = State::Dialing { again_ns: now_ns + SYN_AGAIN_NS };
+                emit(&self.segment(i, None, TcpControl::Syn, &[]));
+                room -= 1;
+            }
+        }
+        if self.kind == FloodKind::Silent {
+            return;
+        }
+        self.due_ns = self.due_ns.max(now_ns.saturating_sub(CATCH_UP_NS));
+        while room > 0 && self.due_ns <= now_ns {
+            self.due_ns += self.every_ns;
+            // The next connection whose window has a place.
+            for _ in 0..self.conns.len() {
+                let i = self.turn;
+                self.turn = (self.turn + 1) % self.conns.len();
+                if let Some((seq, byte)) = self.next_byte(i, now_ns) {
+                    emit(&self.segment(i, Some(seq), TcpControl::Psh, &[byte]));
+                    room -= 1;
+                    break;
+                }
+            }
+        }
+    }
+
+    fn next_byte(&mut self, i: usize, now_ns: u64) -> Option<(u32, u8)> {
+        let c = &mut self.conns[i];
+        if c.state != State::Open {
+            return None;
+        }
+        let seq = match self.kind {
+            FloodKind::Silent => return None,
+            FloodKind::OutOfOrder => {
+                // From the second byte on, spread over the window, for each byte costs the buffer that it is alone
+                // in; around again when the window is through, for what was dropped.
+                let window = c.limit.wrapping_sub(c.una);
+                if !after(c.limit, c.una.wrapping_add(1)) {
+                    return None;
+                }
+                let step = (window / HOLES).max(2);
+                let next = c.cursor.wrapping_add(step);
+                c.cursor = if after(c.limit, next) { next } else { c.una.wrapping_add(1) };
+                c.cursor
+            }
+            FloodKind::Tiny => {
+                if c.nxt != c.una && now_ns.saturating_sub(c.moved_ns) > AGAIN_NS {
+                    c.moved_ns = now_ns;
+                    c.nxt = c.una;
+                }
+                if !after(c.limit, c.nxt) {
+                    return None;
+                }
+                let seq = c.nxt;
+                c.nxt = c.nxt.wrapping_add(1);
+                seq
+            }
+        };
+        let position = u64::from(seq.wrapping_sub(c.iss.wrapping_add(1)));
+        let mut byte = [0];
+        Pattern::from_guest(c.remote).fill(position, &mut byte);
+        Some((seq, byte[0]))
+    }
+
+    fn segment(&self, i: usize, seq: Option<u32>, control: TcpControl, payload: &[u8]) -> Vec<u8> {
+        let c = &self.conns[i];
+        let syn = control == TcpControl::Syn;
+        let seq = if syn { c.iss } else { seq.unwrap_or(c.nxt) };
+        let tcp = TcpRepr {
+            src_port: c.local,
+            dst_port: c.remote,
+            control,
+            seq_number: TcpSeqNumber(seq.cast_signed()),
+            ack_number: (!syn).then_some(TcpSeqNumber(c.rcv_nxt.cast_signed())),
+            window_len: 65_535,
+            window_scale: syn.then_some(0),
+            max_seg_size: syn.then_some(1460),
+            sack_permitted: syn,
+            sack_ranges: [None, None, None],
+            timestamp: None,
+            payload,
+        };
+        let ip = Ipv4Repr {
+            src_addr: self.target.own_ip,
+            dst_addr: self.target.to,
+            next_header: IpProtocol::Tcp,
+            payload_len: tcp.buffer_len(),
+            hop_limit: 64,
+        };
+        let mut frame = vec![0; 14 + ip.buffer_len() + tcp.buffer_len()];
+        let mut eth = EthernetFrame::new_unchecked(&mut frame[..]);
+        let header = EthernetRepr {
+            src_addr: EthernetAddress(self.target.own_mac),
+            dst_addr: EthernetAddress(self.target.peer_mac),
+            ethertype: EthernetProtocol::Ipv4,
+        };
+        header.emit(&mut eth);
+        let sums = ChecksumCapabilities::default();
+        let mut packet = Ipv4Packet::new_unchecked(eth.payload_mut());
+        ip.emit(&mut packet, &sums);
+        let (src, dst) = (IpAddress::Ipv4(ip.src_addr), IpAddress::Ipv4(ip.dst_addr));
+        let mut segment = TcpPacket::new_unchecked(packet.payload_mut());
+        tcp.emit(&mut segment, &src, &dst, &sums);
+        frame
+    }
+
+    /// When `poll` has something to do.
+    pub fn next_deadline(&self, now_ns: u64) -> Option<u64> {
+        if !self.answers.is_empty() {
+            return Some(now_ns);
+        }
+        if now_ns >= self.until_ns {
+            return None;
+        }
+        let dial = self.conns.iter().filter_map(|c| match c.state {
+            State::Dialing { again_ns } => Some(again_ns),
+            State::Open => None,
+        });
+        let flood = (self.kind != FloodKind::Silent).then_some(self.due_ns);
+        dial.chain(flood).min()
+    }
+}
+
+fn after(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b).cast_signed() > 0
+}
+
+/// From the options of a SYN; 0 without one.
+fn window_scale(options: &[u8]) -> u8 {
+    let mut rest = options;
+    while let Some((&kind, tail)) = rest.split_first() {
+        match kind {
+            0 => break,
+            1 => rest = tail,
+            _ => {
+                let len = tail.first().map_or(0, |l| usize::from(*l));
+                if len < 2 || rest.len() < len {
+                    break;
+                }
+                if kind == 3 && len == 3 {
+                    return rest[2];
+                }
+                rest = &rest[len..];
+            }
+        }
+    }
+    0
+}

@@ -1,0 +1,241 @@
+//! The commands that work on results: compare, merge, selftest, explain, schema.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+const SMALL: &[&str] = &[
+    "victims=1",
+    "stuff=60",
+    "hoard=20",
+    "hog-hard=4MiB",
+    "victim-hard=2MiB",
+    "rate=100Mbit",
+    "hog-rate=1Gbit",
+    "probe-rate=2000",
+    "response=128",
+    "solo=1s",
+    "contended=1s",
+    "recovery=200ms",
+    "guest-buffer=64KiB",
+];
+
+fn loadgen(args: &[&str]) -> (i32, String, String) {
+    let out =
+        Command::new(env!("CARGO_BIN_EXE_loadgen")).args(args).output().expect("loadgen starts");
+    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+    (out.status.code().expect("an exit code"), text(&out.stdout), text(&out.stderr))
+}
+
+fn scratch(name: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("results").join(name);
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).expect("a folder");
+    dir
+}
+
+/// A small virtual run, made once.
+fn run() -> &'static Path {
+    static RUN: OnceLock<PathBuf> = OnceLock::new();
+    RUN.get_or_init(|| {
+        let dir = scratch("run");
+        let out = dir.display().to_string();
+        let mut args = vec!["run", "starvation", "--out", &out, "--format", "result"];
+        SMALL.iter().for_each(|s| args.extend(["--set", s]));
+        let (code, _, err) = loadgen(&args);
+        assert!(code != 1 && code != 2, "{err}");
+        dir
+    })
+}
+
+fn result(dir: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(dir.join("result.json")).expect("a result"))
+        .expect("JSON")
+}
+
+/// The run with something changed, in a folder of its own.
+fn changed(name: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
+    let mut value = result(run());
+    change(&mut value);
+    let dir = scratch(name);
+    std::fs::write(dir.join("result.json"), value.to_string()).expect("written");
+    dir
+}
+
+fn compare(a: &Path, b: &Path, more: &[&str]) -> (i32, String, String) {
+    let (a, b) = (a.display().to_string(), b.display().to_string());
+    loadgen(&[&["compare", &a, &b], more].concat())
+}
+
+#[test]
+fn a_virtual_run_is_compared_exactly() {
+    let (code, out, _) = compare(run(), run(), &[]);
+    assert_eq!(code, 0, "{out}");
+    assert!(out.contains("identical in every byte"), "{out}");
+
+    let arm = |v: &mut Value, f: &dyn Fn(&mut Value)| f(&mut v["arms"][1]["fairness"]);
+    let slower = changed("slower", |v| arm(v, &|f| f["stall_ns"] = Value::from(999_000_000)));
+    let (code, out, _) = compare(run(), &slower, &[]);
+    assert_eq!(code, 4, "{out}");
+    assert!(out.contains("WORSE") && out.contains("/arms/container/fairness/stall_ns"), "{out}");
+    // The other way it is better, and that is no failure unless asked for.
+    assert_eq!(compare(&slower, run(), &[]).0, 0);
+    assert_eq!(compare(&slower, run(), &["--both"]).0, 4);
+    // A control is there to be bad.
+    let control = changed("control", |v| {
+        v["arms"][0]["fairness"]["stall_ns"] = Value::from(9_999_000_000_u64);
+    });
+    assert_eq!(compare(run(), &control, &[]).0, 0);
+    // Something nobody decides by is named and no regression.
+    assert_eq!(compare(run(), &slower, &["--metrics", "goodput-up"]).0, 0);
+}
+
+#[test]
+fn what_cannot_be_compared_is_exit_6_with_the_difference() {
+    let other = changed("other", |v| v["params"]["victims"] = Value::from(7));
+    let (code, _, err) = compare(run(), &other, &[]);
+    assert_eq!(code, 6, "{err}");
+    assert!(err.contains("victims: 1 against 7"), "{err}");
+    assert_ne!(compare(run(), &other, &["--any-params"]).0, 6);
+    let target = changed("target", |v| v["target"] = Value::from("tap"));
+    assert_eq!(compare(run(), &target, &["--any-params"]).0, 6);
+    let (code, _, err) = compare(run(), Path::new("/nowhere"), &[]);
+    assert_eq!(code, 6, "{err}");
+    assert_eq!(compare(run(), &scratch("empty"), &[]).0, 6);
+}
+
+#[test]
+fn bad_words_to_compare_are_exit_2() {
+    let (code, _, err) = compare(run(), run(), &["--metrics", "gudput-up"]);
+    assert_eq!(code, 2);
+    assert!(err.contains("did you mean 'goodput-up'"), "{err}");
+    let here = run().display().to_string();
+    assert_eq!(loadgen(&["compare", &here]).0, 2);
+    assert_eq!(compare(run(), run(), &["--margin", "-3"]).0, 2);
+}
+
+/// Wall-clock runs in two folders: a tenth slower is found over eight pairs, and two results alone prove nothing.
+#[test]
+fn folders_of_runs_are_compared_by_statistics() {
+    let (a, b) = (scratch("a"), scratch("b"));
+    for i in 0..8_u64 {
+        for (dir, percent) in [(&a, 100), (&b, 90)] {
+            let run = changed(&format!("{}-{i}", dir.file_name().unwrap().display()), |v| {
+                v["target"] = Value::from("tap");
+                for phase in 0..3 {
+                    for way in ["up_bytes", "down_bytes"] {
+                        let bytes = &mut v["arms"][1]["containers"][1]["phases"][phase][way];
+                        // A percent of noise that is not the same on both sides.
+                        let noise = 995 + (i * 37 + percent) % 11;
+                        *bytes = Value::from(bytes.as_u64().unwrap() * percent * noise / 100_000);
+                    }
+                }
+            });
+            std::fs::rename(run, dir.join(format!("{i}"))).expect("moved");
+        }
+    }
+    let metrics = ["--metrics", "goodput-up,goodput-down"];
+    for paired in [&["--paired"][..], &[]] {
+        let (code, out, err) = compare(&a, &b, &[&metrics, paired].concat());
+        assert_eq!(code, 4, "{out}{err}");
+        assert_eq!(compare(&a, &a, &[&metrics, paired].concat()).0, 0);
+    }
+    let (code, out, _) = compare(&a.join("0"), &b.join("0"), &metrics);
+    assert_eq!(code, 5, "{out}");
+    assert!(out.contains("at least 6"), "{out}");
+    let (_, json, _) = compare(&a, &b, &["--json"]);
+    let json: Value = serde_json::from_str(json.as_str()).expect("JSON");
+    assert_eq!(json["schema"], "loadgen.compare/1");
+}
+
+/// Runs of this binary against itself and against itself on a longer path, through subprocesses.
+#[test]
+fn binaries_and_configurations_are_run_and_compared() {
+    let out = scratch("exec").display().to_string();
+    let mut args = vec!["compare", "--exec", "--out", &out];
+    SMALL.iter().for_each(|s| args.extend(["--set", s]));
+    let (code, said, err) = loadgen(&args);
+    assert_eq!(code, 0, "{said}{err}");
+    assert!(said.contains("identical in every byte"), "{said}");
+    assert!(Path::new(&out).join("compare.json").exists());
+
+    args.extend(["--set-a", "rtt=400us", "--metrics", "p50-contended"]);
+    let (code, said, err) = loadgen(&args);
+    assert_eq!(code, 4, "{said}{err}");
+
+    let bad = [&args[..], &["--set-b", "victms=3"]].concat();
+    let (code, _, err) = loadgen(&bad);
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains("did you mean 'victims'"), "{err}");
+    let (code, _, err) = loadgen(&["compare", "--exec", "--target", "tap", "--rounds", "5"]);
+    assert_eq!(code, 5, "{err}");
+    let (code, ..) =
+        loadgen(&["compare", "--exec", "/nonexistent/a", "/nonexistent/b", "--out", &out]);
+    assert_eq!(code, 1);
+}
+
+#[test]
+fn merging_adds_histograms_and_loses_nothing() {
+    let (here, out) = (run().display().to_string(), scratch("merged"));
+    let to = out.display().to_string();
+    let (code, said, err) = loadgen(&["merge", &here, &here, "--out", &to]);
+    assert!(code == 0 || code == 5, "{said}{err}");
+    let (one, two) = (result(run()), result(&out));
+    let probe = |v: &Value| v["arms"][0]["containers"][1]["phases"][1]["probe"].clone();
+    for count in ["intended", "completed", "outstanding"] {
+        assert_eq!(
+            probe(&two)[count],
+            Value::from(2 * probe(&one)[count].as_u64().unwrap()),
+            "{count}"
+        );
+    }
+    // The same samples twice have the same percentiles.
+    for percentile in ["p50", "p99", "p999", "max"] {
+        assert_eq!(probe(&two)[percentile], probe(&one)[percentile], "{percentile}");
+    }
+    let (code, ..) = loadgen(&["merge", &here, &here, "--how", "hosts", "--out", &to]);
+    assert!(code == 0 || code == 5);
+    let arms = &result(&out)["arms"];
+    let names: Vec<_> =
+        arms[1]["containers"].as_array().unwrap().iter().map(|c| c["name"].clone()).collect();
+    assert_eq!(names, ["hog", "victim1", "hog@2", "victim1@2"]);
+    let other = changed("merge-other", |v| v["params"]["victims"] = Value::from(7));
+    let (code, _, err) = loadgen(&["merge", &here, &other.display().to_string(), "--out", &to]);
+    assert_eq!(code, 6, "{err}");
+    assert_eq!(loadgen(&["merge", &here]).0, 2);
+}
+
+#[test]
+fn selftest_knows_its_answers() {
+    let (code, out, _) = loadgen(&["selftest"]);
+    // 5: a machine too busy to wake up in time, which is not the binary's fault.
+    assert!(code == 0 || code == 5, "{out}");
+    assert!(out.matches("ok  ").count() >= 6, "{out}");
+}
+
+/// Every metric, gate and exit code has something said about it.
+#[test]
+fn explain_knows_every_word_it_is_asked() {
+    let (code, topics, _) = loadgen(&["explain"]);
+    assert_eq!(code, 0);
+    for topic in topics.lines().filter_map(|l| l.trim().strip_prefix("loadgen explain ")) {
+        let (code, out, err) = loadgen(&["explain", topic]);
+        assert!(code == 0 && out.len() > 20, "{topic}: {out}{err}");
+    }
+    for gate in result(run())["gates"].as_array().unwrap() {
+        let name = gate["name"].as_str().unwrap();
+        let (code, out, err) = loadgen(&["explain", name]);
+        assert!(code == 0 && out.len() > 20, "{name}: {out}{err}");
+    }
+    for exit in ["0", "3", "5", "130", "exit"] {
+        assert_eq!(loadgen(&["explain", exit]).0, 0, "{exit}");
+    }
+    for metric in ["p99-contended", "unfairness"] {
+        assert_eq!(loadgen(&["explain", metric]).0, 0, "{metric}");
+    }
+    let (code, _, err) = loadgen(&["explain", "p99-contendet"]);
+    assert_eq!(code, 2);
+    assert!(err.contains("p99-contended"), "{err}");
+}

@@ -1,0 +1,193 @@
+//! A guest that is a container stack itself, the other way round: what is the guest to one is the gateway to the other.
+//! Both ends of every connection are then ours, and so is every loss, delay and timer in between.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::net::SocketAddr;
+
+use skbudget_controller::{Budget, Instant};
+
+use super::frame::{Frame, FramePool};
+use super::guest::Guest;
+use super::host::SimHost;
+use super::server::Server;
+use crate::chunk::ChunkPool;
+use crate::config::ContainerConfig;
+use crate::container::{Container, WakeKey};
+use crate::io::{Ctx, Device, FlowId, HostCaps};
+use crate::vnet::VnetHdr;
+
+/// Caps of the sockets of a twin's clients, as the kernel's floor.
+const CLIENT_CAPS: HostCaps = HostCaps { sndbuf: 4608, rcvbuf: 3584 };
+
+#[derive(Debug)]
+pub struct Twin {
+    container: Container,
+    budget: Budget,
+    pool: ChunkPool,
+    host: SimHost,
+    inbox: VecDeque<Frame>,
+    /// Connections to begin: when, to which port, and what is at this end.
+    todo: VecDeque<(Instant, u16, Server)>,
+    now: Instant,
+    deadline: Option<Instant>,
+    blocked: bool,
+}
+
+/// Frames the link takes in one poll.
+struct Outbox<'a> {
+    room: usize,
+    refused: bool,
+    frames: &'a mut FramePool,
+    out: &'a mut Vec<Frame>,
+}
+
+impl Device for Outbox<'_> {
+    fn send(&mut self, vnet: &VnetHdr, parts: &[IoSlice<'_>]) -> bool {
+        if self.room == 0 {
+            self.refused = true;
+            return false;
+        }
+        self.room -= 1;
+        let mut frame = self.frames.take(parts.iter().map(|p| p.len()).sum());
+        let mut at = 0;
+        for part in parts {
+            frame.bytes_mut()[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        frame.vnet = *vnet;
+        self.out.push(frame);
+        true
+    }
+}
+
+impl Twin {
+    /// `config`: of the container this is the guest of; IPv4 only.
+    ///
+    /// # Panics
+    /// When the budget has no room for the device queue.
+    pub fn new(config: &ContainerConfig, mut budget: Budget, host: SimHost) -> Self {
+        let mut twin = config.clone();
+        (twin.guest_ip, twin.gateway_ip) = (config.gateway_ip, config.guest_ip);
+        twin.our_mac = [0x02, 0x74, 0x77, 0x69, 0x6e, 0x00];
+        twin.secret = [!config.secret[0], !config.secret[1]];
+        twin.ipv6 = None;
+        let member = budget.add_member(twin.dev_queue_bytes).expect("room for the device queue");
+        Self {
+            container: Container::new(twin, member),
+            budget,
+            pool: ChunkPool::new(),
+            host,
+            inbox: VecDeque::new(),
+            todo: VecDeque::new(),
+            now: Instant::default(),
+            deadline: Some(Instant::default()),
+            blocked: false,
+        }
+    }
+
+    /// A connection to `port` that begins at `at` (or when there is room), in the order of calls.
+    pub fn open(&mut self, at: Instant, port: u16, client: Server) {
+        self.todo.push_back((at, port, client));
+    }
+
+    pub fn container(&self) -> &Container {
+        &self.container
+    }
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+    pub fn host(&self) -> &SimHost {
+        &self.host
+    }
+    pub fn live_chunks(&self) -> usize {
+        self.pool.live()
+    }
+
+    fn with<R>(
+        &mut self,
+        now: Instant,
+        device: &mut Outbox<'_>,
+        f: impl FnOnce(&mut Container, &mut Ctx<'_>) -> R,
+    ) -> R {
+        let Self { container, budget, pool, host, .. } = self;
+        f(container, &mut Ctx { now, budget, pool, host, device })
+    }
+
+    fn begin(&mut self, now: Instant, device: &mut Outbox<'_>) {
+        while let Some((at, port, client)) = self.todo.front().cloned() {
+            if at > now || !self.container.can_accept(&self.budget) {
+                return;
+            }
+            let from = SocketAddr::new([192, 0, 2, 1].into(), 40_000 + port);
+            let flow: Option<FlowId> =
+                self.with(now, device, |container, cx| container.on_accept(cx, port, from));
+            let Some(flow) = flow else { return };
+            self.todo.pop_front();
+            self.host.adopt(flow, port, client, CLIENT_CAPS);
+        }
+    }
+
+    /// One turn of the worker loop; true when another is due.
+    fn turn(&mut self, now: Instant, device: &mut Outbox<'_>) -> bool {
+        while let Some(frame) = self.inbox.pop_front() {
+            self.with(now, device, |c, cx| c.on_frame(cx, &frame.vnet, frame.bytes()));
+            device.frames.give(frame);
+        }
+        self.begin(now, device);
+        let mut busy = false;
+        while let Some((flow, ready)) = self.host.poll_ready() {
+            self.container.on_host_ready(flow, ready);
+            busy = true;
+        }
+        busy |= self.with(now, device, Container::turn);
+        while let Some(key) = self.budget.poll_wake(now) {
+            self.container.on_wake(WakeKey(key));
+            busy = true;
+        }
+        busy
+    }
+}
+
+impl Guest for Twin {
+    fn on_frame(&mut self, _: Instant, frame: Frame) {
+        self.inbox.push_back(frame);
+    }
+
+    fn poll(&mut self, now: Instant, room: usize, frames: &mut FramePool, out: &mut Vec<Frame>) {
+        self.now = now;
+        self.host.advance(now);
+        let mut device = Outbox { room, refused: false, frames, out };
+        for round in 0.. {
+            assert!(round < 100_000, "the twin never comes to rest at {now:?}");
+            if !self.turn(now, &mut device) {
+                break;
+            }
+        }
+        self.blocked = device.refused;
+        let begins = self.todo.front().map(|(at, ..)| *at).filter(|at| *at > now);
+        let due = [self.container.next_deadline(), self.host.next_deadline(), begins];
+        self.deadline = due.into_iter().flatten().min();
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    fn as_any(&mut self) -> &mut dyn std::any::Any {
+        self
+    }
+}
+
+/// What a flow holds must be given back, or its ledger complains.
+impl Drop for Twin {
+    fn drop(&mut self) {
+        let (mut frames, mut out) = (FramePool::default(), Vec::new());
+        let mut device = Outbox { room: 0, refused: false, frames: &mut frames, out: &mut out };
+        self.with(self.now, &mut device, Container::abort_all);
+    }
+}
