@@ -16,18 +16,18 @@ mod talk;
 
 use bench::{Bare, Far};
 use differences::DIFFERENCES;
-use scripts::SCRIPTS;
+use scripts::{SCRIPTS, Script};
 use talk::Talk;
 
 /// What each script was answered, by one of the two.
 fn answers(far: Far) -> Vec<String> {
     let bare = Bare::new(far);
-    let run = |(index, (_, script)): (usize, &(&str, fn(&mut Talk)))| {
+    let run = |index: usize, script: Script| {
         let mut talk = Talk::new(&bare, index as u16);
         script(&mut talk);
         talk.end()
     };
-    SCRIPTS.iter().enumerate().map(run).collect()
+    SCRIPTS.iter().enumerate().map(|(index, (_, script))| run(index, *script)).collect()
 }
 
 #[test]

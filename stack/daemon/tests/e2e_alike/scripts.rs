@@ -12,7 +12,7 @@ use crate::talk::{ACK, FIN, PSH, RST, SYN, Say, Talk, URG};
 /// Longer than the first retransmission or probe, shorter than the second.
 const ONE_TIMEOUT: Duration = Duration::from_millis(330);
 
-type Script = fn(&mut Talk);
+pub(crate) type Script = fn(&mut Talk);
 
 pub(crate) const SCRIPTS: &[(&str, Script)] = &[
     // Nobody there.
@@ -246,7 +246,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
 ];
 
 fn at_closed(t: &mut Talk, flags: u8) {
-    t.to_closed_port();
+    t.aim_at_closed_port();
     t.ask(&Say::new(flags, 0, 0));
 }
 

@@ -112,7 +112,7 @@ impl Talk {
     }
 
     /// From now on to a port nobody listens on.
-    pub(crate) fn to_closed_port(&mut self) {
+    pub(crate) fn aim_at_closed_port(&mut self) {
         self.remote = 9;
     }
 
