@@ -7,7 +7,6 @@ use std::time::Duration;
 use skbudget_controller::{Budget, BudgetConfig, Instant, Limits, MemberId, Rules, SockLimits};
 
 use super::script::Script;
-use crate::counters::Stats;
 use crate::reassembly::{Fragment, Key, Outcome, Payer, Reassembly};
 use crate::segment::Addrs;
 
@@ -22,7 +21,6 @@ pub(super) struct Fragments {
     hard: u64,
     now: Instant,
     reassembly: Reassembly,
-    stats: Stats,
 }
 
 impl Fragments {
@@ -39,7 +37,6 @@ impl Fragments {
             hard,
             now: Instant::from_millis(1000),
             reassembly: Reassembly::default(),
-            stats: Stats::default(),
         }
     }
 
@@ -49,7 +46,11 @@ impl Fragments {
         if what == 255 {
             self.now = self.now + Duration::from_secs(script.u8().into());
             payer.now = self.now;
-            self.reassembly.expire(&mut payer, &mut self.stats);
+            while let Some(expired) = self.reassembly.expire(&mut payer) {
+                for (at, found) in expired.begin.iter().enumerate() {
+                    assert_eq!(*found, byte(expired.key.id, at as u32), "byte {at}");
+                }
+            }
             let due = self.reassembly.deadline();
             assert!(due.is_none_or(|at| at > self.now), "an entry that outlived its time");
         } else {
