@@ -39,7 +39,8 @@ enum Command {
     Run {
         /// The name of one that is built in (`loadgen list` shows them), or a file
         scenario: String,
-        /// Where: virtual (seeded virtual time, no privileges) or tap (real namespaces; root)
+        /// Where: virtual (seeded virtual time, no privileges), tap (real namespaces; root) or kernel (the kernel's own
+        /// stack and limits, to compare with; root and cgroup v1)
         #[arg(long, default_value = "virtual")]
         target: String,
         #[command(flatten)]
