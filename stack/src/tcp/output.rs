@@ -61,6 +61,7 @@ impl Tcb {
         if self.state.receives() {
             self.rcv.count_window(said, mem.budget, mem.ledger);
         }
+        self.snd.said = self.snd.board.outstanding();
         out
     }
 
