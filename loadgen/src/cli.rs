@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -11,12 +12,14 @@ use crate::commands;
 use crate::exit::{Exit, Failure};
 use crate::export;
 use crate::interrupt;
+use crate::plan::Plan;
+use crate::progress::Progress;
 use crate::recheck;
 use crate::report::table;
 use crate::run;
 use crate::scenario::{self, Scenario};
 use crate::study::{self, Study};
-use crate::target::{self, Control};
+use crate::target::{self, Control, Target};
 
 #[derive(Debug, Parser)]
 #[command(name = "loadgen", version, about, max_term_width = 100)]
@@ -36,7 +39,8 @@ enum Command {
     Run {
         /// The name of one that is built in (`loadgen list` shows them), or a file
         scenario: String,
-        /// Where: virtual (seeded virtual time, no privileges) or tap (real namespaces; root)
+        /// Where: virtual (seeded virtual time, no privileges), tap (real namespaces; root) or kernel (the kernel's own
+        /// stack and limits, to compare with; root and cgroup v1)
         #[arg(long, default_value = "virtual")]
         target: String,
         #[command(flatten)]
@@ -221,7 +225,11 @@ fn run_one(
     let out = options.out.clone().unwrap_or_else(default);
     run::check_writable(&out)?;
 
-    let result = run::run(&plan, target.as_ref(), Control { stop })?;
+    let shown =
+        Progress::start(&format!("{label} on {}", target.name()), expected(&plan, target.as_ref()));
+    let result = run::run(&plan, target.as_ref(), Control { stop });
+    drop(shown);
+    let result = result?;
     options.outputs.write(&out, &result)?;
     let line = table::verdict_line(&result, &out.display().to_string());
     if options.json {
@@ -231,6 +239,12 @@ fn run_one(
         print(&format!("{}\n{line}\n", table::render(&result)))?;
     }
     Ok(result.verdict.exit)
+}
+
+/// Virtual time takes as long as it takes; on the wall clock the arms follow each other.
+fn expected(plan: &Plan, target: &dyn Target) -> Option<Duration> {
+    let all = Duration::from_nanos(plan.end_ns()) * plan.arms.len() as u32;
+    (!target.parallel()).then_some(all)
 }
 
 fn list() -> Result<String, Failure> {

@@ -24,6 +24,7 @@ pub mod measure;
 pub mod merge;
 pub mod metrics;
 pub mod plan;
+pub mod progress;
 pub mod recheck;
 pub mod report;
 pub mod result;

@@ -1,5 +1,5 @@
-//! Scenarios on real TAPs, with the kernel's TCP in the containers. What depends on how quiet the machine is, latency and
-//! stalls, is for `loadgen run --target tap` to judge; what must hold on any machine is judged here.
+//! Scenarios on real TAPs, with the kernel's TCP in the containers. What depends on how quiet the machine is, latency
+//! and stalls, is for `loadgen run --target tap` to judge; what must hold on any machine is judged here.
 
 use std::sync::atomic::AtomicBool;
 

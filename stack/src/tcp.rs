@@ -234,8 +234,9 @@ impl Tcb {
     /// An RST that the guest accepts, for a flow we give up.
     pub(crate) fn reset_segment(&self) -> Outgoing {
         Outgoing {
-            // Where the guest stands if all arrived.
-            seq: self.snd.nxt(),
+            // Where the guest stands if all arrived; a SYN that was not answered has no number of ours to stand at
+            // (RFC 9293 section 3.10.7.1).
+            seq: if self.state == State::Connecting { Seq(0) } else { self.snd.nxt() },
             ack: self.rcv.nxt(),
             flags: Flags::RST_ACK,
             wnd: 0,

@@ -6,7 +6,7 @@
 //! One agent a container, a child of this process that enters the container's namespace: it ends when its standard
 //! input does, so none outlives us. Everything has a deadline.
 
-mod agent;
+pub(super) mod agent;
 mod collect;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -39,11 +39,11 @@ use crate::traffic::{Assigned, FloodNet, MeterReport, Orders, Report, Shared, ke
 pub struct TapTarget;
 
 /// From now to the start of the run: agents start and enter their namespaces.
-const START_IN: Duration = Duration::from_millis(500);
+pub(super) const START_IN: Duration = Duration::from_millis(500);
 /// Of the kernel beside a flood.
 const FLOOD_KERNEL_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 99);
 /// After the end of the run an agent that has not answered is ended.
-const ANSWER_IN: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_IN: Duration = Duration::from_secs(5);
 
 impl Target for TapTarget {
     fn name(&self) -> &'static str {
@@ -288,7 +288,7 @@ fn budget(b: &BudgetPlan, plan: &Plan, arm: &ArmPlan) -> Result<BudgetConfig, Fa
 }
 
 /// Refuses what only the virtual target has, before anything is set up.
-fn carries(plan: &Plan) -> Result<(), Failure> {
+pub(super) fn carries(plan: &Plan) -> Result<(), Failure> {
     for c in &plan.containers {
         let one_life = c.joins_ns == 0 && c.active.len() == 1;
         let odd = c.loads.iter().find(|l| match l {
@@ -327,7 +327,7 @@ fn check_privileges() -> Result<(), Failure> {
 }
 
 /// Each of the hog's connections is two descriptors of this process.
-fn raise_nofile() -> Result<(), Failure> {
+pub(super) fn raise_nofile() -> Result<(), Failure> {
     let (soft, hard) =
         getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| Failure::io("RLIMIT_NOFILE", e))?;
     if soft < hard {

@@ -1,5 +1,5 @@
-//! The flood by hand, on a packet socket in the container's namespace. The kernel there has another address: it does not
-//! answer for connections that it knows nothing of.
+//! The flood by hand, on a packet socket in the container's namespace. The kernel there has another address: it does
+//! not answer for connections that it knows nothing of.
 
 use std::io;
 use std::net::SocketAddr;
