@@ -14,7 +14,7 @@ const BITS_PER_SECOND: u64 = 60_000_000;
 const GROWN: Instant = Instant::from_millis(9000);
 const MEASURED: Duration = Duration::from_secs(3);
 
-fn budget() -> Budget {
+pub(crate) fn budget() -> Budget {
     let config = BudgetConfig {
         rules: Rules::Strict,
         limits: Limits::from_bytes(256 << 20, None, None).expect("in order"),
