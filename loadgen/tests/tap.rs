@@ -1,24 +1,25 @@
 //! Scenarios on real TAPs, with the kernel's TCP in the containers. What depends on how quiet the machine is, latency
 //! and stalls, is for `loadgen run --target tap` to judge; what must hold on any machine is judged here.
 
-use std::sync::atomic::AtomicBool;
+use std::path::Path;
+use std::process::Command;
 
+use skbudget_loadgen::export::json;
 use skbudget_loadgen::plan::Role;
 use skbudget_loadgen::result::{ArmResult, RunResult};
-use skbudget_loadgen::run;
-use skbudget_loadgen::scenario::Scenario;
-use skbudget_loadgen::target::{Control, find};
 
-static GO_ON: AtomicBool = AtomicBool::new(false);
-
+/// By the program itself: the agents in the namespaces are its children.
 fn play(name: &str) -> RunResult {
-    let mut scenario = Scenario::find(name, "tap").unwrap();
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tap-{name}"));
+    let _ = std::fs::remove_dir_all(&dir);
+    let mut loadgen = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+    loadgen.args(["run", name, "--target", "tap", "--format", "result", "--out"]).arg(&dir);
     for set in ["run.warmup=500ms", "run.solo=2s", "run.contended=2s", "run.recovery=500ms"] {
-        scenario.set(set).unwrap();
+        loadgen.args(["--set", set]);
     }
-    let plan = scenario.plan(1).unwrap();
-    let target = find("tap").unwrap();
-    run::run(&plan, target.as_ref(), Control { stop: &GO_ON }).unwrap()
+    let out = loadgen.output().expect("loadgen starts");
+    let said = String::from_utf8_lossy(&out.stderr);
+    json::read(&dir).unwrap_or_else(|e| panic!("{e}: {said}"))
 }
 
 fn holds(result: &RunResult) {
@@ -67,10 +68,11 @@ scenarios! {
 
 #[test]
 fn a_load_that_a_target_does_not_carry_is_named() {
-    // Without root it is the root that is missing, which is said first.
-    let plan = Scenario::find("incast", "tap").unwrap().plan(1).unwrap();
-    let target = find("tap").unwrap();
-    let e = run::run(&plan, target.as_ref(), Control { stop: &GO_ON }).unwrap_err();
-    let text = e.to_string();
-    assert!(text.contains("'incast'") || text.contains("root") || text.contains("tun"), "{text}");
+    let mut loadgen = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tap-incast");
+    let out = loadgen.args(["run", "incast", "--target", "tap", "--out"]).arg(dir).output();
+    let out = out.expect("loadgen starts");
+    assert_eq!(out.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(said.contains("'incast' is for the virtual target only"), "{said}");
 }
