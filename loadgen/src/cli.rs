@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -11,10 +12,14 @@ use crate::commands;
 use crate::exit::{Exit, Failure};
 use crate::export;
 use crate::interrupt;
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::recheck;
 use crate::report::table;
 use crate::run;
 use crate::scenario::{self, Scenario};
-use crate::target::{self, Control};
+use crate::study::{self, Study};
+use crate::target::{self, Control, Target};
 
 #[derive(Debug, Parser)]
 #[command(name = "loadgen", version, about, max_term_width = 100)]
@@ -34,7 +39,8 @@ enum Command {
     Run {
         /// The name of one that is built in (`loadgen list` shows them), or a file
         scenario: String,
-        /// Where: virtual (seeded virtual time, no privileges) or tap (real namespaces; root)
+        /// Where: virtual (seeded virtual time, no privileges), tap (real namespaces; root) or kernel (the kernel's own
+        /// stack and limits, to compare with; root and cgroup v1)
         #[arg(long, default_value = "virtual")]
         target: String,
         #[command(flatten)]
@@ -44,10 +50,82 @@ enum Command {
     List,
     /// Print the file of a built-in scenario, to be copied and edited
     Show { name: String },
+    /// Run a scenario once for each value of a parameter: a table, sweep.json, and a result for each
+    Sweep {
+        scenario: String,
+        /// `containers=1,10,100`
+        #[arg(long, value_name = "KEY=VALUE,...")]
+        param: String,
+        #[arg(long, default_value = "virtual")]
+        target: String,
+        #[command(flatten)]
+        options: Basics,
+    },
+    /// Look for the largest value of a parameter at which no subject's gate fails
+    Search {
+        scenario: String,
+        /// `stuff`, or a path like `group.hog.stuff.conns`
+        #[arg(long, value_name = "KEY")]
+        param: String,
+        /// Is expected to pass
+        #[arg(long, value_name = "VALUE")]
+        from: String,
+        #[arg(long, value_name = "VALUE")]
+        to: String,
+        /// Halvings at most
+        #[arg(long, default_value_t = 8)]
+        steps: u32,
+        #[arg(long, default_value = "virtual")]
+        target: String,
+        #[command(flatten)]
+        options: Basics,
+    },
+    /// Judge a saved result: exit 3 when a gate fails, 4 when it is worse than the baseline, 6 without one
+    Gate {
+        /// result.json or its directory
+        result: PathBuf,
+        /// Another result, to be no worse than
+        #[arg(long, value_name = "PATH")]
+        baseline: Option<PathBuf>,
+        /// A condition besides, on every subject (repeatable): 'worst(victim.response.p99) <= 5ms'
+        #[arg(long, value_name = "EXPR")]
+        expr: Vec<String>,
+        /// Percent by which a wall-clock run may be worse than its baseline
+        #[arg(long, default_value_t = 20)]
+        tolerance: u64,
+        /// What an inconclusive result is
+        #[arg(long, value_enum, default_value_t = Inconclusive::Fail)]
+        inconclusive: Inconclusive,
+    },
     #[command(name = crate::target::tap::SUBCOMMAND, hide = true)]
     Agent,
     #[command(flatten)]
     OfResults(commands::Command),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Inconclusive {
+    Fail,
+    Warn,
+}
+
+#[derive(Debug, clap::Args)]
+struct Basics {
+    /// A seed is a run: the virtual target gives the same bytes every time
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Change a parameter (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Where to write [default: out/<command>-<scenario>-<seed>]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+impl Basics {
+    fn study<'a>(&'a self, scenario: &'a str, target: &'a str) -> Study<'a> {
+        Study { scenario, target, seed: self.seed, set: &self.set, out: self.out.clone() }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -100,9 +178,33 @@ fn dispatch(command: Command) -> Result<u8, Failure> {
         }
         Command::List => print(&list()?),
         Command::Show { name } => print(&show(&name)?),
+        Command::Sweep { scenario, param, target, options } => {
+            let stop = Control { stop: interrupt::watch() };
+            said(study::sweep(&options.study(&scenario, &target), &param, stop)?)
+        }
+        Command::Search { scenario, param, from, to, steps, target, options } => {
+            let range = study::Range { key: &param, from: &from, to: &to, steps };
+            let stop = Control { stop: interrupt::watch() };
+            said(study::search(&options.study(&scenario, &target), &range, stop)?)
+        }
+        Command::Gate { result, baseline, expr, tolerance, inconclusive } => {
+            let options = recheck::Options {
+                baseline: baseline.as_deref(),
+                exprs: &expr,
+                tolerance,
+                warn_only: inconclusive == Inconclusive::Warn,
+            };
+            said(recheck::gate(&result, &options)?)
+        }
         Command::Agent => target::tap::agent_main().map(|()| 0).map_err(Failure::Io),
         Command::OfResults(command) => commands::dispatch(command),
     }
+}
+
+/// A text and the exit code that goes with it.
+fn said((text, exit): (String, u8)) -> Result<u8, Failure> {
+    print(&text)?;
+    Ok(exit)
 }
 
 fn run_one(
@@ -123,7 +225,11 @@ fn run_one(
     let out = options.out.clone().unwrap_or_else(default);
     run::check_writable(&out)?;
 
-    let result = run::run(&plan, target.as_ref(), Control { stop })?;
+    let shown =
+        Progress::start(&format!("{label} on {}", target.name()), expected(&plan, target.as_ref()));
+    let result = run::run(&plan, target.as_ref(), Control { stop });
+    drop(shown);
+    let result = result?;
     options.outputs.write(&out, &result)?;
     let line = table::verdict_line(&result, &out.display().to_string());
     if options.json {
@@ -133,6 +239,12 @@ fn run_one(
         print(&format!("{}\n{line}\n", table::render(&result)))?;
     }
     Ok(result.verdict.exit)
+}
+
+/// Virtual time takes as long as it takes; on the wall clock the arms follow each other.
+fn expected(plan: &Plan, target: &dyn Target) -> Option<Duration> {
+    let all = Duration::from_nanos(plan.end_ns()) * plan.arms.len() as u32;
+    (!target.parallel()).then_some(all)
 }
 
 fn list() -> Result<String, Failure> {

@@ -109,16 +109,21 @@ pub fn interrupted() -> Verdict {
     Verdict { word: exit.word().to_owned(), exit: exit.code(), gates: 0, failed: 0 }
 }
 
-fn verdict(gates: &[GateResult]) -> Verdict {
+/// What gates come to.
+pub fn exit_of(gates: &[GateResult]) -> Exit {
     let failed = |kind| gates.iter().any(|g| g.kind == kind && !g.passed);
     // A failed subject is a fault whatever else is doubtful; doubt comes before success.
-    let exit = if failed(GateKind::Subject) {
+    if failed(GateKind::Subject) {
         Exit::GateFailed
     } else if failed(GateKind::Control) || failed(GateKind::Sanity) || gates.is_empty() {
         Exit::Inconclusive
     } else {
         Exit::Passed
-    };
+    }
+}
+
+fn verdict(gates: &[GateResult]) -> Verdict {
+    let exit = exit_of(gates);
     Verdict {
         word: exit.word().to_owned(),
         exit: exit.code(),

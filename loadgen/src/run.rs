@@ -58,12 +58,12 @@ fn run_arms(
     target: &dyn Target,
     control: Control<'_>,
 ) -> Result<Vec<ArmResult>, Failure> {
+    let arms = target.arms(plan);
     if !target.parallel() {
-        return plan.arms.iter().map(|arm| target.run_arm(plan, arm, control)).collect();
+        return arms.iter().map(|arm| target.run_arm(plan, arm, control)).collect();
     }
     thread::scope(|scope| {
-        let runs: Vec<_> = plan
-            .arms
+        let runs: Vec<_> = arms
             .iter()
             .map(|arm| scope.spawn(move || target.run_arm(plan, arm, control)))
             .collect();

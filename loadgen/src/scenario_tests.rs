@@ -15,9 +15,7 @@ fn every_built_in_makes_a_plan() {
         }
         assert!(plan.phases[1].start_ns - plan.phases[0].end_ns >= plan.grace_ns, "{name}");
         assert!(plan.phases.iter().skip(1).all(|q| q.start_ns % plan.window_ns == 0), "{name}");
-        for target in ["tap", "kernel"] {
-            Scenario::find(name, target).unwrap().plan(1).unwrap();
-        }
+        Scenario::find(name, "tap").unwrap().plan(1).unwrap();
     }
 }
 

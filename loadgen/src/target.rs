@@ -1,5 +1,6 @@
 //! Where a plan runs. A target carries out one arm of a plan and hands back records; it judges nothing.
 
+pub mod kernel;
 pub mod tap;
 pub mod virt;
 
@@ -26,6 +27,10 @@ pub trait Target: Sync {
     fn parallel(&self) -> bool;
     /// The link has a rate that a victim alone can be held to.
     fn has_link_rate(&self) -> bool;
+    /// The arms that a plan has here.
+    fn arms(&self, plan: &Plan) -> Vec<ArmPlan> {
+        plan.arms.clone()
+    }
     fn run_arm(
         &self,
         plan: &Plan,
@@ -34,12 +39,13 @@ pub trait Target: Sync {
     ) -> Result<ArmResult, Failure>;
 }
 
-pub const NAMES: &[&str] = &["virtual", "tap"];
+pub const NAMES: &[&str] = &["virtual", "tap", "kernel"];
 
 pub fn find(name: &str) -> Result<Box<dyn Target>, Failure> {
     match name {
         "virtual" => Ok(Box::new(virt::Virtual)),
         "tap" => Ok(Box::new(tap::TapTarget)),
+        "kernel" => Ok(Box::new(kernel::KernelTarget)),
         _ => {
             let hint = nearest(name, NAMES.iter().copied());
             let hint = hint.map_or_else(String::new, |h| format!("; did you mean '{h}'?"));

@@ -6,13 +6,15 @@
 
 pub mod bulk;
 pub mod byhand;
+mod flood;
+mod fresh;
 mod guest;
 pub mod pace;
 pub mod probe;
 pub mod serve;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,17 +25,45 @@ use serde::{Deserialize, Serialize};
 
 use self::pace::Clock;
 use crate::measure::{Meter, PhaseBytes, ProbeLog};
-use crate::plan::{Phase, ProbeSpec};
+use crate::plan::{Fill, FloodKind, Phase, ProbeSpec};
 use crate::result::ProbePhase;
 
 /// One load with the address of its server.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub enum Assigned {
-    Up { to: SocketAddr },
-    Down { to: SocketAddr },
-    Probe { to: SocketAddr, spec: ProbeSpec },
-    Stuff { to: SocketAddr, connections: u32 },
-    Hoard { to: SocketAddr, connections: u32 },
+    Up {
+        to: SocketAddr,
+    },
+    Down {
+        to: SocketAddr,
+    },
+    Probe {
+        to: SocketAddr,
+        spec: ProbeSpec,
+    },
+    Stuff {
+        to: SocketAddr,
+        fill: Fill,
+    },
+    Hoard {
+        to: SocketAddr,
+        fill: Fill,
+    },
+    /// On a packet socket of the namespace's device.
+    Flood {
+        to: SocketAddr,
+        kind: FloodKind,
+        connections: u32,
+        per_second: u32,
+        net: FloodNet,
+    },
+}
+
+/// Whom a flood speaks as, and to.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct FloodNet {
+    pub own_ip: Ipv4Addr,
+    pub peer_mac: [u8; 6],
 }
 
 /// What an agent is told, as one line of JSON on its standard input. Times but the first count from `epoch_ns`.
@@ -192,7 +222,8 @@ fn work(orders: &Orders) -> Report {
         Assigned::Up { .. }
         | Assigned::Down { .. }
         | Assigned::Stuff { .. }
-        | Assigned::Hoard { .. } => None,
+        | Assigned::Hoard { .. }
+        | Assigned::Flood { .. } => None,
     });
     let ledger = spec.map(|spec| {
         let log = ProbeLog::new(&orders.phases, spec.deadline_ns);
@@ -209,13 +240,15 @@ fn work(orders: &Orders) -> Report {
                 match *load {
                     Assigned::Up { to } => bulk::send(to, shared),
                     Assigned::Down { to } => bulk::receive(to, shared, down),
-                    Assigned::Probe { to, .. } => {
+                    Assigned::Probe { to, spec } => {
                         if let Some(ledger) = ledger {
-                            probe::run(to, shared, ledger);
+                            let run = if spec.fresh { fresh::run } else { probe::run };
+                            run(to, shared, ledger);
                         }
                     }
-                    Assigned::Stuff { to, connections } => bulk::stuff(to, connections, shared),
-                    Assigned::Hoard { to, connections } => bulk::hoard(to, connections, shared),
+                    Assigned::Stuff { to, fill } => bulk::stuff(to, fill, shared),
+                    Assigned::Hoard { to, fill } => bulk::hoard(to, fill, shared),
+                    Assigned::Flood { .. } => flood::run(load, orders.until_ns, shared),
                 }
             });
         }

@@ -74,6 +74,8 @@ fn a_hog_fills_what_nobody_reads_and_leaves_when_told() {
     let epoch_ns = skbudget::clock::now().as_nanos();
     let shared = Shared::new(epoch_ns);
     let mut servers = serve::Servers::new(Arc::clone(&shared));
+    let fill =
+        Fill { connections: 20, reads_bits_per_second: None, bytes: None, buffer_bytes: None };
     let orders = Orders {
         netns: None,
         epoch_ns,
@@ -83,8 +85,8 @@ fn a_hog_fills_what_nobody_reads_and_leaves_when_told() {
         from_ns: 50 * MS,
         until_ns: 600 * MS,
         loads: vec![
-            Assigned::Stuff { to: here(servers.never_reads().unwrap()), connections: 20 },
-            Assigned::Hoard { to: here(servers.pushers().unwrap()), connections: 20 },
+            Assigned::Stuff { to: here(servers.never_reads().unwrap()), fill },
+            Assigned::Hoard { to: here(servers.pushers(None).unwrap()), fill },
         ],
     };
     let report = obey(&orders).unwrap();

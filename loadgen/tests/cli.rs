@@ -60,6 +60,8 @@ fn a_seed_is_the_same_bytes_twice_and_leaves_every_file() {
         assert_eq!(code(out), 0, "{}{}", text(&out.stdout), text(&out.stderr));
         let last = text(&out.stdout).lines().last().unwrap().to_owned();
         assert!(last.starts_with("VERDICT: PASS exit=0 out="), "{last}");
+        // Progress is for terminals.
+        assert_eq!(text(&out.stderr), "");
     }
     let results = dirs.each_ref().map(|d| {
         let text = std::fs::read_to_string(d.join("result.json")).unwrap();

@@ -166,7 +166,10 @@ impl Container {
     /// A segment for no flow (RFC 9293 section 3.10.7.1 and .2).
     fn on_stray(&mut self, cx: &mut Ctx<'_>, tuple: Tuple, seg: &Segment<'_>) {
         if seg.flags.syn && !seg.flags.ack && !seg.flags.rst {
-            self.on_syn(cx, tuple, seg);
+            // One that ends what it begins is a probe, and the kernel's listeners do not answer it.
+            if !seg.flags.fin {
+                self.on_syn(cx, tuple, seg);
+            }
             return;
         }
         if seg.flags.rst
@@ -218,9 +221,11 @@ impl Container {
         flow.orphan_until = Some(cx.now + ORPHAN_WITHOUT_PROGRESS);
         self.orphans.push_back(flow.id);
         if time_wait {
-            // The last ACK is said before the flow stops speaking.
-            let ack = flow.tcb.time_wait_ack(cx.now);
-            self.egress.segment(cx.device, &flow.tuple, &ack, &[]);
+            // The last ACK is said before the flow stops speaking, unless FINs crossed and it was said already.
+            if flow.tcb.rcv.ack_sent != flow.tcb.rcv.nxt() {
+                let ack = flow.tcb.time_wait_ack(cx.now);
+                self.egress.segment(cx.device, &flow.tuple, &ack, &[]);
+            }
             let entry = flow.tcb.time_wait_entry();
             if self.timewait.insert(flow.tuple, entry, cx.budget, self.member, cx.now) {
                 self.stats.add(Stat::TW);

@@ -37,6 +37,8 @@ pub(crate) struct HostSide {
     /// Bytes moved since each cap was raised: a cap is raised for a flow that proved fast.
     pub(crate) to_host_since: u64,
     pub(crate) from_host_since: u64,
+    /// When the receive cap was last raised, or the flow found too slow for that.
+    pub(crate) from_host_at: Instant,
     /// Chunks the next read asks for.
     pub(crate) read_hint: usize,
     /// Bytes read from the host for the guest.
@@ -83,6 +85,7 @@ impl HostSide {
             caps,
             to_host_since: 0,
             from_host_since: 0,
+            from_host_at: Instant::default(),
             read_hint: 1,
             bytes_to_guest: 0,
         }

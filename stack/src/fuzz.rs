@@ -7,11 +7,13 @@
 
 mod bench;
 mod device;
+mod fragments;
 mod host;
 mod script;
 
 use crate::segment::Options;
 use bench::{Bench, Plan};
+use fragments::Fragments;
 use script::Script;
 
 /// A target: fails by a panic.
@@ -50,6 +52,19 @@ pub fn options(input: &[u8]) {
         assert!(len == said.len() && len.is_multiple_of(4));
         assert_eq!(Options::parse(&bytes[..len]), said);
     }
+}
+
+/// Fragments of both families: what is whole is what was sent, and all memory comes back.
+pub fn reassembly(input: &[u8]) {
+    let mut script = Script::new(input);
+    let mut fragments = Fragments::new(&mut script);
+    for _ in 0..OPERATIONS_MAX {
+        if script.is_over() {
+            break;
+        }
+        fragments.step(&mut script);
+    }
+    fragments.end();
 }
 
 /// Segments for flows that are established: the script begins behind the handshake.

@@ -5,15 +5,16 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    Icmpv4DstUnreachable, Icmpv4Message, Icmpv4Packet, Icmpv4Repr, Icmpv6DstUnreachable,
-    Icmpv6Message, Icmpv6Packet, Icmpv6ParamProblem, Icmpv6Repr, IpProtocol, Ipv4Packet, Ipv4Repr,
-    Ipv6Packet, Ipv6Repr,
+    Icmpv4DstUnreachable, Icmpv4Message, Icmpv4Packet, Icmpv4Repr, Icmpv4TimeExceeded,
+    Icmpv6DstUnreachable, Icmpv6Message, Icmpv6Packet, Icmpv6ParamProblem, Icmpv6Repr,
+    Icmpv6TimeExceeded, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr,
 };
 
 use crate::config::{ContainerConfig, Ipv6Net};
 use crate::counters::Stat;
 use crate::ingress::{Answer, Ingress};
 use crate::ndp;
+use crate::reassembly::Expired;
 use crate::segment::{Addrs, Tuple};
 use crate::seq::Seq;
 
@@ -192,6 +193,33 @@ pub(crate) fn unreachable(
             let header = header_v6(src, dst, protocol, payload.len());
             let reason = why.v6();
             answer_v6(src, dst, &Icmpv6Repr::DstUnreachable { reason, header, data: payload })
+        }
+    }
+}
+
+/// The error that answers fragments of which some never came: what it quotes is the first of them, as it was.
+pub(crate) fn reassembly_timeout(expired: &Expired) -> Answer {
+    let Expired { key, next, begin } = expired;
+    match key.addrs {
+        Addrs::V4 { src, dst } => {
+            let header = Ipv4Repr {
+                src_addr: src,
+                dst_addr: dst,
+                next_header: (*next).into(),
+                payload_len: begin.len(),
+                hop_limit: HOP_LIMIT,
+            };
+            let data = &begin[..begin.len().min(QUOTED)];
+            let reason = Icmpv4TimeExceeded::FragExpired;
+            answer_v4(src, dst, &Icmpv4Repr::TimeExceeded { reason, header, data })
+        }
+        Addrs::V6 { src, dst } => {
+            let mut data = vec![*next, 0, 0, 1];
+            data.extend(key.id.to_be_bytes());
+            data.extend(begin);
+            let header = header_v6(src, dst, IpProtocol::Ipv6Frag, data.len());
+            let reason = Icmpv6TimeExceeded::FragReassemExceeded;
+            answer_v6(src, dst, &Icmpv6Repr::TimeExceeded { reason, header, data: &data })
         }
     }
 }

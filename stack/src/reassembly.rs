@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use skbudget_controller::{Budget, CHUNK_SIZE, Instant, MemberId};
 
-use crate::counters::{Stat, Stats};
+use crate::counters::Stat;
 use crate::segment::Addrs;
 
 /// Datagrams that wait for the rest of them.
@@ -59,6 +59,14 @@ pub(crate) struct Datagram {
     pub(crate) addrs: Addrs,
     pub(crate) next: u8,
     pub(crate) payload: Vec<u8>,
+}
+
+/// A datagram given up: what is there of its beginning, which is nothing when the first fragment never came.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Expired {
+    pub(crate) key: Key,
+    pub(crate) next: u8,
+    pub(crate) begin: Vec<u8>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -216,12 +224,12 @@ impl Reassembly {
         entry
     }
 
-    /// Those that waited too long go.
-    pub(crate) fn expire(&mut self, payer: &mut Payer<'_>, stats: &mut Stats) {
-        while let Some(at) = self.entries.iter().position(|e| e.until <= payer.now) {
-            self.remove(at, payer);
-            stats.add(Stat::ReasmTimeout);
-        }
+    /// The next that waited too long goes.
+    pub(crate) fn expire(&mut self, payer: &mut Payer<'_>) -> Option<Expired> {
+        let at = self.entries.iter().position(|e| e.until <= payer.now)?;
+        let Entry { key, next, mut buffer, ranges, .. } = self.remove(at, payer);
+        buffer.truncate(ranges.first().filter(|r| r.0 == 0).map_or(0, |r| r.1 as usize));
+        Some(Expired { key, next, begin: buffer })
     }
 
     pub(crate) fn clear(&mut self, payer: &mut Payer<'_>) {

@@ -10,6 +10,8 @@
 //! guest ◀── snd.q ◀─to_guest── host socket          FIN ◀── end of stream
 //! ```
 
+use std::time::Duration;
+
 use skbudget_controller::{Budget, Instant, Ledger, Rules};
 
 use crate::chunk::PAYLOAD;
@@ -178,20 +180,30 @@ fn raise_sndbuf(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
     raise(ends, raised, mem);
 }
 
-/// A read that found half the cap or more in the socket: the remote waits for us.
+/// The receive cap is the window the remote sees. It doubles when a read found half of it or more in the socket, for
+/// the remote waits for us then; or when twice the cap came within a second: a window of half the cap that is the
+/// limit brings that much in four round trips, so no way of up to 250 ms caps a flow, and a remote that is slow has no
+/// use for more.
 fn raise_rcvbuf(ends: &mut Ends<'_>, n: usize, mem: &mut Mem<'_>) {
     let cap = ends.side.caps.rcvbuf;
-    if n < cap as usize / 4 && n < PAYLOAD * (PARTS_MAX - 3) {
-        return;
-    }
-    if ends.side.from_host_since < u64::from(cap) {
+    let moved = ends.side.from_host_since;
+    let waits = n >= cap as usize / 4 || n >= PAYLOAD * (PARTS_MAX - 3);
+    let quick = mem.now.since(ends.side.from_host_at) <= RAISE_WITHIN;
+    let raises = (waits && moved >= u64::from(cap)) || (quick && moved >= 2 * u64::from(cap));
+    if !raises && quick {
         return;
     }
     ends.side.from_host_since = 0;
+    ends.side.from_host_at = mem.now;
+    if !raises {
+        return;
+    }
     let max = mem.budget.sock_limits().rmem[2].min(HOST_RCVBUF_MAX);
     let raised = HostCaps { rcvbuf: (cap * 2).min(max), ..ends.side.caps };
     raise(ends, raised, mem);
 }
+
+const RAISE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Beyond this a larger receive buffer on the host only moves the queue from the remote to here.
 const HOST_RCVBUF_MAX: u32 = 4 << 20;

@@ -163,11 +163,20 @@ impl Segment<'_> {
 }
 
 impl Options {
-    /// Options of a parsed packet. A malformed option ends the list, as the kernel does: what came before holds.
+    /// Options of a parsed packet, as the kernel reads them (`tcp_parse_options`): one whose length is not its kind's
+    /// is passed over, one whose length is none ends the list, and what came before holds.
     pub(crate) fn parse(mut bytes: &[u8]) -> Self {
         let mut options = Self::default();
         while !bytes.is_empty() {
-            let Ok((rest, option)) = TcpOption::parse(bytes) else { break };
+            let Ok((rest, option)) = TcpOption::parse(bytes) else {
+                match *bytes {
+                    [_, len, ..] if len >= 2 && usize::from(len) <= bytes.len() => {
+                        bytes = &bytes[usize::from(len)..];
+                        continue;
+                    }
+                    _ => break,
+                }
+            };
             match option {
                 TcpOption::EndOfList => break,
                 TcpOption::MaxSegmentSize(mss) => options.mss = Some(mss),
@@ -353,6 +362,15 @@ mod tests {
             let mut bytes = vec![2, 4, 5, 180];
             bytes.extend_from_slice(bad);
             assert_eq!(Options::parse(&bytes).mss, Some(1460), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_option_of_a_wrong_length_is_passed_over() {
+        for bad in [&[2u8, 3, 0][..], &[2, 6, 0, 0, 0, 0], &[4, 3, 0], &[3, 4, 0, 0], &[8, 2]] {
+            let bytes = [bad, &[3, 3, 5]].concat();
+            let options = Options::parse(&bytes);
+            assert_eq!(options, Options { wscale: Some(5), ..Options::default() }, "{bad:?}");
         }
     }
 }

@@ -38,6 +38,8 @@ use state::{Cause, State};
 const MSS_MIN: u16 = 48;
 /// RFC 9293 section 3.7.1: without the option.
 const MSS_DEFAULT: u16 = 536;
+/// Milliseconds in which a loop that has much to do comes back to a device at the latest.
+const TURN_MS: u64 = 10;
 /// Shift of our windows: 65535 << 7 is above every window the budget grants.
 const WSCALE: u8 = 7;
 
@@ -216,14 +218,25 @@ impl Tcb {
     /// The host took `n` in-order bytes.
     pub(crate) fn consume(&mut self, n: usize, mem: &mut Mem<'_>) {
         self.rcv.q.consume(n, mem.pool, mem.budget, mem.ledger, mem.now);
-        self.rcv.on_taken(n as u64, mem.budget, mem.window_max);
+        let window_max = self.window_max(mem);
+        self.rcv.on_taken(n as u64, mem.budget, window_max);
+    }
+
+    /// The share of the device queue bounds the window of a guest next door, whose whole window may stand in it. Of one
+    /// that is further away only what arrives in a turn of the loop does: its window may be as many times larger as its
+    /// round trip is longer than that.
+    fn window_max(&self, mem: &Mem<'_>) -> u64 {
+        let far = self.snd.rack.min_rtt().as_millis() as u64 / TURN_MS;
+        let most = u64::from(mem.budget.sock_limits().rmem[2]);
+        mem.window_max.saturating_mul(far.max(1)).min(most)
     }
 
     /// An RST that the guest accepts, for a flow we give up.
     pub(crate) fn reset_segment(&self) -> Outgoing {
         Outgoing {
-            // Where the guest stands if all arrived.
-            seq: self.snd.nxt(),
+            // Where the guest stands if all arrived; a SYN that was not answered has no number of ours to stand at
+            // (RFC 9293 section 3.10.7.1).
+            seq: if self.state == State::Connecting { Seq(0) } else { self.snd.nxt() },
             ack: self.rcv.nxt(),
             flags: Flags::RST_ACK,
             wnd: 0,

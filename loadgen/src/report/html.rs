@@ -28,7 +28,7 @@ pub fn render(result: &RunResult) -> Result<String, Failure> {
     let params = result.params.iter().map(|(k, v)| context! { key => k, value => v });
     let victims = result.arms.first().map_or(0, |a| crate::metrics::victims(a).count());
     let context = context! {
-        scenario => result.scenario.as_str(), about => result.about.as_str(), seed => result.seed,
+        scenario => result.scenario.as_str(), seed => result.seed,
         target => result.target.as_str(), interrupted => result.interrupted,
         verdict => verdict(result), passed => result.verdict.exit == 0,
         headline, rows, arms, victims,

@@ -48,10 +48,11 @@ impl Source {
         Ok(Self { origin: origin.to_owned(), text: text.to_owned(), table, set: Vec::new() })
     }
 
-    /// What the scenario says for a target besides.
+    /// What the scenario says for a target besides. The kernel runs on the wall clock as the TAPs do.
     pub fn on(&mut self, target: &str) -> Result<(), Failure> {
         let file = self.file()?;
-        for (path, value) in file.on.get(target).into_iter().flatten() {
+        let as_tap = || file.on.get("tap").filter(|_| target == "kernel");
+        for (path, value) in file.on.get(target).or_else(as_tap).into_iter().flatten() {
             let segments: Vec<String> = path.split('.').map(str::to_owned).collect();
             put(&mut self.table, &segments, value.clone())
                 .map_err(|e| Failure::Usage(format!("{}: on.{target}.{path}: {e}", self.origin)))?;
@@ -106,6 +107,8 @@ impl Source {
     pub fn render(&self) -> String {
         let mut table = self.table.clone();
         table.remove("extends");
+        // What a target has besides is in it already.
+        table.remove("on");
         toml::to_string(&table).unwrap_or_default()
     }
 

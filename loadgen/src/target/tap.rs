@@ -6,7 +6,7 @@
 //! One agent a container, a child of this process that enters the container's namespace: it ends when its standard
 //! input does, so none outlives us. Everything has a deadline.
 
-mod agent;
+pub(super) mod agent;
 mod collect;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -30,18 +30,20 @@ use super::{Control, Target};
 use crate::exit::Failure;
 use crate::gate::Thresholds;
 use crate::measure::Meter;
-use crate::plan::{ArmPlan, BudgetPlan, ContainerPlan, Fill, Isolation, Load, Plan, Role};
+use crate::plan::{ArmPlan, BudgetPlan, ContainerPlan, Isolation, Load, Plan, Role};
 use crate::result::ArmResult;
 use crate::traffic::serve::Servers;
-use crate::traffic::{Assigned, MeterReport, Orders, Report, Shared, keep_time, locked};
+use crate::traffic::{Assigned, FloodNet, MeterReport, Orders, Report, Shared, keep_time, locked};
 
 #[derive(Debug, Clone, Copy)]
 pub struct TapTarget;
 
 /// From now to the start of the run: agents start and enter their namespaces.
-const START_IN: Duration = Duration::from_millis(500);
+pub(super) const START_IN: Duration = Duration::from_millis(500);
+/// Of the kernel beside a flood.
+const FLOOD_KERNEL_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 99);
 /// After the end of the run an agent that has not answered is ended.
-const ANSWER_IN: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_IN: Duration = Duration::from_secs(5);
 
 impl Target for TapTarget {
     fn name(&self) -> &'static str {
@@ -65,6 +67,7 @@ impl Target for TapTarget {
         arm: &ArmPlan,
         control: Control<'_>,
     ) -> Result<ArmResult, Failure> {
+        carries(plan)?;
         check_privileges()?;
         raise_nofile()?;
         let mut stage = Stage::set(plan, arm)?;
@@ -135,7 +138,12 @@ impl Stage {
         let config =
             ContainerConfig::new(link.mtu, link.offload, Some(c.budget.hard_bytes), secret);
         let netns = attach::create_netns().map_err(|e| Failure::io(name, e))?;
-        let guest = GuestNet::from(&config);
+        let mut guest = GuestNet::from(&config);
+        let net = FloodNet { own_ip: config.guest_ip, peer_mac: config.our_mac };
+        if c.loads.iter().any(|l| matches!(l, Load::Flood { .. })) {
+            // The address is the flood's; the kernel, which would reset what it does not know, has another.
+            guest.ip = FLOOD_KERNEL_IP;
+        }
         let tap = attach::tap_into(netns.as_fd(), &guest).map_err(|e| Failure::io(name, e))?;
         let spec = ContainerSpec {
             name: name.clone(),
@@ -150,7 +158,7 @@ impl Stage {
         let loads = c
             .loads
             .iter()
-            .map(|load| self.serve(load, c, &up))
+            .map(|load| self.serve(load, c, net, &up))
             .collect::<std::io::Result<Vec<_>>>()
             .map_err(|e| Failure::io("server", e))?;
         let (from_ns, until_ns) = match (c.active.first(), c.leaves_ns) {
@@ -178,6 +186,7 @@ impl Stage {
         &mut self,
         load: &Load,
         c: &ContainerPlan,
+        net: FloodNet,
         up: &Arc<Mutex<Meter>>,
     ) -> std::io::Result<Assigned> {
         let at = |port: u16| SocketAddr::from((Ipv4Addr::new(10, 0, 2, 2), port));
@@ -191,17 +200,17 @@ impl Stage {
                 let port = servers.responder(spec.request_bytes, spec.response_bytes)?;
                 Assigned::Probe { to: at(port), spec }
             }
-            Load::Stuff(Fill { connections, .. }) => {
-                Assigned::Stuff { to: at(servers.never_reads()?), connections }
+            Load::Stuff(fill) if fill.reads_bits_per_second.is_none() => {
+                Assigned::Stuff { to: at(servers.never_reads()?), fill }
             }
-            Load::Hoard(Fill { connections, .. }) => {
-                Assigned::Hoard { to: at(servers.pushers()?), connections }
+            Load::Hoard(fill) => Assigned::Hoard { to: at(servers.pushers(fill.bytes)?), fill },
+            Load::Flood { kind, connections, per_second } => {
+                let to = at(servers.never_reads()?);
+                Assigned::Flood { to, kind, connections, per_second, net }
             }
-            Load::Orphans { .. }
-            | Load::Accept { .. }
-            | Load::Incast { .. }
-            | Load::Flood { .. } => {
-                return Err(std::io::Error::other(format!("load {} is virtual only", load.word())));
+            Load::Stuff(_) | Load::Orphans { .. } | Load::Accept { .. } | Load::Incast { .. } => {
+                let what = format!("the load '{}' is for the virtual target only", load.word());
+                return Err(std::io::Error::other(what));
             }
         })
     }
@@ -278,6 +287,32 @@ fn budget(b: &BudgetPlan, plan: &Plan, arm: &ArmPlan) -> Result<BudgetConfig, Fa
     })
 }
 
+/// Refuses what only the virtual target has, before anything is set up.
+pub(super) fn carries(plan: &Plan) -> Result<(), Failure> {
+    for c in &plan.containers {
+        let one_life = c.joins_ns == 0 && c.active.len() == 1;
+        let odd = c.loads.iter().find(|l| match l {
+            Load::Up { connections, .. } | Load::Down { connections } => *connections > 1,
+            Load::Stuff(fill) => fill.reads_bits_per_second.is_some(),
+            Load::Orphans { .. } | Load::Accept { .. } | Load::Incast { .. } => true,
+            Load::Probe(_) | Load::Hoard(_) | Load::Flood { .. } => false,
+        });
+        let what = match (odd, one_life) {
+            (Some(load), _) => format!("its load '{}'", load.word()),
+            (None, false) => "its coming and going".to_owned(),
+            (None, true) => continue,
+        };
+        let (name, scenario) = (&c.name, &plan.scenario);
+        let text = format!("{scenario}: {name}: {what} is for the virtual target only");
+        return Err(Failure::Usage(text));
+    }
+    if plan.host.is_some() {
+        let text = format!("{}: a limit above all is for the virtual target only", plan.scenario);
+        return Err(Failure::Usage(text));
+    }
+    Ok(())
+}
+
 /// Says what is missing before anything is set up.
 fn check_privileges() -> Result<(), Failure> {
     if !nix::unistd::geteuid().is_root() {
@@ -292,7 +327,7 @@ fn check_privileges() -> Result<(), Failure> {
 }
 
 /// Each of the hog's connections is two descriptors of this process.
-fn raise_nofile() -> Result<(), Failure> {
+pub(super) fn raise_nofile() -> Result<(), Failure> {
     let (soft, hard) =
         getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| Failure::io("RLIMIT_NOFILE", e))?;
     if soft < hard {

@@ -327,7 +327,11 @@ fn leaked(world: &World, cast: &Cast) -> u64 {
 
 fn container(world: &World, cast: &Cast, p: &Player, held: Held, plan: &Plan) -> ContainerResult {
     let (up, down, probe) = (p.up.borrow(), p.down.borrow(), p.probe.borrow());
-    let books: Vec<_> = probe.books().iter().map(|b| p.spec.map(|_| b.summary())).collect();
+    let mut books: Vec<_> = probe.books().iter().map(|b| p.spec.map(|_| b.summary())).collect();
+    if plan.containers.len() > build::FINE_MAX {
+        // Of many, the groups have the curves; each still has its histogram.
+        books.iter_mut().flatten().for_each(|b| b.spectrum.clear());
+    }
     let answered = |i: usize| books[i].as_ref().map_or(0, |b| b.completed);
     let response = p.spec.map_or(0, |s| u64::from(s.response_bytes));
     let part = |m: &Meter, i: usize| m.phases().get(i).copied().unwrap_or_default();

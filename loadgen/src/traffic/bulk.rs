@@ -1,15 +1,22 @@
 //! Bulk clients, and the hog's hundreds of connections.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::socket::sockopt::{RcvBuf, SendTimeout, SndBuf};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, connect as connect_socket, setsockopt, socket,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
 use skbudget_stack::sim::Pattern;
 
 use super::{LOOK, Shared, locked};
 use crate::measure::Meter;
+use crate::plan::Fill;
 
 /// Bytes of one read or write.
 pub(super) const PIECE: usize = 64 * 1024;
@@ -93,40 +100,82 @@ pub fn receive(to: SocketAddr, shared: &Shared, meter: &Arc<Mutex<Meter>>) {
     }
 }
 
-/// Opens `connections`, as many as answer; each further one waits for nobody.
-fn many(to: SocketAddr, connections: u32, shared: &Shared) -> Vec<TcpStream> {
+/// Opens connections, as many as answer; each further one waits for nobody. Buffers are set before, as a window is
+/// scaled when it opens.
+fn many(to: SocketAddr, fill: Fill, option: BufferOption, shared: &Shared) -> Vec<TcpStream> {
     let mut streams = Vec::new();
-    while streams.len() < connections as usize && !shared.stopped() {
-        match TcpStream::connect_timeout(&to, Duration::from_millis(500)) {
-            Ok(stream) if stream.set_nonblocking(true).is_ok() => {
+    while streams.len() < fill.connections as usize && !shared.stopped() {
+        match open(to, fill.buffer_bytes.map(|b| b as usize), option) {
+            Ok(stream) => {
                 shared.note_connected();
                 streams.push(stream);
                 thread::sleep(DIAL_EVERY);
             }
             // Admission may be refused for good: a hog that is turned away tries again, slowly.
-            Ok(_) | Err(_) => thread::sleep(RETRY),
+            Err(_) => thread::sleep(RETRY),
         }
     }
     streams
 }
 
-/// Fills connections into servers that never read, and keeps them full.
-pub fn stuff(to: SocketAddr, connections: u32, shared: &Shared) {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BufferOption {
+    Send,
+    Receive,
+}
+
+fn open(to: SocketAddr, buffer: Option<usize>, option: BufferOption) -> io::Result<TcpStream> {
+    let Some(bytes) = buffer else {
+        let stream = TcpStream::connect_timeout(&to, Duration::from_millis(500))?;
+        stream.set_nonblocking(true)?;
+        return Ok(stream);
+    };
+    let SocketAddr::V4(to) = to else { return Err(ErrorKind::Unsupported.into()) };
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    match option {
+        BufferOption::Send => setsockopt(&socket, SndBuf, &bytes)?,
+        BufferOption::Receive => setsockopt(&socket, RcvBuf, &bytes)?,
+    }
+    // A connect gives up as a write does.
+    setsockopt(&socket, SendTimeout, &TimeVal::milliseconds(500))?;
+    connect_socket(socket.as_raw_fd(), &SockaddrIn::from(to))?;
+    let stream = TcpStream::from(socket);
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
+/// Fills connections into servers that never read, and keeps them full; or sends each its bytes, once.
+pub fn stuff(to: SocketAddr, fill: Fill, shared: &Shared) {
     let mut buf = vec![0; HOG_PIECE];
     Pattern::from_guest(to.port()).fill(0, &mut buf);
-    let mut filled = Filled { streams: many(to, connections, shared), ..Filled::default() };
+    let streams = many(to, fill, BufferOption::Send, shared);
+    let mut filled = Filled::new(streams, fill.bytes);
     while !shared.stopped() {
         thread::sleep(filled.step(&buf));
     }
 }
 
-/// Holds connections from servers that push, and never reads.
-pub fn hoard(to: SocketAddr, connections: u32, shared: &Shared) {
-    let streams = many(to, connections, shared);
+/// Between two rounds of a slow reader.
+const SLOW_EVERY: Duration = Duration::from_millis(20);
+
+/// Holds connections from servers that push, and reads never, or slowly.
+pub fn hoard(to: SocketAddr, fill: Fill, shared: &Shared) {
+    let mut streams = many(to, fill, BufferOption::Receive, shared);
+    let Some(rate) = fill.reads_bits_per_second else {
+        while !shared.stopped() {
+            thread::sleep(LOOK);
+        }
+        return;
+    };
+    let each = u128::from(rate / 8) * SLOW_EVERY.as_nanos() / 1_000_000_000;
+    let mut buf = vec![0; usize::try_from(each).unwrap_or(PIECE).clamp(1, PIECE)];
     while !shared.stopped() {
-        thread::sleep(LOOK);
+        streams.retain_mut(|stream| match stream.read(&mut buf) {
+            Ok(n) => n > 0,
+            Err(e) => is_wait(e.kind()),
+        });
+        thread::sleep(SLOW_EVERY);
     }
-    drop(streams);
 }
 
 /// Connections that are filled in turn.
@@ -136,19 +185,42 @@ pub(super) struct Filled {
     next: usize,
     /// Any took anything in this round.
     moved: bool,
+    /// What each gets, and what it has got; `None`: all it takes.
+    limit: Option<u64>,
+    sent: Vec<u64>,
 }
 
 impl Filled {
+    pub(super) fn new(streams: Vec<TcpStream>, limit: Option<u64>) -> Self {
+        let sent = vec![0; streams.len()];
+        Self { streams, limit, sent, ..Self::default() }
+    }
+
+    pub(super) fn add(&mut self, stream: TcpStream) {
+        self.streams.push(stream);
+        self.sent.push(0);
+    }
+
+    pub(super) fn limited(limit: Option<u64>) -> Self {
+        Self { limit, ..Self::default() }
+    }
+
     /// One step of a round; how long to wait for the next.
     pub(super) fn step(&mut self, buf: &[u8]) -> Duration {
         let count = self.streams.len().div_ceil(HOG_STEPS);
         for _ in 0..count {
             let Some(stream) = self.streams.get_mut(self.next) else { break };
-            match stream.write(buf) {
-                Ok(_) => self.moved = true,
+            let left = self.limit.map_or(u64::MAX, |l| l - self.sent[self.next]);
+            let piece = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            match stream.write(&buf[..piece]) {
+                Ok(n) => {
+                    self.sent[self.next] += n as u64;
+                    self.moved |= n > 0;
+                }
                 Err(e) if is_wait(e.kind()) => {}
                 Err(_) => {
                     self.streams.swap_remove(self.next);
+                    self.sent.swap_remove(self.next);
                     continue;
                 }
             }

@@ -15,6 +15,14 @@ const WANTED: &[&str] = &[
     "TCPToZeroWindowAdv",
     "TCPWinProbe",
     "TCPRcvQDrop",
+    "PruneCalled",
+    "RcvPruned",
+    "OfoPruned",
+    "TCPOFODrop",
+    "TCPZeroWindowDrop",
+    "TCPAbortOnMemory",
+    "TCPMemoryPressures",
+    "TCPBacklogDrop",
 ];
 
 /// Of the namespace that the calling thread is in.

@@ -79,6 +79,45 @@ impl Ledger {
         }
     }
 
+    pub(super) fn spec(&self) -> ProbeSpec {
+        self.spec
+    }
+
+    /// The oldest request that is due and not begun; else when the next will be due.
+    pub(super) fn take_due(&self, now_ns: u64) -> Result<u64, Option<u64>> {
+        let mut inner = locked(&self.inner);
+        self.issue(&mut inner, now_ns, false);
+        match inner.unsent.pop_front() {
+            Some(id) => {
+                // Late for want of a free worker is late for want of an answer.
+                let at = self.spec.offset_ns + id * self.spec.every_ns;
+                let late = now_ns - at.max(inner.held_until_ns.min(now_ns));
+                inner.log.look(id, at + late);
+                Ok(id)
+            }
+            None => {
+                inner.held_until_ns = 0;
+                Err(self.due_ns(inner.next_id))
+            }
+        }
+    }
+
+    pub(super) fn sent(&self, id: u64, now_ns: u64) {
+        locked(&self.inner).log.send(id, now_ns);
+    }
+    pub(super) fn completed(&self, id: u64, now_ns: u64) {
+        let mut inner = locked(&self.inner);
+        inner.outstanding.retain(|o| *o != id);
+        // Whoever was busy until now could not have looked before.
+        inner.held_until_ns = now_ns;
+        inner.log.complete(id, now_ns);
+    }
+    pub(super) fn fail(&self, id: u64) {
+        let mut inner = locked(&self.inner);
+        inner.outstanding.retain(|o| *o != id);
+        inner.log.failed(id);
+    }
+
     /// `n` bytes of requests went into the socket, in a write from `from_ns` to `to_ns`.
     fn wrote(&self, n: u64, from_ns: u64, to_ns: u64) {
         let mut inner = locked(&self.inner);

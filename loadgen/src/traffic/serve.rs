@@ -28,12 +28,17 @@ const ACCEPT_EVERY: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub struct Servers {
     shared: Arc<Shared>,
+    ip: Ipv4Addr,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Servers {
     pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, threads: Vec::new() }
+        Self::on(shared, Ipv4Addr::LOCALHOST)
+    }
+    /// On another address than the loopback's.
+    pub fn on(shared: Arc<Shared>, ip: Ipv4Addr) -> Self {
+        Self { shared, ip, threads: Vec::new() }
     }
 
     /// Reads at a rate and meters what it reads.
@@ -60,9 +65,10 @@ impl Servers {
             }
         })
     }
-    /// Accepts all and sends each all it takes.
-    pub fn pushers(&mut self) -> io::Result<u16> {
-        self.all_at_once(|port, streams, shared| {
+    /// Accepts all and sends each all it takes, or so many bytes.
+    pub fn pushers(&mut self, bytes: Option<u64>) -> io::Result<u16> {
+        self.all_at_once(move |port, streams, shared| {
+            streams.open = Filled::limited(bytes);
             let mut buf = vec![0; HOG_PIECE];
             Pattern::from_host(port).fill(0, &mut buf);
             while !shared.stopped() {
@@ -72,8 +78,8 @@ impl Servers {
         })
     }
 
-    fn listen() -> io::Result<(TcpListener, u16)> {
-        let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    fn listen(&self) -> io::Result<(TcpListener, u16)> {
+        let listener = TcpListener::bind(SocketAddr::from((self.ip, 0)))?;
         listener.set_nonblocking(true)?;
         setsockopt(&listener, TcpMaxSeg, &MSS)?;
         let port = listener.local_addr()?.port();
@@ -84,7 +90,7 @@ impl Servers {
         &mut self,
         serve: impl Fn(u16, TcpStream, &Shared) + Send + 'static,
     ) -> io::Result<u16> {
-        let (listener, port) = Self::listen()?;
+        let (listener, port) = self.listen()?;
         let shared = Arc::clone(&self.shared);
         self.threads.push(thread::spawn(move || {
             while !shared.stopped() {
@@ -109,7 +115,7 @@ impl Servers {
         &mut self,
         serve: impl Fn(u16, &mut Streams, &Shared) + Send + 'static,
     ) -> io::Result<u16> {
-        let (listener, port) = Self::listen()?;
+        let (listener, port) = self.listen()?;
         let shared = Arc::clone(&self.shared);
         self.threads.push(thread::spawn(move || {
             serve(port, &mut Streams { listener, open: Filled::default() }, &shared);
@@ -138,7 +144,7 @@ impl Streams {
     fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
             if stream.set_nonblocking(true).is_ok() {
-                self.open.streams.push(stream);
+                self.open.add(stream);
             }
         }
     }

@@ -112,6 +112,29 @@ pub fn tap_into(netns: BorrowedFd<'_>, guest: &GuestNet) -> Result<Tap, AttachEr
     })
 }
 
+/// Joins two namespaces by a pair of devices, without a stack of ours in between: what to compare with. `name` is the
+/// device in `world`, with address `near`; the container's has `far`. Needs CAP_SYS_ADMIN over both.
+pub fn veth_between(
+    world: BorrowedFd<'_>,
+    name: &str,
+    near: Ipv4Addr,
+    container: BorrowedFd<'_>,
+    far: Ipv4Addr,
+) -> Result<(), AttachError> {
+    let configure = |device: &str, ip: Ipv4Addr| {
+        let index = if_nametoindex(device).step("find the device")?;
+        let mut netlink = Netlink::open().step("netlink")?;
+        netlink.add_address(index, ip.into(), SUBNET_PREFIX).step("set the address")?;
+        netlink.up(index).step("bring the device up")
+    };
+    run_in(world, || {
+        let mut netlink = Netlink::open().step("netlink")?;
+        netlink.add_veth(name, DEVICE_NAME, container).step("create the pair of devices")?;
+        configure(name, near)
+    })??;
+    run_in(container, || configure(DEVICE_NAME, far))?
+}
+
 /// Runs `work` in the network namespace, on a thread of its own.
 pub fn run_in<T: Send>(
     netns: BorrowedFd<'_>,

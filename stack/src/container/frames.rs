@@ -13,7 +13,7 @@ use crate::reassembly::{Fragment, Outcome, Payer};
 use crate::segment::Tuple;
 use crate::seq::Seq;
 use crate::vnet::VnetHdr;
-use crate::{arp, ndp};
+use crate::{arp, icmp, ndp};
 
 /// ICMP messages a second (Linux' icmp_msgs_per_sec).
 const ICMP_PER_SECOND: u32 = 1000;
@@ -76,7 +76,13 @@ impl Container {
 
     pub(super) fn expire_fragments(&mut self, cx: &mut Ctx<'_>) {
         let mut payer = Payer { budget: cx.budget, member: self.member, now: cx.now };
-        self.reassembly.expire(&mut payer, &mut self.stats);
+        while let Some(expired) = self.reassembly.expire(&mut payer) {
+            self.stats.add(Stat::ReasmTimeout);
+            // Who never said how it begins is not told (RFC 792, RFC 8200 section 4.5).
+            if !expired.begin.is_empty() && self.icmp_allowed(payer.now) {
+                self.egress.answer(cx.device, &icmp::reassembly_timeout(&expired));
+            }
+        }
     }
 
     pub(super) fn forget_fragments(&mut self, cx: &mut Ctx<'_>) {

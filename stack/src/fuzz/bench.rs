@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use skbudget_controller::{Budget, BudgetConfig, Instant, Limits, Rules, SockLimits};
+use smoltcp::wire::{IpProtocol, checksum};
 
 use super::device::Checked;
 use super::host::{ScriptHost, Sock, guest_byte};
@@ -141,7 +142,10 @@ impl Bench {
             let kinds = [[8, 0], [8, 6], [0x86, 0xdd], [8, 0]];
             frame[12..14].copy_from_slice(&kinds[usize::from(how >> 6)]);
         }
-        if how & 4 != 0 && frame.len() >= 34 {
+        let ipv6 = frame.len() >= 62 && frame[12..14] == [0x86, 0xdd];
+        if how & 4 != 0 && ipv6 {
+            self.put_ipv6_right(how, &mut frame[14..]);
+        } else if how & 4 != 0 && frame.len() >= 34 {
             let total = (frame.len() - 14) as u16;
             frame[16..18].copy_from_slice(&total.to_be_bytes());
             frame[26..30].copy_from_slice(&self.stack.config().guest_ip.octets());
@@ -155,6 +159,29 @@ impl Bench {
         }
         self.with_cx(|stack, cx| stack.on_frame(cx, &vnet, &frame));
         self.turn();
+    }
+
+    /// A packet of the guest's of the right length, and if asked for to the gateway: ICMPv6 with its checksum, TCP, or
+    /// any number of extension headers.
+    fn put_ipv6_right(&self, how: u8, packet: &mut [u8]) {
+        let Some(net) = self.stack.config().ipv6 else { return };
+        packet[0] = 0x60 | packet[0] & 15;
+        let len = packet.len() - 40;
+        packet[4..6].copy_from_slice(&(len as u16).to_be_bytes());
+        packet[8..24].copy_from_slice(&net.guest.octets());
+        if how & 8 == 0 {
+            return;
+        }
+        packet[24..40].copy_from_slice(&net.gateway.octets());
+        packet[6] = [58, 6, 60, 44][usize::from(how >> 4 & 3)];
+        if packet[6] == 58 {
+            packet[7] = 255;
+            packet[42..44].fill(0);
+            let protocol = IpProtocol::Icmpv6;
+            let pseudo = checksum::pseudo_header_v6(&net.guest, &net.gateway, protocol, len as u32);
+            let sum = !checksum::combine(&[pseudo, checksum::data(&packet[40..])]);
+            packet[42..44].copy_from_slice(&sum.to_be_bytes());
+        }
     }
 
     /// A connection from the guest, whose host side is there at once and whose handshake is right.

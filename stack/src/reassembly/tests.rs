@@ -11,7 +11,6 @@ struct Bench {
     budget: Budget,
     member: MemberId,
     table: Reassembly,
-    stats: Stats,
     now: Instant,
     empty: u64,
 }
@@ -29,17 +28,16 @@ impl Bench {
         let member = budget.add_member(0).unwrap();
         let now = Instant::from_millis(1);
         let empty = budget.meter_stats(now).usage_bytes;
-        let (table, stats) = (Reassembly::default(), Stats::default());
-        Self { budget, member, table, stats, now, empty }
+        Self { budget, member, table: Reassembly::default(), now, empty }
     }
 
-    fn with<T>(&mut self, f: impl FnOnce(&mut Reassembly, &mut Payer<'_>, &mut Stats) -> T) -> T {
+    fn with<T>(&mut self, f: impl FnOnce(&mut Reassembly, &mut Payer<'_>) -> T) -> T {
         let mut payer = Payer { budget: &mut self.budget, member: self.member, now: self.now };
-        f(&mut self.table, &mut payer, &mut self.stats)
+        f(&mut self.table, &mut payer)
     }
 
     fn give(&mut self, fragment: &Fragment<'_>) -> Outcome {
-        let outcome = self.with(|table, payer, _| table.on_fragment(fragment, payer));
+        let outcome = self.with(|table, payer| table.on_fragment(fragment, payer));
         self.check();
         outcome
     }
@@ -57,15 +55,11 @@ impl Bench {
             assert!(entry.ranges.windows(2).all(apart), "{:?}", entry.ranges);
         }
     }
-
-    fn stat(&self, name: &str) -> u64 {
-        self.stats.named().find(|s| s.0 == name).unwrap().1
-    }
 }
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        self.with(|table, payer, _| table.clear(payer));
+        self.with(|table, payer| table.clear(payer));
         if !std::thread::panicking() {
             assert_eq!(self.budget.meter_stats(self.now).usage_bytes, self.empty);
             assert_eq!(self.table.deadline(), None);
@@ -265,11 +259,13 @@ fn time_is_up_after_thirty_seconds_and_sixty() {
     bench.give(&fragment(2, &whole, 800, 1600));
     assert_eq!(bench.table.deadline(), Some(start + HOLD_V4));
     bench.now = start + HOLD_V4;
-    bench.with(Reassembly::expire);
-    assert_eq!((bench.stat("ReasmTimeout"), bench.table.deadline()), (1, Some(start + HOLD_V6)));
+    let expired = Expired { key: key(2, false), next: 17, begin: whole[..1600].to_vec() };
+    assert_eq!(bench.with(Reassembly::expire), Some(expired));
+    assert_eq!(bench.with(Reassembly::expire), None);
+    assert_eq!(bench.table.deadline(), Some(start + HOLD_V6));
     bench.now = start + HOLD_V6;
-    bench.with(Reassembly::expire);
-    assert_eq!((bench.stat("ReasmTimeout"), bench.table.charged), (2, 0));
+    assert_eq!(bench.with(Reassembly::expire).unwrap().key, key(3, true));
+    assert_eq!(bench.table.charged, 0);
 }
 
 #[test]

@@ -105,7 +105,7 @@ impl Tcb {
     /// SEG.ACK =< SND.NXT, and it moves SND.UNA or has SACK blocks.
     pub(super) fn take_ack(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) {
         let mut news = News {
-            flight: self.snd.board.outstanding().min(self.snd.cc.cwnd),
+            flight: self.snd.board.outstanding().max(self.snd.said).min(self.snd.cc.cwnd),
             pipe: self.snd.board.pipe(),
             echo: self.ts.and(seg.options.ts).map(|(_, echo)| echo),
             ..News::default()

@@ -58,8 +58,9 @@ impl Tcb {
             self.state = next;
         }
         self.rcv.ack_now = true;
-        if !seg.flags.ack {
-            self.syn_due = true;
+        // It may have been due again, and not have left for want of room in the device.
+        self.syn_due = !seg.flags.ack;
+        if self.syn_due {
             return Ok(());
         }
         self.take_ack(seg, mem);

@@ -61,6 +61,7 @@ impl Tcb {
         if self.state.receives() {
             self.rcv.count_window(said, mem.budget, mem.ledger);
         }
+        self.snd.said = self.snd.board.outstanding();
         out
     }
 
@@ -165,7 +166,7 @@ impl Tcb {
         let beyond = (snd.una() + snd.wnd).diff(lost.start).max(0).cast_unsigned();
         let first = lost.start == snd.una() && snd.wnd > 0;
         let window = if first { beyond.max(snd.wnd.min(mss)) } else { beyond };
-        let most = quota.min(window).min(self.frame_max(mem) as u32);
+        let most = quota.min(window).min(self.frame_max(mss as usize) as u32);
         if lost.len() <= most {
             return Some(lost);
         }
@@ -227,9 +228,8 @@ impl Tcb {
         self.snd.fin_seq() == Some(self.snd.nxt() + len as u32)
     }
 
-    /// Payload of the largest frame.
-    fn frame_max(&self, mem: &Mem<'_>) -> usize {
-        let mss = self.segment_payload(mem);
+    /// Payload of the largest frame of segments of `mss` bytes.
+    fn frame_max(&self, mss: usize) -> usize {
         if self.link.offload { (SUPER_MAX / mss).max(1) * mss } else { mss }
     }
 
@@ -239,7 +239,8 @@ impl Tcb {
         let outstanding = snd.board.outstanding();
         let quota = snd.cc.cwnd.saturating_sub(snd.board.pipe());
         let window = snd.wnd.saturating_sub(outstanding).min(quota) as usize;
-        let (mss, frame) = (self.segment_payload(mem), self.frame_max(mem));
+        let mss = self.segment_payload(mem);
+        let frame = self.frame_max(mss);
         let len = unsent.min(window).min(frame);
         if len == unsent || len == frame {
             return len;
@@ -254,6 +255,9 @@ impl Tcb {
 
     /// Payload bytes of one segment beside the options it carries now.
     fn segment_payload(&self, mem: &Mem<'_>) -> usize {
+        if !self.says_blocks() {
+            return self.snd.mss as usize;
+        }
         let ts = if self.ts.is_some() { 12 } else { 0 };
         let extra = self.options(mem).len() - ts;
         (self.snd.mss as usize).saturating_sub(extra).max(1)
@@ -292,12 +296,17 @@ impl Tcb {
         Outgoing { seq, ack, flags, wnd: self.rcv.window_field(), options, mss: 0 }
     }
 
+    /// SACK blocks go out now.
+    fn says_blocks(&self) -> bool {
+        self.sack && (self.rcv.q.has_holes() || self.rcv.duplicate.is_some())
+    }
+
     fn options(&self, mem: &Mem<'_>) -> Options {
         let mut options = Options::default();
         if self.ts.is_some() {
             options.ts = Some((self.ts_now(mem.now), self.rcv.ts_recent));
         }
-        if self.sack && (self.rcv.q.has_holes() || self.rcv.duplicate.is_some()) {
+        if self.says_blocks() {
             let base = self.rcv.irs + 1;
             // As many blocks as leave a segment of the link room for a byte.
             let room = usize::from(self.link.segment_max).saturating_sub(options.len() + 4 + 1) / 8;

@@ -50,6 +50,11 @@ impl Rack {
         }
     }
 
+    /// The smallest round trip of the last minutes; zero before the first.
+    pub(crate) fn min_rtt(&self) -> Duration {
+        self.min_rtt.least().unwrap_or_default()
+    }
+
     /// Steps 1 to 3: `run` arrived. `before_resent`: the guest's timestamp shows that it answers something older than
     /// the retransmission. Returns a round trip that is not ambiguous.
     pub(crate) fn on_arrival(

@@ -50,6 +50,9 @@ pub(crate) struct Snd {
     pub(crate) target: usize,
     acked_since_growth: usize,
     pub(crate) retrans: u64,
+    /// Outstanding when we last spoke, bytes. ACKs of one turn are answered once: what the first of them took off was
+    /// in flight when a later one tells of a loss (RFC 5681's FlightSize).
+    pub(crate) said: u32,
 }
 
 impl Snd {
@@ -77,6 +80,7 @@ impl Snd {
             target: TARGET_INITIAL,
             acked_since_growth: 0,
             retrans: 0,
+            said: 0,
         }
     }
 

@@ -165,6 +165,33 @@ fn what_never_comes_whole_is_charged_and_given_back() {
 }
 
 #[test]
+fn a_guest_is_told_what_never_came_if_it_said_how_it_begins() {
+    for v6 in [false, true] {
+        let mut rig = Rig::new();
+        let udp = [&[0x10, 0, 0, 53, 0x0b, 0xc0, 0, 0][..], &bytes(3000)].concat();
+        let frames = pieces(v6, 17, 5, &udp, 1400);
+        rig.frame(&frames[0]);
+        let told = rig.pass(61_000);
+        let [(at, sent)] = &told[..] else { panic!("{told:?}") };
+        match sent {
+            Sent::Icmp(_, 1, quoted) if !v6 => {
+                assert_eq!(*at, 30_000);
+                assert_eq!(quoted[20..], udp[..8]);
+            }
+            Sent::Icmp6 { kind: 3, code: 1, body, .. } if v6 => {
+                assert_eq!(*at, 60_000);
+                assert_eq!(body[4 + 40..], frames[0][54..][..body.len() - 44]);
+            }
+            other => panic!("{other:?}"),
+        }
+        // The beginning is what never came.
+        rig.frame(&frames[1]);
+        assert_eq!(rig.pass(61_000), []);
+        rig.assert_empty();
+    }
+}
+
+#[test]
 fn a_flood_of_pieces_leaves_room_for_flows() {
     let hard = 1 << 20;
     let mut rig = Rig::with(Setup { hard, ..Setup::default() });

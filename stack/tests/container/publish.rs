@@ -159,3 +159,24 @@ fn two_clients_with_one_port_are_told_apart() {
     }
     rig.assert_empty();
 }
+
+#[test]
+fn a_syn_that_is_answered_while_it_waits_to_be_said_again_is_not_said_again() {
+    let mut rig = Rig::new();
+    introduce(&mut rig);
+    let (flow, out) = accepted(&mut rig, 7000);
+    let syn = one(segs(out));
+    rig.wire.room = 0;
+    assert_eq!(rig.pass(1100), [], "the device is full");
+    let answer = Seg { flags: SYN | ACK, ack: syn.seq + 1, ..Hello::default().syn(8080, 7000) };
+    rig.frame(&answer.frame());
+    rig.wire.room = usize::MAX;
+    rig.turn();
+    let out = segs(rig.pass(500).into_iter().map(|(_, sent)| sent).collect());
+    assert!(out.iter().all(|seg| seg.is(ACK)), "{out:?}");
+    assert_eq!(rig.state(flow), "ESTAB");
+    // Nothing is thought to be on its way that is not in the queue.
+    assert_eq!(rig.pass(5000), []);
+    rig.send(Seg { flags: RST, seq: 1001, ..Hello::default().syn(8080, 7000) });
+    rig.assert_empty();
+}

@@ -5,6 +5,8 @@
 //!
 //! `SKBUDGET_SEED=n cargo test -p skbudget-stack --test simulation` runs one seed again.
 
+mod autotune;
+mod halfclose;
 mod plan;
 mod run;
 mod twin;

@@ -72,7 +72,7 @@ const QUEUE_FRAMES: usize = 1000;
 /// The kernel's queues are fair between flows: acknowledgements and probes do not wait behind a bulk transfer.
 const EXPRESS_MAX: usize = 1200;
 /// With more containers than this, histograms are coarse.
-const FINE_MAX: usize = 64;
+pub(super) const FINE_MAX: usize = 64;
 
 pub(super) fn cast(world: &mut World, plan: &Plan, arm: &ArmPlan) -> Result<Cast, Failure> {
     let mut cast = Cast { players: Vec::new(), budgets: Vec::new(), host: None, shared_ns: None };

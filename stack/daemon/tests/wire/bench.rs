@@ -136,6 +136,41 @@ impl Bench {
     }
 }
 
+/// Who answers, and the end of its cable: frames by hand.
+#[derive(Debug)]
+pub(crate) struct Bare {
+    pub(crate) wire: OwnedFd,
+    far: Option<OwnedFd>,
+    _daemon: Option<Daemon>,
+}
+
+impl Bare {
+    pub(crate) fn new(far: Far) -> Self {
+        let config = ContainerConfig::new(MTU, false, Some(HARD), [3, 5]);
+        match far {
+            Far::Kernel => {
+                let (netns, wire) = plain(GATEWAY, GUEST, GUEST_MAC, config.our_mac);
+                Self { wire, far: Some(netns), _daemon: None }
+            }
+            Far::Ours => {
+                let (ours, wire) = pair();
+                let daemon = daemon(Tap::from_fd(ours).unwrap(), config);
+                Self { wire, far: None, _daemon: Some(daemon) }
+            }
+        }
+    }
+
+    /// A listener that a guest reaches at 10.0.2.2.
+    pub(crate) fn listen(&self) -> TcpListener {
+        match &self.far {
+            Some(netns) => {
+                attach::run_in(netns.as_fd(), || TcpListener::bind((GATEWAY, 0)).unwrap()).unwrap()
+            }
+            None => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
+        }
+    }
+}
+
 /// A namespace with a plain device, whose one neighbour is known.
 fn plain(
     ip: Ipv4Addr,
@@ -157,14 +192,22 @@ fn plain(
     attach::run_in(netns.as_fd(), || {
         // What the kernel says on its own would be frames of no flow.
         set("ipv6/conf/all/disable_ipv6", "1");
-        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-        let status = Command::new("ip").args(["link", "set", "tap0", "address", &mac]).status();
-        assert!(status.unwrap().success(), "ip link set tap0 address {mac}");
+        let text = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
+        ip_command(&["link", "set", "tap0", "address", &text(mac)]);
+        // Forgotten with the old address. Nobody has to ask through the cable, or somebody who has no ARP.
+        let (gateway, gateway_mac) = (gateway.to_string(), text(gateway_mac));
+        ip_command(&["neigh", "replace", &gateway, "lladdr", &gateway_mac, "dev", "tap0"]);
         // What was learned from earlier connections would be taken into account in later ones.
         set("ipv4/tcp_no_metrics_save", "1");
     })
     .unwrap();
     (netns, tap.as_fd().try_clone_to_owned().unwrap())
+}
+
+/// In the namespace of the calling thread.
+fn ip_command(args: &[&str]) {
+    let status = Command::new("ip").args(args).status().unwrap();
+    assert!(status.success(), "ip {}", args.join(" "));
 }
 
 fn pair() -> (OwnedFd, OwnedFd) {

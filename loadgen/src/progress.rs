@@ -1,0 +1,69 @@
+//! One line on stderr while a run takes its time: on a terminal only, and never in CI, where it would be a thousand
+//! lines of a log.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+const EVERY: Duration = Duration::from_millis(200);
+
+/// Shown until it is dropped.
+#[derive(Debug)]
+pub struct Progress(Option<(Sender<()>, JoinHandle<()>)>);
+
+impl Progress {
+    /// `expected`: how long it will take, where that is known.
+    pub fn start(what: &str, expected: Option<Duration>) -> Self {
+        if !std::io::stderr().is_terminal() || std::env::var_os("CI").is_some() {
+            return Self(None);
+        }
+        let (end, ended) = channel();
+        let (what, began) = (what.to_owned(), Instant::now());
+        let shown = thread::spawn(move || {
+            while ended.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                let _ =
+                    write!(std::io::stderr(), "\r\x1b[K{}", line(&what, began.elapsed(), expected));
+            }
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        });
+        Self(Some((end, shown)))
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some((end, shown)) = self.0.take() {
+            drop(end);
+            let _ = shown.join();
+        }
+    }
+}
+
+fn line(what: &str, elapsed: Duration, expected: Option<Duration>) -> String {
+    let seconds = elapsed.as_secs_f64();
+    match expected.filter(|e| !e.is_zero()) {
+        // It may take longer than it should; it is not more than all of it.
+        Some(e) => {
+            let part = (seconds / e.as_secs_f64()).min(1.0);
+            let full = (part * 20.0) as usize;
+            let bar: String = (0..20).map(|i| if i < full { '#' } else { '.' }).collect();
+            format!("{what} [{bar}] {:.0} of {:.0} s", seconds, e.as_secs_f64())
+        }
+        None => format!("{what} {seconds:.0} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_how_far_it_is() {
+        let s = Duration::from_secs;
+        assert_eq!(line("x", s(5), Some(s(10))), "x [##########..........] 5 of 10 s");
+        assert_eq!(line("x", s(50), Some(s(10))), "x [####################] 50 of 10 s");
+        assert_eq!(line("x", s(3), None), "x 3 s");
+        assert_eq!(line("x", s(3), Some(s(0))), "x 3 s");
+    }
+}

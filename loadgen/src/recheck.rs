@@ -1,0 +1,149 @@
+//! `gate`: judges a saved result again, by its scenario's gates and others, and against a baseline.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use crate::exit::{Exit, Failure};
+use crate::export::json;
+use crate::gate::{self, Expr};
+use crate::plan::{ArmRole, GatePlan};
+use crate::result::{ArmResult, Fairness, GateResult, RunResult};
+use crate::scenario::Scenario;
+use crate::target;
+
+#[derive(Debug)]
+pub struct Options<'a> {
+    pub baseline: Option<&'a Path>,
+    /// Conditions besides, on every subject.
+    pub exprs: &'a [String],
+    /// By how much a number of a run on the wall clock may be worse than the baseline's before it is called worse,
+    /// percent. Virtual runs are compared exactly.
+    pub tolerance: u64,
+    /// An inconclusive result is a warning.
+    pub warn_only: bool,
+}
+
+/// What there is to say, and the exit code. Precedence: a failed gate, a regression, doubt, no baseline.
+pub fn gate(path: &Path, options: &Options<'_>) -> Result<(String, u8), Failure> {
+    let result = json::read(path)?;
+    let mut text = String::new();
+    let gates = judge(&result, options.exprs)?;
+    let failed = gates.iter().filter(|g| !g.passed).count();
+    for g in &gates {
+        let mark = if g.passed { "ok  " } else { "FAIL" };
+        let _ = writeln!(text, "{mark}  {}  {}  {}  ({})", g.arm, g.name, g.observed, g.limit);
+    }
+    let mut exit = if result.interrupted { Exit::Interrupted } else { gate::exit_of(&gates) };
+    if let Some(baseline) = options.baseline {
+        let verdict = compare(&result, baseline, options.tolerance, &mut text);
+        exit = match (exit, verdict) {
+            (Exit::GateFailed | Exit::Interrupted, _) => exit,
+            (_, Exit::Regression) => Exit::Regression,
+            (Exit::Inconclusive, _) => Exit::Inconclusive,
+            (_, other) => other,
+        };
+    }
+    let mut code = exit.code();
+    if exit == Exit::Inconclusive && options.warn_only {
+        let _ = writeln!(text, "warning: inconclusive, and let pass (--inconclusive warn)");
+        code = 0;
+    }
+    let (word, all) = (exit.word(), gates.len());
+    let _ = writeln!(text, "VERDICT: {word} exit={code} ({failed} of {all} gates failed)");
+    Ok((text, code))
+}
+
+/// The gates of the scenario that the result carries, with the thresholds of its target.
+fn judge(result: &RunResult, exprs: &[String]) -> Result<Vec<GateResult>, Failure> {
+    if result.scenario_toml.is_empty() {
+        return Err(Failure::Usage("the result does not say what scenario it is of".to_owned()));
+    }
+    let target = target::find(&result.target)?;
+    let scenario = Scenario::parse("result", &result.scenario_toml, "")?;
+    let plan = scenario.plan(result.seed)?;
+    let groups: Vec<String> = plan.containers.iter().map(|c| c.group.clone()).collect();
+    let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+    let mut own = plan.gates.clone();
+    for text in exprs {
+        let expr = Expr::parse(text, &groups)
+            .map_err(|e| Failure::Usage(format!("--expr '{text}': {e}")))?;
+        let subjects = result.arms.iter().filter(|a| a.role == ArmRole::Subject);
+        own.extend(subjects.map(|a| GatePlan { arm: a.name.clone(), expr: expr.clone() }));
+    }
+    Ok(gate::judge(&result.arms, target.thresholds(&plan), target.has_link_rate(), &own).0)
+}
+
+/// One number of which less is better; `None` is the worst there is.
+type Number = (&'static str, fn(&Fairness) -> Option<u64>);
+
+const NUMBERS: &[Number] = &[
+    ("throughput slowdown, thousandths", |f| f.throughput_slowdown_milli),
+    ("p99 inflation, thousandths", |f| f.p99_inflation_milli),
+    ("longest stall, ns", |f| Some(f.stall_ns)),
+    ("not delivered, millionths", |f| {
+        Some(1_000_000 - f.delivered_ppm.unwrap_or(0).min(1_000_000))
+    }),
+    ("recovery, ns", |f| f.recovery_ns),
+    ("overshoot, bytes", |f| Some(f.overshoot_bytes)),
+];
+
+fn compare(result: &RunResult, baseline: &Path, tolerance: u64, text: &mut String) -> Exit {
+    let old = match json::read(baseline) {
+        Ok(old) => old,
+        Err(e) => {
+            let _ = writeln!(text, "no baseline: {e}");
+            return Exit::NoBaseline;
+        }
+    };
+    if let Some(why) = incomparable(result, &old) {
+        let _ = writeln!(text, "the baseline is of another kind: {why}");
+        return Exit::NoBaseline;
+    }
+    let tolerance = if result.target == "virtual" { 0 } else { tolerance };
+    let mut regressed = false;
+    for new in result.arms.iter().filter(|a| a.role == ArmRole::Subject) {
+        let Some(old) = old.arms.iter().find(|a| a.name == new.name) else { continue };
+        regressed |= compare_arm(new, old, tolerance, text);
+    }
+    if regressed { Exit::Regression } else { Exit::Passed }
+}
+
+fn compare_arm(new: &ArmResult, old: &ArmResult, tolerance: u64, text: &mut String) -> bool {
+    let mut regressed = false;
+    for (name, of) in NUMBERS {
+        let (new_n, old_n) = (of(&new.fairness), of(&old.fairness));
+        let worse = match (new_n, old_n) {
+            (None, Some(_)) => true,
+            (Some(n), Some(o)) => u128::from(n) * 100 > u128::from(o) * u128::from(100 + tolerance),
+            (_, None) => false,
+        };
+        regressed |= worse;
+        if worse {
+            let show = |n: Option<u64>| n.map_or_else(|| "unbounded".to_owned(), |n| n.to_string());
+            let (was, is) = (show(old_n), show(new_n));
+            let _ = writeln!(text, "WORSE  {}  {name}: {was}, now {is}", new.name);
+        }
+    }
+    regressed
+}
+
+fn incomparable(new: &RunResult, old: &RunResult) -> Option<String> {
+    let differ =
+        |what: &str, a: &str, b: &str| (a != b).then(|| format!("{what} '{b}', here '{a}'"));
+    differ("schema", &new.schema, &old.schema)
+        .or_else(|| differ("scenario", &new.scenario, &old.scenario))
+        .or_else(|| differ("target", &new.target, &old.target))
+        .or_else(|| old.interrupted.then(|| "it was interrupted".to_owned()))
+        .or_else(|| {
+            let exact = new.target == "virtual" && new.seed != old.seed;
+            exact.then(|| format!("seed {}, here {}", old.seed, new.seed))
+        })
+        .or_else(|| {
+            let lines = new.scenario_toml.lines().zip(old.scenario_toml.lines());
+            let line = lines.clone().find(|(a, b)| a != b);
+            line.map(|(a, b)| format!("its scenario has '{b}', here '{a}'")).or_else(|| {
+                let same = new.scenario_toml.lines().count() == old.scenario_toml.lines().count();
+                (!same).then(|| "its scenario is another".to_owned())
+            })
+        })
+}

@@ -1,0 +1,377 @@
+//! More than one run: `sweep`, a parameter over values, and `search`, the largest value that still passes.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::exit::{Exit, Failure};
+use crate::export::json;
+use crate::plan::{ArmRole, Plan};
+use crate::result::{ArmResult, GateKind, RunResult};
+use crate::run;
+use crate::scenario::Scenario;
+use crate::target::{self, Control};
+use crate::units::{Unit, bytes, time};
+
+/// What every run of a study has in common.
+#[derive(Debug)]
+pub struct Study<'a> {
+    pub scenario: &'a str,
+    pub target: &'a str,
+    pub seed: u64,
+    pub set: &'a [String],
+    pub out: Option<PathBuf>,
+}
+
+/// One run of it.
+#[derive(Debug, Clone, Serialize)]
+struct Point {
+    value: String,
+    exit: u8,
+    elapsed_ms: u64,
+    containers: u64,
+    arms: Vec<Row>,
+}
+
+/// One arm of a run. Ratios in thousandths.
+#[derive(Debug, Clone, Serialize)]
+struct Row {
+    arm: String,
+    throughput_slowdown_milli: Option<u64>,
+    p99_inflation_milli: Option<u64>,
+    stall_ns: u64,
+    delivered_ppm: Option<u64>,
+    overshoot_bytes: u64,
+    jain_victims_ppm: u64,
+    /// Least over most of what victims got, contended.
+    victims_mmr_ppm: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct SweepFile<'a> {
+    schema: &'static str,
+    scenario: &'a str,
+    target: &'a str,
+    seed: u64,
+    param: &'a str,
+    points: &'a [Point],
+}
+
+/// Values of one parameter a sweep may have.
+const VALUES_MAX: usize = 1000;
+
+/// `param`: `key=value,value,...`. The table, the file's place, and the exit code: the worst of all runs.
+pub fn sweep(
+    study: &Study<'_>,
+    param: &str,
+    control: Control<'_>,
+) -> Result<(String, u8), Failure> {
+    let (key, values) = param.split_once('=').ok_or_else(|| {
+        Failure::Usage(format!("--param '{param}': key=value,value,... is wanted"))
+    })?;
+    let values: Vec<&str> = values.split(',').map(str::trim).filter(|v| !v.is_empty()).collect();
+    if values.is_empty() || values.len() > VALUES_MAX {
+        return Err(Failure::Usage(format!("--param '{param}': 1 to {VALUES_MAX} values")));
+    }
+    // All of them make plans before the first is run.
+    let plans = values
+        .iter()
+        .map(|v| study.plan(&[format!("{key}={v}")]))
+        .collect::<Result<Vec<_>, _>>()?;
+    let out = study.place("sweep", &plans[0])?;
+    let mut points = Vec::new();
+    for (value, plan) in values.iter().zip(&plans) {
+        let result = run::run(plan, target::find(study.target)?.as_ref(), control)?;
+        let dir = out.join(file_name(key, value));
+        fs::create_dir_all(&dir).map_err(|e| Failure::io(dir.display(), e))?;
+        put(&dir.join("result.json"), &json::result(&result)?)?;
+        put(&dir.join("verdict.json"), &json::verdict(&result)?)?;
+        points.push(point(value, &result));
+        study.write_sweep(&out, key, &points)?;
+        if result.interrupted {
+            break;
+        }
+    }
+    let exit = worst(points.iter().map(|p| p.exit));
+    let text = format!(
+        "{} over {key} on the {} target, seed {}\n\n{}\nVERDICT: {} exit={exit} out={}\n",
+        study.scenario,
+        study.target,
+        study.seed,
+        table(key, &points),
+        word(exit),
+        out.display()
+    );
+    Ok((text, exit))
+}
+
+/// Where `search` looks.
+#[derive(Debug)]
+pub struct Range<'a> {
+    pub key: &'a str,
+    pub from: &'a str,
+    pub to: &'a str,
+    /// Halvings at most.
+    pub steps: u32,
+}
+
+/// The largest value between two at which no gate of a subject fails, if what passes at a value passes below it.
+pub fn search(
+    study: &Study<'_>,
+    range: &Range<'_>,
+    control: Control<'_>,
+) -> Result<(String, u8), Failure> {
+    let (unit, low, high) = bounds(range)?;
+    let out = study.place("search", &study.subject(range.key, range.from)?)?;
+    let mut points = Vec::new();
+    let mut try_at = |n: u64| {
+        let value = unit.show(n);
+        let plan = study.subject(range.key, &value)?;
+        let result = run::run(&plan, target::find(study.target)?.as_ref(), control)?;
+        if result.interrupted {
+            return Err(Failure::Interrupted);
+        }
+        points.push(point(&value, &result));
+        study.write_sweep(&out, range.key, &points)?;
+        Ok(passes(&result))
+    };
+    let found = bisect(low, high, range.steps, &mut try_at)?;
+    let mut text = format!(
+        "{} on the {} target: the largest {} that passes, {} to {}\n\n{}\n",
+        study.scenario,
+        study.target,
+        range.key,
+        range.from,
+        range.to,
+        table(range.key, &points)
+    );
+    let exit = match found {
+        Some(Found { best, fails_at }) => {
+            let above = fails_at.map_or_else(
+                || ", the end of the range".to_owned(),
+                |n| format!("; {} fails", unit.show(n)),
+            );
+            let _ = writeln!(text, "{} = {}{above}", range.key, unit.show(best));
+            Exit::Passed.code()
+        }
+        None => {
+            let _ = writeln!(text, "{} = {} fails already", range.key, range.from);
+            Exit::GateFailed.code()
+        }
+    };
+    let _ = writeln!(text, "VERDICT: {} exit={exit} out={}", word(exit), out.display());
+    Ok((text, exit))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Found {
+    best: u64,
+    /// The least that was seen to fail.
+    fails_at: Option<u64>,
+}
+
+fn bisect(
+    low: u64,
+    high: u64,
+    steps: u32,
+    passes: &mut impl FnMut(u64) -> Result<bool, Failure>,
+) -> Result<Option<Found>, Failure> {
+    if !passes(low)? {
+        return Ok(None);
+    }
+    if passes(high)? {
+        return Ok(Some(Found { best: high, fails_at: None }));
+    }
+    let (mut best, mut fails) = (low, high);
+    for _ in 0..steps {
+        if fails - best <= 1 {
+            break;
+        }
+        let middle = best + (fails - best) / 2;
+        if passes(middle)? { best = middle } else { fails = middle }
+    }
+    Ok(Some(Found { best, fails_at: Some(fails) }))
+}
+
+fn bounds(range: &Range<'_>) -> Result<(Unit, u64, u64), Failure> {
+    let units = [Unit::Count, Unit::Nanos, Unit::BitsPerSecond, Unit::Bytes];
+    let both =
+        units.iter().find_map(|u| Some((*u, u.parse(range.from).ok()?, u.parse(range.to).ok()?)));
+    let (unit, low, high) = both.ok_or_else(|| {
+        let (from, to) = (range.from, range.to);
+        Failure::Usage(format!("--from {from} --to {to}: two values of one unit are wanted"))
+    })?;
+    if low >= high {
+        return Err(Failure::Usage(format!(
+            "--from {} is not below --to {}",
+            range.from, range.to
+        )));
+    }
+    Ok((unit, low, high))
+}
+
+fn passes(result: &RunResult) -> bool {
+    result.gates.iter().all(|g| g.passed || g.kind == GateKind::Control)
+}
+
+impl Study<'_> {
+    fn plan(&self, more: &[String]) -> Result<Plan, Failure> {
+        let target = target::find(self.target)?;
+        let mut scenario = Scenario::find(self.scenario, target.name())?;
+        for assignment in self.set.iter().chain(more) {
+            scenario.set(assignment)?;
+        }
+        scenario.plan(self.seed)
+    }
+
+    /// Only the arms that are judged: what a search asks is not whether a control starves.
+    fn subject(&self, key: &str, value: &str) -> Result<Plan, Failure> {
+        let mut plan = self.plan(&[format!("{key}={value}")])?;
+        plan.arms.retain(|a| a.role == ArmRole::Subject);
+        Ok(plan)
+    }
+
+    fn place(&self, what: &str, plan: &Plan) -> Result<PathBuf, Failure> {
+        let default = || PathBuf::from(format!("out/{what}-{}-{}", plan.scenario, self.seed));
+        let out = self.out.clone().unwrap_or_else(default);
+        run::check_writable(&out)?;
+        Ok(out)
+    }
+
+    fn write_sweep(&self, out: &Path, param: &str, points: &[Point]) -> Result<(), Failure> {
+        let file = SweepFile {
+            schema: "loadgen.sweep/1",
+            scenario: self.scenario,
+            target: self.target,
+            seed: self.seed,
+            param,
+            points,
+        };
+        let text = serde_json::to_string_pretty(&file).map_err(|e| Failure::io("sweep.json", e))?;
+        put(&out.join("sweep.json"), &(text + "\n"))
+    }
+}
+
+fn put(path: &Path, text: &str) -> Result<(), Failure> {
+    fs::write(path, text).map_err(|e| Failure::io(path.display(), e))
+}
+
+fn file_name(key: &str, value: &str) -> String {
+    let keep = |c: char| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' };
+    format!("{key}-{value}").chars().map(keep).collect()
+}
+
+fn point(value: &str, result: &RunResult) -> Point {
+    let row = |a: &ArmResult| Row {
+        arm: a.name.clone(),
+        throughput_slowdown_milli: a.fairness.throughput_slowdown_milli,
+        p99_inflation_milli: a.fairness.p99_inflation_milli,
+        stall_ns: a.fairness.stall_ns,
+        delivered_ppm: a.fairness.delivered_ppm,
+        overshoot_bytes: a.fairness.overshoot_bytes,
+        jain_victims_ppm: a.fairness.jain_victims_ppm,
+        victims_mmr_ppm: mmr(a),
+    };
+    Point {
+        value: value.to_owned(),
+        exit: result.verdict.exit,
+        elapsed_ms: result.meta.elapsed_ms,
+        containers: result.arms.first().map_or(0, |a| a.containers.len() as u64),
+        arms: result.arms.iter().map(row).collect(),
+    }
+}
+
+fn mmr(arm: &ArmResult) -> u64 {
+    use crate::plan::{CONTENDED, Role};
+    let got =
+        arm.containers.iter().filter(|c| c.role == Role::Victim).map(|c| {
+            c.phases.get(CONTENDED).map_or(0, |p| p.up_bytes + p.down_bytes + p.probe_bytes)
+        });
+    let (least, most) = (got.clone().min().unwrap_or(0), got.max().unwrap_or(0));
+    (u128::from(least) * 1_000_000).checked_div(u128::from(most)).unwrap_or(0) as u64
+}
+
+fn table(key: &str, points: &[Point]) -> String {
+    let head = [key, "arm", "slowdown", "p99", "stall", "delivered", "overshoot", "exit"];
+    let mut rows: Vec<Vec<String>> = vec![head.iter().map(|h| (*h).to_owned()).collect()];
+    for p in points {
+        for r in &p.arms {
+            let times = |m: Option<u64>| {
+                m.map_or_else(|| "-".to_owned(), |m| format!("{}.{:02}x", m / 1000, m % 1000 / 10))
+            };
+            rows.push(vec![
+                p.value.clone(),
+                r.arm.clone(),
+                times(r.throughput_slowdown_milli),
+                times(r.p99_inflation_milli),
+                time(r.stall_ns),
+                r.delivered_ppm
+                    .map_or_else(|| "-".to_owned(), |d| format!("{:.2} %", d as f64 / 1e4)),
+                bytes(r.overshoot_bytes),
+                p.exit.to_string(),
+            ]);
+        }
+    }
+    let width = |c: usize| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let mut s = String::new();
+    for row in &rows {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(text, width)| format!("{text:>width$}")).collect();
+        let _ = writeln!(s, "{}", cells.join("  "));
+    }
+    s
+}
+
+/// A stopped run first, then precedence as of a single run.
+fn worst(exits: impl Iterator<Item = u8>) -> u8 {
+    let order = [Exit::Interrupted, Exit::GateFailed, Exit::Inconclusive];
+    let all: Vec<u8> = exits.collect();
+    order.iter().map(|e| e.code()).find(|e| all.contains(e)).unwrap_or(0)
+}
+
+fn word(exit: u8) -> &'static str {
+    Exit::ALL.iter().find(|(e, _)| e.code() == exit).map_or("ERROR", |(e, _)| e.word())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bisection_finds_the_last_that_passes() {
+        for edge in [10, 11, 57, 99, 100, 5] {
+            let mut asked = 0;
+            let mut passes = |n: u64| {
+                asked += 1;
+                Ok(n <= edge)
+            };
+            let found = bisect(10, 100, 20, &mut passes).unwrap();
+            let want = match edge {
+                5 => None,
+                100 => Some(Found { best: 100, fails_at: None }),
+                e => Some(Found { best: e, fails_at: Some(e + 1) }),
+            };
+            assert_eq!(found, want);
+            assert!(asked <= 9, "{asked}");
+        }
+    }
+
+    #[test]
+    fn bounds_have_one_unit() {
+        let range = |from, to| Range { key: "k", from, to, steps: 8 };
+        assert_eq!(bounds(&range("1MiB", "2MiB")).unwrap(), (Unit::Bytes, 1 << 20, 2 << 20));
+        assert_eq!(bounds(&range("1", "20")).unwrap(), (Unit::Count, 1, 20));
+        assert!(bounds(&range("20", "1")).is_err());
+        assert!(bounds(&range("1ms", "1MiB")).is_err());
+    }
+
+    #[test]
+    fn a_fault_outweighs_a_doubt() {
+        assert_eq!(worst([0, 5, 3, 0].into_iter()), 3);
+        assert_eq!(worst([0, 5].into_iter()), 5);
+        assert_eq!(worst([0].into_iter()), 0);
+    }
+}

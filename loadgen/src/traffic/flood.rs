@@ -1,0 +1,77 @@
+//! The flood by hand, on a packet socket in the container's namespace. The kernel there has another address: it does
+//! not answer for connections that it knows nothing of.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
+};
+
+use super::byhand::{ByHand, Target};
+use super::{Assigned, Shared};
+
+/// Locally administered, and nobody else's on this link.
+const OWN_MAC: [u8; 6] = [0x02, 0x66, 0x6c, 0x6f, 0x6f, 0x64];
+/// Between two looks at what is due.
+const EVERY: Duration = Duration::from_micros(500);
+/// Frames of one look, each way.
+const BATCH: usize = 256;
+
+pub(super) fn run(load: &Assigned, until_ns: u64, shared: &Shared) {
+    let Assigned::Flood { to: SocketAddr::V4(to), kind, connections, per_second, net } = *load
+    else {
+        return;
+    };
+    let target = Target {
+        own_mac: OWN_MAC,
+        own_ip: net.own_ip,
+        peer_mac: net.peer_mac,
+        to: *to.ip(),
+        to_port: to.port(),
+        port_each: false,
+    };
+    let from = shared.clock.now();
+    let mut flood = ByHand::new(target, kind, connections, per_second, from, until_ns);
+    let Ok(device) = device() else {
+        shared.note_broken();
+        return;
+    };
+    let mut buf = vec![0; 65_600];
+    while !shared.stopped() {
+        for _ in 0..BATCH {
+            match recv(device.as_raw_fd(), &mut buf, MsgFlags::MSG_DONTWAIT) {
+                Ok(n) => flood.on_frame(shared.clock.now(), &buf[..n]),
+                Err(_) => break,
+            }
+        }
+        flood.poll(shared.clock.now(), BATCH, |frame| {
+            // A frame that the device does not take is lost, as on any network.
+            let _ = send(device.as_raw_fd(), frame, MsgFlags::MSG_DONTWAIT);
+        });
+        thread::sleep(EVERY);
+    }
+    for _ in 0..flood.connected {
+        shared.note_connected();
+    }
+}
+
+/// A packet socket on the namespace's device.
+fn device() -> io::Result<OwnedFd> {
+    let name = skbudget::attach::DEVICE_NAME;
+    let link = |i: nix::ifaddrs::InterfaceAddress| {
+        let own = i.interface_name == name;
+        own.then_some(i.address?).and_then(|a| a.as_link_addr().copied())
+    };
+    let addr: LinkAddr = getifaddrs()?.find_map(link).ok_or(Errno::ENODEV)?;
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let fd = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll)?;
+    // Without a protocol of its own the address keeps the socket's.
+    bind(fd.as_raw_fd(), &addr)?;
+    Ok(fd)
+}

@@ -1,0 +1,290 @@
+//! What is said. The first number of a `Say` is the sequence number, the second the acknowledgement, both from the
+//! initial ones: 1 is the first byte of either stream.
+
+use std::io::Write;
+use std::net::Shutdown;
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::talk::{ACK, FIN, PSH, RST, SYN, Say, Talk, URG};
+
+/// Longer than the first retransmission or probe, shorter than the second.
+const ONE_TIMEOUT: Duration = Duration::from_millis(330);
+
+pub(crate) type Script = fn(&mut Talk);
+
+pub(crate) const SCRIPTS: &[(&str, Script)] = &[
+    // Nobody there.
+    ("SYN to a closed port", |t| at_closed(t, SYN)),
+    ("ACK to a closed port", |t| at_closed(t, ACK)),
+    ("FIN to a closed port", |t| at_closed(t, FIN)),
+    ("RST to a closed port", |t| at_closed(t, RST)),
+    ("SYN-ACK to a closed port", |t| at_closed(t, SYN | ACK)),
+    ("no flag to a closed port", |t| at_closed(t, 0)),
+    ("FIN, PSH and URG to a closed port", |t| at_closed(t, FIN | PSH | URG)),
+    // Somebody listens.
+    ("ACK to a listener", |t| t.ask(&Say::new(ACK, 0, 0))),
+    ("RST to a listener", |t| t.ask(&Say::new(RST, 0, 0))),
+    ("SYN-ACK to a listener", |t| t.ask(&Say::new(SYN | ACK, 0, 0))),
+    ("no flag to a listener", |t| t.ask(&Say::new(0, 0, 0))),
+    ("FIN to a listener", |t| t.ask(&Say::new(FIN, 0, 0))),
+    ("FIN, PSH and URG to a listener", |t| t.ask(&Say::new(FIN | PSH | URG, 0, 0))),
+    ("SYN and FIN to a listener", |t| t.ask(&Say::new(SYN | FIN, 0, 0))),
+    ("SYN and RST to a listener", |t| t.ask(&Say::new(SYN | RST, 0, 0))),
+    // Half open.
+    ("SYN", |t| t.ask(&Say::new(SYN, 0, 0))),
+    ("SYN with data", |t| t.ask(&Say::new(SYN, 0, 0).data(b"early"))),
+    ("SYN with a bad checksum", |t| t.ask(&Say { good_sum: false, ..Say::new(SYN, 0, 0) })),
+    ("SYN again", |t| {
+        t.ask(&Say::new(SYN, 0, 0));
+        t.ask(&Say::new(SYN, 0, 0));
+    }),
+    ("ACK of what was not sent, half open", |t| {
+        t.ask(&Say::new(SYN, 0, 0));
+        t.ask(&Say::new(ACK, 1, 77));
+        t.ask(&Say::new(ACK, 1, 1).data(b"x"));
+    }),
+    ("RST, half open", |t| {
+        t.ask(&Say::new(SYN, 0, 0));
+        t.ask(&Say::new(RST, 1, 0));
+        t.ask(&Say::new(ACK, 1, 1));
+    }),
+    ("RST outside the window, half open", |t| {
+        t.ask(&Say::new(SYN, 0, 0));
+        t.ask(&Say::new(RST, -100_000, 0));
+        t.ask(&Say::new(ACK, 1, 1).data(b"x"));
+    }),
+    // Established.
+    ("data", |t| {
+        let mut server = t.open();
+        t.ask(&Say::new(ACK | PSH, 1, 1).data(b"hello"));
+        t.server_heard(&mut server);
+    }),
+    ("SYN of the next byte, established", |t| {
+        let _server = t.open();
+        t.ask(&Say::new(SYN, 1, 0));
+    }),
+    ("SYN far away, established", |t| {
+        let _server = t.open();
+        t.ask(&Say::new(SYN, 9_000_000, 0));
+    }),
+    ("SYN-ACK, established", |t| {
+        let _server = t.open();
+        t.ask(&Say::new(SYN | ACK, 0, 1));
+    }),
+    ("ACK of what was not sent, with data", |t| {
+        let mut server = t.open();
+        t.ask(&Say::new(ACK | PSH, 1, 70_000).data(b"hello"));
+        t.server_heard(&mut server);
+    }),
+    ("very old ACK with data", |t| {
+        let mut server = t.open();
+        t.ask(&Say::new(ACK | PSH, 1, -1_000_000).data(b"hello"));
+        t.server_heard(&mut server);
+    }),
+    ("RST of the next byte", |t| {
+        let mut server = t.open();
+        t.ask(&Say::new(RST, 1, 0));
+        t.server_heard(&mut server);
+        t.ask(&Say::new(ACK | PSH, 1, 1).data(b"x"));
+    }),
+    ("RST within the window", |t| {
+        let mut server = t.open();
+        t.ask(&Say::new(RST, 100, 0));
+        t.server_heard(&mut server);
+    }),
+    ("RST outside the window", |t| {
+        let mut server = t.open();
+        t.ask(&Say::new(RST, -100_000, 0));
+        t.server_heard(&mut server);
+    }),
+    ("no flag but data", |t| {
+        let mut server = t.open();
+        t.ask(&Say::new(0, 1, 0).data(b"hello"));
+        t.server_heard(&mut server);
+    }),
+    ("data with a bad checksum", |t| {
+        let mut server = t.open();
+        t.ask(&Say { good_sum: false, ..Say::new(ACK | PSH, 1, 1).data(b"hello") });
+        t.server_heard(&mut server);
+    }),
+    ("a hole, and what fills it", |t| {
+        let mut server = t.open();
+        t.ask(&Say::new(ACK | PSH, 6, 1).data(b"world"));
+        t.ask(&Say::new(ACK | PSH, 1, 1).data(b"hello"));
+        t.server_heard(&mut server);
+    }),
+    ("overlapping segments", |t| {
+        let mut server = t.open();
+        t.ask(&Say::new(ACK | PSH, 3, 1).data(b"CDEF"));
+        t.ask(&Say::new(ACK | PSH, 5, 1).data(b"efgh"));
+        t.ask(&Say::new(ACK | PSH, 1, 1).data(b"abcd"));
+        t.server_heard(&mut server);
+    }),
+    ("data that was there before", |t| {
+        let mut server = t.open();
+        t.ask(&Say::new(ACK | PSH, 1, 1).data(b"hello"));
+        t.ask(&Say::new(ACK | PSH, 1, 1).data(b"HELLO"));
+        t.ask(&Say::new(ACK | PSH, 3, 1).data(b"LLO w"));
+        t.server_heard(&mut server);
+    }),
+    ("data beyond the window", |t| {
+        let mut server = t.open();
+        t.ask(&Say::new(ACK | PSH, 9_000_000, 1).data(b"hello"));
+        t.server_heard(&mut server);
+    }),
+    ("keep-alive", |t| {
+        let _server = t.open();
+        t.ask(&Say::new(ACK, 0, 1));
+        t.ask(&Say::new(ACK, 0, 1).data(b"?"));
+    }),
+    ("urgent data", |t| {
+        let mut server = t.open();
+        t.ask(&Say { urgent: 3, ..Say::new(ACK | PSH | URG, 1, 1).data(b"abcde") });
+        t.server_heard(&mut server);
+    }),
+    ("timestamps that go back", |t| {
+        let stamp = |value: u32| [&[1, 1, 8, 10][..], &value.to_be_bytes(), &[0; 4]].concat();
+        let mut server = t.open_with(&[&[2, 4, 5, 180][..], &stamp(100_000)].concat());
+        t.ask(&Say::new(ACK | PSH, 1, 1).data(b"hello").options(&stamp(100_001)));
+        t.ask(&Say::new(ACK | PSH, 6, 1).data(b"world").options(&stamp(99_000)));
+        t.ask(&Say::new(ACK | PSH, 6, 1).data(b"again").options(&stamp(100_002)));
+        t.server_heard(&mut server);
+    }),
+    // What the other says.
+    ("segments without an MSS option", |t| {
+        let mut server = t.open_with(&[]);
+        server.write_all(&[7; 1100]).unwrap();
+        t.listen(Duration::from_millis(60));
+    }),
+    ("segments after a tiny MSS", |t| {
+        let mut server = t.open_with(&[2, 4, 0, 1]);
+        server.write_all(&[7; 100]).unwrap();
+        t.listen(Duration::from_millis(60));
+    }),
+    ("data that is not acknowledged", |t| {
+        let mut server = t.open();
+        server.write_all(b"hello").unwrap();
+        t.listen(ONE_TIMEOUT);
+    }),
+    ("a window of zero", |t| {
+        let mut server = t.open();
+        t.ask(&Say::new(ACK, 1, 1).wnd(0));
+        server.write_all(b"hello").unwrap();
+        t.listen(ONE_TIMEOUT);
+        t.ask(&Say::new(ACK, 1, 1).wnd(1000));
+    }),
+    // Ends.
+    ("the guest ends, then the server", |t| {
+        let mut server = t.open();
+        t.ask(&Say::new(FIN | ACK, 1, 1));
+        t.server_heard(&mut server);
+        server.shutdown(Shutdown::Write).unwrap();
+        t.listen(Duration::from_millis(60));
+        t.ask(&Say::new(ACK, 2, 2));
+        t.ask(&Say::new(ACK, 2, 2).data(b"x"));
+    }),
+    ("the end with data, early", |t| {
+        let mut server = t.open();
+        t.ask(&Say::new(FIN | ACK, 6, 1).data(b"world"));
+        t.ask(&Say::new(ACK, 1, 1).data(b"hello"));
+        t.server_heard(&mut server);
+    }),
+    ("data after the end", |t| {
+        let mut server = t.open();
+        t.ask(&Say::new(FIN | ACK, 1, 1));
+        t.ask(&Say::new(ACK | PSH, 2, 1).data(b"more"));
+        t.server_heard(&mut server);
+    }),
+    ("the server ends and is not acknowledged", |t| {
+        let server = t.open();
+        server.shutdown(Shutdown::Write).unwrap();
+        t.listen(ONE_TIMEOUT);
+    }),
+    ("the server ends its half, the guest goes on", |t| {
+        let mut server = t.open();
+        server.shutdown(Shutdown::Write).unwrap();
+        t.listen(Duration::from_millis(60));
+        t.ask(&Say::new(ACK | PSH, 1, 2).data(b"hello"));
+        t.server_heard(&mut server);
+    }),
+    ("the server ends first, the guest's FIN comes twice", |t| {
+        let server = t.open();
+        server.shutdown(Shutdown::Write).unwrap();
+        t.listen(Duration::from_millis(60));
+        t.ask(&Say::new(FIN | ACK, 1, 2));
+        t.ask(&Say::new(FIN | ACK, 1, 2));
+    }),
+    ("FINs that cross", |t| {
+        let server = t.open();
+        server.shutdown(Shutdown::Write).unwrap();
+        t.listen(Duration::from_millis(60));
+        t.ask(&Say::new(FIN | ACK, 1, 1));
+        t.ask(&Say::new(ACK, 2, 2));
+    }),
+    ("the server resets", |t| {
+        let server = t.open();
+        reset_on_close(&server);
+        drop(server);
+        t.listen(Duration::from_millis(60));
+        t.ask(&Say::new(ACK | PSH, 1, 1).data(b"x"));
+    }),
+    ("the server is gone, the guest goes on", |t| {
+        let server = t.open();
+        drop(server);
+        t.listen(Duration::from_millis(60));
+        t.ask(&Say::new(ACK | PSH, 1, 2).data(b"hello"));
+        t.ask(&Say::new(ACK | PSH, 6, 2).data(b"world"));
+    }),
+    // Options of every length but the right one, in a SYN, each followed by a good one.
+    ("MSS of every length", |t| bad_lengths(t, 2, 4)),
+    ("window scale of every length", |t| bad_lengths(t, 3, 3)),
+    ("SACK permitted of every length", |t| bad_lengths(t, 4, 2)),
+    ("timestamps of every length", |t| bad_lengths(t, 8, 10)),
+    ("an option nobody knows, of every length", |t| bad_lengths(t, 200, 99)),
+];
+
+fn at_closed(t: &mut Talk, flags: u8) {
+    t.aim_at_closed_port();
+    t.ask(&Say::new(flags, 0, 0));
+}
+
+fn reset_on_close(server: &std::net::TcpStream) {
+    let now = libc::linger { l_onoff: 1, l_linger: 0 };
+    setsockopt(server, sockopt::Linger, &now).unwrap();
+}
+
+/// The kinds of options that a SYN with a bad option before a good window scale is answered with.
+fn bad_lengths(t: &mut Talk, kind: u8, good: u8) {
+    let mut all = Vec::new();
+    for len in (0..=14).filter(|len| *len != good) {
+        let mut options = vec![kind, len];
+        options.resize(usize::from(len).max(2), 1);
+        options.extend(if kind == 3 { &[2, 4, 5, 180][..] } else { &[3, 3, 5] });
+        t.say(&Say::new(SYN, 0, 0).options(&options));
+        t.listen(Duration::from_millis(15));
+        let kinds = t.heard.first().map_or_else(|| "nothing".to_owned(), |options| kinds(options));
+        all.push(format!("{len}: {kinds}"));
+        t.say(&Say::new(RST, 1, 0));
+        t.listen(Duration::from_millis(3));
+    }
+    t.forget();
+    t.note(all.join("; "));
+}
+
+fn kinds(mut options: &[u8]) -> String {
+    let mut kinds = Vec::new();
+    while let [kind, rest @ ..] = options {
+        match (kind, rest) {
+            (0, _) => break,
+            (1, _) => options = rest,
+            (_, [len, ..]) => {
+                kinds.push(kind.to_string());
+                options = options.get(usize::from(*len).max(2)..).unwrap_or_default();
+            }
+            _ => break,
+        }
+    }
+    kinds.join("+")
+}

@@ -1,0 +1,256 @@
+//! One script's conversation: segments by hand, and what came back as text that does not depend on who said it.
+//!
+//! `SA 0/1` is a segment with SYN and ACK, sequence number 0 and acknowledgement 1, both counted from the two initial
+//! numbers; `+5` behind it are bytes of payload. Answers to one step are joined by commas, steps by bars.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use skbudget_stack::sim::smoltcp::wire::{
+    EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, TcpPacket, checksum,
+};
+
+use crate::bench::Bare;
+
+pub(crate) const FIN: u8 = 1;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const RST: u8 = 4;
+pub(crate) const PSH: u8 = 8;
+pub(crate) const ACK: u8 = 16;
+pub(crate) const URG: u8 = 32;
+
+const OUR_MAC: [u8; 6] = [0x52, 0x55, 0x0a, 0, 2, 2];
+const GUEST_MAC: [u8; 6] = [2, 0x67, 0x75, 0x65, 0x73, 0x74];
+const GUEST: [u8; 4] = [10, 0, 2, 100];
+const GATEWAY: [u8; 4] = [10, 0, 2, 2];
+
+/// Our initial sequence number, and what the other's is taken for while it is not known.
+const ISS: u32 = 1_000_000;
+const UNKNOWN_IRS: u32 = 5000;
+/// Answers come within: a delayed ACK takes 40 ms.
+const QUIET: Duration = Duration::from_millis(90);
+
+/// A segment of ours. Numbers count from the initial ones.
+#[derive(Debug, Clone)]
+pub(crate) struct Say {
+    pub(crate) flags: u8,
+    pub(crate) seq: i64,
+    pub(crate) ack: i64,
+    pub(crate) wnd: u16,
+    pub(crate) urgent: u16,
+    pub(crate) options: Vec<u8>,
+    pub(crate) data: Vec<u8>,
+    pub(crate) good_sum: bool,
+}
+
+impl Say {
+    pub(crate) fn new(flags: u8, seq: i64, ack: i64) -> Self {
+        let (options, data) = (Vec::new(), Vec::new());
+        Self { flags, seq, ack, wnd: 0xffff, urgent: 0, options, data, good_sum: true }
+    }
+    pub(crate) fn data(self, data: &[u8]) -> Self {
+        Self { data: data.to_vec(), ..self }
+    }
+    pub(crate) fn wnd(self, wnd: u16) -> Self {
+        Self { wnd, ..self }
+    }
+    pub(crate) fn options(self, options: &[u8]) -> Self {
+        let mut options = options.to_vec();
+        options.resize(options.len().next_multiple_of(4), 0);
+        Self { options, ..self }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Talk {
+    wire: File,
+    listener: TcpListener,
+    port: u16,
+    remote: u16,
+    pub(crate) irs: u32,
+    /// Segment sizes and options of what was heard last.
+    pub(crate) heard: Vec<Vec<u8>>,
+    log: Vec<String>,
+}
+
+impl Talk {
+    pub(crate) fn new(bare: &Bare, index: u16) -> Self {
+        let listener = bare.listen();
+        let remote = listener.local_addr().unwrap().port();
+        let mut talk = Self {
+            wire: bare.wire.as_fd().try_clone_to_owned().unwrap().into(),
+            listener,
+            port: 40_000 + index,
+            remote,
+            irs: UNKNOWN_IRS,
+            heard: Vec::new(),
+            log: Vec::new(),
+        };
+        // What earlier scripts left on the wire.
+        talk.listen(Duration::from_millis(1));
+        talk.log.clear();
+        talk
+    }
+
+    pub(crate) fn end(mut self) -> String {
+        // Whatever is left is reset, so that it does not speak into the next script.
+        let text = std::mem::take(&mut self.log).join(" | ");
+        self.say(&Say::new(RST, 1, 0));
+        text
+    }
+
+    pub(crate) fn note(&mut self, text: impl Into<String>) {
+        self.log.push(text.into());
+    }
+
+    /// Only what is noted from now on counts.
+    pub(crate) fn forget(&mut self) {
+        self.log.clear();
+    }
+
+    /// From now on to a port nobody listens on.
+    pub(crate) fn aim_at_closed_port(&mut self) {
+        self.remote = 9;
+    }
+
+    pub(crate) fn say(&mut self, say: &Say) {
+        let frame = self.frame(say);
+        self.wire.write_all(&frame).unwrap();
+    }
+
+    /// Says it and notes what is answered.
+    pub(crate) fn ask(&mut self, say: &Say) {
+        self.say(say);
+        self.listen(QUIET);
+    }
+
+    /// A handshake that needs no comment.
+    pub(crate) fn open(&mut self) -> TcpStream {
+        self.open_with(&[2, 4, 5, 180])
+    }
+
+    pub(crate) fn open_with(&mut self, options: &[u8]) -> TcpStream {
+        self.say(&Say::new(SYN, 0, 0).options(options));
+        let began = Instant::now();
+        while self.irs == UNKNOWN_IRS && began.elapsed() < Duration::from_secs(2) {
+            self.listen(Duration::from_millis(2));
+        }
+        assert_ne!(self.irs, UNKNOWN_IRS, "a SYN that was not answered: {:?}", self.log);
+        self.say(&Say::new(ACK, 1, 1));
+        let server = self.listener.accept().unwrap().0;
+        server.set_nodelay(true).unwrap();
+        server.set_read_timeout(Some(QUIET)).unwrap();
+        self.listen(Duration::from_millis(10));
+        self.log.clear();
+        server
+    }
+
+    /// What is heard in so long.
+    pub(crate) fn listen(&mut self, length: Duration) {
+        let began = Instant::now();
+        let mut heard = Vec::new();
+        self.heard.clear();
+        let mut frame = [0; 2048];
+        while began.elapsed() < length {
+            match self.wire.read(&mut frame) {
+                Ok(n) => heard.extend(self.hear(&frame[..n])),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    std::thread::sleep(Duration::from_micros(300));
+                }
+                Err(e) => panic!("{e}"),
+            }
+        }
+        self.log.push(if heard.is_empty() { "nothing".to_owned() } else { heard.join(", ") });
+    }
+
+    fn hear(&mut self, frame: &[u8]) -> Option<String> {
+        let eth = EthernetFrame::new_checked(frame).ok()?;
+        if eth.ethertype() != EthernetProtocol::Ipv4 {
+            return None;
+        }
+        let ip = Ipv4Packet::new_checked(eth.payload()).ok()?;
+        if ip.next_header() != IpProtocol::Tcp {
+            return Some(format!("{}", ip.next_header()));
+        }
+        let tcp = TcpPacket::new_checked(ip.payload()).unwrap();
+        if tcp.dst_port() != self.port {
+            return None;
+        }
+        let (src, dst) = (IpAddress::Ipv4(ip.src_addr()), IpAddress::Ipv4(ip.dst_addr()));
+        assert!(tcp.verify_checksum(&src, &dst));
+        let seq = tcp.seq_number().0.cast_unsigned();
+        if tcp.syn() {
+            self.irs = seq;
+        }
+        let options = if tcp.header_len() > 20 { tcp.options() } else { &[] };
+        self.heard.push(options.to_vec());
+        // A RST of nobody counts from zero.
+        let seq = if tcp.rst() && seq == 0 { 0 } else { seq.wrapping_sub(self.irs).cast_signed() };
+        let mut text = String::new();
+        for (set, letter) in
+            [(tcp.fin(), 'F'), (tcp.syn(), 'S'), (tcp.rst(), 'R'), (tcp.ack(), 'A')]
+        {
+            if set {
+                text.push(letter);
+            }
+        }
+        text += &format!(" {seq}");
+        if tcp.ack() {
+            let ack = tcp.ack_number().0.cast_unsigned().wrapping_sub(ISS).cast_signed();
+            text += &format!("/{ack}");
+        }
+        if !tcp.payload().is_empty() {
+            text += &format!(" +{}", tcp.payload().len());
+        }
+        Some(text)
+    }
+
+    /// What the server's program has heard by now.
+    pub(crate) fn server_heard(&mut self, server: &mut TcpStream) {
+        let mut heard = Vec::new();
+        let mut piece = [0; 4096];
+        let text = loop {
+            match server.read(&mut piece) {
+                Ok(0) => break "end".to_owned(),
+                Ok(n) => heard.extend_from_slice(&piece[..n]),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break String::new(),
+                Err(e) => break format!("{:?}", e.kind()),
+            }
+        };
+        let heard = String::from_utf8_lossy(&heard).into_owned();
+        self.log.push(format!("server {heard:?} {text}").trim_end().to_owned());
+    }
+
+    fn frame(&self, say: &Say) -> Vec<u8> {
+        let number = |base: u32, offset: i64| base.wrapping_add(offset as u32).to_be_bytes();
+        let mut tcp = Vec::new();
+        tcp.extend(self.port.to_be_bytes());
+        tcp.extend(self.remote.to_be_bytes());
+        tcp.extend(number(ISS, say.seq));
+        tcp.extend(if say.flags & ACK != 0 { number(self.irs, say.ack) } else { [0; 4] });
+        tcp.push(((20 + say.options.len()) as u8 / 4) << 4);
+        tcp.push(say.flags);
+        tcp.extend(say.wnd.to_be_bytes());
+        tcp.extend([0, 0]);
+        tcp.extend(say.urgent.to_be_bytes());
+        tcp.extend(&say.options);
+        tcp.extend(&say.data);
+        let len = tcp.len() as u32;
+        let (src, dst) = (GUEST.into(), GATEWAY.into());
+        let pseudo = checksum::pseudo_header_v4(&src, &dst, IpProtocol::Tcp, len);
+        let sum = !checksum::combine(&[pseudo, checksum::data(&tcp)]);
+        let sum = if say.good_sum { sum } else { sum ^ 0x0101 };
+        tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+        let mut ip = vec![0x45, 0];
+        ip.extend((20 + tcp.len() as u16).to_be_bytes());
+        ip.extend([0, 1, 0x40, 0, 64, 6, 0, 0]);
+        ip.extend(GUEST);
+        ip.extend(GATEWAY);
+        let sum = !checksum::data(&ip);
+        ip[10..12].copy_from_slice(&sum.to_be_bytes());
+        [&OUR_MAC[..], &GUEST_MAC, &[8, 0], &ip, &tcp].concat()
+    }
+}

@@ -1,0 +1,76 @@
+//! A long way to the guest, or beyond the host, must not cap a flow: windows and queues on both halves grow until the
+//! link is full, within `tcp_rmem`, `tcp_wmem` and the budget.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use skbudget_stack::ContainerConfig;
+use skbudget_stack::controller::{Budget, BudgetConfig, Instant, Limits, Rules, SockLimits};
+use skbudget_stack::sim::{LinkConfig, NodeConfig, Server, SimHost, Tally, Twin, World};
+
+const BITS_PER_SECOND: u64 = 60_000_000;
+/// Two seconds beyond the last doubling that is needed.
+const GROWN: Instant = Instant::from_millis(9000);
+const MEASURED: Duration = Duration::from_secs(3);
+
+pub(crate) fn budget() -> Budget {
+    let config = BudgetConfig {
+        rules: Rules::Strict,
+        limits: Limits::from_bytes(256 << 20, None, None).expect("in order"),
+        sock: SockLimits::default(),
+        min_bytes: 0,
+        weight: 100,
+    };
+    Budget::new(config, None).expect("a budget without a level above")
+}
+
+/// Bits a second that arrive of a flow that never ends, once it has grown. `offload` as the link has it.
+fn rate(up: bool, offload: bool, guest_rtt: Duration, host_rtt: Duration) -> u64 {
+    let mut config = ContainerConfig::new(1500, offload, Some(256 << 20), [3, 4]);
+    config.ipv6 = None;
+    let tally = Tally::shared();
+    let watch: Rc<RefCell<Tally>> = tally.clone();
+    let (near, far) = if up {
+        (Server::sink().watched(watch), Server::pusher(None))
+    } else {
+        (Server::pusher(None), Server::sink().watched(watch))
+    };
+    let mut host = SimHost::new();
+    host.serve(80..=80, near.with_delay(host_rtt / 2));
+    let mut twin = Twin::new(&config, budget(), SimHost::new());
+    twin.open(Instant::default(), 80, far.at_guest());
+    let link = LinkConfig {
+        delay: guest_rtt / 2,
+        bits_per_second: Some(BITS_PER_SECOND),
+        queue_frames: 512,
+        ..LinkConfig::default()
+    };
+    let mut world = World::new(1);
+    let budget = world.add_budget(budget());
+    let (guest, container) = (Box::new(twin), config);
+    world
+        .add_container(NodeConfig { container, budget, up: link, down: link, guest, host })
+        .expect("room for the device queue");
+    world.run_until(GROWN);
+    let before = tally.borrow().bytes;
+    world.run_until(GROWN + MEASURED);
+    let bytes = tally.borrow().bytes - before;
+    assert_eq!(tally.borrow().corrupt, 0);
+    bytes * 8 / MEASURED.as_secs()
+}
+
+#[test]
+fn neither_a_far_guest_nor_a_far_host_caps_a_flow() {
+    let ms = Duration::from_millis;
+    for (guest_rtt, host_rtt) in [(ms(300), ms(0)), (ms(0), ms(100)), (ms(300), ms(100))] {
+        for (up, offload) in [(true, true), (false, true), (true, false), (false, false)] {
+            let rate = rate(up, offload, guest_rtt, host_rtt);
+            // Headers take a twentieth of a segment of 1460.
+            assert!(
+                rate > BITS_PER_SECOND * 9 / 10,
+                "{rate} bit/s, up: {up}, offload: {offload}, guest {guest_rtt:?}, host {host_rtt:?}"
+            );
+        }
+    }
+}
