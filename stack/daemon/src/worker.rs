@@ -232,7 +232,8 @@ impl Worker {
             seat.cpu_ns += took;
             self.recent.ran(index, now);
             if owner.budget.under_pressure() {
-                seat.rest_until = self.recent.rest(index, took, now).map(|rest| now + rest);
+                let ran_until = now + Duration::from_nanos(took);
+                seat.rest_until = self.recent.rest(index, took, now).map(|rest| ran_until + rest);
             }
             self.reschedule(index);
             match after {

@@ -7,6 +7,8 @@ use std::time::Duration;
 use skbudget_controller::Instant;
 
 const REST_FACTOR: u32 = 2;
+/// A shorter turn is not worth a rest, nor the look at the container that ends one.
+const TURN_LEAST: Duration = Duration::from_micros(50);
 const REST_MAX: Duration = Duration::from_millis(2);
 
 /// A neighbour that did not run for so long is none to be considerate of.
@@ -31,8 +33,9 @@ impl Recent {
     pub(super) fn rest(&self, seat: u16, cpu_ns: u64, now: Instant) -> Option<Duration> {
         let neighbour = [self.last, self.other].into_iter().flatten().find(|(who, _)| *who != seat);
         let (_, at) = neighbour?;
-        let rest = Duration::from_nanos(cpu_ns) * REST_FACTOR;
-        (now.since(at) < NEIGHBOUR_FOR).then(|| rest.min(REST_MAX))
+        let turn = Duration::from_nanos(cpu_ns);
+        let rests = turn >= TURN_LEAST && now.since(at) < NEIGHBOUR_FOR;
+        rests.then(|| (turn * REST_FACTOR).min(REST_MAX))
     }
 }
 
@@ -47,13 +50,14 @@ mod tests {
         let mut recent = Recent::default();
         recent.ran(1, Instant(MS));
         recent.ran(1, Instant(2 * MS));
-        assert_eq!(recent.rest(1, 1000, Instant(2 * MS)), None, "alone");
+        assert_eq!(recent.rest(1, MS, Instant(2 * MS)), None, "alone");
         recent.ran(2, Instant(3 * MS));
         recent.ran(1, Instant(4 * MS));
         recent.ran(1, Instant(5 * MS));
         let rest = |cpu, at| recent.rest(1, cpu, Instant(at));
-        assert_eq!(rest(1000, 5 * MS), Some(Duration::from_micros(2)));
+        assert_eq!(rest(MS / 10, 5 * MS), Some(Duration::from_micros(200)));
+        assert_eq!(rest(1000, 5 * MS), None, "for next to nothing");
         assert_eq!(rest(100 * MS, 5 * MS), Some(REST_MAX));
-        assert_eq!(rest(1000, 13 * MS), None, "the neighbour has nothing to do");
+        assert_eq!(rest(MS, 13 * MS), None, "the neighbour has nothing to do");
     }
 }
