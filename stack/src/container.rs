@@ -47,7 +47,7 @@ const ORPHAN_WITHOUT_PROGRESS: Duration = Duration::from_secs(60);
 /// queue, and the other containers have theirs. A flow's service is two or three system calls: a container of many busy
 /// flows delays its neighbours by a fraction of a millisecond.
 const BYTES_PER_TURN: u64 = 512 << 10;
-const FLOWS_PER_TURN: usize = 16;
+const FLOWS_PER_TURN: usize = 8;
 
 /// Drain order of one turn: `on_frame` / `on_host_ready` / `on_accept` / `on_wake` in any number, then `turn` once,
 /// then sleep until `next_deadline`. `turn` returns true when it stopped at a bound and wants another turn at once.

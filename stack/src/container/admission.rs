@@ -21,7 +21,7 @@ use crate::seq::Seq;
 use crate::tcp::{Link, Tcb};
 
 /// connect(2)s in one turn.
-const CONNECTS_PER_TURN: usize = 8;
+const CONNECTS_PER_TURN: usize = 2;
 
 impl Container {
     /// A SYN for no flow. A parked one that is said again keeps its place.

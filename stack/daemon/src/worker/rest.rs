@@ -1,12 +1,12 @@
 //! CPU is not buffer memory, but the neighbours feel it alike: a container at its soft limit moves its bytes in the
 //! smallest pieces, hundreds of flows at once, and would take the whole thread for it. So beside neighbours who are at
-//! work it rests after each turn for twice as long as the turn took. It pays with its own speed.
+//! work it rests after each turn for eight times as long as the turn took. It pays with its own speed.
 
 use std::time::Duration;
 
 use skbudget_controller::Instant;
 
-const REST_FACTOR: u32 = 2;
+const REST_FACTOR: u32 = 8;
 /// A shorter turn is not worth a rest, nor the look at the container that ends one.
 const TURN_LEAST: Duration = Duration::from_micros(50);
 const REST_MAX: Duration = Duration::from_millis(2);
@@ -55,7 +55,7 @@ mod tests {
         recent.ran(1, Instant(4 * MS));
         recent.ran(1, Instant(5 * MS));
         let rest = |cpu, at| recent.rest(1, cpu, Instant(at));
-        assert_eq!(rest(MS / 10, 5 * MS), Some(Duration::from_micros(200)));
+        assert_eq!(rest(MS / 10, 5 * MS), Some(Duration::from_micros(800)));
         assert_eq!(rest(1000, 5 * MS), None, "for next to nothing");
         assert_eq!(rest(100 * MS, 5 * MS), Some(REST_MAX));
         assert_eq!(rest(MS, 13 * MS), None, "the neighbour has nothing to do");
