@@ -12,10 +12,11 @@ use crate::parked::LIST_BYTES;
 use crate::tcp::Link;
 use crate::tcp::congestion::Algorithm;
 
-/// Caps of a host socket at its floor: what the kernel grants at least (SOCK_MIN_SNDBUF) and room for one segment.
-/// Every admitted flow is charged this; more is charged when the flow is open and there is plenty (`relay`). A larger
-/// floor would turn flows away from containers that have room for what they really do.
-pub(crate) const HOST_FLOOR: HostCaps = HostCaps { sndbuf: 4608, rcvbuf: 3584 };
+/// Caps of a host socket at its floor: what the kernel grants at least (SOCK_MIN_SNDBUF), and a window of one chunk,
+/// for each window is a read, a frame and two ACKs. Every admitted flow is charged this; more is charged when the flow
+/// opens and there is plenty (`relay`). A larger floor would turn flows away from containers that have room for what
+/// they really do.
+pub(crate) const HOST_FLOOR: HostCaps = HostCaps { sndbuf: 4608, rcvbuf: 8192 };
 /// The largest frame with segmentation offload.
 const SUPER_FRAME: u64 = 64 << 10;
 /// MSS advertised with offload at any MTU: small windows stay usable, super-frames make a large one needless (B8).

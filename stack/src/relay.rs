@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use skbudget_controller::Rules;
+use skbudget_controller::{Budget, Instant, Ledger, Rules};
 
 use crate::chunk::PAYLOAD;
 use crate::config::HOST_FLOOR;
@@ -132,6 +132,25 @@ pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
 /// Caps a flow begins with where there is plenty: a reply of usual size fits, and so does an initial window of 10
 /// segments from a real network.
 const BEGIN_CAPS: HostCaps = HostCaps { sndbuf: 16 << 10, rcvbuf: 48 << 10 };
+
+/// Receive caps to connect with where there is plenty, the best first. What a socket connects with decides for the rest
+/// of its life: with less than the first its window scale is zero, and the remote's MSS is half of what its window was.
+const RCVBUF_AT_CONNECT: [u32; 2] = [256 << 10, BEGIN_CAPS.rcvbuf];
+/// One connection takes this part of what is left before soft pressure.
+const SHARE_AT_CONNECT: u64 = 64;
+
+/// What the host socket of a new flow connects with; beyond the floor it is charged here.
+pub(crate) fn caps_at_connect(budget: &mut Budget, ledger: &mut Ledger, now: Instant) -> HostCaps {
+    let most = budget.sock_limits().rmem[2];
+    let share = budget.calm_room() / SHARE_AT_CONNECT;
+    for rcvbuf in RCVBUF_AT_CONNECT {
+        let by = u64::from(rcvbuf - HOST_FLOOR.rcvbuf);
+        if rcvbuf <= most && by <= share && budget.host_raise(ledger, by, now) {
+            return HostCaps { rcvbuf, ..HOST_FLOOR };
+        }
+    }
+    HOST_FLOOR
+}
 
 /// Data moves, or is about to: out of the floor, if the container is rich.
 pub(crate) fn begin(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {

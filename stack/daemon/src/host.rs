@@ -1,5 +1,6 @@
 //! The host's side of one container's flows: non-blocking kernel sockets, watched edge-triggered.
 
+use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
@@ -63,6 +64,10 @@ impl HostSockets {
     pub(crate) fn adopt(&mut self, flow: FlowId, stream: TcpStream) -> io::Result<()> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
+        if stream.peer_addr()?.ip().is_loopback() {
+            unpaced(&stream);
+        }
+        unclamp(&stream);
         let sndbuf = getsockopt(&stream, sockopt::SndBuf)?;
         self.watch(flow, stream, None, sndbuf as u32)
     }
@@ -131,13 +136,14 @@ impl HostSockets {
         let fd = socket::socket(family, SockType::Stream, flags, None).map_err(map)?;
         // The window scale follows from the buffer at the moment of connect, and only then (tcp_select_initial_window):
         // far away it must allow for a large window, although the buffer is small until the flow proved fast. On
-        // loopback 64 KiB are many round trips' worth, and a small buffer from the first byte on keeps what the kernel
-        // holds within what is charged.
+        // loopback the handshake is over before the buffer could be lowered again: half of it is promised to the
+        // remote at once, so it is what is charged, no more.
         let far = !to.ip().is_loopback();
         set_caps(&fd, if far { HostCaps { rcvbuf: FAR_RCVBUF, ..caps } } else { caps });
         setsockopt(&fd, sockopt::TcpNoDelay, &true).map_err(map)?;
         if to.ip().is_loopback() {
             let _ = setsockopt(&fd, sockopt::TcpMaxSeg, &LOOPBACK_MSS);
+            unpaced(&fd);
         } else if let Some(ip) = self.outbound.filter(|_| to.is_ipv4()) {
             setsockopt(&fd, sockopt::IpBindAddressNoPort, &true).map_err(map)?;
             let from = SockaddrIn::from(SocketAddrV4::new(ip, 0));
@@ -149,6 +155,8 @@ impl HostSockets {
         }
         if far {
             set_caps(&fd, caps);
+        } else {
+            unclamp(&fd);
         }
         // Registered only now: an unconnected socket reports a hang-up.
         self.watch(flow, TcpStream::from(fd), Some(to), caps.sndbuf).map_err(|e| map_io(&e))
@@ -276,6 +284,12 @@ pub(crate) fn prepare_listener(socket: &impl AsFd, caps: HostCaps) {
     let _ = setsockopt(socket, sockopt::TcpMaxSeg, &LOOPBACK_MSS);
 }
 
+/// No network lies between the two ends of a loopback connection: a host that paces (BBR) would only set timers for
+/// nothing. Reno is in every kernel and open to everyone; nothing is lost on loopback that it could slow down for.
+fn unpaced(socket: &impl AsFd) {
+    let _ = setsockopt(socket, sockopt::TcpCongestion, &OsString::from("reno"));
+}
+
 /// A listener for IPv6 only.
 pub(crate) fn listen_v6(addr: SocketAddr) -> io::Result<TcpListener> {
     let flags = SockFlag::SOCK_CLOEXEC;
@@ -294,7 +308,18 @@ const BACKLOG: i32 = 128;
 fn set_caps(socket: &impl AsFd, caps: HostCaps) {
     let _ = setsockopt(socket, sockopt::SndBuf, &((caps.sndbuf / KERNEL_DOUBLES) as usize));
     let _ = setsockopt(socket, sockopt::RcvBuf, &((caps.rcvbuf / KERNEL_DOUBLES) as usize));
+    unclamp(socket);
 }
+
+/// A connection's window stays below what the buffer was when it began (tcp_connect_init, tcp_openreq_init_rwin) or
+/// when the size of arriving segments last changed (tcp_measure_rcv_mss), though the buffer is larger now. The buffer
+/// is to be the limit, nothing else.
+fn unclamp(socket: &impl AsFd) {
+    let _ = sys::set_window_clamp(socket.as_fd(), WINDOW_MAX);
+}
+
+/// The largest window TCP can express (RFC 7323 section 2.3).
+const WINDOW_MAX: u32 = 1 << 30;
 
 fn map_io(error: &io::Error) -> HostError {
     map(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))

@@ -33,6 +33,22 @@ pub(crate) fn socket_queued_bytes(socket: BorrowedFd<'_>) -> io::Result<(u32, u3
     Ok((vars[MEMINFO_WMEM_QUEUED], vars[MEMINFO_RMEM_ALLOC]))
 }
 
+/// TCP_WINDOW_CLAMP of a connected or connecting socket, bytes.
+pub(crate) fn set_window_clamp(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
+    let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the kernel reads one int.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_WINDOW_CLAMP,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Random bytes for the stack's secret.
 pub(crate) fn random_u64() -> io::Result<u64> {
     let mut bytes = [0u8; 8];

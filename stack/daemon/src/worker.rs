@@ -6,6 +6,7 @@
 //! depends on what happened, not on how many containers there are.
 
 mod control;
+mod rest;
 mod seat;
 
 use std::collections::BTreeSet;
@@ -25,6 +26,7 @@ use crate::host_level::HostLevel;
 use crate::token::{self, Kind};
 
 pub(crate) use control::Command;
+use rest::Recent;
 use seat::{After, Seat, Shared};
 
 /// Events taken from the poll in one turn.
@@ -54,6 +56,7 @@ pub(crate) struct Worker {
     active: Vec<u16>,
     /// Budgets that were used since waiters and events were last asked for.
     touched: Vec<usize>,
+    recent: Recent,
     deadlines: BTreeSet<(Instant, u16)>,
     /// Some container's frames are captured: files are flushed before each wait.
     captures: bool,
@@ -102,6 +105,7 @@ impl Worker {
             seats: Vec::new(),
             active: Vec::new(),
             touched: Vec::new(),
+            recent: Recent::default(),
             deadlines: BTreeSet::new(),
             captures: false,
             called: false,
@@ -214,13 +218,23 @@ impl Worker {
             let Some(seat) = &mut self.seats[usize::from(index)] else { continue };
             let Some(owner) = &mut self.budgets[seat.budget] else { continue };
             seat.active = false;
+            if seat.rests(now) {
+                self.reschedule(index);
+                continue;
+            }
             if !std::mem::replace(&mut owner.touched, true) {
                 self.touched.push(seat.budget);
             }
             let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
             let after = seat.turn(&mut owner.budget, &mut Shared { now, pool, scratch });
             let before = std::mem::replace(&mut cpu, clock::thread_cpu_ns());
-            seat.cpu_ns += cpu.saturating_sub(before);
+            let took = cpu.saturating_sub(before);
+            seat.cpu_ns += took;
+            self.recent.ran(index, now);
+            if owner.budget.under_pressure() {
+                let ran_until = now + Duration::from_nanos(took);
+                seat.rest_until = self.recent.rest(index, took, now).map(|rest| ran_until + rest);
+            }
             self.reschedule(index);
             match after {
                 After::Idle => {}

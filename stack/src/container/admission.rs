@@ -15,12 +15,13 @@ use crate::flow::{Flow, HostSide};
 use crate::icmp::{self, Unreachable};
 use crate::io::{Ctx, FlowId};
 use crate::parked::Parking;
+use crate::relay;
 use crate::segment::{Segment, Tuple};
 use crate::seq::Seq;
 use crate::tcp::{Link, Tcb};
 
 /// connect(2)s in one turn.
-const CONNECTS_PER_TURN: usize = 8;
+const CONNECTS_PER_TURN: usize = 2;
 
 impl Container {
     /// A SYN for no flow. A parked one that is said again keeps its place.
@@ -50,13 +51,14 @@ impl Container {
         to: SocketAddr,
         syn: &Segment<'_>,
     ) -> bool {
-        let Ok((id, ledger)) = self.reserve(cx) else { return false };
+        let Ok((id, mut ledger)) = self.reserve(cx) else { return false };
         let (iss, ts_offset) = self.initial(&tuple, cx.now);
         let tcb = Tcb::passive(self.link(&tuple, cx.budget), iss, ts_offset, syn, cx.now);
-        let side = HostSide::new(to, HOST_FLOOR, false);
+        let caps = relay::caps_at_connect(cx.budget, &mut ledger, cx.now);
+        let side = HostSide::new(to, caps, false);
         let mut flow = Flow::new(id, tuple, tcb, side, ledger, cx.now);
         self.stats.add(Stat::PassiveOpens);
-        match cx.host.connect(id, to, HOST_FLOOR) {
+        match cx.host.connect(id, to, caps) {
             Ok(()) => {
                 self.mark(&mut flow);
                 self.flows.insert(flow);

@@ -71,12 +71,15 @@ fn a_syn_without_room_waits_and_is_answered_when_a_flow_closes() {
     let peers = fill(&mut rig);
     assert!(peers.len() >= 2, "{}", peers.len());
     assert_eq!(rig.stack.stats().parked, 1);
-    assert_eq!(rig.counter(Counter::AdmissionDelayed), 1);
+    // Others may have waited before it, until idle windows were lent.
+    let delayed = rig.counter(Counter::AdmissionDelayed);
+    assert!(delayed >= 1);
     // Said again: it keeps its place.
     let waiting = 40_000 + peers.len() as u16;
     rig.pass(1000);
     rig.send(Hello::default().syn(waiting, 80));
     assert_eq!(rig.stack.stats().parked, 1);
+    assert_eq!(rig.counter(Counter::AdmissionDelayed), delayed);
     let before = rig.host.connects.len();
     rig.send(peers[0].rst());
     assert_eq!(rig.host.connects.len(), before + 1, "in the turn in which the room came back");

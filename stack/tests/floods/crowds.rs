@@ -9,7 +9,7 @@ use crate::raw::Raw;
 use crate::scene::Scene;
 
 /// What a flow is guaranteed (README, "How large --hard should be"), and the largest device queue.
-const FLOW: u64 = 17_920;
+const FLOW: u64 = 22_528;
 const QUEUE: u64 = 4 << 20;
 
 fn run(crowd: Crowd, hard: u64, length: Duration) -> (Scene, Outcome) {

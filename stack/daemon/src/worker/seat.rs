@@ -17,7 +17,7 @@ use crate::token;
 
 /// Frames and bytes taken from one device in one turn: small enough that what was read is still in the cache when it
 /// is relayed, and that no other container waits long; large enough that the turn's fixed cost does not show.
-const FRAMES_PER_TURN: usize = 128;
+const FRAMES_PER_TURN: usize = 32;
 const BYTES_PER_TURN: usize = 512 << 10;
 
 const ACCEPTS_PER_TURN: usize = 16;
@@ -49,6 +49,8 @@ pub(super) struct Seat {
     pub(super) active: bool,
     /// As it stands in the worker's list of deadlines.
     pub(super) deadline: Option<Instant>,
+    /// It leaves the thread to its neighbours until then.
+    pub(super) rest_until: Option<Instant>,
     pub(super) cpu_ns: u64,
     pub(super) turns: u64,
 }
@@ -91,6 +93,7 @@ impl Seat {
             device_ready: true,
             active: false,
             deadline: None,
+            rest_until: None,
             cpu_ns: 0,
             turns: 0,
         }
@@ -154,8 +157,17 @@ impl Seat {
         self.with_stack(budget, shared, |stack, cx| stack.turn(cx))
     }
 
+    /// It runs when its rest is over; what happens until then is remembered.
+    pub(super) fn rests(&mut self, now: Instant) -> bool {
+        self.rest_until = self.rest_until.filter(|&until| until > now);
+        self.rest_until.is_some()
+    }
+
     /// The next moment something has to be done here though nothing happens.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
+        if self.rest_until.is_some() {
+            return self.rest_until;
+        }
         let rests = self.listeners.iter().filter_map(|l| l.rest_until);
         rests.chain(self.stack.next_deadline()).min()
     }
