@@ -54,7 +54,11 @@ impl Container {
         let Ok((id, mut ledger)) = self.reserve(cx) else { return false };
         let (iss, ts_offset) = self.initial(&tuple, cx.now);
         let tcb = Tcb::passive(self.link(&tuple, cx.budget), iss, ts_offset, syn, cx.now);
-        let caps = relay::caps_at_connect(cx.budget, &mut ledger, cx.now);
+        let caps = if self.config.scale_at_connect {
+            relay::caps_at_connect(cx.budget, &mut ledger, cx.now)
+        } else {
+            HOST_FLOOR
+        };
         let side = HostSide::new(to, caps, false);
         let mut flow = Flow::new(id, tuple, tcb, side, ledger, cx.now);
         self.stats.add(Stat::PassiveOpens);
