@@ -60,7 +60,7 @@ pub struct Publish {
 }
 
 impl Publish {
-    /// An IPv6 address is listened on for IPv6 alone: 0.0.0.0 and [::] may both be bound, and each leads to the
+    /// An IPv6 address is listened on for IPv6 alone: `0.0.0.0` and `[::]` may both be bound, and each leads to the
     /// container's address of its family.
     pub fn bind(addr: SocketAddr, guest_port: u16) -> io::Result<Self> {
         let listener = match addr {
