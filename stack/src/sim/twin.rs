@@ -49,14 +49,7 @@ impl Device for Outbox<'_> {
             return false;
         }
         self.room -= 1;
-        let mut frame = self.frames.take(parts.iter().map(|p| p.len()).sum());
-        let mut at = 0;
-        for part in parts {
-            frame.bytes_mut()[at..at + part.len()].copy_from_slice(part);
-            at += part.len();
-        }
-        frame.vnet = *vnet;
-        self.out.push(frame);
+        self.out.push(self.frames.gather(vnet, parts));
         true
     }
 }
