@@ -97,7 +97,7 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Inconclusive::Fail)]
         inconclusive: Inconclusive,
     },
-    #[command(name = crate::target::tap::SUBCOMMAND, hide = true)]
+    #[command(name = crate::target::agent::SUBCOMMAND, hide = true)]
     Agent,
     #[command(flatten)]
     OfResults(commands::Command),
@@ -196,7 +196,7 @@ fn dispatch(command: Command) -> Result<u8, Failure> {
             };
             said(recheck::gate(&result, &options)?)
         }
-        Command::Agent => target::tap::agent_main().map(|()| 0).map_err(Failure::Io),
+        Command::Agent => target::agent::main().map(|()| 0).map_err(Failure::Io),
         Command::OfResults(command) => commands::dispatch(command),
     }
 }

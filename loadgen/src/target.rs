@@ -1,5 +1,7 @@
 //! Where a plan runs. A target carries out one arm of a plan and hands back records; it judges nothing.
 
+mod actor;
+pub(crate) mod agent;
 pub mod kernel;
 pub mod tap;
 pub mod virt;
