@@ -153,7 +153,8 @@ pub struct ContainerResult {
     pub corrupt: u64,
     /// Connections that ended although wanted.
     pub broken: u64,
-    /// CPU spent in the stack for this container while contended; `null` in virtual time, where CPU is infinite.
+    /// CPU spent in the stack for this container while contended; `null` where it is not counted: CPU is infinite in
+    /// virtual time, and the kernel's own stack does not say.
     pub stack_cpu_ns: Option<u64>,
 }
 
