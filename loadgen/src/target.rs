@@ -12,7 +12,7 @@ use crate::exit::Failure;
 use crate::gate::Thresholds;
 use crate::plan::{ArmPlan, Plan};
 use crate::result::ArmResult;
-use crate::units::nearest;
+use crate::units::hint;
 
 /// What a target is told while it runs.
 #[derive(Debug, Clone, Copy)]
@@ -49,8 +49,7 @@ pub fn find(name: &str) -> Result<Box<dyn Target>, Failure> {
         "tap" => Ok(Box::new(tap::TapTarget)),
         "kernel" => Ok(Box::new(kernel::KernelTarget)),
         _ => {
-            let hint = nearest(name, NAMES.iter().copied());
-            let hint = hint.map_or_else(String::new, |h| format!("; did you mean '{h}'?"));
+            let hint = hint(name, NAMES.iter().copied());
             Err(Failure::Usage(format!("no target '{name}'{hint}")))
         }
     }

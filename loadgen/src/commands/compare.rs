@@ -17,7 +17,7 @@ use crate::export::json;
 use crate::interrupt;
 use crate::metrics::{METRICS, Metric, find};
 use crate::result::RunResult;
-use crate::units::nearest;
+use crate::units::hint;
 
 const VIRTUAL: &str = "virtual";
 /// Tested unless asked for others: each metric more asks for more pairs.
@@ -198,8 +198,7 @@ impl Compare {
 
 fn metric(key: &str) -> Result<&'static Metric, Failure> {
     find(key).ok_or_else(|| {
-        let hint = nearest(key, METRICS.iter().map(|m| m.key));
-        let hint = hint.map_or_else(String::new, |h| format!("; did you mean '{h}'?"));
+        let hint = hint(key, METRICS.iter().map(|m| m.key));
         Failure::Usage(format!("no metric '{key}'{hint}"))
     })
 }
