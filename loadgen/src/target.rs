@@ -6,6 +6,7 @@ pub mod kernel;
 pub mod tap;
 pub mod virt;
 
+use std::fmt;
 use std::sync::atomic::AtomicBool;
 
 use crate::exit::Failure;
@@ -21,7 +22,7 @@ pub struct Control<'a> {
     pub stop: &'a AtomicBool,
 }
 
-pub trait Target: Sync {
+pub trait Target: fmt::Debug + Sync {
     fn name(&self) -> &'static str;
     /// What a victim may pay here.
     fn thresholds(&self, plan: &Plan) -> Thresholds;
@@ -29,6 +30,10 @@ pub trait Target: Sync {
     fn parallel(&self) -> bool;
     /// The link has a rate that a victim alone can be held to.
     fn has_link_rate(&self) -> bool;
+    /// Can this plan be carried out, here and by this process? Asked before anything is set up or written.
+    fn check(&self, _plan: &Plan) -> Result<(), Failure> {
+        Ok(())
+    }
     /// The arms that a plan has here.
     fn arms(&self, plan: &Plan) -> Vec<ArmPlan> {
         plan.arms.clone()

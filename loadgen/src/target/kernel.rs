@@ -58,13 +58,16 @@ impl Target for KernelTarget {
         ]
     }
 
+    fn check(&self, plan: &Plan) -> Result<(), Failure> {
+        check(plan)
+    }
+
     fn run_arm(
         &self,
         plan: &Plan,
         arm: &ArmPlan,
         control: Control<'_>,
     ) -> Result<ArmResult, Failure> {
-        check(plan)?;
         let stage = Stage::set(plan, arm)?;
         let samples = stage.play(plan, control)?;
         stage.result(plan, arm, samples)

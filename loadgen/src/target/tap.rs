@@ -53,14 +53,17 @@ impl Target for TapTarget {
         true
     }
 
+    fn check(&self, plan: &Plan) -> Result<(), Failure> {
+        carries(plan)?;
+        check_privileges()
+    }
+
     fn run_arm(
         &self,
         plan: &Plan,
         arm: &ArmPlan,
         control: Control<'_>,
     ) -> Result<ArmResult, Failure> {
-        carries(plan)?;
-        check_privileges()?;
         let mut stage = Stage::set(plan, arm)?;
         let samples = stage.play(plan, control)?;
         let reports = stage.reports()?;
