@@ -100,6 +100,47 @@ fn bad_input_is_exit_2_and_names_what_would_do() {
     }
 }
 
+/// Whatever is wrong is said before a folder is made or anything is run.
+#[test]
+fn bad_input_leaves_nothing_behind() {
+    let dir = scratch("nothing");
+    let out = dir.display().to_string();
+    let conns = "group.hog.stuff.conns";
+    for (args, wants) in [
+        (&["run", "incast", "--target", "tap"][..], "'incast' is for the virtual target only"),
+        (&["sweep", "incast", "--target", "tap", "--param", "run.solo=1s,2s"], "'incast' is for"),
+        (&["sweep", "step", "--param", "group.hog.stuff.conns=1,many"], "many"),
+        (&["search", "step", "--param", conns, "--from", "1", "--to", "9999999"], "0 to 5000"),
+        (&["search", "aa", "--param", "run.solo", "--from", "2s", "--to", "1s"], "not below"),
+        (&["compare", "--exec", "--scenario", "stepp"], "did you mean 'step'"),
+        (&["compare", "--exec", "--target", "tapp"], "did you mean 'tap'"),
+        (&["compare", "--exec", "--set-b", "victms=3"], "did you mean 'victims'"),
+        (&["compare"], "--exec"),
+    ] {
+        let (code, _, err) = loadgen(&[args, &["--out", &out]].concat());
+        assert_eq!(code, 2, "{args:?}: {err}");
+        assert!(err.contains(wants), "{args:?}: {err}");
+        assert!(!dir.exists(), "{args:?}");
+    }
+}
+
+/// Nothing can fail where nothing is judged.
+#[test]
+fn a_search_without_a_subject_is_refused() {
+    let (file, dir) = (scratch("judged-by-nobody.toml"), scratch("judged-by-nobody"));
+    let arm = "[[arm]]\nname = \"shared\"\nrole = \"baseline\"\n";
+    let more = "[[arm]]\nname = \"container\"\nrole = \"baseline\"\n";
+    let head = "name = \"unjudged\"\nextends = \"builtin:step\"\n";
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, [head, arm, more].concat()).unwrap();
+    let (file, out) = (file.display().to_string(), dir.display().to_string());
+    let conns = "group.hog.stuff.conns";
+    let args = ["search", &file, "--param", conns, "--from", "1", "--to", "9", "--out", &out];
+    let (code, _, err) = loadgen(&args);
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains("has no subject") && !dir.exists(), "{err}");
+}
+
 #[test]
 fn a_place_that_cannot_be_written_is_found_before_the_work() {
     let (code, _, err) = loadgen(&["repro", "--out", "/proc/nowhere"]);
