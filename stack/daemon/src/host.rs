@@ -164,6 +164,10 @@ impl HostSockets {
 }
 
 impl Host for HostSockets {
+    fn keeps_scale(&self) -> bool {
+        true
+    }
+
     fn connect(&mut self, flow: FlowId, to: SocketAddr, caps: HostCaps) -> Result<(), HostError> {
         self.start(flow, to, caps)
     }
