@@ -56,10 +56,8 @@ enum Command {
         /// `containers=1,10,100`
         #[arg(long, value_name = "KEY=VALUE,...")]
         param: String,
-        #[arg(long, default_value = "virtual")]
-        target: String,
         #[command(flatten)]
-        options: Basics,
+        options: OfMany,
     },
     /// Look for the largest value of a parameter at which no subject's gate fails
     Search {
@@ -75,10 +73,8 @@ enum Command {
         /// Halvings at most
         #[arg(long, default_value_t = 8)]
         steps: u32,
-        #[arg(long, default_value = "virtual")]
-        target: String,
         #[command(flatten)]
-        options: Basics,
+        options: OfMany,
     },
     /// Judge a saved result: exit 3 when a gate fails, 4 when it is worse than the baseline, 6 without one
     Gate {
@@ -97,7 +93,7 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Inconclusive::Fail)]
         inconclusive: Inconclusive,
     },
-    #[command(name = crate::target::tap::SUBCOMMAND, hide = true)]
+    #[command(name = crate::target::agent::SUBCOMMAND, hide = true)]
     Agent,
     #[command(flatten)]
     OfResults(commands::Command),
@@ -109,6 +105,7 @@ enum Inconclusive {
     Warn,
 }
 
+/// What every run has.
 #[derive(Debug, clap::Args)]
 struct Basics {
     /// A seed is a run: the virtual target gives the same bytes every time
@@ -117,25 +114,13 @@ struct Basics {
     /// Change a parameter (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Where to write [default: out/<command>-<scenario>-<seed>]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
 }
 
-impl Basics {
-    fn study<'a>(&'a self, scenario: &'a str, target: &'a str) -> Study<'a> {
-        Study { scenario, target, seed: self.seed, set: &self.set, out: self.out.clone() }
-    }
-}
-
+/// One run.
 #[derive(Debug, clap::Args)]
 struct Options {
-    /// A seed is a run: the virtual target gives the same bytes every time
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Change a parameter (repeatable)
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    #[command(flatten)]
+    basics: Basics,
     /// Where to write the result [default: out/<name>-<seed>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -144,6 +129,25 @@ struct Options {
     json: bool,
     #[command(flatten)]
     outputs: commands::Outputs,
+}
+
+/// Many runs.
+#[derive(Debug, clap::Args)]
+struct OfMany {
+    #[arg(long, default_value = "virtual")]
+    target: String,
+    #[command(flatten)]
+    basics: Basics,
+    /// Where to write [default: out/<command>-<scenario>-<seed>]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+impl OfMany {
+    fn study<'a>(&'a self, scenario: &'a str, target: &'a dyn Target) -> Study<'a> {
+        let Basics { seed, set } = &self.basics;
+        Study { scenario, target, seed: *seed, set, out: self.out.clone() }
+    }
 }
 
 /// Everything but the process: returns the exit code.
@@ -178,14 +182,16 @@ fn dispatch(command: Command) -> Result<u8, Failure> {
         }
         Command::List => print(&list()?),
         Command::Show { name } => print(&show(&name)?),
-        Command::Sweep { scenario, param, target, options } => {
+        Command::Sweep { scenario, param, options } => {
+            let target = target::find(&options.target)?;
             let stop = Control { stop: interrupt::watch() };
-            said(study::sweep(&options.study(&scenario, &target), &param, stop)?)
+            said(study::sweep(&options.study(&scenario, target.as_ref()), &param, stop)?)
         }
-        Command::Search { scenario, param, from, to, steps, target, options } => {
+        Command::Search { scenario, param, from, to, steps, options } => {
+            let target = target::find(&options.target)?;
             let range = study::Range { key: &param, from: &from, to: &to, steps };
             let stop = Control { stop: interrupt::watch() };
-            said(study::search(&options.study(&scenario, &target), &range, stop)?)
+            said(study::search(&options.study(&scenario, target.as_ref()), &range, stop)?)
         }
         Command::Gate { result, baseline, expr, tolerance, inconclusive } => {
             let options = recheck::Options {
@@ -196,7 +202,7 @@ fn dispatch(command: Command) -> Result<u8, Failure> {
             };
             said(recheck::gate(&result, &options)?)
         }
-        Command::Agent => target::tap::agent_main().map(|()| 0).map_err(Failure::Io),
+        Command::Agent => target::agent::main().map(|()| 0).map_err(Failure::Io),
         Command::OfResults(command) => commands::dispatch(command),
     }
 }
@@ -215,13 +221,10 @@ fn run_one(
     stop: &AtomicBool,
 ) -> Result<u8, Failure> {
     let target = target::find(target)?;
-    let mut scenario = Scenario::find(name, target.name())?;
-    for assignment in &options.set {
-        scenario.set(assignment)?;
-    }
-    let plan = scenario.plan(options.seed)?;
+    let Basics { seed, set } = &options.basics;
+    let plan = run::plan(name, target.as_ref(), set, *seed)?;
     let label = label.unwrap_or(&plan.scenario);
-    let default = || PathBuf::from(format!("out/{label}-{}", options.seed));
+    let default = || PathBuf::from(format!("out/{label}-{seed}"));
     let out = options.out.clone().unwrap_or_else(default);
     run::check_writable(&out)?;
 
@@ -243,7 +246,7 @@ fn run_one(
 
 /// Virtual time takes as long as it takes; on the wall clock the arms follow each other.
 fn expected(plan: &Plan, target: &dyn Target) -> Option<Duration> {
-    let all = Duration::from_nanos(plan.end_ns()) * plan.arms.len() as u32;
+    let all = Duration::from_nanos(plan.end_ns()) * target.arms(plan).len() as u32;
     (!target.parallel()).then_some(all)
 }
 

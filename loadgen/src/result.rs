@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{ArmRole, Isolation, Phase, Role, RuleSet};
+use crate::plan::{ArmPlan, ArmRole, ContainerPlan, Isolation, Phase, Role, RuleSet};
 
 pub const SCHEMA: &str = "loadgen.result/1";
 
@@ -63,6 +63,19 @@ pub struct ArmResult {
     /// Still charged, at the end, to budgets whose containers are all gone.
     #[serde(default)]
     pub leaked_bytes: u64,
+}
+
+impl ArmResult {
+    /// What its plan says, and nothing measured.
+    pub fn of(arm: &ArmPlan) -> Self {
+        Self {
+            name: arm.name.clone(),
+            role: arm.role,
+            isolation: arm.isolation,
+            rules: arm.rules,
+            ..Self::default()
+        }
+    }
 }
 
 /// A group of a scenario as one: histograms are merged, percentiles are never averaged.
@@ -140,8 +153,28 @@ pub struct ContainerResult {
     pub corrupt: u64,
     /// Connections that ended although wanted.
     pub broken: u64,
-    /// CPU spent in the stack for this container while contended; `null` in virtual time, where CPU is infinite.
+    /// CPU spent in the stack for this container while contended; `null` where it is not counted: CPU is infinite in
+    /// virtual time, and the kernel's own stack does not say.
     pub stack_cpu_ns: Option<u64>,
+}
+
+impl ContainerResult {
+    /// What its plan says, and nothing measured.
+    pub fn of(c: &ContainerPlan) -> Self {
+        Self {
+            name: c.name.clone(),
+            role: c.role,
+            group: c.group.clone(),
+            weight: c.weight,
+            bits_per_second: c.bits_per_second,
+            wants_up: c.wants_up(),
+            wants_down: c.wants_down(),
+            joined_ns: c.joins_ns,
+            left_ns: c.leaves_ns,
+            hard_bytes: c.budget.hard_bytes,
+            ..Self::default()
+        }
+    }
 }
 
 fn yes() -> bool {

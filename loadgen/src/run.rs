@@ -11,13 +11,32 @@ use crate::exit::Failure;
 use crate::gate;
 use crate::plan::Plan;
 use crate::result::{ArmResult, Meta, RunResult, SCHEMA};
+use crate::scenario::Scenario;
 use crate::target::{Control, Target};
+
+/// The plan of a scenario with these settings, if the target carries it: what is wrong with any of them is said before
+/// a place is made for what comes of it.
+pub fn plan<'a>(
+    scenario: &str,
+    target: &dyn Target,
+    set: impl IntoIterator<Item = &'a String>,
+    seed: u64,
+) -> Result<Plan, Failure> {
+    let mut scenario = Scenario::find(scenario, target.name())?;
+    for assignment in set {
+        scenario.set(assignment)?;
+    }
+    let plan = scenario.plan(seed)?;
+    target.check(&plan)?;
+    Ok(plan)
+}
 
 /// Runs every arm, derives, judges.
 pub fn run(plan: &Plan, target: &dyn Target, control: Control<'_>) -> Result<RunResult, Failure> {
     let started_unix_ms =
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
     let clock = Instant::now();
+    target.check(plan)?;
     let mut arms = run_arms(plan, target, control)?;
     for arm in &mut arms {
         analyse::derive(arm, Frame { phases: &plan.phases, window_ns: plan.window_ns });

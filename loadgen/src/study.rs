@@ -11,15 +11,14 @@ use crate::export::json;
 use crate::plan::{ArmRole, Plan};
 use crate::result::{ArmResult, GateKind, RunResult};
 use crate::run;
-use crate::scenario::Scenario;
-use crate::target::{self, Control};
+use crate::target::{Control, Target};
 use crate::units::{Unit, bytes, time};
 
 /// What every run of a study has in common.
 #[derive(Debug)]
 pub struct Study<'a> {
     pub scenario: &'a str,
-    pub target: &'a str,
+    pub target: &'a dyn Target,
     pub seed: u64,
     pub set: &'a [String],
     pub out: Option<PathBuf>,
@@ -83,7 +82,7 @@ pub fn sweep(
     let out = study.place("sweep", &plans[0])?;
     let mut points = Vec::new();
     for (value, plan) in values.iter().zip(&plans) {
-        let result = run::run(plan, target::find(study.target)?.as_ref(), control)?;
+        let result = run::run(plan, study.target, control)?;
         let dir = out.join(file_name(key, value));
         fs::create_dir_all(&dir).map_err(|e| Failure::io(dir.display(), e))?;
         put(&dir.join("result.json"), &json::result(&result)?)?;
@@ -98,7 +97,7 @@ pub fn sweep(
     let text = format!(
         "{} over {key} on the {} target, seed {}\n\n{}\nVERDICT: {} exit={exit} out={}\n",
         study.scenario,
-        study.target,
+        study.target.name(),
         study.seed,
         table(key, &points),
         word(exit),
@@ -124,12 +123,14 @@ pub fn search(
     control: Control<'_>,
 ) -> Result<(String, u8), Failure> {
     let (unit, low, high) = bounds(range)?;
-    let out = study.place("search", &study.subject(range.key, range.from)?)?;
+    let plan = study.subject(range.key, range.from)?;
+    study.subject(range.key, range.to)?;
+    let out = study.place("search", &plan)?;
     let mut points = Vec::new();
     let mut try_at = |n: u64| {
         let value = unit.show(n);
         let plan = study.subject(range.key, &value)?;
-        let result = run::run(&plan, target::find(study.target)?.as_ref(), control)?;
+        let result = run::run(&plan, study.target, control)?;
         if result.interrupted {
             return Err(Failure::Interrupted);
         }
@@ -141,7 +142,7 @@ pub fn search(
     let mut text = format!(
         "{} on the {} target: the largest {} that passes, {} to {}\n\n{}\n",
         study.scenario,
-        study.target,
+        study.target.name(),
         range.key,
         range.from,
         range.to,
@@ -218,18 +219,18 @@ fn passes(result: &RunResult) -> bool {
 
 impl Study<'_> {
     fn plan(&self, more: &[String]) -> Result<Plan, Failure> {
-        let target = target::find(self.target)?;
-        let mut scenario = Scenario::find(self.scenario, target.name())?;
-        for assignment in self.set.iter().chain(more) {
-            scenario.set(assignment)?;
-        }
-        scenario.plan(self.seed)
+        run::plan(self.scenario, self.target, self.set.iter().chain(more), self.seed)
     }
 
     /// Only the arms that are judged: what a search asks is not whether a control starves.
     fn subject(&self, key: &str, value: &str) -> Result<Plan, Failure> {
         let mut plan = self.plan(&[format!("{key}={value}")])?;
         plan.arms.retain(|a| a.role == ArmRole::Subject);
+        if !self.target.arms(&plan).iter().any(|a| a.role == ArmRole::Subject) {
+            let (scenario, target) = (self.scenario, self.target.name());
+            let what = "has no subject, so none of its gates can fail";
+            return Err(Failure::Usage(format!("{scenario} on the {target} target {what}")));
+        }
         Ok(plan)
     }
 
@@ -244,7 +245,7 @@ impl Study<'_> {
         let file = SweepFile {
             schema: "loadgen.sweep/1",
             scenario: self.scenario,
-            target: self.target,
+            target: self.target.name(),
             seed: self.seed,
             param,
             points,

@@ -1,16 +1,19 @@
 //! Where a plan runs. A target carries out one arm of a plan and hands back records; it judges nothing.
 
+mod actor;
+pub(crate) mod agent;
 pub mod kernel;
 pub mod tap;
 pub mod virt;
 
+use std::fmt;
 use std::sync::atomic::AtomicBool;
 
 use crate::exit::Failure;
 use crate::gate::Thresholds;
 use crate::plan::{ArmPlan, Plan};
 use crate::result::ArmResult;
-use crate::units::nearest;
+use crate::units::hint;
 
 /// What a target is told while it runs.
 #[derive(Debug, Clone, Copy)]
@@ -19,7 +22,7 @@ pub struct Control<'a> {
     pub stop: &'a AtomicBool,
 }
 
-pub trait Target: Sync {
+pub trait Target: fmt::Debug + Sync {
     fn name(&self) -> &'static str;
     /// What a victim may pay here.
     fn thresholds(&self, plan: &Plan) -> Thresholds;
@@ -27,6 +30,10 @@ pub trait Target: Sync {
     fn parallel(&self) -> bool;
     /// The link has a rate that a victim alone can be held to.
     fn has_link_rate(&self) -> bool;
+    /// Can this plan be carried out, here and by this process? Asked before anything is set up or written.
+    fn check(&self, _plan: &Plan) -> Result<(), Failure> {
+        Ok(())
+    }
     /// The arms that a plan has here.
     fn arms(&self, plan: &Plan) -> Vec<ArmPlan> {
         plan.arms.clone()
@@ -47,8 +54,7 @@ pub fn find(name: &str) -> Result<Box<dyn Target>, Failure> {
         "tap" => Ok(Box::new(tap::TapTarget)),
         "kernel" => Ok(Box::new(kernel::KernelTarget)),
         _ => {
-            let hint = nearest(name, NAMES.iter().copied());
-            let hint = hint.map_or_else(String::new, |h| format!("; did you mean '{h}'?"));
+            let hint = hint(name, NAMES.iter().copied());
             Err(Failure::Usage(format!("no target '{name}'{hint}")))
         }
     }

@@ -134,6 +134,11 @@ pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
     (best.0 <= typed.len().max(best.1.len()).div_ceil(2)).then_some(best.1)
 }
 
+/// What to add to a message about a word that is not known: a question, or nothing.
+pub fn hint<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(typed, known).map_or_else(String::new, |near| format!("; did you mean '{near}'?"))
+}
+
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

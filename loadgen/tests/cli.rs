@@ -1,45 +1,17 @@
 //! The command: exit codes, files, determinism, and what it says to bad input.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Command;
 
-/// A small world that still starves: seconds of a debug build.
-const SMALL: &[&str] = &[
-    "victims=1",
-    "stuff=60",
-    "hoard=20",
-    "hog-hard=4MiB",
-    "victim-hard=2MiB",
-    "rate=100Mbit",
-    "hog-rate=1Gbit",
-    "probe-rate=2000",
-    "response=128",
-    "solo=1s",
-    "contended=1s",
-    "recovery=200ms",
-    "guest-buffer=64KiB",
-];
+#[path = "support/program.rs"]
+mod program;
+#[path = "support/small.rs"]
+mod small;
 
-fn loadgen(args: &[&str]) -> Output {
-    let out = Command::new(env!("CARGO_BIN_EXE_loadgen")).args(args).output();
-    out.expect("loadgen starts")
-}
+use program::{json, loadgen, scratch};
+use small::SMALL;
 
-fn code(out: &Output) -> i32 {
-    out.status.code().expect("an exit code")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn scratch(name: &str) -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let _ = std::fs::remove_dir_all(&dir);
-    dir
-}
-
-fn repro(dir: &Path, more: &[&str]) -> Output {
+fn repro(dir: &Path, more: &[&str]) -> (i32, String, String) {
     let dir = dir.display().to_string();
     let mut args = vec!["repro", "--seed", "3", "--out", &dir];
     for set in SMALL.iter().chain(more) {
@@ -48,20 +20,16 @@ fn repro(dir: &Path, more: &[&str]) -> Output {
     loadgen(&args)
 }
 
-fn json(path: &Path) -> serde_json::Value {
-    serde_json::from_str(&std::fs::read_to_string(path).expect("written")).expect("JSON")
-}
-
 #[test]
 fn a_seed_is_the_same_bytes_twice_and_leaves_every_file() {
     let dirs = [scratch("same-1"), scratch("same-2")];
     let outs = dirs.each_ref().map(|d| repro(d, &[]));
-    for out in &outs {
-        assert_eq!(code(out), 0, "{}{}", text(&out.stdout), text(&out.stderr));
-        let last = text(&out.stdout).lines().last().unwrap().to_owned();
+    for (code, out, err) in &outs {
+        assert_eq!(*code, 0, "{out}{err}");
+        let last = out.lines().last().unwrap();
         assert!(last.starts_with("VERDICT: PASS exit=0 out="), "{last}");
         // Progress is for terminals.
-        assert_eq!(text(&out.stderr), "");
+        assert_eq!(err, "");
     }
     let results = dirs.each_ref().map(|d| {
         let text = std::fs::read_to_string(d.join("result.json")).unwrap();
@@ -99,17 +67,17 @@ fn the_result_holds_no_floats() {
 #[test]
 fn without_a_hog_the_run_proves_nothing() {
     let dir = scratch("no-hog");
-    let out = repro(&dir, &["stuff=0", "hoard=0"]);
-    assert_eq!(code(&out), 5, "{}", text(&out.stdout));
-    assert!(text(&out.stdout).contains("VERDICT: INCONCLUSIVE exit=5"));
+    let (code, out, _) = repro(&dir, &["stuff=0", "hoard=0"]);
+    assert_eq!(code, 5, "{out}");
+    assert!(out.contains("VERDICT: INCONCLUSIVE exit=5"));
 }
 
 #[test]
 fn too_few_samples_prove_nothing() {
     let dir = scratch("few");
-    let out = repro(&dir, &["probe-rate=100"]);
-    assert_eq!(code(&out), 5, "{}", text(&out.stdout));
-    assert!(text(&out.stdout).contains("FAIL  shared     probes a phase"));
+    let (code, out, _) = repro(&dir, &["probe-rate=100"]);
+    assert_eq!(code, 5, "{out}");
+    assert!(out.contains("FAIL  shared     probes a phase"));
 }
 
 #[test]
@@ -126,17 +94,58 @@ fn bad_input_is_exit_2_and_names_what_would_do() {
         (&["explain", "jan"], "did you mean 'jain'"),
         (&["nonsense"], "unrecognized subcommand"),
     ] {
-        let out = loadgen(args);
-        assert_eq!(code(&out), 2, "{args:?}");
-        assert!(text(&out.stderr).contains(wants), "{args:?}: {}", text(&out.stderr));
+        let (code, _, err) = loadgen(args);
+        assert_eq!(code, 2, "{args:?}");
+        assert!(err.contains(wants), "{args:?}: {err}");
     }
+}
+
+/// Whatever is wrong is said before a folder is made or anything is run.
+#[test]
+fn bad_input_leaves_nothing_behind() {
+    let dir = scratch("nothing");
+    let out = dir.display().to_string();
+    let conns = "group.hog.stuff.conns";
+    for (args, wants) in [
+        (&["run", "incast", "--target", "tap"][..], "'incast' is for the virtual target only"),
+        (&["sweep", "incast", "--target", "tap", "--param", "run.solo=1s,2s"], "'incast' is for"),
+        (&["sweep", "step", "--param", "group.hog.stuff.conns=1,many"], "many"),
+        (&["search", "step", "--param", conns, "--from", "1", "--to", "9999999"], "0 to 5000"),
+        (&["search", "aa", "--param", "run.solo", "--from", "2s", "--to", "1s"], "not below"),
+        (&["compare", "--exec", "--scenario", "stepp"], "did you mean 'step'"),
+        (&["compare", "--exec", "--target", "tapp"], "did you mean 'tap'"),
+        (&["compare", "--exec", "--set-b", "victms=3"], "did you mean 'victims'"),
+        (&["compare"], "--exec"),
+    ] {
+        let (code, _, err) = loadgen(&[args, &["--out", &out]].concat());
+        assert_eq!(code, 2, "{args:?}: {err}");
+        assert!(err.contains(wants), "{args:?}: {err}");
+        assert!(!dir.exists(), "{args:?}");
+    }
+}
+
+/// Nothing can fail where nothing is judged.
+#[test]
+fn a_search_without_a_subject_is_refused() {
+    let (file, dir) = (scratch("judged-by-nobody.toml"), scratch("judged-by-nobody"));
+    let arm = "[[arm]]\nname = \"shared\"\nrole = \"baseline\"\n";
+    let more = "[[arm]]\nname = \"container\"\nrole = \"baseline\"\n";
+    let head = "name = \"unjudged\"\nextends = \"builtin:step\"\n";
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, [head, arm, more].concat()).unwrap();
+    let (file, out) = (file.display().to_string(), dir.display().to_string());
+    let conns = "group.hog.stuff.conns";
+    let args = ["search", &file, "--param", conns, "--from", "1", "--to", "9", "--out", &out];
+    let (code, _, err) = loadgen(&args);
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains("has no subject") && !dir.exists(), "{err}");
 }
 
 #[test]
 fn a_place_that_cannot_be_written_is_found_before_the_work() {
-    let out = loadgen(&["repro", "--out", "/proc/nowhere"]);
-    assert_eq!(code(&out), 1);
-    assert!(text(&out.stderr).contains("/proc/nowhere"), "{}", text(&out.stderr));
+    let (code, _, err) = loadgen(&["repro", "--out", "/proc/nowhere"]);
+    assert_eq!(code, 1);
+    assert!(err.contains("/proc/nowhere"), "{err}");
 }
 
 /// A run of minutes, interrupted after a moment.
@@ -159,8 +168,8 @@ fn an_interrupted_run_is_exit_130_and_soon() {
 #[test]
 fn help_list_and_explain_succeed() {
     for args in [&["--help"][..], &["--version"], &["list"], &["explain"], &["explain", "exit"]] {
-        let out = loadgen(args);
-        assert_eq!(code(&out), 0, "{args:?}");
-        assert!(!out.stdout.is_empty());
+        let (code, out, _) = loadgen(args);
+        assert_eq!(code, 0, "{args:?}");
+        assert!(!out.is_empty());
     }
 }

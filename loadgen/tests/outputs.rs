@@ -3,44 +3,33 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
 use serde_json::Value;
 
+#[path = "support/program.rs"]
+mod program;
 #[path = "support/readers.rs"]
 mod readers;
 #[path = "support/schema.rs"]
 mod schema;
+#[path = "support/small.rs"]
+mod small;
 
+use program::{loadgen, scratch};
 use schema::Schema;
+use small::SMALL;
 
 /// A small run with both arms, made once. A name in it would break any format that does not escape.
 fn run() -> &'static Path {
     static RUN: OnceLock<PathBuf> = OnceLock::new();
     RUN.get_or_init(|| {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("outputs");
-        let _ = std::fs::remove_dir_all(&dir);
-        let mut args = vec!["repro".to_owned(), "--out".to_owned(), dir.display().to_string()];
-        for set in [
-            "victims=2",
-            "stuff=60",
-            "hoard=20",
-            "hog-hard=4MiB",
-            "victim-hard=2MiB",
-            "rate=100Mbit",
-            "hog-rate=1Gbit",
-            "probe-rate=2000",
-            "response=128",
-            "solo=1s",
-            "contended=1s",
-            "recovery=200ms",
-            "guest-buffer=64KiB",
-        ] {
-            args.extend(["--set".to_owned(), set.to_owned()]);
-        }
-        let out = Command::new(env!("CARGO_BIN_EXE_loadgen")).args(&args).output().unwrap();
-        assert!(out.status.code().is_some_and(|c| c != 1 && c != 2), "{out:?}");
+        let dir = scratch("run");
+        let out = dir.display().to_string();
+        let mut args = vec!["repro", "--out", &out];
+        SMALL.iter().chain(&["victims=2"]).for_each(|s| args.extend(["--set", s]));
+        let (code, said, err) = loadgen(&args);
+        assert!(code != 1 && code != 2, "{said}{err}");
         dir
     })
 }
@@ -50,13 +39,7 @@ fn text(name: &str) -> String {
 }
 
 fn json(name: &str) -> Value {
-    serde_json::from_str(&text(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
-}
-
-fn loadgen(args: &[&str]) -> (i32, String, String) {
-    let out = Command::new(env!("CARGO_BIN_EXE_loadgen")).args(args).output().unwrap();
-    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
-    (out.status.code().unwrap(), text(&out.stdout), text(&out.stderr))
+    program::json(&run().join(name))
 }
 
 fn published(which: &str) -> Value {
@@ -310,8 +293,7 @@ fn the_summary_is_markdown_tables_of_one_width() {
 /// Everything is made of the result, so made again it is the same.
 #[test]
 fn a_report_made_again_is_the_same_files() {
-    let again = Path::new(env!("CARGO_TARGET_TMPDIR")).join("outputs-again");
-    let _ = std::fs::remove_dir_all(&again);
+    let again = scratch("again");
     let (from, to) = (run().display().to_string(), again.display().to_string());
     let (code, out, err) = loadgen(&["report", &from, "--out", &to]);
     assert_eq!(code, 0, "{out}{err}");
@@ -336,7 +318,7 @@ fn a_report_made_again_is_the_same_files() {
 
 #[test]
 fn what_is_no_result_is_exit_6_and_says_what_it_is() {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("outputs-bad");
+    let dir = scratch("bad");
     std::fs::create_dir_all(&dir).unwrap();
     for (content, says) in [
         ("{\"schema\":\"loadgen.result/9\"}", "loadgen.result/9"),

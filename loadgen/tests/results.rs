@@ -1,37 +1,20 @@
 //! The commands that work on results: compare, merge, selftest, explain, schema.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
 use serde_json::Value;
 
-const SMALL: &[&str] = &[
-    "victims=1",
-    "stuff=60",
-    "hoard=20",
-    "hog-hard=4MiB",
-    "victim-hard=2MiB",
-    "rate=100Mbit",
-    "hog-rate=1Gbit",
-    "probe-rate=2000",
-    "response=128",
-    "solo=1s",
-    "contended=1s",
-    "recovery=200ms",
-    "guest-buffer=64KiB",
-];
+#[path = "support/program.rs"]
+mod program;
+#[path = "support/small.rs"]
+mod small;
 
-fn loadgen(args: &[&str]) -> (i32, String, String) {
-    let out =
-        Command::new(env!("CARGO_BIN_EXE_loadgen")).args(args).output().expect("loadgen starts");
-    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
-    (out.status.code().expect("an exit code"), text(&out.stdout), text(&out.stderr))
-}
+use program::{json, loadgen};
+use small::SMALL;
 
 fn scratch(name: &str) -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("results").join(name);
-    let _ = std::fs::remove_dir_all(&dir);
+    let dir = program::scratch(name);
     std::fs::create_dir_all(&dir).expect("a folder");
     dir
 }
@@ -51,8 +34,7 @@ fn run() -> &'static Path {
 }
 
 fn result(dir: &Path) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(dir.join("result.json")).expect("a result"))
-        .expect("JSON")
+    json(&dir.join("result.json"))
 }
 
 /// The run with something changed, in a folder of its own.

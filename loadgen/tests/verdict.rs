@@ -7,24 +7,15 @@ use skbudget_loadgen::run;
 use skbudget_loadgen::scenario::Scenario;
 use skbudget_loadgen::target::{Control, find};
 
+#[path = "support/small.rs"]
+mod small;
+
+use small::SMALL;
+
 #[test]
 fn a_subject_that_starves_fails_the_run() {
     let mut scenario = Scenario::find("starvation", "virtual").unwrap();
-    for set in [
-        "victims=1",
-        "stuff=60",
-        "hoard=20",
-        "hog-hard=4MiB",
-        "victim-hard=2MiB",
-        "rate=100Mbit",
-        "hog-rate=1Gbit",
-        "probe-rate=2000",
-        "response=128",
-        "solo=1s",
-        "contended=1s",
-        "recovery=200ms",
-        "guest-buffer=64KiB",
-    ] {
+    for set in SMALL {
         scenario.set(set).unwrap();
     }
     let mut plan = scenario.plan(1).unwrap();

@@ -53,9 +53,6 @@ pub struct ContainerConfig {
     pub secret: [u64; 2],
     /// Silence after which an established flow is probed.
     pub keepalive: Duration,
-    /// Host sockets keep the window scale they connect with, so where there is plenty they connect with a large buffer.
-    /// So it is with a kernel's sockets; a simulated host's window follows its buffer at any time.
-    pub scale_at_connect: bool,
     /// Silence after which a flow that waits for an answer is given up (RFC 9293 section 3.9.1, RFC 1122's R2).
     pub user_timeout: Duration,
     /// Congestion control towards the guest.
@@ -143,7 +140,6 @@ impl ContainerConfig {
             flows_max: 65_536,
             secret,
             keepalive: Duration::from_secs(7200),
-            scale_at_connect: false,
             user_timeout: Duration::from_secs(900),
             congestion: Algorithm::default(),
         }

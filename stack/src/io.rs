@@ -59,6 +59,12 @@ pub enum Close {
 
 /// The host's side of one container's flows.
 pub trait Host {
+    /// The window scale of a connection follows from the buffer it began with, for the rest of its life: so it is with
+    /// a kernel's sockets, and where there is plenty they connect with a large one. Otherwise a window follows its
+    /// buffer at any time.
+    fn keeps_scale(&self) -> bool {
+        false
+    }
     /// Starts a non-blocking connect with buffers set to `caps` first. `Ok`: under way or done; the outcome is asked
     /// with `connect_outcome` once the socket was reported writable.
     fn connect(&mut self, flow: FlowId, to: SocketAddr, caps: HostCaps) -> Result<(), HostError>;

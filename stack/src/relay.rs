@@ -256,3 +256,37 @@ fn lower_to(ends: &mut Ends<'_>, to: HostCaps, mem: &mut Mem<'_>) {
     ends.side.caps = after;
     mem.budget.host_lower(mem.ledger, u64::from(by), mem.now);
 }
+
+#[cfg(test)]
+mod tests {
+    use skbudget_controller::FlowSizes;
+
+    use super::*;
+    use crate::seeded::Setting;
+
+    #[test]
+    fn connections_begin_large_while_a_64th_of_the_room_is_enough_and_are_charged_for_it() {
+        let mut budget = Setting::Plenty.budget();
+        let member = budget.add_member(0).unwrap();
+        let host_floor = HOST_FLOOR.sndbuf + HOST_FLOOR.rcvbuf;
+        let sizes = FlowSizes { sock: 1536, rmem_min: 4096, wmem_min: 4096, host_floor };
+        let now = Instant(1);
+        let mut ledgers = Vec::new();
+        let mut begun = Vec::new();
+        while begun.last() != Some(&HOST_FLOOR.rcvbuf) {
+            let mut ledger = budget.admit(member, &sizes, now).unwrap();
+            budget.establish(&mut ledger, now).unwrap();
+            let room = budget.calm_room();
+            let caps = caps_at_connect(&mut budget, &mut ledger, now);
+            assert_eq!(ledger.host(), u64::from(caps.sndbuf + caps.rcvbuf));
+            assert!(u64::from(caps.rcvbuf - HOST_FLOOR.rcvbuf) <= room / SHARE_AT_CONNECT);
+            begun.push(caps.rcvbuf);
+            ledgers.push(ledger);
+        }
+        assert!(begun.is_sorted_by(|a, b| a >= b), "the more there are, the smaller they begin");
+        begun.dedup();
+        assert_eq!(begun, [RCVBUF_AT_CONNECT[0], RCVBUF_AT_CONNECT[1], HOST_FLOOR.rcvbuf]);
+        assert!(!budget.under_pressure());
+        ledgers.into_iter().for_each(|ledger| budget.release(ledger, now));
+    }
+}

@@ -17,7 +17,9 @@ use crate::export::json;
 use crate::interrupt;
 use crate::metrics::{METRICS, Metric, find};
 use crate::result::RunResult;
-use crate::units::nearest;
+use crate::run;
+use crate::target;
+use crate::units::hint;
 
 const VIRTUAL: &str = "virtual";
 /// Tested unless asked for others: each metric more asks for more pairs.
@@ -82,6 +84,10 @@ impl Compare {
             (Some(a), Some(b)) if !self.exec => self.saved(a, b)?,
             (Some(_), None) => {
                 return Err(Failure::Usage("compare A with what? B is missing".to_owned()));
+            }
+            (None, _) if !self.exec => {
+                let what = "compare what? Two results, or --exec to run them now";
+                return Err(Failure::Usage(what.to_owned()));
             }
             _ => self.executed()?,
         };
@@ -149,11 +155,11 @@ impl Compare {
                 format!("--rounds {rounds}: fewer than {PAIRS_MIN} pairs cannot show anything");
             return Err(Failure::Unavailable(why));
         }
-        fs::create_dir_all(&self.out).map_err(|e| Failure::io(self.out.display(), e))?;
         let (a, b) = (
             self.side("a", self.a.as_ref(), &self.set_a)?,
             self.side("b", self.b.as_ref(), &self.set_b)?,
         );
+        run::check_writable(&self.out)?;
         let note = |text: &str| {
             if std::io::stderr().is_terminal() {
                 let _ = writeln!(std::io::stderr(), "{text}");
@@ -185,7 +191,12 @@ impl Compare {
     }
 
     fn side(&self, name: &str, binary: Option<&PathBuf>, own: &[String]) -> Result<Side, Failure> {
-        let this = || std::env::current_exe().map_err(|e| Failure::io("this binary", e));
+        let this = || {
+            // What another binary knows, only that one can say.
+            let target = target::find(&self.target)?;
+            run::plan(&self.scenario, target.as_ref(), self.set.iter().chain(own), self.seed)?;
+            std::env::current_exe().map_err(|e| Failure::io("this binary", e))
+        };
         let binary = binary.map_or_else(this, |p| Ok(p.clone()))?;
         let mut args: Vec<OsString> = vec![self.scenario.clone().into()];
         args.extend(["--target".into(), OsString::from(&self.target)]);
@@ -198,8 +209,7 @@ impl Compare {
 
 fn metric(key: &str) -> Result<&'static Metric, Failure> {
     find(key).ok_or_else(|| {
-        let hint = nearest(key, METRICS.iter().map(|m| m.key));
-        let hint = hint.map_or_else(String::new, |h| format!("; did you mean '{h}'?"));
+        let hint = hint(key, METRICS.iter().map(|m| m.key));
         Failure::Usage(format!("no metric '{key}'{hint}"))
     })
 }

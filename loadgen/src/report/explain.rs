@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::exit::{Exit, Failure};
 use crate::metrics::{Better, METRICS, find};
-use crate::units::nearest;
+use crate::units::hint;
 
 const TOPICS: &[(&str, &str)] = &[
     (
@@ -136,16 +136,13 @@ const GATES: &[(&str, &str)] = &[
 /// # Errors
 /// Nothing of that name.
 pub fn explain(topic: Option<&str>) -> Result<String, Failure> {
+    let topics = TOPICS.iter().map(|t| t.0).chain(METRICS.iter().map(|m| m.key)).chain(["exit"]);
     let Some(name) = topic else {
-        let topics =
-            TOPICS.iter().map(|t| t.0).chain(METRICS.iter().map(|m| m.key)).chain(["exit"]);
         return Ok(topics.map(|name| format!("loadgen explain {name}\n")).collect());
     };
     let found = exits(name).or_else(|| topic_or_metric(name)).or_else(|| gate(name));
     found.ok_or_else(|| {
-        let known = TOPICS.iter().map(|t| t.0).chain(METRICS.iter().map(|m| m.key)).chain(["exit"]);
-        let hint = nearest(name, known);
-        let hint = hint.map_or_else(String::new, |h| format!("; did you mean '{h}'?"));
+        let hint = hint(name, topics);
         Failure::Usage(format!("nothing to explain about '{name}'{hint}"))
     })
 }

@@ -35,7 +35,7 @@ fn nothing_is_loaded_from_anywhere_and_names_are_escaped() {
     assert!(html.contains("&lt;victim&gt;"));
     assert!(html.contains("prefers-color-scheme: dark"));
     for bad in ["NaN", "Minf", "Linf", " inf", "\"inf"] {
-        assert!(!html.replace("inflation", "").replace("infinite", "").contains(bad), "{bad}");
+        assert!(!html.replace("inflation", "").contains(bad), "{bad}");
     }
     assert_eq!(html, render(&sample()).unwrap());
 }

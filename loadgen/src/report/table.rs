@@ -176,7 +176,8 @@ fn cpu(arm: &ArmResult) -> String {
     let victim = of(Role::Victim).filter_map(|c| c.stack_cpu_ns).max();
     match hog.zip(victim) {
         Some((h, v)) => format!("{} / {}", time(h), time(v)),
-        None => "infinite".to_owned(),
+        // Virtual time has none, the kernel's own stack tells nobody.
+        None => "not counted".to_owned(),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::build::contended;
 use super::file::{Action, Group, Step};
 use crate::plan::{Phase, Role, Span};
-use crate::units::{Unit, nearest};
+use crate::units::{Unit, hint};
 
 /// The phases that times are given by.
 #[derive(Debug, Clone)]
@@ -139,8 +139,7 @@ fn moment(at: &str, times: &Times) -> Result<(u64, u64), String> {
         return Ok((ns, end(ns)));
     }
     let Some(phase) = times.phases.iter().find(|p| p.name == word.trim()) else {
-        let hint = nearest(word.trim(), times.phases.iter().map(|p| p.name.as_str()));
-        let hint = hint.map_or_else(String::new, |h| format!("; did you mean '{h}'?"));
+        let hint = hint(word.trim(), times.phases.iter().map(|p| p.name.as_str()));
         return Err(format!("at '{at}': neither a phase nor a time{hint}"));
     };
     let ns = phase.start_ns + Unit::Nanos.parse(plus.trim())?;

@@ -8,7 +8,7 @@ use toml::{Table, Value};
 use super::file::{File, Paths};
 use super::{BUILTIN, catalogue};
 use crate::exit::Failure;
-use crate::units::nearest;
+use crate::units::{hint, nearest};
 
 /// A scenario before it is a plan.
 #[derive(Debug, Clone)]
@@ -143,8 +143,7 @@ fn table(origin: &str, text: &str, depth: usize) -> Result<Table, Failure> {
     let mut merged = match base.strip_prefix(BUILTIN) {
         Some(name) => {
             let Some(text) = catalogue::text(name) else {
-                let hint = nearest(name, catalogue::names());
-                let hint = hint.map_or_else(String::new, |h| format!("; did you mean '{h}'?"));
+                let hint = hint(name, catalogue::names());
                 let what = format!("{origin}: extends: no built-in '{name}'{hint}");
                 return Err(Failure::Usage(what));
             };
@@ -213,8 +212,7 @@ fn put(table: &mut Table, path: &[String], value: Value) -> Result<(), String> {
             let known: Vec<String> = items.iter().filter_map(name).map(str::to_owned).collect();
             let at = items.iter_mut().find(|v| name(v) == Some(wanted));
             let Some(Value::Table(t)) = at else {
-                let hint = nearest(wanted, known.iter().map(String::as_str));
-                let hint = hint.map_or_else(String::new, |h| format!("; did you mean '{h}'?"));
+                let hint = hint(wanted, known.iter().map(String::as_str));
                 return Err(format!("no {key} '{wanted}'{hint}"));
             };
             put(t, &rest[1..], value)

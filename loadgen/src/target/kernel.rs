@@ -8,27 +8,22 @@
 
 mod cgroup;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::Duration;
+use std::sync::Arc;
 
 use skbudget::attach;
 
 use self::cgroup::{Group, Groups};
-use super::tap::agent::Agent;
-use super::tap::{ANSWER_IN, START_IN, carries, raise_nofile};
-use super::virt::named;
+use super::actor::{self, Actor, carries, lag_p99_ns};
+use super::virt::{is_memory, named};
 use super::{Control, Target};
 use crate::exit::Failure;
 use crate::gate::Thresholds;
-use crate::measure::Meter;
 use crate::plan::{ArmPlan, ArmRole, ContainerPlan, Isolation, Load, Plan, RuleSet};
-use crate::result::{ArmResult, BudgetResult, ContainerPhase, ContainerResult};
+use crate::result::{ArmResult, BudgetResult, ContainerResult};
 use crate::traffic::serve::Servers;
-use crate::traffic::{Assigned, MeterReport, Orders, Report, Shared, keep_time, locked};
+use crate::traffic::{Report, Shared};
 
 #[derive(Debug, Clone, Copy)]
 pub struct KernelTarget;
@@ -63,15 +58,17 @@ impl Target for KernelTarget {
         ]
     }
 
+    fn check(&self, plan: &Plan) -> Result<(), Failure> {
+        check(plan)
+    }
+
     fn run_arm(
         &self,
         plan: &Plan,
         arm: &ArmPlan,
         control: Control<'_>,
     ) -> Result<ArmResult, Failure> {
-        check(plan)?;
-        raise_nofile()?;
-        let mut stage = Stage::set(plan, arm)?;
+        let stage = Stage::set(plan, arm)?;
         let samples = stage.play(plan, control)?;
         stage.result(plan, arm, samples)
     }
@@ -95,19 +92,17 @@ fn check(plan: &Plan) -> Result<(), Failure> {
     cgroup::check()
 }
 
+/// One container on the stage.
 #[derive(Debug)]
-struct Actor {
-    plan: ContainerPlan,
-    up: Arc<Mutex<Meter>>,
-    agent: Agent,
+struct Grouped {
+    actor: Actor,
     group: Group,
-    _netns: OwnedFd,
 }
 
 #[derive(Debug)]
 struct Stage {
     // Agents end before their cgroups are removed, and the servers last.
-    actors: Vec<Actor>,
+    actors: Vec<Grouped>,
     groups: Groups,
     servers: Servers,
     shared: Arc<Shared>,
@@ -124,8 +119,7 @@ struct Samples {
 impl Stage {
     fn set(plan: &Plan, arm: &ArmPlan) -> Result<Self, Failure> {
         let world = attach::create_netns().map_err(|e| Failure::io("namespace", e))?;
-        let epoch_ns = skbudget::clock::now().as_nanos() + START_IN.as_nanos() as u64;
-        let shared = Shared::new(epoch_ns);
+        let shared = actor::prepare()?;
         let servers = Servers::on(Arc::clone(&shared), Ipv4Addr::UNSPECIFIED);
         let pool = (arm.isolation == Isolation::Shared).then(|| plan.pool_bytes());
         let groups = Groups::make(pool)?;
@@ -152,58 +146,31 @@ impl Stage {
         let device = format!("v{index}");
         attach::veth_between(self.world.as_fd(), &device, near, netns.as_fd(), far)
             .map_err(fail)?;
-        let up = Arc::new(Mutex::new(Meter::new(plan.window_ns, plan.end_ns())));
+        let up = actor::meter(plan);
         let servers = &mut self.servers;
         // A server's sockets and threads are those of the namespace it is made in.
-        let loads = attach::run_in(self.world.as_fd(), || {
-            c.loads.iter().map(|l| serve(servers, l, c, near, &up)).collect::<Result<Vec<_>, _>>()
-        });
+        let loads =
+            attach::run_in(self.world.as_fd(), || actor::serve(servers, c, near, None, &up));
         let loads = loads.map_err(fail)?.map_err(|e| Failure::io("server", e))?;
-        let (from_ns, until_ns) = match (c.active.first(), c.leaves_ns) {
-            (Some(span), Some(leaves)) => (span.from_ns, leaves),
-            (_, _) => (0, u64::MAX),
-        };
-        let orders = Orders {
-            netns: None,
-            epoch_ns: self.shared.clock.epoch_ns,
-            window_ns: plan.window_ns,
-            grace_ns: plan.grace_ns,
-            phases: plan.phases.clone(),
-            from_ns,
-            until_ns,
-            loads,
-        };
-        let agent = Agent::start(netns.as_fd(), orders).map_err(|e| Failure::io(name, e))?;
+        let actor = Actor::start(plan, c, &self.shared, netns, loads, up)?;
         // Long before the run begins: its sockets are made in its group.
-        group.enter(agent.id())?;
-        self.actors.push(Actor { plan: c.clone(), up, agent, group, _netns: netns });
+        group.enter(actor.agent_id())?;
+        self.actors.push(Grouped { actor, group });
         Ok(())
     }
 
-    fn play(&mut self, plan: &Plan, control: Control<'_>) -> Result<Samples, Failure> {
+    fn play(&self, plan: &Plan, control: Control<'_>) -> Result<Samples, Failure> {
         let mut samples =
             Samples { containers: vec![Vec::new(); self.actors.len()], ..Samples::default() };
-        let shared = Arc::clone(&self.shared);
-        let meters: Vec<_> = self.actors.iter().map(|a| Arc::clone(&a.up)).collect();
-        thread::scope(|scope| {
-            scope.spawn(|| keep_time(&shared, &plan.phases, plan.grace_ns, &meters, None));
-            for i in 0..=plan.end_ns().div_ceil(plan.window_ns) {
-                let at = i * plan.window_ns;
-                while shared.clock.now() < at && !control.stop.load(Ordering::Relaxed) {
-                    let left = Duration::from_nanos(at - shared.clock.now().min(at));
-                    thread::sleep(left.min(Duration::from_millis(20)));
-                }
-                if control.stop.load(Ordering::Relaxed) {
-                    shared.end();
-                    return Err(Failure::Interrupted);
-                }
-                for (series, actor) in samples.containers.iter_mut().zip(&self.actors) {
-                    series.push(actor.group.usage_bytes());
-                }
-                samples.pool.push(self.groups.pool().usage_bytes());
+        let meters: Vec<_> = self.actors.iter().map(|a| a.actor.up()).collect();
+        let look = |_| {
+            for (series, a) in samples.containers.iter_mut().zip(&self.actors) {
+                series.push(a.group.usage_bytes());
             }
+            samples.pool.push(self.groups.pool().usage_bytes());
             Ok(())
-        })?;
+        };
+        actor::play(plan, &self.shared, &meters, control, look)?;
         Ok(samples)
     }
 
@@ -213,65 +180,30 @@ impl Stage {
         arm: &ArmPlan,
         samples: Samples,
     ) -> Result<ArmResult, Failure> {
+        let reports = self.actors.iter_mut().map(|a| a.actor.report());
+        let reports = reports.collect::<Result<Vec<_>, _>>()?;
         let mut budgets = Vec::new();
         let mut containers = Vec::new();
-        let mut lag = 0;
         if arm.isolation == Isolation::Shared {
             let hard = Some(plan.pool_bytes());
             budgets.push(budget("pool", hard, self.groups.pool(), samples.pool, plan));
         }
-        for (actor, usage) in self.actors.iter_mut().zip(samples.containers) {
-            let name = actor.plan.name.clone();
-            let report =
-                actor.agent.answer(ANSWER_IN).map_err(|e| Failure::Io(format!("{name}: {e}")))?;
-            let books = report.probe.iter().flatten();
-            lag = books.filter_map(|p| p.lag.p99_ns).max().unwrap_or(0).max(lag);
-            let mut c = container(actor, &report, plan);
-            c.peak_held_bytes = actor.group.max_usage_bytes();
+        for ((a, report), usage) in self.actors.iter().zip(&reports).zip(samples.containers) {
+            let mut c = container(a, report, plan);
             let own = (arm.isolation == Isolation::Container).then_some(c.hard_bytes);
             if arm.isolation != Isolation::Shared {
                 c.budget = budgets.len();
-                budgets.push(budget(&name, own, &actor.group, usage, plan));
+                budgets.push(budget(&c.name, own, &a.group, usage, plan));
             }
             containers.push(c);
         }
         Ok(ArmResult {
-            name: arm.name.clone(),
-            role: arm.role,
-            isolation: arm.isolation,
-            rules: arm.rules,
             budgets,
             containers,
-            generator_lag_p99_ns: lag,
-            ..ArmResult::default()
+            generator_lag_p99_ns: lag_p99_ns(&reports),
+            ..ArmResult::of(arm)
         })
     }
-}
-
-/// Puts the server of a load where the container finds it.
-fn serve(
-    servers: &mut Servers,
-    load: &Load,
-    c: &ContainerPlan,
-    near: Ipv4Addr,
-    up: &Arc<Mutex<Meter>>,
-) -> std::io::Result<Assigned> {
-    let at = |port: u16| SocketAddr::from((near, port));
-    Ok(match *load {
-        Load::Up { reads_bits_per_second, .. } => {
-            Assigned::Up { to: at(servers.sink(reads_bits_per_second, Arc::clone(up))?) }
-        }
-        Load::Down { .. } => Assigned::Down { to: at(servers.pusher(c.bits_per_second)?) },
-        Load::Probe(spec) => {
-            let port = servers.responder(spec.request_bytes, spec.response_bytes)?;
-            Assigned::Probe { to: at(port), spec }
-        }
-        Load::Stuff(fill) => Assigned::Stuff { to: at(servers.never_reads()?), fill },
-        Load::Hoard(fill) => Assigned::Hoard { to: at(servers.pushers(fill.bytes)?), fill },
-        Load::Orphans { .. } | Load::Accept { .. } | Load::Incast { .. } | Load::Flood { .. } => {
-            return Err(std::io::ErrorKind::Unsupported.into());
-        }
-    })
 }
 
 fn budget(
@@ -296,49 +228,17 @@ fn budget(
     }
 }
 
-fn container(actor: &Actor, report: &Report, plan: &Plan) -> ContainerResult {
-    let c = &actor.plan;
-    let up = MeterReport::from(&*locked(&actor.up));
-    let of = |m: &MeterReport, i: usize| m.phases.get(i).copied().unwrap_or_default();
-    let response = c.probe().map_or(0, |s| u64::from(s.response_bytes));
-    let book = |i: usize| report.probe.as_ref().and_then(|p| p.get(i).cloned());
-    let phase = |i: usize| {
-        let ((up_bytes, up_stall_ns), (down_bytes, down_stall_ns)) =
-            (of(&up, i), of(&report.down, i));
-        let probe_bytes = book(i).map_or(0, |b| b.completed) * response;
-        ContainerPhase {
-            up_bytes,
-            down_bytes,
-            up_stall_ns,
-            down_stall_ns,
-            probe_bytes,
-            // Nobody counts what the hog moves here.
-            moved_bytes: up_bytes + down_bytes + probe_bytes,
-            probe: book(i),
-        }
-    };
-    let memory = |name: &str| super::virt::COUNTERS.iter().any(|(n, _)| *n == name);
-    let counters = || report.guest_counters.iter().map(|(n, v)| (n.as_str(), *v));
-    ContainerResult {
-        name: c.name.clone(),
-        role: c.role,
-        group: c.group.clone(),
-        weight: c.weight,
-        bits_per_second: c.bits_per_second,
-        wants_up: c.wants_up(),
-        wants_down: c.wants_down(),
-        left_ns: c.leaves_ns,
-        phases: (0..plan.phases.len()).map(phase).collect(),
-        up_window_bytes: up.windows.clone(),
-        down_window_bytes: report.down.windows.clone(),
-        up_total_bytes: up.total,
-        down_total_bytes: report.down.total,
-        hard_bytes: c.budget.hard_bytes,
-        counters: named(counters().filter(|(n, _)| memory(n))),
-        guest_counters: report.guest_counters.clone(),
+fn container(a: &Grouped, report: &Report, plan: &Plan) -> ContainerResult {
+    let counters = report.guest_counters.iter().map(|(n, v)| (n.as_str(), *v));
+    let mut c = ContainerResult {
+        peak_held_bytes: a.group.max_usage_bytes(),
+        counters: named(counters.filter(|(n, _)| is_memory(n))),
         flows_total: report.connected,
-        corrupt: report.corrupt + up.corrupt,
-        broken: report.broken,
-        ..ContainerResult::default()
+        ..a.actor.result(plan, report)
+    };
+    for p in &mut c.phases {
+        // Nobody counts what the hog moves here.
+        p.moved_bytes = p.up_bytes + p.down_bytes + p.probe_bytes;
     }
+    c
 }

@@ -304,14 +304,10 @@ fn collect(world: &World, cast: &Cast, plan: &Plan, arm: &ArmPlan, samples: Samp
     let budgets: Vec<BudgetResult> = budgets.collect();
     let players = cast.players.iter().zip(samples.held);
     ArmResult {
-        name: arm.name.clone(),
-        role: arm.role,
-        isolation: arm.isolation,
-        rules: arm.rules,
         leaked_bytes: leaked(world, cast),
         budgets,
         containers: players.map(|(p, held)| container(world, cast, p, held, plan)).collect(),
-        ..ArmResult::default()
+        ..ArmResult::of(arm)
     }
 }
 
@@ -349,15 +345,6 @@ fn container(world: &World, cast: &Cast, p: &Player, held: Held, plan: &Plan) ->
     let work =
         [("FramesFromGuest", stats.frames_from_guest), ("FramesToGuest", stats.frames_to_guest)];
     ContainerResult {
-        name: p.plan.name.clone(),
-        role: p.plan.role,
-        group: p.plan.group.clone(),
-        weight: p.plan.weight,
-        bits_per_second: p.plan.bits_per_second,
-        wants_up: p.plan.wants_up(),
-        wants_down: p.plan.wants_down(),
-        joined_ns: p.plan.joins_ns,
-        left_ns: p.plan.leaves_ns,
         budget,
         phases: (0..plan.phases.len()).map(phase).collect(),
         up_window_bytes: up.windows().to_vec(),
@@ -366,19 +353,23 @@ fn container(world: &World, cast: &Cast, p: &Player, held: Held, plan: &Plan) ->
         down_total_bytes: down.total(),
         mean_held_bytes: held.sum.checked_div(held.count).unwrap_or(0),
         peak_held_bytes: held.peak,
-        hard_bytes: p.plan.budget.hard_bytes,
         counters: memory_counters(&stats_of(world, p)),
         stack_counters: named(stats.counters.iter().map(|(n, v)| (*n, *v)).chain(work)),
         flows_total: stats.flows_total,
         corrupt: loads::corrupt(p) + p.node.map_or(0, |n| world.host(n).corrupt()),
         broken: loads::broken(p),
-        ..ContainerResult::default()
+        ..ContainerResult::of(&p.plan)
     }
 }
 
 /// Nonzero counters by the kernel's names.
-pub(super) fn memory_counters(s: &MemberStats) -> BTreeMap<String, u64> {
+fn memory_counters(s: &MemberStats) -> BTreeMap<String, u64> {
     named(COUNTERS.iter().map(|(name, c)| (*name, s.counters[*c as usize])))
+}
+
+/// A counter that the memory budget keeps; the rest are the stack's.
+pub(super) fn is_memory(name: &str) -> bool {
+    COUNTERS.iter().any(|(n, _)| *n == name)
 }
 
 pub(super) fn named<'a>(all: impl Iterator<Item = (&'a str, u64)>) -> BTreeMap<String, u64> {
@@ -389,7 +380,7 @@ macro_rules! counters {
     ($($name:ident),* $(,)?) => { &[$((stringify!($name), Counter::$name)),*] };
 }
 
-pub(super) const COUNTERS: &[(&str, Counter)] = counters![
+const COUNTERS: &[(&str, Counter)] = counters![
     TCPMemoryPressures,
     TCPMemoryPressuresChrono,
     PruneCalled,

@@ -67,13 +67,7 @@ impl RunConfig {
         let more = (container.sizes.rmem_min - before.rmem_min)
             + (container.sizes.wmem_min - before.wmem_min);
         let least = ContainerConfig::least_hard_bytes(args.mtu, offload) + u64::from(more);
-        if let Some(hard) = hard.filter(|hard| *hard < least) {
-            return Err(Failure::usage(format!(
-                "--hard {} is too small for one flow and the device queue: at least {} is allowed",
-                Size(hard),
-                Size(least)
-            )));
-        }
+        hard.map_or(Ok(()), |hard| holds_one_flow(hard, least))?;
         let rules = match args.rules {
             RuleSet::Strict => Rules::Strict,
             RuleSet::Linux => Rules::Linux,
@@ -110,6 +104,8 @@ fn limits(args: &RunArgs) -> Result<(Option<u64>, Limits), Failure> {
         return Ok((None, Limits::NONE));
     }
     let hard = args.hard.unwrap_or(HARD_DEFAULT);
+    // Before soft and low, which would be found too small for want of a page.
+    holds_one_flow(hard, ContainerConfig::least_hard_bytes(args.mtu, args.offload == OnOff::On))?;
     let disorder = |low: u64, soft: u64, hard: u64| {
         let size = |pages: u64| Size(pages.saturating_mul(PAGE_SIZE));
         // The pair that is wrong, by the key that was given.
@@ -127,6 +123,17 @@ fn limits(args: &RunArgs) -> Result<(Option<u64>, Limits), Failure> {
         Err(LimitError::Disorder { low, soft, hard }) => Err(disorder(low, soft, hard)),
         Err(e) => Err(Failure::usage(format!("--hard: {}", describe(&e)))),
     }
+}
+
+fn holds_one_flow(hard: u64, least: u64) -> Result<(), Failure> {
+    if hard >= least {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "--hard {} is too small for one flow and the device queue: at least {} is allowed",
+        Size(hard),
+        Size(least)
+    )))
 }
 
 fn whole_chunks(bytes: u32) -> u32 {
@@ -173,9 +180,12 @@ mod tests {
     #[test]
     fn a_hard_limit_too_small_for_one_flow_names_the_least() {
         let least = ContainerConfig::least_hard_bytes(65520, true);
-        let failure = config(&["--hard", "64KiB"]).unwrap_err();
-        assert_eq!(failure.code, 2);
-        assert!(failure.message.contains(&Size(least).to_string()), "{failure}");
+        for hard in ["64KiB", "4KiB", "1B"] {
+            let failure = config(&["--hard", hard]).unwrap_err();
+            assert_eq!(failure.code, 2);
+            assert!(failure.message.starts_with("--hard"), "{failure}");
+            assert!(failure.message.contains(&Size(least).to_string()), "{failure}");
+        }
         assert!(config(&["--hard", &least.to_string()]).is_ok());
     }
 

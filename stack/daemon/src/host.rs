@@ -139,9 +139,9 @@ impl HostSockets {
         // loopback the handshake is over before the buffer could be lowered again: half of it is promised to the
         // remote at once, so it is what is charged, no more.
         let far = !to.ip().is_loopback();
-        set_caps(&fd, if far { HostCaps { rcvbuf: FAR_RCVBUF, ..caps } } else { caps });
+        set_buffers(&fd, if far { HostCaps { rcvbuf: FAR_RCVBUF, ..caps } } else { caps });
         setsockopt(&fd, sockopt::TcpNoDelay, &true).map_err(map)?;
-        if to.ip().is_loopback() {
+        if !far {
             let _ = setsockopt(&fd, sockopt::TcpMaxSeg, &LOOPBACK_MSS);
             unpaced(&fd);
         } else if let Some(ip) = self.outbound.filter(|_| to.is_ipv4()) {
@@ -154,16 +154,19 @@ impl HostSockets {
             Err(errno) => return Err(map(errno)),
         }
         if far {
-            set_caps(&fd, caps);
-        } else {
-            unclamp(&fd);
+            set_buffers(&fd, caps);
         }
+        unclamp(&fd);
         // Registered only now: an unconnected socket reports a hang-up.
         self.watch(flow, TcpStream::from(fd), Some(to), caps.sndbuf).map_err(|e| map_io(&e))
     }
 }
 
 impl Host for HostSockets {
+    fn keeps_scale(&self) -> bool {
+        true
+    }
+
     fn connect(&mut self, flow: FlowId, to: SocketAddr, caps: HostCaps) -> Result<(), HostError> {
         self.start(flow, to, caps)
     }
@@ -210,7 +213,8 @@ impl Host for HostSockets {
     fn set_caps(&mut self, flow: FlowId, caps: HostCaps) {
         if let Some(slot) = self.slot(flow) {
             slot.sndbuf = caps.sndbuf;
-            set_caps(&slot.stream, caps);
+            set_buffers(&slot.stream, caps);
+            unclamp(&slot.stream);
         }
     }
 
@@ -278,9 +282,9 @@ fn retry<T>(mut op: impl FnMut() -> io::Result<T>) -> Result<T, HostError> {
 /// Receive buffer at the moment of connecting to another machine.
 const FAR_RCVBUF: u32 = 4 << 20;
 
-/// As `set_caps`, for a listener: what it accepts starts like that.
+/// As `set_buffers`, for a listener: what it accepts starts like that.
 pub(crate) fn prepare_listener(socket: &impl AsFd, caps: HostCaps) {
-    set_caps(socket, caps);
+    set_buffers(socket, caps);
     let _ = setsockopt(socket, sockopt::TcpMaxSeg, &LOOPBACK_MSS);
 }
 
@@ -305,10 +309,9 @@ pub(crate) fn listen_v6(addr: SocketAddr) -> io::Result<TcpListener> {
 const BACKLOG: i32 = 128;
 
 /// Failure leaves the smaller buffer of before: what is charged is then more than what can be held, never less.
-fn set_caps(socket: &impl AsFd, caps: HostCaps) {
+fn set_buffers(socket: &impl AsFd, caps: HostCaps) {
     let _ = setsockopt(socket, sockopt::SndBuf, &((caps.sndbuf / KERNEL_DOUBLES) as usize));
     let _ = setsockopt(socket, sockopt::RcvBuf, &((caps.rcvbuf / KERNEL_DOUBLES) as usize));
-    unclamp(socket);
 }
 
 /// A connection's window stays below what the buffer was when it began (tcp_connect_init, tcp_openreq_init_rwin) or

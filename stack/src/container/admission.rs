@@ -54,7 +54,7 @@ impl Container {
         let Ok((id, mut ledger)) = self.reserve(cx) else { return false };
         let (iss, ts_offset) = self.initial(&tuple, cx.now);
         let tcb = Tcb::passive(self.link(&tuple, cx.budget), iss, ts_offset, syn, cx.now);
-        let caps = if self.config.scale_at_connect {
+        let caps = if cx.host.keeps_scale() {
             relay::caps_at_connect(cx.budget, &mut ledger, cx.now)
         } else {
             HOST_FLOOR

@@ -2,12 +2,13 @@
 
 use skbudget::stats::{Categories, ContainerReport, Meter, Stats};
 
-use super::{Actor, Stage};
+use super::{Stage, Tapped};
 use crate::exit::Failure;
 use crate::plan::{ArmPlan, CONTENDED, Plan, RuleSet};
-use crate::result::{ArmResult, BudgetResult, ContainerPhase, ContainerResult};
-use crate::target::virt::named;
-use crate::traffic::{MeterReport, Report};
+use crate::result::{ArmResult, BudgetResult, ContainerResult};
+use crate::target::actor::{Actor, lag_p99_ns};
+use crate::target::virt::{is_memory, named};
+use crate::traffic::Report;
 
 /// The daemon's statistics at every window's start.
 #[derive(Debug, Default)]
@@ -25,11 +26,6 @@ impl Samples {
     }
 }
 
-/// Counters that the memory budget keeps; the rest are the stack's.
-fn is_memory(name: &str) -> bool {
-    crate::target::virt::COUNTERS.iter().any(|(n, _)| *n == name)
-}
-
 pub(super) fn arm_result(
     stage: &Stage,
     plan: &Plan,
@@ -40,9 +36,9 @@ pub(super) fn arm_result(
     let last = samples.0.last().ok_or_else(|| Failure::Io("the run has no samples".to_owned()))?;
     let mut budgets: Vec<BudgetResult> = Vec::new();
     let mut containers = Vec::new();
-    for (actor, report) in stage.actors.iter().zip(reports) {
+    for (Tapped { actor, last: left }, report) in stage.actors.iter().zip(reports) {
         let name = &actor.plan.name;
-        let here = last.containers.iter().find(|c| c.name == *name).or(actor.last.as_ref());
+        let here = last.containers.iter().find(|c| c.name == *name).or(left.as_ref());
         let here = here.ok_or_else(|| Failure::Io(format!("{name} left before its time")))?;
         let known = budgets.iter().position(|b| b.name == here.budget);
         let budget = known.unwrap_or(budgets.len());
@@ -53,17 +49,11 @@ pub(super) fn arm_result(
         }
         containers.push(container(actor, here, report, samples, plan, arm, budget));
     }
-    let books = reports.iter().flat_map(|r| r.probe.iter().flatten());
-    let lag = books.filter_map(|p| p.lag.p99_ns).max().unwrap_or(0);
     Ok(ArmResult {
-        name: arm.name.clone(),
-        role: arm.role,
-        isolation: arm.isolation,
-        rules: arm.rules,
         budgets,
         containers,
-        generator_lag_p99_ns: lag,
-        ..ArmResult::default()
+        generator_lag_p99_ns: lag_p99_ns(reports),
+        ..ArmResult::of(arm)
     })
 }
 
@@ -122,19 +112,6 @@ fn container(
         let to = samples.at(name, window(phase.end_ns)).map_or(0, f);
         to.saturating_sub(from)
     };
-    let up = actor.up_report.clone().unwrap_or_default();
-    let of = |m: &MeterReport, i: usize| m.phases.get(i).copied().unwrap_or_default();
-    let response = actor.plan.probe().map_or(0, |s| u64::from(s.response_bytes));
-    let book = |i: usize| report.probe.as_ref().and_then(|p| p.get(i).cloned());
-    let phase = |i: usize| ContainerPhase {
-        up_bytes: of(&up, i).0,
-        down_bytes: of(&report.down, i).0,
-        up_stall_ns: of(&up, i).1,
-        down_stall_ns: of(&report.down, i).1,
-        moved_bytes: between(i, |c| c.bytes_from_guest + c.bytes_to_guest),
-        probe_bytes: book(i).map_or(0, |b| b.completed) * response,
-        probe: book(i),
-    };
     let peak = samples.of(name).flatten().map(|c| held(&c.categories, arm.rules)).max();
     let counters = || here.counters.iter().map(|(n, v)| (n.as_str(), *v));
     let work = [
@@ -142,30 +119,17 @@ fn container(
         ("FramesFromGuest", here.frames_from_guest),
         ("FramesToGuest", here.frames_to_guest),
     ];
-    ContainerResult {
-        name: name.clone(),
-        role: actor.plan.role,
+    let mut c = ContainerResult {
         budget,
-        phases: (0..plan.phases.len()).map(phase).collect(),
-        up_window_bytes: up.windows.clone(),
-        down_window_bytes: report.down.windows.clone(),
-        up_total_bytes: up.total,
-        down_total_bytes: report.down.total,
         peak_held_bytes: peak.unwrap_or(0),
-        hard_bytes: actor.plan.budget.hard_bytes,
         counters: named(counters().filter(|(n, _)| is_memory(n))),
         stack_counters: named(counters().filter(|(n, _)| !is_memory(n)).chain(work)),
-        guest_counters: report.guest_counters.clone(),
         flows_total: here.flows_total,
-        corrupt: report.corrupt + up.corrupt,
-        broken: report.broken,
         stack_cpu_ns: Some(between(CONTENDED, |c| c.cpu_ns)),
-        group: actor.plan.group.clone(),
-        weight: actor.plan.weight,
-        bits_per_second: actor.plan.bits_per_second,
-        wants_up: actor.plan.wants_up(),
-        wants_down: actor.plan.wants_down(),
-        left_ns: actor.plan.leaves_ns,
-        ..ContainerResult::default()
+        ..actor.result(plan, report)
+    };
+    for (i, phase) in c.phases.iter_mut().enumerate() {
+        phase.moved_bytes = between(i, |c| c.bytes_from_guest + c.bytes_to_guest);
     }
+    c
 }

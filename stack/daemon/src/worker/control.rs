@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use skbudget_controller::{Budget, BudgetConfig, Instant, Limits};
-use skbudget_stack::{Container, ContainerConfig, FlowInfo};
+use skbudget_stack::{Container, FlowInfo};
 
 use super::{BudgetSeat, Seat, Shared, Worker};
 use crate::daemon::{BudgetId, BudgetRef, ContainerSpec, DaemonError};
@@ -169,7 +169,6 @@ impl Worker {
         let slot = usize::from(member.0);
         members.resize(members.len().max(slot + 1), None);
 
-        let config = ContainerConfig { scale_at_connect: true, ..config };
         let stack = Container::new(config, member);
         let free = self.seats.iter().position(Option::is_none).unwrap_or(self.seats.len());
         let index = free as u16;

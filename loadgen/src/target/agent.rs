@@ -14,7 +14,7 @@ use crate::traffic::{Orders, Report, obey};
 pub(crate) const SUBCOMMAND: &str = "__agent";
 
 #[derive(Debug)]
-pub(in crate::target) struct Agent {
+pub(super) struct Agent {
     child: Child,
     /// The agent lives as long as this is open.
     stdin: Option<ChildStdin>,
@@ -23,7 +23,7 @@ pub(in crate::target) struct Agent {
 
 impl Agent {
     /// Starts it with a namespace that this process holds.
-    pub(in crate::target) fn start(netns: BorrowedFd<'_>, orders: Orders) -> io::Result<Self> {
+    pub(super) fn start(netns: BorrowedFd<'_>, orders: Orders) -> io::Result<Self> {
         let path = format!("/proc/{}/fd/{}", std::process::id(), netns.as_raw_fd());
         let orders = Orders { netns: Some(PathBuf::from(path)), ..orders };
         let mut child = Command::new("/proc/self/exe")
@@ -48,12 +48,12 @@ impl Agent {
         Ok(Self { child, stdin, answer })
     }
 
-    pub(in crate::target) fn id(&self) -> u32 {
+    pub(super) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// What it found. One that says nothing for so long is ended.
-    pub(in crate::target) fn answer(&mut self, within: Duration) -> Result<Report, String> {
+    pub(super) fn answer(&mut self, within: Duration) -> Result<Report, String> {
         let text = match self.answer.recv_timeout(within) {
             Ok(text) => text.map_err(|e| e.to_string())?,
             Err(_) => return Err("the agent did not answer".to_owned()),

@@ -1,0 +1,242 @@
+//! What the targets on the wall clock have in common: a container is a network namespace with an agent in it, and its
+//! servers are in this process and count.
+//!
+//! The targets differ in what lies between agent and servers, and in what they read off it at every window.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use super::Control;
+use super::agent::Agent;
+use crate::exit::Failure;
+use crate::measure::Meter;
+use crate::plan::{ContainerPlan, Load, Plan};
+use crate::result::{ContainerPhase, ContainerResult};
+use crate::traffic::serve::Servers;
+use crate::traffic::{Assigned, FloodNet, MeterReport, Orders, Report, Shared, keep_time, locked};
+
+/// From now to the start of the run: agents start and enter their namespaces.
+const START_IN: Duration = Duration::from_millis(500);
+/// After the end of the run an agent that has not answered is ended.
+const ANSWER_IN: Duration = Duration::from_secs(5);
+
+/// Refuses what only the virtual target has, before anything is set up.
+pub(super) fn carries(plan: &Plan) -> Result<(), Failure> {
+    for c in &plan.containers {
+        let one_life = c.joins_ns == 0 && c.active.len() == 1;
+        let odd = c.loads.iter().find(|l| match l {
+            Load::Up { connections, .. } | Load::Down { connections } => *connections > 1,
+            Load::Stuff(fill) => fill.reads_bits_per_second.is_some(),
+            Load::Orphans { .. } | Load::Accept { .. } | Load::Incast { .. } => true,
+            Load::Probe(_) | Load::Hoard(_) | Load::Flood { .. } => false,
+        });
+        let what = match (odd, one_life) {
+            (Some(load), _) => format!("its load '{}'", load.word()),
+            (None, false) => "its coming and going".to_owned(),
+            (None, true) => continue,
+        };
+        let (name, scenario) = (&c.name, &plan.scenario);
+        let text = format!("{scenario}: {name}: {what} is for the virtual target only");
+        return Err(Failure::Usage(text));
+    }
+    if plan.host.is_some() {
+        let text = format!("{}: a limit above all is for the virtual target only", plan.scenario);
+        return Err(Failure::Usage(text));
+    }
+    Ok(())
+}
+
+/// What the servers of a run share, with its start a moment from now. Each of the hog's connections is two descriptors
+/// of this process.
+pub(super) fn prepare() -> Result<Arc<Shared>, Failure> {
+    let fail = |e| Failure::io("RLIMIT_NOFILE", e);
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(fail)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(fail)?;
+    }
+    let epoch_ns = skbudget::clock::now().as_nanos() + START_IN.as_nanos() as u64;
+    Ok(Shared::new(epoch_ns))
+}
+
+/// Puts the servers of a container's loads where it finds them, at `gateway`. `flood`: whom its floods speak as.
+pub(super) fn serve(
+    servers: &mut Servers,
+    c: &ContainerPlan,
+    gateway: Ipv4Addr,
+    flood: Option<FloodNet>,
+    up: &Arc<Mutex<Meter>>,
+) -> io::Result<Vec<Assigned>> {
+    let at = |port: u16| SocketAddr::from((gateway, port));
+    let one = |load: &Load| {
+        Ok(match (*load, flood) {
+            (Load::Up { reads_bits_per_second, .. }, _) => {
+                Assigned::Up { to: at(servers.sink(reads_bits_per_second, Arc::clone(up))?) }
+            }
+            (Load::Down { .. }, _) => Assigned::Down { to: at(servers.pusher(c.bits_per_second)?) },
+            (Load::Probe(spec), _) => {
+                let port = servers.responder(spec.request_bytes, spec.response_bytes)?;
+                Assigned::Probe { to: at(port), spec }
+            }
+            (Load::Stuff(fill), _) if fill.reads_bits_per_second.is_none() => {
+                Assigned::Stuff { to: at(servers.never_reads()?), fill }
+            }
+            (Load::Hoard(fill), _) => {
+                Assigned::Hoard { to: at(servers.pushers(fill.bytes)?), fill }
+            }
+            (Load::Flood { kind, connections, per_second }, Some(net)) => {
+                let to = at(servers.never_reads()?);
+                Assigned::Flood { to, kind, connections, per_second, net }
+            }
+            (
+                Load::Stuff(_)
+                | Load::Orphans { .. }
+                | Load::Accept { .. }
+                | Load::Incast { .. }
+                | Load::Flood { .. },
+                _,
+            ) => {
+                let what = format!("the load '{}' is not for this target", load.word());
+                return Err(io::Error::other(what));
+            }
+        })
+    };
+    c.loads.iter().map(one).collect()
+}
+
+/// A container with its agent, which ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Actor {
+    pub(super) plan: ContainerPlan,
+    /// What the servers got of it.
+    up: Arc<Mutex<Meter>>,
+    agent: Agent,
+    _netns: OwnedFd,
+}
+
+/// Counts what the servers of one container get.
+pub(super) fn meter(plan: &Plan) -> Arc<Mutex<Meter>> {
+    Arc::new(Mutex::new(Meter::new(plan.window_ns, plan.end_ns())))
+}
+
+impl Actor {
+    /// Starts the agent; `loads` and `up` are those of `serve`.
+    pub(super) fn start(
+        plan: &Plan,
+        c: &ContainerPlan,
+        shared: &Shared,
+        netns: OwnedFd,
+        loads: Vec<Assigned>,
+        up: Arc<Mutex<Meter>>,
+    ) -> Result<Self, Failure> {
+        let (from_ns, until_ns) = match (c.active.first(), c.leaves_ns) {
+            (Some(span), Some(leaves)) => (span.from_ns, leaves),
+            (_, _) => (0, u64::MAX),
+        };
+        let orders = Orders {
+            netns: None,
+            epoch_ns: shared.clock.epoch_ns,
+            window_ns: plan.window_ns,
+            grace_ns: plan.grace_ns,
+            phases: plan.phases.clone(),
+            from_ns,
+            until_ns,
+            loads,
+        };
+        let agent = Agent::start(netns.as_fd(), orders).map_err(|e| Failure::io(&c.name, e))?;
+        Ok(Self { plan: c.clone(), up, agent, _netns: netns })
+    }
+
+    pub(super) fn up(&self) -> Arc<Mutex<Meter>> {
+        Arc::clone(&self.up)
+    }
+    pub(super) fn agent_id(&self) -> u32 {
+        self.agent.id()
+    }
+    pub(super) fn report(&mut self) -> Result<Report, Failure> {
+        self.agent.answer(ANSWER_IN).map_err(|e| Failure::io(&self.plan.name, e))
+    }
+
+    /// What agent and servers know of it; what lies between them adds the rest.
+    pub(super) fn result(&self, plan: &Plan, report: &Report) -> ContainerResult {
+        let up = MeterReport::from(&*locked(&self.up));
+        let of = |m: &MeterReport, i: usize| m.phases.get(i).copied().unwrap_or_default();
+        let response = self.plan.probe().map_or(0, |s| u64::from(s.response_bytes));
+        let phase = |i: usize| {
+            let ((up_bytes, up_stall_ns), (down_bytes, down_stall_ns)) =
+                (of(&up, i), of(&report.down, i));
+            let probe = report.probe.as_ref().and_then(|p| p.get(i).cloned());
+            let probe_bytes = probe.as_ref().map_or(0, |b| b.completed) * response;
+            ContainerPhase {
+                up_bytes,
+                down_bytes,
+                up_stall_ns,
+                down_stall_ns,
+                probe_bytes,
+                moved_bytes: 0,
+                probe,
+            }
+        };
+        ContainerResult {
+            phases: (0..plan.phases.len()).map(phase).collect(),
+            up_window_bytes: up.windows,
+            down_window_bytes: report.down.windows.clone(),
+            up_total_bytes: up.total,
+            down_total_bytes: report.down.total,
+            guest_counters: report.guest_counters.clone(),
+            corrupt: report.corrupt + up.corrupt,
+            broken: report.broken,
+            ..ContainerResult::of(&self.plan)
+        }
+    }
+}
+
+/// The run itself: phases begin and end on the servers' `meters`, and `look` is told the start of every window.
+pub(super) fn play(
+    plan: &Plan,
+    shared: &Shared,
+    meters: &[Arc<Mutex<Meter>>],
+    control: Control<'_>,
+    look: impl FnMut(u64) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    thread::scope(|scope| {
+        scope.spawn(|| keep_time(shared, &plan.phases, plan.grace_ns, meters, None));
+        let outcome = windows(plan, shared, control, look);
+        if outcome.is_err() {
+            shared.end();
+        }
+        outcome
+    })
+}
+
+fn windows(
+    plan: &Plan,
+    shared: &Shared,
+    control: Control<'_>,
+    mut look: impl FnMut(u64) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    for i in 0..=plan.end_ns().div_ceil(plan.window_ns) {
+        let at = i * plan.window_ns;
+        while shared.clock.now() < at && !control.stop.load(Ordering::Relaxed) {
+            let left = Duration::from_nanos(at - shared.clock.now().min(at));
+            thread::sleep(left.min(Duration::from_millis(20)));
+        }
+        if control.stop.load(Ordering::Relaxed) {
+            return Err(Failure::Interrupted);
+        }
+        look(at)?;
+    }
+    Ok(())
+}
+
+/// How late the latest agent was.
+pub(super) fn lag_p99_ns(reports: &[Report]) -> u64 {
+    let books = reports.iter().flat_map(|r| r.probe.iter().flatten());
+    books.filter_map(|p| p.lag.p99_ns).max().unwrap_or(0)
+}
