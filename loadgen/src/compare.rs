@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure};
-use crate::metrics::{Better, METRICS, Metric, Reading, Unit};
+use crate::metrics::{Better, METRICS, Metric, Reading, Unit, find};
 use crate::plan::ArmRole;
 use crate::result::{GateKind, RunResult};
 use crate::stats::{bootstrap, holm, median, noise, rank};
@@ -212,11 +212,11 @@ impl Sample<'_> {
         let ratios: Vec<f64> =
             self.a.iter().zip(self.b).map(|(a, b)| self.log(*b) - self.log(*a)).collect();
         if let Some(reason) = refused {
-            return self.line(median(&ratios), None, None, reason);
+            return (self.line(median(&ratios), None, None, reason), 1.0);
         }
         let interval = bootstrap::median_interval(&ratios, question.seed);
         let floor = noise::floor(&self.neighbours(), pairs, question.seed);
-        let (line, _) = self.line(median(&ratios), Some(interval), floor, String::new());
+        let line = self.line(median(&ratios), Some(interval), floor, String::new());
         (line, rank::signed_rank(&ratios))
     }
 
@@ -239,11 +239,11 @@ impl Sample<'_> {
         let refused = refusal(2.0 / ways, n.min(m), self.tests, "runs a side");
         let difference = median(&b) - median(&a);
         if let Some(reason) = refused {
-            return self.line(difference, None, None, reason);
+            return (self.line(difference, None, None, reason), 1.0);
         }
         let interval = bootstrap::difference_interval(&a, &b, question.seed);
         let floor = noise::floor(&self.neighbours(), n.min(m), question.seed);
-        let (line, _) = self.line(difference, Some(interval), floor, String::new());
+        let line = self.line(difference, Some(interval), floor, String::new());
         (line, rank::rank_sum(&a, &b))
     }
 
@@ -253,8 +253,8 @@ impl Sample<'_> {
         interval: Option<bootstrap::Interval>,
         floor: Option<f64>,
         reason: String,
-    ) -> (Line, f64) {
-        let line = Line {
+    ) -> Line {
+        Line {
             arm: self.arm.to_owned(),
             metric: self.metric.key,
             judgement: Judgement::Unclear,
@@ -267,8 +267,7 @@ impl Sample<'_> {
             floor_ratio: floor.map(f64::exp),
             samples: self.a.len().min(self.b.len()),
             reason,
-        };
-        (line, 1.0)
+        }
     }
 }
 
@@ -321,7 +320,7 @@ fn judge(line: &mut Line, margin: f64) {
     if !line.reason.is_empty() {
         return;
     }
-    let more_is_worse = METRICS.iter().any(|m| m.key == line.metric && m.better == Better::Smaller);
+    let more_is_worse = find(line.metric).is_some_and(|m| m.better == Better::Smaller);
     let turn = |log: f64| if more_is_worse { log } else { -log };
     let (x, y) = (turn(line.ratio_low.ln()), turn(line.ratio_high.ln()));
     let (low, high, middle) = (x.min(y), x.max(y), turn(line.ratio.ln()));
