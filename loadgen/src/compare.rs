@@ -130,6 +130,12 @@ pub fn refusal(least_p: f64, samples: usize, tests: usize, what: &str) -> Option
     None
 }
 
+/// Too many to count out? The reason if so.
+fn too_many(values: usize) -> Option<String> {
+    let most = rank::VALUES_MAX;
+    (values > most).then(|| format!("{values} values: at most {most} are compared at once"))
+}
+
 /// Pairs of runs made one next to the other. `floor`: log ratios between runs of the same side.
 pub fn paired(a: &[Run], b: &[Run], names: (&str, &str), question: &Question) -> Comparison {
     let mut discarded = Vec::new();
@@ -209,6 +215,7 @@ impl Sample<'_> {
     fn paired(&self, question: &Question) -> (Line, f64) {
         let pairs = self.a.len();
         let refused = refusal(rank::least_p(pairs), pairs, self.tests, "pairs");
+        let refused = refused.or_else(|| too_many(pairs));
         let ratios: Vec<f64> =
             self.a.iter().zip(self.b).map(|(a, b)| self.log(*b) - self.log(*a)).collect();
         if let Some(reason) = refused {
@@ -237,6 +244,7 @@ impl Sample<'_> {
         // The most extreme split of all runs.
         let ways: f64 = (1..=n.min(m)).map(|i| (n.max(m) + i) as f64 / i as f64).product();
         let refused = refusal(2.0 / ways, n.min(m), self.tests, "runs a side");
+        let refused = refused.or_else(|| too_many(n + m));
         let difference = median(&b) - median(&a);
         if let Some(reason) = refused {
             return (self.line(difference, None, None, reason), 1.0);
