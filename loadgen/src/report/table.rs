@@ -176,7 +176,7 @@ fn cpu(arm: &ArmResult) -> String {
     }
 }
 
-fn none() -> String {
+pub(super) fn none() -> String {
     "-".to_owned()
 }
 pub(crate) fn quantile(q: Quantile) -> String {
