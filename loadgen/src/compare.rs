@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure};
-use crate::metrics::{Better, METRICS, Metric, Reading, Unit};
+use crate::metrics::{Better, METRICS, Metric, Reading, Unit, find};
 use crate::plan::ArmRole;
 use crate::result::{GateKind, RunResult};
 use crate::stats::{bootstrap, holm, median, noise, rank};
@@ -130,6 +130,12 @@ pub fn refusal(least_p: f64, samples: usize, tests: usize, what: &str) -> Option
     None
 }
 
+/// Too many to count out? The reason if so.
+fn too_many(values: usize) -> Option<String> {
+    let most = rank::VALUES_MAX;
+    (values > most).then(|| format!("{values} values: at most {most} are compared at once"))
+}
+
 /// Pairs of runs made one next to the other. `floor`: log ratios between runs of the same side.
 pub fn paired(a: &[Run], b: &[Run], names: (&str, &str), question: &Question) -> Comparison {
     let mut discarded = Vec::new();
@@ -209,14 +215,15 @@ impl Sample<'_> {
     fn paired(&self, question: &Question) -> (Line, f64) {
         let pairs = self.a.len();
         let refused = refusal(rank::least_p(pairs), pairs, self.tests, "pairs");
+        let refused = refused.or_else(|| too_many(pairs));
         let ratios: Vec<f64> =
             self.a.iter().zip(self.b).map(|(a, b)| self.log(*b) - self.log(*a)).collect();
         if let Some(reason) = refused {
-            return self.line(median(&ratios), None, None, reason);
+            return (self.line(median(&ratios), None, None, reason), 1.0);
         }
         let interval = bootstrap::median_interval(&ratios, question.seed);
         let floor = noise::floor(&self.neighbours(), pairs, question.seed);
-        let (line, _) = self.line(median(&ratios), Some(interval), floor, String::new());
+        let line = self.line(median(&ratios), Some(interval), floor, String::new());
         (line, rank::signed_rank(&ratios))
     }
 
@@ -237,13 +244,14 @@ impl Sample<'_> {
         // The most extreme split of all runs.
         let ways: f64 = (1..=n.min(m)).map(|i| (n.max(m) + i) as f64 / i as f64).product();
         let refused = refusal(2.0 / ways, n.min(m), self.tests, "runs a side");
+        let refused = refused.or_else(|| too_many(n + m));
         let difference = median(&b) - median(&a);
         if let Some(reason) = refused {
-            return self.line(difference, None, None, reason);
+            return (self.line(difference, None, None, reason), 1.0);
         }
         let interval = bootstrap::difference_interval(&a, &b, question.seed);
         let floor = noise::floor(&self.neighbours(), n.min(m), question.seed);
-        let (line, _) = self.line(difference, Some(interval), floor, String::new());
+        let line = self.line(difference, Some(interval), floor, String::new());
         (line, rank::rank_sum(&a, &b))
     }
 
@@ -253,8 +261,8 @@ impl Sample<'_> {
         interval: Option<bootstrap::Interval>,
         floor: Option<f64>,
         reason: String,
-    ) -> (Line, f64) {
-        let line = Line {
+    ) -> Line {
+        Line {
             arm: self.arm.to_owned(),
             metric: self.metric.key,
             judgement: Judgement::Unclear,
@@ -267,8 +275,7 @@ impl Sample<'_> {
             floor_ratio: floor.map(f64::exp),
             samples: self.a.len().min(self.b.len()),
             reason,
-        };
-        (line, 1.0)
+        }
     }
 }
 
@@ -321,7 +328,7 @@ fn judge(line: &mut Line, margin: f64) {
     if !line.reason.is_empty() {
         return;
     }
-    let more_is_worse = METRICS.iter().any(|m| m.key == line.metric && m.better == Better::Smaller);
+    let more_is_worse = find(line.metric).is_some_and(|m| m.better == Better::Smaller);
     let turn = |log: f64| if more_is_worse { log } else { -log };
     let (x, y) = (turn(line.ratio_low.ln()), turn(line.ratio_high.ln()));
     let (low, high, middle) = (x.min(y), x.max(y), turn(line.ratio.ln()));

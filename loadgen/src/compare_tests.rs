@@ -121,6 +121,17 @@ fn too_few_pairs_are_refused() {
 }
 
 #[test]
+fn more_runs_than_can_be_counted_out_are_refused() {
+    let q = question(&["p99-contended"]);
+    let (a, b) = Session::new(9, 0.0001).pairs(&q.metrics, 201, 2.0);
+    for c in [paired(&a, &b, ("a", "b"), &q), unpaired(&a[..101], &b[..100], ("a", "b"), &q)] {
+        assert_eq!(c.exit, 5);
+        assert!(c.lines[0].reason.contains("at most 200"), "{}", c.lines[0].reason);
+    }
+    assert_eq!(paired(&a[..200], &b[..200], ("a", "b"), &q).exit, 4);
+}
+
+#[test]
 fn a_run_in_doubt_takes_its_pair_with_it() {
     let q = question(&["p99-contended"]);
     let (mut a, b) = Session::new(9, 0.0001).pairs(&q.metrics, 6, 2.0);

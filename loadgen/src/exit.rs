@@ -34,6 +34,12 @@ impl Exit {
     pub fn code(self) -> u8 {
         self as u8
     }
+    /// Of several runs: one that was stopped first, then a fault, then a doubt.
+    pub fn worst(codes: impl IntoIterator<Item = u8>) -> Self {
+        let codes: Vec<u8> = codes.into_iter().collect();
+        let order = [Self::Interrupted, Self::GateFailed, Self::Inconclusive];
+        order.into_iter().find(|e| codes.contains(&e.code())).unwrap_or(Self::Passed)
+    }
     pub fn word(self) -> &'static str {
         match self {
             Self::Passed => "PASS",

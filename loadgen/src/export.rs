@@ -93,7 +93,7 @@ pub fn write(dir: &Path, result: &RunResult, formats: &[Format]) -> Result<(), F
 }
 
 /// A name as part of a file name or a tag: letters, digits, `.`, `_` and `-` stay.
-fn plain(name: &str) -> String {
+pub(crate) fn plain(name: &str) -> String {
     let keep = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
     name.chars().map(|c| if keep(c) { c } else { '_' }).collect()
 }

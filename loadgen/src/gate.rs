@@ -8,7 +8,7 @@ use crate::analyse::{Pair, latency_pairs};
 use crate::exit::Exit;
 use crate::plan::{ArmRole, GatePlan};
 use crate::result::{ArmResult, ContainerResult, Fairness, GateKind, GateResult, Verdict};
-use crate::units::{bytes, time};
+use crate::units::{bytes, percent, time, times};
 
 /// What a victim may pay for its neighbour. Exact in virtual time, with room for a busy machine on the wall clock
 /// (`loadgen-notes` 2.4).
@@ -254,14 +254,6 @@ fn inflation(arm: &ArmResult, limits: Thresholds) -> (bool, String) {
 
 fn slowdown(f: &Fairness) -> String {
     f.throughput_slowdown_milli.map_or_else(|| "nothing delivered".to_owned(), times)
-}
-
-fn times(milli: u64) -> String {
-    format!("{}.{:02}x", milli / 1000, milli % 1000 / 10)
-}
-
-fn percent(ppm: u64) -> String {
-    format!("{}.{:02} %", ppm / 10_000, ppm % 10_000 / 100)
 }
 
 #[cfg(test)]

@@ -120,9 +120,7 @@ fn derive(sum: &mut RunResult, parts: &[RunResult]) {
         part.gates.iter().map(rename).collect::<Vec<_>>()
     };
     sum.gates = parts.iter().enumerate().flat_map(named).collect();
-    let exits = [Exit::Interrupted, Exit::GateFailed, Exit::Inconclusive];
-    let worst = exits.into_iter().find(|e| parts.iter().any(|p| p.verdict.exit == e.code()));
-    let worst = worst.unwrap_or(Exit::Passed);
+    let worst = Exit::worst(parts.iter().map(|p| p.verdict.exit));
     sum.verdict = Verdict {
         word: worst.word().to_owned(),
         exit: worst.code(),

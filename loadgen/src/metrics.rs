@@ -1,10 +1,9 @@
 //! The numbers of an arm that are worth following from run to run, each with its unit and its better direction.
-//! Exports,
-//! `compare` and `explain` all know them by these keys.
+//! Exports, `compare` and `explain` all know them by these keys.
 
 use crate::plan::{CONTENDED, Role, SOLO};
-use crate::result::{ArmResult, ContainerPhase, ContainerResult, Quantile, RunResult};
-use crate::units::{bytes, rate, time};
+use crate::result::{ArmResult, ContainerPhase, ContainerResult, ProbePhase, Quantile, RunResult};
+use crate::units::{bits_per_second, bytes, rate, time};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Better {
@@ -90,19 +89,19 @@ pub const METRICS: &[Metric] = &[
         |_, a| a.fairness.p99_inflation_milli.map(|m| exact(m as f64 / 1e3)),
     ),
     smaller("p50-contended", Unit::Nanos, "p50 response beside the hog, worst victim", |_, a| {
-        worst_quantile(a, CONTENDED, |p| p.p50)
+        worst_reading(a, CONTENDED, |p| p.p50)
     }),
     smaller("p99-contended", Unit::Nanos, "p99 response beside the hog, worst victim", |_, a| {
-        worst_quantile(a, CONTENDED, |p| p.p99)
+        worst_reading(a, CONTENDED, |p| p.p99)
     }),
     smaller(
         "p999-contended",
         Unit::Nanos,
         "p99.9 response beside the hog, worst victim",
-        |_, a| worst_quantile(a, CONTENDED, |p| p.p999),
+        |_, a| worst_reading(a, CONTENDED, |p| p.p999),
     ),
     smaller("p99-solo", Unit::Nanos, "p99 response alone, worst victim", |_, a| {
-        worst_quantile(a, SOLO, |p| p.p99)
+        worst_reading(a, SOLO, |p| p.p99)
     }),
     smaller(
         "stall",
@@ -151,13 +150,21 @@ pub fn victims(arm: &ArmResult) -> impl Iterator<Item = &ContainerResult> {
 }
 
 /// What is known only from below ranks above everything known.
-fn worst_quantile(
+pub fn worst_quantile(
     arm: &ArmResult,
     phase: usize,
-    pick: fn(&crate::result::ProbePhase) -> Option<Quantile>,
-) -> Option<Reading> {
+    pick: fn(&ProbePhase) -> Option<Quantile>,
+) -> Option<Quantile> {
     let all = victims(arm).filter_map(|c| c.phases.get(phase)?.probe.as_ref().and_then(pick));
-    let worst = all.max_by_key(|q| (q.at_least, q.ns))?;
+    all.max_by_key(|q| (q.at_least, q.ns))
+}
+
+fn worst_reading(
+    arm: &ArmResult,
+    phase: usize,
+    pick: fn(&ProbePhase) -> Option<Quantile>,
+) -> Option<Reading> {
+    let worst = worst_quantile(arm, phase, pick)?;
     Some(Reading { value: worst.ns as f64, at_least: worst.at_least })
 }
 
@@ -171,6 +178,6 @@ fn least_rate(
 }
 
 fn per_second(result: &RunResult, bytes: u64) -> Option<Reading> {
-    let ns = result.phases.get(CONTENDED)?.nanos().max(1);
-    Some(exact((u128::from(bytes) * 8_000_000_000 / u128::from(ns)) as f64))
+    let ns = result.phases.get(CONTENDED)?.nanos();
+    Some(exact(bits_per_second(bytes, ns) as f64))
 }

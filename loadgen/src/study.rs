@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure};
-use crate::export::json;
+use crate::export::{self, Format, json, plain};
 use crate::plan::{ArmRole, Plan};
 use crate::result::{ArmResult, GateKind, RunResult};
 use crate::run;
 use crate::target::{Control, Target};
-use crate::units::{Unit, bytes, time};
+use crate::units::{Unit, bytes, percent, time, times};
 
 /// What every run of a study has in common.
 #[derive(Debug)]
@@ -83,27 +83,24 @@ pub fn sweep(
     let mut points = Vec::new();
     for (value, plan) in values.iter().zip(&plans) {
         let result = run::run(plan, study.target, control)?;
-        let dir = out.join(file_name(key, value));
-        fs::create_dir_all(&dir).map_err(|e| Failure::io(dir.display(), e))?;
-        put(&dir.join("result.json"), &json::result(&result)?)?;
-        put(&dir.join("verdict.json"), &json::verdict(&result)?)?;
+        let dir = out.join(plain(&format!("{key}-{value}")));
+        export::write(&dir, &result, &[Format::Result, Format::Verdict])?;
         points.push(point(value, &result));
         study.write_sweep(&out, key, &points)?;
         if result.interrupted {
             break;
         }
     }
-    let exit = worst(points.iter().map(|p| p.exit));
+    let exit = Exit::worst(points.iter().map(|p| p.exit));
     let text = format!(
-        "{} over {key} on the {} target, seed {}\n\n{}\nVERDICT: {} exit={exit} out={}\n",
+        "{} over {key} on the {} target, seed {}\n\n{}\n{}\n",
         study.scenario,
         study.target.name(),
         study.seed,
         table(key, &points),
-        word(exit),
-        out.display()
+        verdict_line(exit, &out)
     );
-    Ok((text, exit))
+    Ok((text, exit.code()))
 }
 
 /// Where `search` looks.
@@ -155,15 +152,15 @@ pub fn search(
                 |n| format!("; {} fails", unit.show(n)),
             );
             let _ = writeln!(text, "{} = {}{above}", range.key, unit.show(best));
-            Exit::Passed.code()
+            Exit::Passed
         }
         None => {
             let _ = writeln!(text, "{} = {} fails already", range.key, range.from);
-            Exit::GateFailed.code()
+            Exit::GateFailed
         }
     };
-    let _ = writeln!(text, "VERDICT: {} exit={exit} out={}", word(exit), out.display());
-    Ok((text, exit))
+    let _ = writeln!(text, "{}", verdict_line(exit, &out));
+    Ok((text, exit.code()))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,18 +247,10 @@ impl Study<'_> {
             param,
             points,
         };
-        let text = serde_json::to_string_pretty(&file).map_err(|e| Failure::io("sweep.json", e))?;
-        put(&out.join("sweep.json"), &(text + "\n"))
+        let path = out.join("sweep.json");
+        fs::write(&path, json::pretty("sweep.json", &file)?)
+            .map_err(|e| Failure::io(path.display(), e))
     }
-}
-
-fn put(path: &Path, text: &str) -> Result<(), Failure> {
-    fs::write(path, text).map_err(|e| Failure::io(path.display(), e))
-}
-
-fn file_name(key: &str, value: &str) -> String {
-    let keep = |c: char| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' };
-    format!("{key}-{value}").chars().map(keep).collect()
 }
 
 fn point(value: &str, result: &RunResult) -> Point {
@@ -299,17 +288,14 @@ fn table(key: &str, points: &[Point]) -> String {
     let mut rows: Vec<Vec<String>> = vec![head.iter().map(|h| (*h).to_owned()).collect()];
     for p in points {
         for r in &p.arms {
-            let times = |m: Option<u64>| {
-                m.map_or_else(|| "-".to_owned(), |m| format!("{}.{:02}x", m / 1000, m % 1000 / 10))
-            };
+            let times = |m: Option<u64>| m.map_or_else(|| "-".to_owned(), times);
             rows.push(vec![
                 p.value.clone(),
                 r.arm.clone(),
                 times(r.throughput_slowdown_milli),
                 times(r.p99_inflation_milli),
                 time(r.stall_ns),
-                r.delivered_ppm
-                    .map_or_else(|| "-".to_owned(), |d| format!("{:.2} %", d as f64 / 1e4)),
+                r.delivered_ppm.map_or_else(|| "-".to_owned(), percent),
                 bytes(r.overshoot_bytes),
                 p.exit.to_string(),
             ]);
@@ -326,15 +312,8 @@ fn table(key: &str, points: &[Point]) -> String {
     s
 }
 
-/// A stopped run first, then precedence as of a single run.
-fn worst(exits: impl Iterator<Item = u8>) -> u8 {
-    let order = [Exit::Interrupted, Exit::GateFailed, Exit::Inconclusive];
-    let all: Vec<u8> = exits.collect();
-    order.iter().map(|e| e.code()).find(|e| all.contains(e)).unwrap_or(0)
-}
-
-fn word(exit: u8) -> &'static str {
-    Exit::ALL.iter().find(|(e, _)| e.code() == exit).map_or("ERROR", |(e, _)| e.word())
+fn verdict_line(exit: Exit, out: &Path) -> String {
+    format!("VERDICT: {} exit={} out={}", exit.word(), exit.code(), out.display())
 }
 
 #[cfg(test)]
@@ -371,8 +350,8 @@ mod tests {
 
     #[test]
     fn a_fault_outweighs_a_doubt() {
-        assert_eq!(worst([0, 5, 3, 0].into_iter()), 3);
-        assert_eq!(worst([0, 5].into_iter()), 5);
-        assert_eq!(worst([0].into_iter()), 0);
+        assert_eq!(Exit::worst([0, 5, 3, 0]).code(), 3);
+        assert_eq!(Exit::worst([0, 5]).code(), 5);
+        assert_eq!(Exit::worst([0]).code(), 0);
     }
 }

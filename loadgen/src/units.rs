@@ -96,6 +96,10 @@ pub fn rate(bits_per_second: u64) -> String {
     format!("{} {unit}", three(n))
 }
 
+pub fn bits_per_second(bytes: u64, ns: u64) -> u64 {
+    (u128::from(bytes) * 8_000_000_000 / u128::from(ns.max(1))) as u64
+}
+
 /// `1.24 ms`
 pub fn time(ns: u64) -> String {
     let (n, unit) = match ns {
@@ -115,6 +119,16 @@ pub fn bytes(n: u64) -> String {
         n if n >= 1 << 10 => format!("{} KiB", three(n as f64 / 1024.0)),
         n => format!("{n} B"),
     }
+}
+
+/// `1.05x`
+pub fn times(milli: u64) -> String {
+    format!("{}.{:02}x", milli / 1000, milli % 1000 / 10)
+}
+
+/// `99.99 %`, never more than it is.
+pub fn percent(ppm: u64) -> String {
+    format!("{}.{:02} %", ppm / 10_000, ppm % 10_000 / 100)
 }
 
 /// Three significant digits.

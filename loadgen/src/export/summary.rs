@@ -8,7 +8,7 @@ use crate::plan::{CONTENDED, Phase, SOLO};
 use crate::report::pick::{slowdown_milli, worst_first};
 use crate::report::table;
 use crate::result::{ArmResult, ContainerResult, RunResult};
-use crate::units::{rate, time};
+use crate::units::{bits_per_second, percent, rate, time, times};
 
 /// Listed one by one, an arm.
 const WORST: usize = 20;
@@ -87,17 +87,14 @@ fn victims(s: &mut String, result: &RunResult, arm: &ArmResult) {
     );
     for c in all.iter().take(shown) {
         let Some(p) = c.phases.get(CONTENDED) else { continue };
-        let per_second = |b: u64| {
-            rate((u128::from(b) * 8_000_000_000 / u128::from(ns(CONTENDED).max(1))) as u64)
-        };
+        let per_second = |b: u64| rate(bits_per_second(b, ns(CONTENDED)));
         let slow = match slow(c) {
             u64::MAX => "nothing came".to_owned(),
-            milli => table::times(milli),
+            milli => times(milli),
         };
         let probe = p.probe.as_ref();
         let p99 = probe.and_then(|p| p.p99).map_or_else(|| "-".to_owned(), table::quantile);
-        let delivered =
-            probe.and_then(|p| p.delivered_ppm).map_or_else(|| "-".to_owned(), table::percent);
+        let delivered = probe.and_then(|p| p.delivered_ppm).map_or_else(|| "-".to_owned(), percent);
         let (up, down) = (per_second(p.up_bytes), per_second(p.down_bytes));
         let _ = writeln!(s, "| {} | {slow} | {up} | {down} | {p99} | {delivered} |", cell(&c.name));
     }

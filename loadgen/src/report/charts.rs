@@ -5,7 +5,7 @@ use super::pick::{slowdown_milli, worst, worst_first};
 use super::svg::{Band, Chart, Heat, HeatRow, Mark, Scale, Series, log_steps, steps};
 use crate::plan::{CONTENDED, Phase, Role, SOLO};
 use crate::result::{ArmResult, ContainerResult, ProbePhase, RunResult};
-use crate::units::{bytes, time};
+use crate::units::bytes;
 
 /// Rows and columns of a heat map.
 const ROWS_MAX: usize = 40;
@@ -349,9 +349,4 @@ fn parts(result: &RunResult, c: &ContainerResult) -> Vec<Option<f64>> {
         (alone > 0.0 && there).then_some(got / alone)
     };
     (0..windows).step_by(step).map(column).collect()
-}
-
-/// `1.2 ms`, or a dash.
-pub fn maybe_time(ns: Option<u64>) -> String {
-    ns.map_or_else(|| "-".to_owned(), time)
 }

@@ -3,11 +3,10 @@
 
 use minijinja::{Value, context};
 
-use super::charts::maybe_time;
 use super::table;
-use crate::metrics::victims;
+use crate::metrics::{victims, worst_quantile};
 use crate::plan::{CONTENDED, SOLO};
-use crate::result::{ArmResult, Latency, ProbePhase, Quantile, RunResult};
+use crate::result::{ArmResult, ProbePhase, RunResult};
 use crate::units::time;
 
 pub(super) fn rows(result: &RunResult) -> Vec<Value> {
@@ -23,19 +22,15 @@ fn of_phase(arm: &ArmResult, phase: usize, name: &str) -> Value {
     let books: Vec<&ProbePhase> =
         victims(arm).filter_map(|c| c.phases.get(phase)?.probe.as_ref()).collect();
     let sum = |count: fn(&ProbePhase) -> u64| books.iter().map(|p| count(p)).sum::<u64>();
-    let worst = |q: fn(&ProbePhase) -> Option<Quantile>| {
-        let all = books.iter().filter_map(|p| q(p));
-        let worst = all.max_by_key(|q| (q.at_least, q.ns));
-        worst.map_or_else(|| "-".to_owned(), table::quantile)
-    };
-    let most =
-        |l: fn(&ProbePhase) -> &Latency| maybe_time(books.iter().filter_map(|p| l(p).p99_ns).max());
+    let response = worst_quantile(arm, phase, |p| p.p99);
+    let service = books.iter().filter_map(|p| p.service.p99_ns).max();
     context! {
         arm => arm.name.as_str(), phase => name,
         asked => sum(|p| p.intended), answered => sum(|p| p.completed),
         missing => sum(|p| p.outstanding + p.shed + p.failed),
         outstanding => sum(|p| p.outstanding), shed => sum(|p| p.shed), failed => sum(|p| p.failed),
-        response => worst(|p| p.p99), service => most(|p| &p.service),
+        response => response.map_or_else(table::none, table::quantile),
+        service => service.map_or_else(table::none, time),
         lag => lag(arm, &books),
     }
 }

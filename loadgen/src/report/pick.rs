@@ -1,5 +1,6 @@
 //! Which containers a rendering is about. There may be thousands: what is drawn or listed one by one is chosen here.
 
+use crate::metrics::victims;
 use crate::plan::{CONTENDED, Role};
 use crate::result::{ArmResult, ContainerResult};
 
@@ -44,7 +45,7 @@ pub fn slowdown_milli(c: &ContainerResult, solo_ns: u64, contended_ns: u64) -> u
 
 /// Victims, the one with the least goodput beside the hog first.
 pub fn worst_first(arm: &ArmResult) -> Vec<&ContainerResult> {
-    let mut victims: Vec<_> = arm.containers.iter().filter(|c| c.role == Role::Victim).collect();
+    let mut victims: Vec<_> = victims(arm).collect();
     victims.sort_by_key(|c| contended_bytes(c));
     victims
 }

@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
+use crate::metrics::{victims, worst_quantile};
 use crate::plan::Role;
 use crate::result::{ArmResult, ContainerPhase, ContainerResult, Fairness, Quantile, RunResult};
-use crate::units::{bytes, rate, time};
+use crate::units::{bits_per_second, bytes, percent, rate, time, times};
 
 type Cell = Box<dyn Fn(&ArmResult) -> String>;
 
@@ -111,7 +112,11 @@ fn rows(result: &RunResult) -> Vec<Row> {
     ];
     for (name, pick) in quantiles {
         for (i, phase) in result.phases.iter().take(2).enumerate() {
-            add(name, &phase.name, Box::new(move |arm| worst_quantile(arm, i, pick)));
+            add(
+                name,
+                &phase.name,
+                Box::new(move |arm| worst_quantile(arm, i, pick).map_or_else(none, quantile)),
+            );
         }
     }
     for (i, phase) in result.phases.iter().take(2).enumerate() {
@@ -150,19 +155,9 @@ fn down(p: &ContainerPhase) -> u64 {
     p.down_bytes
 }
 
-fn victims(arm: &ArmResult) -> impl Iterator<Item = &ContainerResult> {
-    arm.containers.iter().filter(|c| c.role == Role::Victim)
-}
-
 fn least_rate(arm: &ArmResult, phase: usize, pick: Pick, ns: u64) -> String {
     let least = victims(arm).map(|c| pick(&c.phases[phase])).min().unwrap_or(0);
-    rate((u128::from(least) * 8_000_000_000 / u128::from(ns.max(1))) as u64)
-}
-
-/// Known only from below ranks above everything known.
-fn worst_quantile(arm: &ArmResult, phase: usize, pick: PickQ) -> String {
-    let all = victims(arm).filter_map(|c| c.phases[phase].probe.as_ref().and_then(pick));
-    all.max_by_key(|q| (q.at_least, q.ns)).map_or_else(none, quantile)
+    rate(bits_per_second(least, ns))
 }
 
 fn worst_stall(arm: &ArmResult, phase: usize) -> String {
@@ -181,17 +176,11 @@ fn cpu(arm: &ArmResult) -> String {
     }
 }
 
-fn none() -> String {
+pub(super) fn none() -> String {
     "-".to_owned()
 }
 pub(crate) fn quantile(q: Quantile) -> String {
     format!("{}{}", if q.at_least { ">= " } else { "" }, time(q.ns))
-}
-pub(crate) fn percent(ppm: u64) -> String {
-    format!("{}.{:02} %", ppm / 10_000, ppm % 10_000 / 100)
-}
-pub(crate) fn times(milli: u64) -> String {
-    format!("{}.{:02}x", milli / 1000, milli % 1000 / 10)
 }
 fn index(ppm: u64) -> String {
     format!("{}.{:03}", ppm / 1_000_000, ppm % 1_000_000 / 1000)

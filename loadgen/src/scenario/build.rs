@@ -323,8 +323,9 @@ fn check_loads(at: &str, g: &Group) -> Result<(), Wrong> {
     if let Some(f) = &g.flood {
         conns("flood", f.conns.0)?;
         range(&["group", at, "flood", "rate"], Unit::Count, f.rate.0, 1, 1_000_000)?;
-        let by_hand = g.up.is_some() || g.down.is_some() || g.probe.is_some();
-        if by_hand || g.stuff.is_some() || g.hoard.is_some() {
+        let streams = g.up.is_some() || g.down.is_some() || g.probe.is_some();
+        let fills = g.stuff.is_some() || g.hoard.is_some() || g.orphans.is_some();
+        if streams || fills || g.accept.is_some() || g.incast.is_some() {
             let what = "a guest that makes its segments by hand has no TCP for another load";
             return wrong(&["group", at, "flood"], what);
         }

@@ -43,6 +43,19 @@ fn mistakes_are_named_with_their_lines() {
     }
 }
 
+/// None of them is left out silently.
+#[test]
+fn a_flood_by_hand_has_no_load_beside_it() {
+    assert!(
+        error(&TEXT.replace("stuff = ", "flood = { conns = 1 }\nstuff = ")).contains("by hand")
+    );
+    for load in ["up", "down", "probe", "hoard", "orphans", "accept", "incast"] {
+        let e =
+            error(&TEXT.replace("stuff = { conns = 10 }", &format!("flood = {{}}\n{load} = {{}}")));
+        assert!(e.contains("group.hog.flood") && e.contains("by hand"), "{load}: {e}");
+    }
+}
+
 #[test]
 fn schedules_that_cannot_be_are_refused_with_the_reason() {
     let step = |at: &str, action: &str| {

@@ -1,7 +1,7 @@
 //! Exact rank tests. With few runs the normal approximation is wrong where it matters, so the distributions are counted
 //! out: Wilcoxon's signed ranks for pairs, Mann and Whitney's for two groups, ties by mid-ranks.
 
-/// Up to this many values are counted out exactly; more are refused by the callers' own limits.
+/// Callers refuse more values than this: time and memory of counting them out grow with their third power.
 pub const VALUES_MAX: usize = 200;
 
 /// Twice the mid-rank of each, so that ties stay whole numbers.
