@@ -3,11 +3,11 @@
 //!
 //! A [`plan::Plan`] (made from a [`scenario`] and its parameters) says who loads what in which phase under which arms.
 //! A [`target`] runs one arm of it and returns plain records ([`result::ArmResult`]). Everything after that is shared
-//! and pure: [`analyse`] derives the fairness numbers, [`gate`] judges them, [`report`] renders them.
+//! and pure: [`analyse`] derives the fairness numbers, [`gate`] judges them, [`report`] and [`export`] render them.
 //!
 //! ```text
-//!  scenario ──▶ Plan ──▶ target::{virt, tap} ──▶ ArmResult ──▶ analyse ──▶ gate ──▶ report (table, JSON, HTML, .hgrm)
-//!                             measure (meters, probe books) is what both targets count with
+//!  scenario ──▶ Plan ──▶ target::{virt, tap, kernel} ──▶ ArmResult ──▶ analyse ──▶ gate ──▶ report, export
+//!                             measure (meters, probe books) is what all targets count with
 //! ```
 #![forbid(unsafe_code)]
 

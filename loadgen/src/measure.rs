@@ -1,4 +1,4 @@
-//! What both targets count with: goodput meters and probe books. Times are nanoseconds since the start of the run.
+//! What all targets count with: goodput meters and probe books. Times are nanoseconds since the start of the run.
 
 mod blocks;
 mod book;

@@ -146,7 +146,7 @@ pub struct ContainerResult {
     pub counters: BTreeMap<String, u64>,
     /// Drop reasons and protocol counters of the stack; zeros left out.
     pub stack_counters: BTreeMap<String, u64>,
-    /// The guest kernel's own counters (tap target); zeros left out.
+    /// The guest kernel's own counters (not in virtual time); zeros left out.
     pub guest_counters: BTreeMap<String, u64>,
     pub flows_total: u64,
     /// Bytes that were not the bytes sent.
