@@ -456,6 +456,7 @@ impl Flow {
         tcb.on_timer(&mut mem)
     }
 
+    /// For everything but the relay (`with_ends`): only what the host takes is measured against the device queue.
     fn tcb_and_mem<'a>(
         &'a mut self,
         now: Instant,

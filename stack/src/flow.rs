@@ -131,6 +131,6 @@ impl Flow {
         if self.guest_done {
             return self.orphan_until;
         }
-        [self.tcb.deadline(), self.retry_at].into_iter().flatten().min()
+        [self.tcb.deadline(), self.retry_at].iter().filter_map(|t| *t).min()
     }
 }

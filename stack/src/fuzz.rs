@@ -20,8 +20,13 @@ use script::Script;
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its binary and of the folder of its corpus.
-pub const TARGETS: &[(&str, Target)] =
-    &[("frame", frame), ("options", options), ("segment", segment), ("sequence", sequence)];
+pub const TARGETS: &[(&str, Target)] = &[
+    ("frame", frame),
+    ("options", options),
+    ("reassembly", reassembly),
+    ("segment", segment),
+    ("sequence", sequence),
+];
 
 /// Operations of one script: longer ones are slow and find nothing more.
 const OPERATIONS_MAX: usize = 256;

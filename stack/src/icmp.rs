@@ -56,7 +56,7 @@ pub(crate) fn on_v4<'a>(
     payload: &[u8],
 ) -> Ingress<'a> {
     let Ok(packet) = Icmpv4Packet::new_checked(payload) else {
-        return Ingress::Drop(Stat::DropIcmp);
+        return DROP;
     };
     let too_big = u8::from(Icmpv4DstUnreachable::FragRequired);
     if packet.msg_type() == Icmpv4Message::DstUnreachable && packet.msg_code() == too_big {
@@ -123,7 +123,7 @@ pub(crate) fn on_v6<'a>(
     payload: &[u8],
 ) -> Ingress<'a> {
     let Ok(packet) = Icmpv6Packet::new_checked(payload) else {
-        return Ingress::Drop(Stat::DropIcmp);
+        return DROP;
     };
     // Whose checksum is wrong is not looked into.
     if !packet.verify_checksum(&src, &dst) {

@@ -140,13 +140,9 @@ fn tcp<'a>(vnet: &VnetHdr, addrs: Addrs, payload: &'a [u8]) -> Ingress<'a> {
         return Ingress::Drop(Stat::DropTcpHeader);
     };
     let (src, dst) = addrs.ips();
-    let checked = match addrs {
-        Addrs::V4 { src, dst } => (src.into(), dst.into()),
-        Addrs::V6 { src, dst } => (src.into(), dst.into()),
-    };
     // With checksum offload the sum is not there yet (RFC 1624's partial sum) or the kernel vouches for it.
     let vouched = vnet.flags & (F_NEEDS_CSUM | F_DATA_VALID) != 0;
-    if !vouched && !segment.verify_checksum(&checked.0, &checked.1) {
+    if !vouched && !segment.verify_checksum(&src.into(), &dst.into()) {
         return Ingress::Drop(Stat::DropTcpChecksum);
     }
     if segment.src_port() == 0 || segment.dst_port() == 0 {

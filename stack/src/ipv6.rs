@@ -48,12 +48,11 @@ pub(crate) fn on_packet<'a>(
     let addrs = Addrs::V6 { src, dst };
     match chain.walk(addrs) {
         Walked::Upper { at, protocol, naming } => {
-            let unknown = dst.is_multicast();
             let upper = &packet[at..];
             let found =
                 ingress::transport(config, vnet, addrs, ip.hop_limit(), protocol.into(), upper);
             match found {
-                Ingress::Drop(Stat::DropProtocol) if !unknown => {
+                Ingress::Drop(Stat::DropProtocol) if !dst.is_multicast() => {
                     let reason = Icmpv6ParamProblem::UnrecognizedNxtHdr;
                     let answer = icmp::param_problem(packet, naming, reason);
                     Ingress::Refuse(answer, Stat::DropProtocol)
@@ -220,7 +219,6 @@ fn options<'a>(header: &[u8], at: usize) -> Option<Walked<'a>> {
         }
         let reason = Icmpv6ParamProblem::UnrecognizedOption;
         match kind >> 6 {
-            _ if kind == 1 => {}
             0 => {}
             1 => return Some(Walked::Stop(Stat::DropIpv6Option)),
             // The fourth asks for silence towards multicast, which gets here for neighbour discovery only.

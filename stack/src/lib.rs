@@ -31,6 +31,7 @@ mod ipv6;
 mod ndp;
 mod parked;
 mod persecond;
+mod ranges;
 mod reassembly;
 mod relay;
 mod rxq;

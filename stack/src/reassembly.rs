@@ -12,6 +12,7 @@ use std::time::Duration;
 use skbudget_controller::{Budget, CHUNK_SIZE, Instant, MemberId};
 
 use crate::counters::Stat;
+use crate::ranges;
 use crate::segment::Addrs;
 
 /// Datagrams that wait for the rest of them.
@@ -256,9 +257,8 @@ fn is_tiny(fragment: &Fragment<'_>) -> bool {
 impl Entry {
     /// All of it is there, and the same.
     fn repeats(&self, fragment: &Fragment<'_>, end: u32) -> bool {
-        let inside = self.ranges.iter().any(|r| r.0 <= fragment.offset && end <= r.1);
         let same_end = fragment.more || self.total == Some(end);
-        inside
+        ranges::cover(&self.ranges, fragment.offset, end)
             && same_end
             && self.buffer[fragment.offset as usize..end as usize] == *fragment.payload
     }
@@ -288,13 +288,7 @@ impl Entry {
         if !fragment.more {
             self.total = Some(end);
         }
-        let at = self.ranges.partition_point(|r| r.1 < start);
-        let mut merged = (start, end);
-        let touching = self.ranges[at..].iter().take_while(|r| r.0 <= end).count();
-        for r in self.ranges.drain(at..at + touching) {
-            merged = (merged.0.min(r.0), merged.1.max(r.1));
-        }
-        self.ranges.insert(at, merged);
+        ranges::insert(&mut self.ranges, start, end);
     }
 }
 

@@ -20,6 +20,7 @@ use std::io::IoSlice;
 use skbudget_controller::{Budget, Instant, Ledger, RxKind};
 
 use crate::chunk::{Chunk, ChunkPool, PAYLOAD};
+use crate::ranges;
 
 /// Out-of-order ranges a flow may hold: beyond, a new range is dropped (pressure model M2).
 const RANGES_MAX: usize = 64;
@@ -73,7 +74,7 @@ impl RxQueue {
 
     /// All of it is kept beyond a hole.
     pub(crate) fn has(&self, start: u64, end: u64) -> bool {
-        self.ranges.iter().any(|r| r.0 <= start && end <= r.1)
+        ranges::cover(&self.ranges, start, end)
     }
 
     /// Bytes beyond `nxt` that the charged slots can take.
@@ -155,7 +156,8 @@ impl RxQueue {
         }
         let end = start + taken as u64;
         if offset > 0 {
-            self.insert_range(start, end);
+            ranges::insert(&mut self.ranges, start, end);
+            self.latest = start;
             stored.out_of_order = true;
             return stored;
         }
@@ -227,17 +229,6 @@ impl RxQueue {
 
     fn range_fits(&self, start: u64, end: u64) -> bool {
         self.ranges.len() < RANGES_MAX || self.ranges.iter().any(|r| start <= r.1 && r.0 <= end)
-    }
-
-    fn insert_range(&mut self, start: u64, end: u64) {
-        let at = self.ranges.partition_point(|r| r.1 < start);
-        let mut merged = (start, end);
-        let touching = self.ranges[at..].iter().take_while(|r| r.0 <= end).count();
-        for r in self.ranges.drain(at..at + touching) {
-            merged = (merged.0.min(r.0), merged.1.max(r.1));
-        }
-        self.ranges.insert(at, merged);
-        self.latest = start;
     }
 
     /// The in-order bytes, oldest first, as at most `parts_max` slices.

@@ -24,6 +24,9 @@
 //! Every byte of every stream is a function of its server port, direction and position ([`Pattern`]) and is checked
 //! where it arrives; [`Observer`]s hear of it.
 
+use crate::config::HOST_FLOOR;
+use crate::io::HostCaps;
+
 mod agenda;
 mod app;
 mod frame;
@@ -51,3 +54,6 @@ pub use server::{Accept, Server, Source};
 pub use smoltcp;
 pub use twin::Twin;
 pub use world::{BudgetId, NodeConfig, NodeId, World, WorldStats};
+
+/// Caps that an accepted socket begins with: those that its admission charges.
+pub const ACCEPTED_CAPS: HostCaps = HOST_FLOOR;

@@ -13,6 +13,8 @@ const CORPUS_BYTES_MAX: u64 = 200 << 10;
 #[test]
 fn committed_inputs_are_replayed() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let folders = fs::read_dir(&corpus).unwrap().count();
+    assert_eq!(folders, TARGETS.len(), "a folder that no target replays");
     let mut bytes = 0;
     for (name, target) in TARGETS {
         let mut files: Vec<_> = fs::read_dir(corpus.join(name))

@@ -146,17 +146,10 @@ impl Container {
             done.device_full = true;
             return;
         }
-        let mut mem = Mem {
-            now: cx.now,
-            budget: cx.budget,
-            pool: cx.pool,
-            ledger: &mut flow.ledger,
-            stats: &mut self.stats,
-            window_max: 0,
-        };
-        let (egress, device, tuple) = (&mut self.egress, &mut *cx.device, &flow.tuple);
+        let (egress, device, tuple) = (&mut self.egress, &mut *cx.device, flow.tuple);
+        let (tcb, mut mem) = flow.tcb_and_mem(cx.now, cx.budget, cx.pool, &mut self.stats);
         let out =
-            flow.tcb.output(&mut mem, &mut |seg, parts| egress.segment(device, tuple, seg, parts));
+            tcb.output(&mut mem, &mut |seg, parts| egress.segment(device, &tuple, seg, parts));
         done.more |= out.more;
         done.device_full = out.device_full;
         done.short_window = out.short;

@@ -463,11 +463,6 @@ fn script_len(any: u8) -> u16 {
 fn put_ipv4_sum(ip: &mut [u8]) {
     let len = (usize::from(ip[0] & 15) * 4).clamp(20, ip.len());
     ip[10..12].fill(0);
-    let sum =
-        ip[..len].chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(*w.get(1).unwrap_or(&0)));
-    let mut sum: u32 = sum.sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    ip[10..12].copy_from_slice(&(!sum as u16).to_be_bytes());
+    let sum = !checksum::data(&ip[..len]);
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
 }

@@ -1,5 +1,7 @@
 //! Ethernet frames on their way, in buffers that are used again.
 
+use std::io::IoSlice;
+
 use crate::vnet::VnetHdr;
 
 /// A frame with its virtio-net header. The buffer keeps its size; `len` says how much of it counts.
@@ -40,6 +42,17 @@ impl FramePool {
     pub fn take(&mut self, len: usize) -> Frame {
         let mut f = self.free.pop().unwrap_or_default();
         f.reset(len);
+        f
+    }
+    /// A frame as a [`Device`](crate::Device) is given it.
+    pub fn gather(&mut self, vnet: &VnetHdr, parts: &[IoSlice<'_>]) -> Frame {
+        let mut f = self.take(parts.iter().map(|p| p.len()).sum());
+        let mut at = 0;
+        for part in parts {
+            f.bytes_mut()[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        f.vnet = *vnet;
         f
     }
     pub fn give(&mut self, frame: Frame) {

@@ -25,13 +25,7 @@ impl Device for DownPort<'_> {
             self.link.want_room();
             return false;
         }
-        let mut frame = self.frames.take(parts.iter().map(|p| p.len()).sum());
-        let mut at = 0;
-        for part in parts {
-            frame.bytes_mut()[at..at + part.len()].copy_from_slice(part);
-            at += part.len();
-        }
-        frame.vnet = *vnet;
+        let frame = self.frames.gather(vnet, parts);
         let (now, node) = (self.now, self.node);
         send(self.link, now, frame, self.agenda, self.frames, node, What::ToGuest);
         true

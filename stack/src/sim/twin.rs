@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use skbudget_controller::{Budget, Instant};
 
+use super::ACCEPTED_CAPS;
 use super::frame::{Frame, FramePool};
 use super::guest::Guest;
 use super::host::SimHost;
@@ -14,11 +15,8 @@ use super::server::Server;
 use crate::chunk::ChunkPool;
 use crate::config::ContainerConfig;
 use crate::container::{Container, WakeKey};
-use crate::io::{Ctx, Device, FlowId, HostCaps};
+use crate::io::{Ctx, Device, FlowId};
 use crate::vnet::VnetHdr;
-
-/// Caps of the sockets of a twin's clients, as the kernel's floor.
-const CLIENT_CAPS: HostCaps = HostCaps { sndbuf: 4608, rcvbuf: 3584 };
 
 #[derive(Debug)]
 pub struct Twin {
@@ -49,14 +47,7 @@ impl Device for Outbox<'_> {
             return false;
         }
         self.room -= 1;
-        let mut frame = self.frames.take(parts.iter().map(|p| p.len()).sum());
-        let mut at = 0;
-        for part in parts {
-            frame.bytes_mut()[at..at + part.len()].copy_from_slice(part);
-            at += part.len();
-        }
-        frame.vnet = *vnet;
-        self.out.push(frame);
+        self.out.push(self.frames.gather(vnet, parts));
         true
     }
 }
@@ -124,7 +115,7 @@ impl Twin {
                 self.with(now, device, |container, cx| container.on_accept(cx, port, from));
             let Some(flow) = flow else { return };
             self.todo.pop_front();
-            self.host.adopt(flow, port, client, CLIENT_CAPS);
+            self.host.adopt(flow, port, client, ACCEPTED_CAPS);
         }
     }
 

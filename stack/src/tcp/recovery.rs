@@ -122,7 +122,7 @@ impl Recovery {
 
     /// RFC 3522: SND.UNA moved, and what moved it was older than the first retransmission. What to go back to.
     pub(crate) fn answered_original(&self, tsecr: Option<u32>) -> Option<Congestion> {
-        let undo = self.undo.filter(|_| self.phase != Phase::Open)?;
+        let undo = self.undo.as_ref().filter(|_| self.phase != Phase::Open)?;
         let (stamp, tsecr) = (undo.stamp?, tsecr?);
         Seq(tsecr).lt(Seq(stamp)).then_some(undo.before)
     }

@@ -21,8 +21,8 @@ impl Tcb {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let Self { snd, rcv, .. } = self;
         [snd.timer, snd.tail_probe_at, snd.reorder_at, rcv.delack_at, self.idle_deadline()]
-            .into_iter()
-            .flatten()
+            .iter()
+            .filter_map(|t| *t)
             .min()
     }
 

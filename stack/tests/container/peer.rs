@@ -69,6 +69,12 @@ impl Hello {
     }
 }
 
+/// The guest says something, so that its hardware address is known.
+pub(crate) fn introduce(rig: &mut Rig) {
+    let stray = Seg { flags: RST, ..Hello::default().syn(1, 1) };
+    assert_eq!(rig.send(stray), []);
+}
+
 impl Peer {
     /// A connection to port 80 of the gateway, established.
     pub(crate) fn open(rig: &mut Rig) -> Self {
@@ -124,8 +130,7 @@ impl Peer {
     }
 
     pub(crate) fn accept_from(rig: &mut Rig, guest_port: u16, from: SocketAddr) -> Self {
-        let flow = rig.with_cx(|stack, cx| stack.on_accept(cx, guest_port, from)).expect("room");
-        rig.host.socks.insert(flow, crate::rig::Sock { room: usize::MAX, ..Default::default() });
+        let flow = rig.accept(guest_port, from);
         rig.stack.on_host_ready(flow, skbudget_stack::Ready { readable: false, writable: true });
         let syn = one(crate::rig::segs(rig.turn()));
         assert!(syn.is(SYN), "{syn:?}");

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use skbudget_stack::{Close, Ready};
 use smoltcp::wire::ArpOperation;
 
-use crate::peer::{Hello, Peer};
-use crate::rig::{GATEWAY, GUEST, Rig, Sock, one, segs};
+use crate::peer::{Hello, Peer, introduce};
+use crate::rig::{GATEWAY, GUEST, Rig, one, segs};
 use crate::wire::{ACK, RST, SYN, Seg, Sent};
 
 fn from(port: u16) -> SocketAddr {
@@ -15,16 +15,9 @@ fn from(port: u16) -> SocketAddr {
 
 /// A client came in; the guest's hardware address is known if `known`.
 fn accepted(rig: &mut Rig, port: u16) -> (skbudget_stack::FlowId, Vec<Sent>) {
-    let flow = rig.with_cx(|stack, cx| stack.on_accept(cx, 8080, from(port))).expect("room");
-    rig.host.socks.insert(flow, Sock { room: usize::MAX, ..Sock::default() });
+    let flow = rig.accept(8080, from(port));
     rig.stack.on_host_ready(flow, Ready { readable: false, writable: true });
     (flow, rig.turn())
-}
-
-/// The guest says something, so that its hardware address is known.
-fn introduce(rig: &mut Rig) {
-    let stray = Seg { flags: RST, ..Hello::default().syn(1, 1) };
-    assert_eq!(rig.send(stray), []);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Which resets are obeyed, and what is answered with one.
 
-use crate::peer::{Hello, Peer};
-use crate::rig::{Rig, one, segs};
+use skbudget_stack::FlowId;
+
+use crate::peer::{Hello, Peer, introduce};
+use crate::rig::{GATEWAY, Rig, one, segs};
 use crate::wire::{ACK, FIN, RST, SYN, Seg};
 
 #[test]
@@ -82,14 +84,17 @@ fn in_every_state_that_has_a_window() {
     }
 }
 
+/// A client came in: the flow, and our SYN.
+fn accepted(rig: &mut Rig) -> (FlowId, Seg) {
+    introduce(rig);
+    let flow = rig.accept(8080, (GATEWAY, 5555).into());
+    (flow, one(segs(rig.turn())))
+}
+
 #[test]
 fn a_refusal_of_our_syn_must_acknowledge_it() {
     let mut rig = Rig::new();
-    rig.send(Seg { flags: RST, ..Hello::default().syn(1, 1) });
-    let from = (crate::rig::GATEWAY, 5555).into();
-    let flow = rig.with_cx(|stack, cx| stack.on_accept(cx, 8080, from)).unwrap();
-    rig.host.socks.insert(flow, crate::rig::Sock { room: usize::MAX, ..Default::default() });
-    let syn = one(segs(rig.turn()));
+    let (flow, syn) = accepted(&mut rig);
     let base = Seg { guest_port: 8080, remote_port: syn.remote_port, ..Seg::default() };
     // RFC 9293 section 3.10.7.3: without ACK, or of something else, it is none.
     rig.send(Seg { flags: RST, seq: 0, ..base.clone() });
@@ -104,11 +109,7 @@ fn a_refusal_of_our_syn_must_acknowledge_it() {
 #[test]
 fn a_syn_ack_of_another_connection_is_reset() {
     let mut rig = Rig::new();
-    rig.send(Seg { flags: RST, ..Hello::default().syn(1, 1) });
-    let from = (crate::rig::GATEWAY, 5555).into();
-    let flow = rig.with_cx(|stack, cx| stack.on_accept(cx, 8080, from)).unwrap();
-    rig.host.socks.insert(flow, crate::rig::Sock { room: usize::MAX, ..Default::default() });
-    let syn = one(segs(rig.turn()));
+    let (flow, syn) = accepted(&mut rig);
     let old = Seg { flags: SYN | ACK, ack: 12_345, ..Hello::default().syn(8080, syn.remote_port) };
     let rst = one(rig.send(old));
     assert!(rst.is(RST) && rst.seq == 12_345);

@@ -299,6 +299,14 @@ impl Rig {
         self.pass(ms).into_iter().filter_map(only).collect()
     }
 
+    /// A client outside connects to a published port; its socket says nothing yet.
+    pub(crate) fn accept(&mut self, guest_port: u16, from: SocketAddr) -> FlowId {
+        let accepted = self.with_cx(|stack, cx| stack.on_accept(cx, guest_port, from));
+        let flow = accepted.expect("room");
+        self.host.socks.insert(flow, Sock { room: usize::MAX, ..Sock::default() });
+        flow
+    }
+
     pub(crate) fn ready(&mut self, flow: FlowId, readable: bool, writable: bool) -> Vec<Seg> {
         self.stack.on_host_ready(flow, Ready { readable, writable });
         segs(self.turn())

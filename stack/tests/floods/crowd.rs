@@ -1,6 +1,6 @@
 //! Connections that are opened, used once and closed, so many at a time; some of them to nobody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use skbudget_stack::controller::Instant;
@@ -42,7 +42,7 @@ pub(crate) struct Crowd {
     gather: bool,
     conns: BTreeMap<u16, Conn>,
     /// Requests that are due.
-    due: BTreeMap<(Instant, u16), ()>,
+    due: BTreeSet<(Instant, u16)>,
     next_port: u16,
     at: Option<Instant>,
     pub(crate) established: u32,
@@ -62,7 +62,7 @@ impl Crowd {
             dead: 0,
             gather: false,
             conns: BTreeMap::new(),
-            due: BTreeMap::new(),
+            due: BTreeSet::new(),
             next_port: 2000,
             at: Some(Instant::from_millis(1)),
             established: 0,
@@ -143,7 +143,7 @@ impl Crowd {
             Stage::Asked { at } if conn.got >= ECHOED => {
                 self.took.push(now.0 - at.0);
                 if conn.left > 0 {
-                    self.due.insert((at + self.every, seg.port), ());
+                    self.due.insert((at + self.every, seg.port));
                 } else {
                     conn.stage = Stage::Closing;
                     let mut fin = Seg::new(seg.port, seg.remote, FIN | ACK);
@@ -193,7 +193,7 @@ impl Plot for Crowd {
             self.begin(now, say);
         }
         self.most = self.most.max(self.conns.len());
-        while let Some(&(at, port)) = self.due.keys().next().filter(|(at, _)| *at <= now) {
+        while let Some(&(at, port)) = self.due.first().filter(|(at, _)| *at <= now) {
             self.due.remove(&(at, port));
             self.ask(now, port, say);
         }
@@ -210,7 +210,7 @@ impl Plot for Crowd {
     }
 
     fn next(&self) -> Option<Instant> {
-        let due = self.due.keys().next().map(|(at, _)| *at);
+        let due = self.due.first().map(|(at, _)| *at);
         let open = self.conns.values().filter_map(|conn| match conn.stage {
             Stage::Opening { said } if conn.ack == 0 => Some(said + AGAIN),
             _ => None,

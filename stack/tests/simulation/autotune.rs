@@ -6,8 +6,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use skbudget_stack::ContainerConfig;
-use skbudget_stack::controller::{Budget, BudgetConfig, Instant, Limits, Rules, SockLimits};
+use skbudget_stack::controller::{Budget, Instant, Rules};
 use skbudget_stack::sim::{LinkConfig, NodeConfig, Server, SimHost, Tally, Twin, World};
+
+use crate::run;
 
 const BITS_PER_SECOND: u64 = 60_000_000;
 /// Two seconds beyond the last doubling that is needed.
@@ -15,14 +17,7 @@ const GROWN: Instant = Instant::from_millis(9000);
 const MEASURED: Duration = Duration::from_secs(3);
 
 pub(crate) fn budget() -> Budget {
-    let config = BudgetConfig {
-        rules: Rules::Strict,
-        limits: Limits::from_bytes(256 << 20, None, None).expect("in order"),
-        sock: SockLimits::default(),
-        min_bytes: 0,
-        weight: 100,
-    };
-    Budget::new(config, None).expect("a budget without a level above")
+    run::budget(Rules::Strict, 256 << 20)
 }
 
 /// Bits a second that arrive of a flow that never ends, once it has grown. `offload` as the link has it.

@@ -43,6 +43,18 @@ pub(crate) fn pick<T: Copy>(rng: &mut Rng, of: &[T]) -> T {
     of[rng.below(of.len() as u64) as usize]
 }
 
+/// Each fault below its rate in `most`, or not at all; what is late is late by one of `reorder_by`, microseconds.
+pub(crate) fn faults(rng: &mut Rng, most: &Faults, reorder_by: &[u64]) -> Faults {
+    let mut ppm = |max: u32| if rng.below(3) == 0 { 0 } else { rng.below(max.into()) as u32 };
+    Faults {
+        loss: ppm(most.loss),
+        duplicate: ppm(most.duplicate),
+        corrupt: ppm(most.corrupt),
+        reorder: ppm(most.reorder),
+        reorder_by: Duration::from_micros(pick(rng, reorder_by)),
+    }
+}
+
 impl Plan {
     pub(crate) fn clean(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
@@ -84,15 +96,14 @@ impl Plan {
 
     pub(crate) fn with_faults(self) -> Self {
         let rng = &mut Rng::new(self.seed ^ 0xfa17);
-        let ppm =
-            |rng: &mut Rng, max: u64| if rng.below(3) == 0 { 0 } else { rng.below(max) as u32 };
-        let faults = Faults {
-            loss: ppm(rng, 50_000),
-            duplicate: ppm(rng, 30_000),
-            corrupt: ppm(rng, 20_000),
-            reorder: ppm(rng, 50_000),
-            reorder_by: Duration::from_micros(pick(rng, &[50, 500, 30_000])),
+        let most = Faults {
+            loss: 50_000,
+            duplicate: 30_000,
+            corrupt: 20_000,
+            reorder: 50_000,
+            ..Faults::default()
         };
+        let faults = faults(rng, &most, &[50, 500, 30_000]);
         Self {
             faults,
             drop_when_full: rng.below(2) == 1,

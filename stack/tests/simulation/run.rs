@@ -2,14 +2,15 @@
 
 use std::net::SocketAddr;
 
+use skbudget_stack::ContainerConfig;
 use skbudget_stack::controller::{
     Budget, BudgetConfig, Instant, Limits, PAGE_SIZE, Rules, SockLimits,
 };
 use skbudget_stack::sim::{
-    App, BudgetId, Buffers, BulkRecv, BulkSend, GuestConfig, LinkConfig, Next, NodeConfig, NodeId,
-    Open, Pattern, Server, SimHost, SmolGuest, Tally, Watch, WhenFull, World, smoltcp,
+    ACCEPTED_CAPS, App, BudgetId, Buffers, BulkRecv, BulkSend, GuestConfig, LinkConfig, Next,
+    NodeConfig, NodeId, Open, Pattern, Server, SimHost, SmolGuest, Tally, Watch, WhenFull, World,
+    smoltcp,
 };
-use skbudget_stack::{ContainerConfig, HostCaps};
 use smoltcp::socket::tcp;
 
 use crate::plan::{Job, Plan};
@@ -25,8 +26,19 @@ pub(crate) struct Outcome {
     counters: Vec<(&'static str, u64)>,
 }
 
-fn port(i: usize) -> u16 {
+pub(crate) fn port(i: usize) -> u16 {
     80 + i as u16
+}
+
+pub(crate) fn budget(rules: Rules, hard: u64) -> Budget {
+    let config = BudgetConfig {
+        rules,
+        limits: Limits::from_bytes(hard, None, None).expect("in order"),
+        sock: SockLimits::default(),
+        min_bytes: 0,
+        weight: 100,
+    };
+    Budget::new(config, None).expect("a budget without a level above")
 }
 
 fn server(plan: &Plan, job: Job) -> Server {
@@ -40,14 +52,7 @@ fn server(plan: &Plan, job: Job) -> Server {
 
 fn build(plan: &Plan) -> (World, BudgetId, NodeId, Vec<std::rc::Rc<std::cell::RefCell<Tally>>>) {
     let mut world = World::new(plan.seed);
-    let config = BudgetConfig {
-        rules: plan.rules,
-        limits: Limits::from_bytes(plan.hard, None, None).unwrap(),
-        sock: SockLimits::default(),
-        min_bytes: 0,
-        weight: 100,
-    };
-    let budget = world.add_budget(Budget::new(config, None).unwrap());
+    let budget = world.add_budget(budget(plan.rules, plan.hard));
     let link = LinkConfig {
         delay: plan.delay,
         bits_per_second: plan.bits_per_second,
@@ -102,7 +107,6 @@ fn accept_clients(
     plan: &Plan,
     todo: &mut Vec<usize>,
 ) {
-    let caps = HostCaps { sndbuf: 4608, rcvbuf: 3584 };
     while let Some(&i) = todo.last() {
         if !world.container(node).can_accept(world.budget(budget)) {
             return;
@@ -110,7 +114,7 @@ fn accept_clients(
         let from = if plan.ipv6 { "2001:db8::1" } else { "192.0.2.1" };
         let peer = SocketAddr::new(from.parse().unwrap(), 30_000 + i as u16);
         let server = server(plan, plan.jobs[i]);
-        if world.accept(node, port(i), peer, server, caps).is_none() {
+        if world.accept(node, port(i), peer, server, ACCEPTED_CAPS).is_none() {
             return;
         }
         todo.pop();

@@ -6,16 +6,15 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use skbudget_stack::controller::{
-    Budget, BudgetConfig, Instant, Limits, PAGE_SIZE, Rules, SockLimits,
-};
+use skbudget_stack::controller::{Instant, PAGE_SIZE, Rules};
 use skbudget_stack::sim::{
-    Faults, LinkConfig, Mishap, NodeConfig, NodeId, Observer, Rng, Server, SimHost, Twin, WhenFull,
-    World,
+    ACCEPTED_CAPS, Faults, LinkConfig, Mishap, NodeConfig, NodeId, Observer, Rng, Server, SimHost,
+    Twin, WhenFull, World,
 };
-use skbudget_stack::{Algorithm, ContainerConfig, HostCaps};
+use skbudget_stack::{Algorithm, ContainerConfig};
 
-use crate::plan::pick;
+use crate::plan::{faults, pick};
+use crate::run::{budget, port};
 
 /// Virtual time in which everything must be over.
 const LIMIT: Instant = Instant::from_millis(7_200_000);
@@ -66,16 +65,14 @@ impl Plan {
         let bits_per_second = pick(rng, &[None, Some(2_000_000), Some(50_000_000), Some(1 << 33)]);
         let slow = bits_per_second.is_some_and(|bps| bps < 100_000_000);
         let mtu = pick(rng, &[68, 296, 1280, 1500, 1500, 9000, 65_520]);
-        let ppm = |rng: &mut Rng, max: u64| {
-            if rng.below(3) == 0 { 0 } else { rng.below(max) as u32 }
+        let most = Faults {
+            loss: 100_000,
+            duplicate: 50_000,
+            corrupt: 20_000,
+            reorder: 100_000,
+            ..Faults::default()
         };
-        let faults = Faults {
-            loss: ppm(rng, 100_000),
-            duplicate: ppm(rng, 50_000),
-            corrupt: ppm(rng, 20_000),
-            reorder: ppm(rng, 100_000),
-            reorder_by: Duration::from_micros(pick(rng, &[50, 2000, 30_000])),
-        };
+        let faults = faults(rng, &most, &[50, 2000, 30_000]);
         let bytes = if mtu < 100 { 20_000 } else { 200_000 };
         // Who shares a slow link waits for the windows of the others, whatever is lost.
         let jobs = if slow { 1 } else { 1 + rng.below(4) };
@@ -159,21 +156,6 @@ impl Observer for Progress {
 /// An end that must hear so many bytes.
 type Ear = (Rc<RefCell<Progress>>, u64);
 
-fn port(i: usize) -> u16 {
-    80 + i as u16
-}
-
-fn budget(hard: u64) -> Budget {
-    let config = BudgetConfig {
-        rules: Rules::Strict,
-        limits: Limits::from_bytes(hard, None, None).expect("in order"),
-        sock: SockLimits::default(),
-        min_bytes: 0,
-        weight: 100,
-    };
-    Budget::new(config, None).expect("a budget without a level above")
-}
-
 struct Run {
     world: World,
     node: NodeId,
@@ -213,7 +195,7 @@ fn build(plan: &Plan) -> Run {
         host.serve(ports, near);
         opens.push((port(i), far.at_guest()));
     }
-    let mut twin = Twin::new(&container, budget(RICH), far_host);
+    let mut twin = Twin::new(&container, budget(Rules::Strict, RICH), far_host);
     for (port, client) in opens {
         twin.open(Instant::default(), port, client);
     }
@@ -226,7 +208,7 @@ fn build(plan: &Plan) -> Run {
         ..LinkConfig::default()
     };
     let mut world = World::new(plan.seed);
-    let budget = world.add_budget(budget(plan.hard));
+    let budget = world.add_budget(budget(Rules::Strict, plan.hard));
     let config =
         NodeConfig { container, budget, up: link, down: link, guest: Box::new(twin), host };
     let node = world.add_container(config).expect("room for the device queue");
@@ -238,9 +220,8 @@ pub(crate) fn run(plan: &Plan) {
     loop {
         while let Some((port, client)) = todo.last().cloned() {
             let peer = std::net::SocketAddr::new([192, 0, 2, 9].into(), 30_000 + port);
-            let caps = HostCaps { sndbuf: 4608, rcvbuf: 3584 };
             if !world.container(node).can_accept(world.budget(budget))
-                || world.accept(node, port, peer, client, caps).is_none()
+                || world.accept(node, port, peer, client, ACCEPTED_CAPS).is_none()
             {
                 break;
             }

@@ -9,15 +9,7 @@ use crate::support::{
     BINARY, Running, TempFile, fetch, free_port, pattern, script, sha256, skbudget, succeed, text,
     until,
 };
-
-const LINKS: [[&str; 4]; 4] = [
-    ["--mtu", "65520", "--offload", "on"],
-    ["--mtu", "1500", "--offload", "on"],
-    ["--mtu", "65520", "--offload", "off"],
-    ["--mtu", "1500", "--offload", "off"],
-];
-
-const BULK: usize = 32 << 20;
+use crate::{BULK, LINKS};
 
 /// An HTTP server on ::1 for this many requests, each answered with the same body.
 fn http(requests: usize, body: Vec<u8>) -> (u16, JoinHandle<()>) {

@@ -7,3 +7,14 @@ mod rootless;
 mod support;
 mod traffic;
 mod usage;
+
+/// Every combination that frames may come in.
+const LINKS: [[&str; 4]; 4] = [
+    ["--mtu", "65520", "--offload", "on"],
+    ["--mtu", "1500", "--offload", "on"],
+    ["--mtu", "65520", "--offload", "off"],
+    ["--mtu", "1500", "--offload", "off"],
+];
+
+/// Bytes of a long stream.
+const BULK: usize = 32 << 20;

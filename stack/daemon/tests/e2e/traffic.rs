@@ -6,16 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use crate::support::{
     Running, echo, fetch, free_port, pattern, script, serve, sha256, succeed, text, until,
 };
-
-/// Every combination that frames may come in.
-const LINKS: [[&str; 4]; 4] = [
-    ["--mtu", "65520", "--offload", "on"],
-    ["--mtu", "1500", "--offload", "on"],
-    ["--mtu", "65520", "--offload", "off"],
-    ["--mtu", "1500", "--offload", "off"],
-];
-
-const BULK: usize = 32 << 20;
+use crate::{BULK, LINKS};
 
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
