@@ -19,7 +19,7 @@ pub(crate) const RST: u8 = 4;
 pub(crate) const PSH: u8 = 8;
 pub(crate) const ACK: u8 = 16;
 
-/// A segment, either way. `src` and `dst` are the ports and the remote address; the guest's is fixed.
+/// A segment, either way: ports and addresses are the guest's and the remote ones. No remote address: the gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Seg {
     pub(crate) guest_port: u16,
