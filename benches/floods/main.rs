@@ -93,6 +93,8 @@ struct Round {
     lost: u64,
     /// Of one core, the daemon's work for the attacker.
     cpu: f64,
+    /// What the attacker was sent, Mbit/s.
+    sent: f64,
     peak: u64,
 }
 
@@ -106,7 +108,7 @@ fn main() {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
     }
     println!(
-        "flood        frames/s    lost  cpu   peak/hard  p50 us        p99 us           ratio  stall ms     delivered"
+        "flood        frames/s    lost  cpu  Mbit/s   peak/hard  p50 us        p99 us           ratio  stall ms     delivered"
     );
     for &kind in &args.kinds {
         let rounds: Vec<Round> = (0..args.rounds).map(|_| round(&args, kind.into())).collect();
@@ -137,6 +139,7 @@ fn round(args: &Args, kind: Kind) -> Round {
         per_second: said.frames as f64 / said.took.as_secs_f64(),
         lost: said.lost + report.counters.get("DeviceFull").copied().unwrap_or(0),
         cpu: report.cpu_ns as f64 / said.took.as_nanos() as f64,
+        sent: report.bytes_to_guest as f64 * 8e-6 / said.took.as_secs_f64(),
         peak: report.meter.max_usage_bytes,
     }
 }
@@ -146,9 +149,9 @@ fn micros(time: Duration) -> f64 {
 }
 
 fn line(kind: Kind, round: &Round) {
-    let Round { alone, beside, per_second, lost, cpu, peak } = round;
+    let Round { alone, beside, per_second, lost, cpu, sent, peak } = round;
     println!(
-        "{:12} {per_second:8.0} {lost:7} {cpu:5.2} {:6.3} {:6.0} {:6.0} {:8.0} {:8.0} {:6.2} {:5.1} {:6.1} {:7.4} {:7.4}",
+        "{:12} {per_second:8.0} {lost:7} {cpu:5.2} {sent:6.0} {:6.3} {:6.0} {:6.0} {:8.0} {:8.0} {:6.2} {:5.1} {:6.1} {:7.4} {:7.4}",
         format!("{kind:?}"),
         *peak as f64 / HARD as f64,
         micros(alone.p50),
