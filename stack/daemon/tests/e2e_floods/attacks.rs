@@ -19,7 +19,7 @@ fn flood(kind: Kind) -> ContainerReport {
     let fds_before = descriptors();
     let mut siege = Siege::new();
     let fds = descriptors();
-    siege.let_in();
+    siege.let_in(false);
     let mut attack = Attack::new(kind, length("FLOOD", 100_000), PER_SECOND, CONNECTIONS);
     let from = siege.now();
     let said = siege.attack(&mut attack, &AtomicBool::new(false));

@@ -44,7 +44,11 @@ pub(crate) struct Said {
 }
 
 /// Carries out a plot in the namespace, until it has nothing more to say or is told to stop.
-pub(crate) fn attack(netns: BorrowedFd<'_>, plot: &mut (impl Plot + Send), stop: &AtomicBool) -> Said {
+pub(crate) fn attack(
+    netns: BorrowedFd<'_>,
+    plot: &mut (impl Plot + Send),
+    stop: &AtomicBool,
+) -> Said {
     attach::run_in(netns, || carry_out(plot, stop)).unwrap()
 }
 
@@ -174,11 +178,14 @@ fn serve(listeners: Vec<(u16, TcpListener)>, stop: &AtomicBool) {
             };
             while let Ok((stream, _)) = listener.accept() {
                 stream.set_nonblocking(true).unwrap();
-                watch(stream.as_fd(), match *port {
-                    SINK => EpollFlags::EPOLLIN,
-                    PUSHER => EpollFlags::EPOLLOUT,
-                    _ => EpollFlags::empty(),
-                });
+                watch(
+                    stream.as_fd(),
+                    match *port {
+                        SINK => EpollFlags::EPOLLIN,
+                        PUSHER => EpollFlags::EPOLLOUT,
+                        _ => EpollFlags::empty(),
+                    },
+                );
                 streams.insert(stream.as_raw_fd() as u64, (*port, stream));
             }
         }

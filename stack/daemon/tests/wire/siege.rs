@@ -22,10 +22,18 @@ const ATTACKER: &str = "attacker";
 pub(crate) struct Siege {
     pub(crate) daemon: Daemon,
     pub(crate) neighbour: Neighbour,
-    attacker: Option<(OwnedFd, Servers)>,
+    attacker: Option<Attacker>,
     world: World,
     // Lives as long as the neighbour's kernel is needed.
     _netns: OwnedFd,
+}
+
+#[derive(Debug)]
+struct Attacker {
+    netns: OwnedFd,
+    /// Of its own, when it is apart.
+    daemon: Option<Daemon>,
+    _servers: Servers,
 }
 
 impl Siege {
@@ -38,26 +46,35 @@ impl Siege {
         Self { daemon, neighbour, attacker: None, world, _netns: netns }
     }
 
-    /// The attacker's container, which does nothing yet.
-    pub(crate) fn let_in(&mut self) {
+    /// The attacker's container, which does nothing yet. Apart: under a daemon of its own, so that it shares the
+    /// machine with the neighbour and nothing else.
+    pub(crate) fn let_in(&mut self, apart: bool) {
         let servers = Servers::start(&self.world);
-        let netns = world::container(&self.daemon, ATTACKER, HARD, Some(KERNEL_IP));
-        self.attacker = Some((netns, servers));
+        let daemon = apart.then(|| self.world.daemon(HARD));
+        let netns = world::container(
+            daemon.as_ref().unwrap_or(&self.daemon),
+            ATTACKER,
+            HARD,
+            Some(KERNEL_IP),
+        );
+        self.attacker = Some(Attacker { netns, daemon, _servers: servers });
     }
 
     /// Returns when it is over.
     pub(crate) fn attack(&self, plot: &mut Attack, stop: &AtomicBool) -> Said {
-        let (netns, _) = self.attacker.as_ref().expect("an attacker that was let in");
-        hostile::attack(netns.as_fd(), plot, stop)
+        let attacker = self.attacker.as_ref().expect("an attacker that was let in");
+        hostile::attack(attacker.netns.as_fd(), plot, stop)
     }
 
     pub(crate) fn attacker(&self) -> ContainerReport {
-        world::report(&self.daemon, ATTACKER)
+        let apart = self.attacker.as_ref().and_then(|attacker| attacker.daemon.as_ref());
+        world::report(apart.unwrap_or(&self.daemon), ATTACKER)
     }
 
     /// Whom it talked to goes with it.
     pub(crate) fn throw_out(&mut self) {
-        self.daemon.remove(ATTACKER).unwrap();
+        let apart = self.attacker.as_ref().and_then(|attacker| attacker.daemon.as_ref());
+        apart.unwrap_or(&self.daemon).remove(ATTACKER).unwrap();
         self.attacker = None;
     }
 
