@@ -1,11 +1,11 @@
 //! What a neighbour sees of a flood on the wall: its p99, its longest stall and what it was delivered, alone and while
 //! another container of the same daemon floods, against the thresholds for it. Both phases are of one run, so that
-//! their ratio depends on the machine as little as it can. On two cores the flood's sender, the neighbour's ends and the
-//! servers share them with the daemon: so each round is also made *apart*, with the attacker under a daemon of its own.
-//! What the neighbour sees then is the machine's doing; what it sees beyond that is ours.
+//! their ratio depends on the machine as little as it can. On two cores the flood's sender, the neighbour's ends and
+//! the servers share them with the daemon: so each round is also made *apart*, with the attacker under a daemon of its
+//! own. What the neighbour sees then is the machine's doing; what it sees beyond that is ours.
 //!
-//! `cargo bench -p skbudget-benches --bench floods` as root. `-- --kinds syn --rounds 1` is a first look; `--seconds 20`
-//! makes a flood of a million.
+//! `cargo bench -p skbudget-benches --bench floods` as root. `-- --kinds syn --rounds 1` is a first look;
+//! `--seconds 20` makes a flood of a million.
 
 #[path = "../../stack/tests/floods/attack.rs"]
 mod attack;
@@ -109,7 +109,8 @@ fn main() {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
     }
     println!(
-        "flood        frames/s    lost  cpu  Mbit/s   peak/hard  p50 us        p99 us           ratio  stall ms     delivered"
+        "flood        frames/s    lost  cpu Mbit/s   peak  p50 us          p99 us          ratio  stall ms     \
+         delivered"
     );
     for &kind in &args.kinds {
         let [mut together, mut apart] = [Vec::new(), Vec::new()];
@@ -157,7 +158,8 @@ fn micros(time: Duration) -> f64 {
 fn line(name: &str, round: Option<&Round>) {
     let Some(Round { alone, beside, per_second, lost, cpu, sent, peak }) = round else { return };
     println!(
-        "{name:12} {per_second:8.0} {lost:7} {cpu:5.2} {sent:6.0} {:6.3} {:6.0} {:6.0} {:8.0} {:8.0} {:6.2} {:5.1} {:6.1} {:7.4} {:7.4}",
+        "{name:12} {per_second:8.0} {lost:7} {cpu:5.2} {sent:6.0} {:6.3} {:6.0} {:6.0} {:8.0} {:8.0} {:6.2} \
+         {:5.1} {:6.1} {:7.4} {:7.4}",
         *peak as f64 / HARD as f64,
         micros(alone.p50),
         micros(beside.p50),

@@ -1,5 +1,5 @@
-//! A container that minds its own business, with its kernel's TCP: requests at a steady rate on one connection, bytes at
-//! a steady rate on two others, one each way. Every byte is compared, and when it came is kept.
+//! A container that minds its own business, with its kernel's TCP: requests at a steady rate on one connection, bytes
+//! at a steady rate on two others, one each way. Every byte is compared, and when it came is kept.
 //!
 //! Requests are due at moments fixed beforehand. One that could not be made in time, since the answer before it had not
 //! come, counts from when it was due; one whose thread overslept counts from when it was made.
