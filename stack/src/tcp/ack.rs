@@ -261,7 +261,7 @@ impl Tcb {
         let snd = &mut self.snd;
         snd.cc.on_ack(&Acked {
             bytes: news.acked,
-            pipe: news.pipe,
+            flight: news.flight,
             una: snd.board.una(),
             nxt: snd.board.nxt(),
             rtt: news.rtt,

@@ -31,8 +31,8 @@ pub enum Algorithm {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Acked {
     pub(crate) bytes: u32,
-    /// On its way before.
-    pub(crate) pipe: u32,
+    /// Outstanding when we last spoke, within the window: what a burst of ACKs takes off before we speak again was used.
+    pub(crate) flight: u32,
     /// SND.UNA and SND.NXT after it.
     pub(crate) una: Seq,
     pub(crate) nxt: Seq,
@@ -77,7 +77,7 @@ impl Congestion {
     /// New data was acknowledged outside fast recovery. A window that was not used does not grow (RFC 7661's point, in
     /// its simplest form), and the time does not count (RFC 9438 section 5.8).
     pub(crate) fn on_ack(&mut self, acked: &Acked) {
-        let used = acked.pipe >= self.cwnd / 2;
+        let used = acked.flight >= self.cwnd / 2;
         if let Avoidance::Cubic(cubic) = &mut self.avoidance {
             cubic.tick(acked.now, used);
         }
