@@ -49,6 +49,8 @@ pub(crate) struct Snd {
     /// Bytes the relay may have queued here.
     pub(crate) target: usize,
     pub(crate) retrans: u64,
+    /// When data last left.
+    pub(crate) sent_at: Instant,
     /// Outstanding when we last spoke, bytes. ACKs of one turn are answered once: what the first of them took off was
     /// in flight when a later one tells of a loss (RFC 5681's FlightSize).
     pub(crate) said: u32,
@@ -78,6 +80,7 @@ impl Snd {
             fin: false,
             target: TARGET_INITIAL,
             retrans: 0,
+            sent_at: Instant(0),
             said: 0,
         }
     }
@@ -115,6 +118,14 @@ impl Snd {
     /// The retransmission timer begins to run, or runs anew (RFC 6298 5.1, 5.3).
     pub(crate) fn restart_timer(&mut self, now: Instant) {
         self.timer = Some(now + self.rtt.rto());
+    }
+
+    /// Before data leaves that nothing is outstanding before.
+    pub(crate) fn restart_after_idle(&mut self, now: Instant) {
+        let timeouts = now.since(self.sent_at).as_nanos() / self.rtt.rto().as_nanos();
+        if timeouts > 0 && self.sent_at != Instant(0) {
+            self.cc.on_idle(u32::try_from(timeouts).unwrap_or(u32::MAX), self.mss);
+        }
     }
 
     /// The guest acknowledged something: the queue holds two congestion windows (Linux' tcp_sndbuf_expand), for while a

@@ -33,3 +33,22 @@ fn acks_of_one_turn_open_the_window_as_if_they_came_one_by_one() {
     rig.send(peer.rst());
     rig.assert_empty();
 }
+
+#[test]
+fn after_idle_the_window_is_halved_each_timeout_down_to_the_initial_one() {
+    for (idle, expected) in [(100, 40), (300, 20), (1000, 10), (60_000, 10)] {
+        let mut rig = Rig::new();
+        let mut peer = Peer::open_far(&mut rig, &Hello::default(), RTT);
+        peer.wnd = u16::MAX;
+        let mut out = rig.host_says(peer.flow, &bytes(30 * 1460));
+        while !out.is_empty() {
+            out = acknowledge(&mut rig, &mut peer, &out);
+        }
+        // 30 segments were acknowledged: the window is 40. A timeout is 240 ms.
+        rig.pass(idle);
+        let out = rig.host_says(peer.flow, &bytes(100 * 1460));
+        assert_eq!(out.len(), expected, "after {idle} ms");
+        rig.send(peer.rst());
+        rig.assert_empty();
+    }
+}
