@@ -128,13 +128,13 @@ impl Snd {
         }
     }
 
-    /// The guest acknowledged something: the queue holds two congestion windows (Linux' tcp_sndbuf_expand), for while a
-    /// hole is filled as much again lies behind it. Less would hold back the window: it would neither be used nor grow,
-    /// and be measured too small when something is lost.
+    /// The guest acknowledged something: the queue grows to two congestion windows and more (Linux' tcp_sndbuf_expand),
+    /// for while a hole is filled as much again lies behind it. Less would hold back the window: it would neither be
+    /// used nor grow, and be measured too small when something is lost.
     pub(crate) fn grow_target(&mut self, target_max: usize, budget: &Budget) {
-        let wanted = (2 * self.cc.cwnd as usize).min(target_max.max(TARGET_INITIAL));
-        if wanted > self.target && grows_by(budget, (wanted - self.target) as u64) {
-            self.target = wanted;
+        let short = self.target < 2 * self.cc.cwnd as usize;
+        if short && grows_by(budget, self.target as u64) {
+            self.target = (self.target * 2).min(target_max.max(TARGET_INITIAL));
         }
     }
 
