@@ -32,7 +32,8 @@ pub enum Algorithm {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Acked {
     pub(crate) bytes: u32,
-    /// Outstanding when we last spoke, within the window: what a burst of ACKs takes off before we speak again was used.
+    /// Outstanding when we last spoke, within the window: what a burst of ACKs takes off before we speak again was
+    /// used.
     pub(crate) flight: u32,
     /// SND.UNA and SND.NXT after it.
     pub(crate) una: Seq,
@@ -122,8 +123,8 @@ impl Congestion {
         self.ssthresh = down.max(2 * mss);
     }
 
-    /// Nothing was sent for so many timeouts: what the window says of the path is old (RFC 5681 section 4.1, RFC 2861; a
-    /// guest's kernel does the same unless tcp_slow_start_after_idle says otherwise).
+    /// Nothing was sent for so many timeouts: what the window says of the path is old (RFC 5681 section 4.1, RFC 2861;
+    /// a guest's kernel does the same unless tcp_slow_start_after_idle says otherwise).
     pub(crate) fn on_idle(&mut self, timeouts: u32, mss: u32) {
         self.ssthresh = self.ssthresh.max(self.cwnd / 4 * 3);
         let restart = self.cwnd.min(INITIAL_SEGMENTS * mss);
