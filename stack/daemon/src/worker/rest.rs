@@ -12,7 +12,7 @@ use skbudget_controller::Instant;
 
 const REST_FACTOR: u32 = 8;
 /// A shorter turn is not worth a rest, nor the look at the container that ends one.
-const TURN_LEAST: Duration = Duration::from_micros(50);
+const TURN_LEAST: Duration = Duration::from_micros(5);
 const REST_MAX: Duration = Duration::from_millis(2);
 
 /// Beside neighbours at work: 6,600 connections a second, a tenth of a core.

@@ -20,6 +20,8 @@ use crate::token;
 /// is relayed, and that no other container waits long; large enough that the turn's fixed cost does not show.
 const FRAMES_PER_TURN: usize = 32;
 const BYTES_PER_TURN: usize = 512 << 10;
+/// Under pressure they are small and many, each with an answer of its own.
+const FRAMES_PER_PRESSED_TURN: usize = 8;
 
 const ACCEPTS_PER_TURN: usize = 16;
 
@@ -202,8 +204,10 @@ impl Seat {
     /// True when the device may hold more.
     fn take_frames(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) -> bool {
         let Self { stack, host, tap, device_ready, .. } = self;
+        let frames =
+            if budget.under_pressure() { FRAMES_PER_PRESSED_TURN } else { FRAMES_PER_TURN };
         let mut bytes = 0;
-        for _ in 0..FRAMES_PER_TURN {
+        for _ in 0..frames {
             if !*device_ready || bytes >= BYTES_PER_TURN {
                 break;
             }
