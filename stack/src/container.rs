@@ -71,6 +71,8 @@ pub struct Container {
     /// SYNs to admit: those whose memory came back, and new ones.
     woken: VecDeque<u32>,
     arrived: VecDeque<u32>,
+    /// They are left alone until then.
+    admit_from: Option<Instant>,
     timewait: TimeWait,
     /// Flows that had data, in the order in which they may become idle.
     watch: VecDeque<(Instant, FlowId)>,
@@ -111,6 +113,7 @@ impl Container {
             parked: Parked::default(),
             woken: VecDeque::new(),
             arrived: VecDeque::new(),
+            admit_from: None,
             timewait: TimeWait::new(config.secret),
             watch: VecDeque::new(),
             watched: 0,
@@ -377,7 +380,8 @@ impl Container {
         let timer = self.timers.peek().map(|Reverse((at, ..))| *at);
         let idle = self.watch.front().map(|w| w.0);
         let [timewait, parked] = [self.timewait.deadline(), self.parked.deadline()];
-        [timer, idle, self.blocked_until, timewait, parked, self.reassembly.deadline()]
+        let [blocked, held] = [self.blocked_until, self.admissions_held()];
+        [timer, idle, blocked, held, timewait, parked, self.reassembly.deadline()]
             .into_iter()
             .flatten()
             .min()

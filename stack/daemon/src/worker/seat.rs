@@ -11,6 +11,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use skbudget_controller::{Budget, Instant};
 use skbudget_stack::{ChunkPool, Close, Container, Ctx, Host, HostCaps, Tap};
 
+use super::rest::Recent;
 use crate::daemon::Publish;
 use crate::host::{self, HostSockets};
 use crate::token;
@@ -157,6 +158,14 @@ impl Seat {
     /// Timers and flows.
     pub(super) fn stack_turn(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) -> bool {
         self.with_stack(budget, shared, |stack, cx| stack.turn(cx))
+    }
+
+    /// After a turn that began connections.
+    pub(super) fn hold_admissions(&mut self, recent: &Recent, index: u16, now: Instant) {
+        let begun = self.host.take_begun();
+        if let Some(rest) = recent.rest_of_connects(index, begun, now) {
+            self.stack.hold_admissions(now + rest);
+        }
     }
 
     /// It runs when its rest is over; what happens until then is remembered.
