@@ -134,11 +134,9 @@ impl Worker {
         own: bool,
     ) -> Result<usize, DaemonError> {
         let level = self.host.as_ref().map(|host| Arc::clone(&host.level));
-        let weight = config.weight;
         let budget = Budget::new(config, level).map_err(DaemonError::Limits)?;
         let seat = BudgetSeat {
             name,
-            weight,
             budget,
             members: Vec::new(),
             own,
