@@ -35,6 +35,8 @@ pub(crate) struct Sock {
     pub(crate) shut: bool,
     pub(crate) closed: Option<Close>,
     pub(crate) caps: Option<HostCaps>,
+    /// What SO_MEMINFO says it holds, either way.
+    pub(crate) held: u32,
     pub(crate) writes: usize,
 }
 
@@ -113,8 +115,9 @@ impl Host for FakeHost {
     fn set_caps(&mut self, flow: FlowId, caps: HostCaps) {
         self.sock(flow).caps = Some(caps);
     }
-    fn lower_caps(&mut self, _: FlowId, caps: HostCaps) -> HostCaps {
-        caps
+    fn lower_caps(&mut self, flow: FlowId, caps: HostCaps) -> HostCaps {
+        let held = self.sock(flow).held;
+        HostCaps { sndbuf: caps.sndbuf.max(held), rcvbuf: caps.rcvbuf.max(held) }
     }
     fn close(&mut self, flow: FlowId, how: Close) {
         let sock = self.sock(flow);
