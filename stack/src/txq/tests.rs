@@ -5,7 +5,7 @@ use std::mem::ManuallyDrop;
 use skbudget_controller::{CHUNK_SIZE, MemberId, Rules};
 
 use super::*;
-use crate::seeded::{NOW, Seeded, Setting, byte, each_seed};
+use crate::seeded::{NOW, SIZES, Seeded, Setting, byte, each_seed};
 
 struct World {
     budget: Budget,
