@@ -216,7 +216,7 @@ impl Naive {
             child = self.as_child(level);
             ok
         };
-        let spread = up == 0 || self.chain(domain).into_iter().map(spread).all(|ok| ok);
+        let spread = up == 0 || self.chain(domain).into_iter().all(spread);
         self.chain_ok(domain, bytes) && spread
     }
 
