@@ -57,9 +57,10 @@
 //! | refused | undone exactly, counted at the level that refused | sender: cut sndbuf, and if `wmem + size >= sndbuf` force the charge; else undone |
 //!
 //! A child's *part* of a level is `hard * weight / weights of all children`, or what the maxima of
-//! the others leave of `hard` if that is more. The head room between soft and hard is for those below their part. So a reservation,
-//! which never sets the flag, is charged beyond a child's part only while the level is at or below
-//! `mins + (hard - mins) * soft / hard`, flagged or not (`mins`: the guarantees below it).
+//! the others leave of `hard` if that is more. The head room between soft and hard is for those
+//! below their part. So a reservation, which never sets the flag, is charged beyond a child's part
+//! only while the level is at or below `mins + (hard - mins) * soft / hard`, flagged or not (`mins`:
+//! the guarantees below it).
 //!
 //! Steps 2 to 5 of strict yield the largest prefix for a request in chunks; requests in bytes
 //! (admission, host caps, UDP) are all or nothing, and step 2 does not concern them: host caps are

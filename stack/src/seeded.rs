@@ -1,10 +1,6 @@
 //! Random numbers of model tests, and the seed that makes them: `SKBUDGET_SEED=n` runs one seed again.
 
-use std::mem::ManuallyDrop;
-
-use skbudget_controller::{
-    Budget, BudgetConfig, FlowSizes, Instant, Ledger, Limits, MemberId, Rules, SockLimits,
-};
+use skbudget_controller::{Budget, BudgetConfig, Limits, Rules, SockLimits};
 
 /// xorshift64*
 #[derive(Debug)]
@@ -52,16 +48,6 @@ pub(crate) fn each_seed(seeds: std::ops::Range<u64>, test: impl Fn(&mut Seeded))
     }
 }
 
-/// What a flow of a queue's test reserves, and the only time there is in it.
-pub(crate) const SIZES: FlowSizes =
-    FlowSizes { sock: 1536, rmem_min: 4096, wmem_min: 4096, host_floor: 8192 };
-pub(crate) const NOW: Instant = Instant(1);
-
-/// The byte of a stream at a position.
-pub(crate) fn byte(position: u64) -> u8 {
-    (position.wrapping_mul(0x9e37_79b9) >> 13) as u8
-}
-
 /// The settings under which queues are tried: plenty, next to nothing, and the kernel's rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Setting {
@@ -89,18 +75,5 @@ impl Setting {
             weight: 100,
         };
         Budget::new(config, None).expect("a budget of its own")
-    }
-
-    /// A budget, its member, and two flows of it: the one that is tried, and one that takes memory and gives it back.
-    pub(crate) fn two_flows(self) -> (Budget, MemberId, [ManuallyDrop<Ledger>; 2]) {
-        let mut budget = self.budget();
-        let member = budget.add_member(0).unwrap();
-        let flows = [(); 2].map(|()| {
-            let mut ledger = budget.admit(member, &SIZES, NOW).unwrap();
-            budget.establish(&mut ledger, NOW).unwrap();
-            // A failed assertion is not to be followed by that of a ledger dropped.
-            ManuallyDrop::new(ledger)
-        });
-        (budget, member, flows)
     }
 }

@@ -185,8 +185,8 @@ impl Naive {
         mins + hard.saturating_sub(mins) * soft / hard
     }
 
-    /// Whether a child that holds `child.0`, with weight `child.1` and hard `child.2`, may grow by `up`: within its part
-    /// of hard by weight, or while the level stays at or below `most`.
+    /// Whether a child that holds `child.0`, with weight `child.1` and hard `child.2`, may grow by
+    /// `up`: within its part of the level's hard, or while the level stays at or below `most`.
     fn spreads(&self, level: usize, child: Child, up: u64, most: u64) -> bool {
         let hard = self.groups[level].limits.hard;
         let by_weight = hard * child.1 / self.level_weights(level);

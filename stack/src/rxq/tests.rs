@@ -6,7 +6,8 @@ use std::mem::ManuallyDrop;
 use skbudget_controller::{CHUNK_SIZE, MemberId, Rules};
 
 use super::*;
-use crate::seeded::{NOW, Seeded, Setting, byte, each_seed};
+use crate::queue_tests::{NOW, byte, two_flows};
+use crate::seeded::{Seeded, Setting, each_seed};
 
 struct World {
     setting: Setting,
@@ -25,7 +26,7 @@ struct World {
 
 impl World {
     fn new(setting: Setting) -> Self {
-        let (budget, member, [ledger, other]) = setting.two_flows();
+        let (budget, member, [ledger, other]) = two_flows(setting);
         Self {
             setting,
             budget,

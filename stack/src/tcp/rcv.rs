@@ -308,7 +308,8 @@ fn linux_window(
 mod tests {
     use super::*;
     use crate::chunk::ChunkPool;
-    use crate::seeded::{NOW, SIZES, Setting};
+    use crate::queue_tests::{NOW, SIZES};
+    use crate::seeded::Setting;
 
     #[test]
     fn a_hole_filled_beyond_an_edge_that_was_taken_back_leaves_a_closed_window() {

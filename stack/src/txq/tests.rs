@@ -5,7 +5,8 @@ use std::mem::ManuallyDrop;
 use skbudget_controller::{CHUNK_SIZE, MemberId, Rules};
 
 use super::*;
-use crate::seeded::{NOW, SIZES, Seeded, Setting, byte, each_seed};
+use crate::queue_tests::{NOW, SIZES, byte, two_flows};
+use crate::seeded::{Seeded, Setting, each_seed};
 
 struct World {
     budget: Budget,
@@ -30,7 +31,7 @@ enum Host {
 
 impl World {
     fn new(setting: Setting) -> Self {
-        let (budget, member, [ledger, other]) = setting.two_flows();
+        let (budget, member, [ledger, other]) = two_flows(setting);
         let (pool, q) = (ChunkPool::new(), TxQueue::default());
         Self { budget, member, pool, ledger, other, q, una: 0, end: 0 }
     }
