@@ -1,6 +1,6 @@
 //! Flows under a budget: who is let in, who waits, what is guaranteed.
 
-use skbudget_stack::controller::{Counter, Rules, SockLimits};
+use skbudget_stack::controller::{Counter, Limits, Rules, SockLimits};
 use skbudget_stack::{ContainerConfig, FlowId};
 
 use crate::peer::{Hello, Peer, bytes};
@@ -205,7 +205,7 @@ fn a_host_socket_that_holds_more_than_is_charged_for_it_is_counted() {
         let mut peer = Peer::open(&mut rig);
         rig.send(peer.data(b"x"));
         let charged = rig.flow(peer.flow).unwrap().host_bytes;
-        rig.sock(peer.flow).held = held;
+        rig.sock(peer.flow).keeps = held;
         // Idle: its caps go down, as far as it is empty.
         rig.pass(1500);
         let left = rig.flow(peer.flow).unwrap().host_bytes;
@@ -213,6 +213,38 @@ fn a_host_socket_that_holds_more_than_is_charged_for_it_is_counted() {
         assert_eq!(rig.counter(Counter::HostMemExcess), excess);
         end(&mut rig);
     }
+}
+
+#[test]
+fn under_pressure_a_socket_that_keeps_its_memory_is_not_asked_for_it_at_every_segment() {
+    let mut rig = Rig::new();
+    let mut peer = Peer::open(&mut rig);
+    // A host that takes much and then nothing: its cap is raised.
+    rig.sock(peer.flow).room = 40_000;
+    let say = |rig: &mut Rig, peer: &mut Peer, segments: usize| {
+        for _ in 0..segments {
+            let out = rig.send(peer.data(&[1; 1000]));
+            peer.hear(&out);
+        }
+    };
+    say(&mut rig, &mut peer, 45);
+    let raised = rig.memory().host;
+    rig.sock(peer.flow).keeps = 30_000;
+    rig.budget.set_limits(Limits::from_bytes(64 << 20, Some(64 << 10), None).unwrap(), rig.now);
+    assert!(rig.budget.under_pressure());
+    say(&mut rig, &mut peer, 20);
+    assert_eq!(rig.sock(peer.flow).lowered, 1);
+    let kept = rig.memory().host;
+    assert!(kept < raised, "{kept} of {raised}");
+    // Later it is asked again, and for the last time once it gave all of it.
+    rig.sock(peer.flow).keeps = 0;
+    for lowered in [2, 2, 2] {
+        rig.pass(10);
+        say(&mut rig, &mut peer, 3);
+        assert_eq!(rig.sock(peer.flow).lowered, lowered);
+    }
+    assert!(rig.memory().host < kept);
+    end(&mut rig);
 }
 
 #[test]

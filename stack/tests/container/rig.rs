@@ -35,8 +35,9 @@ pub(crate) struct Sock {
     pub(crate) shut: bool,
     pub(crate) closed: Option<Close>,
     pub(crate) caps: Option<HostCaps>,
-    /// What SO_MEMINFO says it holds, either way.
-    pub(crate) held: u32,
+    /// Bytes of its send buffer that it does not give back yet, and how often it was asked to.
+    pub(crate) keeps: u32,
+    pub(crate) lowered: usize,
     pub(crate) writes: usize,
 }
 
@@ -116,8 +117,9 @@ impl Host for FakeHost {
         self.sock(flow).caps = Some(caps);
     }
     fn lower_caps(&mut self, flow: FlowId, caps: HostCaps) -> HostCaps {
-        let held = self.sock(flow).held;
-        HostCaps { sndbuf: caps.sndbuf.max(held), rcvbuf: caps.rcvbuf.max(held) }
+        let sock = self.sock(flow);
+        sock.lowered += 1;
+        HostCaps { sndbuf: caps.sndbuf.max(sock.keeps), ..caps }
     }
     fn close(&mut self, flow: FlowId, how: Close) {
         let sock = self.sock(flow);
