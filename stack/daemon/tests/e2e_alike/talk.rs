@@ -1,7 +1,8 @@
 //! One script's conversation: segments by hand, and what came back as text that does not depend on who said it.
 //!
 //! `SA 0/1` is a segment with SYN and ACK, sequence number 0 and acknowledgement 1, both counted from the two initial
-//! numbers; `+5` behind it are bytes of payload. Answers to one step are joined by commas, steps by bars.
+//! numbers; `+5` behind it are bytes of payload, `E` and `W` are ECE and CWR, `ect` is a packet that may be marked.
+//! Answers to one step are joined by commas, steps by bars.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -22,6 +23,11 @@ pub(crate) const RST: u8 = 4;
 pub(crate) const PSH: u8 = 8;
 pub(crate) const ACK: u8 = 16;
 pub(crate) const URG: u8 = 32;
+pub(crate) const ECE: u8 = 64;
+pub(crate) const CWR: u8 = 128;
+/// Values of the ECN field.
+pub(crate) const ECT_0: u8 = 2;
+pub(crate) const CE: u8 = 3;
 
 const OUR_MAC: [u8; 6] = [0x52, 0x55, 0x0a, 0, 2, 2];
 const GUEST_MAC: [u8; 6] = [2, 0x67, 0x75, 0x65, 0x73, 0x74];
@@ -48,6 +54,7 @@ pub(crate) struct Say {
     pub(crate) ack: i64,
     pub(crate) wnd: u16,
     pub(crate) urgent: u16,
+    pub(crate) ecn: u8,
     pub(crate) options: Vec<u8>,
     pub(crate) data: Vec<u8>,
     pub(crate) good_sum: bool,
@@ -56,13 +63,16 @@ pub(crate) struct Say {
 impl Say {
     pub(crate) fn new(flags: u8, seq: i64, ack: i64) -> Self {
         let (options, data) = (Vec::new(), Vec::new());
-        Self { flags, seq, ack, wnd: 0xffff, urgent: 0, options, data, good_sum: true }
+        Self { flags, seq, ack, wnd: 0xffff, urgent: 0, ecn: 0, options, data, good_sum: true }
     }
     pub(crate) fn data(self, data: &[u8]) -> Self {
         Self { data: data.to_vec(), ..self }
     }
     pub(crate) fn wnd(self, wnd: u16) -> Self {
         Self { wnd, ..self }
+    }
+    pub(crate) fn ecn(self, ecn: u8) -> Self {
+        Self { ecn, ..self }
     }
     pub(crate) fn options(self, options: &[u8]) -> Self {
         let mut options = options.to_vec();
@@ -126,7 +136,7 @@ impl Talk {
     }
 
     pub(crate) fn say(&mut self, say: &Say) {
-        let frame = self.packet(TCP, 0, &self.segment(say));
+        let frame = self.packet(TCP, 0, say.ecn, &self.segment(say));
         self.wire.write_all(&frame).unwrap();
     }
 
@@ -145,9 +155,9 @@ impl Talk {
         let frame = if self.v6 {
             let word = begin as u16 | u16::from(more);
             let header = [&[TCP, 0][..], &word.to_be_bytes(), &[0, 0], &self.port.to_be_bytes()];
-            self.packet(FRAGMENT, 0, &[&header.concat(), part].concat())
+            self.packet(FRAGMENT, 0, 0, &[&header.concat(), part].concat())
         } else {
-            self.packet(TCP, (begin / 8) as u16 | u16::from(more) << 13, part)
+            self.packet(TCP, (begin / 8) as u16 | u16::from(more) << 13, 0, part)
         };
         self.wire.write_all(&frame).unwrap();
     }
@@ -164,7 +174,11 @@ impl Talk {
     }
 
     pub(crate) fn open_with(&mut self, options: &[u8]) -> TcpStream {
-        self.say(&Say::new(SYN, 0, 0).options(options));
+        self.open_saying(&Say::new(SYN, 0, 0).options(options))
+    }
+
+    pub(crate) fn open_saying(&mut self, syn: &Say) -> TcpStream {
+        self.say(syn);
         let began = Instant::now();
         while self.irs == UNKNOWN_IRS && began.elapsed() < Duration::from_secs(2) {
             self.listen(Duration::from_millis(2));
@@ -199,14 +213,22 @@ impl Talk {
 
     fn hear(&mut self, frame: &[u8]) -> Option<String> {
         let eth = EthernetFrame::new_checked(frame).ok()?;
-        let (src, dst, next, payload): (IpAddress, IpAddress, _, _) = match eth.ethertype() {
+        let (src, dst, next, ecn, payload): (IpAddress, IpAddress, _, _, _) = match eth.ethertype()
+        {
             EthernetProtocol::Ipv4 if !self.v6 => {
                 let ip = Ipv4Packet::new_checked(eth.payload()).ok()?;
-                (ip.src_addr().into(), ip.dst_addr().into(), ip.next_header(), ip.payload())
+                (
+                    ip.src_addr().into(),
+                    ip.dst_addr().into(),
+                    ip.next_header(),
+                    ip.ecn(),
+                    ip.payload(),
+                )
             }
             EthernetProtocol::Ipv6 if self.v6 => {
                 let ip = Ipv6Packet::new_checked(eth.payload()).ok()?;
-                (ip.src_addr().into(), ip.dst_addr().into(), ip.next_header(), ip.payload())
+                let ecn = ip.traffic_class() & 3;
+                (ip.src_addr().into(), ip.dst_addr().into(), ip.next_header(), ecn, ip.payload())
             }
             _ => return None,
         };
@@ -232,9 +254,14 @@ impl Talk {
         // A RST of nobody counts from zero.
         let seq = if tcp.rst() && seq == 0 { 0 } else { seq.wrapping_sub(self.irs).cast_signed() };
         let mut text = String::new();
-        for (set, letter) in
-            [(tcp.fin(), 'F'), (tcp.syn(), 'S'), (tcp.rst(), 'R'), (tcp.ack(), 'A')]
-        {
+        for (set, letter) in [
+            (tcp.fin(), 'F'),
+            (tcp.syn(), 'S'),
+            (tcp.rst(), 'R'),
+            (tcp.ack(), 'A'),
+            (tcp.ece(), 'E'),
+            (tcp.cwr(), 'W'),
+        ] {
             if set {
                 text.push(letter);
             }
@@ -246,6 +273,9 @@ impl Talk {
         }
         if !tcp.payload().is_empty() {
             text += &format!(" +{}", tcp.payload().len());
+        }
+        if ecn != 0 {
+            text += " ect";
         }
         Some(text)
     }
@@ -295,13 +325,13 @@ impl Talk {
     }
 
     /// A frame; `word` is IPv4's flags and fragment offset.
-    fn packet(&self, next: u8, word: u16, payload: &[u8]) -> Vec<u8> {
+    fn packet(&self, next: u8, word: u16, ecn: u8, payload: &[u8]) -> Vec<u8> {
         let (ethertype, ip) = if self.v6 {
             let len = (payload.len() as u16).to_be_bytes();
-            let header = [&[0x60, 0, 0, 0][..], &len, &[next, 64], &GUEST6, &GATEWAY6];
+            let header = [&[0x60, ecn << 4, 0, 0][..], &len, &[next, 64], &GUEST6, &GATEWAY6];
             ([0x86, 0xdd], header.concat())
         } else {
-            let mut ip = vec![0x45, 0];
+            let mut ip = vec![0x45, ecn];
             ip.extend((20 + payload.len() as u16).to_be_bytes());
             ip.extend(self.port.to_be_bytes());
             ip.extend(word.to_be_bytes());
