@@ -14,12 +14,12 @@ use crate::result::{ArmResult, Meta, RunResult, SCHEMA};
 use crate::scenario::Scenario;
 use crate::target::{Control, Target};
 
-/// The plan of a scenario with these settings, if the target carries it: what is wrong with any of them is said before
-/// a place is made for what comes of it.
+/// The plan of a scenario with these settings, each with the option it was given by, if the target carries it: what is
+/// wrong with any of them is said before a place is made for what comes of it.
 pub fn plan<'a>(
     scenario: &str,
     target: &dyn Target,
-    set: impl IntoIterator<Item = &'a String>,
+    set: impl IntoIterator<Item = (&'a str, &'a String)>,
     seed: u64,
 ) -> Result<Plan, Failure> {
     let mut scenario = Scenario::find(scenario, target.name())?;

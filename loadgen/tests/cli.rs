@@ -109,7 +109,9 @@ fn bad_input_leaves_nothing_behind() {
     for (args, wants) in [
         (&["run", "incast", "--target", "tap"][..], "'incast' is for the virtual target only"),
         (&["sweep", "incast", "--target", "tap", "--param", "run.solo=1s,2s"], "'incast' is for"),
-        (&["sweep", "step", "--param", "group.hog.stuff.conns=1,many"], "many"),
+        (&["sweep", "step", "--param", "group.hog.stuff.conns=1,many"], "conns=many"),
+        (&["sweep", "step", "--param", "victms=1"], "--param victms=1: no such key"),
+        (&["sweep", "step", "--param", "victims=0"], "--param victims=0: 0 must be"),
         (&["search", "step", "--param", conns, "--from", "1", "--to", "9999999"], "0 to 5000"),
         (&["search", "aa", "--param", "run.solo", "--from", "2s", "--to", "1s"], "not below"),
         (&["compare", "--exec", "--scenario", "stepp"], "did you mean 'step'"),

@@ -17,7 +17,7 @@ pub struct Source {
     origin: String,
     text: String,
     table: Table,
-    /// What `--set` changed, as it was typed.
+    /// What the command line changed, as it was typed, the option before it.
     set: Vec<(Vec<String>, String)>,
 }
 
@@ -60,9 +60,10 @@ impl Source {
         self.file().map(|_| ())
     }
 
-    /// `key=value`, as on the command line. A key is one of the scenario's parameters or a path.
-    pub fn set(&mut self, assignment: &str) -> Result<(), Failure> {
-        let wrong = |e: String| Failure::Usage(format!("--set {assignment}: {e}"));
+    /// `key=value`, as after `option` on the command line. A key is one of the scenario's parameters or a path.
+    pub fn set(&mut self, option: &str, assignment: &str) -> Result<(), Failure> {
+        let typed = format!("{option} {assignment}");
+        let wrong = |e: String| Failure::Usage(format!("{typed}: {e}"));
         let Some((key, text)) = assignment.split_once('=') else {
             return Err(wrong("key=value is wanted".to_owned()));
         };
@@ -83,7 +84,7 @@ impl Source {
         for path in paths {
             let segments: Vec<String> = path.split('.').map(str::to_owned).collect();
             put(&mut self.table, &segments, value_of(text)).map_err(wrong)?;
-            self.set.push((segments, assignment.to_owned()));
+            self.set.push((segments, typed.clone()));
         }
         File::deserialize(self.table.clone()).map_err(|e| wrong(explain(e.message()))).map(|_| ())
     }
@@ -116,7 +117,7 @@ impl Source {
     pub fn wrong(&self, path: &[&str], message: &str) -> Failure {
         let same = |p: &[String]| p.iter().map(String::as_str).eq(path.iter().copied());
         if let Some((_, typed)) = self.set.iter().rev().find(|(p, _)| same(p)) {
-            return Failure::Usage(format!("--set {typed}: {message}"));
+            return Failure::Usage(format!("{typed}: {message}"));
         }
         let at = line_of(&self.text, path).map_or_else(String::new, |line| format!(":{line}"));
         Failure::Usage(format!("{}{at}: {}: {message}", self.origin, path.join(".")))
