@@ -124,6 +124,12 @@ fn a_run_that_is_stopped_half_way_leaves_what_it_has() {
     assert!(result.gates.is_empty());
     let victim = result.arms[0].containers.iter().find(|c| c.name == "victim1").unwrap();
     assert_eq!(victim.phases.len(), 3);
+    // Its rate is of the time that was measured, not of the five minutes that were meant.
+    let arm = &result.arms[0];
+    let ended = arm.ended_ns.unwrap();
+    assert!(ended > plan.phases[0].start_ns && ended < plan.phases[0].end_ns);
+    assert!(arm.fairness.solo_share_ppm > 800_000, "{}", arm.fairness.solo_share_ppm);
+    assert_eq!(victim.up_window_bytes.len() as u64, ended.div_ceil(plan.window_ns));
     assert!(victim.phases[0].up_bytes > 0 && victim.phases[1].up_bytes == 0);
     let solo = victim.phases[0].probe.as_ref().unwrap();
     assert_eq!(solo.intended, solo.completed + solo.outstanding + solo.shed + solo.failed);

@@ -69,8 +69,8 @@ impl Target for KernelTarget {
         control: Control<'_>,
     ) -> Result<ArmResult, Failure> {
         let stage = Stage::set(plan, arm)?;
-        let samples = stage.play(plan, control)?;
-        stage.result(plan, arm, samples)
+        let (samples, ended_ns) = stage.play(plan, control)?;
+        Ok(ArmResult { ended_ns, ..stage.result(plan, arm, samples, ended_ns.is_some())? })
     }
 }
 
@@ -159,7 +159,8 @@ impl Stage {
         Ok(())
     }
 
-    fn play(&self, plan: &Plan, control: Control<'_>) -> Result<Samples, Failure> {
+    /// When it was stopped, if it was.
+    fn play(&self, plan: &Plan, control: Control<'_>) -> Result<(Samples, Option<u64>), Failure> {
         let mut samples =
             Samples { containers: vec![Vec::new(); self.actors.len()], ..Samples::default() };
         let meters: Vec<_> = self.actors.iter().map(|a| a.actor.up()).collect();
@@ -170,8 +171,8 @@ impl Stage {
             samples.pool.push(self.groups.pool().usage_bytes());
             Ok(())
         };
-        actor::play(plan, &self.shared, &meters, control, look)?;
-        Ok(samples)
+        let ended_ns = actor::play(plan, &self.shared, &meters, control, look)?;
+        Ok((samples, ended_ns))
     }
 
     fn result(
@@ -179,9 +180,9 @@ impl Stage {
         plan: &Plan,
         arm: &ArmPlan,
         samples: Samples,
+        stopped: bool,
     ) -> Result<ArmResult, Failure> {
-        let reports = self.actors.iter_mut().map(|a| a.actor.report());
-        let reports = reports.collect::<Result<Vec<_>, _>>()?;
+        let reports = actor::reports(self.actors.iter_mut().map(|g| &mut g.actor), stopped)?;
         let mut budgets = Vec::new();
         let mut containers = Vec::new();
         if arm.isolation == Isolation::Shared {
