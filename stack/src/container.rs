@@ -48,6 +48,8 @@ const ORPHAN_WITHOUT_PROGRESS: Duration = Duration::from_secs(60);
 /// flows delays its neighbours by a fraction of a millisecond.
 const BYTES_PER_TURN: u64 = 512 << 10;
 const FLOWS_PER_TURN: usize = 8;
+/// Under pressure every flow has something to do all the time, in the smallest pieces.
+const FLOWS_PER_PRESSED_TURN: usize = 2;
 
 /// Drain order of one turn: `on_frame` / `on_host_ready` / `on_accept` / `on_wake` in any number, then `turn` once,
 /// then sleep until `next_deadline`. `turn` returns true when it stopped at a bound and wants another turn at once.
@@ -69,6 +71,8 @@ pub struct Container {
     /// SYNs to admit: those whose memory came back, and new ones.
     woken: VecDeque<u32>,
     arrived: VecDeque<u32>,
+    /// They are left alone until then.
+    admit_from: Option<Instant>,
     timewait: TimeWait,
     /// Flows that had data, in the order in which they may become idle.
     watch: VecDeque<(Instant, FlowId)>,
@@ -109,6 +113,7 @@ impl Container {
             parked: Parked::default(),
             woken: VecDeque::new(),
             arrived: VecDeque::new(),
+            admit_from: None,
             timewait: TimeWait::new(config.secret),
             watch: VecDeque::new(),
             watched: 0,
@@ -284,7 +289,9 @@ impl Container {
         self.run_timers(cx);
         let more_syns = self.admit_some(cx);
         let begun = self.bytes_moved();
-        for _ in 0..self.dirty.len().min(FLOWS_PER_TURN) {
+        let flows =
+            if cx.budget.under_pressure() { FLOWS_PER_PRESSED_TURN } else { FLOWS_PER_TURN };
+        for _ in 0..self.dirty.len().min(flows) {
             let Some(index) = self.dirty.pop_front() else { break };
             if let Some(flow) = self.flows.take(index) {
                 self.service(cx, flow);
@@ -373,7 +380,8 @@ impl Container {
         let timer = self.timers.peek().map(|Reverse((at, ..))| *at);
         let idle = self.watch.front().map(|w| w.0);
         let [timewait, parked] = [self.timewait.deadline(), self.parked.deadline()];
-        [timer, idle, self.blocked_until, timewait, parked, self.reassembly.deadline()]
+        let [blocked, held] = [self.blocked_until, self.admissions_held()];
+        [timer, idle, blocked, held, timewait, parked, self.reassembly.deadline()]
             .into_iter()
             .flatten()
             .min()

@@ -39,6 +39,8 @@ pub(crate) struct HostSide {
     pub(crate) from_host_since: u64,
     /// When the receive cap was last raised, or the flow found too slow for that.
     pub(crate) from_host_at: Instant,
+    /// Caps that could not be lowered are not tried again before.
+    pub(crate) relax_from: Instant,
     /// Chunks the next read asks for.
     pub(crate) read_hint: usize,
     /// Bytes read from the host for the guest.
@@ -86,6 +88,7 @@ impl HostSide {
             to_host_since: 0,
             from_host_since: 0,
             from_host_at: Instant::default(),
+            relax_from: Instant::default(),
             read_hint: 1,
             bytes_to_guest: 0,
         }

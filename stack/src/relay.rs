@@ -237,10 +237,20 @@ pub(crate) fn lower_to_floor(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
     lower_to(ends, HOST_FLOOR, mem);
 }
 
-/// The container is under pressure: the caps of a flow that proved fast go back to where it began (B7, B10).
+/// The container is under pressure: the caps of a flow that proved fast go back to where it began (B7, B10). What the
+/// kernel still holds beyond that is asked for again later: at every segment it would cost more than the segment.
 pub(crate) fn relax(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
+    if mem.now < ends.side.relax_from {
+        return;
+    }
     lower_to(ends, BEGIN_CAPS, mem);
+    let caps = ends.side.caps;
+    if caps.sndbuf > BEGIN_CAPS.sndbuf || caps.rcvbuf > BEGIN_CAPS.rcvbuf {
+        ends.side.relax_from = mem.now + RELAX_EVERY;
+    }
 }
+
+const RELAX_EVERY: Duration = Duration::from_millis(10);
 
 fn lower_to(ends: &mut Ends<'_>, to: HostCaps, mem: &mut Mem<'_>) {
     let before = ends.side.caps;

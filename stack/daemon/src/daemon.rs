@@ -14,10 +14,10 @@ use mio::Waker;
 use skbudget_controller::{BudgetConfig, Level, LevelConfig, LimitError, Limits};
 use skbudget_stack::{ContainerConfig, FlowInfo, Tap};
 
-use crate::clock;
 use crate::host_level::HostLevel;
 use crate::stats::{ContainerReport, Meter, SCHEMA, Stats};
 use crate::worker::{self, Command};
+use crate::{clock, host};
 
 /// How a daemon is made.
 #[derive(Debug, Clone, Default)]
@@ -65,7 +65,7 @@ impl Publish {
     pub fn bind(addr: SocketAddr, guest_port: u16) -> io::Result<Self> {
         let listener = match addr {
             SocketAddr::V4(_) => TcpListener::bind(addr)?,
-            SocketAddr::V6(_) => crate::host::listen_v6(addr)?,
+            SocketAddr::V6(_) => host::listen_v6(addr)?,
         };
         Ok(Self { listener, guest_port })
     }
@@ -153,6 +153,7 @@ impl ContainerHandle {
 
 impl Daemon {
     pub fn new(config: DaemonConfig) -> Result<Self, DaemonError> {
+        host::grow_descriptor_table()?;
         let host = config.host.map(|level| Level::new(level, None)).transpose();
         let host = host.map_err(DaemonError::Limits)?.map(|level| Arc::new(HostLevel::new(level)));
         let workers = (0..config.workers.max(1))

@@ -8,10 +8,13 @@ use std::os::fd::{AsFd, AsRawFd};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{
     self, AddressFamily, Backlog, MsgFlags, SockFlag, SockType, SockaddrIn, SockaddrStorage,
     getsockopt, setsockopt, sockopt,
 };
+use nix::unistd::{close, pipe2};
 use skbudget_stack::{Close, FlowId, Host, HostCaps, HostError};
 
 use crate::sys;
@@ -32,6 +35,8 @@ pub(crate) struct HostSockets {
     outbound: Option<Ipv4Addr>,
     slots: Vec<Option<Slot>>,
     open: usize,
+    /// connect(2)s since it was last asked.
+    begun: u32,
     /// The container is gone: see [`Self::end`].
     ending: bool,
 }
@@ -49,7 +54,7 @@ struct Slot {
 
 impl HostSockets {
     pub(crate) fn new(registry: Registry, seat: u16, outbound: Option<Ipv4Addr>) -> Self {
-        Self { registry, seat, outbound, slots: Vec::new(), open: 0, ending: false }
+        Self { registry, seat, outbound, slots: Vec::new(), open: 0, begun: 0, ending: false }
     }
 
     /// The flow an event is for; `None` when the flow of that token is over.
@@ -82,6 +87,11 @@ impl HostSockets {
     pub(crate) fn is_complete(&self, flow: FlowId) -> bool {
         let slot = self.slots.get(flow.index as usize).and_then(Option::as_ref);
         slot.is_some_and(|slot| slot.generation == flow.generation && slot.complete)
+    }
+
+    /// connect(2)s since this was last asked.
+    pub(crate) fn take_begun(&mut self) -> u32 {
+        std::mem::take(&mut self.begun)
     }
 
     /// Sockets open.
@@ -162,12 +172,30 @@ impl HostSockets {
     }
 }
 
+/// The kernel doubles a process's table of descriptors when it is full, and with several threads waits for all readers
+/// of the old one (expand_fdtable): 5 to 20 ms in which no container of a worker is served. So it grows once, before
+/// there are workers, to what the limit allows.
+pub(crate) fn grow_descriptor_table() -> io::Result<()> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let last = soft.min(DESCRIPTORS_MAX).saturating_sub(1);
+    let (any, _) = pipe2(OFlag::O_CLOEXEC)?;
+    // Fails where the last one is taken, and then there is nothing to grow.
+    if let Ok(last) = fcntl(any, FcntlArg::F_DUPFD_CLOEXEC(last as i32)) {
+        close(last)?;
+    }
+    Ok(())
+}
+
+/// Half a megabyte of kernel memory; beyond that the table grows as it is used.
+const DESCRIPTORS_MAX: u64 = 65_536;
+
 impl Host for HostSockets {
     fn keeps_scale(&self) -> bool {
         true
     }
 
     fn connect(&mut self, flow: FlowId, to: SocketAddr, caps: HostCaps) -> Result<(), HostError> {
+        self.begun += 1;
         self.start(flow, to, caps)
     }
 

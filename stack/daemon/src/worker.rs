@@ -231,6 +231,7 @@ impl Worker {
             let took = cpu.saturating_sub(before);
             seat.cpu_ns += took;
             self.recent.ran(index, now);
+            seat.hold_admissions(&self.recent, index, now);
             if owner.budget.under_pressure() {
                 let ran_until = now + Duration::from_nanos(took);
                 seat.rest_until = self.recent.rest(index, took, now).map(|rest| ran_until + rest);
@@ -316,6 +317,7 @@ impl Worker {
         let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
         let again = seat.stack_turn(&mut owner.budget, &mut Shared { now, pool, scratch });
         seat.cpu_ns += clock::thread_cpu_ns().saturating_sub(before);
+        seat.hold_admissions(&self.recent, index, now);
         self.reschedule(index);
         // A listener may have waited for the room, too.
         if again || self.seats[usize::from(index)].as_ref().is_some_and(Seat::has_listeners) {

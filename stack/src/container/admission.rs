@@ -111,8 +111,15 @@ impl Container {
     /// SYNs whose memory came back, then those that came in, a few in a turn. Nobody overtakes those who wait: the
     /// first of them that still finds no room sends all behind it back to wait, in their order. True: there are more.
     pub(super) fn admit_some(&mut self, cx: &mut Ctx<'_>) -> bool {
+        if self.admit_from.is_some_and(|from| from > cx.now) {
+            return false;
+        }
+        self.admit_from = None;
         let (mut room, mut tries) = (true, CONNECTS_PER_TURN);
         while let Some(id) = self.woken.pop_front() {
+            if self.parked.get(id).is_none() {
+                continue;
+            }
             if room && tries == 0 {
                 self.woken.push_front(id);
                 return true;
@@ -124,6 +131,9 @@ impl Container {
             }
         }
         while let Some(id) = self.arrived.pop_front() {
+            if self.parked.get(id).is_none() {
+                continue;
+            }
             room = room && self.parked.waiting() == 0;
             if room && tries == 0 {
                 self.arrived.push_front(id);
@@ -136,6 +146,16 @@ impl Container {
             }
         }
         false
+    }
+
+    /// SYNs stay where they are until then: who opens connections at a high rate costs others their turns.
+    pub fn hold_admissions(&mut self, until: Instant) {
+        self.admit_from = Some(until);
+    }
+
+    /// When those that are held go on.
+    pub(super) fn admissions_held(&self) -> Option<Instant> {
+        self.admit_from.filter(|_| !self.arrived.is_empty() || !self.woken.is_empty())
     }
 
     /// True unless there is no room for it.

@@ -148,7 +148,9 @@ impl Tcb {
         snd.q.acked(bytes, mem.pool, mem.budget, mem.ledger, mem.now);
         snd.rtt.reset_backoff();
         let pressure = mem.budget.under_pressure();
-        snd.grow_target(bytes, self.link.snd_target_max, mem.budget);
+        if bytes > 0 {
+            snd.grow_target(self.link.snd_target_max, mem.budget);
+        }
         if mem.budget.rules() == Rules::Linux && !pressure && snd.board.outstanding() < snd.cc.cwnd
         {
             expand_sndbuf(snd, mem, self.link.snd_target_max);
@@ -259,7 +261,7 @@ impl Tcb {
         let snd = &mut self.snd;
         snd.cc.on_ack(&Acked {
             bytes: news.acked,
-            pipe: news.pipe,
+            flight: news.flight,
             una: snd.board.una(),
             nxt: snd.board.nxt(),
             rtt: news.rtt,

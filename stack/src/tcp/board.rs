@@ -11,7 +11,8 @@
 //!
 //! The list is bounded by what the send queue is charged for: 16 bytes a record, two records a chunk, within the 64
 //! bytes by which a chunk's charge exceeds its payload; a few more come with the flow object. At the bound a new run
-//! joins the last one, and a SACK that would split is ignored: it is advice (RFC 2018 section 8), and is repeated.
+//! joins the last one, which then tells no round trip: one that looks shorter than it was would make the next ones look
+//! like a queue that fills. A SACK that would split is ignored: it is advice (RFC 2018 section 8), and is repeated.
 
 use std::collections::VecDeque;
 
@@ -42,6 +43,8 @@ pub(crate) struct Run {
     pub(crate) fate: Fate,
     /// Sent more than once: its round trip is ambiguous (Karn).
     pub(crate) again: bool,
+    /// Some of it left before `at`: its round trip is longer than it looks.
+    pub(crate) mixed: bool,
 }
 
 const _: () = assert!(size_of::<Run>() == 16, "what the head of this file reckons with");
@@ -114,11 +117,13 @@ impl Board {
             && (last.at == now || full)
         {
             last.end = self.nxt;
+            last.mixed |= last.at != now;
             last.at = now;
             return;
         }
         self.grow();
-        self.runs.push_back(Run { at: now, end: self.nxt, fate: Fate::Flying, again: false });
+        let (end, fate) = (self.nxt, Fate::Flying);
+        self.runs.push_back(Run { at: now, end, fate, again: false, mixed: false });
     }
 
     /// Everything before `ack` arrived. Calls `arrived` for what was not known to; returns its bytes.
@@ -285,7 +290,7 @@ impl Board {
         if run.fate == Fate::Lost {
             self.lost -= range.len();
         }
-        *run = Run { at: now, end: range.end, fate: Fate::Flying, again: true };
+        *run = Run { at: now, end: range.end, fate: Fate::Flying, again: true, mixed: false };
         if from > 0 {
             let before = self.runs[from - 1];
             if before.fate == Fate::Flying && before.again && (before.at == now || full) {
@@ -330,7 +335,8 @@ impl Board {
             let same = a.fate == b.fate
                 && (a.fate != Fate::Flying || (a.at == b.at && a.again == b.again));
             if same {
-                self.runs[kept] = Run { again: a.again || b.again, ..b };
+                let (again, mixed) = (a.again || b.again, a.mixed || b.mixed);
+                self.runs[kept] = Run { again, mixed, ..b };
             } else {
                 kept += 1;
                 self.runs[kept] = b;

@@ -2,7 +2,8 @@
 //! `recovery`'s; this file knows how far the window goes down and how it grows.
 //!
 //! The link is a device queue on the same machine, so loss is rare and the guest's window usually decides. CUBIC is
-//! what the guest's own kernel does by default: with the same losses and delays both directions are then alike.
+//! what the guest's own kernel does by default: with the same losses and delays both directions are then alike. So is a
+//! restart after idle, which costs a guest next door a few round trips of microseconds.
 
 use std::time::Duration;
 
@@ -31,8 +32,9 @@ pub enum Algorithm {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Acked {
     pub(crate) bytes: u32,
-    /// On its way before.
-    pub(crate) pipe: u32,
+    /// Outstanding when we last spoke, within the window: what a burst of ACKs takes off before we speak again was
+    /// used.
+    pub(crate) flight: u32,
     /// SND.UNA and SND.NXT after it.
     pub(crate) una: Seq,
     pub(crate) nxt: Seq,
@@ -77,7 +79,7 @@ impl Congestion {
     /// New data was acknowledged outside fast recovery. A window that was not used does not grow (RFC 7661's point, in
     /// its simplest form), and the time does not count (RFC 9438 section 5.8).
     pub(crate) fn on_ack(&mut self, acked: &Acked) {
-        let used = acked.pipe >= self.cwnd / 2;
+        let used = acked.flight >= self.cwnd / 2;
         if let Avoidance::Cubic(cubic) = &mut self.avoidance {
             cubic.tick(acked.now, used);
         }
@@ -119,6 +121,14 @@ impl Congestion {
             Avoidance::Cubic(cubic) => cubic.on_loss(self.cwnd, flight, timeout),
         };
         self.ssthresh = down.max(2 * mss);
+    }
+
+    /// Nothing was sent for so many timeouts: what the window says of the path is old (RFC 5681 section 4.1, RFC 2861;
+    /// a guest's kernel does the same unless tcp_slow_start_after_idle says otherwise).
+    pub(crate) fn on_idle(&mut self, timeouts: u32, mss: u32) {
+        self.ssthresh = self.ssthresh.max(self.cwnd / 4 * 3);
+        let restart = self.cwnd.min(INITIAL_SEGMENTS * mss);
+        self.cwnd = self.cwnd.checked_shr(timeouts).unwrap_or(0).max(restart);
     }
 
     /// There was no loss: back to `before`, but not below what came since (RFC 4015 section 3.2).

@@ -117,6 +117,9 @@ impl Tcb {
         if !self.state.sends() {
             return Some(false);
         }
+        if self.snd.board.outstanding() == 0 && self.snd.unsent() > 0 {
+            self.snd.restart_after_idle(mem.now);
+        }
         let mut left = BYTES_PER_TURN;
         let mut fresh = false;
         for _ in 0..FRAMES_PER_TURN {
@@ -285,6 +288,7 @@ impl Tcb {
         if self.snd.timer.is_none() {
             self.snd.restart_timer(mem.now);
         }
+        self.snd.sent_at = mem.now;
         self.snd.recovery.on_sent(len as u32 + u32::from(fin));
         self.rcv.on_ack_sent(len > 0);
         Some(())

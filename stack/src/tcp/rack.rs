@@ -69,7 +69,7 @@ impl Rack {
             if before_resent(run.at) || self.min_rtt.least().is_some_and(|min| rtt < min) {
                 return None;
             }
-        } else {
+        } else if !run.mixed {
             self.min_rtt.on_sample(rtt, now);
         }
         if self.sent_before(run.at, run.end) {
@@ -81,7 +81,7 @@ impl Rack {
         } else if run.end.lt(self.fack) && !run.again {
             self.reordering = true;
         }
-        (!run.again).then_some(rtt)
+        (!run.again && !run.mixed).then_some(rtt)
     }
 
     /// What arrived last was sent before this.

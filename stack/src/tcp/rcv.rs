@@ -2,8 +2,9 @@
 //!
 //! Strict rules: the edge moves only over slots that the budget charged (`RxQueue::open`), never backwards, and in
 //! steps worth sending into (silly-window avoidance, RFC 9293 section 3.8.6.2.2). The target begins small and doubles
-//! each time the host side has taken a whole target's worth: the window follows what the host takes, and a flow whose
-//! host does not read keeps what it began with. Under pressure the target does not grow.
+//! each time the host side has taken half a target's worth: the window follows what the host takes, soon enough for a
+//! guest in slow start, which sends twice as much each round trip; and a flow whose host does not read keeps what it
+//! began with. Under pressure the target does not grow.
 //!
 //! Linux rules: the window is `__tcp_select_window` over rcvbuf; a refused charge advertises zero and takes the edge
 //! back (kernel notes 2.9 step 4).
@@ -124,7 +125,7 @@ impl Rcv {
     pub(crate) fn on_taken(&mut self, n: u64, budget: &Budget, target_max: u64) {
         self.moved = true;
         self.taken += n;
-        if self.taken >= self.target {
+        if self.taken >= self.target / 2 {
             self.taken = 0;
             let doubled = if grows_by(budget, self.target) { self.target * 2 } else { self.target };
             self.target = doubled.min(target_max.max(TARGET_INITIAL));

@@ -48,8 +48,9 @@ pub(crate) struct Snd {
     pub(crate) fin: bool,
     /// Bytes the relay may have queued here.
     pub(crate) target: usize,
-    acked_since_growth: usize,
     pub(crate) retrans: u64,
+    /// When data last left.
+    pub(crate) sent_at: Instant,
     /// Outstanding when we last spoke, bytes. ACKs of one turn are answered once: what the first of them took off was
     /// in flight when a later one tells of a loss (RFC 5681's FlightSize).
     pub(crate) said: u32,
@@ -78,8 +79,8 @@ impl Snd {
             timer: None,
             fin: false,
             target: TARGET_INITIAL,
-            acked_since_growth: 0,
             retrans: 0,
+            sent_at: Instant(0),
             said: 0,
         }
     }
@@ -119,14 +120,21 @@ impl Snd {
         self.timer = Some(now + self.rtt.rto());
     }
 
-    /// The guest acknowledged `n` bytes: what proves fast gets a larger queue.
-    pub(crate) fn grow_target(&mut self, n: usize, target_max: usize, budget: &Budget) {
-        self.acked_since_growth += n;
-        if self.acked_since_growth >= self.target {
-            self.acked_since_growth = 0;
-            if grows_by(budget, self.target as u64) {
-                self.target = (self.target * 2).min(target_max.max(TARGET_INITIAL));
-            }
+    /// Before data leaves that nothing is outstanding before.
+    pub(crate) fn restart_after_idle(&mut self, now: Instant) {
+        let timeouts = now.since(self.sent_at).as_nanos() / self.rtt.rto().as_nanos();
+        if timeouts > 0 && self.sent_at != Instant(0) {
+            self.cc.on_idle(u32::try_from(timeouts).unwrap_or(u32::MAX), self.mss);
+        }
+    }
+
+    /// The guest acknowledged something: the queue grows to two congestion windows and more (Linux' tcp_sndbuf_expand),
+    /// for while a hole is filled as much again lies behind it. Less would hold back the window: it would neither be
+    /// used nor grow, and be measured too small when something is lost.
+    pub(crate) fn grow_target(&mut self, target_max: usize, budget: &Budget) {
+        let short = self.target < 2 * self.cc.cwnd as usize;
+        if short && grows_by(budget, self.target as u64) {
+            self.target = (self.target * 2).min(target_max.max(TARGET_INITIAL));
         }
     }
 
@@ -137,7 +145,6 @@ impl Snd {
 
     pub(crate) fn on_idle(&mut self) {
         self.target = TARGET_INITIAL;
-        self.acked_since_growth = 0;
     }
 
     /// How long the persist timer waits: the RTO, backed off, as Linux does (RFC 9293 section 3.8.6.1).

@@ -1,6 +1,6 @@
 //! Flows under a budget: who is let in, who waits, what is guaranteed.
 
-use skbudget_stack::controller::{Counter, Rules, SockLimits};
+use skbudget_stack::controller::{Counter, Limits, Rules, SockLimits};
 use skbudget_stack::{ContainerConfig, FlowId};
 
 use crate::peer::{Hello, Peer, bytes};
@@ -195,6 +195,38 @@ fn under_pressure_a_flow_asks_for_nothing_beyond_its_reserve() {
     let late = Peer::open_with(&mut rig, 45_000, &Hello::default());
     let info = rig.flow(late.flow).unwrap();
     assert_eq!(info.rmem + info.ofo + info.credit, 4096, "one chunk, which is the reserve");
+    end(&mut rig);
+}
+
+#[test]
+fn under_pressure_a_socket_that_keeps_its_memory_is_not_asked_for_it_at_every_segment() {
+    let mut rig = Rig::new();
+    let mut peer = Peer::open(&mut rig);
+    // A host that takes much and then nothing: its cap is raised.
+    rig.sock(peer.flow).room = 40_000;
+    let say = |rig: &mut Rig, peer: &mut Peer, segments: usize| {
+        for _ in 0..segments {
+            let out = rig.send(peer.data(&[1; 1000]));
+            peer.hear(&out);
+        }
+    };
+    say(&mut rig, &mut peer, 45);
+    let raised = rig.memory().host;
+    rig.sock(peer.flow).keeps = 30_000;
+    rig.budget.set_limits(Limits::from_bytes(64 << 20, Some(64 << 10), None).unwrap(), rig.now);
+    assert!(rig.budget.under_pressure());
+    say(&mut rig, &mut peer, 20);
+    assert_eq!(rig.sock(peer.flow).lowered, 1);
+    let kept = rig.memory().host;
+    assert!(kept < raised, "{kept} of {raised}");
+    // Later it is asked again, and for the last time once it gave all of it.
+    rig.sock(peer.flow).keeps = 0;
+    for lowered in [2, 2, 2] {
+        rig.pass(10);
+        say(&mut rig, &mut peer, 3);
+        assert_eq!(rig.sock(peer.flow).lowered, lowered);
+    }
+    assert!(rig.memory().host < kept);
     end(&mut rig);
 }
 

@@ -3,6 +3,7 @@
 mod admission;
 mod attack;
 mod close;
+mod cwnd;
 mod data;
 mod fragments;
 mod handshake;

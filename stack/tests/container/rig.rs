@@ -35,6 +35,9 @@ pub(crate) struct Sock {
     pub(crate) shut: bool,
     pub(crate) closed: Option<Close>,
     pub(crate) caps: Option<HostCaps>,
+    /// Bytes of its send buffer that it does not give back yet, and how often it was asked to.
+    pub(crate) keeps: u32,
+    pub(crate) lowered: usize,
     pub(crate) writes: usize,
 }
 
@@ -113,8 +116,10 @@ impl Host for FakeHost {
     fn set_caps(&mut self, flow: FlowId, caps: HostCaps) {
         self.sock(flow).caps = Some(caps);
     }
-    fn lower_caps(&mut self, _: FlowId, caps: HostCaps) -> HostCaps {
-        caps
+    fn lower_caps(&mut self, flow: FlowId, caps: HostCaps) -> HostCaps {
+        let sock = self.sock(flow);
+        sock.lowered += 1;
+        HostCaps { sndbuf: caps.sndbuf.max(sock.keeps), ..caps }
     }
     fn close(&mut self, flow: FlowId, how: Close) {
         let sock = self.sock(flow);

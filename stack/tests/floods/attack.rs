@@ -6,8 +6,7 @@ use std::time::Duration;
 use skbudget_stack::controller::Instant;
 use skbudget_stack::sim::Rng;
 
-use crate::raw::{ACK, GUEST, Plot, SYN, Seg};
-use crate::scene::{NEVER_READS, PUSHER, SILENT, SINK};
+use crate::raw::{ACK, GUEST, NEVER_READS, NOBODY, PUSHER, Plot, SILENT, SINK, SYN, Seg};
 
 /// Segments said at once.
 const BURST: u64 = 50;
@@ -16,6 +15,8 @@ const BURST: u64 = 50;
 pub(crate) enum Kind {
     /// SYNs of ports that never answer, half of them from addresses that are not the guest's.
     Syn,
+    /// SYNs of ports at which nobody listens: every one of them is a question to the host, and answered at once.
+    Refused,
     /// Segments anywhere in the window but at its front.
     OutOfOrder,
     /// One byte each, in order, to servers that never read.
@@ -48,7 +49,7 @@ pub(crate) struct Attack {
 impl Attack {
     /// `count` segments at `per_second`, on `conns` connections.
     pub(crate) fn new(kind: Kind, count: u64, per_second: u64, conns: u16) -> Self {
-        let conns = if kind == Kind::Syn { 0 } else { conns };
+        let conns = if matches!(kind, Kind::Syn | Kind::Refused) { 0 } else { conns };
         let blank = Conn { seq: 1001, ack: 0, wnd: 0, acked: 1001 };
         Self {
             kind,
@@ -64,6 +65,7 @@ impl Attack {
     fn port_of(kind: Kind) -> u16 {
         match kind {
             Kind::Syn | Kind::OutOfOrder => SINK,
+            Kind::Refused => NOBODY,
             Kind::OneByte => NEVER_READS,
             Kind::AckLie => PUSHER,
         }
@@ -71,11 +73,14 @@ impl Attack {
 
     fn syn(&mut self) -> Seg {
         let port = 1024 + self.rng.below(60_000) as u16;
-        let remote = [SINK, SILENT, PUSHER][self.rng.below(3) as usize];
+        let remote = match self.kind {
+            Kind::Refused => NOBODY,
+            _ => [SINK, SILENT, PUSHER][self.rng.below(3) as usize],
+        };
         let mut seg = Seg::new(port, remote, SYN);
         seg.seq = self.rng.next_u64() as u32;
         seg.options = vec![2, 4, 5, 180, 1, 3, 3, 7];
-        if self.rng.chance(500_000) {
+        if self.kind == Kind::Syn && self.rng.chance(500_000) {
             let host = self.rng.next_u64().to_be_bytes();
             seg.src = [192, host[0], host[1], host[2]];
         }
@@ -84,7 +89,7 @@ impl Attack {
     }
 
     fn hostile(&mut self) -> Option<Seg> {
-        if self.kind == Kind::Syn {
+        if matches!(self.kind, Kind::Syn | Kind::Refused) {
             return Some(self.syn());
         }
         let n = self.rng.below(self.conns.len() as u64) as usize;
@@ -96,7 +101,7 @@ impl Attack {
         let mut seg = Seg::new(port, Self::port_of(self.kind), ACK);
         (seg.seq, seg.ack) = (conn.seq, conn.ack);
         match self.kind {
-            Kind::Syn => {}
+            Kind::Syn | Kind::Refused => {}
             Kind::OutOfOrder => {
                 let offset = 1 + rng.below(u64::from(conn.wnd.max(2)) - 1) as u32;
                 seg.seq = conn.seq.wrapping_add(offset);

@@ -55,6 +55,13 @@ fn a_million_spoofed_syns() {
 }
 
 #[test]
+fn syns_that_are_refused() {
+    let mut scene = flood(Kind::Refused, 200_000, 50_000);
+    scene.stop_attacker();
+    scene.end();
+}
+
+#[test]
 fn segments_out_of_order() {
     let mut scene = flood(Kind::OutOfOrder, 200_000, 100_000);
     scene.stop_attacker();

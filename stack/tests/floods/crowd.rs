@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use skbudget_stack::controller::Instant;
 
-use crate::raw::{ACK, FIN, Plot, RST, SYN, Seg};
-use crate::scene::{ECHOED, RESPONDER, SILENT};
+use crate::raw::{ACK, FIN, Plot, RESPONDER, RST, SILENT, SYN, Seg};
+use crate::scene::ECHOED;
 
 /// A SYN that was not answered is said again.
 const AGAIN: Duration = Duration::from_secs(1);

@@ -9,6 +9,14 @@ use skbudget_stack::sim::smoltcp::wire::{EthernetFrame, Ipv4Packet, TcpPacket};
 use skbudget_stack::sim::{Frame, FramePool, Guest};
 use skbudget_stack::vnet::F_DATA_VALID;
 
+/// Ports of the gateway, and who is behind them.
+pub(crate) const SINK: u16 = 80;
+pub(crate) const PUSHER: u16 = 81;
+pub(crate) const SILENT: u16 = 82;
+pub(crate) const NEVER_READS: u16 = 83;
+pub(crate) const RESPONDER: u16 = 84;
+pub(crate) const NOBODY: u16 = 9;
+
 pub(crate) const FIN: u8 = 1;
 pub(crate) const SYN: u8 = 2;
 pub(crate) const RST: u8 = 4;
@@ -39,11 +47,9 @@ impl Seg {
         Self { src: GUEST, port, remote, seq, ack, flags, wnd, options: Vec::new(), len }
     }
 
-    /// Into a frame; its checksum is vouched for.
-    fn write(&self, frame: &mut Frame) {
-        frame.vnet = VnetHdr { flags: F_DATA_VALID, ..VnetHdr::default() };
+    /// Into a frame of its size; the segment's checksum is the caller's matter.
+    pub(crate) fn write(&self, bytes: &mut [u8]) {
         let header = 20 + self.options.len();
-        let bytes = frame.bytes_mut();
         bytes.fill(0x5a);
         let (eth, rest) = bytes.split_at_mut(14);
         eth[..6].copy_from_slice(&OUR_MAC);
@@ -69,11 +75,12 @@ impl Seg {
         tcp[20..header].copy_from_slice(&self.options);
     }
 
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         54 + self.options.len() + usize::from(self.len)
     }
 
-    fn read(frame: &[u8]) -> Option<Self> {
+    /// Of a frame to the guest.
+    pub(crate) fn read(frame: &[u8]) -> Option<Self> {
         let eth = EthernetFrame::new_checked(frame).ok()?;
         let ip = Ipv4Packet::new_checked(eth.payload()).ok()?;
         let tcp = TcpPacket::new_checked(ip.payload()).ok()?;
@@ -128,7 +135,8 @@ impl<P: Plot + 'static> Guest for Raw<P> {
         let n = room.min(self.say.len());
         for seg in self.say.drain(..n) {
             let mut frame = frames.take(seg.bytes());
-            seg.write(&mut frame);
+            frame.vnet = VnetHdr { flags: F_DATA_VALID, ..VnetHdr::default() };
+            seg.write(frame.bytes_mut());
             out.push(frame);
         }
         self.blocked = !self.say.is_empty();

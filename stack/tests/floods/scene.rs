@@ -15,11 +15,8 @@ use skbudget_stack::sim::{
     ProbePlan, Server, SimHost, SmolGuest, World,
 };
 
-pub(crate) const SINK: u16 = 80;
-pub(crate) const PUSHER: u16 = 81;
-pub(crate) const SILENT: u16 = 82;
-pub(crate) const NEVER_READS: u16 = 83;
-pub(crate) const RESPONDER: u16 = 84;
+use crate::raw::{NEVER_READS, PUSHER, RESPONDER, SILENT, SINK};
+
 pub(crate) const ECHOED: u32 = 100;
 
 const NEIGHBOUR_HARD: u64 = 8 << 20;

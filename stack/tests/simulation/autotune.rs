@@ -20,8 +20,14 @@ pub(crate) fn budget() -> Budget {
     run::budget(Rules::Strict, 256 << 20)
 }
 
-/// Bits a second that arrive of a flow that never ends, once it has grown. `offload` as the link has it.
-fn rate(up: bool, offload: bool, guest_rtt: Duration, host_rtt: Duration) -> u64 {
+/// A flow that never ends, and what arrived of it. `offload` as the link has it.
+fn flow(
+    up: bool,
+    offload: bool,
+    guest_rtt: Duration,
+    host_rtt: Duration,
+    bits_per_second: Option<u64>,
+) -> (World, Rc<RefCell<Tally>>) {
     let mut config = ContainerConfig::new(1500, offload, Some(256 << 20), [3, 4]);
     config.ipv6 = None;
     let tally = Tally::shared();
@@ -37,7 +43,7 @@ fn rate(up: bool, offload: bool, guest_rtt: Duration, host_rtt: Duration) -> u64
     twin.open(Instant::default(), 80, far.at_guest());
     let link = LinkConfig {
         delay: guest_rtt / 2,
-        bits_per_second: Some(BITS_PER_SECOND),
+        bits_per_second,
         queue_frames: 512,
         ..LinkConfig::default()
     };
@@ -47,6 +53,12 @@ fn rate(up: bool, offload: bool, guest_rtt: Duration, host_rtt: Duration) -> u64
     world
         .add_container(NodeConfig { container, budget, up: link, down: link, guest, host })
         .expect("room for the device queue");
+    (world, tally)
+}
+
+/// Bits a second that arrive once the flow has grown.
+fn rate(up: bool, offload: bool, guest_rtt: Duration, host_rtt: Duration) -> u64 {
+    let (mut world, tally) = flow(up, offload, guest_rtt, host_rtt, Some(BITS_PER_SECOND));
     world.run_until(GROWN);
     let before = tally.borrow().bytes;
     world.run_until(GROWN + MEASURED);
@@ -65,6 +77,25 @@ fn neither_a_far_guest_nor_a_far_host_caps_a_flow() {
             assert!(
                 rate > BITS_PER_SECOND * 9 / 10,
                 "{rate} bit/s, up: {up}, offload: {offload}, guest {guest_rtt:?}, host {host_rtt:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn neither_windows_nor_queues_hold_slow_start_back() {
+    let rtt = Duration::from_millis(100);
+    for up in [true, false] {
+        let (mut world, tally) = flow(up, false, rtt, Duration::ZERO, None);
+        for rounds in 1..=7 {
+            // Two round trips for addresses and the handshake; what is sent then arrives half of one later.
+            world.run_until(Instant::default() + rtt * (2 + rounds) + rtt / 4);
+            let segments = tally.borrow().bytes / 1448;
+            // RFC 6928, and a doubling each round trip.
+            let doubling = 10 * ((1 << rounds) - 1);
+            assert!(
+                segments >= doubling * 9 / 10 && segments <= doubling,
+                "{segments} segments after {rounds} round trips of {doubling}, up: {up}"
             );
         }
     }

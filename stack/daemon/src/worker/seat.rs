@@ -11,6 +11,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use skbudget_controller::{Budget, Instant};
 use skbudget_stack::{ChunkPool, Close, Container, Ctx, Host, HostCaps, Tap};
 
+use super::rest::Recent;
 use crate::daemon::Publish;
 use crate::host::{self, HostSockets};
 use crate::token;
@@ -19,6 +20,8 @@ use crate::token;
 /// is relayed, and that no other container waits long; large enough that the turn's fixed cost does not show.
 const FRAMES_PER_TURN: usize = 32;
 const BYTES_PER_TURN: usize = 512 << 10;
+/// Under pressure they are small and many, each with an answer of its own.
+const FRAMES_PER_PRESSED_TURN: usize = 8;
 
 const ACCEPTS_PER_TURN: usize = 16;
 
@@ -164,6 +167,14 @@ impl Seat {
         self.with_stack(budget, shared, |stack, cx| stack.turn(cx))
     }
 
+    /// After a turn that began connections.
+    pub(super) fn hold_admissions(&mut self, recent: &Recent, index: u16, now: Instant) {
+        let begun = self.host.take_begun();
+        if let Some(rest) = recent.rest_of_connects(index, begun, now) {
+            self.stack.hold_admissions(now + rest);
+        }
+    }
+
     /// It runs when its rest is over; what happens until then is remembered.
     pub(super) fn rests(&mut self, now: Instant) -> bool {
         self.rest_until = self.rest_until.filter(|&until| until > now);
@@ -200,8 +211,10 @@ impl Seat {
     /// True when the device may hold more.
     fn take_frames(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) -> bool {
         let Self { stack, host, tap, device_ready, .. } = self;
+        let frames =
+            if budget.under_pressure() { FRAMES_PER_PRESSED_TURN } else { FRAMES_PER_TURN };
         let mut bytes = 0;
-        for _ in 0..FRAMES_PER_TURN {
+        for _ in 0..frames {
             if !*device_ready || bytes >= BYTES_PER_TURN {
                 break;
             }

@@ -185,3 +185,16 @@ fn a_flow_of_tiny_segments_holds_no_more_records_than_its_chunks_pay_for() {
     }
     assert!(board.runs.len() <= 2 * Board::most(10), "{}", board.runs.len());
 }
+
+#[test]
+fn a_run_that_others_joined_for_want_of_room_tells_no_round_trip() {
+    let mut board = Board::new(Seq(1));
+    for i in 0..3 * RUNS_MIN as u64 {
+        board.sent(10, Instant(i), 0);
+    }
+    let mut told = Vec::new();
+    board.acked(board.nxt(), |run| told.push((run.at, run.mixed)));
+    let exact: Vec<_> = (0..RUNS_MIN as u64 - 1).map(|i| (Instant(i), false)).collect();
+    assert_eq!(told[..RUNS_MIN - 1], exact);
+    assert_eq!(told[RUNS_MIN - 1..], [(Instant(3 * RUNS_MIN as u64 - 1), true)]);
+}

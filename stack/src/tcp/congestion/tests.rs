@@ -25,16 +25,16 @@ impl Flow {
         for _ in 0..segments {
             self.now = self.now + self.rtt / segments;
             self.una = self.una + MSS;
-            let pipe = self.cc.cwnd;
-            self.ack(MSS, pipe);
+            let flight = self.cc.cwnd;
+            self.ack(MSS, flight);
         }
     }
 
-    fn ack(&mut self, bytes: u32, pipe: u32) {
+    fn ack(&mut self, bytes: u32, flight: u32) {
         let (una, nxt) = (self.una, self.una + self.cc.cwnd);
         let rtt = Some(self.rtt);
         let (srtt, mss, max, now) = (self.rtt, MSS, 1 << 30, self.now);
-        self.cc.on_ack(&Acked { bytes, pipe, una, nxt, rtt, srtt, mss, max, now });
+        self.cc.on_ack(&Acked { bytes, flight, una, nxt, rtt, srtt, mss, max, now });
     }
 
     fn lose(&mut self) {

@@ -1,0 +1,96 @@
+//! One container floods, its neighbour is at work.
+
+use std::sync::atomic::AtomicBool;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use skbudget::stats::ContainerReport;
+
+use crate::attack::{Attack, Kind};
+use crate::siege::{HARD, Siege};
+use crate::{descriptors, length};
+
+const PER_SECOND: u64 = 50_000;
+const CONNECTIONS: u16 = 50;
+
+/// What the attacker's container counted.
+fn flood(kind: Kind) -> ContainerReport {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let fds_before = descriptors();
+    let mut siege = Siege::new();
+    let fds = descriptors();
+    siege.let_in(false);
+    let mut attack = Attack::new(kind, length("FLOOD", 100_000), PER_SECOND, CONNECTIONS);
+    let from = siege.now();
+    let said = siege.attack(&mut attack, &AtomicBool::new(false));
+    let to = siege.now();
+    let report = siege.attacker();
+    let host = siege.daemon.stats(false).unwrap().host;
+    siege.throw_out();
+    assert_eq!(descriptors(), fds, "descriptors of the attacker");
+    let (seen, left) = siege.end();
+    let stretch = seen.between(from, to);
+    println!(
+        "flood: kind={kind:?} said={} lost={} per_second={:.0} peak={} hard={HARD} flows={} cpu_share={:.3} \
+         neighbour: answers={} p50={:?} p99={:?} worst={:?} stall={:?} delivered={:.4}",
+        said.frames,
+        said.lost,
+        said.frames as f64 / said.took.as_secs_f64(),
+        report.meter.max_usage_bytes,
+        report.flows,
+        report.cpu_ns as f64 / said.took.as_nanos() as f64,
+        stretch.answers,
+        stretch.p50,
+        stretch.p99,
+        stretch.worst,
+        stretch.stall,
+        stretch.delivered,
+    );
+    // It did flood.
+    assert!(said.frames > attack.said / 2 && attack.said > 1000, "{said:?} of {}", attack.said);
+    assert!(report.frames_from_guest > said.frames / 2, "{report:?}");
+    // Hard is hard, for the container and for all of them.
+    assert!(report.meter.max_usage_bytes <= HARD, "{report:?}");
+    assert!(host.max_usage_bytes <= host.hard_bytes.unwrap(), "{host:?}");
+    assert_eq!(left, 0, "bytes that nobody has");
+    assert_eq!(descriptors(), fds_before);
+    report
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn spoofed_syns() {
+    let report = flood(Kind::Syn);
+    // Half of them were not the container's to say; of the others as many were begun as there is memory for.
+    let stat = |name: &str| report.counters[name];
+    assert!(stat("DropSource") > report.frames_from_guest / 3, "{report:?}");
+    assert!(stat("PassiveOpens") > 400, "{report:?}");
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn syns_that_are_refused() {
+    let report = flood(Kind::Refused);
+    assert!(report.counters["HostConnectFailed"] > 100, "{report:?}");
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn segments_out_of_order() {
+    let report = flood(Kind::OutOfOrder);
+    assert!(report.counters["TCPOFOQueue"] > 100, "{report:?}");
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn segments_of_one_byte() {
+    let report = flood(Kind::OneByte);
+    assert!(report.bytes_from_guest > 1000, "{report:?}");
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn acknowledgements_that_lie() {
+    let report = flood(Kind::AckLie);
+    assert!(report.counters["AckUnsent"] > 100, "{report:?}");
+}

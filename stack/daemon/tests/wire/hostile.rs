@@ -1,0 +1,207 @@
+//! A container that attacks: its segments are made by hand and said through a packet socket in its namespace, at the
+//! rate that its plot asks for. The attackers are those of the stack's own tests (`stack/tests/floods`), here against
+//! the daemon, the kernel's devices and the clock on the wall.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant as Clock};
+
+use nix::ifaddrs::getifaddrs;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
+};
+use skbudget::attach;
+use skbudget_stack::controller::Instant;
+use skbudget_stack::sim::smoltcp::wire::{IpAddress, TcpPacket};
+
+use crate::raw::{NEVER_READS, PUSHER, Plot, SILENT, SINK, Seg};
+use crate::world::{GATEWAY, World};
+
+/// Of the kernel beside an attacker: it must not answer for connections that it knows nothing of.
+pub(crate) const KERNEL_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 99);
+
+/// Between two looks at what is due, when nothing is sooner.
+const EVERY: Duration = Duration::from_millis(1);
+/// Who was not run for a while does not catch up for longer.
+const CATCH_UP: Duration = Duration::from_millis(5);
+/// Frames heard, and segments said, in one look.
+const BATCH: usize = 256;
+
+/// What became of an attack.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Said {
+    pub(crate) frames: u64,
+    /// Frames that the device had no room for.
+    pub(crate) lost: u64,
+    pub(crate) took: Duration,
+}
+
+/// Carries out a plot in the namespace, until it has nothing more to say or is told to stop.
+pub(crate) fn attack(
+    netns: BorrowedFd<'_>,
+    plot: &mut (impl Plot + Send),
+    stop: &AtomicBool,
+) -> Said {
+    attach::run_in(netns, || carry_out(plot, stop)).unwrap()
+}
+
+/// What an attacker's own program takes of the cores is not the daemon's to divide, so it takes as little as there is.
+fn yields_to_all() {
+    let tid = nix::unistd::gettid().to_string();
+    // Where there is no such program, it takes its share.
+    let _ = Command::new("renice").args(["-n", "19", "-p", &tid]).stdout(Stdio::null()).status();
+}
+
+fn carry_out(plot: &mut impl Plot, stop: &AtomicBool) -> Said {
+    yields_to_all();
+    let device = device();
+    let (began, mut said) = (Clock::now(), Said::default());
+    let (mut say, mut frame) = (Vec::new(), vec![0; 65_600]);
+    while !stop.load(Ordering::Relaxed) {
+        let now = Instant(began.elapsed().as_nanos() as u64);
+        for _ in 0..BATCH {
+            let Ok(n) = recv(device.as_raw_fd(), &mut frame, MsgFlags::MSG_DONTWAIT) else { break };
+            if let Some(seg) = to_guest(&frame[..n]) {
+                plot.hear(now, &seg, &mut say);
+            }
+        }
+        let earliest = Instant(now.0.saturating_sub(CATCH_UP.as_nanos() as u64));
+        while let Some(due) = plot.next().filter(|due| *due <= now && say.len() < BATCH) {
+            plot.act(due.max(earliest), BATCH, &mut say);
+        }
+        for seg in say.drain(..) {
+            let len = seg.bytes();
+            write(&seg, &mut frame[..len]);
+            match send(device.as_raw_fd(), &frame[..len], MsgFlags::MSG_DONTWAIT) {
+                Ok(_) => said.frames += 1,
+                Err(_) => said.lost += 1,
+            }
+        }
+        let Some(due) = plot.next() else { break };
+        thread::sleep(due.since(Instant(began.elapsed().as_nanos() as u64)).min(EVERY));
+    }
+    said.took = began.elapsed();
+    said
+}
+
+/// What is for the guest, not what its kernel says.
+fn to_guest(frame: &[u8]) -> Option<Seg> {
+    let to = frame.get(30..34)?;
+    (to == crate::raw::GUEST).then(|| Seg::read(frame)).flatten()
+}
+
+fn write(seg: &Seg, frame: &mut [u8]) {
+    seg.write(frame);
+    let (src, dst) = (IpAddress::Ipv4(seg.src.into()), IpAddress::Ipv4(GATEWAY));
+    TcpPacket::new_unchecked(&mut frame[34..]).fill_checksum(&src, &dst);
+}
+
+/// A packet socket on the namespace's device.
+fn device() -> OwnedFd {
+    let of_device = |i: nix::ifaddrs::InterfaceAddress| {
+        let own = i.interface_name == attach::DEVICE_NAME;
+        own.then_some(i.address?).and_then(|a| a.as_link_addr().copied())
+    };
+    let addr = getifaddrs().unwrap().find_map(of_device).expect("the container's device");
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let all = SockProtocol::EthAll;
+    let fd = socket(AddressFamily::Packet, SockType::Raw, flags, all).unwrap();
+    bind(fd.as_raw_fd(), &addr).unwrap();
+    fd
+}
+
+/// Whom the attackers talk to: one thread for all of their connections.
+#[derive(Debug)]
+pub(crate) struct Servers {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    /// Its queue is full: whoever else asks is not answered.
+    _silent: (TcpListener, TcpStream),
+}
+
+impl Servers {
+    pub(crate) fn start(world: &World) -> Self {
+        let listeners = [SINK, PUSHER, NEVER_READS].map(|port| (port, world.listen(port, 2048)));
+        let silent = world.listen(SILENT, 0);
+        let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, SILENT);
+        let first = world.within(|| TcpStream::connect(to).unwrap());
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&stop);
+        let thread = thread::spawn(move || serve(listeners.into(), &flag));
+        Self { stop, thread: Some(thread), _silent: (silent, first) }
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(listeners: Vec<(u16, TcpListener)>, stop: &AtomicBool) {
+    yields_to_all();
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+    let watch = |fd: BorrowedFd<'_>, flags| {
+        epoll.add(fd, EpollEvent::new(flags, fd.as_raw_fd() as u64)).unwrap();
+    };
+    for (_, listener) in &listeners {
+        listener.set_nonblocking(true).unwrap();
+        watch(listener.as_fd(), EpollFlags::EPOLLIN);
+    }
+    let mut streams: BTreeMap<u64, (u16, TcpStream)> = BTreeMap::new();
+    let mut bytes = vec![0x5a; 64 << 10];
+    let mut events = [EpollEvent::empty(); 64];
+    while !stop.load(Ordering::Relaxed) {
+        let n = epoll.wait(&mut events, EpollTimeout::from(50u16)).unwrap_or(0);
+        for event in &events[..n] {
+            let key = event.data();
+            if let Some((port, stream)) = streams.get_mut(&key) {
+                if !goes_on(*port, stream, &mut bytes) {
+                    streams.remove(&key);
+                }
+                continue;
+            }
+            let Some((port, listener)) =
+                listeners.iter().find(|(_, l)| l.as_raw_fd() as u64 == key)
+            else {
+                continue;
+            };
+            while let Ok((stream, _)) = listener.accept() {
+                stream.set_nonblocking(true).unwrap();
+                watch(
+                    stream.as_fd(),
+                    match *port {
+                        SINK => EpollFlags::EPOLLIN,
+                        PUSHER => EpollFlags::EPOLLOUT,
+                        _ => EpollFlags::empty(),
+                    },
+                );
+                streams.insert(stream.as_raw_fd() as u64, (*port, stream));
+            }
+        }
+    }
+}
+
+/// False when the connection is over.
+fn goes_on(port: u16, stream: &mut TcpStream, bytes: &mut [u8]) -> bool {
+    let moved = match port {
+        SINK => stream.read(bytes),
+        PUSHER => stream.write(bytes),
+        // It was told of nothing but an end.
+        _ => return false,
+    };
+    match moved {
+        Ok(n) => n > 0,
+        Err(e) => matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+    }
+}

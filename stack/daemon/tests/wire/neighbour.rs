@@ -1,0 +1,211 @@
+//! A container that minds its own business, with its kernel's TCP: requests at a steady rate on one connection, bytes
+//! at a steady rate on two others, one each way. Every byte is compared, and when it came is kept.
+//!
+//! Requests are due at moments fixed beforehand. One that could not be made in time, since the answer before it had not
+//! come, counts from when it was due; one whose thread overslept counts from when it was made.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant as Clock};
+
+use skbudget::attach;
+use skbudget_stack::sim::Pattern;
+
+use crate::world::{GATEWAY, World};
+
+const ECHO: u16 = 7;
+const UP: u16 = 1;
+const DOWN: u16 = 2;
+
+const REQUEST: usize = 64;
+const RESPONSE: usize = 1024;
+
+/// Between two requests, and between two pieces of bulk.
+const EVERY: Duration = Duration::from_millis(1);
+/// 100 Mbit/s.
+const PIECE: usize = 12_500;
+/// Longer than anything here takes: an end that never comes fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(crate) struct Neighbour {
+    began: Clock,
+    stop: Arc<AtomicBool>,
+    asks: JoinHandle<Vec<Answer>>,
+    sends: [JoinHandle<u64>; 2],
+    receives: [JoinHandle<Vec<Arrival>>; 2],
+}
+
+/// A request that was answered: when it was due, and how long it took from there.
+#[derive(Debug, Clone, Copy)]
+struct Answer {
+    due: Duration,
+    took: Duration,
+}
+
+/// Bytes that had come by then.
+#[derive(Debug, Clone, Copy)]
+struct Arrival {
+    at: Duration,
+    bytes: u64,
+}
+
+/// Everything that happened to it.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    answers: Vec<Answer>,
+    arrivals: [Vec<Arrival>; 2],
+}
+
+/// What a stretch of it was like.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stretch {
+    pub(crate) answers: usize,
+    pub(crate) p50: Duration,
+    pub(crate) p99: Duration,
+    pub(crate) worst: Duration,
+    /// The longest time without a byte, of either direction.
+    pub(crate) stall: Duration,
+    /// Bytes that came, of those that were due: the worse direction.
+    pub(crate) delivered: f64,
+}
+
+impl Neighbour {
+    pub(crate) fn start(world: &World, netns: &OwnedFd) -> Self {
+        let began = Clock::now();
+        let stop = Arc::new(AtomicBool::new(false));
+        let connect = |port| {
+            let listener: TcpListener = world.listen(port, 8);
+            let to = SocketAddrV4::new(GATEWAY, port);
+            let guest = attach::run_in(netns.as_fd(), || TcpStream::connect(to).unwrap()).unwrap();
+            let host = listener.accept().unwrap().0;
+            for end in [&guest, &host] {
+                end.set_nodelay(true).unwrap();
+                end.set_read_timeout(Some(PATIENCE)).unwrap();
+                end.set_write_timeout(Some(PATIENCE)).unwrap();
+            }
+            (guest, host)
+        };
+        let (guest, host) = connect(ECHO);
+        thread::spawn(move || answer(host));
+        let stopped = Arc::clone(&stop);
+        let asks = thread::spawn(move || ask(guest, began, &stopped));
+        let (up, up_end) = connect(UP);
+        let (down_end, down) = connect(DOWN);
+        let stopped = [Arc::clone(&stop), Arc::clone(&stop)];
+        let [stop_up, stop_down] = stopped;
+        let sends = [
+            thread::spawn(move || send(up, UP, began, &stop_up)),
+            thread::spawn(move || send(down, DOWN, began, &stop_down)),
+        ];
+        let receives = [
+            thread::spawn(move || receive(up_end, UP, began)),
+            thread::spawn(move || receive(down_end, DOWN, began)),
+        ];
+        Self { began, stop, asks, sends, receives }
+    }
+
+    /// Since it began.
+    pub(crate) fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// It says its last bytes and hears those of others; all of them came, and were right.
+    pub(crate) fn end(self) -> Seen {
+        self.stop.store(true, Ordering::Relaxed);
+        let sent = self.sends.map(|thread| thread.join().unwrap());
+        let arrivals = self.receives.map(|thread| thread.join().unwrap());
+        for (sent, arrivals) in sent.iter().zip(&arrivals) {
+            assert_eq!(arrivals.last().map(|last| last.bytes), Some(*sent));
+        }
+        Seen { answers: self.asks.join().unwrap(), arrivals }
+    }
+}
+
+impl Seen {
+    pub(crate) fn between(&self, from: Duration, to: Duration) -> Stretch {
+        let within = |at: Duration| (from..to).contains(&at);
+        let mut took: Vec<_> =
+            self.answers.iter().filter(|a| within(a.due)).map(|a| a.took).collect();
+        took.sort_unstable();
+        assert!(!took.is_empty(), "no request in {from:?}..{to:?}");
+        let rank = |percent: usize| took[(took.len() * percent / 100).min(took.len() - 1)];
+        let due = (to - from).as_secs_f64() / EVERY.as_secs_f64() * PIECE as f64;
+        let (mut stall, mut delivered) = (Duration::ZERO, f64::INFINITY);
+        for arrivals in &self.arrivals {
+            let before = arrivals.iter().rfind(|a| a.at < from);
+            let (mut last, mut bytes) = (from, 0);
+            for arrival in arrivals.iter().filter(|a| within(a.at)) {
+                stall = stall.max(arrival.at - last);
+                (last, bytes) = (arrival.at, arrival.bytes);
+            }
+            stall = stall.max(to - last);
+            let bytes = bytes.saturating_sub(before.map_or(0, |a| a.bytes));
+            delivered = delivered.min(bytes as f64 / due);
+        }
+        let worst = rank(100);
+        Stretch { answers: took.len(), p50: rank(50), p99: rank(99), worst, stall, delivered }
+    }
+}
+
+fn sleep_until(due: Duration, began: Clock) {
+    if let Some(left) = due.checked_sub(began.elapsed()) {
+        thread::sleep(left);
+    }
+}
+
+fn ask(mut stream: TcpStream, began: Clock, stop: &AtomicBool) -> Vec<Answer> {
+    // A sleep ends when it is over, not up to 50 us later.
+    let _ = nix::sys::prctl::set_timerslack(1);
+    let (mut answers, mut due) = (Vec::new(), began.elapsed());
+    let mut bytes = [0; RESPONSE];
+    while !stop.load(Ordering::Relaxed) {
+        let late = began.elapsed() >= due;
+        sleep_until(due, began);
+        let from = if late { due } else { began.elapsed() };
+        stream.write_all(&bytes[..REQUEST]).unwrap();
+        stream.read_exact(&mut bytes).unwrap();
+        answers.push(Answer { due, took: began.elapsed() - from });
+        due += EVERY;
+    }
+    answers
+}
+
+fn answer(mut stream: TcpStream) {
+    let mut bytes = [0x5a; RESPONSE];
+    while stream.read_exact(&mut bytes[..REQUEST]).is_ok() && stream.write_all(&bytes).is_ok() {}
+}
+
+/// Pieces on an absolute schedule: what was late is caught up.
+fn send(mut stream: TcpStream, which: u16, began: Clock, stop: &AtomicBool) -> u64 {
+    let (pattern, mut at) = (Pattern::from_guest(which), 0);
+    let (mut piece, mut due) = (vec![0; PIECE], began.elapsed());
+    while !stop.load(Ordering::Relaxed) {
+        sleep_until(due, began);
+        pattern.fill(at, &mut piece);
+        stream.write_all(&piece).unwrap();
+        at += PIECE as u64;
+        due += EVERY;
+    }
+    stream.shutdown(Shutdown::Write).unwrap();
+    at
+}
+
+fn receive(mut stream: TcpStream, which: u16, began: Clock) -> Vec<Arrival> {
+    let (pattern, mut bytes) = (Pattern::from_guest(which), 0);
+    let (mut arrivals, mut piece) = (Vec::new(), vec![0; 64 << 10]);
+    loop {
+        let n = stream.read(&mut piece).unwrap();
+        if n == 0 {
+            break;
+        }
+        assert_eq!(pattern.check(bytes, &piece[..n]), Ok(()), "a wrong byte");
+        bytes += n as u64;
+        arrivals.push(Arrival { at: began.elapsed(), bytes });
+    }
+    arrivals
+}

@@ -1,0 +1,96 @@
+//! Two containers under one daemon: one that is watched, and one that may do its worst.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use skbudget::Daemon;
+use skbudget::stats::ContainerReport;
+
+use crate::attack::Attack;
+use crate::hostile::{self, KERNEL_IP, Said, Servers};
+use crate::neighbour::{Neighbour, Seen};
+use crate::world::{self, World};
+
+/// What the attacker may hold.
+pub(crate) const HARD: u64 = 16 << 20;
+const NEIGHBOUR_HARD: u64 = 8 << 20;
+
+const ATTACKER: &str = "attacker";
+
+#[derive(Debug)]
+pub(crate) struct Siege {
+    pub(crate) daemon: Daemon,
+    pub(crate) neighbour: Neighbour,
+    attacker: Option<Attacker>,
+    world: World,
+    // Lives as long as the neighbour's kernel is needed.
+    _netns: OwnedFd,
+}
+
+#[derive(Debug)]
+struct Attacker {
+    netns: OwnedFd,
+    /// Of its own, when it is apart.
+    daemon: Option<Daemon>,
+    _servers: Servers,
+}
+
+impl Siege {
+    /// The neighbour alone.
+    pub(crate) fn new() -> Self {
+        let world = World::new();
+        let daemon = world.daemon(HARD + NEIGHBOUR_HARD);
+        let netns = world::container(&daemon, "neighbour", NEIGHBOUR_HARD, None);
+        let neighbour = Neighbour::start(&world, &netns);
+        Self { daemon, neighbour, attacker: None, world, _netns: netns }
+    }
+
+    /// The attacker's container, which does nothing yet. Apart: under a daemon of its own, so that it shares the
+    /// machine with the neighbour and nothing else.
+    pub(crate) fn let_in(&mut self, apart: bool) {
+        let servers = Servers::start(&self.world);
+        let daemon = apart.then(|| self.world.daemon(HARD));
+        let netns = world::container(
+            daemon.as_ref().unwrap_or(&self.daemon),
+            ATTACKER,
+            HARD,
+            Some(KERNEL_IP),
+        );
+        self.attacker = Some(Attacker { netns, daemon, _servers: servers });
+    }
+
+    /// Returns when it is over.
+    pub(crate) fn attack(&self, plot: &mut Attack, stop: &AtomicBool) -> Said {
+        let attacker = self.attacker.as_ref().expect("an attacker that was let in");
+        hostile::attack(attacker.netns.as_fd(), plot, stop)
+    }
+
+    pub(crate) fn attacker(&self) -> ContainerReport {
+        let apart = self.attacker.as_ref().and_then(|attacker| attacker.daemon.as_ref());
+        world::report(apart.unwrap_or(&self.daemon), ATTACKER)
+    }
+
+    /// Whom it talked to goes with it.
+    pub(crate) fn throw_out(&mut self) {
+        let apart = self.attacker.as_ref().and_then(|attacker| attacker.daemon.as_ref());
+        apart.unwrap_or(&self.daemon).remove(ATTACKER).unwrap();
+        self.attacker = None;
+    }
+
+    /// Since the neighbour began.
+    pub(crate) fn now(&self) -> Duration {
+        self.neighbour.now()
+    }
+
+    /// What the neighbour saw, and what is still charged when it is gone, bytes.
+    pub(crate) fn end(self) -> (Seen, u64) {
+        let Self { daemon, neighbour, world, .. } = self;
+        let seen = neighbour.end();
+        daemon.remove("neighbour").unwrap();
+        let left = daemon.stats(false).unwrap().host.usage_bytes;
+        daemon.shutdown().unwrap();
+        drop(world);
+        (seen, left)
+    }
+}

@@ -1,0 +1,88 @@
+//! A network of its own for a daemon: its host sockets and the servers they lead to are on the loopback of this
+//! namespace, and everything beyond it is routed to a neighbour that is never heard of.
+
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::process::Command;
+
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, socket,
+};
+use skbudget::attach::{self, GuestNet};
+use skbudget::stats::ContainerReport;
+use skbudget::{BudgetRef, ContainerSpec, Daemon, DaemonConfig};
+use skbudget_controller::{BudgetConfig, LevelConfig, Limits, PAGE_SIZE, Rules, SockLimits};
+use skbudget_stack::ContainerConfig;
+
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+pub(crate) const MTU: u16 = 1500;
+
+/// Addresses that lead to silence: frames are sent, and nobody has the hardware address they are sent to.
+const SILENCE: &str = "ip link add va type veth peer name vb; ip link set va up; ip link set vb up; \
+     ip addr add 192.0.2.1/24 dev va; ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev va; \
+     ip route add 198.51.100.0/24 via 192.0.2.9";
+
+#[derive(Debug)]
+pub(crate) struct World {
+    netns: OwnedFd,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let netns = attach::create_netns().unwrap();
+        let world = Self { netns };
+        let set_up = || Command::new("sh").args(["-ec", SILENCE]).status().unwrap();
+        assert!(world.within(set_up).success(), "{SILENCE}");
+        world
+    }
+
+    pub(crate) fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        attach::run_in(self.netns.as_fd(), work).unwrap()
+    }
+
+    /// A daemon whose containers may hold so many bytes together.
+    pub(crate) fn daemon(&self, hard: u64) -> Daemon {
+        let pages = hard / PAGE_SIZE;
+        let host = Some(LevelConfig { low: pages / 2, soft: pages * 2 / 3, hard: pages });
+        // Workers are threads of their maker's namespace.
+        self.within(|| Daemon::new(DaemonConfig { host, ..DaemonConfig::default() })).unwrap()
+    }
+
+    /// A listener on the loopback.
+    pub(crate) fn listen(&self, port: u16, backlog: i32) -> TcpListener {
+        self.within(|| {
+            let flags = SockFlag::SOCK_CLOEXEC;
+            let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+            let to = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
+            bind(fd.as_raw_fd(), &to).unwrap();
+            listen(&fd, Backlog::new(backlog).unwrap()).unwrap();
+            TcpListener::from(fd)
+        })
+    }
+}
+
+/// A namespace behind the daemon, with a budget of its own. Its kernel has the address `ip`: the container's, or
+/// another one when somebody else speaks for the container.
+pub(crate) fn container(daemon: &Daemon, name: &str, hard: u64, ip: Option<Ipv4Addr>) -> OwnedFd {
+    let config = ContainerConfig::new(MTU, true, Some(hard), [hard, 5]);
+    let netns = attach::create_netns().unwrap();
+    let mut guest = GuestNet::from(&config);
+    guest.ip = ip.unwrap_or(guest.ip);
+    let tap = attach::tap_into(netns.as_fd(), &guest).unwrap();
+    let budget = BudgetRef::Own(BudgetConfig {
+        rules: Rules::Strict,
+        limits: Limits::from_bytes(hard, None, None).unwrap(),
+        sock: SockLimits::default(),
+        min_bytes: 0,
+        weight: 100,
+    });
+    let (name, publish) = (name.to_owned(), Vec::new());
+    let spec = ContainerSpec { name, tap, config, budget, publish, outbound_addr: None };
+    daemon.add_container(spec).unwrap();
+    netns
+}
+
+pub(crate) fn report(daemon: &Daemon, name: &str) -> ContainerReport {
+    let all = daemon.stats(true).unwrap().containers;
+    all.into_iter().find(|container| container.name == name).expect("a container of that name")
+}
