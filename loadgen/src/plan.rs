@@ -219,6 +219,10 @@ impl ContainerPlan {
             _ => None,
         })
     }
+    /// It makes its segments by hand.
+    pub fn floods(&self) -> bool {
+        self.loads.iter().any(|l| matches!(l, Load::Flood { .. }))
+    }
     pub fn wants_up(&self) -> bool {
         self.loads.iter().any(|l| matches!(l, Load::Up { .. }))
     }

@@ -48,7 +48,7 @@ pub fn run(plan: &Plan, target: &dyn Target, control: Control<'_>) -> Result<Run
         // Half a run is no verdict.
         (Vec::new(), gate::interrupted())
     } else {
-        gate::judge(&arms, target.thresholds(plan), target.has_link_rate(), &plan.gates)
+        gate::judge(&arms, target.thresholds(plan), &plan.gates)
     };
     Ok(RunResult {
         schema: SCHEMA.to_owned(),

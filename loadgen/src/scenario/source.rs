@@ -48,14 +48,19 @@ impl Source {
         Ok(Self { origin: origin.to_owned(), text: text.to_owned(), table, set: Vec::new() })
     }
 
-    /// What the scenario says for a target besides. The kernel runs on the wall clock as the TAPs do.
+    /// What the scenario says for a target besides. The kernel runs on the wall clock as the TAPs do: what is said for
+    /// it comes on top of what is said for them.
     pub fn on(&mut self, target: &str) -> Result<(), Failure> {
         let file = self.file()?;
-        let as_tap = || file.on.get("tap").filter(|_| target == "kernel");
-        for (path, value) in file.on.get(target).or_else(as_tap).into_iter().flatten() {
-            let segments: Vec<String> = path.split('.').map(str::to_owned).collect();
-            put(&mut self.table, &segments, value.clone())
-                .map_err(|e| Failure::Usage(format!("{}: on.{target}.{path}: {e}", self.origin)))?;
+        let layers = if target == "kernel" { &["tap", "kernel"][..] } else { &[target] };
+        let of = |layer: &&str| file.on.get(*layer).map(|values| (layer.to_string(), values));
+        for (layer, values) in layers.iter().filter_map(of) {
+            for (path, value) in values {
+                let segments: Vec<String> = path.split('.').map(str::to_owned).collect();
+                put(&mut self.table, &segments, value.clone()).map_err(|e| {
+                    Failure::Usage(format!("{}: on.{layer}.{path}: {e}", self.origin))
+                })?;
+            }
         }
         self.file().map(|_| ())
     }

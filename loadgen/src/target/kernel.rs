@@ -20,7 +20,7 @@ use super::virt::{is_memory, named};
 use super::{Control, Target};
 use crate::exit::Failure;
 use crate::gate::Thresholds;
-use crate::plan::{ArmPlan, ArmRole, ContainerPlan, Isolation, Load, Plan, RuleSet};
+use crate::plan::{ArmPlan, ArmRole, ContainerPlan, Isolation, Plan, RuleSet};
 use crate::result::{ArmResult, BudgetResult, ContainerResult};
 use crate::traffic::serve::Servers;
 use crate::traffic::{Report, Shared};
@@ -40,9 +40,6 @@ impl Target for KernelTarget {
     }
     fn parallel(&self) -> bool {
         false
-    }
-    fn has_link_rate(&self) -> bool {
-        true
     }
     fn arms(&self, _plan: &Plan) -> Vec<ArmPlan> {
         let arm = |name: &str, role, isolation| ArmPlan {
@@ -76,8 +73,7 @@ impl Target for KernelTarget {
 
 fn check(plan: &Plan) -> Result<(), Failure> {
     carries(plan)?;
-    let flood = |c: &ContainerPlan| c.loads.iter().any(|l| matches!(l, Load::Flood { .. }));
-    if let Some(c) = plan.containers.iter().find(|c| flood(c)) {
+    if let Some(c) = plan.containers.iter().find(|c| c.floods()) {
         let what = "floods by hand are for the targets with a stack of ours";
         return Err(Failure::Usage(format!("{}: {}: {what}", plan.scenario, c.name)));
     }

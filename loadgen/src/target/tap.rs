@@ -24,7 +24,7 @@ use super::actor::{self, Actor, carries};
 use super::{Control, Target};
 use crate::exit::Failure;
 use crate::gate::Thresholds;
-use crate::plan::{ArmPlan, BudgetPlan, ContainerPlan, Isolation, Load, Plan, Role};
+use crate::plan::{ArmPlan, BudgetPlan, ContainerPlan, Isolation, Plan, Role};
 use crate::result::ArmResult;
 use crate::traffic::serve::Servers;
 use crate::traffic::{FloodNet, Shared};
@@ -47,10 +47,6 @@ impl Target for TapTarget {
     /// Two runs at once would measure each other.
     fn parallel(&self) -> bool {
         false
-    }
-    /// Servers keep their ends to the victims' rate.
-    fn has_link_rate(&self) -> bool {
-        true
     }
 
     fn check(&self, plan: &Plan) -> Result<(), Failure> {
@@ -131,7 +127,7 @@ impl Stage {
         let netns = attach::create_netns().map_err(|e| Failure::io(name, e))?;
         let mut guest = GuestNet::from(&config);
         let net = FloodNet { own_ip: config.guest_ip, peer_mac: config.our_mac };
-        if c.loads.iter().any(|l| matches!(l, Load::Flood { .. })) {
+        if c.floods() {
             // The address is the flood's; the kernel, which would reset what it does not know, has another.
             guest.ip = FLOOD_KERNEL_IP;
         }

@@ -33,9 +33,6 @@ impl Target for Virtual {
     fn parallel(&self) -> bool {
         true
     }
-    fn has_link_rate(&self) -> bool {
-        true
-    }
 
     fn run_arm(
         &self,
