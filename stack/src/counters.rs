@@ -91,6 +91,10 @@ stats! {
     TCPDSACKUndo,
     TCPDSACKRecv,
     TCPLossProbes,
+    /// Segments of flows that speak ECN whose packets came marked.
+    InCEPkts,
+    /// Windows that went down for the guest's word on marks.
+    TCPECNReduced,
     TCPWinProbe,
     TCPKeepAlive,
     TCPAbortOnTimeout,

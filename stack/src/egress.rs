@@ -15,9 +15,9 @@ use crate::config::ContainerConfig;
 use crate::icmp::HOP_LIMIT;
 use crate::ingress::Answer;
 use crate::io::Device;
-use crate::segment::{Addrs, Outgoing, Tuple};
+use crate::segment::{Addrs, ECT_0, Outgoing, Tuple};
 use crate::txq::PARTS_MAX;
-use crate::vnet::{F_NEEDS_CSUM, GSO_TCPV4, GSO_TCPV6, VnetHdr};
+use crate::vnet::{F_NEEDS_CSUM, GSO_ECN, GSO_TCPV4, GSO_TCPV6, VnetHdr};
 
 const ETH: usize = 14;
 const IPV4: usize = 20;
@@ -47,6 +47,7 @@ struct IpHeader {
     hop_limit: u8,
     /// Offset in bytes, and whether more follow; `None`: whole.
     fragment: Option<(usize, bool)>,
+    ecn: u8,
 }
 
 impl IpHeader {
@@ -84,6 +85,8 @@ impl IpHeader {
                 let mut ip = Ipv4Packet::new_unchecked(packet);
                 ip.set_version(4);
                 ip.set_header_len(IPV4 as u8);
+                ip.set_dscp(0);
+                ip.set_ecn(self.ecn);
                 ip.set_total_len((IPV4 + len) as u16);
                 ip.set_ident(ident as u16);
                 ip.clear_flags();
@@ -99,7 +102,7 @@ impl IpHeader {
             Addrs::V6 { src, dst } => {
                 let mut ip = Ipv6Packet::new_unchecked(&mut *packet);
                 ip.set_version(6);
-                ip.set_traffic_class(0);
+                ip.set_traffic_class(self.ecn);
                 ip.set_flow_label(0);
                 ip.set_payload_len((self.len() - IPV6 + len) as u16);
                 ip.set_next_header(match self.fragment {
@@ -159,6 +162,7 @@ impl Egress {
             protocol: IpProtocol::Tcp,
             hop_limit: HOP_LIMIT,
             fragment: None,
+            ecn: if seg.ect { ECT_0 } else { 0 },
         };
         let tcp_at = ETH + ip.len();
 
@@ -179,7 +183,7 @@ impl Egress {
         let at = tcp_at + usize::from(TCP_CHECKSUM_OFFSET);
         headers[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 
-        let vnet = self.vnet(tcp_at, headers.len(), payload_len, seg.mss);
+        let vnet = self.vnet(tcp_at, headers.len(), payload_len, seg);
         let mut parts = [IoSlice::new(&[]); PARTS_MAX + 1];
         parts[0] = IoSlice::new(headers);
         parts[1..=payload.len()].copy_from_slice(payload);
@@ -188,17 +192,18 @@ impl Egress {
         sent
     }
 
-    fn vnet(&self, tcp_at: usize, headers: usize, payload: usize, mss: u16) -> VnetHdr {
+    fn vnet(&self, tcp_at: usize, headers: usize, payload: usize, seg: &Outgoing) -> VnetHdr {
         if !self.offload {
             return VnetHdr::default();
         }
-        let gso = payload > usize::from(mss);
-        let gso_type = if tcp_at == ETH + IPV4 { GSO_TCPV4 } else { GSO_TCPV6 };
+        let gso = payload > usize::from(seg.mss);
+        let family = if tcp_at == ETH + IPV4 { GSO_TCPV4 } else { GSO_TCPV6 };
+        let gso_type = if seg.flags.cwr { family | GSO_ECN } else { family };
         VnetHdr {
             flags: F_NEEDS_CSUM,
             gso_type: if gso { gso_type } else { 0 },
             hdr_len: if gso { headers as u16 } else { 0 },
-            gso_size: if gso { mss } else { 0 },
+            gso_size: if gso { seg.mss } else { 0 },
             csum_start: tcp_at as u16,
             csum_offset: TCP_CHECKSUM_OFFSET,
         }
@@ -219,7 +224,8 @@ impl Egress {
                     Addrs::V6 { .. } => IpProtocol::Icmpv6,
                 };
                 let (addrs, hop_limit) = (*addrs, *hop_limit);
-                self.packet(device, IpHeader { addrs, protocol, hop_limit, fragment: None }, bytes);
+                let ip = IpHeader { addrs, protocol, hop_limit, fragment: None, ecn: 0 };
+                self.packet(device, ip, bytes);
             }
         }
     }
@@ -257,6 +263,8 @@ fn write_tcp(bytes: &mut [u8], tuple: &Tuple, seg: &Outgoing, options: &[u8]) {
     tcp.set_fin(seg.flags.fin);
     tcp.set_rst(seg.flags.rst);
     tcp.set_psh(seg.flags.psh);
+    tcp.set_ece(seg.flags.ece);
+    tcp.set_cwr(seg.flags.cwr);
     tcp.set_window_len(seg.wnd);
     tcp.set_urgent_at(0);
     tcp.options_mut()[..options.len()].copy_from_slice(options);

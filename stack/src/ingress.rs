@@ -40,6 +40,16 @@ pub(crate) enum Ingress<'a> {
     Drop(Stat),
 }
 
+impl Ingress<'_> {
+    /// What the IP header said in its ECN field.
+    pub(crate) fn with_ecn(mut self, ecn: u8) -> Self {
+        if let Self::Tcp(_, segment) = &mut self {
+            segment.ecn = ecn;
+        }
+        self
+    }
+}
+
 /// A small packet for the guest, built in full.
 #[derive(Debug)]
 pub(crate) enum Answer {
@@ -109,6 +119,7 @@ fn ipv4<'a>(config: &ContainerConfig, vnet: &VnetHdr, bytes: &'a [u8]) -> Ingres
         });
     }
     transport(config, vnet, addrs, packet.hop_limit(), protocol, packet.payload())
+        .with_ecn(packet.ecn())
 }
 
 /// What is inside a packet of either family; `vnet` is the device's word on its checksum.

@@ -57,7 +57,7 @@ pub(crate) fn on_packet<'a>(
                     let answer = icmp::param_problem(packet, naming, reason);
                     Ingress::Refuse(answer, Stat::DropProtocol)
                 }
-                found => found,
+                found => found.with_ecn(ip.traffic_class() & 3),
             }
         }
         Walked::Fragment(fragment) => Ingress::Fragment(fragment),

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use skbudget_controller::{Budget, Counter, Instant, MemberId};
 
-use crate::segment::{Options, Segment, Tuple};
+use crate::segment::{Flags, Options, Segment, Tuple};
 use crate::seq::Seq;
+use crate::tcp::ecn;
 
 const ENTRIES_MAX: usize = 512;
 /// Charged for the list, bytes.
@@ -49,9 +50,12 @@ const TS: u8 = 1;
 const MSS: u8 = 2;
 const WSCALE: u8 = 4;
 const SACK: u8 = 8;
+/// Not an option: the SYN asks for ECN.
+const ECN: u8 = 16;
 
 impl SynOptions {
-    fn pack(options: &Options) -> Self {
+    fn pack(syn: &Segment<'_>) -> Self {
+        let options = &syn.options;
         let bit = |there: bool, bit: u8| if there { bit } else { 0 };
         Self {
             tsval: options.ts.map_or(0, |(tsval, _)| tsval),
@@ -60,7 +64,8 @@ impl SynOptions {
             bits: bit(options.ts.is_some(), TS)
                 | bit(options.mss.is_some(), MSS)
                 | bit(options.wscale.is_some(), WSCALE)
-                | bit(options.sack_permitted, SACK),
+                | bit(options.sack_permitted, SACK)
+                | bit(ecn::asks(syn), ECN),
         }
     }
 
@@ -78,12 +83,14 @@ impl SynOptions {
 
 impl ParkedSyn {
     pub(crate) fn segment(&self) -> Segment<'static> {
+        let asks = self.options.bits & ECN != 0;
         Segment {
             seq: self.seq,
             ack: Seq(0),
-            flags: crate::segment::Flags::SYN,
+            flags: Flags { ece: asks, cwr: asks, ..Flags::SYN },
             wnd: self.wnd,
             options: self.options.unpack(),
+            ecn: 0,
             payload: &[],
         }
     }
@@ -132,7 +139,7 @@ impl Parked {
     ) -> Parking {
         if let Some(entry) = self.list.iter_mut().find(|e| e.tuple == tuple) {
             (entry.seq, entry.wnd, entry.at) = (syn.seq, syn.wnd, now);
-            entry.options = SynOptions::pack(&syn.options);
+            entry.options = SynOptions::pack(syn);
             return Parking::Renewed;
         }
         if self.list.len() >= ENTRIES_MAX {
@@ -146,7 +153,7 @@ impl Parked {
             tuple,
             seq: syn.seq,
             wnd: syn.wnd,
-            options: SynOptions::pack(&syn.options),
+            options: SynOptions::pack(syn),
             at: now,
             waits: false,
         });

@@ -15,13 +15,18 @@ pub(crate) struct Flags {
     pub fin: bool,
     pub rst: bool,
     pub psh: bool,
+    /// RFC 3168 section 6.1
+    pub ece: bool,
+    pub cwr: bool,
 }
 
 impl Flags {
-    pub(crate) const ACK: Self = Self { syn: false, ack: true, fin: false, rst: false, psh: false };
-    pub(crate) const SYN: Self = Self { syn: true, ack: false, fin: false, rst: false, psh: false };
+    const NONE: Self =
+        Self { syn: false, ack: false, fin: false, rst: false, psh: false, ece: false, cwr: false };
+    pub(crate) const ACK: Self = Self { ack: true, ..Self::NONE };
+    pub(crate) const SYN: Self = Self { syn: true, ..Self::NONE };
     pub(crate) const SYN_ACK: Self = Self { ack: true, ..Self::SYN };
-    pub(crate) const RST: Self = Self { syn: false, ack: false, fin: false, rst: true, psh: false };
+    pub(crate) const RST: Self = Self { rst: true, ..Self::NONE };
     pub(crate) const RST_ACK: Self = Self { ack: true, ..Self::RST };
 }
 
@@ -142,8 +147,14 @@ pub(crate) struct Segment<'a> {
     /// Window field as sent, not scaled.
     pub wnd: u16,
     pub options: Options,
+    /// ECN field of its packet: 0 when that came in fragments, whose marks are not looked at.
+    pub ecn: u8,
     pub payload: &'a [u8],
 }
+
+/// Codepoints of the ECN field (RFC 3168 section 5).
+pub(crate) const ECT_0: u8 = 2;
+pub(crate) const CE: u8 = 3;
 
 /// Options of a segment, both ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -243,9 +254,12 @@ pub(crate) fn parse<'a>(packet: &TcpPacket<&'a [u8]>) -> Segment<'a> {
             fin: packet.fin(),
             rst: packet.rst(),
             psh: packet.psh(),
+            ece: packet.ece(),
+            cwr: packet.cwr(),
         },
         wnd: packet.window_len(),
         options: if header > 20 { Options::parse(packet.options()) } else { Options::default() },
+        ecn: 0,
         payload: packet.payload(),
     }
 }
@@ -260,6 +274,8 @@ pub(crate) struct Outgoing {
     pub options: Options,
     /// Segment size when the payload is larger than one (GSO); otherwise at least the payload's length.
     pub mss: u16,
+    /// Its packet says that it may be marked: ECT(0).
+    pub ect: bool,
 }
 
 impl Outgoing {
@@ -273,7 +289,7 @@ impl Outgoing {
         } else {
             (Seq(0), seg.seq + seg.seq_len(), Flags::RST_ACK)
         };
-        Some(Self { seq, ack, flags, wnd: 0, options: Options::default(), mss: 0 })
+        Some(Self { seq, ack, flags, wnd: 0, options: Options::default(), mss: 0, ect: false })
     }
 }
 

@@ -18,6 +18,7 @@ use crate::seq::Seq;
 mod ack;
 mod board;
 pub(crate) mod congestion;
+pub(crate) mod ecn;
 mod input;
 mod output;
 mod pmtu;
@@ -100,6 +101,7 @@ pub(crate) struct Tcb {
     /// Timestamps are in use; value added to the millisecond clock.
     ts: Option<u32>,
     sack: bool,
+    ecn: ecn::Ecn,
     /// SYN (or SYN-ACK) is to be sent, first or again.
     syn_due: bool,
     /// A tail loss probe is to be sent.
@@ -128,6 +130,7 @@ impl Tcb {
     ) -> Self {
         let mut tcb = Self::new(link, State::Connecting, iss, now);
         tcb.negotiate(&syn.options, Some(ts_offset), now);
+        tcb.ecn.negotiate(syn);
         tcb.rcv.irs = syn.seq;
         tcb.snd.wl1 = syn.seq;
         // RFC 7323 section 2.2: the window of a SYN is never scaled.
@@ -155,6 +158,7 @@ impl Tcb {
             link,
             ts: None,
             sack: true,
+            ecn: ecn::Ecn::default(),
             syn_due: false,
             tail_probe_due: false,
             force_small: false,
@@ -242,6 +246,7 @@ impl Tcb {
             wnd: 0,
             options: Options::default(),
             mss: 0,
+            ect: false,
         }
     }
 
@@ -255,6 +260,7 @@ impl Tcb {
             wnd: self.rcv.window_field(),
             options: Options { ts, ..Options::default() },
             mss: 0,
+            ect: false,
         }
     }
 

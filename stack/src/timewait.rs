@@ -136,6 +136,7 @@ impl TimeWait {
             wnd: entry.wnd,
             options: Options { ts, ..Options::default() },
             mss: 0,
+            ect: false,
         }))
     }
 }

@@ -25,7 +25,7 @@ pub const GSO_TCPV4: u8 = 1;
 pub const GSO_UDP: u8 = 3;
 pub const GSO_TCPV6: u8 = 4;
 pub const GSO_UDP_L4: u8 = 5;
-/// Or-ed to the type: the segments carry CWR.
+/// Or-ed to the type: the first segment carries CWR, which the others must not.
 pub const GSO_ECN: u8 = 0x80;
 
 impl VnetHdr {

@@ -37,6 +37,8 @@ struct News {
     rtt: Option<Duration>,
     /// TSecr
     echo: Option<u32>,
+    /// The guest tells of marks.
+    ece: bool,
 }
 
 impl Tcb {
@@ -108,6 +110,7 @@ impl Tcb {
             flight: self.snd.board.outstanding().max(self.snd.said).min(self.snd.cc.cwnd),
             pipe: self.snd.board.pipe(),
             echo: self.ts.and(seg.options.ts).map(|(_, echo)| echo),
+            ece: seg.flags.ece,
             ..News::default()
         };
         // RFC 8985 section 6.2 step 2: the echo is of something older than what was sent at `at`.
@@ -184,6 +187,9 @@ impl Tcb {
             Phase::Open if lost > 0 => self.begin_recovery(news.flight, news.pipe, mem),
             Phase::Fast => {}
             Phase::Open if over => {}
+            Phase::Open if self.ecn.on_ack(news.ece, self.snd.board.una()) => {
+                self.on_mark(news.flight, mem);
+            }
             Phase::Open | Phase::Timeout if news.acked > 0 => self.grow(news, mem.now),
             Phase::Open | Phase::Timeout => {}
         }
@@ -233,9 +239,21 @@ impl Tcb {
         let nxt = snd.nxt();
         snd.recovery.begin(Phase::Fast, snd.cc, nxt, pipe);
         snd.cc.on_loss(flight, snd.mss, false);
+        self.ecn.on_reduced(nxt);
         snd.tail_probe = None;
         snd.tail_probe_at = None;
         mem.stats.add(if self.sack { Stat::TCPSackRecovery } else { Stat::TCPRenoRecovery });
+    }
+
+    /// The guest tells of marks, in this window for the first time or again: the first costs what a loss does (RFC 3168
+    /// section 6.1.2), and none lets the window grow.
+    fn on_mark(&mut self, flight: u32, mem: &mut Mem<'_>) {
+        let snd = &mut self.snd;
+        if self.ecn.reduces(snd.nxt()) {
+            snd.cc.on_loss(flight, snd.mss, false);
+            snd.cc.cwnd = snd.cc.ssthresh;
+            mem.stats.add(Stat::TCPECNReduced);
+        }
     }
 
     /// The window in fast recovery after `delivered` bytes more.

@@ -209,6 +209,10 @@ impl Tcb {
         if seg.payload.is_empty() || !self.state.receives() {
             return;
         }
+        if self.ecn.on_data(seg) {
+            mem.stats.add(Stat::InCEPkts);
+            self.rcv.ack_now = true;
+        }
         // What is before RCV.NXT was taken already, what is beyond the edge was never invited.
         let nxt = self.rcv.nxt();
         let mut data = seg.payload;

@@ -87,7 +87,10 @@ impl Tcb {
     }
 
     fn send_syn(&mut self, mem: &mut Mem<'_>, emit: Emit<'_>) -> Option<()> {
-        let flags = if self.state == State::SynSent { Flags::SYN } else { Flags::SYN_ACK };
+        let flags = match self.state {
+            State::SynSent => Flags::SYN,
+            _ => Flags { ece: self.ecn.on, ..Flags::SYN_ACK },
+        };
         let offered = self.state == State::SynSent;
         let mut seg = self.outgoing(self.snd.iss, flags, mem);
         seg.options.mss = Some(self.link.mss);
@@ -277,14 +280,18 @@ impl Tcb {
     ) -> Option<()> {
         let offset = seq.diff(self.snd.data_start()).max(0) as usize;
         let last = offset + len == self.snd.q.len();
-        let flags = Flags { fin, psh: last && len > 0, ..Flags::ACK };
+        // RFC 3168 sections 6.1.2 and 6.1.5: nothing that is sent again.
+        let ect = self.ecn.on && len > 0 && seq == self.snd.nxt();
+        let cwr = ect && self.ecn.reduced;
+        let flags = Flags { fin, psh: last && len > 0, cwr, ..Flags::ACK };
         let mut seg = self.outgoing(seq, flags, mem);
-        seg.mss = self.segment_payload(mem) as u16;
+        (seg.mss, seg.ect) = (self.segment_payload(mem) as u16, ect);
         let mut parts = [IoSlice::new(&[]); PARTS_MAX];
         let count = self.snd.q.slices(offset, len, &mut parts);
         if !emit(&seg, &parts[..count]) {
             return None;
         }
+        self.ecn.reduced &= !cwr;
         if self.snd.timer.is_none() {
             self.snd.restart_timer(mem.now);
         }
@@ -297,7 +304,8 @@ impl Tcb {
     fn outgoing(&self, seq: Seq, flags: Flags, mem: &Mem<'_>) -> Outgoing {
         let ack = if flags.ack { self.rcv.nxt() } else { Seq(0) };
         let options = self.options(mem);
-        Outgoing { seq, ack, flags, wnd: self.rcv.window_field(), options, mss: 0 }
+        let flags = Flags { ece: flags.ece || self.ecn.echo && !flags.syn, ..flags };
+        Outgoing { seq, ack, flags, wnd: self.rcv.window_field(), options, mss: 0, ect: false }
     }
 
     /// SACK blocks go out now.

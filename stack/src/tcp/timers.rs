@@ -112,6 +112,7 @@ impl Tcb {
         let before = snd.cc;
         if snd.recovery.phase == Phase::Open {
             snd.cc.on_loss(flight, snd.mss, true);
+            self.ecn.on_reduced(nxt);
         }
         if snd.recovery.phase != Phase::Timeout {
             snd.recovery.begin(Phase::Timeout, before, nxt, pipe);

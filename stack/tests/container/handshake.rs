@@ -252,25 +252,6 @@ fn data_and_the_end_come_with_the_last_ack_of_the_handshake() {
 }
 
 #[test]
-fn explicit_congestion_notification_is_not_agreed_to() {
-    // RFC 3168 section 6.1.1: a SYN-ACK without ECE says so. The link is a queue on this machine: it drops, nobody
-    // marks.
-    const ECE_CWR: u8 = 0xc0;
-    let mut rig = Rig::new();
-    let syn = Hello::default().syn(40_000, 80);
-    rig.send(Seg { flags: SYN | ECE_CWR, ..syn.clone() });
-    let flow = rig.host.connects[0];
-    let syn_ack = one(rig.ready(flow, false, true));
-    assert!(syn_ack.is(SYN | ACK), "{syn_ack:?}");
-    let mut peer = Peer::answering(flow, &syn, &syn_ack);
-    rig.send(peer.pure_ack());
-    let data = peer.data(b"x");
-    assert!(one(rig.send(Seg { flags: data.flags | ECE_CWR, ..data })).is(ACK));
-    rig.send(peer.rst());
-    rig.assert_empty();
-}
-
-#[test]
 fn data_in_a_syn_is_left_to_be_said_again() {
     let mut rig = Rig::new();
     let syn = Seg { data: b"early".to_vec(), ..Hello::default().syn(40_000, 80) };

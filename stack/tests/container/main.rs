@@ -5,6 +5,7 @@ mod attack;
 mod close;
 mod cwnd;
 mod data;
+mod ecn;
 mod fragments;
 mod handshake;
 mod ipv6;

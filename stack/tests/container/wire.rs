@@ -18,6 +18,8 @@ pub(crate) const SYN: u8 = 2;
 pub(crate) const RST: u8 = 4;
 pub(crate) const PSH: u8 = 8;
 pub(crate) const ACK: u8 = 16;
+pub(crate) const ECE: u8 = 64;
+pub(crate) const CWR: u8 = 128;
 
 /// A segment, either way: ports and addresses are the guest's and the remote ones. No remote address: the gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -38,6 +40,8 @@ pub(crate) struct Seg {
     pub(crate) ts: Option<(u32, u32)>,
     pub(crate) sack: Vec<(u32, u32)>,
     pub(crate) data: Vec<u8>,
+    /// ECN field of the packet.
+    pub(crate) ecn: u8,
     /// From the vnet header: segment size of a super-frame.
     pub(crate) gso: u16,
 }
@@ -91,13 +95,19 @@ impl Seg {
         if self.v6 {
             let dst = self.remote6.unwrap_or(GATEWAY6);
             checksum_v6(GUEST6, dst, 6, &mut tcp, 16);
-            return ipv6(6, GUEST6, dst, &tcp);
+            let mut frame = ipv6(6, GUEST6, dst, &tcp);
+            frame[15] |= self.ecn << 4;
+            return frame;
         }
         let dst = self.remote.unwrap_or(GATEWAY);
         let pseudo = checksum::pseudo_header_v4(&GUEST, &dst, IpProtocol::Tcp, tcp.len() as u32);
         let sum = !checksum::combine(&[pseudo, checksum::data(&tcp)]);
         tcp[16..18].copy_from_slice(&sum.to_be_bytes());
-        ipv4(6, GUEST, dst, &tcp)
+        let mut frame = ipv4(6, GUEST, dst, &tcp);
+        let mut ip = Ipv4Packet::new_unchecked(&mut frame[14..]);
+        ip.set_ecn(self.ecn);
+        ip.fill_checksum();
+        frame
     }
 }
 
@@ -223,7 +233,7 @@ pub(crate) fn sent(vnet: &VnetHdr, frame: &[u8], mtu: u16, offload: bool) -> Sen
     }
     let (src, dst) = (IpAddress::Ipv4(ip.src_addr()), IpAddress::Ipv4(ip.dst_addr()));
     let seg = segment(vnet, (src, dst), ip.payload(), mtu, offload);
-    Sent::Tcp(Seg { remote: Some(ip.src_addr()), ..seg })
+    Sent::Tcp(Seg { remote: Some(ip.src_addr()), ecn: ip.ecn(), ..seg })
 }
 
 fn sent_v6(vnet: &VnetHdr, eth: &EthernetFrame<&[u8]>, mtu: u16, offload: bool) -> Sent {
@@ -251,7 +261,7 @@ fn sent_v6(vnet: &VnetHdr, eth: &EthernetFrame<&[u8]>, mtu: u16, offload: bool) 
             assert_eq!((eth.dst_addr().0, dst.segments()[0]), (GUEST_MAC, GUEST6.segments()[0]));
             let addrs = (IpAddress::Ipv6(src), IpAddress::Ipv6(dst));
             let seg = segment(vnet, addrs, bytes, mtu, offload);
-            Sent::Tcp(Seg { v6: true, remote6: Some(src), ..seg })
+            Sent::Tcp(Seg { v6: true, remote6: Some(src), ecn: ip.traffic_class(), ..seg })
         }
         other => panic!("{other:?}"),
     }
@@ -276,7 +286,8 @@ fn segment(
             let total = usize::from(ip_len) + bytes.len();
             assert!(total <= usize::from(mtu), "{total} bytes at an MTU of {mtu}");
         } else {
-            assert_eq!(vnet.gso_type, gso_type);
+            let ecn = if bytes[13] & CWR != 0 { 0x80 } else { 0 };
+            assert_eq!(vnet.gso_type, gso_type | ecn);
             assert_eq!(vnet.hdr_len, 14 + ip_len + u16::from(tcp.header_len()));
             assert!(ip_len + u16::from(tcp.header_len()) + vnet.gso_size <= mtu);
         }

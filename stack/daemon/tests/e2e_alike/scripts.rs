@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::talk::{ACK, FIN, PSH, RST, SYN, Say, Talk, URG};
+use crate::talk::{ACK, CE, CWR, ECE, ECT_0, FIN, PSH, RST, SYN, Say, Talk, URG};
 
 /// Longer than the first retransmission or probe, shorter than the second.
 const ONE_TIMEOUT: Duration = Duration::from_millis(330);
@@ -143,6 +143,38 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         let mut server = t.open();
         t.ask(&Say { urgent: 3, ..Say::new(ACK | PSH | URG, 1, 1).data(b"abcde") });
         t.server_heard(&mut server);
+    }),
+    // Congestion that is told instead of lost.
+    ("SYN that asks for ECN", |t| t.ask(&Say::new(SYN | ECE | CWR, 0, 0))),
+    ("SYN with ECE alone", |t| t.ask(&Say::new(SYN | ECE, 0, 0))),
+    ("SYN with CWR alone", |t| t.ask(&Say::new(SYN | CWR, 0, 0))),
+    ("SYN that asks for ECN in a capable packet", |t| {
+        t.ask(&Say::new(SYN | ECE | CWR, 0, 0).ecn(ECT_0));
+    }),
+    ("a mark where nobody asked for ECN", |t| {
+        let _server = t.open();
+        t.ask(&Say::new(ACK | PSH, 1, 1).data(b"hello").ecn(CE));
+    }),
+    ("a mark is echoed until CWR", |t| {
+        let _server = t.open_saying(&Say::new(SYN | ECE | CWR, 0, 0));
+        t.ask(&Say::new(ACK | PSH, 1, 1).data(b"hello").ecn(ECT_0));
+        t.ask(&Say::new(ACK | PSH, 6, 1).data(b"hello").ecn(CE));
+        t.ask(&Say::new(ACK | PSH, 11, 1).data(b"hello").ecn(ECT_0));
+        t.ask(&Say::new(ACK | PSH | CWR, 16, 1).data(b"hello").ecn(ECT_0));
+        t.ask(&Say::new(ACK | PSH, 21, 1).data(b"hello").ecn(ECT_0));
+    }),
+    ("a mark that is echoed is answered with CWR", |t| {
+        let mut server = t.open_saying(&Say::new(SYN | ECE | CWR, 0, 0));
+        server.write_all(b"one").unwrap();
+        t.listen(Duration::from_millis(20));
+        t.ask(&Say::new(ACK | ECE, 1, 4));
+        server.write_all(b"two").unwrap();
+        t.listen(Duration::from_millis(20));
+        t.ask(&Say::new(ACK | ECE, 1, 4));
+        t.ask(&Say::new(ACK, 1, 7));
+        server.write_all(b"three").unwrap();
+        t.listen(Duration::from_millis(20));
+        t.ask(&Say::new(ACK, 1, 12));
     }),
     ("timestamps that go back", |t| {
         let stamp = |value: u32| [&[1, 1, 8, 10][..], &value.to_be_bytes(), &[0; 4]].concat();

@@ -1,7 +1,8 @@
 //! One script's conversation: segments by hand, and what came back as text that does not depend on who said it.
 //!
 //! `SA 0/1` is a segment with SYN and ACK, sequence number 0 and acknowledgement 1, both counted from the two initial
-//! numbers; `+5` behind it are bytes of payload. Answers to one step are joined by commas, steps by bars.
+//! numbers; `+5` behind it are bytes of payload, `E` and `W` are ECE and CWR, `ect` is a packet that may be marked.
+//! Answers to one step are joined by commas, steps by bars.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -21,6 +22,11 @@ pub(crate) const RST: u8 = 4;
 pub(crate) const PSH: u8 = 8;
 pub(crate) const ACK: u8 = 16;
 pub(crate) const URG: u8 = 32;
+pub(crate) const ECE: u8 = 64;
+pub(crate) const CWR: u8 = 128;
+/// Values of the ECN field.
+pub(crate) const ECT_0: u8 = 2;
+pub(crate) const CE: u8 = 3;
 
 const OUR_MAC: [u8; 6] = [0x52, 0x55, 0x0a, 0, 2, 2];
 const GUEST_MAC: [u8; 6] = [2, 0x67, 0x75, 0x65, 0x73, 0x74];
@@ -41,6 +47,7 @@ pub(crate) struct Say {
     pub(crate) ack: i64,
     pub(crate) wnd: u16,
     pub(crate) urgent: u16,
+    pub(crate) ecn: u8,
     pub(crate) options: Vec<u8>,
     pub(crate) data: Vec<u8>,
     pub(crate) good_sum: bool,
@@ -49,13 +56,16 @@ pub(crate) struct Say {
 impl Say {
     pub(crate) fn new(flags: u8, seq: i64, ack: i64) -> Self {
         let (options, data) = (Vec::new(), Vec::new());
-        Self { flags, seq, ack, wnd: 0xffff, urgent: 0, options, data, good_sum: true }
+        Self { flags, seq, ack, wnd: 0xffff, urgent: 0, ecn: 0, options, data, good_sum: true }
     }
     pub(crate) fn data(self, data: &[u8]) -> Self {
         Self { data: data.to_vec(), ..self }
     }
     pub(crate) fn wnd(self, wnd: u16) -> Self {
         Self { wnd, ..self }
+    }
+    pub(crate) fn ecn(self, ecn: u8) -> Self {
+        Self { ecn, ..self }
     }
     pub(crate) fn options(self, options: &[u8]) -> Self {
         let mut options = options.to_vec();
@@ -133,7 +143,11 @@ impl Talk {
     }
 
     pub(crate) fn open_with(&mut self, options: &[u8]) -> TcpStream {
-        self.say(&Say::new(SYN, 0, 0).options(options));
+        self.open_saying(&Say::new(SYN, 0, 0).options(options))
+    }
+
+    pub(crate) fn open_saying(&mut self, syn: &Say) -> TcpStream {
+        self.say(syn);
         let began = Instant::now();
         while self.irs == UNKNOWN_IRS && began.elapsed() < Duration::from_secs(2) {
             self.listen(Duration::from_millis(2));
@@ -190,9 +204,14 @@ impl Talk {
         // A RST of nobody counts from zero.
         let seq = if tcp.rst() && seq == 0 { 0 } else { seq.wrapping_sub(self.irs).cast_signed() };
         let mut text = String::new();
-        for (set, letter) in
-            [(tcp.fin(), 'F'), (tcp.syn(), 'S'), (tcp.rst(), 'R'), (tcp.ack(), 'A')]
-        {
+        for (set, letter) in [
+            (tcp.fin(), 'F'),
+            (tcp.syn(), 'S'),
+            (tcp.rst(), 'R'),
+            (tcp.ack(), 'A'),
+            (tcp.ece(), 'E'),
+            (tcp.cwr(), 'W'),
+        ] {
             if set {
                 text.push(letter);
             }
@@ -204,6 +223,9 @@ impl Talk {
         }
         if !tcp.payload().is_empty() {
             text += &format!(" +{}", tcp.payload().len());
+        }
+        if ip.ecn() != 0 {
+            text += " ect";
         }
         Some(text)
     }
@@ -244,7 +266,7 @@ impl Talk {
         let sum = !checksum::combine(&[pseudo, checksum::data(&tcp)]);
         let sum = if say.good_sum { sum } else { sum ^ 0x0101 };
         tcp[16..18].copy_from_slice(&sum.to_be_bytes());
-        let mut ip = vec![0x45, 0];
+        let mut ip = vec![0x45, say.ecn];
         ip.extend((20 + tcp.len() as u16).to_be_bytes());
         ip.extend([0, 1, 0x40, 0, 64, 6, 0, 0]);
         ip.extend(GUEST);
