@@ -95,7 +95,9 @@ fn an_interrupted_run_leaves_what_it_has() {
             (&victim.up_window_bytes, victim.up_total_bytes),
             (&victim.down_window_bytes, victim.down_total_bytes),
         ] {
-            assert!(total > 0 && windows.len() as u64 <= ended / result.window_ns + 1);
+            // Who counts hears of the end a moment later.
+            let most = ended / result.window_ns + 2;
+            assert!(total > 0 && windows.len() as u64 <= most, "{total} in {}", windows.len());
             assert_eq!(windows.iter().map(|w| u64::from(*w)).sum::<u64>(), total);
         }
         assert!(victim.phases[0].moved_bytes > 0 && victim.phases[1].moved_bytes == 0);

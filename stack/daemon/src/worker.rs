@@ -327,7 +327,7 @@ impl Worker {
 
     fn on_gone(&mut self, index: u16, now: Instant) {
         if let Some(seat) = self.remove_seat(index, now) {
-            let name = seat.name.clone();
+            let name = seat.name;
             log::info!("container {name}: its device is gone");
             self.tell(DaemonEvent::ContainerEnded { name });
         }
