@@ -22,6 +22,7 @@ mod siege;
 mod world;
 
 mod attacks;
+mod crowds;
 
 /// Open descriptors of this process.
 fn descriptors() -> usize {
@@ -32,4 +33,14 @@ fn descriptors() -> usize {
 fn length(name: &str, default: u64) -> u64 {
     let given = std::env::var(format!("SKBUDGET_E2E_{name}")).ok();
     given.map_or(default, |text| text.parse().expect("a number"))
+}
+
+/// Polls until it holds; more than a minute is a hang.
+#[track_caller]
+fn until(mut holds: impl FnMut() -> bool) {
+    let began = std::time::Instant::now();
+    while !holds() {
+        assert!(began.elapsed().as_secs() < 60, "it does not come to hold");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
 }

@@ -15,5 +15,9 @@ mod streams;
 #[path = "../e2e/support.rs"]
 #[allow(dead_code, reason = "shared with the other end-to-end tests, which use the rest of it")]
 mod support;
+#[path = "../wire/world.rs"]
+#[allow(dead_code, reason = "shared with the floods, which use the rest of it")]
+mod world;
 
+mod narrow;
 mod transfers;

@@ -37,7 +37,7 @@ fn talk(stream: TcpStream, who: u64, len: u64) -> thread::JoinHandle<()> {
     })
 }
 
-fn both_ways(congestion: &str, sack: bool, timestamps: bool, seed: u64) {
+fn both_ways(congestion: &str, sack: bool, timestamps: bool, v6: bool, seed: u64) {
     let cable = Cable {
         round_trip: Duration::from_millis(6),
         bits_per_second: Some(200_000_000),
@@ -48,7 +48,8 @@ fn both_ways(congestion: &str, sack: bool, timestamps: bool, seed: u64) {
     bench.set_guest("tcp_sack", if sack { "1" } else { "0" });
     bench.set_guest("tcp_timestamps", if timestamps { "1" } else { "0" });
     let began = Instant::now();
-    let (client, server) = bench.connect(congestion);
+    let connect = if v6 { Bench::connect_v6 } else { Bench::connect };
+    let (client, server) = connect(&bench, congestion);
     let len = 1_500_000;
     let ends = [talk(client, 1, len), talk(server, 2, len)];
     for end in ends {
@@ -58,7 +59,7 @@ fn both_ways(congestion: &str, sack: bool, timestamps: bool, seed: u64) {
     let drops = bench.device_drops();
     let report = bench.end();
     println!(
-        "impaired: cc={congestion} sack={sack} timestamps={timestamps} seconds={:.2} \
+        "impaired: cc={congestion} sack={sack} timestamps={timestamps} ipv6={v6} seconds={:.2} \
          up={:?} down={:?} device_drops={drops}",
         took.as_secs_f64(),
         report.up,
@@ -75,7 +76,15 @@ fn with_every_option(congestion: &str) {
     for (seed, (sack, timestamps)) in
         [(true, true), (false, true), (true, false), (false, false)].into_iter().enumerate()
     {
-        both_ways(congestion, sack, timestamps, 100 + seed as u64);
+        both_ways(congestion, sack, timestamps, false, 100 + seed as u64);
+    }
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn both_ways_over_ipv6() {
+    for (seed, (congestion, sack)) in [("cubic", true), ("reno", false)].into_iter().enumerate() {
+        both_ways(congestion, sack, sack, true, 200 + seed as u64);
     }
 }
 

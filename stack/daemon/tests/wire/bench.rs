@@ -8,13 +8,13 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, connect, listen, setsockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, listen, setsockopt,
     socket, socketpair, sockopt,
 };
 use skbudget::attach::{self, GuestNet};
@@ -28,6 +28,8 @@ use crate::relay::{Relay, Report};
 
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+const GUEST6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100);
+pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
 const GUEST_MAC: [u8; 6] = [2, 0x67, 0x75, 0x65, 0x73, 0x74];
 const MTU: u16 = 1500;
 /// Frames between kernel and relay: the relay thread may be away for a while, and a device drops in silence.
@@ -103,10 +105,24 @@ impl Bench {
 
     /// A server for the guest, and a connection to it.
     pub(crate) fn connect(&self, congestion: &str) -> (TcpStream, TcpStream) {
-        let ip = if self.far.is_some() { GATEWAY } else { Ipv4Addr::LOCALHOST };
+        self.connect_to(GATEWAY.into(), Ipv4Addr::LOCALHOST.into(), congestion)
+    }
+
+    /// The same over IPv6, which the namespaces have from now on.
+    pub(crate) fn connect_v6(&self, congestion: &str) -> (TcpStream, TcpStream) {
+        let mac = ContainerConfig::new(MTU, false, Some(HARD), [0; 2]).our_mac;
+        self.in_guest(|| ipv6_up(GUEST6, GATEWAY6, mac));
+        if self.far.is_some() {
+            self.far(|| ipv6_up(GATEWAY6, GUEST6, GUEST_MAC));
+        }
+        self.connect_to(GATEWAY6.into(), Ipv6Addr::LOCALHOST.into(), congestion)
+    }
+
+    fn connect_to(&self, at: IpAddr, here: IpAddr, congestion: &str) -> (TcpStream, TcpStream) {
+        let ip = if self.far.is_some() { at } else { here };
         let listener = self.far(|| server(ip, congestion));
         let port = listener.local_addr().unwrap().port();
-        let client = self.in_guest(|| client(SocketAddrV4::new(GATEWAY, port), congestion));
+        let client = self.in_guest(|| client(SocketAddr::new(at, port), congestion));
         (client, listener.accept().unwrap().0)
     }
 
@@ -192,10 +208,9 @@ fn plain(
     attach::run_in(netns.as_fd(), || {
         // What the kernel says on its own would be frames of no flow.
         set("ipv6/conf/all/disable_ipv6", "1");
-        let text = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
-        ip_command(&["link", "set", "tap0", "address", &text(mac)]);
+        ip_command(&["link", "set", "tap0", "address", &mac_text(mac)]);
         // Forgotten with the old address. Nobody has to ask through the cable, or somebody who has no ARP.
-        let (gateway, gateway_mac) = (gateway.to_string(), text(gateway_mac));
+        let (gateway, gateway_mac) = (gateway.to_string(), mac_text(gateway_mac));
         ip_command(&["neigh", "replace", &gateway, "lladdr", &gateway_mac, "dev", "tap0"]);
         // What was learned from earlier connections would be taken into account in later ones.
         set("ipv4/tcp_no_metrics_save", "1");
@@ -243,25 +258,39 @@ fn set(name: &str, value: &str) {
     file.write_all(value.as_bytes()).unwrap_or_else(|e| panic!("{path}: {e}"));
 }
 
-fn stream_socket(congestion: &str) -> OwnedFd {
+/// In the namespace of the calling thread: an address without a doubt about it, and its one neighbour.
+fn ipv6_up(ip: Ipv6Addr, gateway: Ipv6Addr, gateway_mac: [u8; 6]) {
+    set("ipv6/conf/all/disable_ipv6", "0");
+    set("ipv6/conf/tap0/accept_ra", "0");
+    ip_command(&["-6", "addr", "replace", &format!("{ip}/64"), "dev", "tap0", "nodad"]);
+    let (gateway, mac) = (gateway.to_string(), mac_text(gateway_mac));
+    ip_command(&["-6", "neigh", "replace", &gateway, "lladdr", &mac, "dev", "tap0"]);
+}
+
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+fn stream_socket(ip: IpAddr, congestion: &str) -> OwnedFd {
     let flags = SockFlag::SOCK_CLOEXEC;
-    let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+    let family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = socket(family, SockType::Stream, flags, None).unwrap();
     setsockopt(&fd, sockopt::TcpCongestion, &congestion.into())
         .unwrap_or_else(|e| panic!("TCP_CONGESTION {congestion}: {e}"));
     fd
 }
 
-fn server(ip: Ipv4Addr, congestion: &str) -> TcpListener {
+fn server(ip: IpAddr, congestion: &str) -> TcpListener {
     use std::os::fd::AsRawFd;
-    let fd = stream_socket(congestion);
-    bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(ip, 0))).unwrap();
+    let fd = stream_socket(ip, congestion);
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(ip, 0))).unwrap();
     listen(&fd, Backlog::new(8).unwrap()).unwrap();
     TcpListener::from(fd)
 }
 
-fn client(to: SocketAddrV4, congestion: &str) -> TcpStream {
+fn client(to: SocketAddr, congestion: &str) -> TcpStream {
     use std::os::fd::AsRawFd;
-    let fd = stream_socket(congestion);
-    connect(fd.as_raw_fd(), &SockaddrIn::from(to)).unwrap_or_else(|e| panic!("connect: {e}"));
+    let fd = stream_socket(to.ip(), congestion);
+    connect(fd.as_raw_fd(), &SockaddrStorage::from(to)).unwrap_or_else(|e| panic!("connect: {e}"));
     TcpStream::from(fd)
 }

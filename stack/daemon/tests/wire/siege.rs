@@ -41,7 +41,7 @@ impl Siege {
     pub(crate) fn new() -> Self {
         let world = World::new();
         let daemon = world.daemon(HARD + NEIGHBOUR_HARD);
-        let netns = world::container(&daemon, "neighbour", NEIGHBOUR_HARD, None);
+        let netns = world::container(&daemon, "neighbour", NEIGHBOUR_HARD, None, true);
         let neighbour = Neighbour::start(&world, &netns);
         Self { daemon, neighbour, attacker: None, world, _netns: netns }
     }
@@ -56,6 +56,7 @@ impl Siege {
             ATTACKER,
             HARD,
             Some(KERNEL_IP),
+            true,
         );
         self.attacker = Some(Attacker { netns, daemon, _servers: servers });
     }

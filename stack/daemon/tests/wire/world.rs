@@ -63,8 +63,14 @@ impl World {
 
 /// A namespace behind the daemon, with a budget of its own. Its kernel has the address `ip`: the container's, or
 /// another one when somebody else speaks for the container.
-pub(crate) fn container(daemon: &Daemon, name: &str, hard: u64, ip: Option<Ipv4Addr>) -> OwnedFd {
-    let config = ContainerConfig::new(MTU, true, Some(hard), [hard, 5]);
+pub(crate) fn container(
+    daemon: &Daemon,
+    name: &str,
+    hard: u64,
+    ip: Option<Ipv4Addr>,
+    offload: bool,
+) -> OwnedFd {
+    let config = ContainerConfig::new(MTU, offload, Some(hard), [hard, 5]);
     let netns = attach::create_netns().unwrap();
     let mut guest = GuestNet::from(&config);
     guest.ip = ip.unwrap_or(guest.ip);
