@@ -19,6 +19,7 @@ use crate::level::{DEPTH_MAX, Level, SoftTest};
 use crate::limits::{LimitError, Limits, SockLimits};
 use crate::linux::{Chain, Pool};
 use crate::meter::{Meter, Refusal};
+use crate::share::Child;
 use crate::units::{Instant, PAGE_SIZE, pages};
 use crate::wait::{WaitList, Waiter};
 
@@ -120,6 +121,9 @@ impl Budget {
             events: EventQueue::new(),
             now: Instant(0),
         };
+        if let Some(level) = &budget.chain.leaf {
+            level.join(weight, limits.hard);
+        }
         budget.set_min(min_bytes, Instant(0))?;
         Ok(budget)
     }
@@ -137,6 +141,16 @@ impl Budget {
     /// Thresholds as set.
     pub fn limits(&self) -> Limits {
         self.meter.limits
+    }
+
+    /// What the level above divides its room by: usage and an eighth, so that who is below its
+    /// share has room to grow, at the cost of who is above it, until shares are computed anew.
+    /// Divided by usage alone, a level that holds just what its soft threshold allows would have
+    /// nothing to say for good.
+    pub fn as_child(&self) -> Child {
+        let usage = self.usage();
+        let usage = usage.saturating_add(usage / 8);
+        Child { usage, min: self.meter.min, weight: self.meter.weight }
     }
 
     /// The nearest level above.
@@ -205,11 +219,20 @@ impl Budget {
     /// on shared levels. To be called right after the refusal, before anything else is released.
     /// Linux rules: does nothing (nothing re-opens a socket there when another one frees budget).
     pub fn wait(&mut self, key: u64, need: u64) {
+        self.wait_for(key, need, false);
+    }
+
+    /// As [`Self::wait`], for the reservation of a new flow.
+    pub fn wait_for_admission(&mut self, key: u64, need: u64) {
+        self.wait_for(key, need, true);
+    }
+
+    fn wait_for(&mut self, key: u64, need: u64, admission: bool) {
         if self.rules == Rules::Linux {
             return;
         }
-        let room = self.headroom();
-        self.waiters.push(Waiter { key, need, room, releases: self.refused_at });
+        let room = self.room_of(admission);
+        self.waiters.push(Waiter { key, need, admission, room, releases: self.refused_at });
         if let Some(level) = &self.chain.leaf {
             level.mark_waiting();
         }
@@ -252,7 +275,7 @@ impl Budget {
 
     fn ripe(&mut self) -> Option<u64> {
         let head = *self.waiters.head()?;
-        let room = self.headroom();
+        let room = self.room_of(head.admission);
         if room < head.need {
             return None;
         }
@@ -265,6 +288,10 @@ impl Budget {
             return Some(head.key);
         }
         None
+    }
+
+    fn room_of(&self, admission: bool) -> u64 {
+        if admission { self.admission_room() } else { self.headroom() }
     }
 
     /// The oldest event not yet taken.
@@ -282,6 +309,10 @@ impl Budget {
         let Limits { low, soft, hard } = limits;
         let soft = soft.min(hard);
         let low = low.min(soft);
+        if let Some(level) = &self.chain.leaf {
+            level.join(0, hard);
+            level.leave(0, self.meter.limits.hard);
+        }
         self.meter.limits = Limits { low, soft, hard };
         (self.pool.low, self.pool.pressure, self.pool.high) = (low, soft, hard);
         self.releases += 1;

@@ -75,7 +75,7 @@ pub enum Counter {
     CreditDemoted,
     /// Data of such a flow did not fit when it came.
     DemotedTrim,
-    /// A host socket held more than its caps.
+    /// A host socket was asked (SO_MEMINFO) and held more than is charged for it.
     HostMemExcess,
     /// The oldest TIME-WAIT entry made room for a new one.
     TWRecycled,

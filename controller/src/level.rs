@@ -4,6 +4,8 @@ use alloc::sync::Arc;
 
 use crate::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use crate::limits::{LimitError, Limits};
+use crate::share::{Asking, Family, Share, countable, part};
+use crate::units::scale;
 
 /// How a level is made. Pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,8 +52,13 @@ pub struct Level {
     hard: AtomicU64,
     fixed: AtomicU64,
     idle: AtomicU64,
+    /// Guarantees of the budgets below.
+    mins: AtomicU64,
     share: AtomicU64,
     weight: AtomicU32,
+    /// Sums over the children.
+    weights: AtomicU64,
+    hards: AtomicU64,
     watermark: AtomicU64,
     failcnt: AtomicU64,
     parent: Option<Arc<Self>>,
@@ -79,6 +86,25 @@ pub(crate) enum SoftTest {
     Later,
 }
 
+/// What a level is told of a budget below it, or a change of it: pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Static {
+    /// Reservations.
+    pub(crate) fixed: i64,
+    /// Windows of idle flows.
+    pub(crate) idle: i64,
+    /// The guarantee.
+    pub(crate) min: i64,
+}
+
+impl core::ops::Sub for Static {
+    type Output = Self;
+
+    fn sub(self, of: Self) -> Self {
+        Self { fixed: self.fixed - of.fixed, idle: self.idle - of.idle, min: self.min - of.min }
+    }
+}
+
 /// Levels above a container.
 pub(crate) const DEPTH_MAX: u8 = 3;
 
@@ -90,6 +116,9 @@ impl Level {
         if parent.as_ref().is_some_and(|p| p.depth() >= DEPTH_MAX) {
             return Err(LimitError::TooDeep);
         }
+        if let Some(parent) = &parent {
+            parent.join(1, hard);
+        }
         Ok(Arc::new(Self {
             word: AtomicU64::new(0),
             low: AtomicU64::new(low),
@@ -97,8 +126,11 @@ impl Level {
             hard: AtomicU64::new(hard),
             fixed: AtomicU64::new(0),
             idle: AtomicU64::new(0),
-            share: AtomicU64::new(u64::MAX),
+            mins: AtomicU64::new(0),
+            share: AtomicU64::new(Share::NONE.0),
             weight: AtomicU32::new(1),
+            weights: AtomicU64::new(0),
+            hards: AtomicU64::new(0),
             watermark: AtomicU64::new(0),
             failcnt: AtomicU64::new(0),
             parent,
@@ -236,7 +268,11 @@ impl Level {
         Limits::new(low, soft, hard)?;
         self.low.store(low, Relaxed);
         self.soft.store(soft, Relaxed);
-        self.hard.store(hard, SeqCst);
+        let before = self.hard.swap(hard, SeqCst);
+        if let Some(parent) = &self.parent {
+            parent.join(0, hard);
+            parent.leave(0, before);
+        }
         self.update(|word| self.flagged(freed_if_waiting(word)));
         Ok(())
     }
@@ -244,15 +280,65 @@ impl Level {
     /// Weight of this level among its siblings under the same parent. 1 unless set; 0 is taken as
     /// 1.
     pub fn set_weight(&self, weight: u32) {
-        self.weight.store(weight.max(1), Relaxed);
+        let new = weight.max(1);
+        let old = self.weight.swap(new, Relaxed);
+        if let Some(parent) = &self.parent {
+            parent.join(new, 0);
+            parent.leave(old, 0);
+        }
     }
 
-    /// The fair level X (H5), pages a unit of weight: while this level is flagged a child grows
-    /// only up to `X * weight`, or up to its `min`. `u64::MAX` = no bound. See
-    /// [`crate::share::fair_level`].
-    pub fn publish_share(&self, pages_per_weight: u64) {
-        self.share.store(pages_per_weight, Relaxed);
+    /// A child of that weight and maximum is there.
+    pub(crate) fn join(&self, weight: u32, hard: u64) {
+        self.weights.fetch_add(u64::from(weight), Relaxed);
+        self.hards.fetch_add(countable(hard), Relaxed);
+    }
+
+    /// A child of that weight and maximum is gone.
+    pub(crate) fn leave(&self, weight: u32, hard: u64) {
+        self.weights.fetch_sub(u64::from(weight), Relaxed);
+        self.hards.fetch_sub(countable(hard), Relaxed);
+    }
+
+    /// The fair level X (H5): while this level is flagged a child grows only up to `X * weight`, or
+    /// up to its `min`. `Share::NONE`: all that is used fits. See [`crate::share::fair_level`].
+    pub fn publish_share(&self, share: Share) {
+        self.share.store(share.0, Relaxed);
         self.update(freed_if_waiting);
+    }
+
+    /// Pages by which a child may grow: no bound without pressure, then up to the fair level. Until
+    /// that is known, and while all fit below it, as [`Self::spread`].
+    pub(crate) fn fair_room(&self, child: Asking) -> u64 {
+        if self.under_pressure() && self.share() == Share::NONE {
+            return self.spread(child, self.soft_effective());
+        }
+        self.published_room(child)
+    }
+
+    /// As [`Self::fair_room`], for a child that takes what its sibling gives back.
+    pub(crate) fn published_room(&self, child: Asking) -> u64 {
+        if !self.under_pressure() {
+            return u64::MAX;
+        }
+        self.share().of(child.weight).saturating_sub(child.held)
+    }
+
+    /// As [`Self::fair_room`] for what may be there for good, used or not: a flow's reservation. It
+    /// never sets the flag, so the head room is kept free of it here.
+    pub(crate) fn reservation_room(&self, child: Asking) -> u64 {
+        let (hard, soft) = (self.hard.load(Relaxed), self.soft.load(Relaxed));
+        let mins = self.mins.load(Relaxed);
+        let most = mins.saturating_add(scale(hard.saturating_sub(mins), soft, hard));
+        self.fair_room(child).min(self.spread(child, most))
+    }
+
+    /// The head room between `most` and `hard` is for those below their part: up to that a child
+    /// grows, or until the level holds `most`.
+    fn spread(&self, child: Asking, most: u64) -> u64 {
+        let all = Family { weights: self.weights.load(Relaxed), hards: self.hards.load(Relaxed) };
+        let part = part(self.hard.load(Relaxed), child, all);
+        part.saturating_sub(child.held).max(most.saturating_sub(self.usage()))
     }
 
     /// Pages at which this level's flag is set: what the fair level divides.
@@ -262,17 +348,17 @@ impl Level {
             return soft;
         }
         let fixed = self.fixed.load(Relaxed);
-        let room = u128::from(hard.saturating_sub(fixed)) * u128::from(soft) / u128::from(hard);
-        let room = u64::try_from(room).unwrap_or(u64::MAX);
+        let room = scale(hard.saturating_sub(fixed), soft, hard);
         fixed.saturating_add(self.idle.load(Relaxed)).saturating_add(room)
     }
 
-    /// A child's reservations and idle windows changed: pages, signed. Then the soft test.
-    pub(crate) fn shift_static(&self, fixed: i64, idle: i64, end: Option<&Self>) {
+    /// What a child holds for good changed. Then the soft test.
+    pub(crate) fn shift_static(&self, by: Static, end: Option<&Self>) {
         for level in self.chain_to(end) {
-            if fixed != 0 || idle != 0 {
-                level.fixed.fetch_add(fixed as u64, Relaxed);
-                level.idle.fetch_add(idle as u64, Relaxed);
+            if by != Static::default() {
+                level.fixed.fetch_add(by.fixed as u64, Relaxed);
+                level.idle.fetch_add(by.idle as u64, Relaxed);
+                level.mins.fetch_add(by.min as u64, Relaxed);
             }
             level.update(|word| level.flagged(word));
         }
@@ -325,9 +411,9 @@ impl Level {
         self.word.load(SeqCst) & WAITING != 0
     }
 
-    /// The published fair level, pages a unit of weight.
-    pub fn share(&self) -> u64 {
-        self.share.load(Relaxed)
+    /// The published fair level.
+    pub fn share(&self) -> Share {
+        Share(self.share.load(Relaxed))
     }
 
     /// Weight among its siblings.
@@ -367,9 +453,23 @@ impl Level {
         self.chain_to(None).count() as u8
     }
 
+    /// As the level above sees it.
+    pub(crate) fn asking(&self) -> Asking {
+        let hard = self.hard.load(Relaxed);
+        Asking { held: self.usage(), weight: self.weight(), hard }
+    }
+
     /// This level and those above it, up to `end` exclusive.
     pub(crate) fn chain_to<'a>(&'a self, end: Option<&'a Self>) -> impl Iterator<Item = &'a Self> {
         core::iter::successors(Some(self), |level| level.parent.as_deref())
             .take_while(move |level| !end.is_some_and(|end| core::ptr::eq(*level, end)))
+    }
+}
+
+impl Drop for Level {
+    fn drop(&mut self) {
+        if let Some(parent) = &self.parent {
+            parent.leave(self.weight(), self.hard.load(Relaxed));
+        }
     }
 }

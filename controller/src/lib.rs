@@ -50,11 +50,17 @@
 //! | 1 | within the flow's reserve: granted, no meter is touched | `forward_alloc` covers it: granted |
 //! | 2 | budget under pressure and above the reserve: only while `E > n_active * elastic of the flow` | add to the pool; each hard counter of the chain: refused -> suppress |
 //! | 3 | budget's `hard` | pool at or below `low`: leave pressure, granted |
-//! | 4 | a level is under pressure: only up to its fair level times the weight, or up to `min` | pool above `soft`: enter pressure, go on |
+//! | 4 | a level is under pressure: only up to its fair level times the weight, or up to `min`; until that is known, up to the budget's part or while the level is at or below soft | pool above `soft`: enter pressure, go on |
 //! | 5 | every level's `hard` | pool above `hard`: suppress |
 //! | 6 | granted; the soft test | queue below its guarantee: granted |
 //! | 7 | | no pressure, or `hard > nsock * pages of the socket`: granted; else suppress |
 //! | refused | undone exactly, counted at the level that refused | sender: cut sndbuf, and if `wmem + size >= sndbuf` force the charge; else undone |
+//!
+//! A child's *part* of a level is `hard * weight / weights of all children`, or what the maxima of
+//! the others leave of `hard` if that is more. The head room between soft and hard is for those
+//! below their part. So a reservation, which never sets the flag, is charged beyond a child's part
+//! only while the level is at or below `mins + (hard - mins) * soft / hard`, flagged or not (`mins`:
+//! the guarantees below it).
 //!
 //! Steps 2 to 5 of strict yield the largest prefix for a request in chunks; requests in bytes
 //! (admission, host caps, UDP) are all or nothing, and step 2 does not concern them: host caps are
@@ -94,6 +100,18 @@
 //!   falls while above.
 //! - *The fair level divides the scaled soft threshold* ([`Level::soft_effective`]), the one the
 //!   flag goes by.
+//! - *Between a level's flag and its first fair level* somebody has to hold the greedy back, for a
+//!   hog fills the head room in less than a turn (94 connections and their windows in 0.2 ms), and
+//!   what it took is acknowledged or reserved for good. The parts do, in the same step as the flag;
+//!   and they do while a computed level says that all fit.
+//! - *Reservations stop, too*: "admission is all or nothing against hard" let a hog of weight 10
+//!   fill the host with idle flows, after which those of weight 1000 could not grow by a page.
+//! - *The fair level leaves an eighth* ([`Budget::as_child`]) on top of what each uses: with exactly
+//!   `sum(min(usage, x * weight)) <= soft` a level at its soft threshold has no bound to publish, and
+//!   who came first keeps what it has, weights or not.
+//! - *The fair level is in fractions of a page*: whole pages a unit of weight are zero when there are
+//!   more units than pages, and then all are above their share. It counts a child's `min` whole, as
+//!   the level does.
 //! - *Waking a flow that was refused though there was room* (its share, the half-open bound) needs
 //!   a release since, and at most 16 in a turn: else "wake while headroom >= need" would spin, or
 //!   visit everybody each turn.

@@ -1,8 +1,9 @@
 //! The strict rules' own meter of a budget: plain numbers, owned by one worker.
 
-use crate::level::{Level, SoftTest};
+use crate::level::{Level, SoftTest, Static};
 use crate::limits::Limits;
-use crate::units::{CHUNK_SIZE, Instant, PAGE_SIZE, pages};
+use crate::share::Asking;
+use crate::units::{CHUNK_SIZE, Instant, PAGE_SIZE, pages, scale};
 
 /// Why a charge was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,10 +59,12 @@ pub(crate) struct Meter {
     pub(crate) refused: bool,
     /// The event of this run of refusals was made.
     refusing: bool,
-    /// What the levels above were told of `fixed` and `idle`, pages.
-    told_fixed: u64,
-    told_idle: u64,
+    /// What the levels above were told.
+    told: Static,
 }
+
+/// What one level allows a child to grow by, in pages.
+pub(crate) type Rule<'a> = &'a dyn Fn(&Level, Asking) -> u64;
 
 impl Meter {
     pub(crate) fn new(limits: Limits, min: u64, weight: u32) -> Self {
@@ -86,8 +89,7 @@ impl Meter {
             failcnt: 0,
             refused: false,
             refusing: false,
-            told_fixed: 0,
-            told_idle: 0,
+            told: Static::default(),
         };
         meter.rescale(None);
         meter
@@ -126,7 +128,11 @@ impl Meter {
         if let Some(parent) = parent
             && up > 0
         {
-            self.allows(parent, up)?;
+            let rule: Rule<'_> = match test {
+                SoftTest::Now => &Level::fair_room,
+                SoftTest::Later => &Level::reservation_room,
+            };
+            self.allows(parent, up, rule)?;
             parent.charge_below(up, None, test).map_err(|at| self.refuse_seen(at))?;
         }
         self.set_usage(usage);
@@ -149,7 +155,7 @@ impl Meter {
         // A racing worker may take the room between the look and the charge; then look again, at
         // most a few times.
         for _ in 0..4 {
-            let (room, by) = self.room_for_charge(parent);
+            let (room, by) = self.room_for_charge(parent, &Level::fair_room);
             let fits = u32::try_from(room / CHUNK_SIZE).unwrap_or(u32::MAX).min(want);
             if fits > 0 && self.charge(parent, u64::from(fits) * CHUNK_SIZE, SoftTest::Now).is_err()
             {
@@ -209,7 +215,7 @@ impl Meter {
     // ---- room ----
 
     /// Bytes one more charge could take now, and what bounds it.
-    pub(crate) fn room_for_charge(&self, parent: Option<&Level>) -> (u64, Refusal) {
+    pub(crate) fn room_for_charge(&self, parent: Option<&Level>, rule: Rule<'_>) -> (u64, Refusal) {
         let mut room = self.limits.hard_bytes().saturating_sub(self.bytes);
         let mut by = Refusal::Hard;
         let Some(parent) = parent else { return (room, by) };
@@ -224,21 +230,18 @@ impl Meter {
         for (at, level) in parent.chain_to(None).enumerate() {
             bound(level.free(), Refusal::Ancestor(at as u8));
         }
-        bound(self.share_room(parent), Refusal::Share);
+        bound(self.share_room(parent, rule), Refusal::Share);
         (room, by)
     }
 
-    /// Pages the fair levels above let this budget grow by (H5): no bound at a level without
-    /// pressure.
-    fn share_room(&self, parent: &Level) -> u64 {
+    /// Pages that a rule of all levels above lets this budget grow by (H5).
+    fn share_room(&self, parent: &Level, rule: Rule<'_>) -> u64 {
         let mut room = u64::MAX;
-        let mut child = (self.charged_up(self.usage), self.weight);
+        let held = self.charged_up(self.usage);
+        let mut child = Asking { held, weight: self.weight, hard: self.limits.hard };
         for level in parent.chain_to(None) {
-            if level.under_pressure() {
-                let allowed = level.share().saturating_mul(u64::from(child.1));
-                room = room.min(allowed.saturating_sub(child.0));
-            }
-            child = (level.usage(), level.weight());
+            room = room.min(rule(level, child));
+            child = level.asking();
         }
         room
     }
@@ -247,8 +250,8 @@ impl Meter {
     pub(crate) fn over_share(&self, parent: &Level) -> bool {
         let mut child = (self.usage, self.weight);
         for level in parent.chain_to(None) {
-            let allowed = level.share().saturating_mul(u64::from(child.1));
-            if level.under_pressure() && child.0 > allowed && self.usage > self.min {
+            let over = child.0 > level.share().of(child.1);
+            if over && level.under_pressure() && self.usage > self.min {
                 return true;
             }
             child = (level.usage(), level.weight());
@@ -261,9 +264,9 @@ impl Meter {
         self.room.saturating_mul(PAGE_SIZE)
     }
 
-    /// Whether the fair levels above let this budget grow by `up` pages.
-    pub(crate) fn allows(&self, parent: &Level, up: u64) -> Result<(), Refusal> {
-        if up > 0 && up > self.share_room(parent) { Err(Refusal::Share) } else { Ok(()) }
+    /// Whether a rule of all levels above lets this budget grow by `up` pages.
+    pub(crate) fn allows(&self, parent: &Level, up: u64, rule: Rule<'_>) -> Result<(), Refusal> {
+        if up > 0 && up > self.share_room(parent, rule) { Err(Refusal::Share) } else { Ok(()) }
     }
 
     /// A level above refused and has counted it.
@@ -288,36 +291,37 @@ impl Meter {
         let calm = fixed + self.idle / PAGE_SIZE;
         self.enter_at = calm.saturating_add(scale(self.room, soft, hard));
         self.leave_at = calm.saturating_add(scale(self.room, low, hard));
-        let (fixed, idle) = self.static_pages();
-        let (by_fixed, by_idle) = (diff(fixed, self.told_fixed), diff(idle, self.told_idle));
+        let now = self.static_pages();
         if let Some(parent) = parent {
-            parent.shift_static(by_fixed, by_idle, None);
+            parent.shift_static(now - self.told, None);
         }
-        (self.told_fixed, self.told_idle) = (fixed, idle);
+        self.told = now;
     }
 
-    /// What the levels above count as this budget's fixed and idle parts, pages. A guarantee is a
+    /// What the levels above count as this budget's fixed and idle parts. A guarantee is a
     /// reservation there, used or not, as a flow's reserve is here.
-    fn static_pages(&self) -> (u64, u64) {
+    fn static_pages(&self) -> Static {
         let fixed = pages(self.fixed);
-        let calm = fixed + self.idle / PAGE_SIZE;
-        (self.charged_up(fixed), self.charged_up(calm) - self.charged_up(fixed))
+        let calm = self.charged_up(fixed + self.idle / PAGE_SIZE);
+        let fixed = self.charged_up(fixed);
+        Static { fixed: fixed as i64, idle: (calm - fixed) as i64, min: self.min as i64 }
     }
 
-    /// The levels from `from` up to `end` forget this budget's fixed and idle parts, those from
-    /// `to` learn them.
+    /// The levels from `from` up to `end` forget what they were told of this budget, those from
+    /// `to` learn it.
     pub(crate) fn move_static(
         &self,
         from: Option<&Level>,
         to: Option<&Level>,
         end: Option<&Level>,
     ) {
-        let (fixed, idle) = (self.told_fixed as i64, self.told_idle as i64);
         if let Some(from) = from {
-            from.shift_static(-fixed, -idle, end);
+            from.shift_static(Static::default() - self.told, end);
+            from.leave(self.weight, self.limits.hard);
         }
         if let Some(to) = to {
-            to.shift_static(fixed, idle, end);
+            to.shift_static(self.told, end);
+            to.join(self.weight, self.limits.hard);
         }
     }
 
@@ -335,22 +339,4 @@ impl Meter {
     pub(crate) fn flag_due(&self) -> bool {
         if self.flag { self.usage <= self.leave_at } else { self.usage > self.enter_at }
     }
-}
-
-/// `room * part / hard`, rounded down.
-fn scale(room: u64, part: u64, hard: u64) -> u64 {
-    if hard == 0 {
-        return 0;
-    }
-    match room.checked_mul(part) {
-        Some(product) => product / hard,
-        None => {
-            let wide = u128::from(room) * u128::from(part) / u128::from(hard);
-            u64::try_from(wide).unwrap_or(u64::MAX)
-        }
-    }
-}
-
-fn diff(new: u64, old: u64) -> i64 {
-    new.wrapping_sub(old) as i64
 }

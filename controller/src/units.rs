@@ -17,6 +17,20 @@ pub const fn pages(bytes: u64) -> u64 {
     bytes.div_ceil(PAGE_SIZE)
 }
 
+/// `room * part / hard`, rounded down.
+pub(crate) fn scale(room: u64, part: u64, hard: u64) -> u64 {
+    if hard == 0 {
+        return 0;
+    }
+    match room.checked_mul(part) {
+        Some(product) => product / hard,
+        None => {
+            let wide = u128::from(room) * u128::from(part) / u128::from(hard);
+            u64::try_from(wide).unwrap_or(u64::MAX)
+        }
+    }
+}
+
 /// A point on the caller's monotonic clock, in nanoseconds. The controller reads no clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Instant(pub u64);

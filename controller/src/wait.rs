@@ -13,6 +13,8 @@ pub(crate) struct Waiter {
     pub(crate) key: u64,
     /// Bytes it waits for.
     pub(crate) need: u64,
+    /// It waits for a reservation.
+    pub(crate) admission: bool,
     /// Bytes there were when it began to wait.
     pub(crate) room: u64,
     /// The budget's count of releases when it was refused.

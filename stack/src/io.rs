@@ -78,7 +78,7 @@ pub trait Host {
     fn shutdown_write(&mut self, flow: FlowId);
     fn set_caps(&mut self, flow: FlowId, caps: HostCaps);
     /// Lowers the caps; returns what the socket may hold until it has drained: the larger of `caps` and what SO_MEMINFO
-    /// says it holds.
+    /// says it holds, or what the caps were if it does not say.
     fn lower_caps(&mut self, flow: FlowId, caps: HostCaps) -> HostCaps;
     /// The flow is over; the id is not used again.
     fn close(&mut self, flow: FlowId, how: Close);

@@ -31,6 +31,8 @@ mod ipv6;
 mod ndp;
 mod parked;
 mod persecond;
+#[cfg(test)]
+mod queue_tests;
 mod ranges;
 mod reassembly;
 mod relay;

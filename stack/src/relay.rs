@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use skbudget_controller::{Budget, Instant, Ledger, Rules};
+use skbudget_controller::{Budget, Counter, Instant, Ledger, Rules};
 
 use crate::chunk::PAYLOAD;
 use crate::config::HOST_FLOOR;
@@ -260,6 +260,10 @@ fn lower_to(ends: &mut Ends<'_>, to: HostCaps, mem: &mut Mem<'_>) {
         return;
     }
     let held = ends.host.lower_caps(ends.id, to);
+    if held.sndbuf > before.sndbuf || held.rcvbuf > before.rcvbuf {
+        // Its caps did not hold it: the kernel's own overshoot, which nothing here can take back.
+        mem.budget.count(mem.ledger.member(), Counter::HostMemExcess, 1);
+    }
     let after =
         HostCaps { sndbuf: held.sndbuf.min(before.sndbuf), rcvbuf: held.rcvbuf.min(before.rcvbuf) };
     let by = (before.sndbuf - after.sndbuf) + (before.rcvbuf - after.rcvbuf);

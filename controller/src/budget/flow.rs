@@ -3,8 +3,8 @@
 
 use super::{Budget, Rules};
 use crate::ledger::{FlowSizes, Ledger, MemberId, RxKind};
-use crate::level::SoftTest;
-use crate::meter::Refusal;
+use crate::level::{Level, SoftTest};
+use crate::meter::{Refusal, Rule};
 use crate::units::Instant;
 
 impl Budget {
@@ -294,9 +294,21 @@ impl Budget {
             return u64::MAX;
         }
         match self.rules {
-            Rules::Strict => self.meter.room_for_charge(self.chain.leaf.as_deref()).0,
+            Rules::Strict => self.room(&Level::fair_room),
             Rules::Linux => self.linux_headroom(),
         }
+    }
+
+    /// As [`Self::headroom`] for a reservation: what a new flow is guaranteed.
+    pub fn admission_room(&self) -> u64 {
+        match self.rules {
+            Rules::Strict => self.room(&Level::reservation_room),
+            Rules::Linux => self.headroom(),
+        }
+    }
+
+    fn room(&self, rule: Rule<'_>) -> u64 {
+        self.meter.room_for_charge(self.chain.leaf.as_deref(), rule).0
     }
 
     /// Bytes that autotuning may still spread into: up to where soft pressure begins, never beyond

@@ -133,7 +133,16 @@ impl Budget {
         if let Some(level) = mine
             && up > 0
         {
-            self.meter.allows(level, up)?;
+            // What the levels above both hold grows by the difference only.
+            let keeps = |at: &Level| {
+                let above = common.is_some_and(|c| c.chain_to(None).any(|l| core::ptr::eq(l, at)));
+                above && up <= down
+            };
+            let rule = |at: &Level, child| match keeps(at) {
+                true => at.published_room(child),
+                false => at.fair_room(child),
+            };
+            self.meter.allows(level, up, &rule)?;
             level
                 .charge_below(up, common, SoftTest::Later)
                 .map_err(|at| self.meter.refuse_seen(at))?;

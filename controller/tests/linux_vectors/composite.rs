@@ -7,7 +7,7 @@ use skbudget_controller::composite::{
 };
 use skbudget_controller::linux::Kind::{Rmem, Wmem};
 use skbudget_controller::linux::{Chain, Pool, Sock};
-use skbudget_controller::share::{fair_level, proportional_allows};
+use skbudget_controller::share::{Child, Share, fair_level, proportional_allows};
 use skbudget_controller::{Instant, Level, LevelConfig, Limits};
 
 fn hundred_mib() -> Composite {
@@ -85,17 +85,38 @@ fn vectors_99_to_101_the_first_form_of_the_share() {
     }
 }
 
+fn level_of(children: &[(u64, u32)], soft: u64) -> Share {
+    let child = |&(usage, weight): &(u64, u32)| Child { usage, min: 0, weight };
+    fair_level(&children.iter().map(child).collect::<Vec<_>>(), soft)
+}
+
 #[test]
 fn the_fair_level_fills_from_below() {
     let mut children = vec![(100, 1); 10];
     children[0] = (19_101, 1);
-    assert_eq!(fair_level(&children, 20_000), 19_100, "S13");
+    assert_eq!(level_of(&children, 20_000).of(1), 19_100, "S13");
     children[1] = (5100, 1);
-    assert_eq!(fair_level(&children, 20_000), 14_100, "S13, next tick");
-    assert_eq!(fair_level(&[(10, 1), (10, 2)], 20), u64::MAX, "all fit");
-    assert_eq!(fair_level(&[(100, 1), (100, 3)], 100), 25, "weights");
-    assert_eq!(fair_level(&[], 0), u64::MAX);
-    assert_eq!(fair_level(&[(5, 1)], 0), 0);
+    assert_eq!(level_of(&children, 20_000).of(1), 14_100, "S13, next tick");
+    assert_eq!(level_of(&[(10, 1), (10, 2)], 20), Share::NONE, "all fit");
+    assert_eq!(level_of(&[(100, 1), (100, 3)], 100).of(1), 25, "weights");
+    assert_eq!(level_of(&[], 0), Share::NONE);
+    assert_eq!(level_of(&[(5, 1)], 0).of(1), 0);
+}
+
+#[test]
+fn weights_beyond_the_number_of_pages_still_divide_them() {
+    let share = level_of(&[(1000, 1000), (1000, 3000)], 1000);
+    assert_eq!((share.of(1000), share.of(3000)), (250, 750));
+    assert_eq!((Share::NONE.of(1), Share::pages(7).of(3)), (u64::MAX, 21));
+}
+
+#[test]
+fn a_guarantee_takes_its_whole_size_from_what_is_divided() {
+    let guaranteed = Child { usage: 10, min: 40, weight: 1 };
+    let greedy = Child { usage: 100, min: 0, weight: 1 };
+    assert_eq!(fair_level(&[guaranteed, greedy], 100).of(1), 60);
+    assert_eq!(fair_level(&[guaranteed, greedy], 140), Share::NONE);
+    assert_eq!(fair_level(&[guaranteed, greedy], 50).of(1), 10, "less than the guarantee");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The strict rules once more, with no running sums: every number is computed from the flows when
 //! it is asked for.
 
+use skbudget_controller::share::Share;
 use skbudget_controller::{FlowSizes, LevelConfig, Limits, MemberStats};
 
 pub(crate) const CHUNK: u64 = 4096;
@@ -75,14 +76,17 @@ pub(crate) struct Domain {
     pub(crate) max_eff: u64,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 pub(crate) struct Group {
     pub(crate) parent: Option<usize>,
     pub(crate) limits: LevelConfig,
-    pub(crate) share: u64,
+    pub(crate) share: Share,
     pub(crate) flag: bool,
     pub(crate) max_eff: u64,
 }
+
+/// What a level counts for a child, its weight, its hard.
+pub(crate) type Child = (u64, u64, u64);
 
 #[derive(Clone, Default)]
 pub(crate) struct Naive {
@@ -152,6 +156,70 @@ impl Naive {
 
     // ---- answers ----
 
+    fn level_mins(&self, level: usize) -> u64 {
+        self.below(level).map(|d| self.domains[d].min).sum()
+    }
+    fn level_hards(&self, level: usize) -> u64 {
+        let own = self.domains.iter().filter(|d| d.parent == Some(level)).map(|d| d.limits.hard);
+        let groups = self.groups.iter().filter(|g| g.parent == Some(level)).map(|g| g.limits.hard);
+        own.sum::<u64>() + groups.sum::<u64>()
+    }
+    pub(crate) fn as_child(&self, level: usize) -> Child {
+        (self.level_usage(level), 1, self.groups[level].limits.hard)
+    }
+    fn level_weights(&self, level: usize) -> u64 {
+        let own = self.domains.iter().filter(|d| d.parent == Some(level)).map(|d| d.weight);
+        let groups = self.groups.iter().filter(|g| g.parent == Some(level)).count();
+        own.sum::<u64>() + groups as u64
+    }
+    /// Pages at which the level's flag is set.
+    fn level_soft(&self, level: usize) -> u64 {
+        let LevelConfig { soft, hard, .. } = self.groups[level].limits;
+        let fixed = self.level_fixed(level);
+        fixed + self.level_idle(level) + hard.saturating_sub(fixed) * soft / hard
+    }
+    /// Where reservations of those beyond their part end.
+    fn level_reserved(&self, level: usize) -> u64 {
+        let LevelConfig { soft, hard, .. } = self.groups[level].limits;
+        let mins = self.level_mins(level);
+        mins + hard.saturating_sub(mins) * soft / hard
+    }
+
+    /// Whether a child that holds `child.0`, with weight `child.1` and hard `child.2`, may grow by
+    /// `up`: within its part of the level's hard, or while the level stays at or below `most`.
+    fn spreads(&self, level: usize, child: Child, up: u64, most: u64) -> bool {
+        let hard = self.groups[level].limits.hard;
+        let by_weight = hard * child.1 / self.level_weights(level);
+        let part = by_weight.max(hard.saturating_sub(self.level_hards(level) - child.2));
+        child.0 + up <= part || self.level_usage(level) + up <= most
+    }
+
+    /// As `spreads`, once the level is flagged; the fair level takes the place of that when it
+    /// bounds. `grows`: the level does, too.
+    pub(crate) fn level_fair(&self, level: usize, child: Child, up: u64, grows: bool) -> bool {
+        let Group { flag, share, .. } = self.groups[level];
+        match share {
+            _ if !flag => true,
+            Share::NONE => !grows || self.spreads(level, child, up, self.level_soft(level)),
+            share => child.0 + up <= share.of(child.1 as u32),
+        }
+    }
+
+    /// As `chain_ok` for reservations.
+    pub(crate) fn reserve_ok(&self, domain: usize, bytes: u64) -> bool {
+        let d = &self.domains[domain];
+        let (before, after) = (self.usage(domain).max(d.min), pg(bytes).max(d.min));
+        let up = after - before;
+        let mut child = (before, d.weight, d.limits.hard);
+        let spread = |level: usize| {
+            let ok = self.spreads(level, child, up, self.level_reserved(level));
+            child = self.as_child(level);
+            ok
+        };
+        let spread = up == 0 || self.chain(domain).into_iter().all(spread);
+        self.chain_ok(domain, bytes) && spread
+    }
+
     /// Whether domain may go from what it holds to `bytes`, by hard limits and the levels' shares.
     pub(crate) fn chain_ok(&self, domain: usize, bytes: u64) -> bool {
         let d = &self.domains[domain];
@@ -163,16 +231,17 @@ impl Naive {
             return false;
         }
         let up = after.max(d.min) - before.max(d.min);
-        up == 0 || self.levels_ok(&self.chain(domain), (before.max(d.min), d.weight), up)
+        up == 0
+            || self.levels_ok(&self.chain(domain), (before.max(d.min), d.weight, d.limits.hard), up)
     }
 
-    pub(crate) fn levels_ok(&self, chain: &[usize], child: (u64, u64), up: u64) -> bool {
+    fn levels_ok(&self, chain: &[usize], child: Child, up: u64) -> bool {
         let mut child = child;
         chain.iter().all(|&level| {
             let group = &self.groups[level];
             let usage = self.level_usage(level);
-            let fair = !group.flag || child.0 + up <= group.share.saturating_mul(child.1);
-            child = (usage, 1);
+            let fair = self.level_fair(level, child, up, true);
+            child = self.as_child(level);
             fair && usage + up <= group.limits.hard
         })
     }
@@ -204,7 +273,7 @@ impl Naive {
         d.flag
             || self.chain(domain).iter().any(|&level| {
                 let group = &self.groups[level];
-                let over = child.0 > group.share.saturating_mul(child.1);
+                let over = child.0 > group.share.of(child.1 as u32);
                 child = (self.level_usage(level), 1);
                 group.flag && over && self.usage(domain) > d.min
             })

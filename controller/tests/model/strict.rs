@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use skbudget_controller::share::Share;
 use skbudget_controller::{
     Budget, BudgetConfig, Counter, Event, Instant, Ledger, Level, LevelConfig, Limits, MemberId,
     MemberStats, Rules, RxKind, SockLimits,
@@ -72,7 +73,7 @@ impl World {
             naive.groups.push(Group {
                 parent,
                 limits,
-                share: u64::MAX,
+                share: Share::NONE,
                 flag: false,
                 max_eff: hard,
             });
@@ -262,7 +263,7 @@ impl World {
                 bytes
             }
             Op::Compact { budget, member } => {
-                let ok = self.naive.chain_ok(budget, self.naive.bytes(budget) + 64);
+                let ok = self.naive.reserve_ok(budget, self.naive.bytes(budget) + 64);
                 let id = MemberId(member as u16);
                 assert_eq!(self.budgets[budget].charge_compact(id, 64, now), ok);
                 self.naive.domains[budget].members[member].compact += if ok { 64 } else { 0 };
@@ -341,6 +342,9 @@ impl World {
             let bytes = naive.bytes(at);
             assert!(naive.chain_ok(at, bytes + room), "{what}: headroom of {at}");
             assert!(room == 0 || !naive.chain_ok(at, bytes + room + 1), "{what}: headroom");
+            let room = budget.admission_room();
+            assert!(naive.reserve_ok(at, bytes + room), "{what}: room to admit of {at}");
+            assert!(room == 0 || !naive.reserve_ok(at, bytes + room + 1), "{what}: to admit");
             self.check_events(at, enters, what);
         }
         for (at, level) in self.levels.iter().enumerate() {

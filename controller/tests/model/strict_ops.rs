@@ -1,6 +1,6 @@
 //! Operations on flows and budgets: the model's answer first, then the controller's.
 
-use skbudget_controller::share::fair_level;
+use skbudget_controller::share::{Child, Share, fair_level};
 use skbudget_controller::{Budget, Instant, Ledger, MemberId, RxKind, transfer};
 
 use crate::naive::{CHUNK, Flow, SIZES};
@@ -13,7 +13,7 @@ impl World {
         let sock = u64::from(SIZES.sock);
         let naive = &self.naive;
         let half = naive.half_open(budget) + sock <= naive.domains[budget].limits.hard * 4096 / 8;
-        let ok = half && naive.chain_ok(budget, naive.bytes(budget) + sock);
+        let ok = half && naive.reserve_ok(budget, naive.bytes(budget) + sock);
         let now = self.now();
         let answer = self.budgets[budget].admit(MemberId(member as u16), &SIZES, now);
         assert_eq!(answer.is_ok(), ok, "admit {answer:?}");
@@ -34,7 +34,7 @@ impl World {
         after.host += u64::from(SIZES.host_floor);
         let budget = after.budget;
         let bytes = self.naive.bytes(budget) + after.held() - before;
-        let ok = self.naive.chain_ok(budget, bytes);
+        let ok = self.naive.reserve_ok(budget, bytes);
         let now = self.now();
         let ledger = self.ledgers[at].as_mut().unwrap();
         let answer = self.budgets[budget].establish(ledger, now);
@@ -196,13 +196,15 @@ impl World {
             naive.chain(taker).into_iter().partition(|l| !naive.chain(giver).contains(l));
         if up > 0 && giver != taker {
             let weight = naive.domains[taker].weight;
-            let mut child = (old.max(min), weight);
+            let mut child = (old.max(min), weight, naive.domains[taker].limits.hard);
             for level in naive.chain(taker) {
-                let group = &naive.groups[level];
-                if group.flag && child.0 + up > group.share.saturating_mul(child.1) {
+                // What the levels above both hold does not grow: the part is not asked for.
+                let grows =
+                    below.contains(&level) || after.level_usage(level) > naive.level_usage(level);
+                if !naive.level_fair(level, child, up, grows) {
                     return false;
                 }
-                child = (naive.level_usage(level), 1);
+                child = naive.as_child(level);
             }
         }
         let fits = |level: &usize| {
@@ -249,19 +251,20 @@ impl World {
         let mut children = Vec::new();
         for (at, domain) in self.naive.domains.iter().enumerate() {
             if domain.parent == Some(level) {
-                children.push((self.naive.usage(at).max(domain.min), domain.weight as u32));
+                let (usage, min) = (self.naive.usage(at), domain.min);
+                children.push(Child { usage, min, weight: domain.weight as u32 });
             }
         }
         for at in 0..self.naive.groups.len() {
             if self.naive.groups[at].parent == Some(level) {
-                children.push((self.naive.level_usage(at), 1));
+                children.push(Child { usage: self.naive.level_usage(at), min: 0, weight: 1 });
             }
         }
         let soft = self.levels[level].soft_effective();
-        let share = if bound { fair_level(&children, soft) } else { u64::MAX };
+        let share = if bound { fair_level(&children, soft) } else { Share::NONE };
         self.levels[level].publish_share(share);
         self.naive.groups[level].share = share;
-        share
+        share.of(1)
     }
 
     pub(crate) fn move_budget(&mut self, budget: usize, to: Option<usize>) -> u64 {

@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use skbudget_controller::share::fair_level;
+use skbudget_controller::share::{Child, Share, fair_level};
 use skbudget_controller::{
     Budget, BudgetConfig, FlowSizes, Instant, Ledger, Level, LevelConfig, Limits, MemberId,
     Pressure, Refusal, Rules, RxKind, SockLimits, transfer,
@@ -25,7 +25,6 @@ const NOW: Instant = Instant(1);
 struct Seat {
     budget: Budget,
     member: MemberId,
-    weight: u32,
 }
 
 pub(crate) struct World {
@@ -146,7 +145,7 @@ impl World {
         let mut budget = Budget::new(config, parent).expect("a budget");
         let dev = option(rest, "dev").map_or(0, num);
         let member = budget.add_member(dev).expect("its device queue fits");
-        self.seats.insert(name.to_owned(), Seat { budget, member, weight });
+        self.seats.insert(name.to_owned(), Seat { budget, member });
     }
 
     fn many(&mut self, n: u64, how: &str, budget: &str) {
@@ -243,12 +242,12 @@ impl World {
         if let ["share" | "publish", level, ..] = words {
             let level = self.levels[*level].clone();
             let share = match words[2..] {
-                ["max"] => u64::MAX,
-                [x] => num(x),
+                ["max"] => Share::NONE,
+                [x] => Share::pages(num(x)),
                 _ => fair_level(&self.children(), level.soft_effective()),
             };
             level.publish_share(share);
-            return Some(share.to_string());
+            return Some(share.of(1).to_string());
         }
         let [what, name, rest @ ..] = words else { return None };
         let parent = rest.first().and_then(|level| self.levels.get(*level).cloned());
@@ -279,9 +278,12 @@ impl World {
         Some(answer)
     }
 
-    fn children(&self) -> Vec<(u64, u32)> {
-        let seats = self.seats.values();
-        seats.map(|s| (s.budget.meter_stats(NOW).usage_bytes / 4096, s.weight)).collect()
+    fn children(&self) -> Vec<Child> {
+        let child = |Seat { budget, .. }: &Seat| {
+            let usage = budget.meter_stats(NOW).usage_bytes / 4096;
+            Child { usage, ..budget.as_child() }
+        };
+        self.seats.values().map(child).collect()
     }
 
     fn transfer(&mut self, from: &str, to: &str, n: u32) -> String {

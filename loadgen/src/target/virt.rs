@@ -8,8 +8,8 @@ mod loads;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use skbudget_controller::share::fair_level;
-use skbudget_controller::{Counter, Instant, MemberStats, PAGE_SIZE};
+use skbudget_controller::share::{Share, fair_level};
+use skbudget_controller::{Counter, Instant, MemberStats};
 use skbudget_stack::sim::{BudgetId, World};
 
 use self::build::{Cast, Player};
@@ -212,21 +212,13 @@ fn share(world: &World, cast: &mut Cast) {
         (false, None) => return,
         (false, Some(_)) => {
             cast.shared_ns = None;
-            host.publish_share(u64::MAX);
+            host.publish_share(Share::NONE);
             return;
         }
     }
-    let usage = |(id, _): &(BudgetId, String)| {
-        let budget = world.budget(*id);
-        (budget.meter_stats(world.now()).usage_bytes / PAGE_SIZE, weight(cast, *id))
-    };
-    let all: Vec<(u64, u32)> = cast.budgets.iter().map(usage).collect();
+    let all: Vec<_> = cast.budgets.iter().map(|(id, _)| world.budget(*id).as_child()).collect();
     host.publish_share(fair_level(&all, host.soft_effective()));
     cast.shared_ns = Some(now);
-}
-
-fn weight(cast: &Cast, budget: BudgetId) -> u32 {
-    cast.players.iter().find(|p| p.budget == budget).map_or(1, |p| p.plan.weight)
 }
 
 fn moved(world: &World, p: &Player) -> u64 {

@@ -48,6 +48,8 @@ struct Slot {
     to: Option<SocketAddr>,
     /// Effective SO_SNDBUF.
     sndbuf: u32,
+    /// What is charged for it: its caps, or more until it has drained.
+    charged: HostCaps,
     /// The guest's stream is complete: all of it was written, and its end.
     complete: bool,
 }
@@ -73,8 +75,9 @@ impl HostSockets {
             unpaced(&stream);
         }
         unclamp(&stream);
-        let sndbuf = getsockopt(&stream, sockopt::SndBuf)?;
-        self.watch(flow, stream, None, sndbuf as u32)
+        let sndbuf = getsockopt(&stream, sockopt::SndBuf)? as u32;
+        let rcvbuf = getsockopt(&stream, sockopt::RcvBuf)? as u32;
+        self.watch(flow, stream, None, HostCaps { sndbuf, rcvbuf })
     }
 
     /// The container is gone. From now on a reset spares those whose guest had said everything: what the kernel still
@@ -99,13 +102,18 @@ impl HostSockets {
         self.open
     }
 
-    /// What the kernel holds in their queues right now: to be compared with what is charged as `host`.
-    pub(crate) fn queued_bytes(&self) -> u64 {
-        let slots = self.slots.iter().flatten();
-        slots
-            .filter_map(|slot| sys::socket_queued_bytes(slot.stream.as_fd()).ok())
-            .map(|(sent, received)| u64::from(sent) + u64::from(received))
-            .sum()
+    /// What the kernel holds in their queues right now, to be compared with what is charged as `host`; and of how many
+    /// sockets that is more than is charged.
+    pub(crate) fn queued(&self) -> (u64, u64) {
+        let (mut bytes, mut above) = (0, 0);
+        for slot in self.slots.iter().flatten() {
+            let Ok((sent, received)) = sys::socket_queued_bytes(slot.stream.as_fd()) else {
+                continue;
+            };
+            bytes += u64::from(sent) + u64::from(received);
+            above += u64::from(sent > slot.charged.sndbuf || received > slot.charged.rcvbuf);
+        }
+        (bytes, above)
     }
 
     fn watch(
@@ -113,7 +121,7 @@ impl HostSockets {
         flow: FlowId,
         stream: TcpStream,
         to: Option<SocketAddr>,
-        sndbuf: u32,
+        caps: HostCaps,
     ) -> io::Result<()> {
         let fd = stream.as_raw_fd();
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -122,8 +130,8 @@ impl HostSockets {
         if index >= self.slots.len() {
             self.slots.resize_with(index + 1, || None);
         }
-        let (generation, complete) = (flow.generation, false);
-        let slot = Slot { generation, stream, to, sndbuf, complete };
+        let (generation, sndbuf, charged) = (flow.generation, caps.sndbuf, caps);
+        let slot = Slot { generation, stream, to, sndbuf, charged, complete: false };
         let before = self.slots[index].replace(slot);
         debug_assert!(before.is_none(), "{flow:?} has a socket already");
         self.open += usize::from(before.is_none());
@@ -168,7 +176,7 @@ impl HostSockets {
         }
         unclamp(&fd);
         // Registered only now: an unconnected socket reports a hang-up.
-        self.watch(flow, TcpStream::from(fd), Some(to), caps.sndbuf).map_err(|e| map_io(&e))
+        self.watch(flow, TcpStream::from(fd), Some(to), caps).map_err(|e| map_io(&e))
     }
 }
 
@@ -240,19 +248,25 @@ impl Host for HostSockets {
 
     fn set_caps(&mut self, flow: FlowId, caps: HostCaps) {
         if let Some(slot) = self.slot(flow) {
-            slot.sndbuf = caps.sndbuf;
+            (slot.sndbuf, slot.charged) = (caps.sndbuf, caps);
             set_buffers(&slot.stream, caps);
             unclamp(&slot.stream);
         }
     }
 
     fn lower_caps(&mut self, flow: FlowId, caps: HostCaps) -> HostCaps {
+        let Some(before) = self.slot(flow).map(|slot| slot.charged) else { return caps };
         self.set_caps(flow, caps);
-        let Ok(stream) = self.stream(flow) else { return caps };
+        let Some(slot) = self.slot(flow) else { return caps };
         // The kernel keeps what it holds; without an answer it is taken to hold all it may.
         let (sent, received) =
-            sys::socket_queued_bytes(stream.as_fd()).unwrap_or((u32::MAX, u32::MAX));
-        HostCaps { sndbuf: caps.sndbuf.max(sent), rcvbuf: caps.rcvbuf.max(received) }
+            sys::socket_queued_bytes(slot.stream.as_fd()).unwrap_or((before.sndbuf, before.rcvbuf));
+        let held = HostCaps { sndbuf: caps.sndbuf.max(sent), rcvbuf: caps.rcvbuf.max(received) };
+        slot.charged = HostCaps {
+            sndbuf: held.sndbuf.min(before.sndbuf),
+            rcvbuf: held.rcvbuf.min(before.rcvbuf),
+        };
+        held
     }
 
     fn close(&mut self, flow: FlowId, how: Close) {

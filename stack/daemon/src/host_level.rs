@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mio::Waker;
-use skbudget_controller::share::fair_level;
+use skbudget_controller::share::{Child, Share, fair_level};
 use skbudget_controller::{Instant, Level, LevelStats, PAGE_SIZE, Pressure};
 
 use crate::stats::Meter;
@@ -23,8 +23,8 @@ pub(crate) struct HostLevel {
 #[derive(Debug)]
 struct Seen {
     waker: Arc<Waker>,
-    /// Usage in pages and weight of its budgets, as it last said.
-    budgets: Vec<(u64, u32)>,
+    /// Its budgets, as it last said.
+    budgets: Vec<Child>,
 }
 
 impl HostLevel {
@@ -43,7 +43,7 @@ impl HostLevel {
         &self,
         own: usize,
         shared: &mut Option<Instant>,
-        budgets: impl FnOnce() -> Vec<(u64, u32)>,
+        budgets: impl FnOnce() -> Vec<Child>,
         now: Instant,
     ) -> bool {
         match (self.level.under_pressure(), *shared) {
@@ -54,7 +54,7 @@ impl HostLevel {
             }
             (false, Some(_)) => {
                 *shared = None;
-                self.level.publish_share(u64::MAX);
+                self.level.publish_share(Share::NONE);
             }
             (false, None) => {}
         }
@@ -70,7 +70,7 @@ impl HostLevel {
         true
     }
 
-    fn share(&self, own: usize, budgets: Vec<(u64, u32)>) {
+    fn share(&self, own: usize, budgets: Vec<Child>) {
         let mut workers = self.workers();
         if let Some(seen) = workers.get_mut(own) {
             seen.budgets = budgets;

@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
 use mio::{Events, Poll, Waker};
-use skbudget_controller::{Budget, Event, Instant, PAGE_SIZE};
+use skbudget_controller::{Budget, Event, Instant};
 use skbudget_stack::tap::SCRATCH_BYTES;
 use skbudget_stack::{ChunkPool, Ready, WakeKey};
 
@@ -68,7 +68,6 @@ pub(crate) struct Worker {
 #[derive(Debug)]
 struct BudgetSeat {
     name: String,
-    weight: u32,
     budget: Budget,
     /// Seats by member.
     members: Vec<Option<u16>>,
@@ -264,7 +263,7 @@ impl Worker {
     fn wake(&mut self, now: Instant) {
         if let Some(host) = &self.host {
             let owners = self.budgets.iter().flatten();
-            let usage = || owners.map(|owner| owner.usage_and_weight(now)).collect();
+            let usage = || owners.map(|owner| owner.budget.as_child()).collect();
             // Memory given back by one budget may be what another one waits for.
             if host.on_turn(self.index, &mut self.shared, usage, now) || self.called {
                 self.touched = (0..self.budgets.len()).collect();
@@ -342,10 +341,6 @@ impl Worker {
 }
 
 impl BudgetSeat {
-    fn usage_and_weight(&self, now: Instant) -> (u64, u32) {
-        (self.budget.meter_stats(now).usage_bytes / PAGE_SIZE, self.weight)
-    }
-
     /// At most one line in `LOG_EVERY`, with what was left out before it.
     fn log(&mut self, event: Event, now: Instant) {
         if self.logged.is_some_and(|at| now.since(at) < LOG_EVERY) {

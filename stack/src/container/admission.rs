@@ -80,7 +80,10 @@ impl Container {
         };
         let ledger = match self.admit(cx.budget, cx.now) {
             Ok(ledger) => Ok(ledger),
-            Err(_) if self.demote(cx, self.config.sizes.total()) || self.abort_orphan(cx) => {
+            Err(_)
+                if self.demote(cx, self.config.sizes.total(), Budget::admission_room)
+                    || self.abort_orphan(cx) =>
+            {
                 self.admit(cx.budget, cx.now)
             }
             Err(e) => Err(e),
@@ -177,7 +180,7 @@ impl Container {
         if self.parked.set_waiting(id) {
             cx.budget.count(self.member, Counter::AdmissionDelayed, 1);
         }
-        cx.budget.wait(self.parked_key(id).0, self.config.sizes.total());
+        cx.budget.wait_for_admission(self.parked_key(id).0, self.config.sizes.total());
     }
 
     /// A published port accepted a connection from `peer`: a flow towards `guest_port` of the guest begins, in the
@@ -219,7 +222,7 @@ impl Container {
     pub fn can_accept(&self, budget: &Budget) -> bool {
         self.parked.waiting() == 0
             && self.flows.len() < self.config.flows_max
-            && budget.headroom() >= self.config.sizes.total()
+            && budget.admission_room() >= self.config.sizes.total()
     }
 
     fn link(&self, tuple: &Tuple, budget: &Budget) -> Link {

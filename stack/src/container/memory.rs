@@ -67,7 +67,7 @@ impl Container {
             }
             return;
         }
-        if self.demote(cx, CHUNK_SIZE) {
+        if self.demote(cx, CHUNK_SIZE, Budget::headroom) {
             flow.tcb.rcv.moved = true;
             self.mark(flow);
         } else if !flow.waiting {
@@ -77,12 +77,12 @@ impl Container {
     }
 
     /// Writes off credit of idle flows, the longest idle first, and lowers the caps of their host sockets to the floor,
-    /// until there is room for `need` bytes. What they advertised stays advertised: if it comes due, the charge is
+    /// until `room` is `need` bytes. What they advertised stays advertised: if it comes due, the charge is
     /// asked for again. False: that gave no room.
-    pub(super) fn demote(&mut self, cx: &mut Ctx<'_>, need: u64) -> bool {
+    pub(super) fn demote(&mut self, cx: &mut Ctx<'_>, need: u64, room: fn(&Budget) -> u64) -> bool {
         let mut freed = false;
         // The room decides, not what was written off: the part within a flow's reserve gives none.
-        while cx.budget.headroom() < need {
+        while room(cx.budget) < need {
             let Some((since, id)) = self.idle.pop_front() else { return false };
             if !self.flows.get(id).is_some_and(|flow| is_idle_since(flow, since)) {
                 continue;
@@ -166,7 +166,7 @@ impl Container {
     /// SYNs wait for room, and nobody else will come to ask idle flows for theirs.
     pub(super) fn demote_for_parked(&mut self, cx: &mut Ctx<'_>) {
         if self.parked.waiting() > 0 {
-            self.demote(cx, self.config.sizes.total());
+            self.demote(cx, self.config.sizes.total(), Budget::admission_room);
         }
     }
 

@@ -3,17 +3,11 @@
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
 
-use skbudget_controller::{CHUNK_SIZE, FlowSizes, MemberId, Rules};
+use skbudget_controller::{CHUNK_SIZE, MemberId, Rules};
 
 use super::*;
+use crate::queue_tests::{NOW, byte, two_flows};
 use crate::seeded::{Seeded, Setting, each_seed};
-
-const SIZES: FlowSizes = FlowSizes { sock: 1536, rmem_min: 4096, wmem_min: 4096, host_floor: 8192 };
-const NOW: Instant = Instant(1);
-
-fn byte(position: u64) -> u8 {
-    (position.wrapping_mul(0x9e37_79b9) >> 13) as u8
-}
 
 struct World {
     setting: Setting,
@@ -32,15 +26,7 @@ struct World {
 
 impl World {
     fn new(setting: Setting) -> Self {
-        let mut budget = setting.budget();
-        let member = budget.add_member(0).unwrap();
-        let mut flow = || {
-            let mut ledger = budget.admit(member, &SIZES, NOW).unwrap();
-            budget.establish(&mut ledger, NOW).unwrap();
-            // A failed assertion is not to be followed by that of a ledger dropped.
-            ManuallyDrop::new(ledger)
-        };
-        let (ledger, other) = (flow(), flow());
+        let (budget, member, [ledger, other]) = two_flows(setting);
         Self {
             setting,
             budget,

@@ -306,19 +306,17 @@ fn linux_window(
 
 #[cfg(test)]
 mod tests {
-    use skbudget_controller::FlowSizes;
-
     use super::*;
     use crate::chunk::ChunkPool;
+    use crate::queue_tests::{NOW, SIZES};
     use crate::seeded::Setting;
 
     #[test]
     fn a_hole_filled_beyond_an_edge_that_was_taken_back_leaves_a_closed_window() {
         let mut budget = Setting::Linux.budget();
         let member = budget.add_member(0).unwrap();
-        let sizes = FlowSizes { sock: 1536, rmem_min: 4096, wmem_min: 4096, host_floor: 8192 };
-        let now = Instant(1);
-        let mut ledger = budget.admit(member, &sizes, now).unwrap();
+        let now = NOW;
+        let mut ledger = budget.admit(member, &SIZES, now).unwrap();
         let mut pool = ChunkPool::new();
         let mut rcv = Rcv::new(1460, 7);
         rcv.advance_edge(&mut budget, &mut ledger, now);

@@ -199,6 +199,23 @@ fn under_pressure_a_flow_asks_for_nothing_beyond_its_reserve() {
 }
 
 #[test]
+fn a_host_socket_that_holds_more_than_is_charged_for_it_is_counted() {
+    for (held, excess) in [(4096, 0), (1 << 20, 1)] {
+        let mut rig = Rig::with(Setup::default());
+        let mut peer = Peer::open(&mut rig);
+        rig.send(peer.data(b"x"));
+        let charged = rig.flow(peer.flow).unwrap().host_bytes;
+        rig.sock(peer.flow).keeps = held;
+        // Idle: its caps go down, as far as it is empty.
+        rig.pass(1500);
+        let left = rig.flow(peer.flow).unwrap().host_bytes;
+        assert_eq!((left < charged, left > charged), (excess == 0, false), "{charged} {left}");
+        assert_eq!(rig.counter(Counter::HostMemExcess), excess);
+        end(&mut rig);
+    }
+}
+
+#[test]
 fn under_pressure_a_socket_that_keeps_its_memory_is_not_asked_for_it_at_every_segment() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);

@@ -5,10 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use skbudget_controller::Instant;
-use skbudget_stack::HostCaps;
 use skbudget_stack::sim::{
-    App, Buffers, BulkRecv, BulkSend, NeverRead, Open, Probe, ProbePlan, Rng, Server, SmolGuest,
-    Tally, World,
+    ACCEPTED_CAPS, App, Buffers, BulkRecv, BulkSend, NeverRead, Open, Probe, ProbePlan, Rng,
+    Server, SmolGuest, Tally, World,
 };
 
 use super::apps::{FreshProbe, HoardSome, Make, SendSome, SlowRead, Timed};
@@ -200,8 +199,7 @@ pub(super) fn knock(world: &mut World, p: &Player) {
     });
     for i in 0..count.unwrap_or(0) {
         let peer = SocketAddr::new(IpAddr::V4(OUTSIDE), 10_000 + i as u16);
-        let caps = HostCaps { sndbuf: 64 << 10, rcvbuf: 64 << 10 };
-        let _ = world.accept(node, ACCEPT, peer, Server::pusher(None), caps);
+        let _ = world.accept(node, ACCEPT, peer, Server::pusher(None), ACCEPTED_CAPS);
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread;
 
-use skbudget_controller::{Budget, BudgetConfig, Instant, Limits};
+use skbudget_controller::{Budget, BudgetConfig, Counter, Instant, Limits};
 use skbudget_stack::{Container, FlowInfo, Tap};
 
 use super::{BudgetSeat, Seat, Shared, Worker};
@@ -139,11 +139,9 @@ impl Worker {
         own: bool,
     ) -> Result<usize, DaemonError> {
         let level = self.host.as_ref().map(|host| Arc::clone(&host.level));
-        let weight = config.weight;
         let budget = Budget::new(config, level).map_err(DaemonError::Limits)?;
         let seat = BudgetSeat {
             name,
-            weight,
             budget,
             members: Vec::new(),
             own,
@@ -223,10 +221,20 @@ impl Worker {
         at.map(|at| at as u16).ok_or_else(|| DaemonError::NoSuchContainer(name.to_owned()))
     }
 
-    fn report(&self, meminfo: bool, now: Instant) -> Report {
+    fn report(&mut self, meminfo: bool, now: Instant) -> Report {
+        let mut held = vec![None; self.seats.len()];
+        for (held, seat) in held.iter_mut().zip(&self.seats).filter(|_| meminfo) {
+            let Some(seat) = seat else { continue };
+            let (bytes, above) = seat.host.queued();
+            *held = Some(bytes);
+            if let Some(owner) = &mut self.budgets[seat.budget] {
+                owner.budget.count(seat.stack.member(), Counter::HostMemExcess, above);
+            }
+        }
         let owners = || self.budgets.iter().flatten();
-        let seats = self.seats.iter().flatten();
-        let report = |seat: &Seat| {
+        let seats = self.seats.iter().zip(held);
+        let report = |(seat, host_meminfo_bytes): (&Option<Seat>, Option<u64>)| {
+            let seat = seat.as_ref()?;
             let owner = self.budgets[seat.budget].as_ref()?;
             let member = owner.budget.member_stats(seat.stack.member());
             let stack = seat.stack.stats();
@@ -241,7 +249,7 @@ impl Worker {
                 bytes_to_guest: stack.bytes_to_guest,
                 frames_from_guest: stack.frames_from_guest,
                 frames_to_guest: stack.frames_to_guest,
-                host_meminfo_bytes: meminfo.then(|| seat.host.queued_bytes()),
+                host_meminfo_bytes,
                 host_sockets: seat.host.open() as u64,
                 cpu_ns: seat.cpu_ns,
                 turns: seat.turns,
