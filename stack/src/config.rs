@@ -210,6 +210,7 @@ impl ContainerConfig {
         Link {
             mss,
             segment_max,
+            mss_default: if ipv6 { MSS_DEFAULT_V6 } else { MSS_DEFAULT_V4 },
             offload: self.offload,
             keepalive: self.keepalive,
             user_timeout: self.user_timeout,
@@ -225,6 +226,10 @@ impl ContainerConfig {
         if self.offload { self.dev_queue_bytes / 2 } else { frames.min(self.dev_queue_bytes) / 2 }
     }
 }
+
+/// RFC 9293 section 3.7.1.
+const MSS_DEFAULT_V4: u16 = 536;
+const MSS_DEFAULT_V6: u16 = 1220;
 
 /// IP and TCP header without options.
 pub(crate) const HEADERS_V4: u16 = 40;

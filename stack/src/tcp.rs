@@ -37,8 +37,6 @@ use state::{Cause, State};
 
 /// Smallest MSS a guest can make us use (Linux' tcp_min_snd_mss).
 const MSS_MIN: u16 = 48;
-/// RFC 9293 section 3.7.1: without the option.
-const MSS_DEFAULT: u16 = 536;
 /// Milliseconds in which a loop that has much to do comes back to a device at the latest.
 const TURN_MS: u64 = 10;
 /// Shift of our windows: 65535 << 7 is above every window the budget grants.
@@ -83,6 +81,8 @@ pub(crate) struct Link {
     pub(crate) mss: u16,
     /// Largest payload of one segment to the guest, options not taken off (MTU - 40).
     pub(crate) segment_max: u16,
+    /// MSS of a guest that does not say its own.
+    pub(crate) mss_default: u16,
     /// Super-frames up to 64 KiB may be sent.
     pub(crate) offload: bool,
     pub(crate) keepalive: Duration,
@@ -150,7 +150,7 @@ impl Tcb {
     }
 
     fn new(link: Link, state: State, iss: Seq, now: Instant) -> Self {
-        let mss = u32::from(link.segment_max.min(MSS_DEFAULT));
+        let mss = u32::from(link.segment_max.min(link.mss_default));
         Self {
             state,
             snd: Snd::new(iss, mss, link.congestion),
@@ -182,7 +182,8 @@ impl Tcb {
             Some(shift) => self.snd.wscale = shift,
             None => self.rcv.wscale = 0,
         }
-        let mss = options.mss.unwrap_or(MSS_DEFAULT).max(MSS_MIN).min(self.link.segment_max);
+        let mss =
+            options.mss.unwrap_or(self.link.mss_default).max(MSS_MIN).min(self.link.segment_max);
         let ts_len = if self.ts.is_some() { 12 } else { 0 };
         self.snd.mss = u32::from(mss.saturating_sub(ts_len).max(1));
         self.snd.cc = congestion::Congestion::new(self.link.congestion, self.snd.mss, self.snd.iss);

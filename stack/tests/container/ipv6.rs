@@ -465,3 +465,16 @@ fn a_syn_without_an_answer_is_said_over_ipv6_again() {
     rig.send(Seg { flags: RST, seq: 1001, ..HELLO.syn(40_000, 80) });
     rig.assert_empty();
 }
+
+#[test]
+fn a_guest_that_does_not_say_its_segment_size_gets_what_every_ipv6_link_carries() {
+    let mut rig = Rig::new();
+    let hello = Hello { v6: true, mss: None, sack_ok: false, ..Hello::default() };
+    let mut peer = Peer::open_with(&mut rig, 40_000, &hello);
+    let said = rig.host_says(peer.flow, &bytes(3000));
+    assert!(said.iter().all(|seg| seg.data.len() <= 1220), "{said:?}");
+    assert_eq!(said[0].data.len(), 1220, "RFC 9293 section 3.7.1");
+    peer.hear(&said);
+    rig.send(peer.rst());
+    rig.assert_empty();
+}

@@ -12,6 +12,9 @@ use crate::talk::{ACK, CE, CWR, ECE, ECT_0, FIN, PSH, RST, SYN, Say, Talk, URG};
 /// Longer than the first retransmission or probe, shorter than the second.
 const ONE_TIMEOUT: Duration = Duration::from_millis(330);
 
+/// Longer than the second one, shorter than the third.
+const TWO_TIMEOUTS: Duration = Duration::from_millis(900);
+
 pub(crate) type Script = fn(&mut Talk);
 
 pub(crate) const SCRIPTS: &[(&str, Script)] = &[
@@ -207,6 +210,64 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         t.listen(ONE_TIMEOUT);
         t.ask(&Say::new(ACK, 1, 1).wnd(1000));
     }),
+    ("a window of zero, and nothing else", |t| {
+        let mut server = t.open();
+        t.ask(&Say::new(ACK, 1, 1).wnd(0));
+        server.write_all(b"hello").unwrap();
+        t.listen(TWO_TIMEOUTS);
+        t.ask(&Say::new(ACK, 1, 1).wnd(0));
+    }),
+    ("three times the same ACK", |t| {
+        let mut server = t.open();
+        for _ in 0..5 {
+            server.write_all(&[7; 1000]).unwrap();
+            t.listen(Duration::from_millis(3));
+        }
+        t.forget();
+        (0..2).for_each(|_| t.say(&Say::new(ACK, 1, 1)));
+        t.ask(&Say::new(ACK, 1, 1));
+        t.ask(&Say::new(ACK, 1, 5001));
+    }),
+    ("a SACK of what was never said", |t| {
+        let mut server = t.open_with(&[2, 4, 5, 180, 4, 2]);
+        server.write_all(b"hello").unwrap();
+        t.listen(Duration::from_millis(20));
+        let block = t.irs.wrapping_add(100_000);
+        let sack = [&[5, 10][..], &block.to_be_bytes(), &block.wrapping_add(500).to_be_bytes()];
+        (0..3).for_each(|_| t.say(&Say::new(ACK, 1, 1).options(&sack.concat())));
+        t.ask(&Say::new(ACK, 1, 1).options(&sack.concat()));
+        t.ask(&Say::new(ACK, 1, 6));
+    }),
+    // In pieces.
+    ("a SYN in fragments", |t| {
+        t.say_in_pieces(&syn_with_data(), &[0, 24]);
+        t.listen(Duration::from_millis(60));
+    }),
+    ("a SYN in fragments, the last first", |t| {
+        t.say_in_pieces(&syn_with_data(), &[40, 24, 0]);
+        t.listen(Duration::from_millis(60));
+    }),
+    ("a SYN whose header is cut in two", |t| {
+        t.say_in_pieces(&syn_with_data(), &[0, 16]);
+        t.listen(Duration::from_millis(60));
+    }),
+    ("a SYN of which the last fragment is missing", |t| {
+        let segment = t.segment(&syn_with_data());
+        t.say_piece(&segment, 0, 24);
+        t.listen(Duration::from_millis(60));
+    }),
+    ("a SYN whose fragments overlap", |t| {
+        let segment = t.segment(&syn_with_data());
+        t.say_piece(&segment, 0, 40);
+        t.say_piece(&segment, 32, segment.len());
+        t.listen(Duration::from_millis(60));
+    }),
+    ("data in fragments", |t| {
+        let mut server = t.open();
+        t.say_in_pieces(&Say::new(ACK | PSH, 1, 1).data(b"hello, world in pieces"), &[24, 0]);
+        t.listen(Duration::from_millis(60));
+        t.server_heard(&mut server);
+    }),
     // Ends.
     ("the guest ends, then the server", |t| {
         let mut server = t.open();
@@ -276,6 +337,10 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
     ("timestamps of every length", |t| bad_lengths(t, 8, 10)),
     ("an option nobody knows, of every length", |t| bad_lengths(t, 200, 99)),
 ];
+
+fn syn_with_data() -> Say {
+    Say::new(SYN, 0, 0).options(&[2, 4, 5, 180]).data(&[7; 40])
+}
 
 fn at_closed(t: &mut Talk, flags: u8) {
     t.aim_at_closed_port();

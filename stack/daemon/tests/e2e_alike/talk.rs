@@ -11,7 +11,8 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use skbudget_stack::sim::smoltcp::wire::{
-    EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, TcpPacket, checksum,
+    EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket,
+    checksum,
 };
 
 use crate::bench::Bare;
@@ -32,6 +33,12 @@ const OUR_MAC: [u8; 6] = [0x52, 0x55, 0x0a, 0, 2, 2];
 const GUEST_MAC: [u8; 6] = [2, 0x67, 0x75, 0x65, 0x73, 0x74];
 const GUEST: [u8; 4] = [10, 0, 2, 100];
 const GATEWAY: [u8; 4] = [10, 0, 2, 2];
+const GUEST6: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+const GATEWAY6: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
+const TCP: u8 = 6;
+const FRAGMENT: u8 = 44;
+/// Of ICMPv6: what is below is an error, what is not is neighbours finding each other.
+const INFORMATION: u8 = 128;
 
 /// Our initial sequence number, and what the other's is taken for while it is not known.
 const ISS: u32 = 1_000_000;
@@ -78,6 +85,7 @@ impl Say {
 pub(crate) struct Talk {
     wire: File,
     listener: TcpListener,
+    v6: bool,
     port: u16,
     remote: u16,
     pub(crate) irs: u32,
@@ -87,12 +95,13 @@ pub(crate) struct Talk {
 }
 
 impl Talk {
-    pub(crate) fn new(bare: &Bare, index: u16) -> Self {
-        let listener = bare.listen();
+    pub(crate) fn new(bare: &Bare, v6: bool, index: u16) -> Self {
+        let listener = bare.listen(v6);
         let remote = listener.local_addr().unwrap().port();
         let mut talk = Self {
             wire: bare.wire.as_fd().try_clone_to_owned().unwrap().into(),
             listener,
+            v6,
             port: 40_000 + index,
             remote,
             irs: UNKNOWN_IRS,
@@ -127,7 +136,29 @@ impl Talk {
     }
 
     pub(crate) fn say(&mut self, say: &Say) {
-        let frame = self.frame(say);
+        let frame = self.packet(TCP, 0, say.ecn, &self.segment(say));
+        self.wire.write_all(&frame).unwrap();
+    }
+
+    /// In fragments that begin at these offsets of the segment, multiples of eight, in the order given.
+    pub(crate) fn say_in_pieces(&mut self, say: &Say, begins: &[usize]) {
+        let segment = self.segment(say);
+        for &begin in begins {
+            let next = begins.iter().copied().filter(|other| *other > begin).min();
+            self.say_piece(&segment, begin, next.unwrap_or(segment.len()));
+        }
+    }
+
+    /// One fragment of a segment.
+    pub(crate) fn say_piece(&mut self, segment: &[u8], begin: usize, end: usize) {
+        let (more, part) = (end < segment.len(), &segment[begin..end]);
+        let frame = if self.v6 {
+            let word = begin as u16 | u16::from(more);
+            let header = [&[TCP, 0][..], &word.to_be_bytes(), &[0, 0], &self.port.to_be_bytes()];
+            self.packet(FRAGMENT, 0, 0, &[&header.concat(), part].concat())
+        } else {
+            self.packet(TCP, (begin / 8) as u16 | u16::from(more) << 13, 0, part)
+        };
         self.wire.write_all(&frame).unwrap();
     }
 
@@ -182,18 +213,37 @@ impl Talk {
 
     fn hear(&mut self, frame: &[u8]) -> Option<String> {
         let eth = EthernetFrame::new_checked(frame).ok()?;
-        if eth.ethertype() != EthernetProtocol::Ipv4 {
-            return None;
+        let (src, dst, next, ecn, payload): (IpAddress, IpAddress, _, _, _) = match eth.ethertype()
+        {
+            EthernetProtocol::Ipv4 if !self.v6 => {
+                let ip = Ipv4Packet::new_checked(eth.payload()).ok()?;
+                (
+                    ip.src_addr().into(),
+                    ip.dst_addr().into(),
+                    ip.next_header(),
+                    ip.ecn(),
+                    ip.payload(),
+                )
+            }
+            EthernetProtocol::Ipv6 if self.v6 => {
+                let ip = Ipv6Packet::new_checked(eth.payload()).ok()?;
+                let ecn = ip.traffic_class() & 3;
+                (ip.src_addr().into(), ip.dst_addr().into(), ip.next_header(), ecn, ip.payload())
+            }
+            _ => return None,
+        };
+        match next {
+            IpProtocol::Tcp => {}
+            // Neighbours look for each other, routers for nobody.
+            IpProtocol::HopByHop => return None,
+            IpProtocol::Icmpv6 if payload[0] >= INFORMATION => return None,
+            IpProtocol::Icmpv6 => return Some(format!("{next} {}/{}", payload[0], payload[1])),
+            other => return Some(format!("{other}")),
         }
-        let ip = Ipv4Packet::new_checked(eth.payload()).ok()?;
-        if ip.next_header() != IpProtocol::Tcp {
-            return Some(format!("{}", ip.next_header()));
-        }
-        let tcp = TcpPacket::new_checked(ip.payload()).unwrap();
+        let tcp = TcpPacket::new_checked(payload).unwrap();
         if tcp.dst_port() != self.port {
             return None;
         }
-        let (src, dst) = (IpAddress::Ipv4(ip.src_addr()), IpAddress::Ipv4(ip.dst_addr()));
         assert!(tcp.verify_checksum(&src, &dst));
         let seq = tcp.seq_number().0.cast_unsigned();
         if tcp.syn() {
@@ -224,7 +274,7 @@ impl Talk {
         if !tcp.payload().is_empty() {
             text += &format!(" +{}", tcp.payload().len());
         }
-        if ip.ecn() != 0 {
+        if ecn != 0 {
             text += " ect";
         }
         Some(text)
@@ -246,7 +296,7 @@ impl Talk {
         self.log.push(format!("server {heard:?} {text}").trim_end().to_owned());
     }
 
-    fn frame(&self, say: &Say) -> Vec<u8> {
+    pub(crate) fn segment(&self, say: &Say) -> Vec<u8> {
         let number = |base: u32, offset: i64| base.wrapping_add(offset as u32).to_be_bytes();
         let mut tcp = Vec::new();
         tcp.extend(self.port.to_be_bytes());
@@ -261,18 +311,37 @@ impl Talk {
         tcp.extend(&say.options);
         tcp.extend(&say.data);
         let len = tcp.len() as u32;
-        let (src, dst) = (GUEST.into(), GATEWAY.into());
-        let pseudo = checksum::pseudo_header_v4(&src, &dst, IpProtocol::Tcp, len);
+        let pseudo = if self.v6 {
+            let (src, dst) = (GUEST6.into(), GATEWAY6.into());
+            checksum::pseudo_header_v6(&src, &dst, IpProtocol::Tcp, len)
+        } else {
+            let (src, dst) = (GUEST.into(), GATEWAY.into());
+            checksum::pseudo_header_v4(&src, &dst, IpProtocol::Tcp, len)
+        };
         let sum = !checksum::combine(&[pseudo, checksum::data(&tcp)]);
         let sum = if say.good_sum { sum } else { sum ^ 0x0101 };
         tcp[16..18].copy_from_slice(&sum.to_be_bytes());
-        let mut ip = vec![0x45, say.ecn];
-        ip.extend((20 + tcp.len() as u16).to_be_bytes());
-        ip.extend([0, 1, 0x40, 0, 64, 6, 0, 0]);
-        ip.extend(GUEST);
-        ip.extend(GATEWAY);
-        let sum = !checksum::data(&ip);
-        ip[10..12].copy_from_slice(&sum.to_be_bytes());
-        [&OUR_MAC[..], &GUEST_MAC, &[8, 0], &ip, &tcp].concat()
+        tcp
+    }
+
+    /// A frame; `word` is IPv4's flags and fragment offset.
+    fn packet(&self, next: u8, word: u16, ecn: u8, payload: &[u8]) -> Vec<u8> {
+        let (ethertype, ip) = if self.v6 {
+            let len = (payload.len() as u16).to_be_bytes();
+            let header = [&[0x60, ecn << 4, 0, 0][..], &len, &[next, 64], &GUEST6, &GATEWAY6];
+            ([0x86, 0xdd], header.concat())
+        } else {
+            let mut ip = vec![0x45, ecn];
+            ip.extend((20 + payload.len() as u16).to_be_bytes());
+            ip.extend(self.port.to_be_bytes());
+            ip.extend(word.to_be_bytes());
+            ip.extend([64, next, 0, 0]);
+            ip.extend(GUEST);
+            ip.extend(GATEWAY);
+            let sum = !checksum::data(&ip);
+            ip[10..12].copy_from_slice(&sum.to_be_bytes());
+            ([8, 0], ip)
+        };
+        [&OUR_MAC[..], &GUEST_MAC, &ethertype, &ip, payload].concat()
     }
 }

@@ -166,6 +166,8 @@ impl Bare {
         match far {
             Far::Kernel => {
                 let (netns, wire) = plain(GATEWAY, GUEST, GUEST_MAC, config.our_mac);
+                let v6 = || ipv6_up(GATEWAY6, GUEST6, GUEST_MAC);
+                attach::run_in(netns.as_fd(), v6).unwrap();
                 Self { wire, far: Some(netns), _daemon: None }
             }
             Far::Ours => {
@@ -176,13 +178,17 @@ impl Bare {
         }
     }
 
-    /// A listener that a guest reaches at 10.0.2.2.
-    pub(crate) fn listen(&self) -> TcpListener {
+    /// A listener that a guest reaches at the gateway's address.
+    pub(crate) fn listen(&self, v6: bool) -> TcpListener {
+        let (at, here): (IpAddr, IpAddr) = match v6 {
+            true => (GATEWAY6.into(), Ipv6Addr::LOCALHOST.into()),
+            false => (GATEWAY.into(), Ipv4Addr::LOCALHOST.into()),
+        };
         match &self.far {
             Some(netns) => {
-                attach::run_in(netns.as_fd(), || TcpListener::bind((GATEWAY, 0)).unwrap()).unwrap()
+                attach::run_in(netns.as_fd(), || TcpListener::bind((at, 0)).unwrap()).unwrap()
             }
-            None => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
+            None => TcpListener::bind((here, 0)).unwrap(),
         }
     }
 }
