@@ -28,6 +28,8 @@ const REFUSALS: &[&str] = &[
 
 /// Fills in what follows from the records: each container's cost, the groups, the fairness of the whole.
 pub fn derive(arm: &mut ArmResult, frame: Frame<'_>) {
+    let measured: Vec<Phase> = frame.phases.iter().map(|p| p.until(arm.ended_ns)).collect();
+    let frame = Frame { phases: &measured, ..frame };
     for c in &mut arm.containers {
         c.cost = cost(c, frame);
     }

@@ -222,6 +222,7 @@ fn run_one(
 ) -> Result<u8, Failure> {
     let target = target::find(target)?;
     let Basics { seed, set } = &options.basics;
+    let set = set.iter().map(|s| ("--set", s));
     let plan = run::plan(name, target.as_ref(), set, *seed)?;
     let label = label.unwrap_or(&plan.scenario);
     let default = || PathBuf::from(format!("out/{label}-{seed}"));

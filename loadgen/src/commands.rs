@@ -68,6 +68,7 @@ pub(crate) enum SchemaName {
     Result,
     Verdict,
     Scenario,
+    Compare,
 }
 
 impl Outputs {
@@ -99,6 +100,7 @@ pub(crate) fn dispatch(command: Command) -> Result<u8, Failure> {
             SchemaName::Result => include_str!("../schema/result.schema.json"),
             SchemaName::Verdict => include_str!("../schema/verdict.schema.json"),
             SchemaName::Scenario => include_str!("../schema/scenario.schema.json"),
+            SchemaName::Compare => include_str!("../schema/compare.schema.json"),
         }),
         Command::Explain { topic } => print(&explain::explain(topic.as_deref())?),
     }

@@ -73,17 +73,16 @@ impl Bench<'_> {
     }
 }
 
-/// `share`: whether the link has a rate to compare with (a real TAP has none). `own`: the scenario's own conditions.
+/// `own`: the scenario's own conditions.
 pub fn judge(
     arms: &[ArmResult],
     limits: Thresholds,
-    share: bool,
     own: &[GatePlan],
 ) -> (Vec<GateResult>, Verdict) {
     let mut gates = Vec::new();
     for arm in arms {
         let mut bench = Bench { arm, out: &mut gates };
-        sanity(&mut bench, share);
+        sanity(&mut bench);
         match arm.role {
             ArmRole::Control => control(&mut bench, own.iter().any(|g| g.arm == arm.name)),
             ArmRole::Subject => subject(&mut bench, limits),
@@ -133,13 +132,10 @@ fn verdict(gates: &[GateResult]) -> Verdict {
 }
 
 /// Does the run measure what it claims to?
-fn sanity(bench: &mut Bench<'_>, share: bool) {
-    let f = &bench.arm.fairness;
-    if share {
-        let seen = percent(f.solo_share_ppm);
-        let ok = f.solo_share_ppm >= SOLO_SHARE_PPM;
-        bench.gate(GateKind::Sanity, "goodput alone, of the link", ok, seen, ">= 80 %".to_owned());
-    }
+fn sanity(bench: &mut Bench<'_>) {
+    let alone = bench.arm.fairness.solo_share_ppm;
+    let (ok, seen) = (alone >= SOLO_SHARE_PPM, percent(alone));
+    bench.gate(GateKind::Sanity, "goodput alone, of the link", ok, seen, ">= 80 %".to_owned());
     let pairs = latency_pairs(bench.arm);
     let least = pairs.iter().map(|p| p.samples).min().unwrap_or(0);
     let ok = !pairs.is_empty() && pairs.iter().all(Pair::enough);
@@ -271,7 +267,7 @@ mod tests {
         ];
         arms[0].containers[0].counters.insert("PruneCalled".to_owned(), 7);
         arms.iter_mut().for_each(settle);
-        judge(&arms, EXACT, true, &[]).1.exit
+        judge(&arms, EXACT, &[]).1.exit
     }
 
     #[test]
@@ -293,7 +289,7 @@ mod tests {
     fn starved_without_memory_to_blame_is_no_proof() {
         let mut a = arm(ArmRole::Control, vec![container("v", Victim, [110, 1, 110], [2, 2, 2])]);
         settle(&mut a);
-        let (gates, verdict) = judge(&[a], EXACT, true, &[]);
+        let (gates, verdict) = judge(&[a], EXACT, &[]);
         assert_eq!(verdict.exit, 5);
         assert!(gates.iter().any(|g| g.name == "and for lack of memory" && !g.passed));
     }
@@ -303,7 +299,7 @@ mod tests {
         let mut a = arm(ArmRole::Subject, vec![container("v", Victim, [110; 3], [2; 3])]);
         a.containers[0].up_window_bytes[3] += 1;
         settle(&mut a);
-        let (gates, verdict) = judge(&[a], EXACT, true, &[]);
+        let (gates, verdict) = judge(&[a], EXACT, &[]);
         assert_eq!(verdict.exit, 5);
         assert!(gates.iter().any(|g| g.name == "conservation" && !g.passed));
     }
@@ -316,7 +312,7 @@ mod tests {
         }
         let mut a = arm(ArmRole::Subject, vec![c]);
         settle(&mut a);
-        let (gates, verdict) = judge(&[a], EXACT, true, &[]);
+        let (gates, verdict) = judge(&[a], EXACT, &[]);
         assert_eq!(verdict.exit, 3);
         assert!(gates.iter().any(|g| g.name == "least delivered ratio" && !g.passed));
     }
@@ -326,14 +322,14 @@ mod tests {
         let mut a = arm(ArmRole::Subject, vec![container("v", Victim, [110, 1, 110], [2; 3])]);
         a.generator_lag_p99_ns = LAG_NS + 1;
         settle(&mut a);
-        assert_eq!(judge(&[a.clone()], Thresholds::wall(), true, &[]).1.exit, 5);
+        assert_eq!(judge(&[a.clone()], Thresholds::wall(), &[]).1.exit, 5);
         a.containers[0].corrupt = 1;
         settle(&mut a);
-        assert_eq!(judge(&[a], Thresholds::wall(), true, &[]).1.exit, 3);
+        assert_eq!(judge(&[a], Thresholds::wall(), &[]).1.exit, 3);
     }
 
     #[test]
     fn no_gates_is_not_a_pass() {
-        assert_eq!(judge(&[], EXACT, true, &[]).1.exit, 5);
+        assert_eq!(judge(&[], EXACT, &[]).1.exit, 5);
     }
 }

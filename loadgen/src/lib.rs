@@ -20,6 +20,7 @@ pub mod export;
 pub mod gate;
 pub mod hdr;
 mod interrupt;
+mod machine;
 pub mod measure;
 pub mod merge;
 pub mod metrics;

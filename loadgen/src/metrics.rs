@@ -133,7 +133,7 @@ pub const METRICS: &[Metric] = &[
     bigger("goodput-all", Unit::BitsPerSecond, "all victims together beside the hog", |r, a| {
         let sum = victims(a).filter_map(|c| c.phases.get(CONTENDED));
         let sum: u64 = sum.map(|p| p.up_bytes + p.down_bytes).sum();
-        per_second(r, sum)
+        per_second(r, a, sum)
     }),
 ];
 
@@ -174,10 +174,10 @@ fn least_rate(
     pick: fn(&ContainerPhase) -> u64,
 ) -> Option<Reading> {
     let least = victims(arm).filter_map(|c| c.phases.get(CONTENDED)).map(pick).min()?;
-    per_second(result, least)
+    per_second(result, arm, least)
 }
 
-fn per_second(result: &RunResult, bytes: u64) -> Option<Reading> {
-    let ns = result.phases.get(CONTENDED)?.nanos();
+fn per_second(result: &RunResult, arm: &ArmResult, bytes: u64) -> Option<Reading> {
+    let ns = result.phases.get(CONTENDED)?.until(arm.ended_ns).nanos();
     Some(exact(bits_per_second(bytes, ns) as f64))
 }

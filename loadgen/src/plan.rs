@@ -219,6 +219,10 @@ impl ContainerPlan {
             _ => None,
         })
     }
+    /// It makes its segments by hand.
+    pub fn floods(&self) -> bool {
+        self.loads.iter().any(|l| matches!(l, Load::Flood { .. }))
+    }
     pub fn wants_up(&self) -> bool {
         self.loads.iter().any(|l| matches!(l, Load::Up { .. }))
     }
@@ -230,6 +234,13 @@ impl ContainerPlan {
 impl Phase {
     pub fn nanos(&self) -> u64 {
         self.end_ns - self.start_ns
+    }
+    /// What was measured of it in an arm that was stopped at `ended_ns`: nothing, if it had not begun.
+    #[must_use]
+    pub fn until(&self, ended_ns: Option<u64>) -> Self {
+        let end = ended_ns.unwrap_or(u64::MAX);
+        let (start_ns, end_ns) = (self.start_ns.min(end), self.end_ns.min(end));
+        Self { name: self.name.clone(), start_ns, end_ns }
     }
 }
 

@@ -70,7 +70,7 @@ fn judge(result: &RunResult, exprs: &[String]) -> Result<Vec<GateResult>, Failur
         let subjects = result.arms.iter().filter(|a| a.role == ArmRole::Subject);
         own.extend(subjects.map(|a| GatePlan { arm: a.name.clone(), expr: expr.clone() }));
     }
-    Ok(gate::judge(&result.arms, target.thresholds(&plan), target.has_link_rate(), &own).0)
+    Ok(gate::judge(&result.arms, target.thresholds(&plan), &own).0)
 }
 
 /// One number of which less is better; `None` is the worst there is.

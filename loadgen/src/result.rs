@@ -43,6 +43,15 @@ pub struct Meta {
     pub elapsed_ms: u64,
     pub os: String,
     pub cpus: u64,
+    /// `null`, as the two below, where the machine does not say.
+    #[serde(default)]
+    pub cpu_model: Option<String>,
+    /// The kernel's release.
+    #[serde(default)]
+    pub kernel: Option<String>,
+    /// Of the processors' frequency; several by commas.
+    #[serde(default)]
+    pub governor: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -55,6 +64,9 @@ pub struct ArmResult {
     pub containers: Vec<ContainerResult>,
     /// 99 % of the probes were looked at by the generator within this of their intended start; 0 in virtual time.
     pub generator_lag_p99_ns: u64,
+    /// The arm was stopped then, and was measured until then; `null`: it ran to its end.
+    #[serde(default)]
+    pub ended_ns: Option<u64>,
     /// Filled in by `analyse`.
     pub fairness: Fairness,
     /// The containers of each group taken together; filled in by `analyse`.

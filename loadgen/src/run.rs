@@ -9,22 +9,23 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use crate::analyse::{self, Frame};
 use crate::exit::Failure;
 use crate::gate;
+use crate::machine;
 use crate::plan::Plan;
 use crate::result::{ArmResult, Meta, RunResult, SCHEMA};
 use crate::scenario::Scenario;
 use crate::target::{Control, Target};
 
-/// The plan of a scenario with these settings, if the target carries it: what is wrong with any of them is said before
-/// a place is made for what comes of it.
+/// The plan of a scenario with these settings, each with the option it was given by, if the target carries it: what is
+/// wrong with any of them is said before a place is made for what comes of it.
 pub fn plan<'a>(
     scenario: &str,
     target: &dyn Target,
-    set: impl IntoIterator<Item = &'a String>,
+    set: impl IntoIterator<Item = (&'a str, &'a String)>,
     seed: u64,
 ) -> Result<Plan, Failure> {
     let mut scenario = Scenario::find(scenario, target.name())?;
-    for assignment in set {
-        scenario.set(assignment)?;
+    for (option, assignment) in set {
+        scenario.set_by(option, assignment)?;
     }
     let plan = scenario.plan(seed)?;
     target.check(&plan)?;
@@ -41,12 +42,13 @@ pub fn run(plan: &Plan, target: &dyn Target, control: Control<'_>) -> Result<Run
     for arm in &mut arms {
         analyse::derive(arm, Frame { phases: &plan.phases, window_ns: plan.window_ns });
     }
-    let interrupted = control.stop.load(Ordering::Relaxed);
+    let planned = target.arms(plan).len();
+    let interrupted = arms.len() < planned || arms.iter().any(|a| a.ended_ns.is_some());
     let (gates, verdict) = if interrupted {
         // Half a run is no verdict.
         (Vec::new(), gate::interrupted())
     } else {
-        gate::judge(&arms, target.thresholds(plan), target.has_link_rate(), &plan.gates)
+        gate::judge(&arms, target.thresholds(plan), &plan.gates)
     };
     Ok(RunResult {
         schema: SCHEMA.to_owned(),
@@ -66,20 +68,43 @@ pub fn run(plan: &Plan, target: &dyn Target, control: Control<'_>) -> Result<Run
             loadgen_version: env!("CARGO_PKG_VERSION").to_owned(),
             started_unix_ms,
             elapsed_ms: clock.elapsed().as_millis() as u64,
-            os: std::env::consts::OS.to_owned(),
-            cpus: thread::available_parallelism().map_or(1, |n| n.get() as u64),
+            ..machine::look()
         },
     })
 }
 
+/// Those of which there is something: of a run that was stopped that may be the first alone, or the first in part.
 fn run_arms(
     plan: &Plan,
     target: &dyn Target,
     control: Control<'_>,
 ) -> Result<Vec<ArmResult>, Failure> {
+    let mut done = Vec::new();
+    for outcome in outcomes(plan, target, control) {
+        match outcome {
+            Err(Failure::Interrupted) => {}
+            other => done.push(other?),
+        }
+    }
+    if done.is_empty() { Err(Failure::Interrupted) } else { Ok(done) }
+}
+
+fn outcomes(
+    plan: &Plan,
+    target: &dyn Target,
+    control: Control<'_>,
+) -> Vec<Result<ArmResult, Failure>> {
     let arms = target.arms(plan);
     if !target.parallel() {
-        return arms.iter().map(|arm| target.run_arm(plan, arm, control)).collect();
+        let mut outcomes = Vec::new();
+        for arm in &arms {
+            let failed = outcomes.last().is_some_and(Result::is_err);
+            if failed || control.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            outcomes.push(target.run_arm(plan, arm, control));
+        }
+        return outcomes;
     }
     thread::scope(|scope| {
         let runs: Vec<_> = arms

@@ -38,7 +38,11 @@ impl Scenario {
 
     /// `key=value`: a parameter of the scenario, or a path like `group.hog.count`.
     pub fn set(&mut self, assignment: &str) -> Result<(), Failure> {
-        self.source.set(assignment)
+        self.set_by("--set", assignment)
+    }
+    /// The same from another option of the command line, which is the one that errors name.
+    pub fn set_by(&mut self, option: &str, assignment: &str) -> Result<(), Failure> {
+        self.source.set(option, assignment)
     }
     /// Names and values of what the scenario calls its parameters.
     pub fn params(&self) -> Result<Vec<(String, toml::Value)>, Failure> {

@@ -75,10 +75,8 @@ pub fn sweep(
         return Err(Failure::Usage(format!("--param '{param}': 1 to {VALUES_MAX} values")));
     }
     // All of them make plans before the first is run.
-    let plans = values
-        .iter()
-        .map(|v| study.plan(&[format!("{key}={v}")]))
-        .collect::<Result<Vec<_>, _>>()?;
+    let plans =
+        values.iter().map(|v| study.plan(&format!("{key}={v}"))).collect::<Result<Vec<_>, _>>()?;
     let out = study.place("sweep", &plans[0])?;
     let mut points = Vec::new();
     for (value, plan) in values.iter().zip(&plans) {
@@ -215,13 +213,15 @@ fn passes(result: &RunResult) -> bool {
 }
 
 impl Study<'_> {
-    fn plan(&self, more: &[String]) -> Result<Plan, Failure> {
-        run::plan(self.scenario, self.target, self.set.iter().chain(more), self.seed)
+    /// With one more value, `key=value`.
+    fn plan(&self, param: &String) -> Result<Plan, Failure> {
+        let set = self.set.iter().map(|s| ("--set", s)).chain([("--param", param)]);
+        run::plan(self.scenario, self.target, set, self.seed)
     }
 
     /// Only the arms that are judged: what a search asks is not whether a control starves.
     fn subject(&self, key: &str, value: &str) -> Result<Plan, Failure> {
-        let mut plan = self.plan(&[format!("{key}={value}")])?;
+        let mut plan = self.plan(&format!("{key}={value}"))?;
         plan.arms.retain(|a| a.role == ArmRole::Subject);
         if !self.target.arms(&plan).iter().any(|a| a.role == ArmRole::Subject) {
             let (scenario, target) = (self.scenario, self.target.name());

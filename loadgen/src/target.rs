@@ -28,8 +28,6 @@ pub trait Target: fmt::Debug + Sync {
     fn thresholds(&self, plan: &Plan) -> Thresholds;
     /// Arms share nothing, so that they may run side by side.
     fn parallel(&self) -> bool;
-    /// The link has a rate that a victim alone can be held to.
-    fn has_link_rate(&self) -> bool;
     /// Can this plan be carried out, here and by this process? Asked before anything is set up or written.
     fn check(&self, _plan: &Plan) -> Result<(), Failure> {
         Ok(())

@@ -173,8 +173,8 @@ pub fn locked<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Opens and closes the phases of these meters and of the probe at their times; returns when the last book is closed
-/// or the run was stopped.
+/// Opens and closes the phases of these meters and of the probe at their times; returns when the last book is closed.
+/// When the run is stopped before, everything that is open is closed then.
 pub fn keep_time(
     shared: &Shared,
     phases: &[Phase],
@@ -191,6 +191,11 @@ pub fn keep_time(
     marks.sort_unstable();
     for (at, what, i) in marks {
         if !shared.clock.sleep_until(at, &shared.stop) {
+            let now = shared.clock.now();
+            meters.iter().for_each(|m| locked(m).stop(now));
+            if let Some(ledger) = probe {
+                (0..phases.len()).for_each(|i| ledger.close(i, now));
+            }
             return;
         }
         match what {
@@ -205,17 +210,16 @@ pub fn keep_time(
     }
 }
 
-/// Carries out orders, in the namespace they name.
-pub fn obey(orders: &Orders) -> Result<Report, String> {
-    let Some(path) = &orders.netns else { return Ok(work(orders)) };
+/// Carries out orders, in the namespace they name, until their end or that of `shared`.
+pub fn obey(orders: &Orders, shared: &Shared) -> Result<Report, String> {
+    let Some(path) = &orders.netns else { return Ok(work(orders, shared)) };
     let netns =
         skbudget::attach::open_netns(path).map_err(|e| format!("open {}: {e}", path.display()))?;
     let fd = std::os::fd::AsFd::as_fd(&netns);
-    skbudget::attach::run_in(fd, || work(orders)).map_err(|e| e.to_string())
+    skbudget::attach::run_in(fd, || work(orders, shared)).map_err(|e| e.to_string())
 }
 
-fn work(orders: &Orders) -> Report {
-    let shared = Shared::new(orders.epoch_ns);
+fn work(orders: &Orders, shared: &Shared) -> Report {
     let down = Arc::new(Mutex::new(Meter::new(orders.window_ns, orders.end_ns())));
     let spec = orders.loads.iter().find_map(|l| match l {
         Assigned::Probe { spec, .. } => Some(*spec),
@@ -232,7 +236,7 @@ fn work(orders: &Orders) -> Report {
     thread::scope(|scope| {
         // A thread inherits the namespace of the one that makes it.
         for load in &orders.loads {
-            let (shared, down, ledger) = (&shared, &down, &ledger);
+            let (down, ledger) = (&down, &ledger);
             scope.spawn(move || {
                 if !shared.clock.sleep_until(orders.from_ns, &shared.stop) {
                     return;
@@ -257,7 +261,7 @@ fn work(orders: &Orders) -> Report {
             shared.clock.sleep_until(orders.until_ns, &shared.stop);
         } else {
             let meters = [Arc::clone(&down)];
-            keep_time(&shared, &orders.phases, orders.grace_ns, &meters, ledger.as_ref());
+            keep_time(shared, &orders.phases, orders.grace_ns, &meters, ledger.as_ref());
         }
         shared.end();
     });

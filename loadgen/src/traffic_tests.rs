@@ -49,7 +49,7 @@ fn a_victim_moves_its_rate_both_ways_and_its_probe_is_answered() {
     };
     let report = thread::scope(|scope| {
         let keeper = scope.spawn(|| keep_time(&shared, &phases(), 0, &[Arc::clone(&up)], None));
-        let report = obey(&orders).unwrap();
+        let report = obey(&orders, &Shared::new(epoch_ns)).unwrap();
         keeper.join().unwrap();
         report
     });
@@ -89,8 +89,54 @@ fn a_hog_fills_what_nobody_reads_and_leaves_when_told() {
             Assigned::Hoard { to: here(servers.pushers(None).unwrap()), fill },
         ],
     };
-    let report = obey(&orders).unwrap();
+    let report = obey(&orders, &Shared::new(epoch_ns)).unwrap();
     let took = skbudget::clock::now().as_nanos() - epoch_ns;
     assert_eq!(report.connected, 40);
     assert!((600 * MS..5000 * MS).contains(&took), "{took}");
+}
+
+/// What was asked until then is in the books, and nothing of what would have come.
+#[test]
+fn an_agent_that_is_stopped_says_what_it_has() {
+    let epoch_ns = skbudget::clock::now().as_nanos();
+    let (shared, own) = (Shared::new(epoch_ns), Shared::new(epoch_ns));
+    let mut servers = serve::Servers::new(Arc::clone(&shared));
+    let spec = ProbeSpec {
+        every_ns: MS,
+        offset_ns: 0,
+        request_bytes: 64,
+        response_bytes: 64,
+        outstanding_max: 1000,
+        deadline_ns: 500 * MS,
+        fresh: false,
+    };
+    let long = |p: Phase| Phase { end_ns: p.end_ns * 100, start_ns: p.start_ns, ..p };
+    let orders = Orders {
+        netns: None,
+        epoch_ns,
+        window_ns: 10 * MS,
+        grace_ns: 50 * MS,
+        phases: phases().into_iter().take(1).map(long).collect(),
+        from_ns: 0,
+        until_ns: u64::MAX,
+        loads: vec![
+            Assigned::Down { to: here(servers.pusher(80_000_000).unwrap()) },
+            Assigned::Probe { to: here(servers.responder(64, 64).unwrap()), spec },
+        ],
+    };
+    let report = thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(Duration::from_millis(600));
+            own.end();
+        });
+        obey(&orders, &own).unwrap()
+    });
+    let ended = skbudget::clock::now().as_nanos() - epoch_ns;
+    assert!((600 * MS..3000 * MS).contains(&ended), "{ended}");
+    let (bytes, _) = report.down.phases[0];
+    assert!(bytes > 0 && report.down.windows.len() as u64 <= ended / (10 * MS) + 1);
+    assert_eq!(report.down.windows.iter().map(|w| u64::from(*w)).sum::<u64>(), report.down.total);
+    let probe = &report.probe.unwrap()[0];
+    assert!((300..=ended / MS - 199).contains(&probe.intended), "{} in {ended}", probe.intended);
+    assert_eq!(probe.intended, probe.completed + probe.outstanding + probe.shed + probe.failed);
 }

@@ -10,6 +10,9 @@ use skbudget_loadgen::run;
 use skbudget_loadgen::scenario::{Scenario, names};
 use skbudget_loadgen::target::{Control, find};
 
+#[path = "support/small.rs"]
+mod small;
+
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
 fn play(plan: &Plan) -> RunResult {
@@ -124,7 +127,33 @@ fn a_run_that_is_stopped_half_way_leaves_what_it_has() {
     assert!(result.gates.is_empty());
     let victim = result.arms[0].containers.iter().find(|c| c.name == "victim1").unwrap();
     assert_eq!(victim.phases.len(), 3);
+    // Its rate is of the time that was measured, not of the five minutes that were meant.
+    let arm = &result.arms[0];
+    let ended = arm.ended_ns.unwrap();
+    assert!(ended > plan.phases[0].start_ns && ended < plan.phases[0].end_ns);
+    assert!(arm.fairness.solo_share_ppm > 800_000, "{}", arm.fairness.solo_share_ppm);
+    assert_eq!(victim.up_window_bytes.len() as u64, ended.div_ceil(plan.window_ns));
     assert!(victim.phases[0].up_bytes > 0 && victim.phases[1].up_bytes == 0);
     let solo = victim.phases[0].probe.as_ref().unwrap();
     assert_eq!(solo.intended, solo.completed + solo.outstanding + solo.shed + solo.failed);
+}
+
+/// Exit 3, whatever the control does. A run that was stopped before anything was measured has nothing to say.
+#[test]
+fn a_subject_that_starves_fails_the_run() {
+    let mut scenario = Scenario::find("starvation", "virtual").unwrap();
+    for set in small::SMALL {
+        scenario.set(set).unwrap();
+    }
+    let mut plan = scenario.plan(1).unwrap();
+    // The product under test is now the shared pool.
+    plan.arms.truncate(1);
+    plan.arms[0].role = ArmRole::Subject;
+    let result = play(&plan);
+    assert_eq!(result.verdict.exit, 3, "{:#?}", result.gates);
+
+    let target = find("virtual").unwrap();
+    let stop = AtomicBool::new(true);
+    let interrupted = run::run(&plan, target.as_ref(), Control { stop: &stop }).unwrap_err();
+    assert_eq!(interrupted.exit().code(), 130);
 }

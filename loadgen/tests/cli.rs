@@ -40,6 +40,8 @@ fn a_seed_is_the_same_bytes_twice_and_leaves_every_file() {
     assert_eq!(results[0], results[1]);
     let result = json(&dirs[0].join("result.json"));
     assert_eq!(result["schema"], "loadgen.result/1");
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert_eq!(result["meta"]["kernel"], kernel.trim());
     assert_eq!(json(&dirs[0].join("verdict.json"))["verdict"]["exit"], 0);
     for file in ["report.html", "shared-victim1-solo.hgrm", "container-victim1-contended.hgrm"] {
         let file = dirs[0].join(file);
@@ -109,7 +111,9 @@ fn bad_input_leaves_nothing_behind() {
     for (args, wants) in [
         (&["run", "incast", "--target", "tap"][..], "'incast' is for the virtual target only"),
         (&["sweep", "incast", "--target", "tap", "--param", "run.solo=1s,2s"], "'incast' is for"),
-        (&["sweep", "step", "--param", "group.hog.stuff.conns=1,many"], "many"),
+        (&["sweep", "step", "--param", "group.hog.stuff.conns=1,many"], "conns=many"),
+        (&["sweep", "step", "--param", "victms=1"], "--param victms=1: no such key"),
+        (&["sweep", "step", "--param", "victims=0"], "--param victims=0: 0 must be"),
         (&["search", "step", "--param", conns, "--from", "1", "--to", "9999999"], "0 to 5000"),
         (&["search", "aa", "--param", "run.solo", "--from", "2s", "--to", "1s"], "not below"),
         (&["compare", "--exec", "--scenario", "stepp"], "did you mean 'step'"),
@@ -148,21 +152,24 @@ fn a_place_that_cannot_be_written_is_found_before_the_work() {
     assert!(err.contains("/proc/nowhere"), "{err}");
 }
 
-/// A run of minutes, interrupted after a moment.
+/// A run of minutes, interrupted after a moment: soon, and with what there is of it.
 #[test]
 fn an_interrupted_run_is_exit_130_and_soon() {
-    let dir = scratch("interrupted").display().to_string();
+    let out = scratch("interrupted");
+    let dir = out.display().to_string();
     let started = std::time::Instant::now();
     let mut child = Command::new(env!("CARGO_BIN_EXE_loadgen"))
         .args(["repro", "--out", &dir, "--set", "solo=600s"])
         .stderr(std::process::Stdio::null())
         .spawn()
         .expect("loadgen starts");
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    std::thread::sleep(std::time::Duration::from_millis(1500));
     let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("it is there");
     assert_eq!(child.wait().expect("it ends").code(), Some(130));
     assert!(started.elapsed().as_secs() < 30);
+    let result = json(&out.join("result.json"));
+    assert_eq!((&result["interrupted"], &result["verdict"]["exit"]), (&true.into(), &130.into()));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use skbudget_loadgen::export::json;
 use skbudget_loadgen::plan::Role;
+use skbudget_loadgen::result::ArmResult;
 
 #[test]
 #[ignore = "needs root and cgroup v1 with memory.kmem.tcp"]
@@ -42,6 +43,11 @@ fn the_kernel_has_three_arms_and_its_limits_are_seen() {
         assert_eq!(arm.fairness.corrupt, 0);
         assert!(arm.containers.iter().all(|c| c.flows_total > 0));
     }
+    // A pool that the hog fills starves the victims of what they receive; with a limit each they do not notice.
+    let [none, shared, own] = &result.arms[..] else { panic!("three arms") };
+    let slowdown = |a: &ArmResult| a.fairness.throughput_slowdown_milli.unwrap_or(u64::MAX);
+    assert!(slowdown(shared) > 2 * slowdown(none).max(slowdown(own)), "{}", slowdown(shared));
+    assert!(shared.fairness.victim_refusals > 0 && shared.budgets[0].max_usage_bytes > 0);
     let conserved = result.gates.iter().filter(|g| g.name == "conservation");
     assert!(conserved.clone().count() == 3 && conserved.clone().all(|g| g.passed));
     let left = std::fs::read_dir("/sys/fs/cgroup/memory").unwrap().filter_map(Result::ok);

@@ -17,7 +17,7 @@ mod schema;
 mod small;
 
 use program::{loadgen, scratch};
-use schema::Schema;
+use schema::{Schema, published};
 use small::SMALL;
 
 /// A small run with both arms, made once. A name in it would break any format that does not escape.
@@ -40,12 +40,6 @@ fn text(name: &str) -> String {
 
 fn json(name: &str) -> Value {
     program::json(&run().join(name))
-}
-
-fn published(which: &str) -> Value {
-    let (code, out, _) = loadgen(&["schema", which]);
-    assert_eq!(code, 0);
-    serde_json::from_str(&out).unwrap()
 }
 
 /// What the victims of an arm were asked and answered in all phases.

@@ -7,10 +7,13 @@ use serde_json::Value;
 
 #[path = "support/program.rs"]
 mod program;
+#[path = "support/schema.rs"]
+mod schema;
 #[path = "support/small.rs"]
 mod small;
 
 use program::{json, loadgen};
+use schema::{Schema, published};
 use small::SMALL;
 
 fn scratch(name: &str) -> PathBuf {
@@ -51,6 +54,20 @@ fn compare(a: &Path, b: &Path, more: &[&str]) -> (i32, String, String) {
     loadgen(&[&["compare", &a, &b], more].concat())
 }
 
+/// Printed or written, it is what its schema says and nothing else.
+fn is_a_comparison(value: &Value, kind: &str) {
+    let schema = published("compare");
+    let errors = Schema::closed(&schema).errors(value);
+    assert!(errors.is_empty(), "{errors:#?}");
+    assert_eq!(value["kind"], kind);
+    let mut slip = value.clone();
+    slip["exit"] = Value::from("4");
+    assert_eq!(Schema::closed(&schema).errors(&slip).len(), 1);
+    slip["exit"] = value["exit"].clone();
+    slip["new"] = Value::from(1);
+    assert_eq!(Schema::open(&schema).errors(&slip).len(), 0, "an addition keeps the version");
+}
+
 #[test]
 fn a_virtual_run_is_compared_exactly() {
     let (code, out, _) = compare(run(), run(), &[]);
@@ -62,6 +79,8 @@ fn a_virtual_run_is_compared_exactly() {
     let (code, out, _) = compare(run(), &slower, &[]);
     assert_eq!(code, 4, "{out}");
     assert!(out.contains("WORSE") && out.contains("/arms/container/fairness/stall_ns"), "{out}");
+    let (_, out, _) = compare(run(), &slower, &["--json"]);
+    is_a_comparison(&serde_json::from_str(&out).expect("JSON"), "exact");
     // The other way it is better, and that is no failure unless asked for.
     assert_eq!(compare(&slower, run(), &[]).0, 0);
     assert_eq!(compare(&slower, run(), &["--both"]).0, 4);
@@ -96,6 +115,24 @@ fn bad_words_to_compare_are_exit_2() {
     let here = run().display().to_string();
     assert_eq!(loadgen(&["compare", &here]).0, 2);
     assert_eq!(compare(run(), run(), &["--margin", "-3"]).0, 2);
+    // Nothing is ignored: what is for runs made now is refused for results, and the other way round.
+    for (option, value) in [
+        ("--rounds", "8"),
+        ("--set", "victims=2"),
+        ("--set-b", "victims=2"),
+        ("--scenario", "step"),
+        ("--target", "virtual"),
+        ("--seed", "1"),
+        ("--out", "/nowhere"),
+    ] {
+        let (code, _, err) = compare(run(), run(), &[option, value]);
+        assert_eq!(code, 2, "{option}: {err}");
+        assert!(err.contains(&format!("{option} is for runs made now")), "{err}");
+    }
+    let (code, _, err) = loadgen(&["compare", "--exec", "--paired"]);
+    assert!(code == 2 && err.contains("--paired is for results"), "{err}");
+    let (code, _, err) = loadgen(&["compare", "--exec", "--set-b", "victms=3"]);
+    assert!(code == 2 && err.contains("--set-b victms=3"), "{err}");
 }
 
 /// Wall-clock runs in two folders: a tenth slower is found over eight pairs, and two results alone prove nothing.
@@ -127,9 +164,13 @@ fn folders_of_runs_are_compared_by_statistics() {
     let (code, out, _) = compare(&a.join("0"), &b.join("0"), &metrics);
     assert_eq!(code, 5, "{out}");
     assert!(out.contains("at least 6"), "{out}");
-    let (_, json, _) = compare(&a, &b, &["--json"]);
-    let json: Value = serde_json::from_str(json.as_str()).expect("JSON");
-    assert_eq!(json["schema"], "loadgen.compare/1");
+    for (more, kind) in [(&["--json"][..], "unpaired"), (&["--json", "--paired"], "paired")] {
+        let (_, json, _) = compare(&a, &b, more);
+        is_a_comparison(&serde_json::from_str(&json).expect("JSON"), kind);
+    }
+    // What cannot be told is JSON, too.
+    let (_, json, _) = compare(&a.join("0"), &b.join("0"), &["--json"]);
+    is_a_comparison(&serde_json::from_str(&json).expect("JSON"), "unpaired");
 }
 
 /// Runs of this binary against itself and against itself on a longer path, through subprocesses.
@@ -141,7 +182,7 @@ fn binaries_and_configurations_are_run_and_compared() {
     let (code, said, err) = loadgen(&args);
     assert_eq!(code, 0, "{said}{err}");
     assert!(said.contains("identical in every byte"), "{said}");
-    assert!(Path::new(&out).join("compare.json").exists());
+    is_a_comparison(&json(&Path::new(&out).join("compare.json")), "exact");
 
     args.extend(["--set-a", "rtt=400us", "--metrics", "p50-contended"]);
     let (code, said, err) = loadgen(&args);

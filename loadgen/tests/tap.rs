@@ -66,6 +66,44 @@ scenarios! {
     ooo_flood: "ooo-flood",
 }
 
+/// Stopped in its first arm: what the agents and the servers had until then, at the rate of the time it took.
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn an_interrupted_run_leaves_what_it_has() {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tap-interrupted");
+    let _ = std::fs::remove_dir_all(&dir);
+    let mut loadgen = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+    loadgen.args(["run", "stalled-sender", "--target", "tap", "--format", "result", "--out"]);
+    loadgen.arg(&dir).args(["--set", "run.solo=60s"]).stdout(std::process::Stdio::null());
+    let started = std::time::Instant::now();
+    let mut child = loadgen.spawn().expect("loadgen starts");
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("it is there");
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    assert!(started.elapsed().as_secs() < 15);
+    let result = json::read(&dir).expect("a result");
+    assert!(result.interrupted && result.gates.is_empty());
+    let [arm] = &result.arms[..] else { panic!("{} arms", result.arms.len()) };
+    let ended = arm.ended_ns.expect("it was stopped");
+    assert!((2_000_000_000..10_000_000_000).contains(&ended), "{ended}");
+    assert!(arm.fairness.solo_share_ppm > 500_000, "{}", arm.fairness.solo_share_ppm);
+    for victim in arm.containers.iter().filter(|c| c.role == Role::Victim) {
+        let probe = victim.phases[0].probe.as_ref().expect("a probe");
+        assert!(probe.completed > 0 && probe.intended < 10_000, "{}", probe.intended);
+        for (windows, total) in [
+            (&victim.up_window_bytes, victim.up_total_bytes),
+            (&victim.down_window_bytes, victim.down_total_bytes),
+        ] {
+            // Who counts hears of the end a moment later.
+            let most = ended / result.window_ns + 2;
+            assert!(total > 0 && windows.len() as u64 <= most, "{total} in {}", windows.len());
+            assert_eq!(windows.iter().map(|w| u64::from(*w)).sum::<u64>(), total);
+        }
+        assert!(victim.phases[0].moved_bytes > 0 && victim.phases[1].moved_bytes == 0);
+    }
+}
+
 #[test]
 fn a_load_that_a_target_does_not_carry_is_named() {
     let mut loadgen = Command::new(env!("CARGO_BIN_EXE_loadgen"));

@@ -89,6 +89,7 @@ stats! {
     /// Recoveries that were for nothing, by what showed it.
     TCPTSUndo,
     TCPDSACKUndo,
+    TCPSpuriousRTOs,
     TCPDSACKRecv,
     TCPLossProbes,
     /// Segments of flows that speak ECN whose packets came marked.

@@ -34,30 +34,8 @@ pub(crate) struct Compare {
     /// Run A and B now, in turns; without A and B this binary, to compare configurations or to see its noise
     #[arg(long)]
     exec: bool,
-    /// With --exec: pairs of runs, at least 6
-    #[arg(long, default_value_t = 10, value_name = "PAIRS")]
-    rounds: usize,
-    /// With --exec: what to run
-    #[arg(long, default_value = "starvation")]
-    scenario: String,
-    /// With --exec: where; virtual needs no pairs and is compared exactly
-    #[arg(long, default_value = VIRTUAL)]
-    target: String,
-    /// With --exec: seed of the first pair
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// With --exec: change a parameter on both sides (repeatable)
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// With --exec: on A's side alone
-    #[arg(long, value_name = "KEY=VALUE")]
-    set_a: Vec<String>,
-    /// With --exec: on B's side alone
-    #[arg(long, value_name = "KEY=VALUE")]
-    set_b: Vec<String>,
-    /// With --exec: where the runs and compare.json go
-    #[arg(long, value_name = "DIR", default_value = "out/compare")]
-    out: PathBuf,
+    #[command(flatten)]
+    now: Now,
     /// Metrics to decide by, by commas
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     metrics: Vec<String>,
@@ -78,8 +56,80 @@ pub(crate) struct Compare {
     json: bool,
 }
 
+/// What only runs that are made now have. Absent is not the same as the default: for results that are there already
+/// it would be ignored.
+#[derive(Debug, Args)]
+struct Now {
+    /// With --exec: pairs of runs, at least 6 [default: 10]
+    #[arg(long, value_name = "PAIRS")]
+    rounds: Option<usize>,
+    /// With --exec: what to run [default: starvation]
+    #[arg(long)]
+    scenario: Option<String>,
+    /// With --exec: where; virtual needs no pairs and is compared exactly [default: virtual]
+    #[arg(long)]
+    target: Option<String>,
+    /// With --exec: seed of the first pair, and of the order [default: 1]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// With --exec: change a parameter on both sides (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// With --exec: on A's side alone
+    #[arg(long, value_name = "KEY=VALUE")]
+    set_a: Vec<String>,
+    /// With --exec: on B's side alone
+    #[arg(long, value_name = "KEY=VALUE")]
+    set_b: Vec<String>,
+    /// With --exec: where the runs and compare.json go [default: out/compare]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+impl Now {
+    /// The first option that was given.
+    fn given(&self) -> Option<&'static str> {
+        let all = [
+            ("--rounds", self.rounds.is_some()),
+            ("--scenario", self.scenario.is_some()),
+            ("--target", self.target.is_some()),
+            ("--seed", self.seed.is_some()),
+            ("--set", !self.set.is_empty()),
+            ("--set-a", !self.set_a.is_empty()),
+            ("--set-b", !self.set_b.is_empty()),
+            ("--out", self.out.is_some()),
+        ];
+        all.into_iter().find_map(|(option, given)| given.then_some(option))
+    }
+    fn rounds(&self) -> usize {
+        self.rounds.unwrap_or(10)
+    }
+    fn scenario(&self) -> &str {
+        self.scenario.as_deref().unwrap_or("starvation")
+    }
+    fn target(&self) -> &str {
+        self.target.as_deref().unwrap_or(VIRTUAL)
+    }
+    fn seed(&self) -> u64 {
+        self.seed.unwrap_or(1)
+    }
+    fn out(&self) -> &Path {
+        self.out.as_deref().unwrap_or_else(|| Path::new("out/compare"))
+    }
+
+    /// What both sides are given, then the side's own, each with the option it was given by.
+    fn settings<'a>(
+        &'a self,
+        (option, own): (&'static str, &'a [String]),
+    ) -> impl Iterator<Item = (&'a str, &'a String)> {
+        let both = self.set.iter().map(|s| ("--set", s));
+        both.chain(own.iter().map(move |s| (option, s)))
+    }
+}
+
 impl Compare {
     pub(crate) fn dispatch(&self) -> Result<u8, Failure> {
+        self.consistent()?;
         let comparison = match (&self.a, &self.b) {
             (Some(a), Some(b)) if !self.exec => self.saved(a, b)?,
             (Some(_), None) => {
@@ -101,6 +151,19 @@ impl Compare {
             ))?;
         }
         Ok(comparison.exit)
+    }
+
+    /// Nothing that was asked for is ignored.
+    fn consistent(&self) -> Result<(), Failure> {
+        let what = if self.exec {
+            let of_saved = [("--paired", self.paired), ("--any-params", self.any_params)];
+            let given = of_saved.into_iter().find_map(|(o, given)| given.then_some(o));
+            given.map(|o| format!("{o} is for results that are there already, not for --exec"))
+        } else {
+            let given = self.now.given().filter(|_| self.a.is_some());
+            given.map(|o| format!("{o} is for runs made now: A and B are results, or --exec"))
+        };
+        what.map_or(Ok(()), |what| Err(Failure::Usage(what)))
     }
 
     fn question(&self, virtual_time: bool) -> Result<Question, Failure> {
@@ -147,31 +210,32 @@ impl Compare {
     }
 
     fn executed(&self) -> Result<Comparison, Failure> {
-        let virtual_time = self.target == VIRTUAL;
+        let now = &self.now;
+        let virtual_time = now.target() == VIRTUAL;
         let question = self.question(virtual_time)?;
-        let rounds = if virtual_time { 1 } else { self.rounds };
+        let rounds = if virtual_time { 1 } else { now.rounds() };
         if !virtual_time && rounds < PAIRS_MIN {
             let why =
                 format!("--rounds {rounds}: fewer than {PAIRS_MIN} pairs cannot show anything");
             return Err(Failure::Unavailable(why));
         }
         let (a, b) = (
-            self.side("a", self.a.as_ref(), &self.set_a)?,
-            self.side("b", self.b.as_ref(), &self.set_b)?,
+            self.side("a", self.a.as_ref(), ("--set-a", &now.set_a))?,
+            self.side("b", self.b.as_ref(), ("--set-b", &now.set_b))?,
         );
-        run::check_writable(&self.out)?;
+        run::check_writable(now.out())?;
         let note = |text: &str| {
             if std::io::stderr().is_terminal() {
                 let _ = writeln!(std::io::stderr(), "{text}");
             }
         };
         let pairs =
-            execute::pairs(&a, &b, (rounds, self.seed), &self.out, interrupt::watch(), note)?;
+            execute::pairs(&a, &b, (rounds, now.seed()), now.out(), interrupt::watch(), note)?;
         for (of_a, of_b) in &pairs {
             comparable(of_a, of_b, false)?;
         }
         let shown = |s: &Side, own: &[String]| format!("{} {}", s.binary.display(), own.join(" "));
-        let (name_a, name_b) = (shown(&a, &self.set_a), shown(&b, &self.set_b));
+        let (name_a, name_b) = (shown(&a, &now.set_a), shown(&b, &now.set_b));
         let names = (name_a.trim(), name_b.trim());
         let comparison = match pairs.first() {
             Some((of_a, of_b)) if virtual_time => exact::compare(of_a, of_b, names, &question)?,
@@ -184,23 +248,29 @@ impl Compare {
                 paired(&of_a, &of_b, names, &question)
             }
         };
-        let file = self.out.join("compare.json");
+        let file = now.out().join("compare.json");
         let text = json::pretty("compare.json", &comparison)?;
         fs::write(&file, text).map_err(|e| Failure::io(file.display(), e))?;
         Ok(comparison)
     }
 
-    fn side(&self, name: &str, binary: Option<&PathBuf>, own: &[String]) -> Result<Side, Failure> {
+    fn side(
+        &self,
+        name: &str,
+        binary: Option<&PathBuf>,
+        own: (&'static str, &[String]),
+    ) -> Result<Side, Failure> {
+        let now = &self.now;
         let this = || {
             // What another binary knows, only that one can say.
-            let target = target::find(&self.target)?;
-            run::plan(&self.scenario, target.as_ref(), self.set.iter().chain(own), self.seed)?;
+            let target = target::find(now.target())?;
+            run::plan(now.scenario(), target.as_ref(), now.settings(own), now.seed())?;
             std::env::current_exe().map_err(|e| Failure::io("this binary", e))
         };
         let binary = binary.map_or_else(this, |p| Ok(p.clone()))?;
-        let mut args: Vec<OsString> = vec![self.scenario.clone().into()];
-        args.extend(["--target".into(), OsString::from(&self.target)]);
-        for set in self.set.iter().chain(own) {
+        let mut args: Vec<OsString> = vec![now.scenario().into()];
+        args.extend(["--target".into(), OsString::from(now.target())]);
+        for (_, set) in now.settings(own) {
             args.extend(["--set".into(), OsString::from(set)]);
         }
         Ok(Side { name: name.to_owned(), binary, args })

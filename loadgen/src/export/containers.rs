@@ -17,7 +17,7 @@ pub fn csv(result: &RunResult) -> String {
             for (phase, p) in result.phases.iter().zip(&c.phases) {
                 let role = role(c.role);
                 let names = [&arm.name, &c.name, role, group_of(c), &phase.name].map(field);
-                let _ = write!(s, "{},{}", names.join(","), phase.nanos());
+                let _ = write!(s, "{},{}", names.join(","), phase.until(arm.ended_ns).nanos());
                 row(&mut s, c, p);
             }
         }

@@ -111,6 +111,7 @@ fn details(s: &mut String, result: &RunResult) {
         cell(&m.loadgen_version),
         cell(&result.target)
     );
+    let _ = writeln!(s, "| machine | {} |", cell(&crate::machine::words(m)));
     let _ = writeln!(s, "| seed | {} |", result.seed);
     for (key, value) in result.params.iter().take(PARAMS_MAX) {
         let _ = writeln!(s, "| {} | {value} |", cell(key));

@@ -57,6 +57,12 @@ impl Meter {
         }
     }
 
+    /// The run was stopped: an open phase ends here, and so do the windows. Those that never came are no zeros.
+    pub fn stop(&mut self, now_ns: u64) {
+        self.end(now_ns);
+        self.windows.truncate((now_ns.div_ceil(self.window_ns) as usize).max(1));
+    }
+
     pub fn add(&mut self, now_ns: u64, n: u64) {
         if n == 0 {
             return;
@@ -123,6 +129,19 @@ mod tests {
             m.phases(),
             [PhaseBytes { bytes: 8, stall_ns: 20 }, PhaseBytes { bytes: 0, stall_ns: 40 }]
         );
+    }
+
+    #[test]
+    fn a_stopped_meter_has_no_windows_that_never_came() {
+        let mut m = Meter::new(10, 100);
+        m.begin(10);
+        m.add(12, 5);
+        m.stop(35);
+        // In flight when it was stopped.
+        m.add(36, 7);
+        assert_eq!(m.phases(), [PhaseBytes { bytes: 5, stall_ns: 23 }]);
+        assert_eq!(m.windows(), [0, 5, 0, 7]);
+        assert_eq!(m.total(), 12);
     }
 
     #[test]

@@ -61,7 +61,7 @@ fn verdict(result: &RunResult) -> Value {
 fn meta(result: &RunResult) -> Value {
     let m = &result.meta;
     context! {
-        loadgen_version => m.loadgen_version.as_str(), os => m.os.as_str(), cpus => m.cpus,
+        loadgen_version => m.loadgen_version.as_str(), machine => crate::machine::words(m),
         elapsed_ms => m.elapsed_ms,
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::metrics::{victims, worst_quantile};
-use crate::plan::Role;
+use crate::plan::{Phase, Role};
 use crate::result::{ArmResult, ContainerPhase, ContainerResult, Fairness, Quantile, RunResult};
 use crate::units::{bits_per_second, bytes, percent, rate, time, times};
 
@@ -100,8 +100,8 @@ fn rows(result: &RunResult) -> Vec<Row> {
         [("goodput up, worst victim", up as Pick), ("goodput down, worst victim", down)]
     {
         for (i, phase) in result.phases.iter().enumerate() {
-            let ns = phase.nanos();
-            add(name, &phase.name, Box::new(move |arm| least_rate(arm, i, pick, ns)));
+            let whole = phase.clone();
+            add(name, &phase.name, Box::new(move |arm| least_rate(arm, i, pick, &whole)));
         }
     }
     let quantiles: [(&str, PickQ); 4] = [
@@ -155,9 +155,13 @@ fn down(p: &ContainerPhase) -> u64 {
     p.down_bytes
 }
 
-fn least_rate(arm: &ArmResult, phase: usize, pick: Pick, ns: u64) -> String {
-    let least = victims(arm).map(|c| pick(&c.phases[phase])).min().unwrap_or(0);
-    rate(bits_per_second(least, ns))
+fn least_rate(arm: &ArmResult, i: usize, pick: Pick, phase: &Phase) -> String {
+    let measured = phase.until(arm.ended_ns).nanos();
+    if measured == 0 {
+        return none();
+    }
+    let least = victims(arm).map(|c| pick(&c.phases[i])).min().unwrap_or(0);
+    rate(bits_per_second(least, measured))
 }
 
 fn worst_stall(arm: &ArmResult, phase: usize) -> String {

@@ -17,7 +17,7 @@ pub struct Source {
     origin: String,
     text: String,
     table: Table,
-    /// What `--set` changed, as it was typed.
+    /// What the command line changed, as it was typed, the option before it.
     set: Vec<(Vec<String>, String)>,
 }
 
@@ -48,21 +48,27 @@ impl Source {
         Ok(Self { origin: origin.to_owned(), text: text.to_owned(), table, set: Vec::new() })
     }
 
-    /// What the scenario says for a target besides. The kernel runs on the wall clock as the TAPs do.
+    /// What the scenario says for a target besides. The kernel runs on the wall clock as the TAPs do: what is said for
+    /// it comes on top of what is said for them.
     pub fn on(&mut self, target: &str) -> Result<(), Failure> {
         let file = self.file()?;
-        let as_tap = || file.on.get("tap").filter(|_| target == "kernel");
-        for (path, value) in file.on.get(target).or_else(as_tap).into_iter().flatten() {
-            let segments: Vec<String> = path.split('.').map(str::to_owned).collect();
-            put(&mut self.table, &segments, value.clone())
-                .map_err(|e| Failure::Usage(format!("{}: on.{target}.{path}: {e}", self.origin)))?;
+        let layers = if target == "kernel" { &["tap", "kernel"][..] } else { &[target] };
+        let of = |layer: &&str| file.on.get(*layer).map(|values| (layer.to_string(), values));
+        for (layer, values) in layers.iter().filter_map(of) {
+            for (path, value) in values {
+                let segments: Vec<String> = path.split('.').map(str::to_owned).collect();
+                put(&mut self.table, &segments, value.clone()).map_err(|e| {
+                    Failure::Usage(format!("{}: on.{layer}.{path}: {e}", self.origin))
+                })?;
+            }
         }
         self.file().map(|_| ())
     }
 
-    /// `key=value`, as on the command line. A key is one of the scenario's parameters or a path.
-    pub fn set(&mut self, assignment: &str) -> Result<(), Failure> {
-        let wrong = |e: String| Failure::Usage(format!("--set {assignment}: {e}"));
+    /// `key=value`, as after `option` on the command line. A key is one of the scenario's parameters or a path.
+    pub fn set(&mut self, option: &str, assignment: &str) -> Result<(), Failure> {
+        let typed = format!("{option} {assignment}");
+        let wrong = |e: String| Failure::Usage(format!("{typed}: {e}"));
         let Some((key, text)) = assignment.split_once('=') else {
             return Err(wrong("key=value is wanted".to_owned()));
         };
@@ -83,7 +89,7 @@ impl Source {
         for path in paths {
             let segments: Vec<String> = path.split('.').map(str::to_owned).collect();
             put(&mut self.table, &segments, value_of(text)).map_err(wrong)?;
-            self.set.push((segments, assignment.to_owned()));
+            self.set.push((segments, typed.clone()));
         }
         File::deserialize(self.table.clone()).map_err(|e| wrong(explain(e.message()))).map(|_| ())
     }
@@ -116,7 +122,7 @@ impl Source {
     pub fn wrong(&self, path: &[&str], message: &str) -> Failure {
         let same = |p: &[String]| p.iter().map(String::as_str).eq(path.iter().copied());
         if let Some((_, typed)) = self.set.iter().rev().find(|(p, _)| same(p)) {
-            return Failure::Usage(format!("--set {typed}: {message}"));
+            return Failure::Usage(format!("{typed}: {message}"));
         }
         let at = line_of(&self.text, path).map_or_else(String::new, |line| format!(":{line}"));
         Failure::Usage(format!("{}{at}: {}: {message}", self.origin, path.join(".")))

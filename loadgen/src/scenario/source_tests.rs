@@ -108,6 +108,17 @@ fn what_is_set_is_named_when_it_is_wrong() {
 }
 
 #[test]
+fn the_kernel_has_what_the_taps_have_and_more() {
+    let on = "\n[on.tap]\n\"group.hog.count\" = 2\n\"group.victim.count\" = 3\n";
+    let text = TEXT.to_owned() + on + "[on.kernel]\n\"group.hog.count\" = 4\n";
+    for (target, hogs, victims) in [("virtual", 1, 2), ("tap", 2, 3), ("kernel", 4, 3)] {
+        let plan = Scenario::parse("m", &text, target).unwrap().plan(1).unwrap();
+        let count = |group: &str| plan.containers.iter().filter(|c| c.group == group).count();
+        assert_eq!((count("hog"), count("victim")), (hogs, victims), "{target}");
+    }
+}
+
+#[test]
 fn what_is_extended_is_merged_by_name() {
     let text = TEXT.to_owned() + "[[group]]\nname = \"victim\"\ncount = 5\n";
     let plan = Scenario::parse("m", &text, "virtual").unwrap().plan(1).unwrap();

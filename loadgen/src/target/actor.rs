@@ -17,7 +17,7 @@ use super::Control;
 use super::agent::Agent;
 use crate::exit::Failure;
 use crate::measure::Meter;
-use crate::plan::{ContainerPlan, Load, Plan};
+use crate::plan::{ContainerPlan, Load, Plan, SOLO};
 use crate::result::{ContainerPhase, ContainerResult};
 use crate::traffic::serve::Servers;
 use crate::traffic::{Assigned, FloodNet, MeterReport, Orders, Report, Shared, keep_time, locked};
@@ -159,7 +159,7 @@ impl Actor {
     pub(super) fn agent_id(&self) -> u32 {
         self.agent.id()
     }
-    pub(super) fn report(&mut self) -> Result<Report, Failure> {
+    fn report(&mut self) -> Result<Report, Failure> {
         self.agent.answer(ANSWER_IN).map_err(|e| Failure::io(&self.plan.name, e))
     }
 
@@ -197,18 +197,35 @@ impl Actor {
     }
 }
 
-/// The run itself: phases begin and end on the servers' `meters`, and `look` is told the start of every window.
+/// What the agents found; `stopped`: before their time.
+pub(super) fn reports<'a>(
+    actors: impl Iterator<Item = &'a mut Actor>,
+    stopped: bool,
+) -> Result<Vec<Report>, Failure> {
+    let mut actors: Vec<&mut Actor> = actors.collect();
+    if stopped {
+        // All before the first is waited for.
+        actors.iter_mut().for_each(|a| a.agent.stop());
+    }
+    actors.into_iter().map(Actor::report).collect()
+}
+
+/// The run itself: phases begin and end on the servers' `meters`, and `look` is told the start of every window. When it
+/// was stopped, if it was.
+///
+/// # Errors
+/// `Interrupted`: stopped before anything was measured. Else what `look` says.
 pub(super) fn play(
     plan: &Plan,
     shared: &Shared,
     meters: &[Arc<Mutex<Meter>>],
     control: Control<'_>,
     look: impl FnMut(u64) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+) -> Result<Option<u64>, Failure> {
     thread::scope(|scope| {
         scope.spawn(|| keep_time(shared, &plan.phases, plan.grace_ns, meters, None));
         let outcome = windows(plan, shared, control, look);
-        if outcome.is_err() {
+        if !matches!(outcome, Ok(None)) {
             shared.end();
         }
         outcome
@@ -220,7 +237,7 @@ fn windows(
     shared: &Shared,
     control: Control<'_>,
     mut look: impl FnMut(u64) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+) -> Result<Option<u64>, Failure> {
     for i in 0..=plan.end_ns().div_ceil(plan.window_ns) {
         let at = i * plan.window_ns;
         while shared.clock.now() < at && !control.stop.load(Ordering::Relaxed) {
@@ -228,11 +245,13 @@ fn windows(
             thread::sleep(left.min(Duration::from_millis(20)));
         }
         if control.stop.load(Ordering::Relaxed) {
-            return Err(Failure::Interrupted);
+            let now = shared.clock.now();
+            let measured = now > plan.phases[SOLO].start_ns;
+            return if measured { Ok(Some(now)) } else { Err(Failure::Interrupted) };
         }
         look(at)?;
     }
-    Ok(())
+    Ok(None)
 }
 
 /// How late the latest agent was.

@@ -4,11 +4,12 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
-use crate::traffic::{Orders, Report, obey};
+use crate::traffic::{Orders, Report, Shared, obey};
 
 /// The hidden subcommand of `loadgen`.
 pub(crate) const SUBCOMMAND: &str = "__agent";
@@ -52,6 +53,14 @@ impl Agent {
         self.child.id()
     }
 
+    /// The run ends now: it is to say what it has.
+    pub(super) fn stop(&mut self) {
+        if let Some(pipe) = &mut self.stdin {
+            // One that is gone has nothing to say, which its answer shows.
+            let _ = pipe.write_all(STOP.as_bytes());
+        }
+    }
+
     /// What it found. One that says nothing for so long is ended.
     pub(super) fn answer(&mut self, within: Duration) -> Result<Report, String> {
         let text = match self.answer.recv_timeout(within) {
@@ -71,19 +80,29 @@ impl Drop for Agent {
     }
 }
 
+/// What an agent is told when the run ends before its time.
+const STOP: &str = "stop\n";
+
 /// The agent's own main: orders on standard input, a report on standard output.
 pub(crate) fn main() -> Result<(), String> {
     let mut line = String::new();
     let mut stdin = BufReader::new(io::stdin());
     stdin.read_line(&mut line).map_err(|e| e.to_string())?;
     let orders: Orders = serde_json::from_str(&line).map_err(|e| format!("orders: {e}"))?;
+    let shared = Shared::new(orders.epoch_ns);
+    let told = Arc::clone(&shared);
     thread::spawn(move || {
+        let mut word = String::new();
+        while stdin.read_line(&mut word).is_ok_and(|n| n > 0) {
+            if word == STOP {
+                told.end();
+            }
+            word.clear();
+        }
         // The end of our input is the end of our parent.
-        let mut rest = Vec::new();
-        let _ = stdin.read_to_end(&mut rest);
         std::process::exit(1);
     });
-    let report = obey(&orders)?;
+    let report = obey(&orders, &shared)?;
     let text = serde_json::to_string(&report).map_err(|e| e.to_string())?;
     writeln!(io::stdout(), "{text}").map_err(|e| e.to_string())
 }

@@ -20,7 +20,7 @@ use super::virt::{is_memory, named};
 use super::{Control, Target};
 use crate::exit::Failure;
 use crate::gate::Thresholds;
-use crate::plan::{ArmPlan, ArmRole, ContainerPlan, Isolation, Load, Plan, RuleSet};
+use crate::plan::{ArmPlan, ArmRole, ContainerPlan, Isolation, Plan, RuleSet};
 use crate::result::{ArmResult, BudgetResult, ContainerResult};
 use crate::traffic::serve::Servers;
 use crate::traffic::{Report, Shared};
@@ -40,9 +40,6 @@ impl Target for KernelTarget {
     }
     fn parallel(&self) -> bool {
         false
-    }
-    fn has_link_rate(&self) -> bool {
-        true
     }
     fn arms(&self, _plan: &Plan) -> Vec<ArmPlan> {
         let arm = |name: &str, role, isolation| ArmPlan {
@@ -69,15 +66,14 @@ impl Target for KernelTarget {
         control: Control<'_>,
     ) -> Result<ArmResult, Failure> {
         let stage = Stage::set(plan, arm)?;
-        let samples = stage.play(plan, control)?;
-        stage.result(plan, arm, samples)
+        let (samples, ended_ns) = stage.play(plan, control)?;
+        Ok(ArmResult { ended_ns, ..stage.result(plan, arm, samples, ended_ns.is_some())? })
     }
 }
 
 fn check(plan: &Plan) -> Result<(), Failure> {
     carries(plan)?;
-    let flood = |c: &ContainerPlan| c.loads.iter().any(|l| matches!(l, Load::Flood { .. }));
-    if let Some(c) = plan.containers.iter().find(|c| flood(c)) {
+    if let Some(c) = plan.containers.iter().find(|c| c.floods()) {
         let what = "floods by hand are for the targets with a stack of ours";
         return Err(Failure::Usage(format!("{}: {}: {what}", plan.scenario, c.name)));
     }
@@ -159,7 +155,8 @@ impl Stage {
         Ok(())
     }
 
-    fn play(&self, plan: &Plan, control: Control<'_>) -> Result<Samples, Failure> {
+    /// When it was stopped, if it was.
+    fn play(&self, plan: &Plan, control: Control<'_>) -> Result<(Samples, Option<u64>), Failure> {
         let mut samples =
             Samples { containers: vec![Vec::new(); self.actors.len()], ..Samples::default() };
         let meters: Vec<_> = self.actors.iter().map(|a| a.actor.up()).collect();
@@ -170,8 +167,8 @@ impl Stage {
             samples.pool.push(self.groups.pool().usage_bytes());
             Ok(())
         };
-        actor::play(plan, &self.shared, &meters, control, look)?;
-        Ok(samples)
+        let ended_ns = actor::play(plan, &self.shared, &meters, control, look)?;
+        Ok((samples, ended_ns))
     }
 
     fn result(
@@ -179,9 +176,9 @@ impl Stage {
         plan: &Plan,
         arm: &ArmPlan,
         samples: Samples,
+        stopped: bool,
     ) -> Result<ArmResult, Failure> {
-        let reports = self.actors.iter_mut().map(|a| a.actor.report());
-        let reports = reports.collect::<Result<Vec<_>, _>>()?;
+        let reports = actor::reports(self.actors.iter_mut().map(|g| &mut g.actor), stopped)?;
         let mut budgets = Vec::new();
         let mut containers = Vec::new();
         if arm.isolation == Isolation::Shared {

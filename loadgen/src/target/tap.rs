@@ -24,10 +24,10 @@ use super::actor::{self, Actor, carries};
 use super::{Control, Target};
 use crate::exit::Failure;
 use crate::gate::Thresholds;
-use crate::plan::{ArmPlan, BudgetPlan, ContainerPlan, Isolation, Load, Plan, Role};
+use crate::plan::{ArmPlan, BudgetPlan, ContainerPlan, Isolation, Plan, Role};
 use crate::result::ArmResult;
 use crate::traffic::serve::Servers;
-use crate::traffic::{FloodNet, Report, Shared};
+use crate::traffic::{FloodNet, Shared};
 
 #[derive(Debug, Clone, Copy)]
 pub struct TapTarget;
@@ -48,10 +48,6 @@ impl Target for TapTarget {
     fn parallel(&self) -> bool {
         false
     }
-    /// Servers keep their ends to the victims' rate.
-    fn has_link_rate(&self) -> bool {
-        true
-    }
 
     fn check(&self, plan: &Plan) -> Result<(), Failure> {
         carries(plan)?;
@@ -65,9 +61,11 @@ impl Target for TapTarget {
         control: Control<'_>,
     ) -> Result<ArmResult, Failure> {
         let mut stage = Stage::set(plan, arm)?;
-        let samples = stage.play(plan, control)?;
-        let reports = stage.reports()?;
-        collect::arm_result(&stage, plan, arm, &samples, &reports)
+        let (samples, ended_ns) = stage.play(plan, control)?;
+        let actors = stage.actors.iter_mut().map(|t| &mut t.actor);
+        let reports = actor::reports(actors, ended_ns.is_some())?;
+        let result = collect::arm_result(&stage, plan, arm, &samples, &reports, ended_ns)?;
+        Ok(ArmResult { ended_ns, ..result })
     }
 }
 
@@ -129,7 +127,7 @@ impl Stage {
         let netns = attach::create_netns().map_err(|e| Failure::io(name, e))?;
         let mut guest = GuestNet::from(&config);
         let net = FloodNet { own_ip: config.guest_ip, peer_mac: config.our_mac };
-        if c.loads.iter().any(|l| matches!(l, Load::Flood { .. })) {
+        if c.floods() {
             // The address is the flood's; the kernel, which would reset what it does not know, has another.
             guest.ip = FLOOD_KERNEL_IP;
         }
@@ -152,15 +150,19 @@ impl Stage {
         Ok(())
     }
 
-    /// The run itself: samples at every window, the hog's end in between.
-    fn play(&mut self, plan: &Plan, control: Control<'_>) -> Result<Samples, Failure> {
+    /// The run itself: samples at every window, the hog's end in between. When it was stopped, if it was.
+    fn play(
+        &mut self,
+        plan: &Plan,
+        control: Control<'_>,
+    ) -> Result<(Samples, Option<u64>), Failure> {
         let mut samples = Samples::default();
         let shared = Arc::clone(&self.shared);
         let meters: Vec<_> = self.actors.iter().map(|a| a.actor.up()).collect();
         let hog_ends = plan.containers.iter().find_map(|c| c.leaves_ns).unwrap_or(u64::MAX);
         let look = |at| self.look(&mut samples, at == hog_ends);
-        actor::play(plan, &shared, &meters, control, look)?;
-        Ok(samples)
+        let ended_ns = actor::play(plan, &shared, &meters, control, look)?;
+        Ok((samples, ended_ns))
     }
 
     fn look(&mut self, samples: &mut Samples, hog_leaves: bool) -> Result<(), Failure> {
@@ -175,10 +177,6 @@ impl Stage {
         }
         samples.add(stats);
         Ok(())
-    }
-
-    fn reports(&mut self) -> Result<Vec<Report>, Failure> {
-        self.actors.iter_mut().map(|a| a.actor.report()).collect()
     }
 }
 

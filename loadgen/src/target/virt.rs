@@ -33,9 +33,6 @@ impl Target for Virtual {
     fn parallel(&self) -> bool {
         true
     }
-    fn has_link_rate(&self) -> bool {
-        true
-    }
 
     fn run_arm(
         &self,
@@ -66,14 +63,15 @@ impl Target for Virtual {
                 }
             }
         }
-        if stopped {
+        let ended_ns = stopped.then(|| world.now().0);
+        if let Some(now) = ended_ns {
             // What there is of it is worth keeping once anything was measured.
-            if world.now().0 <= plan.phases[SOLO].start_ns {
+            if now <= plan.phases[SOLO].start_ns {
                 return Err(Failure::Interrupted);
             }
             cut_short(&world, &mut cast, plan);
         }
-        Ok(collect(&world, &cast, plan, arm, samples))
+        Ok(ArmResult { ended_ns, ..collect(&world, &cast, plan, arm, samples) })
     }
 }
 
@@ -196,6 +194,8 @@ fn cut_short(world: &World, cast: &mut Cast, plan: &Plan) {
         end_phase(world, cast);
     }
     for p in &cast.players {
+        p.up.borrow_mut().stop(now);
+        p.down.borrow_mut().stop(now);
         for i in 0..plan.phases.len() {
             p.probe.borrow_mut().close(i, now);
         }

@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -100,22 +101,30 @@ pub fn receive(to: SocketAddr, shared: &Shared, meter: &Arc<Mutex<Meter>>) {
     }
 }
 
-/// Opens connections, as many as answer; each further one waits for nobody. Buffers are set before, as a window is
-/// scaled when it opens.
-fn many(to: SocketAddr, fill: Fill, option: BufferOption, shared: &Shared) -> Vec<TcpStream> {
-    let mut streams = Vec::new();
-    while streams.len() < fill.connections as usize && !shared.stopped() {
+/// Opens connections, as many as answer, and hands each over at once: one that is not admitted keeps no other waiting.
+/// Buffers are set before, as a window is scaled when it opens.
+fn many(
+    to: SocketAddr,
+    fill: Fill,
+    option: BufferOption,
+    shared: &Shared,
+    out: &Sender<TcpStream>,
+) {
+    let mut opened = 0;
+    while opened < fill.connections && !shared.stopped() {
         match open(to, fill.buffer_bytes.map(|b| b as usize), option) {
             Ok(stream) => {
                 shared.note_connected();
-                streams.push(stream);
+                if out.send(stream).is_err() {
+                    return;
+                }
+                opened += 1;
                 thread::sleep(DIAL_EVERY);
             }
             // Admission may be refused for good: a hog that is turned away tries again, slowly.
             Err(_) => thread::sleep(RETRY),
         }
     }
-    streams
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,11 +157,15 @@ fn open(to: SocketAddr, buffer: Option<usize>, option: BufferOption) -> io::Resu
 pub fn stuff(to: SocketAddr, fill: Fill, shared: &Shared) {
     let mut buf = vec![0; HOG_PIECE];
     Pattern::from_guest(to.port()).fill(0, &mut buf);
-    let streams = many(to, fill, BufferOption::Send, shared);
-    let mut filled = Filled::new(streams, fill.bytes);
-    while !shared.stopped() {
-        thread::sleep(filled.step(&buf));
-    }
+    let (dialed, streams) = mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(move || many(to, fill, BufferOption::Send, shared, &dialed));
+        let mut filled = Filled::limited(fill.bytes);
+        while !shared.stopped() {
+            streams.try_iter().for_each(|stream| filled.add(stream));
+            thread::sleep(filled.step(&buf));
+        }
+    });
 }
 
 /// Between two rounds of a slow reader.
@@ -160,22 +173,24 @@ const SLOW_EVERY: Duration = Duration::from_millis(20);
 
 /// Holds connections from servers that push, and reads never, or slowly.
 pub fn hoard(to: SocketAddr, fill: Fill, shared: &Shared) {
-    let mut streams = many(to, fill, BufferOption::Receive, shared);
-    let Some(rate) = fill.reads_bits_per_second else {
-        while !shared.stopped() {
-            thread::sleep(LOOK);
-        }
-        return;
-    };
+    let rate = fill.reads_bits_per_second.unwrap_or(0);
     let each = u128::from(rate / 8) * SLOW_EVERY.as_nanos() / 1_000_000_000;
     let mut buf = vec![0; usize::try_from(each).unwrap_or(PIECE).clamp(1, PIECE)];
-    while !shared.stopped() {
-        streams.retain_mut(|stream| match stream.read(&mut buf) {
-            Ok(n) => n > 0,
-            Err(e) => is_wait(e.kind()),
-        });
-        thread::sleep(SLOW_EVERY);
-    }
+    let (dialed, new) = mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(move || many(to, fill, BufferOption::Receive, shared, &dialed));
+        let mut streams: Vec<TcpStream> = Vec::new();
+        while !shared.stopped() {
+            streams.extend(new.try_iter());
+            if rate > 0 {
+                streams.retain_mut(|stream| match stream.read(&mut buf) {
+                    Ok(n) => n > 0,
+                    Err(e) => is_wait(e.kind()),
+                });
+            }
+            thread::sleep(SLOW_EVERY);
+        }
+    });
 }
 
 /// Connections that are filled in turn.
@@ -191,14 +206,11 @@ pub(super) struct Filled {
 }
 
 impl Filled {
-    pub(super) fn new(streams: Vec<TcpStream>, limit: Option<u64>) -> Self {
-        let sent = vec![0; streams.len()];
-        Self { streams, limit, sent, ..Self::default() }
-    }
-
     pub(super) fn add(&mut self, stream: TcpStream) {
         self.streams.push(stream);
         self.sent.push(0);
+        // One that is new takes something.
+        self.moved = true;
     }
 
     pub(super) fn limited(limit: Option<u64>) -> Self {

@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::TcpMaxSeg;
+use nix::sys::socket::sockopt::{RcvBuf, SndBuf, TcpMaxSeg};
 use skbudget_stack::sim::Pattern;
 
 use super::bulk::{Filled, HOG_PIECE, PIECE, is_wait};
@@ -22,6 +22,9 @@ fn piece(bits_per_second: u64) -> usize {
 /// A server on a network, not on the loopback with its segments of 64 KiB: behind a slow reader the loopback's sender
 /// does not send into less than one of those, and waits for its own 200 ms persist timer. That is not the stack's wait.
 const MSS: u32 = 1460;
+/// Both buffers of a hog's server, before the kernel doubles them: what waits in them is charged to nobody, and a hog
+/// whose peers take megabytes first spends half of its time with filling those.
+const HOG_BUFFER: usize = 4 * 1024;
 const ACCEPT_EVERY: Duration = Duration::from_millis(1);
 
 /// Servers of one run. All end with `Shared::end`.
@@ -116,6 +119,8 @@ impl Servers {
         serve: impl Fn(u16, &mut Streams, &Shared) + Send + 'static,
     ) -> io::Result<u16> {
         let (listener, port) = self.listen()?;
+        setsockopt(&listener, RcvBuf, &HOG_BUFFER)?;
+        setsockopt(&listener, SndBuf, &HOG_BUFFER)?;
         let shared = Arc::clone(&self.shared);
         self.threads.push(thread::spawn(move || {
             serve(port, &mut Streams { listener, open: Filled::default() }, &shared);

@@ -9,6 +9,13 @@ pub(crate) struct Schema<'a> {
     closed: bool,
 }
 
+/// As the program prints it.
+pub(crate) fn published(which: &str) -> Value {
+    let (code, out, err) = crate::program::loadgen(&["schema", which]);
+    assert_eq!(code, 0, "{err}");
+    serde_json::from_str(&out).unwrap_or_else(|e| panic!("{which}: {e}"))
+}
+
 const ANNOTATIONS: &[&str] =
     &["$schema", "$id", "$defs", "title", "description", "examples", "default"];
 

@@ -78,6 +78,11 @@ impl Netlink {
         self.set_link(index, vec![LinkAttribute::Mtu(mtu), LinkAttribute::TxQueueLen(txqueuelen)])
     }
 
+    /// What is sent through it leaves in segments of the MTU's size, as on any cable, and not in one piece of 64 KiB.
+    pub(crate) fn single_segments(&mut self, index: u32) -> io::Result<()> {
+        self.set_link(index, vec![LinkAttribute::GsoMaxSegs(1)])
+    }
+
     pub(crate) fn up(&mut self, index: u32) -> io::Result<()> {
         let mut link = LinkMessage::default();
         link.header.index = index;

@@ -325,7 +325,8 @@ impl Worker {
     }
 
     fn on_gone(&mut self, index: u16, now: Instant) {
-        if let Some(name) = self.remove_seat(index, now) {
+        if let Some(seat) = self.remove_seat(index, now) {
+            let name = seat.name;
             log::info!("container {name}: its device is gone");
             self.tell(DaemonEvent::ContainerEnded { name });
         }

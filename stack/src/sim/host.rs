@@ -4,6 +4,11 @@
 //! A socket's send side holds half of `caps.sndbuf` (the kernel counts overhead in the other half) plus the server's
 //! own receive buffer; its receive side holds half of `caps.rcvbuf`. Bytes are not stored: they are checked against
 //! the stream's pattern when the stack writes them and made from it when the stack reads.
+//!
+//! Its sockets do not keep their scale (`Host::keeps_scale`) and so connect with small buffers. With large ones all
+//! that a server has to say is there at once, frames become as large as the guest's window, and a slow link, which
+//! carries a frame whole, has each wait for the acknowledgement of the one before: 84 instead of 92 of 100 Mbit/s into
+//! 64 KiB, with limits or without. Behind a device that takes a frame in no time there is nothing to wait for.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};

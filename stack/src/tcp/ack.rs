@@ -39,6 +39,8 @@ struct News {
     echo: Option<u32>,
     /// The guest tells of marks.
     ece: bool,
+    /// Something arrived that left before the last loss was seen, and once.
+    original: bool,
 }
 
 impl Tcb {
@@ -116,11 +118,13 @@ impl Tcb {
         // RFC 8985 section 6.2 step 2: the echo is of something older than what was sent at `at`.
         let stamps = self.ts.zip(news.echo);
         let older = |at| stamps.is_some_and(|(offset, echo)| Seq(echo).lt(Seq(ts_at(at, offset))));
-        let (now, mut rtt, mut again) = (mem.now, None, false);
+        let (now, mut rtt, mut again, mut original) = (mem.now, None, false, false);
+        let until = self.snd.recovery.until;
         let (had, syn, chunks) = (self.snd.una(), !self.snd.syn_acked, self.snd.q.chunks());
         let Snd { board, rack, .. } = &mut self.snd;
         news.delivered = board.acked(seg.ack, |run| {
             again |= run.again;
+            original |= !run.again && run.end.le(until);
             rtt = rack.on_arrival(run, now, older).or(rtt);
         });
         news.acked = board.una().diff(had).cast_unsigned();
@@ -131,12 +135,13 @@ impl Tcb {
             for range in blocks(seg) {
                 // The echo is of what moved SND.UNA last (RFC 7323 section 4.3), not of what is behind a hole.
                 news.sacked += board.sack(range, chunks, |run| {
+                    original |= !run.again && run.end.le(until);
                     rtt = rack.on_arrival(run, now, |_| false).or(rtt);
                 });
             }
             news.delivered += news.sacked;
         }
-        news.rtt = rtt;
+        (news.rtt, news.original) = (rtt, original);
         if news.acked > 0 {
             self.snd.syn_acked = true;
             self.free_acked(news.acked - u32::from(syn), mem);
@@ -210,8 +215,16 @@ impl Tcb {
         let original =
             if news.acked > 0 { snd.recovery.answered_original(news.echo) } else { None };
         let twice = (news.duplicate > 0).then(|| snd.recovery.on_duplicate(news.duplicate));
-        let Some(before) = original.or_else(|| twice.flatten()) else { return };
-        mem.stats.add(if original.is_some() { Stat::TCPTSUndo } else { Stat::TCPDSACKUndo });
+        let moved = news.acked > 0 && snd.una().lt(snd.recovery.until);
+        let able = snd.unsent() > 0 && snd.wnd > snd.board.outstanding();
+        let late = snd.recovery.on_forward(moved, news.original, able);
+        let (before, stat) = match (original, twice.flatten(), late) {
+            (Some(before), ..) => (before, Stat::TCPTSUndo),
+            (_, Some(before), _) => (before, Stat::TCPDSACKUndo),
+            (.., Some(before)) => (before, Stat::TCPSpuriousRTOs),
+            _ => return,
+        };
+        mem.stats.add(stat);
         snd.cc.undo(before);
         snd.recovery.undone();
         // Nothing is known to be lost; what is, RACK finds again.

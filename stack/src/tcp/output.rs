@@ -166,6 +166,9 @@ impl Tcb {
     /// all that the guest waits for.
     fn sendable_again(&self, mem: &Mem<'_>) -> Option<Range> {
         let snd = &self.snd;
+        if snd.recovery.holds_back() {
+            return None;
+        }
         let lost = snd.board.first_lost()?;
         let mss = self.segment_payload(mem) as u32;
         let quota = snd.cc.cwnd.saturating_sub(snd.board.pipe());

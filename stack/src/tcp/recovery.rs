@@ -9,8 +9,10 @@
 //! ```
 //!
 //! Either may turn out to be for nothing: the guest's timestamps show that an original arrived (Eifel, RFC 3522), or
-//! its DSACKs that everything sent again was there already (RFC 2883 section 4, RFC 3708). Then the congestion control
-//! is put back where it was (RFC 4015 section 3.2).
+//! its DSACKs that everything sent again was there already (RFC 2883 section 4, RFC 3708). A guest that says neither is
+//! asked after a timeout: once the first segment is acknowledged new data goes out instead of what seems lost, and if
+//! more of what left once is acknowledged then, it was only late (F-RTO, RFC 5682 section 3). Then the congestion
+//! control is put back where it was (RFC 4015 section 3.2).
 
 use crate::seq::Seq;
 use crate::tcp::congestion::Congestion;
@@ -31,8 +33,19 @@ pub(crate) struct Recovery {
     pub(crate) until: Seq,
     prr: Prr,
     undo: Option<Undo>,
+    forward: Forward,
     /// Repeated ACKs without SACK (RFC 5681 section 3.2).
     pub(crate) repeated: u32,
+}
+
+/// What was done to find out whether a timeout was for nothing (RFC 5682 section 3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Forward {
+    Nothing,
+    /// The first segment was sent again.
+    First,
+    /// It is acknowledged, and new data goes out.
+    New,
 }
 
 /// RFC 9937 section 6, in bytes.
@@ -59,14 +72,18 @@ struct Undo {
 impl Recovery {
     pub(crate) fn new(iss: Seq) -> Self {
         let (phase, prr) = (Phase::Open, Prr::default());
-        Self { phase, until: iss, prr, undo: None, repeated: 0 }
+        Self { phase, until: iss, prr, undo: None, forward: Forward::Nothing, repeated: 0 }
     }
 
     /// `pipe`: bytes on their way before the ACK that told of the loss.
     pub(crate) fn begin(&mut self, phase: Phase, before: Congestion, nxt: Seq, pipe: u32) {
         // A timeout in recovery goes back to what was before both.
+        self.forward = Forward::Nothing;
         if self.phase == Phase::Open {
             self.undo = Some(Undo { before, stamp: None, resent: 0, any: false });
+            if phase == Phase::Timeout {
+                self.forward = Forward::First;
+            }
         }
         (self.phase, self.until) = (phase, nxt);
         self.prr = Prr { flight: pipe.max(1), ..Prr::default() };
@@ -75,6 +92,7 @@ impl Recovery {
 
     pub(crate) fn end(&mut self) {
         self.phase = Phase::Open;
+        self.forward = Forward::Nothing;
         self.repeated = 0;
     }
 
@@ -132,6 +150,33 @@ impl Recovery {
         let undo = self.undo.as_mut().filter(|undo| undo.any)?;
         undo.resent = undo.resent.saturating_sub(len);
         (undo.resent == 0).then_some(undo.before)
+    }
+
+    /// A timeout after a timeout: what was asked was not answered.
+    pub(crate) fn stop_asking(&mut self) {
+        self.forward = Forward::Nothing;
+    }
+
+    /// What is lost waits until new data told whether it is.
+    pub(crate) fn holds_back(&self) -> bool {
+        self.forward == Forward::New
+    }
+
+    /// RFC 5682 section 3.1, steps 2 and 3. `moved`: the ACK moved SND.UNA, but not to where SND.NXT was; `original`:
+    /// it tells of something that left before the timeout and not again; `able`: new data may go out. What to go back
+    /// to.
+    pub(crate) fn on_forward(
+        &mut self,
+        moved: bool,
+        original: bool,
+        able: bool,
+    ) -> Option<Congestion> {
+        match std::mem::replace(&mut self.forward, Forward::Nothing) {
+            Forward::First if moved && able => self.forward = Forward::New,
+            Forward::New if original => return self.undo.as_ref().map(|undo| undo.before),
+            _ => {}
+        }
+        None
     }
 
     /// It was for nothing.

@@ -122,8 +122,9 @@ impl Snd {
 
     /// Before data leaves that nothing is outstanding before.
     pub(crate) fn restart_after_idle(&mut self, now: Instant) {
-        let timeouts = now.since(self.sent_at).as_nanos() / self.rtt.rto().as_nanos();
-        if timeouts > 0 && self.sent_at != Instant(0) {
+        let (idle, timeout) = (now.since(self.sent_at), self.rtt.rto());
+        if idle >= timeout && self.sent_at != Instant(0) {
+            let timeouts = idle.as_nanos() / timeout.as_nanos();
             self.cc.on_idle(u32::try_from(timeouts).unwrap_or(u32::MAX), self.mss);
         }
     }

@@ -116,6 +116,8 @@ impl Tcb {
         }
         if snd.recovery.phase != Phase::Timeout {
             snd.recovery.begin(Phase::Timeout, before, nxt, pipe);
+        } else {
+            snd.recovery.stop_asking();
         }
         snd.tail_probe = None;
         snd.tail_probe_at = None;

@@ -312,3 +312,52 @@ fn a_recovery_for_nothing_is_taken_back_when_dsack_shows_it() {
     assert!(cwnd(&rig, &peer) >= before);
     end(rig, &peer);
 }
+
+/// Twenty segments of a guest without timestamps were not answered in time; the first is sent again. More waits.
+fn timed_out(more: usize) -> (Rig, Peer, Vec<Seg>, u32) {
+    let (mut rig, peer, said) = twenty_out(&Hello::default(), more);
+    let before = cwnd(&rig, &peer);
+    let again = rig.pass_segs(600);
+    assert!(rig.stat("TCPTimeouts") == 1 && again.iter().any(|(_, s)| s.seq == said[0].seq));
+    (rig, peer, said, before)
+}
+
+#[test]
+fn a_timeout_for_nothing_is_taken_back_when_more_of_what_left_once_is_acknowledged() {
+    let (mut rig, mut peer, said, before) = timed_out(10 * 1460);
+    let nxt = said[19].seq + MSS;
+    // The originals are only late. Their first ACK may be of what was sent again: new data asks.
+    peer.ack = said[1].seq;
+    let out = rig.send(peer.pure_ack());
+    assert!(!out.is_empty() && out.iter().all(|s| s.seq.wrapping_sub(nxt) < 1 << 20), "{out:?}");
+    peer.ack = said[3].seq;
+    let out = rig.send(peer.pure_ack());
+    assert!(out.iter().all(|s| s.seq.wrapping_sub(nxt) < 1 << 20), "nothing is sent again");
+    assert_eq!(rig.stat("TCPSpuriousRTOs"), 1);
+    assert!(cwnd(&rig, &peer) >= before);
+    end(rig, &peer);
+}
+
+#[test]
+fn a_timeout_with_a_reason_goes_on_when_only_new_data_arrives() {
+    let (mut rig, mut peer, said, before) = timed_out(10 * 1460);
+    peer.ack = said[1].seq;
+    let new = rig.send(peer.pure_ack());
+    let out = rig.send(peer.holes(&new, &[(0, 1)]));
+    assert_eq!(out[0].seq, said[1].seq, "what was lost goes on");
+    assert_eq!(rig.stat("TCPSpuriousRTOs"), 0);
+    assert!(cwnd(&rig, &peer) < before / 2);
+    end(rig, &peer);
+}
+
+#[test]
+fn without_new_data_a_timeout_asks_nothing() {
+    let (mut rig, mut peer, said, _) = timed_out(0);
+    peer.ack = said[1].seq;
+    let out = rig.send(peer.pure_ack());
+    assert_eq!(out[0].seq, said[1].seq);
+    peer.ack = said[3].seq;
+    rig.send(peer.pure_ack());
+    assert_eq!(rig.stat("TCPSpuriousRTOs"), 0);
+    end(rig, &peer);
+}

@@ -4,7 +4,7 @@ use skbudget::stats::{Categories, ContainerReport, Meter, Stats};
 
 use super::{Stage, Tapped};
 use crate::exit::Failure;
-use crate::plan::{ArmPlan, CONTENDED, Plan, RuleSet};
+use crate::plan::{ArmPlan, CONTENDED, Phase, Plan, RuleSet};
 use crate::result::{ArmResult, BudgetResult, ContainerResult};
 use crate::target::actor::{Actor, lag_p99_ns};
 use crate::target::virt::{is_memory, named};
@@ -21,8 +21,10 @@ impl Samples {
     fn of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Option<&'a ContainerReport>> {
         self.0.iter().map(move |s| s.containers.iter().find(|c| c.name == name))
     }
+    /// Of an arm that was stopped the last there is.
     fn at<'a>(&'a self, name: &'a str, window: u64) -> Option<&'a ContainerReport> {
-        self.of(name).nth(window as usize)?
+        let last = self.0.len().saturating_sub(1);
+        self.of(name).nth((window as usize).min(last))?
     }
 }
 
@@ -32,7 +34,9 @@ pub(super) fn arm_result(
     arm: &ArmPlan,
     samples: &Samples,
     reports: &[Report],
+    ended_ns: Option<u64>,
 ) -> Result<ArmResult, Failure> {
+    let phases: Vec<Phase> = plan.phases.iter().map(|p| p.until(ended_ns)).collect();
     let last = samples.0.last().ok_or_else(|| Failure::Io("the run has no samples".to_owned()))?;
     let mut budgets: Vec<BudgetResult> = Vec::new();
     let mut containers = Vec::new();
@@ -47,7 +51,8 @@ pub(super) fn arm_result(
             let stays = last.containers.iter().find(|c| c.budget == here.budget).unwrap_or(here);
             budgets.push(budget_result(stays, samples));
         }
-        containers.push(container(actor, here, report, samples, plan, arm, budget));
+        let c = container(actor, here, report, samples, plan, arm, &phases);
+        containers.push(ContainerResult { budget, ..c });
     }
     Ok(ArmResult {
         budgets,
@@ -102,12 +107,12 @@ fn container(
     samples: &Samples,
     plan: &Plan,
     arm: &ArmPlan,
-    budget: usize,
+    phases: &[Phase],
 ) -> ContainerResult {
     let name = &actor.plan.name;
     let window = |ns: u64| ns / plan.window_ns;
     let between = |i: usize, f: fn(&ContainerReport) -> u64| {
-        let phase = &plan.phases[i];
+        let phase = &phases[i];
         let from = samples.at(name, window(phase.start_ns)).map_or(0, f);
         let to = samples.at(name, window(phase.end_ns)).map_or(0, f);
         to.saturating_sub(from)
@@ -120,7 +125,6 @@ fn container(
         ("FramesToGuest", here.frames_to_guest),
     ];
     let mut c = ContainerResult {
-        budget,
         peak_held_bytes: peak.unwrap_or(0),
         counters: named(counters().filter(|(n, _)| is_memory(n))),
         stack_counters: named(counters().filter(|(n, _)| !is_memory(n)).chain(work)),

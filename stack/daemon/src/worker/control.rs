@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::thread;
 
 use skbudget_controller::{Budget, BudgetConfig, Counter, Instant, Limits};
-use skbudget_stack::{Container, FlowInfo};
+use skbudget_stack::{Container, FlowInfo, Tap};
 
 use super::{BudgetSeat, Seat, Shared, Worker};
 use crate::daemon::{BudgetId, BudgetRef, ContainerSpec, DaemonError};
@@ -77,8 +78,10 @@ impl Worker {
                     let _ = reply.send(self.find(&name).is_ok());
                 }
                 Command::Remove { name, reply } => {
-                    let found = self.find(&name);
-                    let _ = reply.send(found.map(|index| drop(self.remove_seat(index, now))));
+                    match self.find(&name).map(|index| self.remove_seat(index, now)) {
+                        Ok(left) => close_aside(left.map(|seat| seat.tap), reply),
+                        Err(e) => drop(reply.send(Err(e))),
+                    }
                 }
                 Command::SetLimits { name, limits, reply } => {
                     let _ = reply.send(self.set_limits(&name, limits, now));
@@ -103,9 +106,11 @@ impl Worker {
         }
     }
 
-    /// Resets its flows, gives everything back, closes the device. Its name, if it was there.
-    pub(super) fn remove_seat(&mut self, index: u16, now: Instant) -> Option<String> {
+    /// Resets its flows and gives everything back. What is left of it, if it was there: its name, and its device, which
+    /// closes with it.
+    pub(super) fn remove_seat(&mut self, index: u16, now: Instant) -> Option<Seat> {
         let mut seat = self.seats[usize::from(index)].take()?;
+        seat.unregister(self.poll.registry());
         if let Some(at) = seat.deadline {
             self.deadlines.remove(&(at, index));
         }
@@ -124,7 +129,7 @@ impl Worker {
                 *place = None;
             }
         }
-        Some(seat.name)
+        Some(seat)
     }
 
     fn add_budget(
@@ -257,6 +262,21 @@ impl Worker {
             platform_bytes: self.scratch.len() as u64,
             pool_bytes: self.pool.slack_bytes(),
         }
+    }
+}
+
+/// The kernel waits until nobody can be looking at a device before it is gone (`unregister_netdevice_many`), tens of
+/// milliseconds in which the thread that closes it does nothing else: not the one that the neighbours wait for. The
+/// answer comes when the device is gone.
+fn close_aside(tap: Option<Tap>, reply: Sender<Result<(), DaemonError>>) {
+    let done = reply.clone();
+    let close = move || {
+        drop(tap);
+        let _ = reply.send(Ok(()));
+    };
+    if thread::Builder::new().name("skb-close".to_owned()).spawn(close).is_err() {
+        // No thread to be had: it was closed here.
+        let _ = done.send(Ok(()));
     }
 }
 

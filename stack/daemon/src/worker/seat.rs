@@ -127,6 +127,13 @@ impl Seat {
         Ok(())
     }
 
+    /// Its device may be closed later than its place is given to another.
+    pub(super) fn unregister(&self, registry: &Registry) {
+        let fd = self.tap.as_fd().as_raw_fd();
+        // One that was never registered has nothing to undo.
+        let _ = registry.deregister(&mut SourceFd(&fd));
+    }
+
     pub(super) fn has_listeners(&self) -> bool {
         self.listeners.iter().any(|listener| listener.ready)
     }

@@ -1,0 +1,80 @@
+//! The machine that a run was made on, as far as it says: for `meta` alone, which no verdict looks at and no comparison
+//! of virtual runs either.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::thread;
+
+use crate::result::Meta;
+
+/// What there is to know before a run.
+pub(crate) fn look() -> Meta {
+    Meta {
+        os: std::env::consts::OS.to_owned(),
+        cpus: thread::available_parallelism().map_or(1, |n| n.get() as u64),
+        cpu_model: fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| model(&text)),
+        kernel: line("/proc/sys/kernel/osrelease"),
+        governor: governors(),
+        ..Meta::default()
+    }
+}
+
+fn line(path: impl AsRef<std::path::Path>) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// Of the first processor.
+fn model(cpuinfo: &str) -> Option<String> {
+    let mut pairs = cpuinfo.lines().filter_map(|l| l.split_once(':'));
+    let value =
+        pairs.find_map(|(key, value)| (key.trim() == "model name").then(|| value.trim()))?;
+    (!value.is_empty()).then(|| value.to_owned())
+}
+
+/// All that are in force, by commas: one slow core is enough to make a run odd.
+fn governors() -> Option<String> {
+    let policies = fs::read_dir("/sys/devices/system/cpu/cpufreq").ok()?.flatten();
+    let all: BTreeSet<String> =
+        policies.filter_map(|p| line(p.path().join("scaling_governor"))).collect();
+    (!all.is_empty()).then(|| all.into_iter().collect::<Vec<_>>().join(","))
+}
+
+/// In a line, for people.
+pub(crate) fn words(m: &Meta) -> String {
+    let mut words = m.os.clone();
+    if let Some(kernel) = &m.kernel {
+        words.push_str(&format!(" {kernel}"));
+    }
+    words.push_str(&format!(", {} CPUs", m.cpus));
+    if let Some(model) = &m.cpu_model {
+        words.push_str(&format!(" ({model})"));
+    }
+    if let Some(governor) = &m.governor {
+        words.push_str(&format!(", governor {governor}"));
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_model_is_the_first_processors_and_may_be_missing() {
+        let text = "processor\t: 0\nmodel\t\t: 85\nmodel name\t: Some CPU @ 2.5GHz\n\nmodel name\t: Other\n";
+        assert_eq!(model(text).as_deref(), Some("Some CPU @ 2.5GHz"));
+        assert_eq!(model("processor\t: 0\nBogoMIPS\t: 50.00\n"), None);
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let mut m = Meta { os: "linux".to_owned(), cpus: 2, ..Meta::default() };
+        assert_eq!(words(&m), "linux, 2 CPUs");
+        m.kernel = Some("6.1.0".to_owned());
+        m.cpu_model = Some("X".to_owned());
+        m.governor = Some("performance".to_owned());
+        assert_eq!(words(&m), "linux 6.1.0, 2 CPUs (X), governor performance");
+    }
+}
