@@ -48,7 +48,8 @@ fn flood(kind: Kind) -> ContainerReport {
     );
     // It did flood.
     assert!(said.frames > attack.said / 2 && attack.said > 1000, "{said:?} of {}", attack.said);
-    assert!(report.frames_from_guest > said.frames / 2, "{report:?}");
+    // A container under pressure rests beside its neighbour, and what its ring has no place for meanwhile is lost.
+    assert!(report.frames_from_guest > said.frames / 10, "{report:?}");
     // Hard is hard, for the container and for all of them.
     assert!(report.meter.max_usage_bytes <= HARD, "{report:?}");
     assert!(host.max_usage_bytes <= host.hard_bytes.unwrap(), "{host:?}");
