@@ -311,6 +311,8 @@ impl Tcb {
         if self.sack || outstanding == 0 || snd.wnd != old_wnd || snd.wnd == 0 {
             return;
         }
+        // RFC 5682 section 2.1 steps 2a and 3a: a timeout had its reason.
+        snd.recovery.stop_asking();
         // What it stands for left the network: the first two let new data out (RFC 3042), the third means loss.
         let (flight, pipe) = (outstanding.min(snd.cc.cwnd), snd.board.pipe());
         snd.recovery.repeated += 1;
