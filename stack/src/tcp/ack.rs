@@ -125,11 +125,12 @@ impl Tcb {
         news.delivered = board.acked(seg.ack, |run| {
             again |= run.again;
             original |= !run.again && run.end.le(until);
-            rtt = rack.on_arrival(run, now, older).or(rtt);
+            // What waited behind a hole for a retransmission says nothing of the path (Karn's point, for its
+            // neighbours); what is before the first one was held back by nobody but the guest.
+            let told = rack.on_arrival(run, now, older).filter(|_| !again);
+            rtt = told.or(rtt);
         });
         news.acked = board.una().diff(had).cast_unsigned();
-        // What waited behind a hole for a retransmission says nothing of the path (Karn's point, for its neighbours).
-        rtt = rtt.filter(|_| !again);
         if self.sack && seg.options.sack[0].is_some() {
             news.duplicate = duplicate(seg, board.una()).map_or(0, Range::len);
             for range in blocks(seg) {
@@ -311,6 +312,8 @@ impl Tcb {
         if self.sack || outstanding == 0 || snd.wnd != old_wnd || snd.wnd == 0 {
             return;
         }
+        // RFC 5682 section 2.1 steps 2a and 3a: a timeout had its reason.
+        snd.recovery.stop_asking();
         // What it stands for left the network: the first two let new data out (RFC 3042), the third means loss.
         let (flight, pipe) = (outstanding.min(snd.cc.cwnd), snd.board.pipe());
         snd.recovery.repeated += 1;

@@ -152,7 +152,7 @@ impl Recovery {
         (undo.resent == 0).then_some(undo.before)
     }
 
-    /// A timeout after a timeout: what was asked was not answered.
+    /// A timeout after a timeout, or a repeated ACK: what was asked was not answered, or with no.
     pub(crate) fn stop_asking(&mut self) {
         self.forward = Forward::Nothing;
     }

@@ -131,3 +131,21 @@ fn without_sack_there_is_no_probe() {
     assert_eq!(rig.stat("TCPLossProbes"), 0);
     end(rig, &peer);
 }
+
+#[test]
+fn a_guest_that_holds_its_acks_back_is_soon_probed_no_more() {
+    let mut rig = Rig::new();
+    let mut peer = Peer::open_far(&mut rig, &Hello::default(), 1);
+    for _ in 0..100 {
+        let out = rig.host_says(peer.flow, &bytes(4 * 1460));
+        assert_eq!(out.len(), 4);
+        peer.hear(&out);
+        // It says what it has after 40 ms, or at once when it has something twice.
+        let probe = (0..40).map(|_| rig.pass_segs(1)).find(|sent| !sent.is_empty());
+        let twice = probe.map(|sent| (sent[0].1.seq, sent[0].1.seq + MSS));
+        rig.send(Seg { sack: twice.into_iter().collect(), ..peer.pure_ack() });
+    }
+    assert!(rig.stat("TCPLossProbes") < 25, "{} probes", rig.stat("TCPLossProbes"));
+    assert_eq!(rig.stat("TCPLossProbes"), rig.stat("TCPDSACKRecv"));
+    end(rig, &peer);
+}

@@ -361,3 +361,18 @@ fn without_new_data_a_timeout_asks_nothing() {
     assert_eq!(rig.stat("TCPSpuriousRTOs"), 0);
     end(rig, &peer);
 }
+
+#[test]
+fn without_sack_a_repeated_ack_says_that_a_timeout_had_a_reason() {
+    let hello = Hello { sack_ok: false, ..Hello::default() };
+    let (mut rig, mut peer, said) = twenty_out(&hello, 10 * 1460);
+    rig.pass(400);
+    assert_eq!(rig.stat("TCPTimeouts"), 1);
+    peer.ack = said[1].seq;
+    let new = rig.send(peer.pure_ack());
+    assert_eq!(new[0].seq, said[19].seq + MSS, "new data asks");
+    let again = rig.send(peer.pure_ack());
+    assert_eq!(again.first().map(|s| s.seq), Some(said[1].seq), "RFC 5682 section 2.1 step 3a");
+    assert_eq!(rig.stat("TCPSpuriousRTOs"), 0);
+    end(rig, &peer);
+}
