@@ -263,8 +263,7 @@ impl Tcb {
     fn on_mark(&mut self, flight: u32, mem: &mut Mem<'_>) {
         let snd = &mut self.snd;
         if self.ecn.reduces(snd.nxt()) {
-            snd.cc.on_loss(flight, snd.mss, false);
-            snd.cc.cwnd = snd.cc.ssthresh;
+            snd.cc.reduce(flight, snd.mss);
             mem.stats.add(Stat::TCPECNReduced);
         }
     }

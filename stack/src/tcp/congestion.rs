@@ -123,6 +123,12 @@ impl Congestion {
         self.ssthresh = down.max(2 * mss);
     }
 
+    /// As for a loss, with nothing to send again: the window goes down at once.
+    pub(crate) fn reduce(&mut self, flight: u32, mss: u32) {
+        self.on_loss(flight, mss, false);
+        self.cwnd = self.ssthresh;
+    }
+
     /// Nothing was sent for so many timeouts: what the window says of the path is old (RFC 5681 section 4.1, RFC 2861;
     /// a guest's kernel does the same unless tcp_slow_start_after_idle says otherwise).
     pub(crate) fn on_idle(&mut self, timeouts: u32, mss: u32) {

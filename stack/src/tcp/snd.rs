@@ -120,7 +120,7 @@ impl Snd {
         self.timer = Some(now + self.rtt.rto());
     }
 
-    /// Before data leaves that nothing is outstanding before.
+    /// Data waits to leave, and nothing is outstanding.
     pub(crate) fn restart_after_idle(&mut self, now: Instant) {
         let (idle, timeout) = (now.since(self.sent_at), self.rtt.rto());
         if idle >= timeout && self.sent_at != Instant(0) {

@@ -62,8 +62,7 @@ impl Tcb {
         } else if una.gt(probe.end) {
             snd.tail_probe = None;
             if snd.recovery.phase == Phase::Open {
-                snd.cc.on_loss(snd.cc.cwnd, snd.mss, false);
-                snd.cc.cwnd = snd.cc.ssthresh;
+                snd.cc.reduce(snd.cc.cwnd, snd.mss);
             }
         }
     }
