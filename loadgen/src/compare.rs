@@ -1,4 +1,5 @@
-//! The schema `loadgen.compare/1`: is B worse than A? For runs on the wall clock by statistics over pairs of runs, for virtual ones exactly.
+//! The schema `loadgen.compare/1`: is B worse than A? For runs on the wall clock by statistics over pairs of runs, for
+//! virtual ones exactly.
 //!
 //! Every metric becomes the logarithm of B over A, turned so that more is worse. It is a regression if three things
 //! agree: the 95 % interval of the median lies beyond the margin, the effect is above the noise floor of the session,

@@ -1,5 +1,5 @@
-//! Runs of two binaries or two configurations, interleaved, so that what drifts with time, heat and neighbours, falls on
-//! both alike: blocks of two pairs, A B B A or B A A B as the seed has it, for what comes in step with a fixed order
+//! Runs of two binaries or two configurations, interleaved, so that what drifts with time, heat and neighbours, falls
+//! on both alike: blocks of two pairs, A B B A or B A A B as the seed has it, for what comes in step with a fixed order
 //! would fall on one side alone. Each pair has a seed of its own, the same for both.
 
 use std::ffi::OsString;

@@ -113,9 +113,9 @@ pub fn tap_into(netns: BorrowedFd<'_>, guest: &GuestNet) -> Result<Tap, AttachEr
 }
 
 /// Joins two namespaces by a pair of devices, without a stack of ours in between: what to compare with. `name` is the
-/// device in `world`, with address `near`; the container's has `far`. Segments go through one by one, as over a network:
-/// a kernel short of memory always takes one piece into an empty queue, and on a bare pair of devices a piece is 64 KiB.
-/// Needs CAP_SYS_ADMIN over both.
+/// device in `world`, with address `near`; the container's has `far`. Segments go through one by one, as over a
+/// network: a kernel short of memory always takes one piece into an empty queue, and on a bare pair of devices a piece
+/// is 64 KiB. Needs CAP_SYS_ADMIN over both.
 pub fn veth_between(
     world: BorrowedFd<'_>,
     name: &str,

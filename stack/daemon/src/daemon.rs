@@ -202,9 +202,15 @@ impl Daemon {
 
     /// Resets the container's flows and forgets it. Its device goes away with the descriptor.
     pub fn remove(&self, name: &str) -> Result<(), DaemonError> {
-        let result = self.of(name, |reply| Command::Remove { name: name.to_owned(), reply })?;
-        self.names().retain(|(taken, _)| taken != name);
-        result
+        let answer = {
+            let mut names = self.names();
+            let at = names.iter().position(|(taken, _)| taken == name);
+            let at = at.ok_or_else(|| DaemonError::NoSuchContainer(name.to_owned()))?;
+            // Its name is free before its device is gone: whoever takes it next must not be forgotten in its place.
+            let (name, worker) = names.remove(at);
+            self.tell(worker, |reply| Command::Remove { name, reply })?
+        };
+        answer.recv().map_err(|_| DaemonError::Stopped)?
     }
 
     pub fn set_limits(&self, name: &str, limits: Limits) -> Result<(), DaemonError> {
@@ -279,11 +285,20 @@ impl Daemon {
         worker: usize,
         command: impl FnOnce(Sender<T>) -> Command,
     ) -> Result<T, DaemonError> {
-        let (reply, answer): (Sender<T>, Receiver<T>) = mpsc::channel();
+        self.tell(worker, command)?.recv().map_err(|_| DaemonError::Stopped)
+    }
+
+    /// Does not wait for the answer.
+    fn tell<T>(
+        &self,
+        worker: usize,
+        command: impl FnOnce(Sender<T>) -> Command,
+    ) -> Result<Receiver<T>, DaemonError> {
+        let (reply, answer) = mpsc::channel();
         let worker = self.workers.get(worker).ok_or(DaemonError::NoSuchBudget)?;
         worker.commands.send(command(reply)).map_err(|_| DaemonError::Stopped)?;
         worker.waker.wake()?;
-        answer.recv().map_err(|_| DaemonError::Stopped)
+        Ok(answer)
     }
 }
 

@@ -130,6 +130,27 @@ fn a_name_is_taken_until_its_container_ends_by_itself() {
     daemon.add_container(spec).unwrap();
 }
 
+/// Its device is not gone yet then: whoever takes the name meanwhile keeps it.
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn a_name_is_free_as_soon_as_its_container_is_forgotten() {
+    let daemon = Daemon::new(DaemonConfig::default()).unwrap();
+    let own = || BudgetRef::Own(budget(HARD));
+    let (_first, spec) = container("one", own());
+    daemon.add_container(spec).unwrap();
+    let (_second, spec) = container("one", own());
+    thread::scope(|scope| {
+        let removed = scope.spawn(|| daemon.remove("one"));
+        while daemon.flows("one").is_ok() {
+            thread::yield_now();
+        }
+        daemon.add_container(spec).unwrap();
+        removed.join().unwrap().unwrap();
+    });
+    assert_eq!(daemon.stats(false).unwrap().containers.len(), 1);
+    daemon.remove("one").unwrap();
+}
+
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn hard_is_hard_and_covers_what_the_kernel_holds() {
