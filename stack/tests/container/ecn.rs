@@ -137,6 +137,51 @@ fn what_is_sent_again_is_not_capable_and_what_follows_a_loss_says_so() {
     end(rig, &peer);
 }
 
+/// Ten segments, the last of them again as a probe, and a guest that was silent until then.
+fn probed(rig: &mut Rig) -> (Peer, Vec<Seg>) {
+    let mut peer = capable(rig);
+    peer.wnd = u16::MAX;
+    let said = rig.host_says(peer.flow, &bytes(10 * 1460));
+    let probe = rig.pass_segs(20);
+    assert_eq!((probe.len(), probe[0].1.seq), (1, said[9].seq));
+    (peer, said)
+}
+
+#[test]
+fn what_follows_a_loss_that_a_probe_repaired_says_so_and_costs_one_window() {
+    let mut rig = Rig::new();
+    let (mut peer, said) = probed(&mut rig);
+    peer.hear(&said);
+    rig.send(peer.pure_ack());
+    let before = rig.flow(peer.flow).unwrap().cwnd;
+    // What is acknowledged beyond the probe, without a DSACK, says that the last one was lost; a mark costs no more.
+    peer.hear(&rig.host_says(peer.flow, &bytes(1460)));
+    rig.send(Seg { flags: ACK | ECE, ..peer.pure_ack() });
+    let after = rig.flow(peer.flow).unwrap().cwnd;
+    assert_eq!((after, rig.stat("TCPECNReduced")), (before * 7 / 10, 0), "RFC 9438 section 4.6");
+    let next = one(rig.host_says(peer.flow, &bytes(1460)));
+    assert_eq!((next.flags & CWR, next.ecn), (CWR, ECT_0), "RFC 3168 section 6.1.2");
+    end(rig, &peer);
+}
+
+#[test]
+fn a_probe_that_repaired_a_loss_in_a_window_with_marks_costs_no_other() {
+    let mut rig = Rig::new();
+    let (mut peer, said) = probed(&mut rig);
+    peer.hear(&said[..5]);
+    rig.send(Seg { flags: ACK | ECE, ..peer.pure_ack() });
+    assert_eq!(rig.stat("TCPECNReduced"), 1);
+    peer.hear(&said[5..]);
+    rig.send(peer.pure_ack());
+    let before = rig.flow(peer.flow).unwrap().cwnd;
+    let next = one(rig.host_says(peer.flow, &bytes(1460)));
+    assert_eq!(next.flags & CWR, CWR);
+    peer.hear(&[next]);
+    rig.send(peer.pure_ack());
+    assert!(rig.flow(peer.flow).unwrap().cwnd >= before);
+    end(rig, &peer);
+}
+
 #[test]
 fn super_frames_go_both_ways_with_cwr_in_their_first_segment() {
     let mut rig = Rig::with(Setup { offload: true, ..Setup::default() });
