@@ -65,6 +65,7 @@ impl Tcb {
             if snd.recovery.phase == Phase::Open && !self.ecn.answered(probe.end) {
                 snd.cc.reduce(snd.cc.cwnd, snd.mss);
                 self.ecn.on_reduced(snd.nxt());
+                snd.recovery.forget_undo();
             }
         }
     }

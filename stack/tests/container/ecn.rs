@@ -20,7 +20,7 @@ fn open(rig: &mut Rig, hello: &Hello, bits: u8, ecn: u8) -> (Peer, Seg) {
     (peer, syn_ack)
 }
 
-fn capable(rig: &mut Rig) -> Peer {
+pub(crate) fn capable(rig: &mut Rig) -> Peer {
     let (peer, syn_ack) = open(rig, &Hello::default(), ECE | CWR, 0);
     assert_eq!(syn_ack.flags, SYN | ACK | ECE);
     peer
