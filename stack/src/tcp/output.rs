@@ -120,7 +120,7 @@ impl Tcb {
         if !self.state.sends() {
             return Some(false);
         }
-        if self.snd.board.outstanding() == 0 && self.snd.unsent() > 0 {
+        if self.snd.board.outstanding() == 0 && self.sendable(self.snd.unsent(), mem) > 0 {
             self.snd.restart_after_idle(mem.now);
         }
         let mut left = BYTES_PER_TURN;
