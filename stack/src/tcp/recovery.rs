@@ -50,8 +50,10 @@ enum Forward {
     Nothing,
     /// The first segment was sent again.
     First,
-    /// It is acknowledged, and new data goes out.
+    /// It is acknowledged, and new data is to go out.
     New,
+    /// It did.
+    Asked,
 }
 
 /// RFC 9937 section 6, in bytes.
@@ -167,12 +169,32 @@ impl Recovery {
 
     /// What is lost waits until new data told whether it is.
     pub(crate) fn holds_back(&self) -> bool {
-        self.forward == Forward::New
+        matches!(self.forward, Forward::New | Forward::Asked)
+    }
+
+    /// New data left.
+    pub(crate) fn on_sent_new(&mut self) {
+        if self.forward == Forward::New {
+            self.forward = Forward::Asked;
+        }
+    }
+
+    /// Nothing new can leave now. True: it was to ask with, so what is lost waits no longer (RFC 5682 section 2.1 step
+    /// 2b; `tcp_xmit_recovery`).
+    pub(crate) fn cannot_ask(&mut self) -> bool {
+        let could = self.forward == Forward::New;
+        if could {
+            self.stop_asking();
+        }
+        could
     }
 
     /// RFC 5682 section 3.1, steps 2 and 3. `moved`: the ACK moved SND.UNA, but not to where SND.NXT was; `original`:
-    /// it tells of something that left before the timeout and not again; `able`: new data may go out. What to go back
-    /// to.
+    /// it tells of something that left before the timeout and not again; `able`: there is new data and the guest's window
+    /// is open for it. What to go back to.
+    ///
+    /// Two segments ask better than one, but one does ("can send only one segment", section 2.1 step 2b); whether one
+    /// leaves, and how many, is `output`'s to find out.
     pub(crate) fn on_forward(
         &mut self,
         moved: bool,
@@ -181,7 +203,9 @@ impl Recovery {
     ) -> Option<Congestion> {
         match std::mem::replace(&mut self.forward, Forward::Nothing) {
             Forward::First if moved && able => self.forward = Forward::New,
-            Forward::New if original => return self.undo.as_ref().map(|undo| undo.before),
+            Forward::New | Forward::Asked if original => {
+                return self.undo.as_ref().map(|undo| undo.before);
+            }
             _ => {}
         }
         None
