@@ -10,7 +10,7 @@ const ECT_0: u8 = 2;
 const CE: u8 = 3;
 
 /// A connection whose SYN has these bits and came in a packet with this ECN field, and what answered it.
-fn open(rig: &mut Rig, hello: &Hello, bits: u8, ecn: u8) -> (Peer, Seg) {
+pub(crate) fn open(rig: &mut Rig, hello: &Hello, bits: u8, ecn: u8) -> (Peer, Seg) {
     let syn = Seg { flags: SYN | bits, ecn, ..hello.syn(40_000, 80) };
     assert_eq!(rig.send(syn.clone()), []);
     let flow = *rig.host.connects.last().expect("a connect");
