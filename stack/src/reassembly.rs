@@ -5,8 +5,8 @@
 //! still to come of it (RFC 5722); one that only repeats what is there already is ignored. When there is no room, the
 //! oldest datagram goes: a guest that floods hinders nobody but itself.
 //!
-//! A mark on any piece is a mark on the whole (RFC 3168 section 5.3); beside a piece that cannot bear one it was made up,
-//! and the datagram is dropped.
+//! A mark on any piece is a mark on the whole (RFC 3168 section 5.3); beside a piece that cannot bear one it was made
+//! up, and the datagram is dropped.
 //!
 //! This file holds every charge for fragments (rule R4).
 

@@ -190,8 +190,8 @@ impl Recovery {
     }
 
     /// RFC 5682 section 3.1, steps 2 and 3. `moved`: the ACK moved SND.UNA, but not to where SND.NXT was; `original`:
-    /// it tells of something that left before the timeout and not again; `able`: there is new data and the guest's window
-    /// is open for it. What to go back to.
+    /// it tells of something that left before the timeout and not again; `able`: there is new data and the guest's
+    /// window is open for it. What to go back to.
     ///
     /// Two segments ask better than one, but one does ("can send only one segment", section 2.1 step 2b); whether one
     /// leaves, and how many, is `output`'s to find out.
