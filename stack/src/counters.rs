@@ -38,6 +38,8 @@ stats! {
     DropFragmentTiny,
     /// No room for a fragment.
     DropFragmentMemory,
+    /// A datagram some of whose fragments were marked and others could not be (RFC 3168 section 5.3).
+    DropFragmentEcn,
     /// Datagrams made whole from fragments; given up as some of it never came.
     ReasmOKs,
     ReasmTimeout,

@@ -43,8 +43,10 @@ pub(crate) enum Ingress<'a> {
 impl Ingress<'_> {
     /// What the IP header said in its ECN field.
     pub(crate) fn with_ecn(mut self, ecn: u8) -> Self {
-        if let Self::Tcp(_, segment) = &mut self {
-            segment.ecn = ecn;
+        match &mut self {
+            Self::Tcp(_, segment) => segment.ecn = ecn,
+            Self::Fragment(fragment) => fragment.ecn = ecn,
+            _ => {}
         }
         self
     }
@@ -83,11 +85,13 @@ pub(crate) fn parse<'a>(config: &ContainerConfig, vnet: &VnetHdr, frame: &'a [u8
 
 /// As [`parse`], of a packet that came in pieces.
 pub(crate) fn parse_whole<'a>(config: &ContainerConfig, datagram: &'a Datagram) -> Ingress<'a> {
-    let Datagram { addrs, next, payload } = datagram;
-    if matches!(addrs, Addrs::V6 { .. }) {
-        return ipv6::on_reassembled(config, *addrs, *next, payload);
-    }
-    transport(config, &VnetHdr::default(), *addrs, 0, (*next).into(), payload)
+    let Datagram { addrs, next, ecn, payload } = datagram;
+    let found = if matches!(addrs, Addrs::V6 { .. }) {
+        ipv6::on_reassembled(config, *addrs, *next, payload)
+    } else {
+        transport(config, &VnetHdr::default(), *addrs, 0, (*next).into(), payload)
+    };
+    found.with_ecn(*ecn)
 }
 
 fn ipv4<'a>(config: &ContainerConfig, vnet: &VnetHdr, bytes: &'a [u8]) -> Ingress<'a> {
@@ -115,6 +119,7 @@ fn ipv4<'a>(config: &ContainerConfig, vnet: &VnetHdr, bytes: &'a [u8]) -> Ingres
             next: protocol.into(),
             offset: packet.frag_offset().into(),
             more: packet.more_frags(),
+            ecn: packet.ecn(),
             payload: packet.payload(),
         });
     }

@@ -60,7 +60,7 @@ pub(crate) fn on_packet<'a>(
                 found => found.with_ecn(ip.traffic_class() & 3),
             }
         }
-        Walked::Fragment(fragment) => Ingress::Fragment(fragment),
+        Walked::Fragment(fragment) => Ingress::Fragment(fragment).with_ecn(ip.traffic_class() & 3),
         Walked::Stop(stat) => Ingress::Drop(stat),
         Walked::Problem(pointer, reason, stat) if !src.is_unspecified() => {
             Ingress::Refuse(icmp::param_problem(packet, pointer, reason), stat)
@@ -198,7 +198,7 @@ impl<'a> Chain<'a> {
         }
         // Only the first fragment's next header counts, so that it is not a part of the key.
         let key = Key { addrs, id, protocol: 0 };
-        Some(Walked::Fragment(Fragment { key, next, offset, more, payload }))
+        Some(Walked::Fragment(Fragment { key, next, offset, more, ecn: 0, payload }))
     }
 }
 

@@ -5,6 +5,9 @@
 //! still to come of it (RFC 5722); one that only repeats what is there already is ignored. When there is no room, the
 //! oldest datagram goes: a guest that floods hinders nobody but itself.
 //!
+//! A mark on any piece is a mark on the whole (RFC 3168 section 5.3); beside a piece that cannot bear one it was made
+//! up, and the datagram is dropped.
+//!
 //! This file holds every charge for fragments (rule R4).
 
 use std::time::Duration;
@@ -13,7 +16,7 @@ use skbudget_controller::{Budget, CHUNK_SIZE, Instant, MemberId};
 
 use crate::counters::Stat;
 use crate::ranges;
-use crate::segment::Addrs;
+use crate::segment::{Addrs, CE, NOT_ECT};
 
 /// Datagrams that wait for the rest of them.
 const ENTRIES_MAX: usize = 64;
@@ -51,6 +54,8 @@ pub(crate) struct Fragment<'a> {
     /// Bytes, a multiple of eight.
     pub(crate) offset: u32,
     pub(crate) more: bool,
+    /// The packet's ECN field.
+    pub(crate) ecn: u8,
     pub(crate) payload: &'a [u8],
 }
 
@@ -59,6 +64,7 @@ pub(crate) struct Fragment<'a> {
 pub(crate) struct Datagram {
     pub(crate) addrs: Addrs,
     pub(crate) next: u8,
+    pub(crate) ecn: u8,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -83,6 +89,9 @@ struct Entry {
     key: Key,
     until: Instant,
     next: u8,
+    /// ECN fields: of the first fragment, and a bit for each that occurred.
+    ecn: u8,
+    ecns: u8,
     total: Option<u32>,
     buffer: Vec<u8>,
     /// What is there: sorted, disjoint, not touching.
@@ -147,8 +156,12 @@ impl Reassembly {
         if entry.total.is_none_or(|total| entry.ranges != [(0, total)]) {
             return Outcome::Held;
         }
-        let Entry { key, next, buffer, .. } = self.remove(at, payer);
-        Outcome::Whole(Datagram { addrs: key.addrs, next, payload: buffer })
+        let entry = self.remove(at, payer);
+        let Some(ecn) = entry.whole_ecn() else {
+            return Outcome::Dropped(Stat::DropFragmentEcn);
+        };
+        let Entry { key, next, buffer, .. } = entry;
+        Outcome::Whole(Datagram { addrs: key.addrs, next, ecn, payload: buffer })
     }
 
     /// An entry for a datagram not seen before; `None`: no memory for it.
@@ -167,6 +180,8 @@ impl Reassembly {
             key: fragment.key,
             until: payer.now + hold,
             next: fragment.next,
+            ecn: fragment.ecn,
+            ecns: 0,
             total: None,
             buffer: Vec::new(),
             ranges: Vec::new(),
@@ -275,6 +290,15 @@ impl Entry {
         self.ranges.iter().any(|r| r.1 == start || r.0 == end)
     }
 
+    /// What the whole says in its ECN field; `None`: what its fragments say contradicts (Linux' ip_frag_ecn_table).
+    fn whole_ecn(&self) -> Option<u8> {
+        match self.ecns {
+            ecns if ecns & 1 << CE == 0 => Some(self.ecn),
+            ecns if ecns & 1 << NOT_ECT == 0 => Some(CE),
+            _ => None,
+        }
+    }
+
     /// The buffer has room for it, and nothing of it is there.
     fn store(&mut self, fragment: &Fragment<'_>, end: u32) {
         let start = fragment.offset;
@@ -283,8 +307,9 @@ impl Entry {
         }
         self.buffer[start as usize..end as usize].copy_from_slice(fragment.payload);
         if start == 0 {
-            self.next = fragment.next;
+            (self.next, self.ecn) = (fragment.next, fragment.ecn);
         }
+        self.ecns |= 1 << fragment.ecn;
         if !fragment.more {
             self.total = Some(end);
         }

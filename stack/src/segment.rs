@@ -147,12 +147,13 @@ pub(crate) struct Segment<'a> {
     /// Window field as sent, not scaled.
     pub wnd: u16,
     pub options: Options,
-    /// ECN field of its packet: 0 when that came in fragments, whose marks are not looked at.
+    /// ECN field of its packet, or of the datagram that came in fragments.
     pub ecn: u8,
     pub payload: &'a [u8],
 }
 
 /// Codepoints of the ECN field (RFC 3168 section 5).
+pub(crate) const NOT_ECT: u8 = 0;
 pub(crate) const ECT_0: u8 = 2;
 pub(crate) const CE: u8 = 3;
 

@@ -77,7 +77,8 @@ impl Fragments {
         let next = script.pick(&[17, 6, 1]);
         let key = Key { addrs, id, protocol: if what & 4 == 0 { next } else { 0 } };
         let more = what & 8 == 0;
-        let fragment = Fragment { key, next, offset, more, payload: &payload };
+        let ecn = what >> 4 & 3;
+        let fragment = Fragment { key, next, offset, more, ecn, payload: &payload };
         let mut payer = Payer { budget: &mut self.budget, member: self.member, now: self.now };
         if let Outcome::Whole(datagram) = self.reassembly.on_fragment(&fragment, &mut payer) {
             assert_eq!(datagram.addrs, addrs);

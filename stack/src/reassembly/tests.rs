@@ -86,6 +86,7 @@ fn fragment(id: u32, whole: &[u8], from: usize, to: usize) -> Fragment<'_> {
         next: 17,
         offset: from as u32,
         more: to < whole.len(),
+        ecn: 0,
         payload: &whole[from..to],
     }
 }
@@ -286,5 +287,44 @@ fn a_flood_takes_the_oldest_and_never_more_than_its_share() {
         let small = bytes(1600, 2);
         assert_eq!(bench.give(&fragment(9000, &small, 800, 1600)), Outcome::Held);
         assert!(matches!(bench.give(&fragment(9000, &small, 0, 800)), Outcome::Whole(_)));
+    }
+}
+
+#[test]
+fn a_mark_on_any_piece_is_one_on_the_whole() {
+    const DROPPED: Option<u8> = None;
+    // Not-ECT 0, ECT(1) 1, ECT(0) 2, CE 3.
+    let cases: [([u8; 3], Option<u8>); 9] = [
+        ([0, 0, 0], Some(0)),
+        ([2, 2, 2], Some(2)),
+        ([3, 3, 3], Some(3)),
+        ([2, 3, 2], Some(3)),
+        ([3, 1, 2], Some(3)),
+        ([1, 2, 0], Some(1)),
+        ([0, 3, 0], DROPPED),
+        ([3, 3, 0], DROPPED),
+        ([2, 0, 3], DROPPED),
+    ];
+    let whole = bytes(24, 3);
+    for (id, (ecns, expected)) in (0..).zip(cases) {
+        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+            let mut bench = Bench::new(HARD);
+            let give = |i: usize| {
+                let piece = fragment(id, &whole, i * 8, (i + 1) * 8);
+                bench.give(&Fragment { ecn: ecns[i], ..piece })
+            };
+            let [first, second, last] = order.map(give);
+            assert_eq!((first, second), (Outcome::Held, Outcome::Held));
+            match (last, expected) {
+                (Outcome::Whole(datagram), Some(ecn)) => {
+                    assert_eq!((datagram.ecn, &datagram.payload), (ecn, &whole), "{ecns:?}");
+                }
+                (last, _) => {
+                    assert_eq!(expected, DROPPED, "{ecns:?}");
+                    assert_eq!(last, Outcome::Dropped(Stat::DropFragmentEcn), "{ecns:?}");
+                }
+            }
+            assert!(bench.table.entries.is_empty(), "what was dropped is gone");
+        }
     }
 }

@@ -31,8 +31,8 @@ struct News {
     /// Outstanding, and on its way, before.
     flight: u32,
     pipe: u32,
-    /// Bytes the guest had twice.
-    duplicate: u32,
+    /// What the guest had twice.
+    duplicate: Option<Range>,
     /// A round trip that is not ambiguous.
     rtt: Option<Duration>,
     /// TSecr
@@ -132,7 +132,7 @@ impl Tcb {
         });
         news.acked = board.una().diff(had).cast_unsigned();
         if self.sack && seg.options.sack[0].is_some() {
-            news.duplicate = duplicate(seg, board.una()).map_or(0, Range::len);
+            news.duplicate = duplicate(seg, board.una());
             for range in blocks(seg) {
                 // The echo is of what moved SND.UNA last (RFC 7323 section 4.3), not of what is behind a hole.
                 news.sacked += board.sack(range, chunks, |run| {
@@ -171,10 +171,14 @@ impl Tcb {
         if let Some(rtt) = news.rtt {
             self.snd.rtt.on_sample(rtt);
         }
-        if news.duplicate > 0 {
+        if news.duplicate.is_some() {
             mem.stats.add(Stat::TCPDSACKRecv);
             let (una, nxt) = (self.snd.una(), self.snd.nxt());
             self.snd.rack.on_duplicate(una, nxt);
+        }
+        let marked = self.ecn.on && news.ece;
+        if marked {
+            self.snd.recovery.forget_undo();
         }
         self.undo_if_spurious(news, mem);
         let mut delivered = news.delivered;
@@ -182,7 +186,7 @@ impl Tcb {
             delivered = delivered.saturating_sub(self.count_without_sack(news.acked));
         }
         let lost = if self.sack { self.detect_loss(mem.now) } else { 0 };
-        self.end_tail_probe(news.duplicate > 0);
+        self.end_tail_probe(news.duplicate.is_some());
         let over = self.snd.recovery.phase != Phase::Open
             && self.snd.una().ge(self.snd.recovery.until)
             && news.acked > 0;
@@ -190,7 +194,13 @@ impl Tcb {
             self.recovered();
         }
         match self.snd.recovery.phase {
-            Phase::Open if lost > 0 => self.begin_recovery(news.flight, news.pipe, mem),
+            Phase::Open if lost > 0 => {
+                self.begin_recovery(news.flight, news.pipe, mem);
+                if marked {
+                    // The reduction is that of the marks, too.
+                    self.snd.recovery.forget_undo();
+                }
+            }
             Phase::Fast => {}
             Phase::Open if over => {}
             Phase::Open if self.ecn.on_ack(news.ece, self.snd.board.una()) => {
@@ -215,11 +225,11 @@ impl Tcb {
         let snd = &mut self.snd;
         let original =
             if news.acked > 0 { snd.recovery.answered_original(news.echo) } else { None };
-        let twice = (news.duplicate > 0).then(|| snd.recovery.on_duplicate(news.duplicate));
+        let twice = news.duplicate.and_then(|twice| snd.recovery.on_duplicate(twice));
         let moved = news.acked > 0 && snd.una().lt(snd.recovery.until);
         let able = snd.unsent() > 0 && snd.wnd > snd.board.outstanding();
         let late = snd.recovery.on_forward(moved, news.original, able);
-        let (before, stat) = match (original, twice.flatten(), late) {
+        let (before, stat) = match (original, twice, late) {
             (Some(before), ..) => (before, Stat::TCPTSUndo),
             (_, Some(before), _) => (before, Stat::TCPDSACKUndo),
             (.., Some(before)) => (before, Stat::TCPSpuriousRTOs),
@@ -251,7 +261,7 @@ impl Tcb {
     pub(super) fn begin_recovery(&mut self, flight: u32, pipe: u32, mem: &mut Mem<'_>) {
         let snd = &mut self.snd;
         let nxt = snd.nxt();
-        snd.recovery.begin(Phase::Fast, snd.cc, nxt, pipe);
+        snd.recovery.begin(Phase::Fast, snd.cc, &snd.board, pipe);
         snd.cc.on_loss(flight, snd.mss, false);
         self.ecn.on_reduced(nxt);
         snd.tail_probe = None;

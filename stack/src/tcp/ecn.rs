@@ -55,6 +55,11 @@ impl Ecn {
         reduces
     }
 
+    /// Is a loss before `end` of a window of data for which the window went down already?
+    pub(crate) fn answered(&self, end: Seq) -> bool {
+        self.until.is_some_and(|until| end.le(until))
+    }
+
     /// The window went down, for marks or for a loss.
     pub(crate) fn on_reduced(&mut self, nxt: Seq) {
         self.until = Some(nxt);

@@ -120,7 +120,7 @@ impl Tcb {
         if !self.state.sends() {
             return Some(false);
         }
-        if self.snd.board.outstanding() == 0 && self.snd.unsent() > 0 {
+        if self.snd.board.outstanding() == 0 && self.sendable(self.snd.unsent(), mem) > 0 {
             self.snd.restart_after_idle(mem.now);
         }
         let mut left = BYTES_PER_TURN;
@@ -141,6 +141,9 @@ impl Tcb {
             let len = self.sendable(unsent, mem);
             let fin = self.snd.fin && len == unsent && self.fin_unsent(len);
             if len == 0 && !fin {
+                if self.snd.recovery.cannot_ask() {
+                    continue;
+                }
                 if unsent > 0 && self.snd.timer.is_none() {
                     self.snd.timer = Some(mem.now + self.snd.persist_delay());
                 }
@@ -208,6 +211,7 @@ impl Tcb {
         self.send_range(self.snd.nxt(), len, fin, mem, emit)?;
         let chunks = self.snd.q.chunks();
         self.snd.board.sent(len as u32 + u32::from(fin), mem.now, chunks);
+        self.snd.recovery.on_sent_new();
         if fin && let Some(next) = self.state.next(Cause::SendFin) {
             self.state = next;
         }

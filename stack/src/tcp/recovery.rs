@@ -13,8 +13,14 @@
 //! asked after a timeout: once the first segment is acknowledged new data goes out instead of what seems lost, and if
 //! more of what left once is acknowledged then, it was only late (F-RTO, RFC 5682 section 3). Then the congestion
 //! control is put back where it was (RFC 4015 section 3.2).
+//!
+//! DSACKs may say so after the recovery too, as copies arrive last (`tcp_try_undo_dsack`); until then all that is sent
+//! again is counted, and only answers about what was outstanding when it began. There is nothing to go back to once the
+//! window went down for another cause (`tcp_enter_cwr` clears undo_marker), or the guest told of marks meanwhile, for
+//! then the path was congested whatever became of the segments (`tcp_fastretrans_alert` on ECE).
 
 use crate::seq::Seq;
+use crate::tcp::board::{Board, Range};
 use crate::tcp::congestion::Congestion;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +50,10 @@ enum Forward {
     Nothing,
     /// The first segment was sent again.
     First,
-    /// It is acknowledged, and new data goes out.
+    /// It is acknowledged, and new data is to go out.
     New,
+    /// It did.
+    Asked,
 }
 
 /// RFC 9937 section 6, in bytes.
@@ -61,6 +69,8 @@ struct Prr {
 #[derive(Debug, Clone, Copy)]
 struct Undo {
     before: Congestion,
+    /// SND.UNA when it began (the kernel's undo_marker): copies of what was acknowledged then say nothing of it.
+    since: Seq,
     /// TSval of the first retransmission.
     stamp: Option<u32>,
     /// Bytes sent again and not yet known to have been there already.
@@ -75,17 +85,18 @@ impl Recovery {
         Self { phase, until: iss, prr, undo: None, forward: Forward::Nothing, repeated: 0 }
     }
 
-    /// `pipe`: bytes on their way before the ACK that told of the loss.
-    pub(crate) fn begin(&mut self, phase: Phase, before: Congestion, nxt: Seq, pipe: u32) {
+    /// `board`: after the ACK that told of the loss; `pipe`: bytes on their way before it.
+    pub(crate) fn begin(&mut self, phase: Phase, before: Congestion, board: &Board, pipe: u32) {
         // A timeout in recovery goes back to what was before both.
         self.forward = Forward::Nothing;
         if self.phase == Phase::Open {
-            self.undo = Some(Undo { before, stamp: None, resent: 0, any: false });
+            self.undo =
+                Some(Undo { before, since: board.una(), stamp: None, resent: 0, any: false });
             if phase == Phase::Timeout {
                 self.forward = Forward::First;
             }
         }
-        (self.phase, self.until) = (phase, nxt);
+        (self.phase, self.until) = (phase, board.nxt());
         self.prr = Prr { flight: pipe.max(1), ..Prr::default() };
         self.repeated = 0;
     }
@@ -127,11 +138,10 @@ impl Recovery {
         self.prr.out = self.prr.out.saturating_add(len);
     }
 
-    /// `len` bytes were sent again, with this timestamp.
+    /// `len` bytes were sent again, with this timestamp: by the recovery, or by a probe after it, whose copy is not one
+    /// of the recovery's (`__tcp_retransmit_skb` counts both).
     pub(crate) fn on_sent_again(&mut self, len: u32, tsval: Option<u32>) {
-        if let Some(undo) = &mut self.undo
-            && self.phase != Phase::Open
-        {
+        if let Some(undo) = &mut self.undo {
             undo.stamp = undo.stamp.or(tsval);
             undo.resent = undo.resent.saturating_add(len);
             undo.any = true;
@@ -145,10 +155,10 @@ impl Recovery {
         Seq(tsecr).lt(Seq(stamp)).then_some(undo.before)
     }
 
-    /// The guest had `len` bytes twice. What to go back to, once that is all that was sent again.
-    pub(crate) fn on_duplicate(&mut self, len: u32) -> Option<Congestion> {
-        let undo = self.undo.as_mut().filter(|undo| undo.any)?;
-        undo.resent = undo.resent.saturating_sub(len);
+    /// The guest had `twice` twice. What to go back to, once that is all that was sent again.
+    pub(crate) fn on_duplicate(&mut self, twice: Range) -> Option<Congestion> {
+        let undo = self.undo.as_mut().filter(|undo| undo.any && twice.end.gt(undo.since))?;
+        undo.resent = undo.resent.saturating_sub(twice.len());
         (undo.resent == 0).then_some(undo.before)
     }
 
@@ -159,12 +169,32 @@ impl Recovery {
 
     /// What is lost waits until new data told whether it is.
     pub(crate) fn holds_back(&self) -> bool {
-        self.forward == Forward::New
+        matches!(self.forward, Forward::New | Forward::Asked)
+    }
+
+    /// New data left.
+    pub(crate) fn on_sent_new(&mut self) {
+        if self.forward == Forward::New {
+            self.forward = Forward::Asked;
+        }
+    }
+
+    /// Nothing new can leave now. True: it was to ask with, so what is lost waits no longer (RFC 5682 section 2.1 step
+    /// 2b; `tcp_xmit_recovery`).
+    pub(crate) fn cannot_ask(&mut self) -> bool {
+        let could = self.forward == Forward::New;
+        if could {
+            self.stop_asking();
+        }
+        could
     }
 
     /// RFC 5682 section 3.1, steps 2 and 3. `moved`: the ACK moved SND.UNA, but not to where SND.NXT was; `original`:
-    /// it tells of something that left before the timeout and not again; `able`: new data may go out. What to go back
-    /// to.
+    /// it tells of something that left before the timeout and not again; `able`: there is new data and the guest's
+    /// window is open for it. What to go back to.
+    ///
+    /// Two segments ask better than one, but one does ("can send only one segment", section 2.1 step 2b); whether one
+    /// leaves, and how many, is `output`'s to find out.
     pub(crate) fn on_forward(
         &mut self,
         moved: bool,
@@ -173,10 +203,17 @@ impl Recovery {
     ) -> Option<Congestion> {
         match std::mem::replace(&mut self.forward, Forward::Nothing) {
             Forward::First if moved && able => self.forward = Forward::New,
-            Forward::New if original => return self.undo.as_ref().map(|undo| undo.before),
+            Forward::New | Forward::Asked if original => {
+                return self.undo.as_ref().map(|undo| undo.before);
+            }
             _ => {}
         }
         None
+    }
+
+    /// The window is down for a reason that stands.
+    pub(crate) fn forget_undo(&mut self) {
+        self.undo = None;
     }
 
     /// It was for nothing.

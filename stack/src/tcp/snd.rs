@@ -49,7 +49,7 @@ pub(crate) struct Snd {
     /// Bytes the relay may have queued here.
     pub(crate) target: usize,
     pub(crate) retrans: u64,
-    /// When data last left.
+    /// When data last left, or the time without was last reckoned with.
     pub(crate) sent_at: Instant,
     /// Outstanding when we last spoke, bytes. ACKs of one turn are answered once: what the first of them took off was
     /// in flight when a later one tells of a loss (RFC 5681's FlightSize).
@@ -120,11 +120,13 @@ impl Snd {
         self.timer = Some(now + self.rtt.rto());
     }
 
-    /// Data waits to leave, and nothing is outstanding.
+    /// Data leaves now, and nothing is outstanding (RFC 5681 section 4.1). Once for the time since data last left,
+    /// whatever was asked or answered in between, and though the device may not take it yet.
     pub(crate) fn restart_after_idle(&mut self, now: Instant) {
         let (idle, timeout) = (now.since(self.sent_at), self.rtt.rto());
         if idle >= timeout && self.sent_at != Instant(0) {
             let timeouts = idle.as_nanos() / timeout.as_nanos();
+            self.sent_at = now;
             self.cc.on_idle(u32::try_from(timeouts).unwrap_or(u32::MAX), self.mss);
         }
     }

@@ -115,7 +115,7 @@ impl Tcb {
             self.ecn.on_reduced(nxt);
         }
         if snd.recovery.phase != Phase::Timeout {
-            snd.recovery.begin(Phase::Timeout, before, nxt, pipe);
+            snd.recovery.begin(Phase::Timeout, before, &snd.board, pipe);
         } else {
             snd.recovery.stop_asking();
         }

@@ -52,7 +52,8 @@ impl Tcb {
     }
 
     /// Section 7.4.2: an ACK that moved SND.UNA beyond a probe, which was sent before, shows that the probe repaired a
-    /// loss unless a DSACK said that there was none: the window is reduced as after any recovery.
+    /// loss unless a DSACK said that there was none: the window is reduced as after any recovery, once for a window of
+    /// data (RFC 3168 section 6.1.2).
     pub(super) fn end_tail_probe(&mut self, duplicate: bool) {
         let snd = &mut self.snd;
         let una = snd.una();
@@ -61,8 +62,10 @@ impl Tcb {
             snd.tail_probe = None;
         } else if una.gt(probe.end) {
             snd.tail_probe = None;
-            if snd.recovery.phase == Phase::Open {
+            if snd.recovery.phase == Phase::Open && !self.ecn.answered(probe.end) {
                 snd.cc.reduce(snd.cc.cwnd, snd.mss);
+                self.ecn.on_reduced(snd.nxt());
+                snd.recovery.forget_undo();
             }
         }
     }

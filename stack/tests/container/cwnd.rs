@@ -34,21 +34,60 @@ fn acks_of_one_turn_open_the_window_as_if_they_came_one_by_one() {
     rig.assert_empty();
 }
 
+/// A guest that acknowledged the 30 segments it was sent: the congestion window is 40.
+fn forty() -> (Rig, Peer) {
+    let mut rig = Rig::new();
+    let mut peer = Peer::open_far(&mut rig, &Hello::default(), RTT);
+    peer.wnd = u16::MAX;
+    let mut out = rig.host_says(peer.flow, &bytes(30 * 1460));
+    while !out.is_empty() {
+        out = acknowledge(&mut rig, &mut peer, &out);
+    }
+    (rig, peer)
+}
+
 #[test]
 fn after_idle_the_window_is_halved_each_timeout_down_to_the_initial_one() {
     for (idle, expected) in [(100, 40), (300, 20), (1000, 10), (60_000, 10)] {
-        let mut rig = Rig::new();
-        let mut peer = Peer::open_far(&mut rig, &Hello::default(), RTT);
-        peer.wnd = u16::MAX;
-        let mut out = rig.host_says(peer.flow, &bytes(30 * 1460));
-        while !out.is_empty() {
-            out = acknowledge(&mut rig, &mut peer, &out);
-        }
-        // 30 segments were acknowledged: the window is 40. A timeout is 240 ms.
+        let (mut rig, peer) = forty();
+        // A timeout is 240 ms.
         rig.pass(idle);
         let out = rig.host_says(peer.flow, &bytes(100 * 1460));
         assert_eq!(out.len(), expected, "after {idle} ms");
         rig.send(peer.rst());
         rig.assert_empty();
     }
+}
+
+#[test]
+fn idle_counts_once_however_often_a_closed_window_is_asked_after() {
+    let (mut rig, mut peer) = forty();
+    let wide = std::mem::replace(&mut peer.wnd, 0);
+    rig.send(peer.pure_ack());
+    assert_eq!(rig.host_says(peer.flow, &bytes(100 * 1460)), []);
+    // It is probed meanwhile, and answers. A timeout is 240 ms: one has gone by.
+    for _ in 0..6 {
+        assert!(rig.pass_segs(50).iter().all(|(_, s)| s.data.is_empty()));
+        rig.send(peer.pure_ack());
+    }
+    peer.wnd = wide;
+    assert_eq!(rig.send(peer.pure_ack()).len(), 20);
+    rig.send(peer.rst());
+    rig.assert_empty();
+}
+
+#[test]
+fn idle_counts_once_though_the_device_takes_nothing() {
+    let (mut rig, peer) = forty();
+    rig.pass(300);
+    rig.wire.room = 0;
+    let mut out = rig.host_says(peer.flow, &bytes(100 * 1460));
+    for _ in 0..3 {
+        out.extend(rig.send(peer.pure_ack()));
+    }
+    assert_eq!(out, []);
+    rig.wire.room = usize::MAX;
+    assert_eq!(rig.pass_segs(10).len(), 20);
+    rig.send(peer.rst());
+    rig.assert_empty();
 }

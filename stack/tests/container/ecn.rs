@@ -10,7 +10,7 @@ const ECT_0: u8 = 2;
 const CE: u8 = 3;
 
 /// A connection whose SYN has these bits and came in a packet with this ECN field, and what answered it.
-fn open(rig: &mut Rig, hello: &Hello, bits: u8, ecn: u8) -> (Peer, Seg) {
+pub(crate) fn open(rig: &mut Rig, hello: &Hello, bits: u8, ecn: u8) -> (Peer, Seg) {
     let syn = Seg { flags: SYN | bits, ecn, ..hello.syn(40_000, 80) };
     assert_eq!(rig.send(syn.clone()), []);
     let flow = *rig.host.connects.last().expect("a connect");
@@ -20,7 +20,7 @@ fn open(rig: &mut Rig, hello: &Hello, bits: u8, ecn: u8) -> (Peer, Seg) {
     (peer, syn_ack)
 }
 
-fn capable(rig: &mut Rig) -> Peer {
+pub(crate) fn capable(rig: &mut Rig) -> Peer {
     let (peer, syn_ack) = open(rig, &Hello::default(), ECE | CWR, 0);
     assert_eq!(syn_ack.flags, SYN | ACK | ECE);
     peer
@@ -134,6 +134,51 @@ fn what_is_sent_again_is_not_capable_and_what_follows_a_loss_says_so() {
     assert_eq!((first.ecn, first.flags & CWR), (ECT_0, CWR), "RFC 3168 section 6.1.2");
     assert!(rest.iter().all(|s| s.ecn == ECT_0 && s.flags & CWR == 0));
     assert_eq!(rig.stat("TCPECNReduced"), 0);
+    end(rig, &peer);
+}
+
+/// Ten segments, the last of them again as a probe, and a guest that was silent until then.
+fn probed(rig: &mut Rig) -> (Peer, Vec<Seg>) {
+    let mut peer = capable(rig);
+    peer.wnd = u16::MAX;
+    let said = rig.host_says(peer.flow, &bytes(10 * 1460));
+    let probe = rig.pass_segs(20);
+    assert_eq!((probe.len(), probe[0].1.seq), (1, said[9].seq));
+    (peer, said)
+}
+
+#[test]
+fn what_follows_a_loss_that_a_probe_repaired_says_so_and_costs_one_window() {
+    let mut rig = Rig::new();
+    let (mut peer, said) = probed(&mut rig);
+    peer.hear(&said);
+    rig.send(peer.pure_ack());
+    let before = rig.flow(peer.flow).unwrap().cwnd;
+    // What is acknowledged beyond the probe, without a DSACK, says that the last one was lost; a mark costs no more.
+    peer.hear(&rig.host_says(peer.flow, &bytes(1460)));
+    rig.send(Seg { flags: ACK | ECE, ..peer.pure_ack() });
+    let after = rig.flow(peer.flow).unwrap().cwnd;
+    assert_eq!((after, rig.stat("TCPECNReduced")), (before * 7 / 10, 0), "RFC 9438 section 4.6");
+    let next = one(rig.host_says(peer.flow, &bytes(1460)));
+    assert_eq!((next.flags & CWR, next.ecn), (CWR, ECT_0), "RFC 3168 section 6.1.2");
+    end(rig, &peer);
+}
+
+#[test]
+fn a_probe_that_repaired_a_loss_in_a_window_with_marks_costs_no_other() {
+    let mut rig = Rig::new();
+    let (mut peer, said) = probed(&mut rig);
+    peer.hear(&said[..5]);
+    rig.send(Seg { flags: ACK | ECE, ..peer.pure_ack() });
+    assert_eq!(rig.stat("TCPECNReduced"), 1);
+    peer.hear(&said[5..]);
+    rig.send(peer.pure_ack());
+    let before = rig.flow(peer.flow).unwrap().cwnd;
+    let next = one(rig.host_says(peer.flow, &bytes(1460)));
+    assert_eq!(next.flags & CWR, CWR);
+    peer.hear(&[next]);
+    rig.send(peer.pure_ack());
+    assert!(rig.flow(peer.flow).unwrap().cwnd >= before);
     end(rig, &peer);
 }
 

@@ -2,9 +2,10 @@
 
 use skbudget_stack::Container;
 
+use crate::ecn;
 use crate::peer::{Hello, Peer, bytes};
-use crate::rig::{GATEWAY, GATEWAY6, GUEST, GUEST6, Rig, Setup};
-use crate::wire::{Sent, ethernet, icmpv6_message, ipv4, ipv6};
+use crate::rig::{GATEWAY, GATEWAY6, GUEST, GUEST6, Rig, Setup, one};
+use crate::wire::{CWR, ECE, Sent, ethernet, icmpv6_message, ipv4, ipv6};
 
 /// `payload` in pieces of `step` bytes, a multiple of eight, in order.
 fn pieces(v6: bool, protocol: u8, id: u16, payload: &[u8], step: usize) -> Vec<Vec<u8>> {
@@ -21,12 +22,27 @@ fn pieces(v6: bool, protocol: u8, id: u16, payload: &[u8], step: usize) -> Vec<V
         let word = (at / 8) as u16 | u16::from(more) << 13;
         frame[18..20].copy_from_slice(&id.to_be_bytes());
         frame[20..22].copy_from_slice(&word.to_be_bytes());
-        frame[24..26].fill(0);
-        let sum = !smoltcp::wire::checksum::data(&frame[14..34]);
-        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        sum_v4(&mut frame);
         frame
     };
     payload.chunks(step).enumerate().map(of).collect()
+}
+
+/// The header's checksum anew.
+fn sum_v4(frame: &mut [u8]) {
+    frame[24..26].fill(0);
+    let sum = !smoltcp::wire::checksum::data(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// The packet's ECN field, which was zero.
+fn mark(v6: bool, frame: &mut [u8], ecn: u8) {
+    if v6 {
+        frame[15] |= ecn << 4;
+    } else {
+        frame[15] |= ecn;
+        sum_v4(frame);
+    }
 }
 
 fn echo(v6: bool, len: usize) -> Vec<u8> {
@@ -96,6 +112,29 @@ fn a_segment_in_pieces_is_a_segment() {
             rig.with_cx(|stack, cx| stack.on_frame(cx, &vnet, &piece));
         }
         assert_eq!(rig.stat("DropTcpChecksum"), 1);
+        rig.send(peer.rst());
+        rig.assert_empty();
+    }
+}
+
+#[test]
+fn a_mark_on_a_piece_is_echoed_and_beside_one_that_cannot_bear_it_drops_the_segment() {
+    for v6 in [false, true] {
+        let mut rig = Rig::new();
+        let hello = Hello { v6, mss: Some(1440), ..Hello::default() };
+        let (mut peer, _) = ecn::open(&mut rig, &hello, ECE | CWR, 0);
+        for (id, ecns, marked) in [(5, [2, 2, 2], 0), (6, [2, 3, 2], 1), (7, [0, 3, 0], 1)] {
+            let frame = peer.data(&bytes(1000)).frame();
+            let mut frames = pieces(v6, 6, id, &frame[if v6 { 54 } else { 34 }..], 400);
+            frames.iter_mut().zip(ecns).for_each(|(frame, ecn)| mark(v6, frame, ecn));
+            frames.iter().for_each(|frame| rig.frame(frame));
+            rig.turn();
+            assert_eq!(rig.stat("InCEPkts"), marked, "{ecns:?}");
+        }
+        assert_eq!(rig.sock(peer.flow).heard.len(), 2000, "RFC 3168 section 5.3");
+        assert_eq!((rig.stat("DropFragmentEcn"), rig.stat("ReasmOKs")), (1, 2));
+        let ack = one(rig.send(peer.data_at(-1000, &bytes(1000))));
+        assert!(ack.flags & ECE != 0);
         rig.send(peer.rst());
         rig.assert_empty();
     }

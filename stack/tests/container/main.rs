@@ -22,6 +22,7 @@ mod recovery;
 mod reorder;
 mod reset;
 mod rig;
+mod undo;
 mod window;
 mod wire;
 mod wrap;

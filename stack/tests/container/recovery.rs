@@ -363,6 +363,20 @@ fn without_new_data_a_timeout_asks_nothing() {
 }
 
 #[test]
+fn a_timeout_asks_nothing_with_new_data_that_the_window_is_too_small_for() {
+    let (mut rig, mut peer, said, _) = timed_out(10 * 1460);
+    // Of the twenty and a probe with new data one is acknowledged; the window has room for a bit more than the rest.
+    peer.ack = said[1].seq;
+    peer.wnd = (20 * MSS).div_ceil(128) as u16;
+    let out = rig.send(peer.pure_ack());
+    assert_eq!(out.first().map(|s| s.seq), Some(said[1].seq), "what was lost waits for nothing");
+    peer.ack = said[3].seq;
+    rig.send(peer.pure_ack());
+    assert_eq!(rig.stat("TCPSpuriousRTOs"), 0);
+    end(rig, &peer);
+}
+
+#[test]
 fn without_sack_a_repeated_ack_says_that_a_timeout_had_a_reason() {
     let hello = Hello { sack_ok: false, ..Hello::default() };
     let (mut rig, mut peer, said) = twenty_out(&hello, 10 * 1460);
