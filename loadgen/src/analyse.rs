@@ -45,7 +45,7 @@ fn fairness(arm: &ArmResult, frame: Frame<'_>) -> Fairness {
         jain_victims_ppm: jain(victims.iter().map(|c| goodput(&c.phases[CONTENDED]))),
         jain_all_ppm: jain(arm.containers.iter().map(|c| c.phases[CONTENDED].moved_bytes)),
         hog_peak_bytes: hogs().map(|c| c.peak_held_bytes).max().unwrap_or(0),
-        hog_hard_bytes: hogs().map(|c| c.hard_bytes).max().unwrap_or(0),
+        hog_hard_bytes: hogs().map(|c| c.hard_bytes).max().filter(|_| arm.is_limited()),
         overshoot_bytes: arm.budgets.iter().map(|b| b.overshoot_bytes).max().unwrap_or(0),
         victim_refusals: victims.iter().map(|c| refusals(c)).sum(),
         victim_pressure_ns: victims.iter().map(|c| arm.budgets[c.budget].pressure_ns).max(),

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::plan::{ArmRole, Isolation, RuleSet};
-use crate::result::{BudgetResult, Quantile};
+use crate::result::{BudgetResult, Quantile, RunResult};
 
 const MS: u64 = 1_000_000;
 
@@ -153,4 +153,29 @@ fn jain_of_equals_is_one_and_of_nothing_zero() {
     assert_eq!(jain([5000, 5000, 5000].into_iter()), 1_000_000);
     assert_eq!(jain([5000, 0].into_iter()), 500_000);
     assert_eq!(jain([0, 0].into_iter()), 0);
+}
+
+/// Where nothing is enforced, no rendering may set the hog's peak against a limit.
+#[test]
+fn an_arm_without_limits_has_none_to_show() {
+    let hog = container("hog", Role::Hog, [0, 500, 0], [0; 3]);
+    let mut a = arm(ArmRole::Baseline, vec![hog, container("v", Role::Victim, [9; 3], [2; 3])]);
+    settle(&mut a);
+    assert_eq!(a.fairness.hog_hard_bytes, Some(1 << 22));
+    assert_eq!(crate::report::table::hog_memory(&a), "1.00 MiB / 4.00 MiB");
+
+    // As an earlier result has it, with the scenario's budget in place of the limit.
+    a.isolation = Isolation::Off;
+    assert_eq!(crate::report::table::hog_memory(&a), "1.00 MiB / none");
+    settle(&mut a);
+    assert_eq!(a.fairness.hog_hard_bytes, None);
+
+    let result = RunResult { arms: vec![a], phases: phases(), ..RunResult::default() };
+    let text = crate::report::table::render(&result);
+    assert!(text.contains("1.00 MiB / none") && text.contains("no limit"), "{text}");
+    let summary = crate::export::summary::render(&result);
+    assert!(summary.contains("| 1.00 MiB / none |"), "{summary}");
+    assert!(summary.contains("hard limit) | - |"), "{summary}");
+    let html = crate::report::html::render(&result).unwrap();
+    assert!(html.contains("1.00 MiB &#x2f; none"), "{html}");
 }

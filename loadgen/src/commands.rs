@@ -69,6 +69,8 @@ pub(crate) enum SchemaName {
     Verdict,
     Scenario,
     Compare,
+    /// Of `sweep` and `search`
+    Sweep,
 }
 
 impl Outputs {
@@ -101,6 +103,7 @@ pub(crate) fn dispatch(command: Command) -> Result<u8, Failure> {
             SchemaName::Verdict => include_str!("../schema/verdict.schema.json"),
             SchemaName::Scenario => include_str!("../schema/scenario.schema.json"),
             SchemaName::Compare => include_str!("../schema/compare.schema.json"),
+            SchemaName::Sweep => include_str!("../schema/sweep.schema.json"),
         }),
         Command::Explain { topic } => print(&explain::explain(topic.as_deref())?),
     }

@@ -119,7 +119,7 @@ pub const METRICS: &[Metric] = &[
         a.fairness.recovery_ns.map(|ns| exact(ns as f64))
     }),
     smaller("overshoot", Unit::Bytes, "most a budget held beyond its hard limit", |_, a| {
-        Some(exact(a.fairness.overshoot_bytes as f64))
+        a.is_limited().then(|| exact(a.fairness.overshoot_bytes as f64))
     }),
     smaller("victim-cpu", Unit::Nanos, "CPU of the stack for a victim while contended", |_, a| {
         victims(a).filter_map(|c| c.stack_cpu_ns).max().map(|ns| exact(ns as f64))

@@ -88,6 +88,11 @@ impl ArmResult {
             ..Self::default()
         }
     }
+
+    /// Whether a hard limit is enforced on anything in it.
+    pub fn is_limited(&self) -> bool {
+        self.isolation != Isolation::Off
+    }
 }
 
 /// A group of a scenario as one: histograms are merged, percentiles are never averaged.
@@ -310,7 +315,8 @@ pub struct Fairness {
     /// First window after the hog left from which two in a row reach 95 % of solo, for the slowest victim, if any.
     pub recovery_ns: Option<u64>,
     pub hog_peak_bytes: u64,
-    pub hog_hard_bytes: u64,
+    /// `null`: the arm enforces none, or has no hog.
+    pub hog_hard_bytes: Option<u64>,
     pub overshoot_bytes: u64,
     /// Sum over the victims.
     pub victim_refusals: u64,

@@ -4,8 +4,26 @@ use std::path::Path;
 
 #[path = "support/program.rs"]
 mod program;
+#[path = "support/schema.rs"]
+mod schema;
 
 use program::{json, scratch};
+use schema::{Schema, published};
+use serde_json::Value;
+
+/// It is what its schema says and nothing else, and the schema sees a slip.
+fn is_a_sweep(sweep: &Value) {
+    let schema = published("sweep");
+    let errors = Schema::closed(&schema).errors(sweep);
+    assert!(errors.is_empty(), "{errors:#?}");
+    let mut slip = sweep.clone();
+    slip["points"][0]["arms"][0]["stall_ns"] = Value::Null;
+    assert_eq!(Schema::closed(&schema).errors(&slip).len(), 1);
+    slip = sweep.clone();
+    slip["points"][0]["new"] = Value::from(1);
+    assert_eq!(Schema::closed(&schema).errors(&slip).len(), 1);
+    assert_eq!(Schema::open(&schema).errors(&slip).len(), 0, "an addition keeps the version");
+}
 
 /// The exit code, and all it said.
 fn loadgen(args: &[&str]) -> (i32, String) {
@@ -26,7 +44,7 @@ fn a_sweep_has_a_row_and_a_result_for_each_value() {
     ]);
     assert_eq!(code, 0, "{said}");
     let sweep = json(&dir.join("sweep.json"));
-    assert_eq!(sweep["schema"], "loadgen.sweep/1");
+    is_a_sweep(&sweep);
     let points = sweep["points"].as_array().unwrap();
     let containers: Vec<_> = points.iter().map(|p| p["containers"].as_u64().unwrap()).collect();
     assert_eq!(containers, [10, 20]);
@@ -61,9 +79,11 @@ conns = ["group.hog.stuff.conns", "group.hog.hoard.conns"]
         &out_dir,
     ]);
     assert_eq!(code, 0, "{said}");
-    let points = json(&dir.join("out/sweep.json"))["points"].as_array().unwrap().clone();
-    let passed = |p: &serde_json::Value| p["exit"] == 0;
-    let value = |p: &serde_json::Value| p["value"].as_str().unwrap().parse::<u64>().unwrap();
+    let sweep = json(&dir.join("out/sweep.json"));
+    is_a_sweep(&sweep);
+    let points = sweep["points"].as_array().unwrap().clone();
+    let passed = |p: &Value| p["exit"] == 0;
+    let value = |p: &Value| p["value"].as_str().unwrap().parse::<u64>().unwrap();
     let best = points.iter().filter(|p| passed(p)).map(value).max().unwrap();
     let fails = points.iter().filter(|p| !passed(p)).map(value).min().unwrap();
     assert!(best >= 1 && best < fails && fails <= 150);

@@ -63,6 +63,8 @@ fn side_by_side(s: &mut String, result: &RunResult) {
         let cells: Vec<String> = result.arms.iter().map(of).collect();
         let _ = writeln!(s, "| {} ({}) | {} |", m.key, m.about, cells.join(" | "));
     }
+    let memory: Vec<String> = result.arms.iter().map(table::hog_memory).collect();
+    let _ = writeln!(s, "| {} | {} |", table::HOG_MEMORY, memory.join(" | "));
     s.push('\n');
 }
 

@@ -135,12 +135,10 @@ fn rows(result: &RunResult) -> Vec<Row> {
     });
     fair("Jain's index, victims", |f| index(f.jain_victims_ppm));
     fair("Jain's index, all", |f| index(f.jain_all_ppm));
-    fair("hog's peak / its hard limit", |f| {
-        format!("{} / {}", bytes(f.hog_peak_bytes), bytes(f.hog_hard_bytes))
-    });
-    fair("hard limit overshoot", |f| bytes(f.overshoot_bytes));
     fair("memory refusals on victims", |f| f.victim_refusals.to_string());
     fair("victims' budget under pressure", |f| f.victim_pressure_ns.map_or_else(none, time));
+    add(HOG_MEMORY, "", Box::new(hog_memory));
+    add("hard limit overshoot", "", Box::new(overshoot));
     add("stack CPU, hog / a victim", "", Box::new(cpu));
     rows
 }
@@ -167,6 +165,22 @@ fn least_rate(arm: &ArmResult, i: usize, pick: Pick, phase: &Phase) -> String {
 fn worst_stall(arm: &ArmResult, phase: usize) -> String {
     let of = |c: &ContainerResult| c.phases[phase].up_stall_ns.max(c.phases[phase].down_stall_ns);
     time(victims(arm).map(of).max().unwrap_or(0))
+}
+
+pub(crate) const HOG_MEMORY: &str = "hog's peak / its hard limit";
+
+/// What a scenario gives a container is no limit where the arm enforces none.
+pub(crate) fn hog_memory(arm: &ArmResult) -> String {
+    let f = &arm.fairness;
+    match f.hog_hard_bytes.filter(|_| arm.is_limited()) {
+        _ if !arm.containers.iter().any(|c| c.role == Role::Hog) => none(),
+        Some(hard) => format!("{} / {}", bytes(f.hog_peak_bytes), bytes(hard)),
+        None => format!("{} / none", bytes(f.hog_peak_bytes)),
+    }
+}
+
+fn overshoot(arm: &ArmResult) -> String {
+    if arm.is_limited() { bytes(arm.fairness.overshoot_bytes) } else { "no limit".to_owned() }
 }
 
 fn cpu(arm: &ArmResult) -> String {
