@@ -138,6 +138,10 @@ const KNOWN_WARNINGS: &[(&str, &str)] = &[(
      is faster for a moment fills it",
 )];
 
+/// Whether a retransmission counts as a loss or as reordering is for tshark a matter of 3 ms, which a scheduler gives or
+/// takes: what one capture of the kernel does not show, the next one may.
+const KERNEL_CAPTURES: usize = 8;
+
 /// Severity and summary of what tshark notes, and how often.
 fn expert(capture: &Path) -> BTreeMap<(String, String), u64> {
     let output =
@@ -158,6 +162,24 @@ fn expert(capture: &Path) -> BTreeMap<(String, String), u64> {
     found
 }
 
+/// What it notes in a capture of the transfers, but for its chats.
+fn notes(far: Far, loss: u32) -> BTreeSet<(String, String)> {
+    let name = format!("skbudget-{far:?}-{loss}-{}.pcap", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let file = std::io::BufWriter::new(std::fs::File::create(&path).unwrap());
+    let capture = PcapWriter::new(Box::new(file), 65_535, 0).unwrap();
+    let bench = Bench::new(far, cable(loss), Some(capture));
+    transfers(&bench);
+    bench.end();
+    let mut notes = expert(&path);
+    std::fs::remove_file(&path).unwrap();
+    notes.retain(|(severity, _), _| severity != "Chats");
+    for ((severity, summary), count) in &notes {
+        println!("loss {loss} ppm: {far:?}: {severity} {count} {summary}");
+    }
+    notes.into_keys().collect()
+}
+
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn wireshark_warns_of_nothing_that_it_does_not_warn_of_between_two_kernels() {
@@ -165,31 +187,19 @@ fn wireshark_warns_of_nothing_that_it_does_not_warn_of_between_two_kernels() {
         return;
     }
     for loss in [0, 5000] {
-        let notes = |far| {
-            let name = format!("skbudget-{far:?}-{loss}-{}.pcap", std::process::id());
-            let path = std::env::temp_dir().join(name);
-            let file = std::io::BufWriter::new(std::fs::File::create(&path).unwrap());
-            let capture = PcapWriter::new(Box::new(file), 65_535, 0).unwrap();
-            let bench = Bench::new(far, cable(loss), Some(capture));
-            transfers(&bench);
-            bench.end();
-            let notes = expert(&path);
-            std::fs::remove_file(&path).unwrap();
-            notes
-        };
-        let (ours, kernel) = (notes(Far::Ours), notes(Far::Kernel));
-        for (far, notes) in [("ours", &ours), ("kernel", &kernel)] {
-            for ((severity, summary), count) in notes.iter().filter(|note| note.0.0 != "Chats") {
-                println!("loss {loss} ppm: {far}: {severity} {count} {summary}");
+        let ours = notes(Far::Ours, loss);
+        let grave = ours.iter().filter(|(severity, summary)| {
+            let known = KNOWN_WARNINGS.iter().any(|(known, _)| known == summary);
+            severity == "Errors" || severity == "Warns" && !known
+        });
+        let mut more: BTreeSet<_> = grave.collect();
+        for _ in 0..KERNEL_CAPTURES {
+            if more.is_empty() {
+                break;
             }
+            let kernel = notes(Far::Kernel, loss);
+            more.retain(|note| !kernel.contains(*note));
         }
-        let grave = |key: &&(String, String)| {
-            let known = KNOWN_WARNINGS.iter().any(|(summary, _)| *summary == key.1);
-            key.0 == "Errors" || key.0 == "Warns" && !known
-        };
-        let (grave_ours, grave_kernel): (BTreeSet<_>, BTreeSet<_>) =
-            (ours.keys().filter(grave).collect(), kernel.keys().filter(grave).collect());
-        let more: Vec<_> = grave_ours.difference(&grave_kernel).collect();
         assert!(more.is_empty(), "loss {loss} ppm: {more:?}");
     }
 }
