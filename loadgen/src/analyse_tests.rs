@@ -177,5 +177,5 @@ fn an_arm_without_limits_has_none_to_show() {
     assert!(summary.contains("| 1.00 MiB / none |"), "{summary}");
     assert!(summary.contains("hard limit) | - |"), "{summary}");
     let html = crate::report::html::render(&result).unwrap();
-    assert!(html.contains("1.00 MiB &#x2f; none"), "{html}");
+    assert!(html.contains("1.00\u{a0}MiB\u{a0}&#x2f; none"), "{html}");
 }

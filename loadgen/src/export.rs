@@ -80,9 +80,18 @@ pub fn render(result: &RunResult, format: Format) -> Result<Vec<File>, Failure> 
     })
 }
 
+/// A directory to write into, made if need be.
+pub fn make(dir: &Path) -> Result<(), Failure> {
+    if dir.exists() && !dir.is_dir() {
+        let text = format!("{}: a file is there, where a directory is to be", dir.display());
+        return Err(Failure::Usage(text));
+    }
+    fs::create_dir_all(dir).map_err(|e| Failure::io(dir.display(), e))
+}
+
 /// Writes into `dir`, made if need be. Names are those of `render`, without separators of paths.
 pub fn write(dir: &Path, result: &RunResult, formats: &[Format]) -> Result<(), Failure> {
-    fs::create_dir_all(dir).map_err(|e| Failure::io(dir.display(), e))?;
+    make(dir)?;
     for format in formats {
         for (name, text) in render(result, *format)? {
             let path = dir.join(name);

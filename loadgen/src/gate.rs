@@ -8,7 +8,7 @@ use crate::analyse::{Pair, latency_pairs};
 use crate::exit::Exit;
 use crate::plan::{ArmRole, GatePlan};
 use crate::result::{ArmResult, ContainerResult, Fairness, GateKind, GateResult, Verdict};
-use crate::units::{bytes, percent, time, times};
+use crate::units::{after, bytes, percent, time, times};
 
 /// What a victim may pay for its neighbour. Exact in virtual time, with room for a busy machine on the wall clock
 /// (`loadgen-notes` 2.4).
@@ -215,7 +215,7 @@ fn subject(bench: &mut Bench<'_>, limits: Thresholds) {
     let ok = delivered >= least;
     bench.gate(timed, "least delivered ratio", ok, percent(delivered), percent(least));
     let ok = f.recovery_ns.is_some_and(|ns| ns <= limits.recovery_ns);
-    let seen = f.recovery_ns.map_or_else(|| "never".to_owned(), time);
+    let seen = f.recovery_ns.map_or_else(|| "never".to_owned(), after);
     bench.gate(timed, "recovery", ok, seen, format!("<= {}", time(limits.recovery_ns)));
     let over = f.overshoot_bytes;
     let ok = over <= limits.overshoot_bytes;

@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::analyse::{self, Frame};
 use crate::exit::Failure;
+use crate::export;
 use crate::gate;
 use crate::machine;
 use crate::plan::Plan;
@@ -119,7 +120,7 @@ fn outcomes(
 
 /// A place that cannot be written to is found before the work, not after.
 pub fn check_writable(dir: &Path) -> Result<(), Failure> {
-    fs::create_dir_all(dir).map_err(|e| Failure::io(dir.display(), e))?;
+    export::make(dir)?;
     let probe = dir.join(".loadgen");
     fs::write(&probe, b"").map_err(|e| Failure::io(dir.display(), e))?;
     fs::remove_file(&probe).map_err(|e| Failure::io(probe.display(), e))

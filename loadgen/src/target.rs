@@ -52,7 +52,10 @@ pub fn find(name: &str) -> Result<Box<dyn Target>, Failure> {
         "tap" => Ok(Box::new(tap::TapTarget)),
         "kernel" => Ok(Box::new(kernel::KernelTarget)),
         _ => {
-            let hint = hint(name, NAMES.iter().copied());
+            let mut hint = hint(name, NAMES.iter().copied());
+            if hint.is_empty() {
+                hint = format!("; known are {}", NAMES.join(", "));
+            }
             Err(Failure::Usage(format!("no target '{name}'{hint}")))
         }
     }

@@ -111,6 +111,11 @@ pub fn time(ns: u64) -> String {
     format!("{} {unit}", three(n))
 }
 
+/// How long after something else: `1.24 ms`, `at once`
+pub fn after(ns: u64) -> String {
+    if ns == 0 { "at once".to_owned() } else { time(ns) }
+}
+
 /// `31.9 MiB`
 pub fn bytes(n: u64) -> String {
     match n {

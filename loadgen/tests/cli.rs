@@ -93,7 +93,10 @@ fn bad_input_is_exit_2_and_names_what_would_do() {
         (&["repro", "--set", "rate=10"], "units"),
         (&["run", "starvation", "--target", "virtul"], "did you mean 'virtual'"),
         (&["run", "starvation", "--sead", "3"], "--seed"),
+        (&["run", "starvation", "--target", "podman"], "known are virtual, tap, kernel"),
         (&["explain", "jan"], "did you mean 'jain'"),
+        (&["explain", "p99"], "p99-inflation"),
+        (&["explain", "zzzzzz"], "`loadgen explain` lists the topics"),
         (&["nonsense"], "unrecognized subcommand"),
     ] {
         let (code, _, err) = loadgen(args);

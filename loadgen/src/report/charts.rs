@@ -73,7 +73,8 @@ pub fn goodput(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
                 series.push(Series {
                     name: format!("{who} ({}), {way}", c.name),
                     class: format!("{way}{faint}"),
-                    points: windows.iter().enumerate().map(at).collect(),
+                    // The last one also holds what came after it, and would be drawn as a leap.
+                    points: windows.iter().enumerate().map(at).rev().skip(1).rev().collect(),
                     dots: false,
                 });
             }

@@ -142,7 +142,12 @@ pub fn explain(topic: Option<&str>) -> Result<String, Failure> {
     };
     let found = exits(name).or_else(|| topic_or_metric(name)).or_else(|| gate(name));
     found.ok_or_else(|| {
-        let hint = hint(name, topics);
+        let longer: Vec<_> = topics.clone().filter(|t| t.starts_with(name)).collect();
+        let hint = match hint(name, topics) {
+            _ if !longer.is_empty() => format!("; there is {}", longer.join(", ")),
+            none if none.is_empty() => "; `loadgen explain` lists the topics".to_owned(),
+            near => near,
+        };
         Failure::Usage(format!("nothing to explain about '{name}'{hint}"))
     })
 }

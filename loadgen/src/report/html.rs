@@ -21,7 +21,10 @@ pub fn render(result: &RunResult) -> Result<String, Failure> {
     let drawn = result.arms.iter().take(ARMS_MAX);
     let arms: Vec<Value> = drawn.map(|arm| arm_value(result, arm)).collect();
     let (headline, rows) = table::cells(result);
-    let row = |r: table::TextRow| context! { name => r.name, detail => r.detail, cells => r.cells };
+    let row = |r: table::TextRow| {
+        let cells: Vec<String> = r.cells.iter().map(|c| unbroken(c)).collect();
+        context! { name => r.name, detail => r.detail, cells }
+    };
     let rows: Vec<Value> = rows.into_iter().map(row).collect();
     let (latency, latency_keys) = charts::latency(result);
     let (slowdowns, slowdown_keys) = charts::slowdowns(result);
@@ -41,6 +44,11 @@ pub fn render(result: &RunResult) -> Result<String, Failure> {
         method => method::rows(result), meta => meta(result), window => crate::units::time(result.window_ns),
     };
     template.render(context).map_err(|e| Failure::io("report.html", e))
+}
+
+/// A number stays with its unit however narrow the column; a line may end after a slash.
+fn unbroken(cell: &str) -> String {
+    cell.replace(" / ", "\u{a0}/\n").replace(' ', "\u{a0}").replace('\n', " ")
 }
 
 fn svg(text: String) -> Value {

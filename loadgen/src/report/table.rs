@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::metrics::{victims, worst_quantile};
 use crate::plan::{Phase, Role};
 use crate::result::{ArmResult, ContainerPhase, ContainerResult, Fairness, Quantile, RunResult};
-use crate::units::{bits_per_second, bytes, percent, rate, time, times};
+use crate::units::{after, bits_per_second, bytes, percent, rate, time, times};
 
 type Cell = Box<dyn Fn(&ArmResult) -> String>;
 
@@ -130,9 +130,7 @@ fn rows(result: &RunResult) -> Vec<Row> {
         f.throughput_slowdown_milli.map_or_else(|| "nothing came".to_owned(), times)
     });
     fair("p99 inflation, worst", |f| f.p99_inflation_milli.map_or_else(none, times));
-    fair("back to 95 % of solo after", |f| {
-        f.recovery_ns.map_or_else(|| "never".to_owned(), window)
-    });
+    fair("back to 95 % of solo after", |f| f.recovery_ns.map_or_else(|| "never".to_owned(), after));
     fair("Jain's index, victims", |f| index(f.jain_victims_ppm));
     fair("Jain's index, all", |f| index(f.jain_all_ppm));
     fair("memory refusals on victims", |f| f.victim_refusals.to_string());
@@ -202,9 +200,6 @@ pub(crate) fn quantile(q: Quantile) -> String {
 }
 fn index(ppm: u64) -> String {
     format!("{}.{:03}", ppm / 1_000_000, ppm % 1_000_000 / 1000)
-}
-fn window(ns: u64) -> String {
-    if ns == 0 { "at once".to_owned() } else { time(ns) }
 }
 
 fn gates(result: &RunResult) -> String {
