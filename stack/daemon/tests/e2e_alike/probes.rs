@@ -138,8 +138,8 @@ const KNOWN_WARNINGS: &[(&str, &str)] = &[(
      is faster for a moment fills it",
 )];
 
-/// Whether a retransmission counts as a loss or as reordering is for tshark a matter of 3 ms, which a scheduler gives or
-/// takes: what one capture of the kernel does not show, the next one may.
+/// Whether a retransmission counts as a loss or as reordering is for tshark a matter of 3 ms, which a scheduler gives
+/// or takes: what one capture of the kernel does not show, the next one may.
 const KERNEL_CAPTURES: usize = 8;
 
 /// Severity and summary of what tshark notes, and how often.
