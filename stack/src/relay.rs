@@ -84,7 +84,6 @@ pub(crate) fn to_host(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
 /// Reads from the host socket what the guest and the budget have room for.
 pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
     let mut left = BYTES_PER_TURN;
-    let mut short = false;
     while ends.side.ready.readable && !ends.side.eof {
         // The kernel's senders are not held back by the flag, only their sndbuf is.
         let held_back = mem.budget.rules() == Rules::Strict && mem.budget.under_pressure();
@@ -95,10 +94,7 @@ pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
         if left == 0 {
             return Moved::More;
         }
-        // What comes after less than was asked for is most likely nothing, and needs no memory of its own.
-        let expected =
-            if short { ends.tcb.snd.q.tail_room() } else { ends.side.read_hint * PAYLOAD };
-        let want = room.min(expected.max(1));
+        let want = room.min(ends.side.read_hint * PAYLOAD);
         let (id, host) = (ends.id, &mut *ends.host);
         let filled =
             ends.tcb.snd.q.fill(want, mem.pool, mem.budget, mem.ledger, mem.now, |parts| {
@@ -113,7 +109,6 @@ pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
                 } else {
                     (n / PAYLOAD + 1).min(PARTS_MAX - 2)
                 };
-                short = !full;
                 left = left.saturating_sub(n);
                 raise_rcvbuf(ends, n, mem);
             }

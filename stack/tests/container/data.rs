@@ -19,17 +19,6 @@ fn every_turn_with_data_is_acknowledged_once() {
 }
 
 #[test]
-fn a_read_that_most_likely_finds_nothing_takes_no_memory() {
-    let mut rig = Rig::new();
-    let peer = Peer::open(&mut rig);
-    // A chunk carries 4032 bytes. What is left of it is what the host is asked for after it had less to say.
-    rig.host_says(peer.flow, &bytes(1000));
-    assert_eq!(rig.sock(peer.flow).asked, 4032 - 1000);
-    rig.send(peer.rst());
-    rig.assert_empty();
-}
-
-#[test]
 fn an_ack_rides_on_the_reply_or_follows_4_ms_later() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
