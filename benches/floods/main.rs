@@ -59,6 +59,9 @@ struct Args {
     seconds: u64,
     #[arg(long, default_value_t = PER_SECOND)]
     rate: u64,
+    /// Of the daemon: one a core, as it is meant to run, has the two containers on two of them
+    #[arg(long, default_value_t = thread::available_parallelism().map_or(1, usize::from))]
+    workers: usize,
     /// Given by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -126,7 +129,7 @@ fn main() {
 
 fn round(args: &Args, kind: Kind, apart: bool) -> Round {
     let phase = Duration::from_secs(args.seconds);
-    let mut siege = Siege::new();
+    let mut siege = Siege::new(args.workers);
     siege.let_in(apart);
     thread::sleep(WARM);
     let alone_from = siege.now();

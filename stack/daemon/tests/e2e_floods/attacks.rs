@@ -17,7 +17,7 @@ fn flood(kind: Kind) -> ContainerReport {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
     let fds_before = descriptors();
-    let mut siege = Siege::new();
+    let mut siege = Siege::new(1);
     let fds = descriptors();
     siege.let_in(false);
     let mut attack = Attack::new(kind, length("FLOOD", 100_000), PER_SECOND, CONNECTIONS);

@@ -37,10 +37,10 @@ struct Attacker {
 }
 
 impl Siege {
-    /// The neighbour alone.
-    pub(crate) fn new() -> Self {
+    /// The neighbour alone, under a daemon of so many workers.
+    pub(crate) fn new(workers: usize) -> Self {
         let world = World::new();
-        let daemon = world.daemon(HARD + NEIGHBOUR_HARD);
+        let daemon = world.daemon_of(workers, HARD + NEIGHBOUR_HARD);
         let netns = world::container(&daemon, "neighbour", NEIGHBOUR_HARD, None, true);
         let neighbour = Neighbour::start(&world, &netns);
         Self { daemon, neighbour, attacker: None, world, _netns: netns }

@@ -42,10 +42,15 @@ impl World {
 
     /// A daemon whose containers may hold so many bytes together.
     pub(crate) fn daemon(&self, hard: u64) -> Daemon {
+        self.daemon_of(1, hard)
+    }
+
+    pub(crate) fn daemon_of(&self, workers: usize, hard: u64) -> Daemon {
         let pages = hard / PAGE_SIZE;
         let host = Some(LevelConfig { low: pages / 2, soft: pages * 2 / 3, hard: pages });
+        let config = DaemonConfig { workers, host, events: None };
         // Workers are threads of their maker's namespace.
-        self.within(|| Daemon::new(DaemonConfig { host, ..DaemonConfig::default() })).unwrap()
+        self.within(|| Daemon::new(config)).unwrap()
     }
 
     /// A listener on the loopback.
