@@ -215,7 +215,7 @@ fn subject(bench: &mut Bench<'_>, limits: Thresholds) {
     let ok = delivered >= least;
     bench.gate(timed, "least delivered ratio", ok, percent(delivered), percent(least));
     let ok = f.recovery_ns.is_some_and(|ns| ns <= limits.recovery_ns);
-    let seen = f.recovery_ns.map_or_else(|| "never".to_owned(), after);
+    let seen = after(f.recovery_ns);
     bench.gate(timed, "recovery", ok, seen, format!("<= {}", time(limits.recovery_ns)));
     let over = f.overshoot_bytes;
     let ok = over <= limits.overshoot_bytes;

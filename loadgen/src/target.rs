@@ -13,7 +13,7 @@ use crate::exit::Failure;
 use crate::gate::Thresholds;
 use crate::plan::{ArmPlan, Plan};
 use crate::result::ArmResult;
-use crate::units::hint;
+use crate::units::hint_or_all;
 
 /// What a target is told while it runs.
 #[derive(Debug, Clone, Copy)]
@@ -52,10 +52,7 @@ pub fn find(name: &str) -> Result<Box<dyn Target>, Failure> {
         "tap" => Ok(Box::new(tap::TapTarget)),
         "kernel" => Ok(Box::new(kernel::KernelTarget)),
         _ => {
-            let mut hint = hint(name, NAMES.iter().copied());
-            if hint.is_empty() {
-                hint = format!("; known are {}", NAMES.join(", "));
-            }
+            let hint = hint_or_all(name, NAMES.iter().copied());
             Err(Failure::Usage(format!("no target '{name}'{hint}")))
         }
     }

@@ -111,9 +111,13 @@ pub fn time(ns: u64) -> String {
     format!("{} {unit}", three(n))
 }
 
-/// How long after something else: `1.24 ms`, `at once`
-pub fn after(ns: u64) -> String {
-    if ns == 0 { "at once".to_owned() } else { time(ns) }
+/// How long after something else: `1.24 ms`, `at once`, `never`
+pub fn after(ns: Option<u64>) -> String {
+    match ns {
+        None => "never".to_owned(),
+        Some(0) => "at once".to_owned(),
+        Some(ns) => time(ns),
+    }
 }
 
 /// `31.9 MiB`
@@ -156,6 +160,16 @@ pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
 /// What to add to a message about a word that is not known: a question, or nothing.
 pub fn hint<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     nearest(typed, known).map_or_else(String::new, |near| format!("; did you mean '{near}'?"))
+}
+
+/// The same, with all that is known where nothing is close.
+pub fn hint_or_all<'a>(typed: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
+    match hint(typed, known.clone()) {
+        none if none.is_empty() => {
+            format!("; known are {}", known.into_iter().collect::<Vec<_>>().join(", "))
+        }
+        near => near,
+    }
 }
 
 fn distance(a: &str, b: &str) -> usize {

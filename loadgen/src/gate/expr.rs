@@ -14,7 +14,7 @@ use std::fmt;
 
 use crate::plan::{CONTENDED, Role, SOLO};
 use crate::result::{ArmResult, ContainerResult, Quantile};
-use crate::units::{Unit, nearest};
+use crate::units::{Unit, hint_or_all};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Expr {
@@ -230,10 +230,7 @@ impl Parser<'_> {
 }
 
 fn unknown<'a>(what: &str, word: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
-    match nearest(word, known.clone()) {
-        Some(hint) => format!("no {what} '{word}'; did you mean '{hint}'?"),
-        None => format!("no {what} '{word}'; known are {}", known.collect::<Vec<_>>().join(", ")),
-    }
+    format!("no {what} '{word}'{}", hint_or_all(word, known))
 }
 
 /// `1.2`, `5x`, `99.9%`, `1ms`, `4KiB`.

@@ -66,6 +66,8 @@ pub fn goodput(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
     let mut series = Vec::new();
     let mut add = |c: &ContainerResult, faint: &str, who: &str| {
         for (way, windows) in [("up", &c.up_window_bytes), ("down", &c.down_window_bytes)] {
+            // The last one also holds what came after it, and would be drawn as a leap.
+            let whole = windows.split_last().map_or(&[][..], |(_, rest)| rest);
             if windows.iter().any(|b| *b > 0) {
                 let at = |(i, b): (usize, &u32)| {
                     (seconds((i as u64 + 1) * result.window_ns), f64::from(*b) * per_second)
@@ -73,8 +75,7 @@ pub fn goodput(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
                 series.push(Series {
                     name: format!("{who} ({}), {way}", c.name),
                     class: format!("{way}{faint}"),
-                    // The last one also holds what came after it, and would be drawn as a leap.
-                    points: windows.iter().enumerate().map(at).rev().skip(1).rev().collect(),
+                    points: whole.iter().enumerate().map(at).collect(),
                     dots: false,
                 });
             }

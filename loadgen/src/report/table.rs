@@ -130,7 +130,7 @@ fn rows(result: &RunResult) -> Vec<Row> {
         f.throughput_slowdown_milli.map_or_else(|| "nothing came".to_owned(), times)
     });
     fair("p99 inflation, worst", |f| f.p99_inflation_milli.map_or_else(none, times));
-    fair("back to 95 % of solo after", |f| f.recovery_ns.map_or_else(|| "never".to_owned(), after));
+    fair("back to 95 % of solo after", |f| after(f.recovery_ns));
     fair("Jain's index, victims", |f| index(f.jain_victims_ppm));
     fair("Jain's index, all", |f| index(f.jain_all_ppm));
     fair("memory refusals on victims", |f| f.victim_refusals.to_string());

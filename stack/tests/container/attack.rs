@@ -1,15 +1,10 @@
 //! Segments nobody honest sends, from off the path or from a guest that lies.
 
-use crate::peer::{Hello, Peer, bytes};
+use crate::peer::{Hello, Peer, bytes, end};
 use crate::rig::{Rig, one};
 use crate::wire::{ACK, FIN, PSH, RST, SYN, Seg};
 
 const URG: u8 = 32;
-
-fn end(mut rig: Rig, peer: &Peer) {
-    rig.send(peer.rst());
-    rig.assert_empty();
-}
 
 #[test]
 fn challenges_are_limited_for_all_flows_together() {

@@ -2,7 +2,7 @@
 
 use skbudget_stack::VnetHdr;
 
-use crate::peer::{Hello, Peer, bytes, introduce};
+use crate::peer::{Hello, Peer, bytes, end, introduce};
 use crate::rig::{Rig, Setup, one};
 use crate::wire::{ACK, CWR, ECE, SYN, Seg};
 
@@ -24,11 +24,6 @@ pub(crate) fn capable(rig: &mut Rig) -> Peer {
     let (peer, syn_ack) = open(rig, &Hello::default(), ECE | CWR, 0);
     assert_eq!(syn_ack.flags, SYN | ACK | ECE);
     peer
-}
-
-fn end(mut rig: Rig, peer: &Peer) {
-    rig.send(peer.rst());
-    rig.assert_empty();
 }
 
 #[test]

@@ -234,6 +234,17 @@ impl Peer {
     }
 }
 
+/// The guest resets it: nothing is left.
+pub(crate) fn end(mut rig: Rig, peer: &Peer) {
+    rig.send(peer.rst());
+    rig.assert_empty();
+}
+
+/// The stack's congestion window, bytes.
+pub(crate) fn cwnd(rig: &Rig, peer: &Peer) -> u32 {
+    rig.flow(peer.flow).expect("the flow").cwnd
+}
+
 /// Bytes that differ by position.
 pub(crate) fn bytes(len: usize) -> Vec<u8> {
     (0..len).map(|i| ((i * 7 + i / 251) % 256) as u8).collect()

@@ -1,13 +1,8 @@
 //! A window of the guest's that is closed, small or moves back.
 
-use crate::peer::{Hello, Peer, bytes};
+use crate::peer::{Hello, Peer, bytes, end};
 use crate::rig::{Rig, one};
 use crate::wire::{ACK, FIN, Seg};
-
-fn end(mut rig: Rig, peer: &Peer) {
-    rig.send(peer.rst());
-    rig.assert_empty();
-}
 
 /// A flow whose guest closed its window with `n` bytes waiting.
 fn closed(n: usize) -> (Rig, Peer) {

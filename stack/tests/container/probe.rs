@@ -1,6 +1,6 @@
 //! The end of what was sent is asked after before the timeout (RFC 8985 section 7).
 
-use crate::peer::{Hello, Peer, bytes};
+use crate::peer::{Hello, Peer, bytes, end};
 use crate::rig::{Rig, one};
 use crate::wire::Seg;
 
@@ -13,11 +13,6 @@ fn ten_out(more: usize) -> (Rig, Peer, Vec<Seg>) {
     let said = rig.host_says(peer.flow, &bytes(14_600 + more));
     assert_eq!(said.len(), 10);
     (rig, peer, said)
-}
-
-fn end(mut rig: Rig, peer: &Peer) {
-    rig.send(peer.rst());
-    rig.assert_empty();
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use skbudget_stack::Algorithm;
 
-use crate::peer::{Hello, Peer, bytes};
+use crate::peer::{Hello, Peer, bytes, cwnd, end};
 use crate::rig::{Rig, Setup, one};
 use crate::wire::Seg;
 
@@ -31,15 +31,6 @@ fn twenty_out_of(mut rig: Rig, hello: &Hello, more: usize) -> (Rig, Peer, Vec<Se
     assert_eq!(said.len(), 20);
     assert_eq!(rig.pass_segs(RTT), []);
     (rig, peer, said)
-}
-
-fn end(mut rig: Rig, peer: &Peer) {
-    rig.send(peer.rst());
-    rig.assert_empty();
-}
-
-fn cwnd(rig: &Rig, peer: &Peer) -> u32 {
-    rig.flow(peer.flow).expect("the flow").cwnd
 }
 
 fn seqs(segs: &[Seg]) -> Vec<u32> {

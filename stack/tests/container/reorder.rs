@@ -1,6 +1,6 @@
 //! Packets that overtake each other are not lost (RFC 8985 section 6.2).
 
-use crate::peer::{Hello, Peer, bytes};
+use crate::peer::{Hello, Peer, bytes, end};
 use crate::rig::{Rig, one};
 use crate::wire::Seg;
 
@@ -24,11 +24,6 @@ fn ten_more(rig: &mut Rig, peer: &mut Peer, said: &[Seg]) -> Vec<Seg> {
     let more = rig.host_says(peer.flow, &bytes(14_600));
     assert_eq!(rig.pass_segs(RTT), []);
     more
-}
-
-fn end(mut rig: Rig, peer: &Peer) {
-    rig.send(peer.rst());
-    rig.assert_empty();
 }
 
 #[test]

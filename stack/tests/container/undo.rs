@@ -1,7 +1,7 @@
 //! A reduction that was for nothing is taken back; one that was not stays, whatever is said of an earlier one.
 
 use crate::ecn::capable;
-use crate::peer::{Peer, bytes};
+use crate::peer::{Peer, bytes, cwnd, end};
 use crate::rig::{Rig, one};
 use crate::wire::{ACK, ECE, Seg};
 
@@ -26,15 +26,6 @@ fn recovered(ece: u8) -> (Rig, Peer, Vec<Seg>) {
 fn twice(rig: &mut Rig, peer: &Peer, seg: &Seg) {
     let sack = vec![(seg.seq, seg.seq + MSS)];
     rig.send(Seg { sack, ..peer.pure_ack() });
-}
-
-fn cwnd(rig: &Rig, peer: &Peer) -> u32 {
-    rig.flow(peer.flow).expect("the flow").cwnd
-}
-
-fn end(mut rig: Rig, peer: &Peer) {
-    rig.send(peer.rst());
-    rig.assert_empty();
 }
 
 #[test]
