@@ -243,6 +243,8 @@ fn selftest_knows_its_answers() {
 fn explain_knows_every_word_it_is_asked() {
     let (code, topics, _) = loadgen(&["explain"]);
     assert_eq!(code, 0);
+    let once: std::collections::BTreeSet<&str> = topics.lines().collect();
+    assert_eq!(once.len(), topics.lines().count(), "each is listed once");
     for topic in topics.lines().filter_map(|l| l.trim().strip_prefix("loadgen explain ")) {
         let (code, out, err) = loadgen(&["explain", topic]);
         assert!(code == 0 && out.len() > 20, "{topic}: {out}{err}");

@@ -136,7 +136,8 @@ const GATES: &[(&str, &str)] = &[
 /// # Errors
 /// Nothing of that name.
 pub fn explain(topic: Option<&str>) -> Result<String, Failure> {
-    let topics = TOPICS.iter().map(|t| t.0).chain(METRICS.iter().map(|m| m.key)).chain(["exit"]);
+    let metrics = METRICS.iter().map(|m| m.key).filter(|key| about(key).is_none());
+    let topics = TOPICS.iter().map(|t| t.0).chain(metrics).chain(["exit"]);
     let Some(name) = topic else {
         return Ok(topics.map(|name| format!("loadgen explain {name}\n")).collect());
     };
@@ -166,14 +167,20 @@ fn exits(name: &str) -> Option<String> {
     Some(format!("exit code {code}: {what}\n"))
 }
 
+/// A metric may be a topic as well.
 fn topic_or_metric(name: &str) -> Option<String> {
-    if let Some(m) = find(name) {
+    let metric = find(name).map(|m| {
         let better = match m.better {
             Better::Smaller => "smaller",
             Better::Bigger => "bigger",
         };
-        return Some(format!("{}: {}; {better} is better.\n", m.key, m.about));
-    }
+        format!("{}: {}; {better} is better.\n", m.key, m.about)
+    });
+    let text: String = metric.into_iter().chain(about(name)).collect();
+    (!text.is_empty()).then_some(text)
+}
+
+fn about(name: &str) -> Option<String> {
     TOPICS.iter().find(|(n, _)| *n == name).map(|(_, text)| format!("{text}\n"))
 }
 
