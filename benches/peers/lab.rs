@@ -11,6 +11,9 @@ use nix::unistd::Pid;
 
 /// How often something that is waited for is looked at.
 const POLL: Duration = Duration::from_millis(20);
+/// The default congestion control of every namespace here. It does not pace, and every kernel has it.
+pub(crate) const UNPACED: &str = "reno";
+pub(crate) const CONGESTION_CONTROL_KEY: &str = "net.ipv4.tcp_congestion_control";
 /// A process that was told to end has this long.
 const END_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -80,6 +83,9 @@ impl Netns {
         ip(&format!("netns add {name}"))?;
         let netns = Self(name);
         netns.ip("link set lo up")?;
+        // Before the first socket: one that was created under BBR stays paced, whatever it is set to later.
+        let args = format!("netns exec {} sysctl -qw {CONGESTION_CONTROL_KEY}={UNPACED}", netns.0);
+        ip(&args)?;
         Ok(netns)
     }
 

@@ -2,8 +2,10 @@
 //!
 //! `cargo bench -p skbudget-benches --bench peers -- [OPTIONS]`
 //!
-//! Everything runs between namespaces made here: a private host and one container at a time. Who is first changes with
-//! every round, so that a machine that warms up or is disturbed treats all alike; ratios are taken within a round.
+//! Everything runs between namespaces made here: a private host and one container at a time, both with Reno as their
+//! default congestion control. Under BBR the senders' pacing timers are measured instead of the path. The order of the
+//! peers turns round with every round, so that a machine that warms up or is disturbed treats all alike; ratios are taken
+//! within a round.
 
 mod lab;
 mod measure;
@@ -102,6 +104,7 @@ fn able(args: &Args) -> Result<(), String> {
     let iperf3 = args.tests.iter().any(|test| matches!(test, Test::Up | Test::Down));
     let needed = [
         ("ip", "iproute2", true),
+        ("sysctl", "procps", true),
         ("iperf3", "iperf3", iperf3),
         ("slirp4netns", "slirp4netns", has(Peer::Slirp4netns)),
         ("pasta", "passt", has(Peer::Pasta) && args.pasta.as_os_str() == "pasta"),

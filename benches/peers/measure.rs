@@ -65,7 +65,12 @@ pub(crate) fn measure(
             let _server = server(lab, "iperf3".into(), &["-s", "-1", "-p", PORT])?;
             let mut args = vec!["iperf3", "-c", to, "-p", PORT, "-t", &seconds, "-J"];
             args.extend((test == Test::Down).then_some("-R"));
+            let timers_before = hrtimer_softirqs()?;
             let said = inside(container, None, &args)?.finish(length)?;
+            let timers = (hrtimer_softirqs()? - timers_before) / plan.seconds.max(1);
+            if timers > UNPACED_HRTIMERS_MAX {
+                return Err(format!("the senders are paced: {timers} HRTIMER softirqs a second"));
+            }
             let said: Value = serde_json::from_str(&said).map_err(|e| format!("iperf3: {e}"))?;
             let bits = said["end"]["sum_received"]["bits_per_second"].as_f64();
             let bits = bits.ok_or_else(|| format!("iperf3: {}", said["error"]))?;
@@ -88,6 +93,18 @@ pub(crate) fn measure(
             read(test, &client.finish(stalls)?)
         }
     }
+}
+
+/// A paced sender sets a timer for every few segments: tens of thousands a second where an unpaced path has a few hundred.
+/// What is measured then is the pacing, not the path.
+const UNPACED_HRTIMERS_MAX: u64 = 1000;
+
+/// HRTIMER softirqs of all cores since the machine started.
+fn hrtimer_softirqs() -> Result<u64, String> {
+    let table = std::fs::read_to_string("/proc/softirqs").map_err(|e| format!("softirqs: {e}"))?;
+    let row = table.lines().find_map(|line| line.trim_start().strip_prefix("HRTIMER:"));
+    let row = row.ok_or("softirqs: no HRTIMER row")?;
+    Ok(row.split_whitespace().filter_map(|core| core.parse::<u64>().ok()).sum())
 }
 
 /// The programs at both ends are this one.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::lab::{Lab, Netns, Process};
+use crate::lab::{CONGESTION_CONTROL_KEY, Lab, Netns, Process, UNPACED};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Peer {
@@ -54,7 +54,8 @@ impl Peer {
             inside.push(programs.skbudget.clone().into_os_string());
             inside.extend(["run", "--mtu", &mtu].map(OsString::from));
             inside.extend(programs.skbudget_args.iter().map(OsString::from));
-            inside.push("--".into());
+            let unpaced = format!("sysctl -qw {CONGESTION_CONTROL_KEY}={UNPACED} && exec \"$@\"");
+            inside.extend(["--", "sh", "-c", &unpaced, "sh"].map(OsString::from));
             return Ok(Container { inside, servers: "10.0.2.2", _program: None, _netns: None });
         }
         let netns = lab.container()?;
