@@ -31,6 +31,7 @@ use crate::timewait::{TimeWait, Verdict};
 mod admission;
 mod frames;
 mod info;
+mod lists;
 mod memory;
 mod service;
 
@@ -65,8 +66,6 @@ pub struct Container {
     blocked: Vec<u32>,
     blocked_until: Option<Instant>,
     timers: BinaryHeap<Reverse<(Instant, u32, u32)>>,
-    /// Entries at which the stale ones among them are looked for.
-    timers_limit: usize,
     parked: Parked,
     /// SYNs to admit: those whose memory came back, and new ones.
     woken: VecDeque<u32>,
@@ -80,8 +79,6 @@ pub struct Container {
     watched: usize,
     /// Idle flows and their last data, the longest idle first: their credit goes first when memory is short (H3).
     idle: VecDeque<(Instant, FlowId)>,
-    /// Entries at which those of flows that are idle no longer are looked for.
-    idle_limit: usize,
     /// Flows whose guest is done and whose host side has not taken everything yet, the oldest first.
     orphans: VecDeque<FlowId>,
     /// Deterministic from the secret; spreads retries and quotas.
@@ -109,7 +106,6 @@ impl Container {
             blocked: Vec::new(),
             blocked_until: None,
             timers: BinaryHeap::new(),
-            timers_limit: 0,
             parked: Parked::default(),
             woken: VecDeque::new(),
             arrived: VecDeque::new(),
@@ -118,7 +114,6 @@ impl Container {
             watch: VecDeque::new(),
             watched: 0,
             idle: VecDeque::new(),
-            idle_limit: 64,
             orphans: VecDeque::new(),
             rng: config.secret[0] | 1,
             reassembly: Reassembly::default(),
@@ -216,7 +211,7 @@ impl Container {
                 self.guest_is_done(cx, &mut flow, disposition == Disposition::TimeWait);
             }
         }
-        self.mark(&mut flow);
+        self.mark(flow.id.index);
         self.flows.put(flow);
     }
 
@@ -244,32 +239,20 @@ impl Container {
         let Some(flow) = self.flows.get_mut(id) else { return };
         flow.host.ready.readable |= ready.readable;
         flow.host.ready.writable |= ready.writable;
-        if !flow.dirty {
-            flow.dirty = true;
-            self.dirty.push_back(id.index);
-        }
+        self.mark(id.index);
     }
 
     /// Host socket of a flow reported an error (EPOLLERR). A flow that has nothing to read or write would not find out.
     pub fn on_host_broken(&mut self, id: FlowId) {
         if let Some(flow) = self.flows.get_mut(id) {
             flow.host.broken = true;
-            self.mark_index(id.index);
+            self.mark(id.index);
         }
     }
 
-    fn mark(&mut self, flow: &mut Flow) {
-        if !flow.dirty {
-            flow.dirty = true;
-            self.dirty.push_back(flow.id.index);
-        }
-    }
-
-    fn mark_index(&mut self, index: u32) {
-        if let Some(flow) = self.flows.index_mut(index)
-            && !flow.dirty
-        {
-            flow.dirty = true;
+    /// The flow at this place is served in a turn.
+    fn mark(&mut self, index: u32) {
+        if self.flows.set_dirty(index) {
             self.dirty.push_back(index);
         }
     }
@@ -277,7 +260,10 @@ impl Container {
     fn unblock(&mut self) {
         self.blocked_until = None;
         for index in std::mem::take(&mut self.blocked) {
-            self.mark_index(index);
+            self.flows.clear_blocked(index);
+            if self.flows.index_mut(index).is_some() {
+                self.mark(index);
+            }
         }
     }
 
@@ -293,6 +279,7 @@ impl Container {
             if cx.budget.under_pressure() { FLOWS_PER_PRESSED_TURN } else { FLOWS_PER_TURN };
         for _ in 0..self.dirty.len().min(flows) {
             let Some(index) = self.dirty.pop_front() else { break };
+            self.flows.clear_dirty(index);
             if let Some(flow) = self.flows.take(index) {
                 self.service(cx, flow);
             }
@@ -300,7 +287,7 @@ impl Container {
                 break;
             }
         }
-        self.forget_stale_timers();
+        self.forget_stale_entries();
         more_syns || !self.dirty.is_empty()
     }
 
@@ -328,15 +315,23 @@ impl Container {
         }
     }
 
-    /// An entry is never looked for when its flow ends or is to be woken earlier: it is found stale. Those at the head
-    /// go at once, so that nobody is woken for them, and all of them when there are more than flows account for.
-    fn forget_stale_timers(&mut self) {
-        let Self { timers, flows, .. } = self;
-        if timers.len() > self.timers_limit {
+    /// An entry is not looked for when its flow ends, or is idle no longer, or has an earlier deadline: it is found
+    /// stale. All stale entries go as soon as a list is longer than its flows account for; so none of the lists grows
+    /// with the number of connections there have been. Stale timers at the head go at once: they would wake the
+    /// container for nothing. To be called when no flow is taken from the table, or its entries would be found stale.
+    fn forget_stale_entries(&mut self) {
+        let Self { timers, flows, watch, idle, orphans, .. } = self;
+        let most = lists::most_entries(flows.len());
+        if timers.len() > most {
             timers
                 .retain(|&Reverse((at, index, generation))| is_live(flows, at, index, generation));
-            self.timers_limit = 2 * timers.len() + 64;
+            timers.shrink_to(most);
         }
+        lists::prune(watch, most, |&(_, id)| flows.get(id).is_some());
+        lists::prune(idle, most, |&(since, id)| {
+            flows.get(id).is_some_and(|flow| memory::is_idle_since(flow, since))
+        });
+        lists::prune(orphans, most, |&id| flows.get(id).is_some_and(|flow| flow.guest_done));
         while let Some(&Reverse((at, index, generation))) = timers.peek()
             && !is_live(flows, at, index, generation)
         {
@@ -426,8 +421,8 @@ impl Container {
         self.watch.clear();
         self.idle.clear();
         self.orphans.clear();
-        self.dirty.clear();
-        self.blocked.clear();
+        std::mem::take(&mut self.dirty).into_iter().for_each(|i| self.flows.clear_dirty(i));
+        std::mem::take(&mut self.blocked).into_iter().for_each(|i| self.flows.clear_blocked(i));
         self.blocked_until = None;
     }
 

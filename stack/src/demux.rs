@@ -54,6 +54,11 @@ impl Hasher for KeyedHasher {
 #[derive(Debug, Default)]
 struct Slot {
     generation: u32,
+    /// It is on the container's list of places to serve, whether or not its flow is still there: so a place is on that
+    /// list once, and the list is no longer than the table.
+    dirty: bool,
+    /// The same for the list of those that wait for the device.
+    blocked: bool,
     flow: Option<Box<Flow>>,
 }
 
@@ -142,6 +147,26 @@ impl FlowTable {
         debug_assert!(slot.flow.is_none(), "the flow was taken");
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(flow.id.index);
+    }
+
+    /// True when the place is not on the list of those to serve, where it belongs from now on.
+    pub(crate) fn set_dirty(&mut self, index: u32) -> bool {
+        self.slots.get_mut(index as usize).is_some_and(|s| !std::mem::replace(&mut s.dirty, true))
+    }
+
+    /// It was taken off that list.
+    pub(crate) fn clear_dirty(&mut self, index: u32) {
+        self.slots[index as usize].dirty = false;
+    }
+
+    /// As [`Self::set_dirty`], for the list of those that wait for the device.
+    pub(crate) fn set_blocked(&mut self, index: u32) -> bool {
+        let slot = self.slots.get_mut(index as usize);
+        slot.is_some_and(|s| !std::mem::replace(&mut s.blocked, true))
+    }
+
+    pub(crate) fn clear_blocked(&mut self, index: u32) {
+        self.slots[index as usize].blocked = false;
     }
 
     pub(crate) fn indices(&self) -> std::ops::Range<u32> {

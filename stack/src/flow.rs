@@ -54,8 +54,6 @@ pub(crate) struct Flow {
     pub(crate) tcb: Tcb,
     pub(crate) host: HostSide,
     pub(crate) ledger: Ledger,
-    /// On the list of flows to look at this turn.
-    pub(crate) dirty: bool,
     /// TCP with the guest is over; what it sent may still be on its way to the host.
     pub(crate) guest_done: bool,
     /// Then: when it is given up unless the host takes something.
@@ -110,7 +108,6 @@ impl Flow {
             tcb,
             host,
             ledger,
-            dirty: false,
             guest_done: false,
             orphan_until: None,
             timer_at: None,

@@ -60,11 +60,11 @@ impl Container {
             HOST_FLOOR
         };
         let side = HostSide::new(to, caps, false);
-        let mut flow = Flow::new(id, tuple, tcb, side, ledger, cx.now);
+        let flow = Flow::new(id, tuple, tcb, side, ledger, cx.now);
         self.stats.add(Stat::PassiveOpens);
         match cx.host.connect(id, to, caps) {
             Ok(()) => {
-                self.mark(&mut flow);
+                self.mark(flow.id.index);
                 self.flows.insert(flow);
             }
             Err(e) => self.host_connect_failed(cx, flow, e),
@@ -204,7 +204,7 @@ impl Container {
         let mut flow = Flow::new(id, tuple, tcb, side, ledger, cx.now);
         self.stats.add(Stat::ActiveOpens);
         self.watch_new(&mut flow, cx.now);
-        self.mark(&mut flow);
+        self.mark(flow.id.index);
         self.flows.insert(flow);
         Some(id)
     }

@@ -98,7 +98,7 @@ impl Container {
             true => self.stats.add(Stat::PathMtuLowered),
             false => return self.stats.add(Stat::PathMtuIgnored),
         }
-        index.into_iter().for_each(|index| self.mark_index(index));
+        index.into_iter().for_each(|index| self.mark(index));
     }
 
     fn on_router_solicitation(&mut self, cx: &mut Ctx<'_>, from: Ipv6Addr) {

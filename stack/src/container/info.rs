@@ -37,6 +37,8 @@ pub struct ContainerStats {
     pub flows_total: u64,
     pub parked: u32,
     pub time_wait: u32,
+    /// Entries on the container's own lists, stale ones included: it follows the number of flows.
+    pub list_entries: u32,
     pub bytes_from_guest: u64,
     pub bytes_to_guest: u64,
     pub frames_from_guest: u64,
@@ -52,12 +54,20 @@ impl Container {
             flows_total: self.flows_total,
             parked: self.parked.len() as u32,
             time_wait: self.timewait.len() as u32,
+            list_entries: self.list_entries() as u32,
             bytes_from_guest: self.bytes_from_guest,
             bytes_to_guest: self.bytes_to_guest,
             frames_from_guest: self.frames_from_guest,
             frames_to_guest: self.egress.frames,
             counters: self.stats.named().collect(),
         }
+    }
+
+    fn list_entries(&self) -> usize {
+        let stale_some_time =
+            self.timers.len() + self.watch.len() + self.idle.len() + self.orphans.len();
+        let by_place = self.dirty.len() + self.blocked.len();
+        stale_some_time + by_place + self.woken.len() + self.arrived.len()
     }
 
     pub fn flows(&self) -> Vec<FlowInfo> {

@@ -54,7 +54,7 @@ impl Container {
         flow.waiting = false;
         // The window is computed anew, and the host is read again.
         flow.tcb.rcv.moved = true;
-        self.mark_index(index);
+        self.mark(index);
     }
 
     /// The flow could use a chunk and got none.
@@ -69,7 +69,7 @@ impl Container {
         }
         if self.demote(cx, CHUNK_SIZE, Budget::headroom) {
             flow.tcb.rcv.moved = true;
-            self.mark(flow);
+            self.mark(flow.id.index);
         } else if !flow.waiting {
             flow.waiting = true;
             cx.budget.wait(self.wake_key(flow).0, CHUNK_SIZE);
@@ -146,11 +146,6 @@ impl Container {
             }
             self.demote_for_parked(cx);
         }
-        if self.idle.len() > self.idle_limit {
-            let Self { idle, flows, .. } = self;
-            idle.retain(|&(since, id)| flows.get(id).is_some_and(|f| is_idle_since(f, since)));
-            self.idle_limit = 2 * self.idle.len() + 64;
-        }
     }
 
     fn fall_idle(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow) {
@@ -186,9 +181,12 @@ impl Container {
         false
     }
 
-    /// Forgets a parked SYN.
+    /// Forgets a parked SYN. It also leaves the lists of those to admit: a guest that takes back each SYN with a reset
+    /// must not make them longer than the list of parked SYNs.
     pub(super) fn unpark(&mut self, id: u32, budget: &mut Budget) {
         self.parked.take(id);
+        self.woken.retain(|woken| *woken != id);
+        self.arrived.retain(|arrived| *arrived != id);
         budget.forget(self.parked_key(id).0);
     }
 
@@ -202,6 +200,6 @@ impl Container {
 }
 
 /// The flow has been idle without a break since its data of that time.
-fn is_idle_since(flow: &Flow, since: Instant) -> bool {
+pub(super) fn is_idle_since(flow: &Flow, since: Instant) -> bool {
     flow.idle && flow.last_data == since
 }

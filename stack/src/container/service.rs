@@ -32,7 +32,6 @@ struct Serviced {
 
 impl Container {
     pub(super) fn service(&mut self, cx: &mut Ctx<'_>, mut flow: Box<Flow>) {
-        flow.dirty = false;
         if !flow.host.open && flow.host.ready.writable {
             match cx.host.connect_outcome(flow.id) {
                 None => flow.host.ready.writable = false,
@@ -67,7 +66,7 @@ impl Container {
             return self.end(cx, flow, Close::Graceful);
         }
         if serviced.more {
-            self.mark(&mut flow);
+            self.mark(flow.id.index);
         }
         if serviced.device_full {
             self.block(cx, &flow);
@@ -157,7 +156,9 @@ impl Container {
 
     /// The device is full, or the guest's hardware address is not known yet.
     fn block(&mut self, cx: &mut Ctx<'_>, flow: &Flow) {
-        self.blocked.push(flow.id.index);
+        if self.flows.set_blocked(flow.id.index) {
+            self.blocked.push(flow.id.index);
+        }
         let retry = if self.egress.guest_mac.is_some() {
             self.stats.add(Stat::DeviceFull);
             DEVICE_RETRY

@@ -1,0 +1,361 @@
+//! A million connections one after the other, in virtual time, ended in every way there is: what the container keeps
+//! beside its flows must not grow with the number of connections there have been.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{IoSlice, IoSliceMut};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use skbudget_stack::controller::{Budget, BudgetConfig, Instant, Limits, Rules, SockLimits};
+use skbudget_stack::{
+    ChunkPool, Close, Container, ContainerConfig, Ctx, Device, FlowId, Host, HostCaps, HostError,
+    Ready, VnetHdr, WakeKey,
+};
+
+const CONNECTIONS: u32 = 1_000_000;
+/// From here on memory is flat: every list and table was as long as it becomes.
+const WARM: u32 = 100_000;
+const BETWEEN: Duration = Duration::from_micros(20);
+/// Flows that are open at the same time.
+const OPEN_MAX: u32 = 8;
+/// Four lists of at most 4 entries a flow and 64, two of at most one entry for each place of the table, two of at most
+/// one entry for each parked SYN.
+const ENTRIES_MAX: u32 = 4 * (4 * OPEN_MAX + 64) + 2 * OPEN_MAX + 2 * OPEN_MAX;
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
+/// What a host socket has to deliver and whether it takes what it is given.
+#[derive(Debug, Default)]
+struct Sock {
+    bytes: usize,
+    ends: bool,
+    stuck: bool,
+}
+
+#[derive(Debug)]
+struct FakeHost {
+    socks: BTreeMap<FlowId, Sock>,
+    last: Option<FlowId>,
+    connect: Result<(), HostError>,
+    outcome: Result<(), HostError>,
+}
+
+impl Host for FakeHost {
+    fn connect(&mut self, flow: FlowId, _: SocketAddr, _: HostCaps) -> Result<(), HostError> {
+        self.connect?;
+        self.last = Some(flow);
+        self.socks.insert(flow, Sock::default());
+        Ok(())
+    }
+    fn connect_outcome(&mut self, _: FlowId) -> Option<Result<(), HostError>> {
+        Some(self.outcome)
+    }
+    fn write(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<usize, HostError> {
+        match self.socks.get(&flow) {
+            Some(sock) if !sock.stuck => Ok(parts.iter().map(|part| part.len()).sum()),
+            _ => Err(HostError::WouldBlock),
+        }
+    }
+    fn read(&mut self, flow: FlowId, parts: &mut [IoSliceMut<'_>]) -> Result<usize, HostError> {
+        let sock = self.socks.get_mut(&flow).ok_or(HostError::Reset)?;
+        let room: usize = parts.iter().map(|part| part.len()).sum();
+        let n = sock.bytes.min(room);
+        sock.bytes -= n;
+        if n > 0 || sock.ends { Ok(n) } else { Err(HostError::WouldBlock) }
+    }
+    fn shutdown_write(&mut self, _: FlowId) {}
+    fn set_caps(&mut self, _: FlowId, _: HostCaps) {}
+    fn lower_caps(&mut self, _: FlowId, caps: HostCaps) -> HostCaps {
+        caps
+    }
+    fn close(&mut self, flow: FlowId, _: Close) {
+        self.socks.remove(&flow);
+    }
+}
+
+/// Keeps what the last segment to the guest was.
+#[derive(Debug, Default)]
+struct Wire {
+    full: bool,
+    guest_port: u16,
+    remote_port: u16,
+    /// Next sequence number of the stack's, as the guest knows it.
+    next: u32,
+    flags: u8,
+}
+
+impl Device for Wire {
+    fn send(&mut self, _: &VnetHdr, parts: &[IoSlice<'_>]) -> bool {
+        if self.full {
+            return false;
+        }
+        let head: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).take(54).collect();
+        if head.len() < 54 || head[12..14] != [8, 0] || head[23] != 6 {
+            return true;
+        }
+        let word = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
+        self.flags = head[47];
+        (self.remote_port, self.guest_port) = (word(34), word(36));
+        let seq = u32::from(word(38)) << 16 | u32::from(word(40));
+        let data = u32::from(word(16)) - 20 - u32::from(head[46] >> 4) * 4;
+        let ends = u32::from(self.flags & (SYN | FIN) != 0);
+        self.next = seq.wrapping_add(data + ends);
+        true
+    }
+}
+
+struct Bench {
+    stack: Container,
+    budget: Budget,
+    pool: ChunkPool,
+    host: FakeHost,
+    wire: Wire,
+    now: Instant,
+    /// Connections whose guest is done and whose host does not take the last bytes yet.
+    stuck: VecDeque<FlowId>,
+}
+
+/// The guest's end of the connection that is under way.
+#[derive(Debug, Clone, Copy)]
+struct Guest {
+    port: u16,
+    remote: u16,
+    seq: u32,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let hard = 16 << 20;
+        let config = BudgetConfig {
+            rules: Rules::Strict,
+            limits: Limits::from_bytes(hard, None, None).unwrap(),
+            sock: SockLimits::default(),
+            min_bytes: 0,
+            weight: 100,
+        };
+        let mut budget = Budget::new(config, None).unwrap();
+        let container = ContainerConfig::new(1500, true, Some(hard), [7, 11]);
+        let member = budget.add_member(container.dev_queue_bytes).unwrap();
+        Self {
+            stack: Container::new(container, member),
+            budget,
+            pool: ChunkPool::new(),
+            host: FakeHost { socks: BTreeMap::new(), last: None, connect: Ok(()), outcome: Ok(()) },
+            wire: Wire::default(),
+            now: Instant::from_millis(1000),
+            stuck: VecDeque::new(),
+        }
+    }
+
+    fn with_cx<R>(&mut self, work: impl FnOnce(&mut Container, &mut Ctx<'_>) -> R) -> R {
+        let Self { stack, budget, pool, host, wire, now, .. } = self;
+        work(stack, &mut Ctx { now: *now, budget, pool, host, device: wire })
+    }
+
+    fn turn(&mut self) {
+        loop {
+            let mut more = self.with_cx(Container::turn);
+            while let Some(key) = self.budget.poll_wake(self.now) {
+                self.stack.on_wake(WakeKey(key));
+                more = true;
+            }
+            let entries = self.stack.stats().list_entries;
+            assert!(entries <= ENTRIES_MAX, "{entries} entries for {OPEN_MAX} flows at most");
+            if !more {
+                return;
+            }
+        }
+    }
+
+    /// A segment of the guest, without a turn.
+    fn segment(&mut self, guest: &mut Guest, flags: u8, data: &[u8]) {
+        let ack = if flags & ACK == 0 { 0 } else { self.wire.next };
+        let total = 40 + data.len() as u16;
+        let mut frame = vec![0x52, 0x55, 0x0a, 0, 2, 2, 2, 0x67, 0x75, 0x65, 0x73, 0x74, 8, 0];
+        frame.extend([0x45, 0, (total >> 8) as u8, total as u8, 0, 1, 0x40, 0, 64, 6, 0, 0]);
+        frame.extend(Ipv4Addr::new(10, 0, 2, 100).octets());
+        frame.extend(Ipv4Addr::new(10, 0, 2, 2).octets());
+        let sum: u32 =
+            frame[14..34].chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum();
+        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        frame.extend(guest.port.to_be_bytes());
+        frame.extend(guest.remote.to_be_bytes());
+        frame.extend(guest.seq.to_be_bytes());
+        frame.extend(ack.to_be_bytes());
+        frame.extend([0x50, flags, 0xf0, 0, 0, 0, 0, 0]);
+        frame.extend(data);
+        let ends = u32::from(flags & (SYN | FIN) != 0);
+        guest.seq = guest.seq.wrapping_add(data.len() as u32 + ends);
+        // The device verified the checksum.
+        let vnet = VnetHdr { flags: 2, ..VnetHdr::default() };
+        self.with_cx(|stack, cx| stack.on_frame(cx, &vnet, &frame));
+    }
+
+    fn send(&mut self, guest: &mut Guest, flags: u8, data: &[u8]) {
+        self.segment(guest, flags, data);
+        self.turn();
+    }
+
+    fn ready(&mut self, flow: FlowId, readable: bool, writable: bool) {
+        self.stack.on_host_ready(flow, Ready { readable, writable });
+        self.turn();
+    }
+
+    /// The guest connects; both ends are open.
+    fn open(&mut self, guest: &mut Guest) -> FlowId {
+        self.send(guest, SYN, &[]);
+        let flow = self.host.last.take().expect("a connect");
+        self.ready(flow, false, true);
+        assert_eq!(self.wire.flags, SYN | ACK);
+        self.send(guest, ACK, &[]);
+        flow
+    }
+
+    fn host_sends(&mut self, flow: FlowId, bytes: usize, ends: bool) {
+        if let Some(sock) = self.host.socks.get_mut(&flow) {
+            sock.bytes += bytes;
+            sock.ends |= ends;
+        }
+        self.ready(flow, true, false);
+    }
+
+    /// A connection, from its beginning to its end.
+    fn connection(&mut self, number: u32) {
+        let port = 10_000 + (number % 20_000) as u16;
+        let mut guest = Guest { port, remote: 80, seq: number.wrapping_mul(64) };
+        let guest = &mut guest;
+        match number % 10 {
+            // The guest ends first.
+            0 | 1 => {
+                let flow = self.open(guest);
+                self.send(guest, ACK, b"x");
+                self.host_sends(flow, 1, false);
+                self.send(guest, ACK | FIN, &[]);
+                self.host_sends(flow, 0, true);
+                self.send(guest, ACK, &[]);
+            }
+            // The host ends first.
+            2 => {
+                let flow = self.open(guest);
+                self.send(guest, ACK, b"x");
+                self.host_sends(flow, 1, true);
+                self.send(guest, ACK | FIN, &[]);
+            }
+            3 => {
+                let flow = self.open(guest);
+                self.host_sends(flow, 1, false);
+                self.send(guest, ACK | RST, &[]);
+            }
+            // A published port, closed there.
+            4 => {
+                let peer = SocketAddr::from(([192, 0, 2, 9], port));
+                let flow = self.with_cx(|stack, cx| stack.on_accept(cx, 8080, peer)).expect("room");
+                self.host.socks.insert(flow, Sock::default());
+                self.ready(flow, false, true);
+                assert_eq!(self.wire.flags, SYN);
+                *guest = Guest { port: 8080, remote: self.wire.remote_port, seq: 0 };
+                self.send(guest, RST | ACK, &[]);
+            }
+            // Reset before a turn admitted it.
+            5 => {
+                self.segment(guest, SYN, &[]);
+                self.segment(guest, RST, &[]);
+                self.turn();
+            }
+            6 => {
+                self.host.outcome = Err(HostError::Refused);
+                self.send(guest, SYN, &[]);
+                let flow = self.host.last.take().expect("a connect");
+                self.ready(flow, false, true);
+                assert_eq!(self.wire.flags & RST, RST);
+                self.host.outcome = Ok(());
+            }
+            // The last bytes wait for the host; what waited before is taken.
+            7 => {
+                let flow = self.open(guest);
+                self.host.socks.get_mut(&flow).expect("open").stuck = true;
+                self.send(guest, ACK | FIN, b"the last bytes");
+                self.host_sends(flow, 0, true);
+                self.send(guest, ACK, &[]);
+                self.stuck.push_back(flow);
+                if self.stuck.len() > 3 {
+                    self.take_stuck();
+                }
+            }
+            // The device takes nothing.
+            8 => {
+                let flow = self.open(guest);
+                self.wire.full = true;
+                self.host_sends(flow, 1, false);
+                self.host_sends(flow, 1, false);
+                self.wire.full = false;
+                self.segment(guest, RST | ACK, &[]);
+                self.turn();
+            }
+            _ => {
+                self.host.connect = Err(HostError::NetUnreachable);
+                self.send(guest, SYN, &[]);
+                self.host.connect = Ok(());
+            }
+        }
+    }
+
+    fn take_stuck(&mut self) {
+        let Some(flow) = self.stuck.pop_front() else { return };
+        self.host.socks.get_mut(&flow).expect("not given up").stuck = false;
+        self.ready(flow, false, true);
+    }
+
+    /// Time passes, deadline by deadline.
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(at) = self.stack.next_deadline().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.turn();
+        }
+        self.now = end;
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.with_cx(Container::abort_all);
+    }
+}
+
+/// Anonymous memory of this process: from the one file that counts exactly.
+fn anonymous_kib() -> u64 {
+    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn a_million_connections_leave_lists_and_memory_as_they_were() {
+    let mut bench = Bench::new();
+    let mut warm = 0;
+    for number in 0..CONNECTIONS {
+        bench.connection(number);
+        bench.pass(BETWEEN);
+        let flows = bench.stack.stats().flows;
+        assert!(flows < OPEN_MAX, "{flows} flows, of connection {number}");
+        if number == WARM {
+            warm = anonymous_kib();
+        }
+    }
+    let after = anonymous_kib();
+    println!("{CONNECTIONS} connections: {warm} KiB after {WARM} of them, {after} KiB after all");
+    assert!(after * 100 <= warm * 102, "{warm} KiB, then {after} KiB");
+    while !bench.stuck.is_empty() {
+        bench.take_stuck();
+    }
+    bench.pass(Duration::from_secs(3));
+    let stats = bench.stack.stats();
+    assert_eq!((stats.flows, stats.parked, stats.time_wait), (0, 0, 0));
+    assert_eq!(bench.pool.live(), 0);
+    assert!(stats.flows_total > u64::from(CONNECTIONS) / 2, "{}", stats.flows_total);
+}
