@@ -227,21 +227,22 @@ fn run_one(
     let label = label.unwrap_or(&plan.scenario);
     let default = || PathBuf::from(format!("out/{label}-{seed}"));
     let out = options.out.clone().unwrap_or_else(default);
-    run::check_writable(&out)?;
+    export::place::prepare_run(&out)?;
 
     let shown =
         Progress::start(&format!("{label} on {}", target.name()), expected(&plan, target.as_ref()));
     let result = run::run(&plan, target.as_ref(), Control { stop });
     drop(shown);
     let result = result?;
-    options.outputs.write(&out, &result)?;
-    let line = table::verdict_line(&result, &out.display().to_string());
-    if options.json {
-        print(&export::json::result(&result)?)?;
-        let _ = writeln!(std::io::stderr(), "{line}");
-    } else {
-        print(&format!("{}\n{line}\n", table::render(&result)))?;
-    }
+    options.outputs.write(&out, &result, || {
+        let line = table::verdict_line(&result, &out.display().to_string());
+        if options.json {
+            print(&export::json::result(&result)?)?;
+            let _ = writeln!(std::io::stderr(), "{line}");
+            return Ok(0);
+        }
+        print(&format!("{}\n{line}\n", table::render(&result)))
+    })?;
     Ok(result.verdict.exit)
 }
 

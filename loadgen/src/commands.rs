@@ -74,17 +74,25 @@ pub(crate) enum SchemaName {
 }
 
 impl Outputs {
-    /// Writes a run's files; a verdict is never left out.
-    pub(crate) fn write(&self, dir: &Path, result: &RunResult) -> Result<(), Failure> {
+    /// Writes a run's files; a verdict is never left out. It appears last, after all output: a run that could not say
+    /// what it found exits with 1, and no verdict may contradict that. `print`: what goes to standard output.
+    pub(crate) fn write(
+        &self,
+        dir: &Path,
+        result: &RunResult,
+        print: impl FnOnce() -> Result<u8, Failure>,
+    ) -> Result<(), Failure> {
         let mut formats = self.formats();
         formats.extend([Format::Result, Format::Verdict]);
         formats.sort();
         formats.dedup();
-        export::write(dir, result, &formats)?;
+        let mut staged = export::stage(dir, result, &formats)?;
+        staged.publish()?;
         if self.github || github::is_here() {
             github::speak(result)?;
         }
-        Ok(())
+        print()?;
+        staged.finish()
     }
 
     fn formats(&self) -> Vec<Format> {
@@ -112,9 +120,11 @@ pub(crate) fn dispatch(command: Command) -> Result<u8, Failure> {
 fn merged(from: &[PathBuf], how: How, out: &Path, outputs: &Outputs) -> Result<u8, Failure> {
     let parts = from.iter().map(|p| json::read(p)).collect::<Result<Vec<_>, _>>()?;
     let sum = merge::merge(&parts, how)?;
-    outputs.write(out, &sum)?;
-    let line = table::verdict_line(&sum, &out.display().to_string());
-    print(&format!("{}\n{line}\n", table::render(&sum)))?;
+    export::place::prepare_run(out)?;
+    outputs.write(out, &sum, || {
+        let line = table::verdict_line(&sum, &out.display().to_string());
+        print(&format!("{}\n{line}\n", table::render(&sum)))
+    })?;
     Ok(sum.verdict.exit)
 }
 
@@ -124,8 +134,19 @@ fn report(from: &Path, out: Option<PathBuf>, outputs: &Outputs) -> Result<u8, Fa
         true => from.to_path_buf(),
         false => from.parent().unwrap_or_else(|| Path::new(".")).to_path_buf(),
     };
-    let out = out.unwrap_or_else(beside);
-    export::write(&out, &result, &outputs.formats())?;
+    let source = beside();
+    let out = out.unwrap_or_else(|| source.clone());
+    let same = |a: &Path, b: &Path| {
+        a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a == b)
+    };
+    if !same(&source, &out) {
+        // Another result's files must not stay beside those of this one.
+        export::place::prepare(&out)?;
+    }
+    let mut staged = export::stage(&out, &result, &outputs.formats())?;
+    staged.publish()?;
     let line = table::verdict_line(&result, &out.display().to_string());
-    print(&format!("{}\n{line}\n", table::render(&result)))
+    print(&format!("{}\n{line}\n", table::render(&result)))?;
+    staged.finish()?;
+    Ok(0)
 }

@@ -8,17 +8,17 @@ pub mod hlog;
 pub mod json;
 pub mod junit;
 pub mod openmetrics;
+pub mod place;
 pub mod summary;
 pub mod windows;
-
-use std::fs;
-use std::path::Path;
 
 use clap::ValueEnum;
 
 use crate::exit::Failure;
 use crate::report::html;
 use crate::result::RunResult;
+
+pub use place::{stage, write, write_file};
 
 /// What can be written. `result.json` and `verdict.json` are always written by a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -78,27 +78,6 @@ pub fn render(result: &RunResult, format: Format) -> Result<Vec<File>, Failure> 
         Format::Hgrm => hgrm::files(result)?,
         Format::Hlog => one("latency.hlog", hlog::render(result)?),
     })
-}
-
-/// A directory to write into, made if need be.
-pub fn make(dir: &Path) -> Result<(), Failure> {
-    if dir.exists() && !dir.is_dir() {
-        let text = format!("{}: a file is there, where a directory is to be", dir.display());
-        return Err(Failure::Usage(text));
-    }
-    fs::create_dir_all(dir).map_err(|e| Failure::io(dir.display(), e))
-}
-
-/// Writes into `dir`, made if need be. Names are those of `render`, without separators of paths.
-pub fn write(dir: &Path, result: &RunResult, formats: &[Format]) -> Result<(), Failure> {
-    make(dir)?;
-    for format in formats {
-        for (name, text) in render(result, *format)? {
-            let path = dir.join(name);
-            fs::write(&path, text).map_err(|e| Failure::io(path.display(), e))?;
-        }
-    }
-    Ok(())
 }
 
 /// A name as part of a file name or a tag: letters, digits, `.`, `_` and `-` stay.

@@ -1,14 +1,11 @@
 //! One run from plan to verdict, and its files.
 
-use std::fs;
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::analyse::{self, Frame};
 use crate::exit::Failure;
-use crate::export;
 use crate::gate;
 use crate::machine;
 use crate::plan::Plan;
@@ -116,12 +113,4 @@ fn outcomes(
             .map(|r| r.join().unwrap_or_else(|_| Err(Failure::Io("an arm crashed".to_owned()))))
             .collect()
     })
-}
-
-/// A place that cannot be written to is found before the work, not after.
-pub fn check_writable(dir: &Path) -> Result<(), Failure> {
-    export::make(dir)?;
-    let probe = dir.join(".loadgen");
-    fs::write(&probe, b"").map_err(|e| Failure::io(dir.display(), e))?;
-    fs::remove_file(&probe).map_err(|e| Failure::io(probe.display(), e))
 }

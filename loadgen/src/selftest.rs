@@ -4,6 +4,8 @@
 mod formats;
 mod world;
 
+#[cfg(test)]
+pub(crate) use formats::sample;
 pub use world::probe;
 
 use std::fmt::Write as _;

@@ -1,7 +1,6 @@
 //! More than one run: `sweep`, a parameter over values, and `search`, the largest value that still passes.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -78,10 +77,15 @@ pub fn sweep(
     let plans =
         values.iter().map(|v| study.plan(&format!("{key}={v}"))).collect::<Result<Vec<_>, _>>()?;
     let out = study.place("sweep", &plans[0])?;
+    let place = |value: &str| out.join(plain(&format!("{key}-{value}")));
+    for value in &values {
+        // A sweep that is killed must not leave verdicts of an earlier one.
+        export::place::prepare_run(&place(value))?;
+    }
     let mut points = Vec::new();
     for (value, plan) in values.iter().zip(&plans) {
         let result = run::run(plan, study.target, control)?;
-        let dir = out.join(plain(&format!("{key}-{value}")));
+        let dir = place(value);
         export::write(&dir, &result, &[Format::Result, Format::Verdict])?;
         points.push(point(value, &result));
         study.write_sweep(&out, key, &points)?;
@@ -234,7 +238,7 @@ impl Study<'_> {
     fn place(&self, what: &str, plan: &Plan) -> Result<PathBuf, Failure> {
         let default = || PathBuf::from(format!("out/{what}-{}-{}", plan.scenario, self.seed));
         let out = self.out.clone().unwrap_or_else(default);
-        run::check_writable(&out)?;
+        export::place::prepare(&out)?;
         Ok(out)
     }
 
@@ -247,9 +251,7 @@ impl Study<'_> {
             param,
             points,
         };
-        let path = out.join("sweep.json");
-        fs::write(&path, json::pretty("sweep.json", &file)?)
-            .map_err(|e| Failure::io(path.display(), e))
+        export::write_file(out, "sweep.json", json::pretty("sweep.json", &file)?)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::compare::{
     Comparison, PAIRS_MIN, Question, Run, comparable, exact, paired, text, unpaired,
 };
 use crate::exit::Failure;
-use crate::export::json;
+use crate::export::{self, json};
 use crate::interrupt;
 use crate::metrics::{METRICS, Metric, find};
 use crate::result::RunResult;
@@ -223,7 +223,7 @@ impl Compare {
             self.side("a", self.a.as_ref(), ("--set-a", &now.set_a))?,
             self.side("b", self.b.as_ref(), ("--set-b", &now.set_b))?,
         );
-        run::check_writable(now.out())?;
+        export::place::prepare(now.out())?;
         let note = |text: &str| {
             if std::io::stderr().is_terminal() {
                 let _ = writeln!(std::io::stderr(), "{text}");
@@ -248,9 +248,8 @@ impl Compare {
                 paired(&of_a, &of_b, names, &question)
             }
         };
-        let file = now.out().join("compare.json");
         let text = json::pretty("compare.json", &comparison)?;
-        fs::write(&file, text).map_err(|e| Failure::io(file.display(), e))?;
+        export::write_file(now.out(), "compare.json", text)?;
         Ok(comparison)
     }
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::place::HGRM_HEAD;
 use super::{File, plain};
 use crate::exit::Failure;
 use crate::measure::Book;
@@ -59,7 +60,7 @@ fn ms(ns: u64) -> f64 {
 pub fn render(probe: &ProbePhase) -> String {
     let mut s = String::new();
     let missing = probe.outstanding + probe.shed + probe.failed;
-    let _ = writeln!(s, "# unit: ms, from the intended start");
+    let _ = writeln!(s, "{HGRM_HEAD}");
     let _ = writeln!(s, "# never came back: {missing}, counted with what is known from below");
     let _ = writeln!(s, "       Value     Percentile TotalCount 1/(1-Percentile)");
     let _ = writeln!(s);

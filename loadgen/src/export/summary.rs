@@ -16,12 +16,16 @@ const WORST: usize = 20;
 const PARAMS_MAX: usize = 200;
 const CELL_MAX: usize = 400;
 
+/// Not shown. By it a later run knows that it may remove the file.
+pub(super) const MARK: &str = "<!-- loadgen.summary -->";
+
 pub fn render(result: &RunResult) -> String {
     let mut s = String::new();
     let v = &result.verdict;
     let mark = if v.exit == 0 { "✅" } else { "❌" };
     let _ =
         writeln!(s, "## {mark} loadgen {}: {} (exit {})\n", cell(&result.scenario), v.word, v.exit);
+    let _ = writeln!(s, "{MARK}\n");
     let _ = writeln!(s, "{}\n", cell(&table::headline(result)));
     gates(&mut s, result);
     side_by_side(&mut s, result);

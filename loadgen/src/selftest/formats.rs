@@ -14,7 +14,7 @@ use crate::result::{
 const REQUESTS: u64 = 3000;
 
 /// One victim with a name that every format must escape.
-fn sample() -> RunResult {
+pub(crate) fn sample() -> RunResult {
     let phase = |name: &str, i: u64| Phase {
         name: name.to_owned(),
         start_ns: i * SECOND,

@@ -1,0 +1,91 @@
+use super::*;
+use crate::selftest::sample;
+
+fn scratch(name: &str) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("loadgen-place-{}-{name}", std::process::id()));
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Every file that any format writes is known as loadgen's own, and goes.
+#[test]
+fn own_files_are_cleared() {
+    let dir = scratch("own");
+    write(&dir, &sample(), &Format::all()).unwrap();
+    assert!(names(&dir).len() > 15, "{:?}", names(&dir));
+    write_file(&dir, "sweep.json", "{\"schema\": \"loadgen.sweep/1\"}".to_owned()).unwrap();
+    fs::write(dir.join(".loadgen.junit.xml.tmp"), "of a run that was killed").unwrap();
+    fs::write(dir.join("summary.md"), "").unwrap();
+    clear(&dir).unwrap();
+    assert_eq!(names(&dir), Vec::<String>::new());
+    fs::remove_dir_all(&dir).unwrap();
+}
+
+/// The same names with another content, and other names, are somebody else's.
+#[test]
+fn foreign_files_stay() {
+    let dir = scratch("foreign");
+    let mut kept: Vec<String> = OWN.iter().map(|(name, _)| (*name).to_owned()).collect();
+    kept.extend(
+        ["notes.txt", "theirs.hgrm", ".loadgen.toml", "result.json.bak"].map(str::to_owned),
+    );
+    for name in &kept {
+        fs::write(dir.join(name), "<testsuites name=\"pytest\"/>, with a target").unwrap();
+    }
+    fs::create_dir(dir.join("folder.hgrm")).unwrap();
+    let linked = dir.join("linked");
+    fs::write(&linked, format!("{HGRM_HEAD}\n")).unwrap();
+    std::os::unix::fs::symlink(&linked, dir.join("link.hgrm")).unwrap();
+    kept.extend(["folder.hgrm", "linked", "link.hgrm"].map(str::to_owned));
+    kept.sort();
+    clear(&dir).unwrap();
+    assert_eq!(names(&dir), kept);
+    // A run replaces these two in any case.
+    prepare_run(&dir).unwrap();
+    kept.retain(|n| n != "verdict.json" && n != "result.json");
+    assert_eq!(names(&dir), kept);
+    fs::remove_dir_all(&dir).unwrap();
+}
+
+/// Wherever the writing fails, there is no verdict afterwards, not even an older one, and no temporary file.
+#[test]
+fn a_verdict_is_never_beside_a_failure() {
+    let result = sample();
+    for blocked in [".loadgen.metrics.prom.tmp", "metrics.prom", ".loadgen.verdict.json.tmp"] {
+        let dir = scratch(&format!("fails-{blocked}"));
+        write(&dir, &result, &[Format::Result, Format::Verdict]).unwrap();
+        // No file can have the name of a folder.
+        fs::create_dir(dir.join(blocked)).unwrap();
+        let failed = write(&dir, &result, &Format::all()).unwrap_err();
+        assert_eq!(failed.exit().code(), 1, "{failed}");
+        assert!(failed.to_string().contains(blocked), "{failed}");
+        let left = names(&dir);
+        assert!(!left.contains(&VERDICT.to_owned()), "{blocked}: {left:?}");
+        let temporary: Vec<_> = left.iter().filter(|n| is_temporary(n) && *n != blocked).collect();
+        assert!(temporary.is_empty(), "{temporary:?}");
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
+
+/// Between publishing and finishing everything is there but the verdict; without finishing it never comes.
+#[test]
+fn the_verdict_is_the_last() {
+    let dir = scratch("last");
+    let mut staged = stage(&dir, &sample(), &Format::all()).unwrap();
+    assert!(names(&dir).iter().all(|n| is_temporary(n)), "{:?}", names(&dir));
+    staged.publish().unwrap();
+    assert!(dir.join("result.json").exists() && !dir.join(VERDICT).exists());
+    drop(staged);
+    assert!(!dir.join(VERDICT).exists() && !names(&dir).iter().any(|n| is_temporary(n)));
+    stage(&dir, &sample(), &Format::all()).unwrap().finish().unwrap();
+    assert!(dir.join(VERDICT).exists());
+    fs::remove_dir_all(&dir).unwrap();
+}

@@ -1,0 +1,161 @@
+//! What a run leaves in its folder when it fails, is killed, or writes fewer files than the run before it.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+#[path = "support/program.rs"]
+mod program;
+#[path = "support/small.rs"]
+mod small;
+
+use program::{json, loadgen, scratch};
+use small::SMALL;
+
+fn arguments(dir: &Path, more: &[&str]) -> Vec<String> {
+    let mut args: Vec<String> = ["repro", "--out"].map(str::to_owned).into();
+    args.push(dir.display().to_string());
+    SMALL.iter().for_each(|s| args.extend(["--set".to_owned(), (*s).to_owned()]));
+    args.extend(more.iter().map(|s| (*s).to_owned()));
+    args
+}
+
+fn run(dir: &Path, more: &[&str]) -> i32 {
+    let args = arguments(dir, more);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    loadgen(&args).0
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let all = std::fs::read_dir(dir).expect("a folder").map(|e| e.expect("an entry").file_name());
+    let mut names: Vec<String> = all.map(|n| n.into_string().expect("ASCII")).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn nothing_of_an_earlier_run_stays_beside_a_later_one() {
+    let dir = scratch("stale");
+    assert_eq!(run(&dir, &["--set", "victims=2"]), 0);
+    std::fs::write(dir.join("theirs.hgrm"), "not ours").expect("written");
+    let hgrm = |victim: &str| dir.join(format!("container-{victim}-solo.hgrm")).exists();
+    assert!(hgrm("victim2") && dir.join("junit.xml").exists());
+
+    assert_eq!(run(&dir, &["--format", "html,hgrm"]), 0);
+    assert!(hgrm("victim1") && !hgrm("victim2"), "there is one victim now");
+    assert_eq!(run(&dir, &["--format", "html"]), 0);
+    assert_eq!(names(&dir), ["report.html", "result.json", "theirs.hgrm", "verdict.json"]);
+
+    // Made again beside the result, one file leaves the others alone.
+    let beside = dir.display().to_string();
+    assert_eq!(loadgen(&["report", &beside, "--format", "junit"]).0, 0);
+    let all = ["junit.xml", "report.html", "result.json", "theirs.hgrm", "verdict.json"];
+    assert_eq!(names(&dir), all);
+    // What is wrong with the command is said before anything is removed.
+    assert_eq!(run(&dir, &["--set", "victms=2"]), 2);
+    assert_eq!(names(&dir), all);
+}
+
+#[test]
+fn a_run_that_is_killed_leaves_no_verdict() {
+    let dir = scratch("killed");
+    assert_eq!(run(&dir, &[]), 0);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(arguments(&dir, &["--set", "solo=600s"]))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("loadgen starts");
+    let cleared = |_: &u32| {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        !dir.join("verdict.json").exists()
+    };
+    let cleared = (0..200).any(|i| cleared(&i));
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    assert!(cleared);
+    assert_eq!(names(&dir), Vec::<String>::new());
+}
+
+/// Exit 1: it could not say what it found. The verdict, which could be read by something else, says nothing then.
+#[test]
+fn no_verdict_beside_an_output_that_is_full() {
+    let dir = scratch("full-output");
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a device");
+    let status = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(arguments(&dir, &[]))
+        .stdout(full)
+        .stderr(Stdio::null())
+        .status()
+        .expect("loadgen starts");
+    assert_eq!(status.code(), Some(1));
+    assert!(dir.join("result.json").exists() && !dir.join("verdict.json").exists());
+
+    // The same of the summary on the page of a CI job.
+    let full = scratch("full-summary");
+    let out = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(arguments(&full, &["--github"]))
+        .env("GITHUB_STEP_SUMMARY", "/dev/full")
+        .output()
+        .expect("loadgen starts");
+    assert_eq!(out.status.code(), Some(1));
+    assert!(full.join("result.json").exists() && !full.join("verdict.json").exists());
+}
+
+/// Disks of several sizes fill up at another file each. On none of them is there a verdict beside exit 1, and on one that
+/// is large enough there is a verdict.
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn no_verdict_beside_a_full_disk() {
+    let mount = scratch("disk");
+    std::fs::create_dir_all(&mount).expect("a folder");
+    let mut exits = Vec::new();
+    for size in ["16k", "64k", "256k", "1m", "64m"] {
+        // In a mount namespace of its own: nothing is left mounted, whatever happens.
+        let script = "mount -t tmpfs -o size=$1 tmpfs $2; cd $2; echo '{}' >verdict.json; shift 2; \
+                      \"$@\" >/dev/null 2>&1; echo $?; cat verdict.json 2>/dev/null; ls -A | wc -l";
+        let out = Command::new("unshare")
+            .args(["--mount", "sh", "-c", script, "sh", size])
+            .arg(&mount)
+            .arg(env!("CARGO_BIN_EXE_loadgen"))
+            .args(arguments(Path::new("."), &[]))
+            .output()
+            .expect("unshare starts");
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        let exit = said.lines().next().unwrap_or_default().to_owned();
+        match exit.as_str() {
+            "1" => assert_eq!(said.lines().collect::<Vec<_>>(), ["1", "0"], "{size}: {said}"),
+            "0" => assert!(said.contains("\"PASS\""), "{size}: {said}"),
+            _ => panic!("{size}: {said}"),
+        }
+        exits.push(exit);
+    }
+    assert_eq!((exits[0].as_str(), exits[4].as_str()), ("1", "0"), "{exits:?}");
+}
+
+/// A sweep that is killed leaves no verdict of an earlier one, of any of its values.
+#[test]
+fn a_sweep_begins_with_empty_folders() {
+    let dir = scratch("sweep");
+    let point = dir.join("probe-rate-2500");
+    std::fs::create_dir_all(&point).expect("a folder");
+    std::fs::write(dir.join("sweep.json"), "{\"schema\": \"loadgen.sweep/1\"}").expect("written");
+    std::fs::write(point.join("verdict.json"), "{}").expect("written");
+    let out = dir.display().to_string();
+    let mut args = vec!["sweep", "no-hog", "--param", "probe-rate=2000,2500", "--out", &out];
+    args.extend(["--set", "solo=600s"]);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(&args)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("loadgen starts");
+    let gone = (0..200).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        !point.join("verdict.json").exists() && !dir.join("sweep.json").exists()
+    });
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    assert!(gone);
+    let (code, said, err) = loadgen(&args[..args.len() - 2]);
+    assert_eq!(code, 0, "{said}{err}");
+    assert_eq!(json(&point.join("verdict.json"))["verdict"]["word"], "PASS");
+}
