@@ -146,6 +146,19 @@ fn the_stack_and_the_controller_reach_for_nothing() {
 }
 
 #[test]
+fn what_ships_reports_through_the_logger() {
+    // A macro that prints panics where stderr is a full disk or a closed pipe, and waits where it is a full pipe.
+    let printing = ["println!", "print!", "eprintln!", "eprint!", "io::stderr", "io::stdout"];
+    let found = lines_with(&printing, |s| {
+        let ships = ["controller/src", "stack/src", "stack/daemon/src"];
+        // The writer itself, and what shows a failed test's seed.
+        let allowed = ["stack/daemon/src/logger/writer.rs", "stack/src/seeded.rs"];
+        ships.iter().any(|folder| s.path.starts_with(folder)) && !allowed.contains(&s.path.as_str())
+    });
+    none("printed, and not through `logger`", &found);
+}
+
+#[test]
 fn memory_is_charged_where_the_head_of_the_stack_says() {
     let charges = [
         (".rx_open(", &["stack/src/rxq.rs"][..]),

@@ -1,6 +1,8 @@
 //! The shell around the stack: everything that touches the real world. Worker loops, clocks, sockets, devices,
 //! namespaces, the command line; the decisions are made in `controller`, the protocols in `stack`.
 #![deny(unsafe_code)]
+// What is reported goes through `logger`: printing can block, and panics where it fails.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod attach;
 pub mod cli;
@@ -10,6 +12,7 @@ pub mod daemon;
 pub mod exit;
 mod host;
 mod host_level;
+pub mod logger;
 mod names;
 mod netlink;
 pub mod run;

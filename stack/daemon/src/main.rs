@@ -1,69 +1,53 @@
 //! The binary: parse, carry out, exit code.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use log::{LevelFilter, Log, Metadata, Record};
+use clap::error::ErrorKind;
+use log::LevelFilter;
 use skbudget::cli::{Cli, Command};
 use skbudget::config::RunConfig;
 use skbudget::exit::{FAILURE, Failure};
-use skbudget::run;
+use skbudget::{logger, run};
 
 fn main() -> ExitCode {
-    // The inner processes warn on the same stderr.
-    start_log();
     if let Some(code) = run::inner_main() {
         return code;
     }
-    let Command::Run(args) = Cli::parse().command;
-    say_more(args.verbose);
-    die_on_panic();
-    let carried_out = run::secret()
-        .and_then(|secret| RunConfig::new(*args, secret, std::process::id()))
-        .and_then(run::run);
-    match carried_out {
-        Ok(code) => ExitCode::from(code),
-        Err(Failure { code, message }) => {
-            eprintln!("skbudget: {message}");
-            ExitCode::from(code)
-        }
-    }
+    // It fails only where the kernel has neither a socket nor a thread to give; the run then fails for the same reason.
+    let _ = logger::start();
+    let code = carry_out().unwrap_or_else(|Failure { code, message }| {
+        logger::report(message);
+        code
+    });
+    logger::finish();
+    ExitCode::from(code)
 }
 
-/// A worker that panics takes its containers along: a half-dead daemon would leave them without a network and nobody
-/// the wiser.
-fn die_on_panic() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
-        std::process::exit(FAILURE.into());
-    }));
-}
-
-struct Stderr;
-
-impl Log for Stderr {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("skbudget")
-    }
-    fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) {
-            eprintln!("skbudget: {}: {}", record.level().as_str().to_lowercase(), record.args());
-        }
-    }
-    fn flush(&self) {}
-}
-
-fn start_log() {
-    log::set_max_level(LevelFilter::Warn);
-    // Fails only when one is set already.
-    let _ = log::set_logger(&Stderr);
-}
-
-fn say_more(verbose: u8) {
-    match verbose {
+fn carry_out() -> Result<u8, Failure> {
+    let Command::Run(args) = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(answer) => return print(&answer),
+    };
+    match args.verbose {
         0 => {}
-        1 => log::set_max_level(LevelFilter::Info),
-        _ => log::set_max_level(LevelFilter::Trace),
+        1 => logger::set_level(LevelFilter::Info),
+        _ => logger::set_level(LevelFilter::Trace),
+    }
+    let secret = run::secret()?;
+    run::run(RunConfig::new(*args, secret, std::process::id())?)
+}
+
+/// Help, the version, or what is wrong with the command line. Nothing runs yet: a reader that is slow is waited for.
+fn print(answer: &clap::Error) -> Result<u8, Failure> {
+    let asked_for = matches!(answer.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    match answer.print() {
+        // A reader that has seen enough is no failure.
+        Err(e) if asked_for && e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure { code: FAILURE, message: format!("stdout: {e}") })
+        }
+        _ => Ok(u8::try_from(answer.exit_code()).unwrap_or(FAILURE)),
     }
 }

@@ -7,7 +7,7 @@ mod sandbox;
 mod signals;
 mod wire;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -25,7 +25,7 @@ use crate::attach::GuestNet;
 use crate::config::RunConfig;
 use crate::daemon::{BudgetRef, ContainerSpec, Daemon, DaemonConfig, DaemonError, Publish};
 use crate::exit::{FAILURE, Failure};
-use crate::{clock, names, sys};
+use crate::{clock, logger, names, sys};
 use sandbox::Orders;
 use signals::{Caught, Signals, hand_on};
 use wire::{Report, Wire};
@@ -45,27 +45,36 @@ const DRAIN_STEP: Duration = Duration::from_millis(2);
 pub fn inner_main() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
     let role = args.next().filter(|role| role == SANDBOX_ARG || role == INIT_ARG)?;
-    let inner = || -> io::Result<(Wire, Orders)> {
-        let bad = |e: &str| io::Error::new(io::ErrorKind::InvalidInput, e.to_owned());
+    if logger::join(&args.next().unwrap_or_default()).is_err() {
+        return Some(ExitCode::from(FAILURE));
+    }
+    let code = inner(&role, args);
+    logger::finish();
+    Some(code)
+}
+
+fn inner(role: &OsStr, mut args: impl Iterator<Item = OsString>) -> ExitCode {
+    let mut given = || -> io::Result<(Wire, Orders)> {
+        let bad = || io::Error::new(io::ErrorKind::InvalidInput, "not to be called by hand");
         let text = |arg: Option<OsString>| arg.and_then(|arg| arg.into_string().ok());
-        let fd = text(args.next()).and_then(|fd| fd.parse().ok());
-        let fd = sys::inherited_fd(fd.ok_or_else(|| bad("not to be called by hand"))?)?;
-        let orders = text(args.next()).ok_or_else(|| bad("not to be called by hand"))?;
+        let fd = text(args.next()).and_then(|fd| fd.parse().ok()).ok_or_else(bad)?;
+        let fd = sys::inherited_fd(fd)?;
+        let orders = text(args.next()).ok_or_else(bad)?;
         Ok((Wire::from_fd(fd), serde_json::from_str(&orders)?))
     };
-    let (wire, orders) = match { inner }() {
+    let (wire, orders) = match given() {
         Ok(given) => given,
         Err(e) => {
-            init::complain(&format!("{}: {e}", role.display()));
-            return Some(ExitCode::from(FAILURE));
+            logger::report(format!("{}: {e}", role.display()));
+            return ExitCode::from(FAILURE);
         }
     };
-    let command: Vec<OsString> = std::env::args_os().skip(4).collect();
-    Some(match (role == SANDBOX_ARG, command.is_empty()) {
+    let command: Vec<OsString> = args.collect();
+    match (role == SANDBOX_ARG, command.is_empty()) {
         (_, true) => ExitCode::from(FAILURE),
         (true, false) => sandbox::main(&wire, &orders, &command),
         (false, false) => init::main(&wire, &orders, &command),
-    })
+    }
 }
 
 /// Random numbers for a stack's secret.
@@ -151,10 +160,12 @@ impl Sandbox {
             let (wire, theirs) = Wire::pair()?;
             let fd = theirs.as_fd().as_raw_fd();
             let mut process = Command::new(EXE);
-            process.arg0("skbudget").arg(SANDBOX_ARG).arg(fd.to_string());
+            let (log_fd, log) = logger::handover();
+            process.arg0("skbudget").arg(SANDBOX_ARG).arg(log).arg(fd.to_string());
             process.arg(serde_json::to_string(orders)?).args(command);
             let mask = signals::blocked();
-            sys::prepare_child(&mut process, vec![fd], mask, Some(orders.nofile));
+            let fds = log_fd.into_iter().chain([fd]).collect();
+            sys::prepare_child(&mut process, fds, mask, Some(orders.nofile));
             Ok(Self { process: process.spawn()?, wire })
         };
         start().map_err(|e| Failure::set_up(format!("start the sandbox process: {e}")))

@@ -19,14 +19,14 @@ use super::sandbox::Orders;
 use super::signals::{Caught, Signals, hand_on};
 use super::wire::Wire;
 use crate::exit::{FAILURE, NOT_EXECUTABLE, NOT_FOUND, SIGNAL_BASE};
-use crate::sys;
+use crate::{logger, sys};
 
 /// `lifeline`: ends when the sandbox process does.
 pub(super) fn main(lifeline: &Wire, orders: &Orders, command: &[OsString]) -> ExitCode {
     match run(lifeline, orders, command) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
-            complain(&format!("init: {e}"));
+            logger::report(format!("init: {e}"));
             ExitCode::from(FAILURE)
         }
     }
@@ -44,7 +44,7 @@ fn run(lifeline: &Wire, orders: &Orders, command: &[OsString]) -> io::Result<u8>
         Ok(child) => child,
         Err(e) => {
             let code = if e.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE };
-            complain(&format!("{}: {e}", command[0].display()));
+            logger::report(format!("{}: {e}", command[0].display()));
             return Ok(code);
         }
     };
@@ -72,7 +72,7 @@ fn mount_proc() {
     let mounted = mount(none, "/", none, private, none)
         .and_then(|()| mount(Some("proc"), "/proc", Some("proc"), flags, none));
     if let Err(errno) = mounted {
-        complain(&format!("warning: no /proc of its own for the container: {errno}"));
+        log::warn!("no /proc of its own for the container: {errno}");
     }
 }
 
@@ -118,8 +118,4 @@ pub(super) fn exit_code(status: std::process::ExitStatus) -> u8 {
         (None, Some(signal)) => SIGNAL_BASE + signal as u8,
         (None, None) => FAILURE,
     }
-}
-
-pub(super) fn complain(message: &str) {
-    eprintln!("skbudget: {message}");
 }

@@ -25,13 +25,13 @@ use nix::unistd::{Pid, getegid, geteuid};
 use serde::{Deserialize, Serialize};
 use skbudget_stack::Tap;
 
-use super::init::{complain, exit_code};
+use super::init::exit_code;
 use super::signals::{self, Caught, Signals, hand_on};
 use super::wire::{Report, Wire};
 use super::{EXE, INIT_ARG};
 use crate::attach::{self, AttachError, GuestNet, Step};
 use crate::exit::{CANNOT_SET_UP, FAILURE};
-use crate::sys;
+use crate::{logger, sys};
 
 /// What the sandbox is to do; the command itself follows as arguments, it need not be text.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -47,7 +47,7 @@ pub(super) fn main(wire: &Wire, orders: &Orders, command: &[OsString]) -> ExitCo
     match run(wire, orders, command) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
-            complain(&format!("sandbox: {e}"));
+            logger::report(format!("sandbox: {e}"));
             ExitCode::from(FAILURE)
         }
     }
@@ -111,9 +111,11 @@ fn enter_new_netns() -> Result<(), AttachError> {
 fn start_init(lifeline: &Wire, orders: &Orders, command: &[OsString]) -> io::Result<Child> {
     let fd = lifeline.as_fd().as_raw_fd();
     let mut init = Command::new(EXE);
-    init.arg0("skbudget").arg(INIT_ARG).arg(fd.to_string());
+    let (log_fd, log) = logger::handover();
+    init.arg0("skbudget").arg(INIT_ARG).arg(log).arg(fd.to_string());
     init.arg(serde_json::to_string(orders)?).args(command);
-    sys::prepare_child(&mut init, vec![fd], signals::blocked(), None);
+    let fds = log_fd.into_iter().chain([fd]).collect();
+    sys::prepare_child(&mut init, fds, signals::blocked(), None);
     init.spawn()
 }
 

@@ -4,6 +4,7 @@
 mod ipv6;
 mod lifecycle;
 mod rootless;
+mod stderr;
 mod support;
 mod traffic;
 mod usage;

@@ -1,0 +1,277 @@
+//! What all processes of a run report on stderr: one writer, which nothing can block or end.
+//!
+//! The process that the user started owns a writer thread; it alone touches descriptor 2. Every message of every
+//! process, its own included, is sent to that thread over a socket that never blocks. So a full pipe, a stopped
+//! terminal or a full disk holds up one thread that does nothing else, and the socket's buffer bounds what waits for
+//! it. What does not fit, or cannot be written, is counted; the count is reported once there is room again, and at the
+//! end. The flags of descriptor 2 stay as they are: the caller's shell shares them.
+
+mod limit;
+mod writer;
+
+use std::ffi::OsStr;
+use std::fmt::{self, Write as _};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::panic::PanicHookInfo;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use nix::sys::socket::{self, AddressFamily, MsgFlags, Shutdown, SockFlag, SockType};
+
+use crate::exit::FAILURE;
+use crate::{clock, sys};
+use limit::{Admitted, Limiter};
+
+/// How long the end of a process waits for what was reported to be written: stderr may be a pipe that nobody reads.
+const FINISH_WAIT: Duration = Duration::from_secs(1);
+
+/// Longest message, bytes: with what is put around it, a line that a pipe takes whole (PIPE_BUF is 4096).
+const MESSAGE_MAX: usize = 3072;
+
+/// In front of every message on the socket: how many the sender lost before it.
+const LOST_BYTES: usize = size_of::<u64>();
+
+/// Hands messages to the writer.
+#[derive(Debug)]
+struct Reporter {
+    socket: OwnedFd,
+    lost: AtomicU64,
+    limiter: Mutex<Limiter>,
+    /// Answers when the writer is done: only where the writer is a thread of this process.
+    done: Mutex<Option<Receiver<()>>>,
+}
+
+static REPORTER: OnceLock<Reporter> = OnceLock::new();
+
+/// Starts the writer in this process. From here on messages and panics of this process are reported through it.
+///
+/// # Errors
+/// When the kernel has no socket or thread to give: then nothing is reported.
+pub fn start() -> io::Result<()> {
+    let (kind, flags) = (SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
+    let (ours, theirs) = socket::socketpair(AddressFamily::Unix, kind, None, flags)?;
+    let done = writer::spawn(theirs)?;
+    install(ours, Some(done), LevelFilter::Warn);
+    Ok(())
+}
+
+/// How a child process finds the writer: the descriptor it must keep, and the argument for [`join`].
+pub(crate) fn handover() -> (Option<RawFd>, String) {
+    REPORTER.get().map_or_else(
+        || (None, String::from("-")),
+        |reporter| {
+            let fd = reporter.socket.as_raw_fd();
+            (Some(fd), format!("{fd}:{}", log::max_level()))
+        },
+    )
+}
+
+/// Uses the writer of the process that started this one.
+///
+/// # Errors
+/// When the argument is not one that [`handover`] gave.
+pub(crate) fn join(argument: &OsStr) -> io::Result<()> {
+    if argument == "-" {
+        return Ok(());
+    }
+    let bad = || io::Error::from(io::ErrorKind::InvalidInput);
+    let (fd, level) = argument.to_str().and_then(|text| text.split_once(':')).ok_or_else(bad)?;
+    let fd = sys::inherited_fd(fd.parse().map_err(|_| bad())?)?;
+    install(fd, None, level.parse().map_err(|_| bad())?);
+    Ok(())
+}
+
+/// Reports what is less important, too.
+pub fn set_level(level: LevelFilter) {
+    log::set_max_level(level);
+}
+
+/// Why the process ends: never left out for being repeated.
+pub fn report(message: impl fmt::Display) {
+    if let Some(reporter) = REPORTER.get() {
+        reporter.send(&line(None, &message, 0));
+    }
+}
+
+/// The last call of a process: reports what was lost and waits, for a bounded time, until everything is written.
+pub fn finish() {
+    let Some(reporter) = REPORTER.get() else { return };
+    let left_out = locked(&reporter.limiter).take_left_out();
+    if left_out > 0 {
+        let message = format!("{left_out} messages were left out, each a repetition");
+        reporter.send(&line(Some(Level::Warn), &message, 0));
+    } else if reporter.lost.load(Ordering::Relaxed) > 0 {
+        // An empty message carries the count.
+        reporter.send("");
+    }
+    if let Some(done) = locked(&reporter.done).take() {
+        // Shared with every process that joined: what they still send is lost, and so are they by now.
+        let _ = socket::shutdown(reporter.socket.as_raw_fd(), Shutdown::Write);
+        let _ = done.recv_timeout(FINISH_WAIT);
+    }
+}
+
+fn install(socket: OwnedFd, done: Option<Receiver<()>>, level: LevelFilter) {
+    let reporter = Reporter {
+        socket,
+        lost: AtomicU64::new(0),
+        limiter: Mutex::default(),
+        done: Mutex::new(done),
+    };
+    if REPORTER.set(reporter).is_ok() {
+        set_level(level);
+        // Fails only when one is set already.
+        let _ = log::set_logger(&ToReporter);
+        std::panic::set_hook(Box::new(end_after_panic));
+    }
+}
+
+/// A panic in any thread ends the process: without the thread, containers would be left without a network, and nobody
+/// would know.
+fn end_after_panic(panic: &PanicHookInfo<'_>) {
+    report(panic);
+    let backtrace = std::backtrace::Backtrace::capture();
+    if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
+        backtrace.to_string().lines().for_each(report);
+    }
+    finish();
+    std::process::exit(FAILURE.into());
+}
+
+impl Reporter {
+    fn send(&self, text: &str) {
+        let before = self.lost.swap(0, Ordering::Relaxed);
+        let head = before.to_ne_bytes();
+        let parts = [IoSlice::new(&head), IoSlice::new(text.as_bytes())];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        if socket::sendmsg::<()>(self.socket.as_raw_fd(), &parts, &[], flags, None).is_err() {
+            self.lost.fetch_add(before + u64::from(!text.is_empty()), Ordering::Relaxed);
+        }
+    }
+}
+
+/// The `log` crate's way to the writer.
+struct ToReporter;
+
+impl Log for ToReporter {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("skbudget")
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let Some(reporter) = REPORTER.get().filter(|_| self.enabled(record.metadata())) else {
+            return;
+        };
+        // Asked for with -vv: somebody wants every one of them.
+        let left_out = if record.level() > Level::Info {
+            0
+        } else {
+            let kind = (record.file_static(), record.line());
+            match locked(&reporter.limiter).admit(kind, clock::now()) {
+                Admitted::Yes { left_out } => left_out,
+                Admitted::No => return,
+            }
+        };
+        reporter.send(&line(Some(record.level()), record.args(), left_out));
+    }
+
+    fn flush(&self) {}
+}
+
+/// One line, whatever is in the message: parts of it may have come from a guest or from the command line.
+fn line(level: Option<Level>, message: &dyn fmt::Display, left_out: u64) -> String {
+    let mut text = String::from("skbudget: ");
+    // Writing to a String does not fail.
+    if let Some(level) = level {
+        let _ = write!(text, "{}: ", level.as_str().to_lowercase());
+    }
+    for c in message.to_string().chars() {
+        if text.len() > MESSAGE_MAX {
+            text.push_str("...");
+            break;
+        }
+        if c.is_control() {
+            text.extend(c.escape_default());
+        } else {
+            text.push(c);
+        }
+    }
+    if left_out > 0 {
+        let _ = write!(text, " ({left_out} more of this kind were left out)");
+    }
+    text.push('\n');
+    text
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line_of_bounded_length() {
+        let hostile = "a\nskbudget: b\u{1b}[2J\r";
+        assert_eq!(
+            line(Some(Level::Warn), &hostile, 0),
+            "skbudget: warn: a\\nskbudget: b\\u{1b}[2J\\r\n"
+        );
+        assert_eq!(line(None, &"x", 3), "skbudget: x (3 more of this kind were left out)\n");
+        let long = line(None, &"\u{1b}ä".repeat(10_000), 0);
+        assert!((MESSAGE_MAX..4096).contains(&long.len()), "{}", long.len());
+        assert_eq!(long.matches('\n').count(), 1);
+    }
+
+    fn reporter() -> (Reporter, OwnedFd) {
+        let (kind, flags) = (SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
+        let (ours, theirs) = socket::socketpair(AddressFamily::Unix, kind, None, flags).unwrap();
+        let reporter = Reporter {
+            socket: ours,
+            lost: AtomicU64::new(0),
+            limiter: Mutex::default(),
+            done: Mutex::default(),
+        };
+        (reporter, theirs)
+    }
+
+    /// The next message: how many were lost before it, and its text.
+    fn receive(socket: &OwnedFd) -> Option<(u64, String)> {
+        let mut buf = [0; 4096];
+        let n = socket::recv(socket.as_raw_fd(), &mut buf, MsgFlags::MSG_DONTWAIT).ok()?;
+        let (lost, text) = buf[..n].split_first_chunk::<LOST_BYTES>()?;
+        Some((u64::from_ne_bytes(*lost), String::from_utf8(text.to_vec()).unwrap()))
+    }
+
+    #[test]
+    fn a_writer_that_takes_nothing_blocks_nobody_and_the_loss_is_counted() {
+        let (reporter, socket) = reporter();
+        // Far more than a socket's buffer: this ends only if no send waits.
+        let sent = 50_000;
+        (0..sent).for_each(|i| reporter.send(&format!("{i}\n")));
+        let lost = reporter.lost.load(Ordering::Relaxed);
+        let queued = sent - lost;
+        assert!(queued > 10 && lost > 0, "{queued} queued, {lost} lost");
+        for i in 0..queued {
+            assert_eq!(receive(&socket), Some((0, format!("{i}\n"))));
+        }
+        reporter.send("room again\n");
+        assert_eq!(receive(&socket), Some((lost, "room again\n".to_owned())));
+        assert_eq!(reporter.lost.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_writer_that_is_gone_is_a_loss_and_no_more() {
+        let (reporter, socket) = reporter();
+        drop(socket);
+        reporter.send("one\n");
+        reporter.send("");
+        reporter.send("two\n");
+        assert_eq!(reporter.lost.load(Ordering::Relaxed), 2);
+    }
+}

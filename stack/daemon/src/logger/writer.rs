@@ -1,0 +1,183 @@
+//! The thread that writes to stderr. It may wait for ever: nobody waits for it longer than a bounded time.
+
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::sys::socket::{self, MsgFlags};
+
+use super::LOST_BYTES;
+
+/// Longer than any message.
+const BUFFER_BYTES: usize = 8192;
+
+/// Writes what arrives on `socket` until its other end is shut down; answers then.
+pub(super) fn spawn(socket: OwnedFd) -> io::Result<Receiver<()>> {
+    let (done, answer) = mpsc::channel();
+    // The thread takes no signal: not even SIGTTOU, which would stop all of us for a line written from the background
+    // to a terminal in `stty tostop`. It starts with this mask, so that there is no moment before.
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let spawned = thread::Builder::new().name("skb-log".to_owned()).spawn(move || {
+        run(&socket, &mut Lines::new(Stderr));
+        let _ = done.send(());
+    });
+    before.thread_set_mask()?;
+    spawned?;
+    Ok(answer)
+}
+
+fn run(socket: &OwnedFd, lines: &mut Lines<impl Write>) {
+    let mut buf = [0; BUFFER_BYTES];
+    loop {
+        match socket::recv(socket.as_raw_fd(), &mut buf, MsgFlags::empty()) {
+            Err(Errno::EINTR) => {}
+            Ok(0) | Err(_) => break,
+            Ok(n) => {
+                let Some((lost, text)) = buf[..n].split_first_chunk::<LOST_BYTES>() else {
+                    continue;
+                };
+                lines.lost(u64::from_ne_bytes(*lost));
+                lines.write(text);
+            }
+        }
+    }
+    lines.report_lost();
+}
+
+/// Lines on their way to a place that may refuse them.
+#[derive(Debug)]
+struct Lines<W> {
+    to: W,
+    /// Messages not written, and not reported as lost yet.
+    lost: u64,
+    /// The last line is there in part.
+    torn: bool,
+}
+
+impl<W: Write> Lines<W> {
+    fn new(to: W) -> Self {
+        Self { to, lost: 0, torn: false }
+    }
+
+    fn lost(&mut self, messages: u64) {
+        self.lost += messages;
+    }
+
+    fn write(&mut self, line: &[u8]) {
+        self.report_lost();
+        if !line.is_empty() && !self.put(line) {
+            self.lost += 1;
+        }
+    }
+
+    fn report_lost(&mut self) {
+        let lost = self.lost;
+        if lost > 0 {
+            let note =
+                format!("skbudget: warn: {lost} messages were lost: stderr did not take them\n");
+            if self.put(note.as_bytes()) {
+                self.lost -= lost;
+            }
+        }
+    }
+
+    /// Did all of it go out?
+    fn put(&mut self, line: &[u8]) -> bool {
+        let whole = [if self.torn { &b"\n"[..] } else { b"" }, line].concat();
+        let mut left = &whole[..];
+        while !left.is_empty() {
+            match self.to.write(left) {
+                Ok(0) => break,
+                Ok(n) => left = &left[n..],
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        if left.len() < whole.len() {
+            self.torn = !left.is_empty();
+        }
+        left.is_empty()
+    }
+}
+
+/// Descriptor 2, without the standard library's lock: whoever else wrote there would wait for this thread.
+#[derive(Debug)]
+struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let stderr = io::stderr();
+        loop {
+            match nix::unistd::write(stderr.as_fd(), buf) {
+                // The caller made it so.
+                Err(Errno::EAGAIN) => {
+                    let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+                    poll(&mut fds, PollTimeout::NONE)?;
+                }
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes `room` bytes and then fails.
+    struct Disk {
+        holds: Vec<u8>,
+        room: usize,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            let n = buf.len().min(self.room);
+            if n == 0 {
+                return Err(Errno::ENOSPC.into());
+            }
+            self.room -= n;
+            self.holds.extend_from_slice(&buf[..n]);
+            Ok(n)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_a_full_disk_refused_is_reported_once_it_has_room() {
+        let mut lines = Lines::new(Disk { holds: Vec::new(), room: 7 });
+        lines.write(b"first\n");
+        for _ in 0..3 {
+            lines.write(b"second\n");
+        }
+        lines.lost(10);
+        lines.to.room = 1000;
+        lines.write(b"third\n");
+        lines.report_lost();
+        let text = String::from_utf8(lines.to.holds).unwrap();
+        // The "s" is what the disk took of a line.
+        let expected =
+            "first\ns\nskbudget: warn: 13 messages were lost: stderr did not take them\nthird\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_was_lost_last_is_reported_at_the_end() {
+        let mut lines = Lines::new(Disk { holds: Vec::new(), room: 0 });
+        lines.write(b"first\n");
+        lines.to.room = 1000;
+        lines.report_lost();
+        let text = String::from_utf8(lines.to.holds).unwrap();
+        assert!(text.starts_with("skbudget: warn: 1 messages were lost"), "{text}");
+    }
+}
