@@ -24,7 +24,7 @@ use skbudget_controller::Instant;
 use crate::io::Device;
 use crate::vnet::{VNET_HDR_LEN, VnetHdr};
 
-pub use pcap::PcapWriter;
+pub use pcap::{PCAP_HEADER_LEN, PcapWriter, pcap_record_len};
 
 /// Smallest buffer `recv` accepts: the largest frame the kernel hands over (64 KiB of IP, Ethernet with a VLAN tag)
 /// and the header in front of it.
@@ -46,7 +46,7 @@ pub struct TapCounters {
     pub refused: u64,
     /// A read shorter than the header in front of every frame.
     pub short: u64,
-    /// Frames missing in the capture since it could not be written.
+    /// Frames missing in the capture because it could not be written.
     pub capture_lost: u64,
 }
 
@@ -146,7 +146,8 @@ impl Tap {
     }
 
     pub fn counters(&self) -> TapCounters {
-        self.counters
+        let later = self.capture.as_ref().map_or(0, PcapWriter::lost_later);
+        TapCounters { capture_lost: self.counters.capture_lost + later, ..self.counters }
     }
 
     /// Hands what was captured to the kernel, so that a reader of the file sees it.

@@ -1,10 +1,12 @@
 //! `skbudget run`: one container, one command, and nothing left of either afterwards.
 
+mod capture;
 mod init;
 mod lookup;
 mod output;
 mod sandbox;
 mod signals;
+mod stats_file;
 mod wire;
 
 use std::ffi::{OsStr, OsString};
@@ -98,7 +100,7 @@ pub fn run(config: RunConfig) -> Result<u8, Failure> {
             config.name
         )));
     };
-    let output = output::Output::open(&config)?;
+    let mut output = output::Output::open(&config)?;
     let publish = bind_all(&config)?;
     check_tun()?;
     let nofile = raise_nofile()?;
@@ -108,8 +110,9 @@ pub fn run(config: RunConfig) -> Result<u8, Failure> {
     guest.ipv6.iter_mut().for_each(|net| net.required = config.needs_ipv6);
     let orders = Orders { guest, program, nofile };
     let mut sandbox = Sandbox::start(&orders, &config.command)?;
-    let result = with_sandbox(&daemon, &signals, &mut sandbox, config, publish, output);
+    let result = with_sandbox(&daemon, &signals, &mut sandbox, config, publish, &mut output);
     let stopped = daemon.shutdown();
+    output.end();
     sandbox.end();
     let code = result?;
     stopped.map_err(|e| Failure::other(e.to_string()))?;
@@ -122,7 +125,7 @@ fn with_sandbox(
     sandbox: &mut Sandbox,
     config: RunConfig,
     publish: Vec<Publish>,
-    mut output: output::Output,
+    output: &mut output::Output,
 ) -> Result<u8, Failure> {
     let mut tap = sandbox.wait_ready(signals)?;
     output.capture(&mut tap)?;
@@ -140,8 +143,9 @@ fn with_sandbox(
     let code = sandbox.wait_exited(signals)?;
     drain(daemon, signals, &name).map_err(|e| Failure::other(e.to_string()))?;
     if output.wants_stats() {
+        output.settle();
         let stats = daemon.stats(true).map_err(|e| Failure::other(e.to_string()))?;
-        output.write_stats(&stats)?;
+        output.write_stats(&stats);
     }
     Ok(code)
 }

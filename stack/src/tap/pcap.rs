@@ -4,21 +4,31 @@
 
 use std::fmt;
 use std::io::{self, IoSlice, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use skbudget_controller::Instant;
 
 /// Magic number of a capture whose stamps are nanoseconds, in the writer's byte order.
 const MAGIC_NS: u32 = 0xa1b2_3c4d;
 const LINKTYPE_ETHERNET: u32 = 1;
+/// In front of the first record.
+pub const PCAP_HEADER_LEN: usize = 24;
+/// In front of the frame in each record.
+const PCAP_RECORD_HEADER_LEN: usize = 16;
 /// No frame is longer: Wireshark and libpcap accept up to 262144.
 const SNAPLEN_MAX: u32 = 262_144;
 
-/// Writes one capture. After a failed write it writes nothing more: a torn record would make the rest unreadable.
+/// Writes one capture. Each record is one write; one that is refused as a whole (`WouldBlock`) is left out. After any
+/// other failed write it writes nothing more: a torn record would make the rest unreadable.
 pub struct PcapWriter {
     out: Option<Box<dyn Write + Send>>,
+    /// The record being written.
+    record: Vec<u8>,
     snaplen: u32,
     /// Added to the monotonic clock to get the time of day.
     epoch_offset_ns: u64,
+    lost: Option<Arc<AtomicU64>>,
 }
 
 impl PcapWriter {
@@ -29,14 +39,21 @@ impl PcapWriter {
         epoch_offset_ns: u64,
     ) -> io::Result<Self> {
         let snaplen = snaplen.clamp(64, SNAPLEN_MAX);
-        let mut header = [0; 24];
+        let mut header = [0; PCAP_HEADER_LEN];
         header[0..4].copy_from_slice(&MAGIC_NS.to_le_bytes());
         header[4..6].copy_from_slice(&2u16.to_le_bytes());
         header[6..8].copy_from_slice(&4u16.to_le_bytes());
         header[16..20].copy_from_slice(&snaplen.to_le_bytes());
         header[20..24].copy_from_slice(&LINKTYPE_ETHERNET.to_le_bytes());
         out.write_all(&header)?;
-        Ok(Self { out: Some(out), snaplen, epoch_offset_ns })
+        Ok(Self { out: Some(out), record: Vec::new(), snaplen, epoch_offset_ns, lost: None })
+    }
+
+    /// For a writer that takes records now and stores them later: where it counts those that it could not store.
+    #[must_use]
+    pub fn with_later_losses(mut self, lost: Arc<AtomicU64>) -> Self {
+        self.lost = Some(lost);
+        self
     }
 
     /// One frame, in parts.
@@ -44,15 +61,36 @@ impl PcapWriter {
         let Some(out) = &mut self.out else {
             return Err(io::Error::other("the capture ended at an earlier error"));
         };
-        let result = write_record(out, self.snaplen, now.as_nanos() + self.epoch_offset_ns, parts);
-        if result.is_err() {
-            self.out = None;
+        let at_ns = now.as_nanos() + self.epoch_offset_ns;
+        fill_record(&mut self.record, self.snaplen, at_ns, parts);
+        let mut left = &self.record[..];
+        while !left.is_empty() {
+            let error = match out.write(left) {
+                Ok(0) => io::ErrorKind::WriteZero.into(),
+                Ok(n) => {
+                    left = &left[n..];
+                    continue;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => e,
+            };
+            let refused_whole =
+                left.len() == self.record.len() && error.kind() == io::ErrorKind::WouldBlock;
+            if !refused_whole {
+                self.out = None;
+            }
+            return Err(error);
         }
-        result
+        Ok(())
     }
 
     pub fn flush(&mut self) -> io::Result<()> {
         self.out.as_mut().map_or(Ok(()), |out| out.flush())
+    }
+
+    /// Records that were taken and could not be stored.
+    pub fn lost_later(&self) -> u64 {
+        self.lost.as_ref().map_or(0, |lost| lost.load(Ordering::Relaxed))
     }
 }
 
@@ -62,40 +100,46 @@ impl fmt::Debug for PcapWriter {
     }
 }
 
-fn write_record(
-    out: &mut dyn Write,
-    snaplen: u32,
-    at_ns: u64,
-    parts: &[IoSlice<'_>],
-) -> io::Result<()> {
+fn fill_record(record: &mut Vec<u8>, snaplen: u32, at_ns: u64, parts: &[IoSlice<'_>]) {
     let whole = parts.iter().map(|part| part.len()).sum::<usize>() as u32;
     let kept = whole.min(snaplen);
-    let mut header = [0; 16];
+    let mut header = [0; PCAP_RECORD_HEADER_LEN];
     header[0..4].copy_from_slice(&((at_ns / 1_000_000_000) as u32).to_le_bytes());
     header[4..8].copy_from_slice(&((at_ns % 1_000_000_000) as u32).to_le_bytes());
     header[8..12].copy_from_slice(&kept.to_le_bytes());
     header[12..16].copy_from_slice(&whole.to_le_bytes());
-    out.write_all(&header)?;
+    record.clear();
+    record.extend_from_slice(&header);
     let mut left = kept as usize;
     for part in parts {
         let take = left.min(part.len());
-        out.write_all(&part[..take])?;
+        record.extend_from_slice(&part[..take]);
         left -= take;
     }
-    Ok(())
+}
+
+/// Length of the record that `bytes` begins with, as its header has it; `None` when the header is not all there.
+pub fn pcap_record_len(bytes: &[u8]) -> Option<usize> {
+    let header = bytes.first_chunk::<PCAP_RECORD_HEADER_LEN>()?;
+    let kept = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
+    Some(PCAP_RECORD_HEADER_LEN + kept as usize)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
 
+    /// What it holds, how much it takes at most, and whether it refuses everything for now.
     #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>, usize);
+    struct Sink(Arc<Mutex<Vec<u8>>>, usize, Arc<Mutex<bool>>);
 
     impl Write for Sink {
         fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            if *self.2.lock().unwrap() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
             let mut bytes = self.0.lock().unwrap();
             if self.1 > 0 && bytes.len() + buf.len() > self.1 {
                 return Err(io::Error::other("full"));
@@ -126,11 +170,26 @@ mod tests {
 
     #[test]
     fn after_a_failed_write_nothing_more_is_written() {
-        let sink = Sink(Arc::default(), 24 + 20);
+        let sink = Sink(Arc::default(), 24 + 20, Arc::default());
         let mut pcap = PcapWriter::new(Box::new(sink.clone()), 65536, 0).unwrap();
         assert!(pcap.write(Instant(0), &[IoSlice::new(&[0; 60])]).is_err());
         let torn = sink.0.lock().unwrap().len();
         assert!(pcap.write(Instant(0), &[IoSlice::new(&[0; 1])]).is_err());
         assert_eq!(sink.0.lock().unwrap().len(), torn);
+    }
+
+    #[test]
+    fn a_record_that_is_refused_whole_is_left_out_and_the_next_one_is_written() {
+        let sink = Sink::default();
+        let mut pcap = PcapWriter::new(Box::new(sink.clone()), 65536, 0).unwrap();
+        *sink.2.lock().unwrap() = true;
+        assert!(pcap.write(Instant(0), &[IoSlice::new(&[1; 60])]).is_err());
+        *sink.2.lock().unwrap() = false;
+        pcap.write(Instant(0), &[IoSlice::new(&[2; 50])]).unwrap();
+        let bytes = sink.0.lock().unwrap().clone();
+        let record = &bytes[PCAP_HEADER_LEN..];
+        assert_eq!(pcap_record_len(record), Some(16 + 50));
+        assert_eq!(record.len(), 16 + 50);
+        assert_eq!(pcap_record_len(&record[..15]), None);
     }
 }

@@ -1,12 +1,16 @@
-//! The files a run writes: opened before anything is brought up, so that a wrong path is known at once.
+//! The files a run writes: opened before anything is brought up, so that a wrong path is known at once. None of them
+//! can hold the run up, and none that fails later takes the place of the command's exit code.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use skbudget_stack::Tap;
 use skbudget_stack::tap::PcapWriter;
 
+use super::capture::{self, Capture};
+use super::stats_file::{StatsFile, explain};
 use crate::clock;
 use crate::config::RunConfig;
 use crate::exit::Failure;
@@ -15,27 +19,35 @@ use crate::stats::Stats;
 /// Whole super-frames.
 const SNAPLEN: u32 = 262_144;
 
+/// A file that takes nothing for so long is not waited for.
+const STALL: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub(super) struct Output {
     pcap: Option<(PathBuf, File)>,
-    stats: Option<(PathBuf, File)>,
+    capture: Option<Capture>,
+    stats: Option<(PathBuf, StatsFile)>,
 }
 
 impl Output {
     pub(super) fn open(config: &RunConfig) -> Result<Self, Failure> {
-        Ok(Self {
-            pcap: create("--pcap", config.pcap.as_deref())?,
-            stats: create("--stats-file", config.stats_file.as_deref())?,
-        })
+        let pcap = open("--pcap", config.pcap.as_deref(), create_capture)?;
+        let stats = open("--stats-file", config.stats_file.as_deref(), StatsFile::open)?;
+        Ok(Self { pcap, capture: None, stats })
     }
 
     /// Captures the device, if that was asked for.
     pub(super) fn capture(&mut self, tap: &mut Tap) -> Result<(), Failure> {
         let Some((path, file)) = self.pcap.take() else { return Ok(()) };
-        let out = Box::new(BufWriter::with_capacity(1 << 18, file));
-        let pcap = PcapWriter::new(out, SNAPLEN, clock::epoch_offset_ns())
-            .map_err(|e| Failure::set_up(format!("--pcap {}: {e}", path.display())))?;
+        let failed = |e: std::io::Error| cannot("--pcap", &path, e);
+        let (recorder, capture) =
+            capture::start(file, path.display().to_string()).map_err(failed)?;
+        let pcap = PcapWriter::new(Box::new(recorder), SNAPLEN, clock::epoch_offset_ns());
+        let pcap = pcap.map_err(failed)?.with_later_losses(capture.lost());
+        // Its header: a disk that is full already is known before the command starts.
+        capture.settle(STALL).map_err(|e| cannot("--pcap", &path, e))?;
         tap.set_capture(pcap);
+        self.capture = Some(capture);
         Ok(())
     }
 
@@ -43,18 +55,52 @@ impl Output {
         self.stats.is_some()
     }
 
-    pub(super) fn write_stats(&mut self, stats: &Stats) -> Result<(), Failure> {
-        let Some((path, file)) = &mut self.stats else { return Ok(()) };
-        serde_json::to_writer_pretty(&*file, stats)
-            .map_err(Into::into)
-            .and_then(|()| file.write_all(b"\n"))
-            .map_err(|e| Failure::other(format!("--stats-file {}: {e}", path.display())))
+    /// Before the stats are taken: so that they count the frames that the capture lost.
+    pub(super) fn settle(&self) {
+        if let Some(capture) = &self.capture {
+            // A failure was reported when it came.
+            let _ = capture.settle(STALL);
+        }
+    }
+
+    /// Stats that cannot be written are a warning: the command ran.
+    pub(super) fn write_stats(&mut self, stats: &Stats) {
+        let Some((path, file)) = self.stats.take() else { return };
+        let text = serde_json::to_vec_pretty(stats).map_err(Into::into);
+        let written = text.and_then(|mut text| {
+            text.push(b'\n');
+            file.write(&text)
+        });
+        if let Err(e) = written {
+            log::warn!("--stats-file {}: {e}: the stats are not written", path.display());
+        }
+    }
+
+    /// After the last frame.
+    pub(super) fn end(self) {
+        if let Some(capture) = self.capture {
+            capture.end(STALL);
+        }
     }
 }
 
-fn create(key: &str, path: Option<&Path>) -> Result<Option<(PathBuf, File)>, Failure> {
+fn open<T>(
+    key: &str,
+    path: Option<&Path>,
+    open: impl Fn(&Path) -> std::io::Result<T>,
+) -> Result<Option<(PathBuf, T)>, Failure> {
     let Some(path) = path else { return Ok(None) };
-    let file = File::create(path)
-        .map_err(|e| Failure::set_up(format!("{key} {}: {e}", path.display())))?;
-    Ok(Some((path.to_owned(), file)))
+    let opened = open(path).map_err(|e| cannot(key, path, e))?;
+    Ok(Some((path.to_owned(), opened)))
+}
+
+fn cannot(key: &str, path: &Path, error: impl std::fmt::Display) -> Failure {
+    Failure::set_up(format!("{key} {}: {error}", path.display()))
+}
+
+/// Never waits for a reader.
+fn create_capture(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(explain)
 }

@@ -3,6 +3,7 @@
 
 mod ipv6;
 mod lifecycle;
+mod output;
 mod rootless;
 mod stderr;
 mod support;
