@@ -4,7 +4,7 @@
 //!
 //! Everything runs between namespaces made here: a private host and one container at a time, both with Reno as their
 //! default congestion control. Under BBR the senders' pacing timers are measured instead of the path. The order of the
-//! peers turns round with every round, so that a machine that warms up or is disturbed treats all alike; ratios are taken
+//! peers turns round with every round, so a machine that warms up or is disturbed treats all alike; ratios are taken
 //! within a round.
 
 mod lab;

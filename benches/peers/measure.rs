@@ -95,7 +95,7 @@ pub(crate) fn measure(
     }
 }
 
-/// A paced sender sets a timer for every few segments: tens of thousands a second where an unpaced path has a few hundred.
+/// A paced sender sets a timer every few segments: tens of thousands a second where an unpaced path has a few hundred.
 /// What is measured then is the pacing, not the path.
 const UNPACED_HRTIMERS_MAX: u64 = 1000;
 

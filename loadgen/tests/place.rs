@@ -101,7 +101,7 @@ fn no_verdict_beside_an_output_that_is_full() {
     assert!(full.join("result.json").exists() && !full.join("verdict.json").exists());
 }
 
-/// Disks of several sizes fill up at another file each. On none of them is there a verdict beside exit 1, and on one that
+/// Disks of several sizes fill up at different files. On none of them is there a verdict beside exit 1, and on one that
 /// is large enough there is a verdict.
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
