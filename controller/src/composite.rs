@@ -1,4 +1,4 @@
-//! One limit over TCP memory and user memory (pressure model section C, C1 to C6). Arithmetic only:
+//! One limit over TCP memory and user memory (pressure model C1 to C6). Arithmetic only:
 //! who reads the cgroup, writes its limits and calls this is the daemon.
 //!
 //! `user` is `memory.current` of the container's cgroup, its own sockets included (C1): this

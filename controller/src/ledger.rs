@@ -3,7 +3,7 @@
 use crate::linux::Sock;
 use crate::units::CHUNK_SIZE;
 
-/// What one flow reserves at admission, bytes; frozen per flow (pressure model H.0, K2, K6).
+/// What one flow reserves at admission, bytes; frozen per flow (pressure model A1, K2, K6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlowSizes {
     /// The flow object itself (S). 1536.

@@ -5,6 +5,9 @@
 //! the controller answers, the stack acts. The same calls with the same times give the same answers
 //! and the same events.
 //!
+//! `controller/docs/pressure-model.md` has the rules by the codes that comments cite (K7, B9), and a
+//! glossary; `controller/docs/kernel.md` has the kernel's (L2).
+//!
 //! # Theory of operation
 //!
 //! A **flow** has a [`Ledger`]: what it holds, by category. A **container** is a member of a
@@ -86,7 +89,7 @@
 //! 7. Same calls, same answers. 8. A call costs at most one walk of the chain, whatever the number
 //!    of flows.
 //!
-//! # Mended against the pressure model, and why
+//! # Decisions, and why
 //!
 //! - *Admission is two steps*: `admit` charges `sock` as half-open, `establish` the rest. The stack
 //!   makes both before it connects, because the host socket's caps are charged first.
@@ -119,7 +122,7 @@
 //!   and may yet be admitted.
 //! - *Left out*: the page stock (M5), as an uncontended level costs about ten nanoseconds a call;
 //!   transfers between budgets of two workers (K5), which are a grant there and a release here.
-//! - *The kernel's undo when its visible counter is 0* (kernel notes 2.2, port note) is an explicit
+//! - *The kernel's undo when its visible counter is 0* (L2) is an explicit
 //!   undo here.
 //!
 //! # Words

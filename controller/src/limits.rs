@@ -92,7 +92,7 @@ impl Limits {
         }
     }
 
-    /// Missing limits follow from those given (pressure model A): from `hard`: soft = 2/3, low =
+    /// Missing limits follow from those given (pressure model A2): from `hard`: soft = 2/3, low =
     /// 1/2; from `hard` and `soft`: low = min(hard/2, 3*soft/4). Bytes in, floored to pages.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! The kernel's own ladder, rule set `linux`: pressure model section D, kernel notes section 2.
+//! The kernel's own ladder, rule set `linux`: `controller/docs/kernel.md`, L1 to L4 and L12.
 //!
 //! Two gates in this order: the container's chain of hard counters, then a pool with three
 //! thresholds. A refusal at the first gate skips the second entirely. The hard limit gives way in
@@ -241,7 +241,7 @@ impl Sock {
         verdict
     }
 
-    /// `__sk_mem_raise_allocated`, every branch in the kernel's order (kernel notes 2.2).
+    /// `__sk_mem_raise_allocated`, every branch in the kernel's order (L2).
     fn raise(
         &mut self,
         pool: &mut Pool,
@@ -388,14 +388,14 @@ impl Sock {
     }
 
     /// Late attribution at `accept`: what the socket already holds is charged without a test
-    /// (kernel notes 3.5). Returns pages charged.
+    /// (L12). Returns pages charged.
     pub fn charge_accepted(&self, chain: &mut Chain) -> u64 {
         let n = pages(self.fwd + self.rmem + self.wmem);
         chain.charge(n, true);
         n
     }
 
-    /// `sk_stream_moderate_sndbuf`: at most halved against what is queued, never below
+    /// `sk_stream_moderate_sndbuf` (L3): at most halved against what is queued, never below
     /// [`SNDBUF_MIN`].
     pub fn moderate_sndbuf(&mut self) {
         self.sndbuf = sizing::moderate_sndbuf(self.sndbuf, self.wmem, self.sndbuf_locked);

@@ -1,5 +1,5 @@
-//! Window and buffer sizes as pure functions: kernel notes 1.4 to 2.13, and the strict rules' chunk
-//! arithmetic (H.0).
+//! Window and buffer sizes as pure functions: the kernel's (`controller/docs/kernel.md`, L3 to L11),
+//! and the strict rules' chunk arithmetic (A1).
 //!
 //! Nothing here touches a meter. Bytes unless said otherwise.
 
@@ -9,7 +9,7 @@ use crate::units::{CHUNK_PAYLOAD, CHUNK_SIZE};
 // ---- strict: windows in chunks ----
 
 /// Chunks an open window costs: `ceil((window - tail_room) / 4032)`. In-order bytes fill the tail
-/// chunk first, so what the last occupied chunk still takes is free (H.0).
+/// chunk first, so what the last occupied chunk still takes is free (A1).
 pub const fn window_chunks(window: u32, tail_room: u32) -> u32 {
     window.saturating_sub(tail_room).div_ceil(CHUNK_PAYLOAD)
 }
@@ -61,7 +61,7 @@ pub struct WindowChoice {
     pub rcv_ssthresh: u32,
 }
 
-/// `__tcp_select_window` (2.12).
+/// `__tcp_select_window` (L8).
 pub fn select_window(input: &WindowInput) -> WindowChoice {
     let &WindowInput { rcvbuf, rmem, ratio, scale, mss, advmss, window_clamp, open, .. } = input;
     let mut rcv_ssthresh = input.rcv_ssthresh;
@@ -119,7 +119,7 @@ pub fn space_of(window: u64, ratio: u32) -> u32 {
 // ---- receive admission ----
 
 /// `tcp_can_ingest`: what is held may fill the cap; the arriving segment's own size is not counted
-/// (2.9).
+/// (L6).
 pub const fn can_ingest(rmem: u32, rcvbuf: u32) -> bool {
     rmem <= rcvbuf
 }
@@ -147,7 +147,7 @@ pub struct ClampInput {
     pub advmss: u32,
 }
 
-/// `tcp_clamp_window` (2.10): raises the cap to what is held when memory is plenty, else lowers the
+/// `tcp_clamp_window` (L7): raises the cap to what is held when memory is plenty, else lowers the
 /// window's bound. Returns the new `rcvbuf` and `rcv_ssthresh`.
 pub fn clamp_window(input: &ClampInput) -> (u32, u32) {
     let mut rcvbuf = input.rcvbuf;
@@ -162,7 +162,7 @@ pub fn clamp_window(input: &ClampInput) -> (u32, u32) {
     (rcvbuf, rcv_ssthresh)
 }
 
-/// What becomes of a data segment whose charge was refused for good (2.9 step 3).
+/// What becomes of a data segment whose charge was refused for good (L6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
     /// Dropped, counted `TCPRcvQDrop`; the next window is zero.
@@ -226,7 +226,7 @@ pub struct DrsInput {
 /// `tcp_rcvbuf_low_rtt`, microseconds.
 const LOW_RTT_US: u32 = 1000;
 
-/// Dynamic right-sizing, `tcp_rcv_space_adjust` (2.12): the new `rcvbuf` and `window_clamp`; `None`
+/// Dynamic right-sizing, `tcp_rcv_space_adjust` (L9): the new `rcvbuf` and `window_clamp`; `None`
 /// when the reader did not speed up.
 pub fn autotune(input: &DrsInput) -> Option<(u32, u32)> {
     let &DrsInput { copied, before, rtt_us, ofo_span, rcvbuf, rmem_max, ratio } = input;
@@ -263,7 +263,7 @@ pub struct SndbufInput {
     pub wmem_max: u32,
 }
 
-/// `tcp_sndbuf_expand` (2.8): room for `factor` windows at true size. Never lowers.
+/// `tcp_sndbuf_expand` (L5): room for `factor` windows at true size. Never lowers.
 pub fn sndbuf_expand(input: &SndbufInput) -> u32 {
     let &SndbufInput { sndbuf, mss, cwnd, reordering, header, factor, wmem_max } = input;
     let per_mss = u64::from((mss + header + 320).next_power_of_two() + 256);
@@ -272,7 +272,7 @@ pub fn sndbuf_expand(input: &SndbufInput) -> u32 {
     sndbuf.max(u32::try_from(want).unwrap_or(u32::MAX).min(wmem_max))
 }
 
-/// `sk_stream_moderate_sndbuf` (2.4): `max(min(sndbuf, wmem / 2), 4608)`, unless the user set the
+/// `sk_stream_moderate_sndbuf` (L3): `max(min(sndbuf, wmem / 2), 4608)`, unless the user set the
 /// cap.
 pub fn moderate_sndbuf(sndbuf: u32, wmem: u64, locked: bool) -> u32 {
     if locked {
@@ -282,7 +282,7 @@ pub fn moderate_sndbuf(sndbuf: u32, wmem: u64, locked: bool) -> u32 {
     sndbuf.min(half).max(SNDBUF_MIN)
 }
 
-/// `sk_stream_is_writeable` (2.7): at most two thirds of the cap are queued.
+/// `sk_stream_is_writeable` (L4): at most two thirds of the cap are queued.
 pub const fn writable(sndbuf: u32, wmem: u64) -> bool {
     let sndbuf = sndbuf as u64;
     wmem < sndbuf && sndbuf - wmem >= wmem / 2
@@ -290,31 +290,31 @@ pub const fn writable(sndbuf: u32, wmem: u64) -> bool {
 
 // ---- facts of the kernel ----
 
-/// `tcp_add_backlog` (1.5): whether one more buffer may wait while `queued` (backlog and receive
+/// `tcp_add_backlog` (L11): whether one more buffer may wait while `queued` (backlog and receive
 /// queue) is held.
 pub const fn backlog_accepts(queued: u64, rcvbuf: u32, sndbuf: u32) -> bool {
     queued <= 2 * rcvbuf as u64 + sndbuf as u64 / 2 + 65_536
 }
 
-/// True size of a frame of at most a page read from a TAP device (1.4).
+/// True size of a frame of at most a page read from a TAP device (L11).
 pub const fn tap_truesize(frame: u32) -> u32 {
     (frame + 64).next_multiple_of(64) + 320 + 256
 }
 
-/// `tcp_init_mem` (1.1): low, pressure, high in pages from the number of free buffer pages.
+/// `tcp_init_mem` (L11): low, pressure, high in pages from the number of free buffer pages.
 pub fn default_tcp_mem(free_buffer_pages: u64) -> [u64; 3] {
     let pressure = (free_buffer_pages / 16).max(128);
     let low = pressure / 4 * 3;
     [low, pressure, 2 * low]
 }
 
-/// `tcp_out_of_memory` (2.13): an orphan is reset when it queues more than 4608 bytes while the
+/// `tcp_out_of_memory` (L10): an orphan is reset when it queues more than 4608 bytes while the
 /// pool is over high.
 pub fn orphan_out_of_memory(wmem: u64, alloc: u64, high: u64) -> bool {
     wmem > u64::from(SNDBUF_MIN) && alloc > high
 }
 
-/// `tcp_too_many_orphans` (2.13).
+/// `tcp_too_many_orphans` (L10).
 pub const fn too_many_orphans(orphans: u64, shift: u32, max: u64) -> bool {
     orphans << shift > max
 }

@@ -1,5 +1,4 @@
-//! Numbered vectors of the strict rules, worked out by hand from sections B and H of the pressure
-//! model.
+//! Numbered vectors of the strict rules, worked out by hand from the pressure model.
 //!
 //! Each is a number, the reasoning, and a script (`strict_vectors/script.rs` lists the commands).
 //! `=` is the expected answer, a line without `=` is a step or a statement about the state. Pages
@@ -9,7 +8,7 @@
 //! 9728 B, 2.375 pages, and its first chunk in each direction is paid. `flat` sets soft and low to
 //! hard, so that the soft flag never rises; without it soft = 2/3 and low = 1/2 of hard.
 //!
-//! S1 to S20 are the model's (H.2). Where the product decided otherwise the reasoning begins with
+//! S1 to S20 were worked out with the rules. Where the product decided otherwise the reasoning begins with
 //! "adapted". S17 and S18 are arithmetic of the composite limit: see the linux vectors.
 
 #[path = "strict_vectors/script.rs"]

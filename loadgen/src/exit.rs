@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Exit codes of `loadgen` (design section 4). GNU make turns them all into 2; `verdict.json` keeps them apart.
+/// Exit codes of `loadgen`. GNU make turns them all into 2; `verdict.json` keeps them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     Passed = 0,

@@ -10,8 +10,7 @@ use crate::plan::{ArmRole, GatePlan};
 use crate::result::{ArmResult, ContainerResult, Fairness, GateKind, GateResult, Verdict};
 use crate::units::{after, bytes, percent, time, times};
 
-/// What a victim may pay for its neighbour. Exact in virtual time, with room for a busy machine on the wall clock
-/// (`loadgen-notes` 2.4).
+/// What a victim may pay for its neighbour. Exact in virtual time, with room for a busy machine on the wall clock.
 #[derive(Debug, Clone, Copy)]
 pub struct Thresholds {
     pub slowdown_milli: u64,

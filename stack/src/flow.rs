@@ -9,7 +9,7 @@ use crate::segment::Tuple;
 use crate::seq::Seq;
 use crate::tcp::Tcb;
 
-/// Charged for a flow object, its places in tables and queues (pressure model H.0: S). The assertion below keeps it
+/// Charged for a flow object, its places in tables and queues (pressure model A1: `sock`). The assertion below keeps it
 /// honest.
 pub(crate) const FLOW_BYTES: u32 = 1536;
 const _: () = assert!(
@@ -60,7 +60,7 @@ pub(crate) struct Flow {
     pub(crate) orphan_until: Option<Instant>,
     /// Earliest entry in the container's timer queue.
     pub(crate) timer_at: Option<Instant>,
-    /// Linux rules: when to ask for send memory again (kernel notes 2.7 step 4).
+    /// Linux rules: when to ask for send memory again (L4).
     pub(crate) retry_at: Option<Instant>,
     /// On the budget's list of waiters.
     pub(crate) waiting: bool,

@@ -8,7 +8,7 @@
 //! A mark on any piece is a mark on the whole (RFC 3168 section 5.3); beside a piece that cannot bear one it was made
 //! up, and the datagram is dropped.
 //!
-//! This file holds every charge for fragments (rule R4).
+//! This file holds every charge for fragments (`tests/tidy.rs` checks it).
 
 use std::time::Duration;
 

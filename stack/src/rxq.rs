@@ -8,11 +8,11 @@
 //!
 //! A byte's place is known the moment the window that admits it is advertised: in order or not, it goes into the slot
 //! that its stream position names. Under the strict rules the slot was charged when the edge moved over it
-//! (pressure model H.0), so nothing that arrives inside the window can be refused and a hole costs nothing more.
+//! (pressure model B8), so nothing that arrives inside the window can be refused and a hole costs nothing more.
 //! Under the linux rules a slot is charged when data fills it and may be refused.
 //!
 //! Positions are 64-bit offsets of the stream (0 = first byte after SYN): no wrap to think of here.
-//! This file holds every receive-side charge (rule R4).
+//! This file holds every receive-side charge (`tests/tidy.rs` checks it).
 
 use std::collections::VecDeque;
 use std::io::IoSlice;

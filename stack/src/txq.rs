@@ -3,7 +3,7 @@
 //! them to the remote).
 //!
 //! Chunks are filled to the end before the next begins, so a byte's place is arithmetic. A read asks for memory first
-//! and reads no more than it was granted. This file holds every send-side charge (rule R4).
+//! and reads no more than it was granted. This file holds every send-side charge (`tests/tidy.rs` checks it).
 
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};

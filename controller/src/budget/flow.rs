@@ -97,7 +97,7 @@ impl Budget {
 
     /// `chunks` slots begin to hold data. Strict: taken from credit; what exceeds the span (demoted
     /// flow, H3) is asked for now. Linux: schedule(RECV) per chunk; an empty receive queue accepts
-    /// its first chunk by force (2.9). Returns how many slots may be filled, a prefix.
+    /// its first chunk by force (L6). Returns how many slots may be filled, a prefix.
     #[inline]
     pub fn rx_fill(&mut self, ledger: &mut Ledger, chunks: u32, kind: RxKind, now: Instant) -> u32 {
         self.at(now);

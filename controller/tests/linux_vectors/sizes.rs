@@ -146,7 +146,7 @@ fn vectors_86_to_89_pruning_out_of_order_data() {
     assert_eq!(over, 16, "still over the cap after one eighth: another one");
 }
 
-/// H.0's cost, K2's MSS and H9's bound.
+/// A1's cost, K2's MSS and H9's bound.
 #[test]
 fn chunk_arithmetic_of_the_strict_rules() {
     assert_eq!(window_chunks(0, 0), 0);

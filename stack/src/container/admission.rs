@@ -1,8 +1,8 @@
 //! How a flow begins: the guest's SYN, or a connection to a published port.
 //!
 //! The whole reservation is charged before anything else happens, the host socket's caps included: connect(2) makes
-//! that socket, and its memory is real from then on. (Pressure model H7 charges the flow object alone while the host
-//! is asked; with the caps in the reservation nearly all of it is due at once, so two steps would buy nothing.)
+//! that socket, and its memory is real from then on. (The budget could charge the flow object alone while the host
+//! is asked (H7); with the caps in the reservation nearly all of it is due at once, so two steps would buy nothing.)
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -173,7 +173,7 @@ impl Container {
         self.blocked_until = Some(self.blocked_until.map_or(at, |t| t.min(at)));
     }
 
-    /// What the guest learns when the host cannot be reached is what it would learn from a network (design section 2):
+    /// What the guest learns when the host cannot be reached is what it would learn from a network:
     /// refused is RST, no route an ICMP error, a timeout silence.
     pub(super) fn host_connect_failed(
         &mut self,
@@ -200,7 +200,7 @@ impl Container {
         self.end(cx, flow, Close::Reset);
     }
 
-    /// Linux rules: a sender refused by the budget sleeps 2 jiffies to a fifth of a second (kernel notes 2.7 step 4).
+    /// Linux rules: a sender refused by the budget sleeps 2 jiffies to a fifth of a second (L4).
     pub(super) fn retry_later(&mut self, cx: &Ctx<'_>, flow: &mut Flow) {
         debug_assert_eq!(cx.budget.rules(), Rules::Linux);
         let wait = Duration::from_millis(8 + self.random() % 193);

@@ -45,7 +45,7 @@ pub struct GuestConfig {
 }
 
 impl GuestConfig {
-    /// The addresses of design section 3.
+    /// The addresses of [`crate::ContainerConfig::new`].
     pub fn new(mtu: u16, offload: bool, seed: u64) -> Self {
         Self {
             ip: Ipv4Addr::new(10, 0, 2, 100),

@@ -7,7 +7,7 @@
 //! began with. Under pressure the target does not grow.
 //!
 //! Linux rules: the window is `__tcp_select_window` over rcvbuf; a refused charge advertises zero and takes the edge
-//! back (kernel notes 2.9 step 4).
+//! back (L6).
 
 use std::time::Duration;
 
