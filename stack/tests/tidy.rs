@@ -200,3 +200,80 @@ fn nothing_is_left_to_do_later() {
     }
     none("left over", &found);
 }
+
+/// The pages whose headings are the rules that comments cite by code.
+const RULE_PAGES: &[&str] = &["controller/docs/pressure-model.md", "controller/docs/kernel.md"];
+
+/// Codes of the headings `### K7 The soft test`.
+fn rule_codes() -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let mut codes = Vec::new();
+    for page in RULE_PAGES {
+        let text = fs::read_to_string(root.join(page)).expect(page);
+        let headings = text.lines().filter_map(|line| line.strip_prefix("### "));
+        codes.extend(headings.filter_map(|h| cited_codes(h).next().map(str::to_owned)));
+    }
+    codes
+}
+
+/// The comment of a line, if it has one.
+fn comment(line: &str) -> &str {
+    line.find("//").map_or("", |at| &line[at..])
+}
+
+/// Words of one capital letter and one or two digits, apart from those of other books: RFCs, HdrHistogram's V2.
+fn cited_codes(comment: &str) -> impl Iterator<Item = &str> {
+    let other_book = ["RFC", "Histogram", "histogram"].iter().any(|book| comment.contains(book));
+    let is_code = |word: &&str| {
+        let digits = word.strip_prefix(|c: char| c.is_ascii_uppercase()).unwrap_or_default();
+        (1..=2).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit())
+    };
+    let words = comment.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '.');
+    words.map(|word| word.trim_end_matches('.')).filter(is_code).filter(move |_| !other_book)
+}
+
+#[test]
+fn a_cited_rule_has_a_heading() {
+    let codes = rule_codes();
+    let mut sorted = codes.clone();
+    sorted.sort();
+    sorted.dedup();
+    assert!(
+        sorted.len() == codes.len() && codes.len() > 30,
+        "each rule has one heading: {codes:?}"
+    );
+    let mut found = Vec::new();
+    for source in sources() {
+        // The vectors there have numbers with an S.
+        let vectors = source.path.starts_with("controller/tests/strict_vectors");
+        for (i, line) in source.text.lines().enumerate() {
+            for code in cited_codes(comment(line)) {
+                let known = codes.iter().any(|c| c == code) || vectors && code.starts_with('S');
+                if !known {
+                    found.push(format!("{}:{}: {code}", source.path, i + 1));
+                }
+            }
+        }
+    }
+    none(&format!("cited, and no heading in {}", RULE_PAGES.join(", ")), &found);
+}
+
+#[test]
+fn comments_cite_what_is_in_the_repository() {
+    let papers = [
+        "kernel notes",
+        "kernel-notes",
+        "loadgen-notes",
+        "design section",
+        "pressure model section",
+    ];
+    let mut found = Vec::new();
+    for source in sources().iter().filter(|s| s.name() != "tidy.rs") {
+        for (i, line) in source.text.lines().enumerate() {
+            if papers.iter().any(|paper| comment(line).contains(paper)) {
+                found.push(format!("{}:{}: {}", source.path, i + 1, line.trim()));
+            }
+        }
+    }
+    none("a paper that is not here", &found);
+}
