@@ -31,11 +31,13 @@ use crate::timewait::{TimeWait, Verdict};
 mod admission;
 mod frames;
 mod info;
+mod keepalive;
 mod lists;
 mod memory;
 mod service;
 
 pub use info::{ContainerStats, FlowInfo};
+pub(crate) use keepalive::GuestProbes;
 pub use memory::WakeKey;
 
 /// Challenge ACKs a second, on average (Linux' tcp_challenge_ack_limit of old).
@@ -148,7 +150,7 @@ impl Container {
             let disposition = flow.on_segment(seg, cx, &mut self.stats);
             let got = flow.tcb.rcv.q.nxt() - had;
             self.bytes_from_guest += got;
-            if got > 0 || !seg.payload.is_empty() {
+            if got > 0 || (!seg.payload.is_empty() && disposition != Disposition::KeepAlive) {
                 self.note_data(&mut flow, cx);
             }
             self.settle(cx, flow, disposition, Some(seg));
@@ -205,6 +207,7 @@ impl Container {
             Disposition::Challenge => {
                 flow.tcb.rcv.ack_now |= self.challenge_allowed(cx.now);
             }
+            Disposition::KeepAlive => self.on_keepalive(cx, &mut flow, seg),
             Disposition::Reset => return self.end(cx, flow, Close::Reset),
             Disposition::Abort => return self.abort(cx, flow),
             Disposition::Closed | Disposition::TimeWait => {
@@ -356,6 +359,7 @@ impl Container {
             return self.end(cx, flow, Close::Reset);
         }
         flow.retry_at = flow.retry_at.filter(|&t| t > cx.now);
+        self.look_for_peer(cx, &mut flow);
         let disposition = flow.on_timer(cx, &mut self.stats);
         self.settle(cx, flow, disposition, None);
     }

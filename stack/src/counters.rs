@@ -100,6 +100,9 @@ stats! {
     TCPECNReduced,
     TCPWinProbe,
     TCPKeepAlive,
+    /// Keep-alive probes of the guest's, and those of them for which the peer was asked first.
+    GuestKeepAlive,
+    GuestKeepAliveRelayed,
     TCPAbortOnTimeout,
     TW,
     /// The device took no frame; it is sent again.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use skbudget_controller::{Instant, Ledger};
 
+use crate::container::GuestProbes;
 use crate::io::{FlowId, HostCaps, Ready};
 use crate::segment::Tuple;
 use crate::seq::Seq;
@@ -70,6 +71,7 @@ pub(crate) struct Flow {
     pub(crate) watched: bool,
     /// On that queue since it was opened, whatever it did since.
     pub(crate) fresh: bool,
+    pub(crate) probes: GuestProbes,
 }
 
 impl HostSide {
@@ -117,6 +119,7 @@ impl Flow {
             idle: false,
             watched: false,
             fresh: false,
+            probes: GuestProbes::default(),
         })
     }
 
@@ -131,6 +134,6 @@ impl Flow {
         if self.guest_done {
             return self.orphan_until;
         }
-        [self.tcb.deadline(), self.retry_at].iter().filter_map(|t| *t).min()
+        [self.tcb.deadline(), self.retry_at, self.probes.deadline()].iter().filter_map(|t| *t).min()
     }
 }

@@ -3,6 +3,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use skbudget_controller::{Budget, Instant};
 
@@ -80,6 +81,17 @@ pub trait Host {
     /// Lowers the caps; returns what the socket may hold until it has drained: the larger of `caps` and what SO_MEMINFO
     /// says it holds, or what the caps were if it does not say.
     fn lower_caps(&mut self, flow: FlowId, caps: HostCaps) -> HostCaps;
+    /// SO_KEEPALIVE of an open socket: a peer that was not heard for `every` is probed. It is not given up for the want
+    /// of a few answers, only after as many as the kernel counts at most: how many are enough is the guest's to say.
+    /// A host whose peers cannot vanish leaves this and the next two as they are.
+    fn keep_alive(&mut self, _flow: FlowId, _every: Duration) {}
+    /// As `keep_alive`, and a peer not heard for a second is probed now.
+    fn ask_peer(&mut self, _flow: FlowId) {}
+    /// How long nothing was heard of the peer of an open socket. `None`: not known, or there are bytes that it has not
+    /// acknowledged, for which the kernel's own timers decide.
+    fn silence(&mut self, _flow: FlowId) -> Option<Duration> {
+        None
+    }
     /// The flow is over; the id is not used again.
     fn close(&mut self, flow: FlowId, how: Close);
 }

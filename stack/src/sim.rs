@@ -35,6 +35,7 @@ mod host;
 mod link;
 mod observe;
 mod pattern;
+mod peer;
 mod port;
 mod rng;
 mod server;

@@ -20,6 +20,7 @@ mod board;
 pub(crate) mod congestion;
 pub(crate) mod ecn;
 mod input;
+mod keepalive;
 mod output;
 mod pmtu;
 mod rack;
@@ -64,6 +65,8 @@ pub(crate) enum Disposition {
     Refuse,
     /// Answer the segment with a challenge ACK, if the container's limit allows it (RFC 5961).
     Challenge,
+    /// The guest asks whether its peer is still there.
+    KeepAlive,
     /// The guest reset the flow: reset the host side, forget the flow.
     Reset,
     /// We give up: RST to the guest, reset the host side.
@@ -111,6 +114,8 @@ pub(crate) struct Tcb {
     /// A zero-window or keep-alive probe is to be sent.
     probe_due: bool,
     last_heard: Instant,
+    /// The guest's last keep-alive probe.
+    probed_at: Instant,
     keepalive_sent: u32,
     /// Timeouts since anything acceptable was heard, and the first of them.
     silent: u32,
@@ -164,6 +169,7 @@ impl Tcb {
             force_small: false,
             probe_due: false,
             last_heard: now,
+            probed_at: now,
             keepalive_sent: 0,
             silent: 0,
             silent_since: now,

@@ -4,21 +4,24 @@ use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{
     self, AddressFamily, Backlog, MsgFlags, SockFlag, SockType, SockaddrIn, SockaddrStorage,
     getsockopt, setsockopt, sockopt,
 };
-use nix::unistd::{close, pipe2};
 use skbudget_stack::{Close, FlowId, Host, HostCaps, HostError};
 
 use crate::sys;
 use crate::token;
+
+mod descriptors;
+mod keepalive;
+
+pub(crate) use descriptors::grow_descriptor_table;
 
 /// The kernel doubles what it is given for SO_SNDBUF and SO_RCVBUF; caps are counted as what comes out.
 const KERNEL_DOUBLES: u32 = 2;
@@ -180,23 +183,6 @@ impl HostSockets {
     }
 }
 
-/// The kernel doubles a process's table of descriptors when it is full, and with several threads waits for all readers
-/// of the old one (expand_fdtable): 5 to 20 ms in which no container of a worker is served. So it grows once, before
-/// there are workers, to what the limit allows.
-pub(crate) fn grow_descriptor_table() -> io::Result<()> {
-    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let last = soft.min(DESCRIPTORS_MAX).saturating_sub(1);
-    let (any, _) = pipe2(OFlag::O_CLOEXEC)?;
-    // Fails where the last one is taken, and then there is nothing to grow.
-    if let Ok(last) = fcntl(any, FcntlArg::F_DUPFD_CLOEXEC(last as i32)) {
-        close(last)?;
-    }
-    Ok(())
-}
-
-/// Half a megabyte of kernel memory; beyond that the table grows as it is used.
-const DESCRIPTORS_MAX: u64 = 65_536;
-
 impl Host for HostSockets {
     fn keeps_scale(&self) -> bool {
         true
@@ -267,6 +253,18 @@ impl Host for HostSockets {
             rcvbuf: held.rcvbuf.min(before.rcvbuf),
         };
         held
+    }
+
+    fn keep_alive(&mut self, flow: FlowId, every: Duration) {
+        self.probe_every(flow, every);
+    }
+
+    fn ask_peer(&mut self, flow: FlowId) {
+        self.probe_now(flow);
+    }
+
+    fn silence(&mut self, flow: FlowId) -> Option<Duration> {
+        self.peer_silence(flow)
     }
 
     fn close(&mut self, flow: FlowId, how: Close) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::io::{Close, FlowId, Host, HostCaps, HostError};
 
@@ -29,6 +30,7 @@ pub(super) struct Sock {
     pub(super) compared: u32,
     pub(super) room: usize,
     shut: bool,
+    asked: bool,
 }
 
 impl Sock {
@@ -114,6 +116,22 @@ impl Host for ScriptHost {
     fn lower_caps(&mut self, flow: FlowId, caps: HostCaps) -> HostCaps {
         self.sock(flow);
         caps
+    }
+
+    fn keep_alive(&mut self, flow: FlowId, every: Duration) {
+        assert!(every >= Duration::from_secs(1), "the kernel refuses less");
+        self.sock(flow);
+    }
+
+    fn ask_peer(&mut self, flow: FlowId) {
+        let sock = self.sock(flow);
+        sock.asked = !sock.asked;
+    }
+
+    /// Every second question is answered.
+    fn silence(&mut self, flow: FlowId) -> Option<Duration> {
+        let sock = self.sock(flow);
+        Some(if sock.asked { Duration::ZERO } else { Duration::MAX })
     }
 
     fn close(&mut self, flow: FlowId, _: Close) {

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use skbudget_controller::Instant;
 
@@ -221,6 +222,23 @@ impl Host for SimHost {
         let Some(sock) = self.socks.get(&flow) else { return caps };
         let (to_host, from_host) = sock.held();
         HostCaps { sndbuf: caps.sndbuf.max(to_host), rcvbuf: caps.rcvbuf.max(from_host) }
+    }
+
+    fn keep_alive(&mut self, flow: FlowId, every: Duration) {
+        if let Some(sock) = self.socks.get_mut(&flow) {
+            sock.peer(self.now).keep_alive(every);
+            self.step(flow);
+        }
+    }
+
+    fn ask_peer(&mut self, flow: FlowId) {
+        if let Some(sock) = self.socks.get_mut(&flow) {
+            sock.peer(self.now).ask(self.now);
+        }
+    }
+
+    fn silence(&mut self, flow: FlowId) -> Option<Duration> {
+        self.socks.get_mut(&flow)?.peer(self.now).silence(self.now)
     }
 
     fn close(&mut self, flow: FlowId, how: Close) {

@@ -46,6 +46,8 @@ pub struct Server {
     pub rcvbuf: u64,
     /// Intervals in which it neither reads nor writes.
     pub frozen: Vec<(Instant, Instant)>,
+    /// It vanishes then, without a word: nothing is read, sent or acknowledged from then on.
+    pub gone_from: Instant,
     /// Resets the connection when it has read this much.
     pub resets_after: Option<u64>,
     /// Told about the bytes it reads.
@@ -67,6 +69,7 @@ impl Server {
             delay: Duration::from_micros(10),
             rcvbuf: 65_536,
             frozen: Vec::new(),
+            gone_from: NEVER,
             resets_after: None,
             watch: None,
             at_guest: false,
@@ -109,6 +112,6 @@ impl Server {
                 t = *until;
             }
         }
-        t
+        if t < self.gone_from { t } else { NEVER }
     }
 }

@@ -8,10 +8,10 @@ use skbudget_controller::Instant;
 
 use super::host::PortStats;
 use super::pattern::Pattern;
+use super::peer::{NEVER, Peer};
 use super::server::{Accept, Server, Source};
 use crate::io::{HostCaps, HostError, Ready};
 
-const NEVER: Instant = Instant(u64::MAX);
 /// A server with a read rate takes its bytes in pieces of this size.
 const PACED_PIECE: u64 = 16 * 1024;
 
@@ -28,6 +28,7 @@ pub(super) struct Sock {
     server: Server,
     caps: HostCaps,
     state: State,
+    peer: Peer,
     timer: Option<Instant>,
 
     // Towards the server.
@@ -73,9 +74,11 @@ impl Sock {
             Source::Push(None) => (u64::MAX, false),
             Source::Nothing | Source::Respond { .. } | Source::Echo => (0, false),
         };
+        let peer = Peer::new(server.gone_from, 2 * server.delay, now);
         Self {
             port,
             server,
+            peer,
             caps,
             state: State::Open,
             timer: None,
@@ -113,6 +116,12 @@ impl Sock {
     }
 
     // ---- what the stack does ----
+
+    /// The far end, as it is now.
+    pub(super) fn peer(&mut self, now: Instant) -> &mut Peer {
+        self.peer.advance(self.consumed < self.written, now);
+        &mut self.peer
+    }
 
     pub(super) fn outcome(&self) -> Option<Result<(), HostError>> {
         match self.state {
@@ -328,6 +337,7 @@ impl Sock {
                 break;
             }
             self.reading.pop_front();
+            self.peer.heard(at);
             self.consume(now, n, stats);
         }
         let all_read = self.consumed == self.written && self.server.reads_from <= now;
@@ -345,8 +355,12 @@ impl Sock {
                 break;
             }
             self.flying.pop_front();
+            self.peer.heard(at);
             self.flying_bytes -= n;
             self.available += n;
+        }
+        if self.peer(now).given_up_at() <= now && self.state == State::Open {
+            self.state = State::Failed(HostError::TimedOut);
         }
         self.edge()
     }
@@ -370,7 +384,11 @@ impl Sock {
         };
         let reads = self.reading.front().map_or(NEVER, |(at, _)| *at);
         let arrives = self.flying.front().map_or(NEVER, |(at, _)| *at);
-        let next = connect.min(reads).min(arrives);
+        let given_up = match self.state {
+            State::Open => self.peer.given_up_at(),
+            State::Connecting { .. } | State::Failed(_) => NEVER,
+        };
+        let next = connect.min(reads).min(arrives).min(given_up);
         if next == NEVER || self.timer.is_some_and(|t| t <= next) {
             return None;
         }

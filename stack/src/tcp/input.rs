@@ -138,6 +138,9 @@ impl Tcb {
         if seg.flags.rst {
             return Err(Disposition::Continue);
         }
+        if self.is_keepalive(seg) {
+            return Err(Disposition::KeepAlive);
+        }
         mem.stats.add(Stat::OutOfWindow);
         if !seg.payload.is_empty() && seg.seq.lt(nxt) {
             self.rcv.note_duplicate(seg.seq, seg.payload.len());
@@ -148,7 +151,7 @@ impl Tcb {
 
     /// An ACK that tells the guest where we stand: always for data, limited for what has none, so that two ends
     /// cannot keep each other busy.
-    pub(super) fn answer_unacceptable(&mut self, seg: &Segment<'_>, now: Instant) {
+    pub(crate) fn answer_unacceptable(&mut self, seg: &Segment<'_>, now: Instant) {
         if !self.is_limited(seg, now) {
             self.oow_at = Some(now);
             self.rcv.ack_now = true;

@@ -34,7 +34,7 @@ impl Tcb {
                 } else {
                     self.link.keepalive + KEEPALIVE_INTERVAL * self.keepalive_sent
                 };
-                Some(self.last_heard + wait)
+                Some(self.last_heard.max(self.probed_at) + wait)
             }
             _ => None,
         }

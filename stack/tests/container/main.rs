@@ -1,6 +1,7 @@
 //! One container's stack between a scripted guest and a scripted host: what it says, and when.
 
 mod admission;
+mod alive;
 mod attack;
 mod close;
 mod cwnd;

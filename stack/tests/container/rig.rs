@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use skbudget_stack::controller::{
     Budget, BudgetConfig, Counter, Instant, Limits, MemberStats, Rules, SockLimits,
@@ -39,10 +40,21 @@ pub(crate) struct Sock {
     pub(crate) keeps: u32,
     pub(crate) lowered: usize,
     pub(crate) writes: usize,
+    /// What the peer takes to answer when it is asked; `None`: it is gone. When it was last heard.
+    pub(crate) rtt: Option<Duration>,
+    pub(crate) peer_heard: Instant,
+    /// It has not acknowledged all that it was sent.
+    pub(crate) owes: bool,
+    /// Keep-alive interval, when and how often the peer was asked, how often its answer was looked for.
+    pub(crate) keep_alive: Option<Duration>,
+    asked_at: Option<Instant>,
+    pub(crate) asked: usize,
+    pub(crate) looked: usize,
 }
 
 #[derive(Debug)]
 pub(crate) struct FakeHost {
+    now: Instant,
     pub(crate) socks: BTreeMap<FlowId, Sock>,
     /// What connect(2) answers at once, and what comes of it.
     pub(crate) connect: Result<(), HostError>,
@@ -120,6 +132,28 @@ impl Host for FakeHost {
         let sock = self.sock(flow);
         sock.lowered += 1;
         HostCaps { sndbuf: caps.sndbuf.max(sock.keeps), ..caps }
+    }
+    fn keep_alive(&mut self, flow: FlowId, every: Duration) {
+        let sock = self.sock(flow);
+        assert!(sock.closed.is_none(), "an open socket");
+        sock.keep_alive = Some(every);
+    }
+    fn ask_peer(&mut self, flow: FlowId) {
+        let now = self.now;
+        let sock = self.sock(flow);
+        sock.asked += 1;
+        sock.asked_at = Some(now);
+    }
+    fn silence(&mut self, flow: FlowId) -> Option<Duration> {
+        let now = self.now;
+        let sock = self.sock(flow);
+        sock.looked += 1;
+        if let (Some(asked), Some(rtt)) = (sock.asked_at, sock.rtt)
+            && asked + rtt <= now
+        {
+            sock.peer_heard = sock.peer_heard.max(asked + rtt);
+        }
+        (!sock.owes).then(|| now.since(sock.peer_heard))
     }
     fn close(&mut self, flow: FlowId, how: Close) {
         let sock = self.sock(flow);
@@ -212,6 +246,7 @@ impl Rig {
             budget,
             pool: ChunkPool::new(),
             host: FakeHost {
+                now: setup.start,
                 socks: BTreeMap::new(),
                 connect: Ok(()),
                 outcome: Some(Ok(())),
@@ -229,6 +264,7 @@ impl Rig {
 
     /// Calls the stack with everything it is given.
     pub(crate) fn with_cx<R>(&mut self, f: impl FnOnce(&mut Container, &mut Ctx<'_>) -> R) -> R {
+        self.host.now = self.now;
         let mut cx = Ctx {
             now: self.now,
             budget: &mut self.budget,

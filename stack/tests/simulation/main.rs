@@ -10,6 +10,7 @@ mod halfclose;
 mod plan;
 mod run;
 mod twin;
+mod vanish;
 
 use plan::Plan;
 use run::run;

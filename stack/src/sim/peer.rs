@@ -1,0 +1,75 @@
+//! The far end of a socket, which may vanish: the kernel's keep-alive and retransmissions find that out.
+
+use std::time::Duration;
+
+use skbudget_controller::Instant;
+
+pub(super) const NEVER: Instant = Instant(u64::MAX);
+/// A kernel that is not acknowledged gives up after so long (Linux' tcp_retries2 of 15).
+const RETRANSMITS_FOR: Duration = Duration::from_secs(924);
+/// Probes without an answer after which a kernel gives up at the latest (MAX_TCP_KEEPCNT).
+const PROBES_MAX: u32 = 127;
+/// Asked for less than this after it was heard, a peer is not probed.
+const ASK_AFTER: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Peer {
+    /// From then on it neither sends nor acknowledges.
+    gone_from: Instant,
+    /// There and back.
+    rtt: Duration,
+    heard: Instant,
+    /// When the first of the bytes that are not acknowledged was sent.
+    owes_since: Option<Instant>,
+    every: Option<Duration>,
+    answers_at: Option<Instant>,
+}
+
+impl Peer {
+    pub(super) fn new(gone_from: Instant, rtt: Duration, now: Instant) -> Self {
+        Self { gone_from, rtt, heard: now, owes_since: None, every: None, answers_at: None }
+    }
+
+    /// Something of it arrived, or bytes were acknowledged.
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.heard = self.heard.max(now);
+    }
+
+    /// `owes`: bytes were sent that it has not acknowledged.
+    pub(super) fn advance(&mut self, owes: bool, now: Instant) {
+        self.owes_since = if owes { self.owes_since.or(Some(now)) } else { None };
+        if let Some(at) = self.answers_at.filter(|&at| at <= now) {
+            self.heard(at);
+            self.answers_at = None;
+        }
+        if let Some(every) = self.every {
+            let until = now.min(self.gone_from);
+            let probes = until.since(self.heard).as_nanos() / every.as_nanos();
+            self.heard = self.heard + every * u32::try_from(probes).unwrap_or(u32::MAX);
+        }
+    }
+
+    pub(super) fn keep_alive(&mut self, every: Duration) {
+        self.every = Some(every);
+    }
+
+    pub(super) fn ask(&mut self, now: Instant) {
+        let sent = now.since(self.heard) >= ASK_AFTER;
+        if sent && now + self.rtt / 2 < self.gone_from {
+            self.answers_at = Some(now + self.rtt);
+        }
+    }
+
+    pub(super) fn silence(&self, now: Instant) -> Option<Duration> {
+        self.owes_since.is_none().then(|| now.since(self.heard))
+    }
+
+    /// When the kernel takes it for gone.
+    pub(super) fn given_up_at(&self) -> Instant {
+        match (self.gone_from, self.owes_since, self.every) {
+            (NEVER, ..) | (_, None, None) => NEVER,
+            (_, Some(since), _) => since.max(self.heard) + RETRANSMITS_FOR,
+            (_, None, Some(every)) => self.heard + every * PROBES_MAX,
+        }
+    }
+}
