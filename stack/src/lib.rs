@@ -1,17 +1,65 @@
 //! A budgeted userspace TCP stack for one container, sans-io: time, frames and host-socket events go in, frames and
-//! host-socket commands come out.
+//! host-socket commands come out. Time, randomness and memory are arguments, so the same code runs behind a TAP and in
+//! virtual time.
+//!
+//! This is the architecture page; file names count from `stack/src`, `stack` or the root.
+//! `controller/docs/pressure-model.md` has the rules that comments cite by code (K7) and the glossary (credit, reserve,
+//! demote, park, orphan); `CONTRIBUTING.md` how to build, test and write.
 //!
 //! # The way of a frame
 //!
 //! ```text
-//! guest to host   ingress (wire → Segment) → demux (Tuple → Flow) → tcp/input → rxq ═charge═ → relay → host socket
-//! host to guest   host socket → relay → txq ═charge═ → tcp/output → egress (headers, offload) → device
+//!  1  tap.rs                  daemon/src/worker/seat.rs reads frames of the guest, a bounded number a turn
+//!  2  container/frames.rs     ingress.rs (ipv6.rs, reassembly.rs) checks the headers: Segment, answer, or drop
+//!  3  container.rs            demux.rs finds the flow; without one: SYN to parked.rs, else timewait.rs or a RST
+//!  4  tcp/input.rs            the checks of RFC 9293 in their order; tcp/ack.rs frees what is acknowledged
+//!  5  rxq.rs                  data goes into chunks that are charged already; the flow is marked dirty
+//!  6  container/service.rs    once per dirty flow and turn:
+//!  7    relay.rs to_host      in-order data to the host socket, then uncharged
+//!  8    relay.rs to_guest     memory is requested (txq.rs), then the host socket is read
+//!  9    tcp/output.rs         tcp/rcv.rs charges the next part of the window and advertises it; data and ACKs
+//! 10    egress.rs             headers, checksums, segmentation offload; tap.rs writes the frame
 //! ```
 //!
-//! Each module calls only the next one and results come back as values; `container` alone knows the order. Memory is
-//! charged in `rxq` (receive), `txq` (send), `container/admission` (the reservation), `relay` (caps of host
-//! sockets), `parked` and `timewait` (small fixed entries), `reassembly` (fragments) and nowhere else. Time, randomness
-//! and memory are arguments: the same code runs behind a TAP and in virtual time.
+//! Steps 1 to 5 only mark flows; steps 6 to 10 move bytes and send, so a batch of segments costs one write and one ACK.
+//! A SYN opens a flow in `container/admission` (two a turn), after the flow's whole reservation is charged. The loop,
+//! the host sockets and the TAP's set-up are in the package `skbudget`, in the folder `daemon` beside this one.
+//!
+//! # Where memory is charged
+//!
+//! In `rxq` (receive), `txq` (send), `container/admission` (the reservation), `relay` (caps of host sockets), `parked`
+//! and `timewait` (small fixed entries), `reassembly` (fragments) and nowhere else; `tests/tidy.rs` compares this list
+//! with the calls. Each charge is an answer of [`controller::Budget`], which knows no packet.
+//!
+//! # What happens over soft, what at hard
+//!
+//! Over soft the container is slower and nothing is lost. `Budget::under_pressure`, strict rules unless marked:
+//!
+//! | over soft | file |
+//! |---|---|
+//! | the receive window is not opened beyond the flow's reserve | `tcp/rcv.rs` `advance_edge` |
+//! | the host socket is read for one chunk at a time | `relay.rs` `to_guest`, `tcp.rs` `send_room` |
+//! | caps of host sockets return to what a flow started with, and are not raised | `container/service.rs` `move_bytes`, `relay.rs` `relax`; `controller/src/budget/strict.rs` `strict_host_raise` |
+//! | windows, send queues and caps stop growing well before soft: a step takes at most a quarter of the room left | `tcp/rcv.rs` `grows_by`, called by `tcp/rcv.rs`, `tcp/snd.rs` and `relay.rs` |
+//! | a flow grows only up to its fair share (H4), a container up to its share of the level (H5) | `controller/src/budget/strict.rs` `grow`, `controller/src/level.rs` `fair_room` |
+//! | 2 flows are served in a turn, not 8 | `container.rs` `turn` |
+//! | 8 frames are read in a turn, not 32 | `daemon/src/worker/seat.rs` `take_frames` |
+//! | beside busy neighbours the container pauses eight times as long as its turn took, at most 2 ms | `daemon/src/worker.rs` `pass`, `daemon/src/worker/rest.rs` |
+//! | linux rules: the send cap does not grow, the window is bounded by four segments | `tcp/ack.rs` `free_acked`, `tcp/rcv.rs` `linux_window` |
+//!
+//! At hard a charge is refused; usage never exceeds it.
+//!
+//! | refused at hard | what happens | file |
+//! |---|---|---|
+//! | window credit | the window opens less; credit of idle flows is released (H3), else the flow waits | `tcp/rcv.rs` `advance_edge`, `container/memory.rs` `short_of_memory`, `demote` |
+//! | memory to read the host socket | it is not read, the remote's window closes; the target of the send queue drops to half of what is queued; as above | `relay.rs` `to_guest`, `tcp/snd.rs` `moderate_target` |
+//! | data inside the window | not possible: it was charged before the window was advertised. Only a flow that was demoted asks again, and drops what does not fit | `rxq.rs` `store`, `tcp/input.rs` `store` |
+//! | a new flow | credit and caps of idle flows are released; else its SYN stays on the list, a published port is not accepted from | `container/admission.rs` `reserve`, `wait_for_room`, `can_accept` |
+//! | a higher cap of a host socket | it stays as it is | `relay.rs` `raise` |
+//! | a fragment | the oldest incomplete datagram is dropped | `reassembly.rs` `make_room` |
+//! | a TIME-WAIT entry | there is none | `timewait.rs` `insert` |
+//! | waiting | when memory returns, the oldest waiter runs in the same turn of the loop (B9) | `container/memory.rs` `on_wake`, `daemon/src/worker.rs` `wake` |
+//! | linux rules | the segment is dropped and the window closes (L6); a sender retries after 8 to 200 ms (L4) | `tcp/input.rs` `count_stored`, `container/service.rs` `retry_later` |
 #![deny(unsafe_code)]
 
 mod arp;

@@ -277,3 +277,50 @@ fn comments_cite_what_is_in_the_repository() {
     }
     none("a paper that is not here", &found);
 }
+
+/// The part of a page that names what is not there: words that end in `.rs`, and in rows of a table the functions
+/// (`name`) behind them.
+fn missing_names(page: &str, sources: &[Source]) -> Vec<String> {
+    let mut missing = Vec::new();
+    let folders = ["", "stack/", "stack/src/", "controller/src/"];
+    let is =
+        |source: &Source, name: &str| folders.iter().any(|f| source.path == format!("{f}{name}"));
+    let file = |name: &str| sources.iter().find(|source| is(source, name));
+    let joins = |c: char| c.is_alphanumeric() || "_./".contains(c);
+    for line in page.lines() {
+        let mut last: Option<&Source> = None;
+        for word in line.split(|c| !joins(c)).filter(|w| w.ends_with(".rs")) {
+            if file(word).is_none() {
+                missing.push(format!("{word}: no such file"));
+            }
+        }
+        // Between backticks: every second part.
+        let row = line.trim_start_matches("//! ").starts_with('|');
+        for name in line.split('`').skip(1).step_by(2).filter(|_| row) {
+            if name.ends_with(".rs") {
+                last = file(name);
+            } else if let Some(source) = last
+                && !source.text.contains(&format!("fn {name}("))
+            {
+                missing.push(format!("{name}: no such function in {}", source.path));
+            }
+        }
+    }
+    missing
+}
+
+#[test]
+fn the_pages_name_files_and_functions_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let sources = sources();
+    let read = |page: &str| fs::read_to_string(root.join(page)).expect(page);
+    let head = read("stack/src/lib.rs")
+        .lines()
+        .filter(|l| l.starts_with("//!"))
+        .collect::<Vec<_>>()
+        .join("\n");
+    none("stack/src/lib.rs", &missing_names(&head, &sources));
+    for page in RULE_PAGES {
+        none(page, &missing_names(&read(page), &sources));
+    }
+}
