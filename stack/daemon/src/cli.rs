@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use skbudget_controller::FlowSizes;
 use skbudget_stack::ContainerConfig;
 
+use crate::caps::CapSet;
 use crate::units::{Size, parse_size};
 
 #[derive(Debug, Parser)]
@@ -53,8 +54,13 @@ and the device queue takes hard/8, at least {} and at most {}.
 Example: {flows} flows need {flows} * {flow} B = {}, the queue of --hard {} takes {}: they fit. What is left over is \
 shared by the flows that move data; the more, the faster.
 
-CMD runs in new network, PID and mount namespaces (and a user namespace, as its root, when the caller is not root). \
-Everything in there ends with skbudget. skbudget itself keeps the privileges it was started with.
+CMD runs in new user, network, PID and mount namespaces, and everything in there ends with skbudget. When the caller \
+is root, users and files are those outside; else CMD is root of a namespace with one user. It has the capabilities \
+that Docker gives to a container, but none over its network: ports below 1024 and ping need none. --cap-add gives more, \
+always over its own namespaces only. With NET_ADMIN it may change its device: a longer queue would hold memory that \
+nobody pays for, so queue and MTU are set back when they exceed what is charged, and that is counted (RingTampered); \
+until then, for about a millisecond, the kernel may hold what fits into the longer queue. --privileged gives all \
+capabilities. Descriptors handed over by systemd (LISTEN_FDS) go to CMD: what it moves through them is not charged.
 
 Exit code: CMD's own, 128+N when signal N ended it; 1 failure, 2 usage, 125 the container could not be set up, \
 126 CMD is not executable, 127 CMD was not found.",
@@ -69,7 +75,7 @@ Exit code: CMD's own, 128+N when signal N ended it; 1 failure, 2 usage, 125 the 
 #[derive(Debug, Args)]
 #[command(after_help = run_help())]
 pub struct RunArgs {
-    /// Name of the container [default: run-PID]
+    /// Name of the container [default: run- and a random number]
     #[arg(long, value_name = "NAME", value_parser = parse_name)]
     pub name: Option<String>,
 
@@ -130,6 +136,14 @@ pub struct RunArgs {
     /// Source address of the container's IPv4 connections to other hosts
     #[arg(long, value_name = "IPV4")]
     pub outbound_addr: Option<Ipv4Addr>,
+
+    /// Give CMD this capability as well, over its own namespaces (repeatable); ALL is all of them
+    #[arg(long, value_name = "CAP", value_parser = CapSet::parse)]
+    pub cap_add: Vec<CapSet>,
+
+    /// Give CMD every capability over its own namespaces, and leave its /proc writable for root
+    #[arg(long)]
+    pub privileged: bool,
 
     /// Write every frame there, both ways
     #[arg(long, value_name = "FILE")]
@@ -192,7 +206,7 @@ pub struct PublishArg {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Triple(pub [u32; 3]);
 
-/// Most characters of a name: it becomes part of a socket's address.
+/// Most characters of a name: it becomes part of a file's name.
 const NAME_MAX: usize = 64;
 
 pub(crate) fn parse_name(text: &str) -> Result<String, String> {

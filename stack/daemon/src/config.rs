@@ -9,6 +9,7 @@ use skbudget_controller::{
 };
 use skbudget_stack::{Algorithm, ContainerConfig};
 
+use crate::caps::CapSet;
 use crate::cli::{Congestion, Isolation, OnOff, PublishArg, RuleSet, RunArgs, Triple};
 use crate::exit::Failure;
 use crate::units::{Size, describe};
@@ -19,21 +20,26 @@ pub const HARD_DEFAULT: u64 = 256 << 20;
 /// `skbudget run`, ready to be carried out.
 #[derive(Debug, Clone)]
 pub struct RunConfig {
-    pub name: String,
+    /// A random one when nobody gave any.
+    pub name: Option<String>,
     pub budget: BudgetConfig,
     pub container: ContainerConfig,
     /// Without IPv6 there is no container.
     pub needs_ipv6: bool,
     pub publish: Vec<PublishArg>,
     pub outbound_addr: Option<Ipv4Addr>,
+    /// What the command may do beyond the default.
+    pub added_caps: CapSet,
+    /// All of it, and nothing of /proc is read-only.
+    pub privileged: bool,
     pub pcap: Option<PathBuf>,
     pub stats_file: Option<PathBuf>,
     pub command: Vec<OsString>,
 }
 
 impl RunConfig {
-    /// `secret`: two random numbers for the stack; `pid` names a container that was given no name.
-    pub fn new(args: RunArgs, secret: [u64; 2], pid: u32) -> Result<Self, Failure> {
+    /// `secret`: two random numbers for the stack.
+    pub fn new(args: RunArgs, secret: [u64; 2]) -> Result<Self, Failure> {
         let (hard, limits) = limits(&args)?;
         let mut sock = SockLimits::default();
         if let Some(Triple(rmem)) = args.tcp_rmem {
@@ -79,12 +85,18 @@ impl RunConfig {
             return Err(Failure::usage(format!("--min: {error}: at most hard is allowed")));
         }
         Ok(Self {
-            name: args.name.unwrap_or_else(|| format!("run-{pid}")),
+            name: args.name,
             budget,
             container,
             needs_ipv6: args.ipv6 == Some(OnOff::On),
             publish: args.publish,
             outbound_addr: args.outbound_addr,
+            added_caps: if args.privileged {
+                CapSet::ALL
+            } else {
+                args.cap_add.into_iter().fold(CapSet::NONE, CapSet::with)
+            },
+            privileged: args.privileged,
             pcap: args.pcap,
             stats_file: args.stats_file,
             command: args.command,
@@ -150,7 +162,7 @@ mod tests {
     fn config(args: &[&str]) -> Result<RunConfig, Failure> {
         let line = ["skbudget", "run"].iter().chain(args).chain(&["--", "true"]);
         let Command::Run(run) = Cli::parse_from(line).command;
-        RunConfig::new(*run, [1, 2], 77)
+        RunConfig::new(*run, [1, 2])
     }
 
     #[test]
@@ -158,7 +170,6 @@ mod tests {
         let c = config(&["--hard", "12MiB"]).unwrap();
         let l = c.budget.limits;
         assert_eq!((l.low * 4096, l.soft * 4096, l.hard * 4096), (6 << 20, 8 << 20, 12 << 20));
-        assert_eq!(c.name, "run-77");
         assert!(c.container.host_loopback);
     }
 

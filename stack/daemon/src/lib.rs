@@ -5,6 +5,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod attach;
+pub mod caps;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -37,7 +37,7 @@ fn carry_out() -> Result<u8, Failure> {
         _ => logger::set_level(LevelFilter::Trace),
     }
     let secret = run::secret()?;
-    run::run(RunConfig::new(*args, secret, std::process::id())?)
+    run::run(RunConfig::new(*args, secret)?)
 }
 
 /// Help, the version, or what is wrong with the command line. Nothing runs yet: a reader that is slow is waited for.

@@ -1,20 +1,23 @@
 //! `skbudget run`: one container, one command, and nothing left of either afterwards.
 
 mod capture;
+mod command;
 mod init;
 mod lookup;
+mod mounts;
 mod output;
+mod roles;
 mod sandbox;
 mod signals;
 mod stats_file;
+mod users;
 mod wire;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitCode};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::process::Child;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -26,58 +29,16 @@ use skbudget_stack::Tap;
 use crate::attach::GuestNet;
 use crate::config::RunConfig;
 use crate::daemon::{BudgetRef, ContainerSpec, Daemon, DaemonConfig, DaemonError, Publish};
-use crate::exit::{FAILURE, Failure};
-use crate::{clock, logger, names, sys};
+use crate::exit::Failure;
+use crate::{clock, names, sys};
+pub use roles::inner_main;
 use sandbox::Orders;
 use signals::{Caught, Signals, hand_on};
-use wire::{Report, Wire};
-
-/// Our own binary, also when it was replaced on disk meanwhile.
-const EXE: &str = "/proc/self/exe";
-
-/// First argument of the two inner processes: not for people, hence no subcommands.
-const SANDBOX_ARG: &str = "__sandbox";
-const INIT_ARG: &str = "__init";
+use wire::{Order, Report, Wire};
 
 /// After the command ended, how long what it sent last may take without any progress, and how often that is looked at.
 const DRAIN_STALL: Duration = Duration::from_secs(1);
 const DRAIN_STEP: Duration = Duration::from_millis(2);
-
-/// When this process is one of the inner ones of a run, carries it out.
-pub fn inner_main() -> Option<ExitCode> {
-    let mut args = std::env::args_os().skip(1);
-    let role = args.next().filter(|role| role == SANDBOX_ARG || role == INIT_ARG)?;
-    if logger::join(&args.next().unwrap_or_default()).is_err() {
-        return Some(ExitCode::from(FAILURE));
-    }
-    let code = inner(&role, args);
-    logger::finish();
-    Some(code)
-}
-
-fn inner(role: &OsStr, mut args: impl Iterator<Item = OsString>) -> ExitCode {
-    let mut given = || -> io::Result<(Wire, Orders)> {
-        let bad = || io::Error::new(io::ErrorKind::InvalidInput, "not to be called by hand");
-        let text = |arg: Option<OsString>| arg.and_then(|arg| arg.into_string().ok());
-        let fd = text(args.next()).and_then(|fd| fd.parse().ok()).ok_or_else(bad)?;
-        let fd = sys::inherited_fd(fd)?;
-        let orders = text(args.next()).ok_or_else(bad)?;
-        Ok((Wire::from_fd(fd), serde_json::from_str(&orders)?))
-    };
-    let (wire, orders) = match given() {
-        Ok(given) => given,
-        Err(e) => {
-            logger::report(format!("{}: {e}", role.display()));
-            return ExitCode::from(FAILURE);
-        }
-    };
-    let command: Vec<OsString> = args.collect();
-    match (role == SANDBOX_ARG, command.is_empty()) {
-        (_, true) => ExitCode::from(FAILURE),
-        (true, false) => sandbox::main(&wire, &orders, &command),
-        (false, false) => init::main(&wire, &orders, &command),
-    }
-}
 
 /// Random numbers for a stack's secret.
 pub fn secret() -> Result<[u64; 2], Failure> {
@@ -92,14 +53,7 @@ pub fn run(config: RunConfig) -> Result<u8, Failure> {
         &std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()),
     )?;
     let signals = Signals::block().map_err(|e| Failure::set_up(format!("signals: {e}")))?;
-    let held = names::hold(&config.name)
-        .map_err(|e| Failure::set_up(format!("--name {}: {e}", config.name)))?;
-    let Some(_name) = held else {
-        return Err(Failure::set_up(format!(
-            "--name {}: in use by another skbudget of this user: end that one or choose another name",
-            config.name
-        )));
-    };
+    let held = names::take(config.name.as_deref())?;
     let mut output = output::Output::open(&config)?;
     let publish = bind_all(&config)?;
     check_tun()?;
@@ -108,9 +62,18 @@ pub fn run(config: RunConfig) -> Result<u8, Failure> {
     let daemon = Daemon::new(DaemonConfig::default()).map_err(|e| set_up_failure(&e))?;
     let mut guest = GuestNet::from(&config.container);
     guest.ipv6.iter_mut().for_each(|net| net.required = config.needs_ipv6);
-    let orders = Orders { guest, program, nofile };
+    let orders = Orders {
+        guest,
+        program,
+        nofile,
+        root: geteuid().is_root(),
+        added: config.added_caps,
+        privileged: config.privileged,
+        listen: command::listens(),
+    };
     let mut sandbox = Sandbox::start(&orders, &config.command)?;
-    let result = with_sandbox(&daemon, &signals, &mut sandbox, config, publish, &mut output);
+    let result =
+        with_sandbox(&daemon, &signals, &mut sandbox, held.name(), config, publish, &mut output);
     let stopped = daemon.shutdown();
     output.end();
     sandbox.end();
@@ -123,15 +86,15 @@ fn with_sandbox(
     daemon: &Daemon,
     signals: &Signals,
     sandbox: &mut Sandbox,
+    name: &str,
     config: RunConfig,
     publish: Vec<Publish>,
     output: &mut output::Output,
 ) -> Result<u8, Failure> {
     let mut tap = sandbox.wait_ready(signals)?;
     output.capture(&mut tap)?;
-    let name = config.name.clone();
     let spec = ContainerSpec {
-        name: config.name,
+        name: name.to_owned(),
         tap,
         config: config.container,
         budget: BudgetRef::Own(config.budget),
@@ -139,9 +102,9 @@ fn with_sandbox(
         outbound_addr: config.outbound_addr,
     };
     daemon.add_container(spec).map_err(|e| set_up_failure(&e))?;
-    sandbox.wire.go().map_err(|e| Failure::set_up(format!("sandbox: {e}")))?;
+    sandbox.wire.send(&Order::Go, &[]).map_err(|e| Failure::set_up(format!("sandbox: {e}")))?;
     let code = sandbox.wait_exited(signals)?;
-    drain(daemon, signals, &name).map_err(|e| Failure::other(e.to_string()))?;
+    drain(daemon, signals, name).map_err(|e| Failure::other(e.to_string()))?;
     if output.wants_stats() {
         output.settle();
         let stats = daemon.stats(true).map_err(|e| Failure::other(e.to_string()))?;
@@ -163,12 +126,9 @@ impl Sandbox {
         let start = || -> io::Result<Self> {
             let (wire, theirs) = Wire::pair()?;
             let fd = theirs.as_fd().as_raw_fd();
-            let mut process = Command::new(EXE);
-            let (log_fd, log) = logger::handover();
-            process.arg0("skbudget").arg(SANDBOX_ARG).arg(log).arg(fd.to_string());
+            let (mut process, fds) = roles::process(roles::SANDBOX, &[fd]);
             process.arg(serde_json::to_string(orders)?).args(command);
             let mask = signals::blocked();
-            let fds = log_fd.into_iter().chain([fd]).collect();
             sys::prepare_child(&mut process, fds, mask, Some(orders.nofile));
             Ok(Self { process: process.spawn()?, wire })
         };
@@ -176,15 +136,35 @@ impl Sandbox {
     }
 
     fn wait_ready(&mut self, signals: &Signals) -> Result<Tap, Failure> {
-        match self.wait_report(signals)? {
-            (Report::Ready, Some(fd)) => {
-                Tap::from_fd(fd).map_err(|e| Failure::set_up(format!("the device: {e}")))
+        loop {
+            let (report, fds) = self.wait_report(signals)?;
+            match (report, fds.into_iter().next()) {
+                (Report::MapUsers, _) => self.map_users()?,
+                (Report::Ready, Some(fd)) => {
+                    let bad = |e| Failure::set_up(format!("the device: {e}"));
+                    return Tap::from_fd(fd).map_err(bad);
+                }
+                (Report::Failed { step, errno, message }, _) => {
+                    let advice = advice(&step, errno);
+                    return Err(Failure::set_up(format!("{step}: {message}{advice}")));
+                }
+                (report, _) => {
+                    return Err(Failure::set_up(format!("sandbox: unexpected {report:?}")));
+                }
             }
-            (Report::Failed { step, errno, message }, _) => {
-                Err(Failure::set_up(format!("{step}: {message}{}", advice(&step, errno))))
-            }
-            (report, _) => Err(Failure::set_up(format!("sandbox: unexpected {report:?}"))),
         }
+    }
+
+    /// Only from here, where the privileges for it are.
+    fn map_users(&self) -> Result<(), Failure> {
+        let order = match users::map_all(self.process.id()) {
+            Ok(()) => Order::Mapped,
+            Err(e) => {
+                log::info!("only one user exists in the container: {e}");
+                Order::MapOne
+            }
+        };
+        self.wire.send(&order, &[]).map_err(|e| Failure::set_up(format!("sandbox: {e}")))
     }
 
     fn wait_exited(&mut self, signals: &Signals) -> Result<u8, Failure> {
@@ -195,10 +175,7 @@ impl Sandbox {
     }
 
     /// Hands signals on until the sandbox says something.
-    fn wait_report(
-        &mut self,
-        signals: &Signals,
-    ) -> Result<(Report, Option<std::os::fd::OwnedFd>), Failure> {
+    fn wait_report(&mut self, signals: &Signals) -> Result<(Report, Vec<OwnedFd>), Failure> {
         let lost = |e: io::Error| Failure::other(format!("sandbox: {e}"));
         let pid = Pid::from_raw(self.process.id().cast_signed());
         loop {
@@ -218,7 +195,7 @@ impl Sandbox {
                 }
             }
             if spoke {
-                let report = self.wire.read_report().map_err(lost)?;
+                let report = self.wire.receive().map_err(lost)?;
                 return report.ok_or_else(|| Failure::other("the sandbox process was killed"));
             }
         }
@@ -296,8 +273,8 @@ fn check_tun() -> Result<(), Failure> {
 
 fn advice(step: &str, errno: Option<i32>) -> &'static str {
     match (step, errno) {
-        ("new user namespace", _) => {
-            ": not root, and this user may not make user namespaces: run as root, or have root allow them \
+        ("new user namespace" | "new user namespace for the command", _) => {
+            ": user namespaces are needed, unless root runs a command without --cap-add: have root allow them \
              (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, \
              kernel.apparmor_restrict_unprivileged_userns)"
         }

@@ -104,6 +104,61 @@ pub(crate) fn received_fd(number: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
+/// Takes capability `number` out of what programs executed from now on can have.
+pub(crate) fn drop_bounding(number: u32) -> io::Result<()> {
+    // SAFETY: the arguments are numbers.
+    let result =
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Empties the ambient set of the calling thread.
+pub(crate) fn clear_ambient() -> io::Result<()> {
+    let clear = libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong;
+    // SAFETY: the arguments are numbers.
+    let result = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, clear, 0, 0, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Empties the inheritable set of the calling thread.
+pub(crate) fn clear_inheritable() -> io::Result<()> {
+    let mut sets = capabilities()?;
+    sets.iter_mut().for_each(|set| set.inheritable = 0);
+    set_capabilities(&sets)
+}
+
+/// linux/capability.h: the sets come in two halves of 32.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct CapData {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+#[repr(C)]
+struct CapHeader {
+    version: u32,
+    pid: libc::c_int,
+}
+
+/// _LINUX_CAPABILITY_VERSION_3, and the calling thread.
+const CAP_HEADER: CapHeader = CapHeader { version: 0x2008_0522, pid: 0 };
+
+fn capabilities() -> io::Result<[CapData; 2]> {
+    let (mut header, mut sets) = (CAP_HEADER, [CapData::default(); 2]);
+    // SAFETY: the kernel reads and writes one header and writes two sets: version 3 has two.
+    let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(sets) }
+}
+
+fn set_capabilities(sets: &[CapData; 2]) -> io::Result<()> {
+    let mut header = CAP_HEADER;
+    // SAFETY: the kernel reads and writes one header and reads two sets: version 3 has two.
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// In the child, between fork and exec: keep `fds` across exec, start with `mask` blocked and `nofile` as limit.
 pub(crate) fn prepare_child(
     command: &mut Command,

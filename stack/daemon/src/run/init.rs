@@ -1,29 +1,36 @@
-//! Process 1 of a container's PID namespace: mounts its /proc, starts the command, reaps what is left to it, hands
-//! signals on and ends with the command. The kernel then ends every other process of the namespace.
+//! Process 1 of a container's PID namespace: mounts its /proc and /sys, starts the command, reaps what is left to it,
+//! hands signals on and ends with the command. The kernel then ends every other process of the namespace. It has more
+//! capabilities than the command, over another user namespace, so the command cannot trace it.
 
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, ExitCode};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitCode;
 
 use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::prctl::set_pdeathsig;
+use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use std::os::fd::AsFd;
 
+use super::mounts::{self, Knobs};
+use super::roles;
 use super::sandbox::Orders;
 use super::signals::{Caught, Signals, hand_on};
 use super::wire::Wire;
-use crate::exit::{FAILURE, NOT_EXECUTABLE, NOT_FOUND, SIGNAL_BASE};
+use crate::exit::{FAILURE, SIGNAL_BASE};
 use crate::{logger, sys};
 
 /// `lifeline`: ends when the sandbox process does.
-pub(super) fn main(lifeline: &Wire, orders: &Orders, command: &[OsString]) -> ExitCode {
-    match run(lifeline, orders, command) {
+pub(super) fn main(
+    lifeline: &Wire,
+    users: Option<OwnedFd>,
+    orders: &Orders,
+    command: &[OsString],
+) -> ExitCode {
+    match run(lifeline, users, orders, command) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
             logger::report(format!("init: {e}"));
@@ -32,22 +39,21 @@ pub(super) fn main(lifeline: &Wire, orders: &Orders, command: &[OsString]) -> Ex
     }
 }
 
-fn run(lifeline: &Wire, orders: &Orders, command: &[OsString]) -> io::Result<u8> {
+fn run(
+    lifeline: &Wire,
+    users: Option<OwnedFd>,
+    orders: &Orders,
+    command: &[OsString],
+) -> io::Result<u8> {
     let signals = Signals::block()?;
     set_pdeathsig(Signal::SIGKILL)?;
     // The sandbox may have ended before the line above: nobody would kill us.
     if lifeline.is_over() {
         return Ok(FAILURE);
     }
-    mount_proc();
-    let child = match start(orders, command) {
-        Ok(child) => child,
-        Err(e) => {
-            let code = if e.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE };
-            logger::report(format!("{}: {e}", command[0].display()));
-            return Ok(code);
-        }
-    };
+    mounts::set_up(knobs(orders));
+    set_dumpable(false)?;
+    let child = start(users, orders, command)?;
     loop {
         wait_for(&signals)?;
         while let Some(caught) = signals.next()? {
@@ -63,23 +69,19 @@ fn run(lifeline: &Wire, orders: &Orders, command: &[OsString]) -> io::Result<u8>
     }
 }
 
-/// /proc of this PID namespace. Where the kernel forbids it (a container around us hides parts of its own /proc), the
-/// command sees the outer one.
-fn mount_proc() {
-    let none = None::<&str>;
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    let mounted = mount(none, "/", none, private, none)
-        .and_then(|()| mount(Some("proc"), "/proc", Some("proc"), flags, none));
-    if let Err(errno) = mounted {
-        log::warn!("no /proc of its own for the container: {errno}");
+fn knobs(orders: &Orders) -> Knobs {
+    match (orders.root && !orders.privileged, orders.network()) {
+        (false, _) => Knobs::AsOutside,
+        (true, true) => Knobs::Network,
+        (true, false) => Knobs::None,
     }
 }
 
-fn start(orders: &Orders, command: &[OsString]) -> io::Result<Pid> {
-    let mut child = Command::new(&orders.program);
-    child.arg0(&command[0]).args(&command[1..]);
-    sys::prepare_child(&mut child, Vec::new(), SigSet::empty(), Some(orders.nofile));
+fn start(users: Option<OwnedFd>, orders: &Orders, command: &[OsString]) -> io::Result<Pid> {
+    let fds: Vec<_> = users.iter().map(AsRawFd::as_raw_fd).collect();
+    let (mut child, fds) = roles::process(roles::COMMAND, &fds);
+    child.arg(serde_json::to_string(orders)?).args(command);
+    sys::prepare_child(&mut child, fds, SigSet::empty(), Some(orders.nofile));
     // Reaped below with everything else: the handle is not needed.
     Ok(Pid::from_raw(child.spawn()?.id().cast_signed()))
 }

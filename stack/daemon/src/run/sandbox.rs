@@ -5,31 +5,33 @@
 //! skbudget run ── sandbox ── process 1 ── the command
 //!  host's net     host's PIDs   └── all of the container's namespaces ──┘
 //! ```
+//! The sandbox and process 1 are in a user namespace (see [`super::users`]), the command in one within it.
 //! Each is killed by the kernel when its parent ends, so nothing outlives `skbudget`, not even by SIGKILL. The
 //! container's network stands until the sandbox ends: what the command sent last can still be taken out of it.
 
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::process::CommandExt;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitCode};
+use std::process::{Child, ExitCode};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, unshare};
-use nix::sys::prctl::set_pdeathsig;
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::signal::Signal;
-use nix::unistd::{Pid, getegid, geteuid};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use skbudget_stack::Tap;
 
 use super::init::exit_code;
+use super::roles;
 use super::signals::{self, Caught, Signals, hand_on};
-use super::wire::{Report, Wire};
-use super::{EXE, INIT_ARG};
+use super::users::{self, Inner};
+use super::wire::{Order, Report, Wire};
 use crate::attach::{self, AttachError, GuestNet, Step};
+use crate::caps::CapSet;
 use crate::exit::{CANNOT_SET_UP, FAILURE};
 use crate::{logger, sys};
 
@@ -41,6 +43,21 @@ pub(super) struct Orders {
     pub(super) program: PathBuf,
     /// Limits of open files that `skbudget` was started with: the command's.
     pub(super) nofile: (u64, u64),
+    /// The caller is root: all ids are mapped.
+    pub(super) root: bool,
+    /// Capabilities of the command beyond the default.
+    pub(super) added: CapSet,
+    /// Nothing of /proc is closed to it.
+    pub(super) privileged: bool,
+    /// Descriptors were handed to `skbudget` by systemd's protocol.
+    pub(super) listen: bool,
+}
+
+impl Orders {
+    /// The command may act on the container's network.
+    pub(super) fn network(&self) -> bool {
+        self.added.intersects(CapSet::network())
+    }
 }
 
 pub(super) fn main(wire: &Wire, orders: &Orders, command: &[OsString]) -> ExitCode {
@@ -59,62 +76,83 @@ fn run(wire: &Wire, orders: &Orders, command: &[OsString]) -> io::Result<u8> {
     if wire.is_over() {
         return Ok(FAILURE);
     }
-    match set_up(&orders.guest) {
-        Ok(tap) => wire.report(&Report::Ready, Some(tap.as_fd()))?,
+    let users = match set_up(wire, orders) {
+        Ok((tap, users)) => {
+            wire.send(&Report::Ready, &[tap.as_fd()])?;
+            users
+        }
         Err(AttachError { step, source }) => {
             let (errno, message) = (source.raw_os_error(), source.to_string());
-            wire.report(&Report::Failed { step: step.to_owned(), errno, message }, None)?;
+            wire.send(&Report::Failed { step: step.to_owned(), errno, message }, &[])?;
             return Ok(CANNOT_SET_UP);
         }
-    }
-    if !wire.wait_for_go()? {
+    };
+    if !matches!(wire.receive()?, Some((Order::Go, _))) {
         return Ok(FAILURE);
     }
     // The other end of this pair lives in process 1, this one as long as we do.
     let (lifeline, theirs) = Wire::pair()?;
     unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS)?;
-    let mut init = start_init(&theirs, orders, command)?;
-    drop(theirs);
+    let mut init = start_init(&theirs, users.as_ref(), orders, command)?;
+    drop((theirs, users));
     let code = look_after(&signals, wire, &mut init)?;
     drop(lifeline);
     // The parent went away first: then nobody asks.
-    let _ = wire.report(&Report::Exited { code }, None);
-    while wire.wait_for_go()? {}
+    let _ = wire.send(&Report::Exited { code }, &[]);
+    while wire.receive::<Order>()?.is_some() {}
     Ok(code)
 }
 
-/// Container namespace, scratch namespace, device; ends up in the container's.
-fn set_up(guest: &GuestNet) -> Result<Tap, AttachError> {
-    enter_new_netns()?;
+/// User namespaces, container namespace, scratch namespace, device; ends up in the container's. With the device comes
+/// the command's user namespace.
+fn set_up(wire: &Wire, orders: &Orders) -> Result<(Tap, Option<OwnedFd>), AttachError> {
+    // Capabilities beyond the default must not be those of the host.
+    let may_do_without = orders.root && orders.added == CapSet::NONE;
+    let inner = if users::enter_outer(wire, orders.root, may_do_without)? {
+        Some(Inner::make(orders.network()).step("new user namespace for the command")?)
+    } else {
+        None
+    };
+    // What is in the outer user namespace sends the device out and kills all: nobody of the same user looks into it.
+    set_dumpable(false).step("prctl")?;
+    if let Some(netns) = inner.as_ref().and_then(|inner| inner.netns.as_ref()) {
+        setns(netns, CloneFlags::CLONE_NEWNET).step("enter the network namespace")?;
+    } else {
+        unshare(CloneFlags::CLONE_NEWNET).step("new network namespace")?;
+    }
     attach::loopback_up()?;
+    open_to_all();
     let container = attach::current_netns()?;
     unshare(CloneFlags::CLONE_NEWNET).step("new scratch network namespace")?;
-    attach::tap_into_from_here(container.as_fd(), guest)
+    let tap = attach::tap_into_from_here(container.as_fd(), &orders.guest)?;
+    Ok((tap, inner.map(|inner| inner.users)))
 }
 
-/// As root directly; else, or where root may not, as root of a new user namespace.
-fn enter_new_netns() -> Result<(), AttachError> {
-    match unshare(CloneFlags::CLONE_NEWNET) {
-        Err(Errno::EPERM) => {}
-        other => return other.step("new network namespace"),
+/// Low ports and ping need no capability in there: the command has none over its network. Where /proc is read-only
+/// they need one.
+fn open_to_all() {
+    let set = |name: &str, value: &str| fs::write(format!("/proc/sys/net/ipv4/{name}"), value);
+    if let Err(e) = set("ip_unprivileged_port_start", "0") {
+        log::info!("ports below 1024 are closed to the command: {e}");
     }
-    let (uid, gid) = (geteuid(), getegid());
-    unshare(CloneFlags::CLONE_NEWUSER).step("new user namespace")?;
-    // New credentials clear it.
-    set_pdeathsig(Signal::SIGKILL).step("prctl")?;
-    fs::write("/proc/self/setgroups", "deny").step("/proc/self/setgroups")?;
-    fs::write("/proc/self/uid_map", format!("0 {uid} 1")).step("/proc/self/uid_map")?;
-    fs::write("/proc/self/gid_map", format!("0 {gid} 1")).step("/proc/self/gid_map")?;
-    unshare(CloneFlags::CLONE_NEWNET).step("new network namespace")
+    // Where only one group is mapped, it is group 0.
+    if let Err(e) =
+        set("ping_group_range", "0 2147483647").or_else(|_| set("ping_group_range", "0 0"))
+    {
+        log::info!("ping sockets are closed to the command: {e}");
+    }
 }
 
-fn start_init(lifeline: &Wire, orders: &Orders, command: &[OsString]) -> io::Result<Child> {
-    let fd = lifeline.as_fd().as_raw_fd();
-    let mut init = Command::new(EXE);
-    let (log_fd, log) = logger::handover();
-    init.arg0("skbudget").arg(INIT_ARG).arg(log).arg(fd.to_string());
+fn start_init(
+    lifeline: &Wire,
+    users: Option<&OwnedFd>,
+    orders: &Orders,
+    command: &[OsString],
+) -> io::Result<Child> {
+    let mut fds = vec![lifeline.as_fd().as_raw_fd()];
+    fds.extend(users.map(AsRawFd::as_raw_fd));
+    let (mut init, fds) = roles::process(roles::INIT, &fds);
     init.arg(serde_json::to_string(orders)?).args(command);
-    let fds = log_fd.into_iter().chain([fd]).collect();
     sys::prepare_child(&mut init, fds, signals::blocked(), None);
     init.spawn()
 }

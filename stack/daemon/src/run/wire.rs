@@ -1,22 +1,29 @@
-//! What `skbudget run` and its sandbox process say to each other, over a sequenced-packet socket pair.
+//! What the processes of a run send each other, over sequenced-packet socket pairs: one JSON value a packet, with
+//! descriptors where it needs them.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
     self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
 };
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::sys;
 
 /// Longer than any message.
-const MESSAGE_BYTES: usize = 4096;
+const MESSAGE_BYTES: usize = 64 << 10;
 
-/// From the sandbox.
+/// Descriptors that one message may carry.
+const FDS_MAX: usize = 4;
+
+/// From the sandbox, or from its child that makes namespaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Report {
+    /// It is in a new user namespace that has no ids yet.
+    MapUsers,
     /// The network stands; the device comes with it.
     Ready,
     /// Nothing stands.
@@ -25,8 +32,16 @@ pub(super) enum Report {
     Exited { code: u8 },
 }
 
-/// To the sandbox: start the command. The end of the run is the end of the socket.
-const GO: &[u8] = b"go";
+/// To the sandbox. The end of the run is the end of the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Order {
+    /// Every id of the caller is mapped.
+    Mapped,
+    /// They could not be mapped: it has to do with the one it may map itself.
+    MapOne,
+    /// Start the command.
+    Go,
+}
 
 #[derive(Debug)]
 pub(super) struct Wire {
@@ -44,55 +59,48 @@ impl Wire {
         Self { fd }
     }
 
-    pub(super) fn report(&self, report: &Report, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let bytes = serde_json::to_vec(report)?;
-        let fds = fd.map(|fd| [fd.as_raw_fd()]);
-        let control = fds.as_ref().map(|fds| ControlMessage::ScmRights(fds));
+    pub(super) fn send<T: Serialize>(&self, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let bytes = serde_json::to_vec(message)?;
+        if bytes.len() > MESSAGE_BYTES {
+            return Err(Errno::EMSGSIZE.into());
+        }
+        let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let control = (!fds.is_empty()).then_some(ControlMessage::ScmRights(&fds));
         let (parts, flags) = ([IoSlice::new(&bytes)], MsgFlags::MSG_NOSIGNAL);
-        socket::sendmsg::<()>(self.fd.as_raw_fd(), &parts, control.as_slice(), flags, None)?;
-        Ok(())
+        loop {
+            let fd = self.fd.as_raw_fd();
+            match socket::sendmsg::<()>(fd, &parts, control.as_slice(), flags, None) {
+                Err(Errno::EINTR) => {}
+                other => return other.map(drop).map_err(Into::into),
+            }
+        }
     }
 
-    /// The next report; `None` when the sandbox is gone.
-    pub(super) fn read_report(&self) -> io::Result<Option<(Report, Option<OwnedFd>)>> {
-        let mut bytes = [0; MESSAGE_BYTES];
-        let mut space = nix::cmsg_space!([libc::c_int; 1]);
-        let (n, fd) = {
+    /// The next message; `None` when the other end is gone.
+    pub(super) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+        let mut bytes = vec![0; MESSAGE_BYTES];
+        let mut space = nix::cmsg_space!([RawFd; FDS_MAX]);
+        let (n, fds) = loop {
             let mut parts = [IoSliceMut::new(&mut bytes)];
-            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-            let fd = self.fd.as_raw_fd();
+            let (fd, flags) = (self.fd.as_raw_fd(), MsgFlags::MSG_CMSG_CLOEXEC);
             let message = match socket::recvmsg::<()>(fd, &mut parts, Some(&mut space), flags) {
+                Err(Errno::EINTR) => continue,
                 // What a peer that was killed leaves behind.
                 Err(Errno::ECONNRESET) => return Ok(None),
                 other => other?,
             };
-            let fds = message.cmsgs()?.find_map(|control| match control {
-                ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
-                _ => None,
-            });
-            (message.bytes, fds.map(sys::received_fd))
+            let mut fds = Vec::new();
+            for control in message.cmsgs()? {
+                if let ControlMessageOwned::ScmRights(received) = control {
+                    fds.extend(received.into_iter().map(sys::received_fd));
+                }
+            }
+            break (message.bytes, fds);
         };
         if n == 0 {
             return Ok(None);
         }
-        Ok(Some((serde_json::from_slice(&bytes[..n])?, fd)))
-    }
-
-    pub(super) fn go(&self) -> io::Result<()> {
-        socket::send(self.fd.as_raw_fd(), GO, MsgFlags::MSG_NOSIGNAL)?;
-        Ok(())
-    }
-
-    /// Waits for the word to start; false when the other end is gone.
-    pub(super) fn wait_for_go(&self) -> io::Result<bool> {
-        let mut bytes = [0; GO.len()];
-        loop {
-            match socket::recv(self.fd.as_raw_fd(), &mut bytes, MsgFlags::empty()) {
-                Ok(n) => return Ok(n == GO.len()),
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
+        Ok(Some((serde_json::from_slice(&bytes[..n])?, fds)))
     }
 
     /// The other end was closed, most likely because its process ended.
@@ -116,27 +124,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reports_arrive_with_their_descriptor_and_the_end_is_seen() {
+    fn messages_arrive_with_their_descriptors_and_the_end_is_seen() {
         let (ours, theirs) = Wire::pair().unwrap();
         let null = File::open("/dev/null").unwrap();
-        theirs.report(&Report::Ready, Some(null.as_fd())).unwrap();
-        theirs.report(&Report::Exited { code: 7 }, None).unwrap();
-        let (ready, fd) = ours.read_report().unwrap().unwrap();
-        assert_eq!((ready, fd.is_some()), (Report::Ready, true));
-        let (exited, fd) = ours.read_report().unwrap().unwrap();
-        assert_eq!((exited, fd.is_some()), (Report::Exited { code: 7 }, false));
+        theirs.send(&Report::Ready, &[null.as_fd(), null.as_fd()]).unwrap();
+        theirs.send(&Report::Exited { code: 7 }, &[]).unwrap();
+        let (ready, fds) = ours.receive::<Report>().unwrap().unwrap();
+        assert_eq!((ready, fds.len()), (Report::Ready, 2));
+        let (exited, fds) = ours.receive::<Report>().unwrap().unwrap();
+        assert_eq!((exited, fds.len()), (Report::Exited { code: 7 }, 0));
         assert!(!ours.is_over());
         drop(theirs);
         assert!(ours.is_over());
-        assert!(ours.read_report().unwrap().is_none());
+        assert!(ours.receive::<Report>().unwrap().is_none());
     }
 
     #[test]
-    fn go_is_told_from_the_end() {
+    fn what_is_no_message_is_an_error_and_its_descriptors_are_closed() {
         let (ours, theirs) = Wire::pair().unwrap();
-        ours.go().unwrap();
-        drop(ours);
-        assert!(theirs.wait_for_go().unwrap());
-        assert!(!theirs.wait_for_go().unwrap());
+        let null = File::open("/dev/null").unwrap();
+        theirs.send(&"Go to a path", &[null.as_fd()]).unwrap();
+        let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = open();
+        assert!(ours.receive::<Order>().is_err());
+        assert!(open() <= before);
+        theirs.send(&Order::Go, &[]).unwrap();
+        assert_eq!(ours.receive::<Order>().unwrap().unwrap().0, Order::Go);
     }
 }

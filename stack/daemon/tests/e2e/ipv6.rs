@@ -198,7 +198,8 @@ fn pings_of_any_size_are_answered() {
     for link in LINKS {
         for (family, to) in [("6", "fd00::2"), ("4", "10.0.2.2")] {
             for size in ["56", "4000", "60000"] {
-                let mut command = skbudget(&link);
+                let options = [&link[..], &["--cap-add", "NET_RAW"]].concat();
+                let mut command = skbudget(&options);
                 let output = command.args(["python3", "-c", PING, family, to, size]).output();
                 assert_eq!(succeed(&output.unwrap()), "True\n", "{link:?} {to} {size}");
             }
@@ -210,7 +211,8 @@ fn pings_of_any_size_are_answered() {
 #[ignore = "needs root and /dev/net/tun"]
 fn fragments_are_in_the_stats() {
     let file = TempFile::new("stats");
-    let mut command = skbudget(&["--mtu", "1500", "--stats-file", file.path()]);
+    let options = ["--mtu", "1500", "--cap-add", "NET_RAW", "--stats-file", file.path()];
+    let mut command = skbudget(&options);
     succeed(&command.args(["python3", "-c", PING, "6", "fd00::2", "4000"]).output().unwrap());
     let stats: serde_json::Value =
         serde_json::from_slice(&std::fs::read(&file.0).unwrap()).unwrap();
@@ -238,7 +240,7 @@ ip -6 route show default
 curl -sSg --max-time 5 'http://[fd00::2]:{port}/'
 "
     );
-    let said = succeed(&script(&[], &line));
+    let said = succeed(&script(&["--cap-add", "NET_ADMIN"], &line));
     assert!(said.contains("default via fe80::2 dev tap0 proto ra"), "{said}");
     assert!(said.ends_with("found"), "{said}");
     server.join().unwrap();

@@ -5,6 +5,7 @@ mod alive;
 mod ipv6;
 mod lifecycle;
 mod output;
+mod privileges;
 mod rootless;
 mod stderr;
 mod support;

@@ -8,7 +8,7 @@ use crate::support::{BINARY, TempFile, echo, process_with, serve, succeed, text,
 const USER: &str = "65534";
 
 /// Runs `skbudget run ARGS` as an ordinary user, with or without access to a tun node.
-fn as_user(access: bool, args: &str) -> Output {
+pub(crate) fn as_user(access: bool, args: &str) -> Output {
     let node = TempFile::new("tun-node");
     let binary = TempFile::new("skbudget-copy");
     // The build folder may be closed to that user.

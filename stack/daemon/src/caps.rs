@@ -1,0 +1,164 @@
+//! Capabilities: their names, what a command has by default, and giving them up.
+
+use std::io;
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::sys;
+
+/// In the order of their numbers (linux/capability.h).
+const NAMES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+/// Larger than the number of any capability.
+const NUMBERS: u32 = 64;
+
+/// A set of capabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapSet(u64);
+
+impl CapSet {
+    pub const NONE: Self = Self(0);
+    pub const ALL: Self = Self(u64::MAX);
+
+    /// What Docker gives to a container. None of them acts on the configuration of a network.
+    pub fn docker() -> Self {
+        let names = [
+            "CHOWN",
+            "DAC_OVERRIDE",
+            "FOWNER",
+            "FSETID",
+            "KILL",
+            "SETGID",
+            "SETUID",
+            "SETPCAP",
+            "NET_BIND_SERVICE",
+            "NET_RAW",
+            "SYS_CHROOT",
+            "MKNOD",
+            "AUDIT_WRITE",
+            "SETFCAP",
+        ];
+        names.iter().filter_map(|name| Self::of(name)).fold(Self::NONE, Self::with)
+    }
+
+    /// Those that act on a network.
+    pub fn network() -> Self {
+        let names = ["NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW"];
+        names.iter().filter_map(|name| Self::of(name)).fold(Self::NONE, Self::with)
+    }
+
+    /// By its name, in any case, with or without `CAP_`; `ALL` is all of them.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let upper = text.to_ascii_uppercase();
+        if upper == "ALL" {
+            return Ok(Self::ALL);
+        }
+        let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
+        Self::of(name).ok_or_else(|| {
+            format!(
+                "no such capability: ALL and these names are allowed, with or without CAP_: {}",
+                NAMES.join(", ")
+            )
+        })
+    }
+
+    fn of(name: &str) -> Option<Self> {
+        NAMES.iter().position(|known| *known == name).map(|number| Self(1 << number))
+    }
+
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub fn intersects(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// Takes from this process, and from all that it executes from now on, every capability that is not in `keep`. What
+/// an executed program may have is limited at once; what this process has itself goes with the next exec.
+pub(crate) fn limit_to(keep: CapSet) -> io::Result<()> {
+    for number in 0..NUMBERS {
+        if keep.0 & 1 << number != 0 {
+            continue;
+        }
+        match sys::drop_bounding(number) {
+            // The kernel has no such capability, and none above it.
+            Err(e) if e.raw_os_error() == Some(Errno::EINVAL as i32) => break,
+            other => other?,
+        }
+    }
+    sys::clear_ambient()?;
+    sys::clear_inheritable()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_taken_as_people_write_them() {
+        let admin = CapSet::parse("NET_ADMIN").unwrap();
+        assert_eq!(admin, CapSet(1 << 12));
+        for text in ["CAP_NET_ADMIN", "cap_net_admin", "net_admin", "Net_Admin"] {
+            assert_eq!(CapSet::parse(text), Ok(admin), "{text}");
+        }
+        assert_eq!(CapSet::parse("checkpoint_restore"), Ok(CapSet(1 << 40)));
+        assert_eq!(CapSet::parse("all"), Ok(CapSet::ALL));
+        for bad in ["", "CAP_", "NET", "NET_ADMIN ", "CAP_CAP_CHOWN", "12"] {
+            assert!(CapSet::parse(bad).unwrap_err().contains("SYS_ADMIN"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_default_set_is_dockers_and_cannot_configure_a_network() {
+        // As `docker run` shows it in CapBnd.
+        assert_eq!(CapSet::docker(), CapSet(0xa804_25fb));
+        assert!(!CapSet::docker().intersects(CapSet::parse("NET_ADMIN").unwrap()));
+        assert!(CapSet::network().intersects(CapSet::parse("NET_RAW").unwrap()));
+    }
+}

@@ -1,0 +1,83 @@
+//! The inner processes of a run: our own binary, started in another role.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use super::sandbox::Orders;
+use super::wire::Wire;
+use super::{command, init, sandbox, users};
+use crate::exit::FAILURE;
+use crate::{logger, sys};
+
+/// Our own binary, also when it was replaced on disk meanwhile.
+const EXE: &str = "/proc/self/exe";
+
+/// First argument of the inner processes: not for people, hence no subcommands.
+pub(super) const SANDBOX: &str = "__sandbox";
+pub(super) const OWNER: &str = "__owner";
+pub(super) const INIT: &str = "__init";
+pub(super) const COMMAND: &str = "__command";
+
+/// A process in that role, and the descriptors it must keep: `fds`, which are named to it, and the logger's.
+pub(super) fn process(role: &str, fds: &[RawFd]) -> (Command, Vec<RawFd>) {
+    let (log_fd, log) = logger::handover();
+    let numbers: Vec<_> = fds.iter().map(ToString::to_string).collect();
+    let mut process = Command::new(EXE);
+    process.arg0("skbudget").arg(role).arg(log).arg(numbers.join(","));
+    (process, log_fd.into_iter().chain(fds.iter().copied()).collect())
+}
+
+/// When this process is one of the inner ones of a run, carries it out.
+pub fn inner_main() -> Option<ExitCode> {
+    let mut args = std::env::args_os().skip(1);
+    let role = args.next()?.into_string().ok()?;
+    if ![SANDBOX, OWNER, INIT, COMMAND].contains(&role.as_str()) {
+        return None;
+    }
+    let code = match logger::join(&args.next().unwrap_or_default()) {
+        Ok(()) => inner(&role, args),
+        Err(_) => logger::start().and_then(|()| Err(by_hand())),
+    };
+    let code = code.unwrap_or_else(|e| {
+        logger::report(format!("{role}: {e}"));
+        ExitCode::from(FAILURE)
+    });
+    logger::finish();
+    Some(code)
+}
+
+fn inner(role: &str, mut args: impl Iterator<Item = OsString>) -> io::Result<ExitCode> {
+    let mut text = || args.next().and_then(|arg| arg.into_string().ok()).ok_or_else(by_hand);
+    let fds = inherited(&text()?)?;
+    let first = text()?;
+    let mut fds = fds.into_iter();
+    let wire = |fd: Option<OwnedFd>| fd.map(Wire::from_fd).ok_or_else(by_hand);
+    if role == OWNER {
+        return Ok(users::owner_main(&wire(fds.next())?, &first));
+    }
+    let orders: Orders = serde_json::from_str(&first)?;
+    let command: Vec<OsString> = args.collect();
+    if command.is_empty() {
+        return Err(by_hand());
+    }
+    Ok(match role {
+        SANDBOX => sandbox::main(&wire(fds.next())?, &orders, &command),
+        INIT => init::main(&wire(fds.next())?, fds.next(), &orders, &command),
+        _ => command::main(fds.next(), &orders, &command),
+    })
+}
+
+fn by_hand() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not to be called by hand")
+}
+
+/// The descriptors of a list that [`process`] made.
+fn inherited(list: &str) -> io::Result<Vec<OwnedFd>> {
+    let numbers = list.split(',').filter(|number| !number.is_empty());
+    let parse =
+        |number: &str| number.parse().map_err(|_| io::Error::from_raw_os_error(libc::EBADF));
+    numbers.map(|number| sys::inherited_fd(parse(number)?)).collect()
+}

@@ -1,0 +1,175 @@
+//! User namespaces. What is inside one has its capabilities over what belongs to it, whoever it is outside.
+//!
+//! ```text
+//! caller's ── outer: sandbox, process 1 ── inner: the command
+//!                  └ owns the network           └ owns it where the command may configure it
+//! ```
+//! The command can neither trace process 1 nor act on the container's network: both belong to the outer one. With
+//! `--cap-add NET_ADMIN` the network belongs to the inner one instead.
+
+use std::fmt::Write;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::process::ExitCode;
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::{getegid, geteuid};
+
+use super::wire::{Order, Report, Wire};
+use super::{roles, signals};
+use crate::attach::{AttachError, Step};
+use crate::exit::FAILURE;
+use crate::sys;
+
+/// The kernel takes a map in one write of less than a page, with at most this many lines.
+const MAP_LINES_MAX: usize = 340;
+
+/// Every id that exists here, mapped to itself: `map` is /proc/self/uid_map or gid_map.
+fn identity(map: &str) -> String {
+    let mut text = String::new();
+    for line in map.lines().take(MAP_LINES_MAX) {
+        let mut fields = line.split_ascii_whitespace();
+        if let (Some(first), Some(count)) = (fields.next(), fields.nth(1)) {
+            let _ = writeln!(text, "{first} {first} {count}");
+        }
+    }
+    text
+}
+
+/// Maps every id of the caller to itself in the user namespace of a child. Needs CAP_SETUID, CAP_SETGID and, for id 0,
+/// CAP_SETFCAP.
+pub(super) fn map_all(child: u32) -> io::Result<()> {
+    for map in ["uid_map", "gid_map"] {
+        let all = identity(&fs::read_to_string(format!("/proc/self/{map}"))?);
+        fs::write(format!("/proc/{child}/{map}"), all)?;
+    }
+    Ok(())
+}
+
+/// Enters the outer user namespace. False where there are none, which only root can do without.
+///
+/// `root`: the caller maps all ids; otherwise, or where it may not, the one of this process becomes 0.
+pub(super) fn enter_outer(
+    wire: &Wire,
+    root: bool,
+    may_do_without: bool,
+) -> Result<bool, AttachError> {
+    let (uid, gid) = (geteuid(), getegid());
+    match unshare(CloneFlags::CLONE_NEWUSER) {
+        Err(errno) if may_do_without => {
+            log::warn!(
+                "no user namespace for the command ({errno}): its capabilities are few, but they hold over the host"
+            );
+            return Ok(false);
+        }
+        other => other.step("new user namespace")?,
+    }
+    // New credentials clear it.
+    set_pdeathsig(Signal::SIGKILL).step("prctl")?;
+    let mapped = root && {
+        wire.send(&Report::MapUsers, &[]).step("ask for the ids")?;
+        matches!(wire.receive().step("ask for the ids")?, Some((Order::Mapped, _)))
+    };
+    if !mapped {
+        fs::write("/proc/self/setgroups", "deny").step("/proc/self/setgroups")?;
+        fs::write("/proc/self/uid_map", format!("0 {uid} 1")).step("/proc/self/uid_map")?;
+        fs::write("/proc/self/gid_map", format!("0 {gid} 1")).step("/proc/self/gid_map")?;
+    }
+    Ok(true)
+}
+
+/// The user namespace of the command, and a network namespace that belongs to it if one was asked for.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) users: OwnedFd,
+    pub(super) netns: Option<OwnedFd>,
+}
+
+impl Inner {
+    /// By a child: who enters a user namespace cannot come back.
+    pub(super) fn make(network: bool) -> io::Result<Self> {
+        let (wire, theirs) = Wire::pair()?;
+        let fd = theirs.as_fd().as_raw_fd();
+        let (mut owner, fds) = roles::process(roles::OWNER, &[fd]);
+        owner.arg(if network { NETWORK_TOO } else { "" });
+        sys::prepare_child(&mut owner, fds, signals::blocked(), None);
+        let mut owner = owner.spawn()?;
+        drop(theirs);
+        let made = Self::from_child(&wire, owner.id(), network);
+        drop(wire);
+        owner.wait()?;
+        made
+    }
+
+    fn from_child(wire: &Wire, child: u32, network: bool) -> io::Result<Self> {
+        let answer = |expected: Report| match wire.receive()? {
+            Some((report, _)) if report == expected => Ok(()),
+            Some((Report::Failed { errno: Some(errno), .. }, _)) => {
+                Err(io::Error::from_raw_os_error(errno))
+            }
+            other => Err(io::Error::other(format!("unexpected {other:?}"))),
+        };
+        answer(Report::MapUsers)?;
+        map_all(child)?;
+        wire.send(&Order::Mapped, &[])?;
+        answer(Report::Ready)?;
+        let open =
+            |name: &str| Ok::<_, io::Error>(File::open(format!("/proc/{child}/ns/{name}"))?.into());
+        Ok(Self { users: open("user")?, netns: network.then(|| open("net")).transpose()? })
+    }
+}
+
+const NETWORK_TOO: &str = "network";
+
+/// The child of [`Inner::make`]: stays until its namespaces were taken up.
+pub(super) fn owner_main(wire: &Wire, what: &str) -> ExitCode {
+    let work = || -> io::Result<()> {
+        let unshared = unshare(CloneFlags::CLONE_NEWUSER);
+        report(wire, unshared, Report::MapUsers)?;
+        if !matches!(wire.receive()?, Some((Order::Mapped, _))) {
+            return Ok(());
+        }
+        let unshared = if what == NETWORK_TOO { unshare(CloneFlags::CLONE_NEWNET) } else { Ok(()) };
+        report(wire, unshared, Report::Ready)?;
+        while wire.receive::<Order>()?.is_some() {}
+        Ok(())
+    };
+    match work() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(FAILURE),
+    }
+}
+
+fn report(wire: &Wire, done: nix::Result<()>, success: Report) -> io::Result<()> {
+    let step = "new user namespace for the command".to_owned();
+    match done {
+        Ok(()) => wire.send(&success, &[]),
+        Err(errno) => {
+            let (errno, message) = (Some(errno as i32), errno.to_string());
+            wire.send(&Report::Failed { step, errno, message }, &[])
+        }
+    }
+}
+
+/// Puts this process, which must have one thread, into the command's user namespace.
+pub(super) fn enter(users: BorrowedFd<'_>) -> Result<(), Errno> {
+    nix::sched::setns(users, CloneFlags::CLONE_NEWUSER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_map_to_themselves_wherever_they_come_from() {
+        assert_eq!(identity("         0          0 4294967295\n"), "0 0 4294967295\n");
+        // As in a container of an ordinary user: id 0 is 1000 outside, the others are subordinate ids.
+        let rootless = "         0       1000          1\n         1     100000      65536\n";
+        assert_eq!(identity(rootless), "0 0 1\n1 1 65536\n");
+        assert_eq!(identity(""), "");
+    }
+}
