@@ -324,3 +324,18 @@ fn the_pages_name_files_and_functions_that_exist() {
         none(page, &missing_names(&read(page), &sources));
     }
 }
+
+#[test]
+fn the_guide_lists_the_steps_of_ci() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let guide = fs::read_to_string(root.join("CONTRIBUTING.md")).expect("the guide");
+    let ci = fs::read_to_string(root.join(".ci/run")).expect("the steps");
+    let steps =
+        ci.lines().filter_map(|line| line.trim().strip_prefix("step \"")?.split('"').next());
+    // A step for each group has the group's name in it.
+    let steps: Vec<String> = steps.map(|step| step.replace("$name", "GROUP")).collect();
+    assert!(steps.len() > 10, "{steps:?}");
+    let missing: Vec<String> =
+        steps.into_iter().filter(|s| !guide.contains(&format!("| `{s}` |"))).collect();
+    none("steps of .ci/run without a line in CONTRIBUTING.md", &missing);
+}
