@@ -1,8 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -11,7 +10,9 @@ use clap::{Parser, Subcommand};
 use crate::commands;
 use crate::exit::{Exit, Failure};
 use crate::export;
+use crate::folder::{self, Folder};
 use crate::interrupt;
+use crate::names;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::recheck;
@@ -20,6 +21,7 @@ use crate::run;
 use crate::scenario::{self, Scenario};
 use crate::study::{self, Study};
 use crate::target::{self, Control, Target};
+use crate::terminal::{print, say};
 
 #[derive(Debug, Parser)]
 #[command(name = "loadgen", version, about, max_term_width = 100)]
@@ -92,6 +94,11 @@ enum Command {
         /// What an inconclusive result is
         #[arg(long, value_enum, default_value_t = Inconclusive::Fail)]
         inconclusive: Inconclusive,
+        /// Where to write summary.md and junit.xml of this judgement [default: nowhere]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        github: commands::Github,
     },
     #[command(name = crate::target::agent::SUBCOMMAND, hide = true)]
     Agent,
@@ -141,6 +148,8 @@ struct OfMany {
     /// Where to write [default: out/<command>-<scenario>-<seed>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    github: commands::Github,
 }
 
 impl OfMany {
@@ -159,14 +168,19 @@ pub fn run_with(args: impl IntoIterator<Item = OsString>) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => {
-            let _ = e.print();
-            return if e.use_stderr() { Exit::Usage.code() } else { 0 };
+            // As text: what was typed is in it.
+            let text = e.render().to_string();
+            if e.use_stderr() {
+                say(&text);
+                return Exit::Usage.code();
+            }
+            return print(&text).unwrap_or_else(|f| f.exit().code());
         }
     };
     match dispatch(cli.command) {
         Ok(exit) => exit,
         Err(failure) => {
-            let _ = writeln!(std::io::stderr(), "loadgen: {failure}");
+            say(&format!("loadgen: {failure}"));
             failure.exit().code()
         }
     }
@@ -185,7 +199,16 @@ fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Sweep { scenario, param, options } => {
             let target = target::find(&options.target)?;
             let stop = Control { stop: interrupt::watch() };
-            said(study::sweep(&options.study(&scenario, target.as_ref()), &param, stop)?)
+            let found = study::sweep(&options.study(&scenario, target.as_ref()), &param, stop)?;
+            let judged = commands::Judged {
+                of: &format!("sweep {scenario}"),
+                word: Exit::word_of(found.exit),
+                exit: found.exit,
+                suites: &found.suites,
+                text: &found.text,
+            };
+            judged.publish(Some(found.folder.dir()), &options.github, false)?;
+            said((found.text, found.exit))
         }
         Command::Search { scenario, param, from, to, steps, options } => {
             let target = target::find(&options.target)?;
@@ -193,18 +216,40 @@ fn dispatch(command: Command) -> Result<u8, Failure> {
             let stop = Control { stop: interrupt::watch() };
             said(study::search(&options.study(&scenario, target.as_ref()), &range, stop)?)
         }
-        Command::Gate { result, baseline, expr, tolerance, inconclusive } => {
+        Command::Gate { result, baseline, expr, tolerance, inconclusive, out, github } => {
             let options = recheck::Options {
                 baseline: baseline.as_deref(),
                 exprs: &expr,
                 tolerance,
                 warn_only: inconclusive == Inconclusive::Warn,
             };
-            said(recheck::gate(&result, &options)?)
+            judge_again(&result, &options, out.as_deref(), &github)
         }
         Command::Agent => target::agent::main().map(|()| 0).map_err(Failure::Io),
         Command::OfResults(command) => commands::dispatch(command),
     }
+}
+
+fn judge_again(
+    result: &Path,
+    options: &recheck::Options<'_>,
+    out: Option<&Path>,
+    github: &commands::Github,
+) -> Result<u8, Failure> {
+    let inputs: Vec<PathBuf> =
+        [Some(result), options.baseline].into_iter().flatten().map(Path::to_path_buf).collect();
+    out.map_or(Ok(()), |out| folder::apart(out, &inputs))?;
+    let found = recheck::gate(result, options)?;
+    let folder = out.map(Folder::beside).transpose()?;
+    let judged = commands::Judged {
+        of: &format!("gate {}", found.scenario),
+        word: found.word,
+        exit: found.exit,
+        suites: &found.suites,
+        text: &found.text,
+    };
+    judged.publish(folder.as_ref().map(Folder::dir), github, false)?;
+    said((found.text, found.exit))
 }
 
 /// A text and the exit code that goes with it.
@@ -225,20 +270,20 @@ fn run_one(
     let set = set.iter().map(|s| ("--set", s));
     let plan = run::plan(name, target.as_ref(), set, *seed)?;
     let label = label.unwrap_or(&plan.scenario);
-    let default = || PathBuf::from(format!("out/{label}-{seed}"));
-    let out = options.out.clone().unwrap_or_else(default);
-    export::place::prepare_run(&out)?;
+    let default = || names::default_out(name, "", label, *seed);
+    let out = options.out.clone().map_or_else(default, Ok)?;
+    let folder = Folder::for_run(&out)?;
 
     let shown =
         Progress::start(&format!("{label} on {}", target.name()), expected(&plan, target.as_ref()));
     let result = run::run(&plan, target.as_ref(), Control { stop });
     drop(shown);
     let result = result?;
-    options.outputs.write(&out, &result, || {
+    options.outputs.write(folder.dir(), &result, options.json, || {
         let line = table::verdict_line(&result, &out.display().to_string());
         if options.json {
             print(&export::json::result(&result)?)?;
-            let _ = writeln!(std::io::stderr(), "{line}");
+            say(&line);
             return Ok(0);
         }
         print(&format!("{}\n{line}\n", table::render(&result)))
@@ -286,14 +331,5 @@ fn show(name: &str) -> Result<String, Failure> {
         None => Scenario::find(name, "virtual").and_then(|_| {
             std::fs::read_to_string(name).map_err(|e| Failure::Usage(format!("{name}: {e}")))
         }),
-    }
-}
-
-/// Prints; the exit code is that of success.
-pub(crate) fn print(text: &str) -> Result<u8, Failure> {
-    // A reader that went away (a pager, head) is no failure of ours.
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::io("stdout", e)),
-        Ok(()) | Err(_) => Ok(0),
     }
 }

@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::cli::print;
 use crate::exit::Failure;
-use crate::export::{self, Format, github, json};
+use crate::export::cases::{self, Suite};
+use crate::export::{self, Format, github, json, junit, summary};
+use crate::folder::{self, Folder};
 use crate::merge::{self, How};
 use crate::report::{explain, table};
 use crate::result::RunResult;
 use crate::selftest;
+use crate::terminal::print;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -58,9 +60,65 @@ pub(crate) struct Outputs {
     /// Formats to write, by commas [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
     format: Vec<Format>,
+    #[command(flatten)]
+    github: Github,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Github {
     /// Speak to GitHub Actions: job summary and annotations [default: when GITHUB_ACTIONS=true]
     #[arg(long)]
     github: bool,
+}
+
+impl Github {
+    /// Whatever the environment says.
+    fn is_asked_for(&self) -> bool {
+        self.github
+    }
+
+    /// `json`: what is printed on standard output is JSON and nothing else.
+    pub(crate) fn speak(
+        &self,
+        suites: &[Suite],
+        summary: impl FnOnce() -> String,
+        json: bool,
+    ) -> Result<(), Failure> {
+        if self.github || github::is_here() {
+            github::speak(suites, &summary(), json)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// What a command that judges and is no run leaves for CI.
+#[derive(Debug)]
+pub(crate) struct Judged<'a> {
+    /// Which, as in a title.
+    pub(crate) of: &'a str,
+    pub(crate) word: &'a str,
+    pub(crate) exit: u8,
+    pub(crate) suites: &'a [Suite],
+    /// As it was printed.
+    pub(crate) text: &'a str,
+}
+
+impl Judged<'_> {
+    /// `summary.md` and `junit.xml`, where there is a folder for them, and what GitHub is told.
+    pub(crate) fn publish(
+        &self,
+        dir: Option<&Path>,
+        github: &Github,
+        json: bool,
+    ) -> Result<(), Failure> {
+        let summary = || summary::of_cases(self.of, self.word, self.exit, self.suites, self.text);
+        if let Some(dir) = dir {
+            export::write_file(dir, "summary.md", summary())?;
+            export::write_file(dir, "junit.xml", junit::document(self.of, self.suites))?;
+        }
+        github.speak(self.suites, summary, json)
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -75,11 +133,13 @@ pub(crate) enum SchemaName {
 
 impl Outputs {
     /// Writes a run's files; a verdict is never left out. It appears last, after all output: a run that could not say
-    /// what it found exits with 1, and no verdict may contradict that. `print`: what goes to standard output.
+    /// what it found exits with 1, and no verdict may contradict that. `print`: what goes to standard output; `json`: it
+    /// is JSON.
     pub(crate) fn write(
         &self,
         dir: &Path,
         result: &RunResult,
+        json: bool,
         print: impl FnOnce() -> Result<u8, Failure>,
     ) -> Result<(), Failure> {
         let mut formats = self.formats();
@@ -88,11 +148,14 @@ impl Outputs {
         formats.dedup();
         let mut staged = export::stage(dir, result, &formats)?;
         staged.publish()?;
-        if self.github || github::is_here() {
-            github::speak(result)?;
-        }
+        self.speak(result, json)?;
         print()?;
         staged.finish()
+    }
+
+    /// What CI shows of it; the verdict's line comes last.
+    pub(crate) fn speak(&self, result: &RunResult, json: bool) -> Result<(), Failure> {
+        self.github.speak(&cases::of_run(result), || summary::render(result), json)
     }
 
     fn formats(&self) -> Vec<Format> {
@@ -118,10 +181,11 @@ pub(crate) fn dispatch(command: Command) -> Result<u8, Failure> {
 }
 
 fn merged(from: &[PathBuf], how: How, out: &Path, outputs: &Outputs) -> Result<u8, Failure> {
+    folder::apart(out, from)?;
     let parts = from.iter().map(|p| json::read(p)).collect::<Result<Vec<_>, _>>()?;
     let sum = merge::merge(&parts, how)?;
-    export::place::prepare_run(out)?;
-    outputs.write(out, &sum, || {
+    let folder = Folder::for_run(out)?;
+    outputs.write(folder.dir(), &sum, false, || {
         let line = table::verdict_line(&sum, &out.display().to_string());
         print(&format!("{}\n{line}\n", table::render(&sum)))
     })?;
@@ -130,21 +194,17 @@ fn merged(from: &[PathBuf], how: How, out: &Path, outputs: &Outputs) -> Result<u
 
 fn report(from: &Path, out: Option<PathBuf>, outputs: &Outputs) -> Result<u8, Failure> {
     let result = json::read(from)?;
-    let beside = || match from.is_dir() {
-        true => from.to_path_buf(),
-        false => from.parent().unwrap_or_else(|| Path::new(".")).to_path_buf(),
-    };
-    let source = beside();
+    let source = folder::of_result(from);
     let out = out.unwrap_or_else(|| source.clone());
-    let same = |a: &Path, b: &Path| {
-        a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a == b)
-    };
-    if !same(&source, &out) {
-        // Another result's files must not stay beside those of this one.
-        export::place::prepare(&out)?;
-    }
-    let mut staged = export::stage(&out, &result, &outputs.formats())?;
+    // Another result's files must not stay beside those of this one.
+    let beside = folder::apart(&out, std::slice::from_ref(&source)).is_err();
+    let folder = if beside { Folder::beside(&out)? } else { Folder::take(&out)? };
+    let mut staged = export::stage(folder.dir(), &result, &outputs.formats())?;
     staged.publish()?;
+    // The run itself has told the job once.
+    if outputs.github.is_asked_for() {
+        outputs.speak(&result, false)?;
+    }
     let line = table::verdict_line(&result, &out.display().to_string());
     print(&format!("{}\n{line}\n", table::render(&result)))?;
     staged.finish()?;

@@ -40,6 +40,10 @@ impl Exit {
         let order = [Self::Interrupted, Self::GateFailed, Self::Inconclusive];
         order.into_iter().find(|e| codes.contains(&e.code())).unwrap_or(Self::Passed)
     }
+    /// Of a code that a result carries.
+    pub fn word_of(code: u8) -> &'static str {
+        Self::ALL.iter().find(|(e, _)| e.code() == code).map_or("ERROR", |(e, _)| e.word())
+    }
     pub fn word(self) -> &'static str {
         match self {
             Self::Passed => "PASS",

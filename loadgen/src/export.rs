@@ -1,6 +1,7 @@
 //! The files a run leaves behind. All of them are made of the result alone, so `loadgen report` can make them again.
 
 pub mod bench;
+pub mod cases;
 pub mod containers;
 pub mod github;
 pub mod hgrm;

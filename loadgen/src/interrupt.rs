@@ -1,26 +1,60 @@
-//! Ctrl-C and SIGTERM: the run ends what it started, then exits 130.
+//! Ctrl-C, SIGTERM and a terminal that hung up: the run ends what it started, writes what it measured and exits with
+//! 130.
 
+use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use nix::sys::signal::{SigSet, Signal};
 
+use crate::exit::Exit;
+
 static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Takes the signals off every thread made from here on and gives them to one that waits for them. The first asks the
-/// run to stop; the second does not wait for it.
+/// run to stop; a second SIGINT or SIGTERM does not wait for it. A SIGHUP always does: a shell that goes down sends one
+/// beside the kernel's, and signals that come together are taken in no order of theirs.
 pub(crate) fn watch() -> &'static AtomicBool {
     let mut set = SigSet::empty();
     set.add(Signal::SIGINT);
     set.add(Signal::SIGTERM);
+    if !is_ignored(Signal::SIGHUP) {
+        set.add(Signal::SIGHUP);
+    }
     if set.thread_block().is_ok() {
         thread::spawn(move || {
-            while set.wait().is_ok() {
-                if STOP.swap(true, Ordering::Relaxed) {
-                    std::process::exit(130);
+            let mut asked = 0;
+            while let Ok(signal) = set.wait() {
+                STOP.store(true, Ordering::Relaxed);
+                asked += u32::from(signal != Signal::SIGHUP);
+                if asked > 1 {
+                    std::process::exit(i32::from(Exit::Interrupted.code()));
                 }
             }
         });
     }
     &STOP
+}
+
+/// As `nohup` leaves it. A signal that is waited for would be taken all the same.
+fn is_ignored(signal: Signal) -> bool {
+    fs::read_to_string("/proc/self/status").is_ok_and(|text| ignores(&text, signal))
+}
+
+fn ignores(status: &str, signal: Signal) -> bool {
+    let mask = status.lines().find_map(|l| l.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|m| u64::from_str_radix(m.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal as i32 - 1) & 1 == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nohup_ignores_stays_ignored() {
+        let status = "Name:\tx\nSigBlk:\tffffffffffffffff\nSigIgn:\t0000000000001001\n";
+        assert!(ignores(status, Signal::SIGHUP) && ignores(status, Signal::SIGPIPE));
+        assert!(!ignores(status, Signal::SIGINT) && !ignores("", Signal::SIGHUP));
+    }
 }

@@ -4,11 +4,13 @@
 //! Runs of generators on several hosts become one run whose containers are those of all; names that collide get the
 //! number of their part. Windows of the same arm, container and name are never added: they are of different moments.
 
+use std::collections::BTreeMap;
+
 use crate::analyse::{self, Frame};
 use crate::compare::comparable;
 use crate::exit::{Exit, Failure};
 use crate::measure::Book;
-use crate::result::{ArmResult, ContainerResult, GateResult, ProbePhase, RunResult, Verdict};
+use crate::result::{ArmResult, ContainerResult, GateResult, Meta, ProbePhase, RunResult, Verdict};
 
 /// How the parts belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -26,6 +28,7 @@ pub fn merge(parts: &[RunResult], how: How) -> Result<RunResult, Failure> {
         return Err(Failure::Usage("nothing to merge".to_owned()));
     };
     let mut sum = first.clone();
+    sum.merged_of = distinct(parts)?;
     for (i, part) in rest.iter().enumerate() {
         comparable(first, part, how == How::Repeats)?;
         sum.interrupted |= part.interrupted;
@@ -42,6 +45,36 @@ pub fn merge(parts: &[RunResult], how: How) -> Result<RunResult, Failure> {
     }
     derive(&mut sum, parts);
     Ok(sum)
+}
+
+/// What tells the parts apart, those of which they were merged included.
+fn distinct(parts: &[RunResult]) -> Result<Vec<String>, Failure> {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    for (i, part) in parts.iter().enumerate() {
+        let own = if part.merged_of.is_empty() {
+            vec![fingerprint(part)?]
+        } else {
+            part.merged_of.clone()
+        };
+        for print in own {
+            if let Some(before) = seen.insert(print, i) {
+                return Err(Failure::Usage(format!(
+                    "results {} and {} hold the same run: its samples would be counted twice",
+                    before + 1,
+                    i + 1
+                )));
+            }
+        }
+    }
+    Ok(seen.into_keys().collect())
+}
+
+/// Of what was measured, wherever it is kept: FNV-1a, 64 bits. In virtual time a seed is the same run every time.
+fn fingerprint(result: &RunResult) -> Result<String, Failure> {
+    let bare = RunResult { meta: Meta::default(), ..result.clone() };
+    let bytes = serde_json::to_vec(&bare).map_err(|e| Failure::io("merge", e))?;
+    let step = |hash: u64, b: &u8| (hash ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3);
+    Ok(format!("{:016x}", bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)))
 }
 
 fn beside(into: &mut ArmResult, arm: &ArmResult, number: usize) {

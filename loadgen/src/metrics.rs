@@ -1,7 +1,8 @@
 //! The numbers of an arm that are worth following from run to run, each with its unit and its better direction.
 //! Exports, `compare` and `explain` all know them by these keys.
 
-use crate::plan::{CONTENDED, Role, SOLO};
+use crate::analyse::{Pair, latency_pairs};
+use crate::plan::{CONTENDED, RECOVERY, Role, SOLO};
 use crate::result::{ArmResult, ContainerPhase, ContainerResult, ProbePhase, Quantile, RunResult};
 use crate::units::{bits_per_second, bytes, rate, time};
 
@@ -22,7 +23,8 @@ pub enum Unit {
     Part,
 }
 
-/// A reading. `at_least`: known from below only.
+/// A reading. `at_least`: known from below only, and this is the bound: a number that trackers keep where "never" or
+/// "without bound" would be a gap in their curve just when it matters.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Reading {
     pub value: f64,
@@ -80,13 +82,19 @@ pub const METRICS: &[Metric] = &[
         "throughput-slowdown",
         Unit::Ratio,
         "goodput alone over goodput beside the hog, worst victim and direction",
-        |_, a| a.fairness.throughput_slowdown_milli.map(|m| exact(m as f64 / 1e3)),
+        |r, a| match a.fairness.throughput_slowdown_milli {
+            Some(milli) => Some(exact(milli as f64 / 1e3)),
+            None => slowdown_at_least(r, a),
+        },
     ),
     smaller(
         "p99-inflation",
         Unit::Ratio,
         "p99 response beside the hog over p99 alone, worst victim",
-        |_, a| a.fairness.p99_inflation_milli.map(|m| exact(m as f64 / 1e3)),
+        |_, a| match a.fairness.p99_inflation_milli {
+            Some(milli) => Some(exact(milli as f64 / 1e3)),
+            None => inflation_at_least(a),
+        },
     ),
     smaller("p50-contended", Unit::Nanos, "p50 response beside the hog, worst victim", |_, a| {
         worst_reading(a, CONTENDED, |p| p.p50)
@@ -115,8 +123,11 @@ pub const METRICS: &[Metric] = &[
     smaller("unfairness", Unit::Part, "1 - Jain's index of the victims", |_, a| {
         Some(exact(1.0 - a.fairness.jain_victims_ppm as f64 / 1e6))
     }),
-    smaller("recovery", Unit::Nanos, "back to 95 % of solo after the hog left", |_, a| {
-        a.fairness.recovery_ns.map(|ns| exact(ns as f64))
+    smaller("recovery", Unit::Nanos, "back to 95 % of solo after the hog left", |r, a| {
+        match a.fairness.recovery_ns {
+            Some(ns) => Some(exact(ns as f64)),
+            None => recovery_at_least(r, a),
+        }
     }),
     smaller("overshoot", Unit::Bytes, "most a budget held beyond its hard limit", |_, a| {
         a.is_limited().then(|| exact(a.fairness.overshoot_bytes as f64))
@@ -145,6 +156,10 @@ fn exact(value: f64) -> Reading {
     Reading { value, at_least: false }
 }
 
+fn at_least(value: f64) -> Reading {
+    Reading { value, at_least: true }
+}
+
 pub fn victims(arm: &ArmResult) -> impl Iterator<Item = &ContainerResult> {
     arm.containers.iter().filter(|c| c.role == Role::Victim)
 }
@@ -168,6 +183,44 @@ fn worst_reading(
     Some(Reading { value: worst.ns as f64, at_least: worst.at_least })
 }
 
+/// Less than a byte a second came beside the hog: what came alone, over one byte a second.
+fn slowdown_at_least(result: &RunResult, arm: &ArmResult) -> Option<Reading> {
+    let phase = |i: usize| Some((i, result.phases.get(i)?.until(arm.ended_ns).nanos()));
+    let ((solo, solo_ns), (contended, contended_ns)) = phase(SOLO).zip(phase(CONTENDED))?;
+    let per_second =
+        |bytes: u64, ns: u64| u128::from(bytes) * 1_000_000_000 / u128::from(ns.max(1));
+    let of = |c: &ContainerResult| {
+        let no_bulk = !c.wants_up && !c.wants_down;
+        let ways: [(bool, fn(&ContainerPhase) -> u64); 3] = [
+            (c.wants_up, |p| p.up_bytes),
+            (c.wants_down, |p| p.down_bytes),
+            (no_bulk, |p| p.probe_bytes),
+        ];
+        let (alone, beside) = c.phases.get(solo).zip(c.phases.get(contended))?;
+        let stopped = ways
+            .into_iter()
+            .filter(|(wanted, bytes)| *wanted && per_second(bytes(beside), contended_ns) == 0);
+        stopped.map(|(_, bytes)| per_second(bytes(alone), solo_ns).max(1)).max()
+    };
+    let most = victims(arm).filter_map(of).max().filter(|_| contended_ns > 0)?;
+    Some(at_least(most as f64))
+}
+
+/// The p99 beside the hog is that of requests that never came back: what is known of it from below, over p99 alone.
+fn inflation_at_least(arm: &ArmResult) -> Option<Reading> {
+    let ratio = |p: &Pair| {
+        let (solo, contended) = p.solo.zip(p.contended).filter(|(solo, _)| !solo.at_least)?;
+        p.enough().then(|| contended.ns as f64 / solo.ns.max(1) as f64)
+    };
+    latency_pairs(arm).iter().filter_map(ratio).reduce(f64::max).map(at_least)
+}
+
+/// Never, as far as the phase goes: its length.
+fn recovery_at_least(result: &RunResult, arm: &ArmResult) -> Option<Reading> {
+    let watched = result.phases.get(RECOVERY)?.until(arm.ended_ns).nanos();
+    (watched > 0 && victims(arm).next().is_some()).then(|| at_least(watched as f64))
+}
+
 fn least_rate(
     result: &RunResult,
     arm: &ArmResult,
@@ -180,4 +233,39 @@ fn least_rate(
 fn per_second(result: &RunResult, arm: &ArmResult, bytes: u64) -> Option<Reading> {
     let ns = result.phases.get(CONTENDED)?.until(arm.ended_ns).nanos();
     Some(exact(bits_per_second(bytes, ns) as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analyse::tests::{arm, container, phases, settle};
+    use crate::plan::ArmRole;
+
+    fn read(c: ContainerResult, key: &str) -> Option<(f64, bool)> {
+        let mut a = arm(ArmRole::Subject, vec![c]);
+        settle(&mut a);
+        let result = RunResult { phases: phases(), ..RunResult::default() };
+        find(key).unwrap().read(&result, &a).map(|r| (r.value, r.at_least))
+    }
+
+    /// Never, nothing and unbounded are numbers: what is known of them from below.
+    #[test]
+    fn a_metric_stays_when_it_is_at_its_worst() {
+        let fine = || container("v", Role::Victim, [110, 100, 110], [2, 3, 2]);
+        for key in ["throughput-slowdown", "p99-inflation", "recovery"] {
+            assert!(!read(fine(), key).unwrap().1, "{key}");
+        }
+        let mut dead = container("v", Role::Victim, [110, 0, 0], [2, 900, 2]);
+        dead.phases[CONTENDED].down_bytes = 50_000_000;
+        let stopped = read(dead.clone(), "throughput-slowdown");
+        assert_eq!(stopped, Some((110_000_000.0, true)), "110 MB/s over one byte a second");
+        assert_eq!(read(dead.clone(), "recovery"), Some((1e9, true)), "the length of the phase");
+        for q in dead.phases[CONTENDED].probe.iter_mut().flat_map(|p| &mut p.p99) {
+            q.at_least = true;
+        }
+        assert_eq!(read(dead.clone(), "p99-inflation"), Some((450.0, true)), "900 ms over 2 ms");
+        // Of what nobody asked for there is nothing to say.
+        dead.phases.iter_mut().for_each(|p| p.probe = None);
+        assert_eq!(read(dead, "p99-contended"), None);
+    }
 }

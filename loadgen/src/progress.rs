@@ -1,10 +1,12 @@
 //! One line on stderr while a run takes its time: on a terminal only, and never in CI, where it would be a thousand
 //! lines of a log.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use crate::terminal;
 
 const EVERY: Duration = Duration::from_millis(200);
 
@@ -22,10 +24,9 @@ impl Progress {
         let (what, began) = (what.to_owned(), Instant::now());
         let shown = thread::spawn(move || {
             while ended.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-                let _ =
-                    write!(std::io::stderr(), "\r\x1b[K{}", line(&what, began.elapsed(), expected));
+                terminal::progress(&line(&what, began.elapsed(), expected));
             }
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
+            terminal::progress("");
         });
         Self(Some((end, shown)))
     }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::exit::{Exit, Failure};
+use crate::export::cases::{self, Case, Outcome, Suite};
 use crate::export::json;
 use crate::gate::{self, Expr};
 use crate::plan::{ArmRole, GatePlan};
@@ -23,8 +24,18 @@ pub struct Options<'a> {
     pub warn_only: bool,
 }
 
-/// What there is to say, and the exit code. Precedence: a failed gate, a regression, doubt, no baseline.
-pub fn gate(path: &Path, options: &Options<'_>) -> Result<(String, u8), Failure> {
+/// What there is to say of it.
+#[derive(Debug)]
+pub struct Recheck {
+    pub scenario: String,
+    pub text: String,
+    pub word: &'static str,
+    pub exit: u8,
+    pub suites: Vec<Suite>,
+}
+
+/// Precedence: a failed gate, a regression, doubt, no baseline.
+pub fn gate(path: &Path, options: &Options<'_>) -> Result<Recheck, Failure> {
     let result = json::read(path)?;
     let mut text = String::new();
     let gates = judge(&result, options.exprs)?;
@@ -34,8 +45,11 @@ pub fn gate(path: &Path, options: &Options<'_>) -> Result<(String, u8), Failure>
         let _ = writeln!(text, "{mark}  {}  {}  {}  ({})", g.arm, g.name, g.observed, g.limit);
     }
     let mut exit = if result.interrupted { Exit::Interrupted } else { gate::exit_of(&gates) };
+    let mut suites = cases::of_gates(&result.scenario, &gates);
     if let Some(baseline) = options.baseline {
+        let before = text.len();
         let verdict = compare(&result, baseline, options.tolerance, &mut text);
+        suites.push(against(&result.scenario, verdict, &text[before..]));
         exit = match (exit, verdict) {
             (Exit::GateFailed | Exit::Interrupted, _) => exit,
             (_, Exit::Regression) => Exit::Regression,
@@ -50,7 +64,26 @@ pub fn gate(path: &Path, options: &Options<'_>) -> Result<(String, u8), Failure>
     }
     let (word, all) = (exit.word(), gates.len());
     let _ = writeln!(text, "VERDICT: {word} exit={code} ({failed} of {all} gates failed)");
-    Ok((text, code))
+    Ok(Recheck { scenario: result.scenario, text, word, exit: code, suites })
+}
+
+/// The baseline as a suite: each number that is worse, or that none is.
+fn against(scenario: &str, verdict: Exit, said: &str) -> Suite {
+    let outcome = match verdict {
+        Exit::Passed => Outcome::Passed,
+        Exit::Regression => Outcome::Failed,
+        _ => Outcome::Doubt,
+    };
+    let case = |line: &str| {
+        let (name, said) =
+            line.trim_start_matches("WORSE").trim().split_once(": ").unwrap_or(("baseline", line));
+        Case { name: name.to_owned(), outcome, said: said.to_owned() }
+    };
+    let mut cases: Vec<Case> = said.lines().map(case).collect();
+    if cases.is_empty() {
+        cases.push(Case { name: "no worse".to_owned(), outcome, said: "no number is".to_owned() });
+    }
+    Suite::new(scenario, "baseline", cases)
 }
 
 /// The gates of the scenario that the result carries, with the thresholds of its target.

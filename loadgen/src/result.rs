@@ -27,6 +27,9 @@ pub struct RunResult {
     /// The run was stopped before its end: what follows is what there is of it, and its verdict is no verdict.
     #[serde(default)]
     pub interrupted: bool,
+    /// Of a merged result: what tells apart the runs it was merged of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub merged_of: Vec<String>,
     pub window_ns: u64,
     pub phases: Vec<Phase>,
     pub arms: Vec<ArmResult>,

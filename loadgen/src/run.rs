@@ -12,6 +12,7 @@ use crate::plan::Plan;
 use crate::result::{ArmResult, Meta, RunResult, SCHEMA};
 use crate::scenario::Scenario;
 use crate::target::{Control, Target};
+use crate::terminal::say;
 
 /// The plan of a scenario with these settings, each with the option it was given by, if the target carries it: what is
 /// wrong with any of them is said before a place is made for what comes of it.
@@ -54,6 +55,7 @@ pub fn run(plan: &Plan, target: &dyn Target, control: Control<'_>) -> Result<Run
         about: plan.about.clone(),
         scenario_toml: plan.toml.clone(),
         interrupted,
+        merged_of: Vec::new(),
         target: target.name().to_owned(),
         seed: plan.seed,
         params: plan.params.iter().cloned().collect(),
@@ -71,7 +73,7 @@ pub fn run(plan: &Plan, target: &dyn Target, control: Control<'_>) -> Result<Run
     })
 }
 
-/// Those of which there is something: of a run that was stopped that may be the first alone, or the first in part.
+/// Those of which there is something: of a run that was stopped that may be the first alone, the first in part, or none.
 fn run_arms(
     plan: &Plan,
     target: &dyn Target,
@@ -81,10 +83,14 @@ fn run_arms(
     for outcome in outcomes(plan, target, control) {
         match outcome {
             Err(Failure::Interrupted) => {}
+            // What breaks while it is stopped is no reason to lose what was measured before.
+            Err(e) if control.stop.load(Ordering::Relaxed) => {
+                say(&format!("loadgen: while it was stopped: {e}"));
+            }
             other => done.push(other?),
         }
     }
-    if done.is_empty() { Err(Failure::Interrupted) } else { Ok(done) }
+    Ok(done)
 }
 
 fn outcomes(

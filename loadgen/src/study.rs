@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure};
+use crate::export::cases::{self, Suite};
 use crate::export::{self, Format, json, plain};
+use crate::folder::Folder;
+use crate::names;
 use crate::plan::{ArmRole, Plan};
 use crate::result::{ArmResult, GateKind, RunResult};
 use crate::run;
@@ -60,12 +63,20 @@ struct SweepFile<'a> {
 /// Values of one parameter a sweep may have.
 const VALUES_MAX: usize = 1000;
 
-/// `param`: `key=value,value,...`. The table, the file's place, and the exit code: the worst of all runs.
-pub fn sweep(
-    study: &Study<'_>,
-    param: &str,
-    control: Control<'_>,
-) -> Result<(String, u8), Failure> {
+/// What a sweep found.
+#[derive(Debug)]
+pub struct Swept {
+    /// The table, and where the files are.
+    pub text: String,
+    /// The worst of all runs.
+    pub exit: u8,
+    /// Those of each run.
+    pub suites: Vec<Suite>,
+    pub folder: Folder,
+}
+
+/// `param`: `key=value,value,...`.
+pub fn sweep(study: &Study<'_>, param: &str, control: Control<'_>) -> Result<Swept, Failure> {
     let (key, values) = param.split_once('=').ok_or_else(|| {
         Failure::Usage(format!("--param '{param}': key=value,value,... is wanted"))
     })?;
@@ -76,19 +87,24 @@ pub fn sweep(
     // All of them make plans before the first is run.
     let plans =
         values.iter().map(|v| study.plan(&format!("{key}={v}"))).collect::<Result<Vec<_>, _>>()?;
-    let out = study.place("sweep", &plans[0])?;
+    let folder = study.place("sweep", &plans[0])?;
+    let out = folder.dir();
     let place = |value: &str| out.join(plain(&format!("{key}-{value}")));
     for value in &values {
         // A sweep that is killed must not leave verdicts of an earlier one.
         export::place::prepare_run(&place(value))?;
     }
-    let mut points = Vec::new();
+    let (mut points, mut suites) = (Vec::new(), Vec::new());
     for (value, plan) in values.iter().zip(&plans) {
         let result = run::run(plan, study.target, control)?;
         let dir = place(value);
         export::write(&dir, &result, &[Format::Result, Format::Verdict])?;
         points.push(point(value, &result));
-        study.write_sweep(&out, key, &points)?;
+        suites.extend(cases::of_run(&result).into_iter().map(|s| {
+            let of = format!("{} {key}={value}", s.of);
+            Suite { of, ..s }
+        }));
+        study.write_sweep(out, key, &points)?;
         if result.interrupted {
             break;
         }
@@ -100,9 +116,9 @@ pub fn sweep(
         study.target.name(),
         study.seed,
         table(key, &points),
-        verdict_line(exit, &out)
+        verdict_line(exit, out)
     );
-    Ok((text, exit.code()))
+    Ok(Swept { text, exit: exit.code(), suites, folder })
 }
 
 /// Where `search` looks.
@@ -124,7 +140,8 @@ pub fn search(
     let (unit, low, high) = bounds(range)?;
     let plan = study.subject(range.key, range.from)?;
     study.subject(range.key, range.to)?;
-    let out = study.place("search", &plan)?;
+    let folder = study.place("search", &plan)?;
+    let out = folder.dir();
     let mut points = Vec::new();
     let mut try_at = |n: u64| {
         let value = unit.show(n);
@@ -134,7 +151,7 @@ pub fn search(
             return Err(Failure::Interrupted);
         }
         points.push(point(&value, &result));
-        study.write_sweep(&out, range.key, &points)?;
+        study.write_sweep(out, range.key, &points)?;
         Ok(passes(&result))
     };
     let found = bisect(low, high, range.steps, &mut try_at)?;
@@ -161,7 +178,7 @@ pub fn search(
             Exit::GateFailed
         }
     };
-    let _ = writeln!(text, "{}", verdict_line(exit, &out));
+    let _ = writeln!(text, "{}", verdict_line(exit, out));
     Ok((text, exit.code()))
 }
 
@@ -235,11 +252,11 @@ impl Study<'_> {
         Ok(plan)
     }
 
-    fn place(&self, what: &str, plan: &Plan) -> Result<PathBuf, Failure> {
-        let default = || PathBuf::from(format!("out/{what}-{}-{}", plan.scenario, self.seed));
-        let out = self.out.clone().unwrap_or_else(default);
-        export::place::prepare(&out)?;
-        Ok(out)
+    fn place(&self, what: &str, plan: &Plan) -> Result<Folder, Failure> {
+        let prefix = format!("{what}-");
+        let default = || names::default_out(self.scenario, &prefix, &plan.scenario, self.seed);
+        let out = self.out.clone().map_or_else(default, Ok)?;
+        Folder::take(&out)
     }
 
     fn write_sweep(&self, out: &Path, param: &str, points: &[Point]) -> Result<(), Failure> {

@@ -2,23 +2,25 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::cli::print;
+use super::{Github, Judged};
 use crate::compare::execute::{self, Side};
 use crate::compare::{
     Comparison, PAIRS_MIN, Question, Run, comparable, exact, paired, text, unpaired,
 };
 use crate::exit::Failure;
+use crate::export::cases;
 use crate::export::{self, json};
+use crate::folder::{self, Folder};
 use crate::interrupt;
 use crate::metrics::{METRICS, Metric, find};
 use crate::result::RunResult;
 use crate::run;
 use crate::target;
+use crate::terminal::{note, print};
 use crate::units::hint;
 
 const VIRTUAL: &str = "virtual";
@@ -51,9 +53,15 @@ pub(crate) struct Compare {
     /// An improvement is exit 4 too
     #[arg(long)]
     both: bool,
+    /// Where compare.json, summary.md, junit.xml and the runs made now go [default: out/compare with --exec, else
+    /// nowhere]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
     /// Print compare.json instead of the table
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    github: Github,
 }
 
 /// What only runs that are made now have. Absent is not the same as the default: for results that are there already
@@ -81,9 +89,6 @@ struct Now {
     /// With --exec: on B's side alone
     #[arg(long, value_name = "KEY=VALUE")]
     set_b: Vec<String>,
-    /// With --exec: where the runs and compare.json go [default: out/compare]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
 }
 
 impl Now {
@@ -97,7 +102,6 @@ impl Now {
             ("--set", !self.set.is_empty()),
             ("--set-a", !self.set_a.is_empty()),
             ("--set-b", !self.set_b.is_empty()),
-            ("--out", self.out.is_some()),
         ];
         all.into_iter().find_map(|(option, given)| given.then_some(option))
     }
@@ -113,9 +117,6 @@ impl Now {
     fn seed(&self) -> u64 {
         self.seed.unwrap_or(1)
     }
-    fn out(&self) -> &Path {
-        self.out.as_deref().unwrap_or_else(|| Path::new("out/compare"))
-    }
 
     /// What both sides are given, then the side's own, each with the option it was given by.
     fn settings<'a>(
@@ -130,8 +131,13 @@ impl Now {
 impl Compare {
     pub(crate) fn dispatch(&self) -> Result<u8, Failure> {
         self.consistent()?;
-        let comparison = match (&self.a, &self.b) {
-            (Some(a), Some(b)) if !self.exec => self.saved(a, b)?,
+        let (comparison, folder) = match (&self.a, &self.b) {
+            (Some(a), Some(b)) if !self.exec => {
+                let inputs = [a.clone(), b.clone()];
+                self.out.as_deref().map_or(Ok(()), |out| folder::apart(out, &inputs))?;
+                let comparison = self.saved(a, b)?;
+                (comparison, self.out.as_deref().map(Folder::beside).transpose()?)
+            }
             (Some(_), None) => {
                 return Err(Failure::Usage("compare A with what? B is missing".to_owned()));
             }
@@ -139,18 +145,31 @@ impl Compare {
                 let what = "compare what? Two results, or --exec to run them now";
                 return Err(Failure::Usage(what.to_owned()));
             }
-            _ => self.executed()?,
+            _ => {
+                let (comparison, folder) = self.executed()?;
+                (comparison, Some(folder))
+            }
         };
-        if self.json {
-            print(&json::pretty("compare.json", &comparison)?)?;
-        } else {
-            print(&format!(
-                "{}\n{}\n",
-                text::render(&comparison),
-                text::verdict_line(&comparison)
-            ))?;
-        }
+        self.publish(&comparison, folder.as_ref().map(Folder::dir))?;
         Ok(comparison.exit)
+    }
+
+    fn publish(&self, comparison: &Comparison, dir: Option<&Path>) -> Result<(), Failure> {
+        let json = json::pretty("compare.json", comparison)?;
+        let table = format!("{}\n{}\n", text::render(comparison), text::verdict_line(comparison));
+        if let Some(dir) = dir {
+            export::write_file(dir, "compare.json", json.clone())?;
+        }
+        let judged = Judged {
+            of: "compare",
+            word: &comparison.word,
+            exit: comparison.exit,
+            suites: &cases::of_comparison(comparison, self.both),
+            text: &table,
+        };
+        judged.publish(dir, &self.github, self.json)?;
+        print(if self.json { &json } else { &table })?;
+        Ok(())
     }
 
     /// Nothing that was asked for is ignored.
@@ -209,7 +228,7 @@ impl Compare {
         Ok(paired(&runs(&of_a), &runs(&of_b), names, &question))
     }
 
-    fn executed(&self) -> Result<Comparison, Failure> {
+    fn executed(&self) -> Result<(Comparison, Folder), Failure> {
         let now = &self.now;
         let virtual_time = now.target() == VIRTUAL;
         let question = self.question(virtual_time)?;
@@ -223,14 +242,9 @@ impl Compare {
             self.side("a", self.a.as_ref(), ("--set-a", &now.set_a))?,
             self.side("b", self.b.as_ref(), ("--set-b", &now.set_b))?,
         );
-        export::place::prepare(now.out())?;
-        let note = |text: &str| {
-            if std::io::stderr().is_terminal() {
-                let _ = writeln!(std::io::stderr(), "{text}");
-            }
-        };
-        let pairs =
-            execute::pairs(&a, &b, (rounds, now.seed()), now.out(), interrupt::watch(), note)?;
+        let folder = Folder::take(self.out.as_deref().unwrap_or_else(|| Path::new("out/compare")))?;
+        let plan = execute::Rounds { wanted: rounds, replace: !virtual_time, seed: now.seed() };
+        let pairs = execute::pairs(&a, &b, plan, folder.dir(), interrupt::watch(), note)?;
         for (of_a, of_b) in &pairs {
             comparable(of_a, of_b, false)?;
         }
@@ -245,12 +259,12 @@ impl Compare {
                 let runs = runs
                     .map(|(i, (a, b))| (Run::of(&label("a", i), a), Run::of(&label("b", i), b)));
                 let (of_a, of_b): (Vec<Run>, Vec<Run>) = runs.unzip();
-                paired(&of_a, &of_b, names, &question)
+                let mut comparison = paired(&of_a, &of_b, names, &question);
+                comparison.notes.extend(plan.note(comparison.runs_a, pairs.len()));
+                comparison
             }
         };
-        let text = json::pretty("compare.json", &comparison)?;
-        export::write_file(now.out(), "compare.json", text)?;
-        Ok(comparison)
+        Ok((comparison, folder))
     }
 
     fn side(

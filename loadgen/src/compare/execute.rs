@@ -4,12 +4,18 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use skbudget_stack::sim::Rng;
 
+use super::Run;
 use crate::exit::{Exit, Failure};
 use crate::export::json;
 use crate::result::RunResult;
@@ -27,28 +33,75 @@ pub struct Side {
 pub fn pairs(
     a: &Side,
     b: &Side,
-    (count, seed): (usize, u64),
+    rounds: Rounds,
     out: &Path,
     stop: &AtomicBool,
     mut note: impl FnMut(&str),
 ) -> Result<Vec<(RunResult, RunResult)>, Failure> {
-    let mut done = Vec::new();
-    for (pair, a_first) in order(count, seed).into_iter().enumerate() {
+    let pair = |pair: usize, a_first: bool| {
         let run = |side: &Side| {
             let dir = out.join(&side.name).join(format!("{:02}", pair + 1));
-            one(side, seed + pair as u64, &dir, stop)
+            one(side, rounds.seed + pair as u64, &dir, stop)
         };
-        note(&format!("pair {} of {count}", pair + 1));
-        let (of_a, of_b) = if a_first {
+        note(&format!("pair {} of {}", pair + 1, rounds.wanted));
+        if a_first {
             let of_a = run(a)?;
-            (of_a, run(b)?)
+            Ok((of_a, run(b)?))
         } else {
             let of_b = run(b)?;
-            (run(a)?, of_b)
-        };
-        done.push((of_a, of_b));
+            Ok((run(a)?, of_b))
+        }
+    };
+    let doubtful = |(a, b): &(RunResult, RunResult)| {
+        [a, b].into_iter().any(|r| Run::of("", r).doubt.is_some())
+    };
+    rounds.make(pair, doubtful)
+}
+
+/// How many pairs, and of which seeds.
+#[derive(Debug, Clone, Copy)]
+pub struct Rounds {
+    /// Pairs that can be trusted.
+    pub wanted: usize,
+    /// A pair that proves nothing is followed by another in its place.
+    pub replace: bool,
+    pub seed: u64,
+}
+
+impl Rounds {
+    /// All that are made at most. On a machine that never is quiet, no number would do.
+    fn most(self) -> usize {
+        if self.replace { self.wanted + self.wanted.div_ceil(2) } else { self.wanted }
     }
-    Ok(done)
+
+    fn make<P>(
+        self,
+        mut pair: impl FnMut(usize, bool) -> Result<P, Failure>,
+        doubtful: impl Fn(&P) -> bool,
+    ) -> Result<Vec<P>, Failure> {
+        let (mut done, mut sound) = (Vec::new(), 0);
+        for (i, a_first) in order(self.most(), self.seed).into_iter().enumerate() {
+            if sound == self.wanted {
+                break;
+            }
+            let made = pair(i, a_first)?;
+            sound += usize::from(!self.replace || !doubtful(&made));
+            done.push(made);
+        }
+        Ok(done)
+    }
+
+    /// What to say where pairs were left out.
+    pub fn note(self, sound: usize, made: usize) -> Option<String> {
+        let wanted = self.wanted;
+        match made - sound {
+            0 => None,
+            n if sound < wanted => Some(format!(
+                "{n} of {made} pairs prove nothing: {sound} of the {wanted} wanted are left, and no more were tried"
+            )),
+            n => Some(format!("{n} of {made} pairs prove nothing and were replaced")),
+        }
+    }
 }
 
 /// Whether A comes first, pair by pair. In every block of two pairs each side does once.
@@ -71,7 +124,8 @@ fn one(side: &Side, seed: u64, dir: &Path, stop: &AtomicBool) -> Result<RunResul
     let _ = fs::remove_file(dir.join("result.json"));
     let errors = dir.join("stderr.txt");
     let file = File::create(&errors).map_err(|e| Failure::io(errors.display(), e))?;
-    let status = Command::new(&side.binary)
+    let failed = |e| Failure::io(side.binary.display(), e);
+    let mut child = Command::new(&side.binary)
         .arg("run")
         .args(&side.args)
         .args(["--seed", &seed.to_string()])
@@ -82,8 +136,12 @@ fn one(side: &Side, seed: u64, dir: &Path, stop: &AtomicBool) -> Result<RunResul
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(file)
-        .status()
-        .map_err(|e| Failure::io(side.binary.display(), e))?;
+        // Ctrl-C goes to the whole group of the terminal, and a second one does not let a run write what it has: this
+        // one is told once, by us.
+        .process_group(0)
+        .spawn()
+        .map_err(failed)?;
+    let status = wait(&mut child, stop).map_err(failed)?;
     let code = status.code().unwrap_or(1);
     let measured =
         [Exit::Passed, Exit::GateFailed, Exit::Inconclusive].map(|e| i32::from(e.code()));
@@ -99,9 +157,47 @@ fn one(side: &Side, seed: u64, dir: &Path, stop: &AtomicBool) -> Result<RunResul
     json::read(dir)
 }
 
+/// Its end; a run that is told to stop ends soon.
+fn wait(child: &mut Child, stop: &AtomicBool) -> std::io::Result<ExitStatus> {
+    const EVERY: Duration = Duration::from_millis(20);
+    let mut told = false;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if !told && stop.load(Ordering::Relaxed) {
+            told = true;
+            // It may have ended just now.
+            let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT);
+        }
+        thread::sleep(EVERY);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pairs_that_prove_nothing_are_replaced_within_bounds() {
+        let rounds = Rounds { wanted: 6, replace: true, seed: 3 };
+        let made = |bad: &'static [usize], rounds: Rounds| {
+            let all = rounds.make(|i, _| Ok(i), |i| bad.contains(i)).unwrap();
+            (all.len(), rounds.note(all.iter().filter(|i| !bad.contains(i)).count(), all.len()))
+        };
+        assert_eq!(made(&[], rounds), (6, None));
+        let (pairs, note) = made(&[0, 4], rounds);
+        assert_eq!(
+            (pairs, note.unwrap().as_str()),
+            (8, "2 of 8 pairs prove nothing and were replaced")
+        );
+        // A machine that never is quiet.
+        let (pairs, note) = made(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], rounds);
+        assert!(pairs == 9 && note.unwrap().contains("0 of the 6 wanted"));
+        assert_eq!(made(&[0], Rounds { replace: false, ..rounds }).0, 6);
+        // A failure ends it.
+        assert!(rounds.make::<()>(|_, _| Err(Failure::Interrupted), |()| false).is_err());
+    }
 
     #[test]
     fn every_block_is_balanced_and_the_seed_decides_its_order() {

@@ -48,7 +48,7 @@ fn entry(result: &RunResult, arm: &ArmResult, m: &Metric, r: Reading) -> Entry {
         Unit::Ratio => ("x", 1.0),
         Unit::Part => ("%", 100.0),
     };
-    let bound = if r.at_least { "\nknown from below only: requests never came back" } else { "" };
+    let bound = if r.at_least { "\nat least: only this bound of it is known" } else { "" };
     Entry {
         name: format!("{} / {} / {}", result.scenario, arm.name, m.key),
         unit,
@@ -80,11 +80,12 @@ pub fn bencher(result: &RunResult) -> Result<String, Failure> {
             "p99-contended" => blocks::worst_victim(arm, 0.99)?,
             _ => None,
         };
-        let measure = Measure {
-            value: r.value,
-            lower_value: bounds.map(|b| b.0.min(r.value)),
-            upper_value: bounds.map(|b| b.1.max(r.value)),
+        // Known from below only: it is its own lower bound, and there is no upper one.
+        let (lower, upper) = match r.at_least {
+            true => (Some(r.value), None),
+            false => (bounds.map(|b| b.0.min(r.value)), bounds.map(|b| b.1.max(r.value))),
         };
+        let measure = Measure { value: r.value, lower_value: lower, upper_value: upper };
         let name = format!("{}/{}", result.scenario, arm.name);
         out.entry(name).or_default().insert(m.key, measure);
     }

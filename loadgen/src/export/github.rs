@@ -1,35 +1,51 @@
-//! What a GitHub Actions job shows of a run: annotations on stdout, and the summary on the job's page.
+//! What a GitHub Actions job shows of a command: annotations, and the summary on the job's page.
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::path::Path;
 
-use super::summary;
-use crate::cli::print;
+use super::cases::{Outcome, Suite};
 use crate::exit::Failure;
-use crate::result::{GateKind, RunResult};
+use crate::terminal::{print, say};
+
+/// Annotations of one command. GitHub shows ten errors and ten warnings of a step; a sweep has thousands.
+const ANNOTATIONS_MAX: usize = 50;
 
 pub fn is_here() -> bool {
     std::env::var("GITHUB_ACTIONS").is_ok_and(|v| v == "true")
 }
 
-/// Prints the annotations and appends the summary to `$GITHUB_STEP_SUMMARY`, if that is set.
-pub fn speak(result: &RunResult) -> Result<(), Failure> {
-    print(&annotations(result))?;
+/// Prints the annotations and appends the summary to `$GITHUB_STEP_SUMMARY`, if that is set. Where standard output is
+/// JSON the annotations go to standard error: the runner reads both.
+pub fn speak(suites: &[Suite], summary: &str, json: bool) -> Result<(), Failure> {
+    let text = annotations(suites);
+    if json && !text.is_empty() {
+        say(&text);
+    } else {
+        print(&text)?;
+    }
     let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY") else { return Ok(()) };
     let file = OpenOptions::new().append(true).create(true).open(&path);
-    let written = file.and_then(|mut f| f.write_all(summary::render(result).as_bytes()));
-    written.map_err(|e| Failure::io(std::path::Path::new(&path).display(), e))
+    let written = file.and_then(|mut f| f.write_all(summary.as_bytes()));
+    written.map_err(|e| Failure::io(Path::new(&path).display(), e))
 }
 
-/// An error for each gate the subject failed, a warning for each doubt.
-pub fn annotations(result: &RunResult) -> String {
+/// An error for each failure, a warning for each doubt; errors first.
+pub fn annotations(suites: &[Suite]) -> String {
     let mut s = String::new();
-    for g in result.gates.iter().filter(|g| !g.passed) {
-        let level = if g.kind == GateKind::Subject { "error" } else { "warning" };
-        let title = escape(&format!("{} / {}", result.scenario, g.arm), true);
-        let text = escape(&format!("{}: {} ({})", g.name, g.observed, g.limit), false);
-        let _ = writeln!(s, "::{level} title={title}::{text}");
+    let mut shown = 0;
+    for (outcome, level) in [(Outcome::Failed, "error"), (Outcome::Doubt, "warning")] {
+        for suite in suites {
+            for c in
+                suite.cases.iter().filter(|c| c.outcome == outcome).take(ANNOTATIONS_MAX - shown)
+            {
+                let title = escape(&format!("{} / {}", suite.of, suite.name), true);
+                let text = escape(&format!("{}: {}", c.name, c.said), false);
+                let _ = writeln!(s, "::{level} title={title}::{text}");
+                shown += 1;
+            }
+        }
     }
     s
 }
@@ -38,4 +54,27 @@ pub fn annotations(result: &RunResult) -> String {
 fn escape(text: &str, property: bool) -> String {
     let s = text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
     if property { s.replace(':', "%3A").replace(',', "%2C") } else { s }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::cases::Case;
+
+    #[test]
+    fn errors_come_first_and_are_bounded() {
+        let case = |outcome| Case { name: "a".to_owned(), outcome, said: "b: 5 %\nc".to_owned() };
+        let suite = Suite::new(
+            "x",
+            "y,z",
+            vec![case(Outcome::Doubt), case(Outcome::Failed), case(Outcome::Passed)],
+        );
+        let text = annotations(std::slice::from_ref(&suite));
+        assert_eq!(
+            text,
+            "::error title=x / y%2Cz::a: b: 5 %25%0Ac\n::warning title=x / y%2Cz::a: b: 5 %25%0Ac\n"
+        );
+        let many = vec![suite; 200];
+        assert_eq!(annotations(&many).lines().count(), ANNOTATIONS_MAX);
+    }
 }

@@ -1,66 +1,71 @@
-//! `junit.xml`: a suite an arm, a test case a gate. What leaves a run in doubt is an `error`: never a pass, and not the
-//! subject's failure either.
+//! `junit.xml`: a suite an arm, a test case a gate or a metric. What leaves a run in doubt is an `error`: never a pass,
+//! and not the subject's failure either. What was not come to is `skipped`.
 
 use std::fmt::Write as _;
 
-use crate::result::{GateKind, GateResult, RunResult};
+use super::cases::{self, Case, Outcome, Suite};
+use crate::result::RunResult;
+
+/// Not shown. By it a later run knows that it may remove the file.
+pub(super) const MARK: &str = "<!-- loadgen.junit -->";
 
 pub fn render(result: &RunResult) -> String {
-    let mut s = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
-    let all: Vec<&GateResult> = result.gates.iter().collect();
-    let name = format!("{} on {}", result.scenario, result.target);
-    let _ = writeln!(s, "<testsuites name=\"{}\" {}>", escape(&name), counts(&all));
-    for arm in &result.arms {
-        let gates: Vec<&GateResult> = all.iter().filter(|g| g.arm == arm.name).copied().collect();
-        suite(&mut s, result, &arm.name, &gates);
-    }
-    // A gate may be about the run and no arm of it.
-    let others = |g: &&GateResult| !result.arms.iter().any(|a| a.name == g.arm);
-    let gates: Vec<&GateResult> = all.iter().copied().filter(others).collect();
-    if !gates.is_empty() {
-        suite(&mut s, result, "run", &gates);
+    document(&format!("{} on {}", result.scenario, result.target), &cases::of_run(result))
+}
+
+pub fn document(name: &str, suites: &[Suite]) -> String {
+    let mut s = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{MARK}\n");
+    let all = counts(suites.iter().flat_map(|s| &s.cases));
+    let _ = writeln!(s, "<testsuites name=\"{}\" {all}>", escape(name));
+    for one in suites {
+        suite(&mut s, one);
     }
     s.push_str("</testsuites>\n");
     s
 }
 
-fn suite(s: &mut String, result: &RunResult, arm: &str, gates: &[&GateResult]) {
-    let name = escape(&format!("{}/{arm}", result.scenario));
-    let _ = writeln!(s, "  <testsuite name=\"{name}\" {}>", counts(gates));
+fn suite(s: &mut String, suite: &Suite) {
+    let name = escape(&format!("{}/{}", suite.of, suite.name));
+    let _ = writeln!(s, "  <testsuite name=\"{name}\" {}>", counts(suite.cases.iter()));
     let _ = writeln!(s, "    <properties>");
-    let params = result.params.iter().map(|(k, v)| (k.clone(), v.to_string()));
-    let own = [("target", result.target.clone()), ("seed", result.seed.to_string())];
-    for (key, value) in own.map(|(k, v)| (k.to_owned(), v)).into_iter().chain(params) {
-        let (key, value) = (escape(&key), escape(&value));
+    for (key, value) in &suite.properties {
+        let (key, value) = (escape(key), escape(value));
         let _ = writeln!(s, "      <property name=\"{key}\" value=\"{value}\"/>");
     }
     let _ = writeln!(s, "    </properties>");
-    for g in gates {
-        let class = escape(&format!("{}.{arm}", result.scenario));
-        let case =
-            format!("<testcase classname=\"{class}\" name=\"{}\" time=\"0\"", escape(&g.name));
-        let said = escape(&format!("{} (limit {})", g.observed, g.limit));
-        let _ = match (g.passed, g.kind) {
-            (true, _) => writeln!(s, "    {case}/>"),
-            (false, GateKind::Subject) => {
+    let class = escape(&format!("{}.{}", suite.of, suite.name));
+    for c in &suite.cases {
+        let (name, said) = (escape(&c.name), escape(&c.said));
+        let case = format!("<testcase classname=\"{class}\" name=\"{name}\" time=\"0\"");
+        let _ = match c.outcome {
+            Outcome::Passed => writeln!(s, "    {case}/>"),
+            Outcome::Failed => {
                 writeln!(s, "    {case}><failure type=\"gate\" message=\"{said}\"/></testcase>")
             }
-            (false, GateKind::Sanity | GateKind::Control) => writeln!(
-                s,
-                "    {case}><error type=\"inconclusive\" message=\"{said}\"/></testcase>"
-            ),
+            Outcome::Doubt => {
+                writeln!(
+                    s,
+                    "    {case}><error type=\"inconclusive\" message=\"{said}\"/></testcase>"
+                )
+            }
+            Outcome::Skipped => writeln!(s, "    {case}><skipped message=\"{said}\"/></testcase>"),
         };
     }
     let _ = writeln!(s, "  </testsuite>");
 }
 
-fn counts(gates: &[&GateResult]) -> String {
-    let failed = |subject: bool| {
-        let of = |g: &&&GateResult| !g.passed && (g.kind == GateKind::Subject) == subject;
-        gates.iter().filter(of).count()
-    };
-    let (failures, errors) = (failed(true), failed(false));
-    format!("tests=\"{}\" failures=\"{failures}\" errors=\"{errors}\" skipped=\"0\"", gates.len())
+fn counts<'a>(cases: impl Iterator<Item = &'a Case>) -> String {
+    let (mut tests, mut failures, mut errors, mut skipped) = (0, 0, 0, 0);
+    for c in cases {
+        tests += 1;
+        match c.outcome {
+            Outcome::Passed => {}
+            Outcome::Failed => failures += 1,
+            Outcome::Doubt => errors += 1,
+            Outcome::Skipped => skipped += 1,
+        }
+    }
+    format!("tests=\"{tests}\" failures=\"{failures}\" errors=\"{errors}\" skipped=\"{skipped}\"")
 }
 
 /// As an attribute. Control characters have no place in XML 1.0, not even escaped.

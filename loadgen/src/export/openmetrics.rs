@@ -39,6 +39,7 @@ pub fn render(result: &RunResult) -> Result<String, Failure> {
             }
         }
     }
+    from_below(&mut s, result, &run);
     responses(&mut s, result, &run)?;
     containers(&mut s, result, &run);
     let name = "loadgen_gate_passed_ratio";
@@ -51,6 +52,21 @@ pub fn render(result: &RunResult) -> Result<String, Failure> {
     let _ = writeln!(s, "loadgen_exit_code{{{run}}} {}", result.verdict.exit);
     s.push_str("# EOF\n");
     Ok(s)
+}
+
+/// Which of the values above are bounds: a gauge has no room for it.
+fn from_below(s: &mut String, result: &RunResult, run: &str) {
+    let name = "loadgen_at_least";
+    let help = "1 for a metric of which only a lower bound is known, which is then its value";
+    family(s, name, "gauge", "", help);
+    for arm in &result.arms {
+        for m in METRICS {
+            if m.read(result, arm).is_some_and(|r| r.at_least) {
+                let of = format!("{run},arm=\"{}\",metric=\"{}\"", label(&arm.name), m.key);
+                let _ = writeln!(s, "{name}{{{of}}} 1");
+            }
+        }
+    }
 }
 
 fn family(s: &mut String, name: &str, kind: &str, unit: &str, help: &str) {

@@ -31,7 +31,7 @@ const OWN: &[(&str, &str)] = &[
     ("sweep.json", "loadgen.sweep/"),
     ("report.html", "name=\"generator\" content=\"loadgen"),
     ("summary.md", super::summary::MARK),
-    ("junit.xml", "<property name=\"target\""),
+    ("junit.xml", super::junit::MARK),
     ("gab.json", "\\nseed "),
     ("gab-bigger.json", "\\nseed "),
     ("bmf.json", "\"goodput-all\""),

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use super::cases::{Case, Outcome, Suite};
 use crate::metrics::METRICS;
 use crate::plan::{CONTENDED, Phase, SOLO};
 use crate::report::pick::{slowdown_milli, worst_first};
@@ -15,6 +16,9 @@ const WORST: usize = 20;
 /// Listed in the parameters' table, and characters of one cell: names are the user's.
 const PARAMS_MAX: usize = 200;
 const CELL_MAX: usize = 400;
+/// Cases of other commands listed, and characters of what they printed.
+const CASES_MAX: usize = 200;
+const TEXT_MAX: usize = 100_000;
 
 /// Not shown. By it a later run knows that it may remove the file.
 pub(super) const MARK: &str = "<!-- loadgen.summary -->";
@@ -22,18 +26,74 @@ pub(super) const MARK: &str = "<!-- loadgen.summary -->";
 pub fn render(result: &RunResult) -> String {
     let mut s = String::new();
     let v = &result.verdict;
-    let mark = if v.exit == 0 { "✅" } else { "❌" };
-    let _ =
-        writeln!(s, "## {mark} loadgen {}: {} (exit {})\n", cell(&result.scenario), v.word, v.exit);
-    let _ = writeln!(s, "{MARK}\n");
+    heading(&mut s, &result.scenario, &v.word, v.exit);
     let _ = writeln!(s, "{}\n", cell(&table::headline(result)));
-    gates(&mut s, result);
+    match table::interruption(result) {
+        Some(what) => {
+            let _ = writeln!(s, "**{}** Nothing was judged.\n", cell(&what));
+        }
+        None => gates(&mut s, result),
+    }
     side_by_side(&mut s, result);
     for arm in &result.arms {
         victims(&mut s, result, arm);
     }
     details(&mut s, result);
     s
+}
+
+fn heading(s: &mut String, of: &str, word: &str, exit: u8) {
+    let mark = if exit == 0 { "✅" } else { "❌" };
+    let _ = writeln!(s, "## {mark} loadgen {}: {} (exit {exit})\n", cell(of), cell(word));
+    let _ = writeln!(s, "{MARK}\n");
+}
+
+/// Of a command that judges and does not run, or runs many times: `of` says which, `text` is what it printed.
+pub fn of_cases(of: &str, word: &str, exit: u8, suites: &[Suite], text: &str) -> String {
+    let mut s = String::new();
+    heading(&mut s, of, word, exit);
+    let all: Vec<(&Suite, &Case)> =
+        suites.iter().flat_map(|s| s.cases.iter().map(move |c| (s, c))).collect();
+    let marks = [
+        (Outcome::Failed, "**FAIL**"),
+        (Outcome::Doubt, "**unclear**"),
+        (Outcome::Skipped, "skipped"),
+        (Outcome::Passed, "ok"),
+    ];
+    let _ = writeln!(s, "| | of | what | seen |\n|---|---|---|---|");
+    // Failures are read, passes are counted.
+    let sorted = marks.iter().flat_map(|(o, mark)| {
+        let these = all.iter().filter(move |(_, c)| c.outcome == *o);
+        these.map(move |(suite, c)| (*mark, *suite, *c))
+    });
+    for (mark, suite, c) in sorted.take(CASES_MAX) {
+        let of = if suite.of == of {
+            suite.name.clone()
+        } else {
+            format!("{} / {}", suite.of, suite.name)
+        };
+        let _ = writeln!(s, "| {mark} | {} | {} | {} |", cell(&of), cell(&c.name), cell(&c.said));
+    }
+    let passed = all.iter().filter(|(_, c)| c.outcome == Outcome::Passed).count();
+    let _ = writeln!(s, "\n{passed} of {} passed.\n", all.len());
+    let _ = writeln!(
+        s,
+        "<details><summary>As printed</summary>\n\n<pre>\n{}</pre>\n\n</details>",
+        plain(text)
+    );
+    s
+}
+
+/// Text that is no markup and keeps its lines.
+fn plain(text: &str) -> String {
+    let escape = |c: char| match c {
+        '<' => "&lt;".to_owned(),
+        '>' => "&gt;".to_owned(),
+        '&' => "&amp;".to_owned(),
+        c if c.is_control() && c != '\n' => " ".to_owned(),
+        c => c.to_string(),
+    };
+    text.chars().take(TEXT_MAX).map(escape).collect()
 }
 
 fn gates(s: &mut String, result: &RunResult) {

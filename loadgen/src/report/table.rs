@@ -18,7 +18,13 @@ struct Row {
 pub fn render(result: &RunResult) -> String {
     let mut s = String::new();
     let _ = writeln!(s, "{}", headline(result));
+    if let Some(what) = interruption(result) {
+        let _ = writeln!(s, "{what}");
+    }
     let _ = writeln!(s);
+    if result.arms.is_empty() {
+        return s;
+    }
     let rows = rows(result);
     let name = rows.iter().map(|r| r.name.len()).max().unwrap_or(0);
     let detail = rows.iter().map(|r| r.detail.len()).max().unwrap_or(0);
@@ -72,7 +78,28 @@ pub(super) fn cells(result: &RunResult) -> (String, Vec<TextRow>) {
     (headline(result).replace('\n', " "), rows(result).into_iter().map(text).collect())
 }
 
+/// How far a run came that was stopped.
+pub(crate) fn interruption(result: &RunResult) -> Option<String> {
+    if !result.interrupted {
+        return None;
+    }
+    let Some(last) = result.arms.last() else {
+        return Some("Interrupted before anything was measured.".to_owned());
+    };
+    let at = last
+        .ended_ns
+        .map_or_else(|| "after its end".to_owned(), |ns| format!("{} into it", time(ns)));
+    let last_phase = |ns: u64| result.phases.iter().rfind(|p| p.start_ns < ns);
+    let phase =
+        last.ended_ns.and_then(last_phase).map_or_else(String::new, |p| format!(", in {}", p.name));
+    Some(format!("Interrupted in the arm {}, {at}{phase}.", last.name))
+}
+
 pub(crate) fn headline(result: &RunResult) -> String {
+    if result.arms.is_empty() {
+        let (scenario, target, seed) = (&result.scenario, &result.target, result.seed);
+        return format!("{scenario} on the {target} target, seed {seed}: {}.", result.about);
+    }
     let count = |role| {
         result.arms.first().map_or(0, |a| a.containers.iter().filter(|c| c.role == role).count())
     };

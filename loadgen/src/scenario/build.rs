@@ -9,6 +9,7 @@ use super::source::Source;
 use super::values::guess;
 use crate::exit::Failure;
 use crate::gate::Expr;
+use crate::names;
 use crate::plan::{
     ArmPlan, ArmRole, BudgetPlan, CONTENDED, ContainerPlan, Fill, FloodKind, GatePlan, Isolation,
     LinkPlan, Load, Phase, Plan, ProbeSpec, Role, RuleSet,
@@ -53,8 +54,9 @@ fn range(path: &[&str], unit: Unit, v: u64, low: u64, high: u64) -> Result<(), W
 impl Builder<'_> {
     fn plan(&self, seed: u64) -> Result<Plan, Wrong> {
         let f = self.file;
-        if f.name.is_empty() {
-            return wrong(&["name"], "a scenario needs a name");
+        if !names::fits(&f.name) {
+            let what = format!("'{}': a scenario's name is {}", f.name, names::RULE);
+            return wrong(&["name"], what);
         }
         self.check_frame()?;
         let times = self.times();
@@ -159,8 +161,12 @@ impl Builder<'_> {
         let mut out: Vec<ArmPlan> = Vec::new();
         for (i, arm) in arms.iter().enumerate() {
             let at = i.to_string();
-            if arm.name.is_empty() || out.iter().any(|o| o.name == arm.name) {
-                return wrong(&["arm", &at], "an arm needs a name of its own");
+            if !names::fits(&arm.name) {
+                let what = format!("'{}': an arm's name is {}", arm.name, names::RULE);
+                return wrong(&["arm", &at], what);
+            }
+            if out.iter().any(|o| o.name == arm.name) {
+                return wrong(&["arm", &at], format!("two arms with the name '{}'", arm.name));
             }
             let unless_said = match arm.isolation {
                 Isolation::Shared => RuleSet::Linux,
@@ -196,9 +202,10 @@ impl Builder<'_> {
 
     fn check_group(&self, i: usize, g: &Group) -> Result<(), Wrong> {
         let at = if g.name.is_empty() { i.to_string() } else { g.name.clone() };
-        let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if g.name.is_empty() || !g.name.chars().all(good) {
-            return wrong(&["group", &at], "a group needs a name of letters, digits, - and _");
+        // Dots separate a group from its metric in a gate.
+        if !names::fits(&g.name) || g.name.contains('.') {
+            let what = format!("'{}': a group's name is {}, but no '.'", g.name, names::RULE);
+            return wrong(&["group", &at], what);
         }
         if self.file.group.iter().filter(|o| o.name == g.name).count() > 1 {
             return wrong(&["group", &at], "two groups with this name");

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
@@ -31,6 +32,8 @@ impl Agent {
             .arg(SUBCOMMAND)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            // Ctrl-C and a hang-up go to the whole group of the terminal: an agent ends when we tell it to.
+            .process_group(0)
             .spawn()?;
         let mut stdin = child.stdin.take();
         if let Some(pipe) = &mut stdin {

@@ -1,0 +1,78 @@
+//! Names that become a part of file names, tags and labels: of scenarios and of their arms.
+
+use std::path::PathBuf;
+
+use crate::exit::Failure;
+use crate::scenario;
+
+/// What `fits` asks for.
+pub const RULE: &str =
+    "1 to 64 letters, digits, '.', '_' and '-', the first of them a letter or a digit";
+const LENGTH_MAX: usize = 64;
+
+pub fn fits(name: &str) -> bool {
+    let part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    (1..=LENGTH_MAX).contains(&name.len())
+        && name.chars().all(part)
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+/// Where a command writes unless it is said: `out/<prefix><name>-<seed>`.
+///
+/// # Errors
+/// `given`, as it was typed, is a file that calls itself what comes with the program: its results would be written over
+/// those of the other.
+pub fn default_out(given: &str, prefix: &str, name: &str, seed: u64) -> Result<PathBuf, Failure> {
+    let taken = name == "repro"
+        || name.starts_with("sweep-")
+        || name.starts_with("search-")
+        || scenario::text(name).is_some();
+    if taken && scenario::text(given).is_none() {
+        let what = format!(
+            "{given}: name: '{name}' is what a built-in scenario or a command calls its results in out/: \
+             give the file a name of its own, or say where to write with --out"
+        );
+        return Err(Failure::Usage(what));
+    }
+    Ok(PathBuf::from(format!("out/{prefix}{name}-{seed}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stays_in_its_folder() {
+        for good in ["step", "a", "Step_2.b-c", "1st"] {
+            assert!(fits(good), "{good}");
+        }
+        let long = "x".repeat(65);
+        for bad in [
+            "",
+            ".",
+            "..",
+            "../../evil",
+            "/etc",
+            "a/b",
+            "a b",
+            "-rf",
+            ".hidden",
+            "é",
+            "a\x1b[0m",
+            &long,
+        ] {
+            assert!(!fits(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_file_does_not_write_where_a_built_in_does() {
+        let out = |given, name| default_out(given, "", name, 7);
+        assert_eq!(out("step", "step").unwrap(), PathBuf::from("out/step-7"));
+        assert_eq!(out("sweep-n", "sweep-n").unwrap(), PathBuf::from("out/sweep-n-7"));
+        assert_eq!(out("my.toml", "mine").unwrap(), PathBuf::from("out/mine-7"));
+        for taken in ["step", "repro", "sweep-step", "search-aa"] {
+            assert_eq!(out("my.toml", taken).unwrap_err().exit().code(), 2, "{taken}");
+        }
+    }
+}
