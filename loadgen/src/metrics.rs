@@ -183,6 +183,8 @@ fn worst_reading(
     Some(Reading { value: worst.ns as f64, at_least: worst.at_least })
 }
 
+type Bytes = fn(&ContainerPhase) -> u64;
+
 /// Less than a byte a second came beside the hog: what came alone, over one byte a second.
 fn slowdown_at_least(result: &RunResult, arm: &ArmResult) -> Option<Reading> {
     let phase = |i: usize| Some((i, result.phases.get(i)?.until(arm.ended_ns).nanos()));
@@ -191,7 +193,7 @@ fn slowdown_at_least(result: &RunResult, arm: &ArmResult) -> Option<Reading> {
         |bytes: u64, ns: u64| u128::from(bytes) * 1_000_000_000 / u128::from(ns.max(1));
     let of = |c: &ContainerResult| {
         let no_bulk = !c.wants_up && !c.wants_down;
-        let ways: [(bool, fn(&ContainerPhase) -> u64); 3] = [
+        let ways: [(bool, Bytes); 3] = [
             (c.wants_up, |p| p.up_bytes),
             (c.wants_down, |p| p.down_bytes),
             (no_bulk, |p| p.probe_bytes),
