@@ -133,8 +133,8 @@ pub(crate) enum SchemaName {
 
 impl Outputs {
     /// Writes a run's files; a verdict is never left out. It appears last, after all output: a run that could not say
-    /// what it found exits with 1, and no verdict may contradict that. `print`: what goes to standard output; `json`: it
-    /// is JSON.
+    /// what it found exits with 1, and no verdict may contradict that. `print`: what goes to standard output; `json`:
+    /// that is JSON.
     pub(crate) fn write(
         &self,
         dir: &Path,

@@ -73,7 +73,7 @@ pub fn run(plan: &Plan, target: &dyn Target, control: Control<'_>) -> Result<Run
     })
 }
 
-/// Those of which there is something: of a run that was stopped that may be the first alone, the first in part, or none.
+/// Those of which there is something: of a run that was stopped the first alone, the first in part, or none.
 fn run_arms(
     plan: &Plan,
     target: &dyn Target,

@@ -1,4 +1,4 @@
-//! What CI is told, by every command that judges: annotations that leave JSON alone, a summary on the job's page, JUnit.
+//! What CI is told, by every command that judges: annotations that leave JSON alone, a summary of the job, JUnit.
 
 use std::fs;
 use std::path::{Path, PathBuf};
