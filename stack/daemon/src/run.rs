@@ -1,15 +1,20 @@
 //! `skbudget run`: one container, one command, and nothing left of either afterwards.
 
+mod arbiter;
 mod capture;
 mod command;
+mod forward;
 mod init;
+mod injection;
 mod lookup;
 mod mounts;
 mod output;
+mod port;
 mod roles;
 mod sandbox;
 mod signals;
 mod stats_file;
+mod terminal;
 mod users;
 mod wire;
 
@@ -21,19 +26,21 @@ use std::process::Child;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::geteuid;
 use skbudget_stack::Tap;
 
 use crate::attach::GuestNet;
 use crate::config::RunConfig;
 use crate::daemon::{BudgetRef, ContainerSpec, Daemon, DaemonConfig, DaemonError, Publish};
-use crate::exit::Failure;
+use crate::exit::{Failure, SIGNAL_BASE};
 use crate::{clock, names, sys};
+use forward::{Forwarder, Waited};
+use port::Port;
 pub use roles::inner_main;
 use sandbox::Orders;
-use signals::{Caught, Signals, hand_on};
+use signals::Signals;
+use terminal::Terminal;
 use wire::{Order, Report, Wire};
 
 /// After the command ended, how long what it sent last may take without any progress, and how often that is looked at.
@@ -53,6 +60,8 @@ pub fn run(config: RunConfig) -> Result<u8, Failure> {
         &std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()),
     )?;
     let signals = Signals::block().map_err(|e| Failure::set_up(format!("signals: {e}")))?;
+    // Dropped last: the terminal is handed back when the container is gone.
+    let mut forwarder = Forwarder::new(signals, Terminal::open());
     let held = names::take(config.name.as_deref())?;
     let mut output = output::Output::open(&config)?;
     let publish = bind_all(&config)?;
@@ -71,9 +80,10 @@ pub fn run(config: RunConfig) -> Result<u8, Failure> {
         privileged: config.privileged,
         listen: command::listens(),
     };
-    let mut sandbox = Sandbox::start(&orders, &config.command)?;
+    let mut sandbox = Sandbox::start(&orders, &config.command, &mut forwarder)?;
+    let name = held.name();
     let result =
-        with_sandbox(&daemon, &signals, &mut sandbox, held.name(), config, publish, &mut output);
+        with_sandbox(&daemon, &mut forwarder, &mut sandbox, name, config, publish, &mut output);
     let stopped = daemon.shutdown();
     output.end();
     sandbox.end();
@@ -84,14 +94,14 @@ pub fn run(config: RunConfig) -> Result<u8, Failure> {
 
 fn with_sandbox(
     daemon: &Daemon,
-    signals: &Signals,
+    forwarder: &mut Forwarder,
     sandbox: &mut Sandbox,
     name: &str,
     config: RunConfig,
     publish: Vec<Publish>,
     output: &mut output::Output,
 ) -> Result<u8, Failure> {
-    let mut tap = sandbox.wait_ready(signals)?;
+    let mut tap = sandbox.wait_ready(forwarder)?;
     output.capture(&mut tap)?;
     let spec = ContainerSpec {
         name: name.to_owned(),
@@ -103,8 +113,8 @@ fn with_sandbox(
     };
     daemon.add_container(spec).map_err(|e| set_up_failure(&e))?;
     sandbox.wire.send(&Order::Go, &[]).map_err(|e| Failure::set_up(format!("sandbox: {e}")))?;
-    let code = sandbox.wait_exited(signals)?;
-    drain(daemon, signals, name).map_err(|e| Failure::other(e.to_string()))?;
+    let code = sandbox.wait_exited(forwarder)?;
+    drain(daemon, forwarder.signals(), name).map_err(|e| Failure::other(e.to_string()))?;
     if output.wants_stats() {
         output.settle();
         let stats = daemon.stats(true).map_err(|e| Failure::other(e.to_string()))?;
@@ -122,22 +132,30 @@ struct Sandbox {
 
 impl Sandbox {
     /// From the main thread: the kernel kills the child when the thread that made it ends.
-    fn start(orders: &Orders, command: &[OsString]) -> Result<Self, Failure> {
-        let start = || -> io::Result<Self> {
+    fn start(
+        orders: &Orders,
+        command: &[OsString],
+        forwarder: &mut Forwarder,
+    ) -> Result<Self, Failure> {
+        let mut start = || -> io::Result<Self> {
             let (wire, theirs) = Wire::pair()?;
-            let fd = theirs.as_fd().as_raw_fd();
-            let (mut process, fds) = roles::process(roles::SANDBOX, &[fd]);
+            let (apart, sandboxs) = Port::pair()?;
+            let (inside, inits) = Port::pair()?;
+            let fds = [theirs.as_fd(), sandboxs.as_fd(), inits.as_fd()].map(|fd| fd.as_raw_fd());
+            let (mut process, fds) = roles::process(roles::SANDBOX, &fds);
             process.arg(serde_json::to_string(orders)?).args(command);
             let mask = signals::blocked();
             sys::prepare_child(&mut process, fds, mask, Some(orders.nofile));
-            Ok(Self { process: process.spawn()?, wire })
+            let process = process.spawn()?;
+            forwarder.connect(process.id(), inside, apart);
+            Ok(Self { process, wire })
         };
         start().map_err(|e| Failure::set_up(format!("start the sandbox process: {e}")))
     }
 
-    fn wait_ready(&mut self, signals: &Signals) -> Result<Tap, Failure> {
+    fn wait_ready(&mut self, forwarder: &mut Forwarder) -> Result<Tap, Failure> {
         loop {
-            let (report, fds) = self.wait_report(signals)?;
+            let (report, fds) = self.wait_report(forwarder, false)?;
             match (report, fds.into_iter().next()) {
                 (Report::MapUsers, _) => self.map_users()?,
                 (Report::Ready, Some(fd)) => {
@@ -167,37 +185,29 @@ impl Sandbox {
         self.wire.send(&order, &[]).map_err(|e| Failure::set_up(format!("sandbox: {e}")))
     }
 
-    fn wait_exited(&mut self, signals: &Signals) -> Result<u8, Failure> {
-        match self.wait_report(signals)? {
+    fn wait_exited(&mut self, forwarder: &mut Forwarder) -> Result<u8, Failure> {
+        match self.wait_report(forwarder, true)? {
             (Report::Exited { code }, _) => Ok(code),
             (report, _) => Err(Failure::other(format!("sandbox: unexpected {report:?}"))),
         }
     }
 
-    /// Hands signals on until the sandbox says something.
-    fn wait_report(&mut self, signals: &Signals) -> Result<(Report, Vec<OwnedFd>), Failure> {
+    /// Forwards signals until the sandbox reports something. `started`: there is a command to forward them to.
+    fn wait_report(
+        &mut self,
+        forwarder: &mut Forwarder,
+        started: bool,
+    ) -> Result<(Report, Vec<OwnedFd>), Failure> {
         let lost = |e: io::Error| Failure::other(format!("sandbox: {e}"));
-        let pid = Pid::from_raw(self.process.id().cast_signed());
-        loop {
-            let mut fds = [
-                PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.wire.as_fd(), PollFlags::POLLIN),
-            ];
-            match poll(&mut fds, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(lost(errno.into())),
-            }
-            let spoke = fds[1].any().unwrap_or(false);
-            while let Some(caught) = signals.next().map_err(lost)? {
-                match caught {
-                    Caught::Forward(signal) => hand_on(pid, signal),
-                    Caught::Child | Caught::FromTerminal(_) => {}
-                }
-            }
-            if spoke {
+        match forwarder.wait(self.wire.as_fd(), started).map_err(lost)? {
+            Waited::Readable => {
                 let report = self.wire.receive().map_err(lost)?;
-                return report.ok_or_else(|| Failure::other("the sandbox process was killed"));
+                report.ok_or_else(|| Failure::other("the sandbox process was killed"))
             }
+            Waited::Interrupted(number) => Err(Failure {
+                code: SIGNAL_BASE + number,
+                message: format!("ended by signal {number} before the command was started"),
+            }),
         }
     }
 
@@ -225,13 +235,7 @@ fn drain(daemon: &Daemon, signals: &Signals, name: &str) -> Result<(), DaemonErr
         if progress != last {
             (last, since) = (progress, now);
         }
-        let interrupted = loop {
-            match signals.next()? {
-                None => break false,
-                Some(Caught::Child) => {}
-                Some(_) => break true,
-            }
-        };
+        let interrupted = signals.interrupted()?;
         if pending.is_empty() {
             return Ok(());
         }

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, setrlimit};
@@ -82,6 +82,61 @@ pub(crate) fn random_u64() -> io::Result<u64> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// SIGCHLD as it is by default: whoever ignores it is not told how its children end.
+pub(crate) fn notice_children() -> io::Result<()> {
+    // SAFETY: no handler of ours is installed.
+    let before = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// As kill(2); by number, because real-time signals have no name.
+pub(crate) fn send_signal(pid: libc::pid_t, signal: u8) -> io::Result<()> {
+    // SAFETY: the arguments are numbers.
+    let result = unsafe { libc::kill(pid, libc::c_int::from(signal)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A child that ended, was stopped or was continued, and how; `None`: no child did.
+pub(crate) fn next_child() -> io::Result<Option<(libc::pid_t, ExitStatus)>> {
+    let mut status = 0;
+    let flags = libc::WNOHANG | libc::WUNTRACED | libc::WCONTINUED;
+    loop {
+        // SAFETY: the kernel writes one int through the pointer.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, flags) };
+        if pid > 0 {
+            return Ok(Some((pid, ExitStatus::from_raw(status))));
+        }
+        let error = io::Error::last_os_error();
+        match (pid, error.raw_os_error()) {
+            (0, _) | (_, Some(libc::ECHILD)) => return Ok(None),
+            (_, Some(libc::EINTR)) => {}
+            _ => return Err(error),
+        }
+    }
+}
+
+/// Puts the calling thread, and all that it executes, under a seccomp filter. Where the privilege for it is missing,
+/// under no_new_privs, too.
+pub(crate) fn filter_syscalls(program: &[libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        filter: program.as_ptr().cast_mut(),
+    };
+    let install = || {
+        let mode = libc::c_ulong::from(libc::SECCOMP_MODE_FILTER);
+        // SAFETY: the kernel reads the program, which is as long as its header has it.
+        unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) == 0 }
+    };
+    if install() {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    // SAFETY: the arguments are numbers.
+    let unprivileged = error.raw_os_error() == Some(libc::EACCES)
+        && unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 };
+    if unprivileged && install() { Ok(()) } else { Err(error) }
 }
 
 /// Takes over a descriptor that the parent process passed by number.

@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
+use nix::sys::signal::SigSet;
+
 use super::sandbox::Orders;
 use super::{mounts, users};
 use crate::attach::{AttachError, Step};
@@ -25,6 +27,8 @@ pub(super) fn main(users: Option<OwnedFd>, orders: &Orders, command: &[OsString]
     let mut child = Command::new(&orders.program);
     child.arg0(&command[0]).args(&command[1..]);
     hand_descriptors_on(&mut child, orders.listen);
+    // As the caller's other commands start. It fails only for a set that is no set.
+    let _ = SigSet::empty().thread_set_mask();
     let e = child.exec();
     logger::report(format!("{}: {e}", command[0].display()));
     let missing = e.kind() == io::ErrorKind::NotFound;

@@ -11,36 +11,37 @@ use std::process::ExitCode;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::{set_dumpable, set_pdeathsig};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getpgid, getpgrp};
 
 use super::mounts::{self, Knobs};
-use super::roles;
+use super::port::{Note, Port, Received, observe};
 use super::sandbox::Orders;
-use super::signals::{Caught, Signals, hand_on};
-use super::wire::Wire;
-use crate::exit::{FAILURE, SIGNAL_BASE};
+use super::signals::{self, Signals};
+use super::{injection, roles};
+use crate::exit::{CANNOT_SET_UP, FAILURE, SIGNAL_BASE};
 use crate::{logger, sys};
 
-/// `lifeline`: ends when the sandbox process does.
+/// `lifeline`: to the sandbox process, and ends with it; `inside`: where this process reports the signals it receives.
 pub(super) fn main(
-    lifeline: &Wire,
+    lifeline: &Port,
+    inside: &Port,
     users: Option<OwnedFd>,
     orders: &Orders,
     command: &[OsString],
 ) -> ExitCode {
-    match run(lifeline, users, orders, command) {
+    match run(lifeline, inside, users, orders, command) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
             logger::report(format!("init: {e}"));
-            ExitCode::from(FAILURE)
+            ExitCode::from(CANNOT_SET_UP)
         }
     }
 }
 
 fn run(
-    lifeline: &Wire,
+    lifeline: &Port,
+    inside: &Port,
     users: Option<OwnedFd>,
     orders: &Orders,
     command: &[OsString],
@@ -48,25 +49,48 @@ fn run(
     let signals = Signals::block()?;
     set_pdeathsig(Signal::SIGKILL)?;
     // The sandbox may have ended before the line above: nobody would kill us.
-    if lifeline.is_over() {
+    if lifeline.receive() == Received::End {
         return Ok(FAILURE);
     }
     mounts::set_up(knobs(orders));
     set_dumpable(false)?;
+    injection::refuse()?;
     let child = start(users, orders, command)?;
+    // The command did not receive what came before it was started: we must not report that it did.
+    while signals.next()?.is_some() {}
     loop {
-        wait_for(&signals)?;
-        while let Some(caught) = signals.next()? {
-            match caught {
-                Caught::Child => {}
-                Caught::Forward(signal) => hand_on(child, signal),
-                Caught::FromTerminal(_) => {}
+        for change in changes(child)? {
+            match change {
+                Change::Ended(code) => return Ok(code),
+                Change::Stopped => {
+                    // The sandbox first: it is asked whether the command is stopped still.
+                    lifeline.send(Note::Stopped);
+                    inside.send(Note::Stopped);
+                }
+                Change::Continued => lifeline.send(Note::Continued),
             }
         }
-        if let Some(code) = reap(child)? {
-            return Ok(code);
-        }
+        wait_for(&signals, inside)?;
+        let forward = |note| {
+            if let Note::Send(signal) = note {
+                send_on(child, signal);
+            }
+        };
+        observe(&signals, inside, || in_our_group(child), forward)?;
     }
+}
+
+/// The command has not moved to another process group.
+fn in_our_group(command: Pid) -> bool {
+    getpgid(Some(command)).is_ok_and(|group| group == getpgrp())
+}
+
+/// A command that is gone already needs no signal.
+fn send_on(command: Pid, signal: u8) {
+    // A shell that suspended itself stopped all of its group.
+    let group = i32::from(signal) == libc::SIGCONT && !in_our_group(command);
+    let to = getpgid(Some(command)).ok().filter(|_| group);
+    let _ = sys::send_signal(to.map_or(command.as_raw(), |group| -group.as_raw()), signal);
 }
 
 fn knobs(orders: &Orders) -> Knobs {
@@ -81,36 +105,44 @@ fn start(users: Option<OwnedFd>, orders: &Orders, command: &[OsString]) -> io::R
     let fds: Vec<_> = users.iter().map(AsRawFd::as_raw_fd).collect();
     let (mut child, fds) = roles::process(roles::COMMAND, &fds);
     child.arg(serde_json::to_string(orders)?).args(command);
-    sys::prepare_child(&mut child, fds, SigSet::empty(), Some(orders.nofile));
+    // It unblocks them when it executes the command.
+    sys::prepare_child(&mut child, fds, signals::blocked(), Some(orders.nofile));
     // Reaped below with everything else: the handle is not needed.
     Ok(Pid::from_raw(child.spawn()?.id().cast_signed()))
 }
 
-fn wait_for(signals: &Signals) -> io::Result<()> {
-    let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-    match poll(&mut fds, PollTimeout::NONE) {
+fn wait_for(signals: &Signals, port: &Port) -> io::Result<()> {
+    let watch = |fd| PollFd::new(fd, PollFlags::POLLIN);
+    match poll(&mut [watch(signals.as_fd()), watch(port.as_fd())], PollTimeout::NONE) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
 }
 
-/// Takes every dead child; the command's code when it is among them.
-fn reap(command: Pid) -> io::Result<Option<u8>> {
-    let mut code = None;
-    loop {
-        let status = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(code),
-            Err(Errno::EINTR) => continue,
-            other => other?,
-        };
-        match status {
-            WaitStatus::Exited(pid, exit) if pid == command => code = Some(exit as u8),
-            WaitStatus::Signaled(pid, signal, _) if pid == command => {
-                code = Some(SIGNAL_BASE + signal as i32 as u8);
-            }
-            _ => {}
+/// What became of the command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Ended(u8),
+    Stopped,
+    Continued,
+}
+
+/// Takes every dead child, and what became of the command.
+fn changes(command: Pid) -> io::Result<Vec<Change>> {
+    let mut changes = Vec::new();
+    while let Some((pid, status)) = sys::next_child()? {
+        if pid != command.as_raw() {
+            continue;
         }
+        changes.push(if status.continued() {
+            Change::Continued
+        } else if status.stopped_signal().is_some() {
+            Change::Stopped
+        } else {
+            Change::Ended(exit_code(status))
+        });
     }
+    Ok(changes)
 }
 
 /// The code of an ended child as its parent passes it on.

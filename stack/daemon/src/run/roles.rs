@@ -6,6 +6,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
+use super::port::Port;
 use super::sandbox::Orders;
 use super::wire::Wire;
 use super::{command, init, sandbox, users};
@@ -55,6 +56,7 @@ fn inner(role: &str, mut args: impl Iterator<Item = OsString>) -> io::Result<Exi
     let first = text()?;
     let mut fds = fds.into_iter();
     let wire = |fd: Option<OwnedFd>| fd.map(Wire::from_fd).ok_or_else(by_hand);
+    let port = |fd: Option<OwnedFd>| fd.map(Port::from_fd).ok_or_else(by_hand);
     if role == OWNER {
         return Ok(users::owner_main(&wire(fds.next())?, &first));
     }
@@ -64,8 +66,15 @@ fn inner(role: &str, mut args: impl Iterator<Item = OsString>) -> io::Result<Exi
         return Err(by_hand());
     }
     Ok(match role {
-        SANDBOX => sandbox::main(&wire(fds.next())?, &orders, &command),
-        INIT => init::main(&wire(fds.next())?, fds.next(), &orders, &command),
+        SANDBOX => {
+            let wire = wire(fds.next())?;
+            let apart = port(fds.next())?;
+            sandbox::main(&wire, &apart, port(fds.next())?, &orders, &command)
+        }
+        INIT => {
+            let (lifeline, inside) = (port(fds.next())?, port(fds.next())?);
+            init::main(&lifeline, &inside, fds.next(), &orders, &command)
+        }
         _ => command::main(fds.next(), &orders, &command),
     })
 }

@@ -20,14 +20,15 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl::{set_dumpable, set_pdeathsig};
-use nix::sys::signal::Signal;
-use nix::unistd::Pid;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getppid, setsid};
 use serde::{Deserialize, Serialize};
 use skbudget_stack::Tap;
 
 use super::init::exit_code;
+use super::port::{Note, Port, Received, observe};
 use super::roles;
-use super::signals::{self, Caught, Signals, hand_on};
+use super::signals::{self, Signals};
 use super::users::{self, Inner};
 use super::wire::{Order, Report, Wire};
 use crate::attach::{self, AttachError, GuestNet, Step};
@@ -60,8 +61,15 @@ impl Orders {
     }
 }
 
-pub(super) fn main(wire: &Wire, orders: &Orders, command: &[OsString]) -> ExitCode {
-    match run(wire, orders, command) {
+/// `apart`: where this process reports the signals it receives; `inside`: where process 1 does.
+pub(super) fn main(
+    wire: &Wire,
+    apart: &Port,
+    inside: Port,
+    orders: &Orders,
+    command: &[OsString],
+) -> ExitCode {
+    match run(wire, apart, inside, orders, command) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
             logger::report(format!("sandbox: {e}"));
@@ -70,8 +78,15 @@ pub(super) fn main(wire: &Wire, orders: &Orders, command: &[OsString]) -> ExitCo
     }
 }
 
-fn run(wire: &Wire, orders: &Orders, command: &[OsString]) -> io::Result<u8> {
+fn run(
+    wire: &Wire,
+    apart: &Port,
+    inside: Port,
+    orders: &Orders,
+    command: &[OsString],
+) -> io::Result<u8> {
     let signals = Signals::block()?;
+    let parent = getppid();
     set_pdeathsig(Signal::SIGKILL)?;
     if wire.is_over() {
         return Ok(FAILURE);
@@ -91,12 +106,16 @@ fn run(wire: &Wire, orders: &Orders, command: &[OsString]) -> io::Result<u8> {
         return Ok(FAILURE);
     }
     // The other end of this pair lives in process 1, this one as long as we do.
-    let (lifeline, theirs) = Wire::pair()?;
+    let (lifeline, theirs) = Port::pair()?;
     unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS)?;
-    let mut init = start_init(&theirs, users.as_ref(), orders, command)?;
-    drop((theirs, users));
-    let code = look_after(&signals, wire, &mut init)?;
-    drop(lifeline);
+    let mut init = start_init(&theirs, &inside, users.as_ref(), orders, command)?;
+    drop((theirs, inside, users));
+    // From here on a signal to the caller's process group is not for us: that tells it from one to each of us. A
+    // session, not only a group: a parent in another group of the session would make the kernel take the command's
+    // group for one that a shell looks after.
+    setsid()?;
+    let observer = Watch { signals: &signals, apart, lifeline: Some(lifeline), parent };
+    let code = observer.look_after(wire, &mut init)?;
     // The parent went away first: then nobody asks.
     let _ = wire.send(&Report::Exited { code }, &[]);
     while wire.receive::<Order>()?.is_some() {}
@@ -144,12 +163,13 @@ fn open_to_all() {
 }
 
 fn start_init(
-    lifeline: &Wire,
+    lifeline: &Port,
+    inside: &Port,
     users: Option<&OwnedFd>,
     orders: &Orders,
     command: &[OsString],
 ) -> io::Result<Child> {
-    let mut fds = vec![lifeline.as_fd().as_raw_fd()];
+    let mut fds = vec![lifeline.as_fd().as_raw_fd(), inside.as_fd().as_raw_fd()];
     fds.extend(users.map(AsRawFd::as_raw_fd));
     let (mut init, fds) = roles::process(roles::INIT, &fds);
     init.arg(serde_json::to_string(orders)?).args(command);
@@ -157,29 +177,66 @@ fn start_init(
     init.spawn()
 }
 
-/// Hands signals on until process 1 ends; its code. When `skbudget` is gone, the kernel kills us, which kills it.
-fn look_after(signals: &Signals, wire: &Wire, init: &mut Child) -> io::Result<u8> {
-    let pid = Pid::from_raw(init.id().cast_signed());
-    loop {
-        if let Some(status) = init.try_wait()? {
-            return Ok(exit_code(status));
-        }
-        let mut fds = [
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(wire.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        if wire.is_over() {
-            init.kill()?;
-        }
-        while let Some(caught) = signals.next()? {
-            match caught {
-                Caught::Forward(signal) => hand_on(pid, signal),
-                Caught::Child | Caught::FromTerminal(_) => {}
+/// What the sandbox watches while the command runs.
+struct Watch<'a> {
+    signals: &'a Signals,
+    apart: &'a Port,
+    /// From process 1, until it ends.
+    lifeline: Option<Port>,
+    /// `skbudget` itself.
+    parent: Pid,
+}
+
+impl Watch<'_> {
+    /// Until process 1 ends; its code. When `skbudget` is gone, the kernel kills us, which kills it.
+    fn look_after(mut self, wire: &Wire, init: &mut Child) -> io::Result<u8> {
+        let mut wire = Some(wire);
+        let (mut command_stopped, mut parent_stopped) = (false, false);
+        loop {
+            if let Some(status) = init.try_wait()? {
+                return Ok(exit_code(status));
             }
+            self.wait(wire)?;
+            if wire.is_some_and(Wire::is_over) {
+                init.kill()?;
+                wire = None;
+            }
+            while let Some(lifeline) = &self.lifeline {
+                match lifeline.receive() {
+                    Received::Nothing => break,
+                    Received::End => self.lifeline = None,
+                    Received::Note(Note::Stopped) => command_stopped = true,
+                    Received::Note(Note::Continued) => {
+                        command_stopped = false;
+                        if std::mem::take(&mut parent_stopped) {
+                            let _ = kill(self.parent, Signal::SIGCONT);
+                        }
+                    }
+                    Received::Note(_) => {}
+                }
+            }
+            observe(
+                self.signals,
+                self.apart,
+                || false,
+                |note| {
+                    if note == Note::StopUs && command_stopped {
+                        parent_stopped = true;
+                        let _ = kill(self.parent, Signal::SIGSTOP);
+                    }
+                },
+            )?;
+        }
+    }
+
+    fn wait(&self, wire: Option<&Wire>) -> io::Result<()> {
+        let fds = [Some(self.signals.as_fd()), Some(self.apart.as_fd())];
+        let more = [wire.map(Wire::as_fd), self.lifeline.as_ref().map(Port::as_fd)];
+        let fds = fds.into_iter().chain(more).flatten();
+        let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
         }
     }
 }

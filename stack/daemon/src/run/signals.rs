@@ -1,24 +1,13 @@
-//! Signals as readable events: the three processes of a run block them and read them from a descriptor.
+//! Signals as readable events: the processes of a run block all of them and read them from a descriptor.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::Pid;
 
-/// What is handed on to the command. Those of the terminal's job control (SIGTSTP, SIGTTIN, SIGTTOU, SIGCONT) keep
-/// their effect on all of us alike: everything runs in the caller's process group.
-const FORWARDED: [Signal; 7] = [
-    Signal::SIGHUP,
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-    Signal::SIGTERM,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGALRM,
-];
+use crate::sys;
 
 /// Blocked signals of this process, to be read.
 #[derive(Debug)]
@@ -30,22 +19,21 @@ pub(super) struct Signals {
 pub(super) enum Caught {
     /// Some child changed its state.
     Child,
-    /// To be handed on.
-    Forward(Signal),
-    /// The terminal's doing: the whole foreground group has it already, the command included.
-    FromTerminal(Signal),
+    /// A signal by its number: real-time ones have no name.
+    Signal { number: u8, sender: u32 },
 }
 
-/// The set that is blocked in every process of a run, from its first instruction on.
+/// The set that is blocked in every process of a run, from its first instruction on: all but SIGKILL and SIGSTOP,
+/// which the kernel keeps for itself. A fault of our own ends the process all the same.
 pub(super) fn blocked() -> SigSet {
-    let mut set: SigSet = FORWARDED.into_iter().collect();
-    set.add(Signal::SIGCHLD);
-    set
+    SigSet::all()
 }
 
 impl Signals {
     /// Blocks them in the calling thread and in every thread it starts from now on.
     pub(super) fn block() -> io::Result<Self> {
+        // Where the caller ignores it, the kernel would not keep the states of our children for us.
+        sys::notice_children()?;
         let set = blocked();
         set.thread_block()?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
@@ -61,23 +49,35 @@ impl Signals {
                 Err(Errno::EINTR) => continue,
                 Err(errno) => return Err(errno.into()),
             };
-            let Ok(signal) = Signal::try_from(info.ssi_signo as i32) else { continue };
-            return Ok(Some(match signal {
-                Signal::SIGCHLD => Caught::Child,
-                _ if info.ssi_code == libc::SI_KERNEL => Caught::FromTerminal(signal),
-                _ => Caught::Forward(signal),
-            }));
+            let (number, sender) = (info.ssi_signo as u8, info.ssi_pid);
+            match i32::from(number) {
+                libc::SIGCHLD => return Ok(Some(Caught::Child)),
+                // Of a write of our own, which failed and was seen to fail.
+                libc::SIGPIPE | libc::SIGXFSZ if sender == std::process::id() => {}
+                _ => return Ok(Some(Caught::Signal { number, sender })),
+            }
         }
     }
+
+    /// Was one received that asks to end?
+    pub(super) fn interrupted(&self) -> io::Result<bool> {
+        while let Some(caught) = self.next()? {
+            if matches!(caught, Caught::Signal { number, .. } if ends(number)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Does whoever sends it want the run to end?
+pub(super) fn ends(number: u8) -> bool {
+    let number = i32::from(number);
+    [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM].contains(&number)
 }
 
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-/// One that is gone already needs no signal.
-pub(super) fn hand_on(child: Pid, signal: Signal) {
-    let _ = kill(child, signal);
 }

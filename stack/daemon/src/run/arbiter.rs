@@ -1,0 +1,305 @@
+//! Which signals sent to `skbudget` the command has received already, and which are to be sent on to it.
+//!
+//! The command is in the caller's process group, so that the terminal and the shell treat it as their own. A signal
+//! sent to the group therefore reaches `skbudget` and the command alike, and one sent to `skbudget` alone must be sent
+//! on. The kernel does not tell which it was. Two processes of the run observe it:
+//!
+//! | received by | process 1, in the group | the sandbox, apart | so it was sent to | the command |
+//! |---|---|---|---|---|
+//! | us | no | no | us: `kill PID`, alarm(2), a hang-up of the session leader | needs it |
+//! | us | yes | no | the group: `kill -PGID`, Ctrl-C, a new window size | has it |
+//! | us | yes or no | yes | each by its pid: `killall skbudget` | needs it |
+//! | not us | yes or no | yes or no | one of them | needs it |
+//!
+//! The kernel walks a group from its newest process to its oldest: when we have a signal of the group, process 1 has
+//! it. Who sends to each by its pid may reach the others after us; they are waited for, in the one case in which they
+//! would turn "has it" into "needs it". When in doubt the command gets it: better twice than never.
+
+use std::time::Duration;
+
+use skbudget_controller::Instant;
+
+/// Observers that do not answer are not waited for longer.
+const ANSWER_WAIT: Duration = Duration::from_millis(200);
+
+/// How far apart one sender's signals to all of us arrive.
+const TOGETHER: Duration = Duration::from_millis(30);
+
+/// Signals in hand at most: more of them wait in the kernel.
+const CASES_MAX: usize = 64;
+
+/// Observations in hand at most: the command may send process 1 as many as it likes.
+const SEEN_MAX: usize = 256;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Observer {
+    /// Process 1: in the command's process group, as long as the command does not leave it.
+    Inside,
+    /// The sandbox: in a session of its own.
+    Apart,
+}
+
+/// A signal we received.
+#[derive(Debug)]
+struct Case {
+    id: u8,
+    signal: u8,
+    since: Instant,
+    inside: Option<Answer>,
+    apart: Option<Answer>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Answer {
+    /// It received the signal, too.
+    saw: bool,
+    /// The command is in its process group.
+    with_command: bool,
+}
+
+/// An observation that belongs to no case so far.
+#[derive(Debug)]
+struct Seen {
+    by: Observer,
+    signal: u8,
+    since: Instant,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Arbiter {
+    next_id: u8,
+    cases: Vec<Case>,
+    seen: Vec<Seen>,
+    /// Sent on lately.
+    sent: Vec<(u8, Instant)>,
+}
+
+impl Arbiter {
+    /// May another signal be taken in hand?
+    pub(super) fn has_room(&self) -> bool {
+        self.cases.len() < CASES_MAX
+    }
+
+    /// We received it: both observers are to be asked, with the number returned, whether they did.
+    pub(super) fn caught(&mut self, signal: u8, now: Instant) -> u8 {
+        let id = self.next_id;
+        self.next_id = id.wrapping_add(1);
+        self.cases.push(Case { id, signal, since: now, inside: None, apart: None });
+        id
+    }
+
+    /// An observer received it.
+    pub(super) fn seen(&mut self, by: Observer, signal: u8, now: Instant) {
+        if self.seen.len() < SEEN_MAX {
+            self.seen.push(Seen { by, signal, since: now });
+        }
+    }
+
+    /// An observer answers: it has reported everything that it received before. `with_command`: the command is in its
+    /// process group.
+    pub(super) fn answered(&mut self, by: Observer, id: u8, with_command: bool) {
+        let Some(at) = self.cases.iter().position(|case| case.id == id) else { return };
+        let saw = self.claim(by, self.cases[at].signal);
+        let case = &mut self.cases[at];
+        let answer = match by {
+            Observer::Inside => &mut case.inside,
+            Observer::Apart => &mut case.apart,
+        };
+        *answer = Some(Answer { saw, with_command });
+    }
+
+    /// Signals that are now known to be for the command.
+    pub(super) fn decide(&mut self, now: Instant) -> Vec<u8> {
+        let mut send = Vec::new();
+        let mut at = 0;
+        while at < self.cases.len() {
+            match self.verdict(at, now) {
+                None => at += 1,
+                Some(needed) => {
+                    let case = self.cases.remove(at);
+                    if needed {
+                        send.push(case.signal);
+                        self.sent.push((case.signal, now));
+                    }
+                }
+            }
+        }
+        self.sent.retain(|(_, at)| now.since(*at) < 2 * TOGETHER);
+        // Only an observer received it. Unless it is a late one of those just sent on, it was meant for the command.
+        while let Some(at) = self.seen.iter().position(|seen| now.since(seen.since) >= TOGETHER) {
+            let signal = self.seen.remove(at).signal;
+            let late = self.sent.iter().any(|(sent, _)| *sent == signal);
+            if !late && !self.cases.iter().any(|case| case.signal == signal) {
+                send.push(signal);
+                self.sent.push((signal, now));
+            }
+        }
+        send
+    }
+
+    /// When `decide` has something to decide, whatever happens.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let cases = self.cases.iter().map(|case| {
+            let answered = case.inside.is_some() && case.apart.is_some();
+            case.since + if answered { TOGETHER } else { ANSWER_WAIT }
+        });
+        cases.chain(self.seen.iter().map(|seen| seen.since + TOGETHER)).min()
+    }
+
+    /// Does the command need the signal? `None`: not known yet.
+    fn verdict(&mut self, at: usize, now: Instant) -> Option<bool> {
+        let Case { signal, since, inside, apart, .. } = self.cases[at];
+        let (Some(inside), Some(apart)) = (inside, apart) else {
+            return (now.since(since) >= ANSWER_WAIT).then_some(true);
+        };
+        if !inside.saw || apart.saw || !inside.with_command {
+            return Some(true);
+        }
+        if self.claim(Observer::Apart, signal) {
+            return Some(true);
+        }
+        (now.since(since) >= TOGETHER).then_some(false)
+    }
+
+    fn claim(&mut self, by: Observer, signal: u8) -> bool {
+        let at = self.seen.iter().position(|seen| seen.by == by && seen.signal == signal);
+        at.map(|at| self.seen.remove(at)).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Observer::{Apart, Inside};
+    use super::*;
+
+    const TERM: u8 = 15;
+
+    fn at(ms: u64) -> Instant {
+        Instant(ms * 1_000_000)
+    }
+
+    /// Both answer at once.
+    fn answer(arbiter: &mut Arbiter, id: u8) {
+        arbiter.answered(Inside, id, true);
+        arbiter.answered(Apart, id, false);
+    }
+
+    /// All that is sent on until nothing is left to decide.
+    fn rest(arbiter: &mut Arbiter) -> Vec<u8> {
+        let mut all = Vec::new();
+        while let Some(at) = arbiter.deadline() {
+            all.extend(arbiter.decide(at));
+        }
+        all
+    }
+
+    #[test]
+    fn sent_to_us_alone_it_is_sent_on_at_once() {
+        let mut arbiter = Arbiter::default();
+        let id = arbiter.caught(TERM, at(0));
+        assert!(arbiter.decide(at(0)).is_empty());
+        answer(&mut arbiter, id);
+        assert_eq!(arbiter.decide(at(1)), [TERM]);
+        assert!(rest(&mut arbiter).is_empty());
+    }
+
+    #[test]
+    fn sent_to_the_group_the_command_has_it() {
+        for reports_first in [true, false] {
+            let mut arbiter = Arbiter::default();
+            if reports_first {
+                arbiter.seen(Inside, TERM, at(0));
+            }
+            let id = arbiter.caught(TERM, at(0));
+            if !reports_first {
+                arbiter.seen(Inside, TERM, at(0));
+            }
+            answer(&mut arbiter, id);
+            assert!(rest(&mut arbiter).is_empty());
+        }
+    }
+
+    #[test]
+    fn sent_to_the_group_that_the_command_has_left_it_is_sent_on() {
+        let mut arbiter = Arbiter::default();
+        let id = arbiter.caught(TERM, at(0));
+        arbiter.seen(Inside, TERM, at(0));
+        arbiter.answered(Apart, id, false);
+        arbiter.answered(Inside, id, false);
+        assert_eq!(rest(&mut arbiter), [TERM]);
+    }
+
+    #[test]
+    fn sent_to_each_by_its_pid_it_is_sent_on_once_in_any_order() {
+        // 0: we; 1: process 1; 2: the sandbox. One arrives each millisecond; we are answered at once.
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let mut arbiter = Arbiter::default();
+            let mut sent = Vec::new();
+            for (ms, who) in order.into_iter().enumerate() {
+                let now = at(ms as u64);
+                match who {
+                    0 => {
+                        let id = arbiter.caught(TERM, now);
+                        answer(&mut arbiter, id);
+                    }
+                    1 => arbiter.seen(Inside, TERM, now),
+                    _ => arbiter.seen(Apart, TERM, now),
+                }
+                sent.extend(arbiter.decide(now));
+            }
+            sent.extend(rest(&mut arbiter));
+            assert_eq!(sent, [TERM], "{order:?}");
+        }
+    }
+
+    #[test]
+    fn sent_to_an_observer_alone_it_is_sent_on() {
+        for by in [Inside, Apart] {
+            let mut arbiter = Arbiter::default();
+            arbiter.seen(by, TERM, at(0));
+            assert_eq!(rest(&mut arbiter), [TERM]);
+        }
+    }
+
+    #[test]
+    fn every_one_of_many_is_counted() {
+        let mut arbiter = Arbiter::default();
+        let (rt, n) = (40, 20);
+        for i in 0..n {
+            let id = arbiter.caught(rt, at(i));
+            answer(&mut arbiter, id);
+        }
+        // To the group, as often.
+        for i in 0..n {
+            arbiter.seen(Inside, 41, at(i));
+            let id = arbiter.caught(41, at(i));
+            answer(&mut arbiter, id);
+        }
+        assert_eq!(rest(&mut arbiter), vec![rt; n as usize]);
+    }
+
+    #[test]
+    fn observers_that_do_not_answer_are_not_waited_for() {
+        let mut arbiter = Arbiter::default();
+        let id = arbiter.caught(TERM, at(0));
+        arbiter.answered(Apart, id, false);
+        assert_eq!(rest(&mut arbiter), [TERM]);
+        // Nor is a late answer of use.
+        answer(&mut arbiter, id);
+        assert!(rest(&mut arbiter).is_empty());
+    }
+
+    #[test]
+    fn what_is_in_hand_is_bounded() {
+        let mut arbiter = Arbiter::default();
+        for i in 0..10_000 {
+            arbiter.seen(Inside, (i % 64) as u8, at(0));
+            if arbiter.has_room() {
+                arbiter.caught(TERM, at(0));
+            }
+        }
+        assert!(arbiter.cases.len() <= CASES_MAX && arbiter.seen.len() <= SEEN_MAX);
+        rest(&mut arbiter);
+        assert!(arbiter.cases.is_empty() && arbiter.seen.is_empty());
+    }
+}

@@ -1,0 +1,129 @@
+//! The command shares the caller's terminal, and must not type into it: what it typed, the caller's shell would run,
+//! outside of the container. TIOCSTI types a character; TIOCLINUX pastes a selection of the console.
+//!
+//! A seccomp filter refuses the two, whichever way the command makes the system call.
+
+use std::io;
+
+use crate::sys;
+
+/// <linux/audit.h>: how system calls are numbered. For each, the numbers of ioctl(2).
+#[cfg(target_arch = "x86_64")]
+const CALLS: &[(u32, &[u32])] = &[
+    // x32 has a number of its own; its flag is masked out below.
+    (0xc000_003e, &[16, 514]),
+    // int 0x80, and 32-bit programs.
+    (0x4000_0003, &[54]),
+];
+#[cfg(target_arch = "aarch64")]
+const CALLS: &[(u32, &[u32])] = &[(0xc000_00b7, &[29]), (0x4000_0028, &[54])];
+#[cfg(target_arch = "riscv64")]
+const CALLS: &[(u32, &[u32])] = &[(0xc000_00f3, &[29]), (0x4000_00f3, &[29])];
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+const CALLS: &[(u32, &[u32])] = &[];
+
+/// In the number of an x32 system call.
+const X32_FLAG: u32 = 0x4000_0000;
+
+const REFUSED: [u32; 2] = [libc::TIOCSTI as u32, libc::TIOCLINUX as u32];
+
+/// Offsets in `struct seccomp_data`.
+const NUMBER: u32 = 0;
+const ARCH: u32 = 4;
+/// The low half of the second argument: the kernel looks at no more of an ioctl's request.
+const REQUEST: u32 = 24 + if cfg!(target_endian = "big") { 4 } else { 0 };
+
+const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+/// A numbering that this machine does not have.
+const UNKNOWN: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+
+const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
+const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+
+/// For this process and all it starts from now on.
+pub(super) fn refuse() -> io::Result<()> {
+    if CALLS.is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the system calls of this machine's architecture are not known",
+        ));
+    }
+    sys::filter_syscalls(&filter())
+}
+
+fn filter() -> Vec<libc::sock_filter> {
+    let step = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
+    // Goes `distance` steps further unless the value is `k`.
+    let unless = |k, distance| libc::sock_filter { code: EQUAL, jt: 0, jf: distance, k };
+    let mut check = vec![step(LOAD, REQUEST)];
+    for request in REFUSED {
+        check.extend([unless(request, 1), step(RETURN, REFUSE)]);
+    }
+    check.push(step(RETURN, ALLOW));
+    let mut filter = vec![step(LOAD, ARCH)];
+    for (arch, numbers) in CALLS {
+        let mut block = vec![step(LOAD, NUMBER), step(AND, !X32_FLAG)];
+        for number in *numbers {
+            block.push(unless(*number, check.len() as u8));
+            block.extend_from_slice(&check);
+        }
+        block.push(step(RETURN, ALLOW));
+        filter.push(unless(*arch, block.len() as u8));
+        filter.extend(block);
+    }
+    filter.push(step(RETURN, UNKNOWN));
+    filter
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel does with it.
+    fn verdict(arch: u32, number: u32, request: u64) -> u32 {
+        let filter = filter();
+        let (mut at, mut value) = (0, 0);
+        loop {
+            let libc::sock_filter { code, jt, jf, k } = filter[at];
+            at += 1;
+            match code {
+                LOAD => {
+                    value = match k {
+                        NUMBER => number,
+                        ARCH => arch,
+                        REQUEST => request as u32,
+                        other => panic!("loads {other}"),
+                    }
+                }
+                AND => value &= k,
+                EQUAL => at += usize::from(if value == k { jt } else { jf }),
+                RETURN => return k,
+                other => panic!("step {other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_two_requests_are_refused_in_every_numbering_and_nothing_else_is() {
+        for (arch, numbers) in CALLS {
+            for number in *numbers {
+                for request in REFUSED {
+                    let high = u64::from(request) | 0xdead_beef_0000_0000;
+                    for request in [u64::from(request), high] {
+                        assert_eq!(verdict(*arch, *number, request), REFUSE);
+                    }
+                    assert_eq!(verdict(*arch, number | X32_FLAG, request.into()), REFUSE);
+                    // Another system call with the same argument.
+                    assert_eq!(verdict(*arch, number + 1, request.into()), ALLOW);
+                }
+                for request in [libc::TCGETS, libc::TIOCGPGRP, libc::TIOCSPGRP, libc::TIOCGWINSZ] {
+                    assert_eq!(verdict(*arch, *number, request), ALLOW);
+                }
+            }
+        }
+        assert_eq!(verdict(0x1234, libc::SYS_ioctl as u32, 0), UNKNOWN);
+    }
+}
