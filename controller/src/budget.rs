@@ -88,6 +88,8 @@ struct Member {
     sock: u64,
     compact: u64,
     host: u64,
+    /// Of `host`: connections that published ports hold before they are accepted.
+    listen: u64,
     udp: u64,
     dev: u64,
     flows: u64,
@@ -183,8 +185,31 @@ impl Budget {
         Ok(MemberId(id))
     }
 
-    /// The container is gone; all its flows were released before. Its `dev` and compact charges
-    /// come back.
+    /// Ports are published for a container: what their backlogs may hold is charged at once, as
+    /// `host`, and comes back with `remove_member`. Linux rules: recorded, not charged.
+    pub fn charge_listen(
+        &mut self,
+        member: MemberId,
+        bytes: u64,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        self.at(now);
+        if self.rules == Rules::Strict {
+            if let Err(refusal) = self.charge_fixed(bytes) {
+                return Err(self.note_refusal(member, refusal));
+            }
+            self.meter.fixed += bytes;
+            self.member_mut(member).bytes += bytes;
+            self.rescale(member);
+        }
+        let member = self.member_mut(member);
+        member.host += bytes;
+        member.listen += bytes;
+        Ok(())
+    }
+
+    /// The container is gone; all its flows were released before. Its `dev`, `listen` and compact
+    /// charges come back.
     pub fn remove_member(&mut self, member: MemberId, now: Instant) {
         self.at(now);
         let Some(gone) = self.members[usize::from(member.0)].take() else {
@@ -195,8 +220,9 @@ impl Budget {
         self.vacant.push(member.0);
         self.meter.udp -= gone.udp;
         if self.rules == Rules::Strict {
-            self.meter.fixed -= gone.dev + gone.compact;
-            self.uncharge(gone.dev + gone.compact + gone.udp, SoftTest::Later);
+            self.meter.fixed -= gone.dev + gone.listen + gone.compact;
+            let bytes = gone.dev + gone.listen + gone.compact + gone.udp;
+            self.uncharge(bytes, SoftTest::Later);
             self.rescale(member);
         }
     }

@@ -125,7 +125,7 @@ impl Limits {
     }
 
     /// `hard` in bytes, saturating.
-    pub(crate) const fn hard_bytes(&self) -> u64 {
+    pub const fn hard_bytes(&self) -> u64 {
         self.hard.saturating_mul(PAGE_SIZE)
     }
 }

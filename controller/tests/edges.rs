@@ -103,6 +103,44 @@ fn seats_are_used_again() {
 }
 
 #[test]
+fn backlogs_are_charged_as_host_memory_until_the_container_leaves() {
+    let mut budget = Budget::new(config(1 << 20), None).unwrap();
+    let (member, now) = (budget.add_member(4096).unwrap(), Instant(0));
+    assert!(budget.charge_listen(member, 1 << 20, now).is_err());
+    assert_eq!(budget.meter_stats(now).usage_bytes, 4096, "all or nothing");
+    budget.charge_listen(member, 100_000, now).unwrap();
+    let stats = budget.member_stats(member);
+    assert_eq!((stats.host, stats.listen, stats.reserve), (100_000, 100_000, 0));
+    assert_eq!(budget.meter_stats(now).usage_bytes, 106_496);
+    budget.remove_member(member, now);
+    assert_eq!(budget.meter_stats(now).usage_bytes, 0);
+}
+
+#[test]
+fn a_lowered_host_floor_is_still_charged_and_can_be_given_back() {
+    let mut budget = Budget::new(config(1 << 20), None).unwrap();
+    let (member, now) = (budget.add_member(0).unwrap(), Instant(0));
+    // Under pressure: caps are not raised, reservations are made.
+    let mut other = budget.admit(member, &SIZES, now).unwrap();
+    budget.establish(&mut other, now).unwrap();
+    assert_eq!(budget.rx_open(&mut other, 200, now), 200);
+    assert!(budget.under_pressure() && !budget.host_raise(&mut other, 4096, now));
+    let sizes = FlowSizes { host_floor: 100_000, ..SIZES };
+    let mut flow = budget.admit(member, &sizes, now).unwrap();
+    budget.establish(&mut flow, now).unwrap();
+    let usage = budget.meter_stats(now).usage_bytes;
+    budget.lower_host_floor(&mut flow, SIZES.host_floor, now);
+    assert_eq!((flow.host(), budget.meter_stats(now).usage_bytes), (100_000, usage));
+    budget.host_lower(&mut flow, 1 << 20, now);
+    assert_eq!(flow.host(), SIZES.host_floor.into());
+    assert_eq!(budget.member_stats(member).host, 2 * u64::from(SIZES.host_floor));
+    budget.release(flow, now);
+    budget.release(other, now);
+    assert_eq!(budget.meter_stats(now).usage_bytes, 0);
+    assert!(!budget.under_pressure());
+}
+
+#[test]
 #[cfg(debug_assertions)]
 #[should_panic(expected = "dropped without release")]
 fn a_lost_ledger_is_loud() {

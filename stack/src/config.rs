@@ -134,15 +134,25 @@ impl ContainerConfig {
             offload,
             host_loopback: true,
             sizes: flow_sizes(mtu, offload),
-            dev_queue_bytes: (hard_bytes.unwrap_or(u64::MAX) / 8)
-                .clamp(QUEUE_BYTES_MIN, QUEUE_BYTES_MAX)
-                .next_multiple_of(PAGE_SIZE),
+            dev_queue_bytes: Self::dev_queue_bytes(hard_bytes),
             flows_max: 65_536,
             secret,
             keepalive: Duration::from_secs(7200),
             user_timeout: Duration::from_secs(900),
             congestion: Algorithm::default(),
         }
+    }
+
+    /// What the device queue of a container with this hard limit is charged.
+    pub fn dev_queue_bytes(hard_bytes: Option<u64>) -> u64 {
+        (hard_bytes.unwrap_or(u64::MAX) / 8)
+            .clamp(QUEUE_BYTES_MIN, QUEUE_BYTES_MAX)
+            .next_multiple_of(PAGE_SIZE)
+    }
+
+    /// What the list of waiting SYNs and one flow are charged, bytes.
+    pub fn list_and_flow_bytes(&self) -> u64 {
+        LIST_BYTES + self.sizes.total()
     }
 
     /// A link of this MTU can carry IPv6.

@@ -133,23 +133,31 @@ pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
 /// segments from a real network.
 const BEGIN_CAPS: HostCaps = HostCaps { sndbuf: 16 << 10, rcvbuf: 48 << 10 };
 
-/// Receive caps to connect with where there is plenty, the best first. What a socket connects with decides for the rest
+/// Receive caps to begin with where there is plenty, the best first. What a socket connects with decides for the rest
 /// of its life: with less than the first its window scale is zero, and the remote's MSS is half of what its window was.
-const RCVBUF_AT_CONNECT: [u32; 2] = [256 << 10, BEGIN_CAPS.rcvbuf];
+const RCVBUF_TO_BEGIN: [u32; 2] = [256 << 10, BEGIN_CAPS.rcvbuf];
 /// One connection takes this part of what is left before soft pressure.
-const SHARE_AT_CONNECT: u64 = 64;
+const SHARE_TO_BEGIN: u64 = 64;
 
-/// What the host socket of a new flow connects with; beyond the floor it is charged here.
-pub(crate) fn caps_at_connect(budget: &mut Budget, ledger: &mut Ledger, now: Instant) -> HostCaps {
+/// What the host socket of a new flow begins with: what is charged already, or more, which is charged here.
+pub(crate) fn begin_caps(
+    budget: &mut Budget,
+    ledger: &mut Ledger,
+    charged: HostCaps,
+    now: Instant,
+) -> HostCaps {
     let most = budget.sock_limits().rmem[2];
-    let share = budget.calm_room() / SHARE_AT_CONNECT;
-    for rcvbuf in RCVBUF_AT_CONNECT {
-        let by = u64::from(rcvbuf - HOST_FLOOR.rcvbuf);
+    let share = budget.calm_room() / SHARE_TO_BEGIN;
+    for rcvbuf in RCVBUF_TO_BEGIN {
+        let by = u64::from(rcvbuf.saturating_sub(charged.rcvbuf));
+        if by == 0 {
+            break;
+        }
         if rcvbuf <= most && by <= share && budget.host_raise(ledger, by, now) {
-            return HostCaps { rcvbuf, ..HOST_FLOOR };
+            return HostCaps { rcvbuf, ..charged };
         }
     }
-    HOST_FLOOR
+    charged
 }
 
 /// Data moves, or is about to: out of the floor, if the container is rich.
@@ -291,15 +299,15 @@ mod tests {
             let mut ledger = budget.admit(member, &sizes, now).unwrap();
             budget.establish(&mut ledger, now).unwrap();
             let room = budget.calm_room();
-            let caps = caps_at_connect(&mut budget, &mut ledger, now);
+            let caps = begin_caps(&mut budget, &mut ledger, HOST_FLOOR, now);
             assert_eq!(ledger.host(), u64::from(caps.sndbuf + caps.rcvbuf));
-            assert!(u64::from(caps.rcvbuf - HOST_FLOOR.rcvbuf) <= room / SHARE_AT_CONNECT);
+            assert!(u64::from(caps.rcvbuf - HOST_FLOOR.rcvbuf) <= room / SHARE_TO_BEGIN);
             begun.push(caps.rcvbuf);
             ledgers.push(ledger);
         }
         assert!(begun.is_sorted_by(|a, b| a >= b), "the more there are, the smaller they begin");
         begun.dedup();
-        assert_eq!(begun, [RCVBUF_AT_CONNECT[0], RCVBUF_AT_CONNECT[1], HOST_FLOOR.rcvbuf]);
+        assert_eq!(begun, [RCVBUF_TO_BEGIN[0], RCVBUF_TO_BEGIN[1], HOST_FLOOR.rcvbuf]);
         assert!(!budget.under_pressure());
         ledgers.into_iter().for_each(|ledger| budget.release(ledger, now));
     }

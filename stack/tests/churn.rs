@@ -253,7 +253,8 @@ impl Bench {
             // A published port, closed there.
             4 => {
                 let peer = SocketAddr::from(([192, 0, 2, 9], port));
-                let flow = self.with_cx(|stack, cx| stack.on_accept(cx, 8080, peer)).expect("room");
+                let accepted = self.with_cx(|stack, cx| stack.on_accept(cx, 8080, peer, 0));
+                let (flow, _) = accepted.expect("room");
                 self.host.socks.insert(flow, Sock::default());
                 self.ready(flow, false, true);
                 assert_eq!(self.wire.flags, SYN);

@@ -40,6 +40,26 @@ impl Budget {
         }
     }
 
+    /// The part of the reservation for the host socket becomes `floor` bytes; what was reserved
+    /// beyond is elastic from now on, still charged, until it is lowered. For a socket that holds
+    /// more than the floor when its flow begins: that is charged as a reservation, which soft
+    /// pressure does not refuse, and not kept as one.
+    pub fn lower_host_floor(&mut self, ledger: &mut Ledger, floor: u32, now: Instant) {
+        self.at(now);
+        let before = ledger.floor();
+        let floor = floor.min(ledger.sizes.host_floor);
+        match self.rules {
+            Rules::Strict => {
+                let parts = ledger.parts();
+                ledger.sizes.host_floor = floor;
+                self.meter.fixed -= before - ledger.floor();
+                self.recount(parts, ledger.parts());
+                self.rescale(ledger.member);
+            }
+            Rules::Linux => ledger.sizes.host_floor = floor,
+        }
+    }
+
     /// Everything the flow holds goes back.
     pub fn release(&mut self, mut ledger: Ledger, now: Instant) {
         self.at(now);

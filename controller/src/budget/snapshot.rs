@@ -36,8 +36,10 @@ pub struct MemberStats {
     pub udp: u64,
     /// Flow objects, TIME-WAIT entries, parked SYNs.
     pub sock: u64,
-    /// Caps of host sockets.
+    /// Caps of host sockets, `listen` included.
     pub host: u64,
+    /// Of `host`: what the backlogs of published ports may hold.
+    pub listen: u64,
     /// Device queue.
     pub dev: u64,
     /// Admitted flows, half-open ones included. A number, not bytes.
@@ -87,6 +89,7 @@ impl Budget {
             sock,
             compact,
             host,
+            listen,
             udp,
             dev,
             flows,
@@ -107,6 +110,7 @@ impl Budget {
             udp,
             sock: sock + compact,
             host,
+            listen,
             dev,
             flows,
             counters,

@@ -9,6 +9,7 @@ use skbudget_controller::FlowSizes;
 use skbudget_stack::ContainerConfig;
 
 use crate::caps::CapSet;
+use crate::listener::Backlog;
 use crate::units::{Size, parse_size};
 
 #[derive(Debug, Parser)]
@@ -53,6 +54,8 @@ How large --hard should be: every flow that is open at the same time is guarante
 and the device queue takes hard/8, at least {} and at most {}.
 Example: {flows} flows need {flows} * {flow} B = {}, the queue of --hard {} takes {}: they fit. What is left over is \
 shared by the flows that move data; the more, the faster.
+Published ports take hard/8 together, up to hard/4 where connections can have a window scale for it, and at least {} \
+each: (backlog + 2) * (receive buffer * 33/32 + 8 KiB), for what connections receive before they are accepted.
 
 CMD runs in new user, network, PID and mount namespaces, and everything in there ends with skbudget. When the caller \
 is root, users and files are those outside; else CMD is root of a namespace with one user. It has the capabilities \
@@ -69,6 +72,7 @@ Exit code: CMD's own, 128+N when signal N ended it; 1 failure, 2 usage, 125 the 
         mib(u64::from(flow) * flows),
         Size(hard),
         mib(example.dev_queue_bytes),
+        Size(Backlog::least_bytes()),
     )
 }
 
@@ -337,9 +341,13 @@ mod tests {
         let help = parse(&["--help"]).unwrap_err();
         assert_eq!(help.exit_code(), 0);
         let text = help.to_string();
-        for expected in
-            ["loopback of the host", "--no-host-loopback", "sock 1536 + rmem_min", "takes hard/8"]
-        {
+        for expected in [
+            "loopback of the host",
+            "--no-host-loopback",
+            "sock 1536 + rmem_min",
+            "takes hard/8",
+            "at least 65KiB",
+        ] {
             assert!(text.contains(expected), "{expected} in {text}");
         }
     }

@@ -12,6 +12,7 @@ use skbudget_stack::{Algorithm, ContainerConfig};
 use crate::caps::CapSet;
 use crate::cli::{Congestion, Isolation, OnOff, PublishArg, RuleSet, RunArgs, Triple};
 use crate::exit::Failure;
+use crate::listener::Backlog;
 use crate::units::{Size, describe};
 
 /// `--hard` when it is not given.
@@ -74,6 +75,7 @@ impl RunConfig {
             + (container.sizes.wmem_min - before.wmem_min);
         let least = ContainerConfig::least_hard_bytes(args.mtu, offload) + u64::from(more);
         hard.map_or(Ok(()), |hard| holds_one_flow(hard, least))?;
+        holds_backlogs(limits, container.list_and_flow_bytes(), args.publish.len())?;
         let rules = match args.rules {
             RuleSet::Strict => Rules::Strict,
             RuleSet::Linux => Rules::Linux,
@@ -148,6 +150,30 @@ fn holds_one_flow(hard: u64, least: u64) -> Result<(), Failure> {
     )))
 }
 
+/// The backlogs of the published ports are charged from the beginning, beside what every container needs.
+fn holds_backlogs(limits: Limits, flow: u64, ports: usize) -> Result<(), Failure> {
+    let backlogs = |limits| Backlog::fit(limits, ports).bytes() * ports as u64;
+    let needs = |limits: Limits| {
+        let hard = limits.hard_bytes();
+        (ContainerConfig::dev_queue_bytes(Some(hard)) + flow + backlogs(limits)).div_ceil(PAGE_SIZE)
+    };
+    if ports == 0 || needs(limits) <= limits.hard {
+        return Ok(());
+    }
+    // What is needed grows with the limit, but by less: so this comes to rest at the least that holds it all.
+    let mut least = limits;
+    while needs(least) > least.hard {
+        least.hard = needs(least);
+    }
+    Err(Failure::usage(format!(
+        "--publish: connections that wait at {ports} ports may hold {}, for which --hard {} is too small: fewer ports, \
+         or at least {} of --hard, are allowed",
+        Size(backlogs(limits)),
+        Size(limits.hard_bytes()),
+        Size(least.hard_bytes())
+    )))
+}
+
 fn whole_chunks(bytes: u32) -> u32 {
     (u64::from(bytes).div_ceil(CHUNK_SIZE) * CHUNK_SIZE) as u32
 }
@@ -158,6 +184,7 @@ mod tests {
 
     use super::*;
     use crate::cli::{Cli, Command};
+    use crate::units::parse_size;
 
     fn config(args: &[&str]) -> Result<RunConfig, Failure> {
         let line = ["skbudget", "run"].iter().chain(args).chain(&["--", "true"]);
@@ -198,6 +225,27 @@ mod tests {
             assert!(failure.message.contains(&Size(least).to_string()), "{failure}");
         }
         assert!(config(&["--hard", &least.to_string()]).is_ok());
+    }
+
+    #[test]
+    fn ports_whose_backlogs_do_not_fit_are_refused_with_the_least_that_holds_them() {
+        let with = |hard: &str, ports: usize| {
+            let ports: Vec<String> = (1..=ports).map(|port| format!("-p{port}:80")).collect();
+            let ports = ports.iter().map(String::as_str);
+            config(&["--hard", hard].into_iter().chain(ports).collect::<Vec<_>>())
+        };
+        assert!(with("512KiB", 4).is_ok() && with("4MiB", 40).is_ok());
+        for (hard, ports) in [("512KiB", 40), ("512KiB", 6), ("200KiB", 1), ("3MiB", 60)] {
+            let failure = with(hard, ports).unwrap_err();
+            assert_eq!(failure.code, 2);
+            assert!(failure.message.starts_with("--publish"), "{failure}");
+            assert!(failure.message.contains(&format!("--hard {hard}")), "{failure}");
+            let (_, least) = failure.message.split_once("at least ").unwrap();
+            let least = parse_size(least.split_once(' ').unwrap().0).unwrap();
+            assert!(with(&least.to_string(), ports).is_ok(), "{failure}");
+            assert!(with(&(least - PAGE_SIZE).to_string(), ports).is_err(), "{failure}");
+        }
+        assert!(config(&["--isolation", "off", "-p80:80"]).is_ok());
     }
 
     #[test]

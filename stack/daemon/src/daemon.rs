@@ -17,7 +17,7 @@ use skbudget_stack::{ContainerConfig, FlowInfo, Tap};
 use crate::host_level::HostLevel;
 use crate::stats::{ContainerReport, Meter, SCHEMA, Stats};
 use crate::worker::{self, Command};
-use crate::{clock, host};
+use crate::{clock, host, listener};
 
 /// How a daemon is made.
 #[derive(Debug, Clone, Default)]
@@ -63,11 +63,7 @@ impl Publish {
     /// An IPv6 address is listened on for IPv6 alone: `0.0.0.0` and `[::]` may both be bound, and each leads to the
     /// container's address of its family.
     pub fn bind(addr: SocketAddr, guest_port: u16) -> io::Result<Self> {
-        let listener = match addr {
-            SocketAddr::V4(_) => TcpListener::bind(addr)?,
-            SocketAddr::V6(_) => host::listen_v6(addr)?,
-        };
-        Ok(Self { listener, guest_port })
+        Ok(Self { listener: listener::bind(addr)?, guest_port })
     }
 }
 
@@ -94,6 +90,11 @@ pub enum DaemonError {
     NoRoom {
         dev_bytes: u64,
     },
+    /// The budget has no room for what connections to the published ports may hold before they are accepted.
+    NoRoomForPorts {
+        ports: usize,
+        backlog_bytes: u64,
+    },
     Io(io::Error),
     /// The worker is gone: it was shut down, or it failed and said so in the log.
     Stopped,
@@ -109,6 +110,10 @@ impl fmt::Display for DaemonError {
             Self::NoRoom { dev_bytes } => {
                 write!(f, "the budget has no room for the device queue of {dev_bytes} bytes")
             }
+            Self::NoRoomForPorts { ports, backlog_bytes } => write!(
+                f,
+                "the budget has no room for the backlogs of {ports} published ports, {backlog_bytes} bytes"
+            ),
             Self::Io(e) => write!(f, "{e}"),
             Self::Stopped => write!(f, "the daemon has stopped"),
         }

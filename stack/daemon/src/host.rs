@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    self, AddressFamily, Backlog, MsgFlags, SockFlag, SockType, SockaddrIn, SockaddrStorage,
-    getsockopt, setsockopt, sockopt,
+    self, AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, SockaddrStorage, setsockopt,
+    sockopt,
 };
 use skbudget_stack::{Close, FlowId, Host, HostCaps, HostError};
 
@@ -70,17 +70,21 @@ impl HostSockets {
         (token::flow(self.seat, id) == token).then_some(id)
     }
 
-    /// Gives the flow a connection that a published port accepted.
-    pub(crate) fn adopt(&mut self, flow: FlowId, stream: TcpStream) -> io::Result<()> {
+    /// Gives the flow a connection that a published port accepted. Its buffers are those of the listener until now.
+    pub(crate) fn adopt(
+        &mut self,
+        flow: FlowId,
+        stream: TcpStream,
+        caps: HostCaps,
+    ) -> io::Result<()> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
         if stream.peer_addr()?.ip().is_loopback() {
             unpaced(&stream);
         }
+        set_buffers(&stream, caps);
         unclamp(&stream);
-        let sndbuf = getsockopt(&stream, sockopt::SndBuf)? as u32;
-        let rcvbuf = getsockopt(&stream, sockopt::RcvBuf)? as u32;
-        self.watch(flow, stream, None, HostCaps { sndbuf, rcvbuf })
+        self.watch(flow, stream, None, caps)
     }
 
     /// The container is gone. From now on a reset spares those whose guest had said everything: what the kernel still
@@ -333,20 +337,6 @@ pub(crate) fn prepare_listener(socket: &impl AsFd, caps: HostCaps) {
 fn unpaced(socket: &impl AsFd) {
     let _ = setsockopt(socket, sockopt::TcpCongestion, &OsString::from("reno"));
 }
-
-/// A listener for IPv6 only.
-pub(crate) fn listen_v6(addr: SocketAddr) -> io::Result<TcpListener> {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let fd = socket::socket(AddressFamily::Inet6, SockType::Stream, flags, None)?;
-    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
-    setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
-    socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(addr))?;
-    socket::listen(&fd, Backlog::new(BACKLOG)?)?;
-    Ok(TcpListener::from(fd))
-}
-
-/// As std's listeners have it.
-const BACKLOG: i32 = 128;
 
 /// Failure leaves the smaller buffer of before: what is charged is then more than what can be held, never less.
 fn set_buffers(socket: &impl AsFd, caps: HostCaps) {

@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod exit;
 mod host;
 mod host_level;
+pub mod listener;
 pub mod logger;
 mod names;
 mod netlink;

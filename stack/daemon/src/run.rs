@@ -300,7 +300,9 @@ fn raise_nofile() -> Result<(u64, u64), Failure> {
 /// Limits the budget refuses are a mistake of the caller, the rest of the machine's.
 fn set_up_failure(error: &DaemonError) -> Failure {
     match error {
-        DaemonError::Limits(_) | DaemonError::NoRoom { .. } => Failure::usage(error.to_string()),
+        DaemonError::Limits(_)
+        | DaemonError::NoRoom { .. }
+        | DaemonError::NoRoomForPorts { .. } => Failure::usage(error.to_string()),
         _ => Failure::set_up(error.to_string()),
     }
 }

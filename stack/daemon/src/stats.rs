@@ -1,7 +1,8 @@
 //! `skbudget.stats/1`: what a daemon knows about itself, as JSON.
 //!
 //! Integers carry their unit in the name; fields are only ever added. The categories of a container (`rmem_bytes` to
-//! `dev_bytes`, `credit_bytes` among them) sum to its part of `usage_bytes` before rounding to pages.
+//! `dev_bytes`, `credit_bytes` among them, without `listen_bytes`, which is a part of `host_bytes`) sum to its part of
+//! `usage_bytes` before rounding to pages.
 
 use std::collections::BTreeMap;
 
@@ -81,6 +82,8 @@ pub struct Categories {
     pub udp_bytes: u64,
     pub sock_bytes: u64,
     pub host_bytes: u64,
+    /// Of `host_bytes`: what the backlogs of published ports may hold.
+    pub listen_bytes: u64,
     pub dev_bytes: u64,
 }
 
@@ -141,6 +144,7 @@ impl From<&MemberStats> for Categories {
             udp_bytes: m.udp,
             sock_bytes: m.sock,
             host_bytes: m.host,
+            listen_bytes: m.listen,
             dev_bytes: m.dev,
         }
     }

@@ -3,7 +3,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 
@@ -216,4 +217,96 @@ fn limits_change_live_and_published_ports_wait_for_room() {
     daemon.set_limits("web", budget(HARD).limits).unwrap();
     let mut second = inside.accept().unwrap().0;
     echoes(&mut waiting, &mut second);
+}
+
+/// Of connections of this network namespace with this local port: each one's line of ss, memory and options included.
+fn sockets(port: u16) -> Vec<String> {
+    let mut ss = Command::new("ss");
+    let out = ss.args(["-HtmniO", "state", "established", &format!("sport = :{port}")]).output();
+    let out = String::from_utf8(out.unwrap().stdout).unwrap();
+    out.lines().map(str::to_owned).collect()
+}
+
+/// The number after `key` in a line of ss.
+fn number(line: &str, key: &str) -> u64 {
+    let after = line.split_once(key).unwrap_or_else(|| panic!("{key} in {line}")).1;
+    after[..after.find(|c: char| !c.is_ascii_digit()).unwrap()].parse().unwrap()
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn backlogs_hold_no_more_than_is_charged_for_them() {
+    // Small and large buffers; writes of one byte take the most memory for what they carry.
+    for (hard, ports, write) in [(1 << 20, 3, 4000), (2 << 20, 1, 1), (64 << 20, 2, 65_536)] {
+        let daemon = Daemon::new(DaemonConfig::default()).unwrap();
+        let (_netns, mut spec) = container("web", BudgetRef::Own(budget(hard)));
+        spec.config = ContainerConfig::new(1500, true, Some(hard), [1, 2]);
+        let bind = || Publish::bind("127.0.0.1:0".parse().unwrap(), 80).unwrap();
+        spec.publish = (0..ports).map(|_| bind()).collect();
+        let outside: Vec<SocketAddr> =
+            spec.publish.iter().map(|publish| publish.listener.local_addr().unwrap()).collect();
+        daemon.add_container(spec).unwrap();
+        let charged = report(&daemon, "web");
+        assert!(charged.categories.listen_bytes > 0);
+        assert_eq!(charged.categories.listen_bytes, charged.categories.host_bytes);
+        assert!(charged.meter.max_usage_bytes >= charged.categories.listen_bytes);
+        // From now on there is no room for a flow: everybody waits.
+        daemon.set_limits("web", Limits::from_bytes(64 << 10, None, None).unwrap()).unwrap();
+        let mut clients: Vec<TcpStream> =
+            outside.iter().flat_map(|to| (0..40).map(|_| begin_connect(*to))).collect();
+        let bytes = vec![7; write];
+        for _ in 0..300 {
+            for client in &mut clients {
+                while client.write(&bytes).is_ok_and(|n| n == bytes.len()) && write > 1 {}
+            }
+            thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let waiting: Vec<String> = outside.iter().flat_map(|to| sockets(to.port())).collect();
+        // The socket itself and its request, which ss does not count.
+        let held: u64 =
+            waiting.iter().map(|line| number(line, "(r") + number(line, ",f") + 2800).sum();
+        let listen = charged.categories.listen_bytes;
+        println!(
+            "{ports} ports, --hard {hard}: {} wait and hold {held}, {listen} charged",
+            waiting.len()
+        );
+        assert!(waiting.len() >= 3 * ports, "{} connections wait", waiting.len());
+        assert!(waiting.len() <= 33 * ports, "{} connections wait", waiting.len());
+        assert!(held <= listen, "{held} held, {listen} charged");
+        assert_eq!(report(&daemon, "web").flows, 0);
+    }
+}
+
+/// A client that does not wait for its connection.
+fn begin_connect(to: SocketAddr) -> TcpStream {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+    let _ = connect(fd.as_raw_fd(), &SockaddrStorage::from(to));
+    let stream = TcpStream::from(fd);
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn accepted_connections_have_a_window_scale() {
+    let daemon = Daemon::new(DaemonConfig::default()).unwrap();
+    let (netns, mut spec) = container("web", BudgetRef::Own(budget(64 << 20)));
+    spec.publish.push(Publish::bind("127.0.0.1:0".parse().unwrap(), 80).unwrap());
+    let outside = spec.publish[0].listener.local_addr().unwrap();
+    daemon.add_container(spec).unwrap();
+    let inside =
+        attach::run_in(netns.as_fd(), || TcpListener::bind("0.0.0.0:80").unwrap()).unwrap();
+    let mut client = TcpStream::connect(outside).unwrap();
+    // More than the floor of a host socket, before anybody reads.
+    client.write_all(&[7; 100_000]).unwrap();
+    let mut server = inside.accept().unwrap().0;
+    let line = sockets(outside.port()).pop().expect("the accepted socket");
+    let scale = line.split_once("wscale:").unwrap().1.split_once(',').unwrap().1;
+    assert!(scale.starts_with(|c: char| ('2'..='9').contains(&c)), "{line}");
+    let web = report(&daemon, "web");
+    assert!(web.host_meminfo_bytes.unwrap() <= web.categories.host_bytes, "{web:?}");
+    server.read_exact(&mut vec![0; 100_000]).unwrap();
+    echoes(&mut client, &mut server);
 }

@@ -6,14 +6,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use skbudget_controller::{Budget, Counter, Instant, Ledger, Refusal};
+use skbudget_controller::{Budget, Counter, FlowSizes, Instant, Ledger, Refusal};
 
 use super::Container;
 use crate::config::{HOST_FLOOR, NoRoute};
 use crate::counters::Stat;
 use crate::flow::{Flow, HostSide};
 use crate::icmp::{self, Unreachable};
-use crate::io::{Ctx, FlowId};
+use crate::io::{Ctx, FlowId, HostCaps};
 use crate::parked::Parking;
 use crate::relay;
 use crate::segment::{Segment, Tuple};
@@ -51,11 +51,12 @@ impl Container {
         to: SocketAddr,
         syn: &Segment<'_>,
     ) -> bool {
-        let Ok((id, mut ledger)) = self.reserve(cx) else { return false };
+        let sizes = self.config.sizes;
+        let Ok((id, mut ledger)) = self.reserve(cx, &sizes) else { return false };
         let (iss, ts_offset) = self.initial(&tuple, cx.now);
         let tcb = Tcb::passive(self.link(&tuple, cx.budget), iss, ts_offset, syn, cx.now);
         let caps = if cx.host.keeps_scale() {
-            relay::caps_at_connect(cx.budget, &mut ledger, cx.now)
+            relay::begin_caps(cx.budget, &mut ledger, HOST_FLOOR, cx.now)
         } else {
             HOST_FLOOR
         };
@@ -73,18 +74,22 @@ impl Container {
     }
 
     /// A place in the table and the whole reservation, or nothing.
-    fn reserve(&mut self, cx: &mut Ctx<'_>) -> Result<(FlowId, Ledger), Refusal> {
+    fn reserve(
+        &mut self,
+        cx: &mut Ctx<'_>,
+        sizes: &FlowSizes,
+    ) -> Result<(FlowId, Ledger), Refusal> {
         let Some(id) = self.flows.reserve() else {
             self.stats.add(Stat::FlowTableFull);
             return Err(Refusal::Hard);
         };
-        let ledger = match self.admit(cx.budget, cx.now) {
+        let ledger = match self.admit(cx.budget, sizes, cx.now) {
             Ok(ledger) => Ok(ledger),
             Err(_)
-                if self.demote(cx, self.config.sizes.total(), Budget::admission_room)
+                if self.demote(cx, sizes.total(), Budget::admission_room)
                     || self.abort_orphan(cx) =>
             {
-                self.admit(cx.budget, cx.now)
+                self.admit(cx.budget, sizes, cx.now)
             }
             Err(e) => Err(e),
         };
@@ -100,8 +105,13 @@ impl Container {
         }
     }
 
-    fn admit(&self, budget: &mut Budget, now: Instant) -> Result<Ledger, Refusal> {
-        let mut ledger = budget.admit(self.member, &self.config.sizes, now)?;
+    fn admit(
+        &self,
+        budget: &mut Budget,
+        sizes: &FlowSizes,
+        now: Instant,
+    ) -> Result<Ledger, Refusal> {
+        let mut ledger = budget.admit(self.member, sizes, now)?;
         match budget.establish(&mut ledger, now) {
             Ok(()) => Ok(ledger),
             Err(e) => {
@@ -184,29 +194,53 @@ impl Container {
     }
 
     /// A published port accepted a connection from `peer`: a flow towards `guest_port` of the guest begins, in the
-    /// peer's family if the guest has it (its SYN goes out in the next turn). `None`: no room; keep the connection and
-    /// ask again when `can_accept`.
+    /// peer's family if the guest has it (its SYN goes out in the next turn). `queued` bytes (true size) stand in the
+    /// receive queue of its socket already: they are charged with the rest. Returns what the socket's buffers are to
+    /// be. `None`: no room; keep the connection and ask again later.
     pub fn on_accept(
         &mut self,
         cx: &mut Ctx<'_>,
         guest_port: u16,
         peer: SocketAddr,
-    ) -> Option<FlowId> {
+        queued: u32,
+    ) -> Option<(FlowId, HostCaps)> {
         let (guest, gateway): (IpAddr, IpAddr) = match &self.config.ipv6 {
             Some(net) if peer.is_ipv6() => (net.guest.into(), net.gateway.into()),
             _ => (self.config.guest_ip.into(), self.config.gateway_ip.into()),
         };
         let tuple = self.free_tuple(SocketAddr::new(guest, guest_port), gateway, peer.port())?;
-        let (id, ledger) = self.reserve(cx).ok()?;
+        let (id, mut ledger, held) = self.reserve_holding(cx, queued)?;
+        let caps = if cx.host.keeps_scale() {
+            relay::begin_caps(cx.budget, &mut ledger, held, cx.now)
+        } else {
+            held
+        };
         let (iss, ts_offset) = self.initial(&tuple, cx.now);
         let tcb = Tcb::active(self.link(&tuple, cx.budget), iss, ts_offset, cx.now);
-        let side = HostSide::new(peer, HOST_FLOOR, true);
+        let side = HostSide::new(peer, caps, true);
         let mut flow = Flow::new(id, tuple, tcb, side, ledger, cx.now);
         self.stats.add(Stat::ActiveOpens);
         self.watch_new(&mut flow, cx.now);
         self.mark(flow.id.index);
         self.flows.insert(flow);
-        Some(id)
+        Some((id, caps))
+    }
+
+    /// As `reserve`, for a flow whose host socket has received `queued` bytes. What exceeds the floor of its buffer is
+    /// charged as a part of the reservation, or pressure would keep a connection out that holds its memory anyway; it
+    /// is not guaranteed from then on, and goes back when the caps are lowered.
+    fn reserve_holding(
+        &mut self,
+        cx: &mut Ctx<'_>,
+        queued: u32,
+    ) -> Option<(FlowId, Ledger, HostCaps)> {
+        let FlowSizes { host_floor, .. } = self.config.sizes;
+        let held = HostCaps { rcvbuf: queued.max(HOST_FLOOR.rcvbuf), ..HOST_FLOOR };
+        let more = held.rcvbuf - HOST_FLOOR.rcvbuf;
+        let sizes = FlowSizes { host_floor: host_floor.saturating_add(more), ..self.config.sizes };
+        let (id, mut ledger) = self.reserve(cx, &sizes).ok()?;
+        cx.budget.lower_host_floor(&mut ledger, host_floor, cx.now);
+        Some((id, ledger, held))
     }
 
     /// The guest sees the gateway, with the peer's own port where it is free.

@@ -15,7 +15,7 @@ use super::server::Server;
 use crate::chunk::ChunkPool;
 use crate::config::ContainerConfig;
 use crate::container::{Container, WakeKey};
-use crate::io::{Ctx, Device, FlowId};
+use crate::io::{Ctx, Device};
 use crate::vnet::VnetHdr;
 
 #[derive(Debug)]
@@ -111,9 +111,9 @@ impl Twin {
                 return;
             }
             let from = SocketAddr::new([192, 0, 2, 1].into(), 40_000 + port);
-            let flow: Option<FlowId> =
-                self.with(now, device, |container, cx| container.on_accept(cx, port, from));
-            let Some(flow) = flow else { return };
+            let accepted =
+                self.with(now, device, |container, cx| container.on_accept(cx, port, from, 0));
+            let Some((flow, _)) = accepted else { return };
             self.todo.pop_front();
             self.host.adopt(flow, port, client, ACCEPTED_CAPS);
         }

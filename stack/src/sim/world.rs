@@ -349,8 +349,8 @@ impl World {
         let Self { now, budgets, nodes, pool, agenda, frames, touched, .. } = self;
         let node = &mut nodes[id.0];
         node.host.set_now(*now);
-        let flow = node.with(id.0, *now, budgets, pool, agenda, frames, |container, cx| {
-            container.on_accept(cx, guest_port, peer)
+        let (flow, _) = node.with(id.0, *now, budgets, pool, agenda, frames, |container, cx| {
+            container.on_accept(cx, guest_port, peer, 0)
         })?;
         node.host.adopt(flow, guest_port, server, caps);
         node.stack_dirty = true;

@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 
-use skbudget_stack::{Close, Ready};
+use skbudget_stack::controller::Limits;
+use skbudget_stack::{Close, Container, FlowId, HostCaps, Ready};
 use smoltcp::wire::ArpOperation;
 
 use crate::peer::{Hello, Peer, introduce};
-use crate::rig::{GATEWAY, GUEST, Rig, one, segs};
+use crate::rig::{GATEWAY, GUEST, Rig, Setup, Sock, one, segs};
 use crate::wire::{ACK, RST, SYN, Seg, Sent};
 
 fn from(port: u16) -> SocketAddr {
@@ -14,7 +15,7 @@ fn from(port: u16) -> SocketAddr {
 }
 
 /// A client came in; the guest's hardware address is known if `known`.
-fn accepted(rig: &mut Rig, port: u16) -> (skbudget_stack::FlowId, Vec<Sent>) {
+fn accepted(rig: &mut Rig, port: u16) -> (FlowId, Vec<Sent>) {
     let flow = rig.accept(8080, from(port));
     rig.stack.on_host_ready(flow, Ready { readable: false, writable: true });
     (flow, rig.turn())
@@ -107,6 +108,52 @@ fn a_guest_whose_hardware_address_is_unknown_is_asked_for_it() {
     }
     assert!(rig.flow(flow).is_none() && rig.flow(second).is_none());
     rig.assert_empty();
+}
+
+/// A client that sent so much before it was accepted.
+fn accepted_with(rig: &mut Rig, queued: u32) -> Option<(FlowId, HostCaps)> {
+    let accepted = rig.with_cx(|stack, cx| stack.on_accept(cx, 8080, from(7000), queued));
+    if let Some((flow, _)) = accepted {
+        rig.host.socks.insert(flow, Sock::default());
+    }
+    accepted
+}
+
+#[test]
+fn what_a_client_sent_before_it_was_accepted_is_charged() {
+    for pressed in [false, true] {
+        let mut rig = Rig::with(Setup { hard: 1 << 20, ..Setup::default() });
+        introduce(&mut rig);
+        let mut other = Peer::open(&mut rig);
+        if pressed {
+            rig.sock(other.flow).room = 0;
+            for _ in 0..8 {
+                let out = rig.send(other.data(&[7; 1400]));
+                other.hear(&out);
+            }
+            rig.budget.set_limits(Limits::from_bytes(1 << 20, Some(4096), None).unwrap(), rig.now);
+            assert!(rig.budget.under_pressure());
+        }
+        let before = rig.memory();
+        let (_, caps) = accepted_with(&mut rig, 100_000).expect("room");
+        assert_eq!(caps.rcvbuf, 100_000);
+        let charged = rig.memory().host - before.host;
+        assert_eq!(charged, u64::from(caps.sndbuf + caps.rcvbuf), "pressed: {pressed}");
+        assert!(rig.usage() <= 1 << 20);
+        rig.with_cx(Container::abort_all);
+        assert_eq!(rig.memory().host, 0);
+    }
+}
+
+#[test]
+fn a_client_that_sent_more_than_there_is_room_for_waits() {
+    let mut rig = Rig::with(Setup { hard: 512 << 10, ..Setup::default() });
+    introduce(&mut rig);
+    let before = (rig.usage(), rig.memory().flows);
+    assert!(rig.stack.can_accept(&rig.budget));
+    assert_eq!(accepted_with(&mut rig, 600_000), None);
+    assert_eq!((rig.usage(), rig.memory().flows), before, "nothing of it is charged here");
+    assert!(accepted_with(&mut rig, 60_000).is_some());
 }
 
 /// The guest's answer to who-has.

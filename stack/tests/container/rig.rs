@@ -342,8 +342,8 @@ impl Rig {
 
     /// A client outside connects to a published port; its socket says nothing yet.
     pub(crate) fn accept(&mut self, guest_port: u16, from: SocketAddr) -> FlowId {
-        let accepted = self.with_cx(|stack, cx| stack.on_accept(cx, guest_port, from));
-        let flow = accepted.expect("room");
+        let accepted = self.with_cx(|stack, cx| stack.on_accept(cx, guest_port, from, 0));
+        let (flow, _) = accepted.expect("room");
         self.host.socks.insert(flow, Sock { room: usize::MAX, ..Sock::default() });
         flow
     }

@@ -10,6 +10,7 @@ use skbudget_stack::{Container, FlowInfo, Tap};
 use super::{BudgetSeat, Seat, Shared, Worker};
 use crate::daemon::{BudgetId, BudgetRef, ContainerSpec, DaemonError};
 use crate::host::HostSockets;
+use crate::listener::Backlog;
 use crate::stats::{self, Categories, ContainerReport, Meter};
 
 #[derive(Debug)]
@@ -168,6 +169,15 @@ impl Worker {
             }
             return Err(DaemonError::NoRoom { dev_bytes });
         };
+        let (ports, backlog) = (publish.len(), Backlog::fit(owner.budget.limits(), publish.len()));
+        let backlog_bytes = backlog.bytes() * ports as u64;
+        if ports > 0 && owner.budget.charge_listen(member, backlog_bytes, now).is_err() {
+            owner.budget.remove_member(member, now);
+            if own {
+                self.budgets[at] = None;
+            }
+            return Err(DaemonError::NoRoomForPorts { ports, backlog_bytes });
+        }
         let members = &mut owner.members;
         let slot = usize::from(member.0);
         members.resize(members.len().max(slot + 1), None);
@@ -181,7 +191,7 @@ impl Worker {
         let seat = Seat::new(name, at, stack, host, tap);
         place(&mut self.seats, seat);
         let registered = match &mut self.seats[free] {
-            Some(seat) => seat.register(self.poll.registry(), index, publish),
+            Some(seat) => seat.register(self.poll.registry(), index, publish, backlog),
             None => Ok(()),
         };
         if let Err(e) = registered {

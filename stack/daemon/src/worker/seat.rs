@@ -1,20 +1,20 @@
 //! One container in a worker: its stack, its device, its host sockets, its published ports.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
-use nix::sys::socket::{setsockopt, sockopt};
 use skbudget_controller::{Budget, Instant};
-use skbudget_stack::{ChunkPool, Close, Container, Ctx, Host, HostCaps, Tap};
+use skbudget_stack::{ChunkPool, Close, Container, Ctx, Host, Tap};
 
 use super::rest::Recent;
 use crate::daemon::Publish;
-use crate::host::{self, HostSockets};
-use crate::token;
+use crate::host::HostSockets;
+use crate::listener::Backlog;
+use crate::{sys, token};
 
 /// Frames and bytes taken from one device in one turn: small enough that what was read is still in the cache when it
 /// is relayed, and that no other container waits long; large enough that the turn's fixed cost does not show.
@@ -24,9 +24,6 @@ const BYTES_PER_TURN: usize = 512 << 10;
 const FRAMES_PER_PRESSED_TURN: usize = 8;
 
 const ACCEPTS_PER_TURN: usize = 16;
-
-/// The kernel grants no socket less to send from (SOCK_MIN_SNDBUF).
-const SNDBUF_LEAST: u32 = 4608;
 
 /// After a failed accept (no descriptors left, most likely) the listener rests: asking at once would fail again.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -65,6 +62,8 @@ struct Listener {
     /// Connections may wait.
     ready: bool,
     rest_until: Option<Instant>,
+    /// A connection that holds more than the container has room for: the next to begin.
+    accepted: Option<(TcpStream, SocketAddr)>,
 }
 
 /// What a turn of a seat leaves behind.
@@ -108,21 +107,24 @@ impl Seat {
         registry: &Registry,
         seat: u16,
         publish: Vec<Publish>,
+        backlog: Backlog,
     ) -> io::Result<()> {
         let fd = self.tap.as_fd().as_raw_fd();
         let interest = Interest::READABLE | Interest::WRITABLE;
         registry.register(&mut SourceFd(&fd), token::device(seat), interest)?;
         for (index, Publish { listener, guest_port }) in publish.into_iter().enumerate() {
             listener.set_nonblocking(true)?;
-            // Accepted connections start with these buffers: what their admission charges, not the system's default.
-            let floor = self.stack.config().sizes.host_floor;
-            let rcvbuf = floor.saturating_sub(SNDBUF_LEAST);
-            host::prepare_listener(&listener, HostCaps { sndbuf: SNDBUF_LEAST, rcvbuf });
+            backlog.listen(&listener)?;
             let token = token::listener(seat, index as u32);
             let fd = listener.as_raw_fd();
             registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
-            let socket = listener;
-            self.listeners.push(Listener { socket, guest_port, ready: false, rest_until: None });
+            self.listeners.push(Listener {
+                socket: listener,
+                guest_port,
+                ready: false,
+                rest_until: None,
+                accepted: None,
+            });
         }
         Ok(())
     }
@@ -256,7 +258,8 @@ impl Seat {
 
     fn accept_one(&mut self, index: usize, budget: &mut Budget, shared: &mut Shared<'_>) {
         let listener = &mut self.listeners[index];
-        let (stream, peer) = match listener.socket.accept() {
+        let waited = listener.accepted.take().map(Ok);
+        let (stream, peer) = match waited.unwrap_or_else(|| listener.socket.accept()) {
             Ok(accepted) => accepted,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 listener.ready = false;
@@ -270,26 +273,30 @@ impl Seat {
                 return;
             }
         };
-        let guest_port = listener.guest_port;
-        self.begin(stream, guest_port, peer, budget, shared);
+        self.begin(index, stream, peer, budget, shared);
     }
 
     fn begin(
         &mut self,
-        stream: std::net::TcpStream,
-        guest_port: u16,
+        index: usize,
+        stream: TcpStream,
         peer: SocketAddr,
         budget: &mut Budget,
         shared: &mut Shared<'_>,
     ) {
-        let flow =
-            self.with_stack(budget, shared, |stack, cx| stack.on_accept(cx, guest_port, peer));
-        let Some(flow) = flow else {
-            // There was room a moment ago. The client is told at once rather than left waiting for nothing.
-            reset(&stream);
+        let guest_port = self.listeners[index].guest_port;
+        let queued = sys::socket_queued_bytes(stream.as_fd()).map_or(0, |(_, received)| received);
+        let begun = self
+            .with_stack(budget, shared, |stack, cx| stack.on_accept(cx, guest_port, peer, queued));
+        let Some((flow, caps)) = begun else {
+            // There is room for a flow, but not for what its client has sent already. It is charged where it is.
+            let listener = &mut self.listeners[index];
+            listener.accepted = Some((stream, peer));
+            listener.ready = false;
+            listener.rest_until = Some(shared.now + ACCEPT_REST);
             return;
         };
-        if let Err(e) = self.host.adopt(flow, stream) {
+        if let Err(e) = self.host.adopt(flow, stream, caps) {
             log::warn!("container {}: published port {guest_port}: {e}", self.name);
             // The flow learns it at its first read: it has no socket.
             self.host.close(flow, Close::Reset);
@@ -303,9 +310,4 @@ fn is_peers_doing(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO | libc::ENETDOWN | libc::EHOSTUNREACH)
     )
-}
-
-fn reset(stream: &std::net::TcpStream) {
-    let now = libc::linger { l_onoff: 1, l_linger: 0 };
-    let _ = setsockopt(stream, sockopt::Linger, &now);
 }
