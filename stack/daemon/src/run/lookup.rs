@@ -42,9 +42,42 @@ fn is_executable(path: &Path) -> bool {
     path.is_file() && access(path, AccessFlags::X_OK).is_ok()
 }
 
+/// A path as JSON: its bytes, since it need not be text.
+pub(super) mod as_bytes {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(path: &Path, out: S) -> Result<S::Ok, S::Error> {
+        path.as_os_str().as_bytes().serialize(out)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+        Vec::deserialize(from).map(|bytes| OsString::from_vec(bytes).into())
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
+    use serde::{Deserialize, Serialize};
+
     use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    struct Orders(#[serde(with = "as_bytes")] PathBuf);
+
+    #[test]
+    fn a_path_that_is_no_text_arrives_as_it_was() {
+        for bytes in [&b"/bin/sh"[..], b"/tmp/\xff\xfe", b"/\x80\"\n"] {
+            let path = Path::new(OsStr::from_bytes(bytes)).to_owned();
+            let json = serde_json::to_string(&Orders(path.clone())).unwrap();
+            assert_eq!(serde_json::from_str::<Orders>(&json).unwrap().0, path);
+        }
+    }
 
     fn code(command: &str) -> u8 {
         find(OsStr::new(command), OsStr::new("/bin:/etc")).unwrap_err().code

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use skbudget_stack::Tap;
 
 use super::init::exit_code;
+use super::lookup;
 use super::port::{Note, Port, Received, observe};
 use super::roles;
 use super::signals::{self, Signals};
@@ -41,6 +42,7 @@ use crate::{logger, sys};
 pub(super) struct Orders {
     pub(super) guest: GuestNet,
     /// Where the command was found.
+    #[serde(with = "lookup::as_bytes")]
     pub(super) program: PathBuf,
     /// Limits of open files that `skbudget` was started with: the command's.
     pub(super) nofile: (u64, u64),

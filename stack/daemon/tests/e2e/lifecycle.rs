@@ -1,7 +1,10 @@
 //! Exit codes, signals, and that nothing is left behind.
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use skbudget_stack::ContainerConfig;
@@ -20,6 +23,27 @@ fn the_commands_code_comes_back() {
     }
     assert_eq!(script(&[], "kill -KILL $$").status.code(), Some(128 + 9));
     assert_eq!(script(&[], "kill -TERM $$").status.code(), Some(128 + 15));
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn a_program_whose_path_is_no_text_is_run() {
+    let mut path = std::env::temp_dir().join(unique("no-text")).into_os_string().into_vec();
+    path.extend(b"-\xff\xfe");
+    let path = TempFile(OsString::from_vec(path).into());
+    fs::write(&path.0, "#!/bin/sh\nexit 3\n").unwrap();
+    fs::set_permissions(&path.0, fs::Permissions::from_mode(0o755)).unwrap();
+    let output = skbudget(&[]).arg(&path.0).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+    // Found along PATH, in a folder of such a name.
+    let folder = TempFile(path.0.with_extension("folder"));
+    fs::create_dir(&folder.0).unwrap();
+    fs::rename(&path.0, folder.0.join("program")).unwrap();
+    let mut search = folder.0.clone().into_os_string();
+    search.push(":/usr/bin:/bin");
+    let output = skbudget(&[]).arg("program").env("PATH", search).output().unwrap();
+    fs::remove_dir_all(&folder.0).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
 }
 
 #[test]

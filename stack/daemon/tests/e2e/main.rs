@@ -6,9 +6,12 @@ mod ipv6;
 mod lifecycle;
 mod output;
 mod privileges;
+mod pty;
 mod rootless;
+mod signals;
 mod stderr;
 mod support;
+mod terminal;
 mod traffic;
 mod usage;
 

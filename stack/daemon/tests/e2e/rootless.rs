@@ -66,3 +66,15 @@ fn nothing_of_a_user_stays_either() {
     assert_eq!(as_user(true, &args).status.code(), Some(4));
     assert!(!process_with(&marker));
 }
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn a_users_command_cannot_type_into_the_terminal_and_ends_by_any_signal() {
+    let file = TempFile::new("types");
+    std::fs::write(&file.0, crate::terminal::TYPES).unwrap();
+    let output = as_user(true, &format!("-- python3 {}", file.path()));
+    assert_eq!(succeed(&output), "1\n1\n1\n");
+    let output =
+        as_user(true, "-- bash -c '(bash -c \"kill -RTMIN \\$\\$\" &); sleep 0.3; kill -RTMAX $$'");
+    assert_eq!(output.status.code(), Some(128 + 64), "{}", text(&output.stderr));
+}

@@ -1,0 +1,111 @@
+//! A terminal with a session on it, driven as a user would.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::pty::openpty;
+
+/// Only ends what hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Session {
+    master: Option<File>,
+    reader: Option<JoinHandle<()>>,
+    gone: Arc<AtomicBool>,
+    slave: OwnedFd,
+    leader: Child,
+    shown: Arc<Mutex<String>>,
+    /// How much of it was expected already.
+    seen: usize,
+}
+
+impl Session {
+    /// Runs a program as the leader of a session of its own on a new terminal.
+    pub(crate) fn start(args: &[&str], env: &[(&str, &str)]) -> Self {
+        let pty = openpty(None, None).unwrap();
+        // A terminal whose other end the session has open, too, would never go away.
+        fcntl(&pty.master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+        let clone = || pty.slave.try_clone().unwrap();
+        let mut command = Command::new("setsid");
+        command.arg("-c").args(args).envs(env.iter().copied());
+        let leader = command.stdin(clone()).stdout(clone()).stderr(clone()).spawn().unwrap();
+        let master = File::from(pty.master);
+        let shown = Arc::<Mutex<String>>::default();
+        let (mut from, to) = (master.try_clone().unwrap(), Arc::clone(&shown));
+        let gone = Arc::<AtomicBool>::default();
+        let stop = Arc::clone(&gone);
+        let reader = thread::spawn(move || {
+            let mut buf = [0; 4096];
+            while !stop.load(Ordering::Relaxed) {
+                let mut fds = [PollFd::new(from.as_fd(), PollFlags::POLLIN)];
+                if poll(&mut fds, 20u8).unwrap() == 0 {
+                    continue;
+                }
+                // An error: nobody has the terminal open any more.
+                let Ok(n @ 1..) = from.read(&mut buf) else { break };
+                to.lock().unwrap().push_str(&String::from_utf8_lossy(&buf[..n]));
+            }
+        });
+        let reader = Some(reader);
+        Self { master: Some(master), reader, gone, slave: pty.slave, leader, shown, seen: 0 }
+    }
+
+    pub(crate) fn type_in(&mut self, text: &str) {
+        self.master.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Waits until it is shown, after what was expected before.
+    #[track_caller]
+    pub(crate) fn expect(&mut self, text: &str) {
+        let began = Instant::now();
+        loop {
+            {
+                let shown = self.shown.lock().unwrap();
+                if let Some(at) = shown[self.seen..].find(text) {
+                    self.seen += at + text.len();
+                    return;
+                }
+                assert!(began.elapsed() < PATIENCE, "no {text:?} in {:?}", &shown[self.seen..]);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub(crate) fn shown(&self) -> String {
+        self.shown.lock().unwrap().clone()
+    }
+
+    /// Another program on the terminal, outside of the session.
+    pub(crate) fn beside(&self, program: &str, args: &[&str]) {
+        let mut command = Command::new(program);
+        let status = command.args(args).stdin(self.slave.try_clone().unwrap()).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// The terminal goes away, as when a window is closed.
+    pub(crate) fn hang_up(&mut self) {
+        self.gone.store(true, Ordering::Relaxed);
+        self.reader.take().into_iter().for_each(|reader| reader.join().unwrap());
+        self.master = None;
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.leader.wait().unwrap()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.hang_up();
+        let _ = self.leader.kill();
+        let _ = self.leader.wait();
+    }
+}

@@ -1,0 +1,195 @@
+//! A terminal that the caller and the command share.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use crate::pty::Session;
+use crate::support::{BINARY, TempFile, process_with, skbudget, succeed, text, unique, until};
+
+const OUTER: &[(&str, &str)] = &[("PS1", "outer> "), ("TERM", "dumb"), ("INNER", "inner> ")];
+
+/// An interactive shell, at its prompt.
+fn shell() -> Session {
+    let mut session = Session::start(&["bash", "--norc", "--noediting", "-i"], OUTER);
+    session.expect("outer> ");
+    session
+}
+
+/// Runs until it is ended.
+fn sleeper(marker: &str) -> String {
+    format!("echo star\"ted\"; exec -a {marker} sleep 1000")
+}
+
+fn prompts_until(session: &mut Session, text: &str) {
+    while !session.shown().contains(text) {
+        session.type_in("sleep 0.1\n");
+        session.expect("outer> ");
+    }
+}
+
+fn inner_shell() -> String {
+    format!("PS1=$INNER {BINARY} run -- bash --norc --noediting -i")
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn a_script_reads_the_terminal_after_an_interactive_shell_in_the_container() {
+    // No job control here: nobody but skbudget hands the terminal back.
+    let script = format!("{}; read -t 20 line; echo \"read: $line\"", inner_shell());
+    let mut session = Session::start(&["bash", "--norc", "-c", &script], OUTER);
+    session.expect("inner> ");
+    session.type_in("exit\n");
+    session.expect("exit");
+    session.type_in("something\n");
+    session.expect("read: something");
+    assert!(session.wait().success());
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn a_script_reads_the_terminal_after_a_shell_that_was_killed() {
+    let script = format!("{}; echo code $?; read -t 20 line; echo \"read: $line\"", inner_shell());
+    let mut session = Session::start(&["bash", "--norc", "-c", &script], OUTER);
+    session.expect("inner> ");
+    session.type_in("kill -KILL $$\n");
+    session.expect("code 137");
+    session.type_in("something\n");
+    session.expect("read: something");
+    assert!(session.wait().success());
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn a_command_that_stops_itself_leaves_a_prompt_and_goes_on_in_the_foreground() {
+    for stop in ["kill -STOP $$", "kill -TSTP $$", "kill -TTIN 0"] {
+        let mut session = shell();
+        session.type_in(&format!("{BINARY} run -- bash -c '{stop}; echo went-\"on\"; exit 3'\n"));
+        session.expect("Stopped");
+        session.expect("outer> ");
+        session.type_in("fg\n");
+        session.expect("went-on");
+        session.type_in("echo code-$?\n");
+        session.expect("code-3");
+        session.type_in("exit\n");
+        session.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn an_inner_shell_suspends_and_has_the_terminal_again_afterwards() {
+    let mut session = shell();
+    session.type_in(&format!("{}\n", inner_shell()));
+    session.expect("inner> ");
+    for round in 0..2 {
+        session.type_in("suspend\n");
+        session.expect("Stopped");
+        session.expect("outer> ");
+        // The outer shell has the terminal meanwhile.
+        session.type_in(&format!("echo out-\"side\"-{round}\n"));
+        session.expect(&format!("out-side-{round}"));
+        session.type_in("fg\n");
+        session.type_in(&format!("echo in-\"side\"-{round}\n"));
+        session.expect(&format!("in-side-{round}"));
+    }
+    session.type_in("exit 4\n");
+    session.expect("outer> ");
+    session.type_in("echo code-$?\n");
+    session.expect("code-4");
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn ctrl_z_stops_all_and_ctrl_c_ends_all() {
+    let mut session = shell();
+    let marker = unique("stopped");
+    session.type_in(&format!("{BINARY} run -- bash -c '{}'\n", sleeper(&marker)));
+    session.expect("started");
+    session.type_in("\u{1a}");
+    session.expect("Stopped");
+    session.expect("outer> ");
+    session.type_in("bg\n");
+    session.expect("outer> ");
+    session.type_in("jobs -r\n");
+    session.expect("Running");
+    session.expect("outer> ");
+    session.type_in("fg\n");
+    session.expect("run -- bash");
+    session.type_in("\u{3}");
+    session.expect("outer> ");
+    session.type_in("echo code-$?\n");
+    session.expect("code-130");
+    until(|| !process_with(&marker));
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn a_run_in_the_background_takes_no_terminal_from_anybody() {
+    let mut session = shell();
+    session.type_in(&format!("{BINARY} run -- bash -c 'read line; echo never' &\n"));
+    // It reads from the background: stopped, as any command. The shell shows that before a prompt.
+    prompts_until(&mut session, "Stopped");
+    session.type_in("kill -KILL %1\n");
+    prompts_until(&mut session, "Killed");
+    session.type_in("echo still-\"here\"\n");
+    session.expect("still-here");
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn the_commands_of_a_session_leader_end_with_its_terminal() {
+    let marker = unique("hung-up");
+    let mut session = Session::start(&[BINARY, "run", "--", "bash", "-c", &sleeper(&marker)], &[]);
+    session.expect("started");
+    session.hang_up();
+    assert_eq!(session.wait().code(), Some(128 + 1));
+    until(|| !process_with(&marker));
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn the_commands_of_a_shell_end_with_its_terminal() {
+    let marker = unique("hung-up");
+    let mut session = shell();
+    session.type_in(&format!("{BINARY} run -- bash -c '{}'\n", sleeper(&marker)));
+    session.expect("started");
+    session.hang_up();
+    session.wait();
+    until(|| !process_with(&marker));
+}
+
+/// Prints what it got for each of the requests: 1 is EPERM.
+pub(crate) const TYPES: &str = "import fcntl
+for request, argument in ((0x5412, b'x'), (0x541C, b'\\x02' + bytes(15)), (0x10000005412, b'x')):
+    try:
+        fcntl.ioctl(0, request & 0xffffffff, argument)
+        print('typed')
+    except OSError as e:
+        print(e.errno)
+";
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn the_command_cannot_type_into_the_terminal() {
+    let mut session = shell();
+    let file = TempFile::new("types");
+    std::fs::File::create(&file.0).unwrap().write_all(TYPES.as_bytes()).unwrap();
+    for options in ["", "--cap-add NET_ADMIN"] {
+        session.type_in(&format!(
+            "{BINARY} run {options} -- python3 {}; echo do-\"ne\"\n",
+            file.path()
+        ));
+        session.expect("do-ne");
+    }
+    let shown = session.shown();
+    assert_eq!(shown.lines().filter(|line| line.trim() == "1").count(), 6, "{shown}");
+    assert!(!shown.contains("typed"), "{shown}");
+    // Nothing else is kept from it: its own terminals work, and so do programs that gain privileges.
+    let output = skbudget(&[])
+        .args(["bash", "-c", "script -qc 'stty size' /dev/null; grep NoNewPrivs /proc/self/status"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = succeed(&output);
+    assert!(said.contains("NoNewPrivs:\t0"), "{said} {}", text(&output.stderr));
+}
