@@ -65,8 +65,6 @@ pub enum Counter {
     TCPToZeroWindowAdv,
     /// The window wanted to be zero.
     TCPWantZeroWindowAdv,
-    /// A connection was reset for want of budget.
-    TCPAbortOnMemory,
     /// A SYN waits for room.
     AdmissionDelayed,
     /// A SYN was dropped for want of room.

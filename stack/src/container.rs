@@ -9,11 +9,9 @@
 //! Events only mark; all work that moves bytes or says something happens once per flow and turn, so a batch of
 //! segments costs one write and one ACK.
 
+use skbudget_controller::{Budget, Instant, MemberId};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::time::Duration;
-
-use skbudget_controller::{Budget, Counter, Instant, MemberId};
 
 use crate::config::ContainerConfig;
 use crate::counters::{Stat, Stats};
@@ -29,6 +27,7 @@ use crate::tcp::{Disposition, Mem};
 use crate::timewait::{TimeWait, Verdict};
 
 mod admission;
+mod ending;
 mod frames;
 mod info;
 mod keepalive;
@@ -36,15 +35,13 @@ mod lists;
 mod memory;
 mod service;
 
+pub use ending::Undelivered;
 pub use info::{ContainerStats, FlowInfo};
 pub(crate) use keepalive::GuestProbes;
 pub use memory::WakeKey;
 
 /// Challenge ACKs a second, on average (Linux' tcp_challenge_ack_limit of old).
 const CHALLENGES_PER_SECOND: u32 = 1000;
-
-/// An orphan whose host side takes nothing for so long is reset (K11).
-const ORPHAN_WITHOUT_PROGRESS: Duration = Duration::from_secs(60);
 
 /// Bytes moved and flows served in one turn: then the device is looked at again, where the guest's ACKs wait in a short
 /// queue, and the other containers have theirs. A flow's service is two or three system calls: a container of many busy
@@ -81,8 +78,6 @@ pub struct Container {
     watched: usize,
     /// Idle flows and their last data, the longest idle first: their credit goes first when memory is short (H3).
     idle: VecDeque<(Instant, FlowId)>,
-    /// Flows whose guest is done and whose host side has not taken everything yet, the oldest first.
-    orphans: VecDeque<FlowId>,
     /// Deterministic from the secret; spreads retries and quotas.
     rng: u64,
     reassembly: Reassembly,
@@ -116,7 +111,6 @@ impl Container {
             watch: VecDeque::new(),
             watched: 0,
             idle: VecDeque::new(),
-            orphans: VecDeque::new(),
             rng: config.secret[0] | 1,
             reassembly: Reassembly::default(),
             icmp: PerSecond::default(),
@@ -208,33 +202,28 @@ impl Container {
                 flow.tcb.rcv.ack_now |= self.challenge_allowed(cx.now);
             }
             Disposition::KeepAlive => self.on_keepalive(cx, &mut flow, seg),
-            Disposition::Reset => return self.end(cx, flow, Close::Reset),
+            Disposition::Reset => return self.outlive_guest(cx, flow, Close::Reset),
             Disposition::Abort => return self.abort(cx, flow),
-            Disposition::Closed | Disposition::TimeWait => {
-                self.guest_is_done(cx, &mut flow, disposition == Disposition::TimeWait);
+            Disposition::TimeWait => {
+                self.enter_time_wait(cx, &flow);
+                return self.outlive_guest(cx, flow, Close::Graceful);
             }
+            Disposition::Closed => return self.outlive_guest(cx, flow, Close::Graceful),
         }
         self.mark(flow.id.index);
         self.flows.put(flow);
     }
 
-    /// TCP with the guest is over. What the guest sent is still owed to the host: the flow lives until it is there.
-    fn guest_is_done(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow, time_wait: bool) {
-        flow.guest_done = true;
-        flow.orphan_until = Some(cx.now + ORPHAN_WITHOUT_PROGRESS);
-        self.orphans.push_back(flow.id);
-        if time_wait {
-            // The last ACK is said before the flow stops speaking, unless FINs crossed and it was said already.
-            if flow.tcb.rcv.ack_sent != flow.tcb.rcv.nxt() {
-                let ack = flow.tcb.time_wait_ack(cx.now);
-                self.egress.segment(cx.device, &flow.tuple, &ack, &[]);
-            }
-            let entry = flow.tcb.time_wait_entry();
-            if self.timewait.insert(flow.tuple, entry, cx.budget, self.member, cx.now) {
-                self.stats.add(Stat::TW);
-            }
+    fn enter_time_wait(&mut self, cx: &mut Ctx<'_>, flow: &Flow) {
+        // The last ACK is said before the flow stops speaking, unless FINs crossed and it was said already.
+        if flow.tcb.rcv.ack_sent != flow.tcb.rcv.nxt() {
+            let ack = flow.tcb.time_wait_ack(cx.now);
+            self.egress.segment(cx.device, &flow.tuple, &ack, &[]);
         }
-        self.flows.unlink(flow);
+        let entry = flow.tcb.time_wait_entry();
+        if self.timewait.insert(flow.tuple, entry, cx.budget, self.member, cx.now) {
+            self.stats.add(Stat::TW);
+        }
     }
 
     /// Host socket of a flow became ready (edge).
@@ -245,10 +234,11 @@ impl Container {
         self.mark(id.index);
     }
 
-    /// Host socket of a flow reported an error (EPOLLERR). A flow that has nothing to read or write would not find out.
+    /// Host socket of a flow reported an error (EPOLLERR). Which one, the reads tell when all before it is read.
     pub fn on_host_broken(&mut self, id: FlowId) {
         if let Some(flow) = self.flows.get_mut(id) {
             flow.host.broken = true;
+            flow.host.ready = Ready { readable: true, writable: true };
             self.mark(id.index);
         }
     }
@@ -323,7 +313,7 @@ impl Container {
     /// with the number of connections there have been. Stale timers at the head go at once: they would wake the
     /// container for nothing. To be called when no flow is taken from the table, or its entries would be found stale.
     fn forget_stale_entries(&mut self) {
-        let Self { timers, flows, watch, idle, orphans, .. } = self;
+        let Self { timers, flows, watch, idle, .. } = self;
         let most = lists::most_entries(flows.len());
         if timers.len() > most {
             timers
@@ -334,7 +324,6 @@ impl Container {
         lists::prune(idle, most, |&(since, id)| {
             flows.get(id).is_some_and(|flow| memory::is_idle_since(flow, since))
         });
-        lists::prune(orphans, most, |&id| flows.get(id).is_some_and(|flow| flow.guest_done));
         while let Some(&Reverse((at, index, generation))) = timers.peek()
             && !is_live(flows, at, index, generation)
         {
@@ -354,9 +343,10 @@ impl Container {
             self.flows.put(flow);
             return;
         }
-        if flow.guest_done {
-            cx.budget.count(self.member, Counter::TCPAbortOnMemory, 1);
-            return self.end(cx, flow, Close::Reset);
+        if flow.orphan.is_some() {
+            self.mark(flow.id.index);
+            self.flows.put(flow);
+            return;
         }
         flow.retry_at = flow.retry_at.filter(|&t| t > cx.now);
         self.look_for_peer(cx, &mut flow);
@@ -388,24 +378,6 @@ impl Container {
 
     // ---- ends ----
 
-    fn abort(&mut self, cx: &mut Ctx<'_>, flow: Box<Flow>) {
-        self.stats.add(Stat::OutRsts);
-        self.egress.segment(cx.device, &flow.tuple, &flow.tcb.reset_segment(), &[]);
-        self.end(cx, flow, Close::Reset);
-    }
-
-    /// The flow is over: host socket closed, memory given back.
-    fn end(&mut self, cx: &mut Ctx<'_>, mut flow: Box<Flow>, how: Close) {
-        cx.host.close(flow.id, how);
-        if flow.waiting {
-            cx.budget.forget(self.wake_key(&flow).0);
-        }
-        self.watched -= usize::from(flow.watched);
-        flow.tcb.clear(cx.pool);
-        self.flows.release(&flow);
-        cx.budget.release(flow.ledger, cx.now);
-    }
-
     /// The container is gone: every flow is aborted (host side reset), everything uncharged.
     pub fn abort_all(&mut self, cx: &mut Ctx<'_>) {
         for index in self.flows.indices() {
@@ -424,7 +396,6 @@ impl Container {
         self.timers.clear();
         self.watch.clear();
         self.idle.clear();
-        self.orphans.clear();
         std::mem::take(&mut self.dirty).into_iter().for_each(|i| self.flows.clear_dirty(i));
         std::mem::take(&mut self.blocked).into_iter().for_each(|i| self.flows.clear_blocked(i));
         self.blocked_until = None;

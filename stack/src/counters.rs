@@ -104,6 +104,10 @@ stats! {
     GuestKeepAlive,
     GuestKeepAliveRelayed,
     TCPAbortOnTimeout,
+    /// Flows whose guest was gone and whose host took nothing for too long, and the bytes of them that were
+    /// acknowledged to the guest and not by the host's peer.
+    OrphansGivenUp,
+    OrphanBytesLost,
     TW,
     /// The device took no frame; it is sent again.
     DeviceFull,
@@ -121,7 +125,15 @@ impl Default for Stats {
 
 impl Stats {
     pub(crate) fn add(&mut self, stat: Stat) {
-        self.0[stat as usize] += 1;
+        self.add_n(stat, 1);
+    }
+
+    pub(crate) fn add_n(&mut self, stat: Stat, n: u64) {
+        self.0[stat as usize] += n;
+    }
+
+    pub(crate) fn get(&self, stat: Stat) -> u64 {
+        self.0[stat as usize]
     }
 
     pub(crate) fn named(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use skbudget_controller::{Instant, Ledger};
 
 use crate::container::GuestProbes;
-use crate::io::{FlowId, HostCaps, Ready};
+use crate::io::{FlowId, HostCaps, HostError, Ready};
+use crate::orphan::Orphan;
 use crate::segment::Tuple;
 use crate::seq::Seq;
 use crate::tcp::Tcb;
@@ -25,9 +26,12 @@ pub(crate) struct HostSide {
     /// connect(2) is done.
     pub(crate) open: bool,
     pub(crate) ready: Ready,
-    /// The socket reported an error: it is asked which, though nothing is to be read or written.
+    /// The socket reported an error (EPOLLERR). Nothing is written any more: a write would be given the error that the
+    /// reads are to end with.
     pub(crate) broken: bool,
-    /// The host's stream ended.
+    /// The first error of the socket: later ones only follow from it.
+    pub(crate) error: Option<HostError>,
+    /// All that the host sent was read.
     pub(crate) eof: bool,
     /// We ended ours.
     pub(crate) shut: bool,
@@ -56,9 +60,7 @@ pub(crate) struct Flow {
     pub(crate) host: HostSide,
     pub(crate) ledger: Ledger,
     /// TCP with the guest is over; what it sent may still be on its way to the host.
-    pub(crate) guest_done: bool,
-    /// Then: when it is given up unless the host takes something.
-    pub(crate) orphan_until: Option<Instant>,
+    pub(crate) orphan: Option<Orphan>,
     /// Earliest entry in the container's timer queue.
     pub(crate) timer_at: Option<Instant>,
     /// Linux rules: when to ask for send memory again (L4).
@@ -75,12 +77,18 @@ pub(crate) struct Flow {
 }
 
 impl HostSide {
+    /// Nothing can be sent to the host any more.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken || self.error.is_some()
+    }
+
     pub(crate) fn new(to: SocketAddr, caps: HostCaps, open: bool) -> Self {
         Self {
             to,
             open,
             ready: Ready::default(),
             broken: false,
+            error: None,
             eof: false,
             shut: false,
             begun: false,
@@ -110,8 +118,7 @@ impl Flow {
             tcb,
             host,
             ledger,
-            guest_done: false,
-            orphan_until: None,
+            orphan: None,
             timer_at: None,
             retry_at: None,
             waiting: false,
@@ -131,8 +138,8 @@ impl Flow {
 
     /// When this flow must be looked at if nothing else happens.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        if self.guest_done {
-            return self.orphan_until;
+        if let Some(orphan) = &self.orphan {
+            return Some(orphan.look_at());
         }
         [self.tcb.deadline(), self.retry_at, self.probes.deadline()].iter().filter_map(|t| *t).min()
     }

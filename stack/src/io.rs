@@ -41,10 +41,12 @@ pub enum HostError {
     HostUnreachable,
     /// ENETUNREACH, EACCES, EPERM
     NetUnreachable,
-    /// ETIMEDOUT: nothing is answered to the guest, its own timer decides.
+    /// ETIMEDOUT: a guest that connects is not answered, its own timer decides; an open flow is reset.
     TimedOut,
-    /// ECONNRESET, EPIPE, ECONNABORTED
+    /// ECONNRESET, ECONNABORTED: the peer reset the connection.
     Reset,
+    /// EPIPE: the peer ended its stream and then reset the connection.
+    ResetAfterEnd,
     /// EMFILE, ENOBUFS, EADDRNOTAVAIL and the like: ours, not the peer's.
     NoResources,
 }
@@ -59,6 +61,10 @@ pub enum Close {
 }
 
 /// The host's side of one container's flows.
+///
+/// A connection that the peer reset behaves as a Linux socket does: `read` gives what arrived before the reset, then
+/// the error, once; a `write` that comes first is given the error instead, and `read` then ends with `Ok(0)`. After a
+/// peer that ended its stream before it reset the connection, `read` ends with `Ok(0)` and only `write` fails.
 pub trait Host {
     /// The window scale of a connection follows from the buffer it began with, for the rest of its life: so it is with
     /// a kernel's sockets, and where there is plenty they connect with a large one. Otherwise a window follows its
@@ -69,7 +75,7 @@ pub trait Host {
     /// Starts a non-blocking connect with buffers set to `caps` first. `Ok`: under way or done; the outcome is asked
     /// with `connect_outcome` once the socket was reported writable.
     fn connect(&mut self, flow: FlowId, to: SocketAddr, caps: HostCaps) -> Result<(), HostError>;
-    /// `None`: still under way. Asked again when an open socket reported an error (`Container::on_host_broken`).
+    /// `None`: still under way. `Reset` and `ResetAfterEnd`: it was made, and the peer reset it since.
     fn connect_outcome(&mut self, flow: FlowId) -> Option<Result<(), HostError>>;
     /// writev(2). Never `Ok(0)` for a non-empty write.
     fn write(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<usize, HostError>;
@@ -77,6 +83,9 @@ pub trait Host {
     fn read(&mut self, flow: FlowId, parts: &mut [IoSliceMut<'_>]) -> Result<usize, HostError>;
     /// shutdown(SHUT_WR)
     fn shutdown_write(&mut self, flow: FlowId);
+    /// SIOCOUTQ: bytes written that the peer has not acknowledged, and one for the end of the stream. 0 when nothing
+    /// of it is held any more, as after a reset.
+    fn unacknowledged(&mut self, flow: FlowId) -> u64;
     fn set_caps(&mut self, flow: FlowId, caps: HostCaps);
     /// Lowers the caps; returns what the socket may hold until it has drained: the larger of `caps` and what SO_MEMINFO
     /// says it holds, or what the caps were if it does not say.

@@ -25,6 +25,13 @@
 //! A SYN opens a flow in `container/admission` (two a turn), after the flow's whole reservation is charged. The loop,
 //! the host sockets and the TAP's set-up are in the package `skbudget`, in the folder `daemon` beside this one.
 //!
+//! # How a flow ends
+//!
+//! What was acknowledged to one end is delivered to the other before that one learns of the end, in
+//! `container/ending.rs`. A host socket in error is read to its end, and the guest is reset when it has acknowledged
+//! everything (`relay.rs` `end_of_host`, `tcp.rs` `reset_is_due`). A flow whose guest is gone is an orphan (K11, in
+//! `orphan.rs`): it is charged until the host's peer has acknowledged everything; a timer looks whether it has.
+//!
 //! # Where memory is charged
 //!
 //! In `rxq` (receive), `txq` (send), `container/admission` (the reservation), `relay` (caps of host sockets), `parked`
@@ -77,6 +84,7 @@ mod ingress;
 pub mod io;
 mod ipv6;
 mod ndp;
+mod orphan;
 mod parked;
 mod persecond;
 #[cfg(test)]
@@ -101,7 +109,7 @@ pub use skbudget_controller as controller;
 
 pub use chunk::ChunkPool;
 pub use config::{ContainerConfig, Ipv6Net};
-pub use container::{Container, ContainerStats, FlowInfo, WakeKey};
+pub use container::{Container, ContainerStats, FlowInfo, Undelivered, WakeKey};
 pub use io::{Close, Ctx, Device, FlowId, Host, HostCaps, HostError, Ready};
 pub use tap::Tap;
 pub use tcp::congestion::Algorithm;

@@ -8,7 +8,12 @@
 //! ```text
 //! guest ──▶ rcv.q ──to_host──▶ host socket          FIN ──▶ shutdown(SHUT_WR) once rcv.q is empty
 //! guest ◀── snd.q ◀─to_guest── host socket          FIN ◀── end of stream
+//!                                                   RST ◀── error, once the guest has acknowledged all before it
 //! ```
+//!
+//! A host socket in error still holds what arrived before: it is read to its end first, and nothing is written to it.
+//! It takes nothing more, so what the guest sends then is dropped once it arrived: a guest that sends all before it
+//! reads would otherwise never read the answer.
 
 use std::time::Duration;
 
@@ -36,8 +41,6 @@ pub(crate) enum Moved {
     More,
     /// No memory for what the host has to say.
     NoMemory,
-    /// The host side broke.
-    Failed(HostError),
 }
 
 /// The two ends of one flow, and the host they are relayed to.
@@ -51,7 +54,7 @@ pub(crate) struct Ends<'a> {
 /// Everything in order goes to the host socket; the end of the guest's stream follows the last byte.
 pub(crate) fn to_host(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
     let mut left = BYTES_PER_TURN;
-    while !ends.tcb.rcv.q.is_empty() && ends.side.ready.writable {
+    while !ends.tcb.rcv.q.is_empty() && ends.side.ready.writable && !ends.side.is_broken() {
         let mut parts = [std::io::IoSlice::new(&[]); WRITE_PARTS];
         let mut count = 0;
         for (slot, part) in parts.iter_mut().zip(ends.tcb.rcv.q.readable(WRITE_PARTS)) {
@@ -71,8 +74,19 @@ pub(crate) fn to_host(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
                 ends.side.ready.writable = false;
                 raise_sndbuf(ends, mem);
             }
-            Err(e) => return Moved::Failed(e),
+            Err(e) => {
+                ends.side.error = Some(e);
+                // What arrived before is still to be read.
+                ends.side.ready.readable = true;
+            }
         }
+    }
+    if ends.side.is_broken() {
+        let unread = ends.tcb.rcv.q.unread() as usize;
+        if unread > 0 {
+            ends.tcb.consume(unread, mem);
+        }
+        return Moved::Done;
     }
     if ends.tcb.drained() && !ends.side.shut {
         ends.side.shut = true;
@@ -113,8 +127,11 @@ pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
                 raise_rcvbuf(ends, n, mem);
             }
             Filled::Eof => {
-                ends.side.eof = true;
-                ends.tcb.finish();
+                if ends.side.broken {
+                    // The error did not end the reads: the peer had ended its stream before.
+                    ends.side.error.get_or_insert(HostError::ResetAfterEnd);
+                }
+                end_of_host(ends);
             }
             // The flow's own cap, not the pool: an ACK makes room, and brings us here again.
             Filled::NoMemory if at_sndbuf(mem) => return Moved::Done,
@@ -122,11 +139,38 @@ pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
                 ends.tcb.snd.moderate_target();
                 return Moved::NoMemory;
             }
-            Filled::Failed(HostError::WouldBlock) => ends.side.ready.readable = false,
-            Filled::Failed(e) => return Moved::Failed(e),
+            Filled::Failed(HostError::WouldBlock) => {
+                ends.side.ready.readable = false;
+                // It was no error of the connection, or it was given to a write.
+                ends.side.broken = false;
+                if ends.side.error.is_some() {
+                    end_of_host(ends);
+                }
+            }
+            Filled::Failed(e) => {
+                ends.side.error.get_or_insert(e);
+                end_of_host(ends);
+            }
         }
     }
+    if ends.side.eof && ends.side.broken && ends.side.error.is_none() {
+        ends.side.error = Some(HostError::ResetAfterEnd);
+        end_of_host(ends);
+    }
     Moved::Done
+}
+
+/// All that the host sent was read. How its stream ended is what the guest is to see: FIN, RST, or FIN and then RST.
+fn end_of_host(ends: &mut Ends<'_>) {
+    ends.side.eof = true;
+    match ends.side.error {
+        None => ends.tcb.finish(),
+        Some(HostError::ResetAfterEnd) => {
+            ends.tcb.finish();
+            ends.tcb.reset_when_acknowledged();
+        }
+        Some(_) => ends.tcb.reset_when_acknowledged(),
+    }
 }
 
 /// Caps a flow begins with where there is plenty: a reply of usual size fits, and so does an initial window of 10
@@ -243,6 +287,13 @@ pub(crate) fn lower(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
 pub(crate) fn lower_to_floor(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
     ends.side.begun = false;
     lower_to(ends, HOST_FLOOR, mem);
+}
+
+/// TCP with the guest is over: nothing is read from the host any more, and once all is written, what the kernel gave
+/// back is charged no longer.
+pub(crate) fn lower_as_delivered(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
+    let sndbuf = if ends.tcb.rcv.q.is_empty() { HOST_FLOOR.sndbuf } else { ends.side.caps.sndbuf };
+    lower_to(ends, HostCaps { sndbuf, ..HOST_FLOOR }, mem);
 }
 
 /// The container is under pressure: the caps of a flow that proved fast go back to where it began (B7, B10). What the

@@ -51,7 +51,7 @@ pub use link::{Fate, Faults, Link, LinkConfig, LinkStats, Mishap, WhenFull};
 pub use observe::{Observer, Tally, Watch};
 pub use pattern::Pattern;
 pub use rng::Rng;
-pub use server::{Accept, Server, Source};
+pub use server::{Accept, End, Server, Source};
 pub use smoltcp;
 pub use twin::Twin;
 pub use world::{BudgetId, NodeConfig, NodeId, World, WorldStats};

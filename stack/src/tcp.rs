@@ -208,6 +208,28 @@ impl Tcb {
         self.snd.fin = true;
     }
 
+    /// The host reset the connection: RST when the guest has acknowledged everything, FIN included. Earlier it would
+    /// make the guest's kernel forget what lies behind a hole.
+    pub(crate) fn reset_when_acknowledged(&mut self) {
+        self.snd.reset = true;
+    }
+
+    /// That moment has come.
+    pub(crate) fn reset_is_due(&self) -> bool {
+        let snd = &self.snd;
+        let acknowledged = snd.q.is_empty() && snd.board.outstanding() == 0;
+        snd.reset && acknowledged && (!snd.fin || self.state == State::FinWait2)
+    }
+
+    /// TCP with the guest is over: what was to be sent, what is beyond a hole and the window go back. What arrived in
+    /// order stays, for the host.
+    pub(crate) fn abandon(&mut self, mem: &mut Mem<'_>) {
+        let unsent = self.snd.q.len();
+        self.snd.q.acked(unsent, mem.pool, mem.budget, mem.ledger, mem.now);
+        self.rcv.q.prune_ofo(mem.pool, mem.budget, mem.ledger, mem.now);
+        self.rcv.q.close_to(0, mem.budget, mem.ledger, mem.now);
+    }
+
     /// The guest's stream ended and every byte of it was handed to the host.
     pub(crate) fn drained(&self) -> bool {
         self.rcv.fin_taken && self.rcv.q.is_empty()
@@ -216,7 +238,8 @@ impl Tcb {
     /// What may be queued for the guest now, bytes. Under pressure nothing beyond the reserve is asked for: what is
     /// left between soft and hard is for flows yet to be admitted, whose guarantee it is.
     pub(crate) fn send_room(&self, pressure: bool) -> usize {
-        if !matches!(self.state, State::Established | State::CloseWait) || self.snd.fin {
+        let ended = self.snd.fin || self.snd.reset;
+        if !matches!(self.state, State::Established | State::CloseWait) || ended {
             return 0;
         }
         match (pressure, self.snd.q.len()) {

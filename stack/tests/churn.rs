@@ -67,6 +67,9 @@ impl Host for FakeHost {
         if n > 0 || sock.ends { Ok(n) } else { Err(HostError::WouldBlock) }
     }
     fn shutdown_write(&mut self, _: FlowId) {}
+    fn unacknowledged(&mut self, _: FlowId) -> u64 {
+        0
+    }
     fn set_caps(&mut self, _: FlowId, _: HostCaps) {}
     fn lower_caps(&mut self, _: FlowId, caps: HostCaps) -> HostCaps {
         caps

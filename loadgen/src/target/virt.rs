@@ -386,7 +386,6 @@ const COUNTERS: &[(&str, Counter)] = counters![
     TCPFromZeroWindowAdv,
     TCPToZeroWindowAdv,
     TCPWantZeroWindowAdv,
-    TCPAbortOnMemory,
     AdmissionDelayed,
     AdmissionDenied,
     CreditDemoted,

@@ -12,7 +12,7 @@ use std::{fmt, thread};
 
 use mio::Waker;
 use skbudget_controller::{BudgetConfig, Level, LevelConfig, LimitError, Limits};
-use skbudget_stack::{ContainerConfig, FlowInfo, Tap};
+use skbudget_stack::{ContainerConfig, FlowInfo, Tap, Undelivered};
 
 use crate::host_level::HostLevel;
 use crate::stats::{ContainerReport, Meter, SCHEMA, Stats};
@@ -227,9 +227,9 @@ impl Daemon {
         self.of(name, |reply| Command::Flows { name: name.to_owned(), reply })?
     }
 
-    /// The flows of which the host was not yet given all that the guest said, and its end.
-    pub fn unsaid(&self, name: &str) -> Result<Vec<FlowInfo>, DaemonError> {
-        self.of(name, |reply| Command::Unsaid { name: name.to_owned(), reply })?
+    /// What was acknowledged to the container and would be lost if it were removed now.
+    pub fn undelivered(&self, name: &str) -> Result<Undelivered, DaemonError> {
+        self.of(name, |reply| Command::Undelivered { name: name.to_owned(), reply })?
     }
 
     /// Everything at this moment. `meminfo`: ask the kernel what each host socket holds, too.

@@ -18,6 +18,7 @@ use skbudget_stack::{Close, FlowId, Host, HostCaps, HostError};
 use crate::sys;
 use crate::token;
 
+mod closing;
 mod descriptors;
 mod keepalive;
 
@@ -40,8 +41,6 @@ pub(crate) struct HostSockets {
     open: usize,
     /// connect(2)s since it was last asked.
     begun: u32,
-    /// The container is gone: see [`Self::end`].
-    ending: bool,
 }
 
 #[derive(Debug)]
@@ -53,13 +52,11 @@ struct Slot {
     sndbuf: u32,
     /// What is charged for it: its caps, or more until it has drained.
     charged: HostCaps,
-    /// The guest's stream is complete: all of it was written, and its end.
-    complete: bool,
 }
 
 impl HostSockets {
     pub(crate) fn new(registry: Registry, seat: u16, outbound: Option<Ipv4Addr>) -> Self {
-        Self { registry, seat, outbound, slots: Vec::new(), open: 0, begun: 0, ending: false }
+        Self { registry, seat, outbound, slots: Vec::new(), open: 0, begun: 0 }
     }
 
     /// The flow an event is for; `None` when the flow of that token is over.
@@ -70,33 +67,24 @@ impl HostSockets {
         (token::flow(self.seat, id) == token).then_some(id)
     }
 
-    /// Gives the flow a connection that a published port accepted. Its buffers are those of the listener until now.
+    /// Gives the flow a connection that a published port accepted from `peer`. Its buffers are those of the listener
+    /// until now. The socket has no peer any more when it was reset before it was accepted: what it received until then
+    /// can be read all the same.
     pub(crate) fn adopt(
         &mut self,
         flow: FlowId,
         stream: TcpStream,
+        peer: SocketAddr,
         caps: HostCaps,
     ) -> io::Result<()> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
-        if stream.peer_addr()?.ip().is_loopback() {
+        if peer.ip().is_loopback() {
             unpaced(&stream);
         }
         set_buffers(&stream, caps);
         unclamp(&stream);
         self.watch(flow, stream, None, caps)
-    }
-
-    /// The container is gone. From now on a reset spares those whose guest had said everything: what the kernel still
-    /// holds of it was acknowledged to the guest and is delivered.
-    pub(crate) fn end(&mut self) {
-        self.ending = true;
-    }
-
-    /// All that the guest said was written, and its end.
-    pub(crate) fn is_complete(&self, flow: FlowId) -> bool {
-        let slot = self.slots.get(flow.index as usize).and_then(Option::as_ref);
-        slot.is_some_and(|slot| slot.generation == flow.generation && slot.complete)
     }
 
     /// connect(2)s since this was last asked.
@@ -138,7 +126,7 @@ impl HostSockets {
             self.slots.resize_with(index + 1, || None);
         }
         let (generation, sndbuf, charged) = (flow.generation, caps.sndbuf, caps);
-        let slot = Slot { generation, stream, to, sndbuf, charged, complete: false };
+        let slot = Slot { generation, stream, to, sndbuf, charged };
         let before = self.slots[index].replace(slot);
         debug_assert!(before.is_none(), "{flow:?} has a socket already");
         self.open += usize::from(before.is_none());
@@ -166,6 +154,7 @@ impl HostSockets {
         let far = !to.ip().is_loopback();
         set_buffers(&fd, if far { HostCaps { rcvbuf: FAR_RCVBUF, ..caps } } else { caps });
         setsockopt(&fd, sockopt::TcpNoDelay, &true).map_err(map)?;
+        closing::reset_on_close(&fd);
         if !far {
             let _ = setsockopt(&fd, sockopt::TcpMaxSeg, &LOOPBACK_MSS);
             unpaced(&fd);
@@ -232,8 +221,12 @@ impl Host for HostSockets {
     fn shutdown_write(&mut self, flow: FlowId) {
         if let Some(slot) = self.slot(flow) {
             // Fails only when the connection is gone already, which the next read or write tells.
-            slot.complete |= slot.stream.shutdown(Shutdown::Write).is_ok();
+            let _ = slot.stream.shutdown(Shutdown::Write);
         }
+    }
+
+    fn unacknowledged(&mut self, flow: FlowId) -> u64 {
+        self.slot(flow).map_or(0, |slot| closing::unacknowledged(&slot.stream))
     }
 
     fn set_caps(&mut self, flow: FlowId, caps: HostCaps) {
@@ -277,11 +270,8 @@ impl Host for HostSockets {
         }
         let slot = self.slots[flow.index as usize].take();
         self.open -= 1;
-        if let (Some(slot), Close::Reset) = (&slot, how)
-            && !(self.ending && slot.complete)
-        {
-            let now = libc::linger { l_onoff: 1, l_linger: 0 };
-            let _ = setsockopt(&slot.stream, sockopt::Linger, &now);
+        if let (Some(slot), Close::Graceful) = (&slot, how) {
+            closing::deliver_on_close(&slot.stream);
         }
         // Dropping it closes it, which also takes it off the poll.
     }
@@ -328,6 +318,7 @@ const FAR_RCVBUF: u32 = 4 << 20;
 
 /// As `set_buffers`, for a listener: what it accepts starts like that.
 pub(crate) fn prepare_listener(socket: &impl AsFd, caps: HostCaps) {
+    closing::reset_on_close(socket);
     set_buffers(socket, caps);
     let _ = setsockopt(socket, sockopt::TcpMaxSeg, &LOOPBACK_MSS);
 }
@@ -373,9 +364,8 @@ fn map(errno: Errno) -> HostError {
         | Errno::EINVAL
         | Errno::EAFNOSUPPORT => HostError::NetUnreachable,
         Errno::ETIMEDOUT => HostError::TimedOut,
-        Errno::ECONNRESET | Errno::EPIPE | Errno::ECONNABORTED | Errno::ENOTCONN => {
-            HostError::Reset
-        }
+        Errno::ECONNRESET | Errno::ECONNABORTED | Errno::ENOTCONN => HostError::Reset,
+        Errno::EPIPE => HostError::ResetAfterEnd,
         _ => HostError::NoResources,
     }
 }

@@ -3,6 +3,7 @@
 mod arbiter;
 mod capture;
 mod command;
+mod drain;
 mod forward;
 mod init;
 mod injection;
@@ -23,7 +24,6 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::Child;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -33,8 +33,8 @@ use skbudget_stack::Tap;
 use crate::attach::GuestNet;
 use crate::config::RunConfig;
 use crate::daemon::{BudgetRef, ContainerSpec, Daemon, DaemonConfig, DaemonError, Publish};
-use crate::exit::{Failure, SIGNAL_BASE};
-use crate::{clock, names, sys};
+use crate::exit::{FAILURE, Failure, SIGNAL_BASE};
+use crate::{names, sys};
 use forward::{Forwarder, Waited};
 use port::Port;
 pub use roles::inner_main;
@@ -42,10 +42,6 @@ use sandbox::Orders;
 use signals::Signals;
 use terminal::Terminal;
 use wire::{Order, Report, Wire};
-
-/// After the command ended, how long what it sent last may take without any progress, and how often that is looked at.
-const DRAIN_STALL: Duration = Duration::from_secs(1);
-const DRAIN_STEP: Duration = Duration::from_millis(2);
 
 /// Random numbers for a stack's secret.
 pub fn secret() -> Result<[u64; 2], Failure> {
@@ -114,13 +110,17 @@ fn with_sandbox(
     daemon.add_container(spec).map_err(|e| set_up_failure(&e))?;
     sandbox.wire.send(&Order::Go, &[]).map_err(|e| Failure::set_up(format!("sandbox: {e}")))?;
     let code = sandbox.wait_exited(forwarder)?;
-    drain(daemon, forwarder.signals(), name).map_err(|e| Failure::other(e.to_string()))?;
+    let lost = drain::drain(daemon, name, || forwarder.signals().interrupted())
+        .map_err(|e| Failure::other(e.to_string()))?;
+    if !lost.is_nothing() {
+        log::warn!("{lost}");
+    }
     if output.wants_stats() {
         output.settle();
         let stats = daemon.stats(true).map_err(|e| Failure::other(e.to_string()))?;
         output.write_stats(&stats);
     }
-    Ok(code)
+    Ok(if code == 0 && !lost.is_nothing() { FAILURE } else { code })
 }
 
 /// The parent's view of the sandbox process.
@@ -218,34 +218,6 @@ impl Sandbox {
         // It may be waiting for a command that does not end, after a failure of ours.
         let _ = process.kill();
         let _ = process.wait();
-    }
-}
-
-/// Waits until what the command sent before it ended has been taken to the host: its sockets are closed, so every flow
-/// comes to an end as soon as its data is out. A host that does not read holds it up for `DRAIN_STALL` at most; so does
-/// a signal.
-fn drain(daemon: &Daemon, signals: &Signals, name: &str) -> Result<(), DaemonError> {
-    let mut last = Vec::new();
-    let mut since = clock::now();
-    loop {
-        let pending = daemon.unsaid(name)?;
-        let now = clock::now();
-        let progress: Vec<_> =
-            pending.iter().map(|flow| (flow.id, flow.bytes_from_guest, flow.rmem)).collect();
-        if progress != last {
-            (last, since) = (progress, now);
-        }
-        let interrupted = signals.interrupted()?;
-        if pending.is_empty() {
-            return Ok(());
-        }
-        if interrupted || now.since(since) >= DRAIN_STALL {
-            let n = pending.len();
-            log::warn!("{n} flows are reset whose last bytes the host did not take");
-            pending.iter().for_each(|flow| log::info!("reset: {flow:?}"));
-            return Ok(());
-        }
-        std::thread::sleep(DRAIN_STEP);
     }
 }
 

@@ -180,7 +180,7 @@ fn pressure_name<S: Serializer>(pressure: &Pressure, out: S) -> Result<S::Ok, S:
 }
 
 /// In the order of their numbers.
-const COUNTERS: [Counter; 21] = [
+const COUNTERS: [Counter; 20] = [
     Counter::TCPMemoryPressures,
     Counter::TCPMemoryPressuresChrono,
     Counter::PruneCalled,
@@ -194,7 +194,6 @@ const COUNTERS: [Counter; 21] = [
     Counter::TCPFromZeroWindowAdv,
     Counter::TCPToZeroWindowAdv,
     Counter::TCPWantZeroWindowAdv,
-    Counter::TCPAbortOnMemory,
     Counter::AdmissionDelayed,
     Counter::AdmissionDenied,
     Counter::CreditDemoted,

@@ -85,10 +85,7 @@ impl Container {
         };
         let ledger = match self.admit(cx.budget, sizes, cx.now) {
             Ok(ledger) => Ok(ledger),
-            Err(_)
-                if self.demote(cx, sizes.total(), Budget::admission_room)
-                    || self.abort_orphan(cx) =>
-            {
+            Err(_) if self.demote(cx, sizes.total(), Budget::admission_room) => {
                 self.admit(cx.budget, sizes, cx.now)
             }
             Err(e) => Err(e),

@@ -64,8 +64,7 @@ impl Container {
     }
 
     fn list_entries(&self) -> usize {
-        let stale_some_time =
-            self.timers.len() + self.watch.len() + self.idle.len() + self.orphans.len();
+        let stale_some_time = self.timers.len() + self.watch.len() + self.idle.len();
         let by_place = self.dirty.len() + self.blocked.len();
         stale_some_time + by_place + self.woken.len() + self.arrived.len()
     }
@@ -81,7 +80,7 @@ fn info(flow: &Flow) -> FlowInfo {
         id: flow.id,
         guest: flow.tuple.guest(),
         host: flow.host.to,
-        state: flow.tcb.state.name(),
+        state: if flow.orphan.is_some() { "ORPHAN" } else { flow.tcb.state.name() },
         rmem: flow.ledger.rmem(),
         ofo: flow.ledger.ofo(),
         credit: flow.ledger.credit(),

@@ -6,14 +6,11 @@ use skbudget_controller::{Budget, CHUNK_SIZE, Counter, Instant, MemberId, Rules}
 
 use super::Container;
 use crate::flow::Flow;
-use crate::io::{Close, Ctx};
+use crate::io::Ctx;
 use crate::relay;
 
 /// Without data for this long a flow is idle: its credit may be demoted (H3) and does not count as pressure (K7).
 const IDLE_AFTER: Duration = Duration::from_secs(1);
-
-/// An orphan that holds no more than this is left alone (SOCK_MIN_SNDBUF).
-const ORPHAN_MIN: u64 = 4608;
 
 /// A flow or a parked SYN that waits for memory; what `Budget::poll_wake` hands back. The member is in it, so that
 /// the owner of a shared budget knows whose it is: `member << 48 | kind << 47 | generation << 32 | index`.
@@ -163,22 +160,6 @@ impl Container {
         if self.parked.waiting() > 0 {
             self.demote(cx, self.config.sizes.total(), Budget::admission_room);
         }
-    }
-
-    /// No room for a new flow: the oldest orphan that holds more than a little is reset (K11, tcp_check_oom). Its guest
-    /// closed it, its host side does not take what is left; the reset tells both.
-    pub(super) fn abort_orphan(&mut self, cx: &mut Ctx<'_>) -> bool {
-        while let Some(id) = self.orphans.pop_front() {
-            if self.flows.get_mut(id).is_none_or(|flow| flow.ledger.rmem() <= ORPHAN_MIN) {
-                continue;
-            }
-            if let Some(flow) = self.flows.take(id.index) {
-                cx.budget.count(self.member, Counter::TCPAbortOnMemory, 1);
-                self.end(cx, flow, Close::Reset);
-                return true;
-            }
-        }
-        false
     }
 
     /// Forgets a parked SYN. It also leaves the lists of those to admit: a guest that takes back each SYN with a reset

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use skbudget_controller::{Budget, Rules};
 
-use super::{Container, ORPHAN_WITHOUT_PROGRESS};
+use super::Container;
 use crate::config::ContainerConfig;
 use crate::counters::Stat;
 use crate::flow::Flow;
@@ -22,7 +22,6 @@ const ARP_RETRY: Duration = Duration::from_millis(100);
 /// What a flow's turn ended with.
 #[derive(Debug, Default)]
 struct Serviced {
-    failed: Option<HostError>,
     /// The turn's share is used up.
     more: bool,
     no_send_memory: bool,
@@ -40,33 +39,33 @@ impl Container {
                     flow.tcb.on_host_connected();
                     self.watch_new(&mut flow, cx.now);
                 }
+                Some(Err(e @ (HostError::Reset | HostError::ResetAfterEnd))) => {
+                    // It was made, and the peer has said all it had to say.
+                    (flow.host.open, flow.host.error) = (true, Some(e));
+                    flow.host.ready.readable = true;
+                    flow.tcb.on_host_connected();
+                    self.watch_new(&mut flow, cx.now);
+                }
                 Some(Err(e)) => return self.host_connect_failed(cx, flow, e),
             }
-        }
-        let broken = std::mem::take(&mut flow.host.broken) && flow.host.open;
-        if broken && let Some(Err(_)) = cx.host.connect_outcome(flow.id) {
-            return self.host_failed(cx, flow);
         }
         let before = flow.host.bytes_to_guest;
         let unread = flow.tcb.rcv.q.unread();
         let serviced = self.move_bytes(cx, &mut flow);
         let taken = unread - flow.tcb.rcv.q.unread();
         self.bytes_to_host += taken;
-        if taken > 0 && flow.guest_done {
-            flow.orphan_until = Some(cx.now + ORPHAN_WITHOUT_PROGRESS);
-        }
         if flow.host.bytes_to_guest > before {
             self.bytes_to_guest += flow.host.bytes_to_guest - before;
             self.note_data(&mut flow, cx);
         }
-        if serviced.failed.is_some() {
-            return self.host_failed(cx, flow);
-        }
-        if flow.guest_done && flow.host.shut {
-            return self.end(cx, flow, Close::Graceful);
-        }
         if serviced.more {
             self.mark(flow.id.index);
+        }
+        if let Some(orphan) = flow.orphan {
+            return self.see_orphan_off(cx, flow, orphan);
+        }
+        if flow.tcb.reset_is_due() {
+            return self.abort(cx, flow);
         }
         if serviced.device_full {
             self.block(cx, &flow);
@@ -76,14 +75,6 @@ impl Container {
         }
         self.schedule(&mut flow);
         self.flows.put(flow);
-    }
-
-    fn host_failed(&mut self, cx: &mut Ctx<'_>, flow: Box<Flow>) {
-        if flow.guest_done {
-            self.end(cx, flow, Close::Reset);
-        } else {
-            self.abort(cx, flow);
-        }
     }
 
     /// Lends a flow's two ends and its memory to `work`.
@@ -109,7 +100,7 @@ impl Container {
 
     fn move_bytes(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow) -> Serviced {
         let mut done = Serviced::default();
-        let (idle, reads) = (flow.idle, !flow.guest_done && flow.retry_at.is_none());
+        let (idle, reads) = (flow.idle, flow.orphan.is_none() && flow.retry_at.is_none());
         if flow.host.open {
             self.with_ends(cx, flow, |ends, mem| {
                 if mem.budget.rules() == Rules::Strict && mem.budget.under_pressure() {
@@ -119,21 +110,19 @@ impl Container {
                 }
                 match relay::to_host(ends, mem) {
                     Moved::More => done.more = true,
-                    Moved::Failed(e) => done.failed = Some(e),
                     Moved::Done | Moved::NoMemory => {}
                 }
-                if done.failed.is_some() || !reads {
+                if !reads {
                     return;
                 }
                 match relay::to_guest(ends, mem) {
                     Moved::More => done.more = true,
                     Moved::NoMemory => done.no_send_memory = true,
-                    Moved::Failed(e) => done.failed = Some(e),
                     Moved::Done => {}
                 }
             });
         }
-        if !flow.guest_done && done.failed.is_none() {
+        if flow.orphan.is_none() {
             self.say(cx, flow, &mut done);
         }
         done
@@ -186,7 +175,7 @@ impl Container {
             HostError::HostUnreachable => Some(Unreachable::Host),
             HostError::NetUnreachable => Some(Unreachable::Net),
             HostError::TimedOut | HostError::NoResources | HostError::WouldBlock => None,
-            HostError::Refused | HostError::Reset => {
+            HostError::Refused | HostError::Reset | HostError::ResetAfterEnd => {
                 debug_assert_eq!(flow.tcb.state, State::Connecting);
                 return self.abort(cx, flow);
             }

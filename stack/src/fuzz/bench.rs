@@ -285,7 +285,7 @@ impl Bench {
             1 if sock.outcome.is_none() => sock.outcome = Some(Ok(())),
             1 | 2 => sock.says = sock.says.saturating_add(u32::from(script.u16())),
             3 => sock.room = sock.room.saturating_add(script.u16().into()),
-            4 => sock.room = 0,
+            4 => (sock.room, sock.kept) = (0, which as u64),
             5 => sock.ends = true,
             6 if sock.outcome.is_none() => sock.outcome = Some(Err(script.pick(&ERRORS))),
             6 => {

@@ -25,6 +25,10 @@ pub(super) struct Sock {
     said: u32,
     pub(super) ends: bool,
     pub(super) broken: Option<HostError>,
+    /// The error was given to a caller, or found by `connect_outcome`.
+    told: bool,
+    /// Bytes that its peer does not acknowledge.
+    pub(super) kept: u64,
     /// What it heard and nobody has compared yet, and how much was compared.
     pub(super) heard: Vec<u8>,
     pub(super) compared: u32,
@@ -70,7 +74,11 @@ impl Host for ScriptHost {
         let sock = self.sock(flow);
         assert!(!sock.shut, "a write after shutdown");
         if let Some(e) = sock.broken {
-            return Err(e);
+            return Err(if std::mem::replace(&mut sock.told, true) {
+                HostError::ResetAfterEnd
+            } else {
+                e
+            });
         }
         let mut n = 0;
         for part in parts {
@@ -84,11 +92,13 @@ impl Host for ScriptHost {
 
     fn read(&mut self, flow: FlowId, parts: &mut [IoSliceMut<'_>]) -> Result<usize, HostError> {
         let sock = self.sock(flow);
-        if let Some(e) = sock.broken {
-            return Err(e);
-        }
         if sock.says == 0 {
-            return if sock.ends { Ok(0) } else { Err(HostError::WouldBlock) };
+            return match sock.broken {
+                _ if sock.ends => Ok(0),
+                Some(e) if !std::mem::replace(&mut sock.told, true) => Err(e),
+                Some(_) => Ok(0),
+                None => Err(HostError::WouldBlock),
+            };
         }
         let mut n = 0;
         for to in parts.iter_mut().flat_map(|part| part.iter_mut()) {
@@ -107,6 +117,11 @@ impl Host for ScriptHost {
         let sock = self.sock(flow);
         assert!(!sock.shut, "shut down once");
         sock.shut = true;
+    }
+
+    fn unacknowledged(&mut self, flow: FlowId) -> u64 {
+        let sock = self.sock(flow);
+        if sock.broken.is_some() { 0 } else { sock.kept }
     }
 
     fn set_caps(&mut self, flow: FlowId, _: HostCaps) {

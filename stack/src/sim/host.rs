@@ -49,6 +49,7 @@ pub struct SimHost {
     timers: BinaryHeap<Reverse<(Instant, u64, FlowId)>>,
     timers_made: u64,
     ready: VecDeque<(FlowId, Ready)>,
+    broken: VecDeque<FlowId>,
     caps_bytes_max: u64,
 }
 
@@ -146,11 +147,18 @@ impl SimHost {
         self.ready.pop_front()
     }
 
+    pub(super) fn poll_broken(&mut self) -> Option<FlowId> {
+        self.broken.pop_front()
+    }
+
     fn step(&mut self, flow: FlowId) {
         let Some(sock) = self.socks.get_mut(&flow) else { return };
         let stats = self.ports.entry(sock.port()).or_default();
         if let Some(ready) = sock.step(self.now, stats) {
             self.ready.push_back((flow, ready));
+        }
+        if sock.take_broke() {
+            self.broken.push_back(flow);
         }
         if let Some(at) = sock.arm_timer() {
             self.timers_made += 1;
@@ -209,6 +217,10 @@ impl Host for SimHost {
         }
     }
 
+    fn unacknowledged(&mut self, flow: FlowId) -> u64 {
+        self.socks.get(&flow).map_or(0, |sock| sock.unacknowledged(self.now))
+    }
+
     fn set_caps(&mut self, flow: FlowId, caps: HostCaps) {
         if let Some(sock) = self.socks.get_mut(&flow) {
             sock.set_caps(caps);
@@ -247,7 +259,10 @@ impl Host for SimHost {
         stats.closed += 1;
         match how {
             Close::Graceful => sock.deliver_rest(self.now, stats),
-            Close::Reset => stats.resets += 1,
+            Close::Reset => {
+                sock.deliver_acknowledged(self.now, stats);
+                stats.resets += 1;
+            }
         }
     }
 }

@@ -31,6 +31,16 @@ pub enum Source {
     Echo,
 }
 
+/// How a server ends its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Fin,
+    /// close(2) with SO_LINGER 0, or with bytes unread.
+    Reset,
+    /// shutdown(SHUT_WR), then a reset.
+    FinThenReset,
+}
+
 /// One kind of server. Start from a constructor and change what differs.
 #[derive(Debug, Clone)]
 pub struct Server {
@@ -48,8 +58,10 @@ pub struct Server {
     pub frozen: Vec<(Instant, Instant)>,
     /// It vanishes then, without a word: nothing is read, sent or acknowledged from then on.
     pub gone_from: Instant,
-    /// Resets the connection when it has read this much.
+    /// Resets the connection when it has read this much and sent all that it then has to send.
     pub resets_after: Option<u64>,
+    /// What it does after the last byte of `Source::Push(Some(_))`.
+    pub end: End,
     /// Told about the bytes it reads.
     pub watch: Option<Watch>,
     /// It stands at the guest's end (behind a [`super::Twin`]): what it sends is what a guest would.
@@ -71,6 +83,7 @@ impl Server {
             frozen: Vec::new(),
             gone_from: NEVER,
             resets_after: None,
+            end: End::Fin,
             watch: None,
             at_guest: false,
         }
@@ -80,6 +93,10 @@ impl Server {
     }
     pub fn pusher(bytes: Option<u64>) -> Self {
         Self { source: Source::Push(bytes), ..Self::sink() }
+    }
+    /// An answer, and a reset right after its last byte.
+    pub fn pusher_that_resets(bytes: u64, end: End) -> Self {
+        Self { end, ..Self::pusher(Some(bytes)) }
     }
     pub fn responder(request: u32, response: u32) -> Self {
         let source = Source::Respond { request, response, think: Duration::ZERO };

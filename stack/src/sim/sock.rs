@@ -9,17 +9,24 @@ use skbudget_controller::Instant;
 use super::host::PortStats;
 use super::pattern::Pattern;
 use super::peer::{NEVER, Peer};
-use super::server::{Accept, Server, Source};
+use super::server::{Accept, End, Server, Source};
 use crate::io::{HostCaps, HostError, Ready};
 
-/// A server with a read rate takes its bytes in pieces of this size.
-const PACED_PIECE: u64 = 16 * 1024;
+mod ending;
+mod reading;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Connecting { until: Instant },
+    Connecting {
+        until: Instant,
+    },
     Open,
+    /// The connection was never made.
     Failed(HostError),
+    /// It broke. The error is given to one caller: the first write, or the read after the last byte.
+    Broken {
+        error: Option<HostError>,
+    },
 }
 
 #[derive(Debug)]
@@ -50,6 +57,10 @@ pub(super) struct Sock {
     read: u64,
     /// Nothing follows after `owed`.
     ending: bool,
+    /// A reset follows after `owed`.
+    resetting: bool,
+    /// It was not reported yet.
+    broke: bool,
 
     /// The next edge is owed to the stack: its last operation met `WouldBlock`.
     want_read: bool,
@@ -69,10 +80,10 @@ impl Sock {
     }
 
     pub(super) fn open(port: u16, server: Server, caps: HostCaps, now: Instant) -> Self {
-        let (owed, ending) = match server.source {
-            Source::Push(Some(n)) => (n, true),
-            Source::Push(None) => (u64::MAX, false),
-            Source::Nothing | Source::Respond { .. } | Source::Echo => (0, false),
+        let (owed, ending, resetting) = match server.source {
+            Source::Push(Some(n)) => (n, server.end != End::Reset, server.end != End::Fin),
+            Source::Push(None) => (u64::MAX, false, false),
+            Source::Nothing | Source::Respond { .. } | Source::Echo => (0, false, false),
         };
         let peer = Peer::new(server.gone_from, 2 * server.delay, now);
         Self {
@@ -94,6 +105,8 @@ impl Sock {
             available: 0,
             read: 0,
             ending,
+            resetting,
+            broke: false,
             want_read: true,
             want_write: true,
         }
@@ -123,11 +136,12 @@ impl Sock {
         &mut self.peer
     }
 
-    pub(super) fn outcome(&self) -> Option<Result<(), HostError>> {
+    pub(super) fn outcome(&mut self) -> Option<Result<(), HostError>> {
         match self.state {
             State::Connecting { .. } => None,
             State::Open => Some(Ok(())),
             State::Failed(e) => Some(Err(e)),
+            State::Broken { ref mut error } => Some(error.take().map_or(Ok(()), Err)),
         }
     }
 
@@ -139,6 +153,9 @@ impl Sock {
     ) -> Result<usize, HostError> {
         match self.state {
             State::Failed(e) => return Err(e),
+            State::Broken { ref mut error } => {
+                return Err(error.take().unwrap_or(HostError::ResetAfterEnd));
+            }
             State::Connecting { .. } => {
                 self.want_write = true;
                 return Err(HostError::WouldBlock);
@@ -184,11 +201,14 @@ impl Sock {
         match self.state {
             State::Failed(e) => return Err(e),
             State::Connecting { .. } => return Err(HostError::WouldBlock),
-            State::Open => {}
+            State::Open | State::Broken { .. } => {}
         }
         if self.available == 0 {
             if self.ended() {
                 return Ok(0);
+            }
+            if let State::Broken { error } = &mut self.state {
+                return error.take().map_or(Ok(0), Err);
             }
             self.want_read = true;
             return Err(HostError::WouldBlock);
@@ -215,50 +235,7 @@ impl Sock {
         self.write_closed = true;
     }
 
-    /// close(2): what the server still reads of what it was sent.
-    pub(super) fn deliver_rest(mut self, now: Instant, stats: &mut PortStats) {
-        if !matches!(self.state, State::Open) {
-            return;
-        }
-        let rest: u64 = self.reading.iter().filter(|(at, _)| *at < NEVER).map(|(_, n)| n).sum();
-        self.reading.clear();
-        self.consume(now, rest, stats);
-        stats.eofs += u64::from(!self.eof_seen);
-    }
-
     // ---- what the server does ----
-
-    pub(super) fn start_reading(&mut self, now: Instant) {
-        self.server.reads_from = now;
-        let waiting: u64 = self.reading.drain(..).map(|(_, n)| n).sum();
-        self.read_until = now;
-        if waiting > 0 {
-            self.plan_reading(now, waiting);
-        }
-    }
-
-    fn plan_reading(&mut self, now: Instant, bytes: u64) {
-        let arrives = self.server.awake((now + self.server.delay).max(self.server.reads_from));
-        if arrives == NEVER {
-            match self.reading.back_mut() {
-                Some((at, n)) if *at == NEVER => *n += bytes,
-                _ => self.reading.push_back((NEVER, bytes)),
-            }
-            return;
-        }
-        let Some(rate) = self.server.read_rate else {
-            self.reading.push_back((arrives, bytes));
-            return;
-        };
-        let mut left = bytes;
-        while left > 0 {
-            let n = left.min(PACED_PIECE);
-            let takes = Duration::from_nanos(n * 1_000_000_000 / rate.max(1));
-            self.read_until = self.server.awake(self.read_until.max(arrives) + takes);
-            self.reading.push_back((self.read_until, n));
-            left -= n;
-        }
-    }
 
     fn consume(&mut self, now: Instant, n: u64, stats: &mut PortStats) {
         if n == 0 {
@@ -279,7 +256,10 @@ impl Sock {
             }
         }
         if self.server.resets_after.is_some_and(|limit| self.consumed >= limit) {
-            self.state = State::Failed(HostError::Reset);
+            self.resetting = true;
+            if self.owed == u64::MAX {
+                self.owed = 0;
+            }
         }
     }
 
@@ -360,13 +340,14 @@ impl Sock {
             self.available += n;
         }
         if self.peer(now).given_up_at() <= now && self.state == State::Open {
-            self.state = State::Failed(HostError::TimedOut);
+            self.break_off(HostError::TimedOut);
         }
+        self.reset_if_due();
         self.edge()
     }
 
     fn edge(&mut self) -> Option<Ready> {
-        let failed = matches!(self.state, State::Failed(_));
+        let failed = matches!(self.state, State::Failed(_) | State::Broken { .. });
         let readable = self.want_read && (failed || self.available > 0 || self.ended());
         // The kernel's rule: writable again when a third is free.
         let free = self.write_room() >= self.write_cap().div_ceil(3);
@@ -380,13 +361,13 @@ impl Sock {
     pub(super) fn arm_timer(&mut self) -> Option<Instant> {
         let connect = match self.state {
             State::Connecting { until } => until,
-            State::Open | State::Failed(_) => NEVER,
+            State::Open | State::Failed(_) | State::Broken { .. } => NEVER,
         };
         let reads = self.reading.front().map_or(NEVER, |(at, _)| *at);
         let arrives = self.flying.front().map_or(NEVER, |(at, _)| *at);
         let given_up = match self.state {
             State::Open => self.peer.given_up_at(),
-            State::Connecting { .. } | State::Failed(_) => NEVER,
+            State::Connecting { .. } | State::Failed(_) | State::Broken { .. } => NEVER,
         };
         let next = connect.min(reads).min(arrives).min(given_up);
         if next == NEVER || self.timer.is_some_and(|t| t <= next) {

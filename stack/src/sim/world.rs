@@ -248,6 +248,10 @@ impl World {
                 node.container.on_host_ready(flow, ready);
                 node.stack_dirty = true;
             }
+            while let Some(flow) = node.host.poll_broken() {
+                node.container.on_host_broken(flow);
+                node.stack_dirty = true;
+            }
             if !std::mem::take(&mut node.stack_dirty) {
                 continue;
             }

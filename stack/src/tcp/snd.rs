@@ -46,6 +46,8 @@ pub(crate) struct Snd {
     pub(crate) timer: Option<Instant>,
     /// The host's stream ended: a FIN follows the last byte.
     pub(crate) fin: bool,
+    /// The host reset the connection: RST follows when all before it is acknowledged.
+    pub(crate) reset: bool,
     /// Bytes the relay may have queued here.
     pub(crate) target: usize,
     pub(crate) retrans: u64,
@@ -78,6 +80,7 @@ impl Snd {
             reorder_at: None,
             timer: None,
             fin: false,
+            reset: false,
             target: TARGET_INITIAL,
             retrans: 0,
             sent_at: Instant(0),

@@ -7,6 +7,7 @@ mod close;
 mod cwnd;
 mod data;
 mod ecn;
+mod ending;
 mod fragments;
 mod handshake;
 mod ipv6;

@@ -30,6 +30,10 @@ pub(crate) struct Sock {
     pub(crate) says: VecDeque<u8>,
     pub(crate) ends: bool,
     pub(crate) broken: Option<HostError>,
+    /// The error was given to a caller.
+    pub(crate) told: bool,
+    /// Bytes and end of stream that its peer has not acknowledged.
+    pub(crate) unacked: u64,
     /// What it heard, and how much more it takes.
     pub(crate) heard: Vec<u8>,
     pub(crate) room: usize,
@@ -90,7 +94,8 @@ impl Host for FakeHost {
         assert!(!sock.shut && sock.closed.is_none(), "a write after the end");
         sock.writes += 1;
         if let Some(e) = sock.broken {
-            return Err(e);
+            let told = std::mem::replace(&mut sock.told, true);
+            return Err(if told { HostError::ResetAfterEnd } else { e });
         }
         let mut n = 0;
         for part in parts {
@@ -104,11 +109,13 @@ impl Host for FakeHost {
     fn read(&mut self, flow: FlowId, parts: &mut [IoSliceMut<'_>]) -> Result<usize, HostError> {
         let sock = self.sock(flow);
         assert!(parts.iter().any(|p| !p.is_empty()), "a read of nothing");
-        if let Some(e) = sock.broken {
-            return Err(e);
-        }
         if sock.says.is_empty() {
-            return if sock.ends { Ok(0) } else { Err(HostError::WouldBlock) };
+            return match sock.broken {
+                _ if sock.ends => Ok(0),
+                Some(e) if !std::mem::replace(&mut sock.told, true) => Err(e),
+                Some(_) => Ok(0),
+                None => Err(HostError::WouldBlock),
+            };
         }
         let mut n = 0;
         for part in parts {
@@ -124,6 +131,9 @@ impl Host for FakeHost {
         let sock = self.sock(flow);
         assert!(!sock.shut, "shut down once");
         sock.shut = true;
+    }
+    fn unacknowledged(&mut self, flow: FlowId) -> u64 {
+        self.sock(flow).unacked
     }
     fn set_caps(&mut self, flow: FlowId, caps: HostCaps) {
         self.sock(flow).caps = Some(caps);
@@ -366,7 +376,6 @@ impl Rig {
 
     pub(crate) fn host_breaks(&mut self, flow: FlowId, how: HostError) -> Vec<Seg> {
         self.host.sock(flow).broken = Some(how);
-        self.host.sock(flow).outcome = Some(Err(how));
         self.stack.on_host_broken(flow);
         self.ready(flow, true, true)
     }

@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 use std::thread;
 
 use skbudget_controller::{Budget, BudgetConfig, Counter, Instant, Limits};
-use skbudget_stack::{Container, FlowInfo, Tap};
+use skbudget_stack::{Container, FlowInfo, Tap, Undelivered};
 
 use super::{BudgetSeat, Seat, Shared, Worker};
 use crate::daemon::{BudgetId, BudgetRef, ContainerSpec, DaemonError};
@@ -15,41 +15,14 @@ use crate::stats::{self, Categories, ContainerReport, Meter};
 
 #[derive(Debug)]
 pub(crate) enum Command {
-    AddBudget {
-        name: String,
-        config: BudgetConfig,
-        reply: Sender<Result<BudgetId, DaemonError>>,
-    },
-    AddContainer {
-        spec: Box<ContainerSpec>,
-        reply: Sender<Result<(), DaemonError>>,
-    },
-    Has {
-        name: String,
-        reply: Sender<bool>,
-    },
-    Remove {
-        name: String,
-        reply: Sender<Result<(), DaemonError>>,
-    },
-    SetLimits {
-        name: String,
-        limits: Limits,
-        reply: Sender<Result<(), DaemonError>>,
-    },
-    Flows {
-        name: String,
-        reply: Sender<Result<Vec<FlowInfo>, DaemonError>>,
-    },
-    /// Those whose guest's stream is not complete on the host's side.
-    Unsaid {
-        name: String,
-        reply: Sender<Result<Vec<FlowInfo>, DaemonError>>,
-    },
-    Stats {
-        meminfo: bool,
-        reply: Sender<Report>,
-    },
+    AddBudget { name: String, config: BudgetConfig, reply: Sender<Result<BudgetId, DaemonError>> },
+    AddContainer { spec: Box<ContainerSpec>, reply: Sender<Result<(), DaemonError>> },
+    Has { name: String, reply: Sender<bool> },
+    Remove { name: String, reply: Sender<Result<(), DaemonError>> },
+    SetLimits { name: String, limits: Limits, reply: Sender<Result<(), DaemonError>> },
+    Flows { name: String, reply: Sender<Result<Vec<FlowInfo>, DaemonError>> },
+    Undelivered { name: String, reply: Sender<Result<Undelivered, DaemonError>> },
+    Stats { meminfo: bool, reply: Sender<Report> },
     Stop,
 }
 
@@ -90,8 +63,8 @@ impl Worker {
                 Command::Flows { name, reply } => {
                     let _ = reply.send(self.flows(&name));
                 }
-                Command::Unsaid { name, reply } => {
-                    let _ = reply.send(self.unsaid(&name));
+                Command::Undelivered { name, reply } => {
+                    let _ = reply.send(self.undelivered(&name));
                 }
                 Command::Stats { meminfo, reply } => {
                     let _ = reply.send(self.report(meminfo, now));
@@ -218,11 +191,10 @@ impl Worker {
         Ok(seat.map(|seat| seat.stack.flows()).unwrap_or_default())
     }
 
-    fn unsaid(&self, name: &str) -> Result<Vec<FlowInfo>, DaemonError> {
+    fn undelivered(&mut self, name: &str) -> Result<Undelivered, DaemonError> {
         let index = self.find(name)?;
-        let Some(seat) = &self.seats[usize::from(index)] else { return Ok(Vec::new()) };
-        let flows = seat.stack.flows().into_iter();
-        Ok(flows.filter(|flow| !seat.host.is_complete(flow.id)).collect())
+        let seat = self.seats[usize::from(index)].as_mut();
+        Ok(seat.map(Seat::undelivered).unwrap_or_default())
     }
 
     fn find(&self, name: &str) -> Result<u16, DaemonError> {

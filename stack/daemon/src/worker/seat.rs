@@ -8,7 +8,7 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use skbudget_controller::{Budget, Instant};
-use skbudget_stack::{ChunkPool, Close, Container, Ctx, Host, Tap};
+use skbudget_stack::{ChunkPool, Container, Ctx, Tap, Undelivered};
 
 use super::rest::Recent;
 use crate::daemon::Publish;
@@ -192,9 +192,12 @@ impl Seat {
         rests.chain(self.stack.next_deadline()).min()
     }
 
+    pub(super) fn undelivered(&mut self) -> Undelivered {
+        self.stack.undelivered(&mut self.host)
+    }
+
     /// Everything the container held goes back; its peers see a reset.
     pub(super) fn abort(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) {
-        self.host.end();
         self.with_stack(budget, shared, |stack, cx| stack.abort_all(cx));
         self.tap.flush_capture();
     }
@@ -296,10 +299,10 @@ impl Seat {
             listener.rest_until = Some(shared.now + ACCEPT_REST);
             return;
         };
-        if let Err(e) = self.host.adopt(flow, stream, caps) {
-            log::warn!("container {}: published port {guest_port}: {e}", self.name);
-            // The flow learns it at its first read: it has no socket.
-            self.host.close(flow, Close::Reset);
+        if let Err(e) = self.host.adopt(flow, stream, peer, caps) {
+            log::debug!("container {}: published port {guest_port}: {e}", self.name);
+            // No event would ever tell a flow without a socket.
+            self.with_stack(budget, shared, |stack, cx| stack.accept_failed(cx, flow));
         }
     }
 }

@@ -1,0 +1,89 @@
+//! How a host socket is closed, and what its send queue holds until then.
+//!
+//! A close that delivers is the exception, made when there is nothing left to deliver: until then closing resets, which
+//! frees the send queue at once. So whatever ends this process, no queue outlives it that nobody is charged for.
+
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+
+use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::sys;
+
+/// close(2) discards what is queued and resets the connection. Sockets accepted from a listener inherit it.
+pub(super) fn reset_on_close(socket: &impl AsFd) {
+    linger(socket, libc::linger { l_onoff: 1, l_linger: 0 });
+}
+
+/// close(2) ends the connection in order.
+pub(super) fn deliver_on_close(socket: &impl AsFd) {
+    linger(socket, libc::linger { l_onoff: 0, l_linger: 0 });
+}
+
+/// The kernel refuses it to no socket.
+fn linger(socket: &impl AsFd, how: libc::linger) {
+    let _ = setsockopt(socket, sockopt::Linger, &how);
+}
+
+/// Bytes written that the peer has not acknowledged, and one for the end of the stream.
+pub(super) fn unacknowledged(stream: &TcpStream) -> u64 {
+    let waiting = sys::socket_unacknowledged(stream.as_fd()).unwrap_or(0);
+    if waiting == 0 {
+        return 0;
+    }
+    // A reset empties the queue, and leaves the count of bytes as it was.
+    match sys::socket_queued_bytes(stream.as_fd()) {
+        Ok((0, _)) => 0,
+        Ok(_) | Err(_) => u64::from(waiting),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A socket of ours that closes with a reset, and its peer.
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        reset_on_close(&ours);
+        (ours, listener.accept().unwrap().0)
+    }
+
+    /// Fills the queue until the kernel takes no more.
+    fn stuff(ours: &TcpStream) {
+        ours.set_nonblocking(true).unwrap();
+        while (&mut &*ours).write(&[7; 65_536]).is_ok() {}
+    }
+
+    #[test]
+    fn what_the_peer_has_not_room_for_is_unacknowledged_until_it_resets() {
+        let (ours, theirs) = pair();
+        assert_eq!(unacknowledged(&ours), 0);
+        stuff(&ours);
+        assert!(unacknowledged(&ours) > 65_536);
+        reset_on_close(&theirs);
+        drop(theirs);
+        assert_eq!(unacknowledged(&ours), 0);
+    }
+
+    #[test]
+    fn a_socket_resets_when_it_is_closed_unless_it_is_told_to_deliver() {
+        let (ours, mut theirs) = pair();
+        stuff(&ours);
+        drop(ours);
+        let reset = theirs.read_to_end(&mut Vec::new()).unwrap_err();
+        assert_eq!(reset.raw_os_error(), Some(libc::ECONNRESET));
+
+        let (mut ours, mut theirs) = pair();
+        ours.write_all(b"all of it").unwrap();
+        deliver_on_close(&ours);
+        drop(ours);
+        let mut heard = Vec::new();
+        theirs.read_to_end(&mut heard).unwrap();
+        assert_eq!(heard, b"all of it");
+    }
+}

@@ -1,0 +1,63 @@
+//! How a simulated connection ends: what is still delivered then, and to whom the error is told.
+
+use skbudget_controller::Instant;
+
+use super::{NEVER, PortStats, Sock, State};
+use crate::io::HostError;
+
+impl Sock {
+    /// Bytes that the server's kernel has not acknowledged, and the end of the stream.
+    pub(in crate::sim) fn unacknowledged(&self, now: Instant) -> u64 {
+        if matches!(self.state, State::Broken { .. } | State::Failed(_)) {
+            return 0;
+        }
+        let room = if self.server.gone_from <= now { 0 } else { self.server.rcvbuf };
+        let bytes = (self.written - self.consumed).saturating_sub(room);
+        bytes + u64::from(self.write_closed && bytes > 0)
+    }
+
+    /// The reset was not reported yet.
+    pub(in crate::sim) fn take_broke(&mut self) -> bool {
+        std::mem::take(&mut self.broke)
+    }
+
+    /// close(2): what the server still reads of what it was sent.
+    pub(in crate::sim) fn deliver_rest(mut self, now: Instant, stats: &mut PortStats) {
+        if !matches!(self.state, State::Open) {
+            return;
+        }
+        let rest = self.will_read();
+        self.consume(now, rest, stats);
+        stats.eofs += u64::from(!self.eof_seen);
+    }
+
+    /// close(2) that resets: the server reads what its kernel had acknowledged.
+    pub(in crate::sim) fn deliver_acknowledged(mut self, now: Instant, stats: &mut PortStats) {
+        if !matches!(self.state, State::Open) {
+            return;
+        }
+        let there = (self.written - self.consumed).saturating_sub(self.unacknowledged(now));
+        let rest = self.will_read().min(there);
+        self.consume(now, rest, stats);
+    }
+
+    fn will_read(&mut self) -> u64 {
+        self.reading.drain(..).filter(|(at, _)| *at < NEVER).map(|(_, n)| n).sum()
+    }
+
+    /// A reset follows what was sent before; what the server was sent is lost.
+    pub(super) fn reset_if_due(&mut self) {
+        let sent = self.owed == 0 && self.flying.is_empty();
+        if self.state == State::Open && self.resetting && sent {
+            let error = if self.ending { HostError::ResetAfterEnd } else { HostError::Reset };
+            self.break_off(error);
+        }
+    }
+
+    pub(super) fn break_off(&mut self, error: HostError) {
+        self.state = State::Broken { error: Some(error) };
+        self.broke = true;
+        (self.want_read, self.want_write) = (true, true);
+        self.reading.clear();
+    }
+}
