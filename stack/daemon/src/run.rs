@@ -110,7 +110,8 @@ fn with_sandbox(
     daemon.add_container(spec).map_err(|e| set_up_failure(&e))?;
     sandbox.wire.send(&Order::Go, &[]).map_err(|e| Failure::set_up(format!("sandbox: {e}")))?;
     let code = sandbox.wait_exited(forwarder)?;
-    let lost = drain::drain(daemon, name, || forwarder.signals().interrupted())
+    let signals = forwarder.command_ended();
+    let lost = drain::drain(daemon, name, || signals.interrupted())
         .map_err(|e| Failure::other(e.to_string()))?;
     if !lost.is_nothing() {
         log::warn!("{lost}");

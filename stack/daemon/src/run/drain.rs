@@ -61,7 +61,10 @@ pub(super) fn drain(
     loop {
         let found = match daemon.undelivered(name) {
             // Its device is gone, and all its flows with it.
-            Err(DaemonError::NoSuchContainer(_)) => return Ok(Lost::default()),
+            Err(DaemonError::NoSuchContainer(_)) => {
+                log::warn!("the command deleted its device: all its connections were reset");
+                return Ok(Lost::default());
+            }
             found => found?,
         };
         let now = clock::now();

@@ -47,7 +47,9 @@ impl Forwarder {
         (self.inside, self.apart) = (Some(inside), Some(apart));
     }
 
-    pub(super) fn signals(&self) -> &Signals {
+    /// The command and all of its processes have ended: the terminal and the signals are ours again.
+    pub(super) fn command_ended(&self) -> &Signals {
+        self.terminal.hand_back();
         &self.signals
     }
 

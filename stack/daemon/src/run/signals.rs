@@ -4,8 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::getpid;
 
 use crate::sys;
 
@@ -59,11 +60,15 @@ impl Signals {
         }
     }
 
-    /// Was one received that asks to end?
+    /// When the command has ended: was one received that asks to end? One that asks to stop stops us.
     pub(super) fn interrupted(&self) -> io::Result<bool> {
         while let Some(caught) = self.next()? {
-            if matches!(caught, Caught::Signal { number, .. } if ends(number)) {
+            let Caught::Signal { number, .. } = caught else { continue };
+            if ends(number) {
                 return Ok(true);
+            }
+            if [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&i32::from(number)) {
+                let _ = kill(getpid(), Signal::SIGSTOP);
             }
         }
         Ok(false)

@@ -58,6 +58,17 @@ impl Terminal {
         }
     }
 
+    /// The container is gone. A foreground group that still has a process is somebody else's by now.
+    pub(super) fn hand_back(&self) {
+        let Some(now) = self.foreground().filter(|now| self.ours && *now != self.group) else {
+            return;
+        };
+        let empty = kill(Pid::from_raw(-now.as_raw()), None) == Err(Errno::ESRCH);
+        if now.as_raw() <= 0 || empty {
+            self.make_foreground(self.group);
+        }
+    }
+
     fn foreground(&self) -> Option<Pid> {
         self.file.as_ref().and_then(|file| tcgetpgrp(file).ok())
     }
@@ -71,15 +82,8 @@ impl Terminal {
 }
 
 impl Drop for Terminal {
-    /// The container is gone. A foreground group that still has a process is somebody else's by now.
     fn drop(&mut self) {
-        let Some(now) = self.foreground().filter(|now| self.ours && *now != self.group) else {
-            return;
-        };
-        let empty = kill(Pid::from_raw(-now.as_raw()), None) == Err(Errno::ESRCH);
-        if now.as_raw() <= 0 || empty {
-            self.make_foreground(self.group);
-        }
+        self.hand_back();
     }
 }
 

@@ -27,6 +27,24 @@ fn the_commands_code_comes_back() {
 
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
+fn a_command_that_deletes_its_device_keeps_its_code() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let upload =
+        format!("exec 3<>/dev/tcp/10.0.2.2/{port}; cat /dev/zero >&3 2>/dev/null & sleep 0.2");
+    for before in ["true", &upload] {
+        let stats = TempFile::new("stats");
+        let options = ["--cap-add", "NET_ADMIN", "--stats-file", stats.path()];
+        let output = script(&options, &format!("{before}; ip link del tap0; sleep 0.2; exit 7"));
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(7), "{said}");
+        assert!(said.contains("the command deleted its device"), "{said}");
+        assert!(fs::read_to_string(&stats.0).unwrap().contains("skbudget.stats/1"));
+    }
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
 fn a_program_whose_path_is_no_text_is_run() {
     let mut path = std::env::temp_dir().join(unique("no-text")).into_os_string().into_vec();
     path.extend(b"-\xff\xfe");

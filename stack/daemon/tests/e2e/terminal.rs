@@ -1,7 +1,10 @@
 //! A terminal that the caller and the command share.
 
 use std::io::Write;
+use std::net::TcpListener;
 use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
 
 use crate::pty::Session;
 use crate::support::{BINARY, TempFile, process_with, skbudget, succeed, text, unique, until};
@@ -56,6 +59,29 @@ fn a_script_reads_the_terminal_after_a_shell_that_was_killed() {
     session.type_in("something\n");
     session.expect("read: something");
     assert!(session.wait().success());
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn ctrl_c_ends_the_wait_for_what_an_inner_shell_sent_last() {
+    // It accepts by itself, and nobody reads.
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let script = format!("{}; echo code-$?", inner_shell());
+    let mut session = Session::start(&["bash", "--norc", "-c", &script], OUTER);
+    session.expect("inner> ");
+    session.type_in(&format!("exec 3<>/dev/tcp/10.0.2.2/{port}; cat /dev/zero >&3 &\n"));
+    session.expect("inner> ");
+    // What is typed too early must not keep it from its exit.
+    session.type_in("trap '' INT; sleep 0.5; echo by\"e\"; exit 4\n");
+    session.expect("bye");
+    // Asked for as soon as the terminal is handed back.
+    while !session.shown().contains("code-") {
+        session.type_in("\u{3}");
+        thread::sleep(Duration::from_millis(20));
+    }
+    session.expect("given up");
+    session.expect("code-4");
 }
 
 #[test]
