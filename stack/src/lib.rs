@@ -30,13 +30,16 @@
 //! What was acknowledged to one end is delivered to the other before that one learns of the end, in
 //! `container/ending.rs`. A host socket in error is read to its end, and the guest is reset when it has acknowledged
 //! everything (`relay.rs` `end_of_host`, `tcp.rs` `reset_is_due`). A flow whose guest is gone is an orphan (K11, in
-//! `orphan.rs`): it is charged until the host's peer has acknowledged everything; a timer looks whether it has.
+//! `orphan.rs`): it is charged until the host's peer has acknowledged everything; a timer polls its send queue. A
+//! guest's keep-alive is answered once the host's peer has been heard (`container/keepalive.rs`): a peer that is gone
+//! ends the flow as it would without a relay.
 //!
 //! # Where memory is charged
 //!
 //! In `rxq` (receive), `txq` (send), `container/admission` (the reservation), `relay` (caps of host sockets), `parked`
-//! and `timewait` (small fixed entries), `reassembly` (fragments) and nowhere else; `tests/tidy.rs` compares this list
-//! with the calls. Each charge is an answer of [`controller::Budget`], which knows no packet.
+//! and `timewait` (small fixed entries), `reassembly` (fragments), in the daemon's `worker/control` (device queues, and
+//! backlogs of published ports, H6), and nowhere else; `tests/tidy.rs` compares this list with the calls. A charge is an
+//! answer of [`controller::Budget`], which knows no packet.
 //!
 //! # What happens over soft, what at hard
 //!
@@ -61,7 +64,7 @@
 //! | window credit | the window opens less; credit of idle flows is released (H3), else the flow waits | `tcp/rcv.rs` `advance_edge`, `container/memory.rs` `short_of_memory`, `demote` |
 //! | memory to read the host socket | it is not read, the remote's window closes; the target of the send queue drops to half of what is queued; as above | `relay.rs` `to_guest`, `tcp/snd.rs` `moderate_target` |
 //! | data inside the window | not possible: it was charged before the window was advertised. Only a flow that was demoted asks again, and drops what does not fit | `rxq.rs` `store`, `tcp/input.rs` `store` |
-//! | a new flow | credit and caps of idle flows are released; else its SYN stays on the list, a published port is not accepted from | `container/admission.rs` `reserve`, `wait_for_room`, `can_accept` |
+//! | a new flow | credit and caps of idle flows are released; else its SYN stays on the list, and connections to a published port stay in its backlog | `container/admission.rs` `reserve`, `wait_for_room`, `can_accept` |
 //! | a higher cap of a host socket | it stays as it is | `relay.rs` `raise` |
 //! | a fragment | the oldest incomplete datagram is dropped | `reassembly.rs` `make_room` |
 //! | a TIME-WAIT entry | there is none | `timewait.rs` `insert` |

@@ -1,5 +1,5 @@
 //! Published ports on the host: how many connections wait in a backlog, what each of them may hold, and what is
-//! charged for that.
+//! charged for that (H6).
 //!
 //! A connection is in the backlog until the container has room for it. The kernel receives for it meanwhile, up to the
 //! receive buffer that it has from the listener, and no socket of ours knows of it: so all that a backlog can hold is
