@@ -94,6 +94,8 @@ fn held(c: &Categories, rules: RuleSet) -> u64 {
         sock_bytes,
         host_bytes,
         dev_bytes,
+        // A part of `host_bytes`.
+        listen_bytes: _,
     } = *c;
     let host = if rules == RuleSet::Strict { host_bytes } else { 0 };
     let queued = rmem_bytes + ofo_bytes + credit_bytes + wmem_bytes + fwd_bytes;
