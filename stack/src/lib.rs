@@ -38,7 +38,7 @@
 //!
 //! In `rxq` (receive), `txq` (send), `container/admission` (the reservation), `relay` (caps of host sockets), `parked`
 //! and `timewait` (small fixed entries), `reassembly` (fragments), in the daemon's `worker/control` (device queues, and
-//! backlogs of published ports, H6), and nowhere else; `tests/tidy.rs` compares this list with the calls. A charge is an
+//! backlogs of published ports, H6), and nowhere else; `tests/tidy.rs` compares the list with the calls. A charge is an
 //! answer of [`controller::Budget`], which knows no packet.
 //!
 //! # What happens over soft, what at hard
