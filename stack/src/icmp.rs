@@ -197,6 +197,31 @@ pub(crate) fn unreachable(
     }
 }
 
+/// The error that answers a packet for an address that nothing leads to, from the `gateway`.
+pub(crate) fn no_route_v4(gateway: Ipv4Addr, packet: &Ipv4Packet<&[u8]>) -> Answer {
+    let header = Ipv4Repr {
+        src_addr: packet.src_addr(),
+        dst_addr: packet.dst_addr(),
+        next_header: packet.next_header(),
+        payload_len: packet.payload().len(),
+        hop_limit: packet.hop_limit(),
+    };
+    let data = &packet.payload()[..packet.payload().len().min(QUOTED)];
+    let reason = Unreachable::Net.v4();
+    let repr = Icmpv4Repr::DstUnreachable { reason, header, data };
+    answer_v4(packet.src_addr(), gateway, &repr)
+}
+
+/// As [`no_route_v4`]; `packet` begins with the IPv6 header.
+pub(crate) fn no_route_v6(gateway: Ipv6Addr, packet: &[u8]) -> Answer {
+    let ip = Ipv6Packet::new_unchecked(packet);
+    let (src, dst) = (ip.src_addr(), ip.dst_addr());
+    let header = header_v6(src, dst, ip.next_header(), ip.payload_len().into());
+    let header = Ipv6Repr { hop_limit: ip.hop_limit(), ..header };
+    let reason = Unreachable::Net.v6();
+    answer_v6(src, gateway, &Icmpv6Repr::DstUnreachable { reason, header, data: &packet[40..] })
+}
+
 /// The error that answers fragments of which some never came: what it quotes is the first of them, as it was.
 pub(crate) fn reassembly_timeout(expired: &Expired) -> Answer {
     let Expired { key, next, begin } = expired;

@@ -12,10 +12,10 @@ use crate::config::ContainerConfig;
 use crate::counters::Stat;
 use crate::icmp::{self, Unreachable};
 use crate::reassembly::{Datagram, Fragment, Key};
-use crate::segment::{self, Addrs, Segment, Tuple, unroutable};
+use crate::segment::{self, Addrs, Segment, Tuple};
 use crate::seq::Seq;
 use crate::vnet::{F_DATA_VALID, F_NEEDS_CSUM, VnetHdr};
-use crate::{arp, ipv6};
+use crate::{arp, ipv6, noroute};
 
 /// What a frame means.
 #[derive(Debug)]
@@ -108,8 +108,8 @@ fn ipv4<'a>(config: &ContainerConfig, vnet: &VnetHdr, bytes: &'a [u8]) -> Ingres
     if src != config.guest_ip {
         return Ingress::Drop(Stat::DropSource);
     }
-    if unroutable(dst) || dst == config.guest_ip {
-        return Ingress::Drop(Stat::DropDestination);
+    if noroute::unroutable(dst) || dst == config.guest_ip {
+        return noroute::v4(config, &packet);
     }
     let (addrs, protocol) = (Addrs::V4 { src, dst }, packet.next_header());
     if packet.more_frags() || packet.frag_offset() != 0 {

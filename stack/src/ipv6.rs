@@ -10,8 +10,9 @@ use crate::counters::Stat;
 use crate::icmp;
 use crate::ingress::{self, Ingress};
 use crate::ndp::solicited_node;
+use crate::noroute::{self, unroutable_v6};
 use crate::reassembly::{Fragment, Key};
-use crate::segment::{Addrs, unroutable_v6};
+use crate::segment::Addrs;
 use crate::vnet::VnetHdr;
 
 const HEADER: usize = 40;
@@ -39,14 +40,19 @@ pub(crate) fn on_packet<'a>(
     if !is_guest(net, src, dst) {
         return Ingress::Drop(Stat::DropSource);
     }
-    if !net.listens_to(dst) && (unroutable_v6(dst) || net.guest == dst) {
-        return Ingress::Drop(Stat::DropDestination);
-    }
     // Ethernet pads what is short: the header says where the packet ends.
     let packet = &bytes[..HEADER + usize::from(ip.payload_len())];
     let chain = Chain { packet, at: HEADER, naming: 6, next: ip.next_header().into() };
     let addrs = Addrs::V6 { src, dst };
+    let nowhere = !net.listens_to(dst) && (unroutable_v6(dst) || net.guest == dst);
     match chain.walk(addrs) {
+        Walked::Upper { at, protocol, .. } if nowhere => {
+            noroute::v6(net, packet, Some((protocol, &packet[at..])))
+        }
+        Walked::Fragment(Fragment { next, offset: 0, payload, .. }) if nowhere => {
+            noroute::v6(net, packet, Some((next, payload)))
+        }
+        _ if nowhere => noroute::v6(net, packet, None),
         Walked::Upper { at, protocol, naming } => {
             let upper = &packet[at..];
             let found =

@@ -87,6 +87,7 @@ mod ingress;
 pub mod io;
 mod ipv6;
 mod ndp;
+mod noroute;
 mod orphan;
 mod parked;
 mod persecond;

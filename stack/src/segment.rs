@@ -294,16 +294,6 @@ impl Outgoing {
     }
 }
 
-/// True for addresses no relay can reach: multicast, broadcast, this network, loopback.
-pub(crate) fn unroutable(ip: Ipv4Addr) -> bool {
-    ip.is_multicast() || ip.is_broadcast() || ip.is_loopback() || ip.octets()[0] == 0
-}
-
-/// As [`unroutable`], and IPv4 in disguise: mapped (RFC 4291 section 2.5.5.2) and compatible addresses.
-pub(crate) fn unroutable_v6(ip: Ipv6Addr) -> bool {
-    ip.is_multicast() || ip.is_loopback() || ip.is_unspecified() || ip.to_ipv4().is_some()
-}
-
 #[cfg(test)]
 mod tests {
     use std::hash::BuildHasher;

@@ -15,6 +15,7 @@ mod keepalive;
 mod loss;
 mod malformed;
 mod ndp;
+mod noroute;
 mod paws;
 mod peer;
 mod persist;

@@ -157,8 +157,7 @@ fn each_reason_has_its_counter() {
     one_drop("DropFragmentTiny", ip_byte(7, 0x01));
     one_drop("DropSource", ip_byte(12, 11));
     one_drop("DropDestination", ip_byte(16, 224));
-    one_drop("DropDestination", ip_byte(16, 127));
-    one_drop("DropDestination", ip_byte(16, 0));
+    one_drop("DropDestination", ip_byte(16, 239));
     one_drop("DropProtocol", ip_byte(9, 132));
     one_drop("DropTcpHeader", |f| f[46] = 0x40);
     one_drop("DropTcpHeader", |f| f[46] = 0xf0);
