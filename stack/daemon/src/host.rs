@@ -20,9 +20,11 @@ use crate::token;
 
 mod closing;
 mod descriptors;
+mod errors;
 mod keepalive;
 
 pub(crate) use descriptors::grow_descriptor_table;
+use errors::{map, map_io};
 
 /// The kernel doubles what it is given for SO_SNDBUF and SO_RCVBUF; caps are counted as what comes out.
 const KERNEL_DOUBLES: u32 = 2;
@@ -41,6 +43,8 @@ pub(crate) struct HostSockets {
     open: usize,
     /// connect(2)s since it was last asked.
     begun: u32,
+    /// What a connect(2) lacked, likewise.
+    lack: Option<Errno>,
 }
 
 #[derive(Debug)]
@@ -56,7 +60,7 @@ struct Slot {
 
 impl HostSockets {
     pub(crate) fn new(registry: Registry, seat: u16, outbound: Option<Ipv4Addr>) -> Self {
-        Self { registry, seat, outbound, slots: Vec::new(), open: 0, begun: 0 }
+        Self { registry, seat, outbound, slots: Vec::new(), open: 0, begun: 0, lack: None }
     }
 
     /// The flow an event is for; `None` when the flow of that token is over.
@@ -183,7 +187,9 @@ impl Host for HostSockets {
 
     fn connect(&mut self, flow: FlowId, to: SocketAddr, caps: HostCaps) -> Result<(), HostError> {
         self.begun += 1;
-        self.start(flow, to, caps)
+        let outcome = self.start(flow, to, caps);
+        self.note_lack(outcome);
+        outcome
     }
 
     fn connect_outcome(&mut self, flow: FlowId) -> Option<Result<(), HostError>> {
@@ -344,28 +350,3 @@ fn unclamp(socket: &impl AsFd) {
 
 /// The largest window TCP can express (RFC 7323 section 2.3).
 const WINDOW_MAX: u32 = 1 << 30;
-
-fn map_io(error: &io::Error) -> HostError {
-    map(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
-}
-
-fn map(errno: Errno) -> HostError {
-    match errno {
-        Errno::EAGAIN | Errno::EINPROGRESS | Errno::EALREADY | Errno::EINTR => {
-            HostError::WouldBlock
-        }
-        Errno::ECONNREFUSED => HostError::Refused,
-        Errno::EHOSTUNREACH | Errno::EHOSTDOWN => HostError::HostUnreachable,
-        // EINVAL: an address that no connection can be made to.
-        Errno::ENETUNREACH
-        | Errno::ENETDOWN
-        | Errno::EACCES
-        | Errno::EPERM
-        | Errno::EINVAL
-        | Errno::EAFNOSUPPORT => HostError::NetUnreachable,
-        Errno::ETIMEDOUT => HostError::TimedOut,
-        Errno::ECONNRESET | Errno::ECONNABORTED | Errno::ENOTCONN => HostError::Reset,
-        Errno::EPIPE => HostError::ResetAfterEnd,
-        _ => HostError::NoResources,
-    }
-}

@@ -6,6 +6,7 @@
 //! depends on what happened, not on how many containers there are.
 
 mod control;
+mod quiet;
 mod rest;
 mod seat;
 

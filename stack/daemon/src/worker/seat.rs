@@ -10,6 +10,7 @@ use mio::{Interest, Registry};
 use skbudget_controller::{Budget, Instant};
 use skbudget_stack::{ChunkPool, Container, Ctx, Tap, Undelivered};
 
+use super::quiet::Quiet;
 use super::rest::Recent;
 use crate::daemon::Publish;
 use crate::host::HostSockets;
@@ -43,6 +44,9 @@ pub(super) struct Seat {
     pub(super) host: HostSockets,
     pub(super) tap: Tap,
     listeners: Vec<Listener>,
+    /// Failures of this process's own that may go on for long: no descriptor is left, most likely.
+    accepts_fail: Quiet,
+    connects_fail: Quiet,
     /// The device may hold frames: edge-triggered, so remembered until it said that it holds none.
     device_ready: bool,
     /// In the worker's list of what runs next.
@@ -92,6 +96,8 @@ impl Seat {
             host,
             tap,
             listeners: Vec::new(),
+            accepts_fail: Quiet::default(),
+            connects_fail: Quiet::default(),
             device_ready: true,
             active: false,
             deadline: None,
@@ -166,7 +172,15 @@ impl Seat {
 
     /// Timers and flows.
     pub(super) fn stack_turn(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) -> bool {
-        self.with_stack(budget, shared, |stack, cx| stack.turn(cx))
+        let left = self.with_stack(budget, shared, |stack, cx| stack.turn(cx));
+        if let Some(errno) = self.host.take_lack()
+            && let Some(more) = self.connects_fail.note(shared.now)
+        {
+            // The container's kernel sends its SYN again: the connection begins once there is what it lacks.
+            let why = errno.desc();
+            log::warn!("container {}: no connection could begin: {why}{}", self.name, since(more));
+        }
+        left
     }
 
     /// After a turn that began connections.
@@ -270,7 +284,13 @@ impl Seat {
             }
             Err(e) if is_peers_doing(&e) => return,
             Err(e) => {
-                log::warn!("container {}: accept on a published port: {e}", self.name);
+                if let Some(more) = self.accepts_fail.note(shared.now) {
+                    log::warn!(
+                        "container {}: accept on a published port: {e}{}",
+                        self.name,
+                        since(more)
+                    );
+                }
                 listener.ready = false;
                 listener.rest_until = Some(shared.now + ACCEPT_REST);
                 return;
@@ -304,6 +324,15 @@ impl Seat {
             // No event would ever tell a flow without a socket.
             self.with_stack(budget, shared, |stack, cx| stack.accept_failed(cx, flow));
         }
+    }
+}
+
+/// How often a failure was not reported.
+fn since(left_out: u64) -> String {
+    if left_out == 0 {
+        String::new()
+    } else {
+        format!(" ({left_out} times more since the last report)")
     }
 }
 

@@ -2,6 +2,7 @@
 //! `cargo test -p skbudget --test e2e -- --include-ignored`.
 
 mod alive;
+mod descriptors;
 mod endings;
 mod ipv6;
 mod lifecycle;
