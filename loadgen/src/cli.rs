@@ -11,6 +11,7 @@ use crate::commands;
 use crate::exit::{Exit, Failure};
 use crate::export;
 use crate::folder::{self, Folder};
+use crate::help;
 use crate::interrupt;
 use crate::names;
 use crate::plan::Plan;
@@ -18,13 +19,12 @@ use crate::progress::Progress;
 use crate::recheck;
 use crate::report::table;
 use crate::run;
-use crate::scenario::{self, Scenario};
 use crate::study::{self, Study};
 use crate::target::{self, Control, Target};
 use crate::terminal::{print, say};
 
 #[derive(Debug, Parser)]
-#[command(name = "loadgen", version, about, max_term_width = 100)]
+#[command(name = "loadgen", version, about, max_term_width = 100, after_help = help::codes())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -33,11 +33,13 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// The demo: a hog and its victims, with one shared budget and with one each, side by side
+    #[command(after_help = help::judging(help::REPRO))]
     Repro {
         #[command(flatten)]
         options: Options,
     },
     /// Run a scenario
+    #[command(after_help = help::judging(help::RUN))]
     Run {
         /// The name of one that is built in (`loadgen list` shows them), or a file
         scenario: String,
@@ -49,10 +51,13 @@ enum Command {
         options: Options,
     },
     /// Name the built-in scenarios and their parameters
+    #[command(after_help = help::plain(help::LIST))]
     List,
     /// Print the file of a built-in scenario, to be copied and edited
+    #[command(after_help = help::plain(help::SHOW))]
     Show { name: String },
     /// Run a scenario once for each value of a parameter: a table, sweep.json, and a result for each
+    #[command(after_help = help::judging(help::SWEEP))]
     Sweep {
         scenario: String,
         /// `containers=1,10,100`
@@ -62,6 +67,7 @@ enum Command {
         options: OfMany,
     },
     /// Look for the largest value of a parameter at which no subject's gate fails
+    #[command(after_help = help::judging(help::SEARCH))]
     Search {
         scenario: String,
         /// `stuff`, or a path like `group.hog.stuff.conns`
@@ -79,13 +85,14 @@ enum Command {
         options: OfMany,
     },
     /// Judge a saved result: exit 3 when a gate fails, 4 when it is worse than the baseline, 6 without one
+    #[command(after_help = help::judging(help::GATE))]
     Gate {
         /// result.json or its directory
         result: PathBuf,
         /// Another result, to be no worse than
         #[arg(long, value_name = "PATH")]
         baseline: Option<PathBuf>,
-        /// A condition besides, on every subject (repeatable): 'worst(victim.response.p99) <= 5ms'
+        /// A condition besides, on every subject (repeatable): 'worst(victim.p99-contended) <= 5ms'
         #[arg(long, value_name = "EXPR")]
         expr: Vec<String>,
         /// Percent by which a wall-clock run may be worse than its baseline
@@ -115,7 +122,7 @@ enum Inconclusive {
 /// What every run has.
 #[derive(Debug, clap::Args)]
 struct Basics {
-    /// A seed is a run: the virtual target gives the same bytes every time
+    /// A seed is a run: the virtual target measures the same every time
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Change a parameter (repeatable)
@@ -194,8 +201,8 @@ fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Run { scenario: name, target, options } => {
             run_one(&name, &target, None, &options, interrupt::watch())
         }
-        Command::List => print(&list()?),
-        Command::Show { name } => print(&show(&name)?),
+        Command::List => print(&commands::list::list()?),
+        Command::Show { name } => print(&commands::list::show(&name)?),
         Command::Sweep { scenario, param, options } => {
             let target = target::find(&options.target)?;
             let stop = Control { stop: interrupt::watch() };
@@ -295,41 +302,4 @@ fn run_one(
 fn expected(plan: &Plan, target: &dyn Target) -> Option<Duration> {
     let all = Duration::from_nanos(plan.end_ns()) * target.arms(plan).len() as u32;
     (!target.parallel()).then_some(all)
-}
-
-fn list() -> Result<String, Failure> {
-    let mut s = String::new();
-    for name in scenario::names() {
-        let scenario = Scenario::find(name, "virtual")?;
-        s.push_str(&format!("{name}\n    {}\n", scenario.about()?));
-        let params = scenario.params()?;
-        let row = |(key, value): &(String, toml::Value)| match value {
-            toml::Value::String(text) => format!("{key}={text}"),
-            other => format!("{key}={other}"),
-        };
-        let mut line = String::from("    --set");
-        for word in params.iter().map(row) {
-            if line.len() + word.len() > 100 {
-                s.push_str(&line);
-                s.push('\n');
-                line = String::from("         ");
-            }
-            line.push(' ');
-            line.push_str(&word);
-        }
-        s.push_str(&line);
-        s.push('\n');
-    }
-    s.push_str("\nAny value of a file goes by its path besides: --set group.hog.count=2\n");
-    Ok(s)
-}
-
-fn show(name: &str) -> Result<String, Failure> {
-    match scenario::text(name) {
-        Some(text) => Ok(text.to_owned()),
-        // Says what there is.
-        None => Scenario::find(name, "virtual").and_then(|_| {
-            std::fs::read_to_string(name).map_err(|e| Failure::Usage(format!("{name}: {e}")))
-        }),
-    }
 }

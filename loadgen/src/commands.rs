@@ -1,6 +1,7 @@
 //! The commands that work on results.
 
 mod compare;
+pub(crate) mod list;
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use crate::exit::Failure;
 use crate::export::cases::{self, Suite};
 use crate::export::{self, Format, github, json, junit, summary};
 use crate::folder::{self, Folder};
+use crate::help;
 use crate::merge::{self, How};
 use crate::report::{explain, table};
 use crate::result::RunResult;
@@ -19,6 +21,7 @@ use crate::terminal::print;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make the files of a run again from its result.json
+    #[command(after_help = help::plain(help::REPORT))]
     Report {
         /// result.json or its directory
         result: PathBuf,
@@ -29,8 +32,10 @@ pub(crate) enum Command {
         outputs: Outputs,
     },
     /// Is B worse than A? Exit 4 if it is, 5 if that cannot be told
+    #[command(after_help = help::judging(help::COMPARE))]
     Compare(Box<compare::Compare>),
     /// Several results of one scenario as one: histograms are added, nothing is averaged
+    #[command(after_help = help::judging(help::MERGE))]
     Merge {
         /// Two or more: result.json or their folders
         #[arg(required = true, num_args = 2..)]
@@ -44,10 +49,13 @@ pub(crate) enum Command {
         outputs: Outputs,
     },
     /// Check this binary against oracles whose answers are known, in seconds
+    #[command(after_help = help::plain(help::SELFTEST))]
     Selftest,
     /// Print the JSON Schema of a file
+    #[command(after_help = help::plain(help::SCHEMA))]
     Schema { which: SchemaName },
     /// Say what a metric, a gate or an exit code means
+    #[command(after_help = help::plain(help::EXPLAIN))]
     Explain {
         /// Leave out to list the topics
         topic: Option<String>,

@@ -18,17 +18,23 @@ pub enum Exit {
 impl Exit {
     pub const ALL: [(Self, &'static str); 8] = [
         (Self::Passed, "all gates passed: the control starved, the subject did not"),
-        (Self::Io, "loadgen or the stack crashed, or a file could not be written"),
+        (
+            Self::Io,
+            "loadgen or the stack crashed, a file could not be written, or another loadgen writes there",
+        ),
         (Self::Usage, "usage: unknown scenario, key, value or option"),
         (Self::GateFailed, "a gate failed: a victim paid for its neighbour"),
         (Self::Regression, "regression against the baseline"),
         (
             Self::Inconclusive,
-            "inconclusive: the control did not starve, the generator could not keep its rate, or there are too few \
-             samples",
+            "inconclusive: the control did not starve, the generator could not keep its rate, there are too few samples, \
+             or the target cannot run here, as tap without root",
         ),
         (Self::NoBaseline, "the baseline is missing or of another kind"),
-        (Self::Interrupted, "interrupted"),
+        (
+            Self::Interrupted,
+            "interrupted (Ctrl-C, SIGTERM, or the terminal hung up): what was measured is written",
+        ),
     ];
 
     pub fn code(self) -> u8 {

@@ -1,6 +1,7 @@
 //! The judgement: gates over the fairness numbers, and the exit they come to.
 
 mod expr;
+pub mod words;
 
 pub use expr::Expr;
 

@@ -14,12 +14,14 @@
 pub mod analyse;
 pub mod cli;
 mod commands;
+mod commit;
 pub mod compare;
 pub mod exit;
 pub mod export;
 pub mod folder;
 pub mod gate;
 pub mod hdr;
+mod help;
 mod interrupt;
 mod machine;
 pub mod measure;

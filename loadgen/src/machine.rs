@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::thread;
 
+use crate::commit;
 use crate::result::Meta;
 
 /// What there is to know before a run.
@@ -15,6 +16,8 @@ pub(crate) fn look() -> Meta {
         cpu_model: fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| model(&text)),
         kernel: line("/proc/sys/kernel/osrelease"),
         governor: governors(),
+        commit: commit::find(),
+        command: Some(commit::command(std::env::args_os())),
         ..Meta::default()
     }
 }

@@ -43,6 +43,11 @@ pub struct Metric {
 impl Metric {
     /// `None`: there is nothing to say, as of a percentile without samples.
     pub fn read(&self, result: &RunResult, arm: &ArmResult) -> Option<Reading> {
+        // Beside the hog nothing was measured: nothing is not the same as none.
+        let contended = result.phases.get(CONTENDED);
+        if self.key != "p99-solo" && contended.is_some_and(|p| p.until(arm.ended_ns).nanos() == 0) {
+            return None;
+        }
         (self.read)(result, arm)
     }
 

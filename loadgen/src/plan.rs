@@ -33,6 +33,17 @@ pub enum ArmRole {
     Baseline,
 }
 
+impl ArmRole {
+    /// What is expected of an arm, for a reader who wonders which column should look good.
+    pub fn expected(self) -> &'static str {
+        match self {
+            Self::Control => "should starve",
+            Self::Subject => "should be fine",
+            Self::Baseline => "to compare with",
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RuleSet {

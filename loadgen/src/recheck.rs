@@ -45,7 +45,10 @@ pub fn gate(path: &Path, options: &Options<'_>) -> Result<Recheck, Failure> {
         let _ = writeln!(text, "{mark}  {}  {}  {}  ({})", g.arm, g.name, g.observed, g.limit);
     }
     let mut exit = if result.interrupted { Exit::Interrupted } else { gate::exit_of(&gates) };
-    let mut suites = cases::of_gates(&result.scenario, &gates);
+    let mut suites = match result.interrupted {
+        true => cases::of_run(&result),
+        false => cases::of_gates(&result.scenario, &gates),
+    };
     if let Some(baseline) = options.baseline {
         let before = text.len();
         let verdict = compare(&result, baseline, options.tolerance, &mut text);

@@ -55,6 +55,12 @@ pub struct Meta {
     /// Of the processors' frequency; several by commas.
     #[serde(default)]
     pub governor: Option<String>,
+    /// That CI names, or of the repository in whose folders the run was started.
+    #[serde(default)]
+    pub commit: Option<String>,
+    /// As it was typed.
+    #[serde(default)]
+    pub command: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -48,6 +48,10 @@ impl Scenario {
     pub fn params(&self) -> Result<Vec<(String, toml::Value)>, Failure> {
         self.source.params()
     }
+    /// What its own groups have, by paths, where no parameter stands for it.
+    pub fn knobs(&self) -> Result<Vec<(String, toml::Value)>, Failure> {
+        self.source.knobs()
+    }
     pub fn about(&self) -> Result<String, Failure> {
         Ok(self.source.file()?.about)
     }

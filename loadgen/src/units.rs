@@ -130,6 +130,29 @@ pub fn bytes(n: u64) -> String {
     }
 }
 
+/// `2026-11-27 23:01 UTC`
+pub fn date(unix_ms: u64) -> String {
+    let (minutes, days) = (unix_ms / 60_000 % 1440, unix_ms / 86_400_000);
+    // Days since 0000-03-01, in eras of 400 years, of which each has the same days.
+    let days = days + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!("{year}-{month:02}-{day:02} {:02}:{:02} UTC", minutes / 60, minutes % 60)
+}
+
+/// A key of a result's parameters and its value, as they were typed: `rtt_ns` and 1000000 are `rtt` and `1ms`.
+pub fn param(key: &str, value: u64) -> (String, String) {
+    let units = [Unit::Bytes, Unit::Nanos, Unit::BitsPerSecond];
+    let found = units.into_iter().find_map(|u| Some((u, key.strip_suffix(u.suffix())?)));
+    let (unit, name) = found.unwrap_or((Unit::Count, key));
+    (name.replace('_', "-"), unit.show(value))
+}
+
 /// `1.05x`
 pub fn times(milli: u64) -> String {
     format!("{}.{:02}x", milli / 1000, milli % 1000 / 10)
@@ -207,6 +230,24 @@ mod tests {
         }
         assert_eq!(Unit::Bytes.show(32 << 20), "32MiB");
         assert_eq!(Unit::BitsPerSecond.parse("10Gbit/s"), Ok(10_000_000_000));
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        assert_eq!(date(0), "1970-01-01 00:00 UTC");
+        assert_eq!(date(951_782_400_000), "2000-02-29 00:00 UTC");
+        assert_eq!(date(951_868_799_999), "2000-02-29 23:59 UTC");
+        assert_eq!(date(1_795_824_060_000), "2026-11-28 00:01 UTC");
+        assert_eq!(date(4_107_542_400_000), "2100-03-01 00:00 UTC");
+    }
+
+    #[test]
+    fn parameters_are_written_as_they_are_typed() {
+        let of = |key, value| param(key, value);
+        assert_eq!(of("rtt_ns", 1_000_000), ("rtt".to_owned(), "1ms".to_owned()));
+        assert_eq!(of("hog_hard_bytes", 32 << 20), ("hog-hard".to_owned(), "32MiB".to_owned()));
+        assert_eq!(of("rate_bps", 500_000_000), ("rate".to_owned(), "500Mbit".to_owned()));
+        assert_eq!(of("victims", 4), ("victims".to_owned(), "4".to_owned()));
     }
 
     #[test]

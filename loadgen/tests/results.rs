@@ -244,9 +244,14 @@ fn selftest_knows_its_answers() {
 fn explain_knows_every_word_it_is_asked() {
     let (code, topics, _) = loadgen(&["explain"]);
     assert_eq!(code, 0);
-    let once: std::collections::BTreeSet<&str> = topics.lines().collect();
-    assert_eq!(once.len(), topics.lines().count(), "each is listed once");
-    for topic in topics.lines().filter_map(|l| l.trim().strip_prefix("loadgen explain ")) {
+    let lines: Vec<&str> = topics.lines().take_while(|l| !l.is_empty()).collect();
+    let words = || lines.iter().filter_map(|l| l.split_whitespace().next());
+    assert_eq!(words().collect::<std::collections::BTreeSet<_>>().len(), lines.len(), "each once");
+    assert!(
+        lines.len() > 25 && lines.iter().all(|l| l.len() > 35),
+        "a line says something: {topics}"
+    );
+    for topic in words() {
         let (code, out, err) = loadgen(&["explain", topic]);
         assert!(code == 0 && out.len() > 20, "{topic}: {out}{err}");
     }
@@ -254,6 +259,10 @@ fn explain_knows_every_word_it_is_asked() {
         let name = gate["name"].as_str().unwrap();
         let (code, out, err) = loadgen(&["explain", name]);
         assert!(code == 0 && out.len() > 20, "{name}: {out}{err}");
+    }
+    let (_, expressions, _) = loadgen(&["explain", "expression"]);
+    for word in ["worst", "mmr", "p99-contended", "held-mean", "overshoot", "&&", "4KiB"] {
+        assert!(expressions.contains(word), "{word}: {expressions}");
     }
     for exit in ["0", "3", "5", "130", "exit"] {
         assert_eq!(loadgen(&["explain", exit]).0, 0, "{exit}");

@@ -9,7 +9,7 @@ use crate::plan::{CONTENDED, Phase, SOLO};
 use crate::report::pick::{slowdown_milli, worst_first};
 use crate::report::table;
 use crate::result::{ArmResult, ContainerResult, RunResult};
-use crate::units::{bits_per_second, percent, rate, time, times};
+use crate::units::{bits_per_second, date, param, percent, rate, time, times};
 
 /// Listed one by one, an arm.
 const WORST: usize = 20;
@@ -119,7 +119,8 @@ fn gates(s: &mut String, result: &RunResult) {
 }
 
 fn side_by_side(s: &mut String, result: &RunResult) {
-    let heads: Vec<String> = result.arms.iter().map(|a| cell(&a.name)).collect();
+    let head = |a: &ArmResult| format!("{} ({})", cell(&a.name), a.role.expected());
+    let heads: Vec<String> = result.arms.iter().map(head).collect();
     let _ = writeln!(s, "| | {} |", heads.join(" | "));
     let _ = writeln!(s, "|---|{}", "---:|".repeat(heads.len()));
     for m in METRICS {
@@ -179,8 +180,15 @@ fn details(s: &mut String, result: &RunResult) {
     );
     let _ = writeln!(s, "| machine | {} |", cell(&crate::machine::words(m)));
     let _ = writeln!(s, "| seed | {} |", result.seed);
+    let _ = writeln!(s, "| started | {} |", date(m.started_unix_ms));
+    for (what, text) in [("commit", &m.commit), ("command", &m.command)] {
+        if let Some(text) = text {
+            let _ = writeln!(s, "| {what} | {} |", cell(text));
+        }
+    }
     for (key, value) in result.params.iter().take(PARAMS_MAX) {
-        let _ = writeln!(s, "| {} | {value} |", cell(key));
+        let (key, value) = param(key, *value);
+        let _ = writeln!(s, "| {} | {} |", cell(&key), cell(&value));
     }
     let _ = writeln!(s, "\n</details>");
 }

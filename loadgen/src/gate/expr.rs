@@ -1,4 +1,4 @@
-//! Conditions in a scenario's own words: `worst(victim.slowdown.p99) <= 1.2 && sum(hog.refusals) > 0`.
+//! Conditions in a scenario's own words: `worst(victim.p99-inflation) <= 1.2 && sum(hog.refusals) > 0`.
 //!
 //! ```text
 //! or    := and ( "||" and )*
@@ -12,6 +12,7 @@
 
 use std::fmt;
 
+use super::words;
 use crate::plan::{CONTENDED, Role, SOLO};
 use crate::result::{ArmResult, ContainerResult, Quantile};
 use crate::units::{Unit, hint_or_all};
@@ -97,18 +98,18 @@ enum Metric {
 
 /// Names and whether more is better.
 const METRICS: &[(&str, Metric, bool)] = &[
-    ("slowdown.throughput", Metric::SlowdownThroughput, false),
-    ("slowdown.p99", Metric::SlowdownP99, false),
-    ("response.p50", Metric::ResponseP50, false),
-    ("response.p99", Metric::ResponseP99, false),
-    ("response.p999", Metric::ResponseP999, false),
-    ("response.max", Metric::ResponseMax, false),
+    ("throughput-slowdown", Metric::SlowdownThroughput, false),
+    ("p99-inflation", Metric::SlowdownP99, false),
+    ("p50-contended", Metric::ResponseP50, false),
+    ("p99-contended", Metric::ResponseP99, false),
+    ("p999-contended", Metric::ResponseP999, false),
+    ("max-contended", Metric::ResponseMax, false),
     ("stall", Metric::Stall, false),
     ("delivered", Metric::Delivered, true),
     ("recovery", Metric::Recovery, false),
     ("moved", Metric::Moved, true),
     ("held", Metric::Held, true),
-    ("held.mean", Metric::HeldMean, true),
+    ("held-mean", Metric::HeldMean, true),
     ("pressure", Metric::Pressure, false),
     ("refusals", Metric::Refusals, false),
     ("flows", Metric::Flows, true),
@@ -222,7 +223,7 @@ impl Parser<'_> {
         if !self.groups.contains(&group) {
             return Err(unknown("group", group, self.groups.iter().copied()));
         }
-        let Some((_, known, _)) = METRICS.iter().find(|m| m.0 == metric) else {
+        let Some((_, known, _)) = METRICS.iter().find(|m| m.0 == words::canonical(metric)) else {
             return Err(unknown("metric", metric, METRICS.iter().map(|m| m.0)));
         };
         Ok(Term::Over(*fun, group.to_owned(), *known))

@@ -1,15 +1,18 @@
 //! The charts of a report out of a result. However many containers and windows there are, what is drawn is bounded:
 //! chosen containers, thinned lines, rows and columns put together.
 
+mod heat;
+mod latency;
+
+pub use heat::heat;
+pub use latency::{by_percentile, over_time};
+
 use super::pick::{slowdown_milli, worst, worst_first};
-use super::svg::{Band, Chart, Heat, HeatRow, Mark, Scale, Series, log_steps, steps};
+use super::svg::{Band, Chart, Mark, Scale, Series, Show, log_steps, steps};
 use crate::plan::{CONTENDED, Phase, Role, SOLO};
-use crate::result::{ArmResult, ContainerResult, ProbePhase, RunResult};
+use crate::result::{ArmResult, ContainerResult, RunResult};
 use crate::units::bytes;
 
-/// Rows and columns of a heat map.
-const ROWS_MAX: usize = 40;
-const COLUMNS_MAX: usize = 100;
 /// Colours there are for arms.
 const COLOURS: usize = 6;
 
@@ -23,15 +26,21 @@ fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 
-fn bands(result: &RunResult) -> Vec<Band> {
+/// The phases as far as they were measured, and what was not.
+fn bands(result: &RunResult, arm: &ArmResult) -> Vec<Band> {
     let class = |i: usize| if i == CONTENDED { "hot" } else { "calm" };
-    let band = |(i, p): (usize, &Phase)| Band {
-        name: p.name.clone(),
-        from: seconds(p.start_ns),
-        to: seconds(p.end_ns),
-        class: class(i),
+    let band = |(i, p): (usize, &Phase)| {
+        let p = p.until(arm.ended_ns);
+        let (from, to) = (seconds(p.start_ns), seconds(p.end_ns));
+        (from < to).then(|| Band { name: p.name.clone(), from, to, class: class(i) })
     };
-    result.phases.iter().enumerate().map(band).collect()
+    let mut bands: Vec<Band> = result.phases.iter().enumerate().filter_map(band).collect();
+    let end = result.phases.last().map_or(0, |p| p.end_ns);
+    if let Some(ended) = arm.ended_ns.filter(|ended| *ended < end) {
+        let name = "not measured".to_owned();
+        bands.push(Band { name, from: seconds(ended), to: seconds(end), class: "unmeasured" });
+    }
+    bands
 }
 
 fn time_axis(result: &RunResult) -> ((f64, f64), Vec<(f64, String)>) {
@@ -100,8 +109,9 @@ pub fn goodput(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
         y: (0.0, end),
         x_ticks,
         y_ticks,
-        bands: bands(result),
+        bands: bands(result, arm),
         series,
+        show: (Show::Seconds, Show::BitsPerSecond),
         ..Chart::default()
     };
     (chart, keys)
@@ -134,7 +144,7 @@ pub fn usage(result: &RunResult, arm: &ArmResult, budget: usize) -> Chart {
         y: (0.0, end),
         x_ticks,
         y_ticks,
-        bands: bands(result),
+        bands: bands(result, arm),
         marks: marks.collect(),
         series: vec![Series {
             name: format!("usage of {}", b.name),
@@ -142,89 +152,9 @@ pub fn usage(result: &RunResult, arm: &ArmResult, budget: usize) -> Chart {
             points: b.usage_bytes.iter().enumerate().map(point).collect(),
             dots: false,
         }],
+        show: (Show::Seconds, Show::Bytes),
         ..Chart::default()
     }
-}
-
-/// Latency against log10(1/(1-p)), which gives every nine the same width. From where requests did not come back the
-/// line is dotted: it is known from below only.
-pub fn latency(result: &RunResult) -> (Chart, Vec<Key>) {
-    let (mut series, mut keys) = (Vec::new(), Vec::new());
-    for (i, arm) in result.arms.iter().enumerate() {
-        let Some(c) = worst(arm) else { continue };
-        for (phase, style) in [(SOLO, " dash"), (CONTENDED, "")] {
-            let Some(probe) = c.phases.get(phase).and_then(|p| p.probe.as_ref()) else { continue };
-            let Some(phase) = result.phases.get(phase) else { continue };
-            let (name, class) =
-                (format!("{}, {}", arm.name, phase.name), format!("a{}{style}", i % COLOURS));
-            let (known, below) = curve(probe);
-            keys.push((class.clone(), name.clone()));
-            let dotted = format!("a{} dots", i % COLOURS);
-            let from_below = format!("{name}: at least");
-            for (name, class, points) in [(name, class, known), (from_below, dotted, below)] {
-                series.push(Series { name, class, points, dots: false });
-            }
-        }
-    }
-    let all = || series.iter().flat_map(|s| &s.points);
-    let low = all().map(|p| p.1).fold(f64::MAX, f64::min).clamp(1.0, 1e9);
-    let high = all().map(|p| p.1).fold(0.0, f64::max).max(low * 4.0);
-    let nines = all().map(|p| p.0).fold(1.0, f64::max);
-    // Room below the lowest line, so that it does not lie on the axis.
-    let y = (low / 2.0, high * 1.5);
-    let names = [
-        (std::f64::consts::LOG10_2, "p50"),
-        (1.0, "p90"),
-        (2.0, "p99"),
-        (3.0, "p99.9"),
-        (4.0, "p99.99"),
-        (5.0, "p99.999"),
-    ];
-    let chart = Chart {
-        title: "Response time by percentile, worst victim".to_owned(),
-        x: (0.0, nines),
-        y,
-        y_scale: Scale::Log10,
-        x_ticks: names
-            .into_iter()
-            .filter(|t| t.0 <= nines)
-            .map(|(x, t)| (x, t.to_owned()))
-            .collect(),
-        y_ticks: log_steps(y.0, y.1).into_iter().map(|t| (t, round_time(t))).collect(),
-        x_grid: true,
-        series,
-        ..Chart::default()
-    };
-    (chart, keys)
-}
-
-/// `20 ms`, where `units::time` would say `20.0 ms`.
-fn round_time(ns: f64) -> String {
-    let (scale, unit) = match ns {
-        n if n >= 1e9 => (1e9, "s"),
-        n if n >= 1e6 => (1e6, "ms"),
-        n if n >= 1e3 => (1e3, "us"),
-        _ => (1.0, "ns"),
-    };
-    format!("{} {unit}", short(ns / scale))
-}
-
-type Points = Vec<(f64, f64)>;
-
-/// The part of a spectrum that is known, and the part known from below, which begins where the other ends.
-fn curve(probe: &ProbePhase) -> (Points, Points) {
-    let total = probe.completed + probe.outstanding + probe.shed + probe.failed;
-    let answered = probe.completed as f64 / total.max(1) as f64;
-    // The last sample's own place; the row at 100 % would be infinitely far to the right.
-    let end = (total.max(2) as f64).log10();
-    let place = |ppb: u64| (-(1.0 - ppb as f64 / 1e9).max(1e-12).log10()).min(end);
-    let point = |r: &crate::result::SpectrumRow| (place(r.quantile_ppb), r.ns as f64);
-    let edge = probe.spectrum.iter().position(|r| r.quantile_ppb as f64 / 1e9 > answered);
-    let edge = edge.unwrap_or(probe.spectrum.len());
-    let known: Points = probe.spectrum[..edge].iter().map(point).collect();
-    let below = probe.spectrum[edge.saturating_sub(1)..].iter().map(point);
-    let below = if edge < probe.spectrum.len() { below.collect() } else { Points::new() };
-    (known, below)
 }
 
 /// Victims sorted by their slowdown, arm by arm, with the gate they are held to.
@@ -236,7 +166,12 @@ pub fn slowdowns(result: &RunResult) -> (Chart, Vec<Key>) {
         all.sort_unstable();
         all
     };
-    let arms: Vec<Vec<u64>> = result.arms.iter().map(sorted).collect();
+    let measured = |arm: &ArmResult| {
+        result.phases.get(CONTENDED).is_none_or(|p| p.until(arm.ended_ns).nanos() > 0)
+    };
+    let all = result.arms.iter();
+    let arms: Vec<Vec<u64>> =
+        all.map(|arm| if measured(arm) { sorted(arm) } else { Vec::new() }).collect();
     let finite = arms.iter().flatten().filter(|m| **m < SLOWDOWN_END);
     let most = finite.max().map_or(1.0, |m| *m as f64 / 1e3).max(1.5);
     let nothing = arms.iter().flatten().any(|m| *m >= SLOWDOWN_END);
@@ -276,6 +211,7 @@ pub fn slowdowns(result: &RunResult) -> (Chart, Vec<Key>) {
         y_ticks: log_steps(y.0, y.1).into_iter().map(|t| (t, format!("{}x", short(t)))).collect(),
         marks,
         series,
+        show: (Show::Part, Show::Times),
         ..Chart::default()
     };
     (chart, keys)
@@ -292,63 +228,4 @@ fn gate_limit(result: &RunResult) -> Option<f64> {
     let from = gate.limit.find(|c: char| c.is_ascii_digit())?;
     let text: String = gate.limit[from..].chars().take_while(|c| number(*c)).collect();
     text.parse().ok()
-}
-
-/// What each victim gets over time, of what it got alone. More victims than rows: sorted by what they got, and the
-/// worst of each bundle is shown, so that one that starves is seen among a thousand.
-pub fn heat(result: &RunResult, arm: &ArmResult) -> Heat {
-    let order = worst_first(arm);
-    let bundle = order.len().div_ceil(ROWS_MAX).max(1);
-    let rows = order.chunks(bundle).map(|some| {
-        let parts: Vec<Vec<Option<f64>>> = some.iter().map(|c| parts(result, c)).collect();
-        let columns = parts.iter().map(Vec::len).max().unwrap_or(0);
-        let worst = |i: usize| {
-            let here = parts.iter().filter_map(|p| p.get(i).copied().flatten());
-            here.reduce(f64::min)
-        };
-        let name = match (some.first(), some.last()) {
-            (Some(a), Some(b)) if some.len() > 1 => {
-                format!("{} to {}: the worst of {}", a.name, b.name, some.len())
-            }
-            (Some(a), _) => a.name.clone(),
-            (None, _) => String::new(),
-        };
-        HeatRow { name, parts: (0..columns).map(worst).collect() }
-    });
-    let (x, x_ticks) = time_axis(result);
-    Heat {
-        title: format!(
-            "Goodput of the victims over time, in parts of what each has alone, {}",
-            arm.name
-        ),
-        rows: rows.collect(),
-        row_names: (
-            "worst".to_owned(),
-            if order.len() > 1 { "best".to_owned() } else { String::new() },
-        ),
-        x,
-        x_ticks,
-        bands: bands(result),
-    }
-}
-
-fn parts(result: &RunResult, c: &ContainerResult) -> Vec<Option<f64>> {
-    let end = result.phases.last().map_or(0, |p| p.end_ns);
-    let windows = (end / result.window_ns.max(1)) as usize;
-    let step = windows.div_ceil(COLUMNS_MAX).max(1);
-    let solo = c.phases.get(SOLO).zip(result.phases.get(SOLO));
-    let alone = solo
-        .map_or(0.0, |(p, phase)| (p.up_bytes + p.down_bytes) as f64 / phase.nanos().max(1) as f64);
-    let column = |from: usize| {
-        let here = from..(from + step).min(windows);
-        let of =
-            |w: &[u32]| here.clone().filter_map(|i| w.get(i)).map(|b| f64::from(*b)).sum::<f64>();
-        let ns = here.len() as f64 * result.window_ns as f64;
-        let got = (of(&c.up_window_bytes) + of(&c.down_window_bytes)) / ns.max(1.0);
-        // Before it came and after it left there is nobody to starve.
-        let at = from as u64 * result.window_ns;
-        let there = at >= c.joined_ns && c.left_ns.is_none_or(|left| at < left);
-        (alone > 0.0 && there).then_some(got / alone)
-    };
-    (0..windows).step_by(step).map(column).collect()
 }

@@ -3,8 +3,12 @@
 use std::fmt::Write as _;
 
 use crate::exit::{Exit, Failure};
+use crate::gate::words;
 use crate::metrics::{Better, METRICS, find};
 use crate::units::hint;
+
+/// The topic that lists what a gate may ask.
+const EXPRESSION: &str = "expression";
 
 const TOPICS: &[(&str, &str)] = &[
     (
@@ -84,11 +88,6 @@ const TOPICS: &[(&str, &str)] = &[
          along what it held.",
     ),
     (
-        "expression",
-        "A gate of the scenario itself: function(group.metric) compared with a value, as \
-         worst(victim.slowdown.p99) <= 1.2, joined by && and ||. A number that is not known fails it.",
-    ),
-    (
         "recovery",
         "From the hog's leaving to the first of two windows in a row with 95 % of what the victim had alone, both \
          ways.",
@@ -110,7 +109,7 @@ const TOPICS: &[(&str, &str)] = &[
 
 /// What a gate is about, by a word in its name.
 const GATES: &[(&str, &str)] = &[
-    ("(", "expression"),
+    ("(", EXPRESSION),
     ("goodput alone", "control"),
     ("probes", "probes"),
     ("lag", "lag"),
@@ -137,10 +136,11 @@ const GATES: &[(&str, &str)] = &[
 /// Nothing of that name.
 pub fn explain(topic: Option<&str>) -> Result<String, Failure> {
     let metrics = METRICS.iter().map(|m| m.key).filter(|key| about(key).is_none());
-    let topics = TOPICS.iter().map(|t| t.0).chain(metrics).chain(["exit"]);
-    let Some(name) = topic else {
-        return Ok(topics.map(|name| format!("loadgen explain {name}\n")).collect());
-    };
+    let topics = TOPICS.iter().map(|t| t.0).chain(metrics).chain([EXPRESSION, "exit"]);
+    let Some(name) = topic else { return Ok(contents(topics)) };
+    if name == EXPRESSION || name == "expressions" {
+        return Ok(words::explain());
+    }
     let found = exits(name).or_else(|| topic_or_metric(name)).or_else(|| gate(name));
     found.ok_or_else(|| {
         let longer: Vec<_> = topics.clone().filter(|t| t.starts_with(name)).collect();
@@ -151,6 +151,24 @@ pub fn explain(topic: Option<&str>) -> Result<String, Failure> {
         };
         Failure::Usage(format!("nothing to explain about '{name}'{hint}"))
     })
+}
+
+/// Every topic with what it is about in a line.
+fn contents<'a>(topics: impl Iterator<Item = &'a str>) -> String {
+    let line = |name: &str| {
+        let text = match name {
+            EXPRESSION => "what a gate may ask: functions, metrics, operators".to_owned(),
+            "exit" => "what the exit codes mean; 0 to 6 and 130 are topics as well".to_owned(),
+            _ => topic_or_metric(name).unwrap_or_default(),
+        };
+        let text = text.strip_prefix(&format!("{name}: ")).unwrap_or(&text);
+        let first = text.split_once(". ").map_or(text, |(first, _)| first);
+        format!("{name:20} {}\n", first.trim_end().trim_end_matches('.'))
+    };
+    let all: String = topics.map(line).collect();
+    format!(
+        "{all}\nloadgen explain TOPIC says more; a gate's name or an exit code is a topic, too.\n"
+    )
 }
 
 fn exits(name: &str) -> Option<String> {
@@ -174,7 +192,8 @@ fn topic_or_metric(name: &str) -> Option<String> {
             Better::Smaller => "smaller",
             Better::Bigger => "bigger",
         };
-        format!("{}: {}; {better} is better.\n", m.key, m.about)
+        let bound = "A tracker keeps it where it is never, nothing or without bound: with what is known from below.";
+        format!("{}: {}; {better} is better. {bound}\n", m.key, m.about)
     });
     let text: String = metric.into_iter().chain(about(name)).collect();
     (!text.is_empty()).then_some(text)
@@ -188,5 +207,5 @@ fn gate(name: &str) -> Option<String> {
     // Names of gates are several words; a single one is a topic mistyped.
     let name = Some(name.to_lowercase()).filter(|n| n.contains(' '))?;
     let (_, topic) = GATES.iter().find(|(word, _)| name.contains(word))?;
-    topic_or_metric(topic)
+    if *topic == EXPRESSION { Some(words::explain()) } else { topic_or_metric(topic) }
 }

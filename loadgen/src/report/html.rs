@@ -26,15 +26,19 @@ pub fn render(result: &RunResult) -> Result<String, Failure> {
         context! { name => r.name, detail => r.detail, cells }
     };
     let rows: Vec<Value> = rows.into_iter().map(row).collect();
-    let (latency, latency_keys) = charts::latency(result);
+    let (latency, latency_keys) = charts::by_percentile(result);
     let (slowdowns, slowdown_keys) = charts::slowdowns(result);
-    let params = result.params.iter().map(|(k, v)| context! { key => k, value => v });
+    let params = result.params.iter().map(|(k, v)| {
+        let (key, value) = crate::units::param(k, *v);
+        context! { key, value }
+    });
     let victims = result.arms.first().map_or(0, |a| crate::metrics::victims(a).count());
     let context = context! {
         scenario => result.scenario.as_str(), seed => result.seed,
         target => result.target.as_str(), interrupted => result.interrupted,
         verdict => verdict(result), passed => result.verdict.exit == 0,
-        headline, rows, arms, victims,
+        headline, rows, arms, victims, interruption => table::interruption(result),
+        heads => result.arms.iter().map(head).collect::<Vec<_>>(),
         gates => gates(result),
         params => params.collect::<Vec<_>>(),
         toml => result.scenario_toml.as_str(),
@@ -70,8 +74,14 @@ fn meta(result: &RunResult) -> Value {
     let m = &result.meta;
     context! {
         loadgen_version => m.loadgen_version.as_str(), machine => crate::machine::words(m),
-        elapsed_ms => m.elapsed_ms,
+        took => crate::units::time(m.elapsed_ms * 1_000_000), date => crate::units::date(m.started_unix_ms),
+        commit => m.commit.as_deref(), command => m.command.as_deref(),
     }
+}
+
+/// A column of the tables.
+fn head(arm: &ArmResult) -> Value {
+    context! { name => arm.name.as_str(), expected => arm.role.expected() }
 }
 
 /// What failed is read first.
@@ -96,8 +106,10 @@ fn arm_value(result: &RunResult, arm: &ArmResult) -> Value {
     let budgets: Vec<Value> = charts::shown_budgets(arm).into_iter().map(budget).collect();
     let (goodput, goodput_keys) = charts::goodput(result, arm);
     let heat = charts::heat(result, arm);
+    let (times, times_keys) = charts::over_time(result, arm);
     context! {
-        name => arm.name.as_str(), rules => arm.rules.word(), budgets,
+        name => arm.name.as_str(), rules => arm.rules.word(), expected => arm.role.expected(), budgets,
+        times => (!times_keys.is_empty()).then(|| svg(times.render())), times_keys => keys(&times_keys),
         goodput => svg(goodput.render()), goodput_keys => keys(&goodput_keys),
         heat => (!heat.rows.is_empty()).then(|| svg(heat.render())),
     }

@@ -4,8 +4,10 @@
 //! screens, and margins, ticks and labels here leave room for those.
 
 mod heat;
+mod hover;
 
-pub use heat::{Heat, HeatRow, LEVELS};
+pub use heat::{Heat, HeatPart, HeatRow, LEVELS};
+pub use hover::Show;
 
 use std::fmt::Write as _;
 
@@ -61,6 +63,8 @@ pub struct Chart {
     pub bands: Vec<Band>,
     pub marks: Vec<Mark>,
     pub series: Vec<Series>,
+    /// How values of x and y are written where the pointer is.
+    pub show: (Show, Show),
 }
 
 const W: f64 = 560.0;
@@ -98,6 +102,7 @@ impl Chart {
             self.line(&mut s, line);
         }
         self.marks(&mut s);
+        self.hover(&mut s);
         s.push_str("</svg>");
         s
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::metrics::{victims, worst_quantile};
-use crate::plan::{Phase, Role};
+use crate::plan::{CONTENDED, Phase, Role};
 use crate::result::{ArmResult, ContainerPhase, ContainerResult, Fairness, Quantile, RunResult};
 use crate::units::{after, bits_per_second, bytes, percent, rate, time, times};
 
@@ -32,7 +32,8 @@ pub fn render(result: &RunResult) -> String {
     for arm in &result.arms {
         let head = format!("{} ({})", arm.name, arm.rules.word());
         let cells = rows.iter().map(|r| (r.cell)(arm));
-        columns.push(std::iter::once(head).chain(cells).collect());
+        let heads = [head, arm.role.expected().to_owned()];
+        columns.push(heads.into_iter().chain(cells).collect());
     }
     let widths: Vec<usize> =
         columns.iter().map(|c| c.iter().map(|t| t.chars().count()).max().unwrap_or(0)).collect();
@@ -44,11 +45,12 @@ pub fn render(result: &RunResult) -> String {
         let _ = writeln!(s, "{}", text.trim_end());
     };
     line(&mut s, "", "", 0);
+    line(&mut s, "", "", 1);
     let mut before = "";
     for (i, row) in rows.iter().enumerate() {
         let shown = if row.name == before { "" } else { &row.name };
         before = &row.name;
-        line(&mut s, shown, &row.detail, i + 1);
+        line(&mut s, shown, &row.detail, i + 2);
     }
     let _ = writeln!(s);
     s.push_str(&gates(result));
@@ -147,10 +149,20 @@ fn rows(result: &RunResult) -> Vec<Row> {
         }
     }
     for (i, phase) in result.phases.iter().take(2).enumerate() {
-        add("longest stall of a victim", &phase.name, Box::new(move |arm| worst_stall(arm, i)));
+        let whole = phase.clone();
+        let cell = move |arm: &ArmResult| match whole.until(arm.ended_ns).nanos() {
+            0 => none(),
+            _ => worst_stall(arm, i),
+        };
+        add("longest stall of a victim", &phase.name, Box::new(cell));
     }
+    let contended = result.phases.get(CONTENDED).cloned();
     let mut fair = |name: &str, cell: fn(&Fairness) -> String| {
-        add(name, "", Box::new(move |arm| cell(&arm.fairness)));
+        let phase = contended.clone();
+        let measured =
+            move |arm: &ArmResult| phase.as_ref().is_none_or(|p| p.until(arm.ended_ns).nanos() > 0);
+        let cell = move |arm: &ArmResult| if measured(arm) { cell(&arm.fairness) } else { none() };
+        add(name, "", Box::new(cell));
     };
     fair("delivered in time, least", |f| f.delivered_ppm.map_or_else(none, percent));
     fair("throughput slowdown, worst", |f| {

@@ -109,6 +109,22 @@ impl Source {
         Ok(self.file()?.params.into_iter().filter_map(first).collect())
     }
 
+    /// Paths and values of the groups that a scenario adds to the common ones, as its hogs, but those that have a name.
+    pub fn knobs(&self) -> Result<Vec<(String, Value)>, Failure> {
+        let params = self.file()?.params;
+        let named = |path: &str| params.values().any(|paths| paths.iter().any(|p| p == path));
+        let mut found = Vec::new();
+        let groups = self.table.get("group").and_then(Value::as_array);
+        for group in groups.into_iter().flatten().filter_map(Value::as_table) {
+            let name = group.get("name").and_then(Value::as_str).unwrap_or_default();
+            if name != COMMON_GROUP {
+                leaves(&format!("group.{name}"), group, &mut found);
+            }
+        }
+        found.retain(|(path, _)| !named(path));
+        Ok(found)
+    }
+
     /// The scenario in full, as TOML.
     pub fn render(&self) -> String {
         let mut table = self.table.clone();
@@ -126,6 +142,22 @@ impl Source {
         }
         let at = line_of(&self.text, path).map_or_else(String::new, |line| format!(":{line}"));
         Failure::Usage(format!("{}{at}: {}: {message}", self.origin, path.join(".")))
+    }
+}
+
+/// The group that the scenarios have in common.
+const COMMON_GROUP: &str = "victim";
+
+/// Values that can be set, in the order of the table. A name and a role are not values of a load.
+fn leaves(path: &str, table: &Table, found: &mut Vec<(String, Value)>) {
+    for (key, value) in table {
+        let path = format!("{path}.{key}");
+        match value {
+            Value::Table(inner) => leaves(&path, inner, found),
+            Value::Array(_) => {}
+            _ if key == "name" || key == "role" => {}
+            value => found.push((path, value.clone())),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::{BOTTOM, Band, H, LEFT, LETTER, RIGHT, TOP, W, escape, open, text};
+use super::{BOTTOM, Band, H, LEFT, LETTER, LINE, RIGHT, TOP, W, escape, open, text};
 
 /// Lower bounds of the levels in parts of what a row gets alone, and their names.
 pub const LEVELS: &[(f64, &str)] = &[
@@ -19,16 +19,26 @@ pub const LEVELS: &[(f64, &str)] = &[
 #[derive(Debug, Clone, Default)]
 pub struct HeatRow {
     pub name: String,
-    /// By column; `None` where there is nothing to compare with.
+    /// By column; `None` where nothing was measured, or there is nothing to compare with.
     pub parts: Vec<Option<f64>>,
+    /// Shown where the pointer is.
+    pub said: Vec<HeatPart>,
+}
+
+/// A stretch of a row in words.
+#[derive(Debug, Clone, Default)]
+pub struct HeatPart {
+    pub from: f64,
+    pub to: f64,
+    pub text: String,
 }
 
 #[derive(Debug, Clone, Default)]
 pub struct Heat {
     pub title: String,
     pub rows: Vec<HeatRow>,
-    /// What a row is called on the axis: first and last.
-    pub row_names: (String, String),
+    /// What rows are called on the axis, by their places.
+    pub row_names: Vec<(usize, String)>,
     /// The x axis, as of a chart beside it.
     pub x: (f64, f64),
     pub x_ticks: Vec<(f64, String)>,
@@ -61,22 +71,31 @@ impl Heat {
         }
         for (i, row) in self.rows.iter().enumerate() {
             let (top, name) = (TOP + i as f64 * row_height, escape(&row.name));
-            let _ = write!(
-                s,
-                "<rect class=\"over\" x=\"{LEFT}\" y=\"{top:.1}\" width=\"{width}\" height=\"{row_height:.1}\">\
-                 <title>{name}</title></rect>",
-            );
+            let mut over = |x: f64, width: f64, text: &str| {
+                let _ = write!(
+                    s,
+                    "<rect class=\"over\" x=\"{x:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{row_height:.1}\">\
+                     <title>{name}{text}</title></rect>",
+                );
+            };
+            over(LEFT, width, "");
+            for p in &row.said {
+                let (from, to) = (self.at(p.from), self.at(p.to));
+                over(from, to - from, &format!("\n{}", escape(&p.text)));
+            }
         }
-        self.axes(&mut s);
+        self.axes(&mut s, row_height);
         s.push_str("</svg>");
         s
     }
 
-    fn axes(&self, s: &mut String) {
-        let at = |x: f64| {
-            let part = (x - self.x.0) / (self.x.1 - self.x.0).max(1e-12);
-            LEFT + part.clamp(0.0, 1.0) * (W - LEFT - RIGHT)
-        };
+    fn at(&self, x: f64) -> f64 {
+        let part = (x - self.x.0) / (self.x.1 - self.x.0).max(1e-12);
+        LEFT + part.clamp(0.0, 1.0) * (W - LEFT - RIGHT)
+    }
+
+    fn axes(&self, s: &mut String, row_height: f64) {
+        let at = |x: f64| self.at(x);
         for b in &self.bands {
             let (from, to) = (at(b.from), at(b.to));
             let _ = write!(s, "<path class=\"edge\" d=\"M{from:.1} {TOP}V{:.1}\"/>", H - BOTTOM);
@@ -89,9 +108,16 @@ impl Heat {
             let (x, anchor) = if at(*x) + half > W { (W - 2.0, "end") } else { (at(*x), "middle") };
             text(s, "", (x, H - BOTTOM + 19.0), anchor, name);
         }
-        let (first, last) = &self.row_names;
-        text(s, "", (LEFT - 7.0, TOP + 12.0), "end", first);
-        text(s, "", (LEFT - 7.0, H - BOTTOM - 3.0), "end", last);
+        let mut free = f64::MIN;
+        for (row, name) in &self.row_names {
+            let middle = TOP + (*row as f64 + 0.5) * row_height + 4.5;
+            let y = middle.clamp(TOP + 12.0, H - BOTTOM - 3.0);
+            // The lines of a phone are higher.
+            if y >= free {
+                text(s, "", (LEFT - 7.0, y), "end", name);
+                free = y + LINE;
+            }
+        }
     }
 }
 
@@ -125,8 +151,11 @@ mod tests {
 
     #[test]
     fn neighbours_are_one_piece_and_unknown_is_none() {
-        let row =
-            HeatRow { name: "v".to_owned(), parts: vec![Some(1.0), Some(1.0), None, Some(0.0)] };
+        let row = HeatRow {
+            name: "v".to_owned(),
+            parts: vec![Some(1.0), Some(1.0), None, Some(0.0)],
+            said: Vec::new(),
+        };
         let svg = Heat { rows: vec![row], x: (0.0, 1.0), ..Heat::default() }.render();
         let pieces = |class: &str| {
             let path = svg.split(&format!("class=\"{class}\" d=\"")).nth(1).unwrap_or("");

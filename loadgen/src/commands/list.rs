@@ -1,0 +1,94 @@
+//! `list` and `show`: what is built in.
+
+use crate::exit::Failure;
+use crate::scenario::{self, Scenario};
+
+/// Characters of a line.
+const WIDTH: usize = 100;
+
+/// What most scenarios have in common is printed once; each then has what is its own.
+pub(crate) fn list() -> Result<String, Failure> {
+    let base = Scenario::find("base", "virtual")?.params()?;
+    let mut s = String::from("All scenarios have these unless something else is said below:\n");
+    settings(&mut s, &base);
+    s.push('\n');
+    for name in scenario::names() {
+        let scenario = Scenario::find(name, "virtual")?;
+        s.push_str(&format!("{name}\n    {}\n", scenario.about()?));
+        let own = scenario.params()?.into_iter().filter(|p| !base.contains(p));
+        let all: Vec<(String, toml::Value)> = own.chain(scenario.knobs()?).collect();
+        settings(&mut s, &all);
+    }
+    s.push_str(
+        "\nAny value of a file goes by its path besides: --set group.victim.probe.deadline=2s\n",
+    );
+    Ok(s)
+}
+
+fn settings(s: &mut String, all: &[(String, toml::Value)]) {
+    let word = |(key, value): &(String, toml::Value)| match value {
+        toml::Value::String(text) => format!("{key}={text}"),
+        other => format!("{key}={other}"),
+    };
+    let mut line = String::from("    --set");
+    for word in all.iter().map(word) {
+        if line.len() + word.len() > WIDTH {
+            s.push_str(&line);
+            s.push('\n');
+            line = String::from("         ");
+        }
+        line.push(' ');
+        line.push_str(&word);
+    }
+    if !all.is_empty() {
+        s.push_str(&line);
+        s.push('\n');
+    }
+}
+
+pub(crate) fn show(name: &str) -> Result<String, Failure> {
+    match scenario::text(name) {
+        Some(text) => Ok(text.to_owned()),
+        // Says what there is.
+        None => Scenario::find(name, "virtual").and_then(|_| {
+            std::fs::read_to_string(name).map_err(|e| Failure::Usage(format!("{name}: {e}")))
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_common_block_stands_once_and_hogs_have_their_knobs() {
+        let text = list().unwrap();
+        for common in ["probe-rate=2000", "rtt=1ms", "recovery=200ms"] {
+            assert!(text.matches(common).count() <= 3, "{common}:\n{text}");
+        }
+        let of = |name: &str| {
+            let from = text.split(&format!("\n{name}\n")).nth(1).unwrap();
+            from.lines().take_while(|l| l.starts_with(' ')).collect::<Vec<_>>().join("\n")
+        };
+        assert!(of("step").contains("group.hog.stuff.conns=150"), "{}", of("step"));
+        assert!(of("step").contains("group.hog.budget.hard=6MiB"));
+        assert!(of("tiny-segments").contains("group.hog.flood.rate=100000"));
+        // What has a short name is listed by it alone.
+        assert!(
+            of("starvation").contains("stuff=300") && !of("starvation").contains("group.hog.stuff")
+        );
+        assert!(text.lines().all(|l| l.len() <= 120));
+    }
+
+    /// What is listed can be set.
+    #[test]
+    fn every_knob_that_is_listed_is_one() {
+        for name in scenario::names() {
+            let scenario = Scenario::find(name, "virtual").unwrap();
+            for (key, value) in scenario.knobs().unwrap() {
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                scenario.clone().set(&format!("{key}={text}")).unwrap();
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The words of an expression, and what they mean. A number that trackers follow too has the name it has there.
+
+use std::fmt::Write as _;
+
+/// Over the containers of a group.
+pub const FUNCTIONS: &[(&str, &str)] = &[
+    ("worst", "the largest of what is better small, the smallest of what is better large"),
+    ("min", "the smallest"),
+    ("max", "the largest"),
+    ("sum", "all together"),
+    ("mmr", "the smallest over the largest: 1 when all have the same"),
+];
+
+/// Of a container: name, an earlier name that is read as well, and what it is.
+pub const METRICS: &[(&str, &str, &str)] = &[
+    (
+        "throughput-slowdown",
+        "slowdown.throughput",
+        "goodput alone over goodput beside the hog, its worse direction",
+    ),
+    ("p99-inflation", "slowdown.p99", "p99 response beside the hog over p99 alone"),
+    ("p50-contended", "response.p50", "p50 response beside the hog"),
+    ("p99-contended", "response.p99", "p99 response beside the hog"),
+    ("p999-contended", "response.p999", "p99.9 response beside the hog"),
+    ("max-contended", "response.max", "longest response beside the hog"),
+    ("stall", "", "longest time its bulk got no byte beside the hog"),
+    (
+        "delivered",
+        "",
+        "requests answered in time beside the hog, of those that were due: 1 or 100% is all",
+    ),
+    ("recovery", "", "back to 95 % of solo after the hog left"),
+    ("moved", "", "bytes that the stack moved for it beside the hog"),
+    ("held", "", "most that was charged to it at the end of a window"),
+    ("held-mean", "held.mean", "what was charged to it on average beside the hog"),
+    ("pressure", "", "how long its budget was under pressure"),
+    ("refusals", "", "segments and connections that were turned away for lack of memory"),
+    ("flows", "", "connections that it opened"),
+];
+
+/// Of the whole arm, without a function.
+pub const OF_ARM: &[(&str, &str)] = &[
+    ("overshoot", "most a budget held beyond its hard limit"),
+    ("leaked", "bytes still charged at the end to budgets whose containers are gone"),
+];
+
+/// The name of a metric that may be given by its earlier one.
+pub fn canonical(name: &str) -> &str {
+    let found = METRICS.iter().find(|(_, before, _)| *before == name && !name.is_empty());
+    found.map_or(name, |(name, ..)| name)
+}
+
+/// All of it, for `explain`.
+pub fn explain() -> String {
+    let mut s = String::from(
+        "A condition on one arm: a gate of a scenario's file, or of `gate --expr`.\n\n  \
+         worst(victim.p99-inflation) <= 1.2 && min(victim.delivered) == 100%\n  \
+         max(hog.held) / max(victim.held) >= 4 || overshoot > 0\n\n\
+         function(group.metric), or a metric of the arm, or one over another with /; compared by <= >= < > == !=; joined by \
+         && and ||, in brackets where needed. Numbers: 1.2, 5x, 99.9%, 1ms, 4KiB. A number that is not known fails.\n",
+    );
+    let mut list = |head: &str, rows: Vec<(&str, String)>| {
+        let width = rows.iter().map(|r| r.0.len()).max().unwrap_or(0);
+        let _ = writeln!(s, "\n{head}:");
+        for (name, about) in rows {
+            let _ = writeln!(s, "  {name:width$}  {about}");
+        }
+    };
+    let plain = |all: &[(&'static str, &'static str)]| {
+        all.iter().map(|(name, about)| (*name, (*about).to_owned())).collect::<Vec<_>>()
+    };
+    list("Functions, over the containers of a group", plain(FUNCTIONS));
+    let metric = |(name, before, about): &(&'static str, &'static str, &'static str)| {
+        let also =
+            if before.is_empty() { String::new() } else { format!(" ({before} is read as well)") };
+        (*name, format!("{about}{also}"))
+    };
+    list("Metrics of a container", METRICS.iter().map(metric).collect());
+    list("Metrics of the arm", plain(OF_ARM));
+    s
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::Expr;
+    use crate::metrics;
+
+    /// What is explained is understood, by both names, and what trackers call differently is something else.
+    #[test]
+    fn every_word_is_one() {
+        for (name, before, _) in METRICS {
+            for name in [name, before].into_iter().filter(|n| !n.is_empty()) {
+                for (function, _) in FUNCTIONS {
+                    let text = format!("{function}(victim.{name}) != 0");
+                    assert!(Expr::parse(&text, &["victim"]).is_ok(), "{text}");
+                }
+            }
+            assert!(before.is_empty() || metrics::find(before).is_none(), "{before}");
+        }
+        for (name, _) in OF_ARM {
+            assert!(Expr::parse(&format!("{name} == 0"), &[]).is_ok(), "{name}");
+        }
+        assert_eq!(canonical("response.p99"), "p99-contended");
+        assert_eq!(canonical("stall"), "stall");
+    }
+}
