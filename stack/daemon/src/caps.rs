@@ -136,6 +136,22 @@ pub(crate) fn limit_to(keep: CapSet) -> io::Result<()> {
     sys::clear_inheritable()
 }
 
+/// Forbids this process, and all that it executes, to gain capabilities. Where it may not forbid them, it has none.
+pub(crate) fn forbid_all() -> io::Result<()> {
+    match limit_to(CapSet::NONE) {
+        Err(e) if e.raw_os_error() == Some(Errno::EPERM as i32) => {}
+        other => other?,
+    }
+    nix::sys::prctl::set_no_new_privs()?;
+    Ok(())
+}
+
+/// Gives up every capability that this thread has.
+pub(crate) fn drop_all() -> io::Result<()> {
+    sys::clear_ambient()?;
+    sys::clear_capabilities()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -37,7 +37,9 @@ fn carry_out() -> Result<u8, Failure> {
         _ => logger::set_level(LevelFilter::Trace),
     }
     let secret = run::secret()?;
-    run::run(RunConfig::new(*args, secret)?)
+    let options = std::env::args_os().skip(1).take_while(|arg| arg != "--");
+    let options: Vec<_> = options.collect();
+    run::run(RunConfig::new(*args, secret)?, secret, &options)
 }
 
 /// Help, the version, or what is wrong with the command line. Nothing runs yet: a reader that is slow is waited for.

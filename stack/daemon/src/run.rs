@@ -11,6 +11,7 @@ mod lookup;
 mod mounts;
 mod output;
 mod port;
+mod relay;
 mod roles;
 mod sandbox;
 mod signals;
@@ -22,26 +23,32 @@ mod wire;
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::Child;
+use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
-use skbudget_stack::Tap;
 
 use crate::attach::GuestNet;
 use crate::config::RunConfig;
-use crate::daemon::{BudgetRef, ContainerSpec, Daemon, DaemonConfig, DaemonError, Publish};
+use crate::daemon::Publish;
 use crate::exit::{FAILURE, Failure, SIGNAL_BASE};
 use crate::{names, sys};
 use forward::{Forwarder, Waited};
 use port::Port;
+use relay::Relay;
 pub use roles::inner_main;
 use sandbox::Orders;
 use signals::Signals;
 use terminal::Terminal;
 use wire::{Order, Report, Wire};
+
+/// After a signal that asks for the end, how long the relay may take to stop.
+const INTERRUPT_WAIT: Duration = Duration::from_secs(5);
 
 /// Random numbers for a stack's secret.
 pub fn secret() -> Result<[u64; 2], Failure> {
@@ -49,8 +56,9 @@ pub fn secret() -> Result<[u64; 2], Failure> {
     Ok([random()?, random()?])
 }
 
-/// Carries it out; the exit code is the command's.
-pub fn run(config: RunConfig) -> Result<u8, Failure> {
+/// Carries it out; the exit code is the command's. `options`: the command line up to the command, and `secret`: the
+/// stack's, both as the configuration was made of.
+pub fn run(config: RunConfig, secret: [u64; 2], options: &[OsString]) -> Result<u8, Failure> {
     let program = lookup::find(
         &config.command[0],
         &std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()),
@@ -64,7 +72,6 @@ pub fn run(config: RunConfig) -> Result<u8, Failure> {
     check_tun()?;
     let nofile = raise_nofile()?;
 
-    let daemon = Daemon::new(DaemonConfig::default()).map_err(|e| set_up_failure(&e))?;
     let mut guest = GuestNet::from(&config.container);
     guest.ipv6.iter_mut().for_each(|net| net.required = config.needs_ipv6);
     let orders = Orders {
@@ -76,52 +83,88 @@ pub fn run(config: RunConfig) -> Result<u8, Failure> {
         privileged: config.privileged,
         listen: command::listens(),
     };
-    let mut sandbox = Sandbox::start(&orders, &config.command, &mut forwarder)?;
-    let name = held.name();
-    let result =
-        with_sandbox(&daemon, &mut forwarder, &mut sandbox, name, config, publish, &mut output);
-    let stopped = daemon.shutdown();
-    output.end();
+    let relay = start_relay(options, publish, &mut output)?;
+    let mut sandbox = match Sandbox::start(&orders, &config.command, &mut forwarder) {
+        Ok(sandbox) => sandbox,
+        Err(failure) => {
+            relay.end();
+            return Err(failure);
+        }
+    };
+    let begin = |tap| relay.begin(&tap, held.name(), secret);
+    let result = carry_out(&mut forwarder, &mut sandbox, &relay, begin, &mut output);
+    relay.end();
     sandbox.end();
-    let code = result?;
-    stopped.map_err(|e| Failure::other(e.to_string()))?;
-    Ok(code)
+    result
 }
 
-fn with_sandbox(
-    daemon: &Daemon,
-    forwarder: &mut Forwarder,
-    sandbox: &mut Sandbox,
-    name: &str,
-    config: RunConfig,
+/// With everything that it may have of the host's.
+fn start_relay(
+    options: &[OsString],
     publish: Vec<Publish>,
     output: &mut output::Output,
+) -> Result<Relay, Failure> {
+    let relay = Relay::start(options)?;
+    publish.iter().try_for_each(|publish| relay.publish(publish))?;
+    if let Some((path, file)) = output.pcap.take() {
+        relay.capture(path.into_os_string(), &file)?;
+    }
+    Ok(relay)
+}
+
+fn carry_out(
+    forwarder: &mut Forwarder,
+    sandbox: &mut Sandbox,
+    relay: &Relay,
+    begin: impl FnOnce(OwnedFd) -> Result<(), Failure>,
+    output: &mut output::Output,
 ) -> Result<u8, Failure> {
-    let mut tap = sandbox.wait_ready(forwarder)?;
-    output.capture(&mut tap)?;
-    let spec = ContainerSpec {
-        name: name.to_owned(),
-        tap,
-        config: config.container,
-        budget: BudgetRef::Own(config.budget),
-        publish,
-        outbound_addr: config.outbound_addr,
-    };
-    daemon.add_container(spec).map_err(|e| set_up_failure(&e))?;
+    begin(sandbox.wait_ready(forwarder, relay)?)?;
+    relay.started()?;
     sandbox.wire.send(&Order::Go, &[]).map_err(|e| Failure::set_up(format!("sandbox: {e}")))?;
-    let code = sandbox.wait_exited(forwarder)?;
-    let signals = forwarder.command_ended();
-    let lost = drain::drain(daemon, name, || signals.interrupted())
-        .map_err(|e| Failure::other(e.to_string()))?;
+    let code = sandbox.wait_exited(forwarder, relay)?;
+    let lost = drain(forwarder, relay)?;
     if !lost.is_nothing() {
         log::warn!("{lost}");
     }
     if output.wants_stats() {
-        output.settle();
-        let stats = daemon.stats(true).map_err(|e| Failure::other(e.to_string()))?;
-        output.write_stats(&stats);
+        output.write_stats(relay.stats()?);
     }
     Ok(if code == 0 && !lost.is_nothing() { FAILURE } else { code })
+}
+
+/// Until the relay has delivered what the command sent. A signal that asks for the end ends that as well.
+fn drain(forwarder: &mut Forwarder, relay: &Relay) -> Result<drain::Lost, Failure> {
+    let failed = |e: io::Error| Failure::other(format!("wait for the relay: {e}"));
+    relay.begin_drain()?;
+    let signals = forwarder.command_ended();
+    let mut timeout = PollTimeout::NONE;
+    loop {
+        let mut fds = [
+            PollFd::new(relay.as_fd(), PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, timeout) {
+            Ok(0) => return Err(Failure::other("the relay process does not answer")),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        if fds[0].any().unwrap_or(false) {
+            return relay.drained();
+        }
+        if signals.interrupted().map_err(failed)? && timeout == PollTimeout::NONE {
+            relay.interrupt()?;
+            timeout = PollTimeout::try_from(INTERRUPT_WAIT).unwrap_or(PollTimeout::MAX);
+        }
+    }
+}
+
+/// Readable when one of them is.
+fn either(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> nix::Result<Epoll> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    epoll.add(one, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+    epoll.add(other, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+    Ok(epoll)
 }
 
 /// The parent's view of the sandbox process.
@@ -154,15 +197,12 @@ impl Sandbox {
         start().map_err(|e| Failure::set_up(format!("start the sandbox process: {e}")))
     }
 
-    fn wait_ready(&mut self, forwarder: &mut Forwarder) -> Result<Tap, Failure> {
+    fn wait_ready(&mut self, forwarder: &mut Forwarder, relay: &Relay) -> Result<OwnedFd, Failure> {
         loop {
-            let (report, fds) = self.wait_report(forwarder, false)?;
+            let (report, fds) = self.wait_report(forwarder, relay, false)?;
             match (report, fds.into_iter().next()) {
                 (Report::MapUsers, _) => self.map_users()?,
-                (Report::Ready, Some(fd)) => {
-                    let bad = |e| Failure::set_up(format!("the device: {e}"));
-                    return Tap::from_fd(fd).map_err(bad);
-                }
+                (Report::Ready, Some(tap)) => return Ok(tap),
                 (Report::Failed { step, errno, message }, _) => {
                     let advice = advice(&step, errno);
                     return Err(Failure::set_up(format!("{step}: {message}{advice}")));
@@ -186,21 +226,25 @@ impl Sandbox {
         self.wire.send(&order, &[]).map_err(|e| Failure::set_up(format!("sandbox: {e}")))
     }
 
-    fn wait_exited(&mut self, forwarder: &mut Forwarder) -> Result<u8, Failure> {
-        match self.wait_report(forwarder, true)? {
+    fn wait_exited(&mut self, forwarder: &mut Forwarder, relay: &Relay) -> Result<u8, Failure> {
+        match self.wait_report(forwarder, relay, true)? {
             (Report::Exited { code }, _) => Ok(code),
             (report, _) => Err(Failure::other(format!("sandbox: unexpected {report:?}"))),
         }
     }
 
-    /// Forwards signals until the sandbox reports something. `started`: there is a command to forward them to.
+    /// Forwards signals until the sandbox reports something; the relay has nothing to report unasked. `started`: there
+    /// is a command to forward them to.
     fn wait_report(
         &mut self,
         forwarder: &mut Forwarder,
+        relay: &Relay,
         started: bool,
     ) -> Result<(Report, Vec<OwnedFd>), Failure> {
         let lost = |e: io::Error| Failure::other(format!("sandbox: {e}"));
-        match forwarder.wait(self.wire.as_fd(), started).map_err(lost)? {
+        let either = either(self.wire.as_fd(), relay.as_fd()).map_err(|e| lost(e.into()))?;
+        match forwarder.wait(either.0.as_fd(), started).map_err(lost)? {
+            Waited::Readable if relay.has_spoken() => Err(relay.spoke_unasked()),
             Waited::Readable => {
                 let report = self.wire.receive().map_err(lost)?;
                 report.ok_or_else(|| Failure::other("the sandbox process was killed"))
@@ -268,14 +312,4 @@ fn raise_nofile() -> Result<(u64, u64), Failure> {
         Ok((soft, hard))
     };
     limits().map_err(|e: Errno| Failure::set_up(format!("RLIMIT_NOFILE: {e}")))
-}
-
-/// Limits the budget refuses are a mistake of the caller, the rest of the machine's.
-fn set_up_failure(error: &DaemonError) -> Failure {
-    match error {
-        DaemonError::Limits(_)
-        | DaemonError::NoRoom { .. }
-        | DaemonError::NoRoomForPorts { .. } => Failure::usage(error.to_string()),
-        _ => Failure::set_up(error.to_string()),
-    }
 }

@@ -190,6 +190,11 @@ pub(crate) fn clear_inheritable() -> io::Result<()> {
     set_capabilities(&sets)
 }
 
+/// Takes every capability from the calling thread.
+pub(crate) fn clear_capabilities() -> io::Result<()> {
+    set_capabilities(&[CapData::default(); 2])
+}
+
 /// linux/capability.h: the sets come in two halves of 32.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
@@ -239,6 +244,24 @@ pub(crate) fn prepare_child(
         mask.thread_set_mask()?;
         if let Some((soft, hard)) = nofile {
             setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+        }
+        Ok(())
+    };
+    // SAFETY: the closure allocates nothing and calls only async-signal-safe functions.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// In the child, between fork and exec: out of reach of the caller's process group and terminal, and nothing that was
+/// open is kept.
+pub(crate) fn prepare_apart(command: &mut Command) {
+    let prepare = || {
+        // SAFETY: the arguments are numbers.
+        if unsafe { libc::setpgid(0, 0) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: marks descriptors to be closed at exec. A kernel before 5.11 cannot, and then they stay open.
+        unsafe {
+            libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
         }
         Ok(())
     };

@@ -7,6 +7,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use skbudget_controller::Instant;
 use skbudget_stack::Undelivered;
 
@@ -23,7 +24,7 @@ const STEP_MIN: Duration = Duration::from_millis(2);
 const STEP_MAX: Duration = Duration::from_millis(50);
 
 /// What was not delivered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Lost {
     pub(super) flows: u64,
     pub(super) bytes: u64,

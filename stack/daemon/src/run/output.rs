@@ -1,6 +1,7 @@
 //! The files a run writes: opened before anything is brought up, so that a wrong path is known at once. None of them
 //! can hold the run up, and none that fails later takes the place of the command's exit code.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,6 @@ use super::stats_file::{StatsFile, explain};
 use crate::clock;
 use crate::config::RunConfig;
 use crate::exit::Failure;
-use crate::stats::Stats;
 
 /// Whole super-frames.
 const SNAPLEN: u32 = 262_144;
@@ -22,10 +22,10 @@ const SNAPLEN: u32 = 262_144;
 /// A file that takes nothing for so long is not waited for.
 const STALL: Duration = Duration::from_secs(1);
 
+/// What `skbudget` opens.
 #[derive(Debug)]
 pub(super) struct Output {
-    pcap: Option<(PathBuf, File)>,
-    capture: Option<Capture>,
+    pub(super) pcap: Option<(PathBuf, File)>,
     stats: Option<(PathBuf, StatsFile)>,
 }
 
@@ -33,26 +33,42 @@ impl Output {
     pub(super) fn open(config: &RunConfig) -> Result<Self, Failure> {
         let pcap = open("--pcap", config.pcap.as_deref(), create_capture)?;
         let stats = open("--stats-file", config.stats_file.as_deref(), StatsFile::open)?;
-        Ok(Self { pcap, capture: None, stats })
+        Ok(Self { pcap, stats })
     }
 
-    /// Captures the device, if that was asked for.
-    pub(super) fn capture(&mut self, tap: &mut Tap) -> Result<(), Failure> {
-        let Some((path, file)) = self.pcap.take() else { return Ok(()) };
-        let failed = |e: std::io::Error| cannot("--pcap", &path, e);
+    pub(super) fn wants_stats(&self) -> bool {
+        self.stats.is_some()
+    }
+
+    /// Stats that cannot be written are a warning: the command ran.
+    pub(super) fn write_stats(&mut self, stats: String) {
+        let Some((path, file)) = self.stats.take() else { return };
+        if let Err(e) = file.write((stats + "\n").as_bytes()) {
+            log::warn!("--stats-file {}: {e}: the stats are not written", path.display());
+        }
+    }
+}
+
+/// What the relay writes: frames, if that was asked for.
+#[derive(Debug)]
+pub(super) struct Recording {
+    capture: Option<Capture>,
+}
+
+impl Recording {
+    /// Captures the device.
+    pub(super) fn start(pcap: Option<(OsString, File)>, tap: &mut Tap) -> Result<Self, Failure> {
+        let Some((path, file)) = pcap else { return Ok(Self { capture: None }) };
+        let path = Path::new(&path);
+        let failed = |e: std::io::Error| cannot("--pcap", path, e);
         let (recorder, capture) =
             capture::start(file, path.display().to_string()).map_err(failed)?;
         let pcap = PcapWriter::new(Box::new(recorder), SNAPLEN, clock::epoch_offset_ns());
         let pcap = pcap.map_err(failed)?.with_later_losses(capture.lost());
         // Its header: a disk that is full already is known before the command starts.
-        capture.settle(STALL).map_err(|e| cannot("--pcap", &path, e))?;
+        capture.settle(STALL).map_err(|e| cannot("--pcap", path, e))?;
         tap.set_capture(pcap);
-        self.capture = Some(capture);
-        Ok(())
-    }
-
-    pub(super) fn wants_stats(&self) -> bool {
-        self.stats.is_some()
+        Ok(Self { capture: Some(capture) })
     }
 
     /// Before the stats are taken: so that they count the frames that the capture lost.
@@ -60,19 +76,6 @@ impl Output {
         if let Some(capture) = &self.capture {
             // A failure was reported when it came.
             let _ = capture.settle(STALL);
-        }
-    }
-
-    /// Stats that cannot be written are a warning: the command ran.
-    pub(super) fn write_stats(&mut self, stats: &Stats) {
-        let Some((path, file)) = self.stats.take() else { return };
-        let text = serde_json::to_vec_pretty(stats).map_err(Into::into);
-        let written = text.and_then(|mut text| {
-            text.push(b'\n');
-            file.write(&text)
-        });
-        if let Err(e) = written {
-            log::warn!("--stats-file {}: {e}: the stats are not written", path.display());
         }
     }
 

@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 use super::port::Port;
 use super::sandbox::Orders;
 use super::wire::Wire;
-use super::{command, init, sandbox, users};
+use super::{command, init, relay, sandbox, users};
 use crate::exit::FAILURE;
 use crate::{logger, sys};
 
@@ -19,6 +19,7 @@ const EXE: &str = "/proc/self/exe";
 /// First argument of the inner processes: not for people, hence no subcommands.
 pub(super) const SANDBOX: &str = "__sandbox";
 pub(super) const OWNER: &str = "__owner";
+pub(super) const RELAY: &str = "__relay";
 pub(super) const INIT: &str = "__init";
 pub(super) const COMMAND: &str = "__command";
 
@@ -35,7 +36,7 @@ pub(super) fn process(role: &str, fds: &[RawFd]) -> (Command, Vec<RawFd>) {
 pub fn inner_main() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
     let role = args.next()?.into_string().ok()?;
-    if ![SANDBOX, OWNER, INIT, COMMAND].contains(&role.as_str()) {
+    if ![SANDBOX, OWNER, RELAY, INIT, COMMAND].contains(&role.as_str()) {
         return None;
     }
     let code = match logger::join(&args.next().unwrap_or_default()) {
@@ -51,12 +52,14 @@ pub fn inner_main() -> Option<ExitCode> {
 }
 
 fn inner(role: &str, mut args: impl Iterator<Item = OsString>) -> io::Result<ExitCode> {
-    let mut text = || args.next().and_then(|arg| arg.into_string().ok()).ok_or_else(by_hand);
-    let fds = inherited(&text()?)?;
-    let first = text()?;
+    let fds = inherited(&text(&mut args)?)?;
     let mut fds = fds.into_iter();
     let wire = |fd: Option<OwnedFd>| fd.map(Wire::from_fd).ok_or_else(by_hand);
     let port = |fd: Option<OwnedFd>| fd.map(Port::from_fd).ok_or_else(by_hand);
+    if role == RELAY {
+        return Ok(relay::main(&wire(fds.next())?, args.collect()));
+    }
+    let first = text(&mut args)?;
     if role == OWNER {
         return Ok(users::owner_main(&wire(fds.next())?, &first));
     }
@@ -77,6 +80,10 @@ fn inner(role: &str, mut args: impl Iterator<Item = OsString>) -> io::Result<Exi
         }
         _ => command::main(fds.next(), &orders, &command),
     })
+}
+
+fn text(args: &mut impl Iterator<Item = OsString>) -> io::Result<String> {
+    args.next().and_then(|arg| arg.into_string().ok()).ok_or_else(by_hand)
 }
 
 fn by_hand() -> io::Error {

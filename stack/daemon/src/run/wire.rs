@@ -3,10 +3,13 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
+    self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag,
+    SockType,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -101,6 +104,32 @@ impl Wire {
             return Ok(None);
         }
         Ok(Some((serde_json::from_slice(&bytes[..n])?, fds)))
+    }
+
+    /// Sends nothing more, and waits until the other end is closed: false when it is not in that time.
+    pub(super) fn finish(&self, wait: Duration) -> bool {
+        let _ = socket::shutdown(self.fd.as_raw_fd(), Shutdown::Write);
+        let until = Instant::now() + wait;
+        while !self.is_over() {
+            let left = until.saturating_duration_since(Instant::now());
+            // What it still sends is not wanted.
+            if self.has_message() {
+                let _ = socket::recv(self.fd.as_raw_fd(), &mut [0; 1], MsgFlags::MSG_DONTWAIT);
+            }
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let polled = poll(&mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)], timeout);
+            if left.is_zero() || polled == Ok(0) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The next message waits, or the other end is gone.
+    pub(super) fn has_message(&self) -> bool {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        let result = socket::recv(self.fd.as_raw_fd(), &mut [0; 1], flags);
+        !matches!(result, Err(Errno::EAGAIN | Errno::EINTR))
     }
 
     /// The other end was closed, most likely because its process ended.

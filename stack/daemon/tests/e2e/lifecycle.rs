@@ -10,8 +10,8 @@ use std::process::Command;
 use skbudget_stack::ContainerConfig;
 
 use crate::support::{
-    BINARY, Running, TempFile, netns_in_use, process_with, script, signal_pid, skbudget, succeed,
-    text, unique, until,
+    BINARY, Running, TempFile, child_of, netns_in_use, process_with, script, signal_pid, skbudget,
+    succeed, text, unique, until,
 };
 
 #[test]
@@ -154,8 +154,7 @@ fn the_sandbox_killed_is_a_failure_and_takes_all_along() {
     let name = unique("sandbox");
     let line = "echo $PPID; exec -a MARK sleep 1000".replace("MARK", &name);
     let mut running = Running::start(&["--name", &name], &line);
-    let children = format!("/proc/{0}/task/{0}/children", running.child.id());
-    let sandbox = fs::read_to_string(children).unwrap().trim().parse().unwrap();
+    let sandbox = child_of(running.child.id(), "__sandbox");
     signal_pid(sandbox, "KILL");
     assert_eq!(running.wait().code(), Some(1));
     until(|| !process_with(&name));

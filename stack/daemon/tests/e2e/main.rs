@@ -9,6 +9,7 @@ mod lifecycle;
 mod output;
 mod privileges;
 mod pty;
+mod relay;
 mod rootless;
 mod signals;
 mod stderr;

@@ -7,24 +7,46 @@ use crate::support::{BINARY, TempFile, echo, process_with, serve, succeed, text,
 
 const USER: &str = "65534";
 
+/// A copy of the program that ordinary users can execute: the build folder may be closed to them.
+#[derive(Debug)]
+pub(crate) struct UsersCopy {
+    binary: TempFile,
+    node: TempFile,
+}
+
+pub(crate) fn copy_for_users() -> UsersCopy {
+    let copy =
+        UsersCopy { binary: TempFile::new("skbudget-copy"), node: TempFile::new("tun-node") };
+    std::fs::copy(BINARY, &copy.binary.0).unwrap();
+    copy
+}
+
+impl UsersCopy {
+    /// `skbudget ARGS` as an ordinary user who may open the tun node.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.prepared("666", "\"$@\"");
+        command.arg("-").args(args);
+        command
+    }
+
+    /// `args` as a shell reads them.
+    fn prepared(&self, mode: &str, args: &str) -> Command {
+        let script = format!(
+            "set -e; mknod -m {mode} {node} c 10 200; mount --bind {node} /dev/net/tun; \
+             exec setpriv --reuid={USER} --regid={USER} --clear-groups {binary} {args}",
+            node = self.node.path(),
+            binary = self.binary.path(),
+        );
+        let mut command = Command::new("unshare");
+        command.args(["-m", "bash", "-c", &script]).stdin(Stdio::null());
+        command
+    }
+}
+
 /// Runs `skbudget run ARGS` as an ordinary user, with or without access to a tun node.
 pub(crate) fn as_user(access: bool, args: &str) -> Output {
-    let node = TempFile::new("tun-node");
-    let binary = TempFile::new("skbudget-copy");
-    // The build folder may be closed to that user.
-    std::fs::copy(BINARY, &binary.0).unwrap();
     let mode = if access { "666" } else { "600" };
-    let script = format!(
-        "set -e; mknod -m {mode} {node} c 10 200; mount --bind {node} /dev/net/tun; \
-         exec setpriv --reuid={USER} --regid={USER} --clear-groups {binary} run {args}",
-        node = node.path(),
-        binary = binary.path(),
-    );
-    Command::new("unshare")
-        .args(["-m", "bash", "-c", &script])
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
+    copy_for_users().prepared(mode, &format!("run {args}")).output().unwrap()
 }
 
 #[test]

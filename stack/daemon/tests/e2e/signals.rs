@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::pty::Session;
-use crate::support::{BINARY, script, skbudget, text};
+use crate::support::{BINARY, child_of, script, skbudget, text};
 
 /// All but SIGKILL, SIGSTOP, SIGCHLD and the two that belong to the C library, and some real-time ones.
 fn numbers() -> Vec<i32> {
@@ -113,7 +113,7 @@ fn each_signal_to_the_process_group_reaches_a_command_that_left_it_once() {
 fn a_signal_to_each_of_our_processes_reaches_the_command_once() {
     let run = Printing::start(&[]);
     let us = run.child.id();
-    let sandbox = children(us)[0];
+    let sandbox = child_of(us, "__sandbox");
     let init = children(sandbox)[0];
     for order in [[us, sandbox, init], [init, sandbox, us], [init, us, sandbox]] {
         let to = order.map(|pid| pid.to_string()).join(" ");

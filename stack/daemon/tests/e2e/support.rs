@@ -108,6 +108,16 @@ fn of_all_processes(read: impl Fn(&str) -> Option<String>) -> Vec<String> {
         .collect()
 }
 
+/// The child of a process that has this among its arguments.
+pub(crate) fn child_of(parent: u32, argument: &str) -> u32 {
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+    let has_it = |pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+        line.split(|byte| *byte == 0).any(|part| part == argument.as_bytes())
+    };
+    children.split_whitespace().map(|pid| pid.parse().unwrap()).find(has_it).unwrap()
+}
+
 /// Some process has this in its arguments.
 pub(crate) fn process_with(argument: &str) -> bool {
     let all = of_all_processes(|pid| {
