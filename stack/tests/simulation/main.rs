@@ -6,6 +6,7 @@
 //! `SKBUDGET_SEED=n cargo test -p skbudget-stack --test simulation` runs one seed again.
 
 mod autotune;
+mod endings;
 mod halfclose;
 mod plan;
 mod run;

@@ -49,8 +49,11 @@ def post(a, p):
     time.sleep(0.1)
     return ended(s).split()[0]
 def all_of(clients, address, times):
-    for port, client in clients:
-        for _ in range(times): print(port, client.__name__, client(address, port))
+    def one(port, client):
+        for _ in range(times): print(f'{port} {client.__name__} {client(address, port)}\\n', end='')
+    at_once = [threading.Thread(target=one, args=c) for c in clients]
+    for thread in at_once: thread.start()
+    for thread in at_once: thread.join()
 clients = [(p, c) for p in (9101, 9102, 9103) for c in (patient, eager, writer)] + [(9104, post)]
 ";
 
@@ -87,7 +90,7 @@ for own, gateway in (('127.0.0.1', '10.0.2.2'), ('::1', 'fd00::2')):
     direct, relayed = run([], own), run([sys.argv[1], 'run', '--'], gateway)
     assert relayed == direct, (relayed, direct)
 print('agrees')",
-        "all_of(clients, sys.argv[1], 2)",
+        "all_of(clients, sys.argv[1], 4)",
     ));
 }
 
@@ -134,7 +137,9 @@ relayed = results('127.0.0.1')
 # Health checks: nothing, or a request, and a reset at once; to a port that listens and to one that does not.
 for _ in range(100):
     for port, words in ((9301, b''), (9301, b'GET'), (9302, b'')):
-        s = connect('127.0.0.1', port); s.sendall(words); reset(s)
+        s = connect('127.0.0.1', port)
+        if words: s.sendall(words)
+        reset(s)
 time.sleep(1)
 out.stdin.write('?\\n'); out.stdin.flush()
 seen = out.stdout.readline()
@@ -237,5 +242,46 @@ s = socket.socket(); s.setblocking(False)
 try: s.connect(('192.0.2.9', 80))
 except BlockingIOError: pass
 t = connect('10.0.2.2', 9401); t.send(b'x'); acknowledged(t); time.sleep(0.2)",
+    ));
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn no_queue_of_a_closed_connection_is_left_to_the_kernel() {
+    agrees(&outside(
+        "
+import re
+held = []
+def warm(s):
+    n = 0
+    while n < 3 << 20: n += len(s.recv(65536))
+    s.shutdown(socket.SHUT_WR); held.append(s)
+listen('127.0.0.1', 9501, warm, 16384)
+command = ['python3', '-c', sys.argv[2]]
+pipe = subprocess.PIPE
+run = [sys.argv[1], 'run', '--hard', '4MiB', '--', *command]
+job = subprocess.Popen(run, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+assert job.stdout.readline() == 'closed\\n'
+def queues():
+    out = subprocess.run(['ss', '-HtmnpO', 'dport', '=', '9501'], capture_output=True, text=True).stdout
+    sizes = [('users:' in line, int(re.search(r',w(\\d+)', line)[1])) for line in out.splitlines()]
+    return sum(n for open, n in sizes if open), sum(n for open, n in sizes if not open)
+for _ in range(20):
+    open, closed = queues()
+    assert 0 < open < 4 << 20 and closed == 0, (open, closed)
+    time.sleep(0.1)
+job.stdin.close(); time.sleep(0.5); job.send_signal(signal.SIGTERM)
+assert job.wait() == 1 and ' bytes ' in job.stderr.read()
+time.sleep(0.2)
+assert queues() == (0, 0), queues()
+print('agrees')",
+        "
+for _ in range(8):
+    s = connect('10.0.2.2', 9501); s.sendall(b'w' * (3 << 20)); s.settimeout(0.5)
+    try:
+        for _ in range(20): s.sendall(b'x' * 20000)
+    except TimeoutError: pass
+    s.close()
+print('closed', flush=True); sys.stdin.read()",
     ));
 }
