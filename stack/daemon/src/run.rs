@@ -128,7 +128,10 @@ fn carry_out(
         log::warn!("{lost}");
     }
     if output.wants_stats() {
-        output.write_stats(relay.stats()?);
+        match relay.stats() {
+            Ok(stats) => output.write_stats(stats),
+            Err(e) => log::warn!("--stats-file: {e}: the stats are not written"),
+        }
     }
     Ok(if code == 0 && !lost.is_nothing() { FAILURE } else { code })
 }

@@ -99,6 +99,16 @@ pub(crate) fn notice_children() -> io::Result<()> {
     if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Was this signal ignored by whoever started us, and is so since?
+pub(crate) fn is_ignored(signal: u8) -> bool {
+    // SAFETY: all-zero bytes are a valid sigaction: it is plain old data.
+    let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: nothing is changed; the kernel's answer is written through the second pointer.
+    let asked =
+        unsafe { libc::sigaction(libc::c_int::from(signal), std::ptr::null(), &raw mut now) };
+    asked == 0 && now.sa_sigaction == libc::SIG_IGN
+}
+
 /// As kill(2); by number, because real-time signals have no name.
 pub(crate) fn send_signal(pid: libc::pid_t, signal: u8) -> io::Result<()> {
     // SAFETY: the arguments are numbers.

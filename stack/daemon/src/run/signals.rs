@@ -75,10 +75,10 @@ impl Signals {
     }
 }
 
-/// Does whoever sends it want the run to end?
+/// Does whoever sends it want the run to end? One that the caller ignores, as nohup does, ends nothing.
 pub(super) fn ends(number: u8) -> bool {
-    let number = i32::from(number);
-    [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM].contains(&number)
+    let known = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
+    known.contains(&i32::from(number)) && !sys::is_ignored(number)
 }
 
 impl AsFd for Signals {

@@ -159,6 +159,24 @@ fn an_alarm_set_before_we_were_executed_ends_the_command() {
 
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
+fn a_signal_that_the_caller_ignores_ends_nothing() {
+    for signal in [1, 2] {
+        // Also while it is being set up.
+        let run = format!(
+            "trap '' HUP INT; (sleep 0.02; kill -{signal} $$) & \
+             exec {BINARY} run -- bash -c 'echo ready; sleep 0.5; exit 8'"
+        );
+        let mut command = Command::new("bash");
+        let mut child = command.args(["-c", &run]).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = lines_of(BufReader::new(child.stdout.take().unwrap()));
+        assert_eq!(lines.recv().unwrap(), "ready");
+        send(signal, &child.id().to_string());
+        assert_eq!(child.wait().unwrap().code(), Some(8));
+    }
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
 fn a_caller_that_ignores_its_children_gets_the_commands_code() {
     let ignore = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); \
                   os.execv(sys.argv[1], sys.argv[1:])";
