@@ -108,6 +108,12 @@ impl Arbiter {
         *answer = Some(Answer { saw, with_command });
     }
 
+    /// After a time in which nothing could be heard.
+    pub(super) fn start_waits_again(&mut self, now: Instant) {
+        self.cases.iter_mut().for_each(|case| case.since = now);
+        self.seen.iter_mut().for_each(|seen| seen.since = now);
+    }
+
     /// Signals that are now known to be for the command.
     pub(super) fn decide(&mut self, now: Instant) -> Vec<u8> {
         let mut send = Vec::new();
@@ -276,6 +282,17 @@ mod tests {
             answer(&mut arbiter, id);
         }
         assert_eq!(rest(&mut arbiter), vec![rt; n as usize]);
+    }
+
+    #[test]
+    fn a_stop_of_ours_makes_nobody_late() {
+        let mut arbiter = Arbiter::default();
+        let id = arbiter.caught(20, at(0));
+        arbiter.start_waits_again(at(60_000));
+        assert!(arbiter.decide(at(60_000)).is_empty());
+        arbiter.seen(Inside, 20, at(60_000));
+        answer(&mut arbiter, id);
+        assert!(rest(&mut arbiter).is_empty());
     }
 
     #[test]

@@ -64,6 +64,8 @@ impl Forwarder {
                 let Caught::Signal { number, sender } = caught else { continue };
                 if i32::from(number) == libc::SIGCONT {
                     self.terminal.continued();
+                    // We may have been stopped: nobody is late who could not be heard.
+                    self.arbiter.start_waits_again(now);
                     if sender == self.sandbox {
                         continue;
                     }
@@ -77,7 +79,8 @@ impl Forwarder {
                 }
             }
             self.read_notes();
-            for number in self.arbiter.decide(clock::now()) {
+            // By the time before the notes were read: if we were stopped since, there may be more of them.
+            for number in self.arbiter.decide(now) {
                 if let Some(port) = &self.inside {
                     port.send(Note::Send(number));
                 }
