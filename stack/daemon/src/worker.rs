@@ -50,6 +50,8 @@ pub(crate) struct Worker {
     shared: Option<Instant>,
     listener: Option<Sender<DaemonEvent>>,
     pool: ChunkPool,
+    /// When free chunks may go back to the system, if nothing else happens.
+    tend_at: Option<Instant>,
     scratch: Vec<u8>,
     budgets: Vec<Option<BudgetSeat>>,
     seats: Vec<Option<Seat>>,
@@ -100,6 +102,7 @@ impl Worker {
             shared: None,
             listener,
             pool: ChunkPool::new(),
+            tend_at: None,
             scratch: vec![0; SCRATCH_BYTES],
             budgets: Vec::new(),
             seats: Vec::new(),
@@ -133,6 +136,7 @@ impl Worker {
             if self.called {
                 self.on_commands(now);
             }
+            self.tend_at = self.pool.tend(now);
         }
         self.remove_all(clock::now());
     }
@@ -142,7 +146,8 @@ impl Worker {
             if self.captures {
                 self.seats.iter_mut().flatten().for_each(|seat| seat.tap.flush_capture());
             }
-            self.deadlines.first().map(|(at, _)| at.since(clock::now()))
+            let due = self.deadlines.first().map(|(at, _)| *at).into_iter();
+            due.chain(self.tend_at).min().map(|at| at.since(clock::now()))
         } else {
             Some(Duration::ZERO)
         };
