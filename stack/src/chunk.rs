@@ -18,8 +18,8 @@ const _: () = assert!(sys::PAGE as u64 == skbudget_controller::CHUNK_SIZE && PAY
 
 /// Chunks of one map: 1 MiB.
 const MAP_CHUNKS: usize = 256;
-/// Free chunks that a worker keeps however long nobody needs them: 256 KiB (pressure model M6).
-const STOCK: usize = 64;
+/// Free chunks that a worker keeps however long nobody needs them: 64 KiB (pressure model M6).
+const STOCK: usize = 16;
 /// A free chunk that was not needed for so long goes back; as much time again may pass before that is seen.
 const UNUSED_FOR: Duration = Duration::from_millis(250);
 /// So many at a time, and the next ones after a pause: it is work of the thread that serves containers.

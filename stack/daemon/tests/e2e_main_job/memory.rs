@@ -41,6 +41,8 @@ pub(crate) fn cold(words: &[&str]) {
     let mut client = attach::run_in(netns.as_fd(), || command.spawn().unwrap()).unwrap();
     let mut said = BufReader::new(client.stdout.take().unwrap()).lines().map(Result::unwrap);
     let tally = said.find(|line| line.contains("guest: ")).unwrap();
+    // What was free after the burst goes back within a second.
+    thread::sleep(Duration::from_secs(1));
     let stats = daemon.stats(true).unwrap();
     let now = &stats.containers[0];
     let after = [memory("Rss"), memory("Anonymous")];
@@ -64,6 +66,13 @@ pub(crate) fn cold(words: &[&str]) {
     assert_eq!(now.flows as usize, FLOWS);
     assert!((0.8..=1.15).contains(&(rss as f64 / charged as f64)), "{rss} for {charged}");
     assert!((pool as f64) < 0.1 * charged as f64, "{pool} of {charged}");
+    // All of it ends: what was used goes back as well, but for what the allocator needs to go on.
+    let peak = memory("Anonymous");
+    until(|| report(&daemon, false).flows == 0);
+    thread::sleep(Duration::from_secs(1));
+    let left = memory("Anonymous") - before[1];
+    println!("guest: peak={} left={left} one second after the last flow", peak - before[1]);
+    assert!(left < (peak - before[1]) / 2, "{left} left of {}", peak - before[1]);
 }
 
 /// Stalled flows on behalf of which the process holds as much as the budget allows.
