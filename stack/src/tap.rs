@@ -74,6 +74,16 @@ impl Tap {
         Self::new(fd, offload)
     }
 
+    /// What the device is called now: its container may rename it.
+    pub fn device_name(&self) -> io::Result<String> {
+        sys::device_name(self.file.as_fd())
+    }
+
+    /// The network namespace that the device is in now. Needs CAP_NET_ADMIN over the one it was made in.
+    pub fn device_netns(&self) -> io::Result<OwnedFd> {
+        sys::device_netns(self.file.as_fd())
+    }
+
     fn new(fd: OwnedFd, offload: bool) -> io::Result<Self> {
         sys::set_nonblocking(fd.as_fd())?;
         Ok(Self {

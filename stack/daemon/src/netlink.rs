@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
@@ -24,6 +24,19 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 /// Large enough for any acknowledgement, which quotes the request.
 const ANSWER_BYTES: usize = 8192;
 
+/// Events taken at once from a socket that listens.
+const EVENTS_MAX: usize = 64;
+
+/// RTMGRP_LINK: changes of devices.
+const LINK_GROUP: u32 = 1;
+
+/// What is looked at of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) mtu: u32,
+    pub(crate) txqueuelen: u32,
+}
+
 /// A rtnetlink socket of one namespace.
 #[derive(Debug)]
 pub(crate) struct Netlink {
@@ -38,6 +51,46 @@ impl Netlink {
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self { socket, sequence: 0 })
+    }
+
+    /// One that becomes readable when a device of the calling thread's namespace changes.
+    pub(crate) fn of_links() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind(&SocketAddr::new(0, LINK_GROUP))?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Forgets the events that wait: that there were some is enough. What does not fit the socket is lost, and that is
+    /// one event more.
+    pub(crate) fn drain(&self) {
+        let mut event = vec![0; ANSWER_BYTES];
+        for _ in 0..EVENTS_MAX {
+            match self.socket.recv(&mut &mut event[..], libc::MSG_DONTWAIT) {
+                Ok(_) => {}
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// The device of that name: its index and how it is set.
+    pub(crate) fn link(&mut self, name: &str) -> io::Result<(u32, Link)> {
+        let mut link = LinkMessage::default();
+        link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        let answer = self.exchange(RouteNetlinkMessage::GetLink(link), 0)?;
+        let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) = answer.payload
+        else {
+            return Err(failure(answer.payload));
+        };
+        let mut found = Link { mtu: 0, txqueuelen: 0 };
+        for attribute in &link.attributes {
+            match attribute {
+                LinkAttribute::Mtu(mtu) => found.mtu = *mtu,
+                LinkAttribute::TxQueueLen(len) => found.txqueuelen = *len,
+                _ => {}
+            }
+        }
+        Ok((link.header.index, found))
     }
 
     /// Moves device `index` into the namespace, under the name `name`.
@@ -141,11 +194,23 @@ impl Netlink {
         self.ask(RouteNetlinkMessage::SetLink(link), 0)
     }
 
-    /// Sends one request and waits for what the kernel says to it.
+    /// Sends one request and waits for the kernel to acknowledge it.
     fn ask(&mut self, request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        match self.exchange(request, NLM_F_ACK | flags)?.payload {
+            NetlinkPayload::Error(e) if e.code.is_none() => Ok(()),
+            other => Err(failure(other)),
+        }
+    }
+
+    /// Sends one request and waits for the kernel's answer.
+    fn exchange(
+        &mut self,
+        request: RouteNetlinkMessage,
+        flags: u16,
+    ) -> io::Result<NetlinkMessage<RouteNetlinkMessage>> {
         self.sequence += 1;
         let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        header.flags = NLM_F_REQUEST | flags;
         header.sequence_number = self.sequence;
         let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
         message.finalize();
@@ -155,12 +220,21 @@ impl Netlink {
 
         let mut answer = vec![0; ANSWER_BYTES];
         let n = self.socket.recv(&mut &mut answer[..], 0)?;
-        let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer[..n])
-            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
-        match answer.payload {
-            NetlinkPayload::Error(e) if e.code.is_none() => Ok(()),
-            NetlinkPayload::Error(e) => Err(e.to_io()),
-            other => Err(io::Error::other(format!("unexpected answer of rtnetlink: {other:?}"))),
-        }
+        NetlinkMessage::deserialize(&answer[..n])
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))
+    }
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Of an answer that is not the one wanted.
+fn failure(answer: NetlinkPayload<RouteNetlinkMessage>) -> io::Error {
+    match answer {
+        NetlinkPayload::Error(e) => e.to_io(),
+        other => io::Error::other(format!("unexpected answer of rtnetlink: {other:?}")),
     }
 }

@@ -12,6 +12,7 @@ mod mounts;
 mod output;
 mod port;
 mod relay;
+mod ring;
 mod roles;
 mod sandbox;
 mod signals;
@@ -41,6 +42,7 @@ use crate::{names, sys};
 use forward::{Forwarder, Waited};
 use port::Port;
 use relay::Relay;
+use ring::Tampered;
 pub use roles::inner_main;
 use sandbox::Orders;
 use signals::Signals;
@@ -122,13 +124,13 @@ fn carry_out(
     begin(sandbox.wait_ready(forwarder, relay)?)?;
     relay.started()?;
     sandbox.wire.send(&Order::Go, &[]).map_err(|e| Failure::set_up(format!("sandbox: {e}")))?;
-    let code = sandbox.wait_exited(forwarder, relay)?;
+    let (code, tampered) = sandbox.wait_exited(forwarder, relay)?;
     let lost = drain(forwarder, relay)?;
     if !lost.is_nothing() {
         log::warn!("{lost}");
     }
     if output.wants_stats() {
-        match relay.stats() {
+        match relay.stats(tampered) {
             Ok(stats) => output.write_stats(stats),
             Err(e) => log::warn!("--stats-file: {e}: the stats are not written"),
         }
@@ -229,9 +231,13 @@ impl Sandbox {
         self.wire.send(&order, &[]).map_err(|e| Failure::set_up(format!("sandbox: {e}")))
     }
 
-    fn wait_exited(&mut self, forwarder: &mut Forwarder, relay: &Relay) -> Result<u8, Failure> {
+    fn wait_exited(
+        &mut self,
+        forwarder: &mut Forwarder,
+        relay: &Relay,
+    ) -> Result<(u8, Tampered), Failure> {
         match self.wait_report(forwarder, relay, true)? {
-            (Report::Exited { code }, _) => Ok(code),
+            (Report::Exited { code, tampered }, _) => Ok((code, tampered)),
             (report, _) => Err(Failure::other(format!("sandbox: unexpected {report:?}"))),
         }
     }

@@ -72,6 +72,27 @@ pub(super) fn has_vnet_hdr(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Name of the device, as it is now.
+pub(super) fn device_name(fd: BorrowedFd<'_>) -> io::Result<String> {
+    let mut request = ifreq("")?;
+    // SAFETY: the kernel writes one ifreq through the pointer.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
+    let name = request.ifr_name.iter().take_while(|byte| **byte != 0);
+    let bytes: Vec<u8> = name.map(|byte| byte.cast_unsigned()).collect();
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// linux/if_tun.h: _IO('T', 227).
+const TUNGETDEVNETNS: libc::c_ulong = 0x54e3;
+
+/// The network namespace the device is in now. Needs CAP_NET_ADMIN over the one it was made in.
+pub(super) fn device_netns(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: takes no argument and gives a new descriptor.
+    let netns = check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNGETDEVNETNS, 0) })?;
+    // SAFETY: the kernel has just made it, for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(netns) })
+}
+
 /// Is this a socket that keeps the bounds of packets and has one peer?
 pub(super) fn is_packet_socket(fd: BorrowedFd<'_>) -> bool {
     let mut kind: libc::c_int = 0;

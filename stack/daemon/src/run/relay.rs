@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use skbudget_stack::Tap;
 
 use super::output::Recording;
+use super::ring::Tampered;
 use super::wire::Wire;
 use super::{drain, roles, signals};
 use crate::attach::{AttachError, Step};
@@ -52,8 +53,8 @@ enum Task {
     Drain,
     /// Stop delivering.
     Interrupt,
-    /// Report the stats.
-    Stats,
+    /// Report the stats, with what the sandbox found.
+    Stats { tampered: Tampered },
 }
 
 /// What it answers.
@@ -141,8 +142,8 @@ impl Relay {
     }
 
     /// As JSON.
-    pub(super) fn stats(&self) -> Result<String, Failure> {
-        self.hand_over(&Task::Stats, &[])?;
+    pub(super) fn stats(&self, tampered: Tampered) -> Result<String, Failure> {
+        self.hand_over(&Task::Stats { tampered }, &[])?;
         match self.answer()? {
             Answer::Stats(text) => Ok(text),
             other => Err(unexpected(&other)),
@@ -279,10 +280,15 @@ fn until_over(
                 let lost = drain::drain(daemon, name, interrupted).map_err(failed)?;
                 answer(wire, &Answer::Drained(lost))?;
             }
-            Task::Stats => {
+            Task::Stats { tampered } => {
                 // So that they count the frames that the capture lost.
                 recording.settle();
-                let stats = daemon.stats(true).map_err(failed)?;
+                let mut stats = daemon.stats(true).map_err(failed)?;
+                for container in &mut stats.containers {
+                    let Tampered { times, bytes } = tampered;
+                    container.counters.insert("RingTampered".to_owned(), times);
+                    container.counters.insert("RingTamperedBytes".to_owned(), bytes);
+                }
                 let text = serde_json::to_string_pretty(&stats);
                 answer(wire, &Answer::Stats(text.map_err(|e| Failure::other(e.to_string()))?))?;
             }

@@ -28,6 +28,7 @@ use skbudget_stack::Tap;
 use super::init::exit_code;
 use super::lookup;
 use super::port::{Note, Port, Received, observe};
+use super::ring::Ring;
 use super::roles;
 use super::signals::{self, Signals};
 use super::users::{self, Inner};
@@ -93,10 +94,10 @@ fn run(
     if wire.is_over() {
         return Ok(FAILURE);
     }
-    let users = match set_up(wire, orders) {
+    let (tap, users) = match set_up(wire, orders) {
         Ok((tap, users)) => {
             wire.send(&Report::Ready, &[tap.as_fd()])?;
-            users
+            (tap, users)
         }
         Err(AttachError { step, source }) => {
             let (errno, message) = (source.raw_os_error(), source.to_string());
@@ -107,6 +108,8 @@ fn run(
     if !matches!(wire.receive()?, Some((Order::Go, _))) {
         return Ok(FAILURE);
     }
+    // Before the PID namespace: from then on this process can start no thread.
+    let ring = if orders.network() { Ring::watch(tap, &orders.guest)? } else { Ring::default() };
     // The other end of this pair lives in process 1, this one as long as we do.
     let (lifeline, theirs) = Port::pair()?;
     unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS)?;
@@ -119,7 +122,7 @@ fn run(
     let observer = Watch { signals: &signals, apart, lifeline: Some(lifeline), parent };
     let code = observer.look_after(wire, &mut init)?;
     // The parent went away first: then nobody asks.
-    let _ = wire.send(&Report::Exited { code }, &[]);
+    let _ = wire.send(&Report::Exited { code, tampered: ring.tampered() }, &[]);
     while wire.receive::<Order>()?.is_some() {}
     Ok(code)
 }

@@ -14,6 +14,7 @@ use nix::sys::socket::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::ring::Tampered;
 use crate::sys;
 
 /// Longer than any message.
@@ -32,7 +33,7 @@ pub(super) enum Report {
     /// Nothing stands.
     Failed { step: String, errno: Option<i32>, message: String },
     /// The command ended, and everything else in its PID namespace with it; the network still stands.
-    Exited { code: u8 },
+    Exited { code: u8, tampered: Tampered },
 }
 
 /// To the sandbox. The end of the run is the end of the socket.
@@ -157,11 +158,12 @@ mod tests {
         let (ours, theirs) = Wire::pair().unwrap();
         let null = File::open("/dev/null").unwrap();
         theirs.send(&Report::Ready, &[null.as_fd(), null.as_fd()]).unwrap();
-        theirs.send(&Report::Exited { code: 7 }, &[]).unwrap();
+        let ended = Report::Exited { code: 7, tampered: Tampered { times: 1, bytes: 2 } };
+        theirs.send(&ended, &[]).unwrap();
         let (ready, fds) = ours.receive::<Report>().unwrap().unwrap();
         assert_eq!((ready, fds.len()), (Report::Ready, 2));
         let (exited, fds) = ours.receive::<Report>().unwrap().unwrap();
-        assert_eq!((exited, fds.len()), (Report::Exited { code: 7 }, 0));
+        assert_eq!((exited, fds.len()), (ended, 0));
         assert!(!ours.is_over());
         drop(theirs);
         assert!(ours.is_over());

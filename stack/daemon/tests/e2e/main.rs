@@ -10,6 +10,7 @@ mod output;
 mod privileges;
 mod pty;
 mod relay;
+mod ring;
 mod rootless;
 mod signals;
 mod stderr;
