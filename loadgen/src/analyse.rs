@@ -1,16 +1,16 @@
 //! Fairness numbers out of an arm's records.
 
 use crate::measure::Book;
-use crate::plan::{CONTENDED, Phase, RECOVERY, Role, SOLO};
+use crate::plan::{CONTENDED, Phase, Role, SOLO};
 use crate::result::{
-    ArmResult, ContainerPhase, ContainerResult, Cost, Fairness, GroupResult, ProbePhase, Quantile,
+    ArmResult, ContainerPhase, ContainerResult, Cost, DirectionSteps, Fairness, GroupResult,
+    ProbePhase, Quantile,
 };
 
 /// What the numbers are measured against.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a> {
     pub phases: &'a [Phase],
-    pub window_ns: u64,
 }
 
 /// Counters that mean somebody's data or connection was turned away for lack of memory.
@@ -29,7 +29,7 @@ const REFUSALS: &[&str] = &[
 /// Fills in what follows from the records: each container's cost, the groups, the fairness of the whole.
 pub fn derive(arm: &mut ArmResult, frame: Frame<'_>) {
     let measured: Vec<Phase> = frame.phases.iter().map(|p| p.until(arm.ended_ns)).collect();
-    let frame = Frame { phases: &measured, ..frame };
+    let frame = Frame { phases: &measured };
     for c in &mut arm.containers {
         c.cost = cost(c, frame);
     }
@@ -137,6 +137,9 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// A percentile means something when at least 20 samples lie beyond it.
+    pub const SAMPLES_MIN: u64 = 2000;
+
     fn new(of: &str, solo: &ProbePhase, contended: &ProbePhase) -> Self {
         let samples = solo.intended.min(contended.intended);
         Self { of: of.to_owned(), solo: solo.p99, contended: contended.p99, samples }
@@ -148,14 +151,14 @@ impl Pair {
             c.phases[CONTENDED].probe.as_ref()?,
         ))
     }
-    /// Both in nanoseconds, if they are known from above.
+    /// Both in nanoseconds, if they are known from above: the least it may have been alone and the most beside the hog.
     pub fn known(&self) -> Option<(u64, u64)> {
-        let pair = self.solo.zip(self.contended).filter(|(s, c)| !s.at_least && !c.at_least);
-        pair.filter(|_| self.enough()).map(|(s, c)| (s.ns, c.ns))
+        self.solo.and_then(|q| q.upper_ns())?;
+        let pair = self.solo.zip(self.contended.and_then(|q| q.upper_ns()));
+        pair.filter(|_| self.enough()).map(|(solo, most)| (solo.ns, most))
     }
-    /// A percentile means something when at least 20 samples lie beyond it.
     pub fn enough(&self) -> bool {
-        self.samples / 100 >= 20
+        self.samples >= Self::SAMPLES_MIN
     }
     fn inflation_milli(&self) -> Option<u64> {
         self.known().map(|(solo, contended)| contended * 1000 / solo.max(1))
@@ -276,34 +279,32 @@ fn stalls(f: &mut Fairness, c: &ContainerResult) {
     }
 }
 
-/// From the hog's leaving to the first of two windows in a row that are as good as solo, in every direction it wants:
-/// 95 % of its mean, or what its own least window had, for a window holds few segments of a slow link.
+/// From the hog's leaving to the first of two steps in a row that are as good as solo, in every direction it wants:
+/// 95 % of its mean, or what its own least step had, for a step holds few segments of a slow link.
 fn recovery(c: &ContainerResult, frame: Frame<'_>) -> Option<u64> {
-    let phase = frame.phases.get(RECOVERY)?;
-    let solo = &frame.phases[SOLO];
-    let within = |p: &Phase| {
-        (p.start_ns.div_ceil(frame.window_ns) as usize)..((p.end_ns / frame.window_ns) as usize)
+    let Some(record) = &c.recovery else {
+        // Of an earlier version, which judged it by the charts' windows: as it was found then.
+        return c.cost.recovery_ns;
     };
-    let enough = |windows: &[u32], bytes: u64| {
-        let mean = per_second(bytes, solo) * frame.window_ns / 1_000_000_000;
-        let least = windows.get(within(solo)).and_then(|w| w.iter().min()).map_or(0, |w| *w);
-        // A window without a byte is no measure.
-        let wanted = mean * 95 / 100;
-        if least == 0 { wanted } else { wanted.min(u64::from(least)) }
+    let wanted = |steps: &DirectionSteps, bytes: u64| {
+        let mean = per_second(bytes, &frame.phases[SOLO]) * record.step_ns / 1_000_000_000;
+        let most = mean * 95 / 100;
+        // A step without a byte is no measure.
+        steps.solo_least_bytes.filter(|b| *b > 0).map_or(most, |least| most.min(least))
     };
-    let up = enough(&c.up_window_bytes, c.phases[SOLO].up_bytes);
-    let down = enough(&c.down_window_bytes, c.phases[SOLO].down_bytes);
-    let good = |windows: &[u32], wanted: u64, w: usize| {
-        windows.get(w).is_some_and(|bytes| u64::from(*bytes) >= wanted)
+    let (up, down) = (&record.up, &record.down);
+    let wanted_up = wanted(up, c.phases[SOLO].up_bytes);
+    let wanted_down = wanted(down, c.phases[SOLO].down_bytes);
+    let enough = |steps: &DirectionSteps, wanted: u64, at: usize| {
+        steps.recovery_bytes.get(at).is_some_and(|bytes| u64::from(*bytes) >= wanted)
     };
-    let all = |w: usize| {
-        (!c.wants_up || good(&c.up_window_bytes, up, w))
-            && (!c.wants_down || good(&c.down_window_bytes, down, w))
+    let good = |at: usize| {
+        (!c.wants_up || enough(up, wanted_up, at))
+            && (!c.wants_down || enough(down, wanted_down, at))
     };
-    let windows = within(phase);
-    let first = windows.start;
-    let at = windows.take_while(|w| w + 1 < within(phase).end).find(|w| all(*w) && all(w + 1))?;
-    Some((at - first) as u64 * frame.window_ns)
+    let steps = up.recovery_bytes.len().max(down.recovery_bytes.len());
+    let at = (0..steps.saturating_sub(1)).find(|at| good(*at) && good(at + 1))?;
+    Some(at as u64 * record.step_ns)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::plan::{ArmRole, Isolation, RuleSet};
-use crate::result::{BudgetResult, Quantile, RunResult};
+use crate::result::{BudgetResult, DirectionSteps, Quantile, RecoverySteps, RunResult};
 
 const MS: u64 = 1_000_000;
 
@@ -16,7 +16,7 @@ pub(crate) fn phases() -> Vec<Phase> {
 }
 
 fn probe(p99_ns: u64, at_least: bool, delivered_ppm: u64) -> ProbePhase {
-    let q = Some(Quantile { ns: p99_ns, at_least });
+    let q = Some(Quantile { ns: p99_ns, at_least, at_most_ns: None });
     ProbePhase {
         intended: 2000,
         completed: 2000,
@@ -46,9 +46,12 @@ pub(crate) fn container(name: &str, role: Role, mb: [u64; 3], p99_ms: [u64; 3]) 
         probe: (role == Role::Victim).then(|| probe(p99_ms[i] * MS, false, 1_000_000)),
     };
     let windows: Vec<u32> = (0..300).map(|w: usize| (mb[w / 100] * 10_000) as u32).collect();
+    let steps: Vec<Vec<u32>> = windows.chunks(100).map(<[u32]>::to_vec).collect();
+    let steps = DirectionSteps::of(&steps);
     ContainerResult {
         name: name.to_owned(),
         role,
+        recovery: Some(RecoverySteps { step_ns: 10 * MS, up: steps.clone(), down: steps }),
         budget: 0,
         phases: (0..3).map(at).collect(),
         up_window_bytes: windows.clone(),
@@ -93,7 +96,7 @@ pub(crate) fn arm(role: ArmRole, containers: Vec<ContainerResult>) -> ArmResult 
 
 pub(crate) fn settle(arm: &mut ArmResult) {
     let phases = phases();
-    derive(arm, Frame { phases: &phases, window_ns: 10 * MS });
+    derive(arm, Frame { phases: &phases });
 }
 
 fn judge(arm: &ArmResult) -> Fairness {
@@ -146,6 +149,32 @@ fn a_percentile_known_only_from_below_gives_no_ratio() {
     let f = judge(&arm(ArmRole::Control, vec![v]));
     assert_eq!(f.p99_inflation_milli, None);
     assert_eq!(f.delivered_ppm, Some(900_000));
+}
+
+/// Two good steps in a row, in every direction that is wanted.
+#[test]
+fn recovery_is_judged_by_steps() {
+    let recovered = |up: &[u32], down: &[u32]| {
+        let mut v = container("victim1", Role::Victim, [100, 10, 100], [2, 2, 2]);
+        let steps = v.recovery.as_mut().unwrap();
+        steps.up.recovery_bytes = up.to_vec();
+        steps.down.recovery_bytes = down.to_vec();
+        judge(&arm(ArmRole::Subject, vec![v])).recovery_ns
+    };
+    let good = 1_000_000;
+    assert_eq!(recovered(&[good; 4], &[good; 4]), Some(0));
+    assert_eq!(recovered(&[0, good, good, good], &[good; 4]), Some(10 * MS));
+    assert_eq!(recovered(&[good, 0, good, good], &[good; 4]), Some(20 * MS));
+    assert_eq!(recovered(&[good; 4], &[0, good, 0, good]), None);
+    assert_eq!(recovered(&[good], &[good]), None);
+    // The least that a step had alone is good enough: 80 % here.
+    let mut v = container("victim1", Role::Victim, [100, 10, 100], [2, 2, 2]);
+    let steps = v.recovery.as_mut().unwrap();
+    steps.up.solo_least_bytes = Some(800_000);
+    steps.up.recovery_bytes = vec![800_000; 2];
+    assert_eq!(judge(&arm(ArmRole::Subject, vec![v.clone()])).recovery_ns, Some(0));
+    v.recovery.as_mut().unwrap().up.recovery_bytes = vec![790_000; 2];
+    assert_eq!(judge(&arm(ArmRole::Subject, vec![v])).recovery_ns, None);
 }
 
 #[test]

@@ -66,7 +66,7 @@ enum Command {
         #[command(flatten)]
         options: OfMany,
     },
-    /// Look for the largest value of a parameter at which no subject's gate fails
+    /// Look for the value of a parameter up to which, or with --from above --to down to which, no subject's gate fails
     #[command(after_help = help::judging(help::SEARCH))]
     Search {
         scenario: String,
@@ -76,6 +76,7 @@ enum Command {
         /// Is expected to pass
         #[arg(long, value_name = "VALUE")]
         from: String,
+        /// Above or below --from
         #[arg(long, value_name = "VALUE")]
         to: String,
         /// Halvings at most
@@ -128,6 +129,28 @@ struct Basics {
     /// Change a parameter (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Runs that are judged together, by the median of each gate: an odd number [default: 3 on tap and kernel, 1 on
+    /// virtual, where every run is the same]
+    #[arg(long, value_name = "N")]
+    repeat: Option<usize>,
+}
+
+impl Basics {
+    fn repeats(&self, target: &dyn Target) -> Result<usize, Failure> {
+        let usual = target.repeats();
+        let Some(count) = self.repeat else {
+            // Somebody else repeats the run.
+            let once = std::env::var(run::REPEAT_VARIABLE).is_ok_and(|v| v == "1");
+            return Ok(if once { 1 } else { usual });
+        };
+        let what = match (count, usual) {
+            (1, _) => return Ok(1),
+            (_, 1) => "the virtual target repeats nothing: a seed is a run, so only 1 is allowed",
+            (n, _) if n % 2 == 1 && n <= run::REPEATS_MAX => return Ok(n),
+            _ => "an odd number from 1 to 99 is wanted, for a median",
+        };
+        Err(Failure::Usage(format!("--repeat {count}: {what}")))
+    }
 }
 
 /// One run.
@@ -160,9 +183,14 @@ struct OfMany {
 }
 
 impl OfMany {
-    fn study<'a>(&'a self, scenario: &'a str, target: &'a dyn Target) -> Study<'a> {
-        let Basics { seed, set } = &self.basics;
-        Study { scenario, target, seed: *seed, set, out: self.out.clone() }
+    fn study<'a>(
+        &'a self,
+        scenario: &'a str,
+        target: &'a dyn Target,
+    ) -> Result<Study<'a>, Failure> {
+        let repeats = self.basics.repeats(target)?;
+        let Basics { seed, set, .. } = &self.basics;
+        Ok(Study { scenario, target, seed: *seed, set, repeats, out: self.out.clone() })
     }
 }
 
@@ -206,7 +234,7 @@ fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Sweep { scenario, param, options } => {
             let target = target::find(&options.target)?;
             let stop = Control { stop: interrupt::watch() };
-            let found = study::sweep(&options.study(&scenario, target.as_ref()), &param, stop)?;
+            let found = study::sweep(&options.study(&scenario, target.as_ref())?, &param, stop)?;
             let judged = commands::Judged {
                 of: &format!("sweep {scenario}"),
                 word: Exit::word_of(found.exit),
@@ -221,7 +249,7 @@ fn dispatch(command: Command) -> Result<u8, Failure> {
             let target = target::find(&options.target)?;
             let range = study::Range { key: &param, from: &from, to: &to, steps };
             let stop = Control { stop: interrupt::watch() };
-            said(study::search(&options.study(&scenario, target.as_ref()), &range, stop)?)
+            said(study::search(&options.study(&scenario, target.as_ref())?, &range, stop)?)
         }
         Command::Gate { result, baseline, expr, tolerance, inconclusive, out, github } => {
             let options = recheck::Options {
@@ -273,7 +301,8 @@ fn run_one(
     stop: &AtomicBool,
 ) -> Result<u8, Failure> {
     let target = target::find(target)?;
-    let Basics { seed, set } = &options.basics;
+    let Basics { seed, set, .. } = &options.basics;
+    let repeats = options.basics.repeats(target.as_ref())?;
     let set = set.iter().map(|s| ("--set", s));
     let plan = run::plan(name, target.as_ref(), set, *seed)?;
     let label = label.unwrap_or(&plan.scenario);
@@ -281,9 +310,9 @@ fn run_one(
     let out = options.out.clone().map_or_else(default, Ok)?;
     let folder = Folder::for_run(&out)?;
 
-    let shown =
-        Progress::start(&format!("{label} on {}", target.name()), expected(&plan, target.as_ref()));
-    let result = run::run(&plan, target.as_ref(), Control { stop });
+    let expected = expected(&plan, target.as_ref()).map(|once| once * repeats as u32);
+    let shown = Progress::start(&format!("{label} on {}", target.name()), expected);
+    let result = run::repeated(&plan, target.as_ref(), Control { stop }, repeats);
     drop(shown);
     let result = result?;
     options.outputs.write(folder.dir(), &result, options.json, || {

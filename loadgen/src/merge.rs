@@ -29,6 +29,8 @@ pub fn merge(parts: &[RunResult], how: How) -> Result<RunResult, Failure> {
     };
     let mut sum = first.clone();
     sum.merged_of = distinct(parts)?;
+    // The sums are not those of any run.
+    sum.runs.clear();
     for (i, part) in rest.iter().enumerate() {
         comparable(first, part, how == How::Repeats)?;
         sum.interrupted |= part.interrupted;
@@ -143,7 +145,7 @@ fn probes(a: Option<&ProbePhase>, b: Option<&ProbePhase>) -> Result<Option<Probe
 /// What follows from the sums. Gates are judged part by part: the worst verdict of the parts is the verdict of all.
 fn derive(sum: &mut RunResult, parts: &[RunResult]) {
     for arm in &mut sum.arms {
-        analyse::derive(arm, Frame { phases: &sum.phases, window_ns: sum.window_ns });
+        analyse::derive(arm, Frame { phases: &sum.phases });
     }
     let named = |(i, part): (usize, &RunResult)| {
         let rename = move |g: &GateResult| GateResult {

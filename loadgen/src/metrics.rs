@@ -169,14 +169,18 @@ pub fn victims(arm: &ArmResult) -> impl Iterator<Item = &ContainerResult> {
     arm.containers.iter().filter(|c| c.role == Role::Victim)
 }
 
-/// What is known only from below ranks above everything known.
+/// The largest over the victims. It is known from below only as soon as that of one victim is: that one may be the
+/// worst. So it rises with its rank, as each victim's does.
 pub fn worst_quantile(
     arm: &ArmResult,
     phase: usize,
     pick: fn(&ProbePhase) -> Option<Quantile>,
 ) -> Option<Quantile> {
-    let all = victims(arm).filter_map(|c| c.phases.get(phase)?.probe.as_ref().and_then(pick));
-    all.max_by_key(|q| (q.at_least, q.ns))
+    let all = || victims(arm).filter_map(|c| c.phases.get(phase)?.probe.as_ref().and_then(pick));
+    let ns = all().map(|q| q.ns).max()?;
+    let most = all().map(|q| q.upper_ns()).reduce(|a, b| Some(a?.max(b?)))?;
+    let at_least = most.is_none_or(|most| most > ns);
+    Some(Quantile { ns, at_least, at_most_ns: most.filter(|_| at_least) })
 }
 
 fn worst_reading(

@@ -318,6 +318,17 @@ impl Plan {
             self.containers.iter().map(|c| (c.budget_name.as_str(), c.budget.hard_bytes)).collect();
         budgets.values().sum()
     }
+    /// How long a step of the recovery is, at least `least_ns`: long enough for a few round trips and for several
+    /// segments of the slowest victim's link, or a victim at full speed would look like one that is starved.
+    pub fn recovery_step_ns(&self, least_ns: u64) -> u64 {
+        const SEGMENTS: u64 = 16;
+        const ROUND_TRIPS: u64 = 4;
+        let bits = SEGMENTS * u64::from(self.link.mtu) * 8;
+        let slowest = self.victims().map(|c| c.bits_per_second).filter(|r| *r > 0).min();
+        let segments_ns = slowest.map_or(0, |rate| bits * 1_000_000_000 / rate);
+        let wanted = segments_ns.max(ROUND_TRIPS * self.link.rtt_ns);
+        wanted.div_ceil(least_ns.max(1)).max(1) * least_ns.max(1)
+    }
     /// When the last books are closed.
     pub fn end_ns(&self) -> u64 {
         self.phases.last().map_or(0, |p| p.end_ns) + self.grace_ns

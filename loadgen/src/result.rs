@@ -3,11 +3,17 @@
 //! Integers with a unit suffix, no floats, no NaN: `null` where there is nothing to say, with the reason beside it.
 //! Additions keep the version. For one seed on the virtual target everything but `meta` is the same bytes every time.
 
+mod probe;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{ArmPlan, ArmRole, ContainerPlan, Isolation, Phase, Role, RuleSet};
+use crate::plan::{
+    ArmPlan, ArmRole, ContainerPlan, Isolation, Phase, RECOVERY, Role, RuleSet, SOLO,
+};
+
+pub use probe::{IntervalHdr, Latency, ProbePhase, Quantile, SpectrumRow};
 
 pub const SCHEMA: &str = "loadgen.result/1";
 
@@ -30,13 +36,27 @@ pub struct RunResult {
     /// Of a merged result: what tells apart the runs it was merged of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub merged_of: Vec<String>,
+    /// Of the charts. No gate depends on it.
     pub window_ns: u64,
     pub phases: Vec<Phase>,
+    /// Of several runs those of the one in the middle.
     pub arms: Vec<ArmResult>,
+    /// Of all runs together.
     pub gates: Vec<GateResult>,
     pub verdict: Verdict,
+    /// All runs, in their order, where there were several: a wall clock is judged by the median of each gate.
+    #[serde(default)]
+    pub runs: Vec<Repeat>,
     /// The only part that differs between two runs of one seed on the virtual target.
     pub meta: Meta,
+}
+
+/// One of several runs of the same plan, with what it alone would have been judged.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Repeat {
+    pub elapsed_ms: u64,
+    pub verdict: Verdict,
+    pub arms: Vec<ArmResult>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -162,6 +182,9 @@ pub struct ContainerResult {
     pub down_window_bytes: Vec<u32>,
     pub up_total_bytes: u64,
     pub down_total_bytes: u64,
+    /// What its recovery is judged by; `null` in results of earlier versions.
+    #[serde(default)]
+    pub recovery: Option<RecoverySteps>,
     /// Held at the end of a window, on average while contended.
     #[serde(default)]
     pub mean_held_bytes: u64,
@@ -207,6 +230,33 @@ fn yes() -> bool {
     true
 }
 
+/// Bytes of a container in steps of a length that does not depend on the charts' windows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoverySteps {
+    pub step_ns: u64,
+    pub up: DirectionSteps,
+    pub down: DirectionSteps,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectionSteps {
+    /// The least that a step had alone; `null`: the phase is shorter than a step.
+    pub solo_least_bytes: Option<u64>,
+    /// From the moment the hog left.
+    pub recovery_bytes: Vec<u32>,
+}
+
+impl DirectionSteps {
+    /// `steps`: by phase.
+    pub fn of(steps: &[Vec<u32>]) -> Self {
+        let phase = |i: usize| steps.get(i).map(Vec::as_slice).unwrap_or_default();
+        Self {
+            solo_least_bytes: phase(SOLO).iter().min().map(|b| u64::from(*b)),
+            recovery_bytes: phase(RECOVERY).to_vec(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ContainerPhase {
     pub up_bytes: u64,
@@ -218,77 +268,6 @@ pub struct ContainerPhase {
     /// What the stack moved for this container, wanted or not.
     pub moved_bytes: u64,
     pub probe: Option<ProbePhase>,
-}
-
-/// A percentile. `at_least`: its rank falls among requests that never came back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Quantile {
-    pub ns: u64,
-    pub at_least: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SpectrumRow {
-    pub quantile_ppb: u64,
-    pub ns: u64,
-    pub count: u64,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProbePhase {
-    pub intended: u64,
-    pub completed: u64,
-    pub outstanding: u64,
-    pub shed: u64,
-    pub failed: u64,
-    pub in_deadline: u64,
-    /// Above the histogram's 60 s.
-    pub saturated: u64,
-    pub delivered_ppm: Option<u64>,
-    pub p50: Option<Quantile>,
-    pub p99: Option<Quantile>,
-    pub p999: Option<Quantile>,
-    pub max: Option<Quantile>,
-    pub mean_ns: u64,
-    pub stddev_ns: u64,
-    /// Latency by percentile; what did not come back counts with what is known of it from below.
-    pub spectrum: Vec<SpectrumRow>,
-    /// From the first byte that the socket took to the last of the response: what a client that waits for its own
-    /// requests would have measured.
-    #[serde(default)]
-    pub service: Latency,
-    /// From the intended start to the moment the generator looked at the request: its own lateness.
-    #[serde(default)]
-    pub lag: Latency,
-    /// The completed responses, nanoseconds: base64 of a compressed V2 HdrHistogram. Merges without loss.
-    #[serde(default)]
-    pub hdr: String,
-    /// The same of those that did not come back: what is known of each from below. Empty where there are none.
-    #[serde(default)]
-    pub hdr_missing: String,
-    /// Both of them by the second in which they became known, that of what never came back being the last of its
-    /// phase. Seconds without a sample are left out.
-    #[serde(default)]
-    pub intervals: Vec<IntervalHdr>,
-}
-
-/// The samples that became known in one interval.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IntervalHdr {
-    /// Since the start of the run.
-    pub start_ns: u64,
-    pub length_ns: u64,
-    pub hdr: String,
-}
-
-/// A latency without censoring: what it is taken of has happened.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Latency {
-    pub count: u64,
-    pub p50_ns: Option<u64>,
-    pub p99_ns: Option<u64>,
-    pub p999_ns: Option<u64>,
-    pub max_ns: Option<u64>,
 }
 
 /// One container, contended against solo. Ratios in thousandths; `null`: nothing came, or not known from above.
@@ -321,7 +300,7 @@ pub struct Fairness {
     pub jain_all_ppm: u64,
     /// Least over victims and directions: goodput alone over the link's rate.
     pub solo_share_ppm: u64,
-    /// First window after the hog left from which two in a row reach 95 % of solo, for the slowest victim, if any.
+    /// First step after the hog left from which two in a row reach 95 % of solo, for the slowest victim, if any.
     pub recovery_ns: Option<u64>,
     pub hog_peak_bytes: u64,
     /// `null`: the arm enforces none, or has no hog.
@@ -335,10 +314,11 @@ pub struct Fairness {
     pub broken: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GateKind {
     /// The run can be trusted.
+    #[default]
     Sanity,
     /// The control starved.
     Control,
@@ -346,14 +326,36 @@ pub enum GateKind {
     Subject,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GateResult {
     pub arm: String,
     pub kind: GateKind,
     pub name: String,
+    /// Of several runs that in the middle; of what must be exact the worst.
     pub observed: String,
     pub limit: String,
     pub passed: bool,
+    /// The run proves nothing about this gate, as when the generator was late: a failure is no fault of the subject.
+    #[serde(default)]
+    pub in_doubt: bool,
+    /// What each run showed; empty where there was one.
+    #[serde(default)]
+    pub runs: Vec<GateRun>,
+}
+
+impl GateResult {
+    /// The subject failed, and nothing speaks against the measurement: exit 3.
+    pub fn is_fault(&self) -> bool {
+        !self.passed && self.kind == GateKind::Subject && !self.in_doubt
+    }
+}
+
+/// One gate in one of several runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateRun {
+    pub observed: String,
+    pub passed: bool,
+    pub in_doubt: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,10 +6,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::analyse::{self, Frame};
 use crate::exit::Failure;
-use crate::gate;
+use crate::gate::{self, Thresholds};
 use crate::machine;
 use crate::plan::Plan;
-use crate::result::{ArmResult, Meta, RunResult, SCHEMA};
+use crate::result::{ArmResult, GateResult, Meta, Repeat, RunResult, SCHEMA, Verdict};
 use crate::scenario::Scenario;
 use crate::target::{Control, Target};
 use crate::terminal::say;
@@ -31,39 +31,57 @@ pub fn plan<'a>(
     Ok(plan)
 }
 
-/// Runs every arm, derives, judges.
+/// Runs that are judged together, at most.
+pub const REPEATS_MAX: usize = 99;
+/// Set to 1 for runs that are repeated by somebody else, as `compare` repeats its pairs. An environment variable,
+/// because the binaries that `compare` runs may be older than `--repeat`.
+pub const REPEAT_VARIABLE: &str = "LOADGEN_REPEAT";
+
+/// Runs every arm, derives, judges; as often as the target needs it.
 pub fn run(plan: &Plan, target: &dyn Target, control: Control<'_>) -> Result<RunResult, Failure> {
+    repeated(plan, target, control, target.repeats())
+}
+
+/// The same `count` times, judged by the median of each gate.
+pub fn repeated(
+    plan: &Plan,
+    target: &dyn Target,
+    control: Control<'_>,
+    count: usize,
+) -> Result<RunResult, Failure> {
     let started_unix_ms =
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
     let clock = Instant::now();
     target.check(plan)?;
-    let mut arms = run_arms(plan, target, control)?;
-    for arm in &mut arms {
-        analyse::derive(arm, Frame { phases: &plan.phases, window_ns: plan.window_ns });
+    let mut runs = Vec::new();
+    let mut cut_short = None;
+    while runs.len() < count && cut_short.is_none() {
+        match once(plan, target, control) {
+            Ok((run, true)) => runs.push(run),
+            Ok((run, false)) => cut_short = Some(run),
+            Err(e) => return Err(e),
+        }
     }
-    let planned = target.arms(plan).len();
-    let interrupted = arms.len() < planned || arms.iter().any(|a| a.ended_ns.is_some());
-    let (gates, verdict) = if interrupted {
-        // Half a run is no verdict.
-        (Vec::new(), gate::interrupted())
-    } else {
-        gate::judge(&arms, target.thresholds(plan), &plan.gates)
+    let outcome = match cut_short {
+        Some(last) => Outcome::interrupted(runs, last),
+        None => Outcome::judged(runs, target.thresholds(plan), plan),
     };
     Ok(RunResult {
         schema: SCHEMA.to_owned(),
         scenario: plan.scenario.clone(),
         about: plan.about.clone(),
         scenario_toml: plan.toml.clone(),
-        interrupted,
+        interrupted: outcome.interrupted,
         merged_of: Vec::new(),
         target: target.name().to_owned(),
         seed: plan.seed,
         params: plan.params.iter().cloned().collect(),
         window_ns: plan.window_ns,
         phases: plan.phases.clone(),
-        arms,
-        gates,
-        verdict,
+        arms: outcome.arms,
+        gates: outcome.gates,
+        verdict: outcome.verdict,
+        runs: outcome.runs,
         meta: Meta {
             loadgen_version: env!("CARGO_PKG_VERSION").to_owned(),
             started_unix_ms,
@@ -71,6 +89,58 @@ pub fn run(plan: &Plan, target: &dyn Target, control: Control<'_>) -> Result<Run
             ..machine::look()
         },
     })
+}
+
+/// One run, and whether it went to its end.
+fn once(plan: &Plan, target: &dyn Target, control: Control<'_>) -> Result<(Repeat, bool), Failure> {
+    let clock = Instant::now();
+    let mut arms = run_arms(plan, target, control)?;
+    for arm in &mut arms {
+        analyse::derive(arm, Frame { phases: &plan.phases });
+    }
+    let planned = target.arms(plan).len();
+    let complete = arms.len() == planned && arms.iter().all(|a| a.ended_ns.is_none());
+    // Half a run is no verdict.
+    let verdict = match complete {
+        true => gate::judge(&arms, target.thresholds(plan), &plan.gates).1,
+        false => gate::interrupted(),
+    };
+    let elapsed_ms = clock.elapsed().as_millis() as u64;
+    Ok((Repeat { elapsed_ms, verdict, arms }, complete))
+}
+
+/// What several runs come to.
+struct Outcome {
+    interrupted: bool,
+    arms: Vec<ArmResult>,
+    gates: Vec<GateResult>,
+    verdict: Verdict,
+    runs: Vec<Repeat>,
+}
+
+impl Outcome {
+    fn judged(mut runs: Vec<Repeat>, limits: Thresholds, plan: &Plan) -> Self {
+        let arms: Vec<&[ArmResult]> = runs.iter().map(|r| r.arms.as_slice()).collect();
+        let (gates, verdict) = gate::judge_all(&arms, limits, &plan.gates);
+        let each: Vec<_> = arms.iter().map(|a| gate::judge(a, limits, &plan.gates).0).collect();
+        let middle = gate::middle(&each);
+        let arms = match runs.len() {
+            // One run is not written twice.
+            1 => runs.remove(0).arms,
+            _ => runs[middle].arms.clone(),
+        };
+        Self { interrupted: false, arms, gates, verdict, runs }
+    }
+
+    /// `runs`: those that were complete. Shown is the last of them, or else what there is of the first.
+    fn interrupted(mut runs: Vec<Repeat>, last: Repeat) -> Self {
+        let arms = runs.last().unwrap_or(&last).arms.clone();
+        if !runs.is_empty() && !last.arms.is_empty() {
+            runs.push(last);
+        }
+        let verdict = gate::interrupted();
+        Self { interrupted: true, arms, gates: Vec::new(), verdict, runs }
+    }
 }
 
 /// Those of which there is something: of a run that was stopped the first alone, the first in part, or none.

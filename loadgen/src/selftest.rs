@@ -2,6 +2,7 @@
 //! seconds and without privileges, and how late this machine wakes a generator up.
 
 mod formats;
+mod percentiles;
 mod world;
 
 #[cfg(test)]
@@ -35,10 +36,11 @@ struct Found {
 
 /// Prints a line a check as it comes; the exit code is 1 for a wrong answer, 5 for a machine that is too late.
 pub fn run(mut each: impl FnMut(&str)) -> u8 {
-    let checks: [(&'static str, Check); 6] = [
+    let checks: [(&'static str, Check); 7] = [
         ("a frozen server costs every request its wait", freeze),
         ("a server that never answers gives no good percentile", silence),
         ("percentiles of a known histogram", known_histogram),
+        ("percentiles rise and agree in every file, whatever is missing", percentiles::all),
         ("every file is read back", formats::all),
         ("exact probabilities of small samples", ranks),
         ("a seed is the same run twice", twice),

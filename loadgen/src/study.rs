@@ -1,4 +1,8 @@
-//! More than one run: `sweep`, a parameter over values, and `search`, the largest value that still passes.
+//! More than one run: `sweep`, a parameter over values, and `search`, the last value that still passes.
+
+mod search;
+
+pub use search::{Range, search};
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,10 +15,10 @@ use crate::export::{self, Format, json, plain};
 use crate::folder::Folder;
 use crate::names;
 use crate::plan::{ArmRole, Plan};
-use crate::result::{ArmResult, GateKind, RunResult};
+use crate::result::{ArmResult, RunResult};
 use crate::run;
 use crate::target::{Control, Target};
-use crate::units::{Unit, bytes, percent, time, times};
+use crate::units::{bytes, percent, time, times};
 
 /// What every run of a study has in common.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub struct Study<'a> {
     pub target: &'a dyn Target,
     pub seed: u64,
     pub set: &'a [String],
+    /// Runs that are judged together, at each value.
+    pub repeats: usize,
     pub out: Option<PathBuf>,
 }
 
@@ -96,7 +102,7 @@ pub fn sweep(study: &Study<'_>, param: &str, control: Control<'_>) -> Result<Swe
     }
     let (mut points, mut suites) = (Vec::new(), Vec::new());
     for (value, plan) in values.iter().zip(&plans) {
-        let result = run::run(plan, study.target, control)?;
+        let result = run::repeated(plan, study.target, control, study.repeats)?;
         let dir = place(value);
         export::write(&dir, &result, &[Format::Result, Format::Verdict])?;
         points.push(point(value, &result));
@@ -119,118 +125,6 @@ pub fn sweep(study: &Study<'_>, param: &str, control: Control<'_>) -> Result<Swe
         verdict_line(exit, out)
     );
     Ok(Swept { text, exit: exit.code(), suites, folder })
-}
-
-/// Where `search` looks.
-#[derive(Debug)]
-pub struct Range<'a> {
-    pub key: &'a str,
-    pub from: &'a str,
-    pub to: &'a str,
-    /// Halvings at most.
-    pub steps: u32,
-}
-
-/// The largest value between two at which no gate of a subject fails, if what passes at a value passes below it.
-pub fn search(
-    study: &Study<'_>,
-    range: &Range<'_>,
-    control: Control<'_>,
-) -> Result<(String, u8), Failure> {
-    let (unit, low, high) = bounds(range)?;
-    let plan = study.subject(range.key, range.from)?;
-    study.subject(range.key, range.to)?;
-    let folder = study.place("search", &plan)?;
-    let out = folder.dir();
-    let mut points = Vec::new();
-    let mut try_at = |n: u64| {
-        let value = unit.show(n);
-        let plan = study.subject(range.key, &value)?;
-        let result = run::run(&plan, study.target, control)?;
-        if result.interrupted {
-            return Err(Failure::Interrupted);
-        }
-        points.push(point(&value, &result));
-        study.write_sweep(out, range.key, &points)?;
-        Ok(passes(&result))
-    };
-    let found = bisect(low, high, range.steps, &mut try_at)?;
-    let mut text = format!(
-        "{} on the {} target: the largest {} that passes, {} to {}\n\n{}\n",
-        study.scenario,
-        study.target.name(),
-        range.key,
-        range.from,
-        range.to,
-        table(range.key, &points)
-    );
-    let exit = match found {
-        Some(Found { best, fails_at }) => {
-            let above = fails_at.map_or_else(
-                || ", the end of the range".to_owned(),
-                |n| format!("; {} fails", unit.show(n)),
-            );
-            let _ = writeln!(text, "{} = {}{above}", range.key, unit.show(best));
-            Exit::Passed
-        }
-        None => {
-            let _ = writeln!(text, "{} = {} fails already", range.key, range.from);
-            Exit::GateFailed
-        }
-    };
-    let _ = writeln!(text, "{}", verdict_line(exit, out));
-    Ok((text, exit.code()))
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Found {
-    best: u64,
-    /// The least that was seen to fail.
-    fails_at: Option<u64>,
-}
-
-fn bisect(
-    low: u64,
-    high: u64,
-    steps: u32,
-    passes: &mut impl FnMut(u64) -> Result<bool, Failure>,
-) -> Result<Option<Found>, Failure> {
-    if !passes(low)? {
-        return Ok(None);
-    }
-    if passes(high)? {
-        return Ok(Some(Found { best: high, fails_at: None }));
-    }
-    let (mut best, mut fails) = (low, high);
-    for _ in 0..steps {
-        if fails - best <= 1 {
-            break;
-        }
-        let middle = best + (fails - best) / 2;
-        if passes(middle)? { best = middle } else { fails = middle }
-    }
-    Ok(Some(Found { best, fails_at: Some(fails) }))
-}
-
-fn bounds(range: &Range<'_>) -> Result<(Unit, u64, u64), Failure> {
-    let units = [Unit::Count, Unit::Nanos, Unit::BitsPerSecond, Unit::Bytes];
-    let both =
-        units.iter().find_map(|u| Some((*u, u.parse(range.from).ok()?, u.parse(range.to).ok()?)));
-    let (unit, low, high) = both.ok_or_else(|| {
-        let (from, to) = (range.from, range.to);
-        Failure::Usage(format!("--from {from} --to {to}: two values of one unit are wanted"))
-    })?;
-    if low >= high {
-        return Err(Failure::Usage(format!(
-            "--from {} is not below --to {}",
-            range.from, range.to
-        )));
-    }
-    Ok((unit, low, high))
-}
-
-fn passes(result: &RunResult) -> bool {
-    result.gates.iter().all(|g| g.passed || g.kind == GateKind::Control)
 }
 
 impl Study<'_> {
@@ -338,34 +232,6 @@ fn verdict_line(exit: Exit, out: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bisection_finds_the_last_that_passes() {
-        for edge in [10, 11, 57, 99, 100, 5] {
-            let mut asked = 0;
-            let mut passes = |n: u64| {
-                asked += 1;
-                Ok(n <= edge)
-            };
-            let found = bisect(10, 100, 20, &mut passes).unwrap();
-            let want = match edge {
-                5 => None,
-                100 => Some(Found { best: 100, fails_at: None }),
-                e => Some(Found { best: e, fails_at: Some(e + 1) }),
-            };
-            assert_eq!(found, want);
-            assert!(asked <= 9, "{asked}");
-        }
-    }
-
-    #[test]
-    fn bounds_have_one_unit() {
-        let range = |from, to| Range { key: "k", from, to, steps: 8 };
-        assert_eq!(bounds(&range("1MiB", "2MiB")).unwrap(), (Unit::Bytes, 1 << 20, 2 << 20));
-        assert_eq!(bounds(&range("1", "20")).unwrap(), (Unit::Count, 1, 20));
-        assert!(bounds(&range("20", "1")).is_err());
-        assert!(bounds(&range("1ms", "1MiB")).is_err());
-    }
 
     #[test]
     fn a_fault_outweighs_a_doubt() {

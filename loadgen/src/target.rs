@@ -24,8 +24,15 @@ pub struct Control<'a> {
 
 pub trait Target: fmt::Debug + Sync {
     fn name(&self) -> &'static str;
+    /// How long the steps are that recovery is judged by.
+    fn recovery_step_ns(&self, plan: &Plan) -> u64;
     /// What a victim may pay here.
     fn thresholds(&self, plan: &Plan) -> Thresholds;
+    /// How often a plan is run before it is judged, unless the user says otherwise: an odd number. Where time is
+    /// virtual once is enough, elsewhere a single run may have had a bad moment.
+    fn repeats(&self) -> usize {
+        REPEATS
+    }
     /// Arms share nothing, so that they may run side by side.
     fn parallel(&self) -> bool;
     /// Can this plan be carried out, here and by this process? Asked before anything is set up or written.
@@ -43,6 +50,12 @@ pub trait Target: fmt::Debug + Sync {
         control: Control<'_>,
     ) -> Result<ArmResult, Failure>;
 }
+
+/// The least from which a median is not the accident of one run.
+const REPEATS: usize = 3;
+
+/// A step on the wall clock: threads that wake late must not look like a victim that starves.
+const WALL_STEP_NS: u64 = 50_000_000;
 
 pub const NAMES: &[&str] = &["virtual", "tap", "kernel"];
 

@@ -74,6 +74,7 @@ pub struct Orders {
     /// Start of the run on the monotonic clock.
     pub epoch_ns: u64,
     pub window_ns: u64,
+    pub step_ns: u64,
     pub grace_ns: u64,
     pub phases: Vec<Phase>,
     pub from_ns: u64,
@@ -93,6 +94,8 @@ pub struct MeterReport {
     /// Bytes and longest gap of each phase.
     pub phases: Vec<(u64, u64)>,
     pub windows: Vec<u32>,
+    /// By phase.
+    pub steps: Vec<Vec<u32>>,
     pub total: u64,
     pub corrupt: u64,
 }
@@ -103,6 +106,7 @@ impl From<&Meter> for MeterReport {
         Self {
             phases: m.phases().iter().map(pair).collect(),
             windows: m.windows().to_vec(),
+            steps: m.steps().to_vec(),
             total: m.total(),
             corrupt: m.corrupt(),
         }
@@ -220,7 +224,8 @@ pub fn obey(orders: &Orders, shared: &Shared) -> Result<Report, String> {
 }
 
 fn work(orders: &Orders, shared: &Shared) -> Report {
-    let down = Arc::new(Mutex::new(Meter::new(orders.window_ns, orders.end_ns())));
+    let meter = Meter::new(orders.window_ns, orders.step_ns, orders.end_ns());
+    let down = Arc::new(Mutex::new(meter));
     let spec = orders.loads.iter().find_map(|l| match l {
         Assigned::Probe { spec, .. } => Some(*spec),
         Assigned::Up { .. }

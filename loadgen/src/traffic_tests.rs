@@ -22,7 +22,7 @@ fn a_victim_moves_its_rate_both_ways_and_its_probe_is_answered() {
     let epoch_ns = skbudget::clock::now().as_nanos();
     let shared = Shared::new(epoch_ns);
     let mut servers = serve::Servers::new(Arc::clone(&shared));
-    let up = Arc::new(Mutex::new(Meter::new(10 * MS, 1300 * MS)));
+    let up = Arc::new(Mutex::new(Meter::new(10 * MS, 10 * MS, 1300 * MS)));
     let rate = 80_000_000;
     let spec = ProbeSpec {
         every_ns: MS,
@@ -37,6 +37,7 @@ fn a_victim_moves_its_rate_both_ways_and_its_probe_is_answered() {
         netns: None,
         epoch_ns,
         window_ns: 10 * MS,
+        step_ns: 10 * MS,
         grace_ns: 50 * MS,
         phases: phases(),
         from_ns: 0,
@@ -80,6 +81,7 @@ fn a_hog_fills_what_nobody_reads_and_leaves_when_told() {
         netns: None,
         epoch_ns,
         window_ns: 10 * MS,
+        step_ns: 10 * MS,
         grace_ns: 0,
         phases: phases(),
         from_ns: 50 * MS,
@@ -115,6 +117,7 @@ fn an_agent_that_is_stopped_says_what_it_has() {
         netns: None,
         epoch_ns,
         window_ns: 10 * MS,
+        step_ns: 10 * MS,
         grace_ns: 50 * MS,
         phases: phases().into_iter().take(1).map(long).collect(),
         from_ns: 0,

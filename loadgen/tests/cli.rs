@@ -82,6 +82,52 @@ fn too_few_samples_prove_nothing() {
     assert!(out.contains("FAIL  shared     probes a phase"));
 }
 
+/// A control that did not starve, too few probes, or a recovery that ends before it can be seen: none of them is the
+/// victim's doing.
+#[test]
+fn doubt_is_exit_5_and_blames_nobody() {
+    for (name, sets) in [
+        ("short", &["solo=10ms", "contended=10ms", "recovery=10ms"][..]),
+        ("far", &["rtt=20ms"]),
+        ("short-recovery", &["recovery=10ms"]),
+        ("few-and-far", &["rtt=50ms", "probe-rate=100"]),
+    ] {
+        let dir = scratch(&format!("doubt-{name}"));
+        let (code, out, _) = repro(&dir, sets);
+        assert_eq!(code, 5, "{name}: {out}");
+        let verdict = json(&dir.join("verdict.json"));
+        for gate in verdict["gates"].as_array().unwrap() {
+            let failed = gate["passed"] == false && gate["kind"] == "subject";
+            assert!(!failed || gate["in_doubt"] == true, "{name}: {gate}");
+        }
+        let junit = std::fs::read_to_string(dir.join("junit.xml")).unwrap();
+        assert!(!junit.contains("<failure"), "{name}: {junit}");
+    }
+}
+
+/// The resolution of the charts is no part of what is judged.
+#[test]
+fn no_gate_depends_on_the_charts_windows() {
+    let gates = |name: &str, window: &str| {
+        let dir = scratch(&format!("window-{name}-{window}"));
+        let out = dir.display().to_string();
+        let set = format!("run.window={window}");
+        let (code, said, _) = loadgen(&["run", name, "--out", &out, "--set", &set]);
+        let verdict = json(&dir.join("verdict.json"));
+        let gates = verdict["gates"].as_array().unwrap().clone();
+        let of = |g: &serde_json::Value| (g["name"].clone(), g["passed"].clone());
+        (code, gates.iter().map(of).collect::<Vec<_>>(), said)
+    };
+    for name in ["step", "budget-edge"] {
+        let (code, usual, said) = gates(name, "10ms");
+        assert_eq!(code, 0, "{name}: {said}");
+        for window in ["1ms", "700us", "40ms"] {
+            let (code, seen, said) = gates(name, window);
+            assert_eq!((code, &seen), (0, &usual), "{name} {window}: {said}");
+        }
+    }
+}
+
 #[test]
 fn bad_input_is_exit_2_and_names_what_would_do() {
     for (args, wants) in [
@@ -118,7 +164,14 @@ fn bad_input_leaves_nothing_behind() {
         (&["sweep", "step", "--param", "victms=1"], "--param victms=1: no such key"),
         (&["sweep", "step", "--param", "victims=0"], "--param victims=0: 0 must be"),
         (&["search", "step", "--param", conns, "--from", "1", "--to", "9999999"], "0 to 5000"),
-        (&["search", "aa", "--param", "run.solo", "--from", "2s", "--to", "1s"], "not below"),
+        (&["search", "aa", "--param", "run.solo", "--from", "2s", "--to", "2s"], "nothing between"),
+        (&["run", "step", "--target", "tap", "--repeat", "2"], "--repeat 2: an odd number"),
+        (&["run", "step", "--target", "tap", "--repeat", "101"], "from 1 to 99"),
+        (&["run", "step", "--repeat", "3"], "the virtual target repeats nothing"),
+        (
+            &["sweep", "step", "--target", "tap", "--param", "conns=1", "--repeat", "0"],
+            "--repeat 0",
+        ),
         (&["compare", "--exec", "--scenario", "stepp"], "did you mean 'step'"),
         (&["compare", "--exec", "--target", "tapp"], "did you mean 'tap'"),
         (&["compare", "--exec", "--set-b", "victms=3"], "did you mean 'victims'"),

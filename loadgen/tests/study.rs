@@ -93,8 +93,41 @@ conns = ["group.hog.stuff.conns", "group.hog.hoard.conns"]
         "search", &file, "--param", "conns", "--from", "149", "--to", "150", "--out", &out_dir,
     ]);
     assert_eq!(code, 3, "{said}");
-    let (code, said) = loadgen(&["search", &file, "--param", "conns", "--from", "9", "--to", "2"]);
+    // Nothing lies between a value and itself.
+    let (code, said) = loadgen(&[
+        "search", &file, "--param", "conns", "--from", "9", "--to", "9", "--out", &out_dir,
+    ]);
     assert_eq!(code, 2, "{said}");
+}
+
+/// How small may the victims' budget be? And a value at which nothing can be told is none that fails.
+#[test]
+fn a_search_goes_down_and_knows_doubt_from_failure() {
+    let dir = scratch("down").display().to_string();
+    let search = |to: &str| {
+        let args = ["search", "no-hog", "--param", "victim-hard", "--from", "2MiB", "--to", to];
+        loadgen(&[&args[..], &["--steps", "3", "--out", &dir]].concat())
+    };
+    let (code, said) = search("512KiB");
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("the smallest victim-hard that passes"), "{said}");
+    assert!(said.contains("victim-hard = 512KiB, the end of the range"), "{said}");
+    // With so little its victims do not use their links even alone, which is no failure.
+    let (code, said) = search("256KiB");
+    assert_eq!(code, 5, "{said}");
+    assert!(said.contains("256KiB is inconclusive: goodput alone"), "{said}");
+    let sweep = json(&Path::new(&dir).join("sweep.json"));
+    is_a_sweep(&sweep);
+    let values: Vec<&str> =
+        sweep["points"].as_array().unwrap().iter().map(|p| p["value"].as_str().unwrap()).collect();
+    assert_eq!(values[..3], ["2MiB", "256KiB", "1152KiB"]);
+
+    let args = ["search", "no-hog", "--param", "probe-rate", "--from", "2000", "--to", "100"];
+    let (code, said) = loadgen(&[&args[..], &["--steps", "2", "--out", &dir]].concat());
+    assert_eq!(code, 5, "{said}");
+    // Two victims are asked a thousand times each, which is enough together.
+    let line = "probe-rate = 1000; 500 is inconclusive: probes a phase 1000 (>= 2000 for a p99)";
+    assert!(said.contains(line) && !said.contains("fails"), "{said}");
 }
 
 #[test]
@@ -115,6 +148,21 @@ fn a_saved_result_is_judged_again_and_against_a_baseline() {
     assert_eq!(code, 3, "{said}");
     let (code, said) = loadgen(&["gate", &a, "--expr", "worst(victim.respons.p50) <= 1us"]);
     assert_eq!(code, 2, "{said}");
+    // Like is compared with like, and what was seen has units.
+    for (expr, says) in [
+        ("worst(victim.stall) <= 4KiB", "is a time and '4KiB' is a size"),
+        ("max(victim.held) <= 5s", "is a size and '5s' is a time"),
+        ("worst(victim.response.p99) <= 5", "a time needs a unit"),
+    ] {
+        let (code, said) = loadgen(&["gate", &a, "--expr", expr]);
+        assert_eq!(code, 2, "{said}");
+        assert!(said.contains(says), "{said}");
+    }
+    let expr = "worst(victim.response.p50) <= 1s && max(victim.held) <= 1GiB";
+    let (code, said) = loadgen(&["gate", &a, "--expr", expr]);
+    assert_eq!(code, 0, "{said}");
+    let line = said.lines().find(|l| l.contains(expr)).expect("a line");
+    assert!(line.contains(" ms, ") && line.contains("iB ("), "{line}");
     let (code, said) = loadgen(&["gate", &a, "--baseline", "/nowhere/result.json"]);
     assert_eq!(code, 6, "{said}");
     let (code, said) = loadgen(&["gate", &a, "--baseline", &b]);
@@ -132,7 +180,8 @@ fn a_saved_result_is_judged_again_and_against_a_baseline() {
     std::fs::write(better.join("result.json"), result.to_string()).unwrap();
     let (code, said) = loadgen(&["gate", &a, "--baseline", &better.display().to_string()]);
     assert_eq!(code, 4, "{said}");
-    assert!(said.contains("WORSE  container  longest stall"), "{said}");
+    assert!(said.contains("WORSE  container  longest stall: "), "{said}");
+    assert!(said.contains("(1 more)"), "{said}");
 }
 
 /// A control that starves nobody proves nothing; whoever wants may take it as a warning.

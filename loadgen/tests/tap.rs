@@ -14,6 +14,8 @@ fn play(name: &str) -> RunResult {
     let _ = std::fs::remove_dir_all(&dir);
     let mut loadgen = Command::new(env!("CARGO_BIN_EXE_loadgen"));
     loadgen.args(["run", name, "--target", "tap", "--format", "result", "--out"]).arg(&dir);
+    // What holds on any machine holds in one run.
+    loadgen.args(["--repeat", "1"]);
     for set in ["run.warmup=500ms", "run.solo=2s", "run.contended=2s", "run.recovery=500ms"] {
         loadgen.args(["--set", set]);
     }
@@ -64,6 +66,51 @@ scenarios! {
     tiny_segments: "tiny-segments",
     idle_hoard: "idle-hoard",
     ooo_flood: "ooo-flood",
+}
+
+/// A wall clock is asked three times, and all three are in the result.
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn three_runs_are_one_result() {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tap-repeated");
+    let _ = std::fs::remove_dir_all(&dir);
+    let mut loadgen = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+    loadgen.args(["run", "stalled-sender", "--target", "tap", "--format", "result,junit", "--out"]);
+    loadgen.arg(&dir);
+    for set in ["run.warmup=200ms", "run.solo=500ms", "run.contended=500ms", "run.recovery=200ms"] {
+        loadgen.args(["--set", set]);
+    }
+    let out = loadgen.output().expect("loadgen starts");
+    // Too few probes, by the way: whatever else is seen, nobody is blamed for it.
+    assert_eq!(out.status.code(), Some(5), "{}", String::from_utf8_lossy(&out.stdout));
+    let result = json::read(&dir).expect("a result");
+    assert_eq!(result.runs.len(), 3);
+    assert!(result.runs.iter().all(|r| r.arms.len() == 2 && r.verdict.exit == 5));
+    assert!(result.gates.iter().all(|g| g.runs.len() == 3), "{:#?}", result.gates);
+    // The arms shown are those of one of them.
+    let bytes = |arms: &[ArmResult]| arms[1].containers[0].up_total_bytes;
+    assert!(result.runs.iter().any(|r| bytes(&r.arms) == bytes(&result.arms)));
+    holds(&result);
+}
+
+/// The victims in one budget with the hog, as the control has them, is a fault, and found.
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn a_real_fault_is_found() {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tap-fault");
+    let _ = std::fs::remove_dir_all(&dir);
+    let mut loadgen = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+    loadgen.args(["run", "stalled-sender", "--target", "tap", "--out"]).arg(&dir);
+    for set in ["arm.container.isolation=shared", "arm.container.rules=linux"] {
+        loadgen.args(["--set", set]);
+    }
+    let out = loadgen.output().expect("loadgen starts");
+    let said = String::from_utf8_lossy(&out.stdout);
+    // 5: the machine is too busy for its generator.
+    assert!(matches!(out.status.code(), Some(3 | 5)), "{said}");
+    let result = json::read(&dir).expect("a result");
+    let late = result.gates.iter().any(|g| g.name.starts_with("generator") && !g.passed);
+    assert!(out.status.code() == Some(3) || late, "{said}");
 }
 
 /// Stopped in its first arm: what the agents and the servers had until then, at the rate of the time it took.

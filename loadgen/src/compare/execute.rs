@@ -133,6 +133,8 @@ fn one(side: &Side, seed: u64, dir: &Path, stop: &AtomicBool) -> Result<RunResul
         .arg(dir)
         // Hundreds of annotations would be one too many.
         .env_remove("GITHUB_ACTIONS")
+        // The pairs are the repetition.
+        .env(crate::run::REPEAT_VARIABLE, "1")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(file)

@@ -5,7 +5,7 @@ use crate::compare::{Comparison, Judgement};
 use crate::gate;
 use crate::metrics::{Reading, find};
 use crate::report::table;
-use crate::result::{ArmResult, GateKind, GateResult, RunResult};
+use crate::result::{ArmResult, GateResult, RunResult};
 use crate::scenario::Scenario;
 use crate::target;
 
@@ -45,12 +45,17 @@ impl Suite {
 }
 
 pub fn of_gate(g: &GateResult) -> Case {
-    let outcome = match (g.passed, g.kind) {
+    let outcome = match (g.passed, g.is_fault()) {
         (true, _) => Outcome::Passed,
-        (false, GateKind::Subject) => Outcome::Failed,
-        (false, GateKind::Sanity | GateKind::Control) => Outcome::Doubt,
+        (false, true) => Outcome::Failed,
+        (false, false) => Outcome::Doubt,
     };
-    Case { name: g.name.clone(), outcome, said: format!("{} (limit {})", g.observed, g.limit) }
+    let mut said = format!("{} (limit {})", g.observed, g.limit);
+    if !g.runs.is_empty() {
+        let each: Vec<&str> = g.runs.iter().map(|r| r.observed.as_str()).collect();
+        said.push_str(&format!("; run by run: {}", each.join("; ")));
+    }
+    Case { name: g.name.clone(), outcome, said }
 }
 
 /// A suite an arm. A gate may be about the run and no arm of it.

@@ -77,10 +77,10 @@ fn family(s: &mut String, name: &str, kind: &str, unit: &str, help: &str) {
     let _ = writeln!(s, "# HELP {name} {}", label(help));
 }
 
-/// What came back, by phase; what did not is in `not_delivered`.
+/// All requests by phase, as in every other file: one that never came back counts with the time it was waited for.
 fn responses(s: &mut String, result: &RunResult, run: &str) -> Result<(), Failure> {
     let name = "loadgen_response_seconds";
-    let help = "responses of all victims from their intended start, those that came back";
+    let help = "all victims' requests from their intended start; one without an answer: how long it was waited for";
     family(s, name, "histogram", "seconds", help);
     for arm in &result.arms {
         for (i, phase) in result.phases.iter().enumerate() {
@@ -103,13 +103,16 @@ fn buckets(arm: &ArmResult, phase: usize) -> Result<(Vec<u64>, u64, f64), Failur
     let (mut counts, mut total, mut sum) = (vec![0; BOUNDS.len()], 0, 0.0);
     let limits: Vec<f64> = BOUNDS.iter().map(|b| b.parse().unwrap_or(f64::MAX) * 1e9).collect();
     for p in victims(arm).filter_map(|c| c.phases.get(phase)?.probe.as_ref()) {
-        let decoded = hdr::decode(&p.hdr).map_err(|e| Failure::Io(format!("{}: {e}", arm.name)))?;
-        for v in decoded.iter().flat_map(|c| c.iter_recorded()) {
-            let (ns, n) = (v.value_iterated_to() as f64, u64::from(v.count_at_value()));
-            let from = limits.partition_point(|limit| *limit < ns);
-            counts[from..].iter_mut().for_each(|c| *c += n);
-            total += n;
-            sum += ns / 1e9 * n as f64;
+        for text in [&p.hdr, &p.hdr_missing] {
+            let decoded =
+                hdr::decode(text).map_err(|e| Failure::Io(format!("{}: {e}", arm.name)))?;
+            for v in decoded.iter().flat_map(|c| c.iter_recorded()) {
+                let (ns, n) = (v.value_iterated_to() as f64, u64::from(v.count_at_value()));
+                let from = limits.partition_point(|limit| *limit < ns);
+                counts[from..].iter_mut().for_each(|c| *c += n);
+                total += n;
+                sum += ns / 1e9 * n as f64;
+            }
         }
     }
     Ok((counts, total, sum))

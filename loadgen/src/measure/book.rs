@@ -1,9 +1,21 @@
 //! Latency of an open-loop probe, from the moment each request was meant to start.
 //!
 //! A probe belongs to the phase in which it was intended, and is never forgotten: at the closing of the phase's book it
-//! is completed, outstanding, shed or failed. Those that did not come back rank above all that did, so a percentile
-//! whose rank falls among them is known from below only: `at_least`. No other correction for coordinated omission is
-//! applied; none is needed when time runs from the intended start, and both together would count twice.
+//! is completed, outstanding, shed or failed. No other correction for coordinated omission is applied; none is needed
+//! when time runs from the intended start, and both together would count twice.
+//!
+//! There is one estimator, for every file. A request that did not come back counts with the time it was waited for. Its
+//! latency is larger than that, so the percentile of all requests, read off one histogram, is a bound from below:
+//!
+//! ```text
+//!  all requests by time       1 2 2 3 (4) 5 5 (6) 7 8 (9)      in brackets: waited for, and never came back
+//!  those that came back       1 2 2 3 5 5 7 8  -  -  -         as if all others took for ever
+//!  p50 of 11, the 6th          at least 5, at most 5: exact
+//!  p60, the 7th                at least 5, at most 7
+//!  p90, the 10th               at least 8, and nobody knows how much more
+//! ```
+//! Percentiles, interval logs and percentile files are read off the same histogram, so they rise with their rank and
+//! agree with each other. Histograms of several containers or seconds are added, which no other estimator allows.
 
 use std::collections::BTreeMap;
 
@@ -93,6 +105,9 @@ pub struct Book {
 
 const HIGHEST_NS: u64 = 60_000_000_000;
 
+/// Percentiles that people ask for by name have a row of their own.
+const NAMED: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
+
 impl Default for Book {
     fn default() -> Self {
         Self::new(Digits::Three)
@@ -149,25 +164,49 @@ impl Book {
 
     /// `None` without a single sample.
     pub fn quantile(&self, q: f64) -> Option<Quantile> {
+        Some(self.read(&self.all()?, q))
+    }
+
+    /// `all`: as of `all()`.
+    fn read(&self, all: &Counts, q: f64) -> Quantile {
         let (done, total) = (self.completed.len(), self.completed.len() + self.missing.len());
-        if total == 0 {
-            return None;
-        }
         let rank = ((q * total as f64).ceil() as u64).clamp(1, total);
         // Half a rank back: the crate's own ceiling then lands on the rank whatever the rounding.
         let at = |counts: &Counts, of: u64| {
             counts.value_at_quantile((rank as f64 - 0.5) / of as f64).min(self.max_ns())
         };
-        if rank <= done {
-            let ns = self.completed.counts.as_ref().map(|c| at(c, done))?;
-            return Some(Quantile { ns, at_least: false });
+        let ns = at(all, total);
+        // If every missing request took for ever, this many came back before.
+        let at_most_ns =
+            self.completed.counts.as_ref().filter(|_| rank <= done).map(|c| at(c, done));
+        match at_most_ns {
+            // Within what people read of it.
+            Some(most) if most <= ns + ns / 100 => Quantile::exact(ns),
+            at_most_ns => Quantile { ns, at_least: true, at_most_ns },
         }
-        Some(Quantile { ns: at(&self.all()?, total), at_least: true })
+    }
+
+    /// Latency by percentile, the percentiles of the summary among them.
+    fn spectrum(&self, all: &Counts) -> Vec<SpectrumRow> {
+        let total = all.len();
+        let row = |q: f64| {
+            let Quantile { ns, at_least, .. } = self.read(all, q);
+            let count = all.count_between(0, ns);
+            SpectrumRow { quantile_ppb: (q * 1e9).round() as u64, ns, count, at_least }
+        };
+        let named = NAMED.into_iter().filter(|q| (1.0 - q) * total as f64 >= 1.0);
+        let levels = all.iter_quantiles(5).map(|v| v.quantile_iterated_to());
+        let mut rows: Vec<SpectrumRow> = levels.chain(named).map(row).collect();
+        rows.sort_by_key(|r| r.quantile_ppb);
+        rows.dedup_by_key(|r| r.quantile_ppb);
+        rows
     }
 
     pub fn summary(&self) -> ProbePhase {
         let all = self.all();
-        let max = Quantile { ns: self.max_ns(), at_least: self.missing.len() > 0 };
+        let max =
+            Quantile { ns: self.max_ns(), at_least: self.missing.len() > 0, at_most_ns: None };
+        let at = |q| all.as_ref().map(|a| self.read(a, q));
         ProbePhase {
             intended: self.intended,
             completed: self.completed.len(),
@@ -177,13 +216,13 @@ impl Book {
             in_deadline: self.in_deadline,
             saturated: self.saturated,
             delivered_ppm: (self.in_deadline * 1_000_000).checked_div(self.intended),
-            p50: self.quantile(0.5),
-            p99: self.quantile(0.99),
-            p999: self.quantile(0.999),
+            p50: at(0.5),
+            p99: at(0.99),
+            p999: at(0.999),
             max: all.is_some().then_some(max),
             mean_ns: all.as_ref().map_or(0, |a| a.mean() as u64),
             stddev_ns: all.as_ref().map_or(0, |a| a.stdev() as u64),
-            spectrum: all.map(|a| spectrum(&a, self.max_ns())).unwrap_or_default(),
+            spectrum: all.as_ref().map(|a| self.spectrum(a)).unwrap_or_default(),
             service: self.service.latency(),
             lag: self.lag.latency(),
             hdr: self.completed.counts.as_ref().map(hdr::encode).unwrap_or_default(),
@@ -217,20 +256,6 @@ impl Book {
         }
         Ok(sum.summary())
     }
-}
-
-fn spectrum(all: &Counts, max_ns: u64) -> Vec<SpectrumRow> {
-    let mut seen = 0;
-    all.iter_quantiles(5)
-        .map(|v| {
-            seen += v.count_since_last_iteration();
-            SpectrumRow {
-                quantile_ppb: (v.quantile_iterated_to() * 1e9).round() as u64,
-                ns: v.value_iterated_to().min(max_ns),
-                count: seen,
-            }
-        })
-        .collect()
 }
 
 #[derive(Debug, Clone, Copy)]

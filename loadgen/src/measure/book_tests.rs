@@ -38,7 +38,7 @@ fn freeze_oracle() {
     close_to(book.quantile(0.5), 2_000);
     let s = book.summary();
     assert_eq!((s.intended, s.completed, s.delivered_ppm), (t, t, Some(1_000_000)));
-    assert_eq!(s.max, Some(Quantile { ns: freeze * MS, at_least: false }));
+    assert_eq!(s.max, Some(Quantile::exact(freeze * MS)));
 }
 
 /// Never served: nothing delivered, and no percentile pretends to know more than "longer than this".
@@ -52,7 +52,56 @@ fn full_starvation_oracle() {
     assert_eq!(s.delivered_ppm, Some(0));
     let p50 = s.p50.unwrap();
     assert!(p50.at_least && p50.ns.abs_diff(1000 * MS) <= 3 * MS, "{p50:?}");
-    assert_eq!(s.max, Some(Quantile { ns: 2000 * MS, at_least: true }));
+    assert_eq!(s.max, Some(Quantile { ns: 2000 * MS, at_least: true, at_most_ns: None }));
+}
+
+/// The example at the head of the module.
+#[test]
+fn a_percentile_lies_between_what_was_waited_for_and_what_came_back() {
+    let mut log = ProbeLog::new(&[phase(0, 100)], 100 * MS);
+    let came = [1, 2, 2, 3, 5, 5, 7, 8];
+    for (id, ms) in (0u64..).zip(came) {
+        log.intend(id, 0);
+        log.complete(id, ms * MS);
+    }
+    for (id, waited) in (100u64..).zip([4, 6, 9]) {
+        log.intend(id, (9 - waited) * MS);
+    }
+    log.close(0, 9 * MS);
+    let book = &log.books()[0];
+    let of = |q: f64| {
+        let q = book.quantile(q).unwrap();
+        let ms = |ns: u64| (ns + MS / 2) / MS;
+        (ms(q.ns), q.at_least, q.at_most_ns.map(ms))
+    };
+    assert_eq!(of(0.5), (5, false, None));
+    assert_eq!(of(0.6), (5, true, Some(7)));
+    assert_eq!(of(0.9), (8, true, None));
+    assert_eq!(of(1.0), (9, true, None));
+}
+
+/// Slow answers first, then requests that were waited for a moment only.
+#[test]
+fn percentiles_rise_with_their_rank_whatever_is_missing() {
+    let mut log = ProbeLog::new(&[phase(0, 3000)], 100 * MS);
+    for i in 0..3000 {
+        log.intend(i, i * MS);
+        if i < 1700 {
+            log.complete(i, i * MS + (300 + i * 7 % 800) * MS);
+        }
+    }
+    log.close(0, 3000 * MS);
+    let s = log.books()[0].summary();
+    let [p50, p99, max] = [s.p50, s.p99, s.max].map(|q| q.expect("there are samples"));
+    assert!(p50.ns <= p99.ns && p99.ns <= max.ns, "{p50:?} {p99:?} {max:?}");
+    assert!(p50.at_least && p50.at_most_ns.is_some_and(|ns| ns >= p50.ns), "{p50:?}");
+    for pair in s.spectrum.windows(2) {
+        assert!(pair[0].ns <= pair[1].ns && pair[0].count <= pair[1].count, "{pair:?}");
+    }
+    for (ppb, q) in [(500_000_000, s.p50), (990_000_000, s.p99), (999_000_000, s.p999)] {
+        let row = s.spectrum.iter().find(|r| r.quantile_ppb == ppb).expect("a row");
+        assert_eq!(Some(row.ns), q.map(|q| q.ns));
+    }
 }
 
 #[test]

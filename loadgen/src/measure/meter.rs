@@ -11,19 +11,27 @@ pub struct PhaseBytes {
     pub stall_ns: u64,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct OpenPhase {
+    start_ns: u64,
     bytes: u64,
     last_ns: u64,
     stall_ns: u64,
+    steps: Vec<u32>,
 }
 
 /// Windows of bytes over the whole run, and totals and the longest gap of each phase. The application behind it always
 /// wants more, so a gap is a stall.
+///
+/// There are two kinds of windows. Those of the charts are as long as the user likes. Recovery is judged by steps,
+/// whose length follows from the scenario alone and which begin with their phase.
 #[derive(Debug)]
 pub struct Meter {
     window_ns: u64,
     windows: Vec<u32>,
+    step_ns: u64,
+    /// By phase, whole steps only.
+    steps: Vec<Vec<u32>>,
     total: u64,
     open: Option<OpenPhase>,
     done: Vec<PhaseBytes>,
@@ -33,11 +41,13 @@ pub struct Meter {
 
 impl Meter {
     /// Windows are made up front: those in which nothing came are zeros, not gaps.
-    pub fn new(window_ns: u64, end_ns: u64) -> Self {
+    pub fn new(window_ns: u64, step_ns: u64, end_ns: u64) -> Self {
         let count = end_ns.div_ceil(window_ns.max(1)) as usize;
         Self {
             window_ns: window_ns.max(1),
             windows: vec![0; count],
+            step_ns: step_ns.max(1),
+            steps: Vec::new(),
             total: 0,
             open: None,
             done: Vec::new(),
@@ -47,11 +57,16 @@ impl Meter {
     }
 
     pub fn begin(&mut self, now_ns: u64) {
-        self.open = Some(OpenPhase { bytes: 0, last_ns: now_ns, stall_ns: 0 });
+        let steps = Vec::new();
+        self.open =
+            Some(OpenPhase { start_ns: now_ns, bytes: 0, last_ns: now_ns, stall_ns: 0, steps });
     }
 
     pub fn end(&mut self, now_ns: u64) {
-        if let Some(p) = self.open.take() {
+        if let Some(mut p) = self.open.take() {
+            // A step without a byte is a zero, and one that the phase ended before its time is no measure.
+            p.steps.resize((now_ns.saturating_sub(p.start_ns) / self.step_ns) as usize, 0);
+            self.steps.push(p.steps);
             let stall_ns = p.stall_ns.max(now_ns.saturating_sub(p.last_ns));
             self.done.push(PhaseBytes { bytes: p.bytes, stall_ns });
         }
@@ -78,7 +93,16 @@ impl Meter {
             p.bytes += n;
             p.stall_ns = p.stall_ns.max(now_ns.saturating_sub(p.last_ns));
             p.last_ns = now_ns;
+            let step = (now_ns.saturating_sub(p.start_ns) / self.step_ns) as usize;
+            // Phases are bounded, so this is, too.
+            p.steps.resize(p.steps.len().max(step + 1), 0);
+            p.steps[step] = p.steps[step].saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
         }
+    }
+
+    /// Bytes in whole steps, by phase.
+    pub fn steps(&self) -> &[Vec<u32>] {
+        &self.steps
     }
 
     pub fn phases(&self) -> &[PhaseBytes] {
@@ -116,7 +140,7 @@ mod tests {
 
     #[test]
     fn gaps_reach_to_both_ends_of_a_phase() {
-        let mut m = Meter::new(10, 100);
+        let mut m = Meter::new(10, 10, 100);
         m.add(5, 1);
         m.begin(10);
         m.add(30, 7);
@@ -131,9 +155,28 @@ mod tests {
         );
     }
 
+    /// Steps begin with the phase and do not follow the windows.
+    #[test]
+    fn steps_are_those_of_the_phase() {
+        for window in [1, 3, 10, 50] {
+            let mut m = Meter::new(window, 10, 100);
+            m.add(12, 1);
+            m.begin(15);
+            m.add(16, 2);
+            m.add(24, 4);
+            m.add(25, 8);
+            // A step of which the phase has half.
+            m.add(56, 16);
+            m.end(60);
+            m.begin(60);
+            m.end(81);
+            assert_eq!(m.steps(), [vec![6, 8, 0, 0], vec![0, 0]], "{window}");
+        }
+    }
+
     #[test]
     fn a_stopped_meter_has_no_windows_that_never_came() {
-        let mut m = Meter::new(10, 100);
+        let mut m = Meter::new(10, 10, 100);
         m.begin(10);
         m.add(12, 5);
         m.stop(35);
@@ -146,7 +189,7 @@ mod tests {
 
     #[test]
     fn windows_add_up_to_the_total_zeros_included() {
-        let mut m = Meter::new(10, 95);
+        let mut m = Meter::new(10, 10, 95);
         for (at, n) in [(0, 1), (9, 2), (10, 4), (94, 8), (200, 16)] {
             m.add(at, n);
         }

@@ -19,9 +19,9 @@ const TOPICS: &[(&str, &str)] = &[
     ),
     (
         "at-least",
-        "'>= 1.2 s': the percentile's rank falls among requests that never came back by the end of the phase. All that \
-         is known of them is that they take longer than they were waited for; they rank above every request that was \
-         answered.",
+        "'>= 1.2 s': requests that never came back by the end of the phase may make the percentile larger. All that is \
+         known of them is that they take longer than they were waited for, and with that time they count, in every \
+         file. The percentile is at most what it would be if they took for ever.",
     ),
     (
         "goodput",

@@ -57,6 +57,7 @@ pub(crate) fn sample() -> RunResult {
         observed: "\"1\" & 2".to_owned(),
         limit: "3".to_owned(),
         passed: false,
+        ..GateResult::default()
     };
     RunResult {
         schema: SCHEMA.to_owned(),

@@ -56,7 +56,7 @@ pub fn bounds(intervals: &[IntervalHdr], q: f64, seed: u64) -> Result<Option<(f6
 pub fn worst_victim(arm: &ArmResult, q: f64) -> Result<Option<(f64, f64)>, Failure> {
     let probes = victims(arm).filter_map(|c| c.phases.get(CONTENDED)?.probe.as_ref());
     let quantile = |p: &ProbePhase| if q > 0.9 { p.p99 } else { p.p50 };
-    let worst = probes.max_by_key(|p| quantile(p).map(|q| (q.at_least, q.ns)));
+    let worst = probes.max_by_key(|p| quantile(p).map(|q| q.ns));
     let Some(worst) = worst else { return Ok(None) };
     bounds(&worst.intervals, q, 1).map_err(|e| Failure::Io(format!("{}: {e}", arm.name)))
 }

@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::Control;
 use super::agent::Agent;
+use super::{Control, WALL_STEP_NS};
 use crate::exit::Failure;
 use crate::measure::Meter;
 use crate::plan::{ContainerPlan, Load, Plan, SOLO};
-use crate::result::{ContainerPhase, ContainerResult};
+use crate::result::{ContainerPhase, ContainerResult, DirectionSteps, RecoverySteps};
 use crate::traffic::serve::Servers;
 use crate::traffic::{Assigned, FloodNet, MeterReport, Orders, Report, Shared, keep_time, locked};
 
@@ -122,7 +122,8 @@ pub(super) struct Actor {
 
 /// Counts what the servers of one container get.
 pub(super) fn meter(plan: &Plan) -> Arc<Mutex<Meter>> {
-    Arc::new(Mutex::new(Meter::new(plan.window_ns, plan.end_ns())))
+    let step_ns = plan.recovery_step_ns(WALL_STEP_NS);
+    Arc::new(Mutex::new(Meter::new(plan.window_ns, step_ns, plan.end_ns())))
 }
 
 impl Actor {
@@ -143,6 +144,7 @@ impl Actor {
             netns: None,
             epoch_ns: shared.clock.epoch_ns,
             window_ns: plan.window_ns,
+            step_ns: plan.recovery_step_ns(WALL_STEP_NS),
             grace_ns: plan.grace_ns,
             phases: plan.phases.clone(),
             from_ns,
@@ -185,6 +187,11 @@ impl Actor {
         };
         ContainerResult {
             phases: (0..plan.phases.len()).map(phase).collect(),
+            recovery: Some(RecoverySteps {
+                step_ns: plan.recovery_step_ns(WALL_STEP_NS),
+                up: DirectionSteps::of(&up.steps),
+                down: DirectionSteps::of(&report.down.steps),
+            }),
             up_window_bytes: up.windows,
             down_window_bytes: report.down.windows.clone(),
             up_total_bytes: up.total,

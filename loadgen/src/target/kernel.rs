@@ -17,7 +17,7 @@ use skbudget::attach;
 use self::cgroup::{Group, Groups};
 use super::actor::{self, Actor, carries, lag_p99_ns};
 use super::virt::{is_memory, named};
-use super::{Control, Target};
+use super::{Control, Target, WALL_STEP_NS};
 use crate::exit::Failure;
 use crate::gate::Thresholds;
 use crate::plan::{ArmPlan, ArmRole, ContainerPlan, Isolation, Plan, RuleSet};
@@ -35,8 +35,11 @@ impl Target for KernelTarget {
     fn name(&self) -> &'static str {
         "kernel"
     }
-    fn thresholds(&self, _plan: &Plan) -> Thresholds {
-        Thresholds::wall()
+    fn recovery_step_ns(&self, plan: &Plan) -> u64 {
+        plan.recovery_step_ns(WALL_STEP_NS)
+    }
+    fn thresholds(&self, plan: &Plan) -> Thresholds {
+        Thresholds::wall(self.recovery_step_ns(plan))
     }
     fn parallel(&self) -> bool {
         false

@@ -21,7 +21,7 @@ use skbudget_stack::sim::Rng;
 
 use self::collect::Samples;
 use super::actor::{self, Actor, carries};
-use super::{Control, Target};
+use super::{Control, Target, WALL_STEP_NS};
 use crate::exit::Failure;
 use crate::gate::Thresholds;
 use crate::plan::{ArmPlan, BudgetPlan, ContainerPlan, Isolation, Plan, Role};
@@ -41,8 +41,11 @@ impl Target for TapTarget {
     fn name(&self) -> &'static str {
         "tap"
     }
-    fn thresholds(&self, _plan: &Plan) -> Thresholds {
-        Thresholds::wall()
+    fn recovery_step_ns(&self, plan: &Plan) -> u64 {
+        plan.recovery_step_ns(WALL_STEP_NS)
+    }
+    fn thresholds(&self, plan: &Plan) -> Thresholds {
+        Thresholds::wall(self.recovery_step_ns(plan))
     }
     /// Two runs at once would measure each other.
     fn parallel(&self) -> bool {

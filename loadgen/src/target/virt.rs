@@ -2,6 +2,7 @@
 
 mod apps;
 mod build;
+mod counters;
 mod flood;
 mod loads;
 
@@ -9,16 +10,20 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use skbudget_controller::share::{Share, fair_level};
-use skbudget_controller::{Counter, Instant, MemberStats};
+use skbudget_controller::{Instant, MemberStats};
 use skbudget_stack::sim::{BudgetId, World};
 
 use self::build::{Cast, Player};
+use self::counters::memory_counters;
+pub(super) use self::counters::{is_memory, named};
 use super::{Control, Target};
 use crate::exit::Failure;
 use crate::gate::Thresholds;
 use crate::measure::Meter;
 use crate::plan::{ArmPlan, CONTENDED, Plan, RuleSet, SOLO};
-use crate::result::{ArmResult, BudgetResult, ContainerPhase, ContainerResult};
+use crate::result::{
+    ArmResult, BudgetResult, ContainerPhase, ContainerResult, DirectionSteps, RecoverySteps,
+};
 
 #[derive(Debug, Clone, Copy)]
 pub struct Virtual;
@@ -27,8 +32,14 @@ impl Target for Virtual {
     fn name(&self) -> &'static str {
         "virtual"
     }
+    fn recovery_step_ns(&self, plan: &Plan) -> u64 {
+        plan.recovery_step_ns(build::STEP_NS)
+    }
     fn thresholds(&self, plan: &Plan) -> Thresholds {
-        Thresholds::exact(plan.link.rtt_ns, plan.window_ns)
+        Thresholds::exact(plan.link.rtt_ns, self.recovery_step_ns(plan))
+    }
+    fn repeats(&self) -> usize {
+        1
     }
     fn parallel(&self) -> bool {
         true
@@ -54,10 +65,13 @@ impl Target for Virtual {
                 perform(act, &mut world, &mut cast, plan)?;
             }
             share(&world, &mut cast);
-            if stop.sample {
+            if stop.held {
                 let phase = &plan.phases[CONTENDED];
                 let contended = (phase.start_ns + 1..phase.end_ns).contains(&stop.at_ns);
-                samples.take(&world, &cast, arm.rules, contended);
+                samples.take_held(&world, &cast, arm.rules, contended);
+            }
+            if stop.sample {
+                samples.take_usage(&world, &cast);
                 for (id, _) in &cast.budgets {
                     while world.budget_mut(*id).poll_event().is_some() {}
                 }
@@ -92,8 +106,14 @@ enum Act {
 struct Stop {
     at_ns: u64,
     acts: Vec<Act>,
+    /// A window of the charts ends.
     sample: bool,
+    /// What is held is read.
+    held: bool,
 }
+
+/// What containers hold is read so often, whatever the charts' windows are: gates are about it.
+const HELD_EVERY_NS: u64 = 10_000_000;
 
 /// The daemon's workers look at the level above after every turn, and compute its shares at once when it comes under
 /// pressure, then so often while it stays.
@@ -129,6 +149,10 @@ fn stops(plan: &Plan) -> Vec<Stop> {
         for i in 1..=plan.end_ns() / LOOK_EVERY_NS {
             add(i * LOOK_EVERY_NS, Some(Act::Share));
         }
+    }
+    for i in 1..=plan.end_ns().div_ceil(HELD_EVERY_NS) {
+        let stop = at.entry(i * HELD_EVERY_NS).or_default();
+        (stop.at_ns, stop.held) = (i * HELD_EVERY_NS, true);
     }
     let mut stops: Vec<Stop> = at.into_values().collect();
     stops.iter_mut().for_each(|s| s.acts.sort_unstable());
@@ -252,7 +276,7 @@ struct Samples {
 #[derive(Debug, Clone, Copy, Default)]
 struct Held {
     peak: u64,
-    /// Over the windows of the contended phase.
+    /// Over the contended phase.
     sum: u64,
     count: u64,
 }
@@ -264,10 +288,12 @@ impl Samples {
             held: vec![Held::default(); cast.players.len()],
         }
     }
-    fn take(&mut self, world: &World, cast: &Cast, rules: RuleSet, contended: bool) {
+    fn take_usage(&mut self, world: &World, cast: &Cast) {
         for (series, (id, _)) in self.usage.iter_mut().zip(&cast.budgets) {
             series.push(world.budget(*id).meter_stats(world.now()).usage_bytes);
         }
+    }
+    fn take_held(&mut self, world: &World, cast: &Cast, rules: RuleSet, contended: bool) {
         for (sum, p) in self.held.iter_mut().zip(&cast.players) {
             let held = held(&stats_of(world, p), rules);
             sum.peak = sum.peak.max(held);
@@ -339,6 +365,11 @@ fn container(world: &World, cast: &Cast, p: &Player, held: Held, plan: &Plan) ->
     ContainerResult {
         budget,
         phases: (0..plan.phases.len()).map(phase).collect(),
+        recovery: Some(RecoverySteps {
+            step_ns: plan.recovery_step_ns(build::STEP_NS),
+            up: DirectionSteps::of(up.steps()),
+            down: DirectionSteps::of(down.steps()),
+        }),
         up_window_bytes: up.windows().to_vec(),
         down_window_bytes: down.windows().to_vec(),
         up_total_bytes: up.total(),
@@ -353,44 +384,3 @@ fn container(world: &World, cast: &Cast, p: &Player, held: Held, plan: &Plan) ->
         ..ContainerResult::of(&p.plan)
     }
 }
-
-/// Nonzero counters by the kernel's names.
-fn memory_counters(s: &MemberStats) -> BTreeMap<String, u64> {
-    named(COUNTERS.iter().map(|(name, c)| (*name, s.counters[*c as usize])))
-}
-
-/// A counter that the memory budget keeps; the rest are the stack's.
-pub(super) fn is_memory(name: &str) -> bool {
-    COUNTERS.iter().any(|(n, _)| *n == name)
-}
-
-pub(super) fn named<'a>(all: impl Iterator<Item = (&'a str, u64)>) -> BTreeMap<String, u64> {
-    all.filter(|(_, v)| *v > 0).map(|(n, v)| (n.to_owned(), v)).collect()
-}
-
-macro_rules! counters {
-    ($($name:ident),* $(,)?) => { &[$((stringify!($name), Counter::$name)),*] };
-}
-
-const COUNTERS: &[(&str, Counter)] = counters![
-    TCPMemoryPressures,
-    TCPMemoryPressuresChrono,
-    PruneCalled,
-    RcvPruned,
-    OfoPruned,
-    TCPRcvCollapsed,
-    TCPRcvQDrop,
-    TCPOFOQueue,
-    TCPOFODrop,
-    TCPZeroWindowDrop,
-    TCPFromZeroWindowAdv,
-    TCPToZeroWindowAdv,
-    TCPWantZeroWindowAdv,
-    AdmissionDelayed,
-    AdmissionDenied,
-    CreditDemoted,
-    DemotedTrim,
-    HostMemExcess,
-    TWRecycled,
-    EventsLost,
-];

@@ -181,7 +181,9 @@ fn curve(probe: &ProbePhase) -> (Points, Points) {
         probe.spectrum.iter().map(|r| (r.quantile_ppb as f64 / 1e9, r.ns as f64)).collect()
     };
     let point = |(part, ns): &(f64, f64)| (place(*part), *ns);
-    let edge = rows.iter().position(|r| r.0 > answered).unwrap_or(rows.len());
+    // As soon as a request that never came back may change it, and beyond all that came back.
+    let below = |i: usize| probe.spectrum.get(i).is_some_and(|r| r.at_least);
+    let edge = (0..rows.len()).find(|i| rows[*i].0 > answered || below(*i)).unwrap_or(rows.len());
     let known: Points = rows[..edge].iter().map(point).collect();
     let below = rows[edge.saturating_sub(1)..].iter().map(point);
     let below = if edge < rows.len() { below.collect() } else { Points::new() };

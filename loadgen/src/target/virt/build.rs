@@ -140,8 +140,12 @@ fn budget(
     Budget::new(config, parent).map_err(usage)
 }
 
+/// A step of the recovery, at least.
+pub(super) const STEP_NS: u64 = 10_000_000;
+
 fn player(plan: &Plan, c: &ContainerPlan, index: u64, budget: BudgetId) -> Player {
-    let meter = || Rc::new(RefCell::new(Meter::new(plan.window_ns, plan.end_ns())));
+    let step_ns = plan.recovery_step_ns(STEP_NS);
+    let meter = || Rc::new(RefCell::new(Meter::new(plan.window_ns, step_ns, plan.end_ns())));
     let spec = c.probe();
     let deadline = spec.map_or(0, |s| s.deadline_ns);
     let digits = if plan.containers.len() > FINE_MAX { Digits::Two } else { Digits::Three };

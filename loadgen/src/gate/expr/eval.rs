@@ -1,0 +1,115 @@
+//! A condition against the records of an arm.
+
+use super::{Fun, Metric, Node, Op, Show, Term};
+use crate::plan::{CONTENDED, Role, SOLO};
+use crate::result::{ArmResult, ContainerResult, Quantile};
+use crate::units::{bytes, time};
+
+pub(super) fn judge(node: &Node, arm: &ArmResult, seen: &mut Vec<String>) -> bool {
+    match node {
+        // Both sides, so that both are shown.
+        Node::Or(a, b) => judge(a, arm, seen) | judge(b, arm, seen),
+        Node::And(a, b) => judge(a, arm, seen) & judge(b, arm, seen),
+        Node::Test(a, op, b) => {
+            let Some((a, b)) = value(a, arm, seen).zip(value(b, arm, seen)) else { return false };
+            match op {
+                Op::AtMost => a <= b,
+                Op::AtLeast => a >= b,
+                Op::Less => a < b,
+                Op::More => a > b,
+                Op::Equal => a == b,
+                Op::Unequal => a != b,
+            }
+        }
+    }
+}
+
+fn value(term: &Term, arm: &ArmResult, seen: &mut Vec<String>) -> Option<f64> {
+    let v = match term {
+        Term::Number(n, _) => return Some(*n),
+        Term::Ratio(a, b) => {
+            let mut parts = Vec::new();
+            let (a, b) = (value(a, arm, &mut parts), value(b, arm, &mut parts));
+            a.zip(b).map(|(a, b)| a / b).filter(|r| !r.is_nan())
+        }
+        Term::Overshoot => Some(arm.fairness.overshoot_bytes as f64),
+        Term::Leaked => Some(arm.leaked_bytes as f64),
+        Term::Over(fun, group, metric) => {
+            let members = arm.containers.iter().filter(|c| c.group == *group);
+            let values: Option<Vec<f64>> = members.map(|c| measure(c, *metric, arm)).collect();
+            values.filter(|v| !v.is_empty()).map(|v| fold(*fun, *metric, &v))
+        }
+    };
+    seen.push(match v {
+        None => "not known".to_owned(),
+        Some(v) if v.is_infinite() => "without bound".to_owned(),
+        Some(v) => shown(v, term.show()),
+    });
+    v
+}
+
+/// In the units that people use.
+fn shown(v: f64, show: Show) -> String {
+    match show {
+        Show::Times => format!("{v:.3}x"),
+        Show::Part => format!("{:.2} %", v * 100.0),
+        Show::Count => format!("{v:.0}"),
+        Show::Time => time(v as u64),
+        // Limits are met to the byte, which three digits would hide.
+        Show::Bytes if v >= 1024.0 => format!("{} ({v:.0} B)", bytes(v as u64)),
+        Show::Bytes => bytes(v as u64),
+    }
+}
+
+fn fold(fun: Fun, metric: Metric, v: &[f64]) -> f64 {
+    let min = v.iter().copied().fold(f64::INFINITY, f64::min);
+    let max = v.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    match fun {
+        Fun::Min => min,
+        Fun::Max => max,
+        Fun::Worst => {
+            if metric.more_is_better() {
+                min
+            } else {
+                max
+            }
+        }
+        Fun::Sum => v.iter().sum(),
+        Fun::Mmr => {
+            if max > 0.0 {
+                min / max
+            } else {
+                0.0
+            }
+        }
+    }
+}
+
+fn measure(c: &ContainerResult, metric: Metric, arm: &ArmResult) -> Option<f64> {
+    let unbounded = |v: Option<u64>| v.map_or(f64::INFINITY, |v| v as f64);
+    let probe = |phase: usize| c.phases.get(phase)?.probe.as_ref();
+    let quantile =
+        |q: Option<Quantile>| q.map(|q| q.upper_ns().map_or(f64::INFINITY, |ns| ns as f64));
+    let contended = c.phases.get(CONTENDED)?;
+    match metric {
+        Metric::SlowdownThroughput => Some(unbounded(c.cost.throughput_slowdown_milli) / 1000.0),
+        Metric::SlowdownP99 => {
+            // Without samples alone there is nothing to compare with.
+            probe(SOLO).filter(|p| p.intended > 0)?;
+            Some(unbounded(c.cost.p99_inflation_milli) / 1000.0)
+        }
+        Metric::ResponseP50 => quantile(probe(CONTENDED)?.p50),
+        Metric::ResponseP99 => quantile(probe(CONTENDED)?.p99),
+        Metric::ResponseP999 => quantile(probe(CONTENDED)?.p999),
+        Metric::ResponseMax => quantile(probe(CONTENDED)?.max),
+        Metric::Stall => (c.role == Role::Victim).then_some(c.cost.stall_ns as f64),
+        Metric::Delivered => probe(CONTENDED)?.delivered_ppm.map(|d| d as f64 / 1e6),
+        Metric::Recovery => Some(unbounded(c.cost.recovery_ns)),
+        Metric::Moved => Some(contended.moved_bytes as f64),
+        Metric::Held => Some(c.peak_held_bytes as f64),
+        Metric::HeldMean => Some(c.mean_held_bytes as f64),
+        Metric::Pressure => arm.budgets.get(c.budget).map(|b| b.pressure_ns as f64),
+        Metric::Refusals => Some(crate::analyse::refusals(c) as f64),
+        Metric::Flows => Some(c.flows_total as f64),
+    }
+}

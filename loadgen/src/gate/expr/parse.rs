@@ -1,0 +1,163 @@
+//! From text to a condition, with everything refused that could not be judged.
+
+use super::super::words;
+use super::{FUNS, Kind, METRICS, Node, OPS, Term};
+use crate::units::{Unit, hint_or_all};
+
+pub(super) struct Parser<'a> {
+    rest: &'a str,
+    groups: &'a [&'a str],
+    /// The first comparison of what is not alike.
+    unlike: Option<String>,
+}
+
+impl<'a> Parser<'a> {
+    pub(super) fn new(text: &'a str, groups: &'a [&'a str]) -> Self {
+        Self { rest: text, groups, unlike: None }
+    }
+
+    pub(super) fn whole(mut self) -> Result<Node, String> {
+        let root = self.or()?;
+        self.rest = self.rest.trim_start();
+        if !self.rest.is_empty() {
+            return Err(format!("'{}' is not understood", self.rest));
+        }
+        self.unlike.map_or(Ok(root), Err)
+    }
+
+    fn eat(&mut self, token: &str) -> bool {
+        self.rest = self.rest.trim_start();
+        let Some(rest) = self.rest.strip_prefix(token) else { return false };
+        self.rest = rest;
+        true
+    }
+
+    fn or(&mut self) -> Result<Node, String> {
+        let mut left = self.and()?;
+        while self.eat("||") {
+            left = Node::Or(Box::new(left), Box::new(self.and()?));
+        }
+        Ok(left)
+    }
+
+    fn and(&mut self) -> Result<Node, String> {
+        let mut left = self.test()?;
+        while self.eat("&&") {
+            left = Node::And(Box::new(left), Box::new(self.test()?));
+        }
+        Ok(left)
+    }
+
+    fn test(&mut self) -> Result<Node, String> {
+        if self.eat("(") {
+            let inner = self.or()?;
+            return if self.eat(")") { Ok(inner) } else { Err("a ')' is missing".to_owned()) };
+        }
+        let (left, left_text) = self.ratio()?;
+        let Some((_, op)) = OPS.iter().find(|(token, _)| self.eat(token)) else {
+            return Err(format!("one of <= >= < > == != is wanted before '{}'", self.rest));
+        };
+        let (right, right_text) = self.ratio()?;
+        if comparable(&left, &right) {
+            return Ok(Node::Test(left, *op, right));
+        }
+        let (a, b) = (left.kind(), right.kind());
+        let unit = match (a, b) {
+            (Kind::Bare, Kind::Time) | (Kind::Time, Kind::Bare) => ": a time needs a unit, as 5ms",
+            _ => "",
+        };
+        let (a, b) = (a.word(), b.word());
+        let what =
+            format!("'{left_text}' is {a} and '{right_text}' is {b}, not to be compared{unit}");
+        // What cannot be read at all comes first.
+        self.unlike.get_or_insert(what);
+        Ok(Node::Test(left, *op, right))
+    }
+
+    /// With its text.
+    fn ratio(&mut self) -> Result<(Term, &'a str), String> {
+        self.rest = self.rest.trim_start();
+        let from = self.rest;
+        let mut left = self.term()?;
+        while self.eat("/") {
+            let right = self.term()?;
+            let (a, b) = (left.kind(), right.kind());
+            if a != b && !matches!(b, Kind::Bare | Kind::Plain) {
+                let what = format!("{} is not to be divided by {}", a.word(), b.word());
+                self.unlike.get_or_insert(what);
+            }
+            left = Term::Ratio(Box::new(left), Box::new(right));
+        }
+        Ok((left, from[..from.len() - self.rest.len()].trim_end()))
+    }
+
+    fn word(&mut self) -> String {
+        self.rest = self.rest.trim_start();
+        let part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '%');
+        let end = self.rest.find(|c| !part(c)).unwrap_or(self.rest.len());
+        let (word, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        word.to_owned()
+    }
+
+    fn term(&mut self) -> Result<Term, String> {
+        let word = self.word();
+        if word.starts_with(|c: char| c.is_ascii_digit()) {
+            return number(&word).map(|(n, kind)| Term::Number(n, kind));
+        }
+        match word.as_str() {
+            "overshoot" => return Ok(Term::Overshoot),
+            "leaked" => return Ok(Term::Leaked),
+            _ => {}
+        }
+        let Some((_, fun)) = FUNS.iter().find(|(name, _)| *name == word) else {
+            return Err(unknown("function", &word, FUNS.iter().map(|f| f.0)));
+        };
+        if !self.eat("(") {
+            return Err(format!("a '(' is wanted after '{word}'"));
+        }
+        let inner = self.word();
+        if !self.eat(")") {
+            return Err(format!("a ')' is wanted after '{inner}'"));
+        }
+        let (group, metric) = inner.split_once('.').unwrap_or((&inner, ""));
+        if !self.groups.contains(&group) {
+            return Err(unknown("group", group, self.groups.iter().copied()));
+        }
+        let Some((_, known, ..)) = METRICS.iter().find(|m| m.0 == words::canonical(metric)) else {
+            return Err(unknown("metric", metric, METRICS.iter().map(|m| m.0)));
+        };
+        Ok(Term::Over(*fun, group.to_owned(), *known))
+    }
+}
+
+fn unknown<'a>(what: &str, word: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    format!("no {what} '{word}'{}", hint_or_all(word, known))
+}
+
+/// Whether two numbers count the same. A number without a unit counts bytes where bytes are counted.
+fn comparable(a: &Term, b: &Term) -> bool {
+    let zero = |t: &Term| matches!(t, Term::Number(n, Kind::Bare) if *n == 0.0);
+    match (a.kind(), b.kind()) {
+        (a, b) if a == b => true,
+        (Kind::Bare, Kind::Plain | Kind::Bytes) | (Kind::Plain | Kind::Bytes, Kind::Bare) => true,
+        _ => zero(a) || zero(b),
+    }
+}
+
+/// `1.2`, `5x`, `99.9%`, `1ms`, `4KiB`.
+fn number(word: &str) -> Result<(f64, Kind), String> {
+    let end = word.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(word.len());
+    let (digits, unit) = word.split_at(end);
+    let n: f64 = digits.parse().map_err(|_| format!("'{word}' is not a number"))?;
+    let (scale, kind) = match unit {
+        "" => (1.0, Kind::Bare),
+        "x" => (1.0, Kind::Plain),
+        "%" => (0.01, Kind::Plain),
+        _ => [(Unit::Nanos, Kind::Time), (Unit::Bytes, Kind::Bytes)]
+            .iter()
+            .find_map(|(u, kind)| Some((u.parse(&format!("1{unit}")).ok()? as f64, *kind)))
+            .ok_or_else(|| format!("'{word}': no unit '{unit}'"))?,
+    };
+    Ok((n * scale, kind))
+}

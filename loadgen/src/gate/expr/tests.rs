@@ -1,0 +1,105 @@
+use super::*;
+use crate::analyse::tests::{arm, container, settle};
+use crate::plan::{ArmRole, Role};
+
+fn holds(text: &str) -> bool {
+    let mut c = container("victim1", Role::Victim, [110, 100, 110], [2, 3, 2]);
+    c.group = "victim".to_owned();
+    let mut a = arm(ArmRole::Subject, vec![c]);
+    settle(&mut a);
+    Expr::parse(text, &["victim"]).unwrap().judge(&a).0
+}
+
+#[test]
+fn conditions_hold_or_not() {
+    for text in [
+        "worst(victim.slowdown.throughput) <= 1.1",
+        "worst(victim.slowdown.p99) == 1.5x",
+        "min(victim.delivered) == 100%",
+        "worst(victim.response.p99) <= 3ms && overshoot == 0",
+        "worst(victim.stall) > 1s || (leaked < 1 && max(victim.held) >= 1MiB)",
+        "max(victim.held) / min(victim.held) == 1",
+    ] {
+        assert!(holds(text), "{text}");
+        assert!(!holds(&format!("{text} && leaked > 0")), "{text}");
+    }
+    assert!(!holds("worst(victim.slowdown.throughput) <= 1.05"));
+}
+
+#[test]
+fn what_is_not_understood_is_named_with_what_would_be() {
+    let e = |text| Expr::parse(text, &["victim", "hog"]).unwrap_err();
+    assert!(e("wurst(victim.stall) < 1").contains("did you mean 'worst'"));
+    assert!(e("worst(victm.stall) < 1").contains("did you mean 'victim'"));
+    assert!(e("worst(victim.stal) < 1").contains("did you mean 'stall'"));
+    assert!(e("worst(victim.stall)").contains("<="));
+    assert!(e("worst(victim.stall) < 1parsec").contains("parsec"));
+    assert!(e("worst(victim.stall) < 1 and").contains("'and'"));
+}
+
+#[test]
+fn nobody_is_no_pass() {
+    let a = arm(ArmRole::Subject, Vec::new());
+    let e = Expr::parse("worst(victim.stall) <= 1s", &["victim"]).unwrap();
+    assert!(!e.judge(&a).0);
+}
+
+/// Like is compared with like, and what is refused is named.
+#[test]
+fn seconds_are_not_compared_with_bytes() {
+    let e = |text| Expr::parse(text, &["victim", "hog"]);
+    for (text, says) in [
+        ("worst(victim.stall) <= 4KiB", "'worst(victim.stall)' is a time and '4KiB' is a size"),
+        ("max(victim.held) <= 5ms", "is a size and '5ms' is a time"),
+        ("worst(victim.response.p99) <= 5", "a time needs a unit, as 5ms"),
+        ("3 > worst(victim.recovery)", "a time needs a unit"),
+        ("sum(hog.refusals) > 1ms", "is a number and '1ms' is a time"),
+        ("worst(victim.delivered) >= 1KiB", "is a number and '1KiB' is a size"),
+        ("max(hog.held) > 5x", "is a size and '5x' is a number"),
+        ("worst(victim.slowdown.p99) < max(hog.held)", "is a number and 'max(hog.held)' is a size"),
+        ("1ms < 1KiB", "is a time"),
+        ("max(hog.held) / worst(victim.stall) < 5", "not to be divided"),
+        ("overshoot == 0 && worst(victim.stall) / 2 < 1MiB", "is a time"),
+    ] {
+        let error = e(text).expect_err(text);
+        assert!(error.contains(says), "{text}: {error}");
+    }
+    for text in [
+        "overshoot == 0",
+        "leaked < 4096",
+        "worst(victim.stall) > 0",
+        "max(hog.held) / max(victim.held) <= 1.5",
+        "worst(victim.response.p99) / worst(victim.response.p50) < 3x",
+        "max(hog.held) / 2 <= 4MiB",
+        "mmr(victim.moved) >= 95%",
+        "sum(hog.flows) >= 100",
+    ] {
+        assert!(e(text).is_ok(), "{text}: {:?}", e(text));
+    }
+}
+
+#[test]
+fn what_is_seen_has_units() {
+    let seen = |text| {
+        let mut c = container("victim1", Role::Victim, [110, 100, 110], [2, 3, 2]);
+        c.group = "victim".to_owned();
+        let mut a = arm(ArmRole::Subject, vec![c]);
+        settle(&mut a);
+        Expr::parse(text, &["victim"]).unwrap().judge(&a).1
+    };
+    assert_eq!(seen("worst(victim.response.p99) <= 3ms"), "3.00 ms");
+    assert_eq!(seen("max(victim.held) >= 1MiB"), "1.00 MiB (1048576 B)");
+    assert_eq!(seen("worst(victim.slowdown.p99) > 1"), "1.500x");
+    assert_eq!(seen("min(victim.delivered) == 100% && overshoot == 0"), "100.00 %, 0 B");
+    assert_eq!(seen("sum(victim.flows) > 1"), "3");
+}
+
+#[test]
+fn what_an_expression_is_about_is_known() {
+    let of = |text| Expr::parse(text, &["victim"]).unwrap();
+    assert!(of("overshoot == 0 && leaked == 0").is_exact());
+    assert!(!of("overshoot == 0 || worst(victim.stall) < 1s").is_exact());
+    let both = of("worst(victim.response.p99) <= 300us && 2ms >= worst(victim.response.max)");
+    assert_eq!(both.least_latency_ns(), Some(300_000));
+    assert_eq!(of("worst(victim.response.p99) >= 1us").least_latency_ns(), None);
+}

@@ -1,0 +1,139 @@
+//! Percentiles with requests that never came back: they rise with their rank, lie between what is known from below and
+//! from above, and are the same in every file.
+
+use skbudget_stack::sim::{Observer as _, Rng};
+
+use super::SECOND;
+use crate::export::hgrm;
+use crate::hdr::{self, Counts};
+use crate::measure::{Book, ProbeLog};
+use crate::plan::Phase;
+use crate::result::{ProbePhase, Quantile};
+
+const CASES: u64 = 200;
+const MS: u64 = 1_000_000;
+
+pub(super) fn all() -> Result<String, String> {
+    let mut censored = 0;
+    for seed in 0..CASES {
+        let (log, truth) = case(seed);
+        let book = &log.books()[0];
+        let p = book.summary();
+        censored += p.intended - p.completed;
+        rising(book)
+            .and_then(|()| bounded(book, &truth))
+            .and_then(|()| agreeing(&p))
+            .map_err(|e| format!("case {seed}, {} of {} answered: {e}", p.completed, p.intended))?;
+    }
+    Ok(format!("{CASES} cases, {censored} requests without an answer"))
+}
+
+/// Some hundred requests, and how long each really takes. Which of them are answered before the end, and how long the
+/// others are waited for, has nothing to do with how long they take.
+fn case(seed: u64) -> (ProbeLog, Vec<u64>) {
+    let mut rng = Rng::new(seed);
+    let phase = Phase { name: "all".to_owned(), start_ns: 0, end_ns: SECOND };
+    let mut log = ProbeLog::new(&[phase], SECOND);
+    let count = 1 + rng.below(400);
+    let (slowest, missing) = (1 + rng.below(900), rng.below(101));
+    let mut truth = Vec::new();
+    for id in 0..count {
+        let at = rng.below(SECOND);
+        let takes = MS + rng.below(slowest * MS);
+        log.intend(id, at);
+        let (fate, waited) = (rng.below(100), SECOND - at);
+        if fate >= missing {
+            log.complete(id, at + takes);
+        } else if fate % 3 == 0 {
+            log.shed(id);
+        }
+        // What is waited for longer than it takes comes back.
+        truth.push(if fate >= missing { takes } else { takes.max(waited + 1) });
+    }
+    log.close(0, SECOND);
+    truth.sort_unstable();
+    (log, truth)
+}
+
+fn ascending(what: &str, values: &[u64]) -> Result<(), String> {
+    if values.is_sorted() { Ok(()) } else { Err(format!("{what} fall: {values:?}")) }
+}
+
+fn rising(book: &Book) -> Result<(), String> {
+    let levels = [0.0, 0.1, 0.5, 0.75, 0.9, 0.99, 0.999, 1.0];
+    let read: Option<Vec<Quantile>> = levels.iter().map(|q| book.quantile(*q)).collect();
+    let read = read.ok_or("there is no percentile")?;
+    let p = book.summary();
+    let named = [p.p50, book.quantile(0.9), p.p99, p.p999, p.max];
+    let named: Option<Vec<u64>> = named.iter().map(|q| q.map(|q| q.ns)).collect();
+    ascending("p50, p90, p99, p99.9 and max", &named.ok_or("a percentile is missing")?)?;
+    ascending("percentiles", &read.iter().map(|q| q.ns).collect::<Vec<_>>())?;
+    // Unknown from above stays unknown.
+    let most: Vec<u64> = read.iter().map(|q| q.upper_ns().unwrap_or(u64::MAX)).collect();
+    ascending("bounds from above", &most)?;
+    ascending("rows", &p.spectrum.iter().map(|r| r.ns).collect::<Vec<_>>())
+}
+
+/// `truth`: how long the requests really take, in order.
+fn bounded(book: &Book, truth: &[u64]) -> Result<(), String> {
+    for q in [0.5, 0.9, 0.99] {
+        let rank = ((q * truth.len() as f64).ceil() as usize).clamp(1, truth.len());
+        let (real, read) = (truth[rank - 1], book.quantile(q).ok_or("no percentile")?);
+        // A bucket of three digits; and 1 % where both bounds are that close.
+        let low = read.ns <= real + real / 500;
+        let high = read.upper_ns().is_none_or(|ns| ns + ns / 80 >= real);
+        if !(low && high) {
+            return Err(format!("p{} is {real}, said to be {read:?}", q * 100.0));
+        }
+    }
+    Ok(())
+}
+
+/// The summary, the rows of the percentile file, and the samples of the interval log.
+fn agreeing(p: &ProbePhase) -> Result<(), String> {
+    let named = [(0.5, p.p50), (0.99, p.p99), (0.999, p.p999)];
+    let mut log: Option<Counts> = None;
+    for i in &p.intervals {
+        let Some(counts) = hdr::decode(&i.hdr)? else { continue };
+        match &mut log {
+            Some(sum) => sum.add(&counts).map_err(|e| e.to_string())?,
+            None => log = Some(counts),
+        }
+    }
+    let log = log.ok_or("the interval log is empty")?;
+    let rows = rows(&hgrm::render(p));
+    for (level, quantile) in named {
+        let want = quantile.ok_or("a percentile is missing")?.ns;
+        let row = rows.iter().find(|r| (r.0 - level).abs() < 1e-9).map(|r| r.1);
+        // A row of its own where the samples reach so far.
+        if row.is_some_and(|ms| (ms - want as f64 / 1e6).abs() > 0.0006) {
+            return Err(format!("p{} is {want}, in the percentile file {row:?} ms", level * 100.0));
+        }
+        let rank = ((level * log.len() as f64).ceil()).max(1.0);
+        let seen = log.value_at_quantile((rank - 0.5) / log.len() as f64);
+        if seen.abs_diff(want) > want / 500 {
+            return Err(format!("p{} is {want}, in the interval log {seen}", level * 100.0));
+        }
+    }
+    let found = p.intended < 2 || rows.iter().any(|r| (r.0 - 0.5).abs() < 1e-9);
+    if found { Ok(()) } else { Err("the percentile file has no row for p50".to_owned()) }
+}
+
+/// Percentile and milliseconds of each row.
+fn rows(text: &str) -> Vec<(f64, f64)> {
+    let fields = text.lines().filter(|l| !l.starts_with('#')).map(|l| {
+        let mut fields = l.split_whitespace();
+        let ms = fields.next()?.parse::<f64>().ok()?;
+        Some((fields.next()?.parse::<f64>().ok()?, ms))
+    });
+    fields.flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_case_holds() {
+        let said = super::all().unwrap();
+        assert!(said.starts_with("200 cases"), "{said}");
+    }
+}

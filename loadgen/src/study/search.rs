@@ -1,0 +1,264 @@
+//! `search`: how far a parameter may go, up or down, until a subject's gate fails.
+
+use std::fmt::Write as _;
+
+use super::{Study, point, table, verdict_line};
+use crate::exit::{Exit, Failure};
+use crate::result::{GateKind, GateResult, RunResult};
+use crate::run;
+use crate::target::Control;
+use crate::units::Unit;
+
+/// Where `search` looks: from a value that is expected to pass to one that may fail, which is above or below it.
+#[derive(Debug)]
+pub struct Range<'a> {
+    pub key: &'a str,
+    pub from: &'a str,
+    pub to: &'a str,
+    /// Halvings at most.
+    pub steps: u32,
+}
+
+/// What a run at one value shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Outcome {
+    Passes,
+    Fails,
+    /// Neither, and why: a value with too few probes is no value that fails.
+    Inconclusive(String),
+}
+
+/// The last value between two at which no gate of a subject fails, if what passes at a value passes nearer to `from`.
+pub fn search(
+    study: &Study<'_>,
+    range: &Range<'_>,
+    control: Control<'_>,
+) -> Result<(String, u8), Failure> {
+    let bounds = bounds(range)?;
+    let plan = study.subject(range.key, range.from)?;
+    study.subject(range.key, range.to)?;
+    let folder = study.place("search", &plan)?;
+    let out = folder.dir();
+    let mut points = Vec::new();
+    let mut try_at = |n: u64| {
+        let value = bounds.unit.show(n);
+        let plan = study.subject(range.key, &value)?;
+        let result = run::repeated(&plan, study.target, control, study.repeats)?;
+        if result.interrupted {
+            return Err(Failure::Interrupted);
+        }
+        points.push(point(&value, &result));
+        study.write_sweep(out, range.key, &points)?;
+        Ok(outcome(&result))
+    };
+    let found = bisect(&bounds, range.steps, &mut try_at)?;
+    let which = if bounds.from < bounds.to { "largest" } else { "smallest" };
+    let mut text = format!(
+        "{} on the {} target: the {which} {} that passes, {} to {}\n\n{}\n",
+        study.scenario,
+        study.target.name(),
+        range.key,
+        range.from,
+        range.to,
+        table(range.key, &points)
+    );
+    let (line, exit) = conclusion(range.key, &bounds, &found);
+    let _ = writeln!(text, "{line}\n{}", verdict_line(exit, out));
+    Ok((text, exit.code()))
+}
+
+fn conclusion(key: &str, bounds: &Bounds, found: &Found) -> (String, Exit) {
+    let show = |n: u64| bounds.unit.show(n);
+    match (found.best, &found.beyond) {
+        (Some(best), None) => {
+            (format!("{key} = {}, the end of the range", show(best)), Exit::Passed)
+        }
+        (Some(best), Some((n, Outcome::Inconclusive(why)))) => {
+            let why = format!("{key} = {}; {} is inconclusive: {why}", show(best), show(*n));
+            (why, Exit::Inconclusive)
+        }
+        (Some(best), Some((n, _))) => {
+            (format!("{key} = {}; {} fails", show(best), show(*n)), Exit::Passed)
+        }
+        (None, Some((n, Outcome::Inconclusive(why)))) => {
+            (format!("{key} = {} is inconclusive: {why}", show(*n)), Exit::Inconclusive)
+        }
+        (None, beyond) => {
+            let n = beyond.as_ref().map_or(bounds.from, |b| b.0);
+            (format!("{key} = {} fails already", show(n)), Exit::GateFailed)
+        }
+    }
+}
+
+/// There is no control in a search, so what is in doubt is so for another reason.
+fn outcome(result: &RunResult) -> Outcome {
+    if result.gates.iter().any(GateResult::is_fault) {
+        return Outcome::Fails;
+    }
+    let failed = || result.gates.iter().filter(|g| !g.passed && g.kind != GateKind::Control);
+    let sanity = failed().find(|g| g.kind == GateKind::Sanity);
+    match sanity.or_else(|| failed().next()) {
+        Some(g) => Outcome::Inconclusive(format!("{} {} ({})", g.name, g.observed, g.limit)),
+        None => Outcome::Passes,
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Bounds {
+    unit: Unit,
+    from: u64,
+    to: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Found {
+    /// The last that passed; `None`: not even the first.
+    best: Option<u64>,
+    /// The nearest value beyond it that did not pass, if any.
+    beyond: Option<(u64, Outcome)>,
+}
+
+fn bisect(
+    bounds: &Bounds,
+    steps: u32,
+    try_at: &mut impl FnMut(u64) -> Result<Outcome, Failure>,
+) -> Result<Found, Failure> {
+    let first = try_at(bounds.from)?;
+    if first != Outcome::Passes {
+        return Ok(Found { best: None, beyond: Some((bounds.from, first)) });
+    }
+    let last = try_at(bounds.to)?;
+    if last == Outcome::Passes {
+        return Ok(Found { best: Some(bounds.to), beyond: None });
+    }
+    let (mut best, mut beyond) = (bounds.from, (bounds.to, last));
+    let grain = grain(bounds, steps);
+    for _ in 0..steps {
+        let Some(middle) = middle(best, beyond.0, grain) else { break };
+        match try_at(middle)? {
+            Outcome::Passes => best = middle,
+            other => beyond = (middle, other),
+        }
+    }
+    Ok(Found { best: Some(best), beyond: Some(beyond) })
+}
+
+/// Between the two, at a multiple of `grain`; `None`: they are neighbours.
+fn middle(a: u64, b: u64, grain: u64) -> Option<u64> {
+    let (low, high) = (a.min(b), a.max(b));
+    let exact = low + (high - low) / 2;
+    let round = exact / grain * grain;
+    // Rounding down may leave the interval.
+    let round = if round <= low { round + grain } else { round };
+    (round > low && round < high).then_some(round)
+}
+
+/// The largest round number that is no coarser than what all halvings can tell: `1398 KiB` instead of 1431655 bytes.
+fn grain(bounds: &Bounds, steps: u32) -> u64 {
+    let base = if bounds.unit == Unit::Bytes { 2 } else { 10 };
+    let finest = bounds.from.abs_diff(bounds.to) >> steps.min(63);
+    let grains = std::iter::successors(Some(1u64), |g| g.checked_mul(base));
+    grains.take_while(|g| *g <= finest).last().unwrap_or(1)
+}
+
+fn bounds(range: &Range<'_>) -> Result<Bounds, Failure> {
+    let units = [Unit::Count, Unit::Nanos, Unit::BitsPerSecond, Unit::Bytes];
+    let both =
+        units.iter().find_map(|u| Some((*u, u.parse(range.from).ok()?, u.parse(range.to).ok()?)));
+    let (unit, from, to) = both.ok_or_else(|| {
+        let (from, to) = (range.from, range.to);
+        Failure::Usage(format!("--from {from} --to {to}: two values of one unit are wanted"))
+    })?;
+    if from == to {
+        let what = format!("--from {} is --to {}: nothing between", range.from, range.to);
+        return Err(Failure::Usage(what));
+    }
+    Ok(Bounds { unit, from, to })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(from: u64, to: u64) -> Bounds {
+        Bounds { unit: Unit::Count, from, to }
+    }
+
+    /// Up: what is at most the edge passes. Down: what is at least the edge.
+    #[test]
+    fn bisection_finds_the_last_that_passes_in_both_directions() {
+        for (edge, to) in [(10, 11), (57, 58), (99, 100), (100, 0), (5, 10)] {
+            let mut asked = 0;
+            let mut up = |n: u64| {
+                asked += 1;
+                Ok(if n <= edge { Outcome::Passes } else { Outcome::Fails })
+            };
+            let found = bisect(&range(10, 100), 20, &mut up).unwrap();
+            let beyond = (to > 0).then_some((to, Outcome::Fails));
+            assert_eq!(found, Found { best: (edge >= 10).then_some(edge), beyond });
+            assert!(asked <= 9, "{asked}");
+        }
+        for (edge, to) in [(57, 56), (11, 10), (10, 0)] {
+            let mut down = |n: u64| Ok(if n >= edge { Outcome::Passes } else { Outcome::Fails });
+            let found = bisect(&range(100, 10), 20, &mut down).unwrap();
+            let beyond = (to > 0).then_some((to, Outcome::Fails));
+            assert_eq!(found, Found { best: Some(edge), beyond });
+        }
+    }
+
+    /// A value that proves nothing ends the search like one that fails, and is not called one.
+    #[test]
+    fn what_is_inconclusive_is_not_called_a_failure() {
+        let why = || Outcome::Inconclusive("probes a phase 100 (>= 2000)".to_owned());
+        let mut at = |n: u64| {
+            Ok(match n {
+                0..=30 => Outcome::Passes,
+                31..=60 => why(),
+                _ => Outcome::Fails,
+            })
+        };
+        let found = bisect(&range(1, 100), 20, &mut at).unwrap();
+        assert_eq!(found, Found { best: Some(30), beyond: Some((31, why())) });
+        let (line, exit) = conclusion("conns", &range(1, 100), &found);
+        assert_eq!(line, "conns = 30; 31 is inconclusive: probes a phase 100 (>= 2000)");
+        assert_eq!(exit, Exit::Inconclusive);
+
+        let found = bisect(&range(40, 100), 20, &mut at).unwrap();
+        let (line, exit) = conclusion("conns", &range(40, 100), &found);
+        assert!(line.starts_with("conns = 40 is inconclusive"), "{line}");
+        assert_eq!(exit, Exit::Inconclusive);
+
+        // Inconclusive beyond a failure changes nothing.
+        let mut at = |n: u64| {
+            Ok(match n {
+                0..=30 => Outcome::Passes,
+                31..=60 => Outcome::Fails,
+                _ => why(),
+            })
+        };
+        let found = bisect(&range(1, 100), 20, &mut at).unwrap();
+        assert_eq!(found, Found { best: Some(30), beyond: Some((31, Outcome::Fails)) });
+        assert_eq!(conclusion("conns", &range(1, 100), &found).1, Exit::Passed);
+    }
+
+    #[test]
+    fn values_are_round_where_the_steps_allow_it() {
+        let bytes = Bounds { unit: Unit::Bytes, from: 4 << 20, to: 256 << 10 };
+        let grain = grain(&bytes, 8);
+        assert_eq!(Unit::Bytes.show(middle(4 << 20, 256 << 10, grain).unwrap()), "2176KiB");
+        assert_eq!(super::grain(&range(1, 20), 8), 1);
+        assert_eq!((middle(3, 4, 1), middle(4, 3, 1), middle(3, 5, 1)), (None, None, Some(4)));
+        assert_eq!(middle(10, 30, 16), Some(16));
+        assert_eq!(middle(17, 30, 16), None);
+    }
+
+    #[test]
+    fn bounds_have_one_unit() {
+        let range = |from, to| Range { key: "k", from, to, steps: 8 };
+        let found = |from, to| bounds(&range(from, to)).map(|b| (b.unit, b.from, b.to));
+        assert_eq!(found("1MiB", "2MiB").unwrap(), (Unit::Bytes, 1 << 20, 2 << 20));
+        assert_eq!(found("20", "1").unwrap(), (Unit::Count, 20, 1));
+        assert!(found("20", "20").is_err());
+        assert!(found("1ms", "1MiB").is_err());
+    }
+}
