@@ -378,10 +378,15 @@ impl Container {
 
     // ---- ends ----
 
-    /// The container is gone: every flow is aborted (host side reset), everything uncharged.
+    /// The container is gone: every flow is reset at both ends, everything uncharged. The guest's kernel keeps a socket
+    /// whose process has ended, with all that it has not sent, for minutes and with it the whole network namespace: a
+    /// reset ends it at once.
     pub fn abort_all(&mut self, cx: &mut Ctx<'_>) {
         for index in self.flows.indices() {
             if let Some(flow) = self.flows.take(index) {
+                if flow.orphan.is_none() {
+                    self.reset_guest(cx, &flow);
+                }
                 self.end(cx, flow, Close::Reset);
             }
         }

@@ -82,9 +82,13 @@ impl Container {
 
     /// We give up on the guest, or tell it that the host did.
     pub(super) fn abort(&mut self, cx: &mut Ctx<'_>, flow: Box<Flow>) {
+        self.reset_guest(cx, &flow);
+        self.outlive_guest(cx, flow, Close::Reset);
+    }
+
+    pub(super) fn reset_guest(&mut self, cx: &mut Ctx<'_>, flow: &Flow) {
         self.stats.add(Stat::OutRsts);
         self.egress.segment(cx.device, &flow.tuple, &flow.tcb.reset_segment(), &[]);
-        self.outlive_guest(cx, flow, Close::Reset);
     }
 
     /// The flow is over: host socket closed, memory given back.

@@ -3,7 +3,7 @@
 use skbudget_stack::{Close, HostError};
 
 use crate::peer::{Hello, Peer, bytes};
-use crate::rig::{Rig, one};
+use crate::rig::{Rig, one, segs};
 use crate::wire::{ACK, FIN, RST, SYN, Seg};
 
 #[test]
@@ -255,16 +255,29 @@ fn a_tuple_in_time_wait_is_used_again_by_a_newer_syn() {
 }
 
 #[test]
-fn a_container_that_dies_resets_every_host_socket() {
+fn a_container_that_dies_resets_both_ends_of_every_flow() {
     let mut rig = Rig::new();
+    let mut orphan = Peer::open_with(&mut rig, 40_002, &Hello::default());
+    rig.sock(orphan.flow).room = 0;
+    rig.send(orphan.data(&bytes(10)));
+    rig.send(orphan.rst());
     let mut peer = Peer::open(&mut rig);
     rig.sock(peer.flow).room = 0;
     rig.send(peer.data(&bytes(1000)));
-    rig.host_says(peer.flow, &bytes(20_000));
+    let last = rig.host_says(peer.flow, &bytes(20_000)).pop().expect("data for the guest");
     rig.host.outcome = None;
     rig.send(Hello::default().syn(40_001, 81));
     assert!(rig.pool.live() > 0);
+    rig.taken();
     rig.with_cx(skbudget_stack::Container::abort_all);
+    let resets = segs(rig.taken());
+    assert!(resets.iter().all(|seg| seg.flags & RST != 0), "{resets:?}");
+    let mut ports: Vec<u16> = resets.iter().map(|seg| seg.guest_port).collect();
+    ports.sort_unstable();
+    assert_eq!(ports, [40_000, 40_001], "none for the one that the guest has reset itself");
+    let expected = last.seq.wrapping_add(last.data.len() as u32);
+    let established = resets.iter().find(|seg| seg.guest_port == 40_000);
+    assert_eq!(established.map(|seg| seg.seq), Some(expected), "the guest's RCV.NXT (RFC 5961)");
     assert!(rig.host.socks.values().all(|s| s.closed == Some(Close::Reset)));
     assert_eq!(rig.pool.live(), 0);
     let member = rig.stack.member();
