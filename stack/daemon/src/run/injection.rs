@@ -51,7 +51,10 @@ pub(super) fn refuse() -> io::Result<()> {
             "the system calls of this machine's architecture are not known",
         ));
     }
-    sys::filter_syscalls(&filter())
+    let named = |e: io::Error| {
+        io::Error::new(e.kind(), format!("seccomp filter, without which nothing is run: {e}"))
+    };
+    sys::filter_syscalls(&filter()).map_err(named)
 }
 
 fn filter() -> Vec<libc::sock_filter> {
