@@ -205,7 +205,8 @@ impl Daemon {
         added.map(|()| ContainerHandle { name })
     }
 
-    /// Resets the container's flows and forgets it. Its device goes away with the descriptor.
+    /// Resets the container's flows and forgets it: what `undelivered` counts is lost. Its device goes away with the
+    /// descriptor.
     pub fn remove(&self, name: &str) -> Result<(), DaemonError> {
         let answer = {
             let mut names = self.names();
