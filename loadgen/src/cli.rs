@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands;
 use crate::exit::{Exit, Failure};
-use crate::export;
+use crate::export::{self, cases};
 use crate::folder::{self, Folder};
 use crate::help;
 use crate::interrupt;
@@ -249,7 +249,18 @@ fn dispatch(command: Command) -> Result<u8, Failure> {
             let target = target::find(&options.target)?;
             let range = study::Range { key: &param, from: &from, to: &to, steps };
             let stop = Control { stop: interrupt::watch() };
-            said(study::search(&options.study(&scenario, target.as_ref())?, &range, stop)?)
+            let found = study::search(&options.study(&scenario, target.as_ref())?, &range, stop)?;
+            let (text, exit) = &found;
+            let suites = [cases::of_search(&scenario, &param, text, *exit)];
+            let judged = commands::Judged {
+                of: &format!("search {scenario}"),
+                word: Exit::word_of(*exit),
+                exit: *exit,
+                suites: &suites,
+                text,
+            };
+            judged.publish(None, &options.github, false)?;
+            said(found)
         }
         Command::Gate { result, baseline, expr, tolerance, inconclusive, out, github } => {
             let options = recheck::Options {

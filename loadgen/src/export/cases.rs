@@ -108,6 +108,17 @@ fn planned(result: &RunResult) -> Option<Vec<GateResult>> {
     Some(gate::judge(&arms, target.thresholds(&plan), &plan.gates).0)
 }
 
+/// One case: what was found is the line before the verdict's.
+pub fn of_search(scenario: &str, key: &str, text: &str, exit: u8) -> Suite {
+    let outcome = match exit {
+        0 => Outcome::Passed,
+        3 => Outcome::Failed,
+        _ => Outcome::Doubt,
+    };
+    let said = text.lines().rev().nth(1).unwrap_or_default().to_owned();
+    Suite::new("search", scenario, vec![Case { name: key.to_owned(), outcome, said }])
+}
+
 /// A suite an arm, a case a metric.
 ///
 /// `both`: an improvement is a failure too.
@@ -156,6 +167,18 @@ mod tests {
             interrupted: true,
             ..RunResult::default()
         }
+    }
+
+    #[test]
+    fn a_search_says_what_it_found() {
+        let text = "a table\n\nstuff = 120; 121 fails\nVERDICT: PASS exit=0 out=x\n";
+        let suite = of_search("step", "stuff", text, 0);
+        assert_eq!(
+            (suite.cases[0].outcome, suite.cases[0].said.as_str()),
+            (Outcome::Passed, "stuff = 120; 121 fails")
+        );
+        assert_eq!(of_search("step", "stuff", text, 3).cases[0].outcome, Outcome::Failed);
+        assert_eq!(of_search("step", "stuff", text, 5).cases[0].outcome, Outcome::Doubt);
     }
 
     /// Stopped before anything was measured: its tests are there all the same, and none of them is a pass.
