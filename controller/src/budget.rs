@@ -92,6 +92,8 @@ struct Member {
     listen: u64,
     udp: u64,
     dev: u64,
+    /// What its waiting flows are going to reserve.
+    hold: u64,
     flows: u64,
     counters: [u64; COUNTERS],
 }
@@ -219,6 +221,7 @@ impl Budget {
         debug_assert!(gone.flows == 0, "a container left with live flows");
         self.vacant.push(member.0);
         self.meter.udp -= gone.udp;
+        self.meter.hold -= gone.hold;
         if self.rules == Rules::Strict {
             self.meter.fixed -= gone.dev + gone.listen + gone.compact;
             let bytes = gone.dev + gone.listen + gone.compact + gone.udp;
@@ -261,6 +264,22 @@ impl Budget {
         self.waiters.push(Waiter { key, need, admission, room, releases: self.refused_at });
         if let Some(level) = &self.chain.leaf {
             level.mark_waiting();
+        }
+    }
+
+    /// What flows of this member that wait to be admitted are going to reserve, all of them
+    /// together, bytes. What others hold beyond their reserve does not grow into it (H1), up to
+    /// half of the room that reservations leave. Linux rules: does nothing.
+    pub fn hold_for_admission(&mut self, member: MemberId, bytes: u64) {
+        if self.rules == Rules::Linux {
+            return;
+        }
+        let Some(Some(found)) = self.members.get_mut(usize::from(member.0)) else { return };
+        let before = core::mem::replace(&mut found.hold, bytes);
+        self.meter.hold = self.meter.hold - before + bytes;
+        if bytes < before {
+            // Who was refused for it may try again.
+            self.releases += 1;
         }
     }
 

@@ -44,6 +44,8 @@ pub(crate) struct Meter {
     /// `sock` bytes of flows not established (H7).
     pub(crate) half_open: u64,
     pub(crate) udp: u64,
+    /// What waiting flows are going to reserve, bytes.
+    pub(crate) hold: u64,
     /// Pages of usage above which the flag is set, and at or below which it is cleared.
     enter_at: u64,
     leave_at: u64,
@@ -79,6 +81,7 @@ impl Meter {
             active: 0,
             half_open: 0,
             udp: 0,
+            hold: 0,
             enter_at: 0,
             leave_at: 0,
             room: 0,
@@ -262,6 +265,20 @@ impl Meter {
     /// E in bytes: what the reservations leave.
     pub(crate) fn room_bytes(&self) -> u64 {
         self.room.saturating_mul(PAGE_SIZE)
+    }
+
+    /// Bytes that growth leaves to waiting flows: what they need, at most half of what the reservations leave. So those
+    /// already there keep their other half, however many are waiting.
+    #[inline]
+    pub(crate) fn held_back(&self) -> u64 {
+        self.hold.min(self.room_bytes() / 2)
+    }
+
+    /// Bytes by which flows may grow beside those that wait to be admitted.
+    #[inline]
+    pub(crate) fn growth_room(&self) -> u64 {
+        let taken = self.bytes.saturating_add(self.held_back());
+        if self.hold == 0 { u64::MAX } else { self.limits.hard_bytes().saturating_sub(taken) }
     }
 
     /// Whether a rule of all levels above lets this budget grow by `up` pages.

@@ -27,6 +27,7 @@ use crate::tcp::{Disposition, Mem};
 use crate::timewait::{TimeWait, Verdict};
 
 mod admission;
+mod crowd;
 mod ending;
 mod frames;
 mod info;
@@ -71,6 +72,7 @@ pub struct Container {
     arrived: VecDeque<u32>,
     /// They are left alone until then.
     admit_from: Option<Instant>,
+    crowd: crowd::Crowd,
     timewait: TimeWait,
     /// Flows that had data, in the order in which they may become idle.
     watch: VecDeque<(Instant, FlowId)>,
@@ -107,6 +109,7 @@ impl Container {
             woken: VecDeque::new(),
             arrived: VecDeque::new(),
             admit_from: None,
+            crowd: crowd::Crowd::default(),
             timewait: TimeWait::new(config.secret),
             watch: VecDeque::new(),
             watched: 0,
@@ -266,6 +269,7 @@ impl Container {
     pub fn turn(&mut self, cx: &mut Ctx<'_>) -> bool {
         self.parked.charge(cx.budget, self.member, cx.now);
         self.run_timers(cx);
+        self.watch_crowd(cx.budget, cx.now);
         let more_syns = self.admit_some(cx);
         let begun = self.bytes_moved();
         let flows =
@@ -370,7 +374,8 @@ impl Container {
         let idle = self.watch.front().map(|w| w.0);
         let [timewait, parked] = [self.timewait.deadline(), self.parked.deadline()];
         let [blocked, held] = [self.blocked_until, self.admissions_held()];
-        [timer, idle, blocked, held, timewait, parked, self.reassembly.deadline()]
+        let crowd = self.crowd.deadline();
+        [timer, idle, blocked, held, crowd, timewait, parked, self.reassembly.deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -396,6 +401,8 @@ impl Container {
         self.timewait.clear(cx.budget, self.member, cx.now);
         self.forget_fragments(cx);
         self.parked.uncharge(cx.budget, self.member, cx.now);
+        self.crowd = crowd::Crowd::default();
+        self.hold_for_admission(cx.budget);
         self.woken.clear();
         self.arrived.clear();
         self.timers.clear();

@@ -269,6 +269,9 @@ impl Budget {
             return false;
         }
         if self.rules == Rules::Strict {
+            if bytes > self.meter.growth_room() {
+                return false;
+            }
             if let Err(refusal) = self.charge_elastic(bytes) {
                 self.note_refusal(member, refusal);
                 return false;
@@ -337,7 +340,9 @@ impl Budget {
     pub fn calm_room(&self) -> u64 {
         match (self.rules, self.under_pressure()) {
             (_, true) => 0,
-            (Rules::Strict, false) => self.meter.calm_room().min(self.headroom()),
+            (Rules::Strict, false) => {
+                self.meter.calm_room().min(self.headroom()).min(self.meter.growth_room())
+            }
             (Rules::Linux, false) => u64::MAX,
         }
     }

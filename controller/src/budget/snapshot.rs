@@ -92,6 +92,7 @@ impl Budget {
             listen,
             udp,
             dev,
+            hold: _,
             flows,
             counters,
         } = found;

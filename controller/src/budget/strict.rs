@@ -129,7 +129,7 @@ impl Budget {
     }
 
     pub(super) fn strict_host_raise(&mut self, ledger: &mut Ledger, bytes: u64) -> bool {
-        if self.under_pressure() {
+        if self.under_pressure() || bytes > self.meter.growth_room() {
             self.refused_at = self.releases;
             return false;
         }
@@ -154,6 +154,8 @@ impl Budget {
             return 0;
         }
         let fair = if self.meter.flag { self.fair_chunks(ledger.parts()).min(want) } else { want };
+        let beside = self.meter.growth_room() / CHUNK_SIZE;
+        let fair = fair.min(u32::try_from(beside).unwrap_or(u32::MAX));
         let (granted, refusal) = self.meter.grant(self.chain.leaf.as_deref(), fair);
         if let Some(refusal) = refusal {
             self.note_refusal(ledger.member, refusal);

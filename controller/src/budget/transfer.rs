@@ -102,7 +102,8 @@ impl Budget {
     fn take_one(&mut self, giver: &mut Self, from: &mut Ledger, to: &mut Ledger) -> bool {
         let grows = u64::from(to.tx_unused() == 0) * CHUNK_SIZE;
         let frees = u64::from(from.rx_held() > from.rmem_min()) * CHUNK_SIZE;
-        if grows > 0 && self.meter.flag && self.fair_chunks(to.parts()) == 0 {
+        let unfair = self.meter.flag && self.fair_chunks(to.parts()) == 0;
+        if grows > 0 && (unfair || grows > self.meter.growth_room()) {
             self.refused_at = self.releases;
             return false;
         }

@@ -61,6 +61,7 @@ pub(crate) struct Member {
     pub(crate) dev: u64,
     pub(crate) udp: u64,
     pub(crate) compact: u64,
+    pub(crate) hold: u64,
 }
 
 #[derive(Clone)]
@@ -254,6 +255,14 @@ impl Naive {
             || u128::from(self.room(d)) * 4096 > u128::from(active) * u128::from(elastic)
     }
 
+    /// Whether growth by `more` leaves waiting flows what they are going to reserve, or half of the room.
+    pub(crate) fn beside_waiting(&self, domain: usize, more: u64) -> bool {
+        let hold: u64 = self.domains[domain].members.iter().map(|m| m.hold).sum();
+        let held_back = hold.min(self.room(domain) * 4096 / 2);
+        let hard = self.domains[domain].limits.hard * 4096;
+        hold == 0 || self.bytes(domain) + more + held_back <= hard
+    }
+
     /// The most of `want` chunks that may be charged on top of `flow`, `unused` of them from its
     /// reserve.
     pub(crate) fn grant(&self, at: usize, want: u64, unused: u64) -> u64 {
@@ -261,7 +270,8 @@ impl Naive {
         let fits = |k: &u64| {
             let more = k.saturating_sub(unused) * CHUNK;
             more == 0
-                || self.chain_ok(flow.budget, self.bytes(flow.budget) + more)
+                || self.beside_waiting(flow.budget, more)
+                    && self.chain_ok(flow.budget, self.bytes(flow.budget) + more)
                     && self.fair(flow, flow.elastic() + more)
         };
         (0..=want).rev().find(fits).unwrap_or(0)

@@ -40,6 +40,7 @@ enum Op {
     Move { budget: usize, to: Option<usize> },
     Wait { budget: usize, key: u64, need: u64 },
     Wake { budget: usize },
+    Hold { budget: usize, member: usize, bytes: u64 },
     Advance { ms: u64 },
 }
 
@@ -156,7 +157,7 @@ impl World {
             return (members > 0 && live.len() < 14).then_some(Op::Admit { budget, member });
         }
         if roll < 30 && members > 0 {
-            return Some(match rng.below(16) {
+            return Some(match rng.below(17) {
                 0..=2 => Op::Udp { budget, member, bytes: rng.below(9000) },
                 3 => Op::UdpGone { budget, member },
                 4 => Op::Compact { budget, member },
@@ -168,6 +169,7 @@ impl World {
                 11 => Op::Move { budget, to: rng.pick(&[None, Some(0), Some(1), Some(2)]) },
                 12 => Op::Wait { budget, key: rng.below(6), need: 1 + rng.below(20_000) },
                 13 => Op::Wake { budget },
+                14 => Op::Hold { budget, member, bytes: rng.below(3) * rng.below(200_000) },
                 _ => Op::Advance { ms: rng.below(50) },
             });
         }
@@ -251,7 +253,9 @@ impl World {
             Op::Udp { budget, member, bytes } => {
                 let domain = &self.naive.domains[budget];
                 let small = self.naive.udp(budget) + bytes <= domain.limits.hard * 4096 / 8;
-                let ok = small && self.naive.chain_ok(budget, self.naive.bytes(budget) + bytes);
+                let ok = small
+                    && self.naive.beside_waiting(budget, bytes)
+                    && self.naive.chain_ok(budget, self.naive.bytes(budget) + bytes);
                 let id = MemberId(member as u16);
                 assert_eq!(self.budgets[budget].charge_udp(id, bytes, now), ok);
                 self.naive.domains[budget].members[member].udp += if ok { bytes } else { 0 };
@@ -296,6 +300,11 @@ impl World {
             }
             Op::Share { level, bound } => self.share(level, bound),
             Op::Move { budget, to } => self.move_budget(budget, to),
+            Op::Hold { budget, member, bytes } => {
+                self.budgets[budget].hold_for_admission(MemberId(member as u16), bytes);
+                self.naive.domains[budget].members[member].hold = bytes;
+                bytes
+            }
             Op::Wait { budget, key, need } => {
                 self.budgets[budget].wait(key, need);
                 need

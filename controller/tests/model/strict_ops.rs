@@ -119,6 +119,7 @@ impl World {
         let flow = self.naive.flows[at].clone().unwrap();
         let budget = flow.budget;
         let ok = !self.naive.pressure(budget)
+            && self.naive.beside_waiting(budget, bytes)
             && self.naive.chain_ok(budget, self.naive.bytes(budget) + bytes);
         let now = self.now();
         let ledger = self.ledgers[at].as_mut().unwrap();
@@ -183,6 +184,11 @@ impl World {
         let grows = after.flows[to].as_ref().unwrap().held() > target.held();
         let naive = &self.naive;
         if grows && !naive.fair(&target, target.elastic() + CHUNK) {
+            return false;
+        }
+        // Within one budget a chunk that only changes hands adds nothing.
+        let adds = giver != taker || after.bytes(taker) > naive.bytes(taker);
+        if grows && adds && !naive.beside_waiting(taker, CHUNK) {
             return false;
         }
         let net = after.usage(taker) > naive.usage(taker);

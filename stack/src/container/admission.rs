@@ -40,6 +40,7 @@ impl Container {
         // Taken in the next turn, first come, first served.
         if let Parking::Parked(id) = self.parked.park(tuple, syn, cx.budget, self.member, cx.now) {
             self.arrived.push_back(id);
+            self.join_crowd(cx.budget, cx.now);
         }
     }
 
@@ -175,6 +176,7 @@ impl Container {
         let admitted = self.open_passive(cx, syn.tuple, to, &syn.segment());
         if admitted {
             self.parked.take(id);
+            self.hold_for_admission(cx.budget);
             self.demote_for_parked(cx);
         }
         admitted
@@ -237,6 +239,7 @@ impl Container {
         let sizes = FlowSizes { host_floor: host_floor.saturating_add(more), ..self.config.sizes };
         let (id, mut ledger) = self.reserve(cx, &sizes).ok()?;
         cx.budget.lower_host_floor(&mut ledger, host_floor, cx.now);
+        self.join_crowd(cx.budget, cx.now);
         Some((id, ledger, held))
     }
 

@@ -166,6 +166,7 @@ impl Container {
     /// must not make them longer than the list of parked SYNs.
     pub(super) fn unpark(&mut self, id: u32, budget: &mut Budget) {
         self.parked.take(id);
+        self.hold_for_admission(budget);
         self.woken.retain(|woken| *woken != id);
         self.arrived.retain(|arrived| *arrived != id);
         budget.forget(self.parked_key(id).0);

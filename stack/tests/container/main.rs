@@ -4,6 +4,7 @@ mod admission;
 mod alive;
 mod attack;
 mod close;
+mod crowd;
 mod cwnd;
 mod data;
 mod ecn;
