@@ -117,8 +117,8 @@ impl ChunkPool {
 
     #[cold]
     fn give_back(&mut self, now: Instant) {
-        // At least one batch, needed or not: a single read takes dozens of chunks for a moment, and getting as many anew
-        // four times a second costs nothing. So what small traffic needs is not kept, what much traffic needs is.
+        // At least one batch, needed or not: a single read takes dozens of chunks for a moment; allocating them
+        // anew four times a second costs nothing. So what small traffic needs is not kept, what much traffic needs is.
         let some = (self.free.len() - STOCK).min(BATCH);
         self.free[..some].sort_unstable_by_key(|chunk| sys::address(&chunk.0));
         sys::discard(&mut self.free[..some]);
