@@ -65,6 +65,7 @@
 //! | memory to read the host socket | it is not read, the remote's window closes; the target of the send queue drops to half of what is queued; as above | `relay.rs` `to_guest`, `tcp/snd.rs` `moderate_target` |
 //! | data inside the window | not possible: it was charged before the window was advertised. Only a flow that was demoted asks again, and drops what does not fit | `rxq.rs` `store`, `tcp/input.rs` `store` |
 //! | a new flow | credit and caps of idle flows are released; else its SYN stays on the list, and connections to a published port stay in its backlog | `container/admission.rs` `reserve`, `wait_for_room`, `can_accept` |
+//! | growth while SYNs wait | room for their reservations, up to half of the room that reservations leave, is held back from windows, queues and caps (H1) | `container/crowd.rs` `hold_for_admission`, `controller/src/meter.rs` `growth_room` |
 //! | a higher cap of a host socket | it stays as it is | `relay.rs` `raise` |
 //! | a fragment | the oldest incomplete datagram is dropped | `reassembly.rs` `make_room` |
 //! | a TIME-WAIT entry | there is none | `timewait.rs` `insert` |
