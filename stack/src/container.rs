@@ -383,16 +383,11 @@ impl Container {
 
     // ---- ends ----
 
-    /// The container is gone: every flow is reset at both ends, everything uncharged. The guest's kernel keeps a socket
-    /// whose process has ended, with all that it has not sent, for minutes and with it the whole network namespace: a
-    /// reset ends it at once.
+    /// The container is gone: every flow ends at both ends, everything is uncharged.
     pub fn abort_all(&mut self, cx: &mut Ctx<'_>) {
         for index in self.flows.indices() {
             if let Some(flow) = self.flows.take(index) {
-                if flow.orphan.is_none() {
-                    self.reset_guest(cx, &flow);
-                }
-                self.end(cx, flow, Close::Reset);
+                self.end_with_container(cx, flow);
             }
         }
         while let Some(id) = self.parked.first() {

@@ -290,6 +290,25 @@ fn a_container_that_dies_resets_both_ends_of_every_flow() {
 }
 
 #[test]
+fn a_host_that_has_the_whole_stream_sees_no_reset_when_the_container_dies() {
+    let mut rig = Rig::new();
+    let mut peers: Vec<Peer> =
+        (0..3).map(|i| Peer::open_with(&mut rig, 40_000 + i, &Hello::default())).collect();
+    for peer in &mut peers {
+        rig.send(peer.data(&bytes(100)));
+        rig.send(peer.fin());
+    }
+    rig.sock(peers[1].flow).unacked = 1;
+    rig.send(peers[2].rst());
+    rig.sock(peers[2].flow).unacked = 1;
+    rig.with_cx(skbudget_stack::Container::abort_all);
+    let closed: Vec<_> = peers.iter().map(|peer| rig.sock(peer.flow).closed).collect();
+    assert_eq!(closed[0], Some(Close::Graceful), "complete, and acknowledged");
+    assert_eq!(closed[1], Some(Close::Reset), "its queue would outlive the container");
+    assert_eq!(closed[2], Some(Close::Reset), "as the guest did");
+}
+
+#[test]
 fn a_syn_ack_in_a_connection_is_challenged() {
     let mut rig = Rig::new();
     let peer = Peer::open(&mut rig);
