@@ -115,8 +115,8 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = Congestion::Cubic)]
     pub congestion: Congestion,
 
-    /// Lead a TCP port of the host to one of the container (repeatable); ADDR is 0.0.0.0 when left out, an IPv6
-    /// address stands in brackets and leads to the container's IPv6 address
+    /// Publish TCP port PORT of the container as HOSTPORT of the host (repeatable); ADDR is 0.0.0.0 by default, an IPv6
+    /// address is written in brackets and forwards to the container's IPv6 address
     #[arg(short, long, value_name = "[ADDR:]HOSTPORT:PORT", value_parser = parse_publish)]
     pub publish: Vec<PublishArg>,
 
@@ -129,11 +129,11 @@ pub struct RunArgs {
     #[arg(long, value_enum)]
     pub ipv6: Option<OnOff>,
 
-    /// Leave checksums and segmentation to the two kernels
+    /// Offload checksums and segmentation to the two kernels
     #[arg(long, value_enum, default_value_t = OnOff::On)]
     pub offload: OnOff,
 
-    /// Refuse connections to the gateway's address instead of leading them to the host's loopback
+    /// Refuse connections to the gateway's address instead of forwarding them to the host's loopback
     #[arg(long)]
     pub no_host_loopback: bool,
 
@@ -165,7 +165,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "MIN,DEFAULT,MAX", value_parser = parse_triple)]
     pub tcp_wmem: Option<Triple>,
 
-    /// Say more on stderr; twice: say everything
+    /// Log more to stderr: -v adds info, -vv everything
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
 
