@@ -49,6 +49,8 @@ impl RunConfig {
         if let Some(Triple(wmem)) = args.tcp_wmem {
             sock.wmem = wmem;
         }
+        check_outbound(args.outbound_addr)?;
+        check_outputs(&args)?;
         let offload = args.offload == OnOff::On;
         let mut container = ContainerConfig::new(args.mtu, offload, hard, secret);
         container.host_loopback = !args.no_host_loopback;
@@ -104,6 +106,24 @@ impl RunConfig {
             command: args.command,
         })
     }
+}
+
+fn check_outbound(addr: Option<Ipv4Addr>) -> Result<(), Failure> {
+    match addr.filter(|addr| addr.is_unspecified() || addr.is_multicast() || addr.is_broadcast()) {
+        Some(addr) => Err(Failure::usage(format!(
+            "--outbound-addr {addr}: an address of one of the host's interfaces is needed"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The stats replace the file of that name when the run ends.
+fn check_outputs(args: &RunArgs) -> Result<(), Failure> {
+    let same_name = args.pcap.is_some() && args.pcap == args.stats_file;
+    if same_name && args.pcap.as_ref().is_some_and(|path| !path.starts_with("/dev")) {
+        return Err(Failure::usage("--pcap and --stats-file: two different files are needed"));
+    }
+    Ok(())
 }
 
 /// The hard limit in bytes (`None` = no limit) and the three thresholds.

@@ -6,6 +6,8 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, open, openat};
@@ -22,6 +24,10 @@ const STALE_MAX: usize = 1024;
 
 /// How often a start tries again because another process removed the folder or the file under its hands.
 const ATTEMPTS: usize = 64;
+
+/// How often and how long apart a start tries to lock the folder: a second in all.
+const LOCK_ATTEMPTS: usize = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// A name that is taken until this is dropped.
 #[derive(Debug)]
@@ -109,7 +115,7 @@ fn hold(path: &Path, name: &str) -> io::Result<Option<NameHold>> {
     let file = format!("{name}{SUFFIX}");
     for _ in 0..ATTEMPTS {
         // Two processes that start at once do not take each other's new file for a stale one.
-        let folder = lock(open_folder(path)?, FlockArg::LockExclusive)?.ok_or(Errno::EAGAIN)?;
+        let folder = lock_soon(open_folder(path)?)?;
         remove_stale(path, &folder);
         let flags = OFlag::O_CREAT | OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let opened = match openat(&*folder, file.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR) {
@@ -128,6 +134,19 @@ fn hold(path: &Path, name: &str) -> io::Result<Option<NameHold>> {
         }));
     }
     Err(io::Error::from(Errno::EAGAIN))
+}
+
+/// The lock is held for the length of a few system calls, unless its holder was stopped: then nobody may wait for ever.
+fn lock_soon(mut fd: OwnedFd) -> io::Result<Flock<OwnedFd>> {
+    for _ in 0..LOCK_ATTEMPTS {
+        match Flock::lock(fd, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => return Ok(locked),
+            Err((unlocked, Errno::EWOULDBLOCK)) => fd = unlocked,
+            Err((_, errno)) => return Err(errno.into()),
+        }
+        thread::sleep(LOCK_PAUSE);
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, "another process keeps the folder of names locked"))
 }
 
 /// `None`: locked by somebody else.
@@ -272,6 +291,6 @@ mod tests {
                 drop(held);
             }
         };
-        std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(work))));
+        thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(work))));
     }
 }

@@ -91,10 +91,10 @@ impl Container {
         self.egress.segment(cx.device, &flow.tuple, &flow.tcb.reset_segment(), &[]);
     }
 
-    /// The container is gone, and its flows with it. The guest's kernel would keep a socket whose process has ended, with
-    /// all that it has not sent and with the whole network namespace, for minutes: a reset ends it at once. The host's
-    /// peer has what the guest sent, to its end, if nothing is undelivered: it sees no reset then, as it sees none from a
-    /// kernel whose process has closed the socket.
+    /// The container is gone, and its flows with it. The guest's kernel would keep a socket whose process has ended,
+    /// with all that it has not sent and with the whole network namespace, for minutes: a reset ends it at once. The
+    /// host's peer has what the guest sent, to its end, if nothing is undelivered: it sees no reset then, as it sees
+    /// none from a kernel whose process has closed the socket.
     pub(super) fn end_with_container(&mut self, cx: &mut Ctx<'_>, flow: Box<Flow>) {
         let reset_by_guest = flow.orphan.is_some_and(|orphan| orphan.how == Close::Reset);
         let complete = flow.host.shut && !reset_by_guest && undelivered(&flow, cx.host) == 0;

@@ -16,6 +16,11 @@ const SYN_RETRIES_MAX: u32 = 5;
 const KEEPALIVE_PROBES: u32 = 9;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(75);
 
+/// A guest's kernel forgets a socket that its process has closed after 60 s in FIN-WAIT-2 (Linux' tcp_fin_timeout), and
+/// sends nothing then. A host that never ends its stream would keep such a flow, and its charge, for two hours. Asked
+/// after that time, a guest that only ended its own stream answers, and one that has forgotten the socket resets.
+const CLOSE_WAIT_IDLE: Duration = Duration::from_secs(61);
+
 impl Tcb {
     /// The earliest time at which `on_timer` has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
@@ -29,11 +34,11 @@ impl Tcb {
     fn idle_deadline(&self) -> Option<Instant> {
         match self.state {
             State::Established | State::CloseWait | State::FinWait2 if self.snd.timer.is_none() => {
-                let wait = if self.keepalive_sent == 0 {
-                    self.link.keepalive
-                } else {
-                    self.link.keepalive + KEEPALIVE_INTERVAL * self.keepalive_sent
+                let idle = match self.state {
+                    State::CloseWait => self.link.keepalive.min(CLOSE_WAIT_IDLE),
+                    _ => self.link.keepalive,
                 };
+                let wait = idle + KEEPALIVE_INTERVAL * self.keepalive_sent;
                 Some(self.last_heard.max(self.probed_at) + wait)
             }
             _ => None,

@@ -309,6 +309,34 @@ fn a_host_that_has_the_whole_stream_sees_no_reset_when_the_container_dies() {
 }
 
 #[test]
+fn a_guest_that_has_forgotten_a_half_closed_socket_is_found_within_minutes() {
+    let mut rig = Rig::new();
+    let mut forgotten = Peer::open_with(&mut rig, 40_000, &Hello::default());
+    let mut waiting = Peer::open_with(&mut rig, 40_001, &Hello::default());
+    rig.send(forgotten.fin());
+    rig.send(waiting.fin());
+    assert_eq!(rig.pass_segs(60_000), [], "as long as Linux keeps FIN-WAIT-2");
+    for minute in 0..10 {
+        let probes: Vec<Seg> = rig.pass_segs(62_000).into_iter().map(|(_, seg)| seg).collect();
+        for probe in probes {
+            assert!(probe.is(ACK) && probe.data.is_empty(), "{probe:?}");
+            if probe.guest_port == waiting.pure_ack().guest_port {
+                assert_eq!(rig.send(waiting.pure_ack()), []);
+            } else {
+                assert_eq!(minute, 0, "it is asked once");
+                // What a kernel answers for a socket that it does not have.
+                rig.send(Seg { flags: RST, seq: probe.ack, ..forgotten.pure_ack() });
+            }
+        }
+    }
+    assert_eq!(rig.state(forgotten.flow), "GONE");
+    assert_eq!(rig.state(waiting.flow), "CLOSE-WAIT", "it still waits for an answer");
+    assert!(!one(rig.host_says(waiting.flow, b"here")).data.is_empty());
+    rig.send(waiting.rst());
+    rig.assert_empty();
+}
+
+#[test]
 fn a_syn_ack_in_a_connection_is_challenged() {
     let mut rig = Rig::new();
     let peer = Peer::open(&mut rig);

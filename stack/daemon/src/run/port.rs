@@ -110,6 +110,10 @@ impl AsFd for Port {
     }
 }
 
+/// Signals that an observer reads at once. A command can keep tens of thousands of real-time signals pending, and each
+/// read is slower the more there are: the end of the command must not wait behind them.
+const SIGNALS_AT_ONCE: usize = 64;
+
 /// An observer's turn: reports the signals it received and hands the notes that are its own to `other`.
 /// `with_command`: the command is in its process group.
 pub(super) fn observe(
@@ -119,9 +123,11 @@ pub(super) fn observe(
     mut other: impl FnMut(Note),
 ) -> io::Result<()> {
     let report = || -> io::Result<()> {
-        while let Some(caught) = signals.next()? {
-            if let Caught::Signal { number, .. } = caught {
-                port.send(Note::Seen(number));
+        for _ in 0..SIGNALS_AT_ONCE {
+            match signals.next()? {
+                Some(Caught::Signal { number, .. }) => port.send(Note::Seen(number)),
+                Some(_) => {}
+                None => break,
             }
         }
         Ok(())
