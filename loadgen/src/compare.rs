@@ -56,8 +56,13 @@ impl Run {
         });
         let insane = result.gates.iter().find(|g| g.kind == GateKind::Sanity && !g.passed);
         let doubt = insane.map(|g| format!("{}: {} ({})", g.name, g.observed, g.limit));
-        let doubt = doubt.or_else(|| result.interrupted.then(|| "interrupted".to_owned()));
+        let doubt = doubt.or(result.interrupted.then(|| "interrupted".to_owned()));
         Self { label: label.to_owned(), values: values.collect(), doubt }
+    }
+
+    /// Which run is left out, and why.
+    fn left_out(&self) -> Option<String> {
+        self.doubt.as_ref().map(|doubt| format!("{}: {doubt}", self.label))
     }
 }
 
@@ -142,8 +147,8 @@ pub fn paired(a: &[Run], b: &[Run], names: (&str, &str), question: &Question) ->
     let mut discarded = Vec::new();
     let mut pairs: Vec<(&Run, &Run)> = Vec::new();
     for (a, b) in a.iter().zip(b) {
-        match [a, b].into_iter().find_map(|r| Some((r, r.doubt.as_ref()?))) {
-            Some((run, doubt)) => discarded.push(format!("{}: {doubt}", run.label)),
+        match [a, b].into_iter().find_map(Run::left_out) {
+            Some(doubted) => discarded.push(doubted),
             None => pairs.push((a, b)),
         }
     }
@@ -163,9 +168,7 @@ pub fn paired(a: &[Run], b: &[Run], names: (&str, &str), question: &Question) ->
 pub fn unpaired(a: &[Run], b: &[Run], names: (&str, &str), question: &Question) -> Comparison {
     let mut discarded = Vec::new();
     let mut sane = |runs: &[Run]| {
-        let doubted =
-            runs.iter().filter_map(|r| Some(format!("{}: {}", r.label, r.doubt.as_ref()?)));
-        discarded.extend(doubted);
+        discarded.extend(runs.iter().filter_map(Run::left_out));
         runs.iter().filter(|r| r.doubt.is_none()).cloned().collect::<Vec<Run>>()
     };
     let (a, b) = (sane(a), sane(b));

@@ -93,6 +93,46 @@ fn a_virtual_run_is_compared_exactly() {
     assert_eq!(compare(run(), &slower, &["--metrics", "goodput-up"]).0, 0);
 }
 
+/// No noise does not mean no doubt.
+#[test]
+fn a_virtual_run_that_proves_nothing_is_left_out() {
+    let interrupted = changed("interrupted", |v| {
+        v["interrupted"] = Value::from(true);
+        v["gates"] = Value::Array(Vec::new());
+        v["arms"][1]["fairness"]["stall_ns"] = Value::from(999_000_000);
+    });
+    let few = changed("few-probes", |v| {
+        let gates = v["gates"].as_array_mut().expect("gates");
+        let probes = gates.iter_mut().find(|g| g["name"] == "probes a phase").expect("a gate");
+        probes["passed"] = Value::from(false);
+        probes["observed"] = Value::from("7");
+    });
+    for (bad, why) in [(&interrupted, "interrupted"), (&few, "probes a phase: 7")] {
+        for (a, b) in [(run(), bad.as_path()), (bad, run()), (bad, bad)] {
+            let (code, out, _) = compare(a, b, &["--both"]);
+            assert!(code == 5 && out.contains("VERDICT: INCONCLUSIVE exit=5"), "{out}");
+            assert!(out.contains("left out: ") && out.contains(why), "{out}");
+            assert!(!out.contains("no metric differs") && !out.contains("WORSE"), "{out}");
+        }
+        let dir = scratch("left-out");
+        let out = dir.display().to_string();
+        let (code, said, _) = compare(run(), bad, &["--json", "--out", &out]);
+        let said: Value = serde_json::from_str(&said).expect("JSON");
+        is_a_comparison(&said, "exact");
+        assert!(code == 5 && said["discarded"][0].as_str().unwrap().contains(why), "{said}");
+        assert!(std::fs::read_to_string(dir.join("junit.xml")).unwrap().contains(why));
+    }
+}
+
+/// So few requests that there is no p99: neither side is the better.
+#[test]
+fn runs_made_now_that_prove_nothing_are_left_out() {
+    let out = scratch("now-short").display().to_string();
+    let short = ["--set", "solo=10ms", "--set", "contended=10ms", "--set", "recovery=10ms"];
+    let (code, said, err) = loadgen(&[&["compare", "--exec", "--out", &out][..], &short].concat());
+    assert!(code == 5 && said.contains("left out: "), "{said}{err}");
+}
+
 #[test]
 fn what_cannot_be_compared_is_exit_6_with_the_difference() {
     let other = changed("other", |v| v["params"]["victims"] = Value::from(7));

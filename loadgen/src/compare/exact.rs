@@ -18,6 +18,51 @@ pub fn compare(
     question: &Question,
 ) -> Result<Comparison, Failure> {
     let (run_a, run_b) = (Run::of(name_a, a), Run::of(name_b, b));
+    let mut notes = places(a, b)?;
+    let discarded: Vec<String> = [&run_a, &run_b].into_iter().filter_map(Run::left_out).collect();
+    if !discarded.is_empty() {
+        // No noise does not mean no doubt: half a run, or a p99 of ten requests, is no number to compare.
+        notes.insert(0, "no metric was compared: a run proves nothing".to_owned());
+        let runs = [&run_a, &run_b].map(|r| usize::from(r.doubt.is_none()));
+        let found = Found { runs, discarded, lines: Vec::new(), notes };
+        return Ok(found.comparison((name_a, name_b), question, Exit::Inconclusive));
+    }
+    let found = Found { runs: [1, 1], discarded, lines: lines(&run_a, &run_b, question), notes };
+    let any = |j: Judgement| found.lines.iter().any(|l| l.judgement == j);
+    let regression = any(Judgement::Worse) || question.both && any(Judgement::Better);
+    let exit = if regression { Exit::Regression } else { Exit::Passed };
+    Ok(found.comparison((name_a, name_b), question, exit))
+}
+
+/// What a comparison comes to.
+struct Found {
+    runs: [usize; 2],
+    discarded: Vec<String>,
+    lines: Vec<Line>,
+    notes: Vec<String>,
+}
+
+impl Found {
+    fn comparison(self, (a, b): (&str, &str), question: &Question, exit: Exit) -> Comparison {
+        Comparison {
+            schema: SCHEMA,
+            kind: Kind::Exact,
+            a: a.to_owned(),
+            b: b.to_owned(),
+            runs_a: self.runs[0],
+            runs_b: self.runs[1],
+            discarded: self.discarded,
+            margin: question.margin,
+            lines: self.lines,
+            notes: self.notes,
+            word: exit.word().to_owned(),
+            exit: exit.code(),
+        }
+    }
+}
+
+/// Every metric that differs, and those asked about that are gone.
+fn lines(run_a: &Run, run_b: &Run, question: &Question) -> Vec<Line> {
     let mut lines = Vec::new();
     for m in METRICS {
         for (arm, _) in run_a.values.keys().filter(|(_, key)| *key == m.key) {
@@ -60,23 +105,7 @@ pub fn compare(
             });
         }
     }
-    let any = |j: Judgement| lines.iter().any(|l| l.judgement == j);
-    let regression = any(Judgement::Worse) || question.both && any(Judgement::Better);
-    let exit = if regression { Exit::Regression } else { Exit::Passed };
-    Ok(Comparison {
-        schema: SCHEMA,
-        kind: Kind::Exact,
-        a: name_a.to_owned(),
-        b: name_b.to_owned(),
-        runs_a: 1,
-        runs_b: 1,
-        discarded: Vec::new(),
-        margin: question.margin,
-        lines,
-        notes: places(a, b)?,
-        word: exit.word().to_owned(),
-        exit: exit.code(),
-    })
+    lines
 }
 
 /// Where the two differ, apart from `meta`.

@@ -32,7 +32,7 @@ pub fn render(c: &Comparison) -> String {
         }
         let _ = writeln!(s, "{}", line.trim_end());
     }
-    if c.lines.is_empty() {
+    if c.lines.is_empty() && c.discarded.is_empty() {
         let _ = writeln!(s, "no metric differs");
     }
     s.push('\n');
