@@ -18,6 +18,7 @@ use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::recheck;
 use crate::report::table;
+use crate::result::RunResult;
 use crate::run;
 use crate::study::{self, Study};
 use crate::target::{self, Control, Target};
@@ -311,14 +312,26 @@ fn run_one(
     options: &Options,
     stop: &AtomicBool,
 ) -> Result<u8, Failure> {
-    let target = target::find(target)?;
-    let Basics { seed, set, .. } = &options.basics;
-    let repeats = options.basics.repeats(target.as_ref())?;
-    let set = set.iter().map(|s| ("--set", s));
-    let plan = run::plan(name, target.as_ref(), set, *seed)?;
-    let label = label.unwrap_or(&plan.scenario);
-    let default = || names::default_out(name, "", label, *seed);
+    let found = target::find(target);
+    let ready = found.and_then(|target| {
+        let (plan, repeats) = ready(name, target.as_ref(), options)?;
+        Ok((target, plan, repeats))
+    });
+    // What an earlier run found must not pass for what this one did.
+    let (target, plan, repeats) =
+        ready.inspect_err(|_| forget(name, label.unwrap_or(name), options))?;
+    let (seed, label) = (options.basics.seed, label.unwrap_or(&plan.scenario));
+    let default = || names::default_out(name, "", label, seed);
     let out = options.out.clone().map_or_else(default, Ok)?;
+    if let Err(failure) = target.check(&plan) {
+        match &failure {
+            Failure::Unavailable(why) => {
+                leave_word(&out, &run::unavailable(&plan, target.as_ref(), why))
+            }
+            _ => forget(name, label, options),
+        }
+        return Err(failure);
+    }
     let folder = Folder::for_run(&out)?;
 
     let expected = expected(&plan, target.as_ref()).map(|once| once * repeats as u32);
@@ -336,6 +349,33 @@ fn run_one(
         print(&format!("{}\n{line}\n", table::render(&result)))
     })?;
     Ok(result.verdict.exit)
+}
+
+/// What is to be run, and how often.
+fn ready(name: &str, target: &dyn Target, options: &Options) -> Result<(Plan, usize), Failure> {
+    let Basics { seed, set, .. } = &options.basics;
+    let repeats = options.basics.repeats(target)?;
+    let set = set.iter().map(|s| ("--set", s));
+    Ok((run::parsed(name, target, set, *seed)?, repeats))
+}
+
+/// The judgement of an earlier run goes from the folder of one that did not begin. Where a file calls itself something
+/// else, only that file knows its folder.
+fn forget(name: &str, label: &str, options: &Options) {
+    let default = || names::default_out(name, "", label, options.basics.seed).ok();
+    if let Some(out) = options.out.clone().or_else(default) {
+        folder::forget(&out);
+    }
+}
+
+/// The verdict of a run that its target cannot carry here. The exit code stays that of the target.
+fn leave_word(out: &Path, result: &RunResult) {
+    let formats = [export::Format::Verdict, export::Format::Junit];
+    let written =
+        Folder::for_run(out).and_then(|folder| export::write(folder.dir(), result, &formats));
+    if let Err(e) = written {
+        say(&format!("loadgen: the verdict is not written: {e}"));
+    }
 }
 
 /// Virtual time takes as long as it takes; on the wall clock the arms follow each other.

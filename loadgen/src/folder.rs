@@ -58,6 +58,15 @@ impl Folder {
     }
 }
 
+/// Removes the judgement that an earlier command left in `dir`, but for that of one that is writing there now. What was
+/// measured stays.
+pub fn forget(dir: &Path) {
+    if let Some(_folder) = dir.is_dir().then(|| Folder::beside(dir).ok()).flatten() {
+        // What cannot be removed could not be written over either.
+        let _ = place::clear_judgement(dir);
+    }
+}
+
 /// The folder of a result, given as `result.json` or as that folder.
 pub fn of_result(path: &Path) -> PathBuf {
     if path.is_dir() {

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::analyse::{self, Frame};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::gate::{self, Thresholds};
 use crate::machine;
 use crate::plan::Plan;
@@ -22,13 +22,43 @@ pub fn plan<'a>(
     set: impl IntoIterator<Item = (&'a str, &'a String)>,
     seed: u64,
 ) -> Result<Plan, Failure> {
+    let plan = parsed(scenario, target, set, seed)?;
+    target.check(&plan)?;
+    Ok(plan)
+}
+
+/// The same, whether or not the target carries it.
+pub fn parsed<'a>(
+    scenario: &str,
+    target: &dyn Target,
+    set: impl IntoIterator<Item = (&'a str, &'a String)>,
+    seed: u64,
+) -> Result<Plan, Failure> {
     let mut scenario = Scenario::find(scenario, target.name())?;
     for (option, assignment) in set {
         scenario.set_by(option, assignment)?;
     }
-    let plan = scenario.plan(seed)?;
-    target.check(&plan)?;
-    Ok(plan)
+    scenario.plan(seed)
+}
+
+/// What there is to judge where the target cannot run: that it cannot.
+pub fn unavailable(plan: &Plan, target: &dyn Target, why: &str) -> RunResult {
+    let exit = Exit::Inconclusive;
+    let gate = GateResult {
+        name: "the target can run here".to_owned(),
+        observed: why.to_owned(),
+        limit: "it can".to_owned(),
+        ..GateResult::default()
+    };
+    RunResult {
+        schema: SCHEMA.to_owned(),
+        scenario: plan.scenario.clone(),
+        target: target.name().to_owned(),
+        seed: plan.seed,
+        gates: vec![gate],
+        verdict: Verdict { word: exit.word().to_owned(), exit: exit.code(), gates: 1, failed: 1 },
+        ..RunResult::default()
+    }
 }
 
 /// Runs that are judged together, at most.

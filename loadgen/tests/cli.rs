@@ -256,28 +256,65 @@ fn help_has_exit_codes_and_an_example_of_every_command() {
 
 /// Without root: a target that cannot run here proves nothing, as `--help` and the README say.
 #[test]
-fn no_root_for_tap_is_exit_5_and_leaves_nothing() {
+fn no_root_for_tap_is_exit_5_and_in_the_verdict() {
     use std::os::unix::process::CommandExt as _;
     const NOBODY: u32 = 65534;
-    let out = scratch("no-root");
+    let own = format!("loadgen-{}", std::process::id());
+    let out = std::env::temp_dir().join(format!("{own}-no-root"));
+    std::fs::create_dir(&out).unwrap();
+    let program = std::env::temp_dir().join(&own);
     let mut command = if nix::unistd::geteuid().is_root() {
-        // Where anybody may start it.
-        let program = std::env::temp_dir().join(format!("loadgen-{}", std::process::id()));
+        // Where anybody may start it, and write.
         std::fs::copy(env!("CARGO_BIN_EXE_loadgen"), &program).unwrap();
-        let mut command = Command::new(program);
+        std::os::unix::fs::chown(&out, Some(NOBODY), Some(NOBODY)).unwrap();
+        let mut command = Command::new(&program);
         command.uid(NOBODY).gid(NOBODY).current_dir("/");
         command
     } else {
         Command::new(env!("CARGO_BIN_EXE_loadgen"))
     };
-    let program = command.get_program().to_owned();
+    // An earlier run passed.
+    let old =
+        [("verdict.json", PASS), ("summary.md", "<!-- loadgen.summary -->"), ("mine.txt", "")];
+    old.iter().for_each(|(name, text)| std::fs::write(out.join(name), text).unwrap());
     command.args(["run", "step", "--target", "tap", "--out"]).arg(&out);
     let done = command.output().expect("loadgen starts");
     let err = String::from_utf8_lossy(&done.stderr).into_owned();
     assert!(done.status.code() == Some(5) && err.contains("as root"), "{err}");
-    assert!(!out.exists());
-    if program != env!("CARGO_BIN_EXE_loadgen") {
-        std::fs::remove_file(program).unwrap();
+    let verdict = json(&out.join("verdict.json"));
+    assert_eq!(verdict["schema"], "loadgen.verdict/1");
+    assert_eq!((&verdict["verdict"]["exit"], &verdict["target"]), (&5.into(), &"tap".into()));
+    assert!(verdict["gates"][0]["observed"].as_str().unwrap().contains("as root"), "{verdict}");
+    let junit = std::fs::read_to_string(out.join("junit.xml")).unwrap();
+    assert!(junit.contains("<error type=\"inconclusive\"") && junit.contains("as root"), "{junit}");
+    assert!(out.join("mine.txt").exists() && !out.join("result.json").exists());
+    std::fs::remove_dir_all(&out).unwrap();
+    let _ = std::fs::remove_file(program);
+}
+
+const PASS: &str = r#"{"schema":"loadgen.verdict/1","verdict":{"word":"PASS","exit":0}}"#;
+
+/// What an earlier run found does not pass for what this one did; what was measured, and what is somebody else's, stays.
+#[test]
+fn a_run_that_does_not_begin_leaves_no_old_verdict() {
+    let dir = scratch("old-verdict");
+    std::fs::create_dir_all(&dir).unwrap();
+    let out = dir.display().to_string();
+    for args in [
+        &["run", "step", "--set", "foo=1"][..],
+        &["run", "no-such-scenario"],
+        &["run", "step", "--target", "tapp"],
+        &["run", "step", "--repeat", "3"],
+        &["run", "incast", "--target", "tap"],
+        &["repro", "--set", "victims=0"],
+    ] {
+        std::fs::write(dir.join("verdict.json"), PASS).unwrap();
+        std::fs::write(dir.join("result.json"), "{\"schema\":\"loadgen.result/1\"}").unwrap();
+        std::fs::write(dir.join("junit.xml"), "<somebody/>").unwrap();
+        let (code, _, err) = loadgen(&[args, &["--out", &out]].concat());
+        assert_eq!(code, 2, "{args:?}: {err}");
+        assert!(!dir.join("verdict.json").exists(), "{args:?}");
+        assert!(dir.join("result.json").exists() && dir.join("junit.xml").exists(), "{args:?}");
     }
 }
 
