@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod analyse;
+mod bounded;
 pub mod cli;
 mod commands;
 mod commit;

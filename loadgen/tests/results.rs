@@ -238,6 +238,53 @@ fn binaries_and_configurations_are_run_and_compared() {
     assert_eq!(code, 1);
 }
 
+/// A program that ends well and is none of ours has proved nothing.
+#[test]
+fn a_binary_that_writes_no_result_is_named() {
+    let out = scratch("exec-other").display().to_string();
+    for (binary, ended) in
+        [("true", "ended with 0"), ("false", "ended with 1"), ("cat", "ended with")]
+    {
+        let binary = Path::new("/bin").join(binary).display().to_string();
+        let (code, _, err) = loadgen(&["compare", "--exec", &binary, &binary, "--out", &out]);
+        assert_eq!(code, 2, "{err}");
+        assert!(
+            err.contains("is no loadgen: wrote no result.json") && err.contains(ended),
+            "{err}"
+        );
+    }
+}
+
+/// Neither a device without an end nor a FIFO without a writer is read.
+#[test]
+fn what_is_no_file_is_not_read() {
+    let dir = scratch("odd");
+    let (fifo, big) = (dir.join("fifo"), dir.join("big.toml"));
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+    std::fs::write(&big, "# ".repeat(600 << 10)).expect("written");
+    let (fifo, big) = (fifo.display().to_string(), big.display().to_string());
+    let extends = |base: &str| {
+        let file = dir.join("extends.toml");
+        std::fs::write(&file, format!("name = \"mine\"\nextends = \"{base}\"\n")).expect("written");
+        file.display().to_string()
+    };
+    let odd = "not a regular file";
+    for (what, says) in [("/dev/zero", odd), (fifo.as_str(), odd), (big.as_str(), "1048576 bytes")]
+    {
+        for args in [&["run", what][..], &["show", what], &["run", &extends(what)]] {
+            let (code, _, err) = loadgen(args);
+            assert!(code == 2 && err.contains(says), "{args:?}: {code} {err}");
+        }
+    }
+    for what in ["/dev/zero", fifo.as_str()] {
+        for args in [&["gate", what][..], &["compare", what, what], &["report", what]] {
+            let (code, _, err) = loadgen(args);
+            assert!(code == 2 && err.contains(odd), "{args:?}: {code} {err}");
+        }
+    }
+    std::fs::remove_file(&fifo).expect("removed");
+}
+
 #[test]
 fn merging_adds_histograms_and_loses_nothing() {
     let (here, out) = (run().display().to_string(), scratch("merged"));

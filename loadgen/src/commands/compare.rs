@@ -299,7 +299,7 @@ fn metric(key: &str) -> Result<&'static Metric, Failure> {
 
 /// One result, or those of the folders in a folder, by name.
 fn load(path: &Path) -> Result<Vec<(String, RunResult)>, Failure> {
-    if path.is_file() || path.join("result.json").exists() {
+    if path.exists() && !path.is_dir() || path.join("result.json").exists() {
         return Ok(vec![(path.display().to_string(), json::read(path)?)]);
     }
     let entries = match fs::read_dir(path) {

@@ -1,5 +1,8 @@
 //! `list` and `show`: what is built in.
 
+use std::path::Path;
+
+use crate::bounded;
 use crate::exit::Failure;
 use crate::scenario::{self, Scenario};
 
@@ -51,7 +54,8 @@ pub(crate) fn show(name: &str) -> Result<String, Failure> {
         Some(text) => Ok(text.to_owned()),
         // Says what there is.
         None => Scenario::find(name, "virtual").and_then(|_| {
-            std::fs::read_to_string(name).map_err(|e| Failure::Usage(format!("{name}: {e}")))
+            bounded::read(Path::new(name), bounded::SCENARIO_BYTES_MAX)
+                .map_err(|e| Failure::Usage(format!("{name}: {e}")))
         }),
     }
 }

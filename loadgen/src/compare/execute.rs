@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::Read as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -151,13 +152,39 @@ fn one(side: &Side, seed: u64, dir: &Path, stop: &AtomicBool) -> Result<RunResul
         return Err(Failure::Interrupted);
     }
     if !measured.contains(&code) || !dir.join("result.json").exists() {
-        let said = fs::read_to_string(&errors).unwrap_or_default();
-        let said = said.trim();
-        let said = format!("{} run ended with {code}: {said}", side.binary.display());
-        return Err(if code == 2 { Failure::Usage(said) } else { Failure::Unavailable(said) });
+        return Err(no_result(&side.binary, status, &said(&errors)));
     }
     json::read(dir)
 }
+
+/// Why a run has left no result.
+fn no_result(binary: &Path, status: ExitStatus, said: &str) -> Failure {
+    /// Of a program that panics.
+    const CRASHED: i32 = 101;
+    let binary = binary.display();
+    match status.code() {
+        None | Some(CRASHED) => Failure::Io(format!("{binary} run crashed ({status}): {said}")),
+        Some(2) if !said.is_empty() => Failure::Usage(format!("{binary} run ended with 2: {said}")),
+        // It says why, as of a target that cannot run here.
+        Some(code) if said.contains("loadgen: ") => {
+            Failure::Unavailable(format!("{binary} run ended with {code}: {said}"))
+        }
+        Some(code) => {
+            let what = format!("{binary} is no loadgen: wrote no result.json, ended with {code}");
+            Failure::Usage(if said.is_empty() { what } else { format!("{what}: {said}") })
+        }
+    }
+}
+
+/// The beginning of what a run wrote to standard error: of another program it may be anything.
+fn said(errors: &Path) -> String {
+    let mut head = Vec::new();
+    // What cannot be read is not said.
+    let _ = File::open(errors).and_then(|f| f.take(SAID_BYTES_MAX).read_to_end(&mut head));
+    String::from_utf8_lossy(&head).trim().to_owned()
+}
+
+const SAID_BYTES_MAX: u64 = 64 << 10;
 
 /// Its end; a run that is told to stop ends soon.
 fn wait(child: &mut Child, stop: &AtomicBool) -> std::io::Result<ExitStatus> {

@@ -148,7 +148,12 @@ pub fn of_comparison(c: &Comparison, both: bool) -> Vec<Suite> {
     }
     if suites.is_empty() {
         let outcome = if c.exit == 0 { Outcome::Passed } else { Outcome::Doubt };
-        let said = c.discarded.first().or(c.notes.first()).cloned().unwrap_or_else(|| "no metric differs".to_owned());
+        let said = c
+            .discarded
+            .first()
+            .or(c.notes.first())
+            .cloned()
+            .unwrap_or_else(|| "no metric differs".to_owned());
         let case = Case { name: "every metric".to_owned(), outcome, said };
         suites.push(Suite::new("compare", "run", vec![case]));
     }

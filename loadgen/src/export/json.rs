@@ -1,10 +1,11 @@
 //! `result.json` and `verdict.json`, and reading the former back.
 
-use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::Serialize;
 
+use crate::bounded;
 use crate::exit::Failure;
 use crate::result::{GateResult, RunResult, SCHEMA, Verdict};
 
@@ -67,8 +68,10 @@ fn compact_series(pretty: &str) -> String {
 pub fn read(path: &Path) -> Result<RunResult, Failure> {
     let file = if path.is_dir() { path.join("result.json") } else { path.to_path_buf() };
     let shown = file.display();
-    let text = fs::read_to_string(&file).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Failure::NoBaseline(format!("{shown}: no result there")),
+    let text = bounded::read(&file, bounded::RESULT_BYTES_MAX).map_err(|e| match e.kind() {
+        ErrorKind::NotFound => Failure::NoBaseline(format!("{shown}: no result there")),
+        // A device, a FIFO, or too large for any result.
+        ErrorKind::InvalidInput => Failure::Usage(format!("{shown}: {e}")),
         _ => Failure::io(shown.to_string(), e),
     })?;
     let value: serde_json::Value = serde_json::from_str(&text)

@@ -1,12 +1,14 @@
 //! From texts to one table: a file, what it extends, what `--set` changes; and where in the file an error is.
 
 use std::fs;
+use std::path::Path;
 
 use serde::Deserialize as _;
 use toml::{Table, Value};
 
 use super::file::{File, Paths};
 use super::{BUILTIN, catalogue};
+use crate::bounded;
 use crate::exit::Failure;
 use crate::units::{hint, nearest};
 
@@ -39,7 +41,8 @@ impl Source {
             );
             return Err(Failure::Usage(format!("no scenario '{name}'{hint}")));
         }
-        let text = fs::read_to_string(name).map_err(|e| Failure::Usage(format!("{name}: {e}")))?;
+        let text = bounded::read(Path::new(name), bounded::SCENARIO_BYTES_MAX)
+            .map_err(|e| Failure::Usage(format!("{name}: {e}")))?;
         Self::parse(name, &text)
     }
 
@@ -188,7 +191,7 @@ fn table(origin: &str, text: &str, depth: usize) -> Result<Table, Failure> {
             table(&base, text, depth - 1)?
         }
         None => {
-            let text = fs::read_to_string(&base)
+            let text = bounded::read(Path::new(&base), bounded::SCENARIO_BYTES_MAX)
                 .map_err(|e| Failure::Usage(format!("{origin}: extends: {base}: {e}")))?;
             table(&base, &text, depth - 1)?
         }
