@@ -129,8 +129,12 @@ fn judge_run(arms: &[ArmResult], limits: Thresholds, own: &[GatePlan]) -> Vec<Ju
                 ArmRole::Subject => GateKind::Subject,
                 ArmRole::Baseline => GateKind::Sanity,
             };
-            let seen = Seen::holds(ok, seen, "holds");
+            let seen = Seen::holds(ok == Some(true), seen, "must hold");
             bench.add(kind, &gate.expr.to_string(), seen, gate.expr.is_exact());
+            if let Some(added) = bench.out.last_mut().filter(|_| ok.is_none()) {
+                // What was not measured is no fault of the subject.
+                added.gate.in_doubt = true;
+            }
         }
     }
     doubt(&mut gates);

@@ -50,7 +50,11 @@ pub fn of_gate(g: &GateResult) -> Case {
         (false, true) => Outcome::Failed,
         (false, false) => Outcome::Doubt,
     };
-    let mut said = format!("{} (limit {})", g.observed, g.limit);
+    let mut said = match g.limit.as_str() {
+        // A condition in the scenario's own words is its own limit.
+        "must hold" => format!("{} (must hold)", g.observed),
+        limit => format!("{} (limit {limit})", g.observed),
+    };
     if !g.runs.is_empty() {
         let each: Vec<&str> = g.runs.iter().map(|r| r.observed.as_str()).collect();
         said.push_str(&format!("; run by run: {}", each.join("; ")));

@@ -11,7 +11,8 @@
 //! size in bytes; 0 needs no unit.
 //!
 //! A number that is not known from above (a percentile among requests that never came back, nothing delivered at all)
-//! is infinite: it fails every `<=`. One that is not known at all fails every test.
+//! is infinite: it fails every `<=`. One that was not measured, as the response times of a group without a probe, decides
+//! nothing: the gate does not pass, and nobody is to blame.
 
 mod eval;
 mod parse;
@@ -189,8 +190,8 @@ impl Expr {
         Ok(Self { text: text.to_owned(), root })
     }
 
-    /// Whether it holds, and what was seen of each of its numbers.
-    pub fn judge(&self, arm: &ArmResult) -> (bool, String) {
+    /// Whether it holds, `None` where that was not measured, and what was seen of each of its numbers.
+    pub fn judge(&self, arm: &ArmResult) -> (Option<bool>, String) {
         let mut seen = Vec::new();
         let ok = eval::judge(&self.root, arm, &mut seen);
         (ok, seen.join(", "))

@@ -5,23 +5,33 @@ use crate::plan::{CONTENDED, Role, SOLO};
 use crate::result::{ArmResult, ContainerResult, Quantile};
 use crate::units::{bytes, time};
 
-pub(super) fn judge(node: &Node, arm: &ArmResult, seen: &mut Vec<String>) -> bool {
+/// `None`: what it asks about was not measured, and what was does not decide it.
+pub(super) fn judge(node: &Node, arm: &ArmResult, seen: &mut Vec<String>) -> Option<bool> {
+    // Both sides, so that both are shown.
+    let mut both = |a: &Node, b: &Node| [judge(a, arm, seen), judge(b, arm, seen)];
     match node {
-        // Both sides, so that both are shown.
-        Node::Or(a, b) => judge(a, arm, seen) | judge(b, arm, seen),
-        Node::And(a, b) => judge(a, arm, seen) & judge(b, arm, seen),
+        Node::Or(a, b) => decided(both(a, b), true),
+        Node::And(a, b) => decided(both(a, b), false),
         Node::Test(a, op, b) => {
-            let Some((a, b)) = value(a, arm, seen).zip(value(b, arm, seen)) else { return false };
-            match op {
+            let (a, b) = value(a, arm, seen).zip(value(b, arm, seen))?;
+            Some(match op {
                 Op::AtMost => a <= b,
                 Op::AtLeast => a >= b,
                 Op::Less => a < b,
                 Op::More => a > b,
                 Op::Equal => a == b,
                 Op::Unequal => a != b,
-            }
+            })
         }
     }
+}
+
+/// One side that is `by` decides; otherwise both must be known.
+fn decided(sides: [Option<bool>; 2], by: bool) -> Option<bool> {
+    if sides.contains(&Some(by)) {
+        return Some(by);
+    }
+    sides.iter().all(Option::is_some).then_some(!by)
 }
 
 fn value(term: &Term, arm: &ArmResult, seen: &mut Vec<String>) -> Option<f64> {

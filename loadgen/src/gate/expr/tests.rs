@@ -7,7 +7,7 @@ fn holds(text: &str) -> bool {
     c.group = "victim".to_owned();
     let mut a = arm(ArmRole::Subject, vec![c]);
     settle(&mut a);
-    Expr::parse(text, &["victim"]).unwrap().judge(&a).0
+    Expr::parse(text, &["victim"]).unwrap().judge(&a).0 == Some(true)
 }
 
 #[test]
@@ -41,7 +41,25 @@ fn what_is_not_understood_is_named_with_what_would_be() {
 fn nobody_is_no_pass() {
     let a = arm(ArmRole::Subject, Vec::new());
     let e = Expr::parse("worst(victim.stall) <= 1s", &["victim"]).unwrap();
-    assert!(!e.judge(&a).0);
+    assert_eq!(e.judge(&a).0, None);
+}
+
+/// A group without a probe has no response times: what else is known may decide, and otherwise nothing does.
+#[test]
+fn what_was_not_measured_decides_nothing() {
+    let mut c = container("hog1", Role::Hog, [110, 100, 110], [2, 3, 2]);
+    c.group = "hog".to_owned();
+    c.phases.iter_mut().for_each(|p| p.probe = None);
+    let mut a = arm(ArmRole::Subject, vec![c]);
+    settle(&mut a);
+    let judge = |text: &str| Expr::parse(text, &["hog"]).unwrap().judge(&a).0;
+    let unknown = "worst(hog.p99-contended) <= 5ms";
+    assert_eq!(judge(unknown), None);
+    assert_eq!(judge("worst(hog.p99-contended) / worst(hog.p50-contended) >= 1"), None);
+    assert_eq!(judge(&format!("{unknown} && leaked == 0")), None);
+    assert_eq!(judge(&format!("{unknown} && leaked > 0")), Some(false));
+    assert_eq!(judge(&format!("{unknown} || leaked == 0")), Some(true));
+    assert_eq!(judge(&format!("leaked > 0 || {unknown}")), None);
 }
 
 /// Like is compared with like, and what is refused is named.
