@@ -326,7 +326,7 @@ fn run_one(
     if let Err(failure) = target.check(&plan) {
         match &failure {
             Failure::Unavailable(why) => {
-                leave_word(&out, &run::unavailable(&plan, target.as_ref(), why))
+                leave_word(&out, &run::unavailable(&plan, target.as_ref(), why));
             }
             _ => forget(name, label, options),
         }

@@ -56,7 +56,7 @@ impl Run {
         });
         let insane = result.gates.iter().find(|g| g.kind == GateKind::Sanity && !g.passed);
         let doubt = insane.map(|g| format!("{}: {} ({})", g.name, g.observed, g.limit));
-        let doubt = doubt.or(result.interrupted.then(|| "interrupted".to_owned()));
+        let doubt = doubt.or_else(|| result.interrupted.then(|| "interrupted".to_owned()));
         Self { label: label.to_owned(), values: values.collect(), doubt }
     }
 
@@ -160,8 +160,7 @@ pub fn paired(a: &[Run], b: &[Run], names: (&str, &str), question: &Question) ->
         let sample = Sample { arm, metric, a: &a, b: &b, tests: asked.len() };
         sample.paired(question)
     });
-    let lines = lines.collect();
-    finish(Kind::Paired, names, (pairs.len(), pairs.len()), discarded, lines, question)
+    finish(Kind::Paired, names, (pairs.len(), pairs.len()), discarded, lines.collect(), question)
 }
 
 /// Two groups of runs that have nothing to do with each other. Nothing tells their days apart from their builds.
@@ -181,8 +180,7 @@ pub fn unpaired(a: &[Run], b: &[Run], names: (&str, &str), question: &Question) 
         let (a, b) = (of(&a), of(&b));
         Sample { arm, metric, a: &a, b: &b, tests: asked.len() }.unpaired(question)
     });
-    let lines = lines.collect();
-    finish(Kind::Unpaired, names, (a.len(), b.len()), discarded, lines, question)
+    finish(Kind::Unpaired, names, (a.len(), b.len()), discarded, lines.collect(), question)
 }
 
 /// The arms that A has, with the metrics asked about.

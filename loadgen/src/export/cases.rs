@@ -155,7 +155,7 @@ pub fn of_comparison(c: &Comparison, both: bool) -> Vec<Suite> {
         let said = c
             .discarded
             .first()
-            .or(c.notes.first())
+            .or_else(|| c.notes.first())
             .cloned()
             .unwrap_or_else(|| "no metric differs".to_owned());
         let case = Case { name: "every metric".to_owned(), outcome, said };
