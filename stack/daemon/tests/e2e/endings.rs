@@ -146,7 +146,9 @@ seen = out.stdout.readline()
 for port, serve in servers.items(): listen('127.0.0.2', port, serve)
 direct = results('127.0.0.2')
 assert relayed == direct, (relayed, direct)
-assert seen == '0 ECONNRESET 100, 3 ECONNRESET 100; 0 established\\n', seen
+# A connection that ends before the container has answered it is not seen there, unless it brought something.
+empty, words, left = seen.split()
+assert int(empty) <= 100 and (words, left) == ('100', '0'), seen
 out.stdin.close(); assert out.wait() == 0
 print('agrees')",
         "
@@ -155,8 +157,13 @@ seen = collections.Counter()
 listen('0.0.0.0', 9301, lambda s: seen.update([ended(s)]))
 for port, serve in servers.items(): listen('0.0.0.0', port, serve)
 print('listening', flush=True); sys.stdin.readline()
-left = subprocess.run(['ss', '-Htan', 'state', 'established'], capture_output=True, text=True).stdout
-print(', '.join(f'{k} {v}' for k, v in sorted(seen.items())) + f'; {len(left.splitlines())} established', flush=True)
+def established(): return subprocess.run(['ss', '-Htan', 'state', 'established'], capture_output=True, text=True).stdout
+for _ in range(100):
+    left = established()
+    if seen['3 ECONNRESET'] >= 100 and not left: break
+    time.sleep(0.1)
+assert set(seen) <= {'0 ECONNRESET', '3 ECONNRESET'}, seen
+print(seen['0 ECONNRESET'], seen['3 ECONNRESET'], len(left.splitlines()), flush=True)
 sys.stdin.readline()",
     ));
 }
