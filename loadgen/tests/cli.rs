@@ -294,7 +294,7 @@ fn no_root_for_tap_is_exit_5_and_in_the_verdict() {
 
 const PASS: &str = r#"{"schema":"loadgen.verdict/1","verdict":{"word":"PASS","exit":0}}"#;
 
-/// What an earlier run found does not pass for what this one did; what was measured, and what is somebody else's, stays.
+/// What an earlier run found does not pass for what this one did. What was measured stays, and so do foreign files.
 #[test]
 fn a_run_that_does_not_begin_leaves_no_old_verdict() {
     let dir = scratch("old-verdict");

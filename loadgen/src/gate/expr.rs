@@ -11,7 +11,7 @@
 //! size in bytes; 0 needs no unit.
 //!
 //! A number that is not known from above (a percentile among requests that never came back, nothing delivered at all)
-//! is infinite: it fails every `<=`. One that was not measured, as the response times of a group without a probe, decides
+//! is infinite: it fails every `<=`. One that was not measured, as the response times of a group without probe, decides
 //! nothing: the gate does not pass, and nobody is to blame.
 
 mod eval;
