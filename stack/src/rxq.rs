@@ -1,4 +1,4 @@
-//! The receive queue: chunk slots at fixed stream positions, from the first unread byte to the advertised edge.
+//! Receive queue: chunk slots at fixed stream positions, from the first unread byte to the advertised edge.
 //!
 //! ```text
 //!   slot 0        slot 1        slot 2        slot 3                      span slots, all charged
@@ -6,13 +6,13 @@
 //!      head│ in order │rcv.nxt        ofo ▓▓▓            edge ≤ span * 4032
 //! ```
 //!
-//! A byte's place is known the moment the window that admits it is advertised: in order or not, it goes into the slot
-//! that its stream position names. Under the strict rules the slot was charged when the edge moved over it
-//! (pressure model B8), so nothing that arrives inside the window can be refused and a hole costs nothing more.
-//! Under the linux rules a slot is charged when data fills it and may be refused.
+//! The stream position of a byte determines its slot, so the place of a byte is known when the window that permits it
+//! is advertised, and in-order and out-of-order data are stored alike. Under the strict rules a slot is charged when
+//! the edge moves over it (B8): data inside the window is never refused, and a hole costs nothing extra. Under the
+//! linux rules a slot is charged when data fills it, and the charge may be refused.
 //!
-//! Positions are 64-bit offsets of the stream (0 = first byte after SYN): no wrap to think of here.
-//! This file holds every receive-side charge (`tests/tidy.rs` checks it).
+//! Positions are 64-bit offsets of the stream (0 is the first byte after SYN), so they never wrap. This file holds
+//! every receive-side charge (`tests/tidy.rs` checks it).
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -22,28 +22,30 @@ use skbudget_controller::{Budget, Instant, Ledger, RxKind};
 use crate::chunk::{Chunk, ChunkPool, PAYLOAD};
 use crate::ranges;
 
-/// Out-of-order ranges a flow may hold: beyond, a new range is dropped (pressure model M2).
+/// Out-of-order ranges that a flow may hold; a further range is dropped (M2).
 const RANGES_MAX: usize = 64;
 
-/// What became of a segment's bytes.
+/// Outcome of storing a segment's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Stored {
-    /// Bytes by which the in-order edge (rcv.nxt) moved.
+    /// Bytes by which the in-order edge (RCV.NXT) advanced.
     pub(crate) advanced: u64,
-    /// Bytes kept beyond a hole.
+    /// Bytes were stored beyond a hole.
     pub(crate) out_of_order: bool,
-    /// Bytes that found no memory.
+    /// Bytes for which memory was refused.
     pub(crate) refused: u32,
 }
 
+/// Received data of one flow.
 #[derive(Debug, Default)]
 pub(crate) struct RxQueue {
+    /// Chunks by stream position; `None`: no byte of this slot arrived.
     slots: VecDeque<Option<Chunk>>,
-    /// First unread byte, as an offset in slot 0. Below PAYLOAD.
+    /// Offset of the first unread byte in slot 0, below PAYLOAD.
     head: usize,
     /// In-order unread bytes.
     len: usize,
-    /// Slots charged (strict) or allowed (linux), `slots.len() <= span`.
+    /// Slots charged (strict) or permitted (linux); `slots.len() <= span`.
     span: usize,
     /// Stream position of the next in-order byte.
     nxt: u64,
@@ -54,6 +56,7 @@ pub(crate) struct RxQueue {
 }
 
 impl RxQueue {
+    /// Stream position of the next in-order byte.
     pub(crate) fn nxt(&self) -> u64 {
         self.nxt
     }
@@ -68,26 +71,27 @@ impl RxQueue {
         self.len == 0
     }
 
+    /// Data beyond a hole is stored.
     pub(crate) fn has_holes(&self) -> bool {
         !self.ranges.is_empty()
     }
 
-    /// All of it is kept beyond a hole.
+    /// All bytes of [`start`, `end`) are stored beyond a hole.
     pub(crate) fn has(&self, start: u64, end: u64) -> bool {
         ranges::cover(&self.ranges, start, end)
     }
 
-    /// Bytes beyond `nxt` that the charged slots can take.
+    /// Bytes beyond `nxt` that the charged slots can hold.
     pub(crate) fn room(&self) -> u64 {
         (self.span * PAYLOAD - self.head - self.len) as u64
     }
 
-    /// Bytes beyond `nxt` that `slots` slots from the first unread byte on would take.
+    /// Bytes beyond `nxt` that the first `slots` slots can hold, counted from the first unread byte.
     pub(crate) fn room_within(&self, slots: usize) -> u64 {
         (slots * PAYLOAD).saturating_sub(self.head + self.len) as u64
     }
 
-    /// Out-of-order ranges for SACK, the latest first, then ascending.
+    /// Out-of-order ranges for SACK: the latest first, then ascending.
     pub(crate) fn sack_ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let latest = self.latest;
         let is_latest = move |r: &&(u64, u64)| r.0 <= latest && latest < r.1;
@@ -98,8 +102,8 @@ impl RxQueue {
             .copied()
     }
 
-    /// Moves the charged span so that `window` bytes beyond `nxt` have a slot, as far as the budget lets it.
-    /// Returns the bytes beyond `nxt` that have one.
+    /// Charges slots so that `window` bytes beyond `nxt` have one, as far as the budget grants. Returns the bytes
+    /// beyond `nxt` that have one.
     pub(crate) fn open(
         &mut self,
         window: u64,
@@ -115,7 +119,8 @@ impl RxQueue {
         self.room()
     }
 
-    /// Credit that no byte fills and that `keep` bytes beyond `nxt` do not need goes back. Returns slots given back.
+    /// Returns credit that neither holds data nor is needed for `keep` bytes beyond `nxt`. Returns the number of slots
+    /// uncharged.
     pub(crate) fn close_to(
         &mut self,
         keep: u64,
@@ -133,7 +138,7 @@ impl RxQueue {
         budget.rx_close(ledger, spare, now)
     }
 
-    /// Stores `data` whose first byte is `offset` bytes beyond `nxt`; `offset + data.len()` is within the window.
+    /// Stores `data`; its first byte is `offset` bytes beyond `nxt`, and `offset + data.len()` is within the window.
     pub(crate) fn store(
         &mut self,
         offset: u64,
@@ -146,6 +151,7 @@ impl RxQueue {
         let mut stored = Stored::default();
         let start = self.nxt + offset;
         let want = data.len().min(self.room().saturating_sub(offset) as usize);
+        // Checked before memory is charged: the list of ranges is bounded, too (M2).
         if offset > 0 && !self.range_fits(start, start + want as u64) {
             return Stored { refused: data.len() as u32, ..stored };
         }
@@ -155,6 +161,7 @@ impl RxQueue {
             return stored;
         }
         let end = start + taken as u64;
+        // A prefix may be stored even if the budget refuses the remaining bytes.
         if offset > 0 {
             ranges::insert(&mut self.ranges, start, end);
             self.latest = start;
@@ -165,8 +172,8 @@ impl RxQueue {
         stored
     }
 
-    /// Copies `data` into the slots from `offset` bytes beyond `nxt`, charging slots that begin to hold data.
-    /// Returns the bytes copied, a prefix.
+    /// Copies `data` into the slots from `offset` bytes beyond `nxt`, charging slots that were empty. Returns the bytes
+    /// copied, which are a prefix of `data`.
     fn fill(
         &mut self,
         offset: usize,
@@ -181,10 +188,12 @@ impl RxQueue {
         let mut taken = 0;
         while taken < data.len() {
             let (slot, from) = (at / PAYLOAD, at % PAYLOAD);
+            // Slots of a hole stay empty until data arrives for them.
             while self.slots.len() <= slot {
                 self.slots.push_back(None);
             }
             if self.slots[slot].is_none() {
+                // Strict rules: the slot is charged already and changes its category only, so this is not refused.
                 if budget.rx_fill(ledger, 1, kind, now) == 0 {
                     break;
                 }
@@ -200,8 +209,8 @@ impl RxQueue {
         taken
     }
 
-    /// `nxt` becomes `end`, or beyond where ranges touch it. Slots that turn from out-of-order to in-order change
-    /// their category.
+    /// Advances `nxt` to `end`, or to the end of stored ranges that touch it. Slots that become in-order change their
+    /// category. Returns the bytes by which `nxt` advanced.
     fn advance_to(&mut self, end: u64, budget: &mut Budget, ledger: &mut Ledger) -> u64 {
         let old_nxt = self.nxt;
         let mut end = end;
@@ -218,8 +227,8 @@ impl RxQueue {
         end - old_nxt
     }
 
-    /// Slots that the ledger still counts as out of order and that the in-order edge has reached: all it counts but
-    /// those that lie beyond the edge's slot.
+    /// Slots that the ledger counts as out-of-order but that the in-order edge has reached: all that it counts, less
+    /// those beyond the slot of the edge.
     fn settled_slots(&self, ledger: &Ledger) -> u32 {
         let edge_slot = (self.head + self.len).div_ceil(PAYLOAD);
         let beyond = self.slots.iter().skip(edge_slot).flatten().count() as u64;
@@ -227,6 +236,7 @@ impl RxQueue {
         u32::try_from(counted.saturating_sub(beyond)).unwrap_or(u32::MAX)
     }
 
+    /// The list has room for [`start`, `end`), or a stored range takes it in.
     fn range_fits(&self, start: u64, end: u64) -> bool {
         self.ranges.len() < RANGES_MAX || self.ranges.iter().any(|r| start <= r.1 && r.0 <= end)
     }
@@ -243,7 +253,7 @@ impl RxQueue {
         })
     }
 
-    /// The host took the first `n` in-order bytes.
+    /// The host took the first `n` in-order bytes: frees and uncharges the slots they filled.
     pub(crate) fn consume(
         &mut self,
         n: usize,
@@ -272,8 +282,8 @@ impl RxQueue {
         }
     }
 
-    /// The queue is empty: its last chunk goes back, and the next byte begins a slot again. What the window needs
-    /// stays charged: fewer slots or as many, never more.
+    /// The queue is empty: frees its last chunk, so that the next byte starts a slot. The slots that the window needs
+    /// stay charged; after the rebase it needs as many or fewer, never more.
     fn rebase(
         &mut self,
         pool: &mut ChunkPool,
@@ -290,8 +300,8 @@ impl RxQueue {
         self.head = 0;
     }
 
-    /// Drops everything out of order, from the highest down (tcp_prune_ofo_queue under pressure). Returns whether
-    /// there was anything. The guest keeps the bytes: they were only SACKed.
+    /// Drops all out-of-order data (`tcp_prune_ofo_queue`). Returns false if there was none. Nothing is lost: the guest
+    /// keeps SACKed bytes until they are acknowledged.
     pub(crate) fn prune_ofo(
         &mut self,
         pool: &mut ChunkPool,
@@ -303,6 +313,7 @@ impl RxQueue {
             return false;
         }
         self.ranges.clear();
+        // The slot of the in-order edge stays: it holds in-order bytes.
         let keep = (self.head + self.len).div_ceil(PAYLOAD);
         let mut pruned = 0;
         for chunk in self.slots.drain(keep.min(self.slots.len())..).flatten() {
@@ -313,7 +324,7 @@ impl RxQueue {
         true
     }
 
-    /// The flow is over: every chunk goes back to the pool. The ledger is released by its owner.
+    /// The flow ends: returns every chunk to the pool; the owner of the ledger releases the charge.
     pub(crate) fn clear(&mut self, pool: &mut ChunkPool) {
         for chunk in self.slots.drain(..).flatten() {
             pool.give(chunk);

@@ -1,10 +1,15 @@
-//! TCP towards the guest: one `Tcb` a flow (RFC 9293), no I/O, no clock, no random number, no uncharged queue.
+//! TCP towards the guest: one [`Tcb`] per flow (RFC 9293). It does no I/O, reads no clock, draws no random number and
+//! holds no uncharged queue.
 //!
-//! Grammar: `on_segment`, `on_timer` and the host-side notices (`on_host_connected`, `finish`) change the block and
-//! say what the caller must do as a [`Disposition`]; `output` sends what the block then wants sent; `deadline` says
-//! when to look again. The order is always: events, relay, `output`.
+//! API by group:
 //!
-//! RFC 9293 section 3.10.7.4's order of checks is the order of functions in `tcp/input.rs`.
+//! - Events: `on_segment`, `on_timer` and the notices from the host side (`on_host_connected`, `finish`) change the
+//!   block and return a [`Disposition`], which is what the caller must do.
+//! - Output: `output` sends the segments that the block wants sent.
+//! - Timer: `deadline` returns when to call `on_timer` next.
+//!
+//! The order in a turn is always: events, relay, `output`. The functions in `tcp/input.rs` are in the order of the
+//! checks of RFC 9293 section 3.10.7.4.
 
 use std::time::Duration;
 
@@ -36,21 +41,21 @@ use rcv::Rcv;
 use snd::Snd;
 use state::{Cause, State};
 
-/// Smallest MSS a guest can make us use (Linux' tcp_min_snd_mss).
+/// Smallest MSS that a guest can make this side use, bytes (Linux `tcp_min_snd_mss`).
 const MSS_MIN: u16 = 48;
-/// Milliseconds in which a loop that has much to do comes back to a device at the latest.
+/// Longest time between two reads of one device under load, ms: the data of one turn is in the device queue at once.
 const TURN_MS: u64 = 10;
-/// Shift of our windows: 65535 << 7 is above every window the budget grants.
+/// Window scale that this side advertises: 65535 << 7 is above every window that the budget grants.
 const WSCALE: u8 = 7;
 
-/// Memory and time, as every operation of a `Tcb` needs them.
+/// Memory and time: what every operation of a [`Tcb`] needs.
 pub(crate) struct Mem<'a> {
     pub(crate) now: Instant,
     pub(crate) budget: &'a mut Budget,
     pub(crate) pool: &'a mut ChunkPool,
     pub(crate) ledger: &'a mut Ledger,
     pub(crate) stats: &'a mut Stats,
-    /// Largest receive window of one flow now, bytes: its share of what the device queue holds.
+    /// Largest receive window of one flow now, bytes: the flow's share of the device queue.
     pub(crate) window_max: u64,
 }
 
@@ -61,71 +66,77 @@ pub(crate) enum Disposition {
     Continue,
     /// The handshake with the guest is complete.
     Established,
-    /// Answer the segment with RST and forget it; the flow stays.
+    /// Answer the segment with RST and drop it; the flow stays.
     Refuse,
-    /// Answer the segment with a challenge ACK, if the container's limit allows it (RFC 5961).
+    /// Answer the segment with a challenge ACK if the container's rate limit allows it (RFC 5961).
     Challenge,
-    /// The guest asks whether its peer is still there.
+    /// The segment is a keep-alive probe: check the host side, then answer.
     KeepAlive,
-    /// The guest reset the flow: reset the host side, forget the flow.
+    /// The guest reset the flow: reset the host side and remove the flow.
     Reset,
-    /// We give up: RST to the guest, reset the host side.
+    /// A timer gave up: send RST to the guest and reset the host side.
     Abort,
-    /// Both directions are closed: nothing is left to say.
+    /// Both directions are closed and nothing remains to be sent: remove the flow.
     Closed,
-    /// Both directions are closed, the guest may still ask: leave a TIME-WAIT entry.
+    /// Both directions are closed, but the guest may retransmit its FIN: replace the flow by a TIME-WAIT entry.
     TimeWait,
 }
 
-/// What the link and the configuration say about a flow.
+/// Parameters of a flow that follow from the link and the configuration.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Link {
-    /// MSS we advertise.
+    /// MSS that this side advertises, bytes.
     pub(crate) mss: u16,
-    /// Largest payload of one segment to the guest, options not taken off (MTU - 40).
+    /// Largest payload of one segment to the guest, bytes, TCP options included: MTU less the fixed headers.
     pub(crate) segment_max: u16,
-    /// MSS of a guest that does not say its own.
+    /// MSS of a guest that sends no MSS option, bytes.
     pub(crate) mss_default: u16,
-    /// Super-frames up to 64 KiB may be sent.
+    /// The device takes super-frames of up to 64 KiB (TSO).
     pub(crate) offload: bool,
+    /// Idle time before the first keep-alive probe.
     pub(crate) keepalive: Duration,
+    /// Time without an answer from the guest after which the flow is aborted.
     pub(crate) user_timeout: Duration,
     /// Largest send queue, bytes.
     pub(crate) snd_target_max: usize,
     pub(crate) congestion: congestion::Algorithm,
 }
 
+/// Transmission control block: state of one TCP connection with the guest.
 #[derive(Debug)]
 pub(crate) struct Tcb {
     pub(crate) state: State,
     pub(crate) snd: Snd,
     pub(crate) rcv: Rcv,
     link: Link,
-    /// Timestamps are in use; value added to the millisecond clock.
+    /// Offset of the timestamp clock (RFC 7323 section 5.4), ms. `None`: timestamps are not in use.
     ts: Option<u32>,
+    /// The guest permits SACK. True until the SYN is negotiated: this side offers SACK.
     sack: bool,
     ecn: ecn::Ecn,
-    /// SYN (or SYN-ACK) is to be sent, first or again.
+    /// A SYN or SYN-ACK is to be sent, for the first time or again.
     syn_due: bool,
     /// A tail loss probe is to be sent.
     tail_probe_due: bool,
-    /// The persist timer ran out on a window that is open but small: send into it all the same.
+    /// The persist timer fired while the window was open but small: the next `output` fills this window all the same.
     force_small: bool,
     /// A zero-window or keep-alive probe is to be sent.
     probe_due: bool,
+    /// When the last acceptable segment arrived.
     last_heard: Instant,
-    /// The guest's last keep-alive probe.
+    /// When the guest's last keep-alive probe arrived.
     probed_at: Instant,
+    /// Keep-alive probes sent since the last acceptable segment.
     keepalive_sent: u32,
-    /// Timeouts since anything acceptable was heard, and the first of them.
+    /// Timeouts since the last acceptable segment, and the time of the first of them.
     silent: u32,
     silent_since: Instant,
-    /// The last ACK that answered an unacceptable segment.
+    /// When the last ACK for an unacceptable segment was sent (rate limit, `OOW_INTERVAL`).
     oow_at: Option<Instant>,
 }
 
 impl Tcb {
-    /// A SYN came from the guest; the host side is still to be asked.
+    /// A block for a SYN from the guest. It is answered only when the host side is connected.
     pub(crate) fn passive(
         link: Link,
         iss: Seq,
@@ -144,12 +155,13 @@ impl Tcb {
         tcb
     }
 
-    /// A published port was connected to: we open towards the guest.
+    /// A block for a connection to a published port: this side opens towards the guest.
     pub(crate) fn active(link: Link, iss: Seq, ts_offset: u32, now: Instant) -> Self {
         let mut tcb = Self::new(link, State::SynSent, iss, now);
         tcb.ts = Some(ts_offset);
         tcb.syn_due = true;
-        // Runs from the start: the SYN may find no guest to leave for, and that must end, too.
+        // Runs from the start, although the SYN may not leave yet: without a guest on the link the flow must time out,
+        // too.
         tcb.snd.restart_timer(now);
         tcb
     }
@@ -177,25 +189,30 @@ impl Tcb {
         }
     }
 
-    /// Takes the options of the guest's SYN (or SYN-ACK). `offered`: we answer, so an option is used if it came.
+    /// Takes the options of the guest's SYN or SYN-ACK. `ts_offset`: `None` if timestamps are not to be used. An option
+    /// is in use when both ends sent it.
     fn negotiate(&mut self, options: &Options, ts_offset: Option<u32>, now: Instant) {
         self.ts = options.ts.and(ts_offset);
+        // The first value of TS.Recent (RFC 7323 section 4.3); a SYN is always the newest segment.
         if let Some((tsval, _)) = options.ts {
             self.rcv.note_timestamp(tsval, now);
         }
         self.sack = options.sack_permitted;
+        // RFC 7323 section 2.2: scaling is in use in both directions or in neither.
         match options.wscale {
             Some(shift) => self.snd.wscale = shift,
             None => self.rcv.wscale = 0,
         }
         let mss =
             options.mss.unwrap_or(self.link.mss_default).max(MSS_MIN).min(self.link.segment_max);
+        // Timestamps ride on every segment (RFC 7323 section 3.2), so the send MSS excludes them for good.
         let ts_len = if self.ts.is_some() { 12 } else { 0 };
         self.snd.mss = u32::from(mss.saturating_sub(ts_len).max(1));
+        // The initial window depends on the MSS (RFC 6928), which is known only now.
         self.snd.cc = congestion::Congestion::new(self.link.congestion, self.snd.mss, self.snd.iss);
     }
 
-    /// The host side is connected: answer the SYN.
+    /// The host side is connected: the next `output` sends the SYN-ACK.
     pub(crate) fn on_host_connected(&mut self) {
         if let Some(next) = self.state.next(Cause::HostConnected) {
             self.state = next;
@@ -203,26 +220,26 @@ impl Tcb {
         }
     }
 
-    /// The host's stream ended: FIN after the last byte.
+    /// The host's stream ended: a FIN follows the last byte.
     pub(crate) fn finish(&mut self) {
         self.snd.fin = true;
     }
 
-    /// The host reset the connection: RST when the guest has acknowledged everything, FIN included. Earlier it would
-    /// make the guest's kernel forget what lies behind a hole.
+    /// The host reset the connection: RST once the guest has acknowledged everything, FIN included. An earlier RST
+    /// would make the guest's kernel discard the bytes it holds behind a hole.
     pub(crate) fn reset_when_acknowledged(&mut self) {
         self.snd.reset = true;
     }
 
-    /// That moment has come.
+    /// The RST of [`Self::reset_when_acknowledged`] is due now.
     pub(crate) fn reset_is_due(&self) -> bool {
         let snd = &self.snd;
         let acknowledged = snd.q.is_empty() && snd.board.outstanding() == 0;
         snd.reset && acknowledged && (!snd.fin || self.state == State::FinWait2)
     }
 
-    /// TCP with the guest is over: what was to be sent, what is beyond a hole and the window go back. What arrived in
-    /// order stays, for the host.
+    /// TCP with the guest is over: frees unsent and unacknowledged data, data beyond a hole and the credit of the
+    /// window. Bytes that arrived in order stay queued for the host.
     pub(crate) fn abandon(&mut self, mem: &mut Mem<'_>) {
         let unsent = self.snd.q.len();
         self.snd.q.acked(unsent, mem.pool, mem.budget, mem.ledger, mem.now);
@@ -230,46 +247,47 @@ impl Tcb {
         self.rcv.q.close_to(0, mem.budget, mem.ledger, mem.now);
     }
 
-    /// The guest's stream ended and every byte of it was handed to the host.
+    /// The guest's stream ended and the host took every byte of it.
     pub(crate) fn drained(&self) -> bool {
         self.rcv.fin_taken && self.rcv.q.is_empty()
     }
 
-    /// What may be queued for the guest now, bytes. Under pressure nothing beyond the reserve is asked for: what is
-    /// left between soft and hard is for flows yet to be admitted, whose guarantee it is.
+    /// Bytes that may be queued for the guest now. Under pressure a flow is held to its reserve: the room between soft
+    /// and hard belongs to the guarantees of flows that are still to be admitted (B7).
     pub(crate) fn send_room(&self, pressure: bool) -> usize {
         let ended = self.snd.fin || self.snd.reset;
         if !matches!(self.state, State::Established | State::CloseWait) || ended {
             return 0;
         }
         match (pressure, self.snd.q.len()) {
+            // One chunk is the reserve; after that only the free bytes of the tail chunk, which is charged already.
             (true, 0) => PAYLOAD,
             (true, _) => self.snd.q.tail_room(),
             (false, queued) => self.snd.target.saturating_sub(queued),
         }
     }
 
-    /// The host took `n` in-order bytes.
+    /// The host took `n` in-order bytes: frees their chunks and lets the window follow.
     pub(crate) fn consume(&mut self, n: usize, mem: &mut Mem<'_>) {
         self.rcv.q.consume(n, mem.pool, mem.budget, mem.ledger, mem.now);
         let window_max = self.window_max(mem);
         self.rcv.on_taken(n as u64, mem.budget, window_max);
     }
 
-    /// The share of the device queue bounds the window of a guest next door, whose whole window may stand in it. Of one
-    /// that is further away only what arrives in a turn of the loop does: its window may be as many times larger as its
-    /// round trip is longer than that.
+    /// Bound of the receive window, bytes. The whole window of a guest on this machine may be in the device queue at
+    /// once, so the flow's share of that queue is the bound. Of a farther guest only the bytes of one loop turn
+    /// ([`TURN_MS`]) are in the queue, so its window may be larger by the ratio of its round trip to a turn.
     fn window_max(&self, mem: &Mem<'_>) -> u64 {
         let far = self.snd.rack.min_rtt().as_millis() as u64 / TURN_MS;
         let most = u64::from(mem.budget.sock_limits().rmem[2]);
         mem.window_max.saturating_mul(far.max(1)).min(most)
     }
 
-    /// An RST that the guest accepts, for a flow we give up.
+    /// An RST that the guest accepts, for a flow that this side gives up.
     pub(crate) fn reset_segment(&self) -> Outgoing {
         Outgoing {
-            // Where the guest stands if all arrived; a SYN that was not answered has no number of ours to stand at
-            // (RFC 9293 section 3.10.7.1).
+            // RCV.NXT of the guest if everything arrived. A SYN that was not answered has no sequence number of this
+            // side: RST with SEQ 0 and ACK (RFC 9293 section 3.10.7.1).
             seq: if self.state == State::Connecting { Seq(0) } else { self.snd.nxt() },
             ack: self.rcv.nxt(),
             flags: Flags::RST_ACK,
@@ -280,7 +298,7 @@ impl Tcb {
         }
     }
 
-    /// The ACK that closes the connection, said once before the flow becomes a TIME-WAIT entry.
+    /// The ACK of the guest's FIN, sent once before a TIME-WAIT entry replaces the flow.
     pub(crate) fn time_wait_ack(&self, now: Instant) -> Outgoing {
         let ts = self.ts.map(|_| (self.ts_now(now), self.rcv.ts_recent));
         Outgoing {
@@ -294,6 +312,7 @@ impl Tcb {
         }
     }
 
+    /// The fields that the TIME-WAIT entry of this flow keeps.
     pub(crate) fn time_wait_entry(&self) -> crate::timewait::Entry {
         crate::timewait::Entry {
             snd_nxt: self.snd.nxt(),
@@ -303,13 +322,13 @@ impl Tcb {
         }
     }
 
-    /// Every chunk goes back; the ledger is released by its owner.
+    /// Returns every chunk to the pool; the owner of the ledger releases the charge.
     pub(crate) fn clear(&mut self, pool: &mut ChunkPool) {
         self.rcv.q.clear(pool);
         self.snd.q.clear(pool);
     }
 
-    /// Our timestamp clock: milliseconds, offset per flow (RFC 7323 section 5.4).
+    /// Timestamp clock of this side at `now`: milliseconds plus the offset of the flow (RFC 7323 section 5.4).
     fn ts_now(&self, now: Instant) -> u32 {
         ack::ts_at(now, self.ts.unwrap_or(0))
     }

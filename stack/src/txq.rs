@@ -1,9 +1,9 @@
-//! The send queue: bytes read from the host socket, from SND.UNA on. Unsent and unacknowledged bytes alike live here
-//! until the guest acknowledges them; none is ever dropped while the flow lives (the host's kernel has acknowledged
-//! them to the remote).
+//! Send queue: bytes read from the host socket, from SND.UNA on, both unsent and unacknowledged. A byte stays until the
+//! guest acknowledges it and is never dropped while the flow exists, because the host's kernel has acknowledged it to
+//! the remote.
 //!
-//! Chunks are filled to the end before the next begins, so a byte's place is arithmetic. A read asks for memory first
-//! and reads no more than it was granted. This file holds every send-side charge (`tests/tidy.rs` checks it).
+//! Each chunk is filled to its end before the next one, so the place of a byte is arithmetic. A read first requests
+//! memory and reads no more than was granted. This file holds every send-side charge (`tests/tidy.rs` checks it).
 
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
@@ -13,28 +13,30 @@ use skbudget_controller::{Budget, Instant, Ledger};
 use crate::chunk::{Chunk, ChunkPool, PAYLOAD};
 use crate::io::HostError;
 
-/// Slices of one read or one frame: a 64 KiB super-frame touches at most 17 chunks, 18 when it starts inside one.
+/// Slices of one read or one frame: a 64 KiB super-frame touches at most 17 chunks, 18 if it starts inside one.
 pub(crate) const PARTS_MAX: usize = 18;
 
 /// How a read into the queue ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Filled {
-    /// Bytes read; `full`: everything asked for was filled, there may be more.
+    /// Bytes read. `full`: the read filled all the room that it offered, so more may be available.
     Bytes {
         n: usize,
         full: bool,
     },
     /// End of the host's stream.
     Eof,
-    /// The budget granted nothing and the tail chunk is full.
+    /// The budget granted nothing, and the tail chunk is full.
     NoMemory,
+    /// The read failed; nothing was stored.
     Failed(HostError),
 }
 
+/// Data of one flow for the guest.
 #[derive(Debug, Default)]
 pub(crate) struct TxQueue {
     chunks: VecDeque<Chunk>,
-    /// First unacknowledged byte, as an offset in chunk 0. Below PAYLOAD.
+    /// Offset of the first unacknowledged byte in chunk 0, below PAYLOAD.
     head: usize,
     len: usize,
 }
@@ -49,17 +51,17 @@ impl TxQueue {
         self.len == 0
     }
 
-    /// Chunks held, each charged.
+    /// Chunks in the queue, each charged.
     pub(crate) fn chunks(&self) -> usize {
         self.chunks.len()
     }
 
-    /// Bytes that fit without another chunk.
+    /// Bytes that fit without a further chunk.
     pub(crate) fn tail_room(&self) -> usize {
         self.chunks.len() * PAYLOAD - self.head - self.len
     }
 
-    /// Reads up to `want` bytes with `read`, charging the chunks it needs before they are read into.
+    /// Reads up to `want` bytes with `read`. Charges the chunks that it needs before it reads into them.
     pub(crate) fn fill(
         &mut self,
         want: usize,
@@ -70,6 +72,7 @@ impl TxQueue {
         read: impl FnOnce(&mut [IoSliceMut<'_>]) -> Result<usize, HostError>,
     ) -> Filled {
         let room = self.tail_room();
+        // One slice is kept for the free bytes of the tail chunk.
         let need = want.saturating_sub(room).div_ceil(PAYLOAD).min(PARTS_MAX - 1);
         let granted =
             if need == 0 { 0 } else { budget.tx_grant(ledger, need as u32, now) as usize };
@@ -83,6 +86,7 @@ impl TxQueue {
         let outcome = read_into(&mut self.chunks, from, room, read);
         let n = outcome.unwrap_or(0).min(asked);
         self.len += n;
+        // A short read: the chunks that stayed empty are uncharged at once.
         let used = (self.head + self.len).div_ceil(PAYLOAD).max(had);
         let unused = self.chunks.len() - used;
         for chunk in self.chunks.drain(used..) {
@@ -91,6 +95,7 @@ impl TxQueue {
         if unused > 0 {
             budget.tx_free(ledger, unused as u32, now);
         }
+        // A read into room that is never zero returns 0 only at the end of the stream.
         match outcome {
             Ok(0) => Filled::Eof,
             Ok(_) => Filled::Bytes { n, full: n == asked },
@@ -98,7 +103,7 @@ impl TxQueue {
         }
     }
 
-    /// Slices of `len` bytes that begin `offset` bytes after SND.UNA, into `parts`; returns how many slices.
+    /// Fills `parts` with slices of `len` bytes from `offset` bytes after SND.UNA on; returns the number of slices.
     pub(crate) fn slices<'a>(
         &'a self,
         offset: usize,
@@ -119,7 +124,7 @@ impl TxQueue {
         count
     }
 
-    /// The guest acknowledged the first `n` bytes.
+    /// The guest acknowledged the first `n` bytes: frees and uncharges their chunks.
     pub(crate) fn acked(
         &mut self,
         n: usize,
@@ -132,6 +137,7 @@ impl TxQueue {
         self.head += n;
         self.len -= n;
         let mut freed = 0;
+        // An empty queue keeps no chunk, not even a partly filled one.
         while self.head >= PAYLOAD || (self.len == 0 && !self.chunks.is_empty()) {
             if let Some(chunk) = self.chunks.pop_front() {
                 pool.give(chunk);
@@ -144,7 +150,7 @@ impl TxQueue {
         }
     }
 
-    /// The flow is over: every chunk goes back to the pool. The ledger is released by its owner.
+    /// The flow ends: returns every chunk to the pool; the owner of the ledger releases the charge.
     pub(crate) fn clear(&mut self, pool: &mut ChunkPool) {
         for chunk in self.chunks.drain(..) {
             pool.give(chunk);
@@ -153,8 +159,8 @@ impl TxQueue {
     }
 }
 
-/// One vectored read into the chunks from index `from` on; the first of them has `room` free bytes at its end when
-/// `room` is not zero.
+/// One vectored read into the chunks from index `from` on. If `room` is not zero, the first of them has `room` free
+/// bytes at its end; otherwise it is empty.
 fn read_into(
     chunks: &mut VecDeque<Chunk>,
     from: usize,

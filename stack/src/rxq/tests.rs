@@ -1,4 +1,4 @@
-//! Random operations against bytes in a map: same content, same ranges, and a ledger that says what the queue holds.
+//! Random operations against a map of bytes: same content, same ranges, and a ledger that matches the queue.
 
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
@@ -16,9 +16,9 @@ struct World {
     pool: ChunkPool,
     ledger: ManuallyDrop<Ledger>,
     q: RxQueue,
-    /// Another flow of the container, which takes memory and gives it back.
+    /// Another flow of the container, which charges and frees memory.
     other: ManuallyDrop<Ledger>,
-    /// Which bytes from `nxt` on are here; `nxt` is the first one missing.
+    /// The bytes stored from `nxt` on; `nxt` is the first one missing.
     beyond: VecDeque<bool>,
     nxt: u64,
     taken: u64,
@@ -156,7 +156,7 @@ impl World {
         sack.sort_unstable();
         assert_eq!(sack, ranges);
         assert_eq!(self.q.has_holes(), !ranges.is_empty());
-        // The bytes of the ranges, looked up where they must be.
+        // Bytes of the ranges, read at the slots where they must be.
         for (start, end) in ranges {
             for position in start..end {
                 let at = self.q.head + (position - self.taken) as usize;

@@ -1,5 +1,5 @@
-//! The fifth check of RFC 9293 section 3.10.7.4: what the guest acknowledges, what it says of holes, and what follows
-//! for what is to be sent.
+//! Fifth check of RFC 9293 section 3.10.7.4 (the ACK field): frees acknowledged data, updates the scoreboard, detects
+//! loss, and adjusts the congestion window and the timers.
 
 use std::time::Duration;
 
@@ -16,41 +16,42 @@ use crate::tcp::snd::Snd;
 use crate::tcp::state::{Cause, State};
 use crate::tcp::{Disposition, Mem, Tcb};
 
-/// Segments behind a hole, or repeated ACKs, that mean loss (RFC 5681 section 3.2, RFC 6675 section 4).
+/// Segments beyond a hole, or duplicate ACKs, that indicate loss (RFC 5681 section 3.2, RFC 6675 section 4).
 const DUP_THRESH: u32 = 3;
 
-/// What one ACK told.
+/// What one ACK reports.
 #[derive(Debug, Clone, Copy, Default)]
 struct News {
-    /// Bytes by which SND.UNA moved.
+    /// Bytes by which SND.UNA advanced.
     acked: u32,
-    /// Bytes that arrived and were not known to.
+    /// Bytes newly known to have arrived, acknowledged or SACKed.
     delivered: u32,
-    /// Of them, behind holes.
+    /// The part of `delivered` that is beyond a hole.
     sacked: u32,
-    /// Outstanding, and on its way, before.
+    /// FlightSize and pipe before this ACK, bytes.
     flight: u32,
     pipe: u32,
-    /// What the guest had twice.
+    /// Range that the guest received twice (DSACK).
     duplicate: Option<Range>,
-    /// A round trip that is not ambiguous.
+    /// Round trip of data sent only once.
     rtt: Option<Duration>,
-    /// TSecr
+    /// TSecr of the segment, if timestamps are in use.
     echo: Option<u32>,
-    /// The guest tells of marks.
+    /// The segment has ECE set: the guest received CE marks.
     ece: bool,
-    /// Something arrived that left before the last loss was seen, and once.
+    /// The ACK covers bytes that left before the last recovery started and were sent only once.
     original: bool,
 }
 
 impl Tcb {
-    /// Ok(true): this ACK completed the handshake.
+    /// Processes SEG.ACK, the window and SACK blocks. `Ok(true)`: this ACK completed the handshake.
     pub(super) fn check_ack(
         &mut self,
         seg: &Segment<'_>,
         mem: &mut Mem<'_>,
     ) -> Result<bool, Disposition> {
         let mut established = false;
+        // RFC 9293: in SYN-RECEIVED an ACK outside SND.UNA < SEG.ACK =< SND.NXT is answered with RST.
         if self.state == State::SynRcvd {
             if !(seg.ack.gt(self.snd.una()) && seg.ack.le(self.snd.nxt())) {
                 return Err(Disposition::Refuse);
@@ -61,29 +62,33 @@ impl Tcb {
             self.syn_due = false;
             established = true;
         }
+        // Acknowledges data that was never sent: answer with an ACK and drop.
         if seg.ack.gt(self.snd.nxt()) {
             mem.stats.add(Stat::AckUnsent);
             self.answer_unacceptable(seg, mem.now);
             return Err(Disposition::Continue);
         }
-        // RFC 5961 section 5.2: too old to be honest.
+        // RFC 5961 section 5.2: older than any window that the guest advertised, so probably forged.
         if seg.ack.lt(self.snd.una() - self.snd.wnd_max) {
             return Err(self.challenge(seg, mem));
         }
+        // Both are needed from before: `take_ack` advances SND.UNA, `update_window` overwrites the window.
         let fin_acked = self.snd.covers_fin(seg.ack);
         let old_wnd = self.snd.wnd;
         self.update_window(seg);
+        // SACK blocks count even if SND.UNA stays; only a bare ACK can be a duplicate ACK (RFC 5681 section 2).
         if seg.ack.gt(self.snd.una()) || (self.sack && seg.options.sack[0].is_some()) {
             self.take_ack(seg, mem);
         } else if seg.ack == self.snd.una() && seg.payload.is_empty() && !seg.flags.fin {
             self.on_repeated_ack(old_wnd, mem);
         }
         if old_wnd == 0 && self.snd.wnd > 0 {
-            // Out of persist: what waits goes out with the next `output`, which arms the timer anew.
+            // The window opened: leave persist. The next `output` sends what waits and restarts the timer.
             self.snd.rtt.reset_backoff();
             self.snd.timer = None;
         }
         self.settle_timer(mem.now);
+        // After the data: the FIN is the last byte of sequence space, so this ACK may have freed the queue, too.
         if fin_acked && let Some(next) = self.state.next(Cause::FinAcked) {
             self.state = next;
             match next {
@@ -95,8 +100,10 @@ impl Tcb {
         Ok(established)
     }
 
+    /// Updates SND.WND (RFC 9293 section 3.10.7.4, fifth check).
     fn update_window(&mut self, seg: &Segment<'_>) {
         let snd = &mut self.snd;
+        // SND.WL1 and SND.WL2: an older segment that arrives late must not bring back an old window.
         let newer = snd.wl1.lt(seg.seq) || (snd.wl1 == seg.seq && snd.wl2.le(seg.ack));
         if seg.ack.ge(snd.una()) && newer {
             snd.wnd = u32::from(seg.wnd) << snd.wscale;
@@ -106,8 +113,10 @@ impl Tcb {
         }
     }
 
-    /// SEG.ACK =< SND.NXT, and it moves SND.UNA or has SACK blocks.
+    /// Takes an ACK that advances SND.UNA or has SACK blocks; SEG.ACK =< SND.NXT was checked.
     pub(super) fn take_ack(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) {
+        // Before the scoreboard changes: loss reduces the window from the FlightSize before the ACK (RFC 5681 equation
+        // 4).
         let mut news = News {
             flight: self.snd.board.outstanding().max(self.snd.said).min(self.snd.cc.cwnd),
             pipe: self.snd.board.pipe(),
@@ -115,26 +124,28 @@ impl Tcb {
             ece: seg.flags.ece,
             ..News::default()
         };
-        // RFC 8985 section 6.2 step 2: the echo is of something older than what was sent at `at`.
+        // RFC 8985 section 6.2 step 2: the echo is older than a transmission at `at`.
         let stamps = self.ts.zip(news.echo);
         let older = |at| stamps.is_some_and(|(offset, echo)| Seq(echo).lt(Seq(ts_at(at, offset))));
         let (now, mut rtt, mut again, mut original) = (mem.now, None, false, false);
+        // Decides with `run.again` whether the ACK covers an original (F-RTO).
         let until = self.snd.recovery.until;
         let (had, syn, chunks) = (self.snd.una(), !self.snd.syn_acked, self.snd.q.chunks());
         let Snd { board, rack, .. } = &mut self.snd;
         news.delivered = board.acked(seg.ack, |run| {
             again |= run.again;
             original |= !run.again && run.end.le(until);
-            // What waited behind a hole for a retransmission says nothing of the path (Karn's point, for its
-            // neighbours); what is before the first one was held back by nobody but the guest.
+            // No RTT sample behind a retransmitted run: those bytes were acknowledged late because of the hole (Karn's
+            // algorithm, extended to its neighbours). Runs before the first retransmission were not delayed by it.
             let told = rack.on_arrival(run, now, older).filter(|_| !again);
             rtt = told.or(rtt);
         });
         news.acked = board.una().diff(had).cast_unsigned();
+        // After SEG.ACK: blocks at or below the new SND.UNA are duplicates.
         if self.sack && seg.options.sack[0].is_some() {
             news.duplicate = duplicate(seg, board.una());
             for range in blocks(seg) {
-                // The echo is of what moved SND.UNA last (RFC 7323 section 4.3), not of what is behind a hole.
+                // The echo belongs to the segment that advanced SND.UNA (RFC 7323 section 4.3), not to SACKed ones.
                 news.sacked += board.sack(range, chunks, |run| {
                     original |= !run.again && run.end.le(until);
                     rtt = rack.on_arrival(run, now, |_| false).or(rtt);
@@ -144,49 +155,60 @@ impl Tcb {
         }
         (news.rtt, news.original) = (rtt, original);
         if news.acked > 0 {
+            // The SYN occupies a sequence number but no byte of the queue.
             self.snd.syn_acked = true;
             self.free_acked(news.acked - u32::from(syn), mem);
         }
         self.digest(&news, mem);
     }
 
-    /// What is acknowledged is nobody's.
+    /// Frees send-queue chunks covered by SEG.ACK and uncharges them, then lets the send queue grow.
     fn free_acked(&mut self, acked: u32, mem: &mut Mem<'_>) {
+        // SEG.ACK may cover our FIN, which is not in the queue.
         let snd = &mut self.snd;
         let bytes = (acked as usize).min(snd.q.len());
         snd.q.acked(bytes, mem.pool, mem.budget, mem.ledger, mem.now);
+        // RFC 6298 (5.7) and RFC 8961: new data was acknowledged, so the timeout was long enough.
         snd.rtt.reset_backoff();
         let pressure = mem.budget.under_pressure();
         if bytes > 0 {
             snd.grow_target(self.link.snd_target_max, mem.budget);
         }
+        // L5: `tcp_new_space`, only while the window is not full.
         if mem.budget.rules() == Rules::Linux && !pressure && snd.board.outstanding() < snd.cc.cwnd
         {
             expand_sndbuf(snd, mem, self.link.snd_target_max);
         }
     }
 
-    /// Loss, recovery, the congestion window and the timers, after an ACK that told something.
+    /// Updates RTT, recovery, the congestion window and the timers after an ACK that reported something new. The order
+    /// matters: undo before loss detection, loss detection before the window.
     fn digest(&mut self, news: &News, mem: &mut Mem<'_>) {
         if let Some(rtt) = news.rtt {
             self.snd.rtt.on_sample(rtt);
         }
+        // Before loss detection: a DSACK widens RACK's reordering window (RFC 8985 section 6.2 step 4).
         if news.duplicate.is_some() {
             mem.stats.add(Stat::TCPDSACKRecv);
             let (una, nxt) = (self.snd.una(), self.snd.nxt());
             self.snd.rack.on_duplicate(una, nxt);
         }
         let marked = self.ecn.on && news.ece;
+        // CE marks: the path is congested, so the reduction stays even if nothing was lost.
         if marked {
             self.snd.recovery.forget_undo();
         }
         self.undo_if_spurious(news, mem);
         let mut delivered = news.delivered;
+        // Duplicate ACKs have counted these bytes as delivered before.
         if !self.sack && news.acked > 0 {
             delivered = delivered.saturating_sub(self.count_without_sack(news.acked));
         }
+        // Without SACK `on_repeated_ack` detects loss.
         let lost = if self.sack { self.detect_loss(mem.now) } else { 0 };
+        // After the undo and before a new recovery: the probe's ACK may itself require a reduction.
         self.end_tail_probe(news.duplicate.is_some());
+        // A recovery ends when SND.UNA reaches the SND.NXT of its start (RFC 6675 section 5, RFC 6582).
         let over = self.snd.recovery.phase != Phase::Open
             && self.snd.una().ge(self.snd.recovery.until)
             && news.acked > 0;
@@ -195,24 +217,31 @@ impl Tcb {
         }
         match self.snd.recovery.phase {
             Phase::Open if lost > 0 => {
+                // A new loss reduces the window once; further losses in the same recovery do not.
                 self.begin_recovery(news.flight, news.pipe, mem);
                 if marked {
-                    // The reduction is that of the marks, too.
+                    // One reduction answers both the loss and the marks.
                     self.snd.recovery.forget_undo();
                 }
             }
+            // `reduce` below sets the window.
             Phase::Fast => {}
+            // The ACK that ends a recovery does not also grow the window.
             Phase::Open if over => {}
+            // RFC 3168 section 6.1.2: an ACK with ECE does not grow the window.
             Phase::Open if self.ecn.on_ack(news.ece, self.snd.board.una()) => {
                 self.on_mark(news.flight, mem);
             }
+            // Slow start or congestion avoidance, also after a timeout.
             Phase::Open | Phase::Timeout if news.acked > 0 => self.grow(news, mem.now),
             Phase::Open | Phase::Timeout => {}
         }
         if self.snd.recovery.phase == Phase::Fast {
+            // RFC 9937: SafeACK, which lets the window catch up with ssthresh.
             let safe = news.acked > 0 && lost == 0;
             self.reduce(delivered, safe);
         }
+        // RFC 6298 (5.2) and (5.3): restart on new data, stop when nothing is outstanding.
         if news.acked > 0 {
             let outstanding = self.snd.board.outstanding() > 0;
             self.snd.timer = outstanding.then(|| mem.now + self.snd.rtt.rto());
@@ -220,13 +249,15 @@ impl Tcb {
         }
     }
 
-    /// RFC 4015: what was taken for a loss was none.
+    /// Reverts the reduction of a recovery that proves spurious (RFC 4015): Eifel, DSACK or F-RTO, in this order.
     fn undo_if_spurious(&mut self, news: &News, mem: &mut Mem<'_>) {
+        // All three run on each ACK, even if an earlier one decides: each keeps its own state.
         let snd = &mut self.snd;
         let original =
             if news.acked > 0 { snd.recovery.answered_original(news.echo) } else { None };
         let twice = news.duplicate.and_then(|twice| snd.recovery.on_duplicate(twice));
         let moved = news.acked > 0 && snd.una().lt(snd.recovery.until);
+        // F-RTO needs a new segment that can leave now.
         let able = snd.unsent() > 0 && snd.wnd > snd.board.outstanding();
         let late = snd.recovery.on_forward(moved, news.original, able);
         let (before, stat) = match (original, twice, late) {
@@ -238,18 +269,20 @@ impl Tcb {
         mem.stats.add(stat);
         snd.cc.undo(before);
         snd.recovery.undone();
-        // Nothing is known to be lost; what is, RACK finds again.
+        // No range is known to be lost now; RACK detects again what is.
         snd.board.find_all();
     }
 
-    /// RFC 8985 section 6.2 step 5. What is lost; the timer for what may be.
+    /// RFC 8985 section 6.2 step 5: marks lost ranges and arms the reordering timer. Returns the bytes newly lost.
     pub(super) fn detect_loss(&mut self, now: Instant) -> u32 {
         let snd = &mut self.snd;
+        // Fast path: no hole and no retransmission, so nothing can be overtaken.
         if snd.board.in_order() {
             snd.reorder_at = None;
             return 0;
         }
         let srtt = snd.rtt.srtt().unwrap_or_default();
+        // Without a reordering window: in recovery, or with DUP_THRESH segments SACKed (RFC 8985 section 6.2 step 4).
         let sure =
             snd.recovery.phase != Phase::Open || snd.board.sacked() > (DUP_THRESH - 1) * snd.mss;
         let (lost, wait) = snd.rack.detect(&mut snd.board, srtt, sure, now);
@@ -257,20 +290,23 @@ impl Tcb {
         lost
     }
 
-    /// `flight`: what was outstanding before, within the window; `pipe`: on its way before.
+    /// Starts fast recovery. `flight` and `pipe`: FlightSize (at most cwnd) and pipe before the ACK, bytes.
     pub(super) fn begin_recovery(&mut self, flight: u32, pipe: u32, mem: &mut Mem<'_>) {
         let snd = &mut self.snd;
         let nxt = snd.nxt();
+        // Saves `snd.cc` first: an undo returns to the window before the reduction.
         snd.recovery.begin(Phase::Fast, snd.cc, &snd.board, pipe);
         snd.cc.on_loss(flight, snd.mss, false);
+        // The next new segment carries CWR, and marks on data sent before now cause no second reduction.
         self.ecn.on_reduced(nxt);
+        // RFC 8985 section 7.3: no probe during recovery.
         snd.tail_probe = None;
         snd.tail_probe_at = None;
         mem.stats.add(if self.sack { Stat::TCPSackRecovery } else { Stat::TCPRenoRecovery });
     }
 
-    /// The guest tells of marks, in this window for the first time or again: the first costs what a loss does (RFC 3168
-    /// section 6.1.2), and none lets the window grow.
+    /// An ACK with ECE outside recovery. The first one in a window of data reduces the window as a loss does (RFC 3168
+    /// section 6.1.2); further ones only keep it from growing.
     fn on_mark(&mut self, flight: u32, mem: &mut Mem<'_>) {
         let snd = &mut self.snd;
         if self.ecn.reduces(snd.nxt()) {
@@ -279,25 +315,29 @@ impl Tcb {
         }
     }
 
-    /// The window in fast recovery after `delivered` bytes more.
+    /// Sets the window in fast recovery after `delivered` more bytes.
     pub(super) fn reduce(&mut self, delivered: u32, safe: bool) {
         let snd = &mut self.snd;
         let pipe = snd.board.pipe();
         snd.cc.cwnd = snd.recovery.window(&snd.cc, pipe, delivered, safe, snd.mss);
     }
 
+    /// Ends the recovery.
     fn recovered(&mut self) {
         let snd = &mut self.snd;
+        // RFC 9937 section 6: cwnd = ssthresh at the end. After a timeout slow start goes on instead.
         if snd.recovery.phase == Phase::Fast {
             snd.cc.cwnd = snd.cc.ssthresh.max(2 * snd.mss);
         }
         snd.recovery.end();
         snd.rack.on_recovered();
+        // Duplicate ACKs of this recovery are no information about data sent after it.
         if !self.sack {
             snd.board.forget_sacks();
         }
     }
 
+    /// Grows the congestion window for the newly acknowledged bytes.
     fn grow(&mut self, news: &News, now: Instant) {
         let snd = &mut self.snd;
         snd.cc.on_ack(&Acked {
@@ -313,35 +353,39 @@ impl Tcb {
         });
     }
 
-    /// RFC 5681 section 2: same ACK, no data, same window, something outstanding. With a closed window it answers a
-    /// probe; from a guest that says SACK it tells nothing (RFC 6675 section 2).
+    /// An ACK that repeats the last one. It is a duplicate ACK of RFC 5681 section 2 if data is outstanding and the
+    /// window is unchanged. With a closed window it answers a probe; with SACK the blocks carry the information (RFC
+    /// 6675 section 2).
     fn on_repeated_ack(&mut self, old_wnd: u32, mem: &mut Mem<'_>) {
+        // RFC 8985 section 7.4.2: may show that a tail loss probe was a duplicate; this holds with SACK, too.
         self.tail_was_there();
         let snd = &mut self.snd;
         let outstanding = snd.board.outstanding();
         if self.sack || outstanding == 0 || snd.wnd != old_wnd || snd.wnd == 0 {
             return;
         }
-        // RFC 5682 section 2.1 steps 2a and 3a: a timeout had its reason.
+        // RFC 5682 section 2.1 steps 2a and 3a: a duplicate ACK confirms the timeout.
         snd.recovery.stop_asking();
-        // What it stands for left the network: the first two let new data out (RFC 3042), the third means loss.
+        // One segment left the network: the first two duplicates release new data (RFC 3042), the third indicates loss.
         let (flight, pipe) = (outstanding.min(snd.cc.cwnd), snd.board.pipe());
         snd.recovery.repeated += 1;
         snd.board.one_left(snd.mss);
-        // RFC 6582 section 3.2 step 2: repeated ACKs of what was sent again after a timeout mean nothing.
+        // RFC 6582 section 3.2 step 2: duplicates caused by retransmissions after a timeout indicate no loss.
         let fresh = snd.una().gt(snd.recovery.until) || snd.recovery.until == snd.iss;
         if snd.recovery.phase == Phase::Open && snd.recovery.repeated == DUP_THRESH && fresh {
             snd.board.lose_head(snd.mss, snd.q.chunks());
             self.begin_recovery(flight, pipe, mem);
         }
         if self.snd.recovery.phase == Phase::Fast {
+            // Each further duplicate is one delivered segment.
             let mss = self.snd.mss;
             self.reduce(mss, false);
         }
     }
 
-    /// Without SACK: what repeated ACKs stood for is acknowledged with the hole before it; in recovery the next hole
-    /// begins at SND.UNA (RFC 6582 section 3.2 step 3). Returns the bytes that repeated ACKs told of before.
+    /// Without SACK, at an ACK that advances SND.UNA: it covers the hole and the segments that duplicate ACKs reported.
+    /// In recovery the next hole starts at SND.UNA (RFC 6582 section 3.2 step 3). Returns the bytes that were reported
+    /// before.
     fn count_without_sack(&mut self, acked: u32) -> u32 {
         let snd = &mut self.snd;
         let told = snd.board.sacked();
@@ -349,7 +393,9 @@ impl Tcb {
         if snd.recovery.phase == Phase::Open {
             snd.board.forget_sacks();
         } else {
+            // The first segment was the hole; the remaining bytes are those that duplicate ACKs reported.
             snd.board.fewer_left(acked.saturating_sub(snd.mss));
+            // Partial ACK: the segment at the new SND.UNA is lost, too.
             if snd.una().lt(snd.recovery.until) {
                 snd.board.lose_head(snd.mss, snd.q.chunks());
             }
@@ -357,9 +403,11 @@ impl Tcb {
         told - snd.board.sacked()
     }
 
-    /// Persist timer where the window is closed, none where nothing is outstanding and nothing waits.
+    /// Stops the timer when nothing is outstanding or waits, and starts it (retransmission or persist) when it must
+    /// run.
     fn settle_timer(&mut self, now: Instant) {
         let snd = &mut self.snd;
+        // Also for a FIN that waits for the window.
         let fin_waits = snd.fin && snd.fin_seq() == Some(snd.nxt());
         if snd.board.outstanding() == 0 && snd.unsent() == 0 && !fin_waits {
             snd.timer = None;
@@ -369,17 +417,19 @@ impl Tcb {
     }
 }
 
-/// SACK blocks that can be true, in ascending order: what is read in the order of the stream does not look as if it had
-/// been overtaken.
+/// Plausible SACK blocks in ascending order: RACK takes a block that arrives after a higher one for reordering, so the
+/// order within one ACK must be that of the stream.
 fn blocks(seg: &Segment<'_>) -> impl Iterator<Item = Range> {
     let ack = seg.ack;
+    // Sorts by distance from SEG.ACK, since sequence numbers wrap.
     let mut blocks = seg.options.sack;
     blocks.sort_unstable_by_key(|block| block.map(|(start, _)| Seq(start).diff(ack)));
     let range = |(start, end)| Range { start: Seq(start), end: Seq(end) };
+    // Below SEG.ACK: a DSACK or an old block.
     blocks.into_iter().flatten().map(range).filter(move |r| r.end.gt(r.start) && r.end.gt(ack))
 }
 
-/// RFC 2883 section 4: the first block names what came twice when it is acknowledged already or within the second.
+/// RFC 2883 section 4: the first block is a DSACK if SEG.ACK covers it or the second block contains it.
 fn duplicate(seg: &Segment<'_>, una: Seq) -> Option<Range> {
     let at = |i: usize| {
         seg.options.sack[i].map(|(start, end)| Range { start: Seq(start), end: Seq(end) })
@@ -387,15 +437,17 @@ fn duplicate(seg: &Segment<'_>, una: Seq) -> Option<Range> {
     let first = at(0).filter(|r| r.end.gt(r.start))?;
     let within =
         at(1).is_some_and(|second| second.start.le(first.start) && first.end.le(second.end));
+    // An old ACK's first block is covered by SND.UNA too, but is no duplicate.
     (first.end.le(seg.ack) && seg.ack == una || within).then_some(first)
 }
 
-/// The timestamp clock at `at`: milliseconds, offset per flow (RFC 7323 section 5.4).
+/// The timestamp clock at `at`: milliseconds plus the offset of the flow (RFC 7323 section 5.4).
 pub(super) fn ts_at(at: Instant, offset: u32) -> u32 {
     ((at.0 / 1_000_000) as u32).wrapping_add(offset)
 }
 
-/// Linux rules: `tcp_new_space`, the cap follows the congestion window.
+/// Linux rules (L5), `tcp_new_space`: the send cap follows the congestion window. `header` is the overhead of one
+/// segment, bytes.
 fn expand_sndbuf(snd: &Snd, mem: &mut Mem<'_>, max: usize) {
     let expanded = sndbuf_expand(&SndbufInput {
         sndbuf: mem.ledger.sndbuf(),

@@ -1,18 +1,20 @@
-//! What is outstanding: the sender's scoreboard (RFC 2018 section 5, RFC 6675 section 4, RFC 8985 section 5.1).
+//! Scoreboard of the sender: the state of all outstanding data (RFC 2018 section 5, RFC 6675 section 4, RFC 8985
+//! section 5.1).
 //!
 //! ```text
 //!        una                                            nxt
 //!         │ lost │ sacked │ flying (t1) │ sacked │ flying (t2)│
 //! ```
 //!
-//! One record stands for a run of bytes that left at the same instant and share one fate, not for a segment: a
-//! super-frame is one, and so is the burst of frames of a turn. Where the guest has holes, runs are split at their
-//! edges. The front of the list goes with each ACK, so an ACK in order costs what it covers and no more.
+//! One record covers a run of bytes that left at the same instant and share one fate, not one segment: a super-frame is
+//! one run, and so is the burst of frames of a turn. SACK blocks split runs at their edges. Each ACK removes runs from
+//! the front of the list, so an ACK in order costs time only for the runs it covers.
 //!
-//! The list is bounded by what the send queue is charged for: 16 bytes a record, two records a chunk, within the 64
-//! bytes by which a chunk's charge exceeds its payload; a few more come with the flow object. At the bound a new run
-//! joins the last one, which then tells no round trip: one that looks shorter than it was would make the next ones look
-//! like a queue that fills. A SACK that would split is ignored: it is advice (RFC 2018 section 8), and is repeated.
+//! The charge of the send queue bounds the list: 16 bytes per record and two records per chunk fit into the 64 bytes by
+//! which a chunk's charge exceeds its payload; a few more are part of the flow object. At the bound a new run is merged
+//! into the last one, which then gives no RTT sample: its age is too low, and a round trip that is too short would make
+//! the next ones look like a growing queue. At the bound a SACK block that would split a run is ignored: SACK is
+//! advisory (RFC 2018 section 8), and the guest repeats the block.
 
 use std::collections::VecDeque;
 
@@ -20,47 +22,49 @@ use skbudget_controller::Instant;
 
 use crate::seq::Seq;
 
-/// Records a flow may have beyond those its chunks pay for.
+/// Records of a flow beyond those that the charge of its chunks covers.
 const RUNS_MIN: usize = 8;
 
-/// What became of a run.
+/// State of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// On its way, as far as we know.
+    /// In flight, as far as this side knows.
     Flying,
-    /// The guest has it behind a hole.
+    /// SACKed: the guest holds it beyond a hole.
     Sacked,
-    /// To be sent again.
+    /// Lost: to be retransmitted.
     Lost,
 }
 
-/// Bytes up to `end`, from where the run before ends.
+/// Bytes from the end of the run before up to `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Run {
     /// When it was last sent.
     pub(crate) at: Instant,
     pub(crate) end: Seq,
     pub(crate) fate: Fate,
-    /// Sent more than once: its round trip is ambiguous (Karn).
+    /// Retransmitted: its round trip is ambiguous (Karn's algorithm).
     pub(crate) again: bool,
-    /// Some of it left before `at`: its round trip is longer than it looks.
+    /// Part of it left before `at`: its round trip is longer than the difference.
     pub(crate) mixed: bool,
 }
 
 const _: () = assert!(size_of::<Run>() == 16, "what the head of this file reckons with");
 
+/// Runs between SND.UNA and SND.NXT.
 #[derive(Debug)]
 pub(crate) struct Board {
+    /// Ascending, without gaps: the first starts at `una`, the last ends at `nxt`.
     runs: VecDeque<Run>,
     una: Seq,
     nxt: Seq,
-    /// Bytes the guest has behind holes; without SACK, those that its repeated ACKs stand for.
+    /// SACKed bytes; without SACK, the bytes that duplicate ACKs represent.
     sacked: u32,
-    /// Bytes to be sent again.
+    /// Bytes to be retransmitted.
     lost: u32,
 }
 
-/// A range of sequence numbers.
+/// A range of sequence numbers, `end` excluded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Range {
     pub(crate) start: Seq,
@@ -68,12 +72,14 @@ pub(crate) struct Range {
 }
 
 impl Range {
+    /// Length in bytes; 0 if `end` is before `start`.
     pub(crate) fn len(self) -> u32 {
         self.end.diff(self.start).max(0).cast_unsigned()
     }
 }
 
 impl Board {
+    /// Nothing is outstanding.
     pub(crate) fn new(iss: Seq) -> Self {
         Self { runs: VecDeque::new(), una: iss, nxt: iss, sacked: 0, lost: 0 }
     }
@@ -88,26 +94,27 @@ impl Board {
         self.nxt
     }
 
-    /// Sequence space sent and not acknowledged (RFC 5681's FlightSize).
+    /// Sequence space sent but not acknowledged (RFC 5681's FlightSize).
     pub(crate) fn outstanding(&self) -> u32 {
         self.nxt.diff(self.una).max(0).cast_unsigned()
     }
 
-    /// Bytes on their way, as far as we know (RFC 6675's pipe).
+    /// Bytes in flight, as far as this side knows (RFC 6675's pipe).
     pub(crate) fn pipe(&self) -> u32 {
         self.outstanding().saturating_sub(self.sacked).saturating_sub(self.lost)
     }
 
+    /// Bytes that the guest holds beyond holes.
     pub(crate) fn sacked(&self) -> u32 {
         self.sacked
     }
 
-    /// Nothing is known but that everything is on its way, once.
+    /// No byte is SACKed or lost, and the last run was sent only once.
     pub(crate) fn in_order(&self) -> bool {
         self.sacked == 0 && self.lost == 0 && self.runs.back().is_none_or(|run| !run.again)
     }
 
-    /// `len` bytes of sequence space left at SND.NXT, out of a queue of `chunks` chunks.
+    /// `len` numbers of sequence space were sent at SND.NXT, from a queue of `chunks` chunks.
     pub(crate) fn sent(&mut self, len: u32, now: Instant, chunks: usize) {
         self.nxt = self.nxt + len;
         let full = self.runs.len() >= RUNS_MIN + chunks;
@@ -116,6 +123,7 @@ impl Board {
             && !last.again
             && (last.at == now || full)
         {
+            // Extends the last run: sent at the same instant, or the list is at its bound.
             last.end = self.nxt;
             last.mixed |= last.at != now;
             last.at = now;
@@ -126,9 +134,11 @@ impl Board {
         self.runs.push_back(Run { at: now, end, fate, again: false, mixed: false });
     }
 
-    /// Everything before `ack` arrived. Calls `arrived` for what was not known to; returns its bytes.
+    /// SEG.ACK advanced to `ack`. Calls `arrived` for each run not known to have arrived; returns the bytes of these
+    /// runs.
     pub(crate) fn acked(&mut self, ack: Seq, mut arrived: impl FnMut(Run)) -> u32 {
         let mut bytes = 0;
+        // The last run may be covered in part: it keeps its record, and its start moves with `una`.
         while let Some(run) = self.runs.front().copied()
             && self.una.lt(ack)
         {
@@ -140,6 +150,7 @@ impl Board {
                 Fate::Sacked => self.sacked -= len,
                 Fate::Lost => self.lost -= len,
             }
+            // The caller was informed of SACKed runs when they were SACKed.
             if run.fate != Fate::Sacked {
                 bytes += len;
                 arrived(Run { end, ..run });
@@ -149,23 +160,28 @@ impl Board {
                 self.runs.pop_front();
             }
         }
+        // SEG.ACK =< SND.NXT was checked; without runs (an idle flow) both follow it.
         self.una = self.una.max(ack);
         self.nxt = self.nxt.max(ack);
+        // An idle flow must not keep the memory of its largest window.
         if self.runs.is_empty() && self.runs.capacity() > RUNS_MIN {
             self.runs.shrink_to(RUNS_MIN);
         }
         bytes
     }
 
-    /// The guest has `range` behind a hole. Calls `arrived` for what was not known to; returns its bytes.
+    /// The guest SACKs `range`. Calls `arrived` for each run not known to have arrived; returns the bytes of these
+    /// runs.
     pub(crate) fn sack(
         &mut self,
         range: Range,
+        // Clamped to what is outstanding: the guest chooses the numbers.
         chunks: usize,
         mut arrived: impl FnMut(Run),
     ) -> u32 {
         let start = self.una.max(range.start);
         let end = if range.end.gt(self.nxt) { self.nxt } else { range.end };
+        // The edges of the block become edges of runs. At the bound of the list the block is ignored.
         if start.ge(end) {
             return 0;
         }
@@ -181,6 +197,7 @@ impl Board {
             let len = run.end.diff(at).cast_unsigned();
             at = run.end;
             if run.fate != Fate::Sacked {
+                // A lost run arrived after all: it needs no retransmission.
                 if run.fate == Fate::Lost {
                     self.lost -= len;
                 }
@@ -197,7 +214,7 @@ impl Board {
         bytes
     }
 
-    /// Marks those flying runs lost for which `lost` says so; their bytes.
+    /// Marks each flying run lost for which `lost` returns true; returns their bytes.
     pub(crate) fn lose(&mut self, mut lost: impl FnMut(Run) -> bool) -> u32 {
         let mut bytes = 0;
         let mut start = self.una;
@@ -215,7 +232,8 @@ impl Board {
         bytes
     }
 
-    /// The first `len` bytes outstanding are lost unless they are on their way again (RFC 6582).
+    /// The first `len` outstanding bytes are lost, unless they were retransmitted already (RFC 6582). Returns the bytes
+    /// newly marked.
     pub(crate) fn lose_head(&mut self, len: u32, chunks: usize) -> u32 {
         let end = self.una + len.min(self.outstanding());
         let fresh = self.runs.front().is_some_and(|run| run.fate == Fate::Flying && !run.again);
@@ -225,7 +243,7 @@ impl Board {
         self.lose(|run| run.end.le(end))
     }
 
-    /// What was given up as lost may be on its way after all.
+    /// Undo: runs marked lost count as in flight again.
     pub(crate) fn find_all(&mut self) {
         for run in &mut self.runs {
             if run.fate == Fate::Lost {
@@ -235,7 +253,7 @@ impl Board {
         self.lost = 0;
     }
 
-    /// The guest said it has what it has not (RFC 2018 section 8): nothing it said of holes is believed.
+    /// The guest reneged on its SACKs (RFC 2018 section 8): SACKed runs count as in flight again.
     pub(crate) fn forget_sacks(&mut self) {
         for run in &mut self.runs {
             if run.fate == Fate::Sacked {
@@ -245,23 +263,24 @@ impl Board {
         self.sacked = 0;
     }
 
-    /// The guest has the run at SND.UNA, it says, and yet does not acknowledge it.
+    /// The guest SACKed the run at SND.UNA but does not acknowledge it: it reneged.
     pub(crate) fn head_is_sacked(&self) -> bool {
         self.runs.front().is_some_and(|run| run.fate == Fate::Sacked)
     }
 
-    /// Without SACK: a repeated ACK says that a segment of `len` bytes left the network.
+    /// Without SACK: a duplicate ACK shows that a segment of `len` bytes left the network.
     pub(crate) fn one_left(&mut self, len: u32) {
+        // RFC 5681: never more than is outstanding, or a guest could inflate the window with duplicate ACKs.
         let most = self.outstanding().saturating_sub(self.lost).saturating_sub(len);
         self.sacked = (self.sacked + len).min(most);
     }
 
-    /// Without SACK: `len` bytes more are acknowledged, those that repeated ACKs stood for among them.
+    /// Without SACK: `len` more bytes are acknowledged, among them those that duplicate ACKs represented.
     pub(crate) fn fewer_left(&mut self, len: u32) {
         self.sacked = self.sacked.saturating_sub(len);
     }
 
-    /// The first run to be sent again.
+    /// First lost run.
     pub(crate) fn first_lost(&self) -> Option<Range> {
         if self.lost == 0 {
             return None;
@@ -270,17 +289,18 @@ impl Board {
         Some(Range { start: self.start_of(i), end: self.runs[i].end })
     }
 
-    /// The last `len` bytes that the guest is not known to have: what a tail loss probe sends again.
+    /// The last `len` bytes in flight: what a tail loss probe retransmits.
     pub(crate) fn tail(&self, len: u32) -> Option<Range> {
         let i = self.runs.iter().rposition(|run| run.fate == Fate::Flying)?;
         let (start, end) = (self.start_of(i), self.runs[i].end);
         Some(Range { start: start.max(end - len), end })
     }
 
-    /// `range`, within one run, was sent again.
+    /// `range`, within one run, was retransmitted.
     pub(crate) fn sent_again(&mut self, range: Range, now: Instant, chunks: usize) {
         let full = self.runs.len() >= Self::most(chunks);
-        // Bounded also without a bound here: what follows the first piece of a lost run joins it when the list is full.
+        // Not refused at the bound: the retransmission has left. The list stays bounded, because at the bound the piece
+        // is merged into the retransmitted run before it (below).
         let (Some(from), Some(_)) =
             (self.split(range.start, usize::MAX), self.split(range.end, usize::MAX))
         else {
@@ -291,6 +311,7 @@ impl Board {
             self.lost -= range.len();
         }
         *run = Run { at: now, end: range.end, fate: Fate::Flying, again: true, mixed: false };
+        // A lost run is retransmitted in pieces: consecutive pieces become one run again.
         if from > 0 {
             let before = self.runs[from - 1];
             if before.fate == Fate::Flying && before.again && (before.at == now || full) {
@@ -299,17 +320,18 @@ impl Board {
         }
     }
 
-    /// Records a queue of `chunks` chunks pays for.
+    /// Records that the charge of `chunks` chunks covers.
     fn most(chunks: usize) -> usize {
         2 * (RUNS_MIN + chunks)
     }
 
+    /// Sequence number of the first byte of run `i`.
     fn start_of(&self, i: usize) -> Seq {
         if i == 0 { self.una } else { self.runs[i - 1].end }
     }
 
-    /// Makes `at` an edge between runs; the index of the run that begins there. `None`: that needs a record more than
-    /// `most`, or nothing is outstanding there.
+    /// Makes `at` an edge between runs; returns the index of the run that starts there. `None`: the list holds `most`
+    /// records already, or nothing is outstanding at `at`.
     fn split(&mut self, at: Seq, most: usize) -> Option<usize> {
         let i = self.runs.partition_point(|run| run.end.le(at));
         if i == self.runs.len() {
@@ -327,11 +349,12 @@ impl Board {
         Some(i + 1)
     }
 
-    /// Neighbours of one fate become one where nothing is lost by it.
+    /// Merges neighbours with the same fate, if no time that matters is lost.
     fn join(&mut self) {
         let mut kept = 0;
         for i in 1..self.runs.len() {
             let (a, b) = (self.runs[kept], self.runs[i]);
+            // The send time matters only in flight: a lost or SACKed run gives no more RTT samples.
             let same = a.fate == b.fate
                 && (a.fate != Fate::Flying || (a.at == b.at && a.again == b.again));
             if same {
@@ -345,7 +368,8 @@ impl Board {
         self.runs.truncate(kept + 1);
     }
 
-    /// Room for one more without doubling what is held.
+    /// Reserves room for one more record by a quarter instead of doubling, since the capacity is memory that is
+    /// charged.
     fn grow(&mut self) {
         if self.runs.len() == self.runs.capacity() {
             self.runs.reserve_exact(4 + self.runs.len() / 4);

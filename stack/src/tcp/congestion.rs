@@ -1,9 +1,9 @@
-//! How much may be on its way: slow start, then CUBIC (RFC 9438) or NewReno (RFC 5681). What goes out after a loss is
-//! `recovery`'s; this file knows how far the window goes down and how it grows.
+//! Congestion window: slow start, then CUBIC (RFC 9438) or NewReno (RFC 5681). This file decides how far the window
+//! shrinks and how it grows; `recovery` decides what is sent after a loss.
 //!
-//! The link is a device queue on the same machine, so loss is rare and the guest's window usually decides. CUBIC is
-//! what the guest's own kernel does by default: with the same losses and delays both directions are then alike. So is a
-//! restart after idle, which costs a guest next door a few round trips of microseconds.
+//! The link is a device queue on the same machine, so loss is rare and the guest's window is usually the limit. CUBIC
+//! is the default of the guest's kernel too, so both directions react alike to the same losses and delays. The same
+//! holds for the restart after idle, which costs a guest on this machine a few round trips of microseconds.
 
 use std::time::Duration;
 
@@ -17,28 +17,31 @@ mod hystart;
 use cubic::Cubic;
 use hystart::HyStart;
 
-/// RFC 6928.
+/// Initial window, segments (RFC 6928).
 const INITIAL_SEGMENTS: u32 = 10;
 
-/// Congestion control of what is sent to the guest.
+/// Congestion control of data sent to the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Algorithm {
+    /// RFC 9438, with HyStart++ (RFC 9406) in the first slow start.
     #[default]
     Cubic,
+    /// NewReno (RFC 5681), with the same slow start.
     Reno,
 }
 
-/// What an ACK says to congestion control.
+/// What an ACK reports to congestion control.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Acked {
+    /// Bytes newly acknowledged.
     pub(crate) bytes: u32,
-    /// Outstanding when we last spoke, within the window: what a burst of ACKs takes off before we speak again was
-    /// used.
+    /// FlightSize at the end of the last `output`, at most cwnd, bytes: several ACKs of one turn must not make a full
+    /// window look unused.
     pub(crate) flight: u32,
-    /// SND.UNA and SND.NXT after it.
+    /// SND.UNA and SND.NXT after the ACK.
     pub(crate) una: Seq,
     pub(crate) nxt: Seq,
-    /// A round trip that is not ambiguous, and the smoothed one.
+    /// Round trip of data sent only once, and the smoothed one.
     pub(crate) rtt: Option<Duration>,
     pub(crate) srtt: Duration,
     pub(crate) mss: u32,
@@ -47,19 +50,20 @@ pub(crate) struct Acked {
     pub(crate) now: Instant,
 }
 
+/// Congestion state of a flow. Copied before a reduction, so that an undo restores all of it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Congestion {
-    /// Bytes.
+    /// Congestion window and slow-start threshold, bytes; `ssthresh` is `u32::MAX` before the first loss.
     pub(crate) cwnd: u32,
     pub(crate) ssthresh: u32,
     hystart: HyStart,
     avoidance: Avoidance,
 }
 
-/// Beyond slow start.
+/// Congestion avoidance: growth beyond slow start.
 #[derive(Debug, Clone, Copy)]
 enum Avoidance {
-    /// Bytes acknowledged since cwnd grew by one segment.
+    /// Bytes acknowledged since cwnd last grew by one segment.
     Reno {
         counted: u32,
     },
@@ -67,6 +71,7 @@ enum Avoidance {
 }
 
 impl Congestion {
+    /// The state of a new flow: the initial window of RFC 6928.
     pub(crate) fn new(algorithm: Algorithm, mss: u32, iss: Seq) -> Self {
         let avoidance = match algorithm {
             Algorithm::Reno => Avoidance::Reno { counted: 0 },
@@ -76,8 +81,8 @@ impl Congestion {
         Self { cwnd: INITIAL_SEGMENTS * mss, ssthresh: u32::MAX, hystart, avoidance }
     }
 
-    /// New data was acknowledged outside fast recovery. A window that was not used does not grow (RFC 7661's point, in
-    /// its simplest form), and the time does not count (RFC 9438 section 5.8).
+    /// New data was acknowledged outside fast recovery. An unused window does not grow (RFC 7661 in its simplest form),
+    /// and the time in which it is unused does not count (RFC 9438 section 5.8).
     pub(crate) fn on_ack(&mut self, acked: &Acked) {
         let used = acked.flight >= self.cwnd / 2;
         if let Avoidance::Cubic(cubic) = &mut self.avoidance {
@@ -87,7 +92,7 @@ impl Congestion {
             return;
         }
         if self.cwnd < self.ssthresh {
-            // RFC 9406 is for the first slow start: later ones know where to end.
+            // RFC 9406 section 4.3: only the first slow start; later ones end at a known ssthresh.
             let first = self.ssthresh == u32::MAX;
             let step = if first { self.hystart.on_ack(acked) } else { hystart::Step::Full };
             match step {
@@ -98,6 +103,8 @@ impl Congestion {
         } else {
             match &mut self.avoidance {
                 Avoidance::Reno { counted } => {
+                    // RFC 5681 section 3.1, equation 3 with byte counting: one segment per window of acknowledged
+                    // bytes.
                     *counted = counted.saturating_add(acked.bytes);
                     if *counted >= self.cwnd {
                         *counted -= self.cwnd;
@@ -107,10 +114,11 @@ impl Congestion {
                 Avoidance::Cubic(cubic) => self.cwnd = cubic.grow(self.cwnd, acked),
             }
         }
+        // The send queue never holds more than `max`, so a larger window would only produce a burst later.
         self.cwnd = self.cwnd.min(acked.max.max(2 * acked.mss));
     }
 
-    /// Something was lost: how far the window goes down. `flight`: what was outstanding, within the window.
+    /// A loss: sets ssthresh; the caller sets cwnd. `flight`: FlightSize, at most cwnd, bytes.
     pub(crate) fn on_loss(&mut self, flight: u32, mss: u32, timeout: bool) {
         let down = match &mut self.avoidance {
             // RFC 5681 section 3.1, equation 4.
@@ -123,21 +131,22 @@ impl Congestion {
         self.ssthresh = down.max(2 * mss);
     }
 
-    /// As for a loss, with nothing to send again: the window goes down at once.
+    /// Reduces the window as for a loss, but at once: nothing has to be retransmitted.
     pub(crate) fn reduce(&mut self, flight: u32, mss: u32) {
         self.on_loss(flight, mss, false);
         self.cwnd = self.ssthresh;
     }
 
-    /// Nothing was sent for so many timeouts: what the window says of the path is old (RFC 5681 section 4.1, RFC 2861;
-    /// a guest's kernel does the same unless tcp_slow_start_after_idle says otherwise).
+    /// No data was sent for `timeouts` RTOs, so the window tells little about the path (RFC 5681 section 4.1, RFC
+    /// 2861). A guest's kernel does the same unless `tcp_slow_start_after_idle` is 0.
     pub(crate) fn on_idle(&mut self, timeouts: u32, mss: u32) {
+        // RFC 2861: remember three quarters of the window, and halve it once per RTO down to the restart window.
         self.ssthresh = self.ssthresh.max(self.cwnd / 4 * 3);
         let restart = self.cwnd.min(INITIAL_SEGMENTS * mss);
         self.cwnd = self.cwnd.checked_shr(timeouts).unwrap_or(0).max(restart);
     }
 
-    /// There was no loss: back to `before`, but not below what came since (RFC 4015 section 3.2).
+    /// The loss was spurious: restores `before`, but keeps a larger window (RFC 4015 section 3.2).
     pub(crate) fn undo(&mut self, before: Self) {
         let cwnd = self.cwnd.max(before.cwnd);
         *self = Self { cwnd, ..before };

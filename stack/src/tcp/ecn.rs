@@ -1,36 +1,39 @@
-//! Explicit congestion notification (RFC 3168), where the guest's SYN asks for it. As a kernel whose `tcp_ecn` is 2,
-//! the default, this stack asks nobody.
+//! Explicit congestion notification (RFC 3168), if the guest's SYN requests it. Like a kernel with `tcp_ecn` 2, the
+//! default, this stack never requests it.
 //!
-//! Between guest and stack stands the guest's queueing discipline: fq_codel, where it is one, marks what it would else
-//! drop. The guest is told of marks on what it sends until it says that its window went down. What it says of marks on
-//! ours costs what a loss costs, with nothing to send again.
+//! The guest's queueing discipline is between guest and stack: fq_codel marks packets instead of dropping them. The
+//! ACKs report marks on the guest's data until the guest reports that it reduced its window (CWR). Marks on our data
+//! that the guest reports (ECE) reduce the window as a loss does, with nothing to retransmit.
 
 use crate::segment::{CE, Segment};
 use crate::seq::Seq;
 
+/// ECN state of a flow.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Ecn {
-    /// Both ends speak it.
+    /// Both ends negotiated ECN.
     pub(crate) on: bool,
-    /// A mark came: every ACK says so until the guest's window went down (section 6.1.3).
+    /// A marked segment arrived: every ACK carries ECE until the guest sends CWR (RFC 3168 section 6.1.3).
     pub(crate) echo: bool,
-    /// Our window went down: the next new segment says so (section 6.1.2).
+    /// The window was reduced: the next new segment carries CWR (RFC 3168 section 6.1.2).
     pub(crate) reduced: bool,
-    /// SND.NXT when it did: until more than this is acknowledged the guest cannot have heard of it.
+    /// SND.NXT at the last reduction: until more than this is acknowledged, the guest's reports are about older data.
     until: Option<Seq>,
 }
 
-/// Section 6.1.1: a SYN that asks for ECN. Its packet must not be capable itself (Linux' tcp_ecn_create_request).
+/// RFC 3168 section 6.1.1: an ECN-setup SYN. Its packet itself must be Not-ECT (Linux `tcp_ecn_create_request`).
 pub(crate) fn asks(syn: &Segment<'_>) -> bool {
     syn.flags.ece && syn.flags.cwr && !syn.flags.ack && syn.ecn == 0
 }
 
 impl Ecn {
+    /// Takes the guest's SYN.
     pub(crate) fn negotiate(&mut self, syn: &Segment<'_>) {
         self.on = asks(syn);
     }
 
-    /// Data came. What it says of the sender's window is older than the mark it bears. True: it bears one.
+    /// Processes CWR, then CE, of a segment with data: CWR answers earlier marks, so a mark on the same segment is a
+    /// new one. Returns true if the segment is marked.
     pub(crate) fn on_data(&mut self, seg: &Segment<'_>) -> bool {
         if seg.flags.cwr {
             self.echo = false;
@@ -40,13 +43,14 @@ impl Ecn {
         marked
     }
 
-    /// An ACK came. True: it tells of marks.
+    /// An ACK arrived. Returns true if it reports marks.
+    // Acknowledged beyond the last reduction: a further report is about data sent after it.
     pub(crate) fn on_ack(&mut self, ece: bool, una: Seq) -> bool {
         self.until = self.until.filter(|until| una.le(*until));
         self.on && ece
     }
 
-    /// It does: is the window to go down? Once for what was outstanding.
+    /// The ACK reports marks: returns true if the window is to be reduced, once per window of data.
     pub(crate) fn reduces(&mut self, nxt: Seq) -> bool {
         let reduces = self.until.is_none();
         if reduces {
@@ -55,12 +59,12 @@ impl Ecn {
         reduces
     }
 
-    /// Is a loss before `end` of a window of data for which the window went down already?
+    /// A loss before `end` is of a window of data for which the window was reduced already.
     pub(crate) fn answered(&self, end: Seq) -> bool {
         self.until.is_some_and(|until| end.le(until))
     }
 
-    /// The window went down, for marks or for a loss.
+    /// The window was reduced, because of marks or a loss.
     pub(crate) fn on_reduced(&mut self, nxt: Seq) {
         self.until = Some(nxt);
         self.reduced = self.on;

@@ -1,5 +1,5 @@
-//! Keep-alive probes of the guest (RFC 9293 section 3.8.4), recognised. What is done about them is the container's
-//! part: it takes the host's side to know whether the peer is still there.
+//! Detects keep-alive probes of the guest (RFC 9293 section 3.8.4). The container answers them, since it must check the
+//! host side to know whether the remote peer is still there.
 
 use skbudget_controller::Instant;
 
@@ -7,12 +7,12 @@ use crate::segment::Segment;
 use crate::tcp::Tcb;
 
 impl Tcb {
-    /// A keep-alive probe begins one before RCV.NXT and has no data, or one byte that was acknowledged long ago (RFC
-    /// 1122 section 4.2.3.6): it is never acceptable, so a TCP that is there answers it.
+    /// `seg` is a keep-alive probe. A probe starts one below RCV.NXT and has no data, or one byte that was acknowledged
+    /// before (RFC 1122 section 4.2.3.6): it is never acceptable, so a TCP with this connection answers it.
     ///
-    /// The probe of a closed window looks the same, and its sender waits for the window rather than for a sign of life.
-    /// What the guest was last told of the window decides: a few bytes less than a unit of the scale are zero to it. A
-    /// guest that has sent its FIN has nothing to wait for a window with.
+    /// A probe of a closed window looks the same, but its sender waits for the window and not for a sign of life. The
+    /// window field that this side last sent decides: a window below one unit of the scale is zero to the guest. A
+    /// guest that has sent its FIN has no data to wait with.
     pub(super) fn is_keepalive(&self, seg: &Segment<'_>) -> bool {
         let flags = seg.flags;
         let plain = flags.ack && !flags.syn && !flags.fin && !flags.rst;
@@ -20,13 +20,13 @@ impl Tcb {
         plain && open && seg.payload.len() <= 1 && seg.seq + 1 == self.rcv.nxt()
     }
 
-    /// Who probes is there: our own keep-alive need not ask.
+    /// A guest that probes is alive, so our own keep-alive starts anew.
     pub(crate) fn on_guest_keepalive(&mut self, now: Instant) {
         self.probed_at = now;
         self.keepalive_sent = 0;
     }
 
-    /// The guest's keep-alive probe is answered in this turn.
+    /// Answers the guest's keep-alive probe with the next `output`.
     pub(crate) fn answer_keepalive(&mut self) {
         self.rcv.ack_now = true;
     }

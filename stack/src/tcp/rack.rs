@@ -1,6 +1,6 @@
-//! When is what was not acknowledged lost? RACK (RFC 8985 section 6): when something that left later has arrived and
-//! the time by which packets may overtake each other has passed. One rule covers the first hole, the last one, lost
-//! retransmissions and links that reorder; counting duplicates (RFC 6675) covers the first only.
+//! RACK loss detection (RFC 8985 section 6): data is lost when something sent later has arrived and the reordering
+//! window has passed. One rule covers the first hole, the last one, lost retransmissions and links that reorder;
+//! counting duplicate ACKs (RFC 6675) covers only the first.
 
 use std::time::Duration;
 
@@ -9,28 +9,31 @@ use skbudget_controller::Instant;
 use crate::seq::Seq;
 use crate::tcp::board::{Board, Run};
 
-/// RFC 8985 section 6.2 step 4: how many recoveries a widened window outlives.
+/// Recoveries that a widened reordering window outlives (RFC 8985 section 6.2 step 4).
 const PERSIST: u8 = 16;
-/// The window grows to a round trip at most, in quarters of the smallest (same place): no more makes a difference.
+/// Largest reordering window, in quarters of the smallest round trip. RFC 8985 bounds the window by SRTT, so a larger
+/// multiple has no effect.
 const MULT_MAX: u8 = 64;
-/// How long a smallest round trip counts.
+/// Least time for which a smallest round trip counts.
 const MIN_RTT_WINDOW: Duration = Duration::from_secs(300);
 
+/// RACK state of a flow.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rack {
-    /// Of what arrived, what was sent last: when, and where it ends.
+    /// RACK.xmit_ts and RACK.end_seq: when the most recently sent of the delivered runs left, and where it ends.
     at: Instant,
     end: Seq,
-    /// Its round trip.
+    /// RACK.rtt: the round trip of this run.
     rtt: Duration,
-    /// Highest sequence number that arrived.
+    /// RACK.fack: highest sequence number that arrived.
     fack: Seq,
-    /// Something sent once arrived after what was sent later.
+    /// RACK.reordering_seen: a run sent once arrived after a higher one.
     reordering: bool,
-    /// Quarters of the smallest round trip in the reordering window, and recoveries until it is one again.
+    /// RACK.reo_wnd_mult, in quarters of the smallest round trip, and RACK.reo_wnd_persist: recoveries until it is 1
+    /// again.
     mult: u8,
     persist: u8,
-    /// The window was widened in the round that ends here (one step a round).
+    /// RACK.dsack_round: SND.NXT when the window was last widened (one step per round trip).
     dsack_round: Option<Seq>,
     min_rtt: MinRtt,
 }
@@ -50,13 +53,13 @@ impl Rack {
         }
     }
 
-    /// The smallest round trip of the last minutes; zero before the first.
+    /// The smallest round trip of the last minutes; zero before the first sample.
     pub(crate) fn min_rtt(&self) -> Duration {
         self.min_rtt.least().unwrap_or_default()
     }
 
-    /// Steps 1 to 3: `run` arrived. `before_resent`: the guest's timestamp shows that it answers something older than
-    /// the retransmission. Returns a round trip that is not ambiguous.
+    /// Steps 1 to 3: `run` arrived. `before_resent`: returns true if the guest's echo is older than a transmission at
+    /// the given time. Returns the round trip if it is unambiguous.
     pub(crate) fn on_arrival(
         &mut self,
         run: Run,
@@ -65,17 +68,20 @@ impl Rack {
     ) -> Option<Duration> {
         let rtt = now.since(run.at);
         if run.again {
-            // Step 2: an answer sooner than any yet, or to an older segment, is to the original.
+            // Step 2: an answer faster than any before, or with an older echo, is to the original, so it proves nothing
+            // about the retransmission.
             if before_resent(run.at) || self.min_rtt.least().is_some_and(|min| rtt < min) {
                 return None;
             }
+        // A mixed run looks faster than it was; the minimum would keep that error for minutes.
         } else if !run.mixed {
             self.min_rtt.on_sample(rtt, now);
         }
         if self.sent_before(run.at, run.end) {
-            // Sent later than anything that arrived so far.
+            // Sent later than everything that arrived before.
             (self.at, self.end, self.rtt) = (run.at, run.end, rtt);
         }
+        // Step 3: a run below the highest one arrived and was never retransmitted, so the network reordered.
         if run.end.gt(self.fack) {
             self.fack = run.end;
         } else if run.end.lt(self.fack) && !run.again {
@@ -84,12 +90,14 @@ impl Rack {
         (!run.again && !run.mixed).then_some(rtt)
     }
 
-    /// What arrived last was sent before this.
+    /// A transmission at `at` that ends at `end` is later than the most recently sent one that arrived. The sequence
+    /// number decides within one instant.
     fn sent_before(&self, at: Instant, end: Seq) -> bool {
         at > self.at || (at == self.at && end.gt(self.end))
     }
 
-    /// Step 4: the guest had a segment twice, so one was sent again for nothing. Once a round.
+    /// Step 4: a DSACK shows a spurious retransmission, so the reordering window was too small. Widens it once per
+    /// round trip.
     pub(crate) fn on_duplicate(&mut self, una: Seq, nxt: Seq) {
         if self.dsack_round.is_some_and(|round| una.lt(round)) {
             return;
@@ -99,7 +107,7 @@ impl Rack {
         self.persist = PERSIST;
     }
 
-    /// A recovery ended.
+    /// A recovery ended: a widened window shrinks after [`PERSIST`] of them.
     pub(crate) fn on_recovered(&mut self) {
         self.persist = self.persist.saturating_sub(1);
         if self.persist == 0 {
@@ -107,8 +115,8 @@ impl Rack {
         }
     }
 
-    /// Step 4: how much later than its successor a packet may come. `sure`: in recovery, or the guest has three
-    /// segments and more behind the hole; then nothing is waited for unless this path is known to reorder.
+    /// Step 4, the reordering window: how much later than its successor a run may arrive. `sure`: in recovery, or three
+    /// segments are SACKed; the window is then zero unless the path has reordered before.
     fn window(&self, srtt: Duration, sure: bool) -> Duration {
         if sure && !self.reordering {
             return Duration::ZERO;
@@ -117,7 +125,7 @@ impl Rack {
         (quarter * u32::from(self.mult)).min(srtt)
     }
 
-    /// Step 5: marks what is lost; its bytes, and how long until more may be.
+    /// Step 5: marks lost runs. Returns their bytes, and the time until a further run may be lost.
     pub(crate) fn detect(
         &self,
         board: &mut Board,
@@ -128,6 +136,7 @@ impl Rack {
         let wait = self.rtt + self.window(srtt, sure);
         let mut more: Option<Duration> = None;
         let lost = board.lose(|run| {
+            // Sent after the most recently sent one that arrived: nothing is known about it.
             if self.sent_before(run.at, run.end) || (run.at, run.end) == (self.at, self.end) {
                 return false;
             }
@@ -141,7 +150,8 @@ impl Rack {
         (lost, more)
     }
 
-    /// Section 6.3, on a timeout: the first segment and what was sent a round trip and more ago.
+    /// RFC 8985 section 6.3, at a timeout: the first run is lost, and so are all that are older than a round trip and
+    /// the reordering window.
     pub(crate) fn detect_on_timeout(&self, board: &mut Board, srtt: Duration, now: Instant) {
         let wait = self.rtt + self.window(srtt, false);
         let mut first = true;
@@ -149,11 +159,14 @@ impl Rack {
     }
 }
 
-/// The smallest of the last five to ten minutes, in two halves.
+/// The smallest round trip of the last five to ten minutes, kept in two halves.
 #[derive(Debug, Clone, Copy, Default)]
 struct MinRtt {
+    /// Minimum of the current half.
     now: Option<Duration>,
+    /// Minimum of the half before.
     before: Option<Duration>,
+    /// Start of the current half.
     since: Instant,
 }
 

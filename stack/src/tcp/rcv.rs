@@ -1,13 +1,13 @@
-//! The receive half: the advertised edge, the window target and when to acknowledge.
+//! Receive half: the advertised edge, the window target and when to acknowledge.
 //!
-//! Strict rules: the edge moves only over slots that the budget charged (`RxQueue::open`), never backwards, and in
-//! steps worth sending into (silly-window avoidance, RFC 9293 section 3.8.6.2.2). The target begins small and doubles
-//! each time the host side has taken half a target's worth: the window follows what the host takes, soon enough for a
-//! guest in slow start, which sends twice as much each round trip; and a flow whose host does not read keeps what it
-//! began with. Under pressure the target does not grow.
+//! Strict rules: the edge moves only over slots that the budget charged ([`RxQueue::open`]), never back, and in steps
+//! worth a segment (silly-window avoidance, RFC 9293 section 3.8.6.2.2). The target starts small and doubles each time
+//! the host side has taken half of it: the window follows the rate at which the host reads, fast enough for a guest in
+//! slow start, which doubles its rate each round trip. A flow with a host that does not read keeps its first window.
+//! Under pressure the target does not grow.
 //!
-//! Linux rules: the window is `__tcp_select_window` over rcvbuf; a refused charge advertises zero and takes the edge
-//! back (L6).
+//! Linux rules: the window is `__tcp_select_window` over rcvbuf; a refused charge advertises a zero window and moves
+//! the edge back (L6).
 
 use std::time::Duration;
 
@@ -17,53 +17,60 @@ use crate::chunk::PAYLOAD;
 use crate::rxq::RxQueue;
 use crate::seq::Seq;
 
-/// A new flow's window: four chunks, about 10 segments of 1460 (pressure model B8).
+/// Window of a new flow, bytes: four chunks, about 10 segments of 1460 (B8).
 pub(crate) const TARGET_INITIAL: u64 = 4 * 4032;
-/// How long an ACK waits for a reply to ride on. The kernel waits 40 ms to spare a wire; this link is a system call.
+/// How long an ACK waits for a reply that can carry it. The kernel waits 40 ms to save a frame on a wire; here a frame
+/// costs one system call.
 const DELAYED_ACK: Duration = Duration::from_millis(4);
 
-/// RFC 7323 section 5.5.
+/// Validity of TS.Recent (RFC 7323 section 5.5).
 const TS_VALID: Duration = Duration::from_secs(24 * 86_400);
 
+/// Receive variables of a flow.
 #[derive(Debug)]
 pub(crate) struct Rcv {
+    /// Received data: in order up to RCV.NXT and out of order beyond it.
     pub(crate) q: RxQueue,
+    /// The guest's initial sequence number.
     pub(crate) irs: Seq,
     /// Stream position of the advertised right edge.
     pub(crate) edge: u64,
-    /// What the guest was last told of it.
+    /// The edge in the last segment that left.
     edge_sent: u64,
-    /// Window field it was last told.
+    /// Window field of the last segment that left.
     said: u16,
-    /// Shift of the windows we advertise.
+    /// Shift of the windows that this side advertises.
     pub(crate) wscale: u8,
-    /// MSS we advertised.
+    /// MSS that this side advertised, bytes.
     pub(crate) mss: u32,
-    /// Stream position of the guest's FIN, once seen.
+    /// Stream position of the guest's FIN, once it arrived.
     pub(crate) fin: Option<u64>,
-    /// The FIN is in order: RCV.NXT stands behind it.
+    /// The FIN is in order: RCV.NXT is beyond it.
     pub(crate) fin_taken: bool,
+    /// TS.Recent (RFC 7323), and when it was set.
     pub(crate) ts_recent: u32,
-    /// When it came.
     ts_recent_at: Instant,
+    /// Last.ACK.sent (RFC 7323).
     pub(crate) ack_sent: Seq,
-    /// Window in bytes the flow should have open.
+    /// Window that the flow is to have open, bytes.
     pub(crate) target: u64,
-    /// Bytes the host took since `target` grew.
+    /// Bytes that the host took since `target` last grew.
     taken: u64,
-    /// Linux rules: rcv_ssthresh.
+    /// Linux rules: `rcv_ssthresh`.
     pub(crate) ssthresh: u32,
-    /// Linux rules: the last charge was refused; the next ACK advertises zero.
+    /// Linux rules: the last charge was refused; the next ACK advertises a zero window.
     nomem: bool,
-    /// Bytes received since the last ACK.
+    /// Bytes received since the last ACK left.
     unacked: u32,
+    /// An ACK is to be sent in this turn.
     pub(crate) ack_now: bool,
+    /// When the delayed ACK is due.
     pub(crate) delack_at: Option<Instant>,
-    /// Replies follow requests: an ACK can ride on the reply.
+    /// Replies follow requests, so an ACK can be carried by the reply.
     pub(crate) pingpong: bool,
-    /// The host took data since the last window computation.
+    /// The host took data since the window was last computed.
     pub(crate) moved: bool,
-    /// What the guest sent twice: the first SACK block of the next ACK (RFC 2883 section 4).
+    /// Range that arrived twice: the first SACK block of the next ACK (RFC 2883 section 4).
     pub(crate) duplicate: Option<(Seq, Seq)>,
 }
 
@@ -100,28 +107,29 @@ impl Rcv {
         self.irs + 1 + self.q.nxt() as u32 + u32::from(self.fin_taken)
     }
 
-    /// RCV.WND: bytes the guest may still send.
+    /// RCV.WND: bytes that the guest may still send.
     pub(crate) fn wnd(&self) -> u32 {
         (self.edge - self.q.nxt()) as u32
     }
 
-    /// The window field of the next segment.
+    /// Window field of the next segment.
     pub(crate) fn window_field(&self) -> u16 {
-        // Rounded down: the guest is never told more than is paid for. What it sends up to the true edge is taken.
+        // Rounded down: never more than is charged. Data up to the exact edge is accepted.
         u16::try_from(self.wnd() >> self.wscale).unwrap_or(u16::MAX)
     }
 
-    /// RFC 7323 section 5.3 R1: older than the last. After 24 days the clock may have come round, and nothing is known
-    /// (section 5.5).
+    /// PAWS, RFC 7323 section 5.3 R1: `tsval` is older than TS.Recent. TS.Recent expires after 24 days, because the
+    /// clock may have wrapped (section 5.5).
     pub(crate) fn is_stale(&self, tsval: u32, now: Instant) -> bool {
         Seq(tsval).lt(Seq(self.ts_recent)) && now.since(self.ts_recent_at) < TS_VALID
     }
 
+    /// Sets TS.Recent.
     pub(crate) fn note_timestamp(&mut self, tsval: u32, now: Instant) {
         (self.ts_recent, self.ts_recent_at) = (tsval, now);
     }
 
-    /// The host took `n` bytes.
+    /// The host took `n` bytes: the window may follow, and the target may grow up to `target_max`.
     pub(crate) fn on_taken(&mut self, n: u64, budget: &Budget, target_max: u64) {
         self.moved = true;
         self.taken += n;
@@ -132,13 +140,14 @@ impl Rcv {
         }
     }
 
-    /// Without data for a while the flow begins small again; slots already advertised stay charged until demoted.
+    /// The flow was idle for a while: it starts with a small window again. Slots that were advertised stay charged
+    /// until the flow is demoted (H3).
     pub(crate) fn on_idle(&mut self) {
         self.target = TARGET_INITIAL;
         self.taken = 0;
     }
 
-    /// Moves the edge as far as target and budget allow. True: the flow wanted more than it was given.
+    /// Moves the edge as far as target and budget allow. Returns true if the budget granted less than the flow wanted.
     pub(crate) fn advance_edge(
         &mut self,
         budget: &mut Budget,
@@ -146,6 +155,7 @@ impl Rcv {
         now: Instant,
     ) -> bool {
         self.moved = false;
+        // No byte can follow the FIN.
         if self.fin_taken {
             return false;
         }
@@ -154,8 +164,8 @@ impl Rcv {
             return false;
         }
         let field_max = u64::from(u16::MAX) << self.wscale;
-        // What the host did not take yet counts: the target bounds the whole queue, not what comes on top of it.
-        // Under pressure nothing beyond the reserve is asked for (see `Tcb::send_room`).
+        // The target bounds the whole queue, so bytes that the host has not taken yet count. Under pressure only the
+        // reserve is requested (see `Tcb::send_room`).
         let (target, want) = if budget.under_pressure() {
             let reserve = ledger.rmem_min() / CHUNK_SIZE;
             (reserve * PAYLOAD as u64, self.q.room_within(reserve as usize))
@@ -164,22 +174,27 @@ impl Rcv {
         };
         let want = want.min(field_max);
         let nxt = self.q.nxt();
-        // Half of the target, not of what is left of it: a queue that is nearly full opens no window of a few bytes.
+        // Half of the target, not of the bytes that remain: a nearly full queue opens no window of a few bytes.
         let step = u64::from(self.mss).min(target / 2);
+        // RFC 9293 section 3.8.6.2.2: the edge stays until it can move by a whole step.
         if nxt + want < self.edge + step {
             return false;
         }
         let open = self.q.open(want, budget, ledger, now).min(want);
+        // The budget may grant less than was requested, so the step is checked again.
         if nxt + open >= self.edge + step {
-            // Whole units of the scale, so that the field says exactly this edge.
+            // A whole multiple of the scale's unit, so that the field represents this edge exactly.
             let unit = 1u64 << self.wscale;
             self.edge = self.edge.max(nxt + open / unit * unit);
         }
+        // Short of two segments' worth: the guest would be held up, so the caller waits for memory.
         open < want.min(u64::from(2 * self.mss))
     }
 
+    /// Linux rules: sets the edge as `tcp_select_window`.
     fn select_window(&mut self, budget: &mut Budget, ledger: &mut Ledger, now: Instant) {
         let nxt = self.q.nxt();
+        // L6: a refused charge closes the window, even though this moves the edge back.
         if self.nomem {
             self.edge = nxt;
             return;
@@ -188,8 +203,9 @@ impl Rcv {
         let picked = linux_window(ledger, self.mss, &mut self.ssthresh, pressure, arrived);
         let field_max = u64::from(u16::MAX) << self.wscale;
         let window = picked.min(field_max);
-        // Never shrunk (tcp_select_window): what is open stays open.
+        // Never shrinks (`tcp_select_window`): bytes that were advertised stay permitted.
         self.edge = self.edge.max(nxt + window);
+        // Under the linux rules this permits slots; they are charged when data fills them.
         self.q.open(self.edge - nxt, budget, ledger, now);
     }
 
@@ -199,12 +215,13 @@ impl Rcv {
         self.ack_now = true;
     }
 
-    /// `len` bytes from `start` on came; those before RCV.NXT, or kept already, came twice. The first of a turn is
-    /// told.
+    /// `len` bytes from `start` on arrived. Records the bytes below RCV.NXT or stored already as a duplicate; the first
+    /// duplicate of a turn is reported.
     pub(crate) fn note_duplicate(&mut self, start: Seq, len: usize) {
         let nxt = self.nxt();
         let end = start + len as u32;
         let offset = start.diff(nxt);
+        // Below RCV.NXT the duplicate ends there; beyond it only a range that is stored completely counts.
         let twice = if offset < 0 {
             Some((start, if end.gt(nxt) { nxt } else { end }))
         } else {
@@ -214,13 +231,13 @@ impl Rcv {
         self.duplicate = self.duplicate.or(twice);
     }
 
-    /// Segment with data arrived and was taken (at least in part).
+    /// A segment with data arrived, and at least a part of it was stored.
     pub(crate) fn on_data(&mut self, bytes: u32, in_order: bool, now: Instant) {
         self.unacked = self.unacked.saturating_add(bytes);
-        // Linux rules take the edge back, perhaps behind what was kept beyond a hole.
+        // Linux rules: the edge may have moved back below data stored beyond a hole, which is in order now.
         self.edge = self.edge.max(self.q.nxt());
-        // RFC 5681 section 4.2: out of order, or filling a hole: at once. Every second full segment: at once.
-        // Only in an exchange of requests and replies is an ACK held back.
+        // RFC 5681 section 4.2: out of order or filling a hole, at once; every second full segment, at once. An ACK is
+        // delayed only in an exchange of requests and replies.
         if !in_order || self.q.has_holes() || self.unacked >= 2 * self.mss || !self.pingpong {
             self.ack_now = true;
         } else if self.delack_at.is_none() {
@@ -228,26 +245,28 @@ impl Rcv {
         }
     }
 
-    /// The delayed-ACK timer fired: the reply it waited for did not come.
+    /// The delayed-ACK timer fired: no reply carried the ACK, so the exchange of requests and replies is over.
     pub(crate) fn on_delack(&mut self) {
         self.delack_at = None;
         self.ack_now = true;
         self.pingpong = false;
     }
 
-    /// Should a window update go out although nothing arrived? When the edge moved by enough to matter, or from a
-    /// window the guest cannot send into.
+    /// A window update is due although nothing arrived: the edge moved by a step, or the guest cannot send a segment
+    /// into the window it knows.
     pub(crate) fn wants_update(&self) -> bool {
         let gained = self.edge.saturating_sub(self.edge_sent);
         if gained == 0 {
             return false;
         }
+        // The window that the guest knows, less the data received since.
         let left = self.edge_sent.saturating_sub(self.q.nxt());
         gained >= (self.target / 2).max(u64::from(self.mss)) || left < u64::from(self.mss)
     }
 
-    /// A segment with the ACK bit left.
+    /// A segment with ACK left, with or without data.
     pub(crate) fn on_ack_sent(&mut self, with_data: bool) {
+        // Data that leaves together with a pending ACK is a reply to a request.
         if with_data && self.unacked > 0 {
             self.pingpong = true;
         }
@@ -261,12 +280,13 @@ impl Rcv {
         self.duplicate = None;
     }
 
-    /// The window field of the last segment that left.
+    /// Window field of the last segment that left.
     pub(crate) fn window_said(&self) -> u16 {
         self.said
     }
 
-    /// Counts what the window did between two segments, by the kernel's names.
+    /// Counts windows that closed or opened between two segments, by the kernel's names. `before`: the field of the
+    /// earlier one.
     pub(crate) fn count_window(&self, before: u16, budget: &mut Budget, ledger: &Ledger) {
         let after = self.said;
         if before > 0 && after == 0 {
@@ -277,13 +297,14 @@ impl Rcv {
     }
 }
 
-/// Autotuning takes at most a quarter of what is left before soft pressure begins: many flows take such steps at once,
-/// and a container must not put itself under pressure by being fast.
+/// The budget has room for autotuning to take `bytes` more: at most a quarter of the room below soft. Many flows grow
+/// at once, and growth must not put the container under pressure.
 pub(crate) fn grows_by(budget: &Budget, bytes: u64) -> bool {
     budget.calm_room() / 4 >= bytes
 }
 
-/// `__tcp_select_window` with a ratio of one half: free space clamped to rcv_ssthresh, nothing below one MSS.
+/// Linux rules: `__tcp_select_window` with `tcp_adv_win_scale` 1, so that half of rcvbuf is window: the free space
+/// clamped to `rcv_ssthresh`, and zero below one MSS.
 fn linux_window(
     ledger: &Ledger,
     mss: u32,
@@ -291,16 +312,19 @@ fn linux_window(
     pressure: bool,
     arrived: bool,
 ) -> u64 {
+    // Half of rcvbuf is payload, the other half overhead.
     let full = u64::from(ledger.rcvbuf()) / 2;
     let free = u64::from(ledger.rcvbuf()).saturating_sub(ledger.rmem() + ledger.ofo()) / 2;
     if pressure {
+        // `tcp_adjust_rcv_ssthresh`: under pressure and with less than half free, at most four segments.
         if free < full / 2 {
             *ssthresh = (*ssthresh).min(4 * mss);
         }
     } else if arrived && free > u64::from(*ssthresh) {
-        // `tcp_grow_window`: data that came in full segments earns room for two more.
+        // `tcp_grow_window`: a full segment that arrived earns room for two more.
         *ssthresh += (2 * mss).min((free - u64::from(*ssthresh)) as u32);
     }
+    // No window below a 16th of the buffer or below one MSS: silly-window avoidance of the kernel.
     if free < full / 16 || free < u64::from(mss) { 0 } else { free.min(u64::from(*ssthresh)) }
 }
 
@@ -326,7 +350,7 @@ mod tests {
             rcv.on_data(len as u32, stored.advanced > 0, now);
         };
         store(&mut rcv, 9000, 1000);
-        // Refused memory takes the edge back; it opens again, but not as far as what was kept behind the hole.
+        // Refused memory moves the edge back; it opens again, but not as far as the data beyond the hole.
         rcv.edge = 9500;
         store(&mut rcv, 0, 9000);
         assert_eq!((rcv.q.nxt(), rcv.wnd(), rcv.window_field()), (10_000, 0, 0));

@@ -1,114 +1,135 @@
-//! Repairing a loss, and taking it back.
+//! Loss recovery, and its undo when nothing was lost.
 //!
 //! ```text
-//!             RACK or third repeated ACK: something is lost
-//!        Open ────────────────────────────────────▶ Fast      what is lost goes out at the pace of what arrives
+//!          RACK or the third duplicate ACK: data is lost
+//!        Open ────────────────────────────────────▶ Fast      retransmits at the rate of deliveries
 //!         ▲ ▲                                       │  │      (proportional rate reduction, RFC 9937)
-//!         │ └─ SND.UNA reaches what SND.NXT was ────┘  │ timeout
+//!         │ └─ SND.UNA reaches `until` ─────────────┘  │ timeout
 //!         └──────────────────────────────────────── Timeout   slow start from one segment (RFC 5681 section 3.1)
 //! ```
 //!
-//! Either may turn out to be for nothing: the guest's timestamps show that an original arrived (Eifel, RFC 3522), or
-//! its DSACKs that everything sent again was there already (RFC 2883 section 4, RFC 3708). A guest that says neither is
-//! asked after a timeout: once the first segment is acknowledged new data goes out instead of what seems lost, and if
-//! more of what left once is acknowledged then, it was only late (F-RTO, RFC 5682 section 3). Then the congestion
-//! control is put back where it was (RFC 4015 section 3.2).
+//! Either recovery may be spurious. Three signals show this:
 //!
-//! DSACKs may say so after the recovery too, as copies arrive last (`tcp_try_undo_dsack`); until then all that is sent
-//! again is counted, and only answers about what was outstanding when it began. There is nothing to go back to once the
-//! window went down for another cause (`tcp_enter_cwr` clears undo_marker), or the guest told of marks meanwhile, for
-//! then the path was congested whatever became of the segments (`tcp_fastretrans_alert` on ECE).
+//! - Eifel (RFC 3522): the guest's timestamp echo shows that an original arrived.
+//! - DSACK (RFC 2883 section 4, RFC 3708): the guest already had all retransmitted bytes.
+//! - F-RTO (RFC 5682 section 3), after a timeout, for a guest that sends neither: once the first segment is
+//!   acknowledged, new data is sent in place of the lost ranges. If the next ACK covers bytes that left before the
+//!   timeout and were sent only once, they were late, not lost.
+//!
+//! The congestion control then returns to its state before the recovery (RFC 4015 section 3.2).
+//!
+//! DSACKs may arrive after the recovery, because copies arrive last (`tcp_try_undo_dsack`). Until then all
+//! retransmitted bytes are counted, and only DSACKs for bytes that were outstanding when the recovery started count.
+//! The saved state is discarded when the window is reduced for another reason (`tcp_enter_cwr` clears `undo_marker`),
+//! or when the guest reports CE marks in the meantime: the path was congested, whether or not a segment was lost
+//! (`tcp_fastretrans_alert` on ECE).
 
 use crate::seq::Seq;
 use crate::tcp::board::{Board, Range};
 use crate::tcp::congestion::Congestion;
 
+/// State of the diagram above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
+    /// No recovery runs.
     Open,
     /// Fast recovery.
     Fast,
-    /// After a timeout.
+    /// Recovery after a retransmission timeout.
     Timeout,
 }
 
+/// Recovery state of a flow's send half.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Recovery {
     pub(crate) phase: Phase,
-    /// SND.NXT when it began (RFC 6582's recover); stays when it is over.
+    /// SND.NXT at the start of the recovery (RFC 6582's recover); keeps its value when the recovery is over.
     pub(crate) until: Seq,
+    /// Proportional rate reduction, in fast recovery.
     prr: Prr,
+    /// Saved state while the recovery may still prove spurious.
     undo: Option<Undo>,
+    /// F-RTO, in recovery after a timeout.
     forward: Forward,
-    /// Repeated ACKs without SACK (RFC 5681 section 3.2).
+    /// Duplicate ACKs without SACK (RFC 5681 section 3.2).
     pub(crate) repeated: u32,
 }
 
-/// What was done to find out whether a timeout was for nothing (RFC 5682 section 3.1).
+/// F-RTO: how far the test for a spurious timeout got (RFC 5682 section 3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Forward {
+    /// No test runs.
     Nothing,
-    /// The first segment was sent again.
+    /// Step 1: the first segment was retransmitted.
     First,
-    /// It is acknowledged, and new data is to go out.
+    /// Step 2: it is acknowledged, and new data is to be sent.
     New,
-    /// It did.
+    /// Step 2b: new data was sent; the next ACK decides.
     Asked,
 }
 
-/// RFC 9937 section 6, in bytes.
+/// Variables of RFC 9937 section 6, bytes.
 #[derive(Debug, Clone, Copy, Default)]
 struct Prr {
+    /// prr_delivered: delivered to the guest in this recovery.
     delivered: u32,
+    /// prr_out: sent in this recovery.
     out: u32,
-    /// RecoverFS
+    /// RecoverFS: in flight at its start.
     flight: u32,
 }
 
-/// What a recovery that was for nothing goes back to.
+/// State to which a spurious recovery returns.
 #[derive(Debug, Clone, Copy)]
 struct Undo {
+    /// Congestion control before the recovery.
     before: Congestion,
-    /// SND.UNA when it began (the kernel's undo_marker): copies of what was acknowledged then say nothing of it.
+    /// SND.UNA at the start (the kernel's `undo_marker`): a DSACK below it is for a retransmission of an earlier
+    /// recovery.
     since: Seq,
-    /// TSval of the first retransmission.
+    /// TSval of the first retransmission, if timestamps are in use.
     stamp: Option<u32>,
-    /// Bytes sent again and not yet known to have been there already.
+    /// Retransmitted bytes that no DSACK has covered yet.
     resent: u32,
-    /// Something was sent again at all.
+    /// At least one byte was retransmitted.
     any: bool,
 }
 
 impl Recovery {
+    /// No recovery; `iss` as `until` means that there was none yet.
     pub(crate) fn new(iss: Seq) -> Self {
         let (phase, prr) = (Phase::Open, Prr::default());
         Self { phase, until: iss, prr, undo: None, forward: Forward::Nothing, repeated: 0 }
     }
 
-    /// `board`: after the ACK that told of the loss; `pipe`: bytes on their way before it.
+    /// Starts a recovery. `before`: congestion control to return to; `board`: after the ACK that revealed the loss;
+    /// `pipe`: bytes in flight before that ACK.
     pub(crate) fn begin(&mut self, phase: Phase, before: Congestion, board: &Board, pipe: u32) {
-        // A timeout in recovery goes back to what was before both.
+        // A timeout within a recovery keeps the state saved at its start: an undo reverts both reductions.
         self.forward = Forward::Nothing;
         if self.phase == Phase::Open {
             self.undo =
                 Some(Undo { before, since: board.una(), stamp: None, resent: 0, any: false });
+            // RFC 5682 section 2.1 step 1: only the first timeout can be tested, not one within a recovery.
             if phase == Phase::Timeout {
                 self.forward = Forward::First;
             }
         }
         (self.phase, self.until) = (phase, board.nxt());
+        // At least 1: `window` divides by it.
         self.prr = Prr { flight: pipe.max(1), ..Prr::default() };
         self.repeated = 0;
     }
 
+    /// Ends the recovery; the saved state stays, for DSACKs that arrive later.
     pub(crate) fn end(&mut self) {
         self.phase = Phase::Open;
         self.forward = Forward::Nothing;
         self.repeated = 0;
     }
 
-    /// In fast recovery: the congestion window after an ACK that told of `delivered` bytes. `pipe` is what is on its
-    /// way now; `safe`: the ACK moved SND.UNA and told of no further loss (RFC 9937 section 5's SafeACK).
+    /// In fast recovery: the congestion window after an ACK that delivered `delivered` bytes (RFC 9937 section 6).
+    /// `pipe`: bytes in flight now; `safe`: the ACK advanced SND.UNA and revealed no further loss (SafeACK).
     pub(crate) fn window(
         &mut self,
         cc: &Congestion,
@@ -119,27 +140,31 @@ impl Recovery {
     ) -> u32 {
         let prr = &mut self.prr;
         prr.delivered = prr.delivered.saturating_add(delivered);
+        // Above ssthresh: send ssthresh / RecoverFS bytes per byte delivered, so that the window shrinks over a round
+        // trip.
         let more = if pipe > cc.ssthresh {
             let share = u64::from(prr.delivered) * u64::from(cc.ssthresh);
             let share = u32::try_from(share.div_ceil(u64::from(prr.flight))).unwrap_or(u32::MAX);
             share.saturating_sub(prr.out)
         } else {
+            // At or below it: send what was delivered (packet conservation), one segment more if the ACK was safe, and
+            // never more than ssthresh allows.
             let bank = prr.delivered.saturating_sub(prr.out).max(delivered);
             let bank = if safe { bank.saturating_add(mss) } else { bank };
             bank.min(cc.ssthresh - pipe)
         };
-        // The first retransmission is never held back.
+        // RFC 9937 section 6: the first retransmission is never held back.
         let more = if prr.out == 0 { more.max(mss) } else { more };
         pipe.saturating_add(more)
     }
 
-    /// `len` bytes left, first or again.
+    /// `len` bytes were sent, new or retransmitted.
     pub(crate) fn on_sent(&mut self, len: u32) {
         self.prr.out = self.prr.out.saturating_add(len);
     }
 
-    /// `len` bytes were sent again, with this timestamp: by the recovery, or by a probe after it, whose copy is not one
-    /// of the recovery's (`__tcp_retransmit_skb` counts both).
+    /// `len` bytes were retransmitted with this TSval, by the recovery or by a later tail loss probe: a DSACK does not
+    /// show which copy it answers, so both count (`__tcp_retransmit_skb`).
     pub(crate) fn on_sent_again(&mut self, len: u32, tsval: Option<u32>) {
         if let Some(undo) = &mut self.undo {
             undo.stamp = undo.stamp.or(tsval);
@@ -148,39 +173,43 @@ impl Recovery {
         }
     }
 
-    /// RFC 3522: SND.UNA moved, and what moved it was older than the first retransmission. What to go back to.
+    /// Eifel (RFC 3522): an ACK advanced SND.UNA. Returns the state to go back to if its echo is older than the first
+    /// retransmission: the original arrived.
     pub(crate) fn answered_original(&self, tsecr: Option<u32>) -> Option<Congestion> {
+        // In recovery only: after it, the ACK that ended it has decided.
         let undo = self.undo.as_ref().filter(|_| self.phase != Phase::Open)?;
         let (stamp, tsecr) = (undo.stamp?, tsecr?);
         Seq(tsecr).lt(Seq(stamp)).then_some(undo.before)
     }
 
-    /// The guest had `twice` twice. What to go back to, once that is all that was sent again.
+    /// DSACK: the guest received `twice` twice. Returns the state to go back to once this covers all retransmitted
+    /// bytes.
     pub(crate) fn on_duplicate(&mut self, twice: Range) -> Option<Congestion> {
+        // A duplicate below `since` answers an earlier recovery.
         let undo = self.undo.as_mut().filter(|undo| undo.any && twice.end.gt(undo.since))?;
         undo.resent = undo.resent.saturating_sub(twice.len());
         (undo.resent == 0).then_some(undo.before)
     }
 
-    /// A timeout after a timeout, or a repeated ACK: what was asked was not answered, or with no.
+    /// Ends F-RTO without a verdict: a second timeout or a duplicate ACK shows that data is lost.
     pub(crate) fn stop_asking(&mut self) {
         self.forward = Forward::Nothing;
     }
 
-    /// What is lost waits until new data told whether it is.
+    /// F-RTO runs: lost ranges wait until the ACK of new data shows whether they are lost.
     pub(crate) fn holds_back(&self) -> bool {
         matches!(self.forward, Forward::New | Forward::Asked)
     }
 
-    /// New data left.
+    /// New data was sent.
     pub(crate) fn on_sent_new(&mut self) {
         if self.forward == Forward::New {
             self.forward = Forward::Asked;
         }
     }
 
-    /// Nothing new can leave now. True: it was to ask with, so what is lost waits no longer (RFC 5682 section 2.1 step
-    /// 2b; `tcp_xmit_recovery`).
+    /// No new data can be sent now. Returns true if F-RTO needed it: the test ends, so lost ranges may be retransmitted
+    /// (RFC 5682 section 2.1 step 2b; `tcp_xmit_recovery`).
     pub(crate) fn cannot_ask(&mut self) -> bool {
         let could = self.forward == Forward::New;
         if could {
@@ -189,20 +218,22 @@ impl Recovery {
         could
     }
 
-    /// RFC 5682 section 3.1, steps 2 and 3. `moved`: the ACK moved SND.UNA, but not to where SND.NXT was; `original`:
-    /// it tells of something that left before the timeout and not again; `able`: there is new data and the guest's
-    /// window is open for it. What to go back to.
+    /// F-RTO, RFC 5682 section 3.1 steps 2 and 3, at an ACK. `moved`: it advanced SND.UNA, but not to `until`;
+    /// `original`: it covers bytes sent before the timeout and only once; `able`: there is new data, and the guest's
+    /// window has room for it. Returns the state to go back to if the timeout was spurious.
     ///
-    /// Two segments ask better than one, but one does ("can send only one segment", section 2.1 step 2b); whether one
-    /// leaves, and how many, is `output`'s to find out.
+    /// Two new segments give a better test than one, but one suffices ("can send only one segment", section 2.1 step
+    /// 2b); `output` finds out whether any leaves, and how many.
     pub(crate) fn on_forward(
         &mut self,
         moved: bool,
         original: bool,
         able: bool,
     ) -> Option<Congestion> {
+        // Any other ACK ends the test: the state is taken and put back only where the test continues.
         match std::mem::replace(&mut self.forward, Forward::Nothing) {
             Forward::First if moved && able => self.forward = Forward::New,
+            // Step 3b: an original arrived after the timeout, so the timeout was spurious.
             Forward::New | Forward::Asked if original => {
                 return self.undo.as_ref().map(|undo| undo.before);
             }
@@ -211,12 +242,12 @@ impl Recovery {
         None
     }
 
-    /// The window is down for a reason that stands.
+    /// Discards the saved state: the window is reduced for a reason that an undo must not revert.
     pub(crate) fn forget_undo(&mut self) {
         self.undo = None;
     }
 
-    /// It was for nothing.
+    /// The recovery was spurious and its reduction is reverted.
     pub(crate) fn undone(&mut self) {
         self.undo = None;
         self.end();

@@ -1,4 +1,4 @@
-//! The send half: what is queued, what is outstanding, what the guest lets us send.
+//! Send half: queued data, the scoreboard of outstanding data, the guest's window, congestion control and timers.
 
 use std::time::Duration;
 
@@ -14,47 +14,55 @@ use crate::tcp::rtt::Rtt;
 use crate::tcp::tlp::TailProbe;
 use crate::txq::TxQueue;
 
-/// Bytes queued for a flow before its guest has shown that it takes them (tcp_wmem's default).
+/// First send-queue bound, bytes: until the guest acknowledges data (default of Linux `tcp_wmem`).
 pub(crate) const TARGET_INITIAL: usize = 4 * 4032;
 
+/// Send variables of a flow.
 #[derive(Debug)]
 pub(crate) struct Snd {
+    /// Data from SND.UNA on, sent and unsent.
     pub(crate) q: TxQueue,
+    /// Our initial sequence number.
     pub(crate) iss: Seq,
-    /// Our SYN is acknowledged: SND.UNA is the queue's first byte. Asked of a flag, for ISS comes round again.
+    /// Our SYN is acknowledged, so SND.UNA is the first byte of the queue. A flag, because comparing with ISS fails
+    /// once sequence numbers wrap.
     pub(crate) syn_acked: bool,
-    /// SND.UNA, SND.NXT and what is known of all between.
+    /// SND.UNA, SND.NXT and the state of the bytes between.
     pub(crate) board: Board,
     /// SND.WND in bytes.
     pub(crate) wnd: u32,
+    /// Largest SND.WND seen, for silly-window avoidance and RFC 5961.
     pub(crate) wnd_max: u32,
+    /// SND.WL1 and SND.WL2: SEG.SEQ and SEG.ACK of the last window update.
     pub(crate) wl1: Seq,
     pub(crate) wl2: Seq,
     /// Shift of the windows the guest advertises.
     pub(crate) wscale: u8,
-    /// Payload bytes of one segment, options taken off.
+    /// Payload of one segment, bytes, less the options that every segment carries.
     pub(crate) mss: u32,
     pub(crate) cc: Congestion,
     pub(crate) rtt: Rtt,
     pub(crate) rack: Rack,
     pub(crate) recovery: Recovery,
+    /// The outstanding tail loss probe, and when the next one is due.
     pub(crate) tail_probe: Option<TailProbe>,
     pub(crate) tail_probe_at: Option<Instant>,
-    /// When what is behind a hole has had its time to be overtaken (RFC 8985 section 6.2 step 5).
+    /// When data beyond a hole has waited for the reordering window (RFC 8985 section 6.2 step 5).
     pub(crate) reorder_at: Option<Instant>,
-    /// Retransmission or persist timer: which of them follows from what is outstanding.
+    /// Retransmission or persist timer: persist if nothing is outstanding or the window is closed.
     pub(crate) timer: Option<Instant>,
     /// The host's stream ended: a FIN follows the last byte.
     pub(crate) fin: bool,
-    /// The host reset the connection: RST follows when all before it is acknowledged.
+    /// The host reset the connection: RST once all data before it is acknowledged.
     pub(crate) reset: bool,
-    /// Bytes the relay may have queued here.
+    /// Bytes that the relay may queue here.
     pub(crate) target: usize,
+    /// Retransmissions of this flow.
     pub(crate) retrans: u64,
-    /// When data last left, or the time without was last reckoned with.
+    /// When data was last sent, or when `restart_after_idle` last accounted for idle time.
     pub(crate) sent_at: Instant,
-    /// Outstanding when we last spoke, bytes. ACKs of one turn are answered once: what the first of them took off was
-    /// in flight when a later one tells of a loss (RFC 5681's FlightSize).
+    /// Bytes outstanding at the end of the last `output`. FlightSize for the ACKs that arrive before the next one (RFC
+    /// 5681): the first of them already reduces the current value.
     pub(crate) said: u32,
 }
 
@@ -88,10 +96,12 @@ impl Snd {
         }
     }
 
+    /// SND.UNA
     pub(crate) fn una(&self) -> Seq {
         self.board.una()
     }
 
+    /// SND.NXT
     pub(crate) fn nxt(&self) -> Seq {
         self.board.nxt()
     }
@@ -106,27 +116,29 @@ impl Snd {
         self.fin.then(|| self.data_start() + self.q.len() as u32)
     }
 
-    /// Our FIN was sent and is acknowledged by `ack`.
+    /// SEG.ACK acknowledges our FIN. Called before SND.UNA advances.
     pub(crate) fn covers_fin(&self, ack: Seq) -> bool {
-        // Before `una` moves: the FIN is the last thing in sequence space.
+        // The FIN is the last number in sequence space, so only its ACK is beyond it.
         self.fin_seq().is_some_and(|fin| ack.gt(fin))
     }
 
-    /// Bytes of the queue that were not sent yet.
+    /// Bytes of the queue that were never sent.
     pub(crate) fn unsent(&self) -> usize {
         let sent = self.nxt().diff(self.data_start()).max(0) as usize;
         self.q.len().saturating_sub(sent)
     }
 
-    /// The retransmission timer begins to run, or runs anew (RFC 6298 5.1, 5.3).
+    /// Starts or restarts the retransmission timer (RFC 6298 5.1, 5.3).
     pub(crate) fn restart_timer(&mut self, now: Instant) {
         self.timer = Some(now + self.rtt.rto());
     }
 
-    /// Data leaves now, and nothing is outstanding (RFC 5681 section 4.1). Once for the time since data last left,
-    /// whatever was asked or answered in between, and though the device may not take it yet.
+    /// Data is about to be sent and nothing is outstanding: reduces the window after an idle time (RFC 5681 section
+    /// 4.1). Probes and ACKs do not end the idle time. It is accounted for once, even if the device refuses the data
+    /// now.
     pub(crate) fn restart_after_idle(&mut self, now: Instant) {
         let (idle, timeout) = (now.since(self.sent_at), self.rtt.rto());
+        // Instant(0): no data was sent yet, so the initial window applies.
         if idle >= timeout && self.sent_at != Instant(0) {
             let timeouts = idle.as_nanos() / timeout.as_nanos();
             self.sent_at = now;
@@ -134,9 +146,9 @@ impl Snd {
         }
     }
 
-    /// The guest acknowledged something: the queue grows to two congestion windows and more (Linux' tcp_sndbuf_expand),
-    /// for while a hole is filled as much again lies behind it. Less would hold back the window: it would neither be
-    /// used nor grow, and be measured too small when something is lost.
+    /// The guest acknowledged data: the queue bound doubles up to two congestion windows (Linux `tcp_sndbuf_expand`).
+    /// While a hole is repaired a second window is queued beyond it. A smaller bound would leave the window unused: it
+    /// would not grow, and a loss would measure it too small.
     pub(crate) fn grow_target(&mut self, target_max: usize, budget: &Budget) {
         let short = self.target < 2 * self.cc.cwnd as usize;
         if short && grows_by(budget, self.target as u64) {
@@ -144,16 +156,18 @@ impl Snd {
         }
     }
 
-    /// Pressure or refusal: `sk_stream_moderate_sndbuf` for our target.
+    /// Under pressure or after a refusal: halves the bound as `sk_stream_moderate_sndbuf`.
     pub(crate) fn moderate_target(&mut self) {
+        // Floor of the kernel: SOCK_MIN_SNDBUF.
         self.target = self.target.min(self.q.len() / 2).max(4608);
     }
 
+    /// The flow became idle: its queue starts small again.
     pub(crate) fn on_idle(&mut self) {
         self.target = TARGET_INITIAL;
     }
 
-    /// How long the persist timer waits: the RTO, backed off, as Linux does (RFC 9293 section 3.8.6.1).
+    /// Time until the persist timer fires: the RTO with backoff, as Linux (RFC 9293 section 3.8.6.1).
     pub(crate) fn persist_delay(&self) -> Duration {
         self.rtt.rto()
     }

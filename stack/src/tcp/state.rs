@@ -1,43 +1,46 @@
-//! States of RFC 9293 section 3.3.2, as seen from the stack, and the transitions it makes, as one table.
+//! States of RFC 9293 section 3.3.2, as seen from the stack, and all transitions as one table.
 //!
-//! The container's kernel is the peer. LISTEN has no object: a SYN for any address makes a flow. Before the SYN is
-//! answered the host side is asked (`Connecting`), so that what the guest learns is true. TIME-WAIT is not a state of
-//! a flow but an entry of 64 bytes in a table of its own.
+//! The container's kernel is the peer. LISTEN has no object: a SYN to any address creates a flow. The stack answers the
+//! SYN only after the host side has connected (`Connecting`), so that the guest sees the real outcome. TIME-WAIT is not
+//! a state of a flow but a small entry in a separate table (`timewait`).
 
-/// State of a flow's TCP towards the guest.
+/// State of the TCP connection with the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum State {
-    /// The guest's SYN is held while the host side connects.
+    /// The guest's SYN waits while the host side connects.
     Connecting,
-    /// Our SYN is out (a published port was connected to).
+    /// Our SYN was sent, for a connection to a published port.
     SynSent,
-    /// The guest's SYN is answered.
+    /// Our SYN-ACK was sent, or is due.
     SynRcvd,
+    /// Data flows both ways.
     Established,
-    /// Our FIN is out.
+    /// Our FIN was sent.
     FinWait1,
     /// Our FIN is acknowledged.
     FinWait2,
-    /// The guest's FIN came.
+    /// The guest's FIN arrived.
     CloseWait,
-    /// FINs crossed.
+    /// Both FINs were sent before either was acknowledged.
     Closing,
-    /// The guest's FIN came, then ours went out.
+    /// The guest's FIN arrived, then ours was sent.
     LastAck,
+    /// Both FINs are acknowledged; the flow becomes a TIME-WAIT entry.
     TimeWait,
+    /// Our FIN in LAST-ACK is acknowledged: the flow is removed.
     Closed,
 }
 
 /// What can move a flow from state to state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Cause {
-    /// The host side is connected: the SYN is answered.
+    /// The host side connected: the SYN is answered.
     HostConnected,
-    /// SYN-ACK (in SYN-SENT) or the ACK of our SYN-ACK.
+    /// SYN-ACK (in SYN-SENT), or the ACK of our SYN-ACK.
     SynAcked,
-    /// A SYN without ACK in SYN-SENT.
+    /// A SYN without ACK in SYN-SENT: simultaneous open.
     SynCrossed,
-    /// We send FIN.
+    /// Our FIN is sent.
     SendFin,
     /// Our FIN is acknowledged.
     FinAcked,
@@ -46,7 +49,7 @@ pub(crate) enum Cause {
 }
 
 impl State {
-    /// The transition table; `None` where the cause means nothing in that state.
+    /// The transition table; `None` if the cause has no effect in this state.
     pub(crate) fn next(self, cause: Cause) -> Option<Self> {
         use Cause as C;
         Some(match (self, cause) {
@@ -65,7 +68,7 @@ impl State {
         })
     }
 
-    /// The name `ss` prints.
+    /// The name that `ss` prints.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Connecting => "CONNECTING",
@@ -82,12 +85,12 @@ impl State {
         }
     }
 
-    /// Data of the guest is taken.
+    /// The guest may send data in this state.
     pub(crate) fn receives(self) -> bool {
         matches!(self, Self::Established | Self::FinWait1 | Self::FinWait2)
     }
 
-    /// Data may be sent, first or again.
+    /// Data may be sent or retransmitted in this state.
     pub(crate) fn sends(self) -> bool {
         matches!(
             self,
@@ -95,7 +98,7 @@ impl State {
         )
     }
 
-    /// The handshake is behind us.
+    /// The handshake is complete.
     pub(crate) fn synchronized(self) -> bool {
         !matches!(self, Self::Connecting | Self::SynSent | Self::SynRcvd | Self::Closed)
     }

@@ -15,12 +15,12 @@ struct World {
     ledger: ManuallyDrop<Ledger>,
     other: ManuallyDrop<Ledger>,
     q: TxQueue,
-    /// Positions of the first byte held and of the next one read.
+    /// Stream positions of the first byte stored and of the next byte read.
     una: u64,
     end: u64,
 }
 
-/// What the host has to say when it is read.
+/// What the host returns to a read.
 #[derive(Debug, Clone, Copy)]
 enum Host {
     Has(usize),

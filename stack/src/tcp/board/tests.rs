@@ -1,9 +1,9 @@
-//! Random ACKs, SACKs, losses and retransmissions against a model that knows each byte.
+//! Random ACKs, SACKs, losses and retransmissions against a model of single bytes.
 
 use super::*;
 use crate::seeded::{Seeded, each_seed};
 
-/// What the model knows of a byte: its fate, when it left last, whether more than once.
+/// State of one byte in the model: its fate, when it was last sent, whether it was retransmitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Byte {
     fate: Fate,
@@ -82,7 +82,7 @@ impl Model {
     }
 
     fn lose(&mut self, rng: &mut Seeded) {
-        // Times are exact only while the list is not full.
+        // Times are exact only while the list is below its bound.
         let ago = if self.chunks < 100 { 0 } else { rng.below(20) as u64 };
         let before = Instant(self.now.0.saturating_sub(ago));
         let lost = |b: &&mut Byte| b.fate == Fate::Flying && b.at <= before;
@@ -106,7 +106,7 @@ impl Model {
         }
     }
 
-    /// Fates byte for byte; times exactly while the list is not full, and never too early.
+    /// Compares fates byte by byte; times exactly while the list is below its bound, and never too early.
     fn check(&self) {
         let count = |fate| self.bytes.iter().filter(|b| b.fate == fate).count() as u32;
         assert_eq!(

@@ -1,11 +1,11 @@
-//! Windows over time, against what the RFCs' formulas give.
+//! Windows over time against the formulas of the RFCs.
 
 use super::*;
 
 const MSS: u32 = 1000;
 const RTT: Duration = Duration::from_millis(100);
 
-/// A flow that always fills its window; one ACK a segment.
+/// A flow that always fills its window and receives one ACK per segment.
 struct Flow {
     cc: Congestion,
     now: Instant,
@@ -77,7 +77,7 @@ fn cubic_comes_back_to_the_lost_window_after_k_and_is_flat_there() {
     flow.cc.cwnd = 1000 * MSS;
     flow.lose();
     assert_eq!(flow.segments(), 700);
-    // K = cbrt(300 / 0.4) = 9.09 s
+    // K = cbrt(300 / 0.4) = 9.09 s.
     let began = flow.now;
     let mut at = vec![];
     for _ in 0..150 {
@@ -100,7 +100,7 @@ fn cubic_is_never_below_reno_on_a_short_path() {
     flow.cc.cwnd = 100 * MSS;
     flow.lose();
     assert_eq!(flow.segments(), 70);
-    // RFC 9438 section 4.3: 0.529 segments a round until the lost window, one a round from there.
+    // RFC 9438 section 4.3: 0.529 segments a round up to the window of the loss, then one a round.
     for _ in 0..56 {
         flow.round();
     }
@@ -118,7 +118,7 @@ fn a_second_loss_below_the_first_gives_room() {
     flow.lose();
     flow.lose();
     assert_eq!(flow.segments(), 490);
-    // W_max is 0.85 x 700: the plateau is where fast convergence puts it.
+    // Fast convergence puts the plateau at W_max = 0.85 x 700.
     for _ in 0..80 {
         flow.round();
     }
@@ -167,7 +167,7 @@ fn slow_start_ends_when_round_trips_grow_and_goes_on_when_they_shrink_again() {
     flow.rtt = RTT + Duration::from_millis(13);
     flow.round();
     flow.round();
-    // RFC 9406: conservative, a quarter as fast, for five rounds; then avoidance.
+    // RFC 9406: conservative slow start, a quarter as fast, for five rounds; then congestion avoidance.
     let slow = flow.segments();
     assert!(slow < 160, "{slow}");
     let mut hiccup = Flow { cc: flow.cc, now: flow.now, una: flow.una, rtt: RTT };
@@ -191,7 +191,7 @@ fn undo_puts_everything_back() {
         flow.lose();
         flow.cc.undo(before);
         assert_eq!((flow.cc.cwnd, flow.cc.ssthresh), (300 * MSS, u32::MAX));
-        // Not below what was grown meanwhile.
+        // Not below the window grown in the meantime.
         flow.cc.cwnd = 400 * MSS;
         flow.cc.undo(before);
         assert_eq!(flow.segments(), 400);
