@@ -1,9 +1,9 @@
-//! Chunks: the buffers everything queued lives in.
+//! Chunks: the buffers that hold all queued data.
 //!
-//! A chunk is charged at 4096 bytes and carries 4032: the difference pays for what the queues keep beside it, so that
-//! what is charged is what the process holds. Each chunk is a page of a map of its own. Free chunks are reused last-in
-//! first-out, because the one given back a moment ago is the one still in the cache; those at the other end, which
-//! nobody needed for a while, go back to the system, so that what the process holds follows what is charged.
+//! A chunk is charged as 4096 bytes and carries 4032. The difference covers the bookkeeping of the queues, so that the
+//! charge equals the memory that the process uses. Chunks are pages of maps that hold no other data. Free chunks are
+//! reused last-in first-out, because the one freed last is still in the cache. Chunks at the other end of the list,
+//! unused for a while, are returned to the system, so that the memory of the process follows the charge.
 
 use std::time::Duration;
 
@@ -12,30 +12,32 @@ use skbudget_controller::{CHUNK_PAYLOAD, Instant};
 #[allow(unsafe_code, reason = "maps of memory, which std has not; nothing else lives there")]
 mod sys;
 
-/// Payload bytes of one chunk, as an index.
+/// Payload bytes of one chunk, as `usize`.
 pub const PAYLOAD: usize = CHUNK_PAYLOAD as usize;
 const _: () = assert!(sys::PAGE as u64 == skbudget_controller::CHUNK_SIZE && PAYLOAD <= sys::PAGE);
 
-/// Chunks of one map: 1 MiB.
+/// Chunks per map: 1 MiB.
 const MAP_CHUNKS: usize = 256;
-/// Free chunks that a worker keeps however long nobody needs them: 64 KiB (pressure model M6).
+/// Free chunks that a worker always keeps: 64 KiB (M6).
 const STOCK: usize = 16;
-/// A free chunk that was not needed for so long goes back; as much time again may pass before that is seen.
+/// A free chunk unused for this time is returned to the system; up to as much again may pass until that is noticed.
 const UNUSED_FOR: Duration = Duration::from_millis(250);
-/// So many at a time, and the next ones after a pause: it is work of the thread that serves containers.
+/// Chunks returned at a time, and the pause before the next batch: the thread that serves containers does this work.
 const BATCH: usize = 128;
 const BATCH_EVERY: Duration = Duration::from_millis(1);
 
-/// One buffer. Its bytes are plain memory: what is valid in it the queue that holds it knows.
+/// One buffer. Its bytes are plain memory; the queue that owns the chunk knows which of them are valid.
 #[derive(Debug)]
 pub struct Chunk(sys::Page);
 
 impl Chunk {
+    /// The payload bytes.
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8; PAYLOAD] {
         first(self.0.bytes())
     }
 
+    /// The payload bytes, to be written.
     #[inline]
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8; PAYLOAD] {
         let (payload, _) = self.0.bytes_mut().split_first_chunk_mut().unwrap_or_else(|| no_room());
@@ -49,30 +51,34 @@ fn first(page: &[u8; sys::PAGE]) -> &[u8; PAYLOAD] {
     payload
 }
 
-/// A page is larger than a chunk's payload: asserted above, and the compiler knows it.
+/// A page is larger than a chunk's payload (asserted above); the compiler removes this branch.
 #[cold]
 fn no_room() -> ! {
     unreachable!("a page holds a chunk's payload")
 }
 
-/// A worker's free chunks.
+/// Free chunks of a worker.
 #[derive(Debug, Default)]
 pub struct ChunkPool {
-    /// With memory; the last one was given back last.
+    /// Chunks with memory; the last one was freed last.
     free: Vec<Chunk>,
-    /// Without: new, or given back to the system.
+    /// Chunks without memory: new, or returned to the system.
     bare: Vec<Chunk>,
+    /// Chunks that queues own.
     live: usize,
-    /// The fewest there were in `free` since it was last looked at: so many nobody needed.
+    /// Smallest length of `free` in this interval: this number of chunks was not needed.
     fewest: usize,
+    /// When `tend` checks next; `None`: no more than the stock is free.
     look_at: Option<Instant>,
 }
 
 impl ChunkPool {
+    /// An empty pool; the first chunk maps memory.
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// Takes a free chunk, or maps new ones. The content is undefined.
     #[inline]
     pub(crate) fn take(&mut self) -> Chunk {
         self.live += 1;
@@ -87,18 +93,20 @@ impl ChunkPool {
             if let Some(chunk) = self.bare.pop() {
                 return chunk;
             }
+            // Reversed, so that `pop` hands out ascending addresses.
             self.bare.extend(sys::map(MAP_CHUNKS).into_iter().rev().map(Chunk));
         }
     }
 
+    /// Returns a chunk of any queue to the pool.
     #[inline]
     pub(crate) fn give(&mut self, chunk: Chunk) {
         self.live -= 1;
         self.free.push(chunk);
     }
 
-    /// Gives memory of free chunks back to the system when nobody needed them for a while. To be called after each
-    /// turn; returns when to call it again if nothing else happens. `None`: there is nothing to give back.
+    /// Returns the memory of free chunks that were unused for a while to the system. Call it after each turn. Returns
+    /// when to call it again if nothing happens before; `None`: nothing can be returned.
     pub fn tend(&mut self, now: Instant) -> Option<Instant> {
         if self.free.len() <= STOCK {
             self.look_at = None;
@@ -110,16 +118,20 @@ impl ChunkPool {
         self.look_at
     }
 
+    /// Starts an interval in which `fewest` is measured.
     fn begin_interval(&mut self, now: Instant) {
         self.fewest = self.free.len();
         self.look_at = Some(now + UNUSED_FOR);
     }
 
+    /// Returns one batch and sets the next check.
     #[cold]
     fn give_back(&mut self, now: Instant) {
-        // At least one batch, needed or not: a single read takes dozens of chunks for a moment; allocating them
-        // anew four times a second costs nothing. So what small traffic needs is not kept, what much traffic needs is.
+        // At least one batch, needed or not. A single read takes dozens of chunks for a moment, so light traffic would
+        // keep them for ever; allocating them again four times a second is cheap. Heavy traffic needs more than a batch
+        // and keeps its chunks.
         let some = (self.free.len() - STOCK).min(BATCH);
+        // By address, so that neighbours are discarded with one call.
         self.free[..some].sort_unstable_by_key(|chunk| sys::address(&chunk.0));
         sys::discard(&mut self.free[..some]);
         self.bare.extend(self.free.drain(..some));
@@ -128,18 +140,18 @@ impl ChunkPool {
             true => self.look_at = Some(now + BATCH_EVERY),
             false => self.begin_interval(now),
         }
-        // What the lists themselves took at the peak.
+        // The lists themselves grew at the peak, too.
         if self.free.capacity() > 4 * self.free.len().max(MAP_CHUNKS) {
             self.free.shrink_to(2 * self.free.len());
         }
     }
 
-    /// Chunks held by queues.
+    /// Chunks that queues own.
     pub fn live(&self) -> usize {
         self.live
     }
 
-    /// Bytes of free chunks that have memory: the pool's slack, the platform's and in no budget.
+    /// Bytes of free chunks with memory: the pool's slack, which belongs to the platform and is in no budget.
     pub fn slack_bytes(&self) -> u64 {
         self.free.len() as u64 * skbudget_controller::CHUNK_SIZE
     }
@@ -161,7 +173,7 @@ mod tests {
         taken
     }
 
-    /// Of pages at these addresses: how many have memory.
+    /// Number of pages at `addresses` that have memory.
     fn present(addresses: &[usize]) -> usize {
         let map = std::fs::File::open("/proc/self/pagemap").unwrap();
         let present = |address: &&usize| {
@@ -222,7 +234,7 @@ mod tests {
         }
         let kept = (1000 - BATCH) * sys::PAGE;
         assert!(pool.slack_bytes() >= kept as u64, "but for one batch");
-        // Little is not kept.
+        // Light traffic keeps next to nothing.
         for _ in 0..100 {
             let taken = fill(&mut pool, 60);
             taken.into_iter().for_each(|chunk| pool.give(chunk));

@@ -1,5 +1,5 @@
-//! From a tuple to a flow: a keyed hash table over a slab. The key is secret, so a guest cannot aim at one bucket;
-//! the table is never iterated, so its order cannot leak into behaviour.
+//! Finds the flow of a tuple: a keyed hash map over a slab. The key is secret, so a guest cannot fill one bucket on
+//! purpose; the map is never iterated, so its order cannot affect behaviour.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
@@ -8,10 +8,11 @@ use crate::flow::Flow;
 use crate::io::FlowId;
 use crate::segment::Tuple;
 
-/// Hashes with a secret: multiply and fold, seeded per container.
+/// Hash builder with a secret per container; multiplies and folds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Keyed(pub(crate) [u64; 2]);
 
+/// Hash state of one tuple.
 #[derive(Debug)]
 pub(crate) struct KeyedHasher {
     state: u64,
@@ -28,6 +29,7 @@ impl BuildHasher for Keyed {
 impl KeyedHasher {
     fn mix(&mut self, word: u64) {
         let product = u128::from(self.state ^ word) * u128::from(self.key ^ 0x9e37_79b9_7f4a_7c15);
+        // Both halves of the product are folded in, so that every input bit reaches the low bits.
         self.state = (product as u64) ^ ((product >> 64) as u64) ^ self.key.rotate_left(17);
     }
 }
@@ -51,13 +53,14 @@ impl Hasher for KeyedHasher {
     }
 }
 
+/// One place of the slab, with or without a flow.
 #[derive(Debug, Default)]
 struct Slot {
     generation: u32,
-    /// It is on the container's list of places to serve, whether or not its flow is still there: so a place is on that
-    /// list once, and the list is no longer than the table.
+    /// The index is on the container's list of flows to serve, even if its flow has been removed: so the list holds
+    /// each index once and is never longer than the slab.
     dirty: bool,
-    /// The same for the list of those that wait for the device.
+    /// The same for the list of flows that wait for the device.
     blocked: bool,
     flow: Option<Box<Flow>>,
 }
@@ -65,7 +68,9 @@ struct Slot {
 /// All flows of a container.
 #[derive(Debug)]
 pub(crate) struct FlowTable {
+    /// Slots by `FlowId::index`.
     slots: Vec<Slot>,
+    /// Indices of slots without a flow.
     free: Vec<u32>,
     by_tuple: HashMap<Tuple, u32, Keyed>,
     flows_max: u32,
@@ -77,15 +82,17 @@ impl FlowTable {
         Self { slots: Vec::new(), free: Vec::new(), by_tuple, flows_max }
     }
 
+    /// Flows and reserved slots.
     pub(crate) fn len(&self) -> u32 {
         (self.slots.len() - self.free.len()) as u32
     }
 
+    /// Index of the tuple's flow.
     pub(crate) fn find(&self, tuple: &Tuple) -> Option<u32> {
         self.by_tuple.get(tuple).copied()
     }
 
-    /// A free place; `None` when the table is full.
+    /// Reserves a slot; `None` when the table is full.
     pub(crate) fn reserve(&mut self) -> Option<FlowId> {
         let index = match self.free.pop() {
             Some(index) => index,
@@ -98,81 +105,91 @@ impl FlowTable {
         Some(FlowId { index, generation: self.slots[index as usize].generation })
     }
 
-    /// Gives a reserved place back unused.
+    /// Returns a reserved slot unused.
     pub(crate) fn unreserve(&mut self, id: FlowId) {
         self.free.push(id.index);
     }
 
+    /// Stores a flow in its reserved slot and makes its tuple known.
     pub(crate) fn insert(&mut self, flow: Box<Flow>) {
         let index = flow.id.index;
         self.by_tuple.insert(flow.tuple, index);
         self.slots[index as usize].flow = Some(flow);
     }
 
-    /// The flow leaves its place for the time of one call, so that it and the rest can be changed at once.
+    /// Takes the flow out of its slot for one call, so that the flow and the container can be changed together.
     pub(crate) fn take(&mut self, index: u32) -> Option<Box<Flow>> {
         self.slots.get_mut(index as usize)?.flow.take()
     }
 
+    /// Puts a taken flow back.
     pub(crate) fn put(&mut self, flow: Box<Flow>) {
         let index = flow.id.index as usize;
         self.slots[index].flow = Some(flow);
     }
 
+    /// The flow of this id; `None` if it was removed or is taken.
     pub(crate) fn get(&self, id: FlowId) -> Option<&Flow> {
         let slot = self.slots.get(id.index as usize)?;
         if slot.generation == id.generation { slot.flow.as_deref() } else { None }
     }
 
+    /// As [`Self::get`], mutable.
     pub(crate) fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
         let slot = self.slots.get_mut(id.index as usize)?;
         if slot.generation == id.generation { slot.flow.as_deref_mut() } else { None }
     }
 
+    /// The flow in a slot, whatever its generation.
     pub(crate) fn index_mut(&mut self, index: u32) -> Option<&mut Flow> {
         self.slots.get_mut(index as usize)?.flow.as_deref_mut()
     }
 
-    /// The tuple names this flow no longer: another may begin with it.
+    /// Removes the tuple of a flow: a new flow may use it.
     pub(crate) fn unlink(&mut self, flow: &Flow) {
+        // The tuple may belong to a newer flow already.
         if self.by_tuple.get(&flow.tuple) == Some(&flow.id.index) {
             self.by_tuple.remove(&flow.tuple);
         }
     }
 
-    /// The place of a taken flow is free again; late events for the old id find nothing.
+    /// Frees the slot of a taken flow. Late events for the old id find no flow.
     pub(crate) fn release(&mut self, flow: &Flow) {
         self.unlink(flow);
         let slot = &mut self.slots[flow.id.index as usize];
         debug_assert!(slot.flow.is_none(), "the flow was taken");
+        // The generation in later ids differs, so that a stale host event cannot reach the next flow in this slot.
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(flow.id.index);
     }
 
-    /// True when the place is not on the list of those to serve, where it belongs from now on.
+    /// Marks the index as on the list of flows to serve. True if it was not: the caller appends it.
     pub(crate) fn set_dirty(&mut self, index: u32) -> bool {
         self.slots.get_mut(index as usize).is_some_and(|s| !std::mem::replace(&mut s.dirty, true))
     }
 
-    /// It was taken off that list.
+    /// The index was removed from that list.
     pub(crate) fn clear_dirty(&mut self, index: u32) {
         self.slots[index as usize].dirty = false;
     }
 
-    /// As [`Self::set_dirty`], for the list of those that wait for the device.
+    /// As [`Self::set_dirty`], for the list of flows that wait for the device.
     pub(crate) fn set_blocked(&mut self, index: u32) -> bool {
         let slot = self.slots.get_mut(index as usize);
         slot.is_some_and(|s| !std::mem::replace(&mut s.blocked, true))
     }
 
+    /// As [`Self::clear_dirty`], for the list of flows that wait for the device.
     pub(crate) fn clear_blocked(&mut self, index: u32) {
         self.slots[index as usize].blocked = false;
     }
 
+    /// Indices of all slots, with or without a flow.
     pub(crate) fn indices(&self) -> std::ops::Range<u32> {
         0..self.slots.len() as u32
     }
 
+    /// Flows in the order of their slots.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Flow> {
         self.slots.iter().filter_map(|s| s.flow.as_deref())
     }

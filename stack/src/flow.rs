@@ -1,4 +1,4 @@
-//! A flow: TCP towards the guest, a host socket, and the ledger of what both hold.
+//! A flow: TCP with the guest, a host socket, and the ledger of both.
 
 use std::net::SocketAddr;
 
@@ -11,47 +11,49 @@ use crate::segment::Tuple;
 use crate::seq::Seq;
 use crate::tcp::Tcb;
 
-/// Charged for a flow object, its places in tables and queues (pressure model A1: `sock`). The assertion below keeps it
-/// honest.
+/// Charge of a flow object with its places in tables and queues, bytes (A1: `sock`). The assertion below checks it.
 pub(crate) const FLOW_BYTES: u32 = 1536;
 const _: () = assert!(
     size_of::<Flow>() + 256 <= FLOW_BYTES as usize,
     "a flow and its table entries must fit what is charged for them"
 );
 
-/// The host's end.
+/// The host side of a flow.
 #[derive(Debug)]
 pub(crate) struct HostSide {
+    /// Address to which the host side connects.
     pub(crate) to: SocketAddr,
-    /// connect(2) is done.
+    /// connect(2) has completed.
     pub(crate) open: bool,
+    /// Readiness of the socket, as last reported.
     pub(crate) ready: Ready,
-    /// The socket reported an error (EPOLLERR). Nothing is written any more: a write would be given the error that the
-    /// reads are to end with.
+    /// The socket reported an error (EPOLLERR). Nothing is written any more: a write would consume the error that a
+    /// read is to return.
     pub(crate) broken: bool,
-    /// The first error of the socket: later ones only follow from it.
+    /// The first error of the socket; later ones only follow from it.
     pub(crate) error: Option<HostError>,
-    /// All that the host sent was read.
+    /// Everything that the host sent was read.
     pub(crate) eof: bool,
-    /// We ended ours.
+    /// This side shut down its stream.
     pub(crate) shut: bool,
-    /// The caps were raised to what a flow begins with, or there was no plenty to do so.
+    /// The caps were raised to those of a new flow, or the budget had no room for that.
     pub(crate) begun: bool,
-    /// What is charged as `host`.
+    /// Caps of the socket, which are charged as `host`.
     pub(crate) caps: HostCaps,
-    /// Bytes moved since each cap was raised: a cap is raised for a flow that proved fast.
+    /// Bytes moved since the cap of each direction was raised: only a fast flow gets a larger cap.
     pub(crate) to_host_since: u64,
     pub(crate) from_host_since: u64,
-    /// When the receive cap was last raised, or the flow found too slow for that.
+    /// When the receive cap was last raised, or last found sufficient.
     pub(crate) from_host_at: Instant,
-    /// Caps that could not be lowered are not tried again before.
+    /// Caps that could not be lowered are not tried again before this time.
     pub(crate) relax_from: Instant,
-    /// Chunks the next read asks for.
+    /// Chunks that the next read requests.
     pub(crate) read_hint: usize,
     /// Bytes read from the host for the guest.
     pub(crate) bytes_to_guest: u64,
 }
 
+/// One connection of the guest.
 #[derive(Debug)]
 pub(crate) struct Flow {
     pub(crate) id: FlowId,
@@ -59,19 +61,21 @@ pub(crate) struct Flow {
     pub(crate) tcb: Tcb,
     pub(crate) host: HostSide,
     pub(crate) ledger: Ledger,
-    /// TCP with the guest is over; what it sent may still be on its way to the host.
+    /// TCP with the guest is over; its data may still be on the way to the host.
     pub(crate) orphan: Option<Orphan>,
-    /// Earliest entry in the container's timer queue.
+    /// Time of the earliest entry of this flow in the container's timer queue.
     pub(crate) timer_at: Option<Instant>,
-    /// Linux rules: when to ask for send memory again (L4).
+    /// Linux rules: when to request send memory again (L4).
     pub(crate) retry_at: Option<Instant>,
     /// On the budget's list of waiters.
     pub(crate) waiting: bool,
+    /// When data last moved.
     pub(crate) last_data: Instant,
+    /// No data moved for the idle time; the flow may be demoted (H3).
     pub(crate) idle: bool,
     /// On the container's queue of flows that may become idle.
     pub(crate) watched: bool,
-    /// On that queue since it was opened, whatever it did since.
+    /// On that queue since the flow opened, whatever it did since then.
     pub(crate) fresh: bool,
     pub(crate) probes: GuestProbes,
 }
@@ -130,13 +134,13 @@ impl Flow {
         })
     }
 
-    /// The guest says that a segment of ours, beginning at `seq`, did not fit a path of `mtu` bytes. True: it was in
+    /// The guest reports by ICMP that our segment at `seq` did not fit a path of `mtu` bytes. Returns true if it was in
     /// flight and the segments are smaller from now on.
     pub(crate) fn path_mtu(&mut self, mtu: u32, seq: Seq) -> bool {
         self.tcb.on_path_mtu(mtu, self.tuple.is_ipv6(), seq)
     }
 
-    /// When this flow must be looked at if nothing else happens.
+    /// When to serve this flow if nothing happens before.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         if let Some(orphan) = &self.orphan {
             return Some(orphan.look_at());

@@ -1,14 +1,14 @@
-//! What is left of a flow when TCP with its guest is over: bytes that were acknowledged to the guest, and the host
-//! socket that delivers them (K11).
+//! What remains of a flow when TCP with its guest is over: bytes acknowledged to the guest, and the host socket that
+//! delivers them (K11).
 //!
 //! ```text
 //! guest ended its stream ──▶ write all ──▶ shutdown ──▶ all acknowledged ──▶ close
 //! guest reset, or given up ─▶ write all ──────────────▶ all acknowledged ──▶ reset
 //! ```
 //!
-//! The flow keeps its place and its charge until then: what the kernel holds in the socket's send queue is memory of
-//! the container. A kernel reports no event when a send queue becomes empty, so it is looked at from time to time.
-//! Without progress for a while the socket is reset, which discards what it holds.
+//! The flow keeps its slot and its charge until then: what the kernel holds in the socket's send queue is memory of the
+//! container. A kernel reports no event when a send queue becomes empty, so the queue is polled. A socket without
+//! progress for a while is reset, which discards its data.
 
 use std::time::Duration;
 
@@ -16,51 +16,56 @@ use skbudget_controller::Instant;
 
 use crate::io::Close;
 
-/// A guest that ended its stream has its bytes kept for so long without progress.
+/// Time without progress after which the data of a guest that ended its stream is discarded.
 const STALLED: Duration = Duration::from_secs(60);
-/// A guest that reset the connection gave up what it sent: only what moves is waited for.
+/// The same after a reset: the guest gave up its data, so only data that still moves is delivered.
 const STALLED_AFTER_RESET: Duration = Duration::from_secs(1);
 
-/// Time from one look at the send queue to the next: it doubles.
+/// Pause between two polls of the send queue; it doubles from the first to the second.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 
+/// Delivery state of an orphaned flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Orphan {
-    /// How the host socket ends when all is delivered.
+    /// How the host socket is closed when everything is delivered.
     pub(crate) how: Close,
-    /// Bytes that the host's peer had not acknowledged at the last look; when there were last fewer.
+    /// Bytes that the host's peer had not acknowledged at the last poll, and when their number last fell.
     left: u64,
     progress_at: Instant,
+    /// Time of the next poll, and the pause after it.
     look_at: Instant,
     pause: Duration,
 }
 
-/// What a look at the send queue found.
+/// Result of a poll of the send queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
     Delivered,
-    /// Some is left: look again at `Orphan::look_at`.
+    /// Bytes remain: poll again at `Orphan::look_at`.
     Waits,
-    /// Some is left, and has been for too long.
+    /// Bytes remain, without progress for too long.
     Stalled,
 }
 
 impl Orphan {
+    /// Starts with a poll at once.
     pub(crate) fn new(how: Close, now: Instant) -> Self {
         let left = u64::MAX;
         Self { how, left, progress_at: now, look_at: now, pause: PAUSE_MIN }
     }
 
+    /// When to poll next.
     pub(crate) fn look_at(&self) -> Instant {
         self.look_at
     }
 
-    /// `left`: bytes that the host's peer has not acknowledged now, held here or by the kernel.
+    /// Evaluates a poll. `left`: bytes that the host's peer has not acknowledged, here or in the kernel.
     pub(crate) fn look(&mut self, left: u64, now: Instant) -> Look {
         if left == 0 {
             return Look::Delivered;
         }
+        // The first poll always counts as progress: `left` starts at the maximum.
         if left < self.left {
             (self.left, self.progress_at) = (left, now);
         }
@@ -72,6 +77,7 @@ impl Orphan {
         if give_up_at <= now {
             return Look::Stalled;
         }
+        // An early call (another event of the flow) must not move the schedule.
         if self.look_at <= now {
             self.look_at = (now + self.pause).min(give_up_at);
             self.pause = (self.pause * 2).min(PAUSE_MAX);
@@ -90,7 +96,7 @@ mod tests {
         loop {
             let now = orphan.look_at();
             looks += 1;
-            // Half a second in, one more byte is acknowledged.
+            // After half a second one more byte is acknowledged.
             let left = if now < Instant::from_millis(500) { 10 } else { 9 };
             match orphan.look(left, now) {
                 Look::Waits => assert!(orphan.look_at() > now),

@@ -1,11 +1,11 @@
-//! Ranges [start, end) in a list that is sorted and whose members neither overlap nor touch.
+//! Lists of ranges [start, end): sorted, without overlap, not touching.
 
-/// All of [`start`, `end`) is in one of them.
+/// One range of the list contains all of [`start`, `end`).
 pub(crate) fn cover<T: Copy + Ord>(ranges: &[(T, T)], start: T, end: T) -> bool {
     ranges.iter().any(|r| r.0 <= start && end <= r.1)
 }
 
-/// Adds [`start`, `end`); those that it touches become one with it.
+/// Adds [`start`, `end`); merges it with the ranges that it overlaps or touches.
 pub(crate) fn insert<T: Copy + Ord>(ranges: &mut Vec<(T, T)>, start: T, end: T) {
     let at = ranges.partition_point(|r| r.1 < start);
     let mut merged = (start, end);

@@ -1,12 +1,12 @@
-//! Fragments of both families (RFC 791 section 3.2, RFC 8200 section 4.5) become packets again, within a bound.
+//! Reassembles fragments of both families (RFC 791 section 3.2, RFC 8200 section 4.5), within a bound.
 //!
-//! A datagram's bytes lie in one buffer that is charged, in whole chunks, before it grows; datagrams, the ranges of
-//! one and the time it may take are bounded too. A fragment that overlaps another ends the datagram and all that is
-//! still to come of it (RFC 5722); one that only repeats what is there already is ignored. When there is no room, the
-//! oldest datagram goes: a guest that floods hinders nobody but itself.
+//! One buffer holds the bytes of a datagram; it is charged in whole chunks before it grows. The number of datagrams,
+//! the ranges of each and its time are bounded, too. A fragment that overlaps another ends the datagram, and all its
+//! later fragments are dropped (RFC 5722); an exact repetition is ignored. When memory is refused, the oldest datagram
+//! is dropped, so a guest that floods harms only itself.
 //!
-//! A mark on any piece is a mark on the whole (RFC 3168 section 5.3); beside a piece that cannot bear one it was made
-//! up, and the datagram is dropped.
+//! The datagram is marked if any fragment is (RFC 3168 section 5.3). A mark next to a Not-ECT fragment is invalid, and
+//! the datagram is dropped.
 //!
 //! This file holds every charge for fragments (`tests/tidy.rs` checks it).
 
@@ -18,27 +18,28 @@ use crate::counters::Stat;
 use crate::ranges;
 use crate::segment::{Addrs, CE, NOT_ECT};
 
-/// Datagrams that wait for the rest of them.
+/// Largest number of incomplete datagrams.
 const ENTRIES_MAX: usize = 64;
-/// All of them together, bytes: Linux' ipfrag_high_thresh. The budget may give less (pressure model M4).
+/// Largest charge of all of them, bytes (Linux `ipfrag_high_thresh`). The budget may grant less (M4).
 const BYTES_MAX: u64 = 4 << 20;
-/// Pieces of one datagram with holes between them.
+/// Largest number of ranges of one datagram, with holes between them.
 const RANGES_MAX: usize = 64;
-/// Charged for an entry beside its bytes.
+/// Charge of an entry without its data, bytes.
 const ENTRY_BYTES: u64 = 1024;
 const _: () = assert!(
     size_of::<Entry>() + RANGES_MAX * size_of::<(u32, u32)>() + 64 <= ENTRY_BYTES as usize,
     "an entry and its list of ranges must fit what is charged for them"
 );
-/// The largest payload of a packet, headers apart.
+/// The largest payload of a packet without headers, bytes.
 const PAYLOAD_MAX: u32 = 65_535;
-/// Linux' ipfrag_time; RFC 8200 section 4.5.
+/// Time to reassemble: Linux `ipfrag_time`, and RFC 8200 section 4.5.
 const HOLD_V4: Duration = Duration::from_secs(30);
 const HOLD_V6: Duration = Duration::from_secs(60);
 
+/// Protocol number of TCP.
 const TCP: u8 = 6;
 
-/// What fragments of one datagram have in common. `protocol` is 0 for IPv6, where it does not count.
+/// Identifies the datagram that a fragment belongs to. `protocol` is 0 for IPv6, where it is not part of the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Key {
     pub(crate) addrs: Addrs,
@@ -46,20 +47,22 @@ pub(crate) struct Key {
     pub(crate) protocol: u8,
 }
 
+/// One fragment from the guest.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fragment<'a> {
     pub(crate) key: Key,
-    /// Kind of what the datagram begins with; that of the first fragment counts.
+    /// Protocol of the datagram's payload; that of the first fragment counts.
     pub(crate) next: u8,
-    /// Bytes, a multiple of eight.
+    /// Offset of `payload` in the datagram, bytes, a multiple of eight.
     pub(crate) offset: u32,
+    /// More fragments follow.
     pub(crate) more: bool,
-    /// The packet's ECN field.
+    /// ECN field of the packet.
     pub(crate) ecn: u8,
     pub(crate) payload: &'a [u8],
 }
 
-/// A payload that is whole again.
+/// A reassembled payload.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Datagram {
     pub(crate) addrs: Addrs,
@@ -68,7 +71,7 @@ pub(crate) struct Datagram {
     pub(crate) payload: Vec<u8>,
 }
 
-/// A datagram given up: what is there of its beginning, which is nothing when the first fragment never came.
+/// A datagram that timed out, with its bytes up to the first hole: none if the first fragment did not arrive.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Expired {
     pub(crate) key: Key,
@@ -76,39 +79,46 @@ pub(crate) struct Expired {
     pub(crate) begin: Vec<u8>,
 }
 
+/// Result of a fragment.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// More is needed.
+    /// Stored, or a repetition; more fragments are needed.
     Held,
+    /// The datagram is complete.
     Whole(Datagram),
+    /// The fragment was dropped, counted by this counter.
     Dropped(Stat),
 }
 
+/// An incomplete datagram.
 #[derive(Debug)]
 struct Entry {
     key: Key,
+    /// When it times out.
     until: Instant,
     next: u8,
-    /// ECN fields: of the first fragment, and a bit for each that occurred.
+    /// ECN field of the first fragment, and a bit for each value that occurred.
     ecn: u8,
     ecns: u8,
+    /// Length of the datagram, once its last fragment arrived.
     total: Option<u32>,
     buffer: Vec<u8>,
-    /// What is there: sorted, disjoint, not touching.
+    /// Stored ranges: sorted, disjoint, not touching.
     ranges: Vec<(u32, u32)>,
+    /// Charge of this entry, bytes.
     charged: u64,
-    /// Something of it overlapped: whatever comes is dropped until it is forgotten.
+    /// A fragment overlapped: further ones are dropped until the entry times out.
     refused: bool,
 }
 
-/// A container's incomplete datagrams, the oldest first.
+/// Incomplete datagrams of a container, the oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Reassembly {
     entries: Vec<Entry>,
     charged: u64,
 }
 
-/// The budget, whose it is, and when.
+/// The budget, the container to charge, and the time.
 pub(crate) struct Payer<'a> {
     pub(crate) budget: &'a mut Budget,
     pub(crate) member: MemberId,
@@ -116,12 +126,14 @@ pub(crate) struct Payer<'a> {
 }
 
 impl Reassembly {
+    /// Takes one fragment; returns the datagram if this completes it.
     pub(crate) fn on_fragment(
         &mut self,
         fragment: &Fragment<'_>,
         payer: &mut Payer<'_>,
     ) -> Outcome {
         let end = fragment.offset + fragment.payload.len() as u32;
+        // RFC 791: every fragment but the last has a multiple of eight bytes.
         let odd = fragment.more && !fragment.payload.len().is_multiple_of(8);
         if fragment.payload.is_empty() || end > PAYLOAD_MAX || odd {
             return Outcome::Dropped(Stat::DropFragment);
@@ -137,6 +149,7 @@ impl Reassembly {
         if entry.refused {
             return Outcome::Dropped(Stat::DropFragmentOverlap);
         }
+        // Before the overlap check: a network may duplicate packets, and that is no attack.
         if entry.repeats(fragment, end) {
             return Outcome::Held;
         }
@@ -144,18 +157,22 @@ impl Reassembly {
             self.refuse(at, payer);
             return Outcome::Dropped(Stat::DropFragmentOverlap);
         }
+        // Many ranges are many tiny fragments: the datagram is refused as if they overlapped.
         if entry.ranges.len() >= RANGES_MAX && !entry.touches(fragment.offset, end) {
             self.refuse(at, payer);
             return Outcome::Dropped(Stat::DropFragmentTiny);
         }
+        // May remove older entries, so the index changes.
         let Some(at) = self.make_room(at, end, payer) else {
             return Outcome::Dropped(Stat::DropFragmentMemory);
         };
         let entry = &mut self.entries[at];
         entry.store(fragment, end);
+        // Complete: the length is known, and one range covers it.
         if entry.total.is_none_or(|total| entry.ranges != [(0, total)]) {
             return Outcome::Held;
         }
+        // Uncharged here: the caller delivers the buffer in this turn.
         let entry = self.remove(at, payer);
         let Some(ecn) = entry.whole_ecn() else {
             return Outcome::Dropped(Stat::DropFragmentEcn);
@@ -164,7 +181,7 @@ impl Reassembly {
         Outcome::Whole(Datagram { addrs: key.addrs, next, ecn, payload: buffer })
     }
 
-    /// An entry for a datagram not seen before; `None`: no memory for it.
+    /// Creates the entry of a new datagram; returns its index. `None`: no memory.
     fn begin(&mut self, fragment: &Fragment<'_>, payer: &mut Payer<'_>) -> Option<usize> {
         if self.entries.len() >= ENTRIES_MAX {
             self.remove(0, payer);
@@ -191,8 +208,8 @@ impl Reassembly {
         Some(self.entries.len() - 1)
     }
 
-    /// Memory for the bytes up to `end`, from older datagrams if it must be; the entry's place afterwards. `None`:
-    /// there is none, and the datagram is gone.
+    /// Charges the bytes up to `end`, dropping older datagrams if necessary; returns the index of the entry afterwards.
+    /// `None`: no memory, and the datagram is dropped.
     fn make_room(&mut self, mut at: usize, end: u32, payer: &mut Payer<'_>) -> Option<usize> {
         let need = u64::from(end).next_multiple_of(CHUNK_SIZE);
         let have = self.entries[at].buffer.capacity() as u64;
@@ -200,6 +217,7 @@ impl Reassembly {
             return Some(at);
         }
         while !self.charge(need - have, payer) {
+            // The entry itself is the oldest now: nothing older remains to be dropped.
             if at == 0 {
                 self.remove(0, payer);
                 return None;
@@ -213,6 +231,7 @@ impl Reassembly {
         Some(at)
     }
 
+    /// Charges `bytes` to the container; false if its share or the budget refuses.
     fn charge(&mut self, bytes: u64, payer: &mut Payer<'_>) -> bool {
         let fits = self.charged + bytes <= BYTES_MAX
             && payer.budget.charge_udp(payer.member, bytes, payer.now);
@@ -220,12 +239,13 @@ impl Reassembly {
         fits
     }
 
+    /// Uncharges `bytes`.
     fn uncharge(&mut self, bytes: u64, payer: &mut Payer<'_>) {
         self.charged -= bytes;
         payer.budget.uncharge_udp(payer.member, bytes, payer.now);
     }
 
-    /// Keeps nothing of the datagram but that it was refused.
+    /// Frees the data of a datagram but keeps the entry, so that later fragments are dropped.
     fn refuse(&mut self, at: usize, payer: &mut Payer<'_>) {
         let entry = &mut self.entries[at];
         entry.refused = true;
@@ -234,33 +254,38 @@ impl Reassembly {
         self.uncharge(held - ENTRY_BYTES, payer);
     }
 
+    /// Removes an entry and uncharges it.
     fn remove(&mut self, at: usize, payer: &mut Payer<'_>) -> Entry {
         let entry = self.entries.remove(at);
         self.uncharge(entry.charged, payer);
         entry
     }
 
-    /// The next that waited too long goes.
+    /// Removes one datagram that timed out; `None` when there is no further one.
     pub(crate) fn expire(&mut self, payer: &mut Payer<'_>) -> Option<Expired> {
         let at = self.entries.iter().position(|e| e.until <= payer.now)?;
         let Entry { key, next, mut buffer, ranges, .. } = self.remove(at, payer);
+        // The part up to the first hole, for the ICMP error that quotes it.
         buffer.truncate(ranges.first().filter(|r| r.0 == 0).map_or(0, |r| r.1 as usize));
         Some(Expired { key, next, begin: buffer })
     }
 
+    /// Removes and uncharges every datagram.
     pub(crate) fn clear(&mut self, payer: &mut Payer<'_>) {
         while !self.entries.is_empty() {
             self.remove(0, payer);
         }
     }
 
+    /// When the next datagram times out.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.entries.iter().map(|e| e.until).min()
     }
 }
 
-/// RFC 1858, RFC 7112: a header that is cut in two is there to be hidden from somebody.
+/// RFC 1858, RFC 7112: a header cut in two serves only to evade a filter.
 fn is_tiny(fragment: &Fragment<'_>) -> bool {
+    // The part of the header with ports and flags: TCP's fixed header, 8 bytes of UDP or ICMP.
     let header = if fragment.next == TCP { 20 } else { 8 };
     if fragment.offset == 0 {
         fragment.payload.len() < header
@@ -270,7 +295,7 @@ fn is_tiny(fragment: &Fragment<'_>) -> bool {
 }
 
 impl Entry {
-    /// All of it is there, and the same.
+    /// The fragment repeats stored bytes exactly.
     fn repeats(&self, fragment: &Fragment<'_>, end: u32) -> bool {
         let same_end = fragment.more || self.total == Some(end);
         ranges::cover(&self.ranges, fragment.offset, end)
@@ -278,7 +303,7 @@ impl Entry {
             && self.buffer[fragment.offset as usize..end as usize] == *fragment.payload
     }
 
-    /// Some of it is there, or it is beyond the end, or it ends elsewhere.
+    /// The fragment overlaps stored bytes, exceeds the known end, or contradicts it.
     fn overlaps(&self, fragment: &Fragment<'_>, end: u32) -> bool {
         let (start, last) = (fragment.offset, self.ranges.last().map_or(0, |r| r.1));
         let beyond = self.total.is_some_and(|total| end > total || (!fragment.more && end < total));
@@ -286,20 +311,22 @@ impl Entry {
         beyond || shortens || self.ranges.iter().any(|r| start < r.1 && r.0 < end)
     }
 
+    /// The fragment extends a stored range.
     fn touches(&self, start: u32, end: u32) -> bool {
         self.ranges.iter().any(|r| r.1 == start || r.0 == end)
     }
 
-    /// What the whole says in its ECN field; `None`: what its fragments say contradicts (Linux' ip_frag_ecn_table).
+    /// ECN field of the whole; `None` if the fragments contradict each other (Linux `ip_frag_ecn_table`).
     fn whole_ecn(&self) -> Option<u8> {
         match self.ecns {
+            // No CE: the first fragment's field. CE with ECT: marked. CE with Not-ECT: invalid.
             ecns if ecns & 1 << CE == 0 => Some(self.ecn),
             ecns if ecns & 1 << NOT_ECT == 0 => Some(CE),
             _ => None,
         }
     }
 
-    /// The buffer has room for it, and nothing of it is there.
+    /// Copies the fragment into the buffer; room was charged, and none of its bytes is stored.
     fn store(&mut self, fragment: &Fragment<'_>, end: u32) {
         let start = fragment.offset;
         if self.buffer.len() < end as usize {

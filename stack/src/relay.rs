@@ -1,9 +1,9 @@
-//! Bytes between a flow's TCP and its host socket.
+//! Moves bytes between a flow's TCP and its host socket.
 //!
-//! Towards the host we hold what the guest sent until the host socket takes it (rmem); towards the guest we hold what
-//! was read from the host socket until the guest acknowledges it (wmem). Nothing is read from the host before the
-//! memory for it is granted, and nothing the guest sent is acknowledged before it is stored: so neither end has to be
-//! told of a loss that happened here.
+//! Towards the host, the receive queue holds the guest's data until the host socket takes it (rmem). Towards the guest,
+//! the send queue holds data read from the host socket until the guest acknowledges it (wmem). Nothing is read from the
+//! host before its memory is granted, and nothing from the guest is acknowledged before it is stored: no data that
+//! either end considers delivered is lost here.
 //!
 //! ```text
 //! guest ──▶ rcv.q ──to_host──▶ host socket          FIN ──▶ shutdown(SHUT_WR) once rcv.q is empty
@@ -11,9 +11,9 @@
 //!                                                   RST ◀── error, once the guest has acknowledged all before it
 //! ```
 //!
-//! A host socket in error still holds what arrived before: it is read to its end first, and nothing is written to it.
-//! It takes nothing more, so what the guest sends then is dropped once it arrived: a guest that sends all before it
-//! reads would otherwise never read the answer.
+//! A host socket with an error still holds data that arrived before: it is read to its end first. It takes no more
+//! data, so data from the guest is acknowledged and dropped. Otherwise a guest that sends everything before it reads
+//! would never read the answer.
 
 use std::time::Duration;
 
@@ -29,21 +29,21 @@ use crate::txq::{Filled, PARTS_MAX};
 
 /// Slices of one write: 256 KiB.
 const WRITE_PARTS: usize = 64;
-/// Bytes moved for one flow and direction in one turn: others get theirs before it goes on.
+/// Most bytes moved for one flow and direction in one turn: other flows get their turn before it continues.
 const BYTES_PER_TURN: usize = 128 << 10;
 
-/// How moving bytes ended.
+/// How a move of bytes ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Moved {
-    /// As far as both ends allow now.
+    /// Moved as far as both ends allow now.
     Done,
-    /// The turn's share is used up.
+    /// The bound of the turn is reached.
     More,
-    /// No memory for what the host has to say.
+    /// The budget refused memory for data of the host.
     NoMemory,
 }
 
-/// The two ends of one flow, and the host they are relayed to.
+/// Both ends of one flow, and the host access.
 pub(crate) struct Ends<'a> {
     pub(crate) id: FlowId,
     pub(crate) tcb: &'a mut Tcb,
@@ -51,7 +51,7 @@ pub(crate) struct Ends<'a> {
     pub(crate) host: &'a mut dyn Host,
 }
 
-/// Everything in order goes to the host socket; the end of the guest's stream follows the last byte.
+/// Writes in-order data to the host socket, and shuts it down after the last byte of the guest's stream.
 pub(crate) fn to_host(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
     let mut left = BYTES_PER_TURN;
     while !ends.tcb.rcv.q.is_empty() && ends.side.ready.writable && !ends.side.is_broken() {
@@ -72,15 +72,17 @@ pub(crate) fn to_host(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
             }
             Err(HostError::WouldBlock) => {
                 ends.side.ready.writable = false;
+                // The socket filled up: a larger cap may let it take more at once.
                 raise_sndbuf(ends, mem);
             }
             Err(e) => {
                 ends.side.error = Some(e);
-                // What arrived before is still to be read.
+                // Data that arrived before the error is still to be read.
                 ends.side.ready.readable = true;
             }
         }
     }
+    // The host takes no more data: drop it, so that the guest's window opens (see the head of this file).
     if ends.side.is_broken() {
         let unread = ends.tcb.rcv.q.unread() as usize;
         if unread > 0 {
@@ -88,6 +90,7 @@ pub(crate) fn to_host(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
         }
         return Moved::Done;
     }
+    // After the last byte, and once.
     if ends.tcb.drained() && !ends.side.shut {
         ends.side.shut = true;
         ends.host.shutdown_write(ends.id);
@@ -95,11 +98,11 @@ pub(crate) fn to_host(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
     Moved::Done
 }
 
-/// Reads from the host socket what the guest and the budget have room for.
+/// Reads from the host socket as much as the guest's window, the queue and the budget allow.
 pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
     let mut left = BYTES_PER_TURN;
     while ends.side.ready.readable && !ends.side.eof {
-        // The kernel's senders are not held back by the flag, only their sndbuf is.
+        // Linux rules: pressure does not bound what a sender may queue, only sndbuf does (L4).
         let held_back = mem.budget.rules() == Rules::Strict && mem.budget.under_pressure();
         let room = ends.tcb.send_room(held_back);
         if room == 0 {
@@ -108,6 +111,7 @@ pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
         if left == 0 {
             return Moved::More;
         }
+        // The hint keeps a flow of small replies from requesting memory for a full read.
         let want = room.min(ends.side.read_hint * PAYLOAD);
         let (id, host) = (ends.id, &mut *ends.host);
         let filled =
@@ -128,12 +132,12 @@ pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
             }
             Filled::Eof => {
                 if ends.side.broken {
-                    // The error did not end the reads: the peer had ended its stream before.
+                    // Reads continued after the error until the end of the stream, so the peer ended its stream before.
                     ends.side.error.get_or_insert(HostError::ResetAfterEnd);
                 }
                 end_of_host(ends);
             }
-            // The flow's own cap, not the pool: an ACK makes room, and brings us here again.
+            // The flow's own cap refused, not the pool: the next ACK makes room and causes another call.
             Filled::NoMemory if at_sndbuf(mem) => return Moved::Done,
             Filled::NoMemory => {
                 ends.tcb.snd.moderate_target();
@@ -141,7 +145,7 @@ pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
             }
             Filled::Failed(HostError::WouldBlock) => {
                 ends.side.ready.readable = false;
-                // It was no error of the connection, or it was given to a write.
+                // EPOLLERR was not for the connection, or a write received the error.
                 ends.side.broken = false;
                 if ends.side.error.is_some() {
                     end_of_host(ends);
@@ -153,6 +157,7 @@ pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
             }
         }
     }
+    // The end of the stream was read before the error event arrived.
     if ends.side.eof && ends.side.broken && ends.side.error.is_none() {
         ends.side.error = Some(HostError::ResetAfterEnd);
         end_of_host(ends);
@@ -160,7 +165,7 @@ pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
     Moved::Done
 }
 
-/// All that the host sent was read. How its stream ended is what the guest is to see: FIN, RST, or FIN and then RST.
+/// Everything the host sent was read. Ends the stream to the guest as the host's ended: FIN, RST, or FIN and then RST.
 fn end_of_host(ends: &mut Ends<'_>) {
     ends.side.eof = true;
     match ends.side.error {
@@ -173,17 +178,17 @@ fn end_of_host(ends: &mut Ends<'_>) {
     }
 }
 
-/// Caps a flow begins with where there is plenty: a reply of usual size fits, and so does an initial window of 10
+/// Caps of a flow that starts with enough room, bytes: enough for a usual reply and for an initial window of 10
 /// segments from a real network.
 const BEGIN_CAPS: HostCaps = HostCaps { sndbuf: 16 << 10, rcvbuf: 48 << 10 };
 
-/// Receive caps to begin with where there is plenty, the best first. What a socket connects with decides for the rest
-/// of its life: with less than the first its window scale is zero, and the remote's MSS is half of what its window was.
+/// Receive caps of a new connection, best first, bytes. The cap at connect time decides for the life of the socket:
+/// below the first value its window scale is zero, and the remote bounds its MSS by half of the window.
 const RCVBUF_TO_BEGIN: [u32; 2] = [256 << 10, BEGIN_CAPS.rcvbuf];
-/// One connection takes this part of what is left before soft pressure.
+/// A new connection takes at most this fraction of the room below soft.
 const SHARE_TO_BEGIN: u64 = 64;
 
-/// What the host socket of a new flow begins with: what is charged already, or more, which is charged here.
+/// Caps with which the host socket of a new flow starts: those charged already, or larger ones, which this charges.
 pub(crate) fn begin_caps(
     budget: &mut Budget,
     ledger: &mut Ledger,
@@ -204,7 +209,8 @@ pub(crate) fn begin_caps(
     charged
 }
 
-/// Data moves, or is about to: out of the floor, if the container is rich.
+/// Data is about to move: raises the caps from the floor to [`BEGIN_CAPS`] if the budget has room. Once until the flow
+/// becomes idle.
 pub(crate) fn begin(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
     if std::mem::replace(&mut ends.side.begun, true) {
         return;
@@ -215,12 +221,12 @@ pub(crate) fn begin(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
     raise(ends, HostCaps { sndbuf, rcvbuf }, mem);
 }
 
-/// Linux rules: `sk_stream_memory_free` says no.
+/// Linux rules: the flow has reached its sndbuf (`sk_stream_memory_free` is false).
 fn at_sndbuf(mem: &Mem<'_>) -> bool {
     mem.budget.rules() == Rules::Linux && mem.ledger.wmem() >= u64::from(mem.ledger.sndbuf())
 }
 
-/// A socket that filled up again after it had taken twice its cap is fast: its cap doubles, charged first (B10).
+/// Doubles the send cap of a socket that filled up after it took twice its cap; the difference is charged first (B10).
 fn raise_sndbuf(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
     let cap = ends.side.caps.sndbuf;
     if ends.side.to_host_since < 2 * u64::from(cap) {
@@ -232,13 +238,16 @@ fn raise_sndbuf(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
     raise(ends, raised, mem);
 }
 
-/// The receive cap is the window the remote sees. It doubles when a read found half of it or more in the socket, for
-/// the remote waits for us then; or when twice the cap came within a second: a window of half the cap that is the
-/// limit brings that much in four round trips, so no way of up to 250 ms caps a flow, and a remote that is slow has no
-/// use for more.
+/// Doubles the receive cap, which bounds the window that the remote sees: about half of the cap. There are two cases,
+/// both charged first (B10):
+///
+/// - A read found a quarter of the cap or more, so half the window: the remote waits for this side.
+/// - Twice the cap arrived within a second. A window that limits the flow carries that in four round trips, so paths of
+///   up to 250 ms are not limited by the cap, and a slower remote has no use for a larger one.
 fn raise_rcvbuf(ends: &mut Ends<'_>, n: usize, mem: &mut Mem<'_>) {
     let cap = ends.side.caps.rcvbuf;
     let moved = ends.side.from_host_since;
+    // A read is limited to its slices, so a full one counts, too.
     let waits = n >= cap as usize / 4 || n >= PAYLOAD * (PARTS_MAX - 3);
     let quick = mem.now.since(ends.side.from_host_at) <= RAISE_WITHIN;
     let raises = (waits && moved >= u64::from(cap)) || (quick && moved >= 2 * u64::from(cap));
@@ -255,12 +264,14 @@ fn raise_rcvbuf(ends: &mut Ends<'_>, n: usize, mem: &mut Mem<'_>) {
     raise(ends, raised, mem);
 }
 
+/// Time in which twice the cap must arrive for the second case of `raise_rcvbuf`.
 const RAISE_WITHIN: Duration = Duration::from_secs(1);
 
-/// Beyond this a larger receive buffer on the host only moves the queue from the remote to here.
+/// Largest receive cap, bytes: beyond it a larger host buffer only moves the queue from the remote to this machine.
 const HOST_RCVBUF_MAX: u32 = 4 << 20;
 
-/// Never below what the caps are, as a limit below the floor would have it.
+/// Raises the caps to `wanted` if the budget grants the difference. Never lowers a cap, not
+/// even to a limit below the floor.
 fn raise(ends: &mut Ends<'_>, wanted: HostCaps, mem: &mut Mem<'_>) {
     let caps = ends.side.caps;
     let raised =
@@ -273,31 +284,31 @@ fn raise(ends: &mut Ends<'_>, wanted: HostCaps, mem: &mut Mem<'_>) {
     ends.host.set_caps(ends.id, raised);
 }
 
-/// The flow is idle: the send cap of its host socket goes back to the floor, as far as it is empty. The receive cap
-/// stays: the remote's kernel sends nothing into a window below half of the largest it has seen until its persist
-/// timer fires, 200 ms later.
+/// The flow is idle: lowers the send cap of its host socket to the floor, as far as it is empty. The receive cap stays:
+/// a remote kernel sends nothing into a window below half of the largest one it saw until its persist timer fires, 200
+/// ms later.
 pub(crate) fn lower(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
-    // With data again it begins as a new flow does.
+    // The flow starts with `BEGIN_CAPS` again when data moves.
     ends.side.begun = false;
     lower_to(ends, HostCaps { sndbuf: HOST_FLOOR.sndbuf, ..ends.side.caps }, mem);
 }
 
-/// An idle flow's caps stand between somebody and a connection: all of it goes. A remote that was sending in the end
-/// may wait those 200 ms once.
+/// The caps of an idle flow are needed to admit a connection: lowers all of them to the floor. A remote that was
+/// sending last may wait those 200 ms once.
 pub(crate) fn lower_to_floor(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
     ends.side.begun = false;
     lower_to(ends, HOST_FLOOR, mem);
 }
 
-/// TCP with the guest is over: nothing is read from the host any more, and once all is written, what the kernel gave
-/// back is charged no longer.
+/// TCP with the guest is over, so nothing is read from the host any more: lowers the receive cap to the floor, and the
+/// send cap, too, once everything is written. Uncharges what the kernel gave back.
 pub(crate) fn lower_as_delivered(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
     let sndbuf = if ends.tcb.rcv.q.is_empty() { HOST_FLOOR.sndbuf } else { ends.side.caps.sndbuf };
     lower_to(ends, HostCaps { sndbuf, ..HOST_FLOOR }, mem);
 }
 
-/// The container is under pressure: the caps of a flow that proved fast go back to where it began (B7, B10). What the
-/// kernel still holds beyond that is asked for again later: at every segment it would cost more than the segment.
+/// The container is under pressure: lowers the caps of a fast flow to [`BEGIN_CAPS`] (B7, B10). If the kernel still
+/// holds more, tries again after [`RELAX_EVERY`]: a system call at every segment would cost more than the segment.
 pub(crate) fn relax(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
     if mem.now < ends.side.relax_from {
         return;
@@ -309,8 +320,10 @@ pub(crate) fn relax(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
     }
 }
 
+/// Shortest time between two attempts to lower the caps of a flow.
 const RELAX_EVERY: Duration = Duration::from_millis(10);
 
+/// Lowers the caps as far as the kernel allows, and uncharges the difference.
 fn lower_to(ends: &mut Ends<'_>, to: HostCaps, mem: &mut Mem<'_>) {
     let before = ends.side.caps;
     let to =
@@ -320,7 +333,7 @@ fn lower_to(ends: &mut Ends<'_>, to: HostCaps, mem: &mut Mem<'_>) {
     }
     let held = ends.host.lower_caps(ends.id, to);
     if held.sndbuf > before.sndbuf || held.rcvbuf > before.rcvbuf {
-        // Its caps did not hold it: the kernel's own overshoot, which nothing here can take back.
+        // The kernel exceeded its own cap; this cannot be taken back, only counted.
         mem.budget.count(mem.ledger.member(), Counter::HostMemExcess, 1);
     }
     let after =

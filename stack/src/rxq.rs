@@ -160,8 +160,8 @@ impl RxQueue {
         if taken == 0 {
             return stored;
         }
-        let end = start + taken as u64;
         // A prefix may be stored even if the budget refuses the remaining bytes.
+        let end = start + taken as u64;
         if offset > 0 {
             ranges::insert(&mut self.ranges, start, end);
             self.latest = start;

@@ -1,4 +1,4 @@
-//! A TCP segment as values: what was parsed from the guest, what is to be sent to it.
+//! A TCP segment as values: parsed from the guest, or to be sent to it.
 
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,7 +15,7 @@ pub(crate) struct Flags {
     pub fin: bool,
     pub rst: bool,
     pub psh: bool,
-    /// RFC 3168 section 6.1
+    /// RFC 3168 section 6.1.
     pub ece: bool,
     pub cwr: bool,
 }
@@ -30,9 +30,10 @@ impl Flags {
     pub(crate) const RST_ACK: Self = Self { ack: true, ..Self::RST };
 }
 
-/// Who talks to whom: the guest's address and the address it believes to talk to, of either family, in 36 bytes.
+/// Addresses and ports of a flow, of either family, in 36 bytes: the guest's, and those of the remote as the guest sees
+/// it.
 ///
-/// An IPv4 address stands as IPv4-mapped (RFC 4291 section 2.5.5.2), which no packet may carry as it is.
+/// An IPv4 address is stored as IPv4-mapped (RFC 4291 section 2.5.5.2), an address that no packet may carry itself.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tuple {
     guest_ip: [u8; 16],
@@ -42,7 +43,7 @@ pub(crate) struct Tuple {
 }
 
 impl Tuple {
-    /// Both of one family.
+    /// Both addresses must be of one family.
     pub(crate) fn new(guest: SocketAddr, remote: SocketAddr) -> Self {
         debug_assert_eq!(guest.is_ipv4(), remote.is_ipv4());
         Self {
@@ -53,10 +54,12 @@ impl Tuple {
         }
     }
 
+    /// Address and port of the guest.
     pub(crate) fn guest(&self) -> SocketAddr {
         SocketAddr::new(Ipv6Addr::from(self.guest_ip).to_canonical(), self.guest_port)
     }
 
+    /// Address and port of the remote, as the guest sees them.
     pub(crate) fn remote(&self) -> SocketAddr {
         SocketAddr::new(Ipv6Addr::from(self.remote_ip).to_canonical(), self.remote_port)
     }
@@ -89,7 +92,7 @@ impl std::fmt::Debug for Tuple {
     }
 }
 
-/// Two words for IPv4, five for IPv6.
+/// Hashes two words for IPv4, five for IPv6.
 impl Hash for Tuple {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u32(u32::from(self.guest_port) << 16 | u32::from(self.remote_port));
@@ -105,6 +108,7 @@ impl Hash for Tuple {
     }
 }
 
+/// Prefix of IPv4-mapped IPv6 addresses.
 const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
 fn mapped(ip: IpAddr) -> [u8; 16] {
@@ -122,6 +126,7 @@ pub(crate) enum Addrs {
 }
 
 impl Addrs {
+    /// Source and destination, as either family.
     pub(crate) fn ips(self) -> (IpAddr, IpAddr) {
         match self {
             Self::V4 { src, dst } => (src.into(), dst.into()),
@@ -129,6 +134,7 @@ impl Addrs {
         }
     }
 
+    /// Source and destination exchanged, for an answer.
     pub(crate) fn reversed(self) -> Self {
         match self {
             Self::V4 { src, dst } => Self::V4 { src: dst, dst: src },
@@ -141,13 +147,13 @@ impl Addrs {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Segment<'a> {
     pub seq: Seq,
-    /// Meaningful with the ACK bit.
+    /// SEG.ACK; valid only with the ACK bit.
     pub ack: Seq,
     pub flags: Flags,
     /// Window field as sent, not scaled.
     pub wnd: u16,
     pub options: Options,
-    /// ECN field of its packet, or of the datagram that came in fragments.
+    /// ECN field of the packet, or of the reassembled datagram.
     pub ecn: u8,
     pub payload: &'a [u8],
 }
@@ -157,30 +163,35 @@ pub(crate) const NOT_ECT: u8 = 0;
 pub(crate) const ECT_0: u8 = 2;
 pub(crate) const CE: u8 = 3;
 
-/// Options of a segment, both ways.
+/// Options of a segment, in either direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Options {
+    /// Maximum segment size, bytes.
     pub mss: Option<u16>,
+    /// Window scale.
     pub wscale: Option<u8>,
     pub sack_permitted: bool,
+    /// SACK blocks, [start, end).
     pub sack: [Option<(u32, u32)>; 3],
+    /// TSval and TSecr.
     pub ts: Option<(u32, u32)>,
 }
 
 impl Segment<'_> {
-    /// Sequence space the segment occupies: payload, SYN and FIN.
+    /// Sequence numbers that the segment occupies: payload, SYN and FIN.
     pub(crate) fn seq_len(&self) -> u32 {
         self.payload.len() as u32 + u32::from(self.flags.syn) + u32::from(self.flags.fin)
     }
 }
 
 impl Options {
-    /// Options of a parsed packet, as the kernel reads them (`tcp_parse_options`): one whose length is not its kind's
-    /// is passed over, one whose length is none ends the list, and what came before holds.
+    /// Parses options as the kernel does (`tcp_parse_options`): an option with a wrong length for its kind is skipped,
+    /// an invalid length ends the list, and the options before it are valid.
     pub(crate) fn parse(mut bytes: &[u8]) -> Self {
         let mut options = Self::default();
         while !bytes.is_empty() {
             let Ok((rest, option)) = TcpOption::parse(bytes) else {
+                // Skips by the length field, at least 2; anything shorter or beyond the header cannot be skipped.
                 match *bytes {
                     [_, len, ..] if len >= 2 && usize::from(len) <= bytes.len() => {
                         bytes = &bytes[usize::from(len)..];
@@ -192,7 +203,7 @@ impl Options {
             match option {
                 TcpOption::EndOfList => break,
                 TcpOption::MaxSegmentSize(mss) => options.mss = Some(mss),
-                // RFC 7323 section 2.3: a shift above 14 is 14.
+                // RFC 7323 section 2.3: a shift above 14 counts as 14.
                 TcpOption::WindowScale(shift) => options.wscale = Some(shift.min(14)),
                 TcpOption::SackPermitted => options.sack_permitted = true,
                 TcpOption::SackRange(ranges) => options.sack = ranges,
@@ -204,7 +215,7 @@ impl Options {
         options
     }
 
-    /// Writes the options, padded to a multiple of four, and returns their length (at most 40).
+    /// Writes the options, padded to a multiple of four bytes; returns their length (at most 40).
     pub(crate) fn emit(&self, out: &mut [u8; 40]) -> usize {
         let len = self.len();
         let mut rest: &mut [u8] = &mut out[..len];
@@ -212,6 +223,7 @@ impl Options {
             rest = TcpOption::MaxSegmentSize(mss).emit(rest);
         }
         if let Some(shift) = self.wscale {
+            // Padding follows each option, so that every one ends on a multiple of four.
             rest = TcpOption::WindowScale(shift).emit(rest);
             rest = TcpOption::NoOperation.emit(rest);
         }
@@ -220,6 +232,7 @@ impl Options {
             rest = TcpOption::NoOperation.emit(rest);
             rest = TcpOption::NoOperation.emit(rest);
         }
+        // RFC 7323 appendix A: two NOPs before the timestamps align their values.
         if let Some((tsval, tsecr)) = self.ts {
             rest = TcpOption::NoOperation.emit(rest);
             rest = TcpOption::NoOperation.emit(rest);
@@ -234,6 +247,7 @@ impl Options {
         len
     }
 
+    /// Length of the options with padding, bytes.
     pub(crate) fn len(&self) -> usize {
         let sacks = self.sack.iter().flatten().count();
         self.mss.map_or(0, |_| 4)
@@ -244,6 +258,7 @@ impl Options {
     }
 }
 
+/// Takes the header and payload of a packet with a valid checksum. The caller sets `ecn`.
 pub(crate) fn parse<'a>(packet: &TcpPacket<&'a [u8]>) -> Segment<'a> {
     let header = usize::from(packet.header_len());
     Segment {
@@ -260,6 +275,7 @@ pub(crate) fn parse<'a>(packet: &TcpPacket<&'a [u8]>) -> Segment<'a> {
         },
         wnd: packet.window_len(),
         options: if header > 20 { Options::parse(packet.options()) } else { Options::default() },
+        // From the IP header, which is not at hand here.
         ecn: 0,
         payload: packet.payload(),
     }
@@ -273,18 +289,19 @@ pub(crate) struct Outgoing {
     pub flags: Flags,
     pub wnd: u16,
     pub options: Options,
-    /// Segment size when the payload is larger than one (GSO); otherwise at least the payload's length.
+    /// Segment size if the payload is larger than one segment (GSO); otherwise at least the payload's length.
     pub mss: u16,
-    /// Its packet says that it may be marked: ECT(0).
+    /// The packet is sent as ECT(0), so the network may mark it.
     pub ect: bool,
 }
 
 impl Outgoing {
-    /// The RST that answers a segment for which there is no flow (RFC 9293 section 3.10.7.1); none answers an RST.
+    /// The RST that answers a segment without a flow (RFC 9293 section 3.10.7.1); `None` for an RST.
     pub(crate) fn reset_for(seg: &Segment<'_>) -> Option<Self> {
         if seg.flags.rst {
             return None;
         }
+        // With ACK the guest names the acceptable number; without, the RST acknowledges the whole segment.
         let (seq, ack, flags) = if seg.flags.ack {
             (seg.ack, Seq(0), Flags::RST)
         } else {

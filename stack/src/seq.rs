@@ -1,4 +1,5 @@
-//! Sequence numbers modulo 2^32 (RFC 9293 section 3.4). Differences are signed and never panic: a guest chooses them.
+//! Sequence numbers modulo 2^32 (RFC 9293 section 3.4). Differences are signed and never panic, since the guest chooses
+//! the numbers.
 
 use std::fmt;
 
@@ -7,7 +8,7 @@ use std::fmt;
 pub(crate) struct Seq(pub u32);
 
 impl Seq {
-    /// `self - other` as the signed distance on the circle.
+    /// `self - other` as the signed distance on the circle of 2^32 numbers.
     pub(crate) fn diff(self, other: Self) -> i32 {
         self.0.wrapping_sub(other.0).cast_signed()
     }
@@ -28,6 +29,7 @@ impl Seq {
         self.diff(other) >= 0
     }
 
+    /// The later of both.
     pub(crate) fn max(self, other: Self) -> Self {
         if self.ge(other) { self } else { other }
     }

@@ -1,7 +1,7 @@
-//! TIME-WAIT: 128 bytes a connection, one second, a bounded table (pressure model H2).
+//! TIME-WAIT: 128 bytes per connection, one second, a bounded table (H2).
 //!
-//! The link is a device queue on this machine: a segment that is a second late was never on it. What the entry is
-//! for is a FIN said again because our ACK of it was lost.
+//! The link is a device queue on this machine, so no segment is in the network for longer than a second. The entry
+//! serves to acknowledge a FIN that the guest retransmits because our ACK was lost.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -12,37 +12,43 @@ use crate::demux::Keyed;
 use crate::segment::{Flags, Options, Outgoing, Segment, Tuple};
 use crate::seq::Seq;
 
-/// Bytes charged for an entry: its place in the table and in the queue.
+/// Charge of an entry, bytes: its place in the map and in the queue.
 const ENTRY_BYTES: u64 = 128;
 const _: () = assert!(
     size_of::<(Tuple, (Entry, Instant))>() + size_of::<(Instant, Tuple)>() <= ENTRY_BYTES as usize,
     "an entry must fit what is charged for it"
 );
+/// Largest number of entries of a container; beyond it the oldest is removed.
 const ENTRIES_MAX: usize = 4096;
+/// Time that an entry is kept.
 const HOLD: Duration = Duration::from_secs(1);
 
+/// State of a closed connection that is needed to answer the guest.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry {
     pub(crate) snd_nxt: Seq,
     pub(crate) rcv_nxt: Seq,
     pub(crate) wnd: u16,
-    /// Our timestamp's offset and the guest's last value.
+    /// Offset of our timestamp clock, and TS.Recent.
     pub(crate) ts: Option<(u32, u32)>,
 }
 
-/// What a segment for a TIME-WAIT tuple means.
+/// What a segment for a TIME-WAIT tuple requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Say again where we stand.
+    /// Acknowledge again.
     Ack(Outgoing),
-    /// A new connection begins: the entry is gone.
+    /// The SYN of a new connection; the entry is removed.
     Fresh,
+    /// Drop the segment.
     Nothing,
 }
 
+/// TIME-WAIT entries of a container.
 #[derive(Debug)]
 pub(crate) struct TimeWait {
     entries: HashMap<Tuple, (Entry, Instant), Keyed>,
+    /// Oldest first. An entry that was reused stays here until its time, and so does its charge.
     order: VecDeque<(Instant, Tuple)>,
 }
 
@@ -51,7 +57,7 @@ impl TimeWait {
         Self { entries: HashMap::with_hasher(Keyed(secret)), order: VecDeque::new() }
     }
 
-    /// True when an entry was made. Without room there is none: the guest's repeated FIN is answered by RST then.
+    /// Returns true if an entry was made. If the budget refuses, a retransmitted FIN is answered by RST.
     pub(crate) fn insert(
         &mut self,
         tuple: Tuple,
@@ -73,28 +79,32 @@ impl TimeWait {
         true
     }
 
+    /// Removes the oldest entry and uncharges it.
     fn pop(&mut self, budget: &mut Budget, member: MemberId, now: Instant) {
         if let Some((until, tuple)) = self.order.pop_front() {
             budget.uncharge_compact(member, ENTRY_BYTES, now);
-            // The tuple may have begun anew and be in its second wait.
+            // The tuple may have been reused, and be in TIME-WAIT a second time.
             if self.entries.get(&tuple).is_some_and(|e| e.1 == until) {
                 self.entries.remove(&tuple);
             }
         }
     }
 
+    /// Removes the entries that have timed out.
     pub(crate) fn expire(&mut self, budget: &mut Budget, member: MemberId, now: Instant) {
         while self.order.front().is_some_and(|e| e.0 <= now) {
             self.pop(budget, member, now);
         }
     }
 
+    /// Removes every entry.
     pub(crate) fn clear(&mut self, budget: &mut Budget, member: MemberId, now: Instant) {
         while !self.order.is_empty() {
             self.pop(budget, member, now);
         }
     }
 
+    /// When the oldest entry times out.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.order.front().map(|e| e.0)
     }
@@ -103,7 +113,7 @@ impl TimeWait {
         self.entries.len()
     }
 
-    /// RFC 9293 section 3.10.7.4 for TIME-WAIT, RFC 6191 for reuse, RFC 1337 for resets (ignored).
+    /// RFC 9293 section 3.10.7.4 for TIME-WAIT, RFC 6191 for reuse, RFC 1337 for resets (ignored). `None`: no entry.
     pub(crate) fn on_segment(
         &mut self,
         tuple: &Tuple,
@@ -114,6 +124,7 @@ impl TimeWait {
         if seg.flags.rst {
             return Some(Verdict::Nothing);
         }
+        // RFC 6191: a newer timestamp or sequence number shows a new connection, not an old duplicate.
         if seg.flags.syn && !seg.flags.ack {
             let newer_ts = match (entry.ts, seg.options.ts) {
                 (Some((_, recent)), Some((tsval, _))) => Seq(tsval).gt(Seq(recent)),
@@ -124,6 +135,7 @@ impl TimeWait {
                 return Some(Verdict::Fresh);
             }
         }
+        // Answering a bare ACK with an ACK could go on for ever.
         if !seg.flags.fin && !seg.flags.syn && seg.payload.is_empty() {
             return Some(Verdict::Nothing);
         }

@@ -16,7 +16,7 @@ use crate::io::HostError;
 /// Slices of one read or one frame: a 64 KiB super-frame touches at most 17 chunks, 18 if it starts inside one.
 pub(crate) const PARTS_MAX: usize = 18;
 
-/// How a read into the queue ended.
+/// How a read into the queue ended. Except with `Bytes` nothing was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Filled {
     /// Bytes read. `full`: the read filled all the room that it offered, so more may be available.
@@ -28,7 +28,6 @@ pub(crate) enum Filled {
     Eof,
     /// The budget granted nothing, and the tail chunk is full.
     NoMemory,
-    /// The read failed; nothing was stored.
     Failed(HostError),
 }
 

@@ -1,4 +1,4 @@
-//! Random fragments in random order against a naive idea of what they amount to.
+//! Random fragments in random order against a simple model.
 
 use skbudget_controller::{BudgetConfig, Limits, Rules, SockLimits};
 
@@ -42,7 +42,7 @@ impl Bench {
         outcome
     }
 
-    /// What is charged is what the entries say, and within every bound.
+    /// The charge equals the sum of the entries and is within every bound.
     fn check(&mut self) {
         let sum: u64 = self.table.entries.iter().map(|e| e.charged).sum();
         assert_eq!(self.table.charged, sum);
@@ -91,7 +91,7 @@ fn fragment(id: u32, whole: &[u8], from: usize, to: usize) -> Fragment<'_> {
     }
 }
 
-/// The datagram as a list of bytes known or not; overlap of any kind that is no repetition ends it.
+/// The datagram as a list of known and unknown bytes; any overlap that is no exact repetition ends it.
 struct Naive {
     known: Vec<Option<u8>>,
     total: Option<usize>,
@@ -145,7 +145,7 @@ fn any_order_gives_what_was_cut() {
     let mut bench = Bench::new(HARD);
     for id in 0..400 {
         let whole = bytes(rng.below(60_000) + 9, id);
-        // Uneven cuts, at most as many as an entry may have holes.
+        // Uneven cuts, at most as many as the holes an entry may have.
         let mut cuts: Vec<usize> = (0..rng.below(60))
             .map(|_| (rng.below(whole.len()) & !7).max(8))
             .filter(|at| *at < whole.len())
@@ -255,7 +255,7 @@ fn time_is_up_after_thirty_seconds_and_sixty() {
     bench.give(&fragment(2, &whole, 0, 800));
     bench.give(&fragment(3, &whole, 0, 800));
     let start = bench.now;
-    // What comes later does not buy time.
+    // A later fragment does not extend the time.
     bench.now = start + Duration::from_secs(29);
     bench.give(&fragment(2, &whole, 800, 1600));
     assert_eq!(bench.table.deadline(), Some(start + HOLD_V4));
@@ -276,14 +276,14 @@ fn a_flood_takes_the_oldest_and_never_more_than_its_share() {
         let whole = bytes(65_000, 1);
         let mut rng = Seeded::new(9);
         for id in 0..3000 {
-            // One that needs much at once, or a little.
+            // A datagram that needs much memory at once, or little.
             let from = if rng.below(2) == 0 { 64_000 } else { rng.below(4000) & !7 };
             let outcome = bench.give(&fragment(id, &whole, from, from + 800));
             let dropped = outcome == Outcome::Dropped(Stat::DropFragmentMemory);
             assert!(outcome == Outcome::Held || dropped, "{outcome:?}");
             assert!(bench.table.charged <= hard / 8);
         }
-        // A good one gets through all the same.
+        // A good datagram is reassembled all the same.
         let small = bytes(1600, 2);
         assert_eq!(bench.give(&fragment(9000, &small, 800, 1600)), Outcome::Held);
         assert!(matches!(bench.give(&fragment(9000, &small, 0, 800)), Outcome::Whole(_)));

@@ -88,7 +88,7 @@ impl Tcb {
             self.snd.timer = None;
         }
         self.settle_timer(mem.now);
-        // After the data: the FIN is the last byte of sequence space, so this ACK may have freed the queue, too.
+        // Last: the new state may end the flow, and everything before must be accounted for.
         if fin_acked && let Some(next) = self.state.next(Cause::FinAcked) {
             self.state = next;
             match next {
@@ -155,8 +155,8 @@ impl Tcb {
         }
         (news.rtt, news.original) = (rtt, original);
         if news.acked > 0 {
-            // The SYN occupies a sequence number but no byte of the queue.
             self.snd.syn_acked = true;
+            // The SYN occupies a sequence number but no byte of the queue.
             self.free_acked(news.acked - u32::from(syn), mem);
         }
         self.digest(&news, mem);
@@ -164,11 +164,11 @@ impl Tcb {
 
     /// Frees send-queue chunks covered by SEG.ACK and uncharges them, then lets the send queue grow.
     fn free_acked(&mut self, acked: u32, mem: &mut Mem<'_>) {
-        // SEG.ACK may cover our FIN, which is not in the queue.
         let snd = &mut self.snd;
+        // SEG.ACK may cover our FIN, which is not in the queue.
         let bytes = (acked as usize).min(snd.q.len());
         snd.q.acked(bytes, mem.pool, mem.budget, mem.ledger, mem.now);
-        // RFC 6298 (5.7) and RFC 8961: new data was acknowledged, so the timeout was long enough.
+        // New data was acknowledged, so the path works: the backoff ends even without an RTT sample.
         snd.rtt.reset_backoff();
         let pressure = mem.budget.under_pressure();
         if bytes > 0 {
@@ -251,8 +251,8 @@ impl Tcb {
 
     /// Reverts the reduction of a recovery that proves spurious (RFC 4015): Eifel, DSACK or F-RTO, in this order.
     fn undo_if_spurious(&mut self, news: &News, mem: &mut Mem<'_>) {
-        // All three run on each ACK, even if an earlier one decides: each keeps its own state.
         let snd = &mut self.snd;
+        // All three run on each ACK, even if an earlier one decides: each keeps its own state.
         let original =
             if news.acked > 0 { snd.recovery.answered_original(news.echo) } else { None };
         let twice = news.duplicate.and_then(|twice| snd.recovery.on_duplicate(twice));
@@ -269,7 +269,7 @@ impl Tcb {
         mem.stats.add(stat);
         snd.cc.undo(before);
         snd.recovery.undone();
-        // No range is known to be lost now; RACK detects again what is.
+        // No range is known to be lost now; RACK marks again the ranges that are.
         snd.board.find_all();
     }
 
@@ -299,7 +299,7 @@ impl Tcb {
         snd.cc.on_loss(flight, snd.mss, false);
         // The next new segment carries CWR, and marks on data sent before now cause no second reduction.
         self.ecn.on_reduced(nxt);
-        // RFC 8985 section 7.3: no probe during recovery.
+        // RFC 8985 section 7.2: no probe during recovery.
         snd.tail_probe = None;
         snd.tail_probe_at = None;
         mem.stats.add(if self.sack { Stat::TCPSackRecovery } else { Stat::TCPRenoRecovery });
@@ -331,7 +331,7 @@ impl Tcb {
         }
         snd.recovery.end();
         snd.rack.on_recovered();
-        // Duplicate ACKs of this recovery are no information about data sent after it.
+        // Duplicate ACKs of this recovery do not count for data sent after it.
         if !self.sack {
             snd.board.forget_sacks();
         }
@@ -421,8 +421,8 @@ impl Tcb {
 /// order within one ACK must be that of the stream.
 fn blocks(seg: &Segment<'_>) -> impl Iterator<Item = Range> {
     let ack = seg.ack;
-    // Sorts by distance from SEG.ACK, since sequence numbers wrap.
     let mut blocks = seg.options.sack;
+    // Sorts by distance from SEG.ACK, since sequence numbers wrap.
     blocks.sort_unstable_by_key(|block| block.map(|(start, _)| Seq(start).diff(ack)));
     let range = |(start, end)| Range { start: Seq(start), end: Seq(end) };
     // Below SEG.ACK: a DSACK or an old block.

@@ -13,7 +13,7 @@
 //! The charge of the send queue bounds the list: 16 bytes per record and two records per chunk fit into the 64 bytes by
 //! which a chunk's charge exceeds its payload; a few more are part of the flow object. At the bound a new run is merged
 //! into the last one, which then gives no RTT sample: its age is too low, and a round trip that is too short would make
-//! the next ones look like a growing queue. At the bound a SACK block that would split a run is ignored: SACK is
+//! the next ones appear to be a growing queue. At the bound a SACK block that would split a run is ignored: SACK is
 //! advisory (RFC 2018 section 8), and the guest repeats the block.
 
 use std::collections::VecDeque;
@@ -175,16 +175,16 @@ impl Board {
     pub(crate) fn sack(
         &mut self,
         range: Range,
-        // Clamped to what is outstanding: the guest chooses the numbers.
         chunks: usize,
         mut arrived: impl FnMut(Run),
     ) -> u32 {
+        // Clamped to what is outstanding: the guest chooses the numbers.
         let start = self.una.max(range.start);
         let end = if range.end.gt(self.nxt) { self.nxt } else { range.end };
-        // The edges of the block become edges of runs. At the bound of the list the block is ignored.
         if start.ge(end) {
             return 0;
         }
+        // The edges of the block become edges of runs. At the bound of the list the block is ignored.
         let most = Self::most(chunks);
         let (Some(from), Some(_)) = (self.split(start, most), self.split(end, most)) else {
             return 0;

@@ -36,7 +36,7 @@ pub(crate) struct Acked {
     /// Bytes newly acknowledged.
     pub(crate) bytes: u32,
     /// FlightSize at the end of the last `output`, at most cwnd, bytes: several ACKs of one turn must not make a full
-    /// window look unused.
+    /// window appear unused.
     pub(crate) flight: u32,
     /// SND.UNA and SND.NXT after the ACK.
     pub(crate) una: Seq,
@@ -137,7 +137,7 @@ impl Congestion {
         self.cwnd = self.ssthresh;
     }
 
-    /// No data was sent for `timeouts` RTOs, so the window tells little about the path (RFC 5681 section 4.1, RFC
+    /// No data was sent for `timeouts` RTOs, so the window no longer reflects the path (RFC 5681 section 4.1, RFC
     /// 2861). A guest's kernel does the same unless `tcp_slow_start_after_idle` is 0.
     pub(crate) fn on_idle(&mut self, timeouts: u32, mss: u32) {
         // RFC 2861: remember three quarters of the window, and halve it once per RTO down to the restart window.

@@ -44,8 +44,8 @@ impl Ecn {
     }
 
     /// An ACK arrived. Returns true if it reports marks.
-    // Acknowledged beyond the last reduction: a further report is about data sent after it.
     pub(crate) fn on_ack(&mut self, ece: bool, una: Seq) -> bool {
+        // Acknowledged beyond the last reduction: a further report is about data sent after it.
         self.until = self.until.filter(|until| una.le(*until));
         self.on && ece
     }

@@ -104,8 +104,8 @@ impl Tcb {
             && seg.flags.syn
             && !seg.flags.ack
             && seg.seq == self.rcv.irs
-        // Before the sequence check, which would answer with a bare ACK; the guest in SYN-SENT needs the SYN-ACK.
         {
+            // Before the sequence check, which would answer with a bare ACK; the guest in SYN-SENT needs the SYN-ACK.
             self.syn_due = true;
             return Err(Disposition::Continue);
         }
@@ -235,8 +235,8 @@ impl Tcb {
             return;
         }
         if self.ecn.on_data(seg) {
-            // At once, as the kernel (`__tcp_ecn_check_ce`): the guest reacts to a mark within a round trip.
             mem.stats.add(Stat::InCEPkts);
+            // At once, as the kernel (`__tcp_ecn_check_ce`): the guest reacts to a mark within a round trip.
             self.rcv.ack_now = true;
         }
         // Trim bytes below RCV.NXT (received before) and beyond the advertised edge (not permitted).
@@ -316,11 +316,11 @@ impl Tcb {
         };
         mem.budget.count(member, counter, 1);
         if linux {
-            // L6: advertise a zero window until memory is granted again.
             mem.budget.count(member, Counter::RcvPruned, 1);
+            // L6: advertise a zero window until memory is granted again.
             self.rcv.on_nomem();
-        // Strict rules: only a demoted flow can be refused. The ACK makes the guest retransmit soon.
         } else {
+            // Strict rules: only a demoted flow can be refused. The ACK makes the guest retransmit soon.
             self.rcv.ack_now = true;
         }
     }

@@ -10,9 +10,9 @@ impl Tcb {
     /// `seg` is a keep-alive probe. A probe starts one below RCV.NXT and has no data, or one byte that was acknowledged
     /// before (RFC 1122 section 4.2.3.6): it is never acceptable, so a TCP with this connection answers it.
     ///
-    /// A probe of a closed window looks the same, but its sender waits for the window and not for a sign of life. The
-    /// window field that this side last sent decides: a window below one unit of the scale is zero to the guest. A
-    /// guest that has sent its FIN has no data to wait with.
+    /// A probe of a closed window has the same form, but its sender waits for the window and not for a sign of life.
+    /// The window field that this side last sent decides: a window below one unit of the scale is zero to the guest. A
+    /// guest that has sent its FIN has no more data, so it does not wait for a window.
     pub(super) fn is_keepalive(&self, seg: &Segment<'_>) -> bool {
         let flags = seg.flags;
         let plain = flags.ack && !flags.syn && !flags.fin && !flags.rst;

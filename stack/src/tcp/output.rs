@@ -14,8 +14,9 @@ use crate::txq::PARTS_MAX;
 
 /// Payload of a super-frame, bytes: IPv4's length field less headers with all options.
 const SUPER_MAX: usize = 65_535 - 20 - 60;
-/// Most bytes and frames of one flow in one turn: other flows get their turn before it continues. The byte bound comes
-/// first: a frame bound alone would end a turn after a few small frames, which costs a turn for little data.
+/// Most bytes and frames of one flow in one turn: other flows get their turn before it continues. The bound in bytes is
+/// the main one: a bound of a few frames would permit little data when frames are small, too little for the cost of a
+/// turn and far less than the guest sends in the same turn.
 const BYTES_PER_TURN: usize = 4 * SUPER_MAX;
 const FRAMES_PER_TURN: usize = 64;
 
@@ -157,8 +158,7 @@ impl Tcb {
             // The FIN rides on the last byte and needs no window of its own.
             let fin = self.snd.fin && len == unsent && self.fin_unsent(len);
             if len == 0 && !fin {
-                // F-RTO had no new data to send: lost ranges are no longer held back, so try them (RFC 5682 2.1 step
-                // 2b).
+                // F-RTO had no new data to send and ends (RFC 5682 section 2.1 step 2b): try the lost ranges.
                 if self.snd.recovery.cannot_ask() {
                     continue;
                 }
@@ -252,8 +252,8 @@ impl Tcb {
         let again = unsent == 0 || room < unsent;
         if !again {
             self.send_new(unsent, false, mem, emit)?;
-        // The last bytes that are neither acknowledged nor SACKed.
         } else if let Some(range) = self.snd.board.tail(mss as u32) {
+            // The last bytes that are neither acknowledged nor SACKed.
             self.send_again(range, mem, emit)?;
         } else {
             return Some(());
@@ -293,8 +293,8 @@ impl Tcb {
         if len >= mss {
             return len / mss * mss;
         }
-        // Less than a segment: only with nothing in flight, and only half the largest window seen or the persist
-        // override.
+        // Less than a segment: only with nothing in flight, and then half of the largest window seen, or any length
+        // after the override of the persist timer.
         let half = snd.wnd_max as usize / 2;
         let worth = len >= half || self.force_small;
         if outstanding == 0 && len > 0 && worth { len } else { 0 }
@@ -321,7 +321,7 @@ impl Tcb {
         emit: Emit<'_>,
     ) -> Option<()> {
         let offset = seq.diff(self.snd.data_start()).max(0) as usize;
-        // PSH at the end of the queue: the guest's application gets what is there.
+        // PSH at the end of the queue: the guest's application gets all queued data.
         let last = offset + len == self.snd.q.len();
         // RFC 3168 sections 6.1.2 and 6.1.5: retransmissions carry neither ECT nor CWR.
         let ect = self.ecn.on && len > 0 && seq == self.snd.nxt();
@@ -369,8 +369,7 @@ impl Tcb {
         }
         if self.says_blocks() {
             let base = self.rcv.irs + 1;
-            // As many blocks as leave room for one payload byte in a segment of the link; 4 is the option's head,
-            // padded.
+            // As many blocks as leave room for one payload byte; 4 is the head of the option with padding.
             let room = usize::from(self.link.segment_max).saturating_sub(options.len() + 4 + 1) / 8;
             let at = |(start, end): (u64, u64)| (base + start as u32, base + end as u32);
             // RFC 2883 section 4: the DSACK block is the first one.

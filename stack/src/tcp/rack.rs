@@ -73,8 +73,8 @@ impl Rack {
             if before_resent(run.at) || self.min_rtt.least().is_some_and(|min| rtt < min) {
                 return None;
             }
-        // A mixed run looks faster than it was; the minimum would keep that error for minutes.
         } else if !run.mixed {
+            // Not for a mixed run: it appears faster than it was; the minimum would keep that error for minutes.
             self.min_rtt.on_sample(rtt, now);
         }
         if self.sent_before(run.at, run.end) {

@@ -45,7 +45,7 @@ impl Rtt {
             }
         };
         self.srtt = Some(srtt);
-        // As the kernel: the lower bound applies to the variance term, not to the sum.
+        // As the kernel: the lower bound applies to the variance term, not to the sum (`tcp_rtt_estimator`).
         let spread = (self.rttvar * 4).max(RTO_MIN.as_nanos() as u64);
         self.base = Duration::from_nanos(srtt + spread);
     }

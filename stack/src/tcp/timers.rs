@@ -95,7 +95,7 @@ impl Tcb {
             return Disposition::Abort;
         }
         // The window may close over data in flight: a guest without memory drops the data and advertises zero. Probe it
-        // like any closed window; what it lacks is retransmitted when the window opens.
+        // like any closed window; the dropped data is retransmitted when the window opens.
         let outstanding = self.snd.board.outstanding() > 0;
         let closed = self.snd.wnd == 0 && !self.snd.q.is_empty();
         if (!outstanding || closed) && !syn {

@@ -62,12 +62,12 @@ impl Tcb {
         let snd = &mut self.snd;
         let una = snd.una();
         let Some(probe) = snd.tail_probe.filter(|probe| una.ge(probe.end)) else { return };
-        // Case 1 and 2: new data, or the guest had the original. Nothing was lost.
+        // Nothing was lost: the probe was new data, or a DSACK shows that the guest had the original (case 1).
         if !probe.again || duplicate {
             snd.tail_probe = None;
         } else if una.gt(probe.end) {
             snd.tail_probe = None;
-            // `answered`: a loss or mark in the same window of data reduced it already.
+            // Case 2: the probe repaired a loss. `answered`: the same window of data reduced cwnd already.
             if snd.recovery.phase == Phase::Open && !self.ecn.answered(probe.end) {
                 snd.cc.reduce(snd.cc.cwnd, snd.mss);
                 self.ecn.on_reduced(snd.nxt());

@@ -91,8 +91,8 @@ impl Cubic {
     /// A loss (sections 4.6 and 4.7). Returns the new ssthresh, bytes.
     pub(super) fn on_loss(&mut self, cwnd: u32, flight: u32, timeout: bool) -> u32 {
         let part = |of: u32, (a, b): (u64, u64)| (u64::from(of) * a / b) as u32;
-        // Fast convergence: a window smaller than at the loss before leaves room for other flows. 17/20 is (1 + beta) /
-        // 2.
+        // Fast convergence: a loss at a smaller window than the one before leaves room for other flows; 17/20 is
+        // (1 + beta) / 2.
         self.w_max = if cwnd < self.w_max { part(cwnd, (17, 20)) } else { cwnd };
         self.prior = cwnd;
         self.epoch = None;
@@ -101,7 +101,7 @@ impl Cubic {
     }
 }
 
-/// The largest integer whose cube is not above `n`.
+/// The largest integer with a cube not above `n`.
 fn cube_root(n: u64) -> u64 {
     let mut root = 0u64;
     for bit in (0..22).rev() {
