@@ -270,8 +270,8 @@ const RAISE_WITHIN: Duration = Duration::from_secs(1);
 /// Largest receive cap, bytes: beyond it a larger host buffer only moves the queue from the remote to this machine.
 const HOST_RCVBUF_MAX: u32 = 4 << 20;
 
-/// Raises the caps to `wanted` if the budget grants the difference. Never lowers a cap, not
-/// even to a limit below the floor.
+/// Raises the caps to `wanted` if the budget grants the difference. Never lowers a cap, even if
+/// its limit is below the floor.
 fn raise(ends: &mut Ends<'_>, wanted: HostCaps, mem: &mut Mem<'_>) {
     let caps = ends.side.caps;
     let raised =

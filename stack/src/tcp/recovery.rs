@@ -129,8 +129,8 @@ impl Recovery {
     }
 
     /// In fast recovery: the congestion window after an ACK that delivered `delivered` bytes (RFC 9937 section 6).
-    /// `pipe`: bytes in flight now; `safe`: the ACK advanced SND.UNA and revealed no further loss (SafeACK,
-    /// section 5).
+    /// `pipe`: bytes in flight now; `safe`: the ACK advanced SND.UNA and revealed no further loss (SafeACK, section
+    /// 5).
     pub(crate) fn window(
         &mut self,
         cc: &Congestion,
