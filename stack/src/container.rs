@@ -1,4 +1,4 @@
-//! One container's stack: the only module that knows the order of things.
+//! One container's stack. Only this module fixes the order of the steps.
 //!
 //! ```text
 //! on_frame ─▶ ingress ─▶ demux ─▶ tcb.on_segment ─▶ mark dirty ┐
@@ -6,8 +6,8 @@
 //! turn: for each dirty flow   relay to host ─ relay to guest ─ tcb.output ─▶ egress ─▶ device
 //! ```
 //!
-//! Events only mark; all work that moves bytes or says something happens once per flow and turn, so a batch of
-//! segments costs one write and one ACK.
+//! Events only mark flows as dirty. All work that moves bytes or sends segments happens once per dirty flow and turn,
+//! so a batch of segments costs one write and one ACK.
 
 use skbudget_controller::{Budget, Instant, MemberId};
 use std::cmp::Reverse;
@@ -41,19 +41,22 @@ pub use info::{ContainerStats, FlowInfo};
 pub(crate) use keepalive::GuestProbes;
 pub use memory::WakeKey;
 
-/// Challenge ACKs a second, on average (Linux' tcp_challenge_ack_limit of old).
+/// Challenge ACKs per second, on average (Linux' former default of tcp_challenge_ack_limit).
 const CHALLENGES_PER_SECOND: u32 = 1000;
 
-/// Bytes moved and flows served in one turn: then the device is looked at again, where the guest's ACKs wait in a short
-/// queue, and the other containers have theirs. A flow's service is two or three system calls: a container of many busy
-/// flows delays its neighbours by a fraction of a millisecond.
+/// Bounds of one turn: bytes moved and flows served. After a turn the loop reads the device again, where the guest's
+/// ACKs wait in a short queue, and serves the other containers. Serving a flow costs two or three system calls, so a
+/// container with many busy flows delays its neighbours by a fraction of a millisecond.
 const BYTES_PER_TURN: u64 = 512 << 10;
 const FLOWS_PER_TURN: usize = 8;
-/// Under pressure every flow has something to do all the time, in the smallest pieces.
+/// Under pressure every flow always has work, in the smallest pieces, so a turn serves fewer flows.
 const FLOWS_PER_PRESSED_TURN: usize = 2;
 
-/// Drain order of one turn: `on_frame` / `on_host_ready` / `on_accept` / `on_wake` in any number, then `turn` once,
-/// then sleep until `next_deadline`. `turn` returns true when it stopped at a bound and wants another turn at once.
+/// One container's flows, timers, SYN queue and counters.
+///
+/// Call order: any number of `on_frame`, `on_host_ready`, `on_host_broken`, `on_accept` and `on_wake`, then `turn`
+/// once, then sleep until `next_deadline`. `turn` returns true when it stopped at a bound: call it again without
+/// sleeping.
 #[derive(Debug)]
 pub struct Container {
     config: ContainerConfig,
@@ -61,31 +64,38 @@ pub struct Container {
     egress: Egress,
     stats: Stats,
     flows: FlowTable,
+    /// Table indices of flows that the next turns serve, first marked first.
     dirty: VecDeque<u32>,
-    /// Flows whose frame the device did not take, or whose guest's hardware address is not known: tried again soon.
+    /// Flows whose frame the device refused, or that wait for the guest's hardware address. All are marked again at
+    /// `blocked_until`.
     blocked: Vec<u32>,
     blocked_until: Option<Instant>,
+    /// Flow deadlines: time, table index, generation. Entries may be stale (`is_live`).
     timers: BinaryHeap<Reverse<(Instant, u32, u32)>>,
+    /// The SYN queue.
     parked: Parked,
-    /// SYNs to admit: those whose memory came back, and new ones.
+    /// Queue ids of SYNs to admit: `woken` after a wait for memory, `arrived` for the first time.
     woken: VecDeque<u32>,
     arrived: VecDeque<u32>,
-    /// They are left alone until then.
+    /// Admission is paused until this time (set by `hold_admissions`).
     admit_from: Option<Instant>,
     crowd: crowd::Crowd,
     timewait: TimeWait,
-    /// Flows that had data, in the order in which they may become idle.
+    /// Flows to test for idleness, in the order of the test times.
     watch: VecDeque<(Instant, FlowId)>,
-    /// Live flows on it.
+    /// Flows on `watch` that had data within the idle period. They share the device queue.
     watched: usize,
-    /// Idle flows and their last data, the longest idle first: their credit goes first when memory is short (H3).
+    /// Idle flows with the time of their last data, longest idle first: memory pressure releases their credit in this
+    /// order (H3).
     idle: VecDeque<(Instant, FlowId)>,
-    /// Deterministic from the secret; spreads retries and quotas.
+    /// State of the random generator, seeded from the secret. Spreads retry times and rate limits.
     rng: u64,
     reassembly: Reassembly,
     icmp: PerSecond,
+    /// Time of the last router advertisement.
     advertised: Option<Instant>,
     challenges: PerSecond,
+    /// Time of the last ARP request or neighbour solicitation for the guest.
     arp_asked: Option<Instant>,
     flows_total: u64,
     bytes_from_guest: u64,
@@ -147,12 +157,16 @@ impl Container {
             let disposition = flow.on_segment(seg, cx, &mut self.stats);
             let got = flow.tcb.rcv.q.nxt() - had;
             self.bytes_from_guest += got;
+            // A retransmission keeps the flow active, too. A keep-alive probe does not: it may carry the last byte once
+            // more.
             if got > 0 || (!seg.payload.is_empty() && disposition != Disposition::KeepAlive) {
                 self.note_data(&mut flow, cx);
             }
             self.settle(cx, flow, disposition, Some(seg));
             return;
         }
+        // No flow: TIME-WAIT comes before the listen check, because RFC 9293 section 3.10.7.4 lets a new SYN reopen
+        // there.
         match self.timewait.on_segment(&tuple, seg, cx.now) {
             Some(Verdict::Ack(ack)) => {
                 self.egress.segment(cx.device, &tuple, &ack, &[]);
@@ -162,15 +176,16 @@ impl Container {
         }
     }
 
-    /// A segment for no flow (RFC 9293 section 3.10.7.1 and .2).
+    /// Handles a segment without flow and without TIME-WAIT entry (RFC 9293 section 3.10.7.1 and .2).
     fn on_stray(&mut self, cx: &mut Ctx<'_>, tuple: Tuple, seg: &Segment<'_>) {
         if seg.flags.syn && !seg.flags.ack && !seg.flags.rst {
-            // One that ends what it begins is a probe, and the kernel's listeners do not answer it.
+            // A SYN with FIN is a scanner's probe. The kernel's listeners drop it, too.
             if !seg.flags.fin {
                 self.on_syn(cx, tuple, seg);
             }
             return;
         }
+        // The guest gave up a connection that still waits for admission.
         if seg.flags.rst
             && let Some(id) = self.parked.find(&tuple)
         {
@@ -179,6 +194,7 @@ impl Container {
         self.refuse(cx, &tuple, seg);
     }
 
+    /// Answers `seg` with a RST, unless `seg` is one itself.
     fn refuse(&mut self, cx: &mut Ctx<'_>, tuple: &Tuple, seg: &Segment<'_>) {
         if let Some(reset) = Outgoing::reset_for(seg) {
             self.stats.add(Stat::OutRsts);
@@ -186,7 +202,7 @@ impl Container {
         }
     }
 
-    /// Does what an event on a taken flow asks for, and puts the flow back unless it is over.
+    /// Acts on the result of an event and returns the flow to the table unless it is over.
     fn settle(
         &mut self,
         cx: &mut Ctx<'_>,
@@ -202,9 +218,12 @@ impl Container {
                 }
             }
             Disposition::Challenge => {
+                // `output` sends the ACK in the flow's next service.
                 flow.tcb.rcv.ack_now |= self.challenge_allowed(cx.now);
             }
             Disposition::KeepAlive => self.on_keepalive(cx, &mut flow, seg),
+            // The next four end TCP with the guest. The flow lives on as an orphan until the host's peer has all bytes
+            // (K11).
             Disposition::Reset => return self.outlive_guest(cx, flow, Close::Reset),
             Disposition::Abort => return self.abort(cx, flow),
             Disposition::TimeWait => {
@@ -218,18 +237,19 @@ impl Container {
     }
 
     fn enter_time_wait(&mut self, cx: &mut Ctx<'_>, flow: &Flow) {
-        // The last ACK is said before the flow stops speaking, unless FINs crossed and it was said already.
+        // Acknowledge the guest's FIN before the flow leaves, unless a simultaneous close did so already.
         if flow.tcb.rcv.ack_sent != flow.tcb.rcv.nxt() {
             let ack = flow.tcb.time_wait_ack(cx.now);
             self.egress.segment(cx.device, &flow.tuple, &ack, &[]);
         }
         let entry = flow.tcb.time_wait_entry();
+        // Without memory for an entry there is none, and a retransmitted FIN is answered with RST (H2).
         if self.timewait.insert(flow.tuple, entry, cx.budget, self.member, cx.now) {
             self.stats.add(Stat::TW);
         }
     }
 
-    /// Host socket of a flow became ready (edge).
+    /// The host socket of a flow became ready (edge-triggered).
     pub fn on_host_ready(&mut self, id: FlowId, ready: Ready) {
         let Some(flow) = self.flows.get_mut(id) else { return };
         flow.host.ready.readable |= ready.readable;
@@ -237,7 +257,8 @@ impl Container {
         self.mark(id.index);
     }
 
-    /// Host socket of a flow reported an error (EPOLLERR). Which one, the reads tell when all before it is read.
+    /// The host socket of a flow reported an error (EPOLLERR). The socket is read to its end first; then a read returns
+    /// the error itself.
     pub fn on_host_broken(&mut self, id: FlowId) {
         if let Some(flow) = self.flows.get_mut(id) {
             flow.host.broken = true;
@@ -246,13 +267,14 @@ impl Container {
         }
     }
 
-    /// The flow at this place is served in a turn.
+    /// Marks the flow at this table index for service in a turn.
     fn mark(&mut self, index: u32) {
         if self.flows.set_dirty(index) {
             self.dirty.push_back(index);
         }
     }
 
+    /// Marks all blocked flows: the device may have room now, or the guest's hardware address is known.
     fn unblock(&mut self) {
         self.blocked_until = None;
         for index in std::mem::take(&mut self.blocked) {
@@ -265,15 +287,19 @@ impl Container {
 
     // ---- the turn ----
 
-    /// Timers due at `cx.now`, then every flow with something to do: relay, windows, segments.
+    /// Runs the timers that are due, admits SYNs, then serves dirty flows: relay, windows, segments. Returns true when
+    /// work is left.
     pub fn turn(&mut self, cx: &mut Ctx<'_>) -> bool {
+        // Retried each turn until it succeeds: at the start the budget may have no room yet.
         self.parked.charge(cx.budget, self.member, cx.now);
+        // Timers first: they release memory (TIME-WAIT, fragments, idle flows) that admission can use.
         self.run_timers(cx);
         self.watch_crowd(cx.budget, cx.now);
         let more_syns = self.admit_some(cx);
         let begun = self.bytes_moved();
         let flows =
             if cx.budget.under_pressure() { FLOWS_PER_PRESSED_TURN } else { FLOWS_PER_TURN };
+        // `service` may mark a flow again. The length is read once, so such a flow waits for the next turn.
         for _ in 0..self.dirty.len().min(flows) {
             let Some(index) = self.dirty.pop_front() else { break };
             self.flows.clear_dirty(index);
@@ -284,6 +310,7 @@ impl Container {
                 break;
             }
         }
+        // No flow is taken from the table here, which is what `forget_stale_entries` needs.
         self.forget_stale_entries();
         more_syns || !self.dirty.is_empty()
     }
@@ -296,6 +323,7 @@ impl Container {
         if self.blocked_until.is_some_and(|t| t <= cx.now) {
             self.unblock();
         }
+        // Last of the four: the room that the others release reduces what `find_idle` takes for waiting SYNs.
         self.timewait.expire(cx.budget, self.member, cx.now);
         self.expire_fragments(cx);
         self.expire_parked(cx);
@@ -305,6 +333,7 @@ impl Container {
                 break;
             }
             let live = is_live(&self.flows, at, index, generation);
+            // Pop before running: the flow may add a later entry for itself.
             self.timers.pop();
             if live && let Some(flow) = self.flows.take(index) {
                 self.run_flow_timer(cx, flow);
@@ -312,10 +341,11 @@ impl Container {
         }
     }
 
-    /// An entry is not looked for when its flow ends, or is idle no longer, or has an earlier deadline: it is found
-    /// stale. All stale entries go as soon as a list is longer than its flows account for; so none of the lists grows
-    /// with the number of connections there have been. Stale timers at the head go at once: they would wake the
-    /// container for nothing. To be called when no flow is taken from the table, or its entries would be found stale.
+    /// Removes stale entries from the lists. An entry is not searched for when its flow ends, becomes active or gets an
+    /// earlier deadline; it only turns stale. A list that is longer than its flows account for loses all its stale
+    /// entries, so no list grows with the number of connections opened so far. Stale timers at the head are removed at
+    /// once, because they would wake the container without need. Call it only while no flow is taken from the table:
+    /// the entries of a taken flow seem stale.
     fn forget_stale_entries(&mut self) {
         let Self { timers, flows, watch, idle, .. } = self;
         let most = lists::most_entries(flows.len());
@@ -342,23 +372,25 @@ impl Container {
             return;
         };
         if deadline > cx.now {
-            // It moved since the entry was made.
+            // The deadline moved after the entry was made.
             self.schedule(&mut flow);
             self.flows.put(flow);
             return;
         }
+        // An orphan has no TCP timers. Service polls its send queue (`see_orphan_off`).
         if flow.orphan.is_some() {
             self.mark(flow.id.index);
             self.flows.put(flow);
             return;
         }
+        // The pause after a refusal is over: the next service reads the host again (L4).
         flow.retry_at = flow.retry_at.filter(|&t| t > cx.now);
         self.look_for_peer(cx, &mut flow);
         let disposition = flow.on_timer(cx, &mut self.stats);
         self.settle(cx, flow, disposition, None);
     }
 
-    /// Makes sure the timer queue wakes the flow in time.
+    /// Adds a timer entry unless an earlier one is pending.
     fn schedule(&mut self, flow: &mut Flow) {
         if let Some(deadline) = flow.deadline()
             && flow.timer_at.is_none_or(|at| deadline < at)
@@ -368,7 +400,7 @@ impl Container {
         }
     }
 
-    /// When `turn` must run again if nothing else happens.
+    /// Time at which `turn` must run again if no event arrives earlier.
     pub fn next_deadline(&self) -> Option<Instant> {
         let timer = self.timers.peek().map(|Reverse((at, ..))| *at);
         let idle = self.watch.front().map(|w| w.0);
@@ -383,7 +415,7 @@ impl Container {
 
     // ---- ends ----
 
-    /// The container is gone: every flow ends at both ends, everything is uncharged.
+    /// The container is gone: resets or closes every flow at both ends and uncharges everything.
     pub fn abort_all(&mut self, cx: &mut Ctx<'_>) {
         for index in self.flows.indices() {
             if let Some(flow) = self.flows.take(index) {
@@ -395,8 +427,10 @@ impl Container {
         }
         self.timewait.clear(cx.budget, self.member, cx.now);
         self.forget_fragments(cx);
+        // After the entries: the list is charged as one block.
         self.parked.uncharge(cx.budget, self.member, cx.now);
         self.crowd = crowd::Crowd::default();
+        // Nothing waits any more: release the room that was held back for SYNs (H1).
         self.hold_for_admission(cx.budget);
         self.woken.clear();
         self.arrived.clear();
@@ -408,8 +442,8 @@ impl Container {
         self.blocked_until = None;
     }
 
-    /// RFC 5961 section 7: one limit for all flows. How many a second has is not to be known, or whoever counts its own
-    /// would learn of others'.
+    /// RFC 5961 section 7: one rate limit for all flows. The quota of each second is random: a fixed one lets an
+    /// off-path attacker infer other connections' challenge ACKs by counting its own (CVE-2016-5696).
     fn challenge_allowed(&mut self, now: Instant) -> bool {
         let spread = self.random() as u32 % CHALLENGES_PER_SECOND;
         let allowed = self.challenges.allow(now, || CHALLENGES_PER_SECOND / 2 + spread);
@@ -417,6 +451,7 @@ impl Container {
         allowed
     }
 
+    /// xorshift64: spreads load and hides quotas; it is no cryptographic generator.
     fn random(&mut self) -> u64 {
         self.rng ^= self.rng << 13;
         self.rng ^= self.rng >> 7;
@@ -441,7 +476,8 @@ impl Flow {
         tcb.on_timer(&mut mem)
     }
 
-    /// For everything but the relay (`with_ends`): only what the host takes is measured against the device queue.
+    /// The block and its memory context for input, timers and output. The relay uses `with_ends` instead: only bytes
+    /// that the host takes open the window, so only there does the share of the device queue (`window_max`) count.
     fn tcb_and_mem<'a>(
         &'a mut self,
         now: Instant,
@@ -453,7 +489,7 @@ impl Flow {
     }
 }
 
-/// The timer entry is the one its flow will be woken by.
+/// True if the flow's next wake-up is this timer entry.
 fn is_live(flows: &FlowTable, at: Instant, index: u32, generation: u32) -> bool {
     flows.get(FlowId { index, generation }).is_some_and(|flow| flow.timer_at == Some(at))
 }

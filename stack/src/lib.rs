@@ -4,14 +4,14 @@
 //!
 //! This is the architecture page; file names count from `stack/src`, `stack` or the root.
 //! `controller/docs/pressure-model.md` has the rules that comments cite by code (K7) and the glossary (credit, reserve,
-//! demote, park, orphan); `CONTRIBUTING.md` how to build, test and write.
+//! demote, park, orphan). `CONTRIBUTING.md` describes how to build, test and write.
 //!
 //! # The way of a frame
 //!
 //! ```text
 //!  1  tap.rs                  daemon/src/worker/seat.rs reads frames of the guest, a bounded number a turn
 //!  2  container/frames.rs     ingress.rs (ipv6.rs, reassembly.rs) checks the headers: Segment, answer, or drop
-//!  3  container.rs            demux.rs finds the flow; without one: SYN to parked.rs, else timewait.rs or a RST
+//!  3  container.rs            demux.rs finds the flow; without one: SYN to parked.rs, others to timewait.rs or a RST
 //!  4  tcp/input.rs            the checks of RFC 9293 in their order; tcp/ack.rs frees what is acknowledged
 //!  5  rxq.rs                  data goes into chunks that are charged already; the flow is marked dirty
 //!  6  container/service.rs    once per dirty flow and turn:
@@ -27,12 +27,12 @@
 //!
 //! # How a flow ends
 //!
-//! What was acknowledged to one end is delivered to the other before that one learns of the end, in
+//! Data that was acknowledged to one end is delivered to the other before that one learns of the end, in
 //! `container/ending.rs`. A host socket in error is read to its end, and the guest is reset when it has acknowledged
-//! everything (`relay.rs` `end_of_host`, `tcp.rs` `reset_is_due`). A flow whose guest is gone is an orphan (K11, in
+//! everything (`relay.rs` `end_of_host`, `tcp.rs` `reset_is_due`). A flow that has lost its guest is an orphan (K11, in
 //! `orphan.rs`): it is charged until the host's peer has acknowledged everything; a timer polls its send queue. A
-//! guest's keep-alive is answered once the host's peer has been heard (`container/keepalive.rs`): a peer that is gone
-//! ends the flow as it would without a relay.
+//! guest's keep-alive is answered once the host's peer has sent a sign of life (`container/keepalive.rs`): a peer that
+//! is gone ends the flow as it would without a relay.
 //!
 //! # Where memory is charged
 //!
@@ -61,14 +61,14 @@
 //!
 //! | refused at hard | what happens | file |
 //! |---|---|---|
-//! | window credit | the window opens less; credit of idle flows is released (H3), else the flow waits | `tcp/rcv.rs` `advance_edge`, `container/memory.rs` `short_of_memory`, `demote` |
+//! | window credit | the window opens less; credit of idle flows is released (H3), otherwise the flow waits | `tcp/rcv.rs` `advance_edge`, `container/memory.rs` `short_of_memory`, `demote` |
 //! | memory to read the host socket | it is not read, the remote's window closes; the target of the send queue drops to half of what is queued; as above | `relay.rs` `to_guest`, `tcp/snd.rs` `moderate_target` |
-//! | data inside the window | not possible: it was charged before the window was advertised. Only a flow that was demoted asks again, and drops what does not fit | `rxq.rs` `store`, `tcp/input.rs` `store` |
-//! | a new flow | credit and caps of idle flows are released; else its SYN stays on the list, and connections to a published port stay in its backlog | `container/admission.rs` `reserve`, `wait_for_room`, `can_accept` |
+//! | data inside the window | not possible: it was charged before the window was advertised. Only a demoted flow requests its charge again, and drops what does not fit | `rxq.rs` `store`, `tcp/input.rs` `store` |
+//! | a new flow | credit and caps of idle flows are released; otherwise its SYN stays in the queue, and connections to a published port stay in its backlog | `container/admission.rs` `reserve`, `wait_for_room`, `can_accept` |
 //! | growth while SYNs wait | room for their reservations, up to half of the room that reservations leave, is held back from windows, queues and caps (H1) | `container/crowd.rs` `hold_for_admission`, `controller/src/meter.rs` `growth_room` |
 //! | a higher cap of a host socket | it stays as it is | `relay.rs` `raise` |
 //! | a fragment | the oldest incomplete datagram is dropped | `reassembly.rs` `make_room` |
-//! | a TIME-WAIT entry | there is none | `timewait.rs` `insert` |
+//! | a TIME-WAIT entry | the flow leaves no entry | `timewait.rs` `insert` |
 //! | waiting | when memory returns, the oldest waiter runs in the same turn of the loop (B9) | `container/memory.rs` `on_wake`, `daemon/src/worker.rs` `wake` |
 //! | linux rules | the segment is dropped and the window closes (L6); a sender retries after 8 to 200 ms (L4) | `tcp/input.rs` `count_stored`, `container/service.rs` `retry_later` |
 #![deny(unsafe_code)]

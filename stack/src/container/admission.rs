@@ -1,8 +1,8 @@
-//! How a flow begins: the guest's SYN, or a connection to a published port.
+//! Opens flows: for a SYN of the guest (passive) or a connection to a published port (active).
 //!
-//! The whole reservation is charged before anything else happens, the host socket's caps included: connect(2) makes
-//! that socket, and its memory is real from then on. (The budget could charge the flow object alone while the host
-//! is asked (H7); with the caps in the reservation nearly all of it is due at once, so two steps would buy nothing.)
+//! A flow's whole reservation is charged before anything else happens, the caps of the host socket included: connect(2)
+//! creates that socket, and its memory is real from then on (B1). The budget could charge the flow object alone while
+//! connect(2) is under way (H7). The caps are nearly all of the reservation, so a second step would save little.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,12 +20,14 @@ use crate::segment::{Segment, Tuple};
 use crate::seq::Seq;
 use crate::tcp::{Link, Tcb};
 
-/// connect(2)s in one turn.
+/// connect(2) calls per turn: each is slow beside reading a frame, and the device queue fills meanwhile.
 const CONNECTS_PER_TURN: usize = 2;
 
 impl Container {
-    /// A SYN for no flow. A parked one that is said again keeps its place.
+    /// Handles a SYN without flow: refuses it at once if no route exists, otherwise appends it to the SYN queue. A
+    /// retransmitted SYN keeps its place.
     pub(super) fn on_syn(&mut self, cx: &mut Ctx<'_>, tuple: Tuple, syn: &Segment<'_>) {
+        // Before queueing: an entry in the queue and a charge would be spent on a SYN that cannot succeed.
         match self.config.route(tuple.remote()) {
             Ok(_) => {}
             Err(NoRoute::Refused) => return self.refuse(cx, &tuple, syn),
@@ -37,14 +39,15 @@ impl Container {
                 return;
             }
         }
-        // Taken in the next turn, first come, first served.
+        // The next turn admits it, first come, first served.
         if let Parking::Parked(id) = self.parked.park(tuple, syn, cx.budget, self.member, cx.now) {
             self.arrived.push_back(id);
             self.join_crowd(cx.budget, cx.now);
         }
     }
 
-    /// False: no room.
+    /// Reserves a flow and starts connect(2); the guest's SYN is answered when connect(2) has succeeded. Returns false
+    /// without room.
     fn open_passive(
         &mut self,
         cx: &mut Ctx<'_>,
@@ -56,6 +59,7 @@ impl Container {
         let Ok((id, mut ledger)) = self.reserve(cx, &sizes) else { return false };
         let (iss, ts_offset) = self.initial(&tuple, cx.now);
         let tcb = Tcb::passive(self.link(&tuple, cx.budget), iss, ts_offset, syn, cx.now);
+        // Where the window scale is fixed at connect, start with larger buffers if the budget has plenty (B10).
         let caps = if cx.host.keeps_scale() {
             relay::begin_caps(cx.budget, &mut ledger, HOST_FLOOR, cx.now)
         } else {
@@ -69,17 +73,20 @@ impl Container {
                 self.mark(flow.id.index);
                 self.flows.insert(flow);
             }
+            // A failure of connect(2) is an outcome, not lack of room: the SYN leaves the queue.
             Err(e) => self.host_connect_failed(cx, flow, e),
         }
         true
     }
 
-    /// A place in the table and the whole reservation, or nothing.
+    /// Reserves a table slot and charges the whole reservation, or does neither. Without room it releases memory of
+    /// idle flows and tries once more (H3).
     fn reserve(
         &mut self,
         cx: &mut Ctx<'_>,
         sizes: &FlowSizes,
     ) -> Result<(FlowId, Ledger), Refusal> {
+        // Slot first: it costs nothing and is returned if the charge is refused.
         let Some(id) = self.flows.reserve() else {
             self.stats.add(Stat::FlowTableFull);
             return Err(Refusal::Hard);
@@ -103,6 +110,7 @@ impl Container {
         }
     }
 
+    /// Charges the whole reservation up the chain, all or nothing (B1).
     fn admit(
         &self,
         budget: &mut Budget,
@@ -119,8 +127,9 @@ impl Container {
         }
     }
 
-    /// SYNs whose memory came back, then those that came in, a few in a turn. Nobody overtakes those who wait: the
-    /// first of them that still finds no room sends all behind it back to wait, in their order. True: there are more.
+    /// Admits SYNs: first those whose memory returned, then new ones, two connects a turn. No SYN overtakes one that
+    /// waits: the first that still finds no room sends all behind it back to wait, in their order. Returns true when
+    /// SYNs are left for the next turn.
     pub(super) fn admit_some(&mut self, cx: &mut Ctx<'_>) -> bool {
         if self.admit_from.is_some_and(|from| from > cx.now) {
             return false;
@@ -128,9 +137,11 @@ impl Container {
         self.admit_from = None;
         let (mut room, mut tries) = (true, CONNECTS_PER_TURN);
         while let Some(id) = self.woken.pop_front() {
+            // The SYN left the queue meanwhile: reset by the guest, or expired.
             if self.parked.get(id).is_none() {
                 continue;
             }
+            // The turn's connects are used up. The SYN keeps its place at the front.
             if room && tries == 0 {
                 self.woken.push_front(id);
                 return true;
@@ -138,6 +149,7 @@ impl Container {
             tries = tries.saturating_sub(1);
             room = room && self.admit_parked(cx, id);
             if !room {
+                // After the first refusal the loop goes on only to register the SYNs behind it, in order.
                 self.wait_for_room(cx, id);
             }
         }
@@ -145,6 +157,7 @@ impl Container {
             if self.parked.get(id).is_none() {
                 continue;
             }
+            // A SYN that waits has priority over new ones.
             room = room && self.parked.waiting() == 0;
             if room && tries == 0 {
                 self.arrived.push_front(id);
@@ -159,43 +172,48 @@ impl Container {
         false
     }
 
-    /// SYNs stay where they are until then: who opens connections at a high rate costs others their turns.
+    /// Pauses admission until the given time, so that a guest that opens connections at a high rate does not take its
+    /// neighbours' turns.
     pub fn hold_admissions(&mut self, until: Instant) {
         self.admit_from = Some(until);
     }
 
-    /// When those that are held go on.
+    /// End of the pause, if SYNs wait for it.
     pub(super) fn admissions_held(&self) -> Option<Instant> {
         self.admit_from.filter(|_| !self.arrived.is_empty() || !self.woken.is_empty())
     }
 
-    /// True unless there is no room for it.
+    /// Admits one SYN of the queue. Returns false if there is no room for it.
     fn admit_parked(&mut self, cx: &mut Ctx<'_>, id: u32) -> bool {
         let Some(syn) = self.parked.get(id) else { return true };
         let Ok(to) = self.config.route(syn.tuple.remote()) else { return true };
         let admitted = self.open_passive(cx, syn.tuple, to, &syn.segment());
         if admitted {
             self.parked.take(id);
+            // The entry is a flow now: the room held back for it goes down by its reservation (H1).
             self.hold_for_admission(cx.budget);
+            // Memory may be left over: release idle credit for the next SYN that waits.
             self.demote_for_parked(cx);
         }
         admitted
     }
 
+    /// Registers a refused SYN with the budget, which wakes it when its reservation may fit (B9).
     fn wait_for_room(&mut self, cx: &mut Ctx<'_>, id: u32) {
         if self.parked.get(id).is_none() {
             return;
         }
+        // Counted once per SYN, however often it is refused.
         if self.parked.set_waiting(id) {
             cx.budget.count(self.member, Counter::AdmissionDelayed, 1);
         }
         cx.budget.wait_for_admission(self.parked_key(id).0, self.config.sizes.total());
     }
 
-    /// A published port accepted a connection from `peer`: a flow towards `guest_port` of the guest begins, in the
-    /// peer's family if the guest has it (its SYN goes out in the next turn). `queued` bytes (true size) stand in the
-    /// receive queue of its socket already: they are charged with the rest. Returns what the socket's buffers are to
-    /// be. `None`: no room; keep the connection and ask again later.
+    /// A published port accepted a connection from `peer`: opens a flow towards `guest_port` of the guest, over IPv6 if
+    /// both the peer and the guest have it. The SYN leaves in the next turn. `queued` bytes (true size) are in the
+    /// socket's receive queue already; they are charged with the reservation. Returns the flow and the caps for the
+    /// socket's buffers. `None`: there is no room, so keep the connection and call again later.
     pub fn on_accept(
         &mut self,
         cx: &mut Ctx<'_>,
@@ -208,6 +226,7 @@ impl Container {
             _ => (self.config.guest_ip.into(), self.config.gateway_ip.into()),
         };
         let tuple = self.free_tuple(SocketAddr::new(guest, guest_port), gateway, peer.port())?;
+        // The socket exists already, so what it holds is charged whether or not the guest answers.
         let (id, mut ledger, held) = self.reserve_holding(cx, queued)?;
         let caps = if cx.host.keeps_scale() {
             relay::begin_caps(cx.budget, &mut ledger, held, cx.now)
@@ -219,15 +238,16 @@ impl Container {
         let side = HostSide::new(peer, caps, true);
         let mut flow = Flow::new(id, tuple, tcb, side, ledger, cx.now);
         self.stats.add(Stat::ActiveOpens);
+        // The connection may stay silent: it then becomes idle, and its credit can be released (H3).
         self.watch_new(&mut flow, cx.now);
         self.mark(flow.id.index);
         self.flows.insert(flow);
         Some((id, caps))
     }
 
-    /// As `reserve`, for a flow whose host socket has received `queued` bytes. What exceeds the floor of its buffer is
-    /// charged as a part of the reservation, or pressure would keep a connection out that holds its memory anyway; it
-    /// is not guaranteed from then on, and goes back when the caps are lowered.
+    /// As `reserve`, for a host socket that has received `queued` bytes. The part above the buffer's floor is charged
+    /// within the reservation: the socket holds that memory anyway, so pressure must not refuse it. From then on that
+    /// part is elastic and is uncharged when the caps are lowered (H6).
     fn reserve_holding(
         &mut self,
         cx: &mut Ctx<'_>,
@@ -238,33 +258,38 @@ impl Container {
         let more = held.rcvbuf - HOST_FLOOR.rcvbuf;
         let sizes = FlowSizes { host_floor: host_floor.saturating_add(more), ..self.config.sizes };
         let (id, mut ledger) = self.reserve(cx, &sizes).ok()?;
+        // Only the configured floor stays guaranteed.
         cx.budget.lower_host_floor(&mut ledger, host_floor, cx.now);
+        // An accepted connection announces more of its kind, as a SYN does (H1).
         self.join_crowd(cx.budget, cx.now);
         Some((id, ledger, held))
     }
 
-    /// The guest sees the gateway, with the peer's own port where it is free.
+    /// Picks the remote end that the guest sees: the gateway's address, with the peer's own port if that tuple is free.
     fn free_tuple(&self, guest: SocketAddr, gateway: IpAddr, port: u16) -> Option<Tuple> {
         let at = |port| Tuple::new(guest, SocketAddr::new(gateway, port));
         std::iter::once(port)
+            // 64 pseudo-random ports at or above 1024. If all are taken, the caller tries again later.
             .chain((0..64).map(|i| 1024 + (port.wrapping_mul(31).wrapping_add(i * 997)) % 64_000))
             .map(at)
             .find(|tuple| self.flows.find(tuple).is_none())
     }
 
-    /// Is there room for one more accepted connection? The listener is polled only while this is true.
+    /// True if one more accepted connection fits. The listener is polled only then; until then the host's backlog holds
+    /// the client (H1).
     pub fn can_accept(&self, budget: &Budget) -> bool {
         self.parked.waiting() == 0
             && self.flows.len() < self.config.flows_max
             && budget.admission_room() >= self.config.sizes.total()
     }
 
+    /// Link parameters for the family of `tuple`.
     fn link(&self, tuple: &Tuple, budget: &Budget) -> Link {
         self.config.link(tuple.is_ipv6(), budget.sock_limits().wmem[2])
     }
 
-    /// Initial sequence number and timestamp offset (RFC 6528: a clock of 4 microseconds plus a keyed hash of the
-    /// tuple; RFC 7323 section 5.4).
+    /// Initial sequence number and timestamp offset of a connection. RFC 6528: a clock of 4 µs plus a keyed hash of the
+    /// tuple. RFC 7323 section 5.4: the offset is random per connection.
     fn initial(&self, tuple: &Tuple, now: Instant) -> (Seq, u32) {
         use std::hash::BuildHasher;
         let hash = crate::demux::Keyed(self.config.secret).hash_one(tuple);

@@ -1,8 +1,8 @@
-//! How much memory is kept free of growth for flows that are to come (H1).
+//! Room that is held back from growth for flows that are about to arrive (H1).
 //!
-//! What parked SYNs are going to reserve is known. A guest that opens hundreds of connections may be interrupted at any
-//! of them, though, and those it opened by then would fill the memory meanwhile, with bytes that nothing takes from
-//! them again. So as many again as came a moment ago are expected, too, for as long as a moment lasts.
+//! The reservations of queued SYNs are known. But a guest that opens hundreds of connections may be interrupted in the
+//! middle, and the flows opened by then would fill the memory with bytes that cannot be reclaimed. So for one period
+//! the stack expects as many flows again as arrived in the last period.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use skbudget_controller::{Budget, Instant};
 
 use super::Container;
 
-/// A moment. Two scheduler rounds of a busy machine; and a guest that opens a connection now and then is not held to
-/// have more in mind.
+/// The period: two scheduler rounds of a busy machine. Short enough that a guest that opens a connection now and then
+/// is not expected to open more.
 const MOMENT: Duration = Duration::from_millis(100);
 
-/// Flows that came in this moment and in the one before: SYNs and accepted connections.
+/// Arrivals in this period and in the one before: SYNs and accepted connections.
 #[derive(Debug, Default)]
 pub(super) struct Crowd {
     until: Instant,
@@ -32,6 +32,7 @@ impl Crowd {
         if now < self.until {
             return;
         }
+        // After a gap of a whole period or more, the old count no longer predicts anything.
         let follows = now < self.until + MOMENT;
         self.before = if follows { std::mem::take(&mut self.now) } else { 0 };
         self.now = 0;
@@ -42,20 +43,20 @@ impl Crowd {
         self.now.max(self.before)
     }
 
-    /// When fewer may be expected.
+    /// When the expectation may fall.
     pub(super) fn deadline(&self) -> Option<Instant> {
         (self.expected() > 0).then_some(self.until)
     }
 }
 
 impl Container {
-    /// A flow came, admitted already or not.
+    /// Counts a flow that arrived, whether or not it is admitted yet.
     pub(super) fn join_crowd(&mut self, budget: &mut Budget, now: Instant) {
         self.crowd.arrived(now);
         self.hold_for_admission(budget);
     }
 
-    /// As time passes.
+    /// Lowers the expectation as time passes.
     pub(super) fn watch_crowd(&mut self, budget: &mut Budget, now: Instant) {
         if self.crowd.deadline().is_some_and(|at| at <= now) {
             self.crowd.advance(now);
@@ -63,6 +64,7 @@ impl Container {
         }
     }
 
+    /// Sets the room that the budget holds back from growth: a reservation for each queued and each expected flow.
     pub(super) fn hold_for_admission(&self, budget: &mut Budget) {
         let flows = self.parked.len() as u64 + self.crowd.expected();
         budget.hold_for_admission(self.member, flows * self.config.sizes.total());

@@ -1,9 +1,10 @@
 //! How flows end.
 //!
-//! Each side may end or break first. What was acknowledged to one is delivered to the other before that one learns of
-//! the end: a flow whose host broke lives until its guest has acknowledged all that arrived before (`reset_is_due`), a
-//! flow whose guest is gone until the host's peer has acknowledged all that the guest sent (`Orphan`, K11). Every flow
-//! in either state has a timer: the retransmissions of the one, the looks at the send queue of the other.
+//! Either side may end or fail first. Data that was acknowledged to one side is delivered to the other before that side
+//! learns of the end. A flow whose host socket failed lives until the guest has acknowledged all that arrived before
+//! (`reset_is_due`). A flow whose guest is gone lives until the host's peer has acknowledged all that the guest sent
+//! (`Orphan`, K11). Both states have a timer: TCP's retransmissions for the first, polls of the host's send queue for
+//! the second.
 
 use super::Container;
 use crate::counters::Stat;
@@ -13,29 +14,34 @@ use crate::orphan::{Look, Orphan};
 use crate::relay;
 use crate::tcp::state::State;
 
-/// What was acknowledged to the guest and is not acknowledged by the hosts it was sent to.
+/// Data that was acknowledged to the guest and not yet by the remotes it was sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Undelivered {
-    /// Flows whose guest's stream has not reached its host to the end.
+    /// Flows with a guest stream that has not completely reached its remote.
     pub flows: u64,
-    /// Bytes of them that were acknowledged to the guest.
+    /// Bytes of these flows that were acknowledged to the guest.
     pub bytes: u64,
-    /// Bytes that came from the guest since the container began.
+    /// Bytes received from the guest since the container started.
     pub received: u64,
-    /// Flows, and bytes of them, that were given up since the container began.
+    /// Flows, and bytes of them, that were given up since the container started.
     pub lost_flows: u64,
     pub lost_bytes: u64,
 }
 
 impl Container {
-    /// TCP with the guest is over. What it sent is still owed to the host.
+    /// TCP with the guest is over: keeps the flow as an orphan until the host's peer has the guest's data, then closes
+    /// the host socket as `how`.
     pub(super) fn outlive_guest(&mut self, cx: &mut Ctx<'_>, mut flow: Box<Flow>, how: Close) {
+        // At once: a new SYN of the guest on the same tuple must open a new flow.
         self.flows.unlink(&flow);
+        // Nothing can be delivered to a socket that is not connected or in error.
         if !flow.host.open || flow.host.is_broken() {
             return self.end(cx, flow, Close::Reset);
         }
         let (tcb, mut mem) = flow.tcb_and_mem(cx.now, cx.budget, cx.pool, &mut self.stats);
+        // Releases the send queue, out-of-order data and window; in-order data stays for the host.
         tcb.abandon(&mut mem);
+        // An orphan reads nothing and opens no window, so it waits for no memory.
         if std::mem::take(&mut flow.waiting) {
             cx.budget.forget(self.wake_key(&flow).0);
         }
@@ -44,7 +50,7 @@ impl Container {
         self.flows.put(flow);
     }
 
-    /// A flow without a guest was served: is all of it delivered?
+    /// Ends a served orphan when everything is delivered or when it has stalled; otherwise schedules the next poll.
     pub(super) fn see_orphan_off(
         &mut self,
         cx: &mut Ctx<'_>,
@@ -54,6 +60,7 @@ impl Container {
         if flow.host.is_broken() {
             return self.end(cx, flow, Close::Reset);
         }
+        // The kernel reports no event when its send queue becomes empty, so it is polled.
         let left = undelivered(&flow, cx.host);
         match orphan.look(left, cx.now) {
             Look::Delivered => self.end(cx, flow, orphan.how),
@@ -64,6 +71,7 @@ impl Container {
             }
             Look::Waits => {
                 flow.orphan = Some(orphan);
+                // Uncharge what the kernel has given back so far.
                 self.with_ends(cx, &mut flow, relay::lower_as_delivered);
                 self.schedule(&mut flow);
                 self.flows.put(flow);
@@ -71,7 +79,8 @@ impl Container {
         }
     }
 
-    /// A connection that `on_accept` made a flow of could not be kept: the flow is over before the guest heard of it.
+    /// The caller could not keep a connection that `on_accept` admitted: removes its flow before the guest receives a
+    /// SYN.
     pub fn accept_failed(&mut self, cx: &mut Ctx<'_>, id: FlowId) {
         if self.flows.get(id).is_some()
             && let Some(flow) = self.flows.take(id.index)
@@ -80,7 +89,7 @@ impl Container {
         }
     }
 
-    /// We give up on the guest, or tell it that the host did.
+    /// Gives up on the guest, or passes the host's reset on: RST to the guest, then the flow is an orphan.
     pub(super) fn abort(&mut self, cx: &mut Ctx<'_>, flow: Box<Flow>) {
         self.reset_guest(cx, &flow);
         self.outlive_guest(cx, flow, Close::Reset);
@@ -91,25 +100,27 @@ impl Container {
         self.egress.segment(cx.device, &flow.tuple, &flow.tcb.reset_segment(), &[]);
     }
 
-    /// The container is gone, and its flows with it. The guest's kernel would keep a socket whose process has ended,
-    /// with all that it has not sent and with the whole network namespace, for minutes: a reset ends it at once. The
-    /// host's peer has what the guest sent, to its end, if nothing is undelivered: it sees no reset then, as it sees
-    /// none from a kernel whose process has closed the socket.
+    /// The container is gone, and the flow with it. Without a reset the guest's kernel would keep the socket of an
+    /// ended process, its unsent data and the whole network namespace for minutes. If nothing is undelivered, the
+    /// host's peer has the guest's stream to its end and sees no reset, as with a kernel that closes the socket of an
+    /// ended process.
     pub(super) fn end_with_container(&mut self, cx: &mut Ctx<'_>, flow: Box<Flow>) {
         let reset_by_guest = flow.orphan.is_some_and(|orphan| orphan.how == Close::Reset);
         let complete = flow.host.shut && !reset_by_guest && undelivered(&flow, cx.host) == 0;
+        // An orphan's guest has ended the connection already.
         if flow.orphan.is_none() {
             self.reset_guest(cx, &flow);
         }
         self.end(cx, flow, if complete { Close::Graceful } else { Close::Reset });
     }
 
-    /// The flow is over: host socket closed, memory given back.
+    /// Ends the flow: closes the host socket and uncharges everything.
     pub(super) fn end(&mut self, cx: &mut Ctx<'_>, flow: Box<Flow>, how: Close) {
         cx.host.close(flow.id, how);
         self.release(cx, flow);
     }
 
+    /// Removes the flow from all lists with a count, frees its chunks and releases its ledger.
     fn release(&mut self, cx: &mut Ctx<'_>, mut flow: Box<Flow>) {
         if flow.waiting {
             cx.budget.forget(self.wake_key(&flow).0);
@@ -117,10 +128,11 @@ impl Container {
         self.watched -= usize::from(flow.watched);
         flow.tcb.clear(cx.pool);
         self.flows.release(&flow);
+        // Last: the ledger covers the chunks freed above.
         cx.budget.release(flow.ledger, cx.now);
     }
 
-    /// What would be lost if the container went now. Flows that were never answered owe nothing.
+    /// Data that would be lost if the container stopped now. A flow that was never answered owes nothing.
     pub fn undelivered(&self, host: &mut dyn Host) -> Undelivered {
         let mut sum = Undelivered {
             received: self.bytes_from_guest,
@@ -134,6 +146,8 @@ impl Container {
                 continue;
             }
             let left = undelivered(flow, host);
+            // Delivered so far, but a guest that is still connected and has not ended its stream may send more: such a
+            // flow counts, with no bytes.
             if left == 0 && (flow.host.shut || flow.orphan.is_some()) {
                 continue;
             }
@@ -144,13 +158,13 @@ impl Container {
     }
 }
 
-/// Bytes from the guest that the host's peer has not acknowledged, and one for the end of the stream.
+/// Bytes of the guest that the host's peer has not acknowledged, plus one for a FIN that was not passed on.
 fn undelivered(flow: &Flow, host: &mut dyn Host) -> u64 {
     let end = u64::from(flow.tcb.rcv.fin_taken && !flow.host.shut);
     flow.tcb.rcv.q.unread() + end + host.unacknowledged(flow.id)
 }
 
-/// Of what `undelivered` counted, the bytes.
+/// The part of `undelivered` that is bytes: the FIN taken off.
 fn bytes_of(flow: &Flow, left: u64) -> u64 {
     left - u64::from(flow.tcb.rcv.fin_taken).min(left)
 }

@@ -1,4 +1,4 @@
-//! A frame arrives: what it means is said by `ingress`, what is done about it here, except for segments.
+//! Handles a received frame: `ingress` classifies it, this file answers or counts all but TCP segments.
 
 use std::net::Ipv6Addr;
 use std::time::Duration;
@@ -15,19 +15,21 @@ use crate::seq::Seq;
 use crate::vnet::VnetHdr;
 use crate::{arp, icmp, ndp};
 
-/// ICMP messages a second (Linux' icmp_msgs_per_sec).
+/// ICMP messages sent per second (Linux' icmp_msgs_per_sec).
 const ICMP_PER_SECOND: u32 = 1000;
 /// MIN_DELAY_BETWEEN_RAS (RFC 4861 section 10).
 const BETWEEN_ADVERTISEMENTS: Duration = Duration::from_secs(3);
 
 impl Container {
-    /// A frame from the guest (Ethernet header first, vnet header apart). Anything malformed is counted and dropped.
+    /// Handles a frame of the guest, from the Ethernet header on; the vnet header is separate. Malformed frames are
+    /// counted and dropped.
     pub fn on_frame(&mut self, cx: &mut Ctx<'_>, vnet: &VnetHdr, frame: &[u8]) {
         self.frames_from_guest += 1;
         if let Some(mac) = ingress::guest_mac(frame)
             && self.egress.guest_mac != Some(mac)
         {
             self.egress.guest_mac = Some(mac);
+            // Flows may be blocked only because this address was unknown.
             self.unblock();
         }
         match ingress::parse(&self.config, vnet, frame) {
@@ -37,18 +39,20 @@ impl Container {
         }
     }
 
-    /// Anything but segments and fragments.
+    /// Handles everything but segments and fragments.
     fn on_other(&mut self, cx: &mut Ctx<'_>, ingress: Ingress<'_>) {
         match ingress {
             Ingress::PathMtu { tuple, seq, mtu } => self.on_path_mtu(&tuple, seq, mtu),
             Ingress::RouterSolicit { from } => self.on_router_solicitation(cx, from),
             Ingress::Answer(answer, stat) => {
+                // ARP is not rate-limited: without an answer the guest can send nothing at all.
                 if matches!(answer, Answer::Arp(_)) || self.icmp_allowed(cx.now) {
                     self.stats.add(stat);
                     self.egress.answer(cx.device, &answer);
                 }
             }
             Ingress::Refuse(answer, stat) => {
+                // The drop is counted even if the rate limit suppresses the answer.
                 self.stats.add(stat);
                 if self.icmp_allowed(cx.now) {
                     self.egress.answer(cx.device, &answer);
@@ -59,6 +63,7 @@ impl Container {
         }
     }
 
+    /// Stores a fragment; a complete datagram is handled as if it had arrived whole.
     fn on_fragment(&mut self, cx: &mut Ctx<'_>, fragment: &Fragment<'_>) {
         let mut payer = Payer { budget: cx.budget, member: self.member, now: cx.now };
         match self.reassembly.on_fragment(fragment, &mut payer) {
@@ -74,11 +79,12 @@ impl Container {
         }
     }
 
+    /// Drops incomplete datagrams that are too old.
     pub(super) fn expire_fragments(&mut self, cx: &mut Ctx<'_>) {
         let mut payer = Payer { budget: cx.budget, member: self.member, now: cx.now };
         while let Some(expired) = self.reassembly.expire(&mut payer) {
             self.stats.add(Stat::ReasmTimeout);
-            // Who never said how it begins is not told (RFC 792, RFC 8200 section 4.5).
+            // No Time Exceeded is sent unless fragment zero was received (RFC 792, RFC 8200 section 4.5).
             if !expired.begin.is_empty() && self.icmp_allowed(payer.now) {
                 self.egress.answer(cx.device, &icmp::reassembly_timeout(&expired));
             }
@@ -90,7 +96,8 @@ impl Container {
         self.reassembly.clear(&mut payer);
     }
 
-    /// A router or tunnel behind the guest's address cannot carry what we send there.
+    /// A router or tunnel behind the guest reports that our segments do not fit its link: lowers the flow's MSS if the
+    /// report quotes a segment in flight.
     fn on_path_mtu(&mut self, tuple: &Tuple, seq: Seq, mtu: u32) {
         let index = self.flows.find(tuple);
         let flow = index.and_then(|index| self.flows.index_mut(index));
@@ -98,9 +105,11 @@ impl Container {
             true => self.stats.add(Stat::PathMtuLowered),
             false => return self.stats.add(Stat::PathMtuIgnored),
         }
+        // The lost segment is resent in smaller pieces.
         index.into_iter().for_each(|index| self.mark(index));
     }
 
+    /// Sends a router advertisement, at most one in three seconds.
     fn on_router_solicitation(&mut self, cx: &mut Ctx<'_>, from: Ipv6Addr) {
         let Some(net) = &self.config.ipv6 else { return };
         if self.advertised.is_some_and(|at| cx.now.since(at) < BETWEEN_ADVERTISEMENTS) {
@@ -112,7 +121,7 @@ impl Container {
         self.egress.answer(cx.device, &answer);
     }
 
-    /// Asks for the guest's hardware address, which every frame of its tells.
+    /// Requests the guest's hardware address. Any frame in answer carries it.
     pub(super) fn ask_for_guest(&mut self, cx: &mut Ctx<'_>, ipv6: bool) {
         let question = match &self.config.ipv6 {
             Some(net) if ipv6 => ndp::solicitation(&self.config, net),

@@ -1,4 +1,4 @@
-//! Read-only views: what `stats` and `flows` print.
+//! Read-only views of a container, which the daemon's `stats` and `flows` print.
 
 use std::net::SocketAddr;
 
@@ -30,14 +30,14 @@ pub struct FlowInfo {
     pub mss: u16,
 }
 
-/// Counters of the stack itself (memory counters are the budget's, by member).
+/// Counters of the stack itself. Memory counters are the budget's, by member.
 #[derive(Debug, Clone, Default)]
 pub struct ContainerStats {
     pub flows: u32,
     pub flows_total: u64,
     pub parked: u32,
     pub time_wait: u32,
-    /// Entries on the container's own lists, stale ones included: it follows the number of flows.
+    /// Entries on the container's lists, stale ones included. The number is bounded by the number of flows.
     pub list_entries: u32,
     pub bytes_from_guest: u64,
     pub bytes_to_guest: u64,
@@ -64,6 +64,7 @@ impl Container {
     }
 
     fn list_entries(&self) -> usize {
+        // The first three hold stale entries until they are pruned; the other four hold a flow or SYN at most once.
         let stale_some_time = self.timers.len() + self.watch.len() + self.idle.len();
         let by_place = self.dirty.len() + self.blocked.len();
         stale_some_time + by_place + self.woken.len() + self.arrived.len()

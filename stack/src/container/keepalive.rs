@@ -1,14 +1,14 @@
-//! The guest's keep-alive reaches the peer.
+//! Relays the guest's TCP keep-alive to the host's peer.
 //!
-//! A relay that answers the probes of the guest by itself hides a peer that is gone: the guest's flow would stay for
-//! ever. So a probe of the guest becomes a probe of the host socket, and the guest is answered once the peer was heard.
-//! The guest's own interval, count and ETIMEDOUT then hold as on a wire, whatever they are and however often they
-//! change, and a peer that is well but idle answers each time.
+//! A relay that answered the guest's probes itself would hide a peer that is gone, and the guest's flow would stay for
+//! ever. So a probe of the guest becomes a probe of the host socket, and the guest receives its answer once the peer
+//! has answered. The guest's own interval, count and ETIMEDOUT then hold as without a relay, whatever their values and
+//! however often they change. A live but idle peer answers each time.
 //!
-//! The first probe of a flow is answered at once: only then is it known that the guest uses keep-alive, and a single
-//! segment of that shape may be a window probe that crossed our window update. Bytes of the guest's on their way to the
-//! peer are another matter: the guest has its acknowledgement, the kernel's retransmissions decide, and their ETIMEDOUT
-//! resets the flow.
+//! The first probe of a flow is answered at once. Only from then on is it known that the guest uses keep-alive, and a
+//! single segment of that form may also be a window probe that crossed our window update. Unacknowledged bytes on their
+//! way to the peer are a different case: the guest has its acknowledgement, the host kernel's retransmissions decide,
+//! and their ETIMEDOUT resets the flow.
 
 use std::time::Duration;
 
@@ -20,32 +20,32 @@ use crate::flow::Flow;
 use crate::io::{Ctx, Host};
 use crate::segment::Segment;
 
-/// A kernel is idle for a second at least before it probes (TCP_KEEPIDLE counts seconds). Half of it: our clock is read
-/// once a turn, and what came before may have been seen late.
+/// Shortest silence before a keep-alive probe. A kernel waits at least a second (TCP_KEEPIDLE counts seconds); this is
+/// half of it, because the stack reads its clock once a turn and may have processed earlier data late.
 const IDLE_LEAST: Duration = Duration::from_millis(500);
-/// A peer heard within this time need not be asked. A kernel's probes are a second apart at least, and a kernel asks
-/// after a whole second of silence at the earliest.
+/// A peer that was heard from within this time is not probed. A kernel's probes are at least a second apart, and the
+/// first follows at least a second of silence.
 const HEARD_LATELY: Duration = Duration::from_secs(1);
-/// Probes of one flow that come faster are not looked at: each costs a few system calls.
+/// Probes of one flow that arrive faster are ignored, because each costs a few system calls.
 const BETWEEN_PROBES: Duration = Duration::from_millis(100);
-/// After the peer was asked its answer is looked for, soon at first: one nearby answers within a tick of the kernel's
-/// clock. No event tells of an acknowledgement without data.
+/// First poll for the peer's answer after a probe. A nearby peer answers within a tick of the kernel's clock; the
+/// kernel reports no event for an ACK without data.
 const LOOK_FIRST: Duration = Duration::from_millis(10);
-/// Longer than any round trip. Whoever asks again after that is looked after anew.
+/// Polling ends after this time, which is longer than any round trip. A later probe of the guest starts it again.
 const LOOK_FOR: Duration = Duration::from_secs(30);
-/// What a kernel takes for TCP_KEEPIDLE and TCP_KEEPINTVL, seconds.
+/// Largest value the kernel accepts for TCP_KEEPIDLE and TCP_KEEPINTVL, seconds.
 const EVERY_MAX: u64 = 32_767;
 
-/// What is known of the keep-alive of one guest flow.
+/// Keep-alive state of one guest flow.
 #[derive(Debug, Default)]
 pub(crate) struct GuestProbes {
-    /// The latest probe.
+    /// Time of the guest's latest probe.
     at: Option<Instant>,
-    /// It was not answered.
+    /// The latest probe is not answered yet.
     open: bool,
     /// The host socket's keep-alive interval, seconds; 0: off.
     every: u32,
-    /// The peer's answer is looked for then.
+    /// Time of the next poll for the peer's answer.
     look_at: Option<Instant>,
 }
 
@@ -56,17 +56,17 @@ impl GuestProbes {
 }
 
 impl Container {
-    /// A segment that has the form of a keep-alive probe.
+    /// Handles a segment that has the form of a keep-alive probe.
     pub(super) fn on_keepalive(
         &mut self,
         cx: &mut Ctx<'_>,
         flow: &mut Flow,
         seg: Option<&Segment<'_>>,
     ) {
-        // When data last moved: acknowledgements that answer probes of our own do not end a silence.
+        // Silence counts from the last data. ACKs that answer our own probes do not end it.
         let data_at = flow.last_data;
         if cx.now.since(data_at) < IDLE_LEAST {
-            // The last byte once more, most likely.
+            // Too early for a kernel's keep-alive: most likely a retransmission of the last byte.
             return seg.into_iter().for_each(|seg| flow.tcb.answer_unacceptable(seg, cx.now));
         }
         let before = flow.probes.at;
@@ -74,17 +74,21 @@ impl Container {
             return;
         }
         self.stats.add(Stat::GuestKeepAlive);
+        // The probe shows that the guest is alive: our own keep-alive timer starts anew.
         flow.tcb.on_guest_keepalive(cx.now);
+        // The guest's interval is not known: the time since its last probe, or since data, estimates it.
         let spacing = cx.now.since(before.map_or(data_at, |at| at.max(data_at)));
         flow.probes.at = Some(cx.now);
         let every = spacing.as_secs().clamp(1, EVERY_MAX) as u32;
-        // As long as the guest waits for an answer, any sign of life since it first asked is one.
+        // While the guest waits for an answer, any segment of the peer since the first unanswered probe counts.
         let unanswered = flow.probes.open && before.is_some_and(|at| at >= data_at);
         let lately = if unanswered { spacing.max(HEARD_LATELY) } else { HEARD_LATELY };
+        // Answer at once: the first probe (see above), or a peer that is known to be alive.
         if before.is_none() || heard_within(cx.host, flow, lately) {
             let changed = flow.probes.every != every;
             return answer(cx.host, flow, changed.then_some(every));
         }
+        // Otherwise the host kernel probes the peer, and the flow's timer polls for the answer.
         self.stats.add(Stat::GuestKeepAliveRelayed);
         flow.probes.open = true;
         flow.probes.every = every;
@@ -92,7 +96,7 @@ impl Container {
         cx.host.ask_peer(flow.id);
     }
 
-    /// The flow's timer ran out: did the peer answer?
+    /// The flow's timer fired: answers the guest if the peer has answered, otherwise polls again later.
     pub(super) fn look_for_peer(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow) {
         let (Some(asked), Some(at)) = (flow.probes.at, flow.probes.look_at) else { return };
         if at > cx.now {
@@ -100,23 +104,27 @@ impl Container {
         }
         flow.probes.look_at = None;
         if flow.last_data > asked {
-            // The guest went on with its stream.
+            // The guest sent data since, so it no longer waits for an answer.
             return;
         }
         let waited = cx.now.since(asked);
         if heard_within(cx.host, flow, waited.max(HEARD_LATELY)) {
-            // It was asked by shortening the interval, which is set right again.
+            // `ask_peer` shortened the socket's interval to force a probe: set the right one.
             answer(cx.host, flow, Some(flow.probes.every));
+        // After `LOOK_FOR` the guest stays unanswered, and its own count decides.
         } else if waited < LOOK_FOR {
             flow.probes.look_at = Some(cx.now + LOOK_FIRST.max(waited / 2));
         }
     }
 }
 
+/// True if the peer sent anything within this time. With unread data or unacknowledged bytes the kernel's own timers
+/// decide, which counts as alive.
 fn heard_within(host: &mut dyn Host, flow: &Flow, within: Duration) -> bool {
     !flow.tcb.rcv.q.is_empty() || host.silence(flow.id).is_none_or(|silence| silence < within)
 }
 
+/// Answers the guest's probe and sets the host socket's keep-alive interval if `every` is given, seconds.
 fn answer(host: &mut dyn Host, flow: &mut Flow, every: Option<u32>) {
     flow.probes.open = false;
     flow.probes.look_at = None;

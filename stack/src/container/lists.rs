@@ -1,19 +1,19 @@
-//! Bounds of the lists whose entries may be stale.
+//! Bounds for lists that may contain stale entries.
 
 use std::collections::VecDeque;
 
-/// Entries of one flow that are not stale: at most two (`watch`, for a flow that is new and has data already).
+/// Entries of one flow that are not stale: at most two (`watch`, for a new flow that has data already).
 const PER_FLOW: usize = 2;
-/// Below this a list is left alone: it is not worth the look.
+/// A shorter list is not pruned: there is too little to gain.
 const FEW: usize = 64;
 
-/// The longest that a list of entries for so many flows becomes between two turns. Twice what is not stale, so that
-/// going through the list costs each entry a fixed number of looks, however many go through it.
+/// Longest list for this number of flows between two turns. Twice the entries that are not stale, so that pruning costs
+/// a constant amount per entry on average.
 pub(super) fn most_entries(flows: u32) -> usize {
     2 * PER_FLOW * flows as usize + FEW
 }
 
-/// Drops the stale entries of a list that is longer than `most`, and the memory it no longer needs.
+/// Removes the stale entries of a list that is longer than `most` and releases the list's spare memory.
 pub(super) fn prune<T>(list: &mut VecDeque<T>, most: usize, live: impl FnMut(&T) -> bool) {
     if list.len() > most {
         list.retain(live);

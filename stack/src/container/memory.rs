@@ -1,4 +1,5 @@
-//! When memory is short: credit of idle flows is written off first, then the flow waits and is woken in order.
+//! Shortage of memory: credit of idle flows is released first (H3); otherwise the flow waits and is woken in order
+//! (B9).
 
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use crate::relay;
 /// Without data for this long a flow is idle: its credit may be demoted (H3) and does not count as pressure (K7).
 const IDLE_AFTER: Duration = Duration::from_secs(1);
 
-/// A flow or a parked SYN that waits for memory; what `Budget::poll_wake` hands back. The member is in it, so that
-/// the owner of a shared budget knows whose it is: `member << 48 | kind << 47 | generation << 32 | index`.
+/// Names a flow or a queued SYN that waits for memory; returned by `Budget::poll_wake`. It contains the member, so that
+/// the owner of a shared budget finds the container: `member << 48 | kind << 47 | generation << 32 | index`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WakeKey(pub u64);
 
@@ -36,29 +37,32 @@ impl Container {
         WakeKey(u64::from(self.member.0) << 48 | PARKED | u64::from(id))
     }
 
-    /// Memory came back for this waiter.
+    /// Memory has returned for this waiter: serves the flow, or retries the SYN, in the next turn.
     pub fn on_wake(&mut self, key: WakeKey) {
         let index = key.0 as u32;
         if key.0 & PARKED != 0 {
+            // The SYN may have expired meanwhile; `admit_some` tests that.
             self.woken.push_back(index);
             return;
         }
         let generation = key.0 >> 32 & GENERATION_MASK;
         let Some(flow) = self.flows.index_mut(index) else { return };
+        // The slot belongs to another flow now.
         if u64::from(flow.id.generation) & GENERATION_MASK != generation {
             return;
         }
         flow.waiting = false;
-        // The window is computed anew, and the host is read again.
+        // `output` then requests credit again; the relay reads the host in the same service.
         flow.tcb.rcv.moved = true;
         self.mark(index);
     }
 
-    /// The flow could use a chunk and got none.
+    /// The budget refused the flow a chunk, to send or for its window: takes room from idle flows or registers as a
+    /// waiter.
     pub(super) fn short_of_memory(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow, to_send: bool) {
         if cx.budget.rules() == Rules::Linux {
-            // Nothing reopens a socket there when another one frees budget: a sender sleeps, a receiver waits for
-            // its reader or a probe.
+            // Linux does not wake a socket when another socket frees budget: a sender sleeps, a receiver waits for its
+            // reader or for a probe (L4).
             if to_send {
                 self.retry_later(cx, flow);
             }
@@ -73,14 +77,15 @@ impl Container {
         }
     }
 
-    /// Writes off credit of idle flows, the longest idle first, and lowers the caps of their host sockets to the floor,
-    /// until `room` is `need` bytes. What they advertised stays advertised: if it comes due, the charge is
-    /// asked for again. False: that gave no room.
+    /// Releases credit of idle flows, longest idle first, and lowers the caps of their host sockets to the floor, until
+    /// `room` is at least `need` bytes (H3). The windows they advertised stay: data that arrives later requests its
+    /// charge again. Returns true if something was released and the room is now there.
     pub(super) fn demote(&mut self, cx: &mut Ctx<'_>, need: u64, room: fn(&Budget) -> u64) -> bool {
         let mut freed = false;
-        // The room decides, not what was written off: the part within a flow's reserve gives none.
+        // Test the room, not the bytes released: credit within a flow's reserve stays reserved and makes no room.
         while room(cx.budget) < need {
             let Some((since, id)) = self.idle.pop_front() else { return false };
+            // Stale: the flow ended or had data since.
             if !self.flows.get(id).is_some_and(|flow| is_idle_since(flow, since)) {
                 continue;
             }
@@ -91,6 +96,7 @@ impl Container {
                 freed = true;
             }
             let before = flow.host.caps;
+            // After the credit: the caps of a host socket cost its remote up to 200 ms of a closed window.
             self.with_ends(cx, &mut flow, relay::lower_to_floor);
             freed |= flow.host.caps != before;
             self.flows.put(flow);
@@ -98,11 +104,12 @@ impl Container {
         freed
     }
 
-    /// The guest or the host moved data on this flow.
+    /// The guest or the host moved data on this flow: it is active.
     pub(super) fn note_data(&mut self, flow: &mut Flow, cx: &mut Ctx<'_>) {
         flow.last_data = cx.now;
         if flow.idle {
             flow.idle = false;
+            // The budget counts active flows for fair shares (H4) and idle credit for the soft test (K7).
             cx.budget.set_idle(&mut flow.ledger, false, cx.now);
         }
         if !flow.watched {
@@ -112,14 +119,15 @@ impl Container {
         }
     }
 
-    /// A flow that may send from now on, and perhaps never will: the window it was given is lent as all windows are.
+    /// Watches a new flow that may never send: after a second its initial window counts as idle credit like any other.
     pub(super) fn watch_new(&mut self, flow: &mut Flow, now: Instant) {
         flow.last_data = now;
         flow.fresh = true;
         self.watch.push_back((now + IDLE_AFTER, flow.id));
     }
 
-    /// Flows whose last data is old become idle. The queue is in time order: each entry waits the same time.
+    /// Flows without data for `IDLE_AFTER` become idle. The queue is in time order because each entry waits equally
+    /// long.
     pub(super) fn find_idle(&mut self, cx: &mut Ctx<'_>) {
         while let Some(&(at, id)) = self.watch.front() {
             if at > cx.now {
@@ -128,12 +136,12 @@ impl Container {
             self.watch.pop_front();
             let Some(flow) = self.flows.get_mut(id) else { continue };
             if std::mem::take(&mut flow.fresh) && flow.watched {
-                // Data came: it stands on the queue once more, for that.
+                // Data arrived, so the flow has a second entry that decides.
                 continue;
             }
             let due = flow.last_data + IDLE_AFTER;
             if due > cx.now {
-                // Data came meanwhile; looked at again a whole interval later, so that order needs no sorting.
+                // Data arrived meanwhile. The entry waits a whole interval again, which keeps the queue sorted.
                 self.watch.push_back((cx.now + IDLE_AFTER, id));
                 continue;
             }
@@ -141,29 +149,33 @@ impl Container {
                 self.fall_idle(cx, &mut flow);
                 self.flows.put(flow);
             }
+            // Waiting SYNs use the new idle credit now: no event would wake them for it.
             self.demote_for_parked(cx);
         }
     }
 
+    /// Marks a flow idle: its targets and its host send cap return to their first values, its credit can be released
+    /// (H3).
     fn fall_idle(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow) {
         self.watched -= usize::from(std::mem::take(&mut flow.watched));
         flow.idle = true;
         flow.tcb.rcv.on_idle();
         flow.tcb.snd.on_idle();
         self.with_ends(cx, flow, relay::lower);
+        // After the caps: the budget then classifies what is still charged as idle.
         cx.budget.set_idle(&mut flow.ledger, true, cx.now);
         self.idle.push_back((flow.last_data, flow.id));
     }
 
-    /// SYNs wait for room, and nobody else will come to ask idle flows for theirs.
+    /// Releases idle credit if SYNs wait for room. A waiting SYN takes no turn in which it could do so itself.
     pub(super) fn demote_for_parked(&mut self, cx: &mut Ctx<'_>) {
         if self.parked.waiting() > 0 {
             self.demote(cx, self.config.sizes.total(), Budget::admission_room);
         }
     }
 
-    /// Forgets a parked SYN. It also leaves the lists of those to admit: a guest that takes back each SYN with a reset
-    /// must not make them longer than the list of parked SYNs.
+    /// Removes a SYN from the queue. It also leaves the lists of SYNs to admit: a guest that resets each of its SYNs
+    /// must not make those longer than the queue.
     pub(super) fn unpark(&mut self, id: u32, budget: &mut Budget) {
         self.parked.take(id);
         self.hold_for_admission(budget);
@@ -172,6 +184,7 @@ impl Container {
         budget.forget(self.parked_key(id).0);
     }
 
+    /// Drops SYNs that the guest has not retransmitted in time.
     pub(super) fn expire_parked(&mut self, cx: &mut Ctx<'_>) {
         while let Some(id) = self.parked.expired(cx.now) {
             self.unpark(id, cx.budget);
@@ -181,7 +194,7 @@ impl Container {
     }
 }
 
-/// The flow has been idle without a break since its data of that time.
+/// True if the flow is idle and had no data since that time.
 pub(super) fn is_idle_since(flow: &Flow, since: Instant) -> bool {
     flow.idle && flow.last_data == since
 }

@@ -1,4 +1,4 @@
-//! One flow, one turn: the host side, the relay, the segments.
+//! Serves one dirty flow in a turn: host connect result, relay in both directions, segments to the guest.
 
 use std::time::Duration;
 
@@ -14,33 +14,41 @@ use crate::relay::{self, Ends, Moved};
 use crate::tcp::Mem;
 use crate::tcp::state::State;
 
-/// How long a flow whose frame the device did not take waits.
+/// Pause of a flow whose frame the device refused.
 const DEVICE_RETRY: Duration = Duration::from_millis(1);
-/// How often the guest is asked for its hardware address.
+/// Pause between two requests for the guest's hardware address.
 const ARP_RETRY: Duration = Duration::from_millis(100);
 
-/// What a flow's turn ended with.
+/// Reasons for which a served flow has work left.
 #[derive(Debug, Default)]
 struct Serviced {
-    /// The turn's share is used up.
+    /// The flow used up its bytes of this turn.
     more: bool,
+    /// The budget refused memory to read the host socket.
     no_send_memory: bool,
+    /// The budget refused credit, so the window is smaller than the flow's target.
     short_window: bool,
+    /// The device refused a frame, or the guest's hardware address is unknown.
     device_full: bool,
 }
 
 impl Container {
+    /// Serves a flow that is taken from the table, and returns it there unless it ends.
     pub(super) fn service(&mut self, cx: &mut Ctx<'_>, mut flow: Box<Flow>) {
+        // connect(2) is under way and the socket reported writable, which also reports failure: read SO_ERROR.
         if !flow.host.open && flow.host.ready.writable {
             match cx.host.connect_outcome(flow.id) {
+                // A spurious edge: wait for the next one.
                 None => flow.host.ready.writable = false,
                 Some(Ok(())) => {
                     flow.host.open = true;
                     flow.tcb.on_host_connected();
+                    // The flow may stay silent: it then becomes idle, and its credit can be released (H3).
                     self.watch_new(&mut flow, cx.now);
                 }
                 Some(Err(e @ (HostError::Reset | HostError::ResetAfterEnd))) => {
-                    // It was made, and the peer has said all it had to say.
+                    // connect(2) succeeded and the peer reset the connection since. Complete the handshake with the
+                    // guest, so that it receives the data that arrived before the reset.
                     (flow.host.open, flow.host.error) = (true, Some(e));
                     flow.host.ready.readable = true;
                     flow.tcb.on_host_connected();
@@ -49,11 +57,13 @@ impl Container {
                 Some(Err(e)) => return self.host_connect_failed(cx, flow, e),
             }
         }
+        // The relay counts neither direction per container: compare before and after.
         let before = flow.host.bytes_to_guest;
         let unread = flow.tcb.rcv.q.unread();
         let serviced = self.move_bytes(cx, &mut flow);
         let taken = unread - flow.tcb.rcv.q.unread();
         self.bytes_to_host += taken;
+        // Bytes towards the host were noted as activity when they arrived from the guest.
         if flow.host.bytes_to_guest > before {
             self.bytes_to_guest += flow.host.bytes_to_guest - before;
             self.note_data(&mut flow, cx);
@@ -61,15 +71,19 @@ impl Container {
         if serviced.more {
             self.mark(flow.id.index);
         }
+        // An orphan sends no segments to the guest, so nothing below applies to it.
         if let Some(orphan) = flow.orphan {
             return self.see_orphan_off(cx, flow, orphan);
         }
+        // The guest has acknowledged all that arrived before the host's error, so the RST loses nothing. After the
+        // relay, which may have read more.
         if flow.tcb.reset_is_due() {
             return self.abort(cx, flow);
         }
         if serviced.device_full {
             self.block(cx, &flow);
         }
+        // Before `schedule`: the linux rules set `retry_at`, which is part of the flow's deadline.
         if serviced.no_send_memory || serviced.short_window {
             self.short_of_memory(cx, &mut flow, serviced.no_send_memory);
         }
@@ -77,7 +91,7 @@ impl Container {
         self.flows.put(flow);
     }
 
-    /// Lends a flow's two ends and its memory to `work`.
+    /// Calls `work` with both ends of a flow and its memory context.
     pub(super) fn with_ends<T>(
         &mut self,
         cx: &mut Ctx<'_>,
@@ -98,16 +112,21 @@ impl Container {
         work(&mut ends, &mut mem)
     }
 
+    /// Relays both directions, then sends segments.
     fn move_bytes(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow) -> Serviced {
         let mut done = Serviced::default();
+        // Nothing more is read for a guest that is gone, nor while a refused sender sleeps (L4).
         let (idle, reads) = (flow.idle, flow.orphan.is_none() && flow.retry_at.is_none());
         if flow.host.open {
             self.with_ends(cx, flow, |ends, mem| {
+                // Caps before bytes: what pressure releases here is available to the reads below (B7).
                 if mem.budget.rules() == Rules::Strict && mem.budget.under_pressure() {
                     relay::relax(ends, mem);
+                // An idle flow is served for an ACK or a timer, which is no reason to raise its caps.
                 } else if !idle {
                     relay::begin(ends, mem);
                 }
+                // To the host first: bytes that the socket takes free chunks, which `to_guest` may need at once.
                 match relay::to_host(ends, mem) {
                     Moved::More => done.more = true,
                     Moved::Done | Moved::NoMemory => {}
@@ -122,14 +141,16 @@ impl Container {
                 }
             });
         }
+        // Last: one `output` then sends the new window edge, the new data and the ACK in as few segments as possible.
         if flow.orphan.is_none() {
             self.say(cx, flow, &mut done);
         }
         done
     }
 
-    /// Segments for the guest.
+    /// Sends the segments that are due to the guest.
     fn say(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow, done: &mut Serviced) {
+        // A frame needs the guest's hardware address: treat its absence as a full device, so that `block` requests it.
         if self.egress.guest_mac.is_none() {
             done.device_full = true;
             return;
@@ -138,12 +159,13 @@ impl Container {
         let (tcb, mut mem) = flow.tcb_and_mem(cx.now, cx.budget, cx.pool, &mut self.stats);
         let out =
             tcb.output(&mut mem, &mut |seg, parts| egress.segment(device, &tuple, seg, parts));
+        // Not an assignment: the relay may have set it.
         done.more |= out.more;
         done.device_full = out.device_full;
         done.short_window = out.short;
     }
 
-    /// The device is full, or the guest's hardware address is not known yet.
+    /// Puts the flow on the list of blocked flows: the device is full, or the guest's hardware address is unknown.
     fn block(&mut self, cx: &mut Ctx<'_>, flow: &Flow) {
         if self.flows.set_blocked(flow.id.index) {
             self.blocked.push(flow.id.index);
@@ -152,6 +174,7 @@ impl Container {
             self.stats.add(Stat::DeviceFull);
             DEVICE_RETRY
         } else {
+            // One request for the whole container, however many flows wait for it.
             if self.arp_asked.is_none_or(|at| cx.now.since(at) >= ARP_RETRY) {
                 self.arp_asked = Some(cx.now);
                 self.ask_for_guest(cx, flow.tuple.is_ipv6());
@@ -162,8 +185,8 @@ impl Container {
         self.blocked_until = Some(self.blocked_until.map_or(at, |t| t.min(at)));
     }
 
-    /// What the guest learns when the host cannot be reached is what it would learn from a network:
-    /// refused is RST, no route an ICMP error, a timeout silence.
+    /// Passes a failed connect to the guest as a network would: RST for a refused connection, an ICMP error for a
+    /// missing route, silence for a timeout, so that the guest's own SYN timer decides.
     pub(super) fn host_connect_failed(
         &mut self,
         cx: &mut Ctx<'_>,
@@ -177,19 +200,21 @@ impl Container {
             HostError::TimedOut | HostError::NoResources | HostError::WouldBlock => None,
             HostError::Refused | HostError::Reset | HostError::ResetAfterEnd => {
                 debug_assert_eq!(flow.tcb.state, State::Connecting);
+                // The host side refused: RST, which `abort` sends.
                 return self.abort(cx, flow);
             }
         };
         if let Some(reason) = reason
             && self.icmp_allowed(cx.now)
         {
+            // The guest's SYN is quoted as ICMP requires; `rcv.irs` is its sequence number.
             let answer = icmp::syn_unreachable(&flow.tuple, flow.tcb.rcv.irs.0, reason);
             self.egress.answer(cx.device, &answer);
         }
         self.end(cx, flow, Close::Reset);
     }
 
-    /// Linux rules: a sender refused by the budget sleeps 2 jiffies to a fifth of a second (L4).
+    /// Linux rules: a refused sender sleeps 8 to 200 ms: 2 jiffies to a fifth of a second (L4).
     pub(super) fn retry_later(&mut self, cx: &Ctx<'_>, flow: &mut Flow) {
         debug_assert_eq!(cx.budget.rules(), Rules::Linux);
         let wait = Duration::from_millis(8 + self.random() % 193);
@@ -197,7 +222,8 @@ impl Container {
     }
 }
 
-/// The windows of all active flows together fit the device queue.
+/// Largest receive window of one flow, bytes: an equal part of the device queue for each active flow, at most
+/// `tcp_rmem[2]` (B12).
 fn share_of_queue(config: &ContainerConfig, budget: &Budget, active: usize) -> u64 {
     let share = config.queue_window() / active.max(1) as u64;
     share.min(u64::from(budget.sock_limits().rmem[2]))

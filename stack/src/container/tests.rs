@@ -1,4 +1,4 @@
-//! What the container keeps beside its flows does not grow with time.
+//! The container's lists do not grow with time.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::sim::{
     SmolGuest, Tally, World,
 };
 
-/// One guest that sends a request now and then, on one connection.
+/// A world with one guest that sends a request every `every` on one connection.
 fn chatting(every: Duration, until: Instant) -> (World, NodeId) {
     let mut world = World::new(1);
     let budget = Budget::new(
