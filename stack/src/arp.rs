@@ -1,4 +1,4 @@
-//! ARP (RFC 826): the guest finds a neighbour whatever address of the subnet it asks for, except its own.
+//! ARP (RFC 826): the stack answers for every address of the subnet except the guest's own.
 
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
 
@@ -6,7 +6,8 @@ use crate::config::ContainerConfig;
 use crate::counters::Stat;
 use crate::ingress::{Answer, Ingress};
 
-/// Every address of the subnet but the guest's own is ours, so that the guest finds a neighbour whatever it asks.
+/// Handles an ARP packet. Every address of the subnet but the guest's own resolves to our hardware address, so packets
+/// to any of them reach the stack, which then answers them with an error or relays them.
 pub(crate) fn on_packet<'a>(config: &ContainerConfig, bytes: &[u8]) -> Ingress<'a> {
     let parsed = ArpPacket::new_checked(bytes).and_then(|p| ArpRepr::parse(&p));
     let Ok(ArpRepr::EthernetIpv4 {
@@ -19,7 +20,7 @@ pub(crate) fn on_packet<'a>(config: &ContainerConfig, bytes: &[u8]) -> Ingress<'
     else {
         return Ingress::Drop(Stat::DropArp);
     };
-    // A probe (RFC 5227) asks for an address from 0.0.0.0: answering it for the guest's own would be a conflict.
+    // A probe (RFC 5227) has the source 0.0.0.0. An answer for the guest's own address would signal a conflict.
     if operation != ArpOperation::Request || target_protocol_addr == config.guest_ip {
         return Ingress::Nothing;
     }
@@ -36,7 +37,7 @@ pub(crate) fn on_packet<'a>(config: &ContainerConfig, bytes: &[u8]) -> Ingress<'
     Ingress::Answer(Answer::Arp(reply), Stat::ArpAnswered)
 }
 
-/// Asks the guest for its hardware address.
+/// Requests the guest's hardware address.
 pub(crate) fn who_has(config: &ContainerConfig) -> Answer {
     Answer::Arp(ArpRepr::EthernetIpv4 {
         operation: ArpOperation::Request,

@@ -1,4 +1,4 @@
-//! What shapes a container's stack, and the sizes that follow from its hard limit.
+//! Configuration of a container's stack, and the sizes that follow from its hard limit.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -12,48 +12,51 @@ use crate::parked::LIST_BYTES;
 use crate::tcp::Link;
 use crate::tcp::congestion::Algorithm;
 
-/// Caps of a host socket at its floor: what the kernel grants at least (SOCK_MIN_SNDBUF), and a window of one chunk,
-/// for each window is a read, a frame and two ACKs. Every admitted flow is charged this; more is charged when the flow
-/// opens and there is plenty (`relay`). A larger floor would turn flows away from containers that have room for what
-/// they really do.
+/// Caps of a host socket at its floor, bytes: the least send buffer the kernel grants (SOCK_MIN_SNDBUF), and a receive
+/// window of one chunk, because each window costs a read, a frame and two ACKs. Every admitted flow is charged this;
+/// more is charged when it opens, if the budget has plenty (`relay`). A larger floor would refuse flows to containers
+/// that have room for their real use.
 pub(crate) const HOST_FLOOR: HostCaps = HostCaps { sndbuf: 4608, rcvbuf: 8192 };
-/// The largest frame with segmentation offload.
+/// Largest frame with segmentation offload, bytes.
 const SUPER_FRAME: u64 = 64 << 10;
-/// MSS advertised with offload at any MTU: small windows stay usable, super-frames make a large one needless (B8).
+/// MSS advertised with offload at any MTU: small windows stay usable, and super-frames make a larger MSS needless (B8).
 const OFFLOAD_MSS: u16 = 1460;
+/// Bounds of the device queue's charge, bytes: 128 KiB to 4 MiB (B12).
 const QUEUE_BYTES_MIN: u64 = 2 * SUPER_FRAME;
 const QUEUE_BYTES_MAX: u64 = 64 * SUPER_FRAME;
-/// Frames of the device queue. Hundreds of flows say hundreds of small things at once (SYNs, ACKs, short writes), and
-/// a frame that finds the queue full is a timeout of the guest's.
+/// Frames of the device queue. Hundreds of flows may send hundreds of small segments at once (SYNs, ACKs, short
+/// writes), and a frame that finds the queue full costs the guest a retransmission timeout.
 const QUEUE_FRAMES: u32 = 512;
 
-/// Everything that shapes a container's stack. Addresses default to slirp4netns'.
+/// Configuration of one container's stack. Addresses default to those of slirp4netns.
 #[derive(Debug, Clone)]
 pub struct ContainerConfig {
     pub guest_ip: Ipv4Addr,
     pub gateway_ip: Ipv4Addr,
     pub dns_ip: Ipv4Addr,
-    /// Length of the subnet's prefix.
+    /// Length of the subnet's prefix, bits.
     pub prefix_len: u8,
     /// `None`: IPv6 frames are dropped.
     pub ipv6: Option<Ipv6Net>,
     /// Hardware address of the gateway and of every other address of the subnet.
     pub our_mac: [u8; 6],
-    /// 68..=65521
+    /// IP MTU of the link, 68..=65521 bytes.
     pub mtu: u16,
-    /// vnet_hdr with checksum and segmentation offload on the device.
+    /// The device uses vnet_hdr, with checksum and segmentation offload.
     pub offload: bool,
     /// The gateway's addresses reach the host's 127.0.0.1 and ::1.
     pub host_loopback: bool,
+    /// Charges of each flow's reservation (B1).
     pub sizes: FlowSizes,
-    /// Bytes the device queue holds, charged as `dev`: no window is larger (B12).
+    /// Bytes charged for the device queue as `dev`; no window is larger (B12).
     pub dev_queue_bytes: u64,
+    /// Largest number of flows; further SYNs wait.
     pub flows_max: u32,
-    /// Key for initial sequence numbers (RFC 6528) and hash tables.
+    /// Key for initial sequence numbers (RFC 6528), timestamp offsets and hash tables.
     pub secret: [u64; 2],
-    /// Silence after which an established flow is probed.
+    /// Silence after which the stack probes an established flow (keep-alive towards the guest).
     pub keepalive: Duration,
-    /// Silence after which a flow that waits for an answer is given up (RFC 9293 section 3.9.1, RFC 1122's R2).
+    /// Time without an answer after which a flow is given up (RFC 9293 section 3.9.1; R2 of RFC 1122).
     pub user_timeout: Duration,
     /// Congestion control towards the guest.
     pub congestion: Algorithm,
@@ -65,13 +68,13 @@ pub struct Ipv6Net {
     pub guest: Ipv6Addr,
     pub gateway: Ipv6Addr,
     pub dns: Ipv6Addr,
-    /// The gateway's address on the link alone: router advertisements come from it.
+    /// Link-local address of the gateway: router advertisements have it as their source.
     pub router: Ipv6Addr,
     /// Length of the subnet's prefix, bits.
     pub prefix_len: u8,
 }
 
-/// The smallest MTU with which there is IPv6 (RFC 8200 section 5).
+/// Smallest MTU that IPv6 can use (RFC 8200 section 5).
 const IPV6_MTU_MIN: u16 = 1280;
 
 impl Default for Ipv6Net {
@@ -87,7 +90,7 @@ impl Default for Ipv6Net {
 }
 
 impl Ipv6Net {
-    /// Addresses that we answer for.
+    /// Addresses for which the stack answers.
     pub(crate) fn ours(&self) -> [Ipv6Addr; 3] {
         [self.gateway, self.dns, self.router]
     }
@@ -96,7 +99,7 @@ impl Ipv6Net {
         self.ours().contains(&ip)
     }
 
-    /// The subnet's first address, which names the prefix.
+    /// The subnet's first address, which identifies the prefix (and is the subnet-router anycast address).
     pub(crate) fn prefix(&self) -> Ipv6Addr {
         Ipv6Addr::from_bits(self.guest.to_bits() & self.mask())
     }
@@ -106,22 +109,23 @@ impl Ipv6Net {
     }
 
     fn mask(&self) -> u128 {
+        // A prefix of 0 bits would shift by the full width.
         u128::MAX.checked_shl(128 - u32::from(self.prefix_len.min(128))).unwrap_or(0)
     }
 }
 
-/// Why the guest cannot reach an address.
+/// Reason why a destination is not relayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NoRoute {
-    /// Answered with RST: nobody listens there.
+    /// Answered with RST: no port is open there.
     Refused,
     /// Answered with ICMP host unreachable.
     Unreachable,
 }
 
 impl ContainerConfig {
-    /// slirp4netns' addresses, the given MTU and offload; sizes and device queue follow from `hard_bytes`
-    /// (`None`: no limit) as pressure model B1, B12 and K2 say.
+    /// Addresses of slirp4netns, the given MTU and offload. Sizes and device queue follow from `hard_bytes` (`None`: no
+    /// limit) by the rules B1, B12 and K2.
     pub fn new(mtu: u16, offload: bool, hard_bytes: Option<u64>, secret: [u64; 2]) -> Self {
         Self {
             guest_ip: Ipv4Addr::new(10, 0, 2, 100),
@@ -143,39 +147,39 @@ impl ContainerConfig {
         }
     }
 
-    /// What the device queue of a container with this hard limit is charged.
+    /// Bytes charged for the device queue of a container with this hard limit: an eighth of it, within bounds (B12).
     pub fn dev_queue_bytes(hard_bytes: Option<u64>) -> u64 {
         (hard_bytes.unwrap_or(u64::MAX) / 8)
             .clamp(QUEUE_BYTES_MIN, QUEUE_BYTES_MAX)
             .next_multiple_of(PAGE_SIZE)
     }
 
-    /// What the list of waiting SYNs and one flow are charged, bytes.
+    /// Bytes charged for the SYN queue and one flow.
     pub fn list_and_flow_bytes(&self) -> u64 {
         LIST_BYTES + self.sizes.total()
     }
 
-    /// A link of this MTU can carry IPv6.
+    /// True if a link of this MTU can carry IPv6.
     pub fn has_ipv6(mtu: u16) -> bool {
         mtu >= IPV6_MTU_MIN
     }
 
-    /// Frames of the device queue (`txqueuelen`).
+    /// Length of the device queue, frames (`txqueuelen`).
     ///
-    /// What stands in it is charged where it can be known: TCP data is inside an advertised window, which was charged
-    /// when it was advertised; everything else is covered by `dev_queue_bytes`. A guest that breaks the rules can pin
-    /// up to `ring_bytes` of kernel memory for as long as a turn takes: the one exception to "hard" (K10).
+    /// Queued TCP data is inside an advertised window and was charged when the window was; `dev_queue_bytes` covers the
+    /// other frames. A guest that ignores its windows can pin up to `ring_bytes` of kernel memory until the next turn:
+    /// the one exception to `hard` (K10).
     pub fn txqueuelen(&self) -> u32 {
         QUEUE_FRAMES
     }
 
-    /// The most the device queue could pin: every place taken by the largest frame.
+    /// Largest memory that the device queue can pin, bytes: each place taken by a frame of the largest size.
     pub fn ring_bytes(&self) -> u64 {
         let frame = if self.offload { SUPER_FRAME } else { u64::from(self.mtu) + 14 };
         u64::from(QUEUE_FRAMES) * frame
     }
 
-    /// The least `hard` that holds the device queue, the list of waiting SYNs and one flow; whole pages, in bytes.
+    /// Smallest `hard` that holds the device queue, the SYN queue and one flow, in bytes, rounded up to whole pages.
     pub fn least_hard_bytes(mtu: u16, offload: bool) -> u64 {
         let fixed = LIST_BYTES + flow_sizes(mtu, offload).total();
         (fixed + QUEUE_BYTES_MIN).next_multiple_of(PAGE_SIZE)
@@ -186,14 +190,16 @@ impl ContainerConfig {
         ip.to_bits() >> shift == self.guest_ip.to_bits() >> shift
     }
 
-    /// Where a destination of the guest is on the host.
+    /// Maps a destination of the guest to a destination of the host. Only the gateway leads to the host's loopback.
     pub(crate) fn route(&self, to: SocketAddr) -> Result<SocketAddr, NoRoute> {
         match to.ip() {
             ip if Some(ip) == self.gateway_of(ip) => match self.host_loopback {
                 true => Ok(SocketAddr::new(loopback_of(ip), to.port())),
                 false => Err(NoRoute::Refused),
             },
+            // No resolver answers there, but the address is ours: refused, not unreachable.
             IpAddr::V4(ip) if ip == self.dns_ip => Err(NoRoute::Refused),
+            // Another host of the subnet does not exist: only the guest and the gateway are on this link.
             IpAddr::V4(ip) if self.in_subnet(ip) => Err(NoRoute::Unreachable),
             IpAddr::V4(_) => Ok(to),
             IpAddr::V6(ip) => match &self.ipv6 {
@@ -204,7 +210,7 @@ impl ContainerConfig {
         }
     }
 
-    /// The gateway, in the family of an address.
+    /// The gateway's address in the family of `ip`.
     pub(crate) fn gateway_of(&self, ip: IpAddr) -> Option<IpAddr> {
         match ip {
             IpAddr::V4(_) => Some(self.gateway_ip.into()),
@@ -212,9 +218,10 @@ impl ContainerConfig {
         }
     }
 
-    /// What the link means for every flow of a family.
+    /// Parameters that all flows of a family share.
     pub(crate) fn link(&self, ipv6: bool, wmem_max: u32) -> Link {
         let headers = if ipv6 { HEADERS_V6 } else { HEADERS_V4 };
+        // The MTU bounds what is sent to the guest; the smaller advertised MSS bounds what it sends.
         let segment_max = self.mtu.saturating_sub(headers).max(1);
         let mss = if self.offload { segment_max.min(OFFLOAD_MSS) } else { segment_max };
         Link {
@@ -229,28 +236,30 @@ impl ContainerConfig {
         }
     }
 
-    /// Bytes of all open windows together that the device queue takes without a drop. Half of what it could hold: the
-    /// guest's frames are seldom full, and its acknowledgements stand in the same queue (B12).
+    /// Bytes that all open windows together may have so that the device queue drops nothing. Half of its capacity: the
+    /// guest seldom fills its frames, and its ACKs use the same queue (B12).
     pub(crate) fn queue_window(&self) -> u64 {
         let frames = u64::from(QUEUE_FRAMES) * u64::from(self.mtu.saturating_sub(40).max(1));
+        // Without offload, 512 frames of one MTU may hold less than the charge.
         if self.offload { self.dev_queue_bytes / 2 } else { frames.min(self.dev_queue_bytes) / 2 }
     }
 }
 
-/// RFC 9293 section 3.7.1.
+/// MSS of a guest that announces none (RFC 9293 section 3.7.1), bytes.
 const MSS_DEFAULT_V4: u16 = 536;
 const MSS_DEFAULT_V6: u16 = 1220;
 
-/// IP and TCP header without options.
+/// IP and TCP headers without options, bytes.
 pub(crate) const HEADERS_V4: u16 = 40;
 pub(crate) const HEADERS_V6: u16 = 60;
 
+/// 127.0.0.1 or ::1, in the family of `ip`.
 fn loopback_of(ip: IpAddr) -> IpAddr {
     if ip.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
 }
 
-/// With offload off the guest sends segments of the MTU's size: the reserve holds one at true size, else a flow with
-/// nothing but its reserve could not receive one (K2).
+/// Sizes of a flow's reservation. Without offload the guest sends segments of the MTU's size, so the receive reserve
+/// holds one of them at its true size: otherwise a flow that has only its reserve could not receive at all (K2).
 fn flow_sizes(mtu: u16, offload: bool) -> FlowSizes {
     let mss = if offload { OFFLOAD_MSS } else { mtu.saturating_sub(40) };
     let chunks = u64::from(mss).div_ceil(PAYLOAD as u64).max(1);

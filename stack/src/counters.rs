@@ -1,8 +1,8 @@
-//! One reason, one counter. Memory counters are the budget's (by member); these are the stack's own.
+//! Protocol and drop counters: one reason, one counter. Memory counters are the budget's, by member.
 
 macro_rules! stats {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
-        /// Everything the stack counts apart from memory. Names Linux has are spelled as Linux spells them.
+        /// Everything the stack counts apart from memory. A counter that Linux has too is spelled as there.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[repr(usize)]
         pub(crate) enum Stat { $($(#[$doc])* $name),+ }
@@ -22,30 +22,30 @@ stats! {
     DropIpv6Header,
     /// Extension headers that are cut short, out of place or too many.
     DropIpv6Extension,
-    /// An option that asks to be understood or the packet to be dropped.
+    /// An unknown option of a type that requires the packet to be dropped (RFC 8200 section 4.2).
     DropIpv6Option,
     /// A routing header with segments left.
     DropIpv6Routing,
-    /// Neighbour discovery that did not come from this link, or is not the guest's to say.
+    /// Neighbour discovery that crossed a router, is malformed, or is a router's to send.
     DropNdp,
     DropIpv4Header,
     DropIpv4Checksum,
-    /// A fragment that can be a part of nothing.
+    /// A fragment that cannot belong to any datagram.
     DropFragment,
-    /// A fragment that says what another one said (RFC 5722), and all that belong to its datagram.
+    /// A fragment that overlaps another (RFC 5722), and all others of its datagram.
     DropFragmentOverlap,
-    /// A fragment that cuts a transport header in two, or pieces too many.
+    /// A fragment that splits a transport header, or one too many.
     DropFragmentTiny,
     /// No room for a fragment.
     DropFragmentMemory,
-    /// A datagram some of whose fragments were marked and others could not be (RFC 3168 section 5.3).
+    /// A datagram with some fragments CE-marked and others not ECN-capable (RFC 3168 section 5.3).
     DropFragmentEcn,
-    /// Datagrams made whole from fragments; given up as some of it never came.
+    /// Datagrams reassembled; datagrams dropped because a fragment was missing for too long.
     ReasmOKs,
     ReasmTimeout,
     /// A source address that is not the container's.
     DropSource,
-    /// Multicast, broadcast, loopback or the container itself.
+    /// A destination that is multicast, broadcast, loopback or the container itself.
     DropDestination,
     DropProtocol,
     DropTcpHeader,
@@ -54,7 +54,7 @@ stats! {
     DropUdp,
     /// UDP answered with port unreachable.
     UdpUnreachable,
-    /// ICMP answers beyond the rate limit.
+    /// ICMP messages that the rate limit suppressed.
     IcmpRateLimited,
     IcmpEchoAnswered,
     ArpAnswered,
@@ -62,12 +62,12 @@ stats! {
     RouterAdverts,
     /// Router solicitations beyond one in three seconds.
     RouterSolicitsIgnored,
-    /// The guest's word on the path's MTU: taken, not believed.
+    /// Packet Too Big reports of the guest: used, and ignored.
     PathMtuLowered,
     PathMtuIgnored,
-    /// No flow index left.
+    /// The flow table is full.
     FlowTableFull,
-    /// Parked SYN forgotten: timed out or the table was full.
+    /// SYNs dropped from the queue because the guest did not retransmit them in time.
     ParkedExpired,
     PassiveOpens,
     ActiveOpens,
@@ -79,41 +79,41 @@ stats! {
     TCPChallengeACK,
     TCPACKSkippedChallenge,
     PAWSEstab,
-    /// An ACK of what was never sent.
+    /// ACKs of data that was never sent.
     AckUnsent,
     DelayedACKs,
     RetransSegs,
     TCPTimeouts,
     TCPFastRetrans,
-    /// Fast recoveries, by how the loss was seen.
+    /// Fast recoveries, by the way the loss was detected.
     TCPSackRecovery,
     TCPRenoRecovery,
-    /// Recoveries that were for nothing, by what showed it.
+    /// Recoveries that proved spurious, by the evidence.
     TCPTSUndo,
     TCPDSACKUndo,
     TCPSpuriousRTOs,
     TCPDSACKRecv,
     TCPLossProbes,
-    /// Segments of flows that speak ECN whose packets came marked.
+    /// Segments of ECN flows that arrived CE-marked.
     InCEPkts,
-    /// Windows that went down for the guest's word on marks.
+    /// Congestion window reductions because of ECN-Echo.
     TCPECNReduced,
     TCPWinProbe,
     TCPKeepAlive,
-    /// Keep-alive probes of the guest's, and those of them for which the peer was asked first.
+    /// Keep-alive probes of the guest, and those for which the stack probed the host's peer first.
     GuestKeepAlive,
     GuestKeepAliveRelayed,
     TCPAbortOnTimeout,
-    /// Flows whose guest was gone and whose host took nothing for too long, and the bytes of them that were
-    /// acknowledged to the guest and not by the host's peer.
+    /// Orphans that were given up without progress, and their bytes that were acknowledged to the guest but not by the
+    /// host's peer.
     OrphansGivenUp,
     OrphanBytesLost,
     TW,
-    /// The device took no frame; it is sent again.
+    /// Frames that the device refused; they are sent again.
     DeviceFull,
 }
 
-/// The array behind the enum.
+/// The counters, indexed by [`Stat`].
 #[derive(Debug, Clone)]
 pub(crate) struct Stats([u64; NAMES.len()]);
 
@@ -136,6 +136,7 @@ impl Stats {
         self.0[stat as usize]
     }
 
+    /// Name and value of each counter, in the order of the enum.
     pub(crate) fn named(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         NAMES.iter().copied().zip(self.0.iter().copied())
     }

@@ -1,8 +1,8 @@
-//! Headers in front of payload, and out: one place builds every frame for the guest.
+//! Builds every frame for the guest: headers in front of the payload, then to the device.
 //!
-//! With offload on a frame carries up to 64 KiB of payload straight out of the send queue; the vnet header asks the
-//! guest's kernel to see it as segments of `mss` bytes, and the checksum field holds the pseudo-header sum. With
-//! offload off a frame is at most one MTU and the sum is complete.
+//! With offload a frame carries up to 64 KiB of payload straight from the send queue. The vnet header makes the guest's
+//! kernel treat it as segments of `mss` bytes, and the checksum field holds the pseudo-header sum only. Without offload
+//! a frame is at most one MTU and its checksum is complete.
 
 use std::io::IoSlice;
 
@@ -27,26 +27,29 @@ const TCP: usize = 20;
 const HEADERS_MAX: usize = ETH + IPV6 + TCP + 40;
 const TCP_CHECKSUM_OFFSET: u16 = 16;
 
-/// The container's side of the link.
+/// Builds frames and counts them: the container's side of the link.
 #[derive(Debug)]
 pub(crate) struct Egress {
     our_mac: EthernetAddress,
-    /// Learnt from the guest's frames.
+    /// Hardware address of the guest, learnt from its frames.
     pub(crate) guest_mac: Option<EthernetAddress>,
     offload: bool,
     mtu: usize,
+    /// Identification of the latest IP packet; fragments of one packet share it.
     ident: u32,
+    /// Frames that the device took.
     pub(crate) frames: u64,
 }
 
-/// What stands in front of a payload.
+/// IP header of an outgoing packet.
 #[derive(Debug, Clone, Copy)]
 struct IpHeader {
     addrs: Addrs,
     protocol: IpProtocol,
     hop_limit: u8,
-    /// Offset in bytes, and whether more follow; `None`: whole.
+    /// Offset of a fragment in bytes, and whether more fragments follow; `None` for a whole packet.
     fragment: Option<(usize, bool)>,
+    /// The two ECN bits (RFC 3168 section 5).
     ecn: u8,
 }
 
@@ -66,6 +69,7 @@ impl IpHeader {
         }
     }
 
+    /// Sum of the pseudo-header for `len` bytes of transport header and payload (RFC 9293 section 3.1).
     fn pseudo_sum(&self, len: usize) -> u16 {
         match self.addrs {
             Addrs::V4 { src, dst } => {
@@ -77,7 +81,7 @@ impl IpHeader {
         }
     }
 
-    /// Writes the header of a packet with `len` bytes behind it.
+    /// Writes the header in front of `len` bytes. `ident` is used by fragments, and by IPv4 in any case.
     fn emit(&self, packet: &mut [u8], ident: u32, len: usize) {
         let (offset, more) = self.fragment.unwrap_or((0, false));
         match self.addrs {
@@ -90,6 +94,7 @@ impl IpHeader {
                 ip.set_total_len((IPV4 + len) as u16);
                 ip.set_ident(ident as u16);
                 ip.clear_flags();
+                // RFC 1191: DF on whole packets, so that a router beyond the guest reports its MTU.
                 ip.set_dont_frag(self.fragment.is_none());
                 ip.set_more_frags(more);
                 ip.set_frag_offset(offset as u16);
@@ -114,6 +119,8 @@ impl IpHeader {
                 ip.set_dst_addr(dst);
                 if self.fragment.is_some() {
                     let header = &mut packet[IPV6..];
+                    // The fragment header takes over the protocol number; smoltcp's type covers only what follows those
+                    // two bytes.
                     header[..2].copy_from_slice(&[self.protocol.into(), 0]);
                     let mut header = Ipv6FragmentHeader::new_unchecked(&mut header[2..]);
                     header.clear_reserved();
@@ -141,11 +148,12 @@ impl Egress {
     fn ethernet(&self, frame: &mut [u8], ethertype: EthernetProtocol) {
         let mut eth = EthernetFrame::new_unchecked(frame);
         eth.set_src_addr(self.our_mac);
+        // Unknown only before the guest's first frame: then ARP requests and solicitations are broadcast.
         eth.set_dst_addr(self.guest_mac.unwrap_or(EthernetAddress::BROADCAST));
         eth.set_ethertype(ethertype);
     }
 
-    /// Sends one segment with `payload`. False: the device is full.
+    /// Sends one segment with `payload`. Returns false if the device is full; nothing was sent then.
     pub(crate) fn segment(
         &mut self,
         device: &mut dyn Device,
@@ -173,6 +181,7 @@ impl Egress {
         ip.emit(&mut headers[ETH..], self.ident, tcp_len + payload_len);
         write_tcp(&mut headers[tcp_at..], tuple, seg, &options[..options_len]);
 
+        // With offload the device adds header and payload to the pseudo-header sum (VIRTIO_NET_HDR_F_NEEDS_CSUM).
         let pseudo = ip.pseudo_sum(tcp_len + payload_len);
         let sum = if self.offload {
             pseudo
@@ -183,6 +192,7 @@ impl Egress {
         let at = tcp_at + usize::from(TCP_CHECKSUM_OFFSET);
         headers[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 
+        // Headers and payload go out as parts of one frame: the payload is never copied here.
         let vnet = self.vnet(tcp_at, headers.len(), payload_len, seg);
         let mut parts = [IoSlice::new(&[]); PARTS_MAX + 1];
         parts[0] = IoSlice::new(headers);
@@ -192,12 +202,15 @@ impl Egress {
         sent
     }
 
+    /// The virtio header of a segment with headers of `headers` bytes, the TCP header at `tcp_at`.
     fn vnet(&self, tcp_at: usize, headers: usize, payload: usize, seg: &Outgoing) -> VnetHdr {
         if !self.offload {
             return VnetHdr::default();
         }
+        // A payload of at most one MSS needs no segmentation.
         let gso = payload > usize::from(seg.mss);
         let family = if tcp_at == ETH + IPV4 { GSO_TCPV4 } else { GSO_TCPV6 };
+        // Only the first segment may carry CWR (RFC 3168 section 6.1.2).
         let gso_type = if seg.flags.cwr { family | GSO_ECN } else { family };
         VnetHdr {
             flags: F_NEEDS_CSUM,
@@ -209,7 +222,7 @@ impl Egress {
         }
     }
 
-    /// Sends a frame that was built in full. Lost when the device is full: these are asked for again.
+    /// Sends a complete small packet. A full device loses it: the guest's retry causes it again.
     pub(crate) fn answer(&mut self, device: &mut dyn Device, answer: &Answer) {
         match answer {
             Answer::Arp(repr) => {
@@ -230,11 +243,12 @@ impl Egress {
         }
     }
 
-    /// One packet, in fragments when it is larger than the MTU.
+    /// Sends one IP packet, in fragments if it is larger than the MTU. Only a long echo reply ever needs it.
     fn packet(&mut self, device: &mut dyn Device, whole: IpHeader, bytes: &[u8]) {
         self.ident = self.ident.wrapping_add(1);
         let in_one = whole.len() + bytes.len() <= self.mtu;
         let piece = IpHeader { fragment: Some((0, false)), ..whole };
+        // Fragment offsets count units of 8 bytes.
         let step = if in_one { bytes.len() } else { (self.mtu - piece.len()) & !7 };
         for (i, part) in bytes.chunks(step.max(8)).enumerate() {
             let more = (i + 1) * step < bytes.len();
@@ -249,6 +263,7 @@ impl Egress {
     }
 }
 
+/// Writes the TCP header with its options; the checksum follows later.
 fn write_tcp(bytes: &mut [u8], tuple: &Tuple, seg: &Outgoing, options: &[u8]) {
     let header_len = (TCP + options.len()) as u8;
     let mut tcp = TcpPacket::new_unchecked(bytes);
@@ -270,8 +285,8 @@ fn write_tcp(bytes: &mut [u8], tuple: &Tuple, seg: &Outgoing, options: &[u8]) {
     tcp.options_mut()[..options.len()].copy_from_slice(options);
 }
 
-/// One's complement sum over parts of any length: a part that begins at an odd offset adds with its bytes swapped
-/// (RFC 1071 section 2, B).
+/// One's complement sum over parts of any length. A part that starts at an odd offset contributes with its bytes
+/// swapped (RFC 1071 section 2, B).
 fn payload_sum(parts: &[IoSlice<'_>]) -> u16 {
     let mut odd = false;
     let mut sum = 0;

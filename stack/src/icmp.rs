@@ -1,5 +1,5 @@
-//! ICMP (RFC 792) and ICMPv6 (RFC 4443): echo at our own addresses, the errors the guest is owed, and the one error of
-//! the guest's that means something to us, that the path is narrower than we thought.
+//! ICMP (RFC 792) and ICMPv6 (RFC 4443): echo replies of our own addresses, the errors that the guest must receive, and
+//! the one error of the guest that the stack uses: Packet Too Big, which reports a narrower path.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -18,12 +18,12 @@ use crate::reassembly::Expired;
 use crate::segment::{Addrs, Tuple};
 use crate::seq::Seq;
 
-/// Of everything we send but neighbour discovery.
+/// Hop limit of all packets except neighbour discovery.
 pub(crate) const HOP_LIMIT: u8 = 64;
-/// Bytes of a TCP header that an error must quote (RFC 792): the ports and the sequence number.
+/// Bytes of a TCP header that an error must quote (RFC 792): ports and sequence number.
 const QUOTED: usize = 8;
 
-/// Why a packet of the guest's went nowhere.
+/// Reason why a packet of the guest was not delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unreachable {
     Net,
@@ -49,7 +49,7 @@ impl Unreachable {
     }
 }
 
-/// Echo requests to our own addresses are answered; others would need a host socket.
+/// Handles an ICMP message. Echo requests to our own addresses are answered; others would need a host socket.
 pub(crate) fn on_v4<'a>(
     config: &ContainerConfig,
     (src, dst): (Ipv4Addr, Ipv4Addr),
@@ -58,8 +58,10 @@ pub(crate) fn on_v4<'a>(
     let Ok(packet) = Icmpv4Packet::new_checked(payload) else {
         return DROP;
     };
+    // smoltcp drops the MTU field of this message, so it is parsed by hand.
     let too_big = u8::from(Icmpv4DstUnreachable::FragRequired);
     if packet.msg_type() == Icmpv4Message::DstUnreachable && packet.msg_code() == too_big {
+        // Checked here, because `Icmpv4Repr::parse` below does it for all other messages.
         return if packet.verify_checksum() { too_big_v4(payload) } else { DROP };
     }
     match Icmpv4Repr::parse(&packet, &ChecksumCapabilities::default()) {
@@ -75,8 +77,9 @@ pub(crate) fn on_v4<'a>(
 
 const DROP: Ingress<'static> = Ingress::Drop(Stat::DropIcmp);
 
-/// Fragmentation needed (RFC 1191 section 4): the MTU, and the header of a packet that we sent.
+/// Fragmentation needed (RFC 1191 section 4): carries the next hop's MTU and the header of one of our packets.
 fn too_big_v4<'a>(payload: &[u8]) -> Ingress<'a> {
+    // In bounds: `new_checked` has tested the 8 bytes of this message's header.
     let mtu = u16::from_be_bytes([payload[6], payload[7]]);
     let Ok(quoted) = Ipv4Packet::new_checked(&payload[8..]).or_else(|_| cut_short(&payload[8..]))
     else {
@@ -87,14 +90,14 @@ fn too_big_v4<'a>(payload: &[u8]) -> Ingress<'a> {
     path_mtu(quoted.next_header(), src, dst, payload.get(8 + header..), mtu.into())
 }
 
-/// An error quotes the beginning of a packet only.
+/// Accepts a quoted packet that is cut after its first bytes, as errors quote only those.
 fn cut_short(bytes: &[u8]) -> Result<Ipv4Packet<&[u8]>, smoltcp::wire::Error> {
     let header = usize::from(bytes.first().copied().unwrap_or(0) & 15) * 4;
     let whole = header >= 20 && bytes.len() >= header + QUOTED && bytes[0] >> 4 == 4;
     if whole { Ok(Ipv4Packet::new_unchecked(bytes)) } else { Err(smoltcp::wire::Error) }
 }
 
-/// `src` is whom the guest believes to talk to: we spoke in its name.
+/// Names the segment that an error quotes. `src` is the remote's address: our segments carry it as their source.
 fn path_mtu<'a>(
     protocol: IpProtocol,
     src: std::net::IpAddr,
@@ -114,7 +117,7 @@ fn path_mtu<'a>(
     Ingress::PathMtu { tuple: Tuple::new(guest, remote), seq, mtu }
 }
 
-/// As [`on_v4`], and neighbour discovery.
+/// As [`on_v4`] for ICMPv6, with neighbour discovery.
 pub(crate) fn on_v6<'a>(
     config: &ContainerConfig,
     net: &Ipv6Net,
@@ -125,7 +128,7 @@ pub(crate) fn on_v6<'a>(
     let Ok(packet) = Icmpv6Packet::new_checked(payload) else {
         return DROP;
     };
-    // Whose checksum is wrong is not looked into.
+    // Before parsing: a message with a wrong checksum is not examined further.
     if !packet.verify_checksum(&src, &dst) {
         return DROP;
     }
@@ -146,9 +149,10 @@ pub(crate) fn on_v6<'a>(
     }
 }
 
-/// RFC 4443 section 3.2.
+/// Packet Too Big (RFC 4443 section 3.2).
 fn too_big_v6<'a>(packet: &Icmpv6Packet<&[u8]>) -> Ingress<'a> {
     let quoted = packet.payload();
+    // Extension headers in the quotation are not followed: our packets have none.
     if quoted.len() < 40 || quoted[0] >> 4 != 6 {
         return DROP;
     }
@@ -157,19 +161,21 @@ fn too_big_v6<'a>(packet: &Icmpv6Packet<&[u8]>) -> Ingress<'a> {
     path_mtu(header.next_header(), src, dst, quoted.get(40..), packet.pkt_too_big_mtu())
 }
 
-/// The error that answers a SYN whose destination the host cannot reach.
+/// Builds the error for a SYN with a destination that the host cannot reach.
 pub(crate) fn syn_unreachable(tuple: &Tuple, syn_seq: u32, why: Unreachable) -> Answer {
-    // As much as is known of it: RFC 792 asks for no more, and nobody looks further than the ports.
+    // Only the fields that are known of the SYN. RFC 792 requires 8 bytes, and receivers use only ports and sequence
+    // number.
     let mut quoted = [0; 20];
     quoted[..2].copy_from_slice(&tuple.guest_port().to_be_bytes());
     quoted[2..4].copy_from_slice(&tuple.remote_port().to_be_bytes());
     quoted[4..8].copy_from_slice(&syn_seq.to_be_bytes());
+    // Data offset of 5 words and the SYN flag make it a valid header for parsers that check it.
     quoted[12] = 5 << 4;
     quoted[13] = 2;
     unreachable(tuple.to_guest().reversed(), IpProtocol::Tcp, &quoted, why)
 }
 
-/// The error that answers a packet of the guest's.
+/// Builds the error for a packet of the guest, from that packet's destination.
 pub(crate) fn unreachable(
     of: Addrs,
     protocol: IpProtocol,
@@ -185,6 +191,7 @@ pub(crate) fn unreachable(
                 payload_len: payload.len(),
                 hop_limit: HOP_LIMIT,
             };
+            // RFC 792: the IP header and the first 8 bytes behind it.
             let data = &payload[..payload.len().min(QUOTED)];
             let reason = why.v4();
             answer_v4(src, dst, &Icmpv4Repr::DstUnreachable { reason, header, data })
@@ -197,7 +204,8 @@ pub(crate) fn unreachable(
     }
 }
 
-/// The error that answers a packet for an address that nothing leads to, from the `gateway`.
+/// Builds the error for a packet with an unroutable destination. Its source is `gateway`: the destination would be a
+/// martian source for the guest.
 pub(crate) fn no_route_v4(gateway: Ipv4Addr, packet: &Ipv4Packet<&[u8]>) -> Answer {
     let header = Ipv4Repr {
         src_addr: packet.src_addr(),
@@ -212,7 +220,7 @@ pub(crate) fn no_route_v4(gateway: Ipv4Addr, packet: &Ipv4Packet<&[u8]>) -> Answ
     answer_v4(packet.src_addr(), gateway, &repr)
 }
 
-/// As [`no_route_v4`]; `packet` begins with the IPv6 header.
+/// As [`no_route_v4`]; `packet` starts with the IPv6 header.
 pub(crate) fn no_route_v6(gateway: Ipv6Addr, packet: &[u8]) -> Answer {
     let ip = Ipv6Packet::new_unchecked(packet);
     let (src, dst) = (ip.src_addr(), ip.dst_addr());
@@ -222,7 +230,7 @@ pub(crate) fn no_route_v6(gateway: Ipv6Addr, packet: &[u8]) -> Answer {
     answer_v6(src, gateway, &Icmpv6Repr::DstUnreachable { reason, header, data: &packet[40..] })
 }
 
-/// The error that answers fragments of which some never came: what it quotes is the first of them, as it was.
+/// Builds the error for a datagram with missing fragments. It quotes the first fragment as it was received.
 pub(crate) fn reassembly_timeout(expired: &Expired) -> Answer {
     let Expired { key, next, begin } = expired;
     match key.addrs {
@@ -239,6 +247,7 @@ pub(crate) fn reassembly_timeout(expired: &Expired) -> Answer {
             answer_v4(src, dst, &Icmpv4Repr::TimeExceeded { reason, header, data })
         }
         Addrs::V6 { src, dst } => {
+            // A fragment header with offset 0 and the flag for more fragments.
             let mut data = vec![*next, 0, 0, 1];
             data.extend(key.id.to_be_bytes());
             data.extend(begin);
@@ -249,8 +258,8 @@ pub(crate) fn reassembly_timeout(expired: &Expired) -> Answer {
     }
 }
 
-/// The error that answers a header which RFC 8200 does not let pass in silence. `packet` begins with the IPv6 header,
-/// `pointer` is the offending byte's place in it.
+/// Builds the error for a header that RFC 8200 requires to be reported. `packet` starts with the IPv6 header; `pointer`
+/// is the offset of the offending byte in it.
 pub(crate) fn param_problem(packet: &[u8], pointer: usize, reason: Icmpv6ParamProblem) -> Answer {
     let ip = Ipv6Packet::new_unchecked(packet);
     let (src, dst) = (ip.src_addr(), ip.dst_addr());
@@ -270,7 +279,7 @@ fn header_v6(src: Ipv6Addr, dst: Ipv6Addr, protocol: IpProtocol, payload_len: us
     }
 }
 
-/// Answers a packet that went from `src` to `dst`.
+/// Wraps the answer to a packet from `src` to `dst`: addresses are swapped.
 fn answer_v4(src: Ipv4Addr, dst: Ipv4Addr, repr: &Icmpv4Repr<'_>) -> Answer {
     let mut bytes = vec![0; repr.buffer_len()];
     repr.emit(

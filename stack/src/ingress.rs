@@ -1,5 +1,5 @@
-//! A frame from the guest becomes a value: a segment for TCP, an answer to send, or a drop with its reason.
-//! Every check on untrusted bytes is here, in the modules of each protocol or in smoltcp's `wire`, and none can panic.
+//! Classifies a frame of the guest: a TCP segment, an answer to send, or a drop with its reason. Every check of
+//! untrusted bytes is here, in the modules of the protocols or in smoltcp's `wire`; none of them can panic.
 
 use std::net::SocketAddr;
 
@@ -17,12 +17,12 @@ use crate::seq::Seq;
 use crate::vnet::{F_DATA_VALID, F_NEEDS_CSUM, VnetHdr};
 use crate::{arp, ipv6, noroute};
 
-/// What a frame means.
+/// Result of parsing a frame.
 #[derive(Debug)]
 pub(crate) enum Ingress<'a> {
     Tcp(Tuple, Segment<'a>),
     Fragment(Fragment<'a>),
-    /// The guest says that a segment of ours was too large for its path.
+    /// The guest reports that one of our segments was too large for its path.
     PathMtu {
         tuple: Tuple,
         seq: Seq,
@@ -31,17 +31,17 @@ pub(crate) enum Ingress<'a> {
     RouterSolicit {
         from: std::net::Ipv6Addr,
     },
-    /// An answer that needs nothing but the frame: ARP reply, echo reply, port unreachable.
+    /// An answer that depends on the frame alone: ARP reply, echo reply, port unreachable.
     Answer(Answer, Stat),
-    /// As `Drop`, and the guest is told why.
+    /// As `Drop`, with an ICMP error for the guest.
     Refuse(Answer, Stat),
-    /// The guest told its hardware address and nothing else.
+    /// Valid, but needs no answer. The guest's hardware address was taken already.
     Nothing,
     Drop(Stat),
 }
 
 impl Ingress<'_> {
-    /// What the IP header said in its ECN field.
+    /// Sets the ECN field of the IP header that carried this.
     pub(crate) fn with_ecn(mut self, ecn: u8) -> Self {
         match &mut self {
             Self::Tcp(_, segment) => segment.ecn = ecn,
@@ -52,11 +52,11 @@ impl Ingress<'_> {
     }
 }
 
-/// A small packet for the guest, built in full.
+/// A small packet for the guest, complete but for its lower headers.
 #[derive(Debug)]
 pub(crate) enum Answer {
     Arp(ArpRepr),
-    /// Of the family of `addrs`.
+    /// An ICMP or ICMPv6 message, by the family of `addrs`.
     Icmp {
         addrs: Addrs,
         hop_limit: u8,
@@ -64,12 +64,13 @@ pub(crate) enum Answer {
     },
 }
 
-/// Hardware address of the guest when the frame tells it: any unicast source.
+/// The guest's hardware address from a frame: its source, if that is unicast.
 pub(crate) fn guest_mac(frame: &[u8]) -> Option<EthernetAddress> {
     let mac = EthernetAddress::from_bytes(frame.get(6..12)?);
     mac.is_unicast().then_some(mac)
 }
 
+/// Checks a frame from the Ethernet header on.
 pub(crate) fn parse<'a>(config: &ContainerConfig, vnet: &VnetHdr, frame: &'a [u8]) -> Ingress<'a> {
     let Ok(eth) = EthernetFrame::new_checked(frame) else {
         return Ingress::Drop(Stat::DropShortFrame);
@@ -83,17 +84,19 @@ pub(crate) fn parse<'a>(config: &ContainerConfig, vnet: &VnetHdr, frame: &'a [u8
     }
 }
 
-/// As [`parse`], of a packet that came in pieces.
+/// As [`parse`], for a datagram that was reassembled from fragments.
 pub(crate) fn parse_whole<'a>(config: &ContainerConfig, datagram: &'a Datagram) -> Ingress<'a> {
     let Datagram { addrs, next, ecn, payload } = datagram;
     let found = if matches!(addrs, Addrs::V6 { .. }) {
         ipv6::on_reassembled(config, *addrs, *next, payload)
     } else {
+        // No vnet header vouches for reassembled bytes, so the checksum is verified.
         transport(config, &VnetHdr::default(), *addrs, 0, (*next).into(), payload)
     };
     found.with_ecn(*ecn)
 }
 
+/// Checks an IPv4 packet in the order: header, checksum, source, destination, fragmentation, transport.
 fn ipv4<'a>(config: &ContainerConfig, vnet: &VnetHdr, bytes: &'a [u8]) -> Ingress<'a> {
     let Ok(packet) = Ipv4Packet::new_checked(bytes) else {
         return Ingress::Drop(Stat::DropIpv4Header);
@@ -105,9 +108,11 @@ fn ipv4<'a>(config: &ContainerConfig, vnet: &VnetHdr, bytes: &'a [u8]) -> Ingres
         return Ingress::Drop(Stat::DropIpv4Checksum);
     }
     let (src, dst) = (packet.src_addr(), packet.dst_addr());
+    // Only the guest is on this link: another source is spoofed, or the guest has a wrong address.
     if src != config.guest_ip {
         return Ingress::Drop(Stat::DropSource);
     }
+    // Before reassembly: a fragment to such a destination must not cost memory.
     if noroute::unroutable(dst) || dst == config.guest_ip {
         return noroute::v4(config, &packet);
     }
@@ -127,7 +132,7 @@ fn ipv4<'a>(config: &ContainerConfig, vnet: &VnetHdr, bytes: &'a [u8]) -> Ingres
         .with_ecn(packet.ecn())
 }
 
-/// What is inside a packet of either family; `vnet` is the device's word on its checksum.
+/// Checks the transport header of a packet of either family. `vnet` holds the device's statement about its checksum.
 pub(crate) fn transport<'a>(
     config: &ContainerConfig,
     vnet: &VnetHdr,
@@ -142,7 +147,7 @@ pub(crate) fn transport<'a>(
             Some(net) => icmp::on_v6(config, net, (src, dst), hop_limit, payload),
             None => Ingress::Drop(Stat::DropIpv6),
         },
-        // Both ends of a conversation have an address of their own.
+        // A connection or datagram needs one address at each end; neighbour discovery above does not.
         (_, Addrs::V6 { src, .. }) if src.is_unspecified() => Ingress::Drop(Stat::DropSource),
         (_, Addrs::V6 { dst, .. }) if dst.is_multicast() => Ingress::Drop(Stat::DropDestination),
         (IpProtocol::Tcp, _) => tcp(vnet, addrs, payload),
@@ -151,16 +156,19 @@ pub(crate) fn transport<'a>(
     }
 }
 
+/// Checks a TCP header and its checksum.
 fn tcp<'a>(vnet: &VnetHdr, addrs: Addrs, payload: &'a [u8]) -> Ingress<'a> {
     let Ok(segment) = TcpPacket::new_checked(payload) else {
         return Ingress::Drop(Stat::DropTcpHeader);
     };
     let (src, dst) = addrs.ips();
-    // With checksum offload the sum is not there yet (RFC 1624's partial sum) or the kernel vouches for it.
+    // With checksum offload the field holds only the pseudo-header sum (NEEDS_CSUM), or the kernel has verified it
+    // (DATA_VALID).
     let vouched = vnet.flags & (F_NEEDS_CSUM | F_DATA_VALID) != 0;
     if !vouched && !segment.verify_checksum(&src.into(), &dst.into()) {
         return Ingress::Drop(Stat::DropTcpChecksum);
     }
+    // Port 0 is reserved and names no endpoint.
     if segment.src_port() == 0 || segment.dst_port() == 0 {
         return Ingress::Drop(Stat::DropTcpHeader);
     }
@@ -169,7 +177,7 @@ fn tcp<'a>(vnet: &VnetHdr, addrs: Addrs, payload: &'a [u8]) -> Ingress<'a> {
     Ingress::Tcp(Tuple::new(guest, remote), segment::parse(&segment))
 }
 
-/// UDP is not relayed yet: the guest learns it at once (RFC 1122 section 4.1.3.1).
+/// UDP is not relayed yet: the guest receives port unreachable at once (RFC 1122 section 4.1.3.1).
 fn udp<'a>(addrs: Addrs, payload: &[u8]) -> Ingress<'a> {
     if UdpPacket::new_checked(payload).is_err() {
         return Ingress::Drop(Stat::DropUdp);

@@ -1,5 +1,5 @@
-//! The way through an IPv6 packet: the fixed header, then extension headers (RFC 8200 section 4), each with a bound on
-//! its length that is checked before it is looked into, and a bound on their number.
+//! Walks an IPv6 packet: the fixed header, then extension headers (RFC 8200 section 4). The length of each header is
+//! checked before its content is read, and the number of headers is bounded.
 
 use std::net::Ipv6Addr;
 
@@ -16,7 +16,7 @@ use crate::segment::Addrs;
 use crate::vnet::VnetHdr;
 
 const HEADER: usize = 40;
-/// Extension headers of one packet. A sender that follows RFC 8200 section 4.1 has at most six.
+/// Most extension headers in one packet. A sender that follows RFC 8200 section 4.1 uses at most six.
 const EXTENSIONS_MAX: usize = 8;
 
 const HOP_BY_HOP: u8 = 0;
@@ -24,6 +24,7 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
 
+/// Checks an IPv6 packet and classifies its content.
 pub(crate) fn on_packet<'a>(
     config: &ContainerConfig,
     net: &Ipv6Net,
@@ -40,10 +41,11 @@ pub(crate) fn on_packet<'a>(
     if !is_guest(net, src, dst) {
         return Ingress::Drop(Stat::DropSource);
     }
-    // Ethernet pads what is short: the header says where the packet ends.
+    // Ethernet pads short packets: the header has the real length.
     let packet = &bytes[..HEADER + usize::from(ip.payload_len())];
     let chain = Chain { packet, at: HEADER, naming: 6, next: ip.next_header().into() };
     let addrs = Addrs::V6 { src, dst };
+    // Walk the headers even without a route: the error depends on what the packet carries (RFC 4443 section 2.4).
     let nowhere = !net.listens_to(dst) && (unroutable_v6(dst) || net.guest == dst);
     match chain.walk(addrs) {
         Walked::Upper { at, protocol, .. } if nowhere => {
@@ -58,6 +60,7 @@ pub(crate) fn on_packet<'a>(
             let found =
                 ingress::transport(config, vnet, addrs, ip.hop_limit(), protocol.into(), upper);
             match found {
+                // RFC 4443 section 3.4: an unknown next header is reported, except to multicast.
                 Ingress::Drop(Stat::DropProtocol) if !dst.is_multicast() => {
                     let reason = Icmpv6ParamProblem::UnrecognizedNxtHdr;
                     let answer = icmp::param_problem(packet, naming, reason);
@@ -68,6 +71,7 @@ pub(crate) fn on_packet<'a>(
         }
         Walked::Fragment(fragment) => Ingress::Fragment(fragment).with_ecn(ip.traffic_class() & 3),
         Walked::Stop(stat) => Ingress::Drop(stat),
+        // An unspecified source cannot receive an error (RFC 4443 section 2.4, e.6).
         Walked::Problem(pointer, reason, stat) if !src.is_unspecified() => {
             Ingress::Refuse(icmp::param_problem(packet, pointer, reason), stat)
         }
@@ -75,7 +79,7 @@ pub(crate) fn on_packet<'a>(
     }
 }
 
-/// Headers in front of a reassembled payload: what RFC 8200 section 4.5 lets stand behind a fragment header.
+/// Walks the headers behind a fragment header of a reassembled datagram (RFC 8200 section 4.5).
 pub(crate) fn on_reassembled<'a>(
     config: &ContainerConfig,
     addrs: Addrs,
@@ -86,16 +90,18 @@ pub(crate) fn on_reassembled<'a>(
     match chain.walk(addrs) {
         Walked::Upper { at, protocol, .. } => {
             let vnet = VnetHdr::default();
+            // Hop limit 0 makes neighbour discovery drop the message, as RFC 6980 requires of fragments.
             ingress::transport(config, &vnet, addrs, 0, protocol.into(), &payload[at..])
         }
-        // Fragments of fragments.
+        // A fragment inside fragments.
         Walked::Fragment(_) => Ingress::Drop(Stat::DropFragment),
+        // Not answered: the pointer would count from a packet that was never sent.
         Walked::Stop(stat) | Walked::Problem(.., stat) => Ingress::Drop(stat),
     }
 }
 
-/// A source that is the guest's: in the prefix and not ours; on this link only (RFC 4291 section 2.5.6); or none yet,
-/// which neighbour discovery alone may use.
+/// True if the guest may use this source: an address of the prefix that is not ours, a link-local address towards this
+/// link (RFC 4291 section 2.5.6), or the unspecified address, which `transport` lets through for ICMPv6 only.
 fn is_guest(net: &Ipv6Net, src: Ipv6Addr, dst: Ipv6Addr) -> bool {
     if net.is_ours(src) || src == net.prefix() {
         return false;
@@ -107,7 +113,8 @@ fn is_guest(net: &Ipv6Net, src: Ipv6Addr, dst: Ipv6Addr) -> bool {
 }
 
 impl Ipv6Net {
-    /// Multicast groups that a router and the owner of our addresses is in.
+    /// True for multicast groups that a router and owner of our addresses joins: all nodes, all routers,
+    /// solicited-node.
     fn listens_to(&self, dst: Ipv6Addr) -> bool {
         let all = |group| Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, group);
         dst.is_multicast()
@@ -117,7 +124,8 @@ impl Ipv6Net {
     }
 }
 
-/// Where a walk along the headers stands: `next` is the kind of what begins at `at`, said by the byte at `naming`.
+/// Position of a walk along the headers: `next` is the type of the header at `at`, and the byte at `naming` holds that
+/// type.
 struct Chain<'a> {
     packet: &'a [u8],
     at: usize,
@@ -125,6 +133,7 @@ struct Chain<'a> {
     next: u8,
 }
 
+/// How a walk ends: at a header that is no extension header, at a fragment header, or with a drop.
 enum Walked<'a> {
     Upper {
         at: usize,
@@ -133,14 +142,14 @@ enum Walked<'a> {
     },
     Fragment(Fragment<'a>),
     Stop(Stat),
-    /// To be answered: where, what, and the counter.
+    /// Drop, answered with a Parameter Problem: pointer, code, counter.
     Problem(usize, Icmpv6ParamProblem, Stat),
 }
 
 impl<'a> Chain<'a> {
     fn walk(mut self, addrs: Addrs) -> Walked<'a> {
         for seen in 0..=EXTENSIONS_MAX {
-            // Section 4.3: hop-by-hop options stand right behind the fixed header or nowhere.
+            // Section 4.3: hop-by-hop options follow the fixed header directly or are an error.
             match self.next {
                 HOP_BY_HOP if self.at != HEADER || seen > 0 => {
                     let reason = Icmpv6ParamProblem::UnrecognizedNxtHdr;
@@ -156,10 +165,11 @@ impl<'a> Chain<'a> {
                 return end;
             }
         }
+        // Too many headers: a chain of tiny headers must not cost unbounded time.
         Walked::Stop(Stat::DropIpv6Extension)
     }
 
-    /// Over one header; the end of the walk if it is the last.
+    /// Steps over one header. Returns the end of the walk if the walk stops there.
     fn step(&mut self, addrs: Addrs) -> Option<Walked<'a>> {
         let rest = &self.packet[self.at..];
         let Some(&[next, len, _, left, ..]) = rest.first_chunk::<8>() else {
@@ -168,12 +178,13 @@ impl<'a> Chain<'a> {
         if self.next == FRAGMENT {
             return self.fragment(addrs, next, rest);
         }
+        // The length field counts units of 8 bytes beyond the first.
         let bytes = (usize::from(len) + 1) * 8;
         let Some(header) = rest.get(..bytes) else {
             return Some(Walked::Stop(Stat::DropIpv6Extension));
         };
         if self.next == ROUTING {
-            // Section 4.4. Type 0 is no longer understood by anybody (RFC 5095).
+            // Section 4.4: only a routing header without segments left may be skipped. Type 0 is deprecated (RFC 5095).
             if left > 0 {
                 let (at, reason) = (self.at + 2, Icmpv6ParamProblem::ErroneousHdrField);
                 return Some(Walked::Problem(at, reason, Stat::DropIpv6Routing));
@@ -186,11 +197,12 @@ impl<'a> Chain<'a> {
         None
     }
 
+    /// Handles a fragment header, of which `rest` starts.
     fn fragment(&mut self, addrs: Addrs, next: u8, rest: &'a [u8]) -> Option<Walked<'a>> {
         let word = u16::from_be_bytes([rest[2], rest[3]]);
         let (offset, more) = (u32::from(word & !7), word & 1 == 1);
         if offset == 0 && !more {
-            // RFC 6946: all of it is here, and it has nothing to do with any other fragment.
+            // RFC 6946: an atomic fragment is a whole packet and never joins other fragments.
             (self.naming, self.next) = (self.at, next);
             self.at += 8;
             return None;
@@ -198,21 +210,22 @@ impl<'a> Chain<'a> {
         let id = u32::from_be_bytes([rest[4], rest[5], rest[6], rest[7]]);
         let payload = &rest[8..];
         if more && !payload.len().is_multiple_of(8) {
-            // Section 4.5: the length field of the fixed header is what is wrong.
+            // Section 4.5: the pointer is the payload length field of the fixed header.
             let reason = Icmpv6ParamProblem::ErroneousHdrField;
             return Some(Walked::Problem(4, reason, Stat::DropFragment));
         }
-        // Only the first fragment's next header counts, so that it is not a part of the key.
+        // Only the first fragment's next header counts (section 4.5), so it is not part of the key.
         let key = Key { addrs, id, protocol: 0 };
         Some(Walked::Fragment(Fragment { key, next, offset, more, ecn: 0, payload }))
     }
 }
 
-/// Section 4.2: every option says itself what becomes of a packet when it is not understood.
+/// Section 4.2: the two highest bits of an option type state what to do with a packet if the option is unknown.
 fn options<'a>(header: &[u8], at: usize) -> Option<Walked<'a>> {
     let mut here = 2;
     for _ in 0..header.len() {
         let &kind = header.get(here)?;
+        // Pad1 is the only option without a length byte.
         if kind == 0 {
             here += 1;
             continue;
@@ -225,9 +238,10 @@ fn options<'a>(header: &[u8], at: usize) -> Option<Walked<'a>> {
         }
         let reason = Icmpv6ParamProblem::UnrecognizedOption;
         match kind >> 6 {
+            // Skip, drop in silence, drop and report.
             0 => {}
             1 => return Some(Walked::Stop(Stat::DropIpv6Option)),
-            // The fourth asks for silence towards multicast, which gets here for neighbour discovery only.
+            // Type 3 would forbid the report for multicast, which only neighbour discovery uses here.
             _ => return Some(Walked::Problem(at + here, reason, Stat::DropIpv6Option)),
         }
         here += 2 + usize::from(len);

@@ -1,10 +1,10 @@
-//! Neighbour discovery (RFC 4861) for the few addresses that are ours: solicited advertisements, router
+//! Neighbour discovery (RFC 4861) for the few addresses that are ours: solicited advertisements, and router
 //! advertisements for guests that configure themselves.
 //!
-//! Nothing is learnt from it but what every frame tells, the one hardware address of the guest: there is no neighbour
-//! table that a guest could fill. Only our own addresses are answered for, so a guest that tests an address of its own
-//! (duplicate address detection, RFC 4862 section 5.4) hears nothing, and one that tests an address of ours hears that
-//! it is taken.
+//! The stack learns only the guest's one hardware address, which every frame carries: a guest cannot fill a neighbour
+//! table because there is none. The stack answers for its own addresses only. So a guest that tests an address of its
+//! own (duplicate address detection, RFC 4862 section 5.4) receives no answer, and one that tests an address of ours
+//! learns that it is taken.
 
 use std::net::Ipv6Addr;
 
@@ -20,7 +20,7 @@ use crate::counters::Stat;
 use crate::ingress::{Answer, Ingress};
 use crate::segment::Addrs;
 
-/// RFC 4861 section 7.1: what came through a router is not from this link.
+/// RFC 4861 section 7.1: a lower hop limit shows that the message crossed a router.
 const HOP_LIMIT: u8 = 255;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// RFC 4861 section 6.2.1: AdvDefaultLifetime, AdvValidLifetime and AdvPreferredLifetime.
@@ -28,7 +28,7 @@ const ROUTER_LIFETIME: Duration = Duration::from_secs(1800);
 const VALID_LIFETIME: Duration = Duration::from_secs(86_400);
 const PREFERRED_LIFETIME: Duration = Duration::from_secs(14_400);
 
-/// A neighbour discovery message whose checksum and length hold.
+/// Handles a neighbour discovery message after its checksum and length were checked.
 pub(crate) fn on_message<'a>(
     config: &ContainerConfig,
     net: &Ipv6Net,
@@ -41,31 +41,33 @@ pub(crate) fn on_message<'a>(
     }
     match *message {
         NdiscRepr::NeighborSolicit { target_addr, lladdr } => {
-            // RFC 4861 section 7.1.1: a probe goes to the solicited-node address and names no hardware address.
+            // RFC 4861 section 7.1.1: a probe is sent to the solicited-node address and carries no hardware address.
             let probe = src.is_unspecified();
             let fits = !probe || (dst == solicited_node(target_addr) && lladdr.is_none());
             if target_addr.is_multicast() || !fits {
                 return Ingress::Drop(Stat::DropNdp);
             }
+            // Its own address (duplicate address detection) or one that does not exist.
             if !net.is_ours(target_addr) {
                 return Ingress::Nothing;
             }
             Ingress::Answer(advertisement(config, target_addr, src), Stat::NdpAnswered)
         }
         NdiscRepr::RouterSolicit { lladdr } => {
-            // RFC 4861 section 6.1.1.
+            // RFC 4861 section 6.1.1: a solicitation without source address must not carry a hardware address.
             if src.is_unspecified() && lladdr.is_some() {
                 return Ingress::Drop(Stat::DropNdp);
             }
             Ingress::RouterSolicit { from: src }
         }
+        // The answer to our solicitation: the frame's source address was taken already.
         NdiscRepr::NeighborAdvert { .. } => Ingress::Nothing,
-        // Routers and redirects are ours to send.
+        // Only the router may send these, and the stack is the router.
         NdiscRepr::RouterAdvert { .. } | NdiscRepr::Redirect { .. } => Ingress::Drop(Stat::DropNdp),
     }
 }
 
-/// Section 7.2.4: to who asked, or to all when nobody may be named yet.
+/// Section 7.2.4: sent to the node that solicited it, or to all nodes if that has no address yet.
 fn advertisement(config: &ContainerConfig, target_addr: Ipv6Addr, asked_by: Ipv6Addr) -> Answer {
     let probe = asked_by.is_unspecified();
     let mut flags = NdiscNeighborFlags::ROUTER | NdiscNeighborFlags::OVERRIDE;
@@ -75,7 +77,7 @@ fn advertisement(config: &ContainerConfig, target_addr: Ipv6Addr, asked_by: Ipv6
     answer(target_addr, if probe { ALL_NODES } else { asked_by }, repr)
 }
 
-/// Section 6.2.3: this is the router, the prefix is on the link, make yourself an address.
+/// Section 6.2.3: announces the router, the prefix as on-link, and that addresses may be formed from it.
 pub(crate) fn router_advertisement(
     config: &ContainerConfig,
     net: &Ipv6Net,
@@ -101,13 +103,14 @@ pub(crate) fn router_advertisement(
     answer(net.router, if asked_by.is_unspecified() { ALL_NODES } else { asked_by }, repr)
 }
 
-/// Asks the guest for its hardware address.
+/// Requests the guest's hardware address.
 pub(crate) fn solicitation(config: &ContainerConfig, net: &Ipv6Net) -> Answer {
     let lladdr = Some(EthernetAddress(config.our_mac).into());
     let repr = NdiscRepr::NeighborSolicit { target_addr: net.guest, lladdr };
     answer(net.gateway, solicited_node(net.guest), repr)
 }
 
+/// Builds the ICMPv6 packet of a message.
 fn answer(src: Ipv6Addr, dst: Ipv6Addr, repr: NdiscRepr<'_>) -> Answer {
     let repr = Icmpv6Repr::Ndisc(repr);
     let mut bytes = vec![0; repr.buffer_len()];
@@ -117,7 +120,7 @@ fn answer(src: Ipv6Addr, dst: Ipv6Addr, repr: NdiscRepr<'_>) -> Answer {
     Answer::Icmp { addrs, hop_limit: HOP_LIMIT, bytes }
 }
 
-/// RFC 4291 section 2.7.1.
+/// Solicited-node multicast address (RFC 4291 section 2.7.1).
 pub(crate) fn solicited_node(ip: Ipv6Addr) -> Ipv6Addr {
     let [.., a, b, c] = ip.octets();
     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from(b) << 8 | u16::from(c))

@@ -1,10 +1,10 @@
-//! SYNs on their way in: every one stands here until a turn takes it, those without room until room returns
-//! (pressure model B1, H1).
+//! The SYN queue: every new SYN waits here for a turn, and without room until memory returns (B1, H1).
 //!
-//! A turn takes a few: connect(2) is slow beside reading a frame, and the device queue must not overflow meanwhile.
-//! A SYN dropped instead would be said again after one second, then two, then four: a millisecond without memory
-//! would cost the guest a second. A parked SYN is answered in the turn in which its reservation fits. The list is
-//! charged whole when the container begins: a place on it must not depend on the memory that is missing.
+//! A turn admits only a few, because connect(2) is slow beside reading a frame and the device queue must not overflow
+//! meanwhile. A SYN that was dropped instead would be retransmitted after one second, then two, then four: a
+//! millisecond without memory would cost the guest a second. A queued SYN is answered in the turn in which its
+//! reservation fits. The whole queue is charged when the container starts, so that a place in it does not depend on the
+//! memory that is missing.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,16 +15,18 @@ use crate::segment::{Flags, Options, Segment, Tuple};
 use crate::seq::Seq;
 use crate::tcp::ecn;
 
+/// Largest number of queued SYNs.
 const ENTRIES_MAX: usize = 512;
-/// Charged for the list, bytes.
+/// Charge for the whole queue, bytes.
 pub(crate) const LIST_BYTES: u64 = 64 * ENTRIES_MAX as u64;
 const _: () = assert!(
     (size_of::<ParkedSyn>() * ENTRIES_MAX) as u64 <= LIST_BYTES,
     "the list must fit what is charged for it"
 );
-/// A guest's kernel says its SYN again after 1, 2, 4, 8 and 16 s; one that was not renewed for longer is not wanted.
+/// A guest's kernel retransmits its SYN after 1, 2, 4, 8 and 16 s. An entry that was not renewed for longer is dropped.
 const HOLD: Duration = Duration::from_secs(20);
 
+/// A queued SYN: all that the handshake needs of it later.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ParkedSyn {
     pub(crate) id: u32,
@@ -33,11 +35,11 @@ pub(crate) struct ParkedSyn {
     pub(crate) wnd: u16,
     options: SynOptions,
     at: Instant,
-    /// Registered with the budget: it was refused once.
+    /// The budget refused it once and has it on its list of waiters.
     pub(crate) waits: bool,
 }
 
-/// What of a SYN's options counts, small: the bits say which of the numbers were there.
+/// The options of a SYN in 8 bytes. `bits` marks the fields that were present.
 #[derive(Debug, Clone, Copy)]
 struct SynOptions {
     tsval: u32,
@@ -50,10 +52,11 @@ const TS: u8 = 1;
 const MSS: u8 = 2;
 const WSCALE: u8 = 4;
 const SACK: u8 = 8;
-/// Not an option: the SYN asks for ECN.
+/// Not an option: the SYN requests ECN (RFC 3168 section 6.1.1).
 const ECN: u8 = 16;
 
 impl SynOptions {
+    /// Packs the options; the echoed timestamp of a SYN is meaningless and not kept.
     fn pack(syn: &Segment<'_>) -> Self {
         let options = &syn.options;
         let bit = |there: bool, bit: u8| if there { bit } else { 0 };
@@ -69,6 +72,7 @@ impl SynOptions {
         }
     }
 
+    /// The options as they were parsed, apart from SACK blocks, which a SYN cannot have.
     fn unpack(self) -> Options {
         let has = |bit: u8| self.bits & bit != 0;
         Options {
@@ -82,11 +86,13 @@ impl SynOptions {
 }
 
 impl ParkedSyn {
+    /// Restores the SYN; its payload is not kept, the guest retransmits it.
     pub(crate) fn segment(&self) -> Segment<'static> {
         let asks = self.options.bits & ECN != 0;
         Segment {
             seq: self.seq,
             ack: Seq(0),
+            // An ECN-setup SYN has both flags (RFC 3168 section 6.1.1).
             flags: Flags { ece: asks, cwr: asks, ..Flags::SYN },
             wnd: self.wnd,
             options: self.options.unpack(),
@@ -96,17 +102,18 @@ impl ParkedSyn {
     }
 }
 
-/// What became of a SYN without room.
+/// Result of queueing a SYN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Parking {
-    /// On the list: to be admitted in a turn.
+    /// Queued under this id; a turn will admit it.
     Parked(u32),
-    /// It waits already; renewed.
+    /// A retransmission of a queued SYN, which it renews.
     Renewed,
-    /// The list is full: dropped, the guest says it again.
+    /// The queue is full: dropped, and the guest retransmits.
     Denied,
 }
 
+/// The queue, in the order of arrival.
 #[derive(Debug, Default)]
 pub(crate) struct Parked {
     charged: bool,
@@ -116,19 +123,21 @@ pub(crate) struct Parked {
 }
 
 impl Parked {
-    /// Charges the whole list, if that was not done: a place on it must not depend on the memory that is missing.
+    /// Charges the whole queue unless it is charged already.
     pub(crate) fn charge(&mut self, budget: &mut Budget, member: MemberId, now: Instant) {
         if !self.charged {
             self.charged = budget.charge_compact(member, LIST_BYTES, now);
         }
     }
 
+    /// Uncharges the whole queue, when the container ends.
     pub(crate) fn uncharge(&mut self, budget: &mut Budget, member: MemberId, now: Instant) {
         if std::mem::take(&mut self.charged) {
             budget.uncharge_compact(member, LIST_BYTES, now);
         }
     }
 
+    /// Queues a SYN, or renews its entry.
     pub(crate) fn park(
         &mut self,
         tuple: Tuple,
@@ -138,10 +147,12 @@ impl Parked {
         now: Instant,
     ) -> Parking {
         if let Some(entry) = self.list.iter_mut().find(|e| e.tuple == tuple) {
+            // A guest may retry with another ISN, window or options; the latest ones count.
             (entry.seq, entry.wnd, entry.at) = (syn.seq, syn.wnd, now);
             entry.options = SynOptions::pack(syn);
             return Parking::Renewed;
         }
+        // The old entries stay: a flood of SYNs must not displace connections that wait longer.
         if self.list.len() >= ENTRIES_MAX {
             budget.count(member, Counter::AdmissionDenied, 1);
             return Parking::Denied;
@@ -160,7 +171,7 @@ impl Parked {
         Parking::Parked(id)
     }
 
-    /// Counts an entry among those that wait for memory. True the first time.
+    /// Marks an entry as waiting for memory. Returns true the first time.
     pub(crate) fn set_waiting(&mut self, id: u32) -> bool {
         let Some(entry) = self.list.iter_mut().find(|e| e.id == id) else { return false };
         let first = !std::mem::replace(&mut entry.waits, true);
@@ -168,7 +179,7 @@ impl Parked {
         first
     }
 
-    /// Entries that were refused and wait.
+    /// Number of entries that were refused and wait for memory.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting
     }
@@ -177,7 +188,7 @@ impl Parked {
         self.list.iter().find(|e| e.id == id).copied()
     }
 
-    /// Takes the entry off the list.
+    /// Removes the entry.
     pub(crate) fn take(&mut self, id: u32) {
         let Some(at) = self.list.iter().position(|e| e.id == id) else { return };
         if let Some(entry) = self.list.remove(at) {
@@ -185,20 +196,22 @@ impl Parked {
         }
     }
 
-    /// The guest gave up on a tuple (RST).
+    /// Finds the entry of a tuple, which a RST of the guest cancels.
     pub(crate) fn find(&self, tuple: &Tuple) -> Option<u32> {
         self.list.iter().find(|e| e.tuple == *tuple).map(|e| e.id)
     }
 
-    /// The first entry that was not renewed in time.
+    /// An entry that was not renewed in time, if there is one.
     pub(crate) fn expired(&self, now: Instant) -> Option<u32> {
         self.list.iter().find(|e| e.at + HOLD <= now).map(|e| e.id)
     }
 
+    /// When the next entry expires. A renewal moves entries out of order, so all are compared.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.list.iter().map(|e| e.at + HOLD).min()
     }
 
+    /// The oldest entry.
     pub(crate) fn first(&self) -> Option<u32> {
         self.list.front().map(|e| e.id)
     }

@@ -1,4 +1,4 @@
-//! So many a second, and no more.
+//! Fixed-window rate limiter: at most `quota` events in each second.
 
 use skbudget_controller::Instant;
 
@@ -9,7 +9,7 @@ pub(crate) struct PerSecond {
 }
 
 impl PerSecond {
-    /// One more now? `quota` says how many this second has, asked once a second.
+    /// True if one more event is allowed at `now`. `quota` is called once at the start of each second with events.
     pub(crate) fn allow(&mut self, now: Instant, quota: impl FnOnce() -> u32) -> bool {
         let second = now.0 / 1_000_000_000;
         if self.second != Some(second) {

@@ -1,4 +1,4 @@
-//! Random numbers of model tests, and the seed that makes them: `SKBUDGET_SEED=n` runs one seed again.
+//! Seeded random numbers for model tests. `SKBUDGET_SEED=n` runs only seed `n`.
 
 use skbudget_controller::{Budget, BudgetConfig, Limits, Rules, SockLimits};
 
@@ -28,7 +28,7 @@ impl Seeded {
     }
 }
 
-/// Says which seed it was when a test panics.
+/// Prints the seed if the test panics.
 struct Blame(u64);
 
 impl Drop for Blame {
@@ -39,7 +39,7 @@ impl Drop for Blame {
     }
 }
 
-/// Runs `test` with each seed, or with the one of the environment.
+/// Runs `test` with each seed of the range, or with the one from the environment.
 pub(crate) fn each_seed(seeds: std::ops::Range<u64>, test: impl Fn(&mut Seeded)) {
     let only = std::env::var("SKBUDGET_SEED").ok().map(|s| s.parse().expect("a number"));
     for seed in only.map_or(seeds, |s| s..s + 1) {
@@ -48,7 +48,7 @@ pub(crate) fn each_seed(seeds: std::ops::Range<u64>, test: impl Fn(&mut Seeded))
     }
 }
 
-/// The settings under which queues are tried: plenty, next to nothing, and the kernel's rules.
+/// Settings for tests of the queues: plenty of memory, almost none, and both under the kernel's rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Setting {
     Plenty,

@@ -1,14 +1,15 @@
-//! The TAP device: where a container's frames enter and leave the process.
+//! The TAP device: frames enter and leave the process here.
 //!
-//! Three ways in, one read/write path behind them:
-//! - [`Tap::open`] with offload: `IFF_VNET_HDR` and a 12-byte header in front of every frame, so that checksums and
-//!   segmentation are left to whoever needs them and frames of up to 64 KiB cross at any MTU;
-//! - [`Tap::open`] without: the plain device of the `tun-tap` crate, one frame a packet, no header;
-//! - [`Tap::from_fd`]: a descriptor somebody else opened; the kernel is asked which of the two it is. One end of a
-//!   SOCK_SEQPACKET pair will do as well: one frame a packet, no header, and who has the other end is the cable.
+//! Three ways to get one, one read/write path behind them:
+//! - [`Tap::open`] with offload: `IFF_VNET_HDR` and a 12-byte header in front of every frame, so that the receiver
+//!   completes checksums and segments, and frames of up to 64 KiB cross at any MTU;
+//! - [`Tap::open`] without: the plain device of the `tun-tap` crate, one frame per packet, no header;
+//! - [`Tap::from_fd`]: a descriptor opened elsewhere; the kernel reports which of the two it is. One end of a
+//!   SOCK_SEQPACKET pair works too: one frame per packet, no header, and the process at the other end is the cable.
 //!
-//! The namespace of a device is fixed when its node is opened, and an open descriptor pins that namespace. Open it in
-//! a scratch namespace and move the device: the container's end is then seen here as `EBADFD` ([`is_gone`]).
+//! A device's namespace is fixed when its node is opened, and an open descriptor pins that namespace. Open it in a
+//! scratch namespace and move the device into the container's: the container's end then appears here as `EBADFD`
+//! ([`is_gone`]).
 
 mod pcap;
 #[allow(unsafe_code, reason = "the ioctls of a TAP have no safe wrapper; nothing else lives there")]
@@ -26,27 +27,27 @@ use crate::vnet::{VNET_HDR_LEN, VnetHdr};
 
 pub use pcap::{PCAP_HEADER_LEN, PcapWriter, pcap_record_len};
 
-/// Smallest buffer `recv` accepts: the largest frame the kernel hands over (64 KiB of IP, Ethernet with a VLAN tag)
-/// and the header in front of it.
+/// Smallest buffer `recv` accepts, bytes: the largest frame of the kernel (64 KiB of IP, Ethernet with a VLAN tag) and
+/// the header in front of it.
 pub const SCRATCH_BYTES: usize = VNET_HDR_LEN + 18 + (64 << 10) + 512;
 
-/// What `writev` takes in one call without a copy; 64 KiB of payload are 17 chunks, so this is never the limit.
+/// Most parts that one `writev` takes without a copy. 64 KiB of payload are 17 chunks, so real frames stay below it.
 const PARTS_MAX: usize = 64;
 
-/// Smallest and largest MTU the kernel accepts on a TAP.
+/// Smallest and largest MTU that the kernel accepts for a TAP, bytes.
 pub const MTU_MIN: u16 = 68;
 pub const MTU_MAX: u16 = 65521;
 
-/// How many frames were lost at the device, and why.
+/// Frames lost at the device, by cause.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TapCounters {
-    /// The device had no room: the caller was told and keeps the frame.
+    /// The device had no room: `send` returned false and the caller keeps the frame.
     pub full: u64,
-    /// The kernel refused the frame for what it is (EINVAL, EMSGSIZE, ...): it is lost.
+    /// The kernel rejected the frame itself (EINVAL, EMSGSIZE, ...): it is lost.
     pub refused: u64,
-    /// A read shorter than the header in front of every frame.
+    /// A read shorter than the header that each frame must have.
     pub short: u64,
-    /// Frames missing in the capture because it could not be written.
+    /// Frames missing from the capture because the write failed.
     pub capture_lost: u64,
 }
 
@@ -68,18 +69,18 @@ impl Tap {
         Self::new(fd, offload)
     }
 
-    /// Takes a TAP opened elsewhere, or a packet socket. The kernel says whether frames carry a header.
+    /// Takes a TAP opened elsewhere, or a packet socket. The kernel reports whether frames carry a header.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         let offload = !sys::is_packet_socket(fd.as_fd()) && sys::has_vnet_hdr(fd.as_fd())?;
         Self::new(fd, offload)
     }
 
-    /// What the device is called now: its container may rename it.
+    /// The current name of the device: its container may rename it.
     pub fn device_name(&self) -> io::Result<String> {
         sys::device_name(self.file.as_fd())
     }
 
-    /// The network namespace that the device is in now. Needs CAP_NET_ADMIN over the one it was made in.
+    /// The current network namespace of the device. Needs CAP_NET_ADMIN over the one it was created in.
     pub fn device_netns(&self) -> io::Result<OwnedFd> {
         sys::device_netns(self.file.as_fd())
     }
@@ -96,7 +97,7 @@ impl Tap {
         })
     }
 
-    /// Every frame from now on, both ways, is also written there.
+    /// Writes every frame from now on, in both directions, to `capture` as well.
     pub fn set_capture(&mut self, capture: PcapWriter) {
         self.capture = Some(capture);
     }
@@ -105,18 +106,18 @@ impl Tap {
         self.capture.is_some()
     }
 
-    /// The time frames are captured with; read by the loop, once a turn.
+    /// Sets the time stamp of captured frames; the loop calls it once a turn.
     pub fn set_now(&mut self, now: Instant) {
         self.now = now;
     }
 
-    /// One frame into `buf`, at least [`SCRATCH_BYTES`] long: its header and where in `buf` it lies. `WouldBlock`: none
-    /// is there; an error of which [`is_gone`] is true: the device is no more.
+    /// Reads one frame into `buf`, at least [`SCRATCH_BYTES`] long. Returns its header and its range in `buf`. Errors:
+    /// `WouldBlock` if no frame is queued; one for which [`is_gone`] is true if the device no longer exists.
     pub fn recv(&mut self, buf: &mut [u8]) -> io::Result<(VnetHdr, Range<usize>)> {
         debug_assert!(buf.len() >= SCRATCH_BYTES, "a larger frame would be cut");
         loop {
             let n = match self.file.read(buf) {
-                // The other end of a socket was closed; a device has no empty frames.
+                // End of stream: the other end of a socket was closed. A device has no empty frames.
                 Ok(0) => {
                     self.gone = true;
                     return Err(io::Error::from_raw_os_error(libc::ENODEV));
@@ -130,6 +131,7 @@ impl Tap {
             };
             let (vnet, start) = if self.offload {
                 let Some(header) = buf[..n].first_chunk::<VNET_HDR_LEN>() else {
+                    // Not an error of the device: count it and read the next frame.
                     self.counters.short += 1;
                     continue;
                 };
@@ -145,32 +147,35 @@ impl Tap {
         }
     }
 
-    /// Frames carry a header, and super-frames may be sent.
+    /// True if frames carry a header and super-frames may be sent.
     pub fn offload(&self) -> bool {
         self.offload
     }
 
-    /// The device went away, with the container it was in.
+    /// True if the device was destroyed, with its container's namespace.
     pub fn gone(&self) -> bool {
         self.gone
     }
 
+    /// Losses so far, including those that the capture's writer reports later.
     pub fn counters(&self) -> TapCounters {
         let later = self.capture.as_ref().map_or(0, PcapWriter::lost_later);
         TapCounters { capture_lost: self.counters.capture_lost + later, ..self.counters }
     }
 
-    /// Hands what was captured to the kernel, so that a reader of the file sees it.
+    /// Flushes the capture to the kernel, so that a reader of the file sees all frames.
     pub fn flush_capture(&mut self) {
         if let Some(capture) = &mut self.capture {
             self.counters.capture_lost += u64::from(capture.flush().is_err());
         }
     }
 
+    /// Writes header and parts as one frame.
     fn write(&self, vnet: &VnetHdr, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         let header = vnet.encode();
         let mut list = [IoSlice::new(&[]); PARTS_MAX];
         let head = usize::from(self.offload);
+        // Overwritten by the first part when frames have no header.
         list[0] = IoSlice::new(&header);
         let used = head + parts.len();
         if let Some(room) = list.get_mut(head..used) {
@@ -179,7 +184,7 @@ impl Tap {
             }
             return (&self.file).write_vectored(&list[..used]);
         }
-        // More parts than the list holds: one copy, since a frame cannot be written in two calls.
+        // More parts than the list holds. A frame cannot be written in two calls, so copy it.
         let mut whole = Vec::new();
         if self.offload {
             whole.extend_from_slice(&header);
@@ -201,7 +206,7 @@ impl Device for Tap {
                     self.counters.full += 1;
                     return false;
                 }
-                // Said to be taken: sending it again would fail again, and a lost frame is TCP's to repair.
+                // Report it as sent: a second try would fail again, and TCP repairs a lost frame.
                 Err(e) => {
                     self.gone |= is_gone(&e);
                     self.counters.refused += 1;
@@ -223,9 +228,9 @@ impl AsFd for Tap {
     }
 }
 
-/// The device behind the descriptor was destroyed: its namespace ended, or somebody deleted it. EIO is not among the
-/// reasons: it says that the device is down, which passes. EFAULT is what a read answers while the device is taken
-/// apart: our buffers are always good. EPIPE and ECONNRESET are what a socket answers whose other end was closed.
+/// True if the device behind the descriptor was destroyed: its namespace ended, or a process deleted it. EIO is not
+/// among the errors, because it means that the device is down, which passes. A read returns EFAULT while the device is
+/// torn down, since our buffers are always valid. EPIPE and ECONNRESET are errors of a socket that lost its other end.
 pub fn is_gone(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -241,6 +246,7 @@ pub fn is_gone(error: &io::Error) -> bool {
     )
 }
 
+/// True for errors that pass when the device or the kernel has room again.
 fn is_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM))
 }

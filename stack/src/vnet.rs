@@ -1,22 +1,23 @@
 //! The virtio-net header (12 bytes, little-endian) in front of every frame of a TAP with IFF_VNET_HDR.
 
-/// virtio-net header v1 as the TAP uses it. Source: virtio 1.2, 5.1.6.
+/// virtio-net header v1 as a TAP uses it (virtio 1.2, section 5.1.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct VnetHdr {
     pub flags: u8,
     pub gso_type: u8,
-    /// Bytes of all headers, a hint.
+    /// Length of all headers, bytes; a hint.
     pub hdr_len: u16,
-    /// Payload bytes of one segment when `gso_type` is not NONE.
+    /// Payload of one segment, bytes, when `gso_type` is not NONE.
     pub gso_size: u16,
-    /// Offset from the frame's start at which checksumming begins.
+    /// Offset from the start of the frame from which the checksum is computed.
     pub csum_start: u16,
     /// Offset of the checksum field from `csum_start`.
     pub csum_offset: u16,
 }
 
+/// Length of the header, bytes.
 pub const VNET_HDR_LEN: usize = 12;
-/// The checksum field holds a pseudo-header sum; the rest is to be filled in.
+/// The checksum field holds the pseudo-header sum; the receiver has to add the rest.
 pub const F_NEEDS_CSUM: u8 = 1;
 /// The checksum was verified.
 pub const F_DATA_VALID: u8 = 2;
@@ -25,7 +26,7 @@ pub const GSO_TCPV4: u8 = 1;
 pub const GSO_UDP: u8 = 3;
 pub const GSO_TCPV6: u8 = 4;
 pub const GSO_UDP_L4: u8 = 5;
-/// Or-ed to the type: the first segment carries CWR, which the others must not.
+/// Flag of the type: the first segment carries CWR, and the others must not.
 pub const GSO_ECN: u8 = 0x80;
 
 impl VnetHdr {

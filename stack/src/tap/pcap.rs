@@ -1,6 +1,6 @@
-//! Captures: the classic pcap format with nanoseconds, readable by tcpdump and Wireshark.
+//! Packet captures: the classic pcap format with nanoseconds, readable by tcpdump and Wireshark.
 //!
-//! Frames are written as they cross the device: super-frames whole, checksums as far as the sender filled them in.
+//! Frames are recorded as they cross the device: super-frames whole, checksums as far as the sender computed them.
 
 use std::fmt;
 use std::io::{self, IoSlice, Write};
@@ -9,30 +9,31 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use skbudget_controller::Instant;
 
-/// Magic number of a capture whose stamps are nanoseconds, in the writer's byte order.
+/// Magic number of a capture with time stamps in nanoseconds, in the writer's byte order.
 const MAGIC_NS: u32 = 0xa1b2_3c4d;
 const LINKTYPE_ETHERNET: u32 = 1;
-/// In front of the first record.
+/// Length of the file header, bytes.
 pub const PCAP_HEADER_LEN: usize = 24;
-/// In front of the frame in each record.
+/// Length of each record's header, bytes.
 const PCAP_RECORD_HEADER_LEN: usize = 16;
-/// No frame is longer: Wireshark and libpcap accept up to 262144.
+/// Longest frame in a capture, bytes: libpcap and Wireshark accept no more.
 const SNAPLEN_MAX: u32 = 262_144;
 
-/// Writes one capture. Each record is one write; one that is refused as a whole (`WouldBlock`) is left out. After any
-/// other failed write it writes nothing more: a torn record would make the rest unreadable.
+/// Writes one capture. Each record is one write. A record that is refused as a whole (`WouldBlock`) is left out. After
+/// any other failed write the capture ends, because a torn record makes all later ones unreadable.
 pub struct PcapWriter {
     out: Option<Box<dyn Write + Send>>,
     /// The record being written.
     record: Vec<u8>,
     snaplen: u32,
-    /// Added to the monotonic clock to get the time of day.
+    /// Added to the monotonic clock, gives the time of day, ns.
     epoch_offset_ns: u64,
+    /// Losses of a writer that stores records later.
     lost: Option<Arc<AtomicU64>>,
 }
 
 impl PcapWriter {
-    /// Writes the file header. `epoch_offset_ns`: time of day less monotonic clock, as the caller read them.
+    /// Writes the file header. `epoch_offset_ns` is the time of day less the monotonic clock, both read by the caller.
     pub fn new(
         mut out: Box<dyn Write + Send>,
         snaplen: u32,
@@ -49,14 +50,15 @@ impl PcapWriter {
         Ok(Self { out: Some(out), record: Vec::new(), snaplen, epoch_offset_ns, lost: None })
     }
 
-    /// For a writer that takes records now and stores them later: where it counts those that it could not store.
+    /// For a writer that takes records now and stores them later: `lost` is where it counts records that it could not
+    /// store.
     #[must_use]
     pub fn with_later_losses(mut self, lost: Arc<AtomicU64>) -> Self {
         self.lost = Some(lost);
         self
     }
 
-    /// One frame, in parts.
+    /// Writes one frame, given in parts, cut at the snapshot length.
     pub fn write(&mut self, now: Instant, parts: &[IoSlice<'_>]) -> io::Result<()> {
         let Some(out) = &mut self.out else {
             return Err(io::Error::other("the capture ended at an earlier error"));
@@ -74,6 +76,7 @@ impl PcapWriter {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => e,
             };
+            // Nothing of this record is in the file, so the next one can follow.
             let refused_whole =
                 left.len() == self.record.len() && error.kind() == io::ErrorKind::WouldBlock;
             if !refused_whole {
@@ -88,7 +91,7 @@ impl PcapWriter {
         self.out.as_mut().map_or(Ok(()), |out| out.flush())
     }
 
-    /// Records that were taken and could not be stored.
+    /// Records that the writer took and could not store.
     pub fn lost_later(&self) -> u64 {
         self.lost.as_ref().map_or(0, |lost| lost.load(Ordering::Relaxed))
     }
@@ -100,6 +103,7 @@ impl fmt::Debug for PcapWriter {
     }
 }
 
+/// Builds a record: time stamp, kept length, original length, bytes.
 fn fill_record(record: &mut Vec<u8>, snaplen: u32, at_ns: u64, parts: &[IoSlice<'_>]) {
     let whole = parts.iter().map(|part| part.len()).sum::<usize>() as u32;
     let kept = whole.min(snaplen);
@@ -118,7 +122,7 @@ fn fill_record(record: &mut Vec<u8>, snaplen: u32, at_ns: u64, parts: &[IoSlice<
     }
 }
 
-/// Length of the record that `bytes` begins with, as its header has it; `None` when the header is not all there.
+/// Length of the record at the start of `bytes`, from its header; `None` if the header is incomplete.
 pub fn pcap_record_len(bytes: &[u8]) -> Option<usize> {
     let header = bytes.first_chunk::<PCAP_RECORD_HEADER_LEN>()?;
     let kept = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
@@ -131,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    /// What it holds, how much it takes at most, and whether it refuses everything for now.
+    /// Written bytes, the most it takes, and whether it refuses every write for now.
     #[derive(Clone, Default)]
     struct Sink(Arc<Mutex<Vec<u8>>>, usize, Arc<Mutex<bool>>);
 

@@ -1,4 +1,4 @@
-//! The one file of this package with `unsafe`: the ioctls that make a descriptor a TAP.
+//! The only file of this package with `unsafe`: the ioctls that turn a descriptor into a TAP.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -8,9 +8,10 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use crate::vnet::VNET_HDR_LEN;
 
+/// Device node of TUN and TAP devices.
 const NODE: &str = "/dev/net/tun";
 
-/// Checksum and TCP segmentation offload, towards the guest's kernel: it may hand us what it did not finish.
+/// Checksum and TCP segmentation offload: the guest's kernel may leave both to the receiver.
 const OFFLOAD: libc::c_uint =
     libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
 
@@ -26,6 +27,7 @@ pub(super) fn open_vnet(name: &str) -> io::Result<OwnedFd> {
         (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
     // SAFETY: the descriptor is open and `request` is a whole, initialised ifreq that outlives the call.
     check(unsafe { libc::ioctl(node.as_raw_fd(), libc::TUNSETIFF, &raw const request) })?;
+    // The kernel's default is the 10-byte header without `num_buffers`.
     let header_len = VNET_HDR_LEN as libc::c_int;
     // SAFETY: the kernel reads one int through the pointer.
     check(unsafe { libc::ioctl(node.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const header_len) })?;
@@ -36,21 +38,23 @@ pub(super) fn open_vnet(name: &str) -> io::Result<OwnedFd> {
     Ok(node.into())
 }
 
-/// Creates the plain TAP `name`: no header, whole frames.
+/// Creates the plain TAP `name`: no header, frames of at most one MTU.
 pub(super) fn open_plain(name: &str) -> io::Result<OwnedFd> {
+    // Checks the name: `tun_tap` would cut a long one.
     ifreq(name)?;
     let device = tun_tap::Iface::without_packet_info(name, tun_tap::Mode::Tap)?;
-    // SAFETY: `into_raw_fd` gives the descriptor away; nobody else owns it.
+    // SAFETY: `into_raw_fd` gives up the descriptor, so no other owner closes it.
     Ok(unsafe { OwnedFd::from_raw_fd(device.into_raw_fd()) })
 }
 
-/// Does this TAP put a header in front of frames? Fails when it is no TAP, or when the header is not ours.
+/// True if this TAP puts a header in front of frames. Fails if the descriptor is no TAP or the header is not ours.
 pub(super) fn has_vnet_hdr(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let mut request = ifreq("")?;
     // SAFETY: the kernel writes one ifreq through the pointer.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
     // SAFETY: TUNGETIFF filled in the flags member.
     let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
+    // A TUN has no Ethernet header; without IFF_NO_PI four more bytes precede each frame.
     if flags & libc::IFF_TAP == 0 || flags & libc::IFF_NO_PI == 0 {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -72,7 +76,7 @@ pub(super) fn has_vnet_hdr(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Name of the device, as it is now.
+/// The current name of the device.
 pub(super) fn device_name(fd: BorrowedFd<'_>) -> io::Result<String> {
     let mut request = ifreq("")?;
     // SAFETY: the kernel writes one ifreq through the pointer.
@@ -82,22 +86,22 @@ pub(super) fn device_name(fd: BorrowedFd<'_>) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// linux/if_tun.h: _IO('T', 227).
+/// Request number from linux/if_tun.h: _IO('T', 227).
 const TUNGETDEVNETNS: libc::c_ulong = 0x54e3;
 
-/// The network namespace the device is in now. Needs CAP_NET_ADMIN over the one it was made in.
+/// The current network namespace of the device. Needs CAP_NET_ADMIN over the one it was created in.
 pub(super) fn device_netns(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    // SAFETY: takes no argument and gives a new descriptor.
+    // SAFETY: the request takes no argument and returns a new descriptor.
     let netns = check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNGETDEVNETNS, 0) })?;
-    // SAFETY: the kernel has just made it, for us alone.
+    // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(netns) })
 }
 
-/// Is this a socket that keeps the bounds of packets and has one peer?
+/// True for a socket that preserves packet boundaries and has one peer.
 pub(super) fn is_packet_socket(fd: BorrowedFd<'_>) -> bool {
     let mut kind: libc::c_int = 0;
     let mut len = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the kernel writes one int through the pointer, whose length it is told.
+    // SAFETY: the kernel writes one int through the pointer; `len` bounds the write.
     let result = unsafe {
         libc::getsockopt(
             fd.as_raw_fd(),
@@ -134,6 +138,7 @@ fn ifreq(name: &str) -> io::Result<libc::ifreq> {
     Ok(request)
 }
 
+/// Turns a negative result into the thread's last OS error.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
