@@ -66,7 +66,7 @@ pub struct Container {
     flows: FlowTable,
     /// Table indices of flows that the next turns serve, first marked first.
     dirty: VecDeque<u32>,
-    /// Flows whose frame the device refused, or that wait for the guest's hardware address. All are marked again at
+    /// Flows with a frame that the device refused, or without the guest's hardware address. All are marked again at
     /// `blocked_until`.
     blocked: Vec<u32>,
     blocked_until: Option<Instant>,

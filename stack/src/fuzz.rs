@@ -1,9 +1,9 @@
-//! What the fuzzers of `stack/fuzz` run. It is in the library so that `cargo test` replays the committed inputs through
-//! the very same code, with the one toolchain there is.
+//! The targets of the fuzzers in `stack/fuzz`. They are in the library so that `cargo test` replays the committed
+//! inputs through the same code with the stable toolchain.
 //!
-//! An input is a script: bytes are taken from its front, and when none are left the script is over. Whatever it says,
-//! no frame that leaves may be malformed, every byte relayed must be the one that was sent at that place, usage never
-//! passes the hard limit, and at the end nothing is held for anybody.
+//! An input is a script: operations consume bytes from its front, and it ends when the bytes are used up. For any
+//! script these must hold: no frame that the stack sends is malformed, every byte is relayed to its place in the
+//! stream, usage never exceeds the hard limit, and at the end no memory is charged and no chunk is held.
 
 mod bench;
 mod device;
@@ -16,10 +16,10 @@ use bench::{Bench, Plan};
 use fragments::Fragments;
 use script::Script;
 
-/// A target: fails by a panic.
+/// A fuzz target. It fails by a panic.
 pub type Target = fn(&[u8]);
 
-/// Every target, by the name of its binary and of the folder of its corpus.
+/// All targets, by the name of the binary and of its corpus folder.
 pub const TARGETS: &[(&str, Target)] = &[
     ("frame", frame),
     ("options", options),
@@ -28,10 +28,10 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("sequence", sequence),
 ];
 
-/// Operations of one script: longer ones are slow and find nothing more.
+/// Most operations of one script: longer scripts are slow and find no more.
 const OPERATIONS_MAX: usize = 256;
 
-/// Frames of any content, some of them with headers that were put right.
+/// Frames of any content, some with corrected headers.
 pub fn frame(input: &[u8]) {
     let mut script = Script::new(input);
     let mut bench = Bench::new(Plan::take(&mut script));
@@ -45,10 +45,11 @@ pub fn frame(input: &[u8]) {
     bench.end();
 }
 
-/// One option list of a segment: parsed, and what we would say ourselves said again.
+/// The option list of one segment: parsed, then the options that the stack would send, emitted and parsed again.
 pub fn options(input: &[u8]) {
     let parsed = Options::parse(input);
     assert!(parsed.wscale.is_none_or(|shift| shift <= 14), "RFC 7323 section 2.3");
+    // A SYN has no SACK blocks; later segments have only timestamps and SACK blocks.
     let hello = Options { sack: [None; 3], ..parsed };
     let later = Options { ts: parsed.ts, sack: parsed.sack, ..Options::default() };
     for said in [hello, later] {
@@ -59,7 +60,7 @@ pub fn options(input: &[u8]) {
     }
 }
 
-/// Fragments of both families: what is whole is what was sent, and all memory comes back.
+/// Fragments of both families: a reassembled datagram equals the one sent, and all memory is uncharged at the end.
 pub fn reassembly(input: &[u8]) {
     let mut script = Script::new(input);
     let mut fragments = Fragments::new(&mut script);
@@ -72,7 +73,7 @@ pub fn reassembly(input: &[u8]) {
     fragments.end();
 }
 
-/// Segments for flows that are established: the script begins behind the handshake.
+/// Segments of established flows: the script starts after the handshake.
 pub fn segment(input: &[u8]) {
     let mut script = Script::new(input);
     let mut bench = Bench::new(Plan::take(&mut script));
@@ -91,7 +92,7 @@ pub fn segment(input: &[u8]) {
     bench.end();
 }
 
-/// Frames, events of the host and steps of time, in any order, from nothing.
+/// Frames, host events and time steps in any order, starting without a flow.
 pub fn sequence(input: &[u8]) {
     let mut script = Script::new(input);
     let mut bench = Bench::new(Plan::take(&mut script));

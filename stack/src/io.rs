@@ -94,7 +94,7 @@ pub trait Host {
     fn lower_caps(&mut self, flow: FlowId, caps: HostCaps) -> HostCaps;
     /// SO_KEEPALIVE of an open socket: a peer that is silent for `every` is probed. The kernel gives it up only after
     /// the largest number of unanswered probes that it can count, because the guest decides how many are enough. A host
-    /// with peers that cannot vanish needs neither this nor the next two.
+    /// with peers that cannot vanish may keep the defaults of this and the next two.
     fn keep_alive(&mut self, _flow: FlowId, _every: Duration) {}
     /// As `keep_alive`, and probes the peer now if it was silent for a second.
     fn ask_peer(&mut self, _flow: FlowId) {}

@@ -1,7 +1,7 @@
 //! The virtual world: containers with complete guests, simulated hosts and links, on one seeded virtual clock.
 //!
-//! Nothing here reads a clock or asks the system for anything: a seed and a program are a run, bit for bit. CPU is
-//! infinite, so what starves somebody in this world is memory, the link, or a bug.
+//! Nothing here reads a clock or calls the system: a seed and a program determine a run, bit for bit. CPU time costs
+//! nothing, so only memory, a link or a bug can starve a flow in this world.
 //!
 //! ```text
 //!  SmolGuest (smoltcp + App...)        World                            SimHost
@@ -12,17 +12,17 @@
 //!                                                  Budget ◀───┘ (own, or shared by several)
 //! ```
 //!
-//! A test makes a [`World`], adds budgets and containers ([`NodeConfig`]), tells each [`SimHost`] what is behind which
-//! port ([`Server`]), opens connections in the [`SmolGuest`]s ([`App`]s), and calls [`World::run_until`]. A test that
-//! wants to speak frames itself implements [`Guest`]; [`Twin`] is a guest that is one of our own stacks.
+//! A test creates a [`World`], adds budgets and containers ([`NodeConfig`]), puts [`Server`]s behind the ports of each
+//! [`SimHost`], opens connections in the [`SmolGuest`]s ([`App`]s), and calls [`World::run_until`]. A test that builds
+//! frames itself implements [`Guest`]; [`Twin`] is a guest that is one of our own stacks.
 //!
-//! Order within one instant: frames and timers in the order in which they were made; then, until nothing is left to
-//! do, container by container: host readiness and one turn; budget by budget: waiters to wake; guest by guest: a poll.
-//! This is the drain order of the real worker loop. Deadlines that have passed are due a nanosecond later, so a stack
-//! that asks for an immediate turn for ever makes time pass instead of hanging the test.
+//! Order within one instant: frames and timers in the order in which they were created; then, until no work is left:
+//! container by container, host readiness and one turn; budget by budget, waiters to wake; guest by guest, a poll. The
+//! real worker loop has the same order. A deadline in the past is due a nanosecond later, so a stack that always wants
+//! an immediate turn makes time pass instead of hanging the test.
 //!
-//! Every byte of every stream is a function of its server port, direction and position ([`Pattern`]) and is checked
-//! where it arrives; [`Observer`]s hear of it.
+//! Every byte of every stream is a function of its server port, direction and position ([`Pattern`]). The receiving end
+//! checks it and reports to the [`Observer`]s.
 
 use crate::config::HOST_FLOOR;
 use crate::io::HostCaps;
@@ -56,5 +56,5 @@ pub use smoltcp;
 pub use twin::Twin;
 pub use world::{BudgetId, NodeConfig, NodeId, World, WorldStats};
 
-/// Caps that an accepted socket begins with: those that its admission charges.
+/// Caps of a newly accepted socket: those that its admission charges.
 pub const ACCEPTED_CAPS: HostCaps = HOST_FLOOR;

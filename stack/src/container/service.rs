@@ -14,7 +14,7 @@ use crate::relay::{self, Ends, Moved};
 use crate::tcp::Mem;
 use crate::tcp::state::State;
 
-/// Pause of a flow whose frame the device refused.
+/// Pause of a flow after the device refused a frame.
 const DEVICE_RETRY: Duration = Duration::from_millis(1);
 /// Pause between two requests for the guest's hardware address.
 const ARP_RETRY: Duration = Duration::from_millis(100);

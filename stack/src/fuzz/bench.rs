@@ -1,4 +1,4 @@
-//! One container's stack, and the operations a script is made of.
+//! One container's stack under test, and the operations that scripts consist of.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,12 +15,13 @@ use crate::container::{Container, WakeKey};
 use crate::io::{Ctx, FlowId, HostError, Ready};
 use crate::vnet::{F_DATA_VALID, VnetHdr};
 
+/// Hardware address of the guest.
 const GUEST_MAC: [u8; 6] = [2, 0x67, 0x75, 0x65, 0x73, 0x74];
-/// Few ports, so that scripts meet the same connection again.
+/// Number of ports. Few, so that a script uses the same connection more than once.
 const PORTS: u8 = 4;
-/// Turns without an end.
+/// Turns in a row after which the stack counts as spinning.
 const ROUNDS_MAX: usize = 20_000;
-/// Deadlines met in one step of time, and the least that so many take.
+/// Deadlines met in one time step, and the least virtual time that they must take.
 const DEADLINES_MAX: usize = 2000;
 const DEADLINES_TAKE: Duration = Duration::from_millis(200);
 
@@ -38,7 +39,7 @@ const ERRORS: [HostError; 6] = [
     HostError::NoResources,
 ];
 
-/// What a container of a script is like.
+/// Configuration of a script's container, taken from its first bytes.
 #[derive(Debug)]
 pub(super) struct Plan {
     mtu: u16,
@@ -52,6 +53,7 @@ impl Plan {
         let mtu = script.pick(&[1500, 68, 576, 9000, 65_520, 65_521]);
         let offload = script.below(2) == 1;
         let rules = script.pick(&[Rules::Strict, Rules::Strict, Rules::Strict, Rules::Linux]);
+        // From plenty of room down to room for one flow.
         let more = script.pick(&[4 << 20, 0, 16 << 10, 128 << 10]);
         Self { mtu, offload, rules, hard: ContainerConfig::least_hard_bytes(mtu, offload) + more }
     }
@@ -110,6 +112,7 @@ impl Bench {
         f(&mut self.stack, &mut cx)
     }
 
+    /// Runs turns and wakes waiters until the stack has no more work at this time, as the worker loop does.
     fn turn(&mut self) {
         for round in 0.. {
             assert!(round < ROUNDS_MAX, "the stack never comes to rest");
@@ -126,7 +129,7 @@ impl Bench {
 
     // ---- operations ----
 
-    /// A frame of any bytes; its Ethernet and IPv4 headers may be put right first.
+    /// Sends a frame of any bytes; its Ethernet and IP headers may be corrected first.
     pub(super) fn any_frame(&mut self, script: &mut Script<'_>) {
         let how = script.u8();
         let vnet = if how & 1 == 0 {
@@ -161,8 +164,8 @@ impl Bench {
         self.turn();
     }
 
-    /// A packet of the guest's of the right length, and if asked for to the gateway: ICMPv6 with its checksum, TCP, or
-    /// any number of extension headers.
+    /// Gives an IPv6 packet the guest's source and the right length. By `how` it also gets the gateway as destination
+    /// and one of: ICMPv6 with its checksum, TCP, destination options, a fragment header.
     fn put_ipv6_right(&self, how: u8, packet: &mut [u8]) {
         let Some(net) = self.stack.config().ipv6 else { return };
         packet[0] = 0x60 | packet[0] & 15;
@@ -184,7 +187,7 @@ impl Bench {
         }
     }
 
-    /// A connection from the guest, whose host side is there at once and whose handshake is right.
+    /// Opens a connection of the guest: the host side connects at once, and the handshake is correct.
     pub(super) fn handshake(&mut self, script: &mut Script<'_>) {
         let ports = self.syn(script);
         let flows: Vec<FlowId> = self.host.socks.keys().copied().collect();
@@ -195,12 +198,13 @@ impl Bench {
             }
         }
         self.turn();
+        // Absent if the stack has not answered: no room, or a device without room.
         let Some(peer) = self.device.peers.get(&ports).copied() else { return };
         self.send(ports, peer.seq, peer.ack, ACK, 512, &[], 0);
         self.turn();
     }
 
-    /// A SYN with options that make sense.
+    /// Sends a SYN with plausible options.
     pub(super) fn syn(&mut self, script: &mut Script<'_>) -> (u16, u16) {
         let ports = ports(script);
         let seq = script.pick(&[1000, 0, u32::MAX, 0x7fff_ffff]);
@@ -228,7 +232,7 @@ impl Bench {
         ports
     }
 
-    /// Any segment of a connection, often a plausible one.
+    /// Sends a segment of a connection, often a plausible one.
     pub(super) fn segment(&mut self, script: &mut Script<'_>) {
         let ports = ports(script);
         let peer = self.device.peers.get(&ports).copied().unwrap_or_default();
@@ -261,6 +265,7 @@ impl Bench {
         }
         let data = script.pick(&[0, 1, 100, 1448, script_len(any)]);
         self.send(ports, seq, ack, flags, wnd, &options, data);
+        // Only a segment in order moves the guest's stream on; others are retransmissions or noise.
         if seq == peer.seq
             && let Some(peer) = self.device.peers.get_mut(&ports)
         {
@@ -271,7 +276,7 @@ impl Bench {
         }
     }
 
-    /// Something happens to a socket of the host.
+    /// Applies an event to a host socket: connected, data, room, end, failure.
     pub(super) fn host_event(&mut self, script: &mut Script<'_>) {
         let what = script.below(8);
         if what == 0 {
@@ -305,14 +310,14 @@ impl Bench {
         }
     }
 
-    /// A client outside connects to a published port.
+    /// A client connects to a published port.
     pub(super) fn accept(&mut self, script: &mut Script<'_>) {
         let port = 40_000 + u16::from(script.below(PORTS));
         let from = SocketAddr::from(([192, 0, 2, 1], 5555));
         if !self.stack.can_accept(&self.budget) {
             return;
         }
-        // Some of them have sent before they were accepted.
+        // Half of these clients have sent data before the accept.
         let queued = u32::from(port & 1) * 50_000;
         let accepted = self.with_cx(|stack, cx| stack.on_accept(cx, port, from, queued));
         if let Some((flow, _)) = accepted {
@@ -323,26 +328,28 @@ impl Bench {
         self.turn();
     }
 
+    /// Changes the number of frames that the device takes.
     pub(super) fn device_room(&mut self, script: &mut Script<'_>) {
         self.device.room = script.pick(&[usize::MAX, usize::MAX, 0, 1, 3]);
         self.turn();
     }
 
-    /// Time passes, deadline by deadline.
+    /// Lets time pass, deadline by deadline.
     pub(super) fn pass(&mut self, script: &mut Script<'_>) {
         let ms = script.pick(&[1, 40, 250, 1000, 10_000, 60_000, 7_300_000]);
         let (begun, end) = (self.now, Instant(self.now.0 + ms * 1_000_000));
         let mut still = 0;
         for round in 0.. {
             if round == DEADLINES_MAX {
-                // As when the device has been full for hours. A loop that spins is something else.
+                // Reached legitimately when the device has been full for hours. A loop that spins would take less
+                // virtual time.
                 assert!(self.now.since(begun) >= DEADLINES_TAKE, "deadlines that are never met");
                 return;
             }
             let Some(at) = self.stack.next_deadline().filter(|at| *at <= end) else { break };
             self.now = self.now.max(at);
             self.turn();
-            // A turn may find that something is due now, but not for ever.
+            // A turn may set a deadline at the current time, but only a few times in a row.
             still = if self.stack.next_deadline() == Some(at) { still + 1 } else { 0 };
             assert!(still < 4, "a deadline that stays");
         }
@@ -352,6 +359,7 @@ impl Bench {
 
     // ---- what must hold ----
 
+    /// Tests the limit, and each byte that a host socket received from the guest.
     pub(super) fn check(&mut self) {
         let meter = self.budget.meter_stats(self.now);
         if self.plan.rules == Rules::Strict {
@@ -362,7 +370,7 @@ impl Bench {
             let Some(irs) = self.device.peers.get(&ports).and_then(|peer| peer.irs) else {
                 continue;
             };
-            // An orphan may speak of an earlier handshake of the same ports.
+            // Other states are left out: an orphan may have sequence numbers of an earlier handshake on the same ports.
             if matches!(info.state, "ESTAB" | "CLOSE-WAIT" | "FIN-WAIT-1" | "FIN-WAIT-2")
                 && let Some(sock) = self.host.socks.get_mut(&info.id)
             {
@@ -375,7 +383,7 @@ impl Bench {
         }
     }
 
-    /// The container goes: everything comes back.
+    /// Ends the container: all memory must be uncharged and all sockets closed.
     pub(super) fn end(mut self) {
         self.with_cx(Container::abort_all);
         assert_eq!(self.stack.next_deadline(), None, "a timer of nobody");
@@ -394,7 +402,7 @@ impl Bench {
         (self.now.0 / 1_000_000) as u32
     }
 
-    /// One segment from the guest; its checksum is vouched for.
+    /// Sends one segment of the guest. The vnet header vouches for its checksum.
     #[expect(clippy::too_many_arguments, reason = "the fields of a segment")]
     fn send(
         &mut self,
@@ -444,16 +452,17 @@ impl Bench {
     }
 }
 
-/// A panic in the middle of a script must be told as what it was, not as the ledgers it leaves behind.
+/// Aborts the flows when a script panics, so that the ledgers' own panics do not hide the first one.
 impl Drop for Bench {
     fn drop(&mut self) {
         self.with_cx(Container::abort_all);
     }
 }
 
+/// Guest port and remote port of the next operation.
 fn ports(script: &mut Script<'_>) -> (u16, u16) {
     let which = script.u8();
-    // A published port is at the guest's end, and its client comes from 5555.
+    // Connections to a published port have the client's port 5555 at the remote end.
     let remote = if which & 0x80 == 0 { 80 } else { 5555 };
     (40_000 + u16::from(which & 0x7f) % u16::from(PORTS), remote)
 }
@@ -462,7 +471,7 @@ fn script_len(any: u8) -> u16 {
     u16::from(any) * 16
 }
 
-/// Puts the header checksum right, for whatever length the header says.
+/// Corrects the IPv4 header checksum, for the header length that the packet states.
 fn put_ipv4_sum(ip: &mut [u8]) {
     let len = (usize::from(ip[0] & 15) * 4).clamp(20, ip.len());
     ip[10..12].fill(0);

@@ -1,4 +1,4 @@
-//! A device that looks at every frame the stack sends, and keeps what the guest would know of each connection.
+//! A device that checks every frame of the stack and keeps the guest's view of each connection.
 
 use std::collections::BTreeMap;
 use std::io::IoSlice;
@@ -13,20 +13,21 @@ use crate::io::Device;
 use crate::segment::Options;
 use crate::vnet::{F_NEEDS_CSUM, VnetHdr};
 
-/// What a guest knows of one connection. Sequence numbers count from the last handshake that was seen.
+/// The guest's view of one connection. Sequence numbers belong to the latest handshake.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Peer {
-    /// Next of ours.
+    /// Next sequence number of the guest.
     pub(super) seq: u32,
-    /// Next of the stack's: behind everything seen.
+    /// Next sequence number of the stack, behind all received so far.
     pub(super) ack: u32,
+    /// Latest timestamp value of the stack.
     pub(super) ts: Option<u32>,
-    /// The stack's initial sequence number, and ours as the stack acknowledged it.
+    /// ISN of the stack; ISN of the guest as the stack acknowledged it.
     iss: u32,
     pub(super) irs: Option<u32>,
-    /// Sequence number of the last SYN we sent.
+    /// Sequence number of the guest's latest SYN.
     pub(super) hello: Option<u32>,
-    /// The stack opened, its handshake is not over.
+    /// The stack sent a SYN and the handshake is not complete.
     opening: bool,
 }
 
@@ -36,7 +37,7 @@ pub(super) struct Checked {
     pub(super) peers: BTreeMap<(u16, u16), Peer>,
     pub(super) mtu: usize,
     pub(super) offload: bool,
-    /// Frames it takes before it is full.
+    /// Frames that the device still takes before it is full.
     pub(super) room: usize,
 }
 
@@ -62,6 +63,7 @@ impl Checked {
         }
     }
 
+    /// Checks the length against the MTU. Only super-frames may exceed it.
     fn packet(&self, vnet: &VnetHdr, len: usize) {
         if !self.offload {
             assert_eq!(*vnet, VnetHdr::default());
@@ -71,6 +73,7 @@ impl Checked {
         }
     }
 
+    /// Checks header, checksum and GSO fields of a segment.
     fn tcp(&mut self, vnet: &VnetHdr, ip: usize, addrs: [IpAddress; 2], bytes: &[u8]) {
         let tcp = TcpPacket::new_checked(bytes).expect("a whole segment");
         if self.offload {
@@ -88,6 +91,7 @@ impl Checked {
 }
 
 impl Peer {
+    /// Updates the guest's view by a segment of the stack and checks its payload.
     fn hear(&mut self, tcp: &TcpPacket<&[u8]>, seq: u32) {
         let options = if tcp.header_len() > 20 { tcp.options() } else { &[] };
         let options = Options::parse(options);
@@ -102,17 +106,18 @@ impl Peer {
             self.iss = seq;
             self.ack = seq.wrapping_add(1);
             self.opening = !tcp.ack();
+            // A SYN-ACK acknowledges the guest's ISN plus one.
             self.irs = tcp.ack().then(|| acked.wrapping_sub(1));
         } else if self.opening && tcp.ack() {
             self.opening = false;
-            // An ACK of more than the handshake does not say where it began.
+            // An ACK that covers data, too, does not reveal the ISN.
             let began = acked.wrapping_sub(1);
             self.irs = (self.hello == Some(began)).then_some(began);
         }
         let end = seq.wrapping_add(tcp.payload().len() as u32);
         for (i, byte) in tcp.payload().iter().enumerate() {
             let at = seq.wrapping_add(i as u32).wrapping_sub(self.iss).wrapping_sub(1);
-            // What probes a zero window or a silent guest may repeat the byte before the stream.
+            // A probe of a zero window or of a silent guest may repeat the byte before the stream.
             assert!(at == u32::MAX || *byte == host_byte(at), "byte {at} of the host's");
         }
         let end = end.wrapping_add(u32::from(tcp.fin()));

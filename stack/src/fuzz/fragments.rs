@@ -1,5 +1,5 @@
-//! Fragments of a few datagrams, in any order and with any holes. A byte is a function of its datagram and its place,
-//! so what comes out whole can be checked whatever went in.
+//! Fragments of a few datagrams, in any order and with any holes. Each byte is a function of its datagram and its
+//! position, so every reassembled datagram can be checked.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use super::script::Script;
 use crate::reassembly::{Fragment, Key, Outcome, Payer, Reassembly};
 use crate::segment::Addrs;
 
+/// The byte at a position of a datagram.
 fn byte(id: u32, at: u32) -> u8 {
     (at.wrapping_mul(0x9e37_79b1).wrapping_add(id.wrapping_mul(0x85eb_ca6b)) >> 24) as u8
 }
@@ -40,6 +41,7 @@ impl Fragments {
         }
     }
 
+    /// Sends one fragment, or lets time pass and checks what expires.
     pub(super) fn step(&mut self, script: &mut Script<'_>) {
         let mut payer = Payer { budget: &mut self.budget, member: self.member, now: self.now };
         let what = script.u8();
@@ -61,7 +63,7 @@ impl Fragments {
     }
 
     fn fragment(&mut self, what: u8, script: &mut Script<'_>) {
-        // Many datagrams want many entries, few want many pieces.
+        // Many ids fill the table of datagrams; few ids collect many fragments in each.
         let id = u32::from(if what & 1 == 0 { what >> 6 } else { script.u8() });
         let unit = script.pick(&[8, 1280, 64, 1480]);
         let offset = u32::from(script.u16() % 8192) % script.pick(&[8192, 16, 64]) * 8;

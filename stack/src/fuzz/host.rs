@@ -1,4 +1,4 @@
-//! A host that does what a script says. Bytes are functions of their place in the stream.
+//! Host sockets that follow a script. Bytes are functions of their position in the stream.
 
 use std::collections::BTreeMap;
 use std::io::{IoSlice, IoSliceMut};
@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use crate::io::{Close, FlowId, Host, HostCaps, HostError};
 
-/// The byte a guest says at a sequence number.
+/// The guest's byte at a sequence number.
 pub(super) fn guest_byte(seq: u32) -> u8 {
     (seq.wrapping_mul(0x9e37_79b1) >> 24) as u8
 }
 
-/// The byte a host says at a position of its stream.
+/// The host's byte at a position of its stream.
 pub(super) fn host_byte(at: u32) -> u8 {
     (at.wrapping_mul(0x85eb_ca6b) >> 23) as u8
 }
@@ -20,16 +20,16 @@ pub(super) fn host_byte(at: u32) -> u8 {
 #[derive(Debug, Default)]
 pub(super) struct Sock {
     pub(super) outcome: Option<Result<(), HostError>>,
-    /// Bytes it has to say, and said.
+    /// Bytes it still has for the guest, and bytes read from it so far.
     pub(super) says: u32,
     said: u32,
     pub(super) ends: bool,
     pub(super) broken: Option<HostError>,
-    /// The error was given to a caller, or found by `connect_outcome`.
+    /// The error was returned by an operation or by `connect_outcome`.
     told: bool,
-    /// Bytes that its peer does not acknowledge.
+    /// Bytes that the socket's peer does not acknowledge.
     pub(super) kept: u64,
-    /// What it heard and nobody has compared yet, and how much was compared.
+    /// Bytes received from the guest and not compared yet, and the number of those compared.
     pub(super) heard: Vec<u8>,
     pub(super) compared: u32,
     pub(super) room: usize,
@@ -46,7 +46,7 @@ impl Sock {
 #[derive(Debug, Default)]
 pub(super) struct ScriptHost {
     pub(super) socks: BTreeMap<FlowId, Sock>,
-    /// What the next connect(2) answers.
+    /// Error that the next connect(2) returns.
     pub(super) connect: Option<HostError>,
 }
 
@@ -74,6 +74,7 @@ impl Host for ScriptHost {
         let sock = self.sock(flow);
         assert!(!sock.shut, "a write after shutdown");
         if let Some(e) = sock.broken {
+            // As a Linux socket: the error once, then EPIPE.
             return Err(if std::mem::replace(&mut sock.told, true) {
                 HostError::ResetAfterEnd
             } else {
@@ -143,7 +144,7 @@ impl Host for ScriptHost {
         sock.asked = !sock.asked;
     }
 
-    /// Every second question is answered.
+    /// Every second probe is answered at once, the others never.
     fn silence(&mut self, flow: FlowId) -> Option<Duration> {
         let sock = self.sock(flow);
         Some(if sock.asked { Duration::ZERO } else { Duration::MAX })

@@ -1,6 +1,6 @@
-//! An input, read from its front.
+//! A fuzzer's input, consumed from its front.
 
-/// What is left of a script. Behind its end everything is zero.
+/// The remaining bytes of a script. Reads beyond its end return zeros.
 #[derive(Debug)]
 pub(super) struct Script<'a>(&'a [u8]);
 
@@ -25,7 +25,7 @@ impl<'a> Script<'a> {
         u32::from(self.u16()) << 16 | u32::from(self.u16())
     }
 
-    /// At most `n` bytes.
+    /// Takes at most `n` bytes.
     pub(super) fn bytes(&mut self, n: usize) -> &'a [u8] {
         let (front, rest) = self.0.split_at(n.min(self.0.len()));
         self.0 = rest;
@@ -40,7 +40,7 @@ impl<'a> Script<'a> {
         of[usize::from(self.u8()) % of.len()]
     }
 
-    /// A number near the one given, or any.
+    /// A number equal or near to `it`, or any.
     pub(super) fn near(&mut self, it: u32) -> u32 {
         match self.below(8) {
             0..=3 => it,

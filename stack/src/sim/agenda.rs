@@ -1,4 +1,4 @@
-//! What is due when.
+//! The event queue of a world.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -8,6 +8,7 @@ use skbudget_controller::Instant;
 use super::frame::Frame;
 
 #[derive(Debug)]
+/// Content of an event.
 pub(super) enum What {
     ToStack(Frame),
     ToGuest(Frame),
@@ -42,7 +43,7 @@ impl Ord for Event {
     }
 }
 
-/// Events in the order of their time, then of their making.
+/// Events in the order of their time; those of one time in the order of creation.
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
     heap: BinaryHeap<Reverse<Event>>,

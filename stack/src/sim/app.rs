@@ -12,7 +12,7 @@ use super::pattern::Pattern;
 /// What an application wants after a poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Poll when the socket changed, or at `wake`. `busy`: it sent or received, so the stack below has work.
+    /// Poll when the socket changed, or at `wake`. `busy`: it sent or received, so the stack has work.
     Wait { wake: Option<Instant>, busy: bool },
     /// Drop the socket and open a new one at `at`.
     Again { at: Instant },
@@ -26,19 +26,20 @@ impl Next {
 
 /// One application on one socket.
 pub trait App: std::fmt::Debug {
-    /// The socket is new: options before it connects or listens.
+    /// Sets the options of a new socket, before it connects or listens.
     fn configure(&mut self, socket: &mut tcp::Socket<'static>) {
         socket.set_ack_delay(None);
     }
+    /// Does the application's work for now.
     fn poll(&mut self, now: Instant, socket: &mut tcp::Socket<'static>) -> Next;
 }
 
-/// What the pattern of a guest socket is keyed by: the server's port, on either side of the connection.
+/// The server's port, which is the key of a guest socket's pattern, at whichever end the server is.
 fn server_port(socket: &tcp::Socket<'_>, listening: Option<u16>) -> Option<u16> {
     listening.or_else(|| socket.remote_endpoint().map(|e| e.port))
 }
 
-/// Sends all the time, or `limit` bytes and then closes. Reads nothing until it closed.
+/// Sends without pause, or `limit` bytes, then closes. Never reads.
 #[derive(Debug)]
 pub struct BulkSend {
     limit: Option<u64>,
@@ -81,13 +82,13 @@ impl App for BulkSend {
     }
 }
 
-/// Reads all there is and checks it; closes after the peer did.
+/// Reads and checks all data; closes after its peer.
 #[derive(Debug)]
 pub struct BulkRecv {
     received: u64,
     watch: Watch,
     broken: bool,
-    /// Reads nothing before.
+    /// Does not read before this time.
     from: Instant,
     listening: Option<u16>,
 }
@@ -96,11 +97,11 @@ impl BulkRecv {
     pub fn new(watch: Watch) -> Self {
         Self { received: 0, watch, broken: false, from: Instant::default(), listening: None }
     }
-    /// Reads nothing before `at`.
+    /// Does not read before `at`.
     pub fn starting(watch: Watch, at: Instant) -> Self {
         Self { from: at, ..Self::new(watch) }
     }
-    /// Behind `Open::Listen(port)`.
+    /// For a connection opened with `Open::Listen(port)`.
     pub fn listening(watch: Watch, port: u16) -> Self {
         Self { listening: Some(port), ..Self::new(watch) }
     }
@@ -129,7 +130,7 @@ impl App for BulkRecv {
     }
 }
 
-/// Connects and never reads: what fills the buffers on the way to it.
+/// Connects and never reads, so that all buffers towards it fill up.
 #[derive(Debug)]
 pub struct NeverRead;
 
@@ -139,7 +140,7 @@ impl App for NeverRead {
     }
 }
 
-/// True once when the connection broke, for good. `done`: its end is no surprise.
+/// True when the connection is over. Reports a break once, unless `done`: then the end is expected.
 fn ended(
     socket: &tcp::Socket<'_>,
     now: Instant,
@@ -155,6 +156,7 @@ fn ended(
     over && !socket.can_recv()
 }
 
+/// Reads and checks all received data.
 fn drain(
     socket: &mut tcp::Socket<'static>,
     pattern: Pattern,
@@ -174,12 +176,12 @@ fn drain(
     }
 }
 
-/// An open-loop request/response client: request `i` is due at `start + i * every`, whatever happened to the others.
+/// An open-loop request/response client: request `i` is due at `start + i * every`, independent of the others.
 #[derive(Debug, Clone, Copy)]
 pub struct ProbePlan {
     pub start: Instant,
     pub every: Duration,
-    /// No request is due at or after.
+    /// No request is due at this time or later.
     pub until: Instant,
     pub request: u32,
     pub response: u32,
@@ -191,9 +193,9 @@ pub struct Probe {
     plan: ProbePlan,
     watch: Watch,
     next_id: u64,
-    /// Requests accepted by the client and not answered, oldest first.
+    /// Requests that were issued and not answered, oldest first.
     outstanding: VecDeque<u64>,
-    /// Those of them of which no byte was sent.
+    /// Issued requests of which no byte was sent.
     unsent: VecDeque<u64>,
     to_send: u64,
     sent: u64,
@@ -216,6 +218,7 @@ impl Probe {
         }
     }
 
+    /// When the next request is due; `None` after the last.
     fn due(&self) -> Option<Instant> {
         let at = Instant(
             self.plan
@@ -226,6 +229,7 @@ impl Probe {
         (at < self.plan.until).then_some(at)
     }
 
+    /// Issues the requests that are due, and sheds those above the limit.
     fn issue(&mut self, now: Instant) {
         while let Some(at) = self.due().filter(|at| *at <= now) {
             let id = self.next_id;
@@ -255,7 +259,7 @@ impl Probe {
             self.sent += n;
             self.to_send -= n;
         }
-        // Whole requests stand behind the one that is being sent.
+        // The remaining bytes are the request in progress and whole requests behind it.
         let untouched = self.to_send / u64::from(self.plan.request.max(1));
         while self.unsent.len() as u64 > untouched {
             let Some(id) = self.unsent.pop_front() else { break };
@@ -276,7 +280,7 @@ impl Probe {
         self.received > before
     }
 
-    /// Everything outstanding failed; start over on a new connection.
+    /// The connection broke: all outstanding requests failed; reconnects.
     fn start_over(&mut self, now: Instant) -> Next {
         let mut watch = self.watch.borrow_mut();
         watch.broken(now);

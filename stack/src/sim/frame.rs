@@ -1,10 +1,10 @@
-//! Ethernet frames on their way, in buffers that are used again.
+//! Ethernet frames in flight, in reusable buffers.
 
 use std::io::IoSlice;
 
 use crate::vnet::VnetHdr;
 
-/// A frame with its virtio-net header. The buffer keeps its size; `len` says how much of it counts.
+/// A frame with its virtio-net header. The buffer keeps its size; the frame is its first `len` bytes.
 #[derive(Debug, Default)]
 pub struct Frame {
     pub vnet: VnetHdr,
@@ -19,7 +19,7 @@ impl Frame {
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.buf[..self.len]
     }
-    /// The content is whatever the buffer held before.
+    /// Sets the length. The content is whatever the buffer held before.
     pub(super) fn reset(&mut self, len: usize) {
         if self.buf.len() < len {
             self.buf.resize(len, 0);
@@ -29,12 +29,13 @@ impl Frame {
     }
 }
 
-/// Frames to use again. Boxed in the event heap otherwise: a frame is five words.
+/// Frames for reuse, so that a frame in flight costs no allocation.
 #[derive(Debug, Default)]
 pub struct FramePool {
     free: Vec<Frame>,
 }
 
+/// Most frames that the pool keeps.
 const FREE_MAX: usize = 4096;
 
 impl FramePool {
@@ -44,7 +45,7 @@ impl FramePool {
         f.reset(len);
         f
     }
-    /// A frame as a [`Device`](crate::Device) is given it.
+    /// A frame from the arguments of [`Device::send`](crate::Device::send).
     pub fn gather(&mut self, vnet: &VnetHdr, parts: &[IoSlice<'_>]) -> Frame {
         let mut f = self.take(parts.iter().map(|p| p.len()).sum());
         let mut at = 0;
@@ -55,6 +56,7 @@ impl FramePool {
         f.vnet = *vnet;
         f
     }
+    /// Returns a frame to the pool.
     pub fn give(&mut self, frame: Frame) {
         if self.free.len() < FREE_MAX {
             self.free.push(frame);

@@ -1,4 +1,4 @@
-//! What is inside a simulated container: a complete TCP/IP stack by other hands (smoltcp) and the applications on it.
+//! The inside of a simulated container: an independent, complete TCP/IP stack (smoltcp) and the applications on it.
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,17 +15,17 @@ use super::frame::{Frame, FramePool};
 use crate::vnet::{F_NEEDS_CSUM, VnetHdr};
 use crate::{ContainerConfig, Ipv6Net};
 
-/// Anything that can sit at the far end of a link: a whole guest, or a test that speaks frames itself.
+/// The far end of a link: a whole guest, or a test that builds frames itself.
 pub trait Guest: std::fmt::Debug {
-    /// A frame from the stack; the guest works on it in the next `poll`.
+    /// Takes a frame from the stack; the next `poll` processes it.
     fn on_frame(&mut self, now: Instant, frame: Frame);
-    /// Does everything there is to do now. `room` frames may be sent; they go to `out`.
+    /// Does all work that is possible now. At most `room` frames may be sent; they are appended to `out`.
     fn poll(&mut self, now: Instant, room: usize, frames: &mut FramePool, out: &mut Vec<Frame>);
-    /// When to poll again if no frame comes.
+    /// When to poll again if no frame arrives.
     fn next_deadline(&self) -> Option<Instant>;
-    /// The last `poll` stopped for lack of room.
+    /// True if the last `poll` stopped for lack of room.
     fn is_blocked(&self) -> bool;
-    /// For those who need their own type back.
+    /// For callers that need the concrete type.
     fn as_any(&mut self) -> &mut dyn std::any::Any;
 }
 
@@ -34,18 +34,18 @@ pub struct GuestConfig {
     pub ip: Ipv4Addr,
     pub prefix_len: u8,
     pub gateway: Ipv4Addr,
-    /// Address, length of its prefix, gateway; `None` where the MTU does not allow for IPv6.
+    /// Address, prefix length, gateway; `None` if the MTU is too small for IPv6.
     pub ipv6: Option<(Ipv6Addr, u8, Ipv6Addr)>,
     pub mac: [u8; 6],
-    /// IP MTU.
+    /// IP MTU, bytes.
     pub mtu: u16,
-    /// Checksums are left to the device and super-frames are taken, as a kernel on a TAP with vnet_hdr.
+    /// Leaves checksums to the device and accepts super-frames, as a kernel on a TAP with vnet_hdr.
     pub offload: bool,
     pub seed: u64,
 }
 
 impl GuestConfig {
-    /// The addresses of [`crate::ContainerConfig::new`].
+    /// The addresses of [`crate::ContainerConfig::new`] and the given link.
     pub fn new(mtu: u16, offload: bool, seed: u64) -> Self {
         Self {
             ip: Ipv4Addr::new(10, 0, 2, 100),
@@ -76,7 +76,7 @@ impl Default for Buffers {
     }
 }
 
-/// What a connection of a guest begins with.
+/// How a connection of a guest is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Open {
     Connect(SocketAddr),
@@ -93,12 +93,12 @@ struct Conn {
     buffers: Buffers,
     handle: Option<SocketHandle>,
     app: Box<dyn App>,
-    /// Not polled before, unless its socket may have changed.
+    /// Next poll, unless its socket changes earlier.
     wake: Option<Instant>,
     finished: bool,
 }
 
-/// A guest on smoltcp.
+/// A guest that runs smoltcp.
 pub struct SmolGuest {
     iface: Interface,
     sockets: SocketSet<'static>,
@@ -115,7 +115,7 @@ impl std::fmt::Debug for SmolGuest {
     }
 }
 
-/// smoltcp and applications take turns until both are idle; more rounds than this in one instant is a livelock.
+/// smoltcp and the applications run in turn until both are idle. More rounds than this in one instant are a livelock.
 const ROUNDS_MAX: usize = 10_000;
 
 impl SmolGuest {
@@ -144,7 +144,7 @@ impl SmolGuest {
         }
     }
 
-    /// A connection that begins at `at`.
+    /// Adds a connection that is opened at `at`.
     pub fn open(&mut self, at: Instant, open: Open, buffers: Buffers, app: Box<dyn App>) -> ConnId {
         let id = ConnId(self.conns.len());
         self.conns.push(Conn { open, buffers, handle: None, app, wake: Some(at), finished: false });
@@ -152,27 +152,28 @@ impl SmolGuest {
         id
     }
 
-    /// The power goes: nothing is received or sent any more.
+    /// Power failure: from now on nothing is received or sent.
     pub fn halt(&mut self) {
         self.running = false;
         self.deadline = None;
         self.device.rx.clear();
     }
 
-    /// The socket of a connection that began and did not finish.
+    /// The socket of a connection that is open.
     pub fn socket(&self, id: ConnId) -> Option<&tcp::Socket<'static>> {
         self.conns.get(id.0)?.handle.map(|h| self.sockets.get(h))
     }
-    /// The application of a connection.
+    /// The application of a connection, open or not.
     pub fn app(&mut self, id: ConnId) -> Option<&mut dyn App> {
         Some(self.conns.get_mut(id.0)?.app.as_mut())
     }
-    /// Connections in this state.
+    /// Number of connections in this state.
     pub fn count(&self, state: tcp::State) -> usize {
         let of = |c: &Conn| c.handle.map(|h| self.sockets.get::<tcp::Socket<'_>>(h).state());
         self.conns.iter().filter(|c| of(c) == Some(state)).count()
     }
 
+    /// Creates the socket of a connection that is due.
     fn begin(&mut self, i: usize) {
         let conn = &mut self.conns[i];
         let rx = tcp::SocketBuffer::new(vec![0; conn.buffers.rx]);
@@ -191,7 +192,7 @@ impl SmolGuest {
         conn.wake = None;
     }
 
-    /// Polls the applications that are due, or all when sockets may have changed. True when any did something.
+    /// Polls the applications that are due, or all if sockets may have changed. Returns true if any did something.
     fn run_apps(&mut self, now: Instant, all: bool) -> bool {
         let mut busy = false;
         for i in 0..self.conns.len() {
@@ -227,13 +228,15 @@ impl SmolGuest {
         busy
     }
 
+    /// Computes the next deadline.
     fn plan(&mut self, now: Instant) {
         let smol = if self.device.exhausted {
-            // Everything it wants to send waits for room; the world polls when there is some.
+            // smoltcp's output waits for room; the world polls the guest when the link has some.
             None
         } else {
             self.iface.poll_at(smol(now), &self.sockets).map(|t| {
                 let at = Instant(u64::try_from(t.total_micros()).unwrap_or(0) * 1000);
+                // smoltcp counts microseconds: a rounded deadline must not be now.
                 at.max(Instant(now.0 + 1000))
             })
         };
@@ -286,7 +289,7 @@ impl Guest for SmolGuest {
     }
 }
 
-/// smoltcp's end of the link: queues of frames.
+/// smoltcp's end of the link: frames in both directions.
 #[derive(Debug)]
 struct GuestDevice {
     rx: VecDeque<Frame>,
@@ -322,7 +325,7 @@ impl GuestDevice {
     }
 }
 
-/// The frame being looked at; its buffer goes back to the pool with the next one.
+/// The frame that smoltcp processes. Its buffer returns to the pool with the next one.
 struct RxFrame<'a>(&'a Frame);
 
 struct TxPort<'a> {
@@ -337,7 +340,7 @@ impl phy::Device for GuestDevice {
     type TxToken<'a> = TxPort<'a>;
 
     fn receive(&mut self, _now: SmolInstant) -> Option<(RxFrame<'_>, TxPort<'_>)> {
-        // A frame may be answered at once (ARP, RST): it is looked at only while an answer can be sent.
+        // smoltcp may answer a frame at once (ARP, RST), so it gets one only while an answer can be sent.
         if self.room == 0 {
             self.exhausted |= !self.rx.is_empty();
             return None;
@@ -391,7 +394,7 @@ impl phy::TxToken for TxPort<'_> {
     }
 }
 
-/// A kernel guest with checksum offload leaves the TCP checksum to the device.
+/// The vnet header of a frame from a kernel with checksum offload, which leaves the TCP checksum to the device.
 fn partial_checksum(frame: &[u8]) -> VnetHdr {
     let is_tcp_v4 = frame.len() > 34 && frame[12..14] == [8, 0] && frame[23] == 6;
     let is_tcp_v6 = frame.len() > 54 && frame[12..14] == [0x86, 0xdd] && frame[20] == 6;

@@ -1,11 +1,11 @@
-//! Two guests on one cable, no stack between them: the simulator's parts against themselves.
+//! Two guests on one cable without a stack between them: tests the simulator's own parts.
 
 use super::super::app::{BulkSend, Next};
 use super::super::observe::{Tally, Watch};
 use super::super::pattern::Pattern;
 use super::*;
 
-/// Checks what `BulkSend` sends.
+/// Checks the stream of `BulkSend`.
 #[derive(Debug)]
 struct Check {
     received: u64,
@@ -36,7 +36,7 @@ impl App for Check {
     }
 }
 
-/// Both guests polled whenever one has something, frames after 10 us.
+/// Polls both guests whenever one has work; frames arrive after 10 us.
 fn run(a: &mut SmolGuest, b: &mut SmolGuest, until: Instant) -> usize {
     let mut frames = FramePool::default();
     let mut flying: VecDeque<(Instant, bool, Frame)> = VecDeque::new();

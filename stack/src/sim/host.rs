@@ -1,14 +1,14 @@
-//! The host side of one simulated container: sockets with bounded buffers and edge-triggered readiness, servers
+//! The host side of one simulated container: sockets with bounded buffers and edge-triggered readiness, and the servers
 //! behind them.
 //!
 //! A socket's send side holds half of `caps.sndbuf` (the kernel counts overhead in the other half) plus the server's
-//! own receive buffer; its receive side holds half of `caps.rcvbuf`. Bytes are not stored: they are checked against
-//! the stream's pattern when the stack writes them and made from it when the stack reads.
+//! own receive buffer. Its receive side holds half of `caps.rcvbuf`. Bytes are not stored: the stack's writes are
+//! checked against the stream's pattern, and its reads are filled from it.
 //!
-//! Its sockets do not keep their scale (`Host::keeps_scale`) and so connect with small buffers. With large ones all
-//! that a server has to say is there at once, frames become as large as the guest's window, and a slow link, which
-//! carries a frame whole, has each wait for the acknowledgement of the one before: 84 instead of 92 of 100 Mbit/s into
-//! 64 KiB, with limits or without. Behind a device that takes a frame in no time there is nothing to wait for.
+//! The sockets do not fix their window scale at connect (`Host::keeps_scale`), so they connect with small buffers. With
+//! large ones all data of a server arrives at once and frames become as large as the guest's window. A slow link
+//! carries a frame whole, so each then waits for the ACK of the one before: 84 instead of 92 of 100 Mbit/s into 64 KiB,
+//! with limits or without. A device that takes a frame in no time has no such wait.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -23,14 +23,14 @@ use super::server::{Accept, Server};
 use super::sock::Sock;
 use crate::io::{Close, FlowId, Host, HostCaps, HostError, Ready};
 
-/// What happened on one server port.
+/// Counters of one server port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PortStats {
     pub connects: u64,
-    /// Bytes the stack wrote, and those of them the server read.
+    /// Bytes that the stack wrote; of these, bytes that the server read.
     pub written: u64,
     pub consumed: u64,
-    /// Bytes the stack read.
+    /// Bytes that the stack read.
     pub read: u64,
     /// The guest's end of stream reached the server.
     pub eofs: u64,
@@ -58,12 +58,12 @@ impl SimHost {
         Self::default()
     }
 
-    /// Puts a server behind these ports, of any address. The latest registration wins; a port nobody serves refuses.
+    /// Puts a server behind these ports of any address. The latest registration wins; a port without server refuses.
     pub fn serve(&mut self, ports: RangeInclusive<u16>, server: Server) {
         self.servers.push((ports, server));
     }
 
-    /// Servers on these ports read from now on.
+    /// Servers on these ports start to read now.
     pub fn start_reading(&mut self, ports: RangeInclusive<u16>, now: Instant) {
         for (range, server) in &mut self.servers {
             if range.start() >= ports.start() && range.end() <= ports.end() {
@@ -81,7 +81,7 @@ impl SimHost {
         }
     }
 
-    /// An outside client connected to a published port: its socket, as the flow the stack named.
+    /// A client has connected to a published port: creates its socket for the flow that the stack named.
     pub fn adopt(&mut self, flow: FlowId, port: u16, server: Server, caps: HostCaps) {
         let now = self.now;
         self.ports.entry(port).or_default().connects += 1;
@@ -89,7 +89,7 @@ impl SimHost {
         self.step(flow);
     }
 
-    /// Statistics of one port, all zero when it was never used.
+    /// Counters of one port, all zero if it was never used.
     pub fn port(&self, port: u16) -> PortStats {
         self.ports.get(&port).copied().unwrap_or_default()
     }
@@ -109,14 +109,14 @@ impl SimHost {
         }
         sum
     }
-    /// Writes that were not what the guest sent.
+    /// Writes with bytes that differ from what the guest sent.
     pub fn corrupt(&self) -> u64 {
         self.ports.values().map(|p| p.corrupt).sum()
     }
     pub fn open_sockets(&self) -> usize {
         self.socks.len()
     }
-    /// The most that the caps of all sockets together came to, bytes.
+    /// Largest sum of the caps of all sockets so far, bytes.
     pub fn caps_bytes_max(&self) -> u64 {
         self.caps_bytes_max
     }
@@ -126,6 +126,7 @@ impl SimHost {
     pub(super) fn set_now(&mut self, now: Instant) {
         self.now = now;
     }
+    /// Runs the sockets' timers up to `now`.
     pub(super) fn advance(&mut self, now: Instant) {
         while let Some(Reverse((at, _, flow))) = self.timers.peek().copied() {
             if at > now {
@@ -151,6 +152,7 @@ impl SimHost {
         self.broken.pop_front()
     }
 
+    /// Updates a socket and collects its events. Called after every operation on it.
     fn step(&mut self, flow: FlowId) {
         let Some(sock) = self.socks.get_mut(&flow) else { return };
         let stats = self.ports.entry(sock.port()).or_default();
@@ -178,7 +180,7 @@ impl Host for SimHost {
         let server = self.servers.iter().rev().find(|(range, _)| range.contains(&port));
         let server = server.map_or_else(|| Server::fails(HostError::Refused), |(_, s)| s.clone());
         if let Accept::Fails(HostError::NetUnreachable) = server.accept {
-            // The one outcome a kernel knows at once.
+            // The only failure that connect(2) returns at once.
             return Err(HostError::NetUnreachable);
         }
         self.ports.entry(port).or_default().connects += 1;

@@ -1,4 +1,4 @@
-//! One direction of the cable between a guest and its stack: serialisation at a rate, a bounded queue, a delay, and
+//! One direction of the link between a guest and its stack: serialisation at a rate, a bounded queue, a delay, and
 //! seeded faults.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -11,36 +11,36 @@ use super::rng::Rng;
 /// What happens to a frame that finds the queue full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenFull {
-    /// The sender is told and keeps it, as a kernel whose device queue is stopped.
+    /// The sender keeps it and may retry, as with a kernel that has stopped the device queue.
     Refuse,
-    /// It is lost, as in a TAP whose ring is full.
+    /// It is lost, as in a TAP with a full ring.
     Drop,
 }
 
-/// Faults, each in frames per million.
+/// Fault rates, each in frames per million.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Faults {
     pub loss: u32,
     pub duplicate: u32,
     /// One byte after the Ethernet header is changed.
     pub corrupt: u32,
-    /// Held back by `reorder_by`, so that later frames overtake it.
+    /// Delayed by `reorder_by`, so that later frames overtake it.
     pub reorder: u32,
     pub reorder_by: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkConfig {
-    /// One way, after the last bit was sent.
+    /// One-way delay after the last bit was sent.
     pub delay: Duration,
-    /// `None`: no serialisation time.
+    /// Rate; `None`: no serialisation time.
     pub bits_per_second: Option<u64>,
-    /// Frames waiting or being sent.
+    /// Most frames in the queue, the one being sent included.
     pub queue_frames: usize,
     pub when_full: WhenFull,
-    /// Frames up to this length of flows with nothing queued do not wait behind those of others: what a queue that is
-    /// fair between flows does for acknowledgements and requests. No frame overtakes another of its flow (smoltcp drops
-    /// data whose ACK field is older than the last it saw). 0: one queue for all.
+    /// Frames up to this length, of flows with nothing queued, do not wait behind frames of other flows, as in a queue
+    /// that is fair between flows: it favours ACKs and requests. No frame overtakes another of its own flow, because
+    /// smoltcp drops data with an older ACK field than the last one received. 0: one queue for all.
     pub express_max: usize,
     pub faults: Faults,
 }
@@ -59,7 +59,7 @@ impl Default for LinkConfig {
     }
 }
 
-/// Everything that happened to frames, by cause.
+/// Frame counters, by cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LinkStats {
     pub frames: u64,
@@ -72,7 +72,7 @@ pub struct LinkStats {
     pub reordered: u64,
 }
 
-/// A frame that did not arrive as it was sent.
+/// What happened to a frame that did not arrive as it was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mishap {
     Full,
@@ -82,7 +82,7 @@ pub enum Mishap {
     Reordered,
 }
 
-/// Where an offered frame ends up.
+/// The fate of an offered frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// The sender keeps it.
@@ -92,7 +92,7 @@ pub enum Fate {
         at: Instant,
         /// A second copy.
         again: Option<Instant>,
-        /// Byte to change and what to xor it with.
+        /// Offset of the byte to change, and the mask to XOR it with.
         corrupt: Option<(usize, u8)>,
     },
 }
@@ -105,13 +105,14 @@ pub struct Link {
     express_until: Instant,
     /// When the last queued frame of each flow will have been sent.
     flows: BTreeMap<u64, Instant>,
+    /// When each frame of the queue will have been sent.
     departures: VecDeque<Instant>,
     stats: LinkStats,
     mishaps: VecDeque<(Instant, Mishap)>,
     refused_since_room: bool,
 }
 
-/// The log keeps the latest this many mishaps; the counters keep all.
+/// The log keeps this many of the latest mishaps; the counters count all.
 const MISHAPS_MAX: usize = 4096;
 
 impl Link {
@@ -129,7 +130,7 @@ impl Link {
         }
     }
 
-    /// Frames the queue takes now.
+    /// Frames that the queue takes now.
     pub fn room(&mut self, now: Instant) -> usize {
         while self.departures.front().is_some_and(|d| *d <= now) {
             self.departures.pop_front();
@@ -137,16 +138,16 @@ impl Link {
         self.config.queue_frames.saturating_sub(self.departures.len())
     }
 
-    /// A sender without room keeps its frame.
+    /// True if a sender without room keeps its frame.
     pub fn refuses(&self) -> bool {
         self.config.when_full == WhenFull::Refuse
     }
-    /// The sender found no room and wants to be told.
+    /// Records that the sender found no room and needs an event when there is some.
     pub fn want_room(&mut self) {
         self.refused_since_room = true;
     }
 
-    /// When there is room again, if a sender was refused since it was last asked.
+    /// When there is room again, if a sender was refused since the last call.
     pub fn take_room_at(&mut self) -> Option<Instant> {
         if std::mem::take(&mut self.refused_since_room) {
             self.departures.front().copied()
@@ -155,7 +156,7 @@ impl Link {
         }
     }
 
-    /// A frame of `len` bytes of one flow (any number that tells flows apart).
+    /// Sends a frame of `len` bytes. `flow` is any number that distinguishes flows.
     pub fn offer(&mut self, now: Instant, flow: u64, len: usize) -> Fate {
         if self.room(now) == 0 {
             return match self.config.when_full {
@@ -179,7 +180,7 @@ impl Link {
         let wire = Duration::from_nanos(wire);
         let alone = self.flows.get(&flow).is_none_or(|last| *last <= now);
         let sent = if len <= self.config.express_max && alone {
-            // It takes its time from those it overtakes.
+            // The link's time is shared: the frame delays those that it overtakes.
             self.express_until = self.express_until.max(now) + wire;
             self.busy_until = self.busy_until.max(now) + wire;
             self.express_until
@@ -194,6 +195,7 @@ impl Link {
         self.fate(now, sent, len)
     }
 
+    /// Draws the faults of a frame. The order of the draws is part of what a seed means.
     fn fate(&mut self, now: Instant, sent: Instant, len: usize) -> Fate {
         let faults = self.config.faults;
         if self.rng.chance(faults.loss) {
@@ -272,7 +274,7 @@ mod tests {
         assert_eq!(at(link.offer(Instant(0), 2, 100)), 100 + 25_000);
         assert_eq!(at(link.offer(Instant(0), 1, 100)), 1200 + 25_000);
         assert_eq!(at(link.offer(Instant(0), 2, 100)), 200 + 25_000);
-        // What they take is taken from the others.
+        // An express frame delays the others by its own time.
         assert_eq!(at(link.offer(Instant(0), 1, 1000)), 2300 + 25_000);
         assert_eq!(at(link.offer(Instant(9000), 1, 100)), 9100 + 25_000);
     }

@@ -1,36 +1,36 @@
-//! Who watches a stream: loadgen's meters, a test's assertions.
+//! Observers of a stream: loadgen's meters, a test's assertions.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use skbudget_controller::Instant;
 
-/// What the ends of simulated connections report. Every method does nothing unless overridden.
+/// Reports from the ends of simulated connections. Each method does nothing unless overridden.
 pub trait Observer: std::fmt::Debug {
-    /// Bytes reached the application they were meant for (and were the right ones).
+    /// Correct bytes reached their application.
     fn bytes(&mut self, _now: Instant, _n: u64) {}
-    /// Bytes that were not what was sent: position of the first in its stream.
+    /// Bytes differ from those sent; `position` is the first of them in its stream.
     fn corrupt(&mut self, _now: Instant, _position: u64) {}
-    /// The connection ended although its application still wanted it.
+    /// The connection ended although its application still needed it.
     fn broken(&mut self, _now: Instant) {}
     /// A request was due at `intended`, whether or not it could be sent.
     fn intended(&mut self, _id: u64, _intended: Instant) {}
-    /// The client looked at request `id`, which was due: what keeps it back from here on is not the client.
+    /// The client processed request `id`, which was due. Any later delay is not the client's.
     fn looked(&mut self, _id: u64, _now: Instant) {}
     /// The socket took the first byte of request `id`.
     fn sent(&mut self, _id: u64, _now: Instant) {}
-    /// The whole response to request `id` is here.
+    /// The whole response to request `id` has arrived.
     fn completed(&mut self, _id: u64, _now: Instant) {}
-    /// Too many were outstanding: request `id` is not sent at all.
+    /// Too many requests were outstanding, so request `id` is never sent.
     fn shed(&mut self, _id: u64) {}
     /// The connection broke under request `id`.
     fn failed(&mut self, _id: u64) {}
 }
 
-/// A shared observer. A world lives on one thread.
+/// A shared observer. A world runs on one thread.
 pub type Watch = Rc<RefCell<dyn Observer>>;
 
-/// Counts and nothing else.
+/// An observer that only counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
     pub bytes: u64,

@@ -1,9 +1,9 @@
-//! The bytes of every simulated stream: a function of (stream, position), so that either end can make or check any
-//! part of it without storing it.
+//! The bytes of every simulated stream: a function of stream and position, so that either end can produce or check any
+//! part without storing it.
 //!
-//! Every byte that arrives is compared with the byte expected at its position, which is stronger than a hash over the
-//! stream: the first wrong byte is named. The table's length is prime, so that no power-of-two ring, chunk or segment
-//! size can turn a misplaced block into an accidental match.
+//! Every received byte is compared with the one expected at its position, which is stronger than a hash of the stream
+//! because it names the first wrong byte. The table's length is prime, so that no power-of-two ring, chunk or segment
+//! size lets a misplaced block match by accident.
 
 use std::sync::OnceLock;
 
@@ -16,7 +16,7 @@ fn table() -> &'static [u8] {
     TABLE.get_or_init(|| {
         let mut rng = Rng::new(0x5ee_d0f7);
         let mut one: Vec<u8> = (0..PERIOD).map(|_| (rng.next_u64() >> 24) as u8).collect();
-        // Twice in a row: any PERIOD bytes from any start are one slice.
+        // Stored twice in a row, so that any PERIOD bytes from any start are one slice.
         one.extend_from_within(..);
         one
     })
@@ -33,17 +33,18 @@ impl Pattern {
         Self { start: (stream.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16) as usize % PERIOD }
     }
 
-    /// What the guest sends to the server on `port`. Servers tell streams apart by port only, hence one port a
-    /// connection wherever a mix-up between connections must be seen.
+    /// The guest's bytes to the server on `port`. Servers distinguish streams by port only, so use one port per
+    /// connection where a mix-up between connections must be detected.
     pub fn from_guest(port: u16) -> Self {
         Self::new(u64::from(port) << 1)
     }
 
-    /// What the server on `port` sends to the guest.
+    /// The bytes of the server on `port` to the guest.
     pub fn from_host(port: u16) -> Self {
         Self::new(u64::from(port) << 1 | 1)
     }
 
+    /// Writes the stream's bytes from `position` on.
     pub fn fill(self, position: u64, out: &mut [u8]) {
         self.pieces(position, out.len(), |at, piece| {
             out[at..at + piece.len()].copy_from_slice(piece);
@@ -51,7 +52,7 @@ impl Pattern {
         });
     }
 
-    /// Position of the first byte that is not what it should be.
+    /// Compares `data` with the stream; the error is the position of the first wrong byte.
     pub fn check(self, position: u64, data: &[u8]) -> Result<(), u64> {
         let mut wrong = None;
         self.pieces(position, data.len(), |at, piece| {

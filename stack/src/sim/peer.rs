@@ -1,25 +1,25 @@
-//! The far end of a socket, which may vanish: the kernel's keep-alive and retransmissions find that out.
+//! The remote end of a socket, which may vanish: the kernel's keep-alive and retransmissions detect it.
 
 use std::time::Duration;
 
 use skbudget_controller::Instant;
 
 pub(super) const NEVER: Instant = Instant(u64::MAX);
-/// A kernel that is not acknowledged gives up after so long (Linux' tcp_retries2 of 15).
+/// A kernel gives up after this time without an acknowledgement (Linux' tcp_retries2 of 15).
 const RETRANSMITS_FOR: Duration = Duration::from_secs(924);
-/// Probes without an answer after which a kernel gives up at the latest (MAX_TCP_KEEPCNT).
+/// Most unanswered keep-alive probes before a kernel gives up (MAX_TCP_KEEPCNT).
 const PROBES_MAX: u32 = 127;
-/// Asked for less than this after it was heard, a peer is not probed.
+/// A peer that was heard from within this time is not probed on request.
 const ASK_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Peer {
-    /// From then on it neither sends nor acknowledges.
+    /// From this time on it neither sends nor acknowledges.
     gone_from: Instant,
-    /// There and back.
+    /// Round-trip time.
     rtt: Duration,
     heard: Instant,
-    /// When the first of the bytes that are not acknowledged was sent.
+    /// When the oldest unacknowledged byte was sent.
     owes_since: Option<Instant>,
     every: Option<Duration>,
     answers_at: Option<Instant>,
@@ -30,12 +30,12 @@ impl Peer {
         Self { gone_from, rtt, heard: now, owes_since: None, every: None, answers_at: None }
     }
 
-    /// Something of it arrived, or bytes were acknowledged.
+    /// Records a segment or an acknowledgement of the peer.
     pub(super) fn heard(&mut self, now: Instant) {
         self.heard = self.heard.max(now);
     }
 
-    /// `owes`: bytes were sent that it has not acknowledged.
+    /// Brings the state to `now`. `owes`: there are bytes that the peer has not acknowledged.
     pub(super) fn advance(&mut self, owes: bool, now: Instant) {
         self.owes_since = if owes { self.owes_since.or(Some(now)) } else { None };
         if let Some(at) = self.answers_at.filter(|&at| at <= now) {
@@ -43,6 +43,7 @@ impl Peer {
             self.answers_at = None;
         }
         if let Some(every) = self.every {
+            // Keep-alive probes since then were answered, up to the time at which the peer vanished.
             let until = now.min(self.gone_from);
             let probes = until.since(self.heard).as_nanos() / every.as_nanos();
             self.heard = self.heard + every * u32::try_from(probes).unwrap_or(u32::MAX);
@@ -53,6 +54,7 @@ impl Peer {
         self.every = Some(every);
     }
 
+    /// Probes the peer now; the answer arrives after a round trip, if the probe reaches it in time.
     pub(super) fn ask(&mut self, now: Instant) {
         let sent = now.since(self.heard) >= ASK_AFTER;
         if sent && now + self.rtt / 2 < self.gone_from {
@@ -64,7 +66,7 @@ impl Peer {
         self.owes_since.is_none().then(|| now.since(self.heard))
     }
 
-    /// When the kernel takes it for gone.
+    /// When the kernel gives the peer up.
     pub(super) fn given_up_at(&self) -> Instant {
         match (self.gone_from, self.owes_since, self.every) {
             (NEVER, ..) | (_, None, None) => NEVER,

@@ -1,4 +1,4 @@
-//! Frames on their way onto a link.
+//! Sends frames onto a link.
 
 use std::io::IoSlice;
 
@@ -32,6 +32,7 @@ impl Device for DownPort<'_> {
     }
 }
 
+/// Offers a frame to a link and schedules its arrival, a duplicate's too.
 pub(super) fn send(
     link: &mut Link,
     now: Instant,
@@ -55,7 +56,7 @@ pub(super) fn send(
     }
 }
 
-/// Addresses and ports of an IPv4 frame without options, or what stands there.
+/// A number for the flow of a frame: addresses and ports of IPv4 without options, or the bytes at their place.
 fn flow_of(frame: &[u8]) -> u64 {
     let word = |at: usize| {
         frame.get(at..at + 4).map_or(0, |b| {

@@ -1,7 +1,7 @@
-//! The simulator's own random numbers: xoshiro256** seeded by splitmix64, so that a seed means the same run on every
+//! The simulator's random numbers: xoshiro256** seeded by splitmix64, so that a seed gives the same run on every
 //! machine and with every version of every crate.
 
-/// A stream of numbers that depends on its seed only.
+/// A stream of numbers that depends only on its seed.
 #[derive(Debug, Clone)]
 pub struct Rng {
     s: [u64; 4],
@@ -43,7 +43,7 @@ impl Rng {
         ((u128::from(self.next_u64()) * u128::from(n)) >> 64) as u64
     }
 
-    /// True `ppm` times in a million. Draws nothing for 0: a fault that is off leaves the stream alone.
+    /// True `ppm` times in a million. 0 draws nothing: a fault that is off does not shift the stream.
     pub fn chance(&mut self, ppm: u32) -> bool {
         ppm > 0 && self.below(1_000_000) < u64::from(ppm)
     }

@@ -1,4 +1,4 @@
-//! What a simulated host-side server does, as independent properties.
+//! Behaviour of a simulated server on the host side, as independent properties.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use skbudget_controller::Instant;
 use super::observe::Watch;
 use crate::io::HostError;
 
-/// How a connection attempt ends.
+/// Outcome of a connection attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accept {
     Accepts,
@@ -16,11 +16,11 @@ pub enum Accept {
     Silent,
 }
 
-/// Where the bytes a server sends come from.
+/// Source of the bytes that a server sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     Nothing,
-    /// Always has data; `Some` ends the stream after that many bytes.
+    /// Always has data; `Some(n)` ends the stream after `n` bytes.
     Push(Option<u64>),
     /// `response` bytes for every `request` bytes read, `think` later.
     Respond {
@@ -41,37 +41,37 @@ pub enum End {
     FinThenReset,
 }
 
-/// One kind of server. Start from a constructor and change what differs.
+/// One kind of server. Start from a constructor and change the fields that differ.
 #[derive(Debug, Clone)]
 pub struct Server {
     pub accept: Accept,
     pub source: Source,
-    /// Reads nothing before; `u64::MAX` nanoseconds = never.
+    /// Does not read before this time; `u64::MAX` nanoseconds: never.
     pub reads_from: Instant,
-    /// Bytes per second it reads; `None` = all there is.
+    /// Read rate, bytes per second; `None`: unlimited.
     pub read_rate: Option<u64>,
-    /// One way between the host socket and the server.
+    /// One-way delay between the host socket and the server.
     pub delay: Duration,
-    /// Bytes the server's own socket takes while it does not read.
+    /// Bytes that the server's own socket takes while the server does not read.
     pub rcvbuf: u64,
     /// Intervals in which it neither reads nor writes.
     pub frozen: Vec<(Instant, Instant)>,
-    /// It vanishes then, without a word: nothing is read, sent or acknowledged from then on.
+    /// The server vanishes at this time without closing: from then on it reads, sends and acknowledges nothing.
     pub gone_from: Instant,
-    /// Resets the connection when it has read this much and sent all that it then has to send.
+    /// Resets the connection after reading this many bytes and sending all bytes that are due by then.
     pub resets_after: Option<u64>,
-    /// What it does after the last byte of `Source::Push(Some(_))`.
+    /// How it ends after the last byte of `Source::Push(Some(_))`.
     pub end: End,
-    /// Told about the bytes it reads.
+    /// Observer of the bytes that it reads.
     pub watch: Option<Watch>,
-    /// It stands at the guest's end (behind a [`super::Twin`]): what it sends is what a guest would.
+    /// True for a server at the guest's end, behind a [`super::Twin`]: it sends the guest's pattern.
     pub at_guest: bool,
 }
 
 const NEVER: Instant = Instant(u64::MAX);
 
 impl Server {
-    /// Reads everything, sends nothing, closes when the guest did.
+    /// Reads everything, sends nothing, closes after the guest.
     pub fn sink() -> Self {
         Self {
             accept: Accept::Accepts,
@@ -94,7 +94,7 @@ impl Server {
     pub fn pusher(bytes: Option<u64>) -> Self {
         Self { source: Source::Push(bytes), ..Self::sink() }
     }
-    /// An answer, and a reset right after its last byte.
+    /// Sends its bytes, then resets right after the last one.
     pub fn pusher_that_resets(bytes: u64, end: End) -> Self {
         Self { end, ..Self::pusher(Some(bytes)) }
     }
@@ -121,7 +121,7 @@ impl Server {
         Self { delay, ..self }
     }
 
-    /// The first moment at or after `t` at which the server does anything.
+    /// The first time at or after `t` at which the server is neither frozen nor gone.
     pub(super) fn awake(&self, t: Instant) -> Instant {
         let mut t = t;
         for (from, until) in &self.frozen {

@@ -21,9 +21,9 @@ enum State {
         until: Instant,
     },
     Open,
-    /// The connection was never made.
+    /// The connect failed.
     Failed(HostError),
-    /// It broke. The error is given to one caller: the first write, or the read after the last byte.
+    /// The connection broke. One operation returns the error: the first write, or the read after the last byte.
     Broken {
         error: Option<HostError>,
     },
@@ -41,28 +41,28 @@ pub(super) struct Sock {
     // Towards the server.
     written: u64,
     consumed: u64,
-    /// When the server will have read how many bytes.
+    /// When the server will have read which number of bytes.
     reading: VecDeque<(Instant, u64)>,
     read_until: Instant,
     write_closed: bool,
     eof_seen: bool,
 
     // Towards the stack.
-    /// Bytes the server wants to send; `u64::MAX` has no end.
+    /// Bytes that the server still has to send; `u64::MAX`: without end.
     owed: u64,
-    /// (arrival, bytes) on their way.
+    /// Bytes in flight, with their arrival time.
     flying: VecDeque<(Instant, u64)>,
     flying_bytes: u64,
     available: u64,
     read: u64,
-    /// Nothing follows after `owed`.
+    /// The stream ends after `owed`.
     ending: bool,
     /// A reset follows after `owed`.
     resetting: bool,
-    /// It was not reported yet.
+    /// The break was not reported yet.
     broke: bool,
 
-    /// The next edge is owed to the stack: its last operation met `WouldBlock`.
+    /// The stack must receive the next edge, because its last operation returned `WouldBlock`.
     want_read: bool,
     want_write: bool,
 }
@@ -72,7 +72,7 @@ impl Sock {
         let mut sock = Self::open(port, server, caps, now);
         let until = match sock.server.accept {
             Accept::Silent => NEVER,
-            // There and back.
+            // A round trip.
             Accept::Accepts | Accept::Fails(_) => sock.server.awake(now + 2 * sock.server.delay),
         };
         sock.state = State::Connecting { until };
@@ -130,7 +130,7 @@ impl Sock {
 
     // ---- what the stack does ----
 
-    /// The far end, as it is now.
+    /// The remote end, brought to `now`.
     pub(super) fn peer(&mut self, now: Instant) -> &mut Peer {
         self.peer.advance(self.consumed < self.written, now);
         &mut self.peer
@@ -189,6 +189,7 @@ impl Sock {
         }
         let n = self.written - before;
         stats.written += n;
+        // The server reads the bytes when they have arrived and it is awake.
         self.plan_reading(now, n);
         Ok(n as usize)
     }
@@ -237,6 +238,7 @@ impl Sock {
 
     // ---- what the server does ----
 
+    /// The server reads `n` bytes, which may make it answer or reset.
     fn consume(&mut self, now: Instant, n: u64, stats: &mut PortStats) {
         if n == 0 {
             return;
@@ -263,6 +265,7 @@ impl Sock {
         }
     }
 
+    /// Sends as much as the receive buffer has room for.
     fn send_more(&mut self, now: Instant) {
         let cap = u64::from(self.caps.rcvbuf / 2);
         let n = self.owed.min(cap.saturating_sub(self.available + self.flying_bytes));
@@ -277,7 +280,7 @@ impl Sock {
             Source::Nothing | Source::Push(_) | Source::Echo => Duration::ZERO,
         };
         let at = self.server.awake(now + think) + self.server.delay;
-        // A stream does not overtake itself.
+        // Later data does not overtake earlier data of the stream.
         let at = self.flying.back().map_or(at, |(last, _)| at.max(*last));
         self.flying.push_back((at, n));
         self.flying_bytes += n;
@@ -301,7 +304,7 @@ impl Sock {
         }
     }
 
-    /// Brings the socket to `now`; the edge that is due, if any.
+    /// Brings the socket to `now`. Returns the readiness edge that is due, if any.
     pub(super) fn step(&mut self, now: Instant, stats: &mut PortStats) -> Option<Ready> {
         if let State::Connecting { until } = self.state {
             if until > now {
@@ -320,6 +323,7 @@ impl Sock {
             self.peer.heard(at);
             self.consume(now, n, stats);
         }
+        // A server sees the end of the stream only after it has read all data.
         let all_read = self.consumed == self.written && self.server.reads_from <= now;
         if self.write_closed && all_read && !self.eof_seen {
             self.eof_seen = true;
@@ -346,10 +350,11 @@ impl Sock {
         self.edge()
     }
 
+    /// The readiness edge that is due. It is reported once.
     fn edge(&mut self) -> Option<Ready> {
         let failed = matches!(self.state, State::Failed(_) | State::Broken { .. });
         let readable = self.want_read && (failed || self.available > 0 || self.ended());
-        // The kernel's rule: writable again when a third is free.
+        // As the kernel's `sk_stream_is_writeable`: writable again when a third of the buffer is free.
         let free = self.write_room() >= self.write_cap().div_ceil(3);
         let writable = self.want_write && (failed || free);
         self.want_read &= !readable;
@@ -357,7 +362,7 @@ impl Sock {
         (readable || writable).then_some(Ready { readable, writable })
     }
 
-    /// The moment of the next change, if no timer is set for it yet.
+    /// The time of the next change, if no timer is set for it yet.
     pub(super) fn arm_timer(&mut self) -> Option<Instant> {
         let connect = match self.state {
             State::Connecting { until } => until,

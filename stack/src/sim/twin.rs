@@ -1,5 +1,5 @@
-//! A guest that is a container stack itself, the other way round: what is the guest to one is the gateway to the other.
-//! Both ends of every connection are then ours, and so is every loss, delay and timer in between.
+//! A guest that is itself a container's stack, mirrored: the guest of one is the gateway of the other. Both ends of
+//! every connection are then our code, and so are all losses, delays and timers between them.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -25,14 +25,14 @@ pub struct Twin {
     pool: ChunkPool,
     host: SimHost,
     inbox: VecDeque<Frame>,
-    /// Connections to begin: when, to which port, and what is at this end.
+    /// Connections to open: time, port, and the server at this end.
     todo: VecDeque<(Instant, u16, Server)>,
     now: Instant,
     deadline: Option<Instant>,
     blocked: bool,
 }
 
-/// Frames the link takes in one poll.
+/// The device of one poll: takes as many frames as the link has room for.
 struct Outbox<'a> {
     room: usize,
     refused: bool,
@@ -53,7 +53,7 @@ impl Device for Outbox<'_> {
 }
 
 impl Twin {
-    /// `config`: of the container this is the guest of; IPv4 only.
+    /// `config` is that of the container that this is the guest of. IPv4 only.
     ///
     /// # Panics
     /// When the budget has no room for the device queue.
@@ -77,7 +77,7 @@ impl Twin {
         }
     }
 
-    /// A connection to `port` that begins at `at` (or when there is room), in the order of calls.
+    /// Opens a connection to `port` at `at`, or later when there is room. Connections open in the order of the calls.
     pub fn open(&mut self, at: Instant, port: u16, client: Server) {
         self.todo.push_back((at, port, client));
     }
@@ -105,6 +105,7 @@ impl Twin {
         f(container, &mut Ctx { now, budget, pool, host, device })
     }
 
+    /// Opens the connections that are due, as accepted connections of a published port.
     fn begin(&mut self, now: Instant, device: &mut Outbox<'_>) {
         while let Some((at, port, client)) = self.todo.front().cloned() {
             if at > now || !self.container.can_accept(&self.budget) {
@@ -119,7 +120,7 @@ impl Twin {
         }
     }
 
-    /// One turn of the worker loop; true when another is due.
+    /// One turn of the worker loop. Returns true if another is due.
     fn turn(&mut self, now: Instant, device: &mut Outbox<'_>) -> bool {
         while let Some(frame) = self.inbox.pop_front() {
             self.with(now, device, |c, cx| c.on_frame(cx, &frame.vnet, frame.bytes()));
@@ -174,7 +175,7 @@ impl Guest for Twin {
     }
 }
 
-/// What a flow holds must be given back, or its ledger complains.
+/// Ends all flows: a ledger that is dropped without release panics.
 impl Drop for Twin {
     fn drop(&mut self) {
         let (mut frames, mut out) = (FramePool::default(), Vec::new());

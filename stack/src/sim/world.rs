@@ -1,4 +1,4 @@
-//! The worker in virtual time: one event heap, one order of things.
+//! The worker loop in virtual time: one event queue, one fixed order of steps.
 
 use std::net::SocketAddr;
 
@@ -25,7 +25,7 @@ pub struct BudgetId(usize);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeId(usize);
 
-/// One container with everything around it.
+/// One container with its links, guest and host.
 #[derive(Debug)]
 pub struct NodeConfig {
     pub container: ContainerConfig,
@@ -49,11 +49,11 @@ struct Node {
     alive: bool,
     stack_dirty: bool,
     guest_dirty: bool,
-    /// Earliest pending timer event per kind: stack, guest, host.
+    /// Earliest pending timer event of the stack, the guest and the host.
     armed: [Option<Instant>; 3],
 }
 
-/// What the world did, for performance notes and tests of the simulator itself.
+/// Amount of work done, for performance notes and tests of the simulator itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct WorldStats {
     pub events: u64,
@@ -73,14 +73,14 @@ pub struct World {
     pool: ChunkPool,
     frames: FramePool,
     outbox: Vec<Frame>,
-    /// Nodes that something happened to since their timers were set: only these can have anything to do.
+    /// Nodes with an event since their timers were set: only these can have work.
     touched: Vec<usize>,
-    /// The same in order, while they are settled.
+    /// The same nodes, sorted, while they are settled.
     settling: Vec<usize>,
     stats: WorldStats,
 }
 
-/// Rounds in which stack, guests and budgets wake each other without time passing. More is a livelock.
+/// Rounds in which stack, guests and budgets wake each other at one instant. More rounds are a livelock.
 const ROUNDS_MAX: usize = 100_000;
 
 const STACK: usize = 0;
@@ -111,7 +111,7 @@ impl World {
         BudgetId(self.budgets.len() - 1)
     }
 
-    /// A container joins its budget; its device queue is charged.
+    /// Adds a container to its budget and charges its device queue.
     pub fn add_container(&mut self, config: NodeConfig) -> Result<NodeId, Refusal> {
         let NodeConfig { container, budget, up, down, guest, mut host } = config;
         let id = self.nodes.len();
@@ -139,7 +139,7 @@ impl World {
         self.now
     }
 
-    /// Everything due up to and including `until` happens; then it is `until`.
+    /// Processes all events up to and including `until`; the time is then `until`.
     pub fn run_until(&mut self, until: Instant) {
         self.settle();
         while let Some(at) = self.agenda.next_at().filter(|at| *at <= until) {
@@ -153,7 +153,7 @@ impl World {
         self.now = self.now.max(until);
     }
 
-    /// Runs until nothing more is due or `until`; true when it came to rest.
+    /// Runs until no event is left, or until `until`. Returns true if no event is left.
     pub fn run_until_idle(&mut self, until: Instant) -> bool {
         self.settle();
         while let Some(at) = self.agenda.next_at() {
@@ -166,6 +166,7 @@ impl World {
         true
     }
 
+    /// Delivers one event. It only marks nodes; `settle` does the work.
     fn dispatch(&mut self, event: Event) {
         self.stats.events += 1;
         let Self { now, budgets, nodes, pool, agenda, frames, touched, .. } = self;
@@ -204,7 +205,7 @@ impl World {
         }
     }
 
-    /// Lets everything that has something to do at `now` do it, in a fixed order, until nothing has.
+    /// Lets all nodes with work at `now` do it, in a fixed order, until none has any.
     fn settle(&mut self) {
         if self.touched.is_empty() {
             return;
@@ -226,7 +227,7 @@ impl World {
         self.settling.clear();
     }
 
-    /// Nodes touched since join those that are being settled, in the order of their numbers.
+    /// Adds newly touched nodes to those being settled, in the order of their numbers.
     fn note_touched(&mut self) {
         if !self.touched.is_empty() {
             self.settling.append(&mut self.touched);
@@ -235,6 +236,7 @@ impl World {
         }
     }
 
+    /// Reports host events to each dirty stack and runs one turn of it.
     fn settle_stacks(&mut self) -> bool {
         let mut busy = false;
         for n in 0..self.settling.len() {
@@ -263,9 +265,10 @@ impl World {
         busy
     }
 
+    /// Wakes waiters of each budget in which memory may have returned.
     fn settle_wakes(&mut self) -> bool {
         let mut busy = false;
-        // Without a level above, nothing that happens to others wakes anybody.
+        // Without a common level, a release in one budget makes no room in another.
         let apart = self.budgets.iter().all(|b| b.parent().is_none());
         let mut concerned: Vec<usize> = if apart {
             self.settling.iter().map(|i| self.nodes[*i].budget).collect()
@@ -290,6 +293,7 @@ impl World {
         busy
     }
 
+    /// Polls each dirty guest and sends its frames.
     fn settle_guests(&mut self) -> bool {
         let mut busy = false;
         for n in 0..self.settling.len() {
@@ -314,7 +318,7 @@ impl World {
         busy
     }
 
-    /// Sets the timers of a node that something happened to.
+    /// Sets the timers of a node after it was settled.
     fn arm(&mut self, i: usize) {
         let Self { now, nodes, agenda, .. } = self;
         let node = &mut nodes[i];
@@ -324,7 +328,7 @@ impl World {
         let due =
             [node.container.next_deadline(), node.guest.next_deadline(), node.host.next_deadline()];
         for (kind, due) in due.into_iter().enumerate() {
-            // A deadline in the past is due at once, but not again within this instant.
+            // A deadline in the past is due next, but not again at this instant.
             let Some(at) = due.map(|d| d.max(Instant(now.0 + 1))) else { continue };
             if node.armed[kind].is_none_or(|armed| at < armed) {
                 node.armed[kind] = Some(at);
@@ -340,7 +344,7 @@ impl World {
 
     // ---- acting on it ----
 
-    /// A client outside connects to a published port: the flow towards `guest_port`, or `None` when the stack has no
+    /// A client connects to a published port. Returns the flow towards `guest_port`, or `None` if the stack has no
     /// room. `server` describes the client.
     pub fn accept(
         &mut self,
@@ -362,7 +366,7 @@ impl World {
         Some(flow)
     }
 
-    /// The container dies: its flows are aborted and it leaves its budget.
+    /// Ends a container: aborts its flows and removes it from its budget.
     pub fn stop(&mut self, id: NodeId) {
         let Self { now, budgets, nodes, pool, agenda, frames, touched, .. } = self;
         let node = &mut nodes[id.0];
@@ -371,11 +375,11 @@ impl World {
         }
         node.with(id.0, *now, budgets, pool, agenda, frames, Container::abort_all);
         budgets[node.budget].remove_member(node.container.member(), *now);
-        // What it held may wake others of the same budget, in the next settling.
+        // The released memory may wake others of the same budget; the next settling does that.
         touched.push(id.0);
     }
 
-    /// Changes a guest's applications; it is polled afterwards.
+    /// Changes a guest's applications and marks it for a poll.
     pub fn with_guest<G: 'static, R>(&mut self, id: NodeId, f: impl FnOnce(&mut G) -> R) -> R {
         let node = &mut self.nodes[id.0];
         node.guest_dirty = true;
@@ -403,7 +407,7 @@ impl World {
         f(&mut self.budgets[id.0])
     }
 
-    // ---- looking at it ----
+    // ---- inspecting it ----
 
     pub fn container(&self, id: NodeId) -> &Container {
         &self.nodes[id.0].container
@@ -414,19 +418,19 @@ impl World {
     pub fn budget(&self, id: BudgetId) -> &Budget {
         &self.budgets[id.0]
     }
-    /// Drains events (`Budget::poll_event`) and the like.
+    /// For draining events (`Budget::poll_event`) and similar.
     pub fn budget_mut(&mut self, id: BudgetId) -> &mut Budget {
         &mut self.budgets[id.0]
     }
     pub fn host(&self, id: NodeId) -> &SimHost {
         &self.nodes[id.0].host
     }
-    /// Up and down.
+    /// The links: up, down.
     pub fn links(&mut self, id: NodeId) -> (&mut Link, &mut Link) {
         let node = &mut self.nodes[id.0];
         (&mut node.up, &mut node.down)
     }
-    /// Chunks held by any queue.
+    /// Chunks that any queue holds.
     pub fn live_chunks(&self) -> usize {
         self.pool.live()
     }
@@ -435,7 +439,7 @@ impl World {
     }
 }
 
-/// What a flow holds must be given back, or its ledger complains: a world that ends ends its containers.
+/// Ends all containers: a ledger that is dropped without release panics.
 impl Drop for World {
     fn drop(&mut self) {
         for i in 0..self.nodes.len() {
@@ -445,7 +449,7 @@ impl Drop for World {
 }
 
 impl Node {
-    /// Calls the container with everything it is given.
+    /// Calls the container with its context.
     #[expect(clippy::too_many_arguments, reason = "the fields of the world, borrowed apart")]
     fn with<R>(
         &mut self,

@@ -1,4 +1,4 @@
-//! The whole world around a real container stack.
+//! A whole world around a real container's stack.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ fn to(port: u16) -> Open {
     Open::Connect(SocketAddr::from((std::net::Ipv4Addr::new(10, 0, 2, 2), port)))
 }
 
-/// A megabyte each way at once; returns what the world did.
+/// Sends a megabyte each way at once; returns the world's counters.
 fn both_ways(faults: Faults, offload: bool) -> WorldStats {
     let (mut world, node, budget) = world(faults, offload);
     let (up, down) = (Tally::shared(), Tally::shared());

@@ -1,4 +1,4 @@
-//! How a simulated connection ends: what is still delivered then, and to whom the error is told.
+//! The end of a simulated connection: what is still delivered, and which operation returns the error.
 
 use skbudget_controller::Instant;
 
@@ -6,7 +6,7 @@ use super::{NEVER, PortStats, Sock, State};
 use crate::io::HostError;
 
 impl Sock {
-    /// Bytes that the server's kernel has not acknowledged, and the end of the stream.
+    /// Bytes that the server's kernel has not acknowledged, plus one for the end of the stream.
     pub(in crate::sim) fn unacknowledged(&self, now: Instant) -> u64 {
         if matches!(self.state, State::Broken { .. } | State::Failed(_)) {
             return 0;
@@ -16,12 +16,12 @@ impl Sock {
         bytes + u64::from(self.write_closed && bytes > 0)
     }
 
-    /// The reset was not reported yet.
+    /// True once after a break.
     pub(in crate::sim) fn take_broke(&mut self) -> bool {
         std::mem::take(&mut self.broke)
     }
 
-    /// close(2): what the server still reads of what it was sent.
+    /// close(2): the server still reads all bytes it can.
     pub(in crate::sim) fn deliver_rest(mut self, now: Instant, stats: &mut PortStats) {
         if !matches!(self.state, State::Open) {
             return;
@@ -31,7 +31,7 @@ impl Sock {
         stats.eofs += u64::from(!self.eof_seen);
     }
 
-    /// close(2) that resets: the server reads what its kernel had acknowledged.
+    /// close(2) with a reset: the server reads only what its kernel had acknowledged.
     pub(in crate::sim) fn deliver_acknowledged(mut self, now: Instant, stats: &mut PortStats) {
         if !matches!(self.state, State::Open) {
             return;
@@ -41,11 +41,12 @@ impl Sock {
         self.consume(now, rest, stats);
     }
 
+    /// Bytes that the server will read at some time; one that is gone or never reads counts none.
     fn will_read(&mut self) -> u64 {
         self.reading.drain(..).filter(|(at, _)| *at < NEVER).map(|(_, n)| n).sum()
     }
 
-    /// A reset follows what was sent before; what the server was sent is lost.
+    /// Resets the connection once all earlier data was sent. Data on its way to the server is lost.
     pub(super) fn reset_if_due(&mut self) {
         let sent = self.owed == 0 && self.flying.is_empty();
         if self.state == State::Open && self.resetting && sent {
@@ -54,6 +55,7 @@ impl Sock {
         }
     }
 
+    /// Breaks the connection and reports both edges, as EPOLLERR does.
     pub(super) fn break_off(&mut self, error: HostError) {
         self.state = State::Broken { error: Some(error) };
         self.broke = true;

@@ -1,4 +1,4 @@
-//! When a simulated server reads what it was sent.
+//! When a simulated server reads its data.
 
 use std::time::Duration;
 
@@ -6,10 +6,11 @@ use skbudget_controller::Instant;
 
 use super::{NEVER, Sock};
 
-/// A server with a read rate takes its bytes in pieces of this size.
+/// A server with a read rate reads in pieces of this size, bytes.
 const PACED_PIECE: u64 = 16 * 1024;
 
 impl Sock {
+    /// The server starts to read; data that waited is planned anew.
     pub(in crate::sim) fn start_reading(&mut self, now: Instant) {
         self.server.reads_from = now;
         let waiting: u64 = self.reading.drain(..).map(|(_, n)| n).sum();
@@ -19,9 +20,11 @@ impl Sock {
         }
     }
 
+    /// Plans when the server reads `bytes` that were just written.
     pub(super) fn plan_reading(&mut self, now: Instant, bytes: u64) {
         let arrives = self.server.awake((now + self.server.delay).max(self.server.reads_from));
         if arrives == NEVER {
+            // Never read: collected in one entry, for `start_reading`.
             match self.reading.back_mut() {
                 Some((at, n)) if *at == NEVER => *n += bytes,
                 _ => self.reading.push_back((NEVER, bytes)),
