@@ -132,6 +132,7 @@ impl ContainerConfig {
             gateway_ip: Ipv4Addr::new(10, 0, 2, 2),
             dns_ip: Ipv4Addr::new(10, 0, 2, 3),
             prefix_len: 24,
+            // RFC 8200 section 5: a smaller link must fragment below IPv6, which a TAP does not.
             ipv6: Self::has_ipv6(mtu).then(Ipv6Net::default),
             our_mac: [0x52, 0x55, 0x0a, 0x00, 0x02, 0x02],
             mtu,
@@ -223,6 +224,7 @@ impl ContainerConfig {
         let headers = if ipv6 { HEADERS_V6 } else { HEADERS_V4 };
         // The MTU bounds what is sent to the guest; the smaller advertised MSS bounds what it sends.
         let segment_max = self.mtu.saturating_sub(headers).max(1);
+        // Without offload each segment is a frame: a full MSS keeps their number small.
         let mss = if self.offload { segment_max.min(OFFLOAD_MSS) } else { segment_max };
         Link {
             mss,

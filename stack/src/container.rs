@@ -165,8 +165,7 @@ impl Container {
             self.settle(cx, flow, disposition, Some(seg));
             return;
         }
-        // No flow: TIME-WAIT comes before the listen check, because RFC 9293 section 3.10.7.4 lets a new SYN reopen
-        // there.
+        // No flow. TIME-WAIT is tested before new connections: it decides whether a SYN may reuse its tuple (RFC 6191).
         match self.timewait.on_segment(&tuple, seg, cx.now) {
             Some(Verdict::Ack(ack)) => {
                 self.egress.segment(cx.device, &tuple, &ack, &[]);
@@ -212,6 +211,7 @@ impl Container {
     ) {
         match disposition {
             Disposition::Continue | Disposition::Established => {}
+            // The segment is wrong, not the flow: the flow stays.
             Disposition::Refuse => {
                 if let Some(seg) = seg {
                     self.refuse(cx, &flow.tuple, seg);
@@ -243,7 +243,7 @@ impl Container {
             self.egress.segment(cx.device, &flow.tuple, &ack, &[]);
         }
         let entry = flow.tcb.time_wait_entry();
-        // Without memory for an entry there is none, and a retransmitted FIN is answered with RST (H2).
+        // Without memory the flow leaves no entry, and a retransmitted FIN is answered with RST (H2).
         if self.timewait.insert(flow.tuple, entry, cx.budget, self.member, cx.now) {
             self.stats.add(Stat::TW);
         }
@@ -262,6 +262,7 @@ impl Container {
     pub fn on_host_broken(&mut self, id: FlowId) {
         if let Some(flow) = self.flows.get_mut(id) {
             flow.host.broken = true;
+            // Reads find the error; `to_host` discards what can no longer be written.
             flow.host.ready = Ready { readable: true, writable: true };
             self.mark(id.index);
         }
@@ -269,6 +270,7 @@ impl Container {
 
     /// Marks the flow at this table index for service in a turn.
     fn mark(&mut self, index: u32) {
+        // The flag keeps a flow from being on the list twice.
         if self.flows.set_dirty(index) {
             self.dirty.push_back(index);
         }
@@ -279,6 +281,7 @@ impl Container {
         self.blocked_until = None;
         for index in std::mem::take(&mut self.blocked) {
             self.flows.clear_blocked(index);
+            // The flow may have ended while it was blocked.
             if self.flows.index_mut(index).is_some() {
                 self.mark(index);
             }
@@ -306,6 +309,7 @@ impl Container {
             if let Some(flow) = self.flows.take(index) {
                 self.service(cx, flow);
             }
+            // The device is due for a read; the flows behind stay on the list.
             if self.bytes_moved() - begun >= BYTES_PER_TURN {
                 break;
             }
@@ -323,10 +327,10 @@ impl Container {
         if self.blocked_until.is_some_and(|t| t <= cx.now) {
             self.unblock();
         }
-        // Last of the four: the room that the others release reduces what `find_idle` takes for waiting SYNs.
         self.timewait.expire(cx.budget, self.member, cx.now);
         self.expire_fragments(cx);
         self.expire_parked(cx);
+        // Last: the more room the calls above release, the less credit of idle flows goes to waiting SYNs.
         self.find_idle(cx);
         while let Some(Reverse((at, index, generation))) = self.timers.peek().copied() {
             if at > cx.now {
@@ -366,6 +370,7 @@ impl Container {
     }
 
     fn run_flow_timer(&mut self, cx: &mut Ctx<'_>, mut flow: Box<Flow>) {
+        // The entry was popped, so nothing wakes the flow until `schedule` adds one.
         flow.timer_at = None;
         let Some(deadline) = flow.deadline() else {
             self.flows.put(flow);
@@ -417,6 +422,7 @@ impl Container {
 
     /// The container is gone: resets or closes every flow at both ends and uncharges everything.
     pub fn abort_all(&mut self, cx: &mut Ctx<'_>) {
+        // Flows first: their ledgers must be released before the member leaves the budget.
         for index in self.flows.indices() {
             if let Some(flow) = self.flows.take(index) {
                 self.end_with_container(cx, flow);
@@ -445,6 +451,7 @@ impl Container {
     /// RFC 5961 section 7: one rate limit for all flows. The quota of each second is random: a fixed one lets an
     /// off-path attacker infer other connections' challenge ACKs by counting its own (CVE-2016-5696).
     fn challenge_allowed(&mut self, now: Instant) -> bool {
+        // Uniform from half to one and a half times the average.
         let spread = self.random() as u32 % CHALLENGES_PER_SECOND;
         let allowed = self.challenges.allow(now, || CHALLENGES_PER_SECOND / 2 + spread);
         self.stats.add(if allowed { Stat::TCPChallengeACK } else { Stat::TCPACKSkippedChallenge });

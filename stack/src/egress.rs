@@ -196,13 +196,14 @@ impl Egress {
         let vnet = self.vnet(tcp_at, headers.len(), payload_len, seg);
         let mut parts = [IoSlice::new(&[]); PARTS_MAX + 1];
         parts[0] = IoSlice::new(headers);
+        // `txq` returns at most PARTS_MAX slices.
         parts[1..=payload.len()].copy_from_slice(payload);
         let sent = device.send(&vnet, &parts[..=payload.len()]);
         self.frames += u64::from(sent);
         sent
     }
 
-    /// The virtio header of a segment with headers of `headers` bytes, the TCP header at `tcp_at`.
+    /// The virtio header of a segment: `headers` bytes of headers, of which the TCP header starts at `tcp_at`.
     fn vnet(&self, tcp_at: usize, headers: usize, payload: usize, seg: &Outgoing) -> VnetHdr {
         if !self.offload {
             return VnetHdr::default();
@@ -247,6 +248,7 @@ impl Egress {
     fn packet(&mut self, device: &mut dyn Device, whole: IpHeader, bytes: &[u8]) {
         self.ident = self.ident.wrapping_add(1);
         let in_one = whole.len() + bytes.len() <= self.mtu;
+        // An IPv6 fragment's headers are longer, which `step` must count.
         let piece = IpHeader { fragment: Some((0, false)), ..whole };
         // Fragment offsets count units of 8 bytes.
         let step = if in_one { bytes.len() } else { (self.mtu - piece.len()) & !7 };

@@ -64,6 +64,7 @@ pub(crate) fn on_v4<'a>(
         // Checked here, because `Icmpv4Repr::parse` below does it for all other messages.
         return if packet.verify_checksum() { too_big_v4(payload) } else { DROP };
     }
+    // Verifies the checksum, too.
     match Icmpv4Repr::parse(&packet, &ChecksumCapabilities::default()) {
         Ok(Icmpv4Repr::EchoRequest { ident, seq_no, data })
             if dst == config.gateway_ip || dst == config.dns_ip =>
@@ -93,6 +94,7 @@ fn too_big_v4<'a>(payload: &[u8]) -> Ingress<'a> {
 /// Accepts a quoted packet that is cut after its first bytes, as errors quote only those.
 fn cut_short(bytes: &[u8]) -> Result<Ipv4Packet<&[u8]>, smoltcp::wire::Error> {
     let header = usize::from(bytes.first().copied().unwrap_or(0) & 15) * 4;
+    // Long enough for the header that it states, plus the 8 bytes that `path_mtu` reads.
     let whole = header >= 20 && bytes.len() >= header + QUOTED && bytes[0] >> 4 == 4;
     if whole { Ok(Ipv4Packet::new_unchecked(bytes)) } else { Err(smoltcp::wire::Error) }
 }

@@ -101,6 +101,7 @@ fn ipv4<'a>(config: &ContainerConfig, vnet: &VnetHdr, bytes: &'a [u8]) -> Ingres
     let Ok(packet) = Ipv4Packet::new_checked(bytes) else {
         return Ingress::Drop(Stat::DropIpv4Header);
     };
+    // smoltcp checks lengths, not the version.
     if packet.version() != 4 {
         return Ingress::Drop(Stat::DropIpv4Header);
     }
@@ -117,6 +118,7 @@ fn ipv4<'a>(config: &ContainerConfig, vnet: &VnetHdr, bytes: &'a [u8]) -> Ingres
         return noroute::v4(config, &packet);
     }
     let (addrs, protocol) = (Addrs::V4 { src, dst }, packet.next_header());
+    // Without vnet: the checksum of a fragment covers the whole datagram and is tested after reassembly.
     if packet.more_frags() || packet.frag_offset() != 0 {
         let key = Key { addrs, id: packet.ident().into(), protocol: protocol.into() };
         return Ingress::Fragment(Fragment {
@@ -179,6 +181,7 @@ fn tcp<'a>(vnet: &VnetHdr, addrs: Addrs, payload: &'a [u8]) -> Ingress<'a> {
 
 /// UDP is not relayed yet: the guest receives port unreachable at once (RFC 1122 section 4.1.3.1).
 fn udp<'a>(addrs: Addrs, payload: &[u8]) -> Ingress<'a> {
+    // Checked although it is refused: an error must quote the header of a real datagram.
     if UdpPacket::new_checked(payload).is_err() {
         return Ingress::Drop(Stat::DropUdp);
     }

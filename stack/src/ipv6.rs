@@ -46,6 +46,7 @@ pub(crate) fn on_packet<'a>(
     let chain = Chain { packet, at: HEADER, naming: 6, next: ip.next_header().into() };
     let addrs = Addrs::V6 { src, dst };
     // Walk the headers even without a route: the error depends on what the packet carries (RFC 4443 section 2.4).
+    // Solicited-node and all-nodes groups are multicast, too, but the stack is a member.
     let nowhere = !net.listens_to(dst) && (unroutable_v6(dst) || net.guest == dst);
     match chain.walk(addrs) {
         Walked::Upper { at, protocol, .. } if nowhere => {

@@ -71,6 +71,7 @@ impl Tap {
 
     /// Takes a TAP opened elsewhere, or a packet socket. The kernel reports whether frames carry a header.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        // Test for a socket first: `has_vnet_hdr` would fail on it.
         let offload = !sys::is_packet_socket(fd.as_fd()) && sys::has_vnet_hdr(fd.as_fd())?;
         Self::new(fd, offload)
     }
@@ -135,6 +136,7 @@ impl Tap {
                     self.counters.short += 1;
                     continue;
                 };
+                // The frame starts behind the header in the same buffer.
                 (VnetHdr::decode(header), VNET_HDR_LEN)
             } else {
                 (VnetHdr::default(), 0)
@@ -215,6 +217,7 @@ impl Device for Tap {
             }
         }
         if let Some(capture) = &mut self.capture {
+            // Only frames that the device took are in the capture.
             let lost = capture.write(self.now, parts).is_err();
             self.counters.capture_lost += u64::from(lost);
         }

@@ -91,6 +91,7 @@ impl Container {
             self.stats.add(Stat::FlowTableFull);
             return Err(Refusal::Hard);
         };
+        // `demote` returns true only if the room is there, so the second try seldom fails.
         let ledger = match self.admit(cx.budget, sizes, cx.now) {
             Ok(ledger) => Ok(ledger),
             Err(_) if self.demote(cx, sizes.total(), Budget::admission_room) => {
@@ -118,6 +119,7 @@ impl Container {
         now: Instant,
     ) -> Result<Ledger, Refusal> {
         let mut ledger = budget.admit(self.member, sizes, now)?;
+        // A refusal here leaves the first part charged: release it.
         match budget.establish(&mut ledger, now) {
             Ok(()) => Ok(ledger),
             Err(e) => {
@@ -131,6 +133,7 @@ impl Container {
     /// waits: the first that still finds no room sends all behind it back to wait, in their order. Returns true when
     /// SYNs are left for the next turn.
     pub(super) fn admit_some(&mut self, cx: &mut Ctx<'_>) -> bool {
+        // `next_deadline` includes the end of the pause.
         if self.admit_from.is_some_and(|from| from > cx.now) {
             return false;
         }
@@ -272,6 +275,7 @@ impl Container {
             // 64 pseudo-random ports at or above 1024. If all are taken, the caller tries again later.
             .chain((0..64).map(|i| 1024 + (port.wrapping_mul(31).wrapping_add(i * 997)) % 64_000))
             .map(at)
+            // Only live flows count: a TIME-WAIT entry on the tuple does not stop an active open.
             .find(|tuple| self.flows.find(tuple).is_none())
     }
 
@@ -292,6 +296,7 @@ impl Container {
     /// tuple. RFC 7323 section 5.4: the offset is random per connection.
     fn initial(&self, tuple: &Tuple, now: Instant) -> (Seq, u32) {
         use std::hash::BuildHasher;
+        // The low half of the hash offsets the ISN, the high half the timestamps.
         let hash = crate::demux::Keyed(self.config.secret).hash_one(tuple);
         let clock = (now.0 / 4000) as u32;
         (Seq(clock.wrapping_add(hash as u32)), (hash >> 32) as u32)

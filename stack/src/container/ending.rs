@@ -106,6 +106,7 @@ impl Container {
     /// ended process.
     pub(super) fn end_with_container(&mut self, cx: &mut Ctx<'_>, flow: Box<Flow>) {
         let reset_by_guest = flow.orphan.is_some_and(|orphan| orphan.how == Close::Reset);
+        // A guest that reset the connection did not finish its stream, so its remote must see a reset, too.
         let complete = flow.host.shut && !reset_by_guest && undelivered(&flow, cx.host) == 0;
         // An orphan's guest has ended the connection already.
         if flow.orphan.is_none() {
@@ -141,6 +142,7 @@ impl Container {
             ..Undelivered::default()
         };
         for flow in self.flows.iter() {
+            // No byte of the guest was acknowledged in these states.
             let unanswered = matches!(flow.tcb.state, State::Connecting | State::SynSent);
             if unanswered || !flow.host.open || flow.host.is_broken() {
                 continue;

@@ -70,6 +70,7 @@ impl Container {
             return seg.into_iter().for_each(|seg| flow.tcb.answer_unacceptable(seg, cx.now));
         }
         let before = flow.probes.at;
+        // Not answered: a guest's kernel never probes at this rate.
         if before.is_some_and(|at| cx.now.since(at) < BETWEEN_PROBES) {
             return;
         }
@@ -85,6 +86,7 @@ impl Container {
         let lately = if unanswered { spacing.max(HEARD_LATELY) } else { HEARD_LATELY };
         // Answer at once: the first probe (see above), or a peer that is known to be alive.
         if before.is_none() || heard_within(cx.host, flow, lately) {
+            // Only a change costs a setsockopt(2).
             let changed = flow.probes.every != every;
             return answer(cx.host, flow, changed.then_some(every));
         }

@@ -51,6 +51,7 @@ impl Container {
         if u64::from(flow.id.generation) & GENERATION_MASK != generation {
             return;
         }
+        // `poll_wake` has removed it from the budget's list.
         flow.waiting = false;
         // `output` then requests credit again; the relay reads the host in the same service.
         flow.tcb.rcv.moved = true;
@@ -95,6 +96,7 @@ impl Container {
                 cx.budget.count(self.member, Counter::CreditDemoted, u64::from(slots));
                 freed = true;
             }
+            // Caps that the kernel's queues fill cannot be lowered: compare.
             let before = flow.host.caps;
             // After the credit: the caps of a host socket cost its remote up to 200 ms of a closed window.
             self.with_ends(cx, &mut flow, relay::lower_to_floor);
@@ -139,6 +141,7 @@ impl Container {
                 // Data arrived, so the flow has a second entry that decides.
                 continue;
             }
+            // Data moves `last_data`, never the entry.
             let due = flow.last_data + IDLE_AFTER;
             if due > cx.now {
                 // Data arrived meanwhile. The entry waits a whole interval again, which keeps the queue sorted.

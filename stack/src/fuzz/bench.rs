@@ -301,6 +301,7 @@ impl Bench {
             }
             _ => {}
         }
+        // Edges are reported only for what the socket can do, as epoll does.
         let opened = sock.outcome.is_some();
         let readable = opened && (sock.says > 0 || sock.ends || sock.broken.is_some());
         let writable = opened && (sock.room > 0 || sock.broken.is_some());
@@ -415,6 +416,7 @@ impl Bench {
         data: u16,
     ) {
         let config = self.stack.config();
+        // A data offset cannot describe more than 40 bytes of options.
         let options_len = options.len().min(40).next_multiple_of(4);
         let header = 20 + options_len;
         let total = 20 + header + usize::from(data);
@@ -440,6 +442,7 @@ impl Bench {
         tcp[14..16].copy_from_slice(&wnd.to_be_bytes());
         let len = options.len().min(40);
         tcp[20..20 + len].copy_from_slice(&options[..len]);
+        // A SYN takes the first sequence number.
         let first = seq.wrapping_add(u32::from(flags & SYN != 0));
         for (i, byte) in tcp[header..].iter_mut().enumerate() {
             *byte = guest_byte(first.wrapping_add(i as u32));

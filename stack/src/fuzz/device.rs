@@ -68,6 +68,7 @@ impl Checked {
         if !self.offload {
             assert_eq!(*vnet, VnetHdr::default());
         }
+        // The guest's kernel cuts a super-frame into segments, each within the MTU.
         if vnet.gso_type == 0 {
             assert!(len <= self.mtu, "{len} bytes at an MTU of {}", self.mtu);
         }

@@ -39,6 +39,7 @@ impl PartialOrd for Event {
 }
 impl Ord for Event {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        // The sequence number makes the order of events at one time deterministic.
         (self.at, self.sequence).cmp(&(other.at, other.sequence))
     }
 }

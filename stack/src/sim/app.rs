@@ -148,6 +148,7 @@ fn ended(
     broken: &mut bool,
     done: bool,
 ) -> bool {
+    // Data may still be unread after the peer closed.
     let over = matches!(socket.state(), State::Closed | State::TimeWait);
     if over && !done && !*broken && !socket.can_recv() {
         *broken = true;
@@ -237,6 +238,7 @@ impl Probe {
             let mut watch = self.watch.borrow_mut();
             watch.intended(id, at);
             watch.looked(id, now);
+            // Open loop: a request above the limit is counted and never sent later.
             if self.outstanding.len() >= self.plan.outstanding_max {
                 watch.shed(id);
                 continue;
@@ -288,6 +290,7 @@ impl Probe {
             watch.failed(id);
         }
         self.unsent.clear();
+        // Patterns start at position 0 on each connection.
         (self.to_send, self.sent, self.received, self.answered_bytes) = (0, 0, 0, 0);
         Next::Again { at: now + Duration::from_millis(1) }
     }

@@ -196,6 +196,7 @@ impl SmolGuest {
     fn run_apps(&mut self, now: Instant, all: bool) -> bool {
         let mut busy = false;
         for i in 0..self.conns.len() {
+            // A connection that was never opened has only its wake time.
             let due = self.conns[i].wake.is_some_and(|w| w <= now);
             if self.conns[i].finished || !(due || (all && self.conns[i].handle.is_some())) {
                 continue;
@@ -262,6 +263,7 @@ impl Guest for SmolGuest {
         }
         self.device.room = room;
         self.device.exhausted = false;
+        // smoltcp's tokens borrow from the device alone, so the device holds the pool during the poll.
         std::mem::swap(&mut self.device.frames, frames);
         let mut all = false;
         for round in 0.. {

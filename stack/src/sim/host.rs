@@ -177,6 +177,7 @@ impl SimHost {
 impl Host for SimHost {
     fn connect(&mut self, flow: FlowId, to: SocketAddr, caps: HostCaps) -> Result<(), HostError> {
         let port = to.port();
+        // The latest registration wins.
         let server = self.servers.iter().rev().find(|(range, _)| range.contains(&port));
         let server = server.map_or_else(|| Server::fails(HostError::Refused), |(_, s)| s.clone());
         if let Accept::Fails(HostError::NetUnreachable) = server.accept {

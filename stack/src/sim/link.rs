@@ -178,6 +178,7 @@ impl Link {
             (len as u128 * 8 * 1_000_000_000).div_ceil(u128::from(bps.max(1))) as u64
         });
         let wire = Duration::from_nanos(wire);
+        // Nothing of this flow is queued, so the frame cannot overtake its own.
         let alone = self.flows.get(&flow).is_none_or(|last| *last <= now);
         let sent = if len <= self.config.express_max && alone {
             // The link's time is shared: the frame delays those that it overtakes.
@@ -212,11 +213,13 @@ impl Link {
         let again = self.rng.chance(faults.duplicate).then(|| {
             self.stats.duplicated += 1;
             self.note(now, Mishap::Duplicated);
+            // The copy arrives one more delay later.
             at + self.config.delay
         });
         let corrupt = (len > 14 && self.rng.chance(faults.corrupt)).then(|| {
             self.stats.corrupted += 1;
             self.note(now, Mishap::Corrupted);
+            // The Ethernet header stays intact, so that the fault reaches the checks of IP and TCP.
             let byte = 14 + self.rng.below(len as u64 - 14) as usize;
             (byte, 1 << self.rng.below(8))
         });

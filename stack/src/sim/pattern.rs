@@ -70,6 +70,7 @@ impl Pattern {
         let mut at = 0;
         while at < len {
             let from = ((position + at as u64) % PERIOD as u64) as usize + self.start;
+            // At most to the end of the doubled table.
             let n = (len - at).min(PERIOD.min(2 * PERIOD - from));
             if !f(at, &table()[from..from + n]) {
                 return;

@@ -160,6 +160,7 @@ impl Sock {
                 self.want_write = true;
                 return Err(HostError::WouldBlock);
             }
+            // The stack must not write after its shutdown(2).
             State::Open => assert!(!self.write_closed, "write after shutdown"),
         }
         let mut room = self.write_room();
@@ -216,6 +217,7 @@ impl Sock {
         }
         let pattern = match self.server.source {
             _ if self.server.at_guest => Pattern::from_guest(self.port),
+            // An echo carries the guest's own bytes.
             Source::Echo => Pattern::from_guest(self.port),
             Source::Nothing | Source::Push(_) | Source::Respond { .. } => {
                 Pattern::from_host(self.port)
@@ -275,6 +277,7 @@ impl Sock {
         if self.owed != u64::MAX {
             self.owed -= n;
         }
+        // The reply is computed while the server thinks, then crosses the link.
         let think = match self.server.source {
             Source::Respond { think, .. } => think,
             Source::Nothing | Source::Push(_) | Source::Echo => Duration::ZERO,

@@ -59,8 +59,10 @@ impl Twin {
     /// When the budget has no room for the device queue.
     pub fn new(config: &ContainerConfig, mut budget: Budget, host: SimHost) -> Self {
         let mut twin = config.clone();
+        // Mirrored: each stack sees the other as the guest.
         (twin.guest_ip, twin.gateway_ip) = (config.gateway_ip, config.guest_ip);
         twin.our_mac = [0x02, 0x74, 0x77, 0x69, 0x6e, 0x00];
+        // Another secret, so that the two ends choose different ISNs.
         twin.secret = [!config.secret[0], !config.secret[1]];
         twin.ipv6 = None;
         let member = budget.add_member(twin.dev_queue_bytes).expect("room for the device queue");

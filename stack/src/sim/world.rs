@@ -122,6 +122,7 @@ impl World {
             budget: budget.0,
             guest,
             host,
+            // Each link draws from its own stream, so that a new node does not change the faults of others.
             up: Link::new(up, Rng::fork(self.seed, 2 * id as u64)),
             down: Link::new(down, Rng::fork(self.seed, 2 * id as u64 + 1)),
             alive: true,
@@ -188,6 +189,7 @@ impl World {
                 node.guest_dirty = true;
             }
             What::Timer(kind) => {
+                // An older event for the same timer may still be queued; it only marks the node.
                 if node.armed[kind] == Some(event.at) {
                     node.armed[kind] = None;
                 }
@@ -213,6 +215,7 @@ impl World {
         for round in 0.. {
             assert!(round < ROUNDS_MAX, "the world never comes to rest at {:?}", self.now);
             self.note_touched();
+            // The order of the real worker loop: stacks, waiters, then what other processes do.
             let mut busy = self.settle_stacks();
             busy |= self.settle_wakes();
             busy |= self.settle_guests();
@@ -260,6 +263,7 @@ impl World {
             touched.push(i);
             stats.turns += 1;
             busy = true;
+            // One turn per round: guests and waiters run before the next.
             node.stack_dirty = node.with(i, *now, budgets, pool, agenda, frames, Container::turn);
         }
         busy
@@ -275,6 +279,7 @@ impl World {
         } else {
             (0..self.budgets.len()).collect()
         };
+        // Fixed order, each budget once.
         concerned.sort_unstable();
         concerned.dedup();
         for b in concerned {
@@ -282,6 +287,7 @@ impl World {
                 let key = WakeKey(key);
                 let of =
                     |n: &Node| n.alive && n.budget == b && n.container.member() == key.member();
+                // The container of the waiter has stopped.
                 let Some(i) = self.nodes.iter().position(of) else { continue };
                 self.nodes[i].container.on_wake(key);
                 self.nodes[i].stack_dirty = true;
@@ -306,6 +312,7 @@ impl World {
             touched.push(i);
             stats.guest_polls += 1;
             busy = true;
+            // The guest needs the room beforehand: a frame that it produced cannot be put back.
             let room = node.up.room(*now);
             node.guest.poll(*now, room, frames, outbox);
             if node.guest.is_blocked() {

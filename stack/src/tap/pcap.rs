@@ -42,6 +42,7 @@ impl PcapWriter {
         let snaplen = snaplen.clamp(64, SNAPLEN_MAX);
         let mut header = [0; PCAP_HEADER_LEN];
         header[0..4].copy_from_slice(&MAGIC_NS.to_le_bytes());
+        // Format version 2.4; time zone and accuracy stay 0.
         header[4..6].copy_from_slice(&2u16.to_le_bytes());
         header[6..8].copy_from_slice(&4u16.to_le_bytes());
         header[16..20].copy_from_slice(&snaplen.to_le_bytes());
@@ -65,6 +66,7 @@ impl PcapWriter {
         };
         let at_ns = now.as_nanos() + self.epoch_offset_ns;
         fill_record(&mut self.record, self.snaplen, at_ns, parts);
+        // A regular file may take part of a write.
         let mut left = &self.record[..];
         while !left.is_empty() {
             let error = match out.write(left) {

@@ -81,6 +81,7 @@ pub(super) fn device_name(fd: BorrowedFd<'_>) -> io::Result<String> {
     let mut request = ifreq("")?;
     // SAFETY: the kernel writes one ifreq through the pointer.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
+    // The name ends at the first NUL or fills the array.
     let name = request.ifr_name.iter().take_while(|byte| **byte != 0);
     let bytes: Vec<u8> = name.map(|byte| byte.cast_unsigned()).collect();
     Ok(String::from_utf8_lossy(&bytes).into_owned())
