@@ -330,7 +330,7 @@ impl Container {
         self.timewait.expire(cx.budget, self.member, cx.now);
         self.expire_fragments(cx);
         self.expire_parked(cx);
-        // Last: the more room the calls above release, the less credit of idle flows goes to waiting SYNs.
+        // Last: it takes credit of idle flows for waiting SYNs only as far as the room released above is too small.
         self.find_idle(cx);
         while let Some(Reverse((at, index, generation))) = self.timers.peek().copied() {
             if at > cx.now {

@@ -198,7 +198,7 @@ impl<'a> Chain<'a> {
         None
     }
 
-    /// Handles a fragment header, of which `rest` starts.
+    /// Handles the fragment header at the start of `rest`.
     fn fragment(&mut self, addrs: Addrs, next: u8, rest: &'a [u8]) -> Option<Walked<'a>> {
         let word = u16::from_be_bytes([rest[2], rest[3]]);
         let (offset, more) = (u32::from(word & !7), word & 1 == 1);

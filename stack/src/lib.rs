@@ -1,19 +1,19 @@
-//! A budgeted userspace TCP stack for one container, sans-io: time, frames and host-socket events go in, frames and
-//! host-socket commands come out. Time, randomness and memory are arguments, so the same code runs behind a TAP and in
-//! virtual time.
+//! A budgeted userspace TCP stack for one container, sans-io. Its inputs are frames and host-socket events, its outputs
+//! frames and host-socket commands. Time, randomness and memory are arguments, so the same code runs behind a TAP and
+//! in virtual time.
 //!
 //! This is the architecture page; file names count from `stack/src`, `stack` or the root.
 //! `controller/docs/pressure-model.md` has the rules that comments cite by code (K7) and the glossary (credit, reserve,
 //! demote, park, orphan). `CONTRIBUTING.md` describes how to build, test and write.
 //!
-//! # The way of a frame
+//! # The path of a frame
 //!
 //! ```text
 //!  1  tap.rs                  daemon/src/worker/seat.rs reads frames of the guest, a bounded number a turn
 //!  2  container/frames.rs     ingress.rs (ipv6.rs, reassembly.rs) checks the headers: Segment, answer, or drop
 //!  3  container.rs            demux.rs finds the flow; without one: SYN to parked.rs, others to timewait.rs or a RST
-//!  4  tcp/input.rs            the checks of RFC 9293 in their order; tcp/ack.rs frees what is acknowledged
-//!  5  rxq.rs                  data goes into chunks that are charged already; the flow is marked dirty
+//!  4  tcp/input.rs            the checks of RFC 9293 in their order; tcp/ack.rs frees acknowledged data
+//!  5  rxq.rs                  data fills chunks that are charged already; the flow is marked dirty
 //!  6  container/service.rs    once per dirty flow and turn:
 //!  7    relay.rs to_host      in-order data to the host socket, then uncharged
 //!  8    relay.rs to_guest     memory is requested (txq.rs), then the host socket is read
@@ -38,8 +38,8 @@
 //!
 //! In `rxq` (receive), `txq` (send), `container/admission` (the reservation), `relay` (caps of host sockets), `parked`
 //! and `timewait` (small fixed entries), `reassembly` (fragments), in the daemon's `worker/control` (device queues, and
-//! backlogs of published ports, H6), and nowhere else; `tests/tidy.rs` compares the list with the calls. A charge is an
-//! answer of [`controller::Budget`], which knows no packet.
+//! backlogs of published ports, H6), and at no other place; `tests/tidy.rs` compares the list with the calls. A charge
+//! is a request to [`controller::Budget`], which knows nothing of packets.
 //!
 //! # What happens over soft, what at hard
 //!
@@ -62,7 +62,7 @@
 //! | refused at hard | what happens | file |
 //! |---|---|---|
 //! | window credit | the window opens less; credit of idle flows is released (H3), otherwise the flow waits | `tcp/rcv.rs` `advance_edge`, `container/memory.rs` `short_of_memory`, `demote` |
-//! | memory to read the host socket | it is not read, the remote's window closes; the target of the send queue drops to half of what is queued; as above | `relay.rs` `to_guest`, `tcp/snd.rs` `moderate_target` |
+//! | memory to read the host socket | it is not read, the remote's window closes; the target of the send queue drops to half of the queued bytes; as above | `relay.rs` `to_guest`, `tcp/snd.rs` `moderate_target` |
 //! | data inside the window | not possible: it was charged before the window was advertised. Only a demoted flow requests its charge again, and drops what does not fit | `rxq.rs` `store`, `tcp/input.rs` `store` |
 //! | a new flow | credit and caps of idle flows are released; otherwise its SYN stays in the queue, and connections to a published port stay in its backlog | `container/admission.rs` `reserve`, `wait_for_room`, `can_accept` |
 //! | growth while SYNs wait | room for their reservations, up to half of the room that reservations leave, is held back from windows, queues and caps (H1) | `container/crowd.rs` `hold_for_admission`, `controller/src/meter.rs` `growth_room` |

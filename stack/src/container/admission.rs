@@ -1,8 +1,8 @@
 //! Opens flows: for a SYN of the guest (passive) or a connection to a published port (active).
 //!
-//! A flow's whole reservation is charged before anything else happens, the caps of the host socket included: connect(2)
-//! creates that socket, and its memory is real from then on (B1). The budget could charge the flow object alone while
-//! connect(2) is under way (H7). The caps are nearly all of the reservation, so a second step would save little.
+//! A flow's whole reservation is charged first, the caps of the host socket included: connect(2) creates that socket,
+//! and its memory is real from then on (B1). The budget could charge the flow object alone while connect(2) is under
+//! way (H7). The caps are nearly all of the reservation, so a second step would save little.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -129,7 +129,7 @@ impl Container {
         }
     }
 
-    /// Admits SYNs: first those whose memory returned, then new ones, two connects a turn. No SYN overtakes one that
+    /// Admits SYNs: first those that were woken, then new ones, two connects a turn. No SYN overtakes one that
     /// waits: the first that still finds no room sends all behind it back to wait, in their order. Returns true when
     /// SYNs are left for the next turn.
     pub(super) fn admit_some(&mut self, cx: &mut Ctx<'_>) -> bool {
@@ -189,6 +189,7 @@ impl Container {
     /// Admits one SYN of the queue. Returns false if there is no room for it.
     fn admit_parked(&mut self, cx: &mut Ctx<'_>, id: u32) -> bool {
         let Some(syn) = self.parked.get(id) else { return true };
+        // `on_syn` has tested this: routes never change.
         let Ok(to) = self.config.route(syn.tuple.remote()) else { return true };
         let admitted = self.open_passive(cx, syn.tuple, to, &syn.segment());
         if admitted {

@@ -23,7 +23,7 @@ use crate::segment::Segment;
 /// Shortest silence before a keep-alive probe. A kernel waits at least a second (TCP_KEEPIDLE counts seconds); this is
 /// half of it, because the stack reads its clock once a turn and may have processed earlier data late.
 const IDLE_LEAST: Duration = Duration::from_millis(500);
-/// A peer that was heard from within this time is not probed. A kernel's probes are at least a second apart, and the
+/// A peer that sent a segment within this time is not probed. A kernel's probes are at least a second apart, and the
 /// first follows at least a second of silence.
 const HEARD_LATELY: Duration = Duration::from_secs(1);
 /// Probes of one flow that arrive faster are ignored, because each costs a few system calls.
@@ -113,8 +113,8 @@ impl Container {
         if heard_within(cx.host, flow, waited.max(HEARD_LATELY)) {
             // `ask_peer` shortened the socket's interval to force a probe: set the right one.
             answer(cx.host, flow, Some(flow.probes.every));
-        // After `LOOK_FOR` the guest stays unanswered, and its own count decides.
         } else if waited < LOOK_FOR {
+            // After `LOOK_FOR` no poll follows: the guest stays unanswered, and its own count decides.
             flow.probes.look_at = Some(cx.now + LOOK_FIRST.max(waited / 2));
         }
     }

@@ -98,7 +98,7 @@ impl Container {
             }
             // Caps that the kernel's queues fill cannot be lowered: compare.
             let before = flow.host.caps;
-            // After the credit: the caps of a host socket cost its remote up to 200 ms of a closed window.
+            // May cost the remote 200 ms: its kernel sends into a much smaller window only after the persist timer.
             self.with_ends(cx, &mut flow, relay::lower_to_floor);
             freed |= flow.host.caps != before;
             self.flows.put(flow);

@@ -122,8 +122,8 @@ impl Container {
                 // Caps before bytes: what pressure releases here is available to the reads below (B7).
                 if mem.budget.rules() == Rules::Strict && mem.budget.under_pressure() {
                     relay::relax(ends, mem);
-                // An idle flow is served for an ACK or a timer, which is no reason to raise its caps.
                 } else if !idle {
+                    // Not for an idle flow: it is served for an ACK or a timer, which needs no larger caps.
                     relay::begin(ends, mem);
                 }
                 // To the host first: bytes that the socket takes free chunks, which `to_guest` may need at once.

@@ -67,7 +67,7 @@ impl Fragments {
         let id = u32::from(if what & 1 == 0 { what >> 6 } else { script.u8() });
         let unit = script.pick(&[8, 1280, 64, 1480]);
         let offset = u32::from(script.u16() % 8192) % script.pick(&[8192, 16, 64]) * 8;
-        // Half of the fragments are aligned, so that whole datagrams come together.
+        // Half of the fragments are aligned, so that whole datagrams occur.
         let offset = if what & 2 == 0 { offset } else { offset / unit * unit };
         let odd = unit - u32::from(script.u8() & 7);
         let len = script.pick(&[unit, 8, unit, odd]);

@@ -9,7 +9,7 @@ pub(super) const NEVER: Instant = Instant(u64::MAX);
 const RETRANSMITS_FOR: Duration = Duration::from_secs(924);
 /// Most unanswered keep-alive probes before a kernel gives up (MAX_TCP_KEEPCNT).
 const PROBES_MAX: u32 = 127;
-/// A peer that was heard from within this time is not probed on request.
+/// A peer that sent a segment within this time is not probed on request.
 const ASK_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]

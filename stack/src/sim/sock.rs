@@ -41,7 +41,7 @@ pub(super) struct Sock {
     // Towards the server.
     written: u64,
     consumed: u64,
-    /// When the server will have read which number of bytes.
+    /// When the server will read further bytes, and their number.
     reading: VecDeque<(Instant, u64)>,
     read_until: Instant,
     write_closed: bool,
@@ -277,7 +277,7 @@ impl Sock {
         if self.owed != u64::MAX {
             self.owed -= n;
         }
-        // The reply is computed while the server thinks, then crosses the link.
+        // The think time passes before the reply leaves the server.
         let think = match self.server.source {
             Source::Respond { think, .. } => think,
             Source::Nothing | Source::Push(_) | Source::Echo => Duration::ZERO,

@@ -94,7 +94,7 @@ const TUNGETDEVNETNS: libc::c_ulong = 0x54e3;
 pub(super) fn device_netns(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // SAFETY: the request takes no argument and returns a new descriptor.
     let netns = check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNGETDEVNETNS, 0) })?;
-    // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
+    // SAFETY: the kernel has just created this descriptor for this call alone.
     Ok(unsafe { OwnedFd::from_raw_fd(netns) })
 }
 
