@@ -105,7 +105,7 @@ impl Container {
             true => self.stats.add(Stat::PathMtuLowered),
             false => return self.stats.add(Stat::PathMtuIgnored),
         }
-        // The lost segment is resent in smaller pieces.
+        // The flow's next service retransmits the lost data in smaller segments.
         index.into_iter().for_each(|index| self.mark(index));
     }
 

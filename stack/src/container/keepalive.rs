@@ -81,7 +81,7 @@ impl Container {
         let spacing = cx.now.since(before.map_or(data_at, |at| at.max(data_at)));
         flow.probes.at = Some(cx.now);
         let every = spacing.as_secs().clamp(1, EVERY_MAX) as u32;
-        // While the guest waits for an answer, any segment of the peer since the first unanswered probe counts.
+        // While the guest waits for an answer, any segment of the peer since its previous probe counts.
         let unanswered = flow.probes.open && before.is_some_and(|at| at >= data_at);
         let lately = if unanswered { spacing.max(HEARD_LATELY) } else { HEARD_LATELY };
         // Answer at once: the first probe (see above), or a peer that is known to be alive.
@@ -106,7 +106,7 @@ impl Container {
         }
         flow.probes.look_at = None;
         if flow.last_data > asked {
-            // The guest sent data since, so it no longer waits for an answer.
+            // Data moved since: its segments and ACKs answer the guest, too.
             return;
         }
         let waited = cx.now.since(asked);

@@ -215,7 +215,7 @@ impl World {
         for round in 0.. {
             assert!(round < ROUNDS_MAX, "the world never comes to rest at {:?}", self.now);
             self.note_touched();
-            // The order of the real worker loop: stacks, waiters, then what other processes do.
+            // The order of the real worker loop: stacks, then waiters; guests are other processes there.
             let mut busy = self.settle_stacks();
             busy |= self.settle_wakes();
             busy |= self.settle_guests();
