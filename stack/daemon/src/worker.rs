@@ -1,9 +1,10 @@
 //! A worker: one thread, its containers and their budgets.
 //!
-//! One turn of its loop: wait; read the clock once; note what the poll reported; run what is due; then, container by
-//! container, device frames, accepts and the stack, each with a bound; then those whom memory came back for; then the
-//! controllers' events. What stopped at a bound runs again in the next turn, which does not wait. What a turn costs
-//! depends on what happened, not on how many containers there are.
+//! One turn of the loop, in this order: wait; read the clock once; record what the poll reported; activate the
+//! containers with an expired deadline; run each active container (device frames, accepts, the stack, each with a
+//! bound); wake and run the flows that memory was released for; read the events of the budgets. A container that
+//! stopped at a bound runs again in the next turn, which does not wait. The cost of a turn depends on what happened,
+//! not on the number of containers.
 
 mod control;
 mod quiet;
@@ -33,11 +34,11 @@ use seat::{After, Seat, Shared};
 /// Events taken from the poll in one turn.
 const EVENTS_PER_TURN: usize = 1024;
 
-/// How often memory that came back may wake waiters before the next wait: each pass runs only whom the one before
-/// woke, and what is left over runs in the next turn.
+/// Wake passes of one turn. Each pass runs only the containers that the pass before woke, because their work releases
+/// memory again. Waiters that remain are polled in the next turn.
 const WAKE_PASSES: usize = 4;
 
-/// One log line of a kind for a budget in this time.
+/// Interval between two log lines of one budget.
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -46,24 +47,26 @@ pub(crate) struct Worker {
     poll: Poll,
     inbox: Receiver<Command>,
     host: Option<Arc<HostLevel>>,
-    /// When it last computed the shares, while the host level is flagged.
+    /// When this worker last published the shares; `None` while the host level is not flagged.
     shared: Option<Instant>,
     listener: Option<Sender<DaemonEvent>>,
     pool: ChunkPool,
-    /// When free chunks may go back to the system, if nothing else happens.
+    /// When to return free chunks to the system if no event arrives before; `None`: there is none to return.
     tend_at: Option<Instant>,
     scratch: Vec<u8>,
     budgets: Vec<Option<BudgetSeat>>,
     seats: Vec<Option<Seat>>,
-    /// Whom to run in the next turn, each once.
+    /// Containers to run in the next turn, each once.
     active: Vec<u16>,
-    /// Budgets that were used since waiters and events were last asked for.
+    /// Budgets in use since their waiters and events were last polled.
     touched: Vec<usize>,
+    /// The last two containers that ran, for the CPU throttle.
     recent: Recent,
+    /// Next deadline of each container. The map gives the wait its timeout.
     deadlines: BTreeSet<(Instant, u16)>,
-    /// Some container's frames are captured: files are flushed before each wait.
+    /// A frame capture is active on at least one container: the worker flushes captures before each wait.
     captures: bool,
-    /// Somebody rang: there are commands, or room came back at the host level.
+    /// The waker fired: commands are pending, or memory was released at the host level.
     called: bool,
     stop: bool,
 }
@@ -72,17 +75,20 @@ pub(crate) struct Worker {
 struct BudgetSeat {
     name: String,
     budget: Budget,
-    /// Seats by member.
+    /// Containers (indices of `seats`) by member number.
     members: Vec<Option<u16>>,
-    /// Goes with its last member.
+    /// The budget belongs to one container and is removed with it.
     own: bool,
-    /// It is in the worker's list of those.
+    /// The budget is in the worker's `touched` list.
     touched: bool,
+    /// Time of the last log line.
     logged: Option<Instant>,
+    /// Events not logged since that line.
     unlogged: u64,
 }
 
 impl Worker {
+    /// A worker that is not running yet, and the waker that interrupts its wait.
     pub(crate) fn new(
         index: usize,
         host: Option<Arc<HostLevel>>,
@@ -117,7 +123,7 @@ impl Worker {
         Ok((worker, waker))
     }
 
-    /// Until it is told to stop.
+    /// The loop of the thread. Returns after `Command::Stop`, or when the poll fails.
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
         while !self.stop {
@@ -125,6 +131,7 @@ impl Worker {
                 log::error!("worker {}: poll: {e}", self.index);
                 break;
             }
+            // One reading for the whole turn: every part of the turn sees the same time.
             let now = clock::now();
             self.called = false;
             for event in &events {
@@ -133,22 +140,27 @@ impl Worker {
             self.activate_due(now);
             self.pass(now);
             self.wake(now);
+            // Commands last: a reply describes the state after the events that arrived before it.
             if self.called {
                 self.on_commands(now);
             }
+            // Free chunks are kept for the next burst for a while, then returned to the system.
             self.tend_at = self.pool.tend(now);
         }
         self.remove_all(clock::now());
     }
 
+    /// Waits for events. Does not block while a container or a budget still has work.
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         let timeout = if self.active.is_empty() && self.touched.is_empty() {
+            // Here the thread has time: the capture is written between bursts, not within one.
             if self.captures {
                 self.seats.iter_mut().flatten().for_each(|seat| seat.tap.flush_capture());
             }
             let due = self.deadlines.first().map(|(at, _)| *at).into_iter();
             due.chain(self.tend_at).min().map(|at| at.since(clock::now()))
         } else {
+            // A bound stopped a container, or waiters remain: only collect what is ready.
             Some(Duration::ZERO)
         };
         match self.poll.poll(events, timeout) {
@@ -160,7 +172,7 @@ impl Worker {
         }
     }
 
-    /// True when there are commands.
+    /// Records one event and activates its container. True when the waker fired.
     fn on_event(&mut self, event: &mio::event::Event) -> bool {
         let token = event.token();
         let kind = token::kind(token);
@@ -168,6 +180,7 @@ impl Worker {
             return true;
         }
         let index = token::seat(token);
+        // A late event of a container that was removed.
         let Some(seat) = self.seats.get_mut(usize::from(index)).and_then(Option::as_mut) else {
             return false;
         };
@@ -175,15 +188,16 @@ impl Worker {
             Kind::Device => seat.on_device_event(),
             Kind::Listener(which) => seat.on_listener_event(which),
             Kind::Flow => {
-                // The flow of a late event is over.
+                // The flow of a late event is closed: the generation in the token does not match.
                 let Some(flow) = seat.host.flow(token) else { return false };
-                // A hang-up or an error is found out by the next read or write.
+                // After a hang-up or an error both directions are ready: the next read or write returns the cause.
                 let ended = event.is_error() || event.is_read_closed() && event.is_write_closed();
                 let ready = Ready {
                     readable: event.is_readable() || event.is_read_closed() || ended,
                     writable: event.is_writable() || event.is_write_closed() || ended,
                 };
                 seat.stack.on_host_ready(flow, ready);
+                // After the mark the stack writes nothing more and reads up to the error.
                 if event.is_error() {
                     seat.stack.on_host_broken(flow);
                 }
@@ -194,6 +208,7 @@ impl Worker {
         false
     }
 
+    /// Puts the container on the list of the next pass, once.
     fn activate(&mut self, index: u16) {
         if let Some(seat) = &mut self.seats[usize::from(index)]
             && !seat.active
@@ -203,6 +218,7 @@ impl Worker {
         }
     }
 
+    /// Activates the containers with an expired deadline.
     fn activate_due(&mut self, now: Instant) {
         while let Some(&(at, index)) = self.deadlines.first() {
             if at > now {
@@ -216,17 +232,20 @@ impl Worker {
         }
     }
 
-    /// Runs every active container once. CPU time is read at the seams only.
+    /// Runs every active container once. The CPU clock is read between two containers only, which is one reading each.
     fn pass(&mut self, now: Instant) {
         let mut cpu = clock::thread_cpu_ns();
+        // `activate` fills a new list meanwhile: a container that stops at a bound runs in the next turn.
         for index in std::mem::take(&mut self.active) {
             let Some(seat) = &mut self.seats[usize::from(index)] else { continue };
             let Some(owner) = &mut self.budgets[seat.budget] else { continue };
             seat.active = false;
+            // Throttled: its deadline is the end of the pause. Its events stay recorded in the seat.
             if seat.rests(now) {
                 self.reschedule(index);
                 continue;
             }
+            // The turn may charge and release memory: `wake` polls this budget.
             if !std::mem::replace(&mut owner.touched, true) {
                 self.touched.push(seat.budget);
             }
@@ -235,8 +254,10 @@ impl Worker {
             let before = std::mem::replace(&mut cpu, clock::thread_cpu_ns());
             let took = cpu.saturating_sub(before);
             seat.cpu_ns += took;
+            // Before the throttle is computed: it depends on which other containers ran.
             self.recent.ran(index, now);
             seat.hold_admissions(&self.recent, index, now);
+            // Only pressure is throttled. The pause starts after the CPU time just used, as `now` was read before it.
             if owner.budget.under_pressure() {
                 let ran_until = now + Duration::from_nanos(took);
                 seat.rest_until = self.recent.rest(index, took, now).map(|rest| ran_until + rest);
@@ -250,6 +271,7 @@ impl Worker {
         }
     }
 
+    /// Updates the container's entry in `deadlines`.
     fn reschedule(&mut self, index: u16) {
         let Some(seat) = &mut self.seats[usize::from(index)] else { return };
         let next = seat.next_deadline();
@@ -265,18 +287,20 @@ impl Worker {
         seat.deadline = next;
     }
 
-    /// Whom memory came back for runs now, not in the next turn (pressure model B9).
+    /// Wakes the waiters that released memory now suffices for, and runs their containers in this turn, not in the next
+    /// (B9).
     fn wake(&mut self, now: Instant) {
         if let Some(host) = &self.host {
             let owners = self.budgets.iter().flatten();
             let usage = || owners.map(|owner| owner.budget.as_child()).collect();
-            // Memory given back by one budget may be what another one waits for.
+            // Memory that one budget released may be what a waiter of another budget needs.
             if host.on_turn(self.index, &mut self.shared, usage, now) || self.called {
                 self.touched = (0..self.budgets.len()).collect();
             }
         }
         let touched = std::mem::take(&mut self.touched);
         let mut left_over = true;
+        // A container that runs may release memory for the next waiter: hence more than one pass.
         for _ in 0..WAKE_PASSES {
             let woken: BTreeSet<u16> =
                 touched.iter().flat_map(|budget| self.wake_waiters(*budget, now)).collect();
@@ -288,7 +312,8 @@ impl Worker {
         }
         for index in touched {
             let Some(owner) = &mut self.budgets[index] else { continue };
-            // Who could not be woken in this turn is asked for in the next one, which then does not wait.
+            // Waiters remain after the last pass: the budget is polled again in the next turn, which then does not
+            // wait.
             owner.touched = left_over;
             if left_over {
                 self.touched.push(index);
@@ -299,13 +324,14 @@ impl Worker {
         }
     }
 
-    /// Tells the waiters of a budget whose need fits now; their seats.
+    /// Notifies the waiters of a budget that now have room. Returns their containers, one entry for each waiter.
     fn wake_waiters(&mut self, budget: usize, now: Instant) -> Vec<u16> {
         let mut woken = Vec::new();
         let Some(owner) = &mut self.budgets[budget] else { return woken };
         while let Some(key) = owner.budget.poll_wake(now) {
             let key = WakeKey(key);
             let member = usize::from(key.member().0);
+            // No container has this member any more.
             let Some(index) = owner.members.get(member).copied().flatten() else { continue };
             if let Some(seat) = &mut self.seats[usize::from(index)] {
                 seat.stack.on_wake(key);
@@ -315,6 +341,7 @@ impl Worker {
         woken
     }
 
+    /// Runs the stack of a woken container, without its device and accepts, which the next turn serves.
     fn run_woken(&mut self, index: u16, now: Instant) {
         let Some(seat) = &mut self.seats[usize::from(index)] else { return };
         let Some(owner) = &mut self.budgets[seat.budget] else { return };
@@ -324,12 +351,13 @@ impl Worker {
         seat.cpu_ns += clock::thread_cpu_ns().saturating_sub(before);
         seat.hold_admissions(&self.recent, index, now);
         self.reschedule(index);
-        // A listener may have waited for the room, too.
+        // A published port may also have waited for the room: accepts run in the next turn.
         if again || self.seats[usize::from(index)].as_ref().is_some_and(Seat::has_listeners) {
             self.activate(index);
         }
     }
 
+    /// Removes a container after its device was closed and reports that.
     fn on_gone(&mut self, index: u16, now: Instant) {
         if let Some(seat) = self.remove_seat(index, now) {
             let name = seat.name;
@@ -340,14 +368,14 @@ impl Worker {
 
     fn tell(&self, event: DaemonEvent) {
         if let Some(listener) = &self.listener {
-            // Nobody listens any more: not the worker's concern.
+            // The receiver of events may be dropped: the containers run on without it.
             let _ = listener.send(event);
         }
     }
 }
 
 impl BudgetSeat {
-    /// At most one line in `LOG_EVERY`, with what was left out before it.
+    /// Writes at most one line in `LOG_EVERY`, with the number of events not logged before it.
     fn log(&mut self, event: Event, now: Instant) {
         if self.logged.is_some_and(|at| now.since(at) < LOG_EVERY) {
             self.unlogged += 1;

@@ -1,4 +1,4 @@
-//! What other threads ask of a worker.
+//! Commands from other threads.
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -14,19 +14,29 @@ use crate::listener::Backlog;
 use crate::stats::{self, Categories, ContainerReport, Meter};
 
 #[derive(Debug)]
+/// One command; the worker sends the result to `reply`.
 pub(crate) enum Command {
+    /// Creates a budget that containers can share.
     AddBudget { name: String, config: BudgetConfig, reply: Sender<Result<BudgetId, DaemonError>> },
+    /// Creates a container, with a budget if it has its own.
     AddContainer { spec: Box<ContainerSpec>, reply: Sender<Result<(), DaemonError>> },
+    /// Whether a container of that name runs here.
     Has { name: String, reply: Sender<bool> },
+    /// Resets the container's flows and closes its device.
     Remove { name: String, reply: Sender<Result<(), DaemonError>> },
+    /// Changes the limits of the container's budget.
     SetLimits { name: String, limits: Limits, reply: Sender<Result<(), DaemonError>> },
+    /// Lists the container's flows.
     Flows { name: String, reply: Sender<Result<Vec<FlowInfo>, DaemonError>> },
+    /// Counts the bytes acknowledged to the guest and not yet delivered.
     Undelivered { name: String, reply: Sender<Result<Undelivered, DaemonError>> },
+    /// Collects the stats; `meminfo` also reads SO_MEMINFO of each host socket.
     Stats { meminfo: bool, reply: Sender<Report> },
+    /// Ends the loop.
     Stop,
 }
 
-/// One worker's part of the stats.
+/// One worker's part of the stats; `platform_bytes` and `pool_bytes` are charged to no container.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) containers: Vec<ContainerReport>,
@@ -36,7 +46,7 @@ pub(crate) struct Report {
 }
 
 impl Worker {
-    /// An answer nobody waits for any more is dropped.
+    /// Executes all pending commands. A reply is dropped when its receiver is gone.
     pub(super) fn on_commands(&mut self, now: Instant) {
         while let Ok(command) = self.inbox.try_recv() {
             match command {
@@ -53,6 +63,7 @@ impl Worker {
                 }
                 Command::Remove { name, reply } => {
                     match self.find(&name).map(|index| self.remove_seat(index, now)) {
+                        // The reply is sent when the device is closed.
                         Ok(left) => close_aside(left.map(|seat| seat.tap), reply),
                         Err(e) => drop(reply.send(Err(e))),
                     }
@@ -74,16 +85,19 @@ impl Worker {
         }
     }
 
+    /// Removes every container, before the thread ends.
     pub(super) fn remove_all(&mut self, now: Instant) {
         for index in 0..self.seats.len() {
             self.remove_seat(index as u16, now);
         }
     }
 
-    /// Resets its flows and gives everything back. What is left of it, if it was there: its name, and its device, which
-    /// closes with it.
+    /// Resets the container's flows and uncharges all that it holds. Returns the seat, with the name and the device;
+    /// the device closes when the caller drops it. `None`: there is no such container.
     pub(super) fn remove_seat(&mut self, index: u16, now: Instant) -> Option<Seat> {
         let mut seat = self.seats[usize::from(index)].take()?;
+        // The device may be closed later, on another thread: without this its events would reach a later container of
+        // the same index.
         seat.unregister(self.poll.registry());
         if let Some(at) = seat.deadline {
             self.deadlines.remove(&(at, index));
@@ -92,13 +106,16 @@ impl Worker {
         let place = &mut self.budgets[seat.budget];
         if let Some(owner) = place {
             let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
+            // The reset sends frames and releases memory, so the member is removed after it.
             seat.abort(&mut owner.budget, &mut Shared { now, pool, scratch });
             let member = seat.stack.member();
             owner.budget.remove_member(member, now);
             owner.members[usize::from(member.0)] = None;
+            // What was released may be room for another member's waiters.
             if !std::mem::replace(&mut owner.touched, true) {
                 self.touched.push(seat.budget);
             }
+            // The budget has no other member.
             if owner.own {
                 *place = None;
             }
@@ -106,6 +123,7 @@ impl Worker {
         Some(seat)
     }
 
+    /// Creates a budget below the host level. `own`: it is removed with its container.
     fn add_budget(
         &mut self,
         name: String,
@@ -126,6 +144,7 @@ impl Worker {
         Ok(place(&mut self.budgets, seat))
     }
 
+    /// Creates a container. After an error nothing of it remains, neither the charges nor a budget of its own.
     fn add_container(&mut self, spec: ContainerSpec, now: Instant) -> Result<(), DaemonError> {
         let ContainerSpec { name, tap, config, budget, publish, outbound_addr } = spec;
         let (at, own) = match budget {
@@ -135,6 +154,7 @@ impl Worker {
         let registry = self.poll.registry().try_clone()?;
         let owner = self.budgets.get_mut(at).and_then(Option::as_mut);
         let owner = owner.ok_or(DaemonError::NoSuchBudget)?;
+        // Charged first: the device can hold frames from the moment it is watched.
         let dev_bytes = config.dev_queue_bytes;
         let Ok(member) = owner.budget.add_member(dev_bytes) else {
             if own {
@@ -143,6 +163,7 @@ impl Worker {
             return Err(DaemonError::NoRoom { dev_bytes });
         };
         let (ports, backlog) = (publish.len(), Backlog::fit(owner.budget.limits(), publish.len()));
+        // Backlogs are charged whole before the ports listen: the kernel receives into them without asking us (H6).
         let backlog_bytes = backlog.bytes() * ports as u64;
         if ports > 0 && owner.budget.charge_listen(member, backlog_bytes, now).is_err() {
             owner.budget.remove_member(member, now);
@@ -168,9 +189,11 @@ impl Worker {
             None => Ok(()),
         };
         if let Err(e) = registered {
+            // `remove_seat` also undoes the charges above.
             self.remove_seat(index, now);
             return Err(e.into());
         }
+        // The device may hold frames that arrived before it was watched.
         self.activate(index);
         Ok(())
     }
@@ -181,34 +204,40 @@ impl Worker {
         let owner = seat.and_then(|seat| self.budgets[seat.budget].as_mut());
         let owner = owner.ok_or(DaemonError::NoSuchBudget)?;
         owner.budget.set_limits(limits, now);
+        // Its turn puts the budget on the `touched` list: higher limits may have room for waiters.
         self.activate(index);
         Ok(())
     }
 
+    /// Every flow of the container.
     fn flows(&self, name: &str) -> Result<Vec<FlowInfo>, DaemonError> {
         let index = self.find(name)?;
         let seat = self.seats[usize::from(index)].as_ref();
         Ok(seat.map(|seat| seat.stack.flows()).unwrap_or_default())
     }
 
+    /// Bytes acknowledged to the guest that would be lost if the container were removed now.
     fn undelivered(&mut self, name: &str) -> Result<Undelivered, DaemonError> {
         let index = self.find(name)?;
         let seat = self.seats[usize::from(index)].as_mut();
         Ok(seat.map(Seat::undelivered).unwrap_or_default())
     }
 
+    /// The index of the container with that name.
     fn find(&self, name: &str) -> Result<u16, DaemonError> {
         let named = |seat: &Option<Seat>| seat.as_ref().is_some_and(|seat| seat.name == name);
         let at = self.seats.iter().position(named);
         at.map(|at| at as u16).ok_or_else(|| DaemonError::NoSuchContainer(name.to_owned()))
     }
 
+    /// Collects the stats of all containers. `meminfo`: one system call for each host socket.
     fn report(&mut self, meminfo: bool, now: Instant) -> Report {
         let mut held = vec![None; self.seats.len()];
         for (held, seat) in held.iter_mut().zip(&self.seats).filter(|_| meminfo) {
             let Some(seat) = seat else { continue };
             let (bytes, above) = seat.host.queued();
             *held = Some(bytes);
+            // A socket that holds more than its charge breaks the accounting: the counter shows it.
             if let Some(owner) = &mut self.budgets[seat.budget] {
                 owner.budget.count(seat.stack.member(), Counter::HostMemExcess, above);
             }
@@ -247,9 +276,9 @@ impl Worker {
     }
 }
 
-/// The kernel waits until nobody can be looking at a device before it is gone (`unregister_netdevice_many`), tens of
-/// milliseconds in which the thread that closes it does nothing else: not the one that the neighbours wait for. The
-/// answer comes when the device is gone.
+/// Closes a removed container's device on a thread of its own, and replies when the device is gone. The kernel waits in
+/// `unregister_netdevice_many` until no reader uses the device any more: tens of milliseconds in which the worker would
+/// serve no other container.
 fn close_aside(tap: Option<Tap>, reply: Sender<Result<(), DaemonError>>) {
     let done = reply.clone();
     let close = move || {
@@ -257,12 +286,12 @@ fn close_aside(tap: Option<Tap>, reply: Sender<Result<(), DaemonError>>) {
         let _ = reply.send(Ok(()));
     };
     if thread::Builder::new().name("skb-close".to_owned()).spawn(close).is_err() {
-        // No thread to be had: it was closed here.
+        // The thread could not start: the closure was dropped, and with it the device was closed on this thread.
         let _ = done.send(Ok(()));
     }
 }
 
-/// Into the first free place; its number.
+/// Stores the value in the first free place. Returns its index.
 fn place<T>(places: &mut Vec<Option<T>>, value: T) -> usize {
     let free = places.iter().position(Option::is_none).unwrap_or(places.len());
     if free == places.len() {

@@ -1,9 +1,10 @@
-//! A failure that goes on is reported when it begins and then once a minute.
+//! Reports a lasting failure when it starts, and then once a minute.
 
 use std::time::Duration;
 
 use skbudget_controller::Instant;
 
+/// Interval between two reports of a failure that lasts.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// One kind of failure of one container.
@@ -14,7 +15,8 @@ pub(super) struct Quiet {
 }
 
 impl Quiet {
-    /// It happened: `Some` when it is to be reported, with how often it was not since the last report.
+    /// Records one occurrence. `Some` when it is to be reported: the number of occurrences not reported since the last
+    /// one.
     pub(super) fn note(&mut self, now: Instant) -> Option<u64> {
         if self.reported.is_some_and(|at| now.since(at) < AGAIN_AFTER) {
             self.left_out += 1;

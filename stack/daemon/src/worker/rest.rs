@@ -1,27 +1,32 @@
-//! CPU is not buffer memory, but the neighbours feel it alike: a container at its soft limit moves its bytes in the
-//! smallest pieces, hundreds of flows at once, and would take the whole thread for it. So beside neighbours who are at
-//! work it rests after each turn for eight times as long as the turn took. It pays with its own speed.
+//! CPU throttle of a container that shares a thread with others.
 //!
-//! A connection is a dozen system calls before it has a byte, and a refused one is gone when they are done: no memory
-//! holds back who opens one after the other. So beside neighbours at work a container opens so many a second; what it
-//! has goes on meanwhile.
+//! Under pressure a container moves its bytes in the smallest pieces, on hundreds of flows at once, and takes the whole
+//! thread. CPU time is not buffer memory, but the containers beside it notice its loss alike. So, while another
+//! container is active, a container under pressure pauses after each turn for eight times the CPU time of that turn.
+//! Only its own throughput falls.
+//!
+//! The memory budget does not limit the rate of new connections: a connection costs a dozen system calls before it
+//! holds a byte, and a refused one is closed after them. So, while another container is active, each connection pauses
+//! further admissions of the container for a fixed time. Its established flows run on.
 
 use std::time::Duration;
 
 use skbudget_controller::Instant;
 
+/// Length of the pause, in multiples of the CPU time of the turn.
 const REST_FACTOR: u32 = 8;
-/// A shorter turn is not worth a rest, nor the look at the container that ends one.
+/// Shorter turns cause no pause: a pause costs a wake-up at its end, which is worth more than such a turn.
 const TURN_LEAST: Duration = Duration::from_micros(5);
+/// Longest pause: bounds the latency that the throttle adds to a flow.
 const REST_MAX: Duration = Duration::from_millis(2);
 
-/// Beside neighbours at work: 6,600 connections a second, a tenth of a core.
+/// Pause of admissions for each connection: at most 6,600 connections a second, a tenth of a core.
 const REST_OF_A_CONNECT: Duration = Duration::from_micros(150);
 
-/// A neighbour that did not run for so long is none to be considerate of.
+/// A container that did not run for this time does not count as an active neighbour.
 const NEIGHBOUR_FOR: Duration = Duration::from_millis(10);
 
-/// Who ran last, and who before them.
+/// The container that ran last, and the last one before it that is another.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     last: Option<(u16, Instant)>,
@@ -29,6 +34,7 @@ pub(super) struct Recent {
 }
 
 impl Recent {
+    /// Records that a container ran.
     pub(super) fn ran(&mut self, seat: u16, now: Instant) {
         if self.last.is_some_and(|(last, _)| last != seat) {
             self.other = self.last;
@@ -36,18 +42,19 @@ impl Recent {
         self.last = Some((seat, now));
     }
 
-    /// How long `seat`, which is under pressure and ran for `cpu_ns`, leaves the thread to others.
+    /// The pause of `seat`, which is under pressure and ran for `cpu_ns`; `None`: it may run on.
     pub(super) fn rest(&self, seat: u16, cpu_ns: u64, now: Instant) -> Option<Duration> {
         let turn = Duration::from_nanos(cpu_ns);
         let rests = turn >= TURN_LEAST && self.beside_a_neighbour(seat, now);
         rests.then(|| (turn * REST_FACTOR).min(REST_MAX))
     }
 
-    /// How long `seat`, which began so many connections in its turn, begins no other.
+    /// The pause of admissions of `seat`, which opened `begun` connections in its turn; `None`: none is needed.
     pub(super) fn rest_of_connects(&self, seat: u16, begun: u32, now: Instant) -> Option<Duration> {
         (begun > 0 && self.beside_a_neighbour(seat, now)).then(|| REST_OF_A_CONNECT * begun)
     }
 
+    /// Whether another container ran lately. Two entries suffice: `last` and `other` are never the same container.
     fn beside_a_neighbour(&self, seat: u16, now: Instant) -> bool {
         let neighbour = [self.last, self.other].into_iter().flatten().find(|(who, _)| *who != seat);
         neighbour.is_some_and(|(_, at)| now.since(at) < NEIGHBOUR_FOR)

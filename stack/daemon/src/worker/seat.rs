@@ -1,4 +1,4 @@
-//! One container in a worker: its stack, its device, its host sockets, its published ports.
+//! One container of a worker: its stack, its device, its host sockets, its published ports.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -17,67 +17,75 @@ use crate::host::HostSockets;
 use crate::listener::Backlog;
 use crate::{sys, token};
 
-/// Frames and bytes taken from one device in one turn: small enough that what was read is still in the cache when it
-/// is relayed, and that no other container waits long; large enough that the turn's fixed cost does not show.
+/// Frames taken from one device in one turn. Few enough that the data is still in the CPU cache when it is relayed, and
+/// that other containers wait only briefly; enough to amortise the fixed cost of a turn.
 const FRAMES_PER_TURN: usize = 32;
+/// Bytes taken from one device in one turn, for the same reasons.
 const BYTES_PER_TURN: usize = 512 << 10;
-/// Under pressure they are small and many, each with an answer of its own.
+/// The bound under pressure: frames are then small and many, and each of them causes a response.
 const FRAMES_PER_PRESSED_TURN: usize = 8;
 
+/// Connections accepted in one turn, over all published ports of a container.
 const ACCEPTS_PER_TURN: usize = 16;
 
-/// After a failed accept (no descriptors left, most likely) the listener rests: asking at once would fail again.
+/// Pause of a listener after accept(2) failed, most likely for want of descriptors: a retry at once would fail again.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
 
-/// What the parts of a turn share.
+/// Time and buffers that the parts of a turn share.
 pub(super) struct Shared<'a> {
     pub(super) now: Instant,
     pub(super) pool: &'a mut ChunkPool,
+    /// Receives one frame, with its header.
     pub(super) scratch: &'a mut [u8],
 }
 
 #[derive(Debug)]
 pub(super) struct Seat {
     pub(super) name: String,
+    /// Index of its budget in the worker.
     pub(super) budget: usize,
     pub(super) stack: Container,
     pub(super) host: HostSockets,
     pub(super) tap: Tap,
     listeners: Vec<Listener>,
-    /// Failures of this process's own that may go on for long: no descriptor is left, most likely.
+    /// Failures of this process's own resources that may last, most likely because no descriptor is free.
     accepts_fail: Quiet,
     connects_fail: Quiet,
-    /// The device may hold frames: edge-triggered, so remembered until it said that it holds none.
+    /// The device may hold frames. The poll is edge-triggered, so this stays set until a read returns EAGAIN.
     device_ready: bool,
-    /// In the worker's list of what runs next.
+    /// It is in the worker's `active` list.
     pub(super) active: bool,
-    /// As it stands in the worker's list of deadlines.
+    /// Its entry in the worker's `deadlines`.
     pub(super) deadline: Option<Instant>,
-    /// It leaves the thread to its neighbours until then.
+    /// The CPU throttle pauses the container until this time.
     pub(super) rest_until: Option<Instant>,
+    /// CPU time that its turns took.
     pub(super) cpu_ns: u64,
     pub(super) turns: u64,
 }
 
+/// One published port.
 #[derive(Debug)]
 struct Listener {
     socket: TcpListener,
     guest_port: u16,
-    /// Connections may wait.
+    /// Connections may be queued: edge-triggered, as `device_ready`.
     ready: bool,
+    /// Accepts are paused until this time.
     rest_until: Option<Instant>,
-    /// A connection that holds more than the container has room for: the next to begin.
+    /// An accepted connection that holds more received bytes than the container has room for. It is the next to be
+    /// served.
     accepted: Option<(TcpStream, SocketAddr)>,
 }
 
-/// What a turn of a seat leaves behind.
+/// The state of a container after its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum After {
-    /// Nothing to do before the next event or deadline.
+    /// There is no work before the next event or deadline.
     Idle,
-    /// It stopped at a bound.
+    /// It stopped at a bound: more work is ready.
     Again,
-    /// The device is gone.
+    /// The device was closed or deleted.
     Gone,
 }
 
@@ -98,6 +106,7 @@ impl Seat {
             listeners: Vec::new(),
             accepts_fail: Quiet::default(),
             connects_fail: Quiet::default(),
+            // Frames may have arrived before the device was watched, and they cause no edge.
             device_ready: true,
             active: false,
             deadline: None,
@@ -135,13 +144,14 @@ impl Seat {
         Ok(())
     }
 
-    /// Its device may be closed later than its place is given to another.
+    /// Stops watching the device. Its descriptor may stay open after another container has taken this index.
     pub(super) fn unregister(&self, registry: &Registry) {
         let fd = self.tap.as_fd().as_raw_fd();
-        // One that was never registered has nothing to undo.
+        // Fails for a device that was never registered, which has nothing to undo.
         let _ = registry.deregister(&mut SourceFd(&fd));
     }
 
+    /// Whether a published port may have a connection queued.
     pub(super) fn has_listeners(&self) -> bool {
         self.listeners.iter().any(|listener| listener.ready)
     }
@@ -156,10 +166,11 @@ impl Seat {
         }
     }
 
-    /// Device, published ports, stack: in this order, with a bound on each.
+    /// Serves the device, the published ports and the stack, in this order, with a bound on each.
     pub(super) fn turn(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) -> After {
         self.turns += 1;
         self.tap.set_now(shared.now);
+        // The device first: ACKs of the guest free send queues, which the stack then fills again.
         let frames_left = self.take_frames(budget, shared);
         let accepts_left = self.accept(budget, shared);
         let stack_left = self.stack_turn(budget, shared);
@@ -170,20 +181,20 @@ impl Seat {
         }
     }
 
-    /// Timers and flows.
+    /// Runs timers and flows. True when the stack stopped at a bound.
     pub(super) fn stack_turn(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) -> bool {
         let left = self.with_stack(budget, shared, |stack, cx| stack.turn(cx));
         if let Some(errno) = self.host.take_lack()
             && let Some(more) = self.connects_fail.note(shared.now)
         {
-            // The container's kernel sends its SYN again: the connection begins once there is what it lacks.
+            // The guest's kernel retransmits its SYN: the connection is opened once the resource is free.
             let why = errno.desc();
             log::warn!("container {}: no connection could begin: {why}{}", self.name, since(more));
         }
         left
     }
 
-    /// After a turn that began connections.
+    /// Pauses admissions after a turn that opened connections, if another container is active.
     pub(super) fn hold_admissions(&mut self, recent: &Recent, index: u16, now: Instant) {
         let begun = self.host.take_begun();
         if let Some(rest) = recent.rest_of_connects(index, begun, now) {
@@ -191,14 +202,15 @@ impl Seat {
         }
     }
 
-    /// It runs when its rest is over; what happens until then is remembered.
+    /// Whether the CPU throttle pauses the container. Its events stay recorded until the pause ends.
     pub(super) fn rests(&mut self, now: Instant) -> bool {
         self.rest_until = self.rest_until.filter(|&until| until > now);
         self.rest_until.is_some()
     }
 
-    /// The next moment something has to be done here though nothing happens.
+    /// The next time at which the container must run without an event.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
+        // All other deadlines wait for the end of the pause.
         if self.rest_until.is_some() {
             return self.rest_until;
         }
@@ -206,11 +218,12 @@ impl Seat {
         rests.chain(self.stack.next_deadline()).min()
     }
 
+    /// Bytes acknowledged to the guest that are not delivered yet.
     pub(super) fn undelivered(&mut self) -> Undelivered {
         self.stack.undelivered(&mut self.host)
     }
 
-    /// Everything the container held goes back; its peers see a reset.
+    /// Resets every flow, towards the guest and towards the hosts, and uncharges all.
     pub(super) fn abort(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) {
         self.with_stack(budget, shared, |stack, cx| stack.abort_all(cx));
         self.tap.flush_capture();
@@ -227,7 +240,7 @@ impl Seat {
         work(stack, &mut Ctx { now: *now, budget, pool, host, device: tap })
     }
 
-    /// True when the device may hold more.
+    /// Passes received frames to the stack. True when the device may hold more.
     fn take_frames(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) -> bool {
         let Self { stack, host, tap, device_ready, .. } = self;
         let frames =
@@ -246,7 +259,7 @@ impl Seat {
                 }
                 Err(e) => {
                     *device_ready = false;
-                    // A device that is gone says so by itself, one that is down answers EIO until it comes up.
+                    // `tap.gone()` detects a closed device. A device that is down returns EIO until it is up again.
                     if e.kind() != io::ErrorKind::WouldBlock && !tap.gone() {
                         log::debug!("device: {e}");
                     }
@@ -256,6 +269,7 @@ impl Seat {
         *device_ready
     }
 
+    /// Accepts connections of the published ports. True when the bound was reached.
     fn accept(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) -> bool {
         let mut left = ACCEPTS_PER_TURN;
         for index in 0..self.listeners.len() {
@@ -264,7 +278,7 @@ impl Seat {
                 listener.rest_until = None;
                 listener.ready = true;
             }
-            // While the container has no room, the host's backlog holds the client.
+            // While the container has no room, the connection stays in the kernel's backlog, charged as such (H6).
             while self.listeners[index].ready && left > 0 && self.stack.can_accept(budget) {
                 left -= 1;
                 self.accept_one(index, budget, shared);
@@ -273,6 +287,7 @@ impl Seat {
         left == 0
     }
 
+    /// Takes one connection, a held one before a new one, and serves it.
     fn accept_one(&mut self, index: usize, budget: &mut Budget, shared: &mut Shared<'_>) {
         let listener = &mut self.listeners[index];
         let waited = listener.accepted.take().map(Ok);
@@ -299,6 +314,7 @@ impl Seat {
         self.begin(index, stream, peer, budget, shared);
     }
 
+    /// Opens a flow for an accepted connection.
     fn begin(
         &mut self,
         index: usize,
@@ -312,22 +328,24 @@ impl Seat {
         let begun = self
             .with_stack(budget, shared, |stack, cx| stack.on_accept(cx, guest_port, peer, queued));
         let Some((flow, caps)) = begun else {
-            // There is room for a flow, but not for what its client has sent already. It is charged where it is.
+            // The budget has room for a flow, but not for the bytes that its client has sent already. The backlog's
+            // charge covers them until the retry.
             let listener = &mut self.listeners[index];
             listener.accepted = Some((stream, peer));
             listener.ready = false;
             listener.rest_until = Some(shared.now + ACCEPT_REST);
             return;
         };
+        // From here on the flow exists: the socket joins it, or the flow is closed.
         if let Err(e) = self.host.adopt(flow, stream, peer, caps) {
             log::debug!("container {}: published port {guest_port}: {e}", self.name);
-            // No event would ever tell a flow without a socket.
+            // A flow without a socket would receive no event and stay open for ever.
             self.with_stack(budget, shared, |stack, cx| stack.accept_failed(cx, flow));
         }
     }
 }
 
-/// How often a failure was not reported.
+/// Text for the occurrences not reported since the last report; empty when there are none.
 fn since(left_out: u64) -> String {
     if left_out == 0 {
         String::new()
@@ -336,7 +354,7 @@ fn since(left_out: u64) -> String {
     }
 }
 
-/// The connection failed before it was accepted: the listener is well.
+/// The connection failed before it was accepted. The listener works: the next accept follows at once.
 fn is_peers_doing(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
