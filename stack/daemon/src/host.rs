@@ -1,4 +1,4 @@
-//! The host's side of one container's flows: non-blocking kernel sockets, watched edge-triggered.
+//! The host side of one container's flows: non-blocking kernel sockets, polled edge-triggered.
 
 use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -26,35 +26,41 @@ mod keepalive;
 pub(crate) use descriptors::grow_descriptor_table;
 use errors::{map, map_io};
 
-/// The kernel doubles what it is given for SO_SNDBUF and SO_RCVBUF; caps are counted as what comes out.
+/// The kernel doubles the value that it is given for SO_SNDBUF and SO_RCVBUF; caps are in bytes after the doubling.
 const KERNEL_DOUBLES: u32 = 2;
 
-/// Segments towards the host's own loopback, whose MSS is 64 KiB otherwise: a send buffer at its floor then holds one
-/// segment, which the receiver acknowledges 40 ms later. Nothing is cut for it, the loopback moves larger units whole.
+/// MSS towards the host's own loopback, bytes. Its default is 64 KiB: a send buffer at its floor then holds a single
+/// segment, which the receiver acknowledges 40 ms later. The smaller MSS costs no segmentation, because the loopback
+/// passes larger units on whole.
 const LOOPBACK_MSS: u32 = 4096;
 
 /// Sockets of one container, by flow index.
 #[derive(Debug)]
 pub(crate) struct HostSockets {
+    /// Watches the sockets in the worker's poll.
     registry: Registry,
+    /// Index of the container in the worker, part of each token.
     seat: u16,
+    /// Source address of IPv4 connections to other hosts.
     outbound: Option<Ipv4Addr>,
     slots: Vec<Option<Slot>>,
     open: usize,
-    /// connect(2)s since it was last asked.
+    /// Number of connect(2) calls since `take_begun`.
     begun: u32,
-    /// What a connect(2) lacked, likewise.
+    /// Why a connect(2) failed since `take_lack`, when a local resource was missing.
     lack: Option<Errno>,
 }
 
 #[derive(Debug)]
 struct Slot {
+    /// Must match the generation in a token, so that late events of a closed flow are dropped.
     generation: u32,
     stream: TcpStream,
+    /// The destination until the connection is established, to detect a connection to itself.
     to: Option<SocketAddr>,
     /// Effective SO_SNDBUF.
     sndbuf: u32,
-    /// What is charged for it: its caps, or more until it has drained.
+    /// The caps that are charged for the socket: those set, or more while its queues still hold more.
     charged: HostCaps,
 }
 
@@ -63,7 +69,7 @@ impl HostSockets {
         Self { registry, seat, outbound, slots: Vec::new(), open: 0, begun: 0, lack: None }
     }
 
-    /// The flow an event is for; `None` when the flow of that token is over.
+    /// The flow that an event belongs to; `None`: the flow of that token is closed.
     pub(crate) fn flow(&self, token: mio::Token) -> Option<FlowId> {
         let index = token::flow_index(token);
         let slot = self.slots.get(index as usize)?.as_ref()?;
@@ -71,9 +77,9 @@ impl HostSockets {
         (token::flow(self.seat, id) == token).then_some(id)
     }
 
-    /// Gives the flow a connection that a published port accepted from `peer`. Its buffers are those of the listener
-    /// until now. The socket has no peer any more when it was reset before it was accepted: what it received until then
-    /// can be read all the same.
+    /// Gives the flow a connection that a published port accepted from `peer`. Until now it has the listener's buffers.
+    /// `peer` is an argument because the socket has none any more if the connection was reset before the accept; the
+    /// bytes received before the reset can be read all the same.
     pub(crate) fn adopt(
         &mut self,
         flow: FlowId,
@@ -91,18 +97,18 @@ impl HostSockets {
         self.watch(flow, stream, None, caps)
     }
 
-    /// connect(2)s since this was last asked.
+    /// Returns the number of connect(2) calls since the last call, and starts again at zero.
     pub(crate) fn take_begun(&mut self) -> u32 {
         std::mem::take(&mut self.begun)
     }
 
-    /// Sockets open.
+    /// Number of open sockets.
     pub(crate) fn open(&self) -> usize {
         self.open
     }
 
-    /// What the kernel holds in their queues right now, to be compared with what is charged as `host`; and of how many
-    /// sockets that is more than is charged.
+    /// Bytes that the kernel holds in the sockets' queues now, to compare with the `host` charge; and the number of
+    /// sockets that hold more than is charged for them. One system call for each socket.
     pub(crate) fn queued(&self) -> (u64, u64) {
         let (mut bytes, mut above) = (0, 0);
         for slot in self.slots.iter().flatten() {
@@ -115,6 +121,7 @@ impl HostSockets {
         (bytes, above)
     }
 
+    /// Registers the socket for reads and writes, and stores it as the flow's.
     fn watch(
         &mut self,
         flow: FlowId,
@@ -137,32 +144,38 @@ impl HostSockets {
         Ok(())
     }
 
+    /// The flow's socket; `None` if it was closed, or belongs to a later flow at the same index.
     fn slot(&mut self, flow: FlowId) -> Option<&mut Slot> {
         let slot = self.slots.get_mut(flow.index as usize)?.as_mut()?;
         (slot.generation == flow.generation).then_some(slot)
     }
 
-    /// A flow without a socket (adopting one failed) is told that the connection is reset.
+    /// The flow's stream. A flow without a socket (`adopt` failed) gets the error of a reset connection.
     fn stream(&mut self, flow: FlowId) -> Result<&TcpStream, HostError> {
         self.slot(flow).map(|slot| &slot.stream).ok_or(HostError::Reset)
     }
 
+    /// Creates the socket of a flow and starts its connect(2).
     fn start(&mut self, flow: FlowId, to: SocketAddr, caps: HostCaps) -> Result<(), HostError> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let fd = socket::socket(family, SockType::Stream, flags, None).map_err(map)?;
-        // The window scale follows from the buffer at the moment of connect, and only then (tcp_select_initial_window):
-        // far away it must allow for a large window, although the buffer is small until the flow proved fast. On
-        // loopback the handshake is over before the buffer could be lowered again: half of it is promised to the
-        // remote at once, so it is what is charged, no more.
+        // The kernel derives the window scale from the buffer at connect, and only then (tcp_select_initial_window).
+        // Towards another machine the scale must allow for a large window, although the buffer stays small until the
+        // flow is fast. On loopback the handshake ends before the buffer could be lowered again, and half of the buffer
+        // is advertised at once: so the buffer is what is charged, and no more.
         let far = !to.ip().is_loopback();
         set_buffers(&fd, if far { HostCaps { rcvbuf: FAR_RCVBUF, ..caps } } else { caps });
+        // The stack segments and delays already: a second Nagle would only add latency.
         setsockopt(&fd, sockopt::TcpNoDelay, &true).map_err(map)?;
+        // Until the stack closes in order: whatever ends this process, no queue outlives it (K11).
         closing::reset_on_close(&fd);
         if !far {
             let _ = setsockopt(&fd, sockopt::TcpMaxSeg, &LOOPBACK_MSS);
             unpaced(&fd);
         } else if let Some(ip) = self.outbound.filter(|_| to.is_ipv4()) {
+            // The kernel then chooses the port at connect, so that many connections can share one port towards
+            // different hosts.
             setsockopt(&fd, sockopt::IpBindAddressNoPort, &true).map_err(map)?;
             let from = SockaddrIn::from(SocketAddrV4::new(ip, 0));
             socket::bind(fd.as_raw_fd(), &from).map_err(map)?;
@@ -171,11 +184,12 @@ impl HostSockets {
             Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => {}
             Err(errno) => return Err(map(errno)),
         }
+        // The scale is set: the buffer returns to what is charged.
         if far {
             set_buffers(&fd, caps);
         }
         unclamp(&fd);
-        // Registered only now: an unconnected socket reports a hang-up.
+        // Registered after connect: an unconnected socket would report a hang-up.
         self.watch(flow, TcpStream::from(fd), Some(to), caps).map_err(|e| map_io(&e))
     }
 }
@@ -203,7 +217,8 @@ impl Host for HostSockets {
             Err(e) => return Some(Err(map_io(&e))),
             Ok(_) => {}
         }
-        // A closed port in the ephemeral range of our own loopback may meet itself: nobody listens there.
+        // A connect to a closed port in the ephemeral range of the host's loopback can pick that port as its source and
+        // connect to itself (simultaneous open). No server listens there: the guest gets a refusal.
         let to_itself = slot.to.take().is_some_and(|to| {
             to.ip().is_loopback() && slot.stream.local_addr().is_ok_and(|from| from == to)
         });
@@ -212,6 +227,7 @@ impl Host for HostSockets {
 
     fn write(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<usize, HostError> {
         let slot = self.slot(flow).ok_or(HostError::Reset)?;
+        // At a small cap the kernel would take up to 64 KiB more than it is charged for (see `WATCHED_BELOW`).
         if slot.sndbuf <= WATCHED_BELOW {
             return write_within(&slot.stream, slot.sndbuf as usize / 2, parts);
         }
@@ -226,7 +242,7 @@ impl Host for HostSockets {
 
     fn shutdown_write(&mut self, flow: FlowId) {
         if let Some(slot) = self.slot(flow) {
-            // Fails only when the connection is gone already, which the next read or write tells.
+            // Fails only after the connection is closed, which the next read or write reports.
             let _ = slot.stream.shutdown(Shutdown::Write);
         }
     }
@@ -247,10 +263,11 @@ impl Host for HostSockets {
         let Some(before) = self.slot(flow).map(|slot| slot.charged) else { return caps };
         self.set_caps(flow, caps);
         let Some(slot) = self.slot(flow) else { return caps };
-        // The kernel keeps what it holds; without an answer it is taken to hold all it may.
+        // The kernel keeps the bytes that are queued. If it does not answer, both queues count as full.
         let (sent, received) =
             sys::socket_queued_bytes(slot.stream.as_fd()).unwrap_or((before.sndbuf, before.rcvbuf));
         let held = HostCaps { sndbuf: caps.sndbuf.max(sent), rcvbuf: caps.rcvbuf.max(received) };
+        // Not above the caps of before, which are the charge so far.
         slot.charged = HostCaps {
             sndbuf: held.sndbuf.min(before.sndbuf),
             rcvbuf: held.rcvbuf.min(before.rcvbuf),
@@ -279,15 +296,15 @@ impl Host for HostSockets {
         if let (Some(slot), Close::Graceful) = (&slot, how) {
             closing::deliver_on_close(&slot.stream);
         }
-        // Dropping it closes it, which also takes it off the poll.
+        // Dropping the slot closes the socket, which also removes it from the poll.
     }
 }
 
-/// A small send buffer is meant to be small. The kernel asks whether it is full only before it begins a new segment: to
-/// the last one, as long as it is unsent, it adds up to 64 KiB.
+/// Caps up to this size, bytes, are enforced by the write, because the kernel would exceed them: it checks for room
+/// only before it opens a new segment, and appends up to 64 KiB to the last one while that is unsent.
 const WATCHED_BELOW: u32 = 128 << 10;
 
-/// One write of at most `max` bytes, as a segment that no later one is added to.
+/// Writes at most `max` bytes, as a segment that no later write is appended to (MSG_EOR).
 fn write_within(stream: &TcpStream, max: usize, parts: &[IoSlice<'_>]) -> Result<usize, HostError> {
     let mut list = [IoSlice::new(&[]); WRITE_PARTS];
     let (mut used, mut left) = (0, max);
@@ -307,9 +324,10 @@ fn write_within(stream: &TcpStream, max: usize, parts: &[IoSlice<'_>]) -> Result
     retry(send)
 }
 
-/// Chunks that `WATCHED_BELOW / 2` bytes can lie in.
+/// Number of chunks that `WATCHED_BELOW / 2` bytes can be spread over.
 const WRITE_PARTS: usize = 18;
 
+/// Repeats the call while a signal interrupts it.
 fn retry<T>(mut op: impl FnMut() -> io::Result<T>) -> Result<T, HostError> {
     loop {
         match op() {
@@ -319,34 +337,36 @@ fn retry<T>(mut op: impl FnMut() -> io::Result<T>) -> Result<T, HostError> {
     }
 }
 
-/// Receive buffer at the moment of connecting to another machine.
+/// Receive buffer during a connect to another machine, bytes: allows for a window scale of 4 MiB.
 const FAR_RCVBUF: u32 = 4 << 20;
 
-/// As `set_buffers`, for a listener: what it accepts starts like that.
+/// Sets buffers and options of a listener; the sockets that it accepts inherit them.
 pub(crate) fn prepare_listener(socket: &impl AsFd, caps: HostCaps) {
     closing::reset_on_close(socket);
     set_buffers(socket, caps);
     let _ = setsockopt(socket, sockopt::TcpMaxSeg, &LOOPBACK_MSS);
 }
 
-/// No network lies between the two ends of a loopback connection: a host that paces (BBR) would only set timers for
-/// nothing. Reno is in every kernel and open to everyone; nothing is lost on loopback that it could slow down for.
+/// Selects Reno for a loopback connection. There is no network between its ends: a pacing host default (BBR) would only
+/// set timers. Every kernel has Reno and lets any user select it, and loopback loses nothing that it could slow down
+/// for.
 fn unpaced(socket: &impl AsFd) {
     let _ = setsockopt(socket, sockopt::TcpCongestion, &OsString::from("reno"));
 }
 
-/// Failure leaves the smaller buffer of before: what is charged is then more than what can be held, never less.
+/// Sets the buffers. On failure the smaller buffer of before remains: the charge then exceeds what the socket can hold,
+/// never the reverse.
 fn set_buffers(socket: &impl AsFd, caps: HostCaps) {
     let _ = setsockopt(socket, sockopt::SndBuf, &((caps.sndbuf / KERNEL_DOUBLES) as usize));
     let _ = setsockopt(socket, sockopt::RcvBuf, &((caps.rcvbuf / KERNEL_DOUBLES) as usize));
 }
 
-/// A connection's window stays below what the buffer was when it began (tcp_connect_init, tcp_openreq_init_rwin) or
-/// when the size of arriving segments last changed (tcp_measure_rcv_mss), though the buffer is larger now. The buffer
-/// is to be the limit, nothing else.
+/// Removes the clamp on the receive window, so that the buffer is the only bound. The kernel sets it from the buffer
+/// when the connection starts (tcp_connect_init, tcp_openreq_init_rwin) and when the size of arriving segments changes
+/// (tcp_measure_rcv_mss), and keeps it when the buffer grows.
 fn unclamp(socket: &impl AsFd) {
     let _ = sys::set_window_clamp(socket.as_fd(), WINDOW_MAX);
 }
 
-/// The largest window TCP can express (RFC 7323 section 2.3).
+/// The largest window TCP can express, bytes (RFC 7323 section 2.3).
 const WINDOW_MAX: u32 = 1 << 30;

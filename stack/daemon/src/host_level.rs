@@ -1,5 +1,5 @@
-//! The meter above all budgets, shared by the workers: who is woken when room comes back there, and what share each
-//! budget has while it is under pressure (pressure model H5).
+//! The meter above all budgets, shared by the workers. It wakes the waiters of all workers when memory is released
+//! there, and publishes each budget's share while the level is under pressure (H5).
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,20 +10,22 @@ use skbudget_controller::{Instant, Level, LevelStats, PAGE_SIZE, Pressure};
 
 use crate::stats::Meter;
 
-/// How often a worker computes the shares while the level is flagged.
+/// Interval at which a worker computes the shares while the level is flagged.
 const SHARE_EVERY: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 pub(crate) struct HostLevel {
+    /// The meter itself: budgets charge it without a lock.
     pub(crate) level: Arc<Level>,
+    /// One entry for each worker, by its index.
     workers: Mutex<Vec<Seen>>,
 }
 
-/// What the others know of a worker.
+/// A worker as the others see it.
 #[derive(Debug)]
 struct Seen {
     waker: Arc<Waker>,
-    /// Its budgets, as it last said.
+    /// Its budgets when it last computed the shares.
     budgets: Vec<Child>,
 }
 
@@ -32,13 +34,13 @@ impl HostLevel {
         Self { level, workers: Mutex::default() }
     }
 
-    /// Workers join in the order of their numbers.
+    /// Adds a worker. Workers must join in the order of their indices.
     pub(crate) fn join(&self, waker: Arc<Waker>) {
         self.workers().push(Seen { waker, budgets: Vec::new() });
     }
 
-    /// After a turn of worker `own`: true when its waiters are to be asked, because room came back here. The other
-    /// workers are told.
+    /// After a turn of worker `own`: publishes the shares if they are due, and wakes the other workers if memory was
+    /// released at this level. True when worker `own` must poll its waiters for the same reason.
     pub(crate) fn on_turn(
         &self,
         own: usize,
@@ -47,11 +49,14 @@ impl HostLevel {
         now: Instant,
     ) -> bool {
         match (self.level.under_pressure(), *shared) {
+            // Flagged, and computed lately.
             (true, Some(at)) if now.since(at) < SHARE_EVERY => {}
+            // Newly flagged, or due again.
             (true, _) => {
                 *shared = Some(now);
                 self.share(own, budgets());
             }
+            // The flag was cleared since: without pressure every budget may grow freely.
             (false, Some(_)) => {
                 *shared = None;
                 self.level.publish_share(Share::NONE);
@@ -63,20 +68,21 @@ impl HostLevel {
         }
         for (index, other) in self.workers().iter().enumerate() {
             if index != own {
-                // It cannot be woken when it is gone.
+                // Fails only for a worker that has ended.
                 let _ = other.waker.wake();
             }
         }
         true
     }
 
+    /// Updates the budgets of worker `own` and publishes the share computed from those of all workers.
     fn share(&self, own: usize, budgets: Vec<Child>) {
         let mut workers = self.workers();
         if let Some(seen) = workers.get_mut(own) {
             seen.budgets = budgets;
         }
         let all: Vec<_> = workers.iter().flat_map(|seen| seen.budgets.iter().copied()).collect();
-        // Reservations are in both: in what each holds, and in what is divided.
+        // Both sides include the reservations: the usage of each budget, and the memory that is divided.
         self.level.publish_share(fair_level(&all, self.level.soft_effective()));
     }
 

@@ -1,7 +1,7 @@
 //! How a host socket is closed, and what its send queue holds until then.
 //!
-//! A close that delivers is the exception, made when there is nothing left to deliver: until then closing resets, which
-//! frees the send queue at once. So whatever ends this process, no queue outlives it that nobody is charged for.
+//! By default close(2) resets the connection, which frees the send queue at once. Only a socket with nothing left to
+//! deliver is switched to an orderly close. So whatever ends this process, no send queue outlives it uncharged (K11).
 
 use std::net::TcpStream;
 use std::os::fd::AsFd;
@@ -10,28 +10,28 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::sys;
 
-/// close(2) discards what is queued and resets the connection. Sockets accepted from a listener inherit it.
+/// close(2) discards the send queue and resets the connection. Sockets accepted from a listener inherit this.
 pub(super) fn reset_on_close(socket: &impl AsFd) {
     linger(socket, libc::linger { l_onoff: 1, l_linger: 0 });
 }
 
-/// close(2) ends the connection in order.
+/// close(2) closes the connection in order, with a FIN.
 pub(super) fn deliver_on_close(socket: &impl AsFd) {
     linger(socket, libc::linger { l_onoff: 0, l_linger: 0 });
 }
 
-/// The kernel refuses it to no socket.
+/// Sets SO_LINGER, which the kernel accepts for every TCP socket.
 fn linger(socket: &impl AsFd, how: libc::linger) {
     let _ = setsockopt(socket, sockopt::Linger, &how);
 }
 
-/// Bytes written that the peer has not acknowledged, and one for the end of the stream.
+/// Bytes written that the peer has not acknowledged; a FIN counts as one.
 pub(super) fn unacknowledged(stream: &TcpStream) -> u64 {
     let waiting = sys::socket_unacknowledged(stream.as_fd()).unwrap_or(0);
     if waiting == 0 {
         return 0;
     }
-    // A reset empties the queue, and leaves the count of bytes as it was.
+    // After a reset the queue is empty, but SIOCOUTQ keeps its last value.
     match sys::socket_queued_bytes(stream.as_fd()) {
         Ok((0, _)) => 0,
         Ok(_) | Err(_) => u64::from(waiting),
@@ -45,7 +45,7 @@ mod tests {
 
     use super::*;
 
-    /// A socket of ours that closes with a reset, and its peer.
+    /// A socket that closes with a reset, and its peer.
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! The process's table of descriptors, and what becomes known when it or something like it is full.
+//! The process's table of descriptors, and the report of missing local resources.
 
 use std::io;
 
@@ -10,33 +10,34 @@ use skbudget_stack::HostError;
 
 use super::HostSockets;
 
-/// The kernel doubles a process's table of descriptors when it is full, and with several threads waits for all readers
-/// of the old one (expand_fdtable): 5 to 20 ms in which no container of a worker is served. So it grows once, before
-/// there are workers, to what the limit allows.
+/// Grows the process's table of descriptors to what the limit allows, before there are workers. The kernel doubles a
+/// full table, and with several threads waits for all readers of the old one (expand_fdtable): for 5 to 20 ms a worker
+/// would serve no container.
 pub(crate) fn grow_descriptor_table() -> io::Result<()> {
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let last = soft.min(DESCRIPTORS_MAX).saturating_sub(1);
+    // Any descriptor will do: the copy with the highest number makes the kernel grow the table.
     let (any, _) = pipe2(OFlag::O_CLOEXEC)?;
-    // Fails where the last one is taken, and then there is nothing to grow.
+    // Fails where the last one is in use, which means that the table is large already.
     if let Ok(last) = fcntl(any, FcntlArg::F_DUPFD_CLOEXEC(last as i32)) {
         close(last)?;
     }
     Ok(())
 }
 
-/// Half a megabyte of kernel memory; beyond that the table grows as it is used.
+/// Bound of that growth, descriptors: half a megabyte of kernel memory. Beyond it the table grows on demand.
 const DESCRIPTORS_MAX: u64 = 65_536;
 
 impl HostSockets {
-    /// Remembers why a connection could not begin, when it was for want of something of ours.
+    /// Records why a connection could not be opened, if a local resource was missing.
     pub(super) fn note_lack(&mut self, outcome: Result<(), HostError>) {
         if outcome == Err(HostError::NoResources) {
-            // Still the failed call's: all that came after it is a close(2) that did not fail.
+            // errno is still that of the failed call: only a close(2) that succeeded follows it.
             self.lack = Some(Errno::last());
         }
     }
 
-    /// What connect(2) lacked since this was last asked: descriptors, ports, memory.
+    /// Returns what a connect(2) lacked since the last call: descriptors, ports, memory.
     pub(crate) fn take_lack(&mut self) -> Option<Errno> {
         self.lack.take()
     }

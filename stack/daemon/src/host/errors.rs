@@ -1,4 +1,4 @@
-//! What the kernel's errors mean for a flow.
+//! Maps the kernel's errors to those of a flow.
 
 use std::io;
 
@@ -11,12 +11,13 @@ pub(super) fn map_io(error: &io::Error) -> HostError {
 
 pub(super) fn map(errno: Errno) -> HostError {
     match errno {
+        // A connect in progress is no failure: its result arrives as an event.
         Errno::EAGAIN | Errno::EINPROGRESS | Errno::EALREADY | Errno::EINTR => {
             HostError::WouldBlock
         }
         Errno::ECONNREFUSED => HostError::Refused,
         Errno::EHOSTUNREACH | Errno::EHOSTDOWN => HostError::HostUnreachable,
-        // EINVAL: an address that no connection can be made to.
+        // EINVAL: no connection can be opened to such an address.
         Errno::ENETUNREACH
         | Errno::ENETDOWN
         | Errno::EACCES
@@ -26,6 +27,7 @@ pub(super) fn map(errno: Errno) -> HostError {
         Errno::ETIMEDOUT => HostError::TimedOut,
         Errno::ECONNRESET | Errno::ECONNABORTED | Errno::ENOTCONN => HostError::Reset,
         Errno::EPIPE => HostError::ResetAfterEnd,
+        // Descriptors, ports, memory: the stack answers no SYN, so the guest retransmits it.
         _ => HostError::NoResources,
     }
 }
