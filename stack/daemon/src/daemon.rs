@@ -1,7 +1,7 @@
-//! The daemon as a library: containers and budgets on worker threads, driven by messages.
+//! The daemon as a library: containers and budgets on worker threads, controlled by messages.
 //!
-//! A container lives on one worker, and so does a budget: containers that share one share the worker. Nothing is
-//! shared between workers but levels above the budgets.
+//! A container runs on one worker, and its budget is on the same one: containers that share a budget share the worker.
+//! Workers share nothing but the levels above the budgets.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -19,40 +19,41 @@ use crate::stats::{ContainerReport, Meter, SCHEMA, Stats};
 use crate::worker::{self, Command};
 use crate::{clock, host, listener};
 
-/// How a daemon is made.
+/// Configuration of a daemon.
 #[derive(Debug, Clone, Default)]
 pub struct DaemonConfig {
     /// Worker threads; 0 means one.
     pub workers: usize,
     /// A meter over all budgets.
     pub host: Option<LevelConfig>,
-    /// Told what happens to containers.
+    /// Receives what happens to containers.
     pub events: Option<Sender<DaemonEvent>>,
 }
 
+/// What the daemon reports without a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DaemonEvent {
-    /// The container's device went away: everything it held was given back.
+    /// The container's device was closed or deleted. All that it held is released.
     ContainerEnded { name: String },
 }
 
-/// A budget shared by containers: the number of its worker and its place there.
+/// A budget shared by containers: the index of its worker, and its index there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BudgetId {
     pub(crate) worker: usize,
     pub(crate) index: usize,
 }
 
-/// What a container is charged to.
+/// The budget that a container is charged to.
 #[derive(Debug, Clone)]
 pub enum BudgetRef {
-    /// A budget of its own, gone with it.
+    /// A budget of its own, removed with the container.
     Own(BudgetConfig),
-    /// One made with [`Daemon::add_budget`].
+    /// A budget created with [`Daemon::add_budget`].
     Shared(BudgetId),
 }
 
-/// A port of the host that leads to one of the guest. Bound by the caller, so that a port in use is known early.
+/// A port of the host that forwards to one of the guest. The caller binds it, so that a port in use is an early error.
 #[derive(Debug)]
 pub struct Publish {
     pub listener: TcpListener,
@@ -60,8 +61,8 @@ pub struct Publish {
 }
 
 impl Publish {
-    /// An IPv6 address is listened on for IPv6 alone: `0.0.0.0` and `[::]` may both be bound, and each leads to the
-    /// container's address of its family.
+    /// Binds a port of the host. An IPv6 address accepts IPv6 only: `0.0.0.0` and `[::]` can both be bound, and each
+    /// forwards to the container's address of its family.
     pub fn bind(addr: SocketAddr, guest_port: u16) -> io::Result<Self> {
         Ok(Self { listener: listener::bind(addr)?, guest_port })
     }
@@ -90,13 +91,13 @@ pub enum DaemonError {
     NoRoom {
         dev_bytes: u64,
     },
-    /// The budget has no room for what connections to the published ports may hold before they are accepted.
+    /// The budget has no room for the memory that connections to the published ports can hold before they are accepted.
     NoRoomForPorts {
         ports: usize,
         backlog_bytes: u64,
     },
     Io(io::Error),
-    /// The worker is gone: it was shut down, or it failed and said so in the log.
+    /// The worker has ended: it was shut down, or it failed and logged why.
     Stopped,
 }
 
@@ -128,15 +129,16 @@ impl From<io::Error> for DaemonError {
     }
 }
 
-/// A running daemon. Dropping it shuts it down.
+/// A running daemon. Dropping it shuts the daemon down.
 #[derive(Debug)]
 pub struct Daemon {
     workers: Vec<WorkerHandle>,
     host: Option<Arc<HostLevel>>,
-    /// Where each container is: its name is taken while it is in here.
+    /// Name and worker of each container. A name is in use while it is listed here.
     names: Mutex<Vec<(String, usize)>>,
 }
 
+/// How other threads reach a worker: commands, and the waker that makes it read them.
 #[derive(Debug)]
 struct WorkerHandle {
     commands: Sender<Command>,
@@ -144,7 +146,7 @@ struct WorkerHandle {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A container that was added. Dropping the handle leaves it running.
+/// A container that was added. Dropping the handle leaves the container running.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerHandle {
     name: String,
@@ -157,7 +159,9 @@ impl ContainerHandle {
 }
 
 impl Daemon {
+    /// Starts the workers.
     pub fn new(config: DaemonConfig) -> Result<Self, DaemonError> {
+        // Before any worker runs: growing it later would stall them all.
         host::grow_descriptor_table()?;
         let host = config.host.map(|level| Level::new(level, None)).transpose();
         let host = host.map_err(DaemonError::Limits)?.map(|level| Arc::new(HostLevel::new(level)));
@@ -167,7 +171,7 @@ impl Daemon {
         Ok(Self { workers, host, names: Mutex::default() })
     }
 
-    /// A budget for several containers. It stays until the daemon ends.
+    /// Creates a budget for several containers. It exists until the daemon ends.
     pub fn add_budget(
         &self,
         name: impl Into<String>,
@@ -178,6 +182,7 @@ impl Daemon {
         self.ask(worker, |reply| Command::AddBudget { name, config, reply })?
     }
 
+    /// Adds a container to the worker of its budget, or to the least loaded one.
     pub fn add_container(&self, spec: ContainerSpec) -> Result<ContainerHandle, DaemonError> {
         let worker = match spec.budget {
             BudgetRef::Shared(id) => id.worker,
@@ -185,10 +190,11 @@ impl Daemon {
         };
         let name = spec.name.clone();
         {
+            // Holds the lock over the query, so that two callers cannot both take the name.
             let mut names = self.names();
             if let Some(at) = names.iter().position(|(taken, _)| *taken == name) {
                 let there = names[at].1;
-                // One that ended by itself is forgotten by its worker; its name is free.
+                // The worker forgets a container that ended by itself: its name is free again.
                 if self.ask(there, |reply| Command::Has { name: name.clone(), reply })? {
                     return Err(DaemonError::NameInUse(name));
                 }
@@ -205,14 +211,15 @@ impl Daemon {
         added.map(|()| ContainerHandle { name })
     }
 
-    /// Resets the container's flows and forgets it: what `undelivered` counts is lost. Its device goes away with the
-    /// descriptor.
+    /// Resets the container's flows and removes it: the bytes that `undelivered` counts are lost. Returns when its
+    /// device is gone.
     pub fn remove(&self, name: &str) -> Result<(), DaemonError> {
         let answer = {
             let mut names = self.names();
             let at = names.iter().position(|(taken, _)| taken == name);
             let at = at.ok_or_else(|| DaemonError::NoSuchContainer(name.to_owned()))?;
-            // Its name is free before its device is gone: whoever takes it next must not be forgotten in its place.
+            // The name is free before the device is gone. So it is unlisted here, first: unlisted afterwards, a
+            // container that took the name meanwhile would lose its entry.
             let (name, worker) = names.remove(at);
             self.tell(worker, |reply| Command::Remove { name, reply })?
         };
@@ -228,12 +235,12 @@ impl Daemon {
         self.of(name, |reply| Command::Flows { name: name.to_owned(), reply })?
     }
 
-    /// What was acknowledged to the container and would be lost if it were removed now.
+    /// Bytes acknowledged to the container that would be lost if it were removed now.
     pub fn undelivered(&self, name: &str) -> Result<Undelivered, DaemonError> {
         self.of(name, |reply| Command::Undelivered { name: name.to_owned(), reply })?
     }
 
-    /// Everything at this moment. `meminfo`: ask the kernel what each host socket holds, too.
+    /// The state of everything now. With `meminfo` the kernel is queried for what each host socket holds, too.
     pub fn stats(&self, meminfo: bool) -> Result<Stats, DaemonError> {
         let mut containers: Vec<ContainerReport> = Vec::new();
         let mut budgets = Vec::new();
@@ -251,12 +258,13 @@ impl Daemon {
         Ok(Stats { schema: SCHEMA, time_ns, host, containers, platform_bytes, pool_bytes })
     }
 
-    /// Ends every container and every worker; `Err` when a worker had failed.
+    /// Ends every container and every worker. An error when a worker had failed.
     pub fn shutdown(mut self) -> Result<(), DaemonError> {
         self.stop()
     }
 
     fn stop(&mut self) -> Result<(), DaemonError> {
+        // A worker that has failed takes no command; its join below returns the error.
         for worker in &self.workers {
             let _ = worker.commands.send(Command::Stop);
             let _ = worker.waker.wake();
@@ -266,6 +274,7 @@ impl Daemon {
         if failed > 0 { Err(DaemonError::Stopped) } else { Ok(()) }
     }
 
+    /// The worker with the fewest containers.
     fn least_loaded(&self) -> usize {
         let names = self.names();
         let load = |worker: &usize| names.iter().filter(|(_, at)| at == worker).count();
@@ -276,6 +285,7 @@ impl Daemon {
         self.names.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// Sends a command to the container's worker and waits for the reply.
     fn of<T>(
         &self,
         name: &str,
@@ -286,6 +296,7 @@ impl Daemon {
         self.ask(worker, command)
     }
 
+    /// Sends a command to a worker and waits for the reply.
     fn ask<T>(
         &self,
         worker: usize,
@@ -294,7 +305,7 @@ impl Daemon {
         self.tell(worker, command)?.recv().map_err(|_| DaemonError::Stopped)
     }
 
-    /// Does not wait for the answer.
+    /// Sends a command without waiting. The receiver returned gets the reply.
     fn tell<T>(
         &self,
         worker: usize,
@@ -303,6 +314,7 @@ impl Daemon {
         let (reply, answer) = mpsc::channel();
         let worker = self.workers.get(worker).ok_or(DaemonError::NoSuchBudget)?;
         worker.commands.send(command(reply)).map_err(|_| DaemonError::Stopped)?;
+        // The worker may block in its poll.
         worker.waker.wake()?;
         Ok(answer)
     }
@@ -328,7 +340,7 @@ impl WorkerHandle {
     }
 }
 
-/// The meter above all budgets; without one, what they hold together.
+/// The meter above all budgets. Without such a level: the sum of the budgets, and no limits.
 fn host_meter(host: Option<&HostLevel>, budgets: &[Meter]) -> Meter {
     let limits = host.map_or(Meter::NONE, |host| host.level.stats().into());
     let usage_bytes = match host {

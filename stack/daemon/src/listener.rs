@@ -1,11 +1,11 @@
-//! Published ports on the host: how many connections wait in a backlog, what each of them may hold, and what is
-//! charged for that (H6).
+//! Published ports on the host: how many connections a backlog holds, what each of them may receive, and the charge for
+//! that (H6).
 //!
-//! A connection is in the backlog until the container has room for it. The kernel receives for it meanwhile, up to the
-//! receive buffer that it has from the listener, and no socket of ours knows of it: so all that a backlog can hold is
-//! charged when the port is published. The window scale of a connection follows from the same buffer, for the rest of
-//! its life: below 256 KiB a remote far away sends 64 KiB in a round trip at most, or less. So the buffer is large
-//! where the container can pay for it, and the backlog is short.
+//! A connection is in the backlog until the container has room for it. Meanwhile the kernel receives for it, up to the
+//! receive buffer that it inherits from the listener, and no socket of this process accounts for the bytes. So all that
+//! a backlog can hold is charged when the port is published. The same buffer sets the window scale of a connection for
+//! its lifetime: below 256 KiB a remote sends at most 64 KiB in a round trip. So the buffer is large where the
+//! container can afford it, and the backlog is short.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -17,42 +17,46 @@ use nix::sys::socket::{
 use skbudget_controller::Limits;
 use skbudget_stack::HostCaps;
 
-/// The backlogs of a container's published ports, all of them alike.
+/// The backlogs of a container's published ports, which are all alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backlog {
-    /// As listen(2) takes it. The kernel queues one more (`sk_acceptq_is_full`).
+    /// The argument of listen(2). The kernel queues one connection more (`sk_acceptq_is_full`).
     length: u32,
-    /// Effective SO_RCVBUF of the listener and of what it accepts, bytes.
+    /// Effective SO_RCVBUF of the listener and of the connections it accepts, bytes.
     rcvbuf: u32,
 }
 
-/// The kernel grants no socket less to send from (SOCK_MIN_SNDBUF).
+/// The smallest send buffer that the kernel grants, bytes (SOCK_MIN_SNDBUF).
 const SNDBUF_LEAST: u32 = 4608;
 
+/// The longest backlog, connections.
 const LENGTH_MAX: u32 = 32;
-/// With the large buffer a backlog is this long, or as long as a quarter of the hard limit allows.
+/// Target length with the large buffer, as far as a quarter of the hard limit allows.
 const LENGTH_GOOD: u32 = 16;
-/// If that is less than this, the buffer is the small one.
+/// With fewer large buffers than this the backlog takes the small buffer.
 const LENGTH_LARGE_MIN: u32 = 8;
+/// The shortest backlog, connections, whatever the limit is.
 const LENGTH_MIN: u32 = 2;
 
-/// Window scale 2, which allows for windows of 256 KiB.
+/// Allows for window scale 2, that is for windows of 256 KiB.
 const RCVBUF_LARGE: u32 = 256 << 10;
-/// The receive buffer of a host socket at its floor.
+/// The receive buffer of a host socket at its floor, bytes.
 const RCVBUF_SMALL: u32 = 8 << 10;
 
-/// What a connection holds beyond its receive buffer, as measured (Linux 6.18, loopback and veth, writes of 1 byte to
-/// 1 MiB): the kernel asks whether the buffer is full before it adds a segment, up to 5.4 KiB beyond, and rounds up to
-/// pages; the socket and its request take 2.8 KiB. A larger buffer takes more segments and is exceeded by more.
+/// Bytes that a connection holds beyond its receive buffer, as measured (Linux 6.18, loopback and veth, writes of 1
+/// byte to 1 MiB). The kernel checks for room before it adds a segment, which exceeds the buffer by up to 5.4 KiB, and
+/// rounds up to pages; the socket and its request take 2.8 KiB. A larger buffer holds more segments and is exceeded by
+/// more: by one part in `BEYOND_PART`.
 const BEYOND: u64 = 8 << 10;
 const BEYOND_PART: u64 = 32;
 
 impl Backlog {
-    /// The backlogs for so many ports of a container with these limits. All together take an
-    /// eighth of it, up to a quarter where that is needed for large buffers, or the least there is.
+    /// The backlogs for `ports` ports of a container with these limits. Together they take an eighth of `hard`, up to a
+    /// quarter where large buffers need that, or the minimum if `hard` is too small for either.
     pub fn fit(limits: Limits, ports: usize) -> Self {
         let ports = ports.max(1) as u64;
         let of_each = |part: u64| limits.hard_bytes() / part / ports;
+        // Three steps (H6): long with large buffers, short with large buffers, small buffers.
         let usual = Self::longest(RCVBUF_LARGE, of_each(8));
         if usual.length >= LENGTH_GOOD {
             return usual;
@@ -65,28 +69,31 @@ impl Backlog {
         Self { length: small.length.max(LENGTH_MIN), ..small }
     }
 
-    /// The longest that `bytes` pay for.
+    /// The longest backlog that `bytes` can be charged for.
     fn longest(rcvbuf: u32, bytes: u64) -> Self {
         let one = Self { length: 1, rcvbuf };
         let connections = bytes / one.bytes_of_one();
+        // Two less: the kernel queues one more, and one accepted connection may wait for room.
         Self { length: connections.saturating_sub(2).min(LENGTH_MAX.into()) as u32, rcvbuf }
     }
 
+    /// Charge for one connection, bytes.
     fn bytes_of_one(self) -> u64 {
         u64::from(self.rcvbuf) + u64::from(self.rcvbuf) / BEYOND_PART + BEYOND
     }
 
-    /// What one port may hold, bytes: its backlog, and a connection that was accepted and waits for room.
+    /// Charge for one port, bytes: its backlog, the one more that the kernel queues, and an accepted connection that
+    /// waits for room.
     pub fn bytes(self) -> u64 {
         u64::from(self.length + 2) * self.bytes_of_one()
     }
 
-    /// The least that a published port is charged, bytes.
+    /// The smallest charge for a published port, bytes.
     pub fn least_bytes() -> u64 {
         Self { length: LENGTH_MIN, rcvbuf: RCVBUF_SMALL }.bytes()
     }
 
-    /// Listens, from now on with this backlog.
+    /// Listens with this backlog from now on.
     pub(crate) fn listen(self, listener: &TcpListener) -> io::Result<()> {
         let caps = HostCaps { sndbuf: SNDBUF_LEAST, rcvbuf: self.rcvbuf };
         crate::host::prepare_listener(listener, caps);
@@ -94,8 +101,8 @@ impl Backlog {
     }
 }
 
-/// A listener for one address; for IPv6 only, if it is of IPv6. It is known at once that the port is free. Until the
-/// container is there one connection may wait, with the smallest buffer.
+/// Binds and listens on one address; an IPv6 address accepts IPv6 only. A port in use is an error here. Until the
+/// container runs, one connection can wait, with the smallest buffer.
 pub(crate) fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     let family = if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;

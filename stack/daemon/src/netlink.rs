@@ -1,4 +1,4 @@
-//! The few rtnetlink requests that a container's network needs. A socket stays in the namespace it was made in.
+//! The rtnetlink requests that a container's network needs. A socket stays in the namespace in which it was opened.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -21,16 +21,16 @@ use netlink_packet_route::route::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-/// Large enough for any acknowledgement, which quotes the request.
+/// Bytes of an answer: holds any acknowledgement, which quotes the request.
 const ANSWER_BYTES: usize = 8192;
 
-/// Events taken at once from a socket that listens.
+/// Events discarded in one `drain`.
 const EVENTS_MAX: usize = 64;
 
-/// RTMGRP_LINK: changes of devices.
+/// RTMGRP_LINK: the group that receives changes of devices.
 const LINK_GROUP: u32 = 1;
 
-/// What is looked at of a device.
+/// The attributes of a device that are used here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Link {
     pub(crate) mtu: u32,
@@ -40,12 +40,13 @@ pub(crate) struct Link {
 /// A rtnetlink socket of one namespace.
 #[derive(Debug)]
 pub(crate) struct Netlink {
+    /// Number of the last request.
     socket: Socket,
     sequence: u32,
 }
 
 impl Netlink {
-    /// In the namespace of the calling thread.
+    /// Opens a socket for requests, in the network namespace of the calling thread.
     pub(crate) fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
@@ -53,15 +54,14 @@ impl Netlink {
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// One that becomes readable when a device of the calling thread's namespace changes.
+    /// Opens a socket that becomes readable when a device of the calling thread's namespace changes.
     pub(crate) fn of_links() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind(&SocketAddr::new(0, LINK_GROUP))?;
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// Forgets the events that wait: that there were some is enough. What does not fit the socket is lost, and that is
-    /// one event more.
+    /// Discards the pending events: only their existence matters. An overflow of the socket counts as an event, too.
     pub(crate) fn drain(&self) {
         let mut event = vec![0; ANSWER_BYTES];
         for _ in 0..EVENTS_MAX {
@@ -73,7 +73,7 @@ impl Netlink {
         }
     }
 
-    /// The device of that name: its index and how it is set.
+    /// Index and attributes of the device with that name.
     pub(crate) fn link(&mut self, name: &str) -> io::Result<(u32, Link)> {
         let mut link = LinkMessage::default();
         link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
@@ -93,7 +93,7 @@ impl Netlink {
         Ok((link.header.index, found))
     }
 
-    /// Moves device `index` into the namespace, under the name `name`.
+    /// Moves device `index` into the namespace and names it `name` there.
     pub(crate) fn move_device(
         &mut self,
         index: u32,
@@ -106,7 +106,7 @@ impl Netlink {
         )
     }
 
-    /// A pair of devices, `name` here and `peer` in the namespace.
+    /// Creates a pair of devices: `name` here, and `peer` in the namespace.
     pub(crate) fn add_veth(
         &mut self,
         name: &str,
@@ -127,15 +127,17 @@ impl Netlink {
         self.ask(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
     }
 
+    /// Sets MTU and queue length of a device, in packets.
     pub(crate) fn set_queue(&mut self, index: u32, mtu: u32, txqueuelen: u32) -> io::Result<()> {
         self.set_link(index, vec![LinkAttribute::Mtu(mtu), LinkAttribute::TxQueueLen(txqueuelen)])
     }
 
-    /// What is sent through it leaves in segments of the MTU's size, as on any cable, and not in one piece of 64 KiB.
+    /// Makes the device send segments of the MTU's size, as on a cable, instead of units of 64 KiB.
     pub(crate) fn single_segments(&mut self, index: u32) -> io::Result<()> {
         self.set_link(index, vec![LinkAttribute::GsoMaxSegs(1)])
     }
 
+    /// Brings the device up.
     pub(crate) fn up(&mut self, index: u32) -> io::Result<()> {
         let mut link = LinkMessage::default();
         link.header.index = index;
@@ -144,7 +146,8 @@ impl Netlink {
         self.ask(RouteNetlinkMessage::SetLink(link), 0)
     }
 
-    /// An IPv6 address is usable at once: nobody else is on the link, so it is not looked for whether it is taken.
+    /// Adds an address. An IPv6 address is usable at once: there is no other node on the link, so duplicate address
+    /// detection is off.
     pub(crate) fn add_address(&mut self, index: u32, ip: IpAddr, prefix: u8) -> io::Result<()> {
         let mut address = AddressMessage::default();
         address.header.family = ip.into();
@@ -161,6 +164,7 @@ impl Netlink {
         self.ask(RouteNetlinkMessage::NewAddress(address), NLM_F_CREATE | NLM_F_EXCL)
     }
 
+    /// Adds the default route of the gateway's address family.
     pub(crate) fn add_default_route(&mut self, index: u32, gateway: IpAddr) -> io::Result<()> {
         let mut route = RouteMessage::default();
         route.header.address_family = gateway.into();
@@ -173,7 +177,7 @@ impl Netlink {
         self.ask(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
     }
 
-    /// The guest never has to ask who has this address.
+    /// Adds a permanent neighbour entry: the guest never resolves this address.
     pub(crate) fn add_neighbour(&mut self, index: u32, ip: IpAddr, mac: [u8; 6]) -> io::Result<()> {
         let mut neighbour = NeighbourMessage::default();
         neighbour.header.family = ip.into();
@@ -187,6 +191,7 @@ impl Netlink {
         self.ask(RouteNetlinkMessage::NewNeighbour(neighbour), NLM_F_CREATE | NLM_F_EXCL)
     }
 
+    /// Changes attributes of a device.
     fn set_link(&mut self, index: u32, attributes: Vec<LinkAttribute>) -> io::Result<()> {
         let mut link = LinkMessage::default();
         link.header.index = index;
@@ -202,7 +207,7 @@ impl Netlink {
         }
     }
 
-    /// Sends one request and waits for the kernel's answer.
+    /// Sends one request and returns the kernel's answer.
     fn exchange(
         &mut self,
         request: RouteNetlinkMessage,
@@ -231,7 +236,7 @@ impl AsFd for Netlink {
     }
 }
 
-/// Of an answer that is not the one wanted.
+/// The error in an answer, or an error for an answer of another kind.
 fn failure(answer: NetlinkPayload<RouteNetlinkMessage>) -> io::Error {
     match answer {
         NetlinkPayload::Error(e) => e.to_io(),

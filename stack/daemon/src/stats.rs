@@ -1,8 +1,8 @@
-//! `skbudget.stats/1`: what a daemon knows about itself, as JSON.
+//! `skbudget.stats/1`: the state of a daemon as JSON.
 //!
-//! Integers carry their unit in the name; fields are only ever added. The categories of a container (`rmem_bytes` to
-//! `dev_bytes`, `credit_bytes` among them, without `listen_bytes`, which is a part of `host_bytes`) sum to its part of
-//! `usage_bytes` before rounding to pages.
+//! Integers carry their unit in the name. A later version only adds fields. The categories of a container (`rmem_bytes`
+//! to `dev_bytes`, including `credit_bytes`, excluding `listen_bytes`, which is a part of `host_bytes`) add up to its
+//! part of `usage_bytes` before rounding to pages.
 
 use std::collections::BTreeMap;
 
@@ -11,20 +11,22 @@ use skbudget_controller::{Counter, MemberStats, MeterStats, Pressure};
 use skbudget_stack::ContainerStats;
 use skbudget_stack::tap::TapCounters;
 
+/// Value of the `schema` field.
 pub const SCHEMA: &str = "skbudget.stats/1";
 
-/// Everything at one moment.
+/// The whole state at one time.
 #[derive(Debug, Clone, Serialize)]
 pub struct Stats {
     pub schema: &'static str,
-    /// Monotonic.
+    /// Monotonic clock.
     pub time_ns: u64,
+    /// The meter above all budgets.
     pub host: Meter,
     /// Sorted by name.
     pub containers: Vec<ContainerReport>,
-    /// Held by the workers for frames in hand: charged to nobody (pressure model B12).
+    /// The workers' buffers for the frame being processed: charged to no container (B12).
     pub platform_bytes: u64,
-    /// Free buffers kept by the workers for reuse: slack, charged to nobody.
+    /// Free chunks that the workers keep for reuse: charged to no container (M6).
     pub pool_bytes: u64,
 }
 
@@ -32,11 +34,14 @@ pub struct Stats {
 #[derive(Debug, Clone, Serialize)]
 pub struct ContainerReport {
     pub name: String,
+    /// Limits and usage of its budget.
     #[serde(flatten)]
     pub meter: Meter,
-    /// The budget it is charged to; several containers name the same one when they share it.
+    /// Name of the budget it is charged to. Containers that share a budget report the same name.
     pub budget: String,
+    /// Flows open now.
     pub flows: u32,
+    /// Flows opened so far.
     pub flows_total: u64,
     #[serde(flatten)]
     pub categories: Categories,
@@ -44,18 +49,21 @@ pub struct ContainerReport {
     pub bytes_to_guest: u64,
     pub frames_from_guest: u64,
     pub frames_to_guest: u64,
-    /// What the kernel holds in the host sockets now, asked with SO_MEMINFO; only when asked for, it is a system call
+    /// Bytes that the kernel holds in the host sockets now, from SO_MEMINFO. Only on request: it costs a system call
     /// for each flow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_meminfo_bytes: Option<u64>,
+    /// Host sockets open.
     pub host_sockets: u64,
-    /// CPU time of the worker spent on this container.
+    /// CPU time that the worker spent on this container.
     pub cpu_ns: u64,
+    /// Turns of the container in the worker's loop.
     pub turns: u64,
+    /// Counters by name, in the kernel's names where the kernel has them.
     pub counters: BTreeMap<String, u64>,
 }
 
-/// One meter: limits are null when there is none.
+/// One meter. A limit that does not exist is null.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Meter {
     pub low_bytes: Option<u64>,
@@ -71,6 +79,7 @@ pub struct Meter {
     pub failcnt: u64,
 }
 
+/// A container's charges by category, bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Categories {
     pub rmem_bytes: u64,
@@ -82,13 +91,13 @@ pub struct Categories {
     pub udp_bytes: u64,
     pub sock_bytes: u64,
     pub host_bytes: u64,
-    /// Of `host_bytes`: what the backlogs of published ports may hold.
+    /// The part of `host_bytes` for the backlogs of published ports (H6).
     pub listen_bytes: u64,
     pub dev_bytes: u64,
 }
 
 impl Meter {
-    /// No limit and nothing held.
+    /// No limits, nothing charged.
     pub const NONE: Self = Self {
         low_bytes: None,
         soft_bytes: None,
@@ -150,7 +159,7 @@ impl From<&MemberStats> for Categories {
     }
 }
 
-/// Counters of the budget, the stack and the device under one roof. A name that two of them use is summed.
+/// The counters of budget, stack and device as one map. A name that two of them use is summed.
 pub(crate) fn counters(
     member: &MemberStats,
     stack: &ContainerStats,
@@ -179,7 +188,7 @@ fn pressure_name<S: Serializer>(pressure: &Pressure, out: S) -> Result<S::Ok, S:
     })
 }
 
-/// In the order of their numbers.
+/// In the order of the enum's values.
 const COUNTERS: [Counter; 20] = [
     Counter::TCPMemoryPressures,
     Counter::TCPMemoryPressuresChrono,
