@@ -1,8 +1,8 @@
-//! Putting a device into a container's network namespace.
+//! Creates a device in a container's network namespace.
 //!
-//! The device is created in a scratch namespace and then moved, because a descriptor pins the namespace its node was
-//! opened in: one opened inside would keep the container's network alive after its last process. A moved one reports
-//! the end of the container as soon as it comes.
+//! The device is created in a scratch namespace and then moved, because a descriptor pins the namespace in which its
+//! device was opened: opened inside, it would keep the container's network alive after the last process. The descriptor
+//! of a moved device reports the end of the container's namespace at once.
 
 use std::fs::File;
 use std::io;
@@ -22,7 +22,7 @@ pub const DEVICE_NAME: &str = "tap0";
 
 const LOOPBACK_NAME: &str = "lo";
 
-/// All of 10.0.2.0/24 is reached through the device.
+/// Prefix of the guest's subnet: all of 10.0.2.0/24 is reached through the device.
 const SUBNET_PREFIX: u8 = 24;
 
 /// The guest's IPv6 addresses.
@@ -31,18 +31,19 @@ pub struct GuestNet6 {
     pub ip: Ipv6Addr,
     pub gateway: Ipv6Addr,
     pub prefix_len: u8,
-    /// Where the kernel has no IPv6 the device is not set up; otherwise it is set up without.
+    /// With it a kernel without IPv6 fails the set-up; without it the device then gets IPv4 only.
     pub required: bool,
 }
 
-/// What the guest's end of the device looks like.
+/// Configuration of the guest's end of the device.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GuestNet {
     pub ip: Ipv4Addr,
     pub gateway: Ipv4Addr,
     pub ipv6: Option<GuestNet6>,
-    /// Told to the guest's kernel: otherwise what waits for the answer to its first ARP request arrives as one burst,
-    /// within the very write of the answer, and most of it does not fit the device's queue.
+    /// The gateway's address, set as a permanent neighbour of the guest's kernel. Without that, the frames that wait
+    /// for its first ARP answer would all arrive in one burst, within the write of that answer, and most of them do not
+    /// fit the device's queue.
     pub gateway_mac: [u8; 6],
     pub mtu: u16,
     pub txqueuelen: u32,
@@ -68,7 +69,7 @@ impl From<&ContainerConfig> for GuestNet {
     }
 }
 
-/// Which step of setting up failed.
+/// A step of the set-up, and why it failed.
 #[derive(Debug)]
 pub struct AttachError {
     pub step: &'static str,
@@ -83,7 +84,7 @@ impl std::fmt::Display for AttachError {
 
 impl std::error::Error for AttachError {}
 
-/// Names the step a result belongs to.
+/// Adds the name of the step to an error.
 pub(crate) trait Step<T> {
     fn step(self, step: &'static str) -> Result<T, AttachError>;
 }
@@ -94,7 +95,7 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
     }
 }
 
-/// A new network namespace with its loopback up; it lives as long as the descriptor or a process in it. Needs
+/// Creates a network namespace with its loopback up. It exists as long as the descriptor, or a process in it. Needs
 /// CAP_SYS_ADMIN.
 pub fn create_netns() -> Result<OwnedFd, AttachError> {
     on_a_thread(|| {
@@ -104,7 +105,7 @@ pub fn create_netns() -> Result<OwnedFd, AttachError> {
     })
 }
 
-/// Creates a device in the network namespace and configures it there. Needs CAP_SYS_ADMIN over it.
+/// Creates a device and moves it into the network namespace, configured. Needs CAP_SYS_ADMIN over that namespace.
 pub fn tap_into(netns: BorrowedFd<'_>, guest: &GuestNet) -> Result<Tap, AttachError> {
     on_a_thread(|| {
         unshare(CloneFlags::CLONE_NEWNET).step("scratch network namespace")?;
@@ -112,10 +113,10 @@ pub fn tap_into(netns: BorrowedFd<'_>, guest: &GuestNet) -> Result<Tap, AttachEr
     })
 }
 
-/// Joins two namespaces by a pair of devices, without a stack of ours in between: what to compare with. `name` is the
-/// device in `world`, with address `near`; the container's has `far`. Segments go through one by one, as over a
-/// network: a kernel short of memory always takes one piece into an empty queue, and on a bare pair of devices a piece
-/// is 64 KiB. Needs CAP_SYS_ADMIN over both.
+/// Joins two namespaces by a pair of devices, without a stack of this project between them: the reference in
+/// comparisons. `name` is the device in `world`, with address `near`; the container's device has address `far`. The
+/// devices pass segments one by one, as a network does: a kernel short of memory always accepts one unit into an empty
+/// queue, and on a veth pair a unit is 64 KiB by default. Needs CAP_SYS_ADMIN over both namespaces.
 pub fn veth_between(
     world: BorrowedFd<'_>,
     name: &str,
@@ -138,7 +139,7 @@ pub fn veth_between(
     run_in(container, || configure(DEVICE_NAME, far))?
 }
 
-/// Runs `work` in the network namespace, on a thread of its own.
+/// Runs `work` in the network namespace, on a thread of its own. The caller's namespace does not change.
 pub fn run_in<T: Send>(
     netns: BorrowedFd<'_>,
     work: impl FnOnce() -> T + Send,
@@ -149,7 +150,7 @@ pub fn run_in<T: Send>(
     })
 }
 
-/// As `tap_into`, from the scratch namespace that the calling thread is in; the thread ends up in `netns`.
+/// As `tap_into`, from the scratch namespace of the calling thread. The thread is in `netns` afterwards.
 pub(crate) fn tap_into_from_here(
     netns: BorrowedFd<'_>,
     guest: &GuestNet,
@@ -157,14 +158,16 @@ pub(crate) fn tap_into_from_here(
     let tap = Tap::open(DEVICE_NAME, guest.offload).step("create the device (/dev/net/tun)")?;
     let index = if_nametoindex(DEVICE_NAME).step("find the device")?;
     let mut outside = Netlink::open().step("netlink")?;
-    // Before it is up and before anything is in its queue.
+    // Set before the device is up, while its queue is empty.
     let mtu = guest.mtu.into();
     outside.set_queue(index, mtu, guest.txqueuelen).step("set MTU and queue of the device")?;
     outside.move_device(index, DEVICE_NAME, netns).step("move the device")?;
 
+    // A socket of the new namespace is needed: `outside` still configures the scratch one.
     setns(netns, CloneFlags::CLONE_NEWNET).step("enter the network namespace")?;
     let mut inside = Netlink::open().step("netlink")?;
     let index = if_nametoindex(DEVICE_NAME).step("find the device that was moved")?;
+    // Before the device is up: a router advertisement could arrive at once.
     no_autoconf();
     inside.add_address(index, guest.ip.into(), SUBNET_PREFIX).step("set the guest's address")?;
     inside.up(index).step("bring the device up")?;
@@ -179,6 +182,7 @@ pub(crate) fn tap_into_from_here(
     Ok(tap)
 }
 
+/// Adds the guest's IPv6 address and default route.
 fn add_ipv6(
     inside: &mut Netlink,
     index: u32,
@@ -190,6 +194,7 @@ fn add_ipv6(
     reach(inside, index, net.gateway.into(), gateway_mac)
 }
 
+/// Makes the gateway the default route, with a permanent neighbour entry.
 fn reach(
     inside: &mut Netlink,
     index: u32,
@@ -200,24 +205,25 @@ fn reach(
     inside.add_default_route(index, gateway).step("set the default route")
 }
 
-/// The guest has the addresses it was given and no others: what a router advertises is for guests that were given
-/// none. Where /proc is read-only there will be one more address, which works as well.
+/// Disables router advertisements: the guest keeps to the addresses configured here. Where /proc is read-only the guest
+/// may get one address more, which works as well.
 fn no_autoconf() {
     let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{DEVICE_NAME}/accept_ra"), "0");
 }
 
+/// Brings the loopback of the calling thread's namespace up.
 pub(crate) fn loopback_up() -> Result<(), AttachError> {
     let index = if_nametoindex(LOOPBACK_NAME).step("find the loopback")?;
     Netlink::open().step("netlink")?.up(index).step("bring the loopback up")
 }
 
-/// The calling thread's.
+/// The network namespace of the calling thread.
 pub(crate) fn current_netns() -> Result<OwnedFd, AttachError> {
     let fd = File::open("/proc/thread-self/ns/net").step("open /proc/thread-self/ns/net")?;
     Ok(fd.into())
 }
 
-/// Namespaces are per thread: what a thread of its own enters does not move its caller.
+/// Runs `work` on a thread of its own. Namespaces are per thread: the caller's does not change.
 fn on_a_thread<T: Send>(
     work: impl FnOnce() -> Result<T, AttachError> + Send,
 ) -> Result<T, AttachError> {
@@ -227,7 +233,7 @@ fn on_a_thread<T: Send>(
     })
 }
 
-/// `netns` by path, as /proc/PID/ns/net or /run/netns/NAME.
+/// Opens a namespace by its path, such as /proc/PID/ns/net or /run/netns/NAME.
 pub fn open_netns(path: &std::path::Path) -> io::Result<OwnedFd> {
     File::open(path)?.as_fd().try_clone_to_owned()
 }

@@ -1,4 +1,4 @@
-//! Capabilities: their names, what a command has by default, and giving them up.
+//! Capabilities: their names, the default set of a command, and how a process gives them up.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys;
 
-/// In the order of their numbers (linux/capability.h).
+/// Names in the order of the capabilities' numbers (linux/capability.h).
 const NAMES: [&str; 41] = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -52,7 +52,7 @@ const NAMES: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
-/// Larger than the number of any capability.
+/// Bound of a loop over all numbers: `CapSet` holds 64 of them, the kernel has fewer.
 const NUMBERS: u32 = 64;
 
 /// A set of capabilities.
@@ -63,7 +63,7 @@ impl CapSet {
     pub const NONE: Self = Self(0);
     pub const ALL: Self = Self(u64::MAX);
 
-    /// What Docker gives to a container. None of them acts on the configuration of a network.
+    /// Docker's default set. None of them can configure a network.
     pub fn docker() -> Self {
         let names = [
             "CHOWN",
@@ -84,13 +84,13 @@ impl CapSet {
         names.iter().filter_map(|name| Self::of(name)).fold(Self::NONE, Self::with)
     }
 
-    /// Those that act on a network.
+    /// The capabilities that act on a network.
     pub fn network() -> Self {
         let names = ["NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW"];
         names.iter().filter_map(|name| Self::of(name)).fold(Self::NONE, Self::with)
     }
 
-    /// By its name, in any case, with or without `CAP_`; `ALL` is all of them.
+    /// Parses a name, in any case, with or without `CAP_`; `ALL` is the full set.
     pub fn parse(text: &str) -> Result<Self, String> {
         let upper = text.to_ascii_uppercase();
         if upper == "ALL" {
@@ -105,38 +105,43 @@ impl CapSet {
         })
     }
 
+    /// The set of one capability, by its exact name.
     fn of(name: &str) -> Option<Self> {
         NAMES.iter().position(|known| *known == name).map(|number| Self(1 << number))
     }
 
+    /// The union of both sets.
     #[must_use]
     pub fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
+    /// Whether both sets have a capability in common.
     pub fn intersects(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
 }
 
-/// Takes from this process, and from all that it executes from now on, every capability that is not in `keep`. What
-/// an executed program may have is limited at once; what this process has itself goes with the next exec.
+/// Takes every capability outside `keep` from the programs that this process executes from now on. The bounding set
+/// limits those programs at once; the process itself keeps its capabilities until its next exec.
 pub(crate) fn limit_to(keep: CapSet) -> io::Result<()> {
     for number in 0..NUMBERS {
         if keep.0 & 1 << number != 0 {
             continue;
         }
         match sys::drop_bounding(number) {
-            // The kernel has no such capability, and none above it.
+            // The kernel has no capability of this number, nor of a higher one.
             Err(e) if e.raw_os_error() == Some(Errno::EINVAL as i32) => break,
             other => other?,
         }
     }
+    // Ambient and inheritable capabilities would survive an exec.
     sys::clear_ambient()?;
     sys::clear_inheritable()
 }
 
-/// Forbids this process, and all that it executes, to gain capabilities. Where it may not forbid them, it has none.
+/// Prevents this process, and all that it executes, from gaining capabilities. A process without CAP_SETPCAP may not
+/// limit them (EPERM); it has none to pass on.
 pub(crate) fn forbid_all() -> io::Result<()> {
     match limit_to(CapSet::NONE) {
         Err(e) if e.raw_os_error() == Some(Errno::EPERM as i32) => {}
@@ -146,7 +151,7 @@ pub(crate) fn forbid_all() -> io::Result<()> {
     Ok(())
 }
 
-/// Gives up every capability that this thread has.
+/// Drops every capability of the calling thread.
 pub(crate) fn drop_all() -> io::Result<()> {
     sys::clear_ambient()?;
     sys::clear_capabilities()

@@ -1,4 +1,4 @@
-//! The command line, as typed. What it means is worked out in [`crate::config`].
+//! The command line as typed. [`crate::config`] checks and interprets it.
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -29,10 +29,10 @@ pub enum Command {
     Run(Box<RunArgs>),
 }
 
-/// The MTU of the peers.
+/// Default of `--mtu`, bytes: that of comparable user-space stacks.
 const MTU_DEFAULT: u16 = 65520;
 
-/// With the sizes that hold for the default MTU with offload.
+/// Text below the options. Its numbers hold for the default MTU with offload.
 fn run_help() -> String {
     let sizing = |hard| ContainerConfig::new(MTU_DEFAULT, true, Some(hard), [0; 2]);
     let (flows, hard) = (300, 16 << 20);
@@ -87,31 +87,31 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub hard: Option<u64>,
 
-    /// Above it the container is under pressure [default: 2/3 of hard]
+    /// Soft limit: above it the container is under pressure [default: 2/3 of hard]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub soft: Option<u64>,
 
-    /// Below it pressure is over [default: half of hard, at most 3/4 of soft]
+    /// Low mark: pressure ends when usage falls below it [default: half of hard, at most 3/4 of soft]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub low: Option<u64>,
 
-    /// Memory guaranteed against the host's limit
+    /// Memory guaranteed to the container within the host's limit
     #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "0")]
     pub min: u64,
 
-    /// Share of the host's limit against other containers
+    /// Weight of the container's share of the host's limit
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub weight: u32,
 
-    /// A budget of its own, one it may share with others, or none at all
+    /// Budget of the container: its own, one that it may share with others, or none
     #[arg(long, value_enum, default_value_t = Isolation::Container)]
     pub isolation: Isolation,
 
-    /// Who is refused when memory is short: our rules, or the kernel's to compare with
+    /// Memory rules: strict, or those of the Linux kernel for comparison
     #[arg(long, value_enum, default_value_t = RuleSet::Strict)]
     pub rules: RuleSet,
 
-    /// Congestion control of what is sent to the container
+    /// Congestion control of data sent to the container
     #[arg(long, value_enum, default_value_t = Congestion::Cubic)]
     pub congestion: Congestion,
 
@@ -125,7 +125,7 @@ pub struct RunArgs {
           default_value_t = MTU_DEFAULT, value_parser = clap::value_parser!(u16).range(68..=65521))]
     pub mtu: u16,
 
-    /// IPv6 beside IPv4 [default: on where the MTU (1280 at least) and the kernel allow for it]
+    /// IPv6 in addition to IPv4 [default: on if the MTU is 1280 or more and the kernel supports it]
     #[arg(long, value_enum)]
     pub ipv6: Option<OnOff>,
 
@@ -141,7 +141,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "IPV4")]
     pub outbound_addr: Option<Ipv4Addr>,
 
-    /// Give CMD this capability as well, over its own namespaces (repeatable); ALL is all of them
+    /// Give CMD this capability in addition, over its own namespaces (repeatable); ALL gives every capability
     #[arg(long, value_name = "CAP", value_parser = CapSet::parse)]
     pub cap_add: Vec<CapSet>,
 
@@ -149,11 +149,11 @@ pub struct RunArgs {
     #[arg(long)]
     pub privileged: bool,
 
-    /// Write every frame there, both ways
+    /// Write every frame, in both directions, to this file (pcap)
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
 
-    /// Write the final stats there, as JSON
+    /// Write the final stats to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub stats_file: Option<PathBuf>,
 
@@ -199,7 +199,7 @@ pub enum OnOff {
     Off,
 }
 
-/// A published port as given.
+/// A published port as typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublishArg {
     pub host: SocketAddr,
@@ -210,9 +210,10 @@ pub struct PublishArg {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Triple(pub [u32; 3]);
 
-/// Most characters of a name: it becomes part of a file's name.
+/// Maximum length of a name, characters: it becomes part of a file name.
 const NAME_MAX: usize = 64;
 
+/// Checks the name of a container, which must also be usable as a file name.
 pub(crate) fn parse_name(text: &str) -> Result<String, String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let fits = (1..=NAME_MAX).contains(&text.len());
@@ -224,6 +225,7 @@ pub(crate) fn parse_name(text: &str) -> Result<String, String> {
     ))
 }
 
+/// Parses `[ADDR:]HOSTPORT:PORT`, with an IPv6 ADDR in brackets, and an optional `/tcp`.
 pub(crate) fn parse_publish(text: &str) -> Result<PublishArg, String> {
     const ALLOWED: &str =
         "[ADDR:]HOSTPORT:PORT is allowed, e.g. 8080:80, 127.0.0.1:8080:80 or [::1]:8080:80";
@@ -237,6 +239,7 @@ pub(crate) fn parse_publish(text: &str) -> Result<PublishArg, String> {
         Ok(port) if port > 0 => Ok(port),
         _ => Err(format!("port {text:?} is not in 1..=65535: {ALLOWED}")),
     };
+    // IPv6 first: its address contains colons.
     let (addr, ports) = match ports.strip_prefix('[').map(|rest| rest.split_once("]:")) {
         None => (None, ports),
         Some(None) => return Err(ALLOWED.to_owned()),

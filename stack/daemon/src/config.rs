@@ -1,4 +1,4 @@
-//! From the command line to what a container is made of: everything checked, every error naming its key.
+//! Turns the command line into the configuration of a container. Every value is checked, every error names its key.
 
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
@@ -15,31 +15,38 @@ use crate::exit::Failure;
 use crate::listener::Backlog;
 use crate::units::{Size, describe};
 
-/// `--hard` when it is not given.
+/// Default of `--hard`, bytes.
 pub const HARD_DEFAULT: u64 = 256 << 20;
 
-/// `skbudget run`, ready to be carried out.
+/// The checked configuration of `skbudget run`.
 #[derive(Debug, Clone)]
 pub struct RunConfig {
-    /// A random one when nobody gave any.
+    /// `None`: a random name.
     pub name: Option<String>,
+    /// Limits and rules of its budget.
     pub budget: BudgetConfig,
+    /// Parameters of its stack.
     pub container: ContainerConfig,
-    /// Without IPv6 there is no container.
+    /// `--ipv6 on`: the set-up fails without IPv6.
     pub needs_ipv6: bool,
+    /// Ports of the host that forward to the guest.
     pub publish: Vec<PublishArg>,
+    /// Source address of IPv4 connections to other hosts.
     pub outbound_addr: Option<Ipv4Addr>,
-    /// What the command may do beyond the default.
+    /// Capabilities of the command beyond the default set.
     pub added_caps: CapSet,
-    /// All of it, and nothing of /proc is read-only.
+    /// The command has every capability, and its /proc is writable.
     pub privileged: bool,
+    /// File for the frames.
     pub pcap: Option<PathBuf>,
+    /// File for the final stats.
     pub stats_file: Option<PathBuf>,
+    /// The command and its arguments.
     pub command: Vec<OsString>,
 }
 
 impl RunConfig {
-    /// `secret`: two random numbers for the stack.
+    /// Checks the arguments. `secret`: two random numbers, for the stack's hashes.
     pub fn new(args: RunArgs, secret: [u64; 2]) -> Result<Self, Failure> {
         let (hard, limits) = limits(&args)?;
         let mut sock = SockLimits::default();
@@ -69,13 +76,15 @@ impl RunConfig {
             Some(OnOff::On) | None => {}
         }
 
-        // The reserve of a flow is at least the least it was promised.
+        // A flow's reserve is at least the minimum of its buffers.
         let before = container.sizes;
         container.sizes.rmem_min = before.rmem_min.max(whole_chunks(sock.rmem[0]));
         container.sizes.wmem_min = before.wmem_min.max(whole_chunks(sock.wmem[0]));
         let more = (container.sizes.rmem_min - before.rmem_min)
             + (container.sizes.wmem_min - before.wmem_min);
+        // Larger reserves raise the smallest usable `hard`.
         let least = ContainerConfig::least_hard_bytes(args.mtu, offload) + u64::from(more);
+        // The order of these checks decides which key an error names.
         hard.map_or(Ok(()), |hard| holds_one_flow(hard, least))?;
         holds_backlogs(limits, container.list_and_flow_bytes(), args.publish.len())?;
         let rules = match args.rules {
@@ -108,6 +117,7 @@ impl RunConfig {
     }
 }
 
+/// Refuses addresses that no interface can have.
 fn check_outbound(addr: Option<Ipv4Addr>) -> Result<(), Failure> {
     match addr.filter(|addr| addr.is_unspecified() || addr.is_multicast() || addr.is_broadcast()) {
         Some(addr) => Err(Failure::usage(format!(
@@ -117,7 +127,7 @@ fn check_outbound(addr: Option<Ipv4Addr>) -> Result<(), Failure> {
     }
 }
 
-/// The stats replace the file of that name when the run ends.
+/// Refuses one file for both outputs: at the end of the run the stats would replace the capture. Devices are exempt.
 fn check_outputs(args: &RunArgs) -> Result<(), Failure> {
     let same_name = args.pcap.is_some() && args.pcap == args.stats_file;
     if same_name && args.pcap.as_ref().is_some_and(|path| !path.starts_with("/dev")) {
@@ -126,7 +136,7 @@ fn check_outputs(args: &RunArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The hard limit in bytes (`None` = no limit) and the three thresholds.
+/// The hard limit in bytes (`None`: no limit) and the three thresholds in pages.
 fn limits(args: &RunArgs) -> Result<(Option<u64>, Limits), Failure> {
     let given = [("--hard", args.hard), ("--soft", args.soft), ("--low", args.low)];
     if args.isolation == Isolation::Off {
@@ -138,11 +148,11 @@ fn limits(args: &RunArgs) -> Result<(Option<u64>, Limits), Failure> {
         return Ok((None, Limits::NONE));
     }
     let hard = args.hard.unwrap_or(HARD_DEFAULT);
-    // Before soft and low, which would be found too small for want of a page.
+    // Before soft and low are derived: a `hard` of less than a page would make the error name those.
     holds_one_flow(hard, ContainerConfig::least_hard_bytes(args.mtu, args.offload == OnOff::On))?;
     let disorder = |low: u64, soft: u64, hard: u64| {
         let size = |pages: u64| Size(pages.saturating_mul(PAGE_SIZE));
-        // The pair that is wrong, by the key that was given.
+        // Names the key whose value breaks the order.
         let key = if soft >= hard { "--soft" } else { "--low" };
         Failure::usage(format!(
             "{key}: low {} < soft {} < hard {} is needed (whole pages of 4KiB)",
@@ -152,6 +162,7 @@ fn limits(args: &RunArgs) -> Result<(Option<u64>, Limits), Failure> {
         ))
     };
     match Limits::from_bytes(hard, args.soft, args.low) {
+        // Rounding down to pages can make two thresholds equal.
         Ok(l) if l.low < l.soft && l.soft < l.hard => Ok((Some(hard), l)),
         Ok(l) => Err(disorder(l.low, l.soft, l.hard)),
         Err(LimitError::Disorder { low, soft, hard }) => Err(disorder(low, soft, hard)),
@@ -159,6 +170,7 @@ fn limits(args: &RunArgs) -> Result<(Option<u64>, Limits), Failure> {
     }
 }
 
+/// Refuses a limit below what one flow and the device queue need.
 fn holds_one_flow(hard: u64, least: u64) -> Result<(), Failure> {
     if hard >= least {
         return Ok(());
@@ -170,7 +182,7 @@ fn holds_one_flow(hard: u64, least: u64) -> Result<(), Failure> {
     )))
 }
 
-/// The backlogs of the published ports are charged from the beginning, beside what every container needs.
+/// Refuses ports with backlogs that do not fit: they are charged from the start, beside what every container needs.
 fn holds_backlogs(limits: Limits, flow: u64, ports: usize) -> Result<(), Failure> {
     let backlogs = |limits| Backlog::fit(limits, ports).bytes() * ports as u64;
     let needs = |limits: Limits| {
@@ -180,7 +192,7 @@ fn holds_backlogs(limits: Limits, flow: u64, ports: usize) -> Result<(), Failure
     if ports == 0 || needs(limits) <= limits.hard {
         return Ok(());
     }
-    // What is needed grows with the limit, but by less: so this comes to rest at the least that holds it all.
+    // The need grows with the limit, but by less, so this ends at the smallest limit that holds it all.
     let mut least = limits;
     while needs(least) > least.hard {
         least.hard = needs(least);
@@ -194,6 +206,7 @@ fn holds_backlogs(limits: Limits, flow: u64, ports: usize) -> Result<(), Failure
     )))
 }
 
+/// Rounds up to whole chunks, the unit of a reserve.
 fn whole_chunks(bytes: u32) -> u32 {
     (u64::from(bytes).div_ceil(CHUNK_SIZE) * CHUNK_SIZE) as u32
 }

@@ -1,7 +1,7 @@
-//! The shell around the stack: everything that touches the real world. Worker loops, clocks, sockets, devices,
-//! namespaces, the command line; the decisions are made in `controller`, the protocols in `stack`.
+//! The shell around the stack: all that touches the outside world, such as worker loops, clocks, sockets, devices,
+//! namespaces and the command line. `controller` makes the decisions, `stack` has the protocols.
 #![deny(unsafe_code)]
-// What is reported goes through `logger`: printing can block, and panics where it fails.
+// Output goes through `logger`: printing can block, and panics when it fails.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod attach;

@@ -1,10 +1,10 @@
-//! What all processes of a run report on stderr: one writer, which nothing can block or end.
+//! Messages of all processes of a run on stderr: one writer, which nothing can block or end.
 //!
-//! The process that the user started owns a writer thread; it alone touches descriptor 2. Every message of every
-//! process, its own included, is sent to that thread over a socket that never blocks. So a full pipe, a stopped
-//! terminal or a full disk holds up one thread that does nothing else, and the socket's buffer bounds what waits for
-//! it. What does not fit, or cannot be written, is counted; the count is reported once there is room again, and at the
-//! end. The flags of descriptor 2 stay as they are: the caller's shell shares them.
+//! The process that the user started has a writer thread, and only that thread uses descriptor 2. Every process, this
+//! one included, sends its messages to the thread over a socket that never blocks the sender. So a full pipe, a stopped
+//! terminal or a full disk delays a thread that does nothing else, and the socket's buffer bounds the messages that
+//! wait for it. Messages that do not fit or cannot be written are counted; the count is reported when there is room
+//! again, and at the end. The flags of descriptor 2 stay unchanged, because the caller's shell shares them.
 
 mod limit;
 mod writer;
@@ -26,31 +26,35 @@ use crate::exit::FAILURE;
 use crate::{clock, sys};
 use limit::{Admitted, Limiter};
 
-/// How long the end of a process waits for what was reported to be written: stderr may be a pipe that nobody reads.
+/// How long the end of a process waits until all messages are written. It must be bounded: stderr may be a pipe without
+/// an active reader.
 const FINISH_WAIT: Duration = Duration::from_secs(1);
 
-/// Longest message, bytes: with what is put around it, a line that a pipe takes whole (PIPE_BUF is 4096).
+/// Maximum length of a message, bytes. With its prefix and suffix it is a line that a pipe takes whole (PIPE_BUF is
+/// 4096).
 const MESSAGE_MAX: usize = 3072;
 
-/// In front of every message on the socket: how many the sender lost before it.
+/// Head of every packet on the socket: the number of messages that the sender lost before it.
 const LOST_BYTES: usize = size_of::<u64>();
 
-/// Hands messages to the writer.
+/// Sends messages to the writer.
 #[derive(Debug)]
 struct Reporter {
     socket: OwnedFd,
+    /// Messages that did not fit the socket and are not reported yet.
     lost: AtomicU64,
+    /// Suppresses repetitions.
     limiter: Mutex<Limiter>,
-    /// Answers when the writer is done: only where the writer is a thread of this process.
+    /// Signals that the writer has finished. `None` where the writer is a thread of another process.
     done: Mutex<Option<Receiver<()>>>,
 }
 
 static REPORTER: OnceLock<Reporter> = OnceLock::new();
 
-/// Starts the writer in this process. From here on messages and panics of this process are reported through it.
+/// Starts the writer in this process. From now on messages and panics of this process go to it.
 ///
 /// # Errors
-/// When the kernel has no socket or thread to give: then nothing is reported.
+/// When the kernel grants no socket or thread. Nothing is reported then.
 pub fn start() -> io::Result<()> {
     let (kind, flags) = (SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
     let (ours, theirs) = socket::socketpair(AddressFamily::Unix, kind, None, flags)?;
@@ -59,7 +63,7 @@ pub fn start() -> io::Result<()> {
     Ok(())
 }
 
-/// How a child process finds the writer: the descriptor it must keep, and the argument for [`join`].
+/// How a child process reaches the writer: the descriptor that it must keep, and the argument for [`join`].
 pub(crate) fn handover() -> (Option<RawFd>, String) {
     REPORTER.get().map_or_else(
         || (None, String::from("-")),
@@ -70,10 +74,10 @@ pub(crate) fn handover() -> (Option<RawFd>, String) {
     )
 }
 
-/// Uses the writer of the process that started this one.
+/// Sends the messages of this process to the writer of the process that started it.
 ///
 /// # Errors
-/// When the argument is not one that [`handover`] gave.
+/// When the argument is not one from [`handover`].
 pub(crate) fn join(argument: &OsStr) -> io::Result<()> {
     if argument == "-" {
         return Ok(());
@@ -85,19 +89,19 @@ pub(crate) fn join(argument: &OsStr) -> io::Result<()> {
     Ok(())
 }
 
-/// Reports what is less important, too.
+/// Sets the least important level that is reported.
 pub fn set_level(level: LevelFilter) {
     log::set_max_level(level);
 }
 
-/// Why the process ends: never left out for being repeated.
+/// Reports why the process ends. This message is never suppressed as a repetition.
 pub fn report(message: impl fmt::Display) {
     if let Some(reporter) = REPORTER.get() {
         reporter.send(&line(None, &message, 0));
     }
 }
 
-/// The last call of a process: reports what was lost and waits, for a bounded time, until everything is written.
+/// Must be the last call of a process: reports what was lost and waits, for a bounded time, until all is written.
 pub fn finish() {
     let Some(reporter) = REPORTER.get() else { return };
     let left_out = locked(&reporter.limiter).take_left_out();
@@ -105,16 +109,17 @@ pub fn finish() {
         let message = format!("{left_out} messages were left out, each a repetition");
         reporter.send(&line(Some(Level::Warn), &message, 0));
     } else if reporter.lost.load(Ordering::Relaxed) > 0 {
-        // An empty message carries the count.
+        // An empty message carries only the count.
         reporter.send("");
     }
     if let Some(done) = locked(&reporter.done).take() {
-        // Shared with every process that joined: what they still send is lost, and so are they by now.
+        // Ends the socket for all processes that use it. They have ended by now; what they would still send is lost.
         let _ = socket::shutdown(reporter.socket.as_raw_fd(), Shutdown::Write);
         let _ = done.recv_timeout(FINISH_WAIT);
     }
 }
 
+/// Makes this the reporter of the process, once.
 fn install(socket: OwnedFd, done: Option<Receiver<()>>, level: LevelFilter) {
     let reporter = Reporter {
         socket,
@@ -124,14 +129,13 @@ fn install(socket: OwnedFd, done: Option<Receiver<()>>, level: LevelFilter) {
     };
     if REPORTER.set(reporter).is_ok() {
         set_level(level);
-        // Fails only when one is set already.
+        // Fails only when a logger is installed already.
         let _ = log::set_logger(&ToReporter);
         std::panic::set_hook(Box::new(end_after_panic));
     }
 }
 
-/// A panic in any thread ends the process: without the thread, containers would be left without a network, and nobody
-/// would know.
+/// Ends the process after a panic in any thread. With one thread missing, containers would silently have no network.
 fn end_after_panic(panic: &PanicHookInfo<'_>) {
     report(panic);
     let backtrace = std::backtrace::Backtrace::capture();
@@ -143,22 +147,26 @@ fn end_after_panic(panic: &PanicHookInfo<'_>) {
 }
 
 impl Reporter {
+    /// Sends one message, or only the count of lost ones if `text` is empty. Never blocks.
     fn send(&self, text: &str) {
+        // Taken off first, so that two threads do not report the same losses.
         let before = self.lost.swap(0, Ordering::Relaxed);
         let head = before.to_ne_bytes();
         let parts = [IoSlice::new(&head), IoSlice::new(text.as_bytes())];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         if socket::sendmsg::<()>(self.socket.as_raw_fd(), &parts, &[], flags, None).is_err() {
+            // Not sent: the losses stay to be reported, and this message is one of them.
             self.lost.fetch_add(before + u64::from(!text.is_empty()), Ordering::Relaxed);
         }
     }
 }
 
-/// The `log` crate's way to the writer.
+/// Connects the `log` crate to the writer.
 struct ToReporter;
 
 impl Log for ToReporter {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // Other crates log details of their own, which no user of this program needs.
         metadata.target().starts_with("skbudget")
     }
 
@@ -166,7 +174,7 @@ impl Log for ToReporter {
         let Some(reporter) = REPORTER.get().filter(|_| self.enabled(record.metadata())) else {
             return;
         };
-        // Asked for with -vv: somebody wants every one of them.
+        // Levels below info come from -vv, which requests every message.
         let left_out = if record.level() > Level::Info {
             0
         } else {
@@ -182,7 +190,8 @@ impl Log for ToReporter {
     fn flush(&self) {}
 }
 
-/// One line, whatever is in the message: parts of it may have come from a guest or from the command line.
+/// Formats a message as one line. Control characters are escaped, since parts of the text may come from a guest or from
+/// the command line.
 fn line(level: Option<Level>, message: &dyn fmt::Display, left_out: u64) -> String {
     let mut text = String::from("skbudget: ");
     // Writing to a String does not fail.
@@ -207,6 +216,7 @@ fn line(level: Option<Level>, message: &dyn fmt::Display, left_out: u64) -> Stri
     text
 }
 
+/// Locks the mutex, also after a panic of another thread: that thread's report must not fail here.
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -240,7 +250,7 @@ mod tests {
         (reporter, theirs)
     }
 
-    /// The next message: how many were lost before it, and its text.
+    /// The next message: the number of lost ones before it, and its text.
     fn receive(socket: &OwnedFd) -> Option<(u64, String)> {
         let mut buf = [0; 4096];
         let n = socket::recv(socket.as_raw_fd(), &mut buf, MsgFlags::MSG_DONTWAIT).ok()?;
@@ -251,7 +261,7 @@ mod tests {
     #[test]
     fn a_writer_that_takes_nothing_blocks_nobody_and_the_loss_is_counted() {
         let (reporter, socket) = reporter();
-        // Far more than a socket's buffer: this ends only if no send waits.
+        // Far more than the socket's buffer holds: this ends only if no send blocks.
         let sent = 50_000;
         (0..sent).for_each(|i| reporter.send(&format!("{i}\n")));
         let lost = reporter.lost.load(Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! The binary: parse, carry out, exit code.
+//! The program: parses the command line, runs the command, returns the exit code.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 use std::io;
@@ -13,10 +13,11 @@ use skbudget::exit::{FAILURE, Failure};
 use skbudget::{logger, run};
 
 fn main() -> ExitCode {
+    // A child process of a run: it has a role instead of a command line.
     if let Some(code) = run::inner_main() {
         return code;
     }
-    // It fails only where the kernel has neither a socket nor a thread to give; the run then fails for the same reason.
+    // Fails only when the kernel grants neither a socket nor a thread; the run then fails for the same reason.
     let _ = logger::start();
     let code = carry_out().unwrap_or_else(|Failure { code, message }| {
         logger::report(message);
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
+/// Runs the command of the command line. Returns the exit code.
 fn carry_out() -> Result<u8, Failure> {
     let Command::Run(args) = match Cli::try_parse() {
         Ok(cli) => cli.command,
@@ -37,16 +39,17 @@ fn carry_out() -> Result<u8, Failure> {
         _ => logger::set_level(LevelFilter::Trace),
     }
     let secret = run::secret()?;
+    // For the relay process, which parses the options itself and needs no command.
     let options = std::env::args_os().skip(1).take_while(|arg| arg != "--");
     let options: Vec<_> = options.collect();
     run::run(RunConfig::new(*args, secret)?, secret, &options)
 }
 
-/// Help, the version, or what is wrong with the command line. Nothing runs yet: a reader that is slow is waited for.
+/// Prints the help, the version, or the error in the command line. Nothing runs yet, so a slow reader does no harm.
 fn print(answer: &clap::Error) -> Result<u8, Failure> {
     let asked_for = matches!(answer.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
     match answer.print() {
-        // A reader that has seen enough is no failure.
+        // A reader that closes the pipe early has read enough: no failure.
         Err(e) if asked_for && e.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure { code: FAILURE, message: format!("stdout: {e}") })
         }

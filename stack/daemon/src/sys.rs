@@ -1,4 +1,4 @@
-//! The one file of this package with `unsafe`: what neither std nor nix wraps.
+//! The only file of this package with `unsafe`: system calls that neither std nor nix wraps.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -9,12 +9,12 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::SigSet;
 
-/// SO_MEMINFO: rmem_alloc, rcvbuf, wmem_alloc, sndbuf, fwd_alloc, wmem_queued, optmem, backlog, drops.
+/// Values in SO_MEMINFO: rmem_alloc, rcvbuf, wmem_alloc, sndbuf, fwd_alloc, wmem_queued, optmem, backlog, drops.
 const MEMINFO_VARS: usize = 9;
 const MEMINFO_RMEM_ALLOC: usize = 0;
 const MEMINFO_WMEM_QUEUED: usize = 5;
 
-/// Bytes the kernel holds in a socket's queues: `wmem_queued` and `rmem_alloc`.
+/// Bytes that the kernel holds in a socket's queues: `wmem_queued`, `rmem_alloc` (SO_MEMINFO).
 pub(crate) fn socket_queued_bytes(socket: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
     let mut vars = [0u32; MEMINFO_VARS];
     let mut len = size_of_val(&vars) as libc::socklen_t;
@@ -34,7 +34,7 @@ pub(crate) fn socket_queued_bytes(socket: BorrowedFd<'_>) -> io::Result<(u32, u3
     Ok((vars[MEMINFO_WMEM_QUEUED], vars[MEMINFO_RMEM_ALLOC]))
 }
 
-/// SIOCOUTQ: bytes between what the peer acknowledged and what was written, and one for a FIN.
+/// Bytes written that the peer has not acknowledged; a FIN counts as one (SIOCOUTQ).
 pub(crate) fn socket_unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u32> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the kernel writes one int.
@@ -42,7 +42,7 @@ pub(crate) fn socket_unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(bytes.cast_unsigned()) }
 }
 
-/// TCP_WINDOW_CLAMP of a connected or connecting socket, bytes.
+/// Sets TCP_WINDOW_CLAMP of a connected or connecting socket, bytes.
 pub(crate) fn set_window_clamp(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
     let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
     // SAFETY: the kernel reads one int.
@@ -58,7 +58,7 @@ pub(crate) fn set_window_clamp(socket: BorrowedFd<'_>, bytes: u32) -> io::Result
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// How long nothing was heard of a connection's peer: neither data nor an acknowledgement (TCP_INFO).
+/// Time since the last segment from a connection's peer, data or acknowledgement (TCP_INFO).
 pub(crate) fn tcp_silence(socket: BorrowedFd<'_>) -> io::Result<Duration> {
     let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
     let mut len = size_of_val(&info) as libc::socklen_t;
@@ -80,7 +80,7 @@ pub(crate) fn tcp_silence(socket: BorrowedFd<'_>) -> io::Result<Duration> {
     Ok(Duration::from_millis(info.tcpi_last_data_recv.min(info.tcpi_last_ack_recv).into()))
 }
 
-/// Random bytes for the stack's secret.
+/// A random number for the stack's secret (getrandom).
 pub(crate) fn random_u64() -> io::Result<u64> {
     let mut bytes = [0u8; 8];
     // SAFETY: the kernel writes at most `bytes.len()` bytes.
@@ -92,14 +92,14 @@ pub(crate) fn random_u64() -> io::Result<u64> {
     }
 }
 
-/// SIGCHLD as it is by default: whoever ignores it is not told how its children end.
+/// Resets SIGCHLD to its default: a process that ignores it gets no exit status of its children.
 pub(crate) fn notice_children() -> io::Result<()> {
     // SAFETY: no handler of ours is installed.
     let before = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Was this signal ignored by whoever started us, and is so since?
+/// Whether the signal is ignored, as inherited from the process that started this one.
 pub(crate) fn is_ignored(signal: u8) -> bool {
     // SAFETY: all-zero bytes are a valid sigaction: it is plain old data.
     let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
@@ -109,14 +109,14 @@ pub(crate) fn is_ignored(signal: u8) -> bool {
     asked == 0 && now.sa_sigaction == libc::SIG_IGN
 }
 
-/// As kill(2); by number, because real-time signals have no name.
+/// Sends a signal, as kill(2). By number, because real-time signals have no name.
 pub(crate) fn send_signal(pid: libc::pid_t, signal: u8) -> io::Result<()> {
     // SAFETY: the arguments are numbers.
     let result = unsafe { libc::kill(pid, libc::c_int::from(signal)) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// A child that ended, was stopped or was continued, and how; `None`: no child did.
+/// The next child that ended, stopped or continued, and its status; `None`: no child did.
 pub(crate) fn next_child() -> io::Result<Option<(libc::pid_t, ExitStatus)>> {
     let mut status = 0;
     let flags = libc::WNOHANG | libc::WUNTRACED | libc::WCONTINUED;
@@ -128,6 +128,7 @@ pub(crate) fn next_child() -> io::Result<Option<(libc::pid_t, ExitStatus)>> {
         }
         let error = io::Error::last_os_error();
         match (pid, error.raw_os_error()) {
+            // No change to report, or no child at all.
             (0, _) | (_, Some(libc::ECHILD)) => return Ok(None),
             (_, Some(libc::EINTR)) => {}
             _ => return Err(error),
@@ -135,8 +136,8 @@ pub(crate) fn next_child() -> io::Result<Option<(libc::pid_t, ExitStatus)>> {
     }
 }
 
-/// Puts the calling thread, and all that it executes, under a seccomp filter. Where the privilege for it is missing,
-/// under no_new_privs, too.
+/// Installs a seccomp filter for the calling thread and all that it executes. Without the privilege for that,
+/// no_new_privs is set first, which the kernel then demands.
 pub(crate) fn filter_syscalls(program: &[libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
@@ -157,12 +158,12 @@ pub(crate) fn filter_syscalls(program: &[libc::sock_filter]) -> io::Result<()> {
     if unprivileged && install() { Ok(()) } else { Err(error) }
 }
 
-/// Takes over a descriptor that the parent process passed by number.
+/// Takes ownership of a descriptor that the parent process passed by number.
 ///
 /// # Errors
 /// When no such descriptor is open.
 pub(crate) fn inherited_fd(number: RawFd) -> io::Result<OwnedFd> {
-    // It was kept open across our own exec only: whatever we start must not hold it.
+    // Only this exec was to keep it open: the processes started from here must not inherit it.
     // SAFETY: sets one flag of a descriptor; a wrong number is an error.
     if number < 3 || unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
@@ -171,13 +172,13 @@ pub(crate) fn inherited_fd(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Takes over a descriptor that arrived by SCM_RIGHTS.
+/// Takes ownership of a descriptor that arrived by SCM_RIGHTS.
 pub(crate) fn received_fd(number: RawFd) -> OwnedFd {
-    // SAFETY: the kernel installed the descriptor for the message just received; nobody else knows it.
+    // SAFETY: the kernel installed the descriptor for the message just received; it has no other owner.
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
-/// Takes capability `number` out of what programs executed from now on can have.
+/// Drops capability `number` from the bounding set of the calling thread: no program executed later can have it.
 pub(crate) fn drop_bounding(number: u32) -> io::Result<()> {
     // SAFETY: the arguments are numbers.
     let result =
@@ -200,12 +201,12 @@ pub(crate) fn clear_inheritable() -> io::Result<()> {
     set_capabilities(&sets)
 }
 
-/// Takes every capability from the calling thread.
+/// Drops every capability of the calling thread.
 pub(crate) fn clear_capabilities() -> io::Result<()> {
     set_capabilities(&[CapData::default(); 2])
 }
 
-/// linux/capability.h: the sets come in two halves of 32.
+/// Half of the capability sets, 32 bits each (linux/capability.h).
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 struct CapData {
@@ -220,9 +221,10 @@ struct CapHeader {
     pid: libc::c_int,
 }
 
-/// _LINUX_CAPABILITY_VERSION_3, and the calling thread.
+/// _LINUX_CAPABILITY_VERSION_3; pid 0 is the calling thread.
 const CAP_HEADER: CapHeader = CapHeader { version: 0x2008_0522, pid: 0 };
 
+/// The capability sets of the calling thread.
 fn capabilities() -> io::Result<[CapData; 2]> {
     let (mut header, mut sets) = (CAP_HEADER, [CapData::default(); 2]);
     // SAFETY: the kernel reads and writes one header and writes two sets: version 3 has two.
@@ -230,6 +232,7 @@ fn capabilities() -> io::Result<[CapData; 2]> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(sets) }
 }
 
+/// Replaces the capability sets of the calling thread.
 fn set_capabilities(sets: &[CapData; 2]) -> io::Result<()> {
     let mut header = CAP_HEADER;
     // SAFETY: the kernel reads and writes one header and reads two sets: version 3 has two.
@@ -237,7 +240,7 @@ fn set_capabilities(sets: &[CapData; 2]) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// In the child, between fork and exec: keep `fds` across exec, start with `mask` blocked and `nofile` as limit.
+/// Prepares the child between fork and exec: keeps `fds` open, blocks the signals in `mask`, sets the limit `nofile`.
 pub(crate) fn prepare_child(
     command: &mut Command,
     fds: Vec<RawFd>,
@@ -261,15 +264,15 @@ pub(crate) fn prepare_child(
     unsafe { command.pre_exec(prepare) };
 }
 
-/// In the child, between fork and exec: out of reach of the caller's process group and terminal, and nothing that was
-/// open is kept.
+/// Prepares the child between fork and exec: moves it out of the caller's process group, so that signals of the
+/// terminal do not reach it, and closes all inherited descriptors at exec.
 pub(crate) fn prepare_apart(command: &mut Command) {
     let prepare = || {
         // SAFETY: the arguments are numbers.
         if unsafe { libc::setpgid(0, 0) } < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: marks descriptors to be closed at exec. A kernel before 5.11 cannot, and then they stay open.
+        // SAFETY: marks descriptors to be closed at exec. A kernel before 5.11 returns an error and keeps them open.
         unsafe {
             libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
         }

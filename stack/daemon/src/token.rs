@@ -1,7 +1,7 @@
-//! What an event of the poll is about, packed into its token.
+//! Packs the subject of a poll event into its token.
 //!
-//! `| seat 16 | kind 2 | generation 22 | index 24 |`. The generation is cut: a late event for a dead flow could be
-//! taken for one of the flow 2^22 generations later in the same slot, and only within one batch of events.
+//! `| seat 16 | kind 2 | generation 22 | index 24 |`. The generation is truncated: a late event of a closed flow could
+//! be taken for one of the flow 2^22 generations later at the same index, but only within one batch of events.
 
 use mio::Token;
 use skbudget_stack::FlowId;
@@ -19,40 +19,50 @@ const KIND_DEVICE: u64 = 1;
 const KIND_LISTENER: u64 = 2;
 const KIND_WAKER: u64 = 3;
 
-/// Most flows of one container.
+/// Maximum number of flows of one container.
 pub(crate) const FLOWS_MAX: u32 = 1 << INDEX_BITS;
 
 const _: () = assert!(usize::BITS >= 64, "tokens hold a seat, a generation and an index");
 
+/// What an event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
+    /// The host socket of a flow.
     Flow,
+    /// The container's TAP.
     Device,
-    /// A published port: which of the container's.
+    /// A published port, by its index in the container.
     Listener(u32),
+    /// Another thread sent a command or released memory at the host level.
     Waker,
 }
 
+/// The token of the worker's waker.
 pub(crate) const WAKER: Token = Token((KIND_WAKER << KIND_SHIFT) as usize);
 
+/// The token of a flow's host socket.
 pub(crate) fn flow(seat: u16, flow: FlowId) -> Token {
     debug_assert!(flow.index < FLOWS_MAX, "flow index {} beyond the token", flow.index);
     let generation = u64::from(flow.generation) & GENERATION_MASK;
     pack(seat, KIND_FLOW, generation << INDEX_BITS | u64::from(flow.index))
 }
 
+/// The token of a container's device.
 pub(crate) fn device(seat: u16) -> Token {
     pack(seat, KIND_DEVICE, 0)
 }
 
+/// The token of a published port.
 pub(crate) fn listener(seat: u16, index: u32) -> Token {
     pack(seat, KIND_LISTENER, u64::from(index))
 }
 
+/// The container's index.
 pub(crate) fn seat(token: Token) -> u16 {
     (token.0 as u64 >> SEAT_SHIFT) as u16
 }
 
+/// The kind of event.
 pub(crate) fn kind(token: Token) -> Kind {
     match token.0 as u64 >> KIND_SHIFT & 3 {
         KIND_FLOW => Kind::Flow,
@@ -62,6 +72,7 @@ pub(crate) fn kind(token: Token) -> Kind {
     }
 }
 
+/// The flow's index, or the published port's.
 pub(crate) fn flow_index(token: Token) -> u32 {
     (token.0 as u64 & INDEX_MASK) as u32
 }

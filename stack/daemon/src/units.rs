@@ -1,10 +1,10 @@
-//! Sizes as people write them, and what to say about limits that do not fit.
+//! Parses and prints sizes, and describes limits that are invalid.
 
 use std::fmt;
 
 use skbudget_controller::{LimitError, PAGE_SIZE};
 
-/// Suffixes in the order of their size; a bare number is bytes.
+/// Suffixes by increasing size. A number without suffix is in bytes.
 const SUFFIXES: [(&str, u64); 8] = [
     ("", 1),
     ("B", 1),
@@ -16,9 +16,10 @@ const SUFFIXES: [(&str, u64); 8] = [
     ("GiB", 1 << 30),
 ];
 
+/// End of every error message: the allowed forms.
 const ALLOWED: &str = "a number of B, KiB, MiB, GiB, KB, MB or GB is allowed, e.g. 16MiB";
 
-/// Reads `64MiB`, `1.5 GB`, `4096`. Suffixes in any case.
+/// Parses sizes such as `64MiB`, `1.5 GB`, `4096`. The suffix may be in any case.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -31,19 +32,19 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         Ok(whole) => whole.checked_mul(*factor),
         Err(_) => number.parse::<f64>().ok().and_then(|n| scale(n, *factor)),
     };
-    // Meters add sizes up: half of what 64 bits hold leaves room for that.
+    // Meters add sizes up: half of the range of 64 bits leaves room for the sum.
     parsed
         .filter(|bytes| *bytes < 1 << 63)
         .ok_or_else(|| format!("{text:?} is not a size: {ALLOWED}"))
 }
 
-/// `None` when it does not fit or is not a number of bytes.
+/// `None` when the product does not fit or is no number of bytes.
 fn scale(number: f64, factor: u64) -> Option<u64> {
     let bytes = number * factor as f64;
     (bytes.is_finite() && bytes >= 0.0 && bytes < 2f64.powi(64)).then_some(bytes as u64)
 }
 
-/// A size for people: whole binary units where they fit.
+/// Prints a size in the largest binary unit that it is a multiple of.
 #[derive(Debug, Clone, Copy)]
 pub struct Size(pub u64);
 
@@ -58,7 +59,7 @@ impl fmt::Display for Size {
     }
 }
 
-/// What was wrong with limits and what is allowed.
+/// What is wrong with limits, and what is allowed.
 pub(crate) fn describe(error: &LimitError) -> String {
     let size = |pages: u64| Size(pages.saturating_mul(PAGE_SIZE));
     match error {

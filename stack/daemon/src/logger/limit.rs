@@ -1,37 +1,41 @@
-//! How often a message of one kind is reported: whoever makes it happen, a remote perhaps, must not fill a disk with
-//! it or push other messages out.
+//! Limits how often a message of one kind is reported: an event that a remote can cause must not fill a disk with
+//! messages, nor displace others.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use skbudget_controller::Instant;
 
-/// So many of a kind in a row,
+/// Messages of one kind reported at once.
 const BURST: u32 = 5;
-/// and then one in this time.
+/// After the burst: one message in this time.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Kinds told apart. There are fewer places in the code that report; beyond it all others are one kind.
+/// Kinds with an allowance of their own. There are fewer places in the code that report; beyond this number all others
+/// count as one kind.
 const KINDS_MAX: usize = 256;
 
-/// The place in the code that reports.
+/// The place in the code that reports: file and line.
 pub(super) type Kind = (Option<&'static str>, Option<u32>);
 
+/// Whether to report a message; `No`: suppress it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admitted {
-    /// Report it, with how many of its kind were left out since the last one.
+    /// Report it, with the number of its kind suppressed since the last one.
     Yes {
         left_out: u64,
     },
     No,
 }
 
+/// Token bucket of one kind.
 #[derive(Debug, Clone, Copy)]
 struct Allowance {
-    /// May be reported at once.
+    /// Messages that may be reported at once.
     left: u32,
     /// When `left` was last raised.
     since: Instant,
+    /// Messages suppressed since the last one reported.
     left_out: u64,
 }
 
@@ -41,7 +45,9 @@ pub(super) struct Limiter {
 }
 
 impl Limiter {
+    /// Counts a message of that kind and decides about it.
     pub(super) fn admit(&mut self, kind: Kind, now: Instant) -> Admitted {
+        // The table is bounded: unknown kinds beyond it share one entry.
         let known = self.kinds.len() < KINDS_MAX || self.kinds.contains_key(&kind);
         let kind = if known { kind } else { (None, None) };
         let new = Allowance { left: BURST, since: now, left_out: 0 };
@@ -60,7 +66,7 @@ impl Limiter {
         Admitted::Yes { left_out: std::mem::take(&mut allowance.left_out) }
     }
 
-    /// How many were left out and not reported yet, of all kinds.
+    /// Returns the number of messages of all kinds that were suppressed and not reported, and clears it.
     pub(super) fn take_left_out(&mut self) -> u64 {
         self.kinds.values_mut().map(|allowance| std::mem::take(&mut allowance.left_out)).sum()
     }

@@ -1,4 +1,4 @@
-//! The thread that writes to stderr. It may wait for ever: nobody waits for it longer than a bounded time.
+//! The thread that writes to stderr. It may block for ever; other threads wait for it only for a bounded time.
 
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -12,14 +12,14 @@ use nix::sys::socket::{self, MsgFlags};
 
 use super::LOST_BYTES;
 
-/// Longer than any message.
+/// Buffer for one message, bytes: longer than any.
 const BUFFER_BYTES: usize = 8192;
 
-/// Writes what arrives on `socket` until its other end is shut down; answers then.
+/// Writes what arrives on `socket` until the other end shuts down, then signals that on the returned channel.
 pub(super) fn spawn(socket: OwnedFd) -> io::Result<Receiver<()>> {
     let (done, answer) = mpsc::channel();
-    // The thread takes no signal: not even SIGTTOU, which would stop all of us for a line written from the background
-    // to a terminal in `stty tostop`. It starts with this mask, so that there is no moment before.
+    // The thread blocks all signals. SIGTTOU above all: a line written from the background to a terminal in `stty
+    // tostop` would stop the whole process. A thread inherits the mask, so there is no moment without it.
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
     let spawned = thread::Builder::new().name("skb-log".to_owned()).spawn(move || {
         run(&socket, &mut Lines::new(Stderr));
@@ -30,6 +30,7 @@ pub(super) fn spawn(socket: OwnedFd) -> io::Result<Receiver<()>> {
     Ok(answer)
 }
 
+/// Receives messages until the other end shuts down.
 fn run(socket: &OwnedFd, lines: &mut Lines<impl Write>) {
     let mut buf = [0; BUFFER_BYTES];
     loop {
@@ -45,16 +46,17 @@ fn run(socket: &OwnedFd, lines: &mut Lines<impl Write>) {
             }
         }
     }
+    // The last chance: no later message will carry the count.
     lines.report_lost();
 }
 
-/// Lines on their way to a place that may refuse them.
+/// Lines on their way to a target that may refuse them.
 #[derive(Debug)]
 struct Lines<W> {
     to: W,
-    /// Messages not written, and not reported as lost yet.
+    /// Messages that were not written and are not reported as lost yet.
     lost: u64,
-    /// The last line is there in part.
+    /// Only a part of the last line was written.
     torn: bool,
 }
 
@@ -67,6 +69,7 @@ impl<W: Write> Lines<W> {
         self.lost += messages;
     }
 
+    /// Writes one line, after the report of lost ones if there are any. A line that cannot be written is lost.
     fn write(&mut self, line: &[u8]) {
         self.report_lost();
         if !line.is_empty() && !self.put(line) {
@@ -74,6 +77,7 @@ impl<W: Write> Lines<W> {
         }
     }
 
+    /// Writes the number of lost messages. If that fails, the number is kept.
     fn report_lost(&mut self) {
         let lost = self.lost;
         if lost > 0 {
@@ -85,8 +89,9 @@ impl<W: Write> Lines<W> {
         }
     }
 
-    /// Did all of it go out?
+    /// Writes the line. True when all of it was written.
     fn put(&mut self, line: &[u8]) -> bool {
+        // Ends a torn line first, so that this one starts in the first column.
         let whole = [if self.torn { &b"\n"[..] } else { b"" }, line].concat();
         let mut left = &whole[..];
         while !left.is_empty() {
@@ -104,7 +109,7 @@ impl<W: Write> Lines<W> {
     }
 }
 
-/// Descriptor 2, without the standard library's lock: whoever else wrote there would wait for this thread.
+/// Descriptor 2, without the lock of the standard library: another thread that writes there would wait for this one.
 #[derive(Debug)]
 struct Stderr;
 
@@ -113,7 +118,7 @@ impl Write for Stderr {
         let stderr = io::stderr();
         loop {
             match nix::unistd::write(stderr.as_fd(), buf) {
-                // The caller made it so.
+                // The caller made the descriptor non-blocking.
                 Err(Errno::EAGAIN) => {
                     let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
                     poll(&mut fds, PollTimeout::NONE)?;
@@ -165,7 +170,7 @@ mod tests {
         lines.write(b"third\n");
         lines.report_lost();
         let text = String::from_utf8(lines.to.holds).unwrap();
-        // The "s" is what the disk took of a line.
+        // The "s" is the part of a line that the disk took.
         let expected =
             "first\ns\nskbudget: warn: 13 messages were lost: stderr did not take them\nthird\n";
         assert_eq!(text, expected);
