@@ -1,4 +1,4 @@
-//! Reads the clocks; no other file does. Everything else gets an [`Instant`] as argument.
+//! Reads the clocks; no other file does. All other code gets an [`Instant`] as argument.
 
 use nix::time::{ClockId, clock_gettime};
 use skbudget_controller::Instant;

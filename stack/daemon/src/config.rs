@@ -152,7 +152,7 @@ fn limits(args: &RunArgs) -> Result<(Option<u64>, Limits), Failure> {
     holds_one_flow(hard, ContainerConfig::least_hard_bytes(args.mtu, args.offload == OnOff::On))?;
     let disorder = |low: u64, soft: u64, hard: u64| {
         let size = |pages: u64| Size(pages.saturating_mul(PAGE_SIZE));
-        // Names the key whose value breaks the order.
+        // Names the key with the value that breaks the order.
         let key = if soft >= hard { "--soft" } else { "--low" };
         Failure::usage(format!(
             "{key}: low {} < soft {} < hard {} is needed (whole pages of 4KiB)",

@@ -1,6 +1,6 @@
-//! Names of running containers. Each is held by a lock on a file in a folder that only its user can enter. The kernel
-//! drops the lock with its process, however that ends. An abstract socket would do without files, but any local user
-//! can take one, and two network namespaces would not see each other's.
+//! Names of running containers. A name is held by a lock on a file, in a folder that only its user can enter. The
+//! kernel releases the lock when its process ends, however that happens. An abstract socket would need no files, but
+//! any local user can take one, and two network namespaces would not see each other's.
 
 use std::fs;
 use std::io;
@@ -17,27 +17,28 @@ use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use crate::exit::Failure;
 use crate::sys;
 
+/// End of a lock file's name.
 const SUFFIX: &str = ".lock";
 
-/// Files looked at by one start, to remove those that a killed process left.
+/// Lock files checked at one start, to remove those that a killed process left.
 const STALE_MAX: usize = 1024;
 
-/// How often a start tries again because another process removed the folder or the file under its hands.
+/// How often a start repeats because another process removed the folder or the file meanwhile.
 const ATTEMPTS: usize = 64;
 
-/// How often and how long apart a start tries to lock the folder: a second in all.
+/// Attempts to lock the folder, and the pause between two of them: a second in all.
 const LOCK_ATTEMPTS: usize = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// A name that is taken until this is dropped.
+/// Holds a name until this value is dropped.
 #[derive(Debug)]
 pub(crate) struct NameHold {
     name: String,
-    /// `None` when nobody gave the name and there is no folder: a random name needs no lock.
+    /// The lock file. `None` for a random name without a folder for the lock: a random name needs none.
     lock: Option<(PathBuf, Flock<OwnedFd>)>,
 }
 
-/// Holds the name that was given, or a random one.
+/// Holds the given name, or a random one.
 pub(crate) fn take(given: Option<&str>) -> Result<NameHold, Failure> {
     let Some(name) = given else { return random() };
     let held = folder().and_then(|folder| hold(&folder, name));
@@ -49,6 +50,7 @@ pub(crate) fn take(given: Option<&str>) -> Result<NameHold, Failure> {
     }
 }
 
+/// Holds a random name. Without a folder it is not locked: 32 random bits hardly ever meet.
 fn random() -> Result<NameHold, Failure> {
     let failed = |e: io::Error| Failure::set_up(format!("a name for the container: {e}"));
     loop {
@@ -65,7 +67,7 @@ fn random() -> Result<NameHold, Failure> {
     }
 }
 
-/// The folder of this user. Those that cannot be made are passed over; one that exists and is not safe is an error.
+/// The folder of this user. A candidate that cannot be created is skipped; one that exists and is unsafe is an error.
 fn folder() -> io::Result<PathBuf> {
     let uid = geteuid();
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
@@ -79,6 +81,7 @@ fn folder() -> io::Result<PathBuf> {
     for path in candidates.into_iter().flatten() {
         match open_folder(&path) {
             Ok(_) => return Ok(path),
+            // Another user controls it: the next candidate would hide an attack.
             Err(e) if e.kind() == io::ErrorKind::InvalidInput => return Err(e),
             Err(e) => last = io::Error::new(e.kind(), format!("{}: {e}", path.display())),
         }
@@ -86,7 +89,7 @@ fn folder() -> io::Result<PathBuf> {
     Err(last)
 }
 
-/// Makes and opens a folder that belongs to this user and that nobody else can enter.
+/// Creates and opens the folder. It must belong to this user, and no other user may enter it.
 fn open_folder(path: &Path) -> io::Result<OwnedFd> {
     match nix::unistd::mkdir(path, Mode::S_IRWXU) {
         Ok(()) | Err(Errno::EEXIST) => {}
@@ -97,11 +100,13 @@ fn open_folder(path: &Path) -> io::Result<OwnedFd> {
         let message = format!("{path} {what}: a folder of this user with mode 0700 is needed");
         io::Error::new(io::ErrorKind::InvalidInput, message)
     };
+    // A symbolic link in /tmp could point to any folder.
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let fd = match open(path, flags, Mode::empty()) {
         Err(Errno::ELOOP | Errno::ENOTDIR) => return Err(unsafe_folder("is no folder")),
         other => other?,
     };
+    // Checked on the descriptor, not on the path: the path could change in between.
     let FileStat { st_uid, st_mode, .. } = fstat(&fd)?;
     match (st_uid == geteuid().as_raw(), st_mode & 0o077) {
         (false, _) => Err(unsafe_folder(&format!("belongs to user {st_uid}"))),
@@ -110,21 +115,22 @@ fn open_folder(path: &Path) -> io::Result<OwnedFd> {
     }
 }
 
-/// `None`: another process has the name.
+/// Holds the name with its lock file; `None`: another process holds it.
 fn hold(path: &Path, name: &str) -> io::Result<Option<NameHold>> {
     let file = format!("{name}{SUFFIX}");
     for _ in 0..ATTEMPTS {
-        // Two processes that start at once do not take each other's new file for a stale one.
+        // Holds the folder's lock while it removes and creates files. Otherwise two processes that start together could
+        // take each other's new, still unlocked file for a stale one.
         let folder = lock_soon(open_folder(path)?)?;
         remove_stale(path, &folder);
         let flags = OFlag::O_CREAT | OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let opened = match openat(&*folder, file.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR) {
-            // The last one who held a name removed the folder.
+            // The holder of the last name removed the folder meanwhile.
             Err(Errno::ENOENT) => continue,
             other => other?,
         };
         let Some(locked) = lock(opened, FlockArg::LockExclusiveNonblock)? else { return Ok(None) };
-        // Whoever held the name may have removed the file between our opening and our locking it.
+        // The previous holder may have removed the file after this process opened it and before it was locked.
         if fstat(&*locked)?.st_nlink == 0 {
             continue;
         }
@@ -136,7 +142,7 @@ fn hold(path: &Path, name: &str) -> io::Result<Option<NameHold>> {
     Err(io::Error::from(Errno::EAGAIN))
 }
 
-/// The lock is held for the length of a few system calls, unless its holder was stopped: then nobody may wait for ever.
+/// Locks the folder. The lock is held for a few system calls only, unless its holder is stopped: therefore the bound.
 fn lock_soon(mut fd: OwnedFd) -> io::Result<Flock<OwnedFd>> {
     for _ in 0..LOCK_ATTEMPTS {
         match Flock::lock(fd, FlockArg::LockExclusiveNonblock) {
@@ -149,7 +155,7 @@ fn lock_soon(mut fd: OwnedFd) -> io::Result<Flock<OwnedFd>> {
     Err(io::Error::new(io::ErrorKind::TimedOut, "another process keeps the folder of names locked"))
 }
 
-/// `None`: locked by somebody else.
+/// Takes the lock; `None`: another process holds it.
 fn lock(fd: OwnedFd, how: FlockArg) -> io::Result<Option<Flock<OwnedFd>>> {
     match Flock::lock(fd, how) {
         Ok(locked) => Ok(Some(locked)),
@@ -158,7 +164,7 @@ fn lock(fd: OwnedFd, how: FlockArg) -> io::Result<Option<Flock<OwnedFd>>> {
     }
 }
 
-/// Removes the files of processes that were killed: nobody holds a lock on them.
+/// Removes the lock files of processes that were killed: the kernel released their locks.
 fn remove_stale(path: &Path, folder: &Flock<OwnedFd>) {
     let Ok(entries) = fs::read_dir(path) else { return };
     for entry in entries.take(STALE_MAX).flatten() {
@@ -183,12 +189,13 @@ impl NameHold {
 }
 
 impl Drop for NameHold {
+    /// Removes the lock file, and the folder if it is empty.
     fn drop(&mut self) {
         let Some((path, _locked)) = &self.lock else { return };
-        // While the lock is held: the file is still ours.
+        // While the lock is held, no other process can have replaced the file.
         let _ = fs::remove_file(path);
         if let Some(folder) = path.parent() {
-            // Fails while there are other names.
+            // Fails while the folder holds other names.
             let _ = unlinkat(AT_FDCWD, folder, UnlinkatFlags::RemoveDir);
         }
     }
@@ -200,7 +207,7 @@ mod tests {
 
     use super::*;
 
-    /// A path of this test; what stands there goes with it.
+    /// A path for one test. Its file or folder is removed at the end.
     struct Place(PathBuf);
 
     impl Place {

@@ -1,4 +1,4 @@
-//! `skbudget run`: one container, one command, and nothing left of either afterwards.
+//! `skbudget run`: one container with one command. Nothing of either remains at the end.
 
 mod arbiter;
 mod capture;
@@ -49,25 +49,26 @@ use signals::Signals;
 use terminal::Terminal;
 use wire::{Order, Report, Wire};
 
-/// After a signal that asks for the end, how long the relay may take to stop.
+/// Time for the relay to stop after a signal that ends the run.
 const INTERRUPT_WAIT: Duration = Duration::from_secs(5);
 
-/// Random numbers for a stack's secret.
+/// Two random numbers, for the stack's hashes.
 pub fn secret() -> Result<[u64; 2], Failure> {
     let random = || sys::random_u64().map_err(|e| Failure::set_up(format!("getrandom: {e}")));
     Ok([random()?, random()?])
 }
 
-/// Carries it out; the exit code is the command's. `options`: the command line up to the command, and `secret`: the
-/// stack's, both as the configuration was made of.
+/// Runs the command and returns its exit code. `options`: the command line up to the command; `secret`: the stack's.
+/// `config` is made of both, and the relay makes its own of them.
 pub fn run(config: RunConfig, secret: [u64; 2], options: &[OsString]) -> Result<u8, Failure> {
     let program = lookup::find(
         &config.command[0],
         &std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()),
     )?;
     let signals = Signals::block().map_err(|e| Failure::set_up(format!("signals: {e}")))?;
-    // Dropped last: the terminal is handed back when the container is gone.
+    // Dropped last: the terminal returns to the caller's process group when the container is gone.
     let mut forwarder = Forwarder::new(signals, Terminal::open());
+    // All that can fail for a reason of the caller comes before the first child process: the message is then exact.
     let held = names::take(config.name.as_deref())?;
     let mut output = output::Output::open(&config)?;
     let publish = bind_all(&config)?;
@@ -95,12 +96,13 @@ pub fn run(config: RunConfig, secret: [u64; 2], options: &[OsString]) -> Result<
     };
     let begin = |tap| relay.begin(&tap, held.name(), secret);
     let result = carry_out(&mut forwarder, &mut sandbox, &relay, begin, &mut output);
+    // The relay before the sandbox: it resets the remaining flows while the container's network still exists.
     relay.end();
     sandbox.end();
     result
 }
 
-/// With everything that it may have of the host's.
+/// Starts the relay and hands over all of the host that it may use: the published ports and the capture file.
 fn start_relay(
     options: &[OsString],
     publish: Vec<Publish>,
@@ -114,6 +116,7 @@ fn start_relay(
     Ok(relay)
 }
 
+/// Runs the command in a container that is set up. The exit code is the command's, or that of a failure after it.
 fn carry_out(
     forwarder: &mut Forwarder,
     sandbox: &mut Sandbox,
@@ -121,10 +124,12 @@ fn carry_out(
     begin: impl FnOnce(OwnedFd) -> Result<(), Failure>,
     output: &mut output::Output,
 ) -> Result<u8, Failure> {
+    // The relay serves the device before the command starts, so that no frame of the command is lost.
     begin(sandbox.wait_ready(forwarder, relay)?)?;
     relay.started()?;
     sandbox.wire.send(&Order::Go, &[]).map_err(|e| Failure::set_up(format!("sandbox: {e}")))?;
     let (code, tampered) = sandbox.wait_exited(forwarder, relay)?;
+    // The command has ended, but its kernel may still hold data that it wrote.
     let lost = drain(forwarder, relay)?;
     if !lost.is_nothing() {
         log::warn!("{lost}");
@@ -135,13 +140,15 @@ fn carry_out(
             Err(e) => log::warn!("--stats-file: {e}: the stats are not written"),
         }
     }
+    // A run that lost data of the command fails, even if the command succeeded.
     Ok(if code == 0 && !lost.is_nothing() { FAILURE } else { code })
 }
 
-/// Until the relay has delivered what the command sent. A signal that asks for the end ends that as well.
+/// Waits until the relay has delivered what the command sent. A signal that ends the run ends the wait as well.
 fn drain(forwarder: &mut Forwarder, relay: &Relay) -> Result<drain::Lost, Failure> {
     let failed = |e: io::Error| Failure::other(format!("wait for the relay: {e}"));
     relay.begin_drain()?;
+    // From here on signals are for this process.
     let signals = forwarder.command_ended();
     let mut timeout = PollTimeout::NONE;
     loop {
@@ -157,6 +164,7 @@ fn drain(forwarder: &mut Forwarder, relay: &Relay) -> Result<drain::Lost, Failur
         if fds[0].any().unwrap_or(false) {
             return relay.drained();
         }
+        // Only the first signal interrupts; after it the timeout bounds the wait.
         if signals.interrupted().map_err(failed)? && timeout == PollTimeout::NONE {
             relay.interrupt()?;
             timeout = PollTimeout::try_from(INTERRUPT_WAIT).unwrap_or(PollTimeout::MAX);
@@ -164,7 +172,7 @@ fn drain(forwarder: &mut Forwarder, relay: &Relay) -> Result<drain::Lost, Failur
     }
 }
 
-/// Readable when one of them is.
+/// A descriptor that is readable when one of the two is.
 fn either(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> nix::Result<Epoll> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     epoll.add(one, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
@@ -172,7 +180,7 @@ fn either(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> nix::Result<Epoll> {
     Ok(epoll)
 }
 
-/// The parent's view of the sandbox process.
+/// The sandbox process, as its parent uses it.
 #[derive(Debug)]
 struct Sandbox {
     process: Child,
@@ -180,7 +188,8 @@ struct Sandbox {
 }
 
 impl Sandbox {
-    /// From the main thread: the kernel kills the child when the thread that made it ends.
+    /// Starts the sandbox. Must run on the main thread: the kernel kills the child when the thread that started it
+    /// ends.
     fn start(
         orders: &Orders,
         command: &[OsString],
@@ -202,6 +211,7 @@ impl Sandbox {
         start().map_err(|e| Failure::set_up(format!("start the sandbox process: {e}")))
     }
 
+    /// Waits until the sandbox has set up the container. Returns its device.
     fn wait_ready(&mut self, forwarder: &mut Forwarder, relay: &Relay) -> Result<OwnedFd, Failure> {
         loop {
             let (report, fds) = self.wait_report(forwarder, relay, false)?;
@@ -219,7 +229,7 @@ impl Sandbox {
         }
     }
 
-    /// Only from here, where the privileges for it are.
+    /// Maps the ids of the sandbox's user namespace. Done here because this process has the privileges for it.
     fn map_users(&self) -> Result<(), Failure> {
         let order = match users::map_all(self.process.id()) {
             Ok(()) => Order::Mapped,
@@ -231,6 +241,7 @@ impl Sandbox {
         self.wire.send(&order, &[]).map_err(|e| Failure::set_up(format!("sandbox: {e}")))
     }
 
+    /// Waits until the command has ended. Returns its exit code and what it changed on the device.
     fn wait_exited(
         &mut self,
         forwarder: &mut Forwarder,
@@ -242,8 +253,8 @@ impl Sandbox {
         }
     }
 
-    /// Forwards signals until the sandbox reports something; the relay has nothing to report unasked. `started`: there
-    /// is a command to forward them to.
+    /// Forwards signals until the sandbox reports. The relay sends nothing without a request: if it does, it has
+    /// failed. `started`: there is a command that gets the signals.
     fn wait_report(
         &mut self,
         forwarder: &mut Forwarder,
@@ -265,16 +276,18 @@ impl Sandbox {
         }
     }
 
-    /// Its network goes with it.
+    /// Ends the sandbox, and the container's network with it.
     fn end(self) {
         let Self { mut process, wire } = self;
+        // A sandbox that is set up takes this as the end of the run.
         drop(wire);
-        // It may be waiting for a command that does not end, after a failure of ours.
+        // After a failure of this process the command may still run, and the sandbox would wait for it.
         let _ = process.kill();
         let _ = process.wait();
     }
 }
 
+/// Binds the published ports.
 fn bind_all(config: &RunConfig) -> Result<Vec<Publish>, Failure> {
     let bind = |port: &crate::cli::PublishArg| {
         Publish::bind(port.host, port.guest_port)
@@ -283,7 +296,7 @@ fn bind_all(config: &RunConfig) -> Result<Vec<Publish>, Failure> {
     config.publish.iter().map(bind).collect()
 }
 
-/// Before anything is brought up, and where the message can be the whole truth.
+/// Checks access to the TUN device before anything is set up, while the cause of a failure is certain.
 fn check_tun() -> Result<(), Failure> {
     let opened = OpenOptions::new().read(true).write(true).open("/dev/net/tun");
     let Err(e) = opened else { return Ok(()) };
@@ -301,6 +314,7 @@ fn check_tun() -> Result<(), Failure> {
     Err(Failure::set_up(format!("/dev/net/tun: {e}: {what_to_do}")))
 }
 
+/// What the user can do about a failed step; may be empty.
 fn advice(step: &str, errno: Option<i32>) -> &'static str {
     match (step, errno) {
         ("new user namespace" | "new user namespace for the command", _) => {
@@ -313,7 +327,8 @@ fn advice(step: &str, errno: Option<i32>) -> &'static str {
     }
 }
 
-/// Every flow is a descriptor. The limits of before are the command's.
+/// Raises the limit of open files to the hard limit, because every flow needs a descriptor. Returns the limits of
+/// before, which the command gets.
 fn raise_nofile() -> Result<(u64, u64), Failure> {
     let limits = || {
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;

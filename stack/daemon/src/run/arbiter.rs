@@ -1,45 +1,47 @@
-//! Which signals sent to `skbudget` the command has received already, and which are to be sent on to it.
+//! Decides which signals sent to `skbudget` must be forwarded to the command.
 //!
-//! The command is in the caller's process group, so that the terminal and the shell treat it as their own. A signal
-//! sent to the group therefore reaches `skbudget` and the command alike, and one sent to `skbudget` alone must be sent
-//! on. The kernel does not tell which it was. Two processes of the run observe it:
+//! The command is in the caller's process group, so that the terminal and the shell treat it as theirs. A signal sent
+//! to the group therefore reaches both `skbudget` and the command; a signal sent to `skbudget` alone must be forwarded.
+//! The kernel does not report which of the two it was. Two other processes of the run help to find out:
 //!
-//! | received by | process 1, in the group | the sandbox, apart | so it was sent to | the command |
+//! | received by us | by process 1, in the group | by the sandbox, apart | so it was sent to | the command |
 //! |---|---|---|---|---|
-//! | us | no | no | us: `kill PID`, alarm(2), a hang-up of the session leader | needs it |
-//! | us | yes | no | the group: `kill -PGID`, Ctrl-C, a new window size | has it |
-//! | us | yes or no | yes | each by its pid: `killall skbudget` | needs it |
-//! | not us | yes or no | yes or no | one of them | needs it |
+//! | yes | no | no | us: `kill PID`, alarm(2), a hang-up of the session leader | needs it |
+//! | yes | yes | no | the group: `kill -PGID`, Ctrl-C, a new window size | has it |
+//! | yes | yes or no | yes | each by its pid: `killall skbudget` | needs it |
+//! | no | yes or no | yes or no | one of them | needs it |
 //!
-//! The kernel walks a group from its newest process to its oldest: when we have a signal of the group, process 1 has
-//! it. Who sends to each by its pid may reach the others after us; they are waited for, in the one case in which they
-//! would turn "has it" into "needs it". When in doubt the command gets it: better twice than never.
+//! The kernel delivers a signal to a group from its newest process to its oldest: when it arrives here, process 1
+//! already has it. A sender that uses pids may reach the sandbox after us. Only in the one case in which that would
+//! turn "has it" into "needs it", the decision waits for the sandbox (`TOGETHER`). In doubt the signal is forwarded:
+//! twice is better than never.
 
 use std::time::Duration;
 
 use skbudget_controller::Instant;
 
-/// Observers that do not answer are not waited for longer.
+/// Longest wait for an observer's answer: one that was stopped does not answer.
 const ANSWER_WAIT: Duration = Duration::from_millis(200);
 
-/// How far apart one sender's signals to all of us arrive.
+/// Longest interval between the signals that one sender sends to each process by its pid.
 const TOGETHER: Duration = Duration::from_millis(30);
 
-/// Signals in hand at most: more of them wait in the kernel.
+/// Maximum number of undecided signals. More of them stay pending in the kernel.
 const CASES_MAX: usize = 64;
 
-/// Observations in hand at most: the command may send process 1 as many as it likes.
+/// Maximum number of unclaimed observations: the command may send any number of signals to process 1.
 const SEEN_MAX: usize = 256;
 
+/// A process that reports which signals it received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Observer {
-    /// Process 1: in the command's process group, as long as the command does not leave it.
+    /// Process 1: in the command's process group, unless the command leaves that group.
     Inside,
     /// The sandbox: in a session of its own.
     Apart,
 }
 
-/// A signal we received.
+/// A signal that `skbudget` received and the arbiter has not decided about.
 #[derive(Debug)]
 struct Case {
     id: u8,
@@ -49,15 +51,16 @@ struct Case {
     apart: Option<Answer>,
 }
 
+/// An observer's answer about one case.
 #[derive(Debug, Clone, Copy)]
 struct Answer {
-    /// It received the signal, too.
+    /// The observer received the signal, too.
     saw: bool,
-    /// The command is in its process group.
+    /// The command is in the observer's process group.
     with_command: bool,
 }
 
-/// An observation that belongs to no case so far.
+/// A signal that an observer received and no case has claimed.
 #[derive(Debug)]
 struct Seen {
     by: Observer,
@@ -65,22 +68,24 @@ struct Seen {
     since: Instant,
 }
 
+/// All undecided signals and observations.
 #[derive(Debug, Default)]
 pub(super) struct Arbiter {
     next_id: u8,
     cases: Vec<Case>,
     seen: Vec<Seen>,
-    /// Sent on lately.
+    /// Forwarded lately, with the time.
     sent: Vec<(u8, Instant)>,
 }
 
 impl Arbiter {
-    /// May another signal be taken in hand?
+    /// Whether another signal can be accepted.
     pub(super) fn has_room(&self) -> bool {
         self.cases.len() < CASES_MAX
     }
 
-    /// We received it: both observers are to be asked, with the number returned, whether they did.
+    /// Adds a signal that `skbudget` received. The caller sends the returned id to both observers, which answer with
+    /// it.
     pub(super) fn caught(&mut self, signal: u8, now: Instant) -> u8 {
         let id = self.next_id;
         self.next_id = id.wrapping_add(1);
@@ -88,15 +93,15 @@ impl Arbiter {
         id
     }
 
-    /// An observer received it.
+    /// Records that an observer received a signal.
     pub(super) fn seen(&mut self, by: Observer, signal: u8, now: Instant) {
         if self.seen.len() < SEEN_MAX {
             self.seen.push(Seen { by, signal, since: now });
         }
     }
 
-    /// An observer answers: it has reported everything that it received before. `with_command`: the command is in its
-    /// process group.
+    /// Records an observer's answer. The observer has reported all that it received before. `with_command`: the command
+    /// is in its process group.
     pub(super) fn answered(&mut self, by: Observer, id: u8, with_command: bool) {
         let Some(at) = self.cases.iter().position(|case| case.id == id) else { return };
         let saw = self.claim(by, self.cases[at].signal);
@@ -108,13 +113,13 @@ impl Arbiter {
         *answer = Some(Answer { saw, with_command });
     }
 
-    /// After a time in which nothing could be heard.
+    /// Restarts all waits, after a time in which this process was stopped and could receive no answer.
     pub(super) fn start_waits_again(&mut self, now: Instant) {
         self.cases.iter_mut().for_each(|case| case.since = now);
         self.seen.iter_mut().for_each(|seen| seen.since = now);
     }
 
-    /// Signals that are now known to be for the command.
+    /// Returns the signals to be forwarded to the command.
     pub(super) fn decide(&mut self, now: Instant) -> Vec<u8> {
         let mut send = Vec::new();
         let mut at = 0;
@@ -131,7 +136,7 @@ impl Arbiter {
             }
         }
         self.sent.retain(|(_, at)| now.since(*at) < 2 * TOGETHER);
-        // Only an observer received it. Unless it is a late one of those just sent on, it was meant for the command.
+        // Only an observer received the signal. It was meant for the command, unless it belongs to one just forwarded.
         while let Some(at) = self.seen.iter().position(|seen| now.since(seen.since) >= TOGETHER) {
             let signal = self.seen.remove(at).signal;
             let late = self.sent.iter().any(|(sent, _)| *sent == signal);
@@ -143,7 +148,7 @@ impl Arbiter {
         send
     }
 
-    /// When `decide` has something to decide, whatever happens.
+    /// The latest time for the next call of `decide`, even if nothing arrives.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let cases = self.cases.iter().map(|case| {
             let answered = case.inside.is_some() && case.apart.is_some();
@@ -152,21 +157,26 @@ impl Arbiter {
         cases.chain(self.seen.iter().map(|seen| seen.since + TOGETHER)).min()
     }
 
-    /// Does the command need the signal? `None`: not known yet.
+    /// Whether the command needs the signal of a case. `None`: not known yet.
     fn verdict(&mut self, at: usize, now: Instant) -> Option<bool> {
         let Case { signal, since, inside, apart, .. } = self.cases[at];
         let (Some(inside), Some(apart)) = (inside, apart) else {
+            // An observer does not answer: forward the signal, as in doubt.
             return (now.since(since) >= ANSWER_WAIT).then_some(true);
         };
+        // Not sent to our group, or sent to each by its pid, or the command has left the group.
         if !inside.saw || apart.saw || !inside.with_command {
             return Some(true);
         }
+        // The sandbox received it after its answer: sent to each by its pid.
         if self.claim(Observer::Apart, signal) {
             return Some(true);
         }
+        // Sent to the group, as far as is known. The sandbox's may still arrive.
         (now.since(since) >= TOGETHER).then_some(false)
     }
 
+    /// Takes one observation of that signal from the list. True if there was one.
     fn claim(&mut self, by: Observer, signal: u8) -> bool {
         let at = self.seen.iter().position(|seen| seen.by == by && seen.signal == signal);
         at.map(|at| self.seen.remove(at)).is_some()
@@ -184,13 +194,13 @@ mod tests {
         Instant(ms * 1_000_000)
     }
 
-    /// Both answer at once.
+    /// Both observers answer at once.
     fn answer(arbiter: &mut Arbiter, id: u8) {
         arbiter.answered(Inside, id, true);
         arbiter.answered(Apart, id, false);
     }
 
-    /// All that is sent on until nothing is left to decide.
+    /// Returns all that is forwarded until every case is decided.
     fn rest(arbiter: &mut Arbiter) -> Vec<u8> {
         let mut all = Vec::new();
         while let Some(at) = arbiter.deadline() {
@@ -237,7 +247,7 @@ mod tests {
 
     #[test]
     fn sent_to_each_by_its_pid_it_is_sent_on_once_in_any_order() {
-        // 0: we; 1: process 1; 2: the sandbox. One arrives each millisecond; we are answered at once.
+        // 0: us; 1: process 1; 2: the sandbox. One signal arrives each millisecond; the answers arrive at once.
         for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
             let mut arbiter = Arbiter::default();
             let mut sent = Vec::new();
@@ -275,7 +285,7 @@ mod tests {
             let id = arbiter.caught(rt, at(i));
             answer(&mut arbiter, id);
         }
-        // To the group, as often.
+        // As many, sent to the group.
         for i in 0..n {
             arbiter.seen(Inside, 41, at(i));
             let id = arbiter.caught(41, at(i));
@@ -301,7 +311,7 @@ mod tests {
         let id = arbiter.caught(TERM, at(0));
         arbiter.answered(Apart, id, false);
         assert_eq!(rest(&mut arbiter), [TERM]);
-        // Nor is a late answer of use.
+        // A late answer has no effect.
         answer(&mut arbiter, id);
         assert!(rest(&mut arbiter).is_empty());
     }

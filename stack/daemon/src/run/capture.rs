@@ -1,8 +1,8 @@
-//! `--pcap`: frames on their way to a file, through a thread that nobody waits for.
+//! `--pcap`: writes frames to a file, through a thread that no other thread waits for.
 //!
-//! The worker hands whole records to a bounded queue and goes on; one that does not fit is left out and counted. The
-//! thread writes them. A disk that is full ends the capture: the file is cut back to its last whole record, so that it
-//! stays readable. A reader of a FIFO that stalls costs frames of the capture, never the network.
+//! The worker appends whole records to a bounded queue; a record that does not fit is dropped and counted. The thread
+//! writes the queue to the file. A full disk ends the capture: the file is truncated to its last whole record, so that
+//! it stays readable. A stalled reader of a FIFO costs frames of the capture, never the network.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -16,20 +16,20 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use skbudget_stack::tap::{PCAP_HEADER_LEN, pcap_record_len};
 
-/// Most bytes that wait in the queue, and most that the thread has in hand beside them. Outside the container's
-/// budget: the user who asks for a capture pays for it.
+/// Maximum size of the queue, bytes; the thread holds at most as much again. It is outside the container's budget: the
+/// user who requests a capture provides the memory.
 const QUEUE_MAX: usize = 4 << 20;
 
-/// From here on the thread is woken without a flush.
+/// Queue size, bytes, at which the thread is woken without a flush.
 const WAKE_BYTES: usize = 256 << 10;
 
-/// The queue's end at the worker.
+/// The worker's end of the queue.
 #[derive(Debug)]
 pub(super) struct Recorder {
     shared: Arc<Shared>,
 }
 
-/// The capture as the run sees it.
+/// The run's handle of the capture.
 #[derive(Debug, Clone)]
 pub(super) struct Capture {
     shared: Arc<Shared>,
@@ -39,40 +39,40 @@ pub(super) struct Capture {
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
-    /// Frames left out.
+    /// Frames dropped.
     lost: Arc<AtomicU64>,
-    /// What the user calls it.
+    /// The file's name in messages.
     name: String,
 }
 
 #[derive(Debug, Default)]
 struct State {
     queue: Vec<u8>,
-    /// The file's header was taken.
+    /// The queue has had the file's header, which is no frame.
     begun: bool,
     /// The thread is writing.
     busy: bool,
-    /// Bytes written: who waits looks for progress.
+    /// Bytes written; `settle` detects progress by it.
     written: u64,
-    /// Frames taken into the queue,
+    /// Frames appended to the queue.
     taken: u64,
-    /// and those of them that are whole in the file.
+    /// Frames that are whole in the file.
     stored: u64,
-    /// Nothing more will come.
+    /// No more records will be appended.
     closed: bool,
-    /// Why nothing more is written.
+    /// Why the capture ended early.
     failed: Option<String>,
 }
 
-/// Where a capture goes.
+/// Target of a capture.
 trait Target: Send + 'static {
-    /// Waits as long as it takes.
+    /// Writes some bytes; blocks as long as necessary.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
-    /// Leaves its first bytes only, where that can be done.
+    /// Truncates to the first `len` bytes, if the target can be truncated.
     fn cut(&mut self, len: u64);
 }
 
-/// Starts the thread. `name` is for messages.
+/// Starts the thread. `name` is used in messages.
 pub(super) fn start(file: File, name: String) -> io::Result<(Recorder, Capture)> {
     start_with(file, name)
 }
@@ -95,17 +95,17 @@ impl Shared {
 }
 
 impl Capture {
-    /// Counts the frames that are missing in the file.
+    /// Counter of the frames that are missing in the file.
     pub(super) fn lost(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.shared.lost)
     }
 
-    /// Waits until all that was handed over is written, or until nothing was for `stall`. An error when the capture
-    /// ended at one.
+    /// Waits until the queue is written, or until no byte is written for `stall`. An error when the capture has failed.
     pub(super) fn settle(&self, stall: Duration) -> Result<(), String> {
         let mut state = self.shared.state();
         while state.failed.is_none() && (state.busy || !state.queue.is_empty()) {
             let before = state.written;
+            // The thread may still wait for `WAKE_BYTES`.
             self.shared.changed.notify_all();
             let waited = self.shared.changed.wait_timeout(state, stall);
             let (after, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -117,13 +117,14 @@ impl Capture {
         state.failed.clone().map_or(Ok(()), Err)
     }
 
-    /// Ends the capture; `stall` as in `settle`. What is missing in it is reported.
+    /// Ends the capture after a `settle`, and reports the number of missing frames.
     pub(super) fn end(self, stall: Duration) {
-        // A failure was reported when it came.
+        // A failure was reported when it occurred.
         let _ = self.settle(stall);
         let mut state = self.shared.state();
         state.closed = true;
         if state.failed.is_none() {
+            // The thread counted its losses itself if it failed.
             self.shared.lose(state.taken - state.stored);
         }
         drop(state);
@@ -136,13 +137,13 @@ impl Capture {
 }
 
 impl Write for Recorder {
-    /// One record. It is always taken: what cannot be stored is counted.
+    /// Appends one record. Always succeeds: a record that cannot be stored is counted as lost.
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
         let mut state = self.shared.state();
         let room = state.queue.len() + record.len() <= QUEUE_MAX;
         if state.failed.is_none() && !state.closed && room {
             state.queue.extend_from_slice(record);
-            // The first of all is the file's header.
+            // The first record is the file's header.
             state.taken += u64::from(std::mem::replace(&mut state.begun, true));
             if state.queue.len() >= WAKE_BYTES {
                 self.shared.changed.notify_all();
@@ -150,6 +151,7 @@ impl Write for Recorder {
         } else {
             let reported = state.failed.is_some() || state.closed;
             self.shared.lose(1);
+            // The lock is released before the log makes a system call.
             drop(state);
             if !reported {
                 log::warn!("--pcap {}: written too slowly, frames are left out", self.shared.name);
@@ -158,6 +160,7 @@ impl Write for Recorder {
         Ok(record.len())
     }
 
+    /// Wakes the thread. The worker flushes before each wait.
     fn flush(&mut self) -> io::Result<()> {
         let state = self.shared.state();
         if !state.queue.is_empty() {
@@ -174,6 +177,7 @@ impl Drop for Recorder {
     }
 }
 
+/// The thread: writes what is queued until the recorder is closed or a write fails.
 fn run(shared: &Shared, mut target: impl Target) {
     let mut bytes = Vec::new();
     // Length of the file up to its last whole record.
@@ -187,6 +191,7 @@ fn run(shared: &Shared, mut target: impl Target) {
             return;
         }
         bytes.clear();
+        // Swapped, not copied: the worker appends to the other buffer while this one is written.
         std::mem::swap(&mut bytes, &mut state.queue);
         state.busy = true;
         drop(state);
@@ -194,6 +199,7 @@ fn run(shared: &Shared, mut target: impl Target) {
         let mut state = shared.state();
         state.busy = false;
         if let Err(e) = result {
+            // The records of this buffer and of the queue are lost.
             shared.lose(state.taken - state.stored);
             state.queue = Vec::new();
             state.failed = Some(e.to_string());
@@ -206,7 +212,7 @@ fn run(shared: &Shared, mut target: impl Target) {
     }
 }
 
-/// Writes the records in `bytes` behind the `whole` bytes before them. After an error whole records remain.
+/// Writes the records in `bytes` after the first `whole` bytes of the file. After an error only whole records remain.
 fn store(
     shared: &Shared,
     target: &mut impl Target,
@@ -224,6 +230,7 @@ fn store(
         }
         let mut state = shared.state();
         state.written = start + done as u64;
+        // Advances `end` over the records that are whole in what was written so far.
         loop {
             let header = start == 0 && end == 0;
             let rest = bytes.get(end..).unwrap_or_default();
@@ -237,6 +244,7 @@ fn store(
     Ok(())
 }
 
+/// Truncates the target to its whole records and returns the error.
 fn cut(target: &mut impl Target, whole: u64, error: io::Error) -> io::Error {
     target.cut(whole);
     error
@@ -246,7 +254,7 @@ impl Target for File {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             match Write::write(self, bytes) {
-                // A FIFO, opened so that opening it does not wait for a reader.
+                // A FIFO: opened with O_NONBLOCK, so that the open does not wait for a reader.
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLOUT)];
                     match poll(&mut fds, PollTimeout::NONE) {
@@ -260,7 +268,7 @@ impl Target for File {
     }
 
     fn cut(&mut self, len: u64) {
-        // Fails for what is no regular file: what is out is out.
+        // Fails for anything but a regular file, where written bytes cannot be withdrawn.
         let _ = self.set_len(len);
     }
 }

@@ -5,14 +5,14 @@ use skbudget_stack::tap::PcapWriter;
 
 use super::*;
 
-/// Long enough never to end a wait that makes progress.
+/// Longer than any wait that makes progress.
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(20);
 
 const FRAME: usize = 100;
 const RECORD: usize = 16 + FRAME;
 
-/// Takes `room` bytes, then fails. Each write waits for a word when there is a gate.
+/// Takes `room` bytes, then fails. With a gate, each write waits until the test opens it.
 struct Disk {
     holds: Arc<Mutex<Vec<u8>>>,
     room: usize,
@@ -96,15 +96,15 @@ fn a_full_disk_leaves_whole_records_and_every_other_frame_is_counted() {
 fn a_reader_that_stalls_blocks_nobody_and_the_loss_is_counted() {
     let (go, gate): (Sender<()>, _) = mpsc::channel();
     let mut setup = setup(usize::MAX, Some(gate));
-    // More than the queue holds: this ends only if no write waits.
+    // More than the queue holds: this ends only if no write blocks.
     let frames = 2 * QUEUE_MAX / RECORD;
     setup.write(frames);
     let lost = setup.pcap.lost_later() as usize;
     let queued = (QUEUE_MAX - PCAP_HEADER_LEN) / RECORD;
     assert!(lost > 0 && frames - lost >= queued, "{lost} of {frames}");
-    // Nor does the end.
+    // The end does not block either.
     setup.capture.settle(SHORT).unwrap();
-    // It reads again: what was taken is all there.
+    // The target is read again: all that was accepted arrives.
     for _ in 0..3 {
         let _ = go.send(());
     }

@@ -1,4 +1,4 @@
-//! The last step before the command: into its user namespace, with its capabilities, and then it is executed.
+//! The last step before the command: this process enters its user namespace, limits its capabilities and executes it.
 
 use std::ffi::OsString;
 use std::io;
@@ -15,10 +15,10 @@ use crate::caps::{self, CapSet};
 use crate::exit::{CANNOT_SET_UP, NOT_EXECUTABLE, NOT_FOUND};
 use crate::logger;
 
-/// sd_listen_fds(3): whose the descriptors are.
+/// Variables of sd_listen_fds(3): the process that the descriptors are for, their number, their names.
 const LISTEN: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"];
 
-/// `users`: the command's user namespace, where there is one.
+/// Executes the command; returns only on failure. `users`: the command's user namespace, if there is one.
 pub(super) fn main(users: Option<OwnedFd>, orders: &Orders, command: &[OsString]) -> ExitCode {
     if let Err(e) = confine(users, orders) {
         logger::report(format!("command: {e}"));
@@ -27,7 +27,8 @@ pub(super) fn main(users: Option<OwnedFd>, orders: &Orders, command: &[OsString]
     let mut child = Command::new(&orders.program);
     child.arg0(&command[0]).args(&command[1..]);
     hand_descriptors_on(&mut child, orders.listen);
-    // As the caller's other commands start. It fails only for a set that is no set.
+    // The command starts with no signal blocked, as any command of the caller's. The call fails only for an invalid
+    // set.
     let _ = SigSet::empty().thread_set_mask();
     let e = child.exec();
     logger::report(format!("{}: {e}", command[0].display()));
@@ -35,16 +36,18 @@ pub(super) fn main(users: Option<OwnedFd>, orders: &Orders, command: &[OsString]
     ExitCode::from(if missing { NOT_FOUND } else { NOT_EXECUTABLE })
 }
 
+/// Puts this process under the command's restrictions.
 fn confine(users: Option<OwnedFd>, orders: &Orders) -> Result<(), AttachError> {
     if let Some(users) = users {
+        // First, because the capabilities in the new namespace are limited after it.
         users::enter(users.as_fd()).step("enter the command's user namespace")?;
         mounts::lock().step("new mount namespace")?;
     }
     caps::limit_to(CapSet::docker().with(orders.added)).step("limit the capabilities")
 }
 
-/// Descriptors that were meant for `skbudget` go to the command, which finds its own number with them; those that were
-/// meant for another process are not announced: that number may be anybody's in here.
+/// Passes the descriptors from systemd on. If they were for `skbudget`, they are for the command now, under its own
+/// pid. If they were for another process, the variables are removed: in the container that pid may be any process.
 fn hand_descriptors_on(child: &mut Command, ours: bool) {
     let [pid, .., pidfd] = LISTEN;
     if ours {
@@ -56,7 +59,7 @@ fn hand_descriptors_on(child: &mut Command, ours: bool) {
     }
 }
 
-/// The descriptors that systemd announces are for this process.
+/// Whether systemd's descriptors are for this process.
 pub(super) fn listens() -> bool {
     let pid = std::env::var(LISTEN[0]).ok();
     pid.is_some_and(|pid| pid == std::process::id().to_string())

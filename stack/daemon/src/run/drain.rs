@@ -1,7 +1,7 @@
-//! After the command ended: what it sent is delivered as the kernel would for sockets that nobody has open any more.
+//! After the command has ended: delivers what it sent, as the kernel does for sockets that no process has open.
 //!
-//! Its sockets are closed, so every flow comes to an end as soon as its data is out. As long as there is progress it is
-//! waited for, and for `STALLED` without; a caller who is in a hurry interrupts.
+//! The command's sockets are closed, so every flow ends as soon as its data is delivered. The wait lasts while there is
+//! progress, and `STALLED` beyond that; a signal ends it early.
 
 use std::fmt;
 use std::io;
@@ -14,16 +14,16 @@ use skbudget_stack::Undelivered;
 use crate::clock;
 use crate::daemon::{Daemon, DaemonError};
 
-/// Bytes that were acknowledged to the command wait for so long without any progress.
+/// Longest time without progress while bytes acknowledged to the command are undelivered.
 const STALLED: Duration = Duration::from_secs(60);
-/// All that was acknowledged is delivered, but some connections have not ended: their guest has cut itself off.
+/// The same when all such bytes are delivered, but connections are open still: their guest no longer answers.
 const STALLED_WITHOUT_BYTES: Duration = Duration::from_secs(1);
 
-/// Time from one look to the next: it doubles while there is no progress.
+/// Interval between two checks. It doubles while there is no progress.
 const STEP_MIN: Duration = Duration::from_millis(2);
 const STEP_MAX: Duration = Duration::from_millis(50);
 
-/// What was not delivered.
+/// Connections and bytes that were not delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Lost {
     pub(super) flows: u64,
@@ -52,7 +52,7 @@ impl fmt::Display for Lost {
     }
 }
 
-/// Waits until everything is delivered, there was no progress for too long, or `interrupted` answers true.
+/// Waits until everything is delivered, there was no progress for too long, or `interrupted` returns true.
 pub(super) fn drain(
     daemon: &Daemon,
     name: &str,
@@ -61,7 +61,7 @@ pub(super) fn drain(
     let mut wait: Option<Wait> = None;
     loop {
         let found = match daemon.undelivered(name) {
-            // Its device is gone, and all its flows with it.
+            // The command deleted the device, and that closed all flows.
             Err(DaemonError::NoSuchContainer(_)) => {
                 log::warn!("the command deleted its device: all its connections were reset");
                 return Ok(Lost::default());
@@ -72,12 +72,14 @@ pub(super) fn drain(
         let wait = wait.get_or_insert_with(|| Wait::new(found, now));
         match wait.look(found, now) {
             Next::Over(lost) => return Ok(lost),
+            // Checked only when there is something left to wait for.
             Next::Wait(_) if interrupted()? => return Ok(wait.lost_now(found)),
             Next::Wait(step) => std::thread::sleep(step),
         }
     }
 }
 
+/// State of the wait: the first and the last count, and the time of the last progress.
 #[derive(Debug)]
 struct Wait {
     first: Undelivered,
@@ -86,11 +88,12 @@ struct Wait {
     step: Duration,
 }
 
-/// What was given up is not among it: it moved nothing.
+/// Bytes delivered so far. Bytes given up are not delivered, so giving up is no progress.
 fn delivered(found: Undelivered) -> u64 {
     found.received.saturating_sub(found.bytes + found.lost_bytes)
 }
 
+/// What to do after a check: end with these losses, or check again later.
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
     Over(Lost),
@@ -102,7 +105,9 @@ impl Wait {
         Self { first, last: first, progress_at: now, step: STEP_MIN }
     }
 
+    /// Compares a new count with the last one.
     fn look(&mut self, found: Undelivered, now: Instant) -> Next {
+        // The guest's kernel may still send what the command wrote: new bytes are progress, too.
         if found.received > self.last.received || delivered(found) > delivered(self.last) {
             (self.progress_at, self.step) = (now, STEP_MIN);
         }
@@ -119,13 +124,13 @@ impl Wait {
         Next::Wait(step)
     }
 
-    /// What the stack gave up since the command ended.
+    /// Bytes and flows that the stack gave up since the command ended.
     fn given_up(&self, found: Undelivered) -> Lost {
         let flows = found.lost_flows - self.first.lost_flows;
         Lost { flows, bytes: found.lost_bytes - self.first.lost_bytes }
     }
 
-    /// That, and all that is not delivered yet.
+    /// The same, and all that is undelivered now.
     fn lost_now(&self, found: Undelivered) -> Lost {
         let Lost { flows, bytes } = self.given_up(found);
         Lost { flows: flows + found.flows, bytes: bytes + found.bytes }
@@ -140,7 +145,7 @@ mod tests {
         Undelivered { flows: 2, bytes: 100, received: 500, lost_flows: 7, lost_bytes: 70 };
     const NOTHING: Undelivered = Undelivered { flows: 0, bytes: 0, ..SOME };
 
-    /// Looks at what `at` finds, by milliseconds, until the wait is over: when, and what was lost.
+    /// Checks the state `at` each time in ms until the wait ends. Returns that time and what was lost.
     fn until_over(at: impl Fn(u64) -> Undelivered) -> (u64, Lost) {
         let mut now = Instant::default();
         let mut wait = Wait::new(at(0), now);
@@ -157,7 +162,7 @@ mod tests {
         let (after, lost) = until_over(|_| SOME);
         assert!((60_000..60_100).contains(&after), "{after} ms");
         assert_eq!(lost, Lost { flows: 2, bytes: 100 });
-        // One byte every 50 seconds.
+        // The slow reader takes one byte every 50 seconds.
         let slow = |ms: u64| {
             let bytes = 10 - (ms / 50_000).min(10);
             if bytes == 0 { NOTHING } else { Undelivered { flows: 1, bytes, ..SOME } }

@@ -1,4 +1,4 @@
-//! Signals on their way to the command, and the command's stops on their way to the caller.
+//! Forwards signals to the command, and the command's stops to the caller.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,60 +12,64 @@ use super::signals::{Caught, Signals, ends};
 use super::terminal::Terminal;
 use crate::clock;
 
-/// Forwards what `skbudget` receives.
+/// Forwards the signals that `skbudget` receives.
 #[derive(Debug)]
 pub(super) struct Forwarder {
     signals: Signals,
     arbiter: Arbiter,
-    /// To process 1, until it ends.
+    /// Connects to process 1, until it ends.
     inside: Option<Port>,
-    /// To the sandbox.
+    /// Connects to the sandbox.
     apart: Option<Port>,
-    /// The sandbox: what it sends us is not for the command.
+    /// Pid of the sandbox: a signal from it is not for the command.
     sandbox: u32,
     terminal: Terminal,
 }
 
-/// Why a wait ended.
+/// Why a wait returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Waited {
-    /// There is something to be read.
+    /// The descriptor is readable.
     Readable,
-    /// A signal that asks to end.
+    /// A signal that ends the run arrived before there was a command.
     Interrupted(u8),
 }
 
 impl Forwarder {
+    /// A forwarder without a sandbox.
     pub(super) fn new(signals: Signals, terminal: Terminal) -> Self {
         let arbiter = Arbiter::default();
         Self { signals, arbiter, inside: None, apart: None, sandbox: 0, terminal }
     }
 
-    /// The ends of the ports of a sandbox that was started.
+    /// Adds the ports of a sandbox that was started.
     pub(super) fn connect(&mut self, sandbox: u32, inside: Port, apart: Port) {
         self.sandbox = sandbox;
         (self.inside, self.apart) = (Some(inside), Some(apart));
     }
 
-    /// The command and all of its processes have ended: the terminal and the signals are ours again.
+    /// After the command and all of its processes have ended: returns the terminal and the signals to this process.
     pub(super) fn command_ended(&self) -> &Signals {
         self.terminal.hand_back();
         &self.signals
     }
 
-    /// Waits until there is something to be read. `started`: there is a command; else a signal that asks to end is for
-    /// us.
+    /// Forwards signals until `fd` is readable. `started`: there is a command; otherwise a signal that ends the run
+    /// ends the wait.
     pub(super) fn wait(&mut self, fd: BorrowedFd<'_>, started: bool) -> io::Result<Waited> {
         loop {
             let readable = self.poll(fd)?;
             let now = clock::now();
+            // The arbiter's bound: further signals stay pending in the kernel.
             while self.arbiter.has_room() {
                 let Some(caught) = self.signals.next()? else { break };
                 let Caught::Signal { number, sender } = caught else { continue };
                 if i32::from(number) == libc::SIGCONT {
                     self.terminal.continued();
-                    // We may have been stopped: nobody is late who could not be heard.
+                    // This process may have been stopped, unable to receive answers: no observer is late because of
+                    // that.
                     self.arbiter.start_waits_again(now);
+                    // The sandbox continued us because the command continued: the command has had its signal.
                     if sender == self.sandbox {
                         continue;
                     }
@@ -74,12 +78,14 @@ impl Forwarder {
                     return Ok(Waited::Interrupted(number));
                 }
                 let id = self.arbiter.caught(number, now);
+                // Both observers report what they received before they answer.
                 for port in [&self.inside, &self.apart].into_iter().flatten() {
                     port.send(Note::Ask(id));
                 }
             }
             self.read_notes();
-            // By the time before the notes were read: if we were stopped since, there may be more of them.
+            // With the time from before the notes were read: if this process was stopped since, more notes may be
+            // pending.
             for number in self.arbiter.decide(now) {
                 if let Some(port) = &self.inside {
                     port.send(Note::Send(number));
@@ -91,10 +97,10 @@ impl Forwarder {
         }
     }
 
-    /// Is `fd` readable? Comes back for anything else that is to be looked at, too.
+    /// Polls all sources, until the arbiter's next deadline. True when `fd` is readable.
     fn poll(&self, fd: BorrowedFd<'_>) -> io::Result<bool> {
         let timeout = self.arbiter.deadline().map(|at| at.since(clock::now()));
-        // Rounded up: a deadline that is a part of a millisecond away must not become a busy loop.
+        // Rounded up: with a remainder below a millisecond the poll would spin.
         let timeout = timeout.map_or(PollTimeout::NONE, |left| {
             PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)
         });
@@ -112,6 +118,7 @@ impl Forwarder {
         }
     }
 
+    /// Reads all pending notes of both observers.
     fn read_notes(&mut self) {
         for by in [Observer::Inside, Observer::Apart] {
             loop {
@@ -123,6 +130,7 @@ impl Forwarder {
                 match received {
                     Received::Nothing => break,
                     Received::End => {
+                        // The other end has ended, and answers no more.
                         *port = None;
                         break;
                     }
@@ -132,13 +140,14 @@ impl Forwarder {
         }
     }
 
+    /// Handles one note.
     fn on_note(&mut self, by: Observer, note: Note) {
         match note {
             Note::Seen(number) => self.arbiter.seen(by, number, clock::now()),
             Note::Answer { to, with_command } => self.arbiter.answered(by, to, with_command),
             Note::Stopped => {
                 self.terminal.before_stop();
-                // Not we ourselves: it knows whether the command runs again by now.
+                // The sandbox sends the stop: only it knows whether the command has continued meanwhile.
                 if let Some(port) = &self.apart {
                     port.send(Note::StopUs);
                 }

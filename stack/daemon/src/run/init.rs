@@ -1,5 +1,5 @@
-//! Process 1 of a container's PID namespace: mounts its /proc and /sys, starts the command, reaps what is left to it,
-//! hands signals on and ends with the command. The kernel then ends every other process of the namespace. It has more
+//! Process 1 of a container's PID namespace: mounts its /proc and /sys, starts the command, reaps orphans, forwards
+//! signals and ends with the command. The kernel then kills every other process of the namespace. Process 1 has more
 //! capabilities than the command, over another user namespace, so the command cannot trace it.
 
 use std::ffi::OsString;
@@ -22,7 +22,8 @@ use super::{injection, roles};
 use crate::exit::{CANNOT_SET_UP, FAILURE, SIGNAL_BASE};
 use crate::{logger, sys};
 
-/// `lifeline`: to the sandbox process, and ends with it; `inside`: where this process reports the signals it receives.
+/// `lifeline`: the port to the sandbox, which closes when that process ends; `inside`: the port on which this process
+/// reports the signals that it receives.
 pub(super) fn main(
     lifeline: &Port,
     inside: &Port,
@@ -39,6 +40,7 @@ pub(super) fn main(
     }
 }
 
+/// Runs until the command has ended. Returns its exit code.
 fn run(
     lifeline: &Port,
     inside: &Port,
@@ -48,28 +50,31 @@ fn run(
 ) -> io::Result<u8> {
     let signals = Signals::block()?;
     set_pdeathsig(Signal::SIGKILL)?;
-    // The sandbox may have ended before the line above: nobody would kill us.
+    // If the sandbox ended before the line above, the kernel does not kill this process.
     if lifeline.receive() == Received::End {
         return Ok(FAILURE);
     }
+    // Before the command starts: it must see its own /proc, and neither trace this process nor type into the terminal.
     mounts::set_up(knobs(orders));
     set_dumpable(false)?;
     injection::refuse()?;
     let child = start(users, orders, command)?;
-    // The command did not receive what came before it was started: we must not report that it did.
+    // Drops the signals from before the command: it did not receive them, so they must not be reported as received by
+    // its group.
     while signals.next()?.is_some() {}
     loop {
         for change in changes(child)? {
             match change {
                 Change::Ended(code) => return Ok(code),
                 Change::Stopped => {
-                    // The sandbox first: it is asked whether the command is stopped still.
+                    // The sandbox first: when it is told to stop `skbudget`, it must know that the command is stopped.
                     lifeline.send(Note::Stopped);
                     inside.send(Note::Stopped);
                 }
                 Change::Continued => lifeline.send(Note::Continued),
             }
         }
+        // A signal, SIGCHLD included, or a note.
         wait_for(&signals, inside)?;
         let forward = |note| {
             if let Note::Send(signal) = note {
@@ -80,33 +85,36 @@ fn run(
     }
 }
 
-/// The command has not moved to another process group.
+/// Whether the command is in the process group of this process, where it was started.
 fn in_our_group(command: Pid) -> bool {
     getpgid(Some(command)).is_ok_and(|group| group == getpgrp())
 }
 
-/// A command that is gone already needs no signal.
+/// Sends a signal to the command. Fails only for a command that has ended, which needs no signal.
 fn send_on(command: Pid, signal: u8) {
-    // A shell that suspended itself stopped all of its group.
+    // A shell in a group of its own stops that group when it suspends itself, so SIGCONT must reach all of it.
     let group = i32::from(signal) == libc::SIGCONT && !in_our_group(command);
     let to = getpgid(Some(command)).ok().filter(|_| group);
     let _ = sys::send_signal(to.map_or(command.as_raw(), |group| -group.as_raw()), signal);
 }
 
+/// The parts of /proc that the command may write to.
 fn knobs(orders: &Orders) -> Knobs {
     if orders.root && !orders.privileged { Knobs::Network } else { Knobs::AsOutside }
 }
 
+/// Starts the process that becomes the command.
 fn start(users: Option<OwnedFd>, orders: &Orders, command: &[OsString]) -> io::Result<Pid> {
     let fds: Vec<_> = users.iter().map(AsRawFd::as_raw_fd).collect();
     let (mut child, fds) = roles::process(roles::COMMAND, &fds);
     child.arg(serde_json::to_string(orders)?).args(command);
-    // It unblocks them when it executes the command.
+    // The child unblocks the signals when it executes the command.
     sys::prepare_child(&mut child, fds, signals::blocked(), Some(orders.nofile));
-    // Reaped below with everything else: the handle is not needed.
+    // `changes` reaps it together with all other children.
     Ok(Pid::from_raw(child.spawn()?.id().cast_signed()))
 }
 
+/// Blocks until there is a signal or a note.
 fn wait_for(signals: &Signals, port: &Port) -> io::Result<()> {
     let watch = |fd| PollFd::new(fd, PollFlags::POLLIN);
     match poll(&mut [watch(signals.as_fd()), watch(port.as_fd())], PollTimeout::NONE) {
@@ -115,7 +123,7 @@ fn wait_for(signals: &Signals, port: &Port) -> io::Result<()> {
     }
 }
 
-/// What became of the command.
+/// A change of the command's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Change {
     Ended(u8),
@@ -123,7 +131,7 @@ enum Change {
     Continued,
 }
 
-/// Takes every dead child, and what became of the command.
+/// Reaps every dead child. Returns the changes of the command.
 fn changes(command: Pid) -> io::Result<Vec<Change>> {
     let mut changes = Vec::new();
     while let Some((pid, status)) = sys::next_child()? {
@@ -141,7 +149,7 @@ fn changes(command: Pid) -> io::Result<Vec<Change>> {
     Ok(changes)
 }
 
-/// The code of an ended child as its parent passes it on.
+/// The exit code of an ended child in the form that its parent returns: 128 + N after signal N.
 pub(super) fn exit_code(status: std::process::ExitStatus) -> u8 {
     match (status.code(), status.signal()) {
         (Some(code), _) => code as u8,

@@ -1,16 +1,16 @@
-//! The command shares the caller's terminal, and must not type into it: what it typed, the caller's shell would run,
-//! outside of the container. TIOCSTI types a character; TIOCLINUX pastes a selection of the console.
+//! Prevents the command from typing into the caller's terminal, which it shares. The caller's shell would run what was
+//! typed, outside of the container. TIOCSTI types a character; TIOCLINUX pastes a selection of the console.
 //!
-//! A seccomp filter refuses the two, whichever way the command makes the system call.
+//! A seccomp filter refuses both requests, in every form of the system call.
 
 use std::io;
 
 use crate::sys;
 
-/// <linux/audit.h>: how system calls are numbered. For each, the numbers of ioctl(2).
+/// System call numberings (<linux/audit.h>) of this architecture, and the numbers of ioctl(2) in each.
 #[cfg(target_arch = "x86_64")]
 const CALLS: &[(u32, &[u32])] = &[
-    // x32 has a number of its own; its flag is masked out below.
+    // x32 has the same numbering with a number of its own for ioctl; the filter masks its flag out.
     (0xc000_003e, &[16, 514]),
     // int 0x80, and 32-bit programs.
     (0x4000_0003, &[54]),
@@ -22,20 +22,21 @@ const CALLS: &[(u32, &[u32])] = &[(0xc000_00f3, &[29]), (0x4000_00f3, &[29])];
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 const CALLS: &[(u32, &[u32])] = &[];
 
-/// In the number of an x32 system call.
+/// Flag in the number of an x32 system call.
 const X32_FLAG: u32 = 0x4000_0000;
 
+/// The requests of ioctl(2) that are refused.
 const REFUSED: [u32; 2] = [libc::TIOCSTI as u32, libc::TIOCLINUX as u32];
 
 /// Offsets in `struct seccomp_data`.
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
-/// The low half of the second argument: the kernel looks at no more of an ioctl's request.
+/// The low half of the second argument: the kernel reads only 32 bits of a request.
 const REQUEST: u32 = 24 + if cfg!(target_endian = "big") { 4 } else { 0 };
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
-/// A numbering that this machine does not have.
+/// The result for a numbering that this architecture does not have.
 const UNKNOWN: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
 const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
@@ -43,7 +44,7 @@ const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
 const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
-/// For this process and all it starts from now on.
+/// Installs the filter in this process. All processes that it starts inherit it.
 pub(super) fn refuse() -> io::Result<()> {
     if CALLS.is_empty() {
         return Err(io::Error::new(
@@ -57,15 +58,18 @@ pub(super) fn refuse() -> io::Result<()> {
     sys::filter_syscalls(&filter()).map_err(named)
 }
 
+/// The program: for each numbering, a block that checks the call's number and then the request.
 fn filter() -> Vec<libc::sock_filter> {
     let step = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
-    // Goes `distance` steps further unless the value is `k`.
+    // Skips `distance` further steps unless the value is `k`.
     let unless = |k, distance| libc::sock_filter { code: EQUAL, jt: 0, jf: distance, k };
+    // Refuse both requests, allow any other. Copied behind each number of ioctl.
     let mut check = vec![step(LOAD, REQUEST)];
     for request in REFUSED {
         check.extend([unless(request, 1), step(RETURN, REFUSE)]);
     }
     check.push(step(RETURN, ALLOW));
+    // The architecture first: a call number means nothing without it.
     let mut filter = vec![step(LOAD, ARCH)];
     for (arch, numbers) in CALLS {
         let mut block = vec![step(LOAD, NUMBER), step(AND, !X32_FLAG)];
@@ -85,7 +89,7 @@ fn filter() -> Vec<libc::sock_filter> {
 mod tests {
     use super::*;
 
-    /// What the kernel does with it.
+    /// Executes the filter as the kernel does. Returns its result.
     fn verdict(arch: u32, number: u32, request: u64) -> u32 {
         let filter = filter();
         let (mut at, mut value) = (0, 0);
@@ -119,7 +123,7 @@ mod tests {
                         assert_eq!(verdict(*arch, *number, request), REFUSE);
                     }
                     assert_eq!(verdict(*arch, number | X32_FLAG, request.into()), REFUSE);
-                    // Another system call with the same argument.
+                    // A different system call with the same argument.
                     assert_eq!(verdict(*arch, number + 1, request.into()), ALLOW);
                 }
                 for request in [libc::TCGETS, libc::TIOCGPGRP, libc::TIOCSPGRP, libc::TIOCGWINSZ] {

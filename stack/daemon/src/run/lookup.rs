@@ -1,4 +1,4 @@
-//! Finding the command before anything is brought up for it.
+//! Finds the program of the command before anything is set up for it.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use nix::unistd::{AccessFlags, access};
 
 use crate::exit::{Failure, NOT_EXECUTABLE, NOT_FOUND};
 
-/// Where the command is: as given when there is a slash in it, else the first executable one along `path`.
+/// The program's path: the given one if it contains a slash, otherwise the first executable along `path`.
 pub(super) fn find(command: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
     let given = Path::new(command);
     let shown = given.display();
@@ -29,6 +29,7 @@ pub(super) fn find(command: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
         let named = folders.filter(|_| !command.is_empty()).map(|folder| folder.join(given));
         named.filter(|candidate| candidate.is_file())
     };
+    // As a shell does: an executable later in the path wins over a plain file earlier.
     if let Some(found) = candidates().find(|candidate| is_executable(candidate)) {
         return Ok(found);
     }
@@ -42,7 +43,7 @@ fn is_executable(path: &Path) -> bool {
     path.is_file() && access(path, AccessFlags::X_OK).is_ok()
 }
 
-/// A path as JSON: its bytes, since it need not be text.
+/// Serializes a path as its bytes, because it may not be UTF-8.
 pub(super) mod as_bytes {
     use std::ffi::OsString;
     use std::os::unix::ffi::{OsStrExt, OsStringExt};

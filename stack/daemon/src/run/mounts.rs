@@ -1,4 +1,4 @@
-//! What the command sees at /proc and /sys: its own processes and its own network, and no knobs of the machine.
+//! The command's /proc and /sys: its own processes and its own network, and no settings of the machine.
 
 use std::fs;
 use std::io;
@@ -13,27 +13,28 @@ use nix::sys::stat::Mode;
 
 const NONE: Option<&str> = None;
 
-/// Where programs look for their own limits; a new sysfs has nothing there.
+/// Cgroup mounts, where programs find their own limits. A new sysfs has none.
 const CGROUP: &str = "/sys/fs/cgroup";
 
 const PROC_SYS: &str = "/proc/sys";
 const PROC_SYS_NET: &str = "/proc/sys/net";
 
-/// Of /proc, what acts on the whole machine and what root may write to without any capability.
+/// The parts of /proc that act on the whole machine, or that root may write to without any capability.
 const MACHINE: [&str; 5] = [PROC_SYS, "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"];
 
-/// Which of the knobs in /proc a command may turn.
+/// The settings in /proc that a command may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Knobs {
-    /// Those that its user may write to outside as well.
+    /// Those that its user may change outside of the container as well.
     AsOutside,
-    /// None but those of its own network: the kernel keeps them by network namespace.
+    /// Only those of its own network, which the kernel keeps by network namespace.
     Network,
 }
 
-/// In process 1, whose mount namespace is new: /proc of this PID namespace, /sys of this network. Where the kernel
-/// forbids it (a container around us hides parts of its own), the command sees the outer one.
+/// Mounts /proc of this PID namespace and /sys of this network namespace. Must run in process 1, in a new mount
+/// namespace. If the kernel forbids it (an outer container hides parts of its own), the command keeps the outer ones.
 pub(super) fn set_up(knobs: Knobs) {
+    // Without this the mounts below would propagate to the host.
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     if let Err(errno) = mount(NONE, "/", NONE, private, NONE) {
         log::warn!("no mounts of its own for the container: {errno}");
@@ -48,13 +49,15 @@ pub(super) fn set_up(knobs: Knobs) {
     }
 }
 
+/// Mounts the /proc of this PID namespace.
 fn mount_proc() -> nix::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, NONE)
 }
 
-/// Read-only: what a command may change of its network it changes by netlink.
+/// Mounts the /sys of this network namespace, read-only: a command configures its network by netlink.
 fn mount_sys() -> nix::Result<()> {
+    // Opened before the new sysfs covers it.
     let cgroup = handle(CGROUP).ok();
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
     mount(Some("sysfs"), "/sys", Some("sysfs"), flags, NONE)?;
@@ -67,7 +70,8 @@ fn mount_sys() -> nix::Result<()> {
     Ok(())
 }
 
-/// Every hierarchy: root could freeze process 1 there, and a frozen process does not die with skbudget.
+/// Makes every cgroup mount read-only: root could freeze process 1 there, and a frozen process would not die with
+/// `skbudget`.
 fn cgroups_read_only() {
     let table = match fs::read_to_string("/proc/self/mountinfo") {
         Ok(table) => table,
@@ -80,16 +84,18 @@ fn cgroups_read_only() {
     }
 }
 
-/// Mount points at and below `root`, of a table as in proc_pid_mountinfo(5): the fifth field of each line.
+/// Mount points at and below `root`. `table` is in the format of proc_pid_mountinfo(5): they are the fifth field.
 fn mounts_below<'a>(table: &'a str, root: &'a str) -> impl Iterator<Item = &'a str> {
     let points = table.lines().filter_map(|line| line.split(' ').nth(4));
     points.filter(move |point| Path::new(point).starts_with(root))
 }
 
+/// Makes the settings of the machine read-only, except those of the container's network.
 fn hide(knobs: Knobs) {
     if knobs == Knobs::AsOutside {
         return;
     }
+    // Opened before /proc/sys is covered: this handle stays writable.
     let net = handle(PROC_SYS_NET);
     for path in MACHINE.into_iter().filter(|path| Path::new(path).exists()) {
         if let Err(e) = read_only(path) {
@@ -101,30 +107,33 @@ fn hide(knobs: Knobs) {
     }
 }
 
+/// Makes the path read-only, by a mount of it over itself.
 fn read_only(path: &str) -> nix::Result<()> {
     bind(&handle(path)?, path, MsFlags::empty())?;
     remount_read_only(path)
 }
 
+/// Makes a mount read-only.
 fn remount_read_only(path: &str) -> nix::Result<()> {
-    // The flags that were inherited must be named again: they are locked.
+    // The inherited flags are locked: a remount without them fails.
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let change = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
     mount(NONE, path, NONE, flags | change, NONE)
 }
 
+/// A handle of the path, which a later mount over it does not change.
 fn handle(path: &str) -> nix::Result<OwnedFd> {
     open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// What the handle leads to, also where something was mounted over it meanwhile.
+/// Mounts what the handle refers to at `to`, even if it is covered meanwhile.
 fn bind(from: &OwnedFd, to: &str, more: MsFlags) -> nix::Result<()> {
     let from = format!("/proc/self/fd/{}", from.as_raw_fd());
     mount(Some(from.as_str()), to, NONE, MsFlags::MS_BIND | more, NONE)
 }
 
-/// Mounts that came from the mount namespace of another user namespace cannot be taken away one by one: nothing that
-/// they cover comes to light.
+/// Enters a mount namespace owned by the command's user namespace. The kernel locks the mounts inherited from another
+/// user namespace: the command cannot unmount one and uncover what is below.
 pub(super) fn lock() -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(|errno: Errno| errno.into())
 }

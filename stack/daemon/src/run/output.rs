@@ -1,5 +1,5 @@
-//! The files a run writes: opened before anything is brought up, so that a wrong path is known at once. None of them
-//! can hold the run up, and none that fails later takes the place of the command's exit code.
+//! The files that a run writes. They are opened before anything is set up, so that a wrong path is an early error. None
+//! of them can block the run, and a later failure does not replace the command's exit code.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -16,13 +16,13 @@ use crate::clock;
 use crate::config::RunConfig;
 use crate::exit::Failure;
 
-/// Whole super-frames.
+/// Maximum length of a captured frame, bytes: holds whole super-frames.
 const SNAPLEN: u32 = 262_144;
 
-/// A file that takes nothing for so long is not waited for.
+/// Longest wait for a file that accepts no data.
 const STALL: Duration = Duration::from_secs(1);
 
-/// What `skbudget` opens.
+/// The files that `skbudget` opens itself.
 #[derive(Debug)]
 pub(super) struct Output {
     pub(super) pcap: Option<(PathBuf, File)>,
@@ -40,7 +40,7 @@ impl Output {
         self.stats.is_some()
     }
 
-    /// Stats that cannot be written are a warning: the command ran.
+    /// Writes the stats. A failure is only a warning, since the command has run.
     pub(super) fn write_stats(&mut self, stats: String) {
         let Some((path, file)) = self.stats.take() else { return };
         if let Err(e) = file.write((stats + "\n").as_bytes()) {
@@ -49,14 +49,14 @@ impl Output {
     }
 }
 
-/// What the relay writes: frames, if that was asked for.
+/// The relay's capture, if one was requested.
 #[derive(Debug)]
 pub(super) struct Recording {
     capture: Option<Capture>,
 }
 
 impl Recording {
-    /// Captures the device.
+    /// Starts the capture of the device.
     pub(super) fn start(pcap: Option<(OsString, File)>, tap: &mut Tap) -> Result<Self, Failure> {
         let Some((path, file)) = pcap else { return Ok(Self { capture: None }) };
         let path = Path::new(&path);
@@ -65,21 +65,21 @@ impl Recording {
             capture::start(file, path.display().to_string()).map_err(failed)?;
         let pcap = PcapWriter::new(Box::new(recorder), SNAPLEN, clock::epoch_offset_ns());
         let pcap = pcap.map_err(failed)?.with_later_losses(capture.lost());
-        // Its header: a disk that is full already is known before the command starts.
+        // Wait for the file's header: a disk that is full already must be an error before the command starts.
         capture.settle(STALL).map_err(|e| cannot("--pcap", path, e))?;
         tap.set_capture(pcap);
         Ok(Self { capture: Some(capture) })
     }
 
-    /// Before the stats are taken: so that they count the frames that the capture lost.
+    /// Writes what is queued. Call it before the stats are taken, so that they count the frames that the capture lost.
     pub(super) fn settle(&self) {
         if let Some(capture) = &self.capture {
-            // A failure was reported when it came.
+            // A failure was reported when it occurred.
             let _ = capture.settle(STALL);
         }
     }
 
-    /// After the last frame.
+    /// Ends the capture; no frame may follow.
     pub(super) fn end(self) {
         if let Some(capture) = self.capture {
             capture.end(STALL);
@@ -87,6 +87,7 @@ impl Recording {
     }
 }
 
+/// Opens the output `key` if it was requested.
 fn open<T>(
     key: &str,
     path: Option<&Path>,
@@ -101,7 +102,7 @@ fn cannot(key: &str, path: &Path, error: impl std::fmt::Display) -> Failure {
     Failure::set_up(format!("{key} {}: {error}", path.display()))
 }
 
-/// Never waits for a reader.
+/// Creates the capture file. Does not wait for the reader of a FIFO.
 fn create_capture(path: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);

@@ -1,4 +1,4 @@
-//! What `skbudget` and the processes that observe signals for it tell each other.
+//! Messages between `skbudget` and the processes that observe signals for it.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -8,25 +8,26 @@ use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType};
 
 use super::signals::{Caught, Signals};
 
-/// One message. None is ever waited for.
+/// One message. No sender ever waits for one to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Note {
-    /// To an observer: which signals have you received?
+    /// To an observer: report the signals that you received, then answer with this number.
     Ask(u8),
-    /// To `skbudget`: all of them were reported before this. Is the command in our process group?
+    /// To `skbudget`: all signals received before were reported. `with_command`: the command is in my process group.
     Answer { to: u8, with_command: bool },
-    /// To `skbudget`: the observer received this signal.
+    /// To `skbudget`: this observer received the signal.
     Seen(u8),
     /// To process 1: send this signal to the command.
     Send(u8),
-    /// The command was stopped.
+    /// To the sandbox and to `skbudget`: the command stopped.
     Stopped,
-    /// The command runs again.
+    /// To the sandbox: the command continued.
     Continued,
-    /// To the sandbox: stop us, if the command is stopped still.
+    /// To the sandbox: stop `skbudget` if the command is still stopped.
     StopUs,
 }
 
+/// Size of an encoded message: its kind and two values.
 const NOTE_BYTES: usize = 3;
 
 impl Note {
@@ -56,18 +57,19 @@ impl Note {
     }
 }
 
-/// One end of a pair.
+/// One end of a pair of connected sockets.
 #[derive(Debug)]
 pub(super) struct Port {
     fd: OwnedFd,
 }
 
-/// What a port had.
+/// What `Port::receive` returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Received {
     Note(Note),
+    /// No message is pending.
     Nothing,
-    /// The other end is gone.
+    /// The other end is closed.
     End,
 }
 
@@ -82,18 +84,21 @@ impl Port {
         Self { fd }
     }
 
-    /// Lost when the other end is gone or reads nothing: nobody may wait for a process that somebody stopped.
+    /// Sends a message without waiting. It is lost if the other end is closed or does not read: the receiver may be
+    /// stopped.
     pub(super) fn send(&self, note: Note) {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let _ = socket::send(self.fd.as_raw_fd(), &note.encode(), flags);
     }
 
+    /// Receives a pending message without waiting.
     pub(super) fn receive(&self) -> Received {
         let mut bytes = [0; NOTE_BYTES];
         loop {
             match socket::recv(self.fd.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
                 Ok(NOTE_BYTES) => match Note::decode(bytes) {
                     Some(note) => return Received::Note(note),
+                    // Not a note: skipped.
                     None => continue,
                 },
                 Err(Errno::EINTR) => continue,
@@ -110,12 +115,12 @@ impl AsFd for Port {
     }
 }
 
-/// Signals that an observer reads at once. A command can keep tens of thousands of real-time signals pending, and each
-/// read is slower the more there are: the end of the command must not wait behind them.
+/// Signals that an observer reads in one call. A command can keep tens of thousands of real-time signals pending, and
+/// the more there are, the slower is each read: the end of the command must not be delayed by them.
 const SIGNALS_AT_ONCE: usize = 64;
 
-/// An observer's turn: reports the signals it received and hands the notes that are its own to `other`.
-/// `with_command`: the command is in its process group.
+/// One turn of an observer: reports the signals it received, answers queries, and passes other notes to `other`.
+/// `with_command`: whether the command is in the observer's process group.
 pub(super) fn observe(
     signals: &Signals,
     port: &Port,
@@ -136,6 +141,7 @@ pub(super) fn observe(
     while let Received::Note(note) = port.receive() {
         match note {
             Note::Ask(id) => {
+                // Once more: a signal that arrived before the query must be reported before the answer.
                 report()?;
                 port.send(Note::Answer { to: id, with_command: with_command() });
             }

@@ -1,11 +1,12 @@
-//! The relay: the process that talks to the container and to the network, and so the one that may be taken over.
+//! The relay: the process that exchanges data with the container and with the network. An attacker that breaks a parser
+//! gets this process, so it has no privileges.
 //!
 //! ```text
 //! skbudget run ── relay      frames, connections: no privileges, no files but those it was given
 //!             └── sandbox ── process 1 ── the command
 //! ```
-//! `skbudget` itself opens files, binds ports and makes namespaces, and hands over descriptors. Whatever the relay
-//! answers is one of a closed list of values; no path or address goes back.
+//! `skbudget` itself opens files, binds ports, makes namespaces, and hands over descriptors. The relay's answers are
+//! values of one enum, which contain no path and no address.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -33,40 +34,45 @@ use crate::daemon::{BudgetRef, ContainerSpec, Daemon, DaemonConfig, DaemonError,
 use crate::exit::{FAILURE, Failure};
 use crate::{caps, sys};
 
-/// Users that systemd hands out for a time (DynamicUser=): nobody else is one of them.
+/// First of the users that systemd assigns temporarily (DynamicUser=): no other process has one of them.
 const TRANSIENT_UID_FIRST: u32 = 61_184;
+/// Number of those users.
 const TRANSIENT_UIDS: u64 = 4336;
 
-/// How long it may take to end.
+/// Time for the relay to end by itself.
 const END_WAIT: Duration = Duration::from_secs(5);
 
-/// What the relay is asked for.
+/// A request to the relay.
 #[derive(Debug, Serialize, Deserialize)]
 enum Task {
-    /// With a listener: it leads to this port.
+    /// With a listener: forward it to this port of the guest.
     Publish { guest_port: u16 },
-    /// With a file: frames are recorded there. The path is for messages.
+    /// With a file: capture frames to it. The path is for messages.
     Capture { path: OsString },
     /// With the device: serve the container.
     Start { name: String, secret: [u64; 2] },
-    /// The command ended: deliver what it sent.
+    /// The command has ended: deliver what it sent.
     Drain,
     /// Stop delivering.
     Interrupt,
-    /// Report the stats, with what the sandbox found.
+    /// Report the stats, with the changes that the sandbox found on the device.
     Stats { tampered: Tampered },
 }
 
-/// What it answers.
+/// The relay's answer.
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
+    /// The container is served.
     Started,
+    /// Nothing more will be delivered; this is lost.
     Drained(drain::Lost),
+    /// The stats, as JSON.
     Stats(String),
+    /// The relay ends for this reason.
     Failed { code: u8, message: String },
 }
 
-/// The relay as `skbudget` sees it.
+/// The relay process, as `skbudget` uses it.
 #[derive(Debug)]
 pub(super) struct Relay {
     process: Child,
@@ -74,12 +80,13 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// `options`: those of the command line, which the relay reads for itself.
+    /// Starts the process. `options`: the options of the command line, which the relay parses itself.
     pub(super) fn start(options: &[OsString]) -> Result<Self, Failure> {
         let start = || -> io::Result<Self> {
             let (wire, theirs) = Wire::pair()?;
             let fd = theirs.as_fd().as_raw_fd();
             let (mut process, fds) = roles::process(roles::RELAY, &[fd]);
+            // The parser needs a command; the relay runs none. `/` keeps no folder of the caller's in use.
             process.args(options).args(["--", "-"]).current_dir("/");
             process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             sys::prepare_apart(&mut process);
@@ -89,33 +96,38 @@ impl Relay {
         start().map_err(|e| Failure::set_up(format!("start the relay process: {e}")))
     }
 
+    /// Hands over a published port.
     pub(super) fn publish(&self, publish: &Publish) -> Result<(), Failure> {
         let task = Task::Publish { guest_port: publish.guest_port };
         self.hand_over(&task, &[publish.listener.as_fd()])
     }
 
+    /// Hands over the capture file.
     pub(super) fn capture(&self, path: OsString, file: &File) -> Result<(), Failure> {
         self.hand_over(&Task::Capture { path }, &[file.as_fd()])
     }
 
+    /// Hands over the device; `started` waits for the answer.
     pub(super) fn begin(&self, tap: &OwnedFd, name: &str, secret: [u64; 2]) -> Result<(), Failure> {
         self.hand_over(&Task::Start { name: name.to_owned(), secret }, &[tap.as_fd()])
     }
 
+    /// Requests the delivery of what the command sent; `drained` waits for the answer.
     pub(super) fn begin_drain(&self) -> Result<(), Failure> {
         self.hand_over(&Task::Drain, &[])
     }
 
+    /// Ends the delivery early.
     pub(super) fn interrupt(&self) -> Result<(), Failure> {
         self.hand_over(&Task::Interrupt, &[])
     }
 
     fn hand_over(&self, task: &Task, fds: &[BorrowedFd<'_>]) -> Result<(), Failure> {
-        // One that has ended left its reason.
+        // A relay that has ended sent the reason before.
         self.wire.send(task, fds).map_err(|_| self.spoke_unasked())
     }
 
-    /// The answer to the last request; waits for it.
+    /// Waits for the answer to the last request.
     fn answer(&self) -> Result<Answer, Failure> {
         match self.wire.receive() {
             Ok(Some((Answer::Failed { code, message }, _))) => {
@@ -127,6 +139,7 @@ impl Relay {
         }
     }
 
+    /// Waits until the relay serves the container.
     pub(super) fn started(&self) -> Result<(), Failure> {
         match self.answer()? {
             Answer::Started => Ok(()),
@@ -134,6 +147,7 @@ impl Relay {
         }
     }
 
+    /// Waits for the end of the delivery. Returns what is lost.
     pub(super) fn drained(&self) -> Result<drain::Lost, Failure> {
         match self.answer()? {
             Answer::Drained(lost) => Ok(lost),
@@ -141,7 +155,7 @@ impl Relay {
         }
     }
 
-    /// As JSON.
+    /// Requests the stats. Returns them as JSON.
     pub(super) fn stats(&self, tampered: Tampered) -> Result<String, Failure> {
         self.hand_over(&Task::Stats { tampered }, &[])?;
         match self.answer()? {
@@ -150,11 +164,12 @@ impl Relay {
         }
     }
 
+    /// Whether a message of the relay is pending, or the relay has ended.
     pub(super) fn has_spoken(&self) -> bool {
         self.wire.has_message()
     }
 
-    /// Why the run fails when there is something to be read though nothing was asked for.
+    /// The reason for a failed run, when the relay sent something without a request.
     pub(super) fn spoke_unasked(&self) -> Failure {
         match self.answer() {
             Ok(other) => unexpected(&other),
@@ -162,7 +177,7 @@ impl Relay {
         }
     }
 
-    /// It ends what it has begun and then itself; one that does not is killed.
+    /// Waits until the relay has finished its work and ended. Kills it after `END_WAIT`.
     pub(super) fn end(self) {
         let Self { mut process, wire } = self;
         if !wire.finish(END_WAIT) {
@@ -186,39 +201,43 @@ fn unexpected(answer: &Answer) -> Failure {
     Failure::other(format!("the relay process: unexpected answer {answer:?}"))
 }
 
-/// The process itself. `options`: the command line.
+/// The relay process itself. `options`: the options of the command line.
 pub(super) fn main(wire: &Wire, options: Vec<OsString>) -> ExitCode {
     let result = confine(wire).map_err(|e| Failure::set_up(format!("relay: {e}")));
     match result.and_then(|()| serve(wire, options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { code, message }) => {
-            // Without a reader nobody wants to know.
+            // Fails only when `skbudget` is gone, and with it the reader.
             let _ = wire.send(&Answer::Failed { code, message }, &[]);
             ExitCode::from(FAILURE)
         }
     }
 }
 
-/// Gives up everything but what ordinary sockets need, before anything from outside is looked at.
+/// Drops all privileges beyond ordinary sockets. This precedes the first byte read from outside.
 fn confine(wire: &Wire) -> Result<(), AttachError> {
+    // First: a process without capabilities cannot limit those of its children.
     caps::forbid_all().step("limit the capabilities")?;
     if geteuid().is_root() {
         become_transient().step("become an ordinary user")?;
     }
     caps::drop_all().step("drop the capabilities")?;
     set_dumpable(false).step("prctl")?;
-    // Becoming another user cleared it.
+    // The change of the user cleared it.
     set_pdeathsig(Signal::SIGKILL).step("prctl")?;
+    // The parent may have ended before the line above.
     if wire.is_over() {
         return Err(io::Error::from(io::ErrorKind::BrokenPipe)).step("start");
     }
     Ok(())
 }
 
-/// Root without capabilities would still own root's files. Where no other user exists it stays as it is.
+/// Becomes a transient user: root without capabilities would still own root's files. In a user namespace without other
+/// users the relay stays root of that namespace.
 fn become_transient() -> io::Result<()> {
     let id = TRANSIENT_UID_FIRST + (sys::random_u64()? % TRANSIENT_UIDS) as u32;
     let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+    // The user last: only root may change the groups.
     let changed = setgroups(&[])
         .and_then(|()| setresgid(gid, gid, gid))
         .and_then(|()| setresuid(uid, uid, uid));
@@ -228,10 +247,12 @@ fn become_transient() -> io::Result<()> {
     Ok(())
 }
 
+/// Receives the container's resources, serves it, and handles requests until `skbudget` ends.
 fn serve(wire: &Wire, options: Vec<OsString>) -> Result<(), Failure> {
     let line = [OsString::from("skbudget")].into_iter().chain(options);
     let Command::Run(args) =
         Cli::try_parse_from(line).map_err(|e| Failure::usage(e.to_string()))?.command;
+    // Ports and the capture file arrive in any order, the device last.
     let (mut publish, mut capture) = (Vec::new(), None);
     let (name, secret, device) = loop {
         let (task, fds) = next(wire)?;
@@ -244,6 +265,7 @@ fn serve(wire: &Wire, options: Vec<OsString>) -> Result<(), Failure> {
             (task, _) => return Err(Failure::other(format!("unexpected {task:?}"))),
         }
     };
+    // After the confinement: the parsers run without privileges.
     let config = RunConfig::new(*args, secret)?;
     let mut tap = Tap::from_fd(device).map_err(|e| Failure::set_up(format!("the device: {e}")))?;
     let recording = Recording::start(capture, &mut tap)?;
@@ -259,12 +281,13 @@ fn serve(wire: &Wire, options: Vec<OsString>) -> Result<(), Failure> {
     daemon.add_container(spec).map_err(|e| set_up_failure(&e))?;
     answer(wire, &Answer::Started)?;
     let result = until_over(wire, &daemon, &name, &recording);
+    // The last frames are written by the shutdown, so the capture ends after it.
     let stopped = daemon.shutdown().map_err(|e| Failure::other(e.to_string()));
     recording.end();
     result.and(stopped)
 }
 
-/// Until `skbudget` is gone, or wants no more.
+/// Handles requests until `skbudget` closes its end.
 fn until_over(
     wire: &Wire,
     daemon: &Daemon,
@@ -276,12 +299,13 @@ fn until_over(
         let Some((task, _)) = receive(wire)? else { return Ok(()) };
         match task {
             Task::Drain => {
+                // Any message interrupts the delivery: it is read below afterwards.
                 let interrupted = || Ok(wire.has_message());
                 let lost = drain::drain(daemon, name, interrupted).map_err(failed)?;
                 answer(wire, &Answer::Drained(lost))?;
             }
             Task::Stats { tampered } => {
-                // So that they count the frames that the capture lost.
+                // The stats then count the frames that the capture lost.
                 recording.settle();
                 let mut stats = daemon.stats(true).map_err(failed)?;
                 for container in &mut stats.containers {
@@ -292,17 +316,19 @@ fn until_over(
                 let text = serde_json::to_string_pretty(&stats);
                 answer(wire, &Answer::Stats(text.map_err(|e| Failure::other(e.to_string()))?))?;
             }
-            // It came after the last byte was delivered.
+            // Arrived after the last byte was delivered.
             Task::Interrupt => {}
             other => return Err(Failure::other(format!("unexpected {other:?}"))),
         }
     }
 }
 
+/// The next request; its absence is an error.
 fn next(wire: &Wire) -> Result<(Task, Vec<OwnedFd>), Failure> {
     receive(wire)?.ok_or_else(|| Failure::other("ended before it began"))
 }
 
+/// The next request; `None`: `skbudget` has closed its end.
 fn receive(wire: &Wire) -> Result<Option<(Task, Vec<OwnedFd>)>, Failure> {
     wire.receive().map_err(|e| Failure::other(format!("relay: {e}")))
 }
@@ -311,7 +337,7 @@ fn answer(wire: &Wire, answer: &Answer) -> Result<(), Failure> {
     wire.send(answer, &[]).map_err(|e| Failure::other(format!("relay: {e}")))
 }
 
-/// Limits the budget refuses are a mistake of the caller, the rest of the machine's.
+/// The exit code of a failed set-up: limits that the budget refuses are a mistake of the caller, the others are not.
 fn set_up_failure(error: &DaemonError) -> Failure {
     match error {
         DaemonError::Limits(_)

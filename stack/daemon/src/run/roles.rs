@@ -1,4 +1,4 @@
-//! The inner processes of a run: our own binary, started in another role.
+//! The inner processes of a run: this program again, in another role.
 
 use std::ffi::OsString;
 use std::io;
@@ -13,17 +13,18 @@ use super::{command, init, relay, sandbox, users};
 use crate::exit::FAILURE;
 use crate::{logger, sys};
 
-/// Our own binary, also when it was replaced on disk meanwhile.
+/// This program, even if its file was replaced meanwhile.
 const EXE: &str = "/proc/self/exe";
 
-/// First argument of the inner processes: not for people, hence no subcommands.
+/// Roles, as the first argument of an inner process. They are no subcommands, because no user calls them.
 pub(super) const SANDBOX: &str = "__sandbox";
 pub(super) const OWNER: &str = "__owner";
 pub(super) const RELAY: &str = "__relay";
 pub(super) const INIT: &str = "__init";
 pub(super) const COMMAND: &str = "__command";
 
-/// A process in that role, and the descriptors it must keep: `fds`, which are named to it, and the logger's.
+/// The command line of a process in that role, and the descriptors that it must keep: `fds`, passed as an argument, and
+/// the logger's.
 pub(super) fn process(role: &str, fds: &[RawFd]) -> (Command, Vec<RawFd>) {
     let (log_fd, log) = logger::handover();
     let numbers: Vec<_> = fds.iter().map(ToString::to_string).collect();
@@ -32,7 +33,7 @@ pub(super) fn process(role: &str, fds: &[RawFd]) -> (Command, Vec<RawFd>) {
     (process, log_fd.into_iter().chain(fds.iter().copied()).collect())
 }
 
-/// When this process is one of the inner ones of a run, carries it out.
+/// Runs the role of this process if it is an inner one.
 pub fn inner_main() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
     let role = args.next()?.into_string().ok()?;
@@ -40,6 +41,7 @@ pub fn inner_main() -> Option<ExitCode> {
         return None;
     }
     let code = match logger::join(&args.next().unwrap_or_default()) {
+        // Started by hand: there is no logger to join, so this process starts its own for the error.
         Ok(()) => inner(&role, args),
         Err(_) => logger::start().and_then(|()| Err(by_hand())),
     };
@@ -51,6 +53,7 @@ pub fn inner_main() -> Option<ExitCode> {
     Some(code)
 }
 
+/// Parses the arguments of the role and runs it. The descriptors are in the order in which the parent listed them.
 fn inner(role: &str, mut args: impl Iterator<Item = OsString>) -> io::Result<ExitCode> {
     let fds = inherited(&text(&mut args)?)?;
     let mut fds = fds.into_iter();
@@ -82,15 +85,17 @@ fn inner(role: &str, mut args: impl Iterator<Item = OsString>) -> io::Result<Exi
     })
 }
 
+/// The next argument, as text.
 fn text(args: &mut impl Iterator<Item = OsString>) -> io::Result<String> {
     args.next().and_then(|arg| arg.into_string().ok()).ok_or_else(by_hand)
 }
 
+/// The error for arguments that no parent process made.
 fn by_hand() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "not to be called by hand")
 }
 
-/// The descriptors of a list that [`process`] made.
+/// The descriptors of a list made by [`process`].
 fn inherited(list: &str) -> io::Result<Vec<OwnedFd>> {
     let numbers = list.split(',').filter(|number| !number.is_empty());
     let parse =

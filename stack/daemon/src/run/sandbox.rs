@@ -1,13 +1,14 @@
-//! The process between `skbudget` and the container: single-threaded, because only such a process may enter a user
-//! namespace. It makes the namespaces, sends the device out, starts process 1 and stays as its parent.
+//! The sandbox: the process between `skbudget` and the container. It is single-threaded, because only such a process
+//! may enter a user namespace. It makes the namespaces, sends the device to `skbudget`, starts process 1 and remains
+//! its parent.
 //!
 //! ```text
 //! skbudget run ── sandbox ── process 1 ── the command
 //!  host's net     host's PIDs   └── all of the container's namespaces ──┘
 //! ```
-//! The sandbox and process 1 are in a user namespace (see [`super::users`]), the command in one within it.
-//! Each is killed by the kernel when its parent ends, so nothing outlives `skbudget`, not even by SIGKILL. The
-//! container's network stands until the sandbox ends: what the command sent last can still be taken out of it.
+//! The sandbox and process 1 are in a user namespace (see [`super::users`]), the command in one within it. The kernel
+//! kills each process when its parent ends, so nothing outlives `skbudget`, not even after SIGKILL. The container's
+//! network exists until the sandbox ends, so that the relay can still receive what the command sent last.
 
 use std::ffi::OsString;
 use std::fs;
@@ -38,33 +39,33 @@ use crate::caps::CapSet;
 use crate::exit::{CANNOT_SET_UP, FAILURE};
 use crate::{logger, sys};
 
-/// What the sandbox is to do; the command itself follows as arguments, it need not be text.
+/// What the sandbox must set up. The command follows as arguments, because it may not be UTF-8.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Orders {
     pub(super) guest: GuestNet,
-    /// Where the command was found.
+    /// Path of the command's program.
     #[serde(with = "lookup::as_bytes")]
     pub(super) program: PathBuf,
-    /// Limits of open files that `skbudget` was started with: the command's.
+    /// Limits of open files at the start of `skbudget`; the command gets them back.
     pub(super) nofile: (u64, u64),
-    /// The caller is root: all ids are mapped.
+    /// The caller is root: every id is mapped to itself.
     pub(super) root: bool,
-    /// Capabilities of the command beyond the default.
+    /// Capabilities of the command beyond the default set.
     pub(super) added: CapSet,
-    /// Nothing of /proc is closed to it.
+    /// All of /proc stays writable for the command's root.
     pub(super) privileged: bool,
-    /// Descriptors were handed to `skbudget` by systemd's protocol.
+    /// systemd passed descriptors to `skbudget` (sd_listen_fds).
     pub(super) listen: bool,
 }
 
 impl Orders {
-    /// The command may act on the container's network.
+    /// Whether the command may configure the container's network.
     pub(super) fn network(&self) -> bool {
         self.added.intersects(CapSet::network())
     }
 }
 
-/// `apart`: where this process reports the signals it receives; `inside`: where process 1 does.
+/// `apart`: the port on which this process reports the signals that it receives; `inside`: that of process 1.
 pub(super) fn main(
     wire: &Wire,
     apart: &Port,
@@ -81,6 +82,7 @@ pub(super) fn main(
     }
 }
 
+/// Runs until process 1 has ended. Returns the command's exit code.
 fn run(
     wire: &Wire,
     apart: &Port,
@@ -91,6 +93,7 @@ fn run(
     let signals = Signals::block()?;
     let parent = getppid();
     set_pdeathsig(Signal::SIGKILL)?;
+    // The parent may have ended before the line above.
     if wire.is_over() {
         return Ok(FAILURE);
     }
@@ -105,40 +108,45 @@ fn run(
             return Ok(CANNOT_SET_UP);
         }
     };
+    // The network exists; the command starts when the relay serves the device.
     if !matches!(wire.receive()?, Some((Order::Go, _))) {
         return Ok(FAILURE);
     }
-    // Before the PID namespace: from then on this process can start no thread.
+    // Before the PID namespace: after that call this process can start no thread.
     let ring = if orders.network() { Ring::watch(tap, &orders.guest)? } else { Ring::default() };
-    // The other end of this pair lives in process 1, this one as long as we do.
+    // Process 1 holds the other end, so each of the two notices the end of the other.
     let (lifeline, theirs) = Port::pair()?;
     unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS)?;
     let mut init = start_init(&theirs, &inside, users.as_ref(), orders, command)?;
+    // Closed here, so that only process 1 holds them.
     drop((theirs, inside, users));
-    // From here on a signal to the caller's process group is not for us: that tells it from one to each of us. A
-    // session, not only a group: a parent in another group of the session would make the kernel take the command's
-    // group for one that a shell looks after.
+    // From here on a signal to the caller's process group does not reach this process, which distinguishes it from a
+    // signal to each pid. A new session, not only a group: with a parent in another group of the same session, the
+    // kernel would not treat the command's group as orphaned, as if a shell controlled its jobs.
     setsid()?;
     let observer = Watch { signals: &signals, apart, lifeline: Some(lifeline), parent };
     let code = observer.look_after(wire, &mut init)?;
-    // The parent went away first: then nobody asks.
+    // Fails if the parent has ended: then nothing waits for the report.
     let _ = wire.send(&Report::Exited { code, tampered: ring.tampered() }, &[]);
+    // Keeps the network until the parent closes the channel.
     while wire.receive::<Order>()?.is_some() {}
     Ok(code)
 }
 
-/// User namespaces, container namespace, scratch namespace, device; ends up in the container's. With the device comes
-/// the command's user namespace.
+/// Makes the user namespaces, the container's network namespace, a scratch namespace and the device. The thread is in
+/// the container's namespace afterwards. Returns the device and the command's user namespace.
 fn set_up(wire: &Wire, orders: &Orders) -> Result<(Tap, Option<OwnedFd>), AttachError> {
-    // Capabilities beyond the default must not be those of the host.
+    // Additional capabilities require a user namespace: without one they would hold over the host.
     let may_do_without = orders.root && orders.added == CapSet::NONE;
     let inner = if users::enter_outer(wire, orders.root, may_do_without)? {
         Some(Inner::make(orders.network()).step("new user namespace for the command")?)
     } else {
         None
     };
-    // What is in the outer user namespace sends the device out and kills all: nobody of the same user looks into it.
+    // A process in the outer user namespace can send the device out and kill every process of the run: no other process
+    // of the same user may trace it.
     set_dumpable(false).step("prctl")?;
+    // A network that the command may configure belongs to its own user namespace.
     if let Some(netns) = inner.as_ref().and_then(|inner| inner.netns.as_ref()) {
         setns(netns, CloneFlags::CLONE_NEWNET).step("enter the network namespace")?;
     } else {
@@ -152,14 +160,14 @@ fn set_up(wire: &Wire, orders: &Orders) -> Result<(Tap, Option<OwnedFd>), Attach
     Ok((tap, inner.map(|inner| inner.users)))
 }
 
-/// Low ports and ping need no capability in there: the command has none over its network. Where /proc is read-only
-/// they need one.
+/// Opens low ports and ping sockets to all: the command has no capability over its network for them. Fails where /proc
+/// is read-only.
 fn open_to_all() {
     let set = |name: &str, value: &str| fs::write(format!("/proc/sys/net/ipv4/{name}"), value);
     if let Err(e) = set("ip_unprivileged_port_start", "0") {
         log::info!("ports below 1024 are closed to the command: {e}");
     }
-    // Where only one group is mapped, it is group 0.
+    // If only one group is mapped, it is group 0.
     if let Err(e) =
         set("ping_group_range", "0 2147483647").or_else(|_| set("ping_group_range", "0 0"))
     {
@@ -167,6 +175,7 @@ fn open_to_all() {
     }
 }
 
+/// Starts process 1, in the new PID and mount namespaces.
 fn start_init(
     lifeline: &Port,
     inside: &Port,
@@ -182,18 +191,20 @@ fn start_init(
     init.spawn()
 }
 
-/// What the sandbox watches while the command runs.
+/// The sandbox while the command runs.
 struct Watch<'a> {
     signals: &'a Signals,
     apart: &'a Port,
-    /// From process 1, until it ends.
+    /// The port to process 1, until that ends.
     lifeline: Option<Port>,
+    /// The process to stop and continue: `skbudget`.
     /// `skbudget` itself.
     parent: Pid,
 }
 
 impl Watch<'_> {
-    /// Until process 1 ends; its code. When `skbudget` is gone, the kernel kills us, which kills it.
+    /// Runs until process 1 ends. Returns its exit code. If `skbudget` ends, the kernel kills this process, and with it
+    /// process 1.
     fn look_after(mut self, wire: &Wire, init: &mut Child) -> io::Result<u8> {
         let mut wire = Some(wire);
         let (mut command_stopped, mut parent_stopped) = (false, false);
@@ -202,10 +213,12 @@ impl Watch<'_> {
                 return Ok(exit_code(status));
             }
             self.wait(wire)?;
+            // The run ends: the container must not outlive it. Its end is then reaped above.
             if wire.is_some_and(Wire::is_over) {
                 init.kill()?;
                 wire = None;
             }
+            // The lifeline before the notes of `skbudget`: a request to stop it needs the latest state of the command.
             while let Some(lifeline) = &self.lifeline {
                 match lifeline.receive() {
                     Received::Nothing => break,
@@ -213,6 +226,7 @@ impl Watch<'_> {
                     Received::Note(Note::Stopped) => command_stopped = true,
                     Received::Note(Note::Continued) => {
                         command_stopped = false;
+                        // Continued only if stopped from here: the caller may have stopped it, too.
                         if std::mem::take(&mut parent_stopped) {
                             let _ = kill(self.parent, Signal::SIGCONT);
                         }
@@ -234,6 +248,7 @@ impl Watch<'_> {
         }
     }
 
+    /// Blocks until one of the sources is readable.
     fn wait(&self, wire: Option<&Wire>) -> io::Result<()> {
         let fds = [Some(self.signals.as_fd()), Some(self.apart.as_fd())];
         let more = [wire.map(Wire::as_fd), self.lifeline.as_ref().map(Port::as_fd)];

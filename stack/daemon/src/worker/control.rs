@@ -163,7 +163,7 @@ impl Worker {
             return Err(DaemonError::NoRoom { dev_bytes });
         };
         let (ports, backlog) = (publish.len(), Backlog::fit(owner.budget.limits(), publish.len()));
-        // Backlogs are charged whole before the ports listen: the kernel receives into them without asking us (H6).
+        // Backlogs are charged whole before the ports listen: the kernel receives into them on its own (H6).
         let backlog_bytes = backlog.bytes() * ports as u64;
         if ports > 0 && owner.budget.charge_listen(member, backlog_bytes, now).is_err() {
             owner.budget.remove_member(member, now);
