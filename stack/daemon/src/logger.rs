@@ -2,9 +2,9 @@
 //!
 //! The process that the user started has a writer thread, and only that thread uses descriptor 2. Every process, this
 //! one included, sends its messages to the thread over a socket that never blocks the sender. So a full pipe, a stopped
-//! terminal or a full disk delays a thread that does nothing else, and the socket's buffer bounds the messages that
-//! wait for it. Messages that do not fit or cannot be written are counted; the count is reported when there is room
-//! again, and at the end. The flags of descriptor 2 stay unchanged, because the caller's shell shares them.
+//! terminal or a full disk delays only that thread, and the socket's buffer bounds the messages that wait for it.
+//! Messages that do not fit or cannot be written are counted; the count is reported when there is room again, and at
+//! the end. The flags of descriptor 2 stay unchanged, because the caller's shell shares them.
 
 mod limit;
 mod writer;

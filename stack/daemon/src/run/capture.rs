@@ -17,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use skbudget_stack::tap::{PCAP_HEADER_LEN, pcap_record_len};
 
 /// Maximum size of the queue, bytes; the thread holds at most as much again. It is outside the container's budget: the
-/// user who requests a capture provides the memory.
+/// user that requests a capture provides the memory.
 const QUEUE_MAX: usize = 4 << 20;
 
 /// Queue size, bytes, at which the thread is woken without a flush.

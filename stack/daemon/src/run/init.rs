@@ -67,7 +67,7 @@ fn run(
             match change {
                 Change::Ended(code) => return Ok(code),
                 Change::Stopped => {
-                    // The sandbox first: when it is told to stop `skbudget`, it must know that the command is stopped.
+                    // The sandbox first: when the request to stop `skbudget` arrives there, it must know that the command stopped.
                     lifeline.send(Note::Stopped);
                     inside.send(Note::Stopped);
                 }

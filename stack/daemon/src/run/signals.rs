@@ -1,4 +1,4 @@
-//! Signals as readable events: the processes of a run block all of them and read them from a descriptor.
+//! Signals as readable events: the processes of a run block all signals and read them from a descriptor.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,30 +10,31 @@ use nix::unistd::getpid;
 
 use crate::sys;
 
-/// Blocked signals of this process, to be read.
+/// The blocked signals of this process, as a readable descriptor.
 #[derive(Debug)]
 pub(super) struct Signals {
     fd: SignalFd,
 }
 
+/// One signal that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Caught {
-    /// Some child changed its state.
+    /// A child changed its state.
     Child,
-    /// A signal by its number: real-time ones have no name.
+    /// Any other signal, by number, because real-time signals have no name.
     Signal { number: u8, sender: u32 },
 }
 
-/// The set that is blocked in every process of a run, from its first instruction on: all but SIGKILL and SIGSTOP,
-/// which the kernel keeps for itself. A fault of our own ends the process all the same.
+/// The signals that every process of a run blocks from its first instruction on: all but SIGKILL and SIGSTOP, which
+/// cannot be blocked. A fault of the process itself (SIGSEGV) still ends it.
 pub(super) fn blocked() -> SigSet {
     SigSet::all()
 }
 
 impl Signals {
-    /// Blocks them in the calling thread and in every thread it starts from now on.
+    /// Blocks the signals in the calling thread and in every thread that it starts later.
     pub(super) fn block() -> io::Result<Self> {
-        // Where the caller ignores it, the kernel would not keep the states of our children for us.
+        // If the caller ignores SIGCHLD, the kernel would not keep the exit states of our children.
         sys::notice_children()?;
         let set = blocked();
         set.thread_block()?;
@@ -41,7 +42,7 @@ impl Signals {
         Ok(Self { fd: SignalFd::with_flags(&set, flags)? })
     }
 
-    /// The next one that waits.
+    /// Reads the next pending signal; `None`: there is none.
     pub(super) fn next(&self) -> io::Result<Option<Caught>> {
         loop {
             let info = match self.fd.read_signal() {
@@ -53,14 +54,15 @@ impl Signals {
             let (number, sender) = (info.ssi_signo as u8, info.ssi_pid);
             match i32::from(number) {
                 libc::SIGCHLD => return Ok(Some(Caught::Child)),
-                // Of a write of our own, which failed and was seen to fail.
+                // From a write of this process: the write has returned the error already.
                 libc::SIGPIPE | libc::SIGXFSZ if sender == std::process::id() => {}
                 _ => return Ok(Some(Caught::Signal { number, sender })),
             }
         }
     }
 
-    /// When the command has ended: was one received that asks to end? One that asks to stop stops us.
+    /// After the command has ended: whether a pending signal ends the run. A signal that stops a job stops this process
+    /// here.
     pub(super) fn interrupted(&self) -> io::Result<bool> {
         while let Some(caught) = self.next()? {
             let Caught::Signal { number, .. } = caught else { continue };
@@ -68,6 +70,7 @@ impl Signals {
                 return Ok(true);
             }
             if [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&i32::from(number)) {
+                // Blocked signals do not act by themselves.
                 let _ = kill(getpid(), Signal::SIGSTOP);
             }
         }
@@ -75,7 +78,7 @@ impl Signals {
     }
 }
 
-/// Does whoever sends it want the run to end? One that the caller ignores, as nohup does, ends nothing.
+/// Whether the signal is sent to end the run. A signal that the caller ignores, as nohup does, does not end it.
 pub(super) fn ends(number: u8) -> bool {
     let known = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
     known.contains(&i32::from(number)) && !sys::is_ignored(number)

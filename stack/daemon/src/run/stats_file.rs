@@ -1,4 +1,4 @@
-//! `--stats-file`: written at the end of a run, all of it or nothing.
+//! `--stats-file`: written at the end of a run, completely or not at all.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -10,21 +10,21 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// How long a reader of a FIFO may take nothing.
+/// Longest time in which the reader of a FIFO may take no data.
 const STALL: Duration = Duration::from_secs(1);
 
-/// Where the stats go.
+/// Target of the stats.
 #[derive(Debug)]
 pub(super) enum StatsFile {
-    /// Written beside its name and then renamed, so that a reader finds all of it or nothing.
+    /// Written beside its name and then renamed, so that a reader sees either all of it or no file.
     Regular(PathBuf),
-    /// A FIFO, a device, or a file in a folder that takes no new one: written where it is.
+    /// A FIFO, a device, or a file in a folder that takes no new file: written in place.
     InPlace(File),
 }
 
 impl StatsFile {
-    /// Finds out that it can be written, and removes an older run's stats: those of a run that is killed must not be
-    /// taken for its own.
+    /// Checks that the file can be written, and removes the stats of an older run: those of a run that is killed must
+    /// not be mistaken for its own.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let known = match fs::metadata(path) {
             Ok(known) => Some(known),
@@ -34,16 +34,18 @@ impl StatsFile {
         if known.as_ref().is_some_and(fs::Metadata::is_dir) {
             return Err(ErrorKind::IsADirectory.into());
         }
-        // These may name a regular file that others are writing to.
+        // These may refer to a regular file that other processes write to.
         let others = ["/dev/stdout", "/dev/stderr", "/dev/fd", "/proc"];
         let others = others.iter().any(|folder| path.starts_with(folder));
         if others || known.as_ref().is_some_and(|known| !known.is_file()) {
             return open_in_place(path).map(Self::InPlace);
         }
-        // A link stays one.
+        // A symbolic link is kept: its target is replaced.
         let path = if known.is_some() { fs::canonicalize(path)? } else { path.to_owned() };
+        // Proves that the folder takes a new file.
         match create_beside(&path) {
             Ok((_, beside)) => fs::remove_file(beside)?,
+            // It takes none: the existing file is emptied now and written in place at the end.
             Err(_) if known.is_some() => {
                 let file = open_in_place(&path)?;
                 file.set_len(0)?;
@@ -57,6 +59,7 @@ impl StatsFile {
         Ok(Self::Regular(path))
     }
 
+    /// Writes the stats.
     pub(super) fn write(self, text: &[u8]) -> io::Result<()> {
         let path = match self {
             Self::InPlace(mut file) => return write_in_time(&mut file, text),
@@ -64,6 +67,7 @@ impl StatsFile {
         };
         let (mut file, beside) = create_beside(&path)?;
         let written = file.write_all(text).and_then(|()| fs::rename(&beside, &path));
+        // An incomplete file is not left behind.
         if written.is_err() {
             let _ = fs::remove_file(beside);
         }
@@ -71,14 +75,14 @@ impl StatsFile {
     }
 }
 
-/// Nothing is truncated, and nobody is waited for: a FIFO without a reader is an error.
+/// Opens without truncation and without waiting: a FIFO without a reader is an error.
 fn open_in_place(path: &Path) -> io::Result<File> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let opened = OpenOptions::new().append(true).custom_flags(flags).open(path);
     opened.map_err(explain)
 }
 
-/// ENXIO reads "no such device or address".
+/// Replaces the text of ENXIO, which is "no such device or address" for a FIFO without a reader.
 pub(super) fn explain(error: io::Error) -> io::Error {
     if error.raw_os_error() == Some(libc::ENXIO) {
         return io::Error::new(ErrorKind::NotConnected, "nobody reads it: start the reader first");
@@ -86,6 +90,7 @@ pub(super) fn explain(error: io::Error) -> io::Error {
     error
 }
 
+/// Creates the temporary file, in the same folder, so that it can be renamed over the target.
 fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
     let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
     let mut beside = std::ffi::OsString::from(".");
@@ -95,6 +100,7 @@ fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
     Ok((File::create_new(&beside)?, beside))
 }
 
+/// Writes the text; an error when the reader takes no data for `STALL`.
 fn write_in_time(file: &mut File, mut text: &[u8]) -> io::Result<()> {
     while !text.is_empty() {
         match file.write(text) {
@@ -119,7 +125,7 @@ fn write_in_time(file: &mut File, mut text: &[u8]) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// A folder that goes with the test.
+    /// A folder that is removed at the end of the test.
     struct Folder(PathBuf);
 
     impl Folder {

@@ -1,7 +1,7 @@
-//! The caller's terminal: whose it was at the start is whose it is when we stop or end.
+//! The caller's terminal: when this process stops or ends, the foreground group is again the one from the start.
 //!
-//! A shell in the container makes a process group of its own the terminal's foreground group. It cannot make it the
-//! caller's group again: that one lies outside its PID namespace.
+//! A shell in the container makes a process group of its own the terminal's foreground group. It cannot restore the
+//! caller's group, which is outside of its PID namespace.
 
 use std::fs::{self, File};
 use std::os::unix::fs::OpenOptionsExt;
@@ -10,21 +10,24 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 
-/// Used only by a process that blocks SIGTTOU: it is allowed to change the foreground group from the background.
+/// Requires that the process blocks SIGTTOU: then it may change the foreground group from the background.
 #[derive(Debug)]
 pub(super) struct Terminal {
     /// The controlling terminal, if there is one.
     file: Option<File>,
-    /// Our process group.
+    /// Process group of this process.
     group: Pid,
-    /// Our group was in the foreground last time we started or went on: since then only the container changed that.
+    /// This group was in the foreground when the process last started or continued. Since then only the container has
+    /// changed that.
     ours: bool,
-    /// The container's foreground group while we are stopped.
+    /// The container's foreground group, while this process is stopped.
     inner: Option<Pid>,
+    /// The process was stopped and has received no SIGCONT since.
     stopped: bool,
 }
 
 impl Terminal {
+    /// Opens the controlling terminal, if there is one.
     pub(super) fn open() -> Self {
         let flags = libc::O_NOCTTY | libc::O_NONBLOCK;
         let file = File::options().read(true).write(true).custom_flags(flags).open("/dev/tty").ok();
@@ -34,17 +37,18 @@ impl Terminal {
         terminal
     }
 
-    /// We are about to be stopped: the caller is to find the terminal as if we had not given it away.
+    /// Call it before the process is stopped: makes its group the foreground group again, for the caller.
     pub(super) fn before_stop(&mut self) {
         self.stopped = true;
         let Some(inner) = self.foreground().filter(|now| *now != self.group) else { return };
+        // The caller may have chosen another of its groups: only the container's is replaced.
         if self.ours && is_the_containers(inner) {
             self.inner = Some(inner);
             self.make_foreground(self.group);
         }
     }
 
-    /// We received SIGCONT.
+    /// Call it after SIGCONT: if the caller continued the process in the foreground, the container's group is restored.
     pub(super) fn continued(&mut self) {
         let stopped = std::mem::take(&mut self.stopped);
         if self.foreground() == Some(self.group) {
@@ -53,27 +57,30 @@ impl Terminal {
                 self.make_foreground(inner);
             }
         } else if stopped {
-            // In the background.
+            // Continued in the background.
             self.ours = false;
         }
     }
 
-    /// The container is gone. A foreground group that still has a process is somebody else's by now.
+    /// Call it after the end of the container: restores this group. A foreground group that still has a process is
+    /// another job of the caller.
     pub(super) fn hand_back(&self) {
         let Some(now) = self.foreground().filter(|now| self.ours && *now != self.group) else {
             return;
         };
+        // The test for an empty group sends no signal.
         let empty = kill(Pid::from_raw(-now.as_raw()), None) == Err(Errno::ESRCH);
         if now.as_raw() <= 0 || empty {
             self.make_foreground(self.group);
         }
     }
 
+    /// The terminal's foreground group.
     fn foreground(&self) -> Option<Pid> {
         self.file.as_ref().and_then(|file| tcgetpgrp(file).ok())
     }
 
-    /// A terminal that is gone needs no foreground group.
+    /// Sets the foreground group. Fails only for a terminal that is closed.
     fn make_foreground(&self, group: Pid) {
         if let Some(file) = &self.file {
             let _ = tcsetpgrp(file, group);
@@ -87,7 +94,7 @@ impl Drop for Terminal {
     }
 }
 
-/// Is the group's leader in another PID namespace than we are? Where that cannot be seen it is taken to be.
+/// Whether the leader of the group is in a PID namespace other than ours. True also where that cannot be read.
 fn is_the_containers(group: Pid) -> bool {
     let namespace = |who: &str| fs::read_link(format!("/proc/{who}/ns/pid")).ok();
     match (namespace(&group.to_string()), namespace("self")) {

@@ -1,11 +1,11 @@
-//! User namespaces. What is inside one has its capabilities over what belongs to it, whoever it is outside.
+//! User namespaces. A process in one has its capabilities over what that namespace owns, whatever user it is outside.
 //!
 //! ```text
 //! caller's ── outer: sandbox, process 1 ── inner: the command
 //!                  └ owns the network           └ owns it where the command may configure it
 //! ```
-//! The command can neither trace process 1 nor act on the container's network: both belong to the outer one. With
-//! `--cap-add NET_ADMIN` the network belongs to the inner one instead.
+//! The command can neither trace process 1 nor configure the container's network: the outer namespace owns both. With
+//! `--cap-add NET_ADMIN` the inner namespace owns the network instead.
 
 use std::fmt::Write;
 use std::fs::{self, File};
@@ -25,10 +25,10 @@ use crate::attach::{AttachError, Step};
 use crate::exit::FAILURE;
 use crate::sys;
 
-/// The kernel takes a map in one write of less than a page, with at most this many lines.
+/// Maximum number of lines in a map. The kernel takes a map in a single write of less than a page.
 const MAP_LINES_MAX: usize = 340;
 
-/// Every id that exists here, mapped to itself: `map` is /proc/self/uid_map or gid_map.
+/// A map of every id that exists here to itself. `map`: the text of /proc/self/uid_map or gid_map.
 fn identity(map: &str) -> String {
     let mut text = String::new();
     for line in map.lines().take(MAP_LINES_MAX) {
@@ -40,8 +40,8 @@ fn identity(map: &str) -> String {
     text
 }
 
-/// Maps every id of the caller to itself in the user namespace of a child. Needs CAP_SETUID, CAP_SETGID and, for id 0,
-/// CAP_SETFCAP.
+/// Maps every id of the caller to itself in the user namespace of a child. Needs CAP_SETUID and CAP_SETGID, and
+/// CAP_SETFCAP for id 0.
 pub(super) fn map_all(child: u32) -> io::Result<()> {
     for map in ["uid_map", "gid_map"] {
         let all = identity(&fs::read_to_string(format!("/proc/self/{map}"))?);
@@ -50,9 +50,8 @@ pub(super) fn map_all(child: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Enters the outer user namespace. False where there are none, which only root can do without.
-///
-/// `root`: the caller maps all ids; otherwise, or where it may not, the one of this process becomes 0.
+/// Enters the outer user namespace. False: the kernel grants none, and the caller can do without (root only). `root`:
+/// the parent maps all ids; otherwise, or if it may not, only the id of this process is mapped, to 0.
 pub(super) fn enter_outer(
     wire: &Wire,
     root: bool,
@@ -68,13 +67,15 @@ pub(super) fn enter_outer(
         }
         other => other.step("new user namespace")?,
     }
-    // New credentials clear it.
+    // The new credentials cleared it.
     set_pdeathsig(Signal::SIGKILL).step("prctl")?;
+    // Only a process outside of the namespace may map more than one id.
     let mapped = root && {
         wire.send(&Report::MapUsers, &[]).step("ask for the ids")?;
         matches!(wire.receive().step("ask for the ids")?, Some((Order::Mapped, _)))
     };
     if !mapped {
+        // Without privileges the kernel accepts a gid_map only after this.
         fs::write("/proc/self/setgroups", "deny").step("/proc/self/setgroups")?;
         fs::write("/proc/self/uid_map", format!("0 {uid} 1")).step("/proc/self/uid_map")?;
         fs::write("/proc/self/gid_map", format!("0 {gid} 1")).step("/proc/self/gid_map")?;
@@ -82,7 +83,7 @@ pub(super) fn enter_outer(
     Ok(true)
 }
 
-/// The user namespace of the command, and a network namespace that belongs to it if one was asked for.
+/// The command's user namespace, and a network namespace owned by it if requested.
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) users: OwnedFd,
@@ -90,7 +91,7 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    /// By a child: who enters a user namespace cannot come back.
+    /// Makes the namespaces in a child process, because a process that enters a user namespace cannot return.
     pub(super) fn make(network: bool) -> io::Result<Self> {
         let (wire, theirs) = Wire::pair()?;
         let fd = theirs.as_fd().as_raw_fd();
@@ -98,13 +99,16 @@ impl Inner {
         owner.arg(if network { NETWORK_TOO } else { "" });
         sys::prepare_child(&mut owner, fds, signals::blocked(), None);
         let mut owner = owner.spawn()?;
+        // With only the child holding it, an early end of the child is seen.
         drop(theirs);
         let made = Self::from_child(&wire, owner.id(), network);
+        // Closing the channel ends the child; the descriptors keep the namespaces.
         drop(wire);
         owner.wait()?;
         made
     }
 
+    /// Answers the child's requests, and opens its namespaces.
     fn from_child(wire: &Wire, child: u32, network: bool) -> io::Result<Self> {
         let answer = |expected: Report| match wire.receive()? {
             Some((report, _)) if report == expected => Ok(()),
@@ -123,9 +127,10 @@ impl Inner {
     }
 }
 
+/// Argument of the child: create a network namespace as well.
 const NETWORK_TOO: &str = "network";
 
-/// The child of [`Inner::make`]: stays until its namespaces were taken up.
+/// The child of [`Inner::make`]: keeps its namespaces until the parent has opened them.
 pub(super) fn owner_main(wire: &Wire, what: &str) -> ExitCode {
     let work = || -> io::Result<()> {
         let unshared = unshare(CloneFlags::CLONE_NEWUSER);
@@ -133,6 +138,7 @@ pub(super) fn owner_main(wire: &Wire, what: &str) -> ExitCode {
         if !matches!(wire.receive()?, Some((Order::Mapped, _))) {
             return Ok(());
         }
+        // After the user namespace, which owns the network namespace then.
         let unshared = if what == NETWORK_TOO { unshare(CloneFlags::CLONE_NEWNET) } else { Ok(()) };
         report(wire, unshared, Report::Ready)?;
         while wire.receive::<Order>()?.is_some() {}
@@ -144,6 +150,7 @@ pub(super) fn owner_main(wire: &Wire, what: &str) -> ExitCode {
     }
 }
 
+/// Reports that a step succeeded, or its error.
 fn report(wire: &Wire, done: nix::Result<()>, success: Report) -> io::Result<()> {
     let step = "new user namespace for the command".to_owned();
     match done {
@@ -155,7 +162,7 @@ fn report(wire: &Wire, done: nix::Result<()>, success: Report) -> io::Result<()>
     }
 }
 
-/// Puts this process, which must have one thread, into the command's user namespace.
+/// Moves this process, which must be single-threaded, into the command's user namespace.
 pub(super) fn enter(users: BorrowedFd<'_>) -> Result<(), Errno> {
     nix::sched::setns(users, CloneFlags::CLONE_NEWUSER)
 }
@@ -167,7 +174,7 @@ mod tests {
     #[test]
     fn ids_map_to_themselves_wherever_they_come_from() {
         assert_eq!(identity("         0          0 4294967295\n"), "0 0 4294967295\n");
-        // As in a container of an ordinary user: id 0 is 1000 outside, the others are subordinate ids.
+        // As in an unprivileged user's container: id 0 is 1000 outside, the others are subordinate ids.
         let rootless = "         0       1000          1\n         1     100000      65536\n";
         assert_eq!(identity(rootless), "0 0 1\n1 1 65536\n");
         assert_eq!(identity(""), "");

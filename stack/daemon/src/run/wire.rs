@@ -1,5 +1,5 @@
-//! What the processes of a run send each other, over sequenced-packet socket pairs: one JSON value a packet, with
-//! descriptors where it needs them.
+//! Messages between the processes of a run, over sequenced-packet socket pairs: one JSON value in each packet, with
+//! descriptors if needed.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -17,36 +17,37 @@ use serde::{Deserialize, Serialize};
 use super::ring::Tampered;
 use crate::sys;
 
-/// Longer than any message.
+/// Maximum size of a message, bytes: larger than any.
 const MESSAGE_BYTES: usize = 64 << 10;
 
-/// Descriptors that one message may carry.
+/// Maximum number of descriptors in one message.
 const FDS_MAX: usize = 4;
 
-/// From the sandbox, or from its child that makes namespaces.
+/// From the sandbox, or from its child that makes the namespaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Report {
-    /// It is in a new user namespace that has no ids yet.
+    /// This process is in a new user namespace that has no ids yet.
     MapUsers,
-    /// The network stands; the device comes with it.
+    /// The network is set up. The packet carries the device.
     Ready,
-    /// Nothing stands.
+    /// A step failed; nothing is set up.
     Failed { step: String, errno: Option<i32>, message: String },
-    /// The command ended, and everything else in its PID namespace with it; the network still stands.
+    /// The command has ended, and with it all processes of its PID namespace. The network still exists.
     Exited { code: u8, tampered: Tampered },
 }
 
-/// To the sandbox. The end of the run is the end of the socket.
+/// To the sandbox. It ends when the socket is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Order {
     /// Every id of the caller is mapped.
     Mapped,
-    /// They could not be mapped: it has to do with the one it may map itself.
+    /// The ids could not be mapped: map your own.
     MapOne,
     /// Start the command.
     Go,
 }
 
+/// One end of a pair.
 #[derive(Debug)]
 pub(super) struct Wire {
     fd: OwnedFd,
@@ -63,6 +64,7 @@ impl Wire {
         Self { fd }
     }
 
+    /// Sends one message. Blocks while the socket is full.
     pub(super) fn send<T: Serialize>(&self, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let bytes = serde_json::to_vec(message)?;
         if bytes.len() > MESSAGE_BYTES {
@@ -80,7 +82,7 @@ impl Wire {
         }
     }
 
-    /// The next message; `None` when the other end is gone.
+    /// Receives the next message; `None`: the other end is closed.
     pub(super) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
         let mut bytes = vec![0; MESSAGE_BYTES];
         let mut space = nix::cmsg_space!([RawFd; FDS_MAX]);
@@ -89,10 +91,11 @@ impl Wire {
             let (fd, flags) = (self.fd.as_raw_fd(), MsgFlags::MSG_CMSG_CLOEXEC);
             let message = match socket::recvmsg::<()>(fd, &mut parts, Some(&mut space), flags) {
                 Err(Errno::EINTR) => continue,
-                // What a peer that was killed leaves behind.
+                // A peer that was killed with unread messages leaves this error.
                 Err(Errno::ECONNRESET) => return Ok(None),
                 other => other?,
             };
+            // Taken first: an error in the text below then closes them.
             let mut fds = Vec::new();
             for control in message.cmsgs()? {
                 if let ControlMessageOwned::ScmRights(received) = control {
@@ -101,19 +104,20 @@ impl Wire {
             }
             break (message.bytes, fds);
         };
+        // No message is empty, so this is the end.
         if n == 0 {
             return Ok(None);
         }
         Ok(Some((serde_json::from_slice(&bytes[..n])?, fds)))
     }
 
-    /// Sends nothing more, and waits until the other end is closed: false when it is not in that time.
+    /// Sends nothing more, and waits until the other end is closed. False when it is not closed within `wait`.
     pub(super) fn finish(&self, wait: Duration) -> bool {
         let _ = socket::shutdown(self.fd.as_raw_fd(), Shutdown::Write);
         let until = Instant::now() + wait;
         while !self.is_over() {
             let left = until.saturating_duration_since(Instant::now());
-            // What it still sends is not wanted.
+            // Discards what the other end still sends.
             if self.has_message() {
                 let _ = socket::recv(self.fd.as_raw_fd(), &mut [0; 1], MsgFlags::MSG_DONTWAIT);
             }
@@ -126,14 +130,14 @@ impl Wire {
         true
     }
 
-    /// The next message waits, or the other end is gone.
+    /// Whether a message is pending, or the other end is closed.
     pub(super) fn has_message(&self) -> bool {
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         let result = socket::recv(self.fd.as_raw_fd(), &mut [0; 1], flags);
         !matches!(result, Err(Errno::EAGAIN | Errno::EINTR))
     }
 
-    /// The other end was closed, most likely because its process ended.
+    /// Whether the other end is closed, most likely because its process has ended.
     pub(super) fn is_over(&self) -> bool {
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         let result = socket::recv(self.fd.as_raw_fd(), &mut [0; 1], flags);
