@@ -67,7 +67,7 @@ fn run(
             match change {
                 Change::Ended(code) => return Ok(code),
                 Change::Stopped => {
-                    // The sandbox first: when the request to stop `skbudget` arrives there, it must know that the command stopped.
+                    // The sandbox first: it must know that the command stopped before it is to stop `skbudget`.
                     lifeline.send(Note::Stopped);
                     inside.send(Note::Stopped);
                 }

@@ -49,7 +49,7 @@ impl Recent {
         rests.then(|| (turn * REST_FACTOR).min(REST_MAX))
     }
 
-    /// The pause of admissions of `seat`, which opened `begun` connections in its turn; `None`: none is needed.
+    /// The pause of admissions of a container after a turn with this number of connects; `None`: none is needed.
     pub(super) fn rest_of_connects(&self, seat: u16, begun: u32, now: Instant) -> Option<Duration> {
         (begun > 0 && self.beside_a_neighbour(seat, now)).then(|| REST_OF_A_CONNECT * begun)
     }
