@@ -1,4 +1,4 @@
-//! The device alone, against the kernel of a namespace: no stack in between.
+//! The device alone against the kernel of a namespace, without a stack.
 
 use std::fs::File;
 use std::io::{ErrorKind, IoSlice, Read, Write};
@@ -24,7 +24,7 @@ fn device(offload: bool) -> (OwnedFd, Tap) {
     (netns, tap)
 }
 
-/// The next frame that begins like this behind its two addresses. The kernel says other things on its own.
+/// The next frame with this start after its two addresses. Other frames, which the kernel sends by itself, are skipped.
 fn frame_like(tap: &mut Tap, start: &[u8]) -> Vec<u8> {
     let mut scratch = vec![0; SCRATCH_BYTES];
     loop {
@@ -41,7 +41,7 @@ fn frame_like(tap: &mut Tap, start: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Says who has the address asked for.
+/// Answers an ARP request for any address with the device's own hardware address.
 fn answer_arp(tap: &mut Tap, request: &[u8]) {
     let header = [&request[6..12], &OUR_MAC, &[8, 6]].concat();
     let start = [0, 1, 8, 0, 6, 4, 0, 2];
@@ -112,7 +112,7 @@ fn one_end_of_a_packet_socket_is_a_device_until_the_other_is_closed() {
     drop(far);
     assert!(is_gone(&tap.recv(&mut scratch).unwrap_err()));
     assert!(tap.gone());
-    // A stream has no frames.
+    // A stream socket carries no frames.
     let (stream, _other) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags).unwrap();
     assert!(Tap::from_fd(stream).is_err());
 }
@@ -121,7 +121,7 @@ fn one_end_of_a_packet_socket_is_a_device_until_the_other_is_closed() {
 #[ignore = "needs root and /dev/net/tun"]
 fn a_frame_the_kernel_refuses_is_counted_and_many_parts_are_one_frame() {
     let (_netns, mut tap) = device(true);
-    // A checksum to be filled in beyond the frame's end.
+    // The checksum is to be written beyond the end of the frame.
     let vnet = VnetHdr { flags: 1, csum_start: 9000, csum_offset: 16, ..VnetHdr::default() };
     assert!(tap.send(&vnet, &[IoSlice::new(&[0; 60])]), "said to be taken");
     assert_eq!(tap.counters().refused, 1);
@@ -137,7 +137,7 @@ fn the_end_of_the_namespace_is_seen() {
     let (netns, mut tap) = device(true);
     drop(netns);
     let mut scratch = vec![0; SCRATCH_BYTES];
-    // The kernel takes a namespace down in its own time.
+    // The kernel removes a namespace asynchronously.
     let error = loop {
         match tap.recv(&mut scratch) {
             Err(e) if e.kind() != ErrorKind::WouldBlock => break e,

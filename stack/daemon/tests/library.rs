@@ -1,5 +1,5 @@
-//! The daemon as a library: several containers, budgets of their own and shared, a meter above them, their end.
-//! Containers are namespaces that threads of the test enter: `cargo test -p skbudget --test library -- --ignored`.
+//! The daemon as a library: several containers, own and shared budgets, a level above them, and their end. A container
+//! is a namespace that threads of the test enter: `cargo test -p skbudget --test library -- --ignored`.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -26,7 +26,7 @@ fn budget(hard: u64) -> BudgetConfig {
     }
 }
 
-/// A namespace and what a daemon needs to serve it.
+/// A network namespace, and the specification with which a daemon serves it.
 fn container(name: &str, budget: BudgetRef) -> (OwnedFd, ContainerSpec) {
     let config = ContainerConfig::new(1500, true, Some(HARD), [1, 2]);
     let netns = attach::create_netns().unwrap();
@@ -37,7 +37,7 @@ fn container(name: &str, budget: BudgetRef) -> (OwnedFd, ContainerSpec) {
     (netns, spec)
 }
 
-/// Connections from the namespace to the host's loopback.
+/// Opens `n` connections from the namespace to the host's loopback.
 fn connect(netns: &OwnedFd, port: u16, n: usize) -> Vec<TcpStream> {
     let gateway = SocketAddr::from((Ipv4Addr::new(10, 0, 2, 2), port));
     let connect = || (0..n).map(|_| TcpStream::connect(gateway).unwrap()).collect();
@@ -49,7 +49,7 @@ fn report(daemon: &Daemon, name: &str) -> ContainerReport {
     all.into_iter().find(|container| container.name == name).unwrap()
 }
 
-/// A listener whose connections wait to be accepted, or are echoed.
+/// A listener on the host's loopback, and its port.
 fn listener() -> (TcpListener, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -94,7 +94,7 @@ fn containers_with_budgets_of_their_own_and_shared() {
     assert_eq!(stats.host.hard_bytes, Some(8192 * 4096));
     let usage = stats.containers[0].meter.usage_bytes + stats.containers[1].meter.usage_bytes;
     assert_eq!(stats.host.usage_bytes, usage);
-    // One ends: the other member of its pool does not notice, and its share comes back.
+    // One container is removed: the other member of its pool does not notice, and its memory is uncharged.
     daemon.remove("b").unwrap();
     let (_, client, server) = &mut all[2];
     echoes(client, server);
@@ -120,7 +120,7 @@ fn a_name_is_taken_until_its_container_ends_by_itself() {
     let (listener, port) = listener();
     let client = connect(&netns, port, 1);
     let mut server = listener.accept().unwrap().0;
-    // The namespace's last reference: sockets hold it, too.
+    // The test's last reference to the namespace: sockets hold it, too.
     drop((client, netns));
     assert_eq!(happened.recv().unwrap(), DaemonEvent::ContainerEnded { name: "one".to_owned() });
     let _ = server.read(&mut [0; 1]);
@@ -131,7 +131,7 @@ fn a_name_is_taken_until_its_container_ends_by_itself() {
     daemon.add_container(spec).unwrap();
 }
 
-/// Its device is not gone yet then: whoever takes the name meanwhile keeps it.
+/// The device of the first container still exists then: the container that takes the name must keep it.
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn a_name_is_free_as_soon_as_its_container_is_forgotten() {
@@ -159,7 +159,7 @@ fn hard_is_hard_and_covers_what_the_kernel_holds() {
     let (netns, spec) = container("hog", BudgetRef::Own(budget(HARD)));
     daemon.add_container(spec).unwrap();
     let (listener, port) = listener();
-    // Nobody reads: everything on the way fills up.
+    // No server reads, so every buffer on the path fills.
     let clients = connect(&netns, port, 40);
     let servers: Vec<_> = (0..40).map(|_| listener.accept().unwrap().0).collect();
     let writers: Vec<_> = clients
@@ -208,7 +208,7 @@ fn limits_change_live_and_published_ports_wait_for_room() {
     let mut client = TcpStream::connect(outside).unwrap();
     let mut server = inside.accept().unwrap().0;
     echoes(&mut client, &mut server);
-    // Room for this flow and not for another: the next client waits in the host's backlog.
+    // Room for this flow only: the next client waits in the host's backlog.
     let limits = Limits::from_bytes(queue + least / 4, None, None).unwrap();
     daemon.set_limits("web", limits).unwrap();
     let mut waiting = TcpStream::connect(outside).unwrap();
@@ -219,7 +219,7 @@ fn limits_change_live_and_published_ports_wait_for_room() {
     echoes(&mut waiting, &mut second);
 }
 
-/// Of connections of this network namespace with this local port: each one's line of ss, memory and options included.
+/// The lines of `ss` for the connections of this namespace with this local port, memory and options included.
 fn sockets(port: u16) -> Vec<String> {
     let mut ss = Command::new("ss");
     let out = ss.args(["-HtmniO", "state", "established", &format!("sport = :{port}")]).output();
@@ -227,7 +227,7 @@ fn sockets(port: u16) -> Vec<String> {
     out.lines().map(str::to_owned).collect()
 }
 
-/// The number after `key` in a line of ss.
+/// The number after `key` in a line of `ss`.
 fn number(line: &str, key: &str) -> u64 {
     let after = line.split_once(key).unwrap_or_else(|| panic!("{key} in {line}")).1;
     after[..after.find(|c: char| !c.is_ascii_digit()).unwrap()].parse().unwrap()
@@ -236,7 +236,7 @@ fn number(line: &str, key: &str) -> u64 {
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn backlogs_hold_no_more_than_is_charged_for_them() {
-    // Small and large buffers; writes of one byte take the most memory for what they carry.
+    // Small and large buffers. Writes of one byte use the most memory for their payload.
     for (hard, ports, write) in [(1 << 20, 3, 4000), (2 << 20, 1, 1), (64 << 20, 2, 65_536)] {
         let daemon = Daemon::new(DaemonConfig::default()).unwrap();
         let (_netns, mut spec) = container("web", BudgetRef::Own(budget(hard)));
@@ -250,7 +250,7 @@ fn backlogs_hold_no_more_than_is_charged_for_them() {
         assert!(charged.categories.listen_bytes > 0);
         assert_eq!(charged.categories.listen_bytes, charged.categories.host_bytes);
         assert!(charged.meter.max_usage_bytes >= charged.categories.listen_bytes);
-        // From now on there is no room for a flow: everybody waits.
+        // From now on no flow has room: every client waits in a backlog.
         daemon.set_limits("web", Limits::from_bytes(64 << 10, None, None).unwrap()).unwrap();
         let mut clients: Vec<TcpStream> =
             outside.iter().flat_map(|to| (0..40).map(|_| begin_connect(*to))).collect();
@@ -262,7 +262,7 @@ fn backlogs_hold_no_more_than_is_charged_for_them() {
             thread::sleep(std::time::Duration::from_millis(1));
         }
         let waiting: Vec<String> = outside.iter().flat_map(|to| sockets(to.port())).collect();
-        // The socket itself and its request, which ss does not count.
+        // Adds the socket and its request, which `ss` does not count.
         let held: u64 =
             waiting.iter().map(|line| number(line, "(r") + number(line, ",f") + 2800).sum();
         let listen = charged.categories.listen_bytes;
@@ -277,7 +277,7 @@ fn backlogs_hold_no_more_than_is_charged_for_them() {
     }
 }
 
-/// A client that does not wait for its connection.
+/// A client with a connect in progress.
 fn begin_connect(to: SocketAddr) -> TcpStream {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
@@ -299,7 +299,7 @@ fn accepted_connections_have_a_window_scale() {
     let inside =
         attach::run_in(netns.as_fd(), || TcpListener::bind("0.0.0.0:80").unwrap()).unwrap();
     let mut client = TcpStream::connect(outside).unwrap();
-    // More than the floor of a host socket, before anybody reads.
+    // More than the floor of a host socket, before the guest reads.
     client.write_all(&[7; 100_000]).unwrap();
     let mut server = inside.accept().unwrap().0;
     let line = sockets(outside.port()).pop().expect("the accepted socket");

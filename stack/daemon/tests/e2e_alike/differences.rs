@@ -1,6 +1,6 @@
-//! Where our stack answers otherwise than the kernel, and why.
+//! The answers of our stack that differ from the kernel's, and why.
 
-/// Where a difference is seen.
+/// The IP version over which a difference shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Over {
     Both,
@@ -18,7 +18,7 @@ impl Over {
     }
 }
 
-/// Where, script, our answer, the kernel's, and the reason.
+/// IP version, script, our answer, the kernel's answer, and the reason.
 pub(crate) const DIFFERENCES: &[(Over, &str, &str, &str, &str)] = &[
     (Over::Both, "no flag to a listener", "RA 0/0", "nothing", NOT_KNOWN_YET),
     (Over::Both, "FIN to a listener", "RA 0/1", "nothing", NOT_KNOWN_YET),

@@ -1,5 +1,6 @@
-//! The same segments to our stack and to the kernel of a namespace, each with a listener behind it: both must answer
-//! alike. Where they do not, the difference and its reason are in `differences`, and a difference that is gone fails.
+//! Sends the same segments to our stack and to the kernel of a namespace, each with a listener: both must answer alike.
+//! A difference must be listed in `differences` with its reason, and a listed difference that no longer shows fails the
+//! test.
 //! `cargo test -p skbudget --test e2e_alike -- --ignored --nocapture`.
 
 #[path = "../wire/bench.rs"]
@@ -19,7 +20,7 @@ use differences::DIFFERENCES;
 use scripts::{SCRIPTS, Script};
 use talk::Talk;
 
-/// What each script was answered, by one of the two.
+/// The answers to each script, from one of the two.
 fn answers(far: Far, v6: bool) -> Vec<String> {
     let bare = Bare::new(far);
     let run = |index: usize, script: Script| {

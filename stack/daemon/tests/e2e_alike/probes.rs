@@ -1,5 +1,5 @@
-//! What the tools of others say of our stack, beside what they say of a kernel: port scans, single probes, and the
-//! expert notes of Wireshark over captures of the same transfers.
+//! Runs foreign tools against our stack and against a kernel, and compares their results: port scans, single probes,
+//! and Wireshark's expert notes on captures of the same transfers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use skbudget_stack::tap::PcapWriter;
 
 use crate::bench::{Bench, Cable, Far, GATEWAY};
 
-/// True, and says so, when a program the test needs is missing.
+/// True, with a message, when a program that the test needs is missing.
 fn lacks(program: &str) -> bool {
     let mut command = Command::new(program);
     let found = command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -33,13 +33,13 @@ fn cable(loss: u32) -> Cable {
     }
 }
 
-/// What a program of the guest says on stdout and stderr.
+/// The output of a program in the guest, stdout and stderr.
 fn in_guest(bench: &Bench, program: &str, args: &[&str]) -> String {
     let output = bench.in_guest(|| Command::new(program).args(args).output().unwrap());
     [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).join("")
 }
 
-/// A listener for the guest, and its port.
+/// A listener that the guest can reach, and its port.
 fn listener(bench: &Bench, far: Far) -> (TcpListener, u16) {
     let ip = if far == Far::Kernel { GATEWAY } else { std::net::Ipv4Addr::LOCALHOST };
     let listener = bench.far(|| TcpListener::bind((ip, 0)).unwrap());
@@ -101,7 +101,7 @@ fn single_probes_are_answered_as_by_a_kernel() {
     assert_eq!((ours["-S open"].as_str(), ours["-S closed"].as_str()), ("SA", "RA"));
 }
 
-/// Transfers both ways, halves that end one after the other, short connections, one reset.
+/// Transfers in both directions, half-closes one after the other, short connections, one reset.
 fn transfers(bench: &Bench) {
     let payload = vec![0x5a; 3_000_000];
     for up in [true, false] {
@@ -127,22 +127,22 @@ fn transfers(bench: &Bench) {
         server.write_all(b"answer").unwrap();
         client.read_exact(&mut [0; 6]).unwrap();
     }
-    // The last ends reach the cable.
+    // Waits until the last FINs are on the cable.
     thread::sleep(Duration::from_millis(100));
 }
 
-/// Warnings that ours may show beyond the kernel's, and why.
+/// Warnings that captures of our stack may show beyond the kernel's, and why.
 const KNOWN_WARNINGS: &[(&str, &str)] = &[(
     "TCP window specified by the receiver is now completely full",
     "a window is lent by the budget: it begins at four chunks and grows with what the host takes, so that a guest that \
      is faster for a moment fills it",
 )];
 
-/// Whether a retransmission counts as a loss or as reordering is for tshark a matter of 3 ms, which a scheduler gives
-/// or takes: what one capture of the kernel does not show, the next one may.
+/// Number of captures of the kernel that are merged. tshark distinguishes a loss from reordering by 3 ms, which the
+/// scheduler may add or not, so a note can be missing in one capture and present in the next.
 const KERNEL_CAPTURES: usize = 8;
 
-/// Severity and summary of what tshark notes, and how often.
+/// tshark's notes by severity and summary, and the number of each.
 fn expert(capture: &Path) -> BTreeMap<(String, String), u64> {
     let output =
         Command::new("tshark").args(["-q", "-z", "expert", "-r"]).arg(capture).output().unwrap();
@@ -162,7 +162,7 @@ fn expert(capture: &Path) -> BTreeMap<(String, String), u64> {
     found
 }
 
-/// What it notes in a capture of the transfers, but for its chats.
+/// tshark's notes on a capture of the transfers, without those of severity "chat".
 fn notes(far: Far, loss: u32) -> BTreeSet<(String, String)> {
     let name = format!("skbudget-{far:?}-{loss}-{}.pcap", std::process::id());
     let path = std::env::temp_dir().join(name);

@@ -1,5 +1,5 @@
-//! What is said. The first number of a `Say` is the sequence number, the second the acknowledgement, both from the
-//! initial ones: 1 is the first byte of either stream.
+//! The scripts. The first number of a `Say` is the sequence number, the second the acknowledgement, both relative to
+//! the initial ones: 1 is the first byte of either stream.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -9,16 +9,16 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::talk::{ACK, CE, CWR, ECE, ECT_0, FIN, PSH, RST, SYN, Say, Talk, URG};
 
-/// Longer than the first retransmission or probe, shorter than the second.
+/// Longer than the time to the first retransmission or probe, shorter than that to the second.
 const ONE_TIMEOUT: Duration = Duration::from_millis(330);
 
-/// Longer than the second one, shorter than the third.
+/// Longer than the time to the second one, shorter than that to the third.
 const TWO_TIMEOUTS: Duration = Duration::from_millis(900);
 
 pub(crate) type Script = fn(&mut Talk);
 
 pub(crate) const SCRIPTS: &[(&str, Script)] = &[
-    // Nobody there.
+    // A closed port.
     ("SYN to a closed port", |t| at_closed(t, SYN)),
     ("ACK to a closed port", |t| at_closed(t, ACK)),
     ("FIN to a closed port", |t| at_closed(t, FIN)),
@@ -26,7 +26,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
     ("SYN-ACK to a closed port", |t| at_closed(t, SYN | ACK)),
     ("no flag to a closed port", |t| at_closed(t, 0)),
     ("FIN, PSH and URG to a closed port", |t| at_closed(t, FIN | PSH | URG)),
-    // Somebody listens.
+    // A listening port.
     ("ACK to a listener", |t| t.ask(&Say::new(ACK, 0, 0))),
     ("RST to a listener", |t| t.ask(&Say::new(RST, 0, 0))),
     ("SYN-ACK to a listener", |t| t.ask(&Say::new(SYN | ACK, 0, 0))),
@@ -35,7 +35,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
     ("FIN, PSH and URG to a listener", |t| t.ask(&Say::new(FIN | PSH | URG, 0, 0))),
     ("SYN and FIN to a listener", |t| t.ask(&Say::new(SYN | FIN, 0, 0))),
     ("SYN and RST to a listener", |t| t.ask(&Say::new(SYN | RST, 0, 0))),
-    // Half open.
+    // Half-open connections.
     ("SYN", |t| t.ask(&Say::new(SYN, 0, 0))),
     ("SYN with data", |t| t.ask(&Say::new(SYN, 0, 0).data(b"early"))),
     ("SYN with a bad checksum", |t| t.ask(&Say { good_sum: false, ..Say::new(SYN, 0, 0) })),
@@ -58,7 +58,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         t.ask(&Say::new(RST, -100_000, 0));
         t.ask(&Say::new(ACK, 1, 1).data(b"x"));
     }),
-    // Established.
+    // Established connections.
     ("data", |t| {
         let mut server = t.open();
         t.ask(&Say::new(ACK | PSH, 1, 1).data(b"hello"));
@@ -147,7 +147,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         t.ask(&Say { urgent: 3, ..Say::new(ACK | PSH | URG, 1, 1).data(b"abcde") });
         t.server_heard(&mut server);
     }),
-    // Congestion that is told instead of lost.
+    // ECN: congestion that is marked instead of a loss.
     ("SYN that asks for ECN", |t| t.ask(&Say::new(SYN | ECE | CWR, 0, 0))),
     ("SYN with ECE alone", |t| t.ask(&Say::new(SYN | ECE, 0, 0))),
     ("SYN with CWR alone", |t| t.ask(&Say::new(SYN | CWR, 0, 0))),
@@ -187,7 +187,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         t.ask(&Say::new(ACK | PSH, 6, 1).data(b"again").options(&stamp(100_002)));
         t.server_heard(&mut server);
     }),
-    // What the other says.
+    // Options that the peer sends.
     ("segments without an MSS option", |t| {
         let mut server = t.open_with(&[]);
         server.write_all(&[7; 1100]).unwrap();
@@ -238,7 +238,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         t.ask(&Say::new(ACK, 1, 1).options(&sack.concat()));
         t.ask(&Say::new(ACK, 1, 6));
     }),
-    // In pieces.
+    // Fragments.
     ("a SYN in fragments", |t| {
         t.say_in_pieces(&syn_with_data(), &[0, 24]);
         t.listen(Duration::from_millis(60));
@@ -268,7 +268,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         t.listen(Duration::from_millis(60));
         t.server_heard(&mut server);
     }),
-    // Ends.
+    // Ends of connections.
     ("the guest ends, then the server", |t| {
         let mut server = t.open();
         t.ask(&Say::new(FIN | ACK, 1, 1));
@@ -330,7 +330,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         t.ask(&Say::new(ACK | PSH, 1, 2).data(b"hello"));
         t.ask(&Say::new(ACK | PSH, 6, 2).data(b"world"));
     }),
-    // Options of every length but the right one, in a SYN, each followed by a good one.
+    // A SYN with an option of each wrong length, followed by a valid one.
     ("MSS of every length", |t| bad_lengths(t, 2, 4)),
     ("window scale of every length", |t| bad_lengths(t, 3, 3)),
     ("SACK permitted of every length", |t| bad_lengths(t, 4, 2)),
@@ -352,7 +352,7 @@ fn reset_on_close(server: &std::net::TcpStream) {
     setsockopt(server, sockopt::Linger, &now).unwrap();
 }
 
-/// The kinds of options that a SYN with a bad option before a good window scale is answered with.
+/// The option kinds in the answer to a SYN that has a bad option before a valid window scale.
 fn bad_lengths(t: &mut Talk, kind: u8, good: u8) {
     let mut all = Vec::new();
     for len in (0..=14).filter(|len| *len != good) {

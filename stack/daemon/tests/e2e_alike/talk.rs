@@ -1,8 +1,9 @@
-//! One script's conversation: segments by hand, and what came back as text that does not depend on who said it.
+//! The exchange of one script: segments built by hand, and the answers as text that does not depend on which side gave
+//! them.
 //!
-//! `SA 0/1` is a segment with SYN and ACK, sequence number 0 and acknowledgement 1, both counted from the two initial
-//! numbers; `+5` behind it are bytes of payload, `E` and `W` are ECE and CWR, `ect` is a packet that may be marked.
-//! Answers to one step are joined by commas, steps by bars.
+//! `SA 0/1` is a segment with SYN and ACK, sequence number 0 and acknowledgement 1, both relative to the initial
+//! numbers. `+5` after it is the length of the payload, `E` and `W` are ECE and CWR, `ect` is a packet with ECT. Commas
+//! separate the answers to one step, bars separate the steps.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -37,16 +38,16 @@ const GUEST6: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 const GATEWAY6: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
 const TCP: u8 = 6;
 const FRAGMENT: u8 = 44;
-/// Of ICMPv6: what is below is an error, what is not is neighbours finding each other.
+/// The first informational type of ICMPv6. Lower types are errors; neighbour discovery has higher ones.
 const INFORMATION: u8 = 128;
 
-/// Our initial sequence number, and what the other's is taken for while it is not known.
+/// Our initial sequence number, and the assumed one of the peer as long as it is not known.
 const ISS: u32 = 1_000_000;
 const UNKNOWN_IRS: u32 = 5000;
-/// Answers come within: a delayed ACK takes 40 ms.
+/// Time without a further answer that ends a step: a delayed ACK takes 40 ms.
 const QUIET: Duration = Duration::from_millis(90);
 
-/// A segment of ours. Numbers count from the initial ones.
+/// A segment to send. Its numbers are relative to the initial ones.
 #[derive(Debug, Clone)]
 pub(crate) struct Say {
     pub(crate) flags: u8,
@@ -89,7 +90,7 @@ pub(crate) struct Talk {
     port: u16,
     remote: u16,
     pub(crate) irs: u32,
-    /// Segment sizes and options of what was heard last.
+    /// Options of the segments received in the last step.
     pub(crate) heard: Vec<Vec<u8>>,
     log: Vec<String>,
 }
@@ -108,14 +109,14 @@ impl Talk {
             heard: Vec::new(),
             log: Vec::new(),
         };
-        // What earlier scripts left on the wire.
+        // Drops what earlier scripts left on the wire.
         talk.listen(Duration::from_millis(1));
         talk.log.clear();
         talk
     }
 
     pub(crate) fn end(mut self) -> String {
-        // Whatever is left is reset, so that it does not speak into the next script.
+        // Resets the connection, so that it sends nothing during the next script.
         let text = std::mem::take(&mut self.log).join(" | ");
         self.say(&Say::new(RST, 1, 0));
         text
@@ -125,12 +126,12 @@ impl Talk {
         self.log.push(text.into());
     }
 
-    /// Only what is noted from now on counts.
+    /// Drops the notes so far.
     pub(crate) fn forget(&mut self) {
         self.log.clear();
     }
 
-    /// From now on to a port nobody listens on.
+    /// From now on segments go to a closed port.
     pub(crate) fn aim_at_closed_port(&mut self) {
         self.remote = 9;
     }
@@ -140,7 +141,7 @@ impl Talk {
         self.wire.write_all(&frame).unwrap();
     }
 
-    /// In fragments that begin at these offsets of the segment, multiples of eight, in the order given.
+    /// Sends the segment in fragments with these start offsets (multiples of eight), in the order given.
     pub(crate) fn say_in_pieces(&mut self, say: &Say, begins: &[usize]) {
         let segment = self.segment(say);
         for &begin in begins {
@@ -149,7 +150,7 @@ impl Talk {
         }
     }
 
-    /// One fragment of a segment.
+    /// Sends one fragment of a segment.
     pub(crate) fn say_piece(&mut self, segment: &[u8], begin: usize, end: usize) {
         let (more, part) = (end < segment.len(), &segment[begin..end]);
         let frame = if self.v6 {
@@ -162,13 +163,13 @@ impl Talk {
         self.wire.write_all(&frame).unwrap();
     }
 
-    /// Says it and notes what is answered.
+    /// Sends the segment and notes the answers.
     pub(crate) fn ask(&mut self, say: &Say) {
         self.say(say);
         self.listen(QUIET);
     }
 
-    /// A handshake that needs no comment.
+    /// Opens a connection, without a note of the handshake.
     pub(crate) fn open(&mut self) -> TcpStream {
         self.open_with(&[2, 4, 5, 180])
     }
@@ -193,7 +194,7 @@ impl Talk {
         server
     }
 
-    /// What is heard in so long.
+    /// Notes what arrives within this time.
     pub(crate) fn listen(&mut self, length: Duration) {
         let began = Instant::now();
         let mut heard = Vec::new();
@@ -234,7 +235,7 @@ impl Talk {
         };
         match next {
             IpProtocol::Tcp => {}
-            // Neighbours look for each other, routers for nobody.
+            // Neighbour discovery and router solicitations of the kernel.
             IpProtocol::HopByHop => return None,
             IpProtocol::Icmpv6 if payload[0] >= INFORMATION => return None,
             IpProtocol::Icmpv6 => return Some(format!("{next} {}/{}", payload[0], payload[1])),
@@ -251,7 +252,7 @@ impl Talk {
         }
         let options = if tcp.header_len() > 20 { tcp.options() } else { &[] };
         self.heard.push(options.to_vec());
-        // A RST of nobody counts from zero.
+        // A RST without a connection has the absolute sequence number zero.
         let seq = if tcp.rst() && seq == 0 { 0 } else { seq.wrapping_sub(self.irs).cast_signed() };
         let mut text = String::new();
         for (set, letter) in [
@@ -280,7 +281,7 @@ impl Talk {
         Some(text)
     }
 
-    /// What the server's program has heard by now.
+    /// Notes the bytes that the server's program has received so far.
     pub(crate) fn server_heard(&mut self, server: &mut TcpStream) {
         let mut heard = Vec::new();
         let mut piece = [0; 4096];
@@ -324,7 +325,7 @@ impl Talk {
         tcp
     }
 
-    /// A frame; `word` is IPv4's flags and fragment offset.
+    /// Builds a frame. `word`: flags and fragment offset of IPv4.
     fn packet(&self, next: u8, word: u16, ecn: u8, payload: &[u8]) -> Vec<u8> {
         let (ethertype, ip) = if self.v6 {
             let len = (payload.len() as u16).to_be_bytes();

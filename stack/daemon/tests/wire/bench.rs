@@ -1,10 +1,10 @@
-//! Two arrangements around one relay: the guest's kernel against our stack, and against another kernel.
+//! Two set-ups around one relay: the guest's kernel against our stack, and against another kernel.
 //!
 //! ```text
 //! ours    guest netns ─ tap ─ relay ─ SOCK_SEQPACKET ─ stack ─ loopback of the test's namespace
 //! kernel  guest netns ─ tap ─ relay ─ tap ─ far netns
 //! ```
-//! Either way a guest connects to 10.0.2.2, and whoever answers listens where [`Bench::far`] runs.
+//! In both, a guest connects to 10.0.2.2, and the server that answers must listen where [`Bench::far`] runs.
 
 use std::fs;
 use std::io::Write;
@@ -32,23 +32,24 @@ const GUEST6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100);
 pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
 const GUEST_MAC: [u8; 6] = [2, 0x67, 0x75, 0x65, 0x73, 0x74];
 const MTU: u16 = 1500;
-/// Frames between kernel and relay: the relay thread may be away for a while, and a device drops in silence.
+/// Queue of frames between kernel and relay: the relay thread may not run for a while, and a full device drops
+/// silently.
 const TXQUEUELEN: u32 = 4096;
 /// A socket pair's queue, for the same reason.
 const PAIR_BYTES: usize = 16 << 20;
 pub(crate) const HARD: u64 = 256 << 20;
 
-/// Who answers the guest.
+/// The TCP that answers the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Far {
     Ours,
     Kernel,
 }
 
-/// How the cable misbehaves, the same both ways.
+/// How the cable impairs frames, equally in both directions.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cable {
-    /// There and back.
+    /// Delay of both directions together.
     pub(crate) round_trip: Duration,
     pub(crate) bits_per_second: Option<u64>,
     pub(crate) faults: Faults,
@@ -71,7 +72,7 @@ impl Bench {
         let link = LinkConfig {
             delay: cable.round_trip / 2,
             bits_per_second: cable.bits_per_second,
-            // A quarter of a second at a gigabit: what is lost is lost on purpose.
+            // A quarter of a second at a gigabit: the queue itself must lose nothing.
             queue_frames: 20_000,
             when_full: WhenFull::Drop,
             express_max: 0,
@@ -95,7 +96,7 @@ impl Bench {
         attach::run_in(self.guest.as_fd(), work).unwrap()
     }
 
-    /// Where the guest's servers are.
+    /// Runs where the guest's servers must be.
     pub(crate) fn far<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         match &self.far {
             Some(netns) => attach::run_in(netns.as_fd(), work).unwrap(),
@@ -103,12 +104,12 @@ impl Bench {
         }
     }
 
-    /// A server for the guest, and a connection to it.
+    /// Starts a server for the guest and connects the guest to it.
     pub(crate) fn connect(&self, congestion: &str) -> (TcpStream, TcpStream) {
         self.connect_to(GATEWAY.into(), Ipv4Addr::LOCALHOST.into(), congestion)
     }
 
-    /// The same over IPv6, which the namespaces have from now on.
+    /// The same over IPv6, which this call configures in the namespaces.
     pub(crate) fn connect_v6(&self, congestion: &str) -> (TcpStream, TcpStream) {
         let mac = ContainerConfig::new(MTU, false, Some(HARD), [0; 2]).our_mac;
         self.in_guest(|| ipv6_up(GUEST6, GATEWAY6, mac));
@@ -135,7 +136,7 @@ impl Bench {
         self.daemon.as_ref()
     }
 
-    /// Frames that the guest's device lost before the relay saw them.
+    /// Frames that the guest's device dropped before the relay read them.
     pub(crate) fn device_drops(&self) -> u64 {
         let text = self.in_guest(|| fs::read_to_string("/proc/thread-self/net/dev").unwrap());
         let line = text.lines().find_map(|line| line.trim().strip_prefix("tap0:"));
@@ -152,7 +153,7 @@ impl Bench {
     }
 }
 
-/// Who answers, and the end of its cable: frames by hand.
+/// The TCP that answers, and the open end of its cable, for frames built by hand.
 #[derive(Debug)]
 pub(crate) struct Bare {
     pub(crate) wire: OwnedFd,
@@ -178,7 +179,7 @@ impl Bare {
         }
     }
 
-    /// A listener that a guest reaches at the gateway's address.
+    /// A listener that a guest reaches through the gateway's address.
     pub(crate) fn listen(&self, v6: bool) -> TcpListener {
         let (at, here): (IpAddr, IpAddr) = match v6 {
             true => (GATEWAY6.into(), Ipv6Addr::LOCALHOST.into()),
@@ -193,7 +194,7 @@ impl Bare {
     }
 }
 
-/// A namespace with a plain device, whose one neighbour is known.
+/// A namespace with a device without offload, and a permanent entry for its one neighbour.
 fn plain(
     ip: Ipv4Addr,
     gateway: Ipv4Addr,
@@ -212,20 +213,21 @@ fn plain(
     let netns = attach::create_netns().unwrap();
     let tap = attach::tap_into(netns.as_fd(), &guest).unwrap();
     attach::run_in(netns.as_fd(), || {
-        // What the kernel says on its own would be frames of no flow.
+        // Frames that the kernel sends by itself would belong to no flow.
         set("ipv6/conf/all/disable_ipv6", "1");
         ip_command(&["link", "set", "tap0", "address", &mac_text(mac)]);
-        // Forgotten with the old address. Nobody has to ask through the cable, or somebody who has no ARP.
+        // The change of the address removed the entry. Without it the guest would send ARP requests through the cable,
+        // possibly to a peer without ARP.
         let (gateway, gateway_mac) = (gateway.to_string(), mac_text(gateway_mac));
         ip_command(&["neigh", "replace", &gateway, "lladdr", &gateway_mac, "dev", "tap0"]);
-        // What was learned from earlier connections would be taken into account in later ones.
+        // Metrics cached from earlier connections would affect later ones.
         set("ipv4/tcp_no_metrics_save", "1");
     })
     .unwrap();
     (netns, tap.as_fd().try_clone_to_owned().unwrap())
 }
 
-/// In the namespace of the calling thread.
+/// Runs `ip` in the namespace of the calling thread.
 fn ip_command(args: &[&str]) {
     let status = Command::new("ip").args(args).status().unwrap();
     assert!(status.success(), "ip {}", args.join(" "));
@@ -257,14 +259,15 @@ fn daemon(tap: Tap, config: ContainerConfig) -> Daemon {
     daemon
 }
 
-/// Of the namespace of the calling thread.
+/// Sets a value under /proc/sys/net in the namespace of the calling thread.
 fn set(name: &str, value: &str) {
     let path = format!("/proc/sys/net/{name}");
     let mut file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.write_all(value.as_bytes()).unwrap_or_else(|e| panic!("{path}: {e}"));
 }
 
-/// In the namespace of the calling thread: an address without a doubt about it, and its one neighbour.
+/// Configures IPv6 in the namespace of the calling thread: an address without duplicate address detection, and its one
+/// neighbour.
 fn ipv6_up(ip: Ipv6Addr, gateway: Ipv6Addr, gateway_mac: [u8; 6]) {
     set("ipv6/conf/all/disable_ipv6", "0");
     set("ipv6/conf/tap0/accept_ra", "0");

@@ -1,6 +1,6 @@
-//! A container that attacks: its segments are made by hand and said through a packet socket in its namespace, at the
-//! rate that its plot asks for. The attackers are those of the stack's own tests (`stack/tests/floods`), here against
-//! the daemon, the kernel's devices and the clock on the wall.
+//! A container that attacks: it builds its segments by hand and sends them through a packet socket in its namespace, at
+//! the rate of its plot. The attackers are those of the stack's own tests (`stack/tests/floods`), here against the
+//! daemon, the kernel's devices and real time.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -24,26 +24,27 @@ use skbudget_stack::sim::smoltcp::wire::{IpAddress, TcpPacket};
 use crate::raw::{NEVER_READS, PUSHER, Plot, SILENT, SINK, Seg};
 use crate::world::{GATEWAY, World};
 
-/// Of the kernel beside an attacker: it must not answer for connections that it knows nothing of.
+/// Address of the kernel beside an attacker. It differs from the attacker's, so that the kernel does not answer for
+/// connections that it does not know.
 pub(crate) const KERNEL_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 99);
 
-/// Between two looks at what is due, when nothing is sooner.
+/// Longest pause between two checks for due segments.
 const EVERY: Duration = Duration::from_millis(1);
-/// Who was not run for a while does not catch up for longer.
+/// Longest delay that is caught up after the thread did not run.
 const CATCH_UP: Duration = Duration::from_millis(5);
-/// Frames heard, and segments said, in one look.
+/// Maximum number of frames received, and of segments sent, in one check.
 const BATCH: usize = 256;
 
-/// What became of an attack.
+/// The result of an attack.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Said {
     pub(crate) frames: u64,
-    /// Frames that the device had no room for.
+    /// Frames that did not fit the device's queue.
     pub(crate) lost: u64,
     pub(crate) took: Duration,
 }
 
-/// Carries out a plot in the namespace, until it has nothing more to say or is told to stop.
+/// Executes a plot in the namespace, until the plot ends or `stop` is set.
 pub(crate) fn attack(
     netns: BorrowedFd<'_>,
     plot: &mut (impl Plot + Send),
@@ -52,10 +53,10 @@ pub(crate) fn attack(
     attach::run_in(netns, || carry_out(plot, stop)).unwrap()
 }
 
-/// What an attacker's own program takes of the cores is not the daemon's to divide, so it takes as little as there is.
+/// Gives the attacker's thread the lowest priority: the daemon cannot limit the CPU time of the attacker's own program.
 fn yields_to_all() {
     let tid = nix::unistd::gettid().to_string();
-    // Where there is no such program, it takes its share.
+    // Without `renice` the thread keeps its priority.
     let _ = Command::new("renice").args(["-n", "19", "-p", &tid]).stdout(Stdio::null()).status();
 }
 
@@ -91,7 +92,7 @@ fn carry_out(plot: &mut impl Plot, stop: &AtomicBool) -> Said {
     said
 }
 
-/// What is for the guest, not what its kernel says.
+/// Parses a frame for the guest; `None` for one that the namespace's kernel sent or for another address.
 fn to_guest(frame: &[u8]) -> Option<Seg> {
     let to = frame.get(30..34)?;
     (to == crate::raw::GUEST).then(|| Seg::read(frame)).flatten()
@@ -103,7 +104,7 @@ fn write(seg: &Seg, frame: &mut [u8]) {
     TcpPacket::new_unchecked(&mut frame[34..]).fill_checksum(&src, &dst);
 }
 
-/// A packet socket on the namespace's device.
+/// Opens a packet socket on the namespace's device.
 fn device() -> OwnedFd {
     let of_device = |i: nix::ifaddrs::InterfaceAddress| {
         let own = i.interface_name == attach::DEVICE_NAME;
@@ -117,12 +118,12 @@ fn device() -> OwnedFd {
     fd
 }
 
-/// Whom the attackers talk to: one thread for all of their connections.
+/// The servers that the attackers connect to: one thread for all connections.
 #[derive(Debug)]
 pub(crate) struct Servers {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
-    /// Its queue is full: whoever else asks is not answered.
+    /// A listener with a full queue: further connections get no answer.
     _silent: (TcpListener, TcpStream),
 }
 
@@ -192,12 +193,12 @@ fn serve(listeners: Vec<(u16, TcpListener)>, stop: &AtomicBool) {
     }
 }
 
-/// False when the connection is over.
+/// Serves a connection once. False when it is closed.
 fn goes_on(port: u16, stream: &mut TcpStream, bytes: &mut [u8]) -> bool {
     let moved = match port {
         SINK => stream.read(bytes),
         PUSHER => stream.write(bytes),
-        // It was told of nothing but an end.
+        // An event of this port can only be the end.
         _ => return false,
     };
     match moved {

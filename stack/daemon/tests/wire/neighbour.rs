@@ -1,8 +1,8 @@
-//! A container that minds its own business, with its kernel's TCP: requests at a steady rate on one connection, bytes
-//! at a steady rate on two others, one each way. Every byte is compared, and when it came is kept.
+//! A well-behaved container with its kernel's TCP: requests at a steady rate on one connection, bytes at a steady rate
+//! on two others, one in each direction. Every byte is compared, and its time of arrival is recorded.
 //!
-//! Requests are due at moments fixed beforehand. One that could not be made in time, since the answer before it had not
-//! come, counts from when it was due; one whose thread overslept counts from when it was made.
+//! Requests are due at times fixed in advance. The latency of a request that was delayed by the answer before it counts
+//! from the time at which it was due. If only the thread was late, it counts from the actual start.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddrV4, TcpListener, TcpStream};
@@ -24,11 +24,11 @@ const DOWN: u16 = 2;
 const REQUEST: usize = 64;
 const RESPONSE: usize = 1024;
 
-/// Between two requests, and between two pieces of bulk.
+/// Interval between two requests, and between two pieces of bulk data.
 const EVERY: Duration = Duration::from_millis(1);
-/// 100 Mbit/s.
+/// Bytes in each piece: 100 Mbit/s.
 const PIECE: usize = 12_500;
-/// Longer than anything here takes: an end that never comes fails.
+/// Longer than any step here: a connection that never ends fails the test.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
@@ -40,37 +40,37 @@ pub(crate) struct Neighbour {
     receives: [JoinHandle<Vec<Arrival>>; 2],
 }
 
-/// A request that was answered: when it was due, and how long it took from there.
+/// An answered request: the time at which it was due, and its latency from there.
 #[derive(Debug, Clone, Copy)]
 struct Answer {
     due: Duration,
     took: Duration,
 }
 
-/// Bytes that had come by then.
+/// Number of bytes that had arrived at this time.
 #[derive(Debug, Clone, Copy)]
 struct Arrival {
     at: Duration,
     bytes: u64,
 }
 
-/// Everything that happened to it.
+/// All answers and arrivals.
 #[derive(Debug)]
 pub(crate) struct Seen {
     answers: Vec<Answer>,
     arrivals: [Vec<Arrival>; 2],
 }
 
-/// What a stretch of it was like.
+/// Statistics of one interval.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stretch {
     pub(crate) answers: usize,
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
     pub(crate) worst: Duration,
-    /// The longest time without a byte, of either direction.
+    /// The longest time without a byte, in either direction.
     pub(crate) stall: Duration,
-    /// Bytes that came, of those that were due: the worse direction.
+    /// Bytes that arrived as a part of those that were due, in the worse direction.
     pub(crate) delivered: f64,
 }
 
@@ -109,12 +109,12 @@ impl Neighbour {
         Self { began, stop, asks, sends, receives }
     }
 
-    /// Since it began.
+    /// Time since the start.
     pub(crate) fn now(&self) -> Duration {
         self.began.elapsed()
     }
 
-    /// It says its last bytes and hears those of others; all of them came, and were right.
+    /// Ends both directions. All bytes must have arrived, and must be right.
     pub(crate) fn end(self) -> Seen {
         self.stop.store(true, Ordering::Relaxed);
         let sent = self.sends.map(|thread| thread.join().unwrap());
@@ -159,7 +159,7 @@ fn sleep_until(due: Duration, began: Clock) {
 }
 
 fn ask(mut stream: TcpStream, began: Clock, stop: &AtomicBool) -> Vec<Answer> {
-    // A sleep ends when it is over, not up to 50 us later.
+    // Without this a sleep would end up to 50 us late.
     let _ = nix::sys::prctl::set_timerslack(1);
     let (mut answers, mut due) = (Vec::new(), began.elapsed());
     let mut bytes = [0; RESPONSE];
@@ -180,7 +180,7 @@ fn answer(mut stream: TcpStream) {
     while stream.read_exact(&mut bytes[..REQUEST]).is_ok() && stream.write_all(&bytes).is_ok() {}
 }
 
-/// Pieces on an absolute schedule: what was late is caught up.
+/// Sends pieces on an absolute schedule: a delay is caught up.
 fn send(mut stream: TcpStream, which: u16, began: Clock, stop: &AtomicBool) -> u64 {
     let (pattern, mut at) = (Pattern::from_guest(which), 0);
     let (mut piece, mut due) = (vec![0; PIECE], began.elapsed());

@@ -1,9 +1,9 @@
-//! A cable that misbehaves by a seed: frames between two descriptors with delay, loss, reordering, duplication and a
-//! rate limit for each direction, where the kernel has no `netem`.
+//! A cable with impairments by a seed: forwards frames between two descriptors with delay, loss, reordering,
+//! duplication and a rate limit for each direction. It replaces `netem`, which not every kernel has.
 //!
-//! What happens to a frame is decided by the simulator's own `Link`: the n-th TCP frame of a direction has the same
-//! fate in every run of a seed, whoever sends it. Other frames (ARP, neighbour discovery) are delayed and nothing else.
-//! Devices must be plain: a super-frame would be one loss instead of forty, so it is dropped and counted.
+//! The simulator's own `Link` decides about each frame: the n-th TCP frame of a direction is treated alike in every run
+//! of a seed, whatever connection it belongs to. Other frames (ARP, neighbour discovery) are only delayed. The devices
+//! must not use offload: a super-frame would be one loss instead of forty, so it is dropped and counted.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -21,11 +21,11 @@ use skbudget_stack::controller::Instant;
 use skbudget_stack::sim::{Fate, Link, LinkConfig, LinkStats, Mishap, Rng};
 use skbudget_stack::tap::PcapWriter;
 
-/// Ethernet and an MTU of 1500.
+/// Maximum length of a frame, bytes: an Ethernet header and an MTU of 1500.
 pub(crate) const FRAME_MAX: usize = 1514;
-/// Frames read from one side before the other is looked at.
+/// Frames read from one side before the other is served.
 const BATCH: usize = 64;
-/// The stop flag is looked at so often.
+/// Longest wait, after which the stop flag is checked.
 const WAIT_MAX: Duration = Duration::from_millis(50);
 
 /// Direction of a frame. `Up`: from the left descriptor to the right one.
@@ -35,20 +35,20 @@ pub(crate) enum Way {
     Down,
 }
 
-/// What became of the frames.
+/// What happened to the frames.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Report {
     pub(crate) up: LinkStats,
     pub(crate) down: LinkStats,
-    /// When, counted from the start, which way, and what; the latest 4096 of each direction.
+    /// Time from the start, direction and impairment; the latest 4096 of each direction.
     pub(crate) log: Vec<(Instant, Way, Mishap)>,
-    /// The receiving device took no frame: lost without being asked to.
+    /// Frames that the receiving device did not take: losses that the seed did not plan.
     pub(crate) full: u64,
-    /// Longer than [`FRAME_MAX`]: dropped.
+    /// Frames longer than [`FRAME_MAX`], which are dropped.
     pub(crate) oversized: u64,
 }
 
-/// A running relay. Dropped without `stop`, it ends and says nothing.
+/// A running relay. Dropped without `stop`, it ends without a report.
 #[derive(Debug)]
 pub(crate) struct Relay {
     stop: Arc<AtomicBool>,
@@ -56,8 +56,8 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Both descriptors must be non-blocking and hand over one frame a read. `capture`: every frame as the left side
-    /// says and hears it.
+    /// Both descriptors must be non-blocking and return one frame in each read. `capture` records every frame as the
+    /// left side sends and receives it.
     pub(crate) fn start(
         left: OwnedFd,
         right: OwnedFd,
@@ -103,7 +103,7 @@ impl Drop for Relay {
     }
 }
 
-/// A frame on its way: when it arrives, its number, where to.
+/// A delayed frame: its arrival time, its number, its direction.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Flying {
     at: Instant,
@@ -150,7 +150,7 @@ impl Cable {
         let _ = ppoll(&mut fds, Some(wait), Some(SigSet::empty()));
     }
 
-    /// Reads what one end says; true when there may be more.
+    /// Reads the frames that one end sent. True when more may be pending.
     fn take(&mut self, way: Way) -> bool {
         for _ in 0..BATCH {
             let mut frame = self.free.pop().unwrap_or_default();
@@ -163,7 +163,7 @@ impl Cable {
                 }
                 Ok(_) => return false,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                // WouldBlock; anything else means that the end is gone, and the owner will stop us.
+                // WouldBlock. Any other error means that the end is closed; the owner then stops the relay.
                 Err(_) => {
                     self.free.push(frame);
                     return false;
@@ -206,7 +206,7 @@ impl Cable {
         self.queue.push(Reverse(Flying { at, number: self.count, way, frame }));
     }
 
-    /// Hands over what has arrived.
+    /// Writes the frames that are due.
     fn deliver(&mut self) {
         let now = self.now();
         while self.queue.peek().is_some_and(|Reverse(flying)| flying.at <= now) {
@@ -245,7 +245,7 @@ impl Cable {
     }
 }
 
-/// TCP over IPv4 or IPv6, without extension headers.
+/// Whether a frame carries TCP over IPv4, or over IPv6 without extension headers.
 fn is_tcp(frame: &[u8]) -> bool {
     match (frame.get(12..14), frame.get(23), frame.get(20)) {
         (Some([0x08, 0x00]), Some(6), _) => true,

@@ -1,4 +1,4 @@
-//! Two containers under one daemon: one that is watched, and one that may do its worst.
+//! Two containers under one daemon: a neighbour that is measured, and an attacker.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
@@ -12,7 +12,7 @@ use crate::hostile::{self, KERNEL_IP, Said, Servers};
 use crate::neighbour::{Neighbour, Seen};
 use crate::world::{self, World};
 
-/// What the attacker may hold.
+/// Hard limit of the attacker, bytes.
 pub(crate) const HARD: u64 = 16 << 20;
 const NEIGHBOUR_HARD: u64 = 8 << 20;
 
@@ -24,20 +24,20 @@ pub(crate) struct Siege {
     pub(crate) neighbour: Neighbour,
     attacker: Option<Attacker>,
     world: World,
-    // Lives as long as the neighbour's kernel is needed.
+    // Keeps the neighbour's kernel.
     _netns: OwnedFd,
 }
 
 #[derive(Debug)]
 struct Attacker {
     netns: OwnedFd,
-    /// Of its own, when it is apart.
+    /// The attacker's own daemon, if it is apart.
     daemon: Option<Daemon>,
     _servers: Servers,
 }
 
 impl Siege {
-    /// The neighbour alone, under a daemon of so many workers.
+    /// Starts the neighbour alone, under a daemon with this number of workers.
     pub(crate) fn new(workers: usize) -> Self {
         let world = World::new();
         let daemon = world.daemon_of(workers, HARD + NEIGHBOUR_HARD);
@@ -46,8 +46,8 @@ impl Siege {
         Self { daemon, neighbour, attacker: None, world, _netns: netns }
     }
 
-    /// The attacker's container, which does nothing yet. Apart: under a daemon of its own, so that it shares the
-    /// machine with the neighbour and nothing else.
+    /// Adds the attacker's container, which is idle. `apart`: under a daemon of its own, so that it shares only the
+    /// machine with the neighbour.
     pub(crate) fn let_in(&mut self, apart: bool) {
         let servers = Servers::start(&self.world);
         let daemon = apart.then(|| self.world.daemon(HARD));
@@ -61,7 +61,7 @@ impl Siege {
         self.attacker = Some(Attacker { netns, daemon, _servers: servers });
     }
 
-    /// Returns when it is over.
+    /// Runs the attack to its end.
     pub(crate) fn attack(&self, plot: &mut Attack, stop: &AtomicBool) -> Said {
         let attacker = self.attacker.as_ref().expect("an attacker that was let in");
         hostile::attack(attacker.netns.as_fd(), plot, stop)
@@ -72,19 +72,19 @@ impl Siege {
         world::report(apart.unwrap_or(&self.daemon), ATTACKER)
     }
 
-    /// Whom it talked to goes with it.
+    /// Removes the attacker's container, and its servers.
     pub(crate) fn throw_out(&mut self) {
         let apart = self.attacker.as_ref().and_then(|attacker| attacker.daemon.as_ref());
         apart.unwrap_or(&self.daemon).remove(ATTACKER).unwrap();
         self.attacker = None;
     }
 
-    /// Since the neighbour began.
+    /// Time since the start of the neighbour.
     pub(crate) fn now(&self) -> Duration {
         self.neighbour.now()
     }
 
-    /// What the neighbour saw, and what is still charged when it is gone, bytes.
+    /// The neighbour's results, and the bytes that are still charged after its end.
     pub(crate) fn end(self) -> (Seen, u64) {
         let Self { daemon, neighbour, world, .. } = self;
         let seen = neighbour.end();

@@ -1,5 +1,5 @@
-//! A network of its own for a daemon: its host sockets and the servers they lead to are on the loopback of this
-//! namespace, and everything beyond it is routed to a neighbour that is never heard of.
+//! A network for a daemon: the daemon's host sockets and the servers are on the loopback of one namespace, and every
+//! other destination is routed to a neighbour that never answers.
 
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -17,7 +17,7 @@ use skbudget_stack::ContainerConfig;
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 pub(crate) const MTU: u16 = 1500;
 
-/// Addresses that lead to silence: frames are sent, and nobody has the hardware address they are sent to.
+/// Makes addresses that never answer: frames are sent to a hardware address that no device has.
 const SILENCE: &str = "ip link add va type veth peer name vb; ip link set va up; ip link set vb up; \
      ip addr add 192.0.2.1/24 dev va; ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev va; \
      ip route add 198.51.100.0/24 via 192.0.2.9";
@@ -40,7 +40,7 @@ impl World {
         attach::run_in(self.netns.as_fd(), work).unwrap()
     }
 
-    /// A daemon whose containers may hold so many bytes together.
+    /// Starts a daemon with this limit for all containers together, bytes.
     pub(crate) fn daemon(&self, hard: u64) -> Daemon {
         self.daemon_of(1, hard)
     }
@@ -49,11 +49,11 @@ impl World {
         let pages = hard / PAGE_SIZE;
         let host = Some(LevelConfig { low: pages / 2, soft: pages * 2 / 3, hard: pages });
         let config = DaemonConfig { workers, host, events: None };
-        // Workers are threads of their maker's namespace.
+        // Workers run in the namespace of the thread that creates them.
         self.within(|| Daemon::new(config)).unwrap()
     }
 
-    /// A listener on the loopback.
+    /// A listener on the namespace's loopback.
     pub(crate) fn listen(&self, port: u16, backlog: i32) -> TcpListener {
         self.within(|| {
             let flags = SockFlag::SOCK_CLOEXEC;
@@ -66,8 +66,8 @@ impl World {
     }
 }
 
-/// A namespace behind the daemon, with a budget of its own. Its kernel has the address `ip`: the container's, or
-/// another one when somebody else speaks for the container.
+/// A namespace served by the daemon, with a budget of its own. `ip` is its kernel's address: the container's, or
+/// another one if a test program sends and receives for the container.
 pub(crate) fn container(
     daemon: &Daemon,
     name: &str,
