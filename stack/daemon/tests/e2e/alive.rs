@@ -1,11 +1,11 @@
-//! Peers that vanish: the container's kernel finds out by keep-alive, and only about those that are gone.
+//! Peers that vanish: keep-alive probes of the container's kernel detect them, and only them.
 
 use std::process::Command;
 
 use crate::support::{BINARY, succeed};
 
-/// In the container: a connection from or to each address, with keep-alive every second and three probes; what comes of
-/// each. `connect ADDRESS PORT` or `accept PORT`.
+/// The program in the container: opens or accepts a connection for each address, with keep-alive every second and three
+/// probes, and prints how each ends. Arguments: `connect ADDRESS PORT` or `accept PORT`.
 const INSIDE: &str = "
 import socket, sys, threading
 def say(*words):
@@ -38,8 +38,8 @@ for t in threads:
     t.join()
 ";
 
-/// Outside, in a network namespace of its own: peers at addresses that go away while the connections are idle, and at
-/// addresses that stay.
+/// The program outside, in a network namespace of its own: peers at addresses that are removed while the connections
+/// are idle, and at addresses that stay.
 const OUTSIDE: &str = "
 import socket, subprocess, sys, threading, time
 binary, inside = sys.argv[1:3]

@@ -1,4 +1,4 @@
-//! A process without descriptors to give: few words, and it goes on as soon as there are some.
+//! A process without free descriptors: it logs little, and continues as soon as some are free.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,7 +13,8 @@ use crate::support::{BINARY, free_port, serve};
 
 const LIMIT: usize = 64;
 
-/// Connections wait in the listen queue, which takes no descriptors; one outward fails meanwhile and is waited for.
+/// Connections wait in the listen queue, which takes no descriptors; an outgoing connect fails meanwhile and is
+/// retried.
 const INSIDE: &str = "
 import socket, sys
 s = socket.create_server(('0.0.0.0', 80), backlog=200)
@@ -53,9 +54,9 @@ fn want_of_descriptors_is_reported_once_a_minute_and_ends_with_them() {
     let held: Vec<TcpStream> = (0..LIMIT + 16).filter_map(|_| connect().ok()).collect();
     assert!(held.len() > LIMIT / 2, "{} connections", held.len());
     child.stdin.take().unwrap().write_all(b"go\n").unwrap();
-    // The listener is tried again every 50 ms.
+    // The daemon retries its listener every 50 ms.
     thread::sleep(Duration::from_secs(2));
-    // A reset each: a close would leave what nobody accepts in the container open.
+    // Each client resets: after a close, the connections not accepted yet would stay open in the container.
     let now = libc::linger { l_onoff: 1, l_linger: 0 };
     held.iter().for_each(|stream| setsockopt(stream, sockopt::Linger, &now).unwrap());
     drop(held);

@@ -1,11 +1,11 @@
-//! Connections that end with a reset, before everything was read, or after the command: what arrives is what arrives
+//! Connections that end with a reset, before everything was read, or after the command: the same bytes arrive as
 //! without a relay in between.
 
 use std::process::{Command, Output};
 
 use crate::support::{BINARY, succeed, text};
 
-/// What both ends share. `ended` reads to the end: the number of bytes, and how it ended.
+/// Code of both ends. `ended` reads to the end and returns the number of bytes and how the stream ended.
 const COMMON: &str = "
 import errno, fcntl, os, signal, socket, struct, subprocess, sys, termios, threading, time
 def reset(s):
@@ -57,7 +57,7 @@ def all_of(clients, address, times):
 clients = [(p, c) for p in (9101, 9102, 9103) for c in (patient, eager, writer)] + [(9104, post)]
 ";
 
-/// Runs it in a network of its own, with the binary as its first argument.
+/// Runs the scripts in a network namespace of their own, with the binary as the first argument.
 fn outside(script: &str, inside: &str) -> Output {
     let script = format!(
         "{COMMON}\nsubprocess.run(['ip', 'link', 'set', 'lo', 'up'], check=True)\n{script}"
@@ -168,7 +168,7 @@ sys.stdin.readline()",
     ));
 }
 
-/// Sends until it would wait for long, closes, says how much it sent, and ends with a code.
+/// Sends until a send would block for long, closes, prints the number of bytes sent, and exits with a code.
 const SENDER: &str = "
 for size in map(int, sys.argv[2:]):
     s = connect('10.0.2.2', 9401); s.settimeout(0.5); n = 0

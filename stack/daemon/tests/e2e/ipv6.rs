@@ -1,4 +1,4 @@
-//! IPv6 with the kernel's stack in the container: streams, published ports, errors, pings and their pieces.
+//! IPv6 with the kernel's stack in the container: streams, published ports, errors, pings and fragments.
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -11,7 +11,7 @@ use crate::support::{
 };
 use crate::{BULK, LINKS};
 
-/// An HTTP server on ::1 for this many requests, each answered with the same body.
+/// Serves this number of HTTP requests on ::1, each with the same body.
 fn http(requests: usize, body: Vec<u8>) -> (u16, JoinHandle<()>) {
     let listener = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -41,7 +41,7 @@ fn the_device_has_an_address_and_a_route_at_once() {
     assert!(said.contains("default via fd00::2 dev tap0"), "{said}");
     let said = succeed(&script(&["--ipv6", "off"], "ip -6 addr show dev tap0 scope global"));
     assert_eq!(said, "");
-    // IPv6 asks for 1280.
+    // IPv6 requires an MTU of 1280.
     let said = succeed(&script(&["--mtu", "1279"], "ip -6 addr show dev tap0; ip addr show tap0"));
     assert!(!said.contains("fd00") && said.contains("10.0.2.100"), "{said}");
     let output = script(&["--mtu", "1279", "--ipv6", "on"], "true");
@@ -61,7 +61,7 @@ fn curl_gets_what_is_there() {
     server.join().unwrap();
 }
 
-/// Ended with the test.
+/// A process that is killed at the end of the test.
 struct Server(Child);
 
 impl Drop for Server {
@@ -166,7 +166,7 @@ except ConnectionRefusedError:
     assert_eq!(succeed(&output), "refused\n");
 }
 
-/// `ping` with a payload of any size: family, address, bytes. Prints what came back as equal or not.
+/// A `ping` with a payload of any size. Arguments: family, address, bytes. Prints whether the reply is equal.
 const PING: &str = "
 import socket, struct, sys
 six, to, size = sys.argv[1] == '6', sys.argv[2], int(sys.argv[3])
@@ -251,7 +251,7 @@ curl -sSg --max-time 5 'http://[fd00::2]:{port}/'
 fn an_ordinary_user_has_ipv6_too() {
     let (port, server) = http(1, b"found".to_vec());
     let (node, binary) = (TempFile::new("tun-node"), TempFile::new("skbudget-copy"));
-    // The build folder may be closed to that user.
+    // That user may have no access to the build folder.
     std::fs::copy(BINARY, &binary.0).unwrap();
     let line = format!(
         "set -e; mknod -m 666 {node} c 10 200; mount --bind {node} /dev/net/tun; \

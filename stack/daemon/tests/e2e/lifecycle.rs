@@ -1,4 +1,4 @@
-//! Exit codes, signals, and that nothing is left behind.
+//! Exit codes and signals; nothing remains after a run.
 
 use std::ffi::OsString;
 use std::fs;
@@ -53,7 +53,7 @@ fn a_program_whose_path_is_no_text_is_run() {
     fs::set_permissions(&path.0, fs::Permissions::from_mode(0o755)).unwrap();
     let output = skbudget(&[]).arg(&path.0).output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
-    // Found along PATH, in a folder of such a name.
+    // Found along PATH, in a folder with bytes in its name that are not UTF-8.
     let folder = TempFile(path.0.with_extension("folder"));
     fs::create_dir(&folder.0).unwrap();
     fs::rename(&path.0, folder.0.join("program")).unwrap();
@@ -86,10 +86,10 @@ fn the_container_sees_its_network_and_its_processes_only() {
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn the_command_starts_with_the_callers_limits_signals_and_descriptors() {
-    // Of the signals only those a program can ignore: the C library plays with 32 and above.
+    // Only the signals that a program can ignore: the C library uses 32 and above.
     let look = "ulimit -n; ulimit -Hn; sed -nE 's/^(Sig(Blk|Ign)):.*(.{7})$/\\1 \\3/p' /proc/self/status; \
                 ls /proc/self/fd";
-    // In a pipe each time: the shell that looks is started the same way outside and inside.
+    // Both times in a pipe, so that the shell is started in the same way outside and inside.
     let outer =
         format!("ulimit -n 321; bash -c \"$0\" | cat; echo; {BINARY} run -- bash -c \"$0\" | cat");
     let output = Command::new("bash").args(["-c", &outer, look]).output().unwrap();
@@ -118,7 +118,7 @@ fn signals_reach_the_command_and_its_code_comes_back() {
 #[ignore = "needs root and /dev/net/tun"]
 fn orphans_are_reaped_and_end_with_the_command() {
     let marker = unique("77777.");
-    // An orphan that ends is reaped: no zombie with its name remains; one that stays does not outlive the command.
+    // An orphan that ends is reaped: no zombie remains. An orphan that runs ends with the command.
     let output = script(
         &[],
         &format!(
@@ -140,7 +140,7 @@ fn sigkill_leaves_nothing() {
     assert!(netns_in_use(&running.line) && process_with(&name));
     running.signal("KILL");
     running.wait();
-    // The kernel takes processes down one after the other.
+    // The kernel ends the processes one after the other.
     until(|| !process_with(&name) && !netns_in_use(&running.line));
     let sockets = fs::read_to_string("/proc/net/unix").unwrap();
     assert!(!sockets.contains(&name));
@@ -219,7 +219,7 @@ fn a_file_that_cannot_be_written_is_named() {
     }
 }
 
-/// Of this namespace.
+/// The network devices of this namespace.
 fn devices() -> Vec<String> {
     let all = fs::read_dir("/sys/class/net").unwrap();
     let mut names: Vec<_> = all.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();

@@ -1,5 +1,5 @@
-//! The built binary, end to end. What needs root and a tun device is ignored unless asked for:
-//! `cargo test -p skbudget --test e2e -- --include-ignored`.
+//! The built binary, end to end. Tests that need root and a tun device are ignored by default: `cargo test -p skbudget
+//! --test e2e -- --include-ignored`.
 
 mod alive;
 mod descriptors;
@@ -19,7 +19,7 @@ mod terminal;
 mod traffic;
 mod usage;
 
-/// Every combination that frames may come in.
+/// Every combination of MTU and offload.
 const LINKS: [[&str; 4]; 4] = [
     ["--mtu", "65520", "--offload", "on"],
     ["--mtu", "1500", "--offload", "on"],
@@ -27,5 +27,5 @@ const LINKS: [[&str; 4]; 4] = [
     ["--mtu", "1500", "--offload", "off"],
 ];
 
-/// Bytes of a long stream.
+/// Length of a long stream, bytes.
 const BULK: usize = 32 << 20;

@@ -1,4 +1,4 @@
-//! The files of `--pcap` and `--stats-file`, where they cannot be written as they should be.
+//! The files of `--pcap` and `--stats-file`, when they cannot be written normally.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
@@ -23,7 +23,7 @@ fn read_all(mut stream: TcpStream) -> usize {
     std::io::copy(&mut stream, &mut std::io::sink()).unwrap() as usize
 }
 
-/// Sends BULK bytes to a server on the host.
+/// The command that sends BULK bytes to a server on the host.
 fn upload(port: u16) -> String {
     format!("head -c {BULK} /dev/zero >/dev/tcp/10.0.2.2/{port}")
 }
@@ -79,7 +79,7 @@ fn a_captures_reader_that_leaves_ends_the_capture_alone() {
     let reader =
         std::thread::spawn(move || File::open(path).unwrap().read(&mut [0; 1000]).unwrap());
     let (port, server) = serve(1, read_all);
-    // The run opens the FIFO once the reader does.
+    // The run can open the FIFO only while a reader has it open.
     let run = |attempt: usize| {
         let output = script(&["--pcap", fifo.path()], &format!("{}; exit 7", upload(port)));
         let early = text(&output.stderr).contains("start the reader first");
@@ -93,7 +93,7 @@ fn a_captures_reader_that_leaves_ends_the_capture_alone() {
     assert_eq!(said.matches("the capture ends here").count(), 1, "{said}");
 }
 
-/// Runs a script with the binary as $0 and a small disk as its folder, in a mount namespace of its own.
+/// Runs a script in a mount namespace of its own, with the binary as $0, in a folder on a small disk.
 fn on_a_small_disk(script: &str, args: &[&str]) -> Output {
     let setup = "d=$(mktemp -d); mount -t tmpfs -o size=256k tmpfs $d; cd $d; \
                  trap 'cd /; umount $d; rmdir $d' EXIT; ";
@@ -141,7 +141,7 @@ fn stats_that_find_no_room_leave_the_commands_code_and_no_part_of_a_file() {
     assert_eq!(output.status.code(), Some(9), "{said}");
     assert_eq!(text(&output.stdout), "filler\n");
     assert!(said.contains("warn: --stats-file stats: No space left"), "{said}");
-    // A disk that is full from the first byte on.
+    // A disk that is full from the start.
     let output = skbudget(&["--stats-file", "/dev/full"]).args(["bash", "-c", "exit 9"]).output();
     assert_eq!(output.unwrap().status.code(), Some(9));
 }

@@ -1,4 +1,4 @@
-//! What the command may do, and what it can reach: its own namespaces, whatever it tries.
+//! What the command may do, and what it can reach: only its own namespaces, whatever it tries.
 
 use std::fs;
 use std::process::{Command, Output};
@@ -9,14 +9,14 @@ use crate::support::{
     until,
 };
 
-/// Capabilities with which an escape is tried.
+/// Privileges with which each escape is tried.
 const PRIVILEGES: [&[&str]; 3] = [
     &[],
     &["--cap-add", "NET_ADMIN", "--cap-add", "SYS_ADMIN", "--cap-add", "CAP_SYS_PTRACE"],
     &["--privileged"],
 ];
 
-/// Tries to trace process 1, in each way there is, and to stop it.
+/// Tries every way to trace process 1, and to stop it.
 const TRACE_INIT: &str = "
 import ctypes, os, signal
 libc = ctypes.CDLL(None, use_errno=True)
@@ -68,7 +68,7 @@ print(s.recv(100)[0])
 ";
     let output = skbudget(&[]).args(["python3", "-c", look]).output().unwrap();
     assert_eq!(succeed(&output), "0\n");
-    // The other users of the container as well.
+    // The same for the other users of the container.
     let output = skbudget(&[])
         .args(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"])
         .args(["/usr/bin/python3", "-c", look])
@@ -102,7 +102,7 @@ fn a_capability_that_does_not_exist_is_refused_with_those_that_do() {
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn no_way_leads_into_the_hosts_namespaces() {
-    // A second view of the host's processes, as a chroot has one: the container must not need to be without it.
+    // A second mount of the host's /proc, as a chroot has: the container must be safe with it, too.
     let other = TempFile::new("other-proc");
     fs::create_dir(&other.0).unwrap();
     let tries = "
@@ -147,7 +147,7 @@ fn process_1_cannot_be_traced_or_stopped() {
     assert_eq!(succeed(&as_user(true, &args)), expected);
 }
 
-/// Whatever the command did before.
+/// The end of the run does not depend on what the command did before.
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn sigkill_ends_what_hides_in_sessions_and_namespaces() {
@@ -185,7 +185,7 @@ fn sys_shows_the_containers_devices_and_is_read_only() {
     }
 }
 
-/// In a group of its own that it freezes, process 1 would outlive skbudget.
+/// In a cgroup that the command freezes, process 1 would outlive skbudget.
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn the_command_moves_no_process_to_another_cgroup() {
@@ -218,7 +218,7 @@ fn users_and_files_are_those_of_the_caller() {
     assert_eq!(succeed(&groups), "0 7 9\n");
 }
 
-/// In a user namespace around everything, which has such a limit of its own.
+/// Runs in an outer user namespace, which has its own limit of user namespaces.
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn root_without_user_namespaces_runs_with_less_or_not_at_all() {
@@ -240,7 +240,7 @@ fn root_without_user_namespaces_runs_with_less_or_not_at_all() {
     }
 }
 
-/// sd_listen_fds(3) in the command: its own number, and the descriptor is a socket that listens.
+/// sd_listen_fds(3) in the command: LISTEN_PID is its own pid, and the descriptor is a listening socket.
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn descriptors_that_were_announced_are_announced_to_the_command() {

@@ -1,4 +1,4 @@
-//! A terminal with a session on it, driven as a user would.
+//! A terminal with a session, operated as a user would.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::pty::openpty;
 
-/// Only ends what hangs.
+/// Ends a test that hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Session {
@@ -23,15 +23,15 @@ pub(crate) struct Session {
     slave: OwnedFd,
     leader: Child,
     shown: Arc<Mutex<String>>,
-    /// How much of it was expected already.
+    /// Length of the output that was expected already.
     seen: usize,
 }
 
 impl Session {
-    /// Runs a program as the leader of a session of its own on a new terminal.
+    /// Runs a program as the leader of a new session on a new terminal.
     pub(crate) fn start(args: &[&str], env: &[(&str, &str)]) -> Self {
         let pty = openpty(None, None).unwrap();
-        // A terminal whose other end the session has open, too, would never go away.
+        // If the session inherited this end, the terminal would never hang up.
         fcntl(&pty.master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
         let clone = || pty.slave.try_clone().unwrap();
         let mut command = Command::new("setsid");
@@ -49,7 +49,7 @@ impl Session {
                 if poll(&mut fds, 20u8).unwrap() == 0 {
                     continue;
                 }
-                // An error: nobody has the terminal open any more.
+                // An error means that no process has the terminal open.
                 let Ok(n @ 1..) = from.read(&mut buf) else { break };
                 to.lock().unwrap().push_str(&String::from_utf8_lossy(&buf[..n]));
             }
@@ -62,7 +62,7 @@ impl Session {
         self.master.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
     }
 
-    /// Waits until it is shown, after what was expected before.
+    /// Waits for a text in the output after the one expected before.
     #[track_caller]
     pub(crate) fn expect(&mut self, text: &str) {
         let began = Instant::now();
@@ -83,14 +83,14 @@ impl Session {
         self.shown.lock().unwrap().clone()
     }
 
-    /// Another program on the terminal, outside of the session.
+    /// Runs another program on the terminal, outside of the session.
     pub(crate) fn beside(&self, program: &str, args: &[&str]) {
         let mut command = Command::new(program);
         let status = command.args(args).stdin(self.slave.try_clone().unwrap()).status();
         assert!(status.unwrap().success());
     }
 
-    /// The terminal goes away, as when a window is closed.
+    /// Hangs the terminal up, as closing its window does.
     pub(crate) fn hang_up(&mut self) {
         self.gone.store(true, Ordering::Relaxed);
         self.reader.take().into_iter().for_each(|reader| reader.join().unwrap());

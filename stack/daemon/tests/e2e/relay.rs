@@ -1,4 +1,4 @@
-//! The process that handles what comes from outside: what it may do, and what its end means.
+//! The relay, the process that handles outside data: its privileges, and the consequences of its end.
 
 use std::fs;
 use std::net::TcpListener;
@@ -17,7 +17,7 @@ fn status_of(pid: u32, field: &str) -> String {
     line.trim_start_matches(':').trim().to_owned()
 }
 
-/// Descriptors other than sockets, the device and what a poll is made of.
+/// Open files of a process, without sockets, the device and descriptors of the event loop.
 fn files_of(pid: u32) -> Vec<String> {
     let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     let targets = links.map(|link| fs::read_link(link.unwrap().path()).unwrap());
@@ -52,7 +52,7 @@ fn it_has_no_privileges_and_no_files_but_those_it_was_given() {
         status_of(relay, "Uid").split_whitespace().map(|id| id.parse().unwrap()).collect();
     assert!(users.iter().all(|id| (61_184..65_520).contains(id)), "{users:?}");
     assert_eq!(status_of(relay, "Groups"), "");
-    // A process that is not dumpable belongs to root in /proc, whoever it is.
+    // /proc entries of a process that is not dumpable belong to root, whatever its user is.
     assert_eq!(owner(&format!("/proc/{relay}/mem")), 0);
     assert_eq!(files_of(relay), [pcap.path()]);
     assert_eq!(fs::read_link(format!("/proc/{relay}/cwd")).unwrap(), Path::new("/"));
@@ -82,14 +82,14 @@ fn it_ends_with_skbudget() {
     let name = unique("parent");
     let mut running = Running::start(&["--name", &name], "echo ready; exec sleep 1000");
     let relay = child_of(running.child.id(), "__relay");
-    // Also one that is stopped.
+    // Also if the relay is stopped.
     signal_pid(relay, "STOP");
     running.signal("KILL");
     running.wait();
     until(|| !Path::new(&format!("/proc/{relay}")).exists());
 }
 
-/// Only root may listen there.
+/// Only root may bind this port.
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn a_low_port_is_published_though_the_relay_may_not_bind_it() {

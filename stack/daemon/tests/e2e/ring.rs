@@ -1,4 +1,4 @@
-//! A command that may configure its device cannot make the kernel hold more for it than is charged.
+//! A command that configures its device cannot make the kernel hold more for it than is charged.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use skbudget_stack::ContainerConfig;
 
 use crate::support::{TempFile, script, succeed, text};
 
-/// Prints queue length and MTU of the device once they are what they were; the run fails if they never are.
+/// Prints queue length and MTU of the device as soon as they are set back; the run fails if they never are.
 const SET_BACK: &str = "
 set_back() {
     for i in $(seq 500); do
@@ -19,7 +19,7 @@ set_back() {
 }
 ";
 
-/// Runs the script with what the device is to be set back to, and gives the counters.
+/// Runs the script with the settings to which the device must return. Returns the counters of the run.
 fn counters(options: &[&str], mtu: u16, lines: &str) -> Value {
     let queue = ContainerConfig::new(mtu, true, Some(4 << 20), [0; 2]).txqueuelen();
     let (stats, mtu) = (TempFile::new("stats"), mtu.to_string());
@@ -47,7 +47,7 @@ fn a_longer_queue_and_a_larger_mtu_are_set_back_and_counted() {
     }
 }
 
-/// The device is followed.
+/// The watch follows the device.
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn another_name_and_another_namespace_do_not_hide_the_device() {
@@ -60,7 +60,7 @@ $IN ip link set eth8 up; $IN ip link set eth8 txqueuelen 9000; set_back eth8";
     assert_eq!(counters(&["--privileged"], 1500, moved)["RingTampered"], 1);
 }
 
-/// However often it is changed, the work of setting it back is bounded: once a millisecond.
+/// The work of setting the device back is bounded to once a millisecond, whatever the command does.
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn a_device_that_is_changed_all_the_time_is_set_back_with_bounded_work() {

@@ -1,5 +1,5 @@
-//! As an ordinary user. The machine's own tun node stays as it is: a private mount namespace has one that this user may
-//! open.
+//! Runs as an unprivileged user. The machine's tun node is not changed: a private mount namespace has one that this
+//! user may open.
 
 use std::process::{Command, Output, Stdio};
 
@@ -7,7 +7,7 @@ use crate::support::{BINARY, TempFile, echo, process_with, serve, succeed, text,
 
 const USER: &str = "65534";
 
-/// A copy of the program that ordinary users can execute: the build folder may be closed to them.
+/// A copy of the program that unprivileged users can execute: they may have no access to the build folder.
 #[derive(Debug)]
 pub(crate) struct UsersCopy {
     binary: TempFile,
@@ -22,14 +22,14 @@ pub(crate) fn copy_for_users() -> UsersCopy {
 }
 
 impl UsersCopy {
-    /// `skbudget ARGS` as an ordinary user who may open the tun node.
+    /// Runs `skbudget ARGS` as an unprivileged user with access to the tun node.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = self.prepared("666", "\"$@\"");
         command.arg("-").args(args);
         command
     }
 
-    /// `args` as a shell reads them.
+    /// `args` are in shell syntax.
     fn prepared(&self, mode: &str, args: &str) -> Command {
         let script = format!(
             "set -e; mknod -m {mode} {node} c 10 200; mount --bind {node} /dev/net/tun; \
@@ -43,7 +43,7 @@ impl UsersCopy {
     }
 }
 
-/// Runs `skbudget run ARGS` as an ordinary user, with or without access to a tun node.
+/// Runs `skbudget run ARGS` as an unprivileged user, with or without access to a tun node.
 pub(crate) fn as_user(access: bool, args: &str) -> Output {
     let mode = if access { "666" } else { "600" };
     copy_for_users().prepared(mode, &format!("run {args}")).output().unwrap()

@@ -1,4 +1,4 @@
-//! Signals: each reaches the command once, whoever they are sent to.
+//! Signals: each reaches the command exactly once, whichever process or group it is sent to.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -11,12 +11,12 @@ use std::time::Duration;
 use crate::pty::Session;
 use crate::support::{BINARY, child_of, script, skbudget, text};
 
-/// All but SIGKILL, SIGSTOP, SIGCHLD and the two that belong to the C library, and some real-time ones.
+/// All signals except SIGKILL, SIGSTOP, SIGCHLD and the two of the C library; of the real-time ones only some.
 fn numbers() -> Vec<i32> {
     (1..32).filter(|n| ![9, 17, 19].contains(n)).chain([34, 35, 50, 64]).collect()
 }
 
-/// Prints the number of each signal it receives, at once.
+/// Prints the number of each signal at its arrival.
 const PRINTS: &str = "import os, signal, sys
 if 'leave' in sys.argv: os.setpgid(0, 0)
 every = signal.valid_signals()
@@ -25,10 +25,10 @@ print('ready', flush=True)
 while True: print(int(signal.sigwaitinfo(every).si_signo), flush=True)
 ";
 
-/// Long enough for a second one to arrive.
+/// Long enough for a duplicate to arrive.
 const SETTLE: Duration = Duration::from_millis(80);
 
-/// A run in a process group of its own whose command prints the signals it receives.
+/// A run in a process group of its own. Its command prints the signals that it receives.
 struct Printing {
     child: Child,
     lines: Receiver<String>,
@@ -44,7 +44,7 @@ impl Printing {
         Self { child, lines }
     }
 
-    /// Sends each signal in turn; what the command received of each.
+    /// Sends each signal in turn. The command must receive it exactly once.
     #[track_caller]
     fn each_arrives_once(&self, to: &str) {
         for number in numbers() {
@@ -71,7 +71,7 @@ fn lines_of(from: impl BufRead + Send + 'static) -> Receiver<String> {
     lines
 }
 
-/// In one go where there are several targets.
+/// Sends a signal to all targets with one call of kill.
 fn send(number: i32, to: &str) {
     let status = Command::new("bash").args(["-c", &format!("kill -{number} -- {to}")]).status();
     assert!(status.unwrap().success());
@@ -130,7 +130,7 @@ fn a_signal_within_the_container_to_process_1_or_to_the_group_reaches_the_comman
              for i in {{1..20}}; do sleep 0.05; done; echo $n"
         );
         let mut command = skbudget(&[]);
-        // The group of the tests is not its own.
+        // Without a group of its own the run would share the tests' group.
         let output = command.args(["bash", "-c", &script]).process_group(0).output().unwrap();
         assert_eq!(text(&output.stdout).trim(), "1", "{to}: {}", text(&output.stderr));
     }
@@ -139,7 +139,7 @@ fn a_signal_within_the_container_to_process_1_or_to_the_group_reaches_the_comman
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn real_time_signals_end_no_more_than_they_should() {
-    // An orphan dies of one: no business of the command's.
+    // The signal ends an orphan, which does not concern the command.
     let output = script(&[], "(bash -c 'kill -RTMIN+3 $$' &); sleep 0.3; exit 5");
     assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
     for (signal, code) in [("RTMIN", 128 + 34), ("RTMIN+3", 128 + 37), ("RTMAX", 128 + 64)] {
@@ -161,7 +161,7 @@ fn an_alarm_set_before_we_were_executed_ends_the_command() {
 #[ignore = "needs root and /dev/net/tun"]
 fn a_signal_that_the_caller_ignores_ends_nothing() {
     for signal in [1, 2] {
-        // Also while it is being set up.
+        // The same during the set-up.
         let run = format!(
             "trap '' HUP INT; (sleep 0.02; kill -{signal} $$) & \
              exec {BINARY} run -- bash -c 'echo ready; sleep 0.5; exit 8'"
@@ -191,7 +191,7 @@ fn a_new_window_size_reaches_the_command_once() {
     let args = [BINARY, "run", "--", "python3", "-c", PRINTS];
     let mut session = Session::start(&args, &[]);
     session.expect("ready");
-    // One change of the size: stty sets rows and columns one after the other, and each change is a signal.
+    // Changes one dimension only: stty sets rows and columns one after the other, with a signal for each change.
     session.beside("stty", &["rows", "33"]);
     session.expect("28");
     thread::sleep(SETTLE);

@@ -1,4 +1,4 @@
-//! A stderr that takes nothing: the run neither ends nor stops for it.
+//! A stderr that accepts no data neither ends nor stops the run.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write, pipe};
@@ -13,7 +13,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::support::{BINARY, Running, free_port, skbudget, text};
 
-/// Both ends of a pipe that is full, with the flags that a shell would leave on it.
+/// Both ends of a full pipe, with the flags that a shell would set.
 fn full_pipe() -> (OwnedFd, OwnedFd) {
     let (from, mut to) = pipe().unwrap();
     fcntl(&to, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
@@ -27,7 +27,7 @@ fn full_pipe() -> (OwnedFd, OwnedFd) {
     (from.into(), to.into())
 }
 
-/// Places that take nothing, each with what must stay open meanwhile.
+/// Targets that accept no data, each with the descriptor that must stay open meanwhile.
 fn deaf() -> [(&'static str, Option<OwnedFd>, OwnedFd); 3] {
     let full_disk = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let (_, closed) = pipe().unwrap();
@@ -39,7 +39,7 @@ fn deaf() -> [(&'static str, Option<OwnedFd>, OwnedFd); 3] {
     ]
 }
 
-/// False when nobody listens.
+/// Connects and resets. False when no process listens.
 fn connect_and_reset(port: u16) -> bool {
     let Ok(stream) = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))) else {
         return false;
@@ -56,12 +56,12 @@ fn remotes_that_cause_messages_neither_end_nor_stop_a_run() {
         let port = free_port();
         let publish = format!("127.0.0.1:{port}:80");
         let mut command = skbudget(&["-vv", "--publish", &publish]);
-        // Until the device has received a SYN of each.
+        // Runs until the device has received more than 40 frames.
         let script = "echo ready; received() { awk '/tap0/ {print $3}' /proc/net/dev; }; \
                       until [ $(received) -gt 40 ]; do sleep 0.02; done; exit 7";
         command.args(["bash", "-c", script]).stderr(stderr);
         let mut running = Running::spawn(&mut command);
-        // Until the command has seen enough of them, and the run is over.
+        // Repeats until the command has received enough of them and the run has ended.
         while connect_and_reset(port) {
             thread::sleep(Duration::from_millis(2));
         }
@@ -78,7 +78,7 @@ fn failures_of_every_process_keep_their_codes() {
             assert_eq!(status.code(), Some(code), "{command}: {what}");
         }
     }
-    // Found out by process 1: its interpreter is missing.
+    // Process 1 detects this failure: the interpreter is missing.
     let script = crate::support::TempFile::new("script");
     std::fs::write(&script.0, "#!/no/such/interpreter\n").unwrap();
     Command::new("chmod").args(["755", script.path()]).status().unwrap();

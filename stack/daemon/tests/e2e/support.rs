@@ -1,4 +1,4 @@
-//! Starting the binary, servers for it to talk to, and looking for what it left behind.
+//! Starts the binary and servers for it, and checks what a run leaves behind.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_skbudget");
 
-/// `skbudget run` with options; the command follows with `--`.
+/// `skbudget run` with options; the command must be added after `--`.
 pub(crate) fn skbudget(options: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
     command.arg("run").args(options).arg("--").stdin(Stdio::null());
@@ -26,20 +26,20 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The output, if it ended well.
+/// The output of a command that must have succeeded.
 #[track_caller]
 pub(crate) fn succeed(output: &Output) -> String {
     assert!(output.status.success(), "{:?}: {}", output.status, text(&output.stderr));
     text(&output.stdout)
 }
 
-/// A name or file name no other test uses.
+/// A name or file name that no other test uses.
 pub(crate) fn unique(what: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("{what}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A file that goes with the test.
+/// A file that is removed at the end of the test.
 #[derive(Debug)]
 pub(crate) struct TempFile(pub(crate) PathBuf);
 
@@ -58,7 +58,7 @@ impl Drop for TempFile {
     }
 }
 
-/// A container that runs until it is told to end: its command printed one line.
+/// A container that runs until it is killed. Its command has printed one line.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) child: Child,
@@ -99,7 +99,7 @@ pub(crate) fn signal_pid(pid: u32, signal: &str) {
     assert!(status.unwrap().success());
 }
 
-/// What every process of this machine says in `/proc/PID/<file>`.
+/// The result of `read` for every process of this machine, by pid.
 fn of_all_processes(read: impl Fn(&str) -> Option<String>) -> Vec<String> {
     let pids =
         fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().into_string().ok());
@@ -108,7 +108,7 @@ fn of_all_processes(read: impl Fn(&str) -> Option<String>) -> Vec<String> {
         .collect()
 }
 
-/// The child of a process that has this among its arguments.
+/// The child of a process that has this argument.
 pub(crate) fn child_of(parent: u32, argument: &str) -> u32 {
     let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
     let has_it = |pid: &u32| {
@@ -118,7 +118,7 @@ pub(crate) fn child_of(parent: u32, argument: &str) -> u32 {
     children.split_whitespace().map(|pid| pid.parse().unwrap()).find(has_it).unwrap()
 }
 
-/// Some process has this in its arguments.
+/// Whether a process has this text in its arguments.
 pub(crate) fn process_with(argument: &str) -> bool {
     let all = of_all_processes(|pid| {
         let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
@@ -127,7 +127,7 @@ pub(crate) fn process_with(argument: &str) -> bool {
     all.iter().any(|line| line.contains(argument))
 }
 
-/// Some process is in this network namespace, written as `net:[4026531840]`.
+/// Whether a process is in this network namespace, written as `net:[4026531840]`.
 pub(crate) fn netns_in_use(netns: &str) -> bool {
     let all = of_all_processes(|pid| {
         let link = fs::read_link(format!("/proc/{pid}/ns/net")).ok()?;
@@ -136,14 +136,14 @@ pub(crate) fn netns_in_use(netns: &str) -> bool {
     all.iter().any(|link| link == netns)
 }
 
-/// Polls until it holds; a test that would wait for ever is ended by who runs it.
+/// Polls until the condition holds. It has no limit: the test runner ends a test that hangs.
 pub(crate) fn until(mut holds: impl FnMut() -> bool) {
     while !holds() {
         thread::sleep(std::time::Duration::from_millis(5));
     }
 }
 
-/// A server on the loopback that serves `connections` and then ends.
+/// A server on the loopback that serves `connections` connections and then ends.
 pub(crate) fn serve<T: Send + 'static>(
     connections: usize,
     handle: impl Fn(TcpStream) -> T + Send + 'static,
@@ -154,7 +154,7 @@ pub(crate) fn serve<T: Send + 'static>(
     (port, thread::spawn(serve))
 }
 
-/// Sends back what arrives until its end.
+/// Sends received bytes back until the end of the stream.
 pub(crate) fn echo(mut stream: TcpStream) -> u64 {
     let mut from = stream.try_clone().unwrap();
     let n = std::io::copy(&mut from, &mut stream).unwrap();
@@ -162,7 +162,7 @@ pub(crate) fn echo(mut stream: TcpStream) -> u64 {
     n
 }
 
-/// `len` bytes, different everywhere.
+/// `len` bytes of a pattern that does not repeat.
 pub(crate) fn pattern(len: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut bytes = Vec::with_capacity(len + 8);
@@ -176,7 +176,7 @@ pub(crate) fn pattern(len: usize) -> Vec<u8> {
     bytes
 }
 
-/// As sha256sum prints it.
+/// The hash in the format of sha256sum.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     let mut child =
         Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -185,7 +185,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
     text(&out).split_whitespace().next().unwrap().to_owned()
 }
 
-/// Everything a server on `addr` says.
+/// All bytes that a server on `addr` sends.
 pub(crate) fn fetch(addr: SocketAddr) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(addr)?;
     let mut all = Vec::new();
@@ -193,7 +193,7 @@ pub(crate) fn fetch(addr: SocketAddr) -> std::io::Result<Vec<u8>> {
     Ok(all)
 }
 
-/// A port nobody listens on right now.
+/// A port that no process listens on now.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

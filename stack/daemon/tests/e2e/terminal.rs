@@ -1,4 +1,4 @@
-//! A terminal that the caller and the command share.
+//! A terminal shared by the caller and the command.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -11,14 +11,14 @@ use crate::support::{BINARY, TempFile, process_with, skbudget, succeed, text, un
 
 const OUTER: &[(&str, &str)] = &[("PS1", "outer> "), ("TERM", "dumb"), ("INNER", "inner> ")];
 
-/// An interactive shell, at its prompt.
+/// An interactive shell that shows its prompt.
 fn shell() -> Session {
     let mut session = Session::start(&["bash", "--norc", "--noediting", "-i"], OUTER);
     session.expect("outer> ");
     session
 }
 
-/// Runs until it is ended.
+/// A command that runs until it is killed.
 fn sleeper(marker: &str) -> String {
     format!("echo star\"ted\"; exec -a {marker} sleep 1000")
 }
@@ -37,7 +37,7 @@ fn inner_shell() -> String {
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn a_script_reads_the_terminal_after_an_interactive_shell_in_the_container() {
-    // No job control here: nobody but skbudget hands the terminal back.
+    // Without job control in the caller's shell, only skbudget returns the terminal.
     let script = format!("{}; read -t 20 line; echo \"read: $line\"", inner_shell());
     let mut session = Session::start(&["bash", "--norc", "-c", &script], OUTER);
     session.expect("inner> ");
@@ -64,7 +64,7 @@ fn a_script_reads_the_terminal_after_a_shell_that_was_killed() {
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn ctrl_c_ends_the_wait_for_what_an_inner_shell_sent_last() {
-    // It accepts by itself, and nobody reads.
+    // The kernel accepts for it, and no process reads.
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = server.local_addr().unwrap().port();
     let script = format!("{}; echo code-$?", inner_shell());
@@ -72,10 +72,10 @@ fn ctrl_c_ends_the_wait_for_what_an_inner_shell_sent_last() {
     session.expect("inner> ");
     session.type_in(&format!("exec 3<>/dev/tcp/10.0.2.2/{port}; cat /dev/zero >&3 &\n"));
     session.expect("inner> ");
-    // What is typed too early must not keep it from its exit.
+    // A Ctrl-C that is typed too early must not prevent the exit.
     session.type_in("trap '' INT; sleep 0.5; echo by\"e\"; exit 4\n");
     session.expect("bye");
-    // Asked for as soon as the terminal is handed back.
+    // Typed until the terminal is returned and the wait has ended.
     while !session.shown().contains("code-") {
         session.type_in("\u{3}");
         thread::sleep(Duration::from_millis(20));
@@ -111,7 +111,7 @@ fn an_inner_shell_suspends_and_has_the_terminal_again_afterwards() {
         session.type_in("suspend\n");
         session.expect("Stopped");
         session.expect("outer> ");
-        // The outer shell has the terminal meanwhile.
+        // Meanwhile the outer shell has the terminal.
         session.type_in(&format!("echo out-\"side\"-{round}\n"));
         session.expect(&format!("out-side-{round}"));
         session.type_in("fg\n");
@@ -153,7 +153,7 @@ fn ctrl_z_stops_all_and_ctrl_c_ends_all() {
 fn a_run_in_the_background_takes_no_terminal_from_anybody() {
     let mut session = shell();
     session.type_in(&format!("{BINARY} run -- bash -c 'read line; echo never' &\n"));
-    // It reads from the background: stopped, as any command. The shell shows that before a prompt.
+    // A read from the background stops it, as any command. The shell reports that before its next prompt.
     prompts_until(&mut session, "Stopped");
     session.type_in("kill -KILL %1\n");
     prompts_until(&mut session, "Killed");
@@ -184,7 +184,7 @@ fn the_commands_of_a_shell_end_with_its_terminal() {
     until(|| !process_with(&marker));
 }
 
-/// Prints what it got for each of the requests: 1 is EPERM.
+/// Prints the error of each request: 1 is EPERM.
 pub(crate) const TYPES: &str = "import fcntl
 for request, argument in ((0x5412, b'x'), (0x541C, b'\\x02' + bytes(15)), (0x10000005412, b'x')):
     try:
@@ -210,7 +210,7 @@ fn the_command_cannot_type_into_the_terminal() {
     let shown = session.shown();
     assert_eq!(shown.lines().filter(|line| line.trim() == "1").count(), 6, "{shown}");
     assert!(!shown.contains("typed"), "{shown}");
-    // Nothing else is kept from it: its own terminals work, and so do programs that gain privileges.
+    // Nothing but these requests is refused: its own terminals work, and so do programs that gain privileges.
     let output = skbudget(&[])
         .args(["bash", "-c", "script -qc 'stty size' /dev/null; grep NoNewPrivs /proc/self/status"])
         .stdin(Stdio::null())

@@ -1,4 +1,4 @@
-//! Bytes through the device: up, down, both at once, published, at both MTUs, with and without offload.
+//! Bytes through the device: up, down, both at once, through published ports, with both MTUs, with and without offload.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -65,7 +65,7 @@ fn both_ways_at_once_under_a_small_budget() {
         "exec 3<>/dev/tcp/10.0.2.2/{port}; cat {} >&3 & exec 3<>/dev/null; wait",
         file.path()
     );
-    // The shell cannot half-close: the reader counts instead.
+    // The shell cannot half-close, so the reader stops after a number of bytes.
     let line =
         line.replace("exec 3<>/dev/null; wait", &format!("head -c {BULK} <&3 | sha256sum; wait"));
     let output = script(&["--hard", "1MiB"], &line);
@@ -138,6 +138,6 @@ fn the_end_of_a_container_resets_what_it_had_open() {
     assert_eq!(running.line, "hello");
     running.signal("KILL");
     running.wait();
-    // An end of some kind, and soon: the server is not left hanging.
+    // The server must see an end of any kind, and soon.
     let _ = server.join().unwrap();
 }

@@ -1,4 +1,4 @@
-//! What is wrong is said before anything is brought up. No privileges needed.
+//! Errors of the caller are reported before anything is set up. Needs no privileges.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,4 @@
-//! One container floods, its neighbour is at work.
+//! One container floods while its neighbour is active.
 
 use std::sync::atomic::AtomicBool;
 
@@ -12,7 +12,7 @@ use crate::{descriptors, length};
 const PER_SECOND: u64 = 50_000;
 const CONNECTIONS: u16 = 50;
 
-/// What the attacker's container counted.
+/// Runs a flood. Returns the report of the attacker's container.
 fn flood(kind: Kind) -> ContainerReport {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
@@ -46,11 +46,12 @@ fn flood(kind: Kind) -> ContainerReport {
         stretch.stall,
         stretch.delivered,
     );
-    // It did flood.
+    // The flood took place.
     assert!(said.frames > attack.said / 2 && attack.said > 1000, "{said:?} of {}", attack.said);
-    // A container under pressure rests beside its neighbour, and what its ring has no place for meanwhile is lost.
+    // The worker throttles a container under pressure beside an active neighbour. Frames that its queue has no room for
+    // meanwhile are dropped.
     assert!(report.frames_from_guest > said.frames / 10, "{report:?}");
-    // Hard is hard, for the container and for all of them.
+    // The container keeps within its hard limit, and all of them within the host's.
     assert!(report.meter.max_usage_bytes <= HARD, "{report:?}");
     assert!(host.max_usage_bytes <= host.hard_bytes.unwrap(), "{host:?}");
     assert_eq!(left, 0, "bytes that nobody has");
@@ -62,7 +63,8 @@ fn flood(kind: Kind) -> ContainerReport {
 #[ignore = "needs root and /dev/net/tun"]
 fn spoofed_syns() {
     let report = flood(Kind::Syn);
-    // Half of them were not the container's to say; of the others as many were begun as there is memory for.
+    // Half of the segments have source addresses that are not the container's. Of the others, as many connections open
+    // as there is memory for.
     let stat = |name: &str| report.counters[name];
     assert!(stat("DropSource") > report.frames_from_guest / 3, "{report:?}");
     assert!(stat("PassiveOpens") > 400, "{report:?}");

@@ -1,4 +1,4 @@
-//! Many honest connections: served, and nothing of them left; and destinations that never answer beside them.
+//! Many honest connections are served and leave nothing behind, beside destinations that never answer.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
@@ -14,17 +14,18 @@ use skbudget::{Daemon, attach};
 use crate::descriptors;
 use crate::world::{GATEWAY, World, container, report};
 
-/// What a flow is guaranteed (README, "How large --hard should be"), the list of waiting SYNs, the largest queue.
+/// Bytes guaranteed to a flow (README, "How large --hard should be"), those of the SYN queue, and the largest device
+/// queue.
 const FLOW: u64 = 22_528;
 const LIST: u64 = 32 << 10;
 const QUEUE: u64 = 4 << 20;
 
 const AT_ONCE: usize = 5000;
-/// Each connection is three descriptors of this process: the container's, the daemon's, the server's.
+/// Each connection takes three descriptors of this process: the container's, the daemon's, the server's.
 const ENDS: usize = 3;
 const SPARE: usize = 200;
 
-/// Caps of a host socket at work, and windows.
+/// Caps and windows of an active host socket, bytes.
 const AT_WORK: u64 = 256 << 10;
 
 const LIVE: usize = 100;
@@ -33,7 +34,7 @@ const REQUEST: usize = 100;
 const EVERY: Duration = Duration::from_millis(20);
 const LENGTH: Duration = Duration::from_secs(4);
 
-/// The least that holds so many flows, and room for what they move.
+/// The smallest limit for `flows` flows, plus `room` for the data that they move.
 fn hard(flows: usize, room: u64) -> u64 {
     (flows as u64 * FLOW + LIST + QUEUE + room).next_multiple_of(4096)
 }
@@ -44,7 +45,7 @@ fn most_descriptors() -> usize {
     most as usize
 }
 
-/// Flows, sockets, bytes, descriptors: as before, and nothing wakes the container any more.
+/// Flows, sockets, bytes and descriptors are as before, and no timer wakes the container.
 fn nothing_stays(daemon: &Daemon, before: &skbudget::stats::ContainerReport, fds: usize) {
     let rest = || {
         let now = report(daemon, "crowd");
@@ -56,7 +57,7 @@ fn nothing_stays(daemon: &Daemon, before: &skbudget::stats::ContainerReport, fds
     assert_eq!(now.categories, before.categories);
     assert_eq!(now.meter.usage_bytes, before.meter.usage_bytes);
     assert_eq!(descriptors(), fds);
-    // No timer runs out any more: nothing wakes the container but its guest, which has nothing to say for a while.
+    // No timer is armed: only the guest wakes the container, and it sends nothing for a while.
     crate::until(|| {
         let turns = report(daemon, "crowd").turns;
         thread::sleep(Duration::from_millis(500));
@@ -122,7 +123,7 @@ fn five_thousand_at_once_leave_nothing() {
     daemon.shutdown().unwrap();
 }
 
-/// Connections to many addresses nobody has: begun, not waited for.
+/// Starts connections to many addresses that never answer, without waiting.
 fn dead(netns: &OwnedFd) -> Vec<OwnedFd> {
     let begin = |i: usize| {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
@@ -134,10 +135,11 @@ fn dead(netns: &OwnedFd) -> Vec<OwnedFd> {
     attach::run_in(netns.as_fd(), || (0..DEAD).map(begin).collect()).unwrap()
 }
 
-/// p99 of the requests of all flows, from when each was due.
+/// The p99 of the requests of all flows, from the time at which each was due.
 fn ask(live: &[TcpStream], servers: &[TcpStream]) -> Duration {
     let took = thread::scope(|scope| {
-        // One thread a side takes all flows in turn: what is measured is the way, not a hundred threads.
+        // One thread on each side serves all flows in turn: the path is measured, not the scheduling of a hundred
+        // threads.
         scope.spawn(|| {
             let rounds = LENGTH.as_nanos() / EVERY.as_nanos();
             for mut server in (0..rounds).flat_map(|_| servers) {
@@ -171,7 +173,7 @@ fn ask(live: &[TcpStream], servers: &[TcpStream]) -> Duration {
 #[ignore = "needs root and /dev/net/tun"]
 fn two_hundred_dead_destinations_beside_a_hundred_live_flows() {
     most_descriptors();
-    // What every flow is guaranteed, and for each that is at work the buffers it begins with.
+    // The guarantee of every flow, and the initial buffers of each active one.
     let hard = hard(LIVE + DEAD, LIVE as u64 * AT_WORK);
     let world = World::new();
     let daemon = world.daemon(2 * hard);
@@ -192,7 +194,7 @@ fn two_hundred_dead_destinations_beside_a_hundred_live_flows() {
     assert_eq!(during.flows as usize, LIVE + DEAD, "all of them are being connected to");
     assert_eq!(during.counters["HostConnectFailed"], 0);
     assert!(during.meter.max_usage_bytes <= hard);
-    // Who was served is gone. The others go when the host gives up, or with their container.
+    // Served flows are closed. The others end when the host gives up, or with their container.
     drop((silent, live, servers));
     crate::until(|| report(&daemon, "crowd").flows as usize == DEAD);
     daemon.remove("crowd").unwrap();

@@ -1,10 +1,10 @@
-//! Floods from a container and crowds of connections, against the daemon, the kernel's devices and the clock on the
-//! wall: what is held, what is left, and that a neighbour's bytes arrive meanwhile. How fast they do is measured
-//! elsewhere (`cargo bench -p skbudget-benches --bench floods`); here nothing depends on speed.
+//! Floods from a container and crowds of connections, against the daemon, the kernel's devices and real time: what the
+//! containers hold, what remains, and whether a neighbour's bytes arrive meanwhile. Nothing here depends on speed,
+//! which is measured by `cargo bench -p skbudget-benches --bench floods`.
 //! `cargo test -p skbudget --test e2e_floods -- --ignored --test-threads=1 --nocapture`.
 //!
-//! `SKBUDGET_E2E_FLOOD` is the number of hostile segments of each flood, at 50,000 a second (100,000; the long form is
-//! 1,000,000).
+//! `SKBUDGET_E2E_FLOOD` is the number of hostile segments in each flood, at 50,000 a second (default 100,000; the long
+//! form is 1,000,000).
 
 #[path = "../../../tests/floods/attack.rs"]
 mod attack;
@@ -35,7 +35,7 @@ fn length(name: &str, default: u64) -> u64 {
     given.map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// Polls until it holds; more than a minute is a hang.
+/// Polls until the condition holds. More than a minute is a hang.
 #[track_caller]
 fn until(mut holds: impl FnMut() -> bool) {
     let began = std::time::Instant::now();

@@ -1,6 +1,6 @@
-//! The kernel's TCP in a container behind a cable that loses, reorders and repeats, against our stack: every byte
-//! arrives both ways, whatever congestion control the kernel uses, with and without SACK and timestamps. Goodput is
-//! measured elsewhere (`cargo bench -p skbudget-benches --bench impaired`); here nothing depends on speed.
+//! The kernel's TCP in a container, behind a cable that drops, reorders and duplicates, against our stack. Every byte
+//! arrives in both directions, with each congestion control of the kernel, with and without SACK and timestamps.
+//! Nothing here depends on speed; goodput is measured by `cargo bench -p skbudget-benches --bench impaired`.
 //! `cargo test -p skbudget --test e2e_impaired -- --ignored --test-threads=1 --nocapture`.
 
 #[path = "../wire/bench.rs"]

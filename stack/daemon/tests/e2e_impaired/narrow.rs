@@ -1,5 +1,6 @@
-//! A container that is a router: its address is behind it, on a link that looks as wide as ours, over a route that is
-//! narrower. Our segments do not fit, the router's kernel says so (RFC 1191, RFC 8201), and they become smaller.
+//! A container that is a router: the container's address is behind it, on a link with the same MTU, over a route with a
+//! smaller one. Our segments do not fit, the router's kernel reports that (RFC 1191, RFC 8201), and our stack sends
+//! smaller ones.
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -17,7 +18,7 @@ const NARROW: u32 = 1300;
 const LEN: u64 = 8_000_000;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// In the router: the address stays on the device, where errors get their source from, and is no longer delivered here.
+/// Set-up of the router. The address stays on the device as the source of ICMP errors, but is no longer local.
 const ROUTER: &str = "
 echo 1 > /proc/sys/net/ipv4/ip_forward
 echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
@@ -34,7 +35,7 @@ ip route add 10.0.2.100 via 10.9.0.2 dev in0 mtu MTU
 ip -6 route add fd00::100 via fd09::2 dev in0 metric 1 mtu MTU
 ";
 
-/// Behind it.
+/// Set-up of the host behind the router.
 const INNER: &str = "
 ip link set out0 up
 ip addr add 10.9.0.2/24 dev out0
@@ -51,7 +52,7 @@ fn script(netns: &OwnedFd, text: &str) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A listener where the daemon finds it, and how the container reaches it.
+/// A listener that the daemon can reach, and its address as the container sees it.
 fn listener(world: &World, v6: bool) -> (TcpListener, SocketAddr) {
     let (here, there): (IpAddr, IpAddr) = if v6 {
         let gateway = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);

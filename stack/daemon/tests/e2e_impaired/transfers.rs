@@ -1,4 +1,4 @@
-//! Transfers through the cable, both ways at once and one half after the other.
+//! Transfers through the cable, in both directions at once and one half after the other.
 
 use std::io::Read;
 use std::net::{Shutdown, TcpStream};
@@ -10,10 +10,10 @@ use skbudget_stack::sim::Faults;
 use crate::bench::{Bench, Cable, Far};
 use crate::streams::{receive_all, send_all};
 
-/// Nothing at all arriving for so long is a hang, not a slow path: more than an RTO backed off five times.
+/// Time without any byte after which a transfer hangs: longer than an RTO that was backed off five times.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// 1 % lost, 1 % overtaken, 0.5 % twice.
+/// Impairments: 1 % lost, 1 % reordered, 0.5 % duplicated.
 const BAD: Faults = Faults {
     loss: 10_000,
     duplicate: 5_000,
@@ -22,7 +22,7 @@ const BAD: Faults = Faults {
     reorder_by: Duration::from_millis(3),
 };
 
-/// Says so many bytes and then that it is done; hears all of the other half.
+/// Sends `len` bytes and a FIN, and receives the other half to its end.
 fn talk(stream: TcpStream, who: u64, len: u64) -> thread::JoinHandle<()> {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -65,7 +65,7 @@ fn both_ways(congestion: &str, sack: bool, timestamps: bool, v6: bool, seed: u64
         report.up,
         report.down
     );
-    // The cable did misbehave, and by nothing but its seed.
+    // The cable impaired frames, and only as the seed planned.
     for link in [report.up, report.down] {
         assert!(link.lost > 0 && link.duplicated > 0 && link.reordered > 0, "{link:?}");
     }
@@ -106,7 +106,7 @@ fn both_ways_under_bbr() {
     with_every_option("bbr");
 }
 
-/// One side says a word and its end; the other then says 100 MB into the half that is left.
+/// One side sends a few bytes and a FIN. The other side then sends 100 MB into its own open half.
 fn after_the_first_fin(guest_first: bool) {
     let cable = Cable {
         round_trip: Duration::from_millis(2),
@@ -156,7 +156,7 @@ fn a_hundred_megabytes_after_the_hosts_fin() {
     after_the_first_fin(false);
 }
 
-/// The relay must not be what limits anybody.
+/// Proves that the relay itself is not the bottleneck.
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn a_clean_cable_carries_everything_between_two_kernels() {

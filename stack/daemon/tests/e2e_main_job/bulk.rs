@@ -1,4 +1,4 @@
-//! Whole files over HTTP, and transfers longer than the sequence numbers.
+//! Whole files over HTTP, and transfers longer than the sequence number space.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -15,7 +15,7 @@ use crate::{LINKS, lacks, length};
 
 const FILE: usize = 200_000_000;
 
-/// Serves `connections`, one request each: GET is answered with the file, PUT with what arrived of it.
+/// Serves `connections` with one request each: a GET returns the file, a PUT whether the body equals it.
 pub(crate) fn serve_http(listener: TcpListener, connections: u64) {
     let file = pattern(FILE);
     for _ in 0..connections {
@@ -125,7 +125,7 @@ fn a_published_port_serves_the_file_to_the_host() {
         let publish = format!("127.0.0.1:{port}:80");
         let mut command = skbudget(&[&link[..], &["-p", &publish]].concat());
         let line = guest::command(&format!("serve {repeat}"));
-        // Until it listens, connections are refused by the container.
+        // Until the command listens, the container refuses connections.
         let child = command.args(line).stdout(Stdio::null()).spawn().unwrap();
         let mut running = Running { child, line: String::new() };
         let started = Instant::now();
@@ -149,7 +149,7 @@ fn a_published_port_serves_the_file_to_the_host() {
     }
 }
 
-/// The body of an answer; nothing when the server is not there yet.
+/// The body of a response; `None` while the server does not run.
 fn get(addr: SocketAddr) -> Option<Vec<u8>> {
     let mut stream = TcpStream::connect(addr).ok()?;
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n").ok()?;

@@ -1,4 +1,4 @@
-//! How connections begin and end: refused, unreachable, silent, half-closed, reset, kept alive.
+//! Starts and ends of connections: refused, unreachable, unanswered, half-closed, reset, kept alive.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -45,7 +45,7 @@ fn much_is_said_after_the_server_ended_its_half() {
     assert_eq!(heard, [(AFTER_FIN, 0)]);
 }
 
-/// The error a connection attempt ends with, and after how many milliseconds.
+/// The error of a connect, and the time until it, ms.
 fn attempt(before: &[&str], options: &[&str], to: &str) -> (i32, u64) {
     let mut command = Command::new(before.first().unwrap_or(&BINARY));
     command.args(before.get(1..).unwrap_or(&[]));
@@ -58,20 +58,20 @@ fn attempt(before: &[&str], options: &[&str], to: &str) -> (i32, u64) {
     (code.parse().unwrap(), millis.parse().unwrap())
 }
 
-/// Runs the rest in a network namespace of its own, set up by a script.
+/// Runs the arguments that follow in a network namespace of their own, which the script configures.
 fn namespace(script: &str) -> Vec<String> {
     let line = format!("set -e; {script}; exec \"$@\"");
     ["unshare", "-n", "bash", "-c", &line, "-"].map(str::to_owned).to_vec()
 }
 
-/// Its name, what runs before the binary, options, destination, what is expected.
+/// Name, command before the binary, options, destination, expected error.
 type Case<'a> = (&'a str, &'a [&'a str], &'a [&'a str], String, Errno);
 
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn failures_keep_their_names() {
     let port = free_port();
-    // Routes that lead nowhere, each in its way.
+    // One route for each kind of refusal.
     let routes = "ip link set lo up; ip addr add 192.0.2.1/24 dev lo; \
          ip route add unreachable 198.51.100.0/25; ip route add prohibit 198.51.100.128/25";
     let private = namespace(routes);
@@ -102,7 +102,8 @@ fn failures_keep_their_names() {
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn silence_stays_silence() {
-    // A neighbour whose hardware address nobody has; both kernels give up after two attempts, we somewhat earlier.
+    // A neighbour with a hardware address that no device has. Both kernels give up after two attempts, our stack a
+    // little earlier.
     let silent = "ip link add name va type veth peer name vb; ip link set va up; ip link set vb up; \
          ip addr add 192.0.2.1/24 dev va; ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev va; \
          echo 1 > /proc/sys/net/ipv4/tcp_syn_retries";
@@ -140,7 +141,7 @@ fn resets_reach_the_other_side() {
 #[ignore = "needs root and /dev/net/tun"]
 fn an_idle_connection_is_probed_and_stays() {
     let (netns, daemon) = crate::hard::container_with(16 << 20, 1500, |config| {
-        // The kernel answers twice a second at most.
+        // Short, but the kernel answers only two probes a second.
         config.keepalive = Duration::from_millis(600);
     });
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

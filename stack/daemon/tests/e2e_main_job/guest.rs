@@ -1,5 +1,5 @@
-//! The client's side: this executable again, as the command of a container. One test carries out the job that the
-//! environment names, and does nothing when there is none.
+//! The client: this executable again, as the command of a container. One test executes the job in the environment
+//! variable, and does nothing without one.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
@@ -12,10 +12,10 @@ use crate::support::{skbudget, text};
 const JOB: &str = "SKBUDGET_E2E_JOB";
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
-/// More than anything here takes.
+/// Longer than any job here.
 pub(crate) const LONG: Duration = Duration::from_secs(300);
 
-/// The command that carries out a job.
+/// The command line that executes a job.
 pub(crate) fn command(job: &str) -> Vec<String> {
     let exe = std::env::current_exe().unwrap().into_os_string().into_string().unwrap();
     let set = format!("{JOB}={job}");
@@ -25,12 +25,12 @@ pub(crate) fn command(job: &str) -> Vec<String> {
     line
 }
 
-/// Carries out a job in a container.
+/// Executes a job in a container.
 pub(crate) fn run(options: &[&str], job: &str) -> Output {
     skbudget(options).args(command(job)).output().unwrap()
 }
 
-/// What the job said, if it ended well.
+/// The output of the job, which must have succeeded.
 #[track_caller]
 pub(crate) fn answers(output: &Output) -> Vec<String> {
     let (said, complained) = (text(&output.stdout), text(&output.stderr));
@@ -56,7 +56,7 @@ fn carries_out_its_job() {
             let checker = receive_all(&mut TcpStream::connect(to(1)).unwrap()).unwrap();
             println!("guest: {} {}", checker.got, checker.wrong);
         }
-        // Its half ends at once; what it was told then is read to the end.
+        // Closes its half at once, then reads to the end.
         "end-first" => {
             let mut stream = TcpStream::connect(to(1)).unwrap();
             send_all(&mut stream, 1, n(2)).unwrap();
@@ -64,7 +64,7 @@ fn carries_out_its_job() {
             let checker = receive_all(&mut stream).unwrap();
             println!("guest: {} {}", checker.got, checker.wrong);
         }
-        // The other half ends first; what is said after that must arrive.
+        // Waits until the other half is closed. What it sends after that must arrive.
         "end-last" => {
             let mut stream = TcpStream::connect(to(1)).unwrap();
             let checker = receive_all(&mut stream).unwrap();
@@ -99,7 +99,7 @@ fn carries_out_its_job() {
             let tally = streams.run(LONG);
             println!("guest: {} {tally:?}", open.map_or(-1, |t| t.as_millis() as i64));
         }
-        // Connections that stay as they are for somebody who measures: until its input ends.
+        // Connections that stay as they are until stdin ends: another process measures them.
         "stall" => {
             let (count, send, hold) = (n(2) as usize, n(3), Duration::from_secs(n(4)));
             let mut streams = Streams::connect(to(1), count, send, hold);

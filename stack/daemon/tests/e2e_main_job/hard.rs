@@ -1,4 +1,4 @@
-//! Hard is hard: 300 connections whose other ends do not read, under budgets that hold all of them and few of them.
+//! Hard limits: 300 connections to peers that do not read, under budgets with room for all of them and for few of them.
 
 use std::net::{SocketAddrV4, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,19 +20,19 @@ use crate::streams::{Streams, Tally};
 use crate::support::{TempFile, text};
 
 const FLOWS: usize = 300;
-/// What each says: together several times the budgets.
+/// Bytes sent by each: together several times the budgets.
 const BYTES: u64 = 400_000;
-/// What the side that did not read says in the end.
+/// Bytes sent at the end by the side that did not read.
 const REPLY: u64 = 8;
 const MIB: u64 = 1 << 20;
 
-/// Sockets' memory over what is charged for them, at any moment.
+/// Maximum ratio of the memory that host sockets hold to its charge, at any time.
 const MOST_OVER_CHARGED: f64 = 4.0 / 3.0;
 
-/// The bound.
+/// Bound of the time until all are open, from the requirements.
 const ALL_OPEN_WITHIN: Duration = Duration::from_secs(5);
 
-/// Who does not read.
+/// The side that does not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stalled {
     Servers,
@@ -40,7 +40,7 @@ enum Stalled {
 }
 
 impl Stalled {
-    /// What the container says and for how long it does not read; the same of the servers.
+    /// Bytes that the container sends, and the time in which it does not read; then the same for the servers.
     fn roles(self) -> [(u64, Duration); 2] {
         let hold = Duration::from_secs(length("HOLD", 5));
         let (speaks, stalls) = ((BYTES, Duration::ZERO), (REPLY, hold));
@@ -51,7 +51,7 @@ impl Stalled {
     }
 }
 
-/// A namespace, and a daemon of this process that serves it under the name "c".
+/// A namespace, and a daemon in this process that serves it under the name "c".
 pub(crate) fn container(hard: u64, mtu: u16) -> (OwnedFd, Daemon) {
     container_with(hard, mtu, |_| {})
 }
@@ -85,25 +85,25 @@ pub(crate) fn report(daemon: &Daemon, meminfo: bool) -> ContainerReport {
     daemon.stats(meminfo).unwrap().containers.remove(0)
 }
 
-/// Connections from the namespace to a port of the host's loopback.
+/// Opens connections from the namespace to a port of the host's loopback.
 pub(crate) fn connect(netns: &OwnedFd, port: u16, n: usize, send: u64, hold: Duration) -> Streams {
     let to = SocketAddrV4::new(GATEWAY, port);
     attach::run_in(netns.as_fd(), || Streams::connect(to, n, send, hold)).unwrap()
 }
 
-/// What was seen of a container while a test ran.
+/// The extremes of a container's stats while a test ran.
 #[derive(Debug, Default)]
 struct Seen {
     samples: usize,
     usage: u64,
     host: u64,
     meminfo: u64,
-    /// The largest ratio of what the host's sockets hold to what is charged for them, and how often it was above one.
+    /// The largest ratio of the host sockets' memory to its charge, and how often it was above one.
     ratio: f64,
     above: usize,
 }
 
-/// Every 10 ms, until it is told to stop.
+/// Samples the stats every 10 ms, until `stop` is set.
 fn watch(daemon: &Daemon, hard: u64, stop: &AtomicBool) -> Seen {
     let mut seen = Seen::default();
     while !stop.load(Ordering::Relaxed) {
@@ -122,7 +122,7 @@ fn watch(daemon: &Daemon, hard: u64, stop: &AtomicBool) -> Seen {
     seen
 }
 
-/// Both ends in this process, watched.
+/// Both ends are in this process, which samples the stats.
 fn watched(stalled: Stalled, hard: u64) {
     let [inside, outside] = stalled.roles();
     let (netns, daemon) = container(hard, 65520);
@@ -161,12 +161,12 @@ fn watched(stalled: Stalled, hard: u64) {
     check_open(hard, open);
     assert!(end.meter.max_usage_bytes <= hard);
     assert_eq!(end.counters["AdmissionDenied"], 0);
-    // What the kernel holds for the container is covered by what the container was charged for it. Where a few sockets
-    // at their floor are all there is, the kernel's own rounding shows: it looks at the cap before it adds a segment.
+    // The charge covers what the kernel holds for the container. With only a few sockets, at their floor, the kernel's
+    // rounding shows: it checks the cap before it adds a segment.
     assert!(seen.ratio <= MOST_OVER_CHARGED, "{seen:?}");
 }
 
-/// The same as the command of a container.
+/// The same with the client as the command of a container.
 fn run(stalled: Stalled, hard: u64) {
     let [inside, outside] = stalled.roles();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -198,7 +198,7 @@ fn run(stalled: Stalled, hard: u64) {
     assert_eq!(stats["counters"]["AdmissionDenied"], 0);
 }
 
-/// Both sides when everything arrived and nothing was reset.
+/// The expected result of both sides: all bytes arrived, and no connection was reset.
 fn complete(stalled: Stalled) -> [Tally; 2] {
     let [(inside, _), (outside, _)] = stalled.roles();
     let side = |said: u64, heard: u64| Tally {
@@ -214,7 +214,7 @@ fn complete(stalled: Stalled) -> [Tally; 2] {
     [side(inside, outside), side(outside, inside)]
 }
 
-/// A budget that holds all of them: all open at once.
+/// Under a budget with room for all connections, all open in time.
 fn check_open(hard: u64, open: Option<Duration>) {
     assert!(open.is_some(), "not all were connected");
     assert!(hard < 16 * MIB || open < Some(ALL_OPEN_WITHIN), "{open:?}");

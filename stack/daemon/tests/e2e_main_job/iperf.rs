@@ -1,4 +1,4 @@
-//! iperf3 in the container, its server on the host.
+//! iperf3 in the container against its server on the host.
 
 use std::process::{Child, Command, Stdio};
 
@@ -7,8 +7,8 @@ use serde_json::Value;
 use crate::support::{free_port, skbudget, text};
 use crate::{LINKS, lacks, length};
 
-/// What buffers of a stream hold at most: those of the sender and of the receiver, as the kernel lets them grow, and
-/// ours with their host socket.
+/// Maximum bytes in the buffers of one stream: those of sender and receiver at the kernel's maximum, and those of our
+/// stack with its host socket.
 fn under_way() -> u64 {
     let most = |name: &str| {
         let triple = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap();
@@ -17,7 +17,7 @@ fn under_way() -> u64 {
     most("tcp_rmem") + most("tcp_wmem") + (16 << 20)
 }
 
-/// Ended with the test.
+/// A process that is killed at the end of the test.
 struct Server(Child);
 
 impl Drop for Server {
@@ -31,7 +31,7 @@ fn server(port: u16) -> Server {
     let mut command = Command::new("iperf3");
     command.args(["-s", "-1", "-B", "127.0.0.1", "-p", &port.to_string()]);
     let server = Server(command.stdout(Stdio::null()).spawn().unwrap());
-    // It says that it listens in its output only when it is not buffered: ask the kernel.
+    // iperf3 buffers the line that reports the listener, so this checks the kernel's table.
     let wanted = format!("0100007F:{port:04X} 00000000:0000 0A");
     crate::support::until(|| std::fs::read_to_string("/proc/net/tcp").unwrap().contains(&wanted));
     server
@@ -41,7 +41,7 @@ fn bytes(report: &Value, side: &str) -> u64 {
     report["end"][side]["bytes"].as_u64().unwrap_or(0)
 }
 
-/// The least any stream moved in one whole interval after the second.
+/// The minimum that a stream moved in one whole interval after the second. With the number of intervals.
 fn least_interval(report: &Value) -> (usize, u64) {
     let intervals = report["intervals"].as_array().unwrap();
     let whole = |stream: &&Value| stream["seconds"].as_f64().unwrap() > 0.5;
@@ -80,8 +80,8 @@ fn run(mode: &[&str]) {
             bytes(&report, "sum_sent_bidir_reverse"),
             bytes(&report, "sum_received_bidir_reverse"),
         );
-        // When its time is over iperf3 leaves what is still under way, as it does without us: that much may be missing,
-        // and nothing more. That every byte arrives is shown elsewhere.
+        // At its end iperf3 discards the bytes under way, with or without our stack: only so many may be missing. Other
+        // tests show that every byte arrives.
         for direction in ["", "_bidir_reverse"] {
             let [sent, received] = ["sum_sent", "sum_received"]
                 .map(|side| bytes(&report, &format!("{side}{direction}")));

@@ -1,10 +1,10 @@
-//! The main job, end to end, as its users see it: real transfers between the kernel's TCP in a container and servers
-//! on the host's loopback, with the numbers printed:
-//! `cargo test -p skbudget --release --test e2e_main_job -- --ignored --test-threads=1 --nocapture`.
+//! The main job end to end, as users see it: transfers between the kernel's TCP in a container and servers on the
+//! host's loopback. Prints the numbers: `cargo test -p skbudget --release --test e2e_main_job -- --ignored
+//! --test-threads=1 --nocapture`.
 //!
-//! Lengths are what CI has time for. These make them longer: `SKBUDGET_E2E_SECONDS` (of one iperf3 run, 3),
-//! `SKBUDGET_E2E_REPEAT` (transfers of the file in each combination, 3), `SKBUDGET_E2E_HOLD` (seconds in which nobody
-//! reads, 5), `SKBUDGET_E2E_LONG_MIB` (length of the long transfers, 4608).
+//! The default lengths suit CI. These variables change them: `SKBUDGET_E2E_SECONDS` (one iperf3 run, 3),
+//! `SKBUDGET_E2E_REPEAT` (transfers of the file in each combination, 3), `SKBUDGET_E2E_HOLD` (seconds without a read,
+//! 5), `SKBUDGET_E2E_LONG_MIB` (length of the long transfers, 4608).
 
 #[path = "../e2e/support.rs"]
 #[allow(dead_code, reason = "shared with the other end-to-end tests, which use the rest of it")]
@@ -19,7 +19,7 @@ mod many;
 mod memory;
 mod streams;
 
-/// Every combination that frames may come in.
+/// Every combination of MTU and offload.
 const LINKS: [[&str; 4]; 4] = [
     ["--mtu", "65520", "--offload", "on"],
     ["--mtu", "1500", "--offload", "on"],
@@ -33,7 +33,7 @@ fn length(name: &str, default: u64) -> u64 {
     given.map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// True, and says so, when a program the test needs is missing.
+/// True, with a message, when a program that the test needs is missing.
 fn lacks(test: &str, program: &str) -> bool {
     let found = std::process::Command::new(program)
         .arg("--version")

@@ -1,4 +1,4 @@
-//! Many short connections: nothing of them stays.
+//! Many short connections, and nothing of them remains.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -18,7 +18,7 @@ const IN_SEQUENCE: u64 = 10_000;
 const AT_ONCE: usize = 1000;
 const HARD: u64 = 64 << 20;
 
-/// Who ends a connection first: the other one is left with TIME-WAIT.
+/// The side that closes first. After the server, our stack closes first towards the guest and has the TIME-WAIT entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum First {
     Container,
@@ -29,7 +29,7 @@ fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// One connection after the other: a byte each way.
+/// One connection after the other, with a byte in each direction.
 fn in_sequence(netns: &OwnedFd, n: u64, first: First) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let to = SocketAddrV4::new(GATEWAY, listener.local_addr().unwrap().port());
@@ -58,7 +58,7 @@ fn in_sequence(netns: &OwnedFd, n: u64, first: First) {
     });
 }
 
-/// As it was before the connections, once TIME-WAIT is over: flows, sockets, memory, descriptors, timers.
+/// After TIME-WAIT everything is as before the connections: flows, sockets, memory, descriptors, timers.
 fn nothing_stays(daemon: &Daemon, before: &skbudget::stats::ContainerReport, fds: usize) -> u64 {
     let started = Instant::now();
     let rest = || {
@@ -73,7 +73,7 @@ fn nothing_stays(daemon: &Daemon, before: &skbudget::stats::ContainerReport, fds
     assert_eq!(now.categories, before.categories);
     assert_eq!(now.meter.usage_bytes, before.meter.usage_bytes);
     assert_eq!(descriptors(), fds);
-    // No timer runs out any more: nothing wakes the container but its guest, which has nothing to say for a while.
+    // No timer is armed: only the guest wakes the container, and it sends nothing for a while.
     let quiet = || {
         let turns = report(daemon, false).turns;
         thread::sleep(Duration::from_millis(500));

@@ -1,4 +1,4 @@
-//! Charged bytes against what the process really holds.
+//! Compares the charged bytes with those that the process really holds.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -19,10 +19,10 @@ use crate::streams::Streams;
 const FLOWS: usize = 300;
 const BYTES: u64 = 1 << 20;
 const MTU: u16 = 65520;
-/// Bytes of free chunks in a worker that rests.
+/// Maximum bytes of free chunks in an idle worker.
 const STOCK_MAX: u64 = 64 << 10;
 
-/// Bytes of one kind, of this process: from the one file that counts exactly.
+/// Memory of this process of one kind, bytes. Read from the only file with exact counts.
 fn memory(kind: &str) -> i64 {
     let rollup = fs::read_to_string("/proc/self/smaps_rollup").unwrap();
     let line = rollup.lines().find_map(|line| line.strip_prefix(kind)).unwrap();
@@ -30,12 +30,12 @@ fn memory(kind: &str) -> i64 {
     kib << 10
 }
 
-/// The process that is measured: a daemon with one container, and the container's client in a process of its own.
+/// The measured process: a daemon with one container. The container's client is a process of its own.
 pub(crate) fn cold(words: &[&str]) {
     let (port, hard, hold) = (words[0], words[1].parse().unwrap(), words[2]);
     let (netns, daemon) = container(hard, MTU);
     let line = guest::command(&format!("stall {port} {FLOWS} {BYTES} {hold}"));
-    // What a process of this size needs to start another one is not the flows'.
+    // Spawning a process needs memory that is not the flows': the command is prepared before the first measurement.
     let mut command = Command::new(&line[0]);
     command.args(&line[1..]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let before = [memory("Rss"), memory("Anonymous")];
@@ -43,7 +43,8 @@ pub(crate) fn cold(words: &[&str]) {
     let mut client = attach::run_in(netns.as_fd(), || command.spawn().unwrap()).unwrap();
     let mut said = BufReader::new(client.stdout.take().unwrap()).lines().map(Result::unwrap);
     let tally = said.find(|line| line.contains("guest: ")).unwrap();
-    // Flows that stall still move a little now and then; when they rest, what is free goes back within a second.
+    // Stalled flows still move a little now and then. Once they are idle, free memory returns to the system within a
+    // second.
     let rested = Instant::now() + Duration::from_secs(20);
     let mut stats = daemon.stats(true).unwrap();
     while stats.pool_bytes > STOCK_MAX && Instant::now() < rested {
@@ -70,12 +71,12 @@ pub(crate) fn cold(words: &[&str]) {
     drop(client.stdin.take());
     client.wait().unwrap();
     assert_eq!(now.flows as usize, FLOWS);
-    // Pages of the program that are touched for the first time are in its RSS too, and so is the worker's one frame,
-    // which is the platform's. They hold nothing of a container.
+    // RSS includes pages of the program that are touched for the first time, and the worker's frame buffer, which is
+    // part of the platform. They hold nothing of a container.
     let held = (anonymous - stats.platform_bytes as i64) as f64 / charged as f64;
     assert!((0.8..=1.15).contains(&held), "{anonymous} ({rss} with the program) for {charged}");
     assert!(pool <= STOCK_MAX, "{pool} of {charged}");
-    // All of it ends: what was used goes back as well, but for what the allocator needs to go on.
+    // After the end of the flows their memory is returned, too, except what the allocator keeps.
     let peak = memory("Anonymous");
     daemon.remove("c").unwrap();
     thread::sleep(Duration::from_secs(1));
@@ -84,7 +85,7 @@ pub(crate) fn cold(words: &[&str]) {
     assert!(left < (peak - before[1]) / 2, "{left} left of {}", peak - before[1]);
 }
 
-/// Stalled flows on behalf of which the process holds as much as the budget allows.
+/// Stalls flows until the process holds as much for them as the budget allows.
 fn measure(what: &str, hard: u64, servers: (u64, Duration), client_hold: u64) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

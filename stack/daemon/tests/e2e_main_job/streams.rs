@@ -1,7 +1,7 @@
-//! Many connections driven by one thread, every byte of them checked.
+//! Many connections, driven by one thread. Every byte is checked.
 //!
-//! Each sender says who it is in its first 8 bytes; what follows is a function of that number and of the position, so
-//! that a byte from another connection, or from another place, does not fit.
+//! The first 8 bytes of each sender are its number. The bytes after them are a function of that number and of the
+//! position, so a byte of another connection or of another position is detected.
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
@@ -16,7 +16,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, connect, listen, socket,
 };
 
-/// Prime, so that no buffer size divides it.
+/// Period of the pattern: a prime, which no buffer size divides.
 const PERIOD: usize = 1_000_003;
 const HEADER: usize = 8;
 
@@ -28,7 +28,7 @@ fn table() -> &'static [u8] {
     })
 }
 
-/// What sender `who` says from position `at` on: at most `len` bytes, at least one.
+/// The bytes of sender `who` from position `at` on: at most `len`, at least one.
 fn said(who: &[u8; HEADER], at: u64, len: usize) -> &[u8] {
     if at < HEADER as u64 {
         let rest = &who[at as usize..];
@@ -38,7 +38,7 @@ fn said(who: &[u8; HEADER], at: u64, len: usize) -> &[u8] {
     &table()[from as usize..][..len.min(PERIOD)]
 }
 
-/// Receives one sender's bytes and compares.
+/// Compares the bytes received from one sender.
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
     who: [u8; HEADER],
@@ -70,7 +70,7 @@ impl Checker {
     }
 }
 
-/// Says the first `len` bytes of sender `who`.
+/// Sends the first `len` bytes of sender `who`.
 pub(crate) fn send_all(to: &mut impl Write, who: u64, len: u64) -> std::io::Result<()> {
     let who = who.to_le_bytes();
     let mut at = 0;
@@ -82,7 +82,7 @@ pub(crate) fn send_all(to: &mut impl Write, who: u64, len: u64) -> std::io::Resu
     Ok(())
 }
 
-/// Takes everything up to the end of the stream.
+/// Receives until the end of the stream.
 pub(crate) fn receive_all(from: &mut impl Read) -> std::io::Result<Checker> {
     let mut checker = Checker::default();
     let mut buffer = vec![0; 256 << 10];
@@ -125,23 +125,23 @@ impl Stream {
     }
 }
 
-/// Connections of one side of a test.
+/// The connections of one side of a test.
 #[derive(Debug)]
 pub(crate) struct Streams {
     listener: Option<TcpListener>,
     all: Vec<Stream>,
-    /// Bytes each of them says before it ends its half.
+    /// Number of bytes that each sends before it closes its half.
     send: u64,
-    /// Nothing is read before that.
+    /// Reads start at this time.
     read_from: Option<Instant>,
-    /// Nothing is said before everything was heard.
+    /// Sends start only after everything was received.
     quiet: bool,
     started: Instant,
     wanted: usize,
     all_open_after: Option<Duration>,
 }
 
-/// How they are doing.
+/// The state of all connections.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) open: usize,
@@ -153,7 +153,7 @@ pub(crate) struct Tally {
     pub(crate) received: u64,
     pub(crate) least: u64,
     pub(crate) most: u64,
-    /// Different senders that were heard.
+    /// Number of different senders received from.
     pub(crate) peers: usize,
 }
 
@@ -173,8 +173,8 @@ impl Streams {
         }
     }
 
-    /// `n` connections, begun at once. They belong to the network namespace of the calling thread. With a `hold`
-    /// nothing is read for so long, and nothing said before everything was heard.
+    /// Opens `n` connections at once, in the network namespace of the calling thread. With a `hold` reads start after
+    /// that time, and sends only after everything was received.
     pub(crate) fn connect(to: SocketAddrV4, n: usize, send: u64, hold: Duration) -> Self {
         let mut streams = Self::new(n, send, hold);
         for who in 0..n {
@@ -189,7 +189,7 @@ impl Streams {
         streams
     }
 
-    /// `n` connections to be accepted.
+    /// Accepts `n` connections.
     pub(crate) fn accept(listener: TcpListener, n: usize, send: u64, hold: Duration) -> Self {
         let mut streams = Self::new(n, send, hold);
         listen(&listener, Backlog::new(2048).unwrap()).unwrap();
@@ -198,7 +198,7 @@ impl Streams {
         streams
     }
 
-    /// Until all have said and heard everything; `deadline` bounds it.
+    /// Runs until all connections have sent and received everything, or until the deadline.
     pub(crate) fn run(&mut self, deadline: Duration) -> Tally {
         self.run_until(deadline, |streams| {
             streams.all.len() == streams.wanted && streams.all.iter().all(Stream::over)
@@ -206,7 +206,7 @@ impl Streams {
         self.tally()
     }
 
-    /// Until each is connected, or failed.
+    /// Runs until every connect has succeeded or failed.
     pub(crate) fn run_until_open(&mut self, deadline: Duration) -> Option<Duration> {
         self.run_until(deadline, |streams| streams.all_open_after.is_some());
         self.all_open_after
@@ -247,7 +247,7 @@ impl Streams {
             fds.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
         }
         for (index, stream) in self.all.iter().enumerate() {
-            // A reset reports itself whatever is asked for: only who waits for something is asked about.
+            // poll(2) reports a reset whatever is polled for, so connections without interest are not polled.
             if !stream.over() && !wanted(stream).is_empty() {
                 which.push(index);
                 fds.push(PollFd::new(stream.socket.as_fd(), wanted(stream)));
