@@ -18,7 +18,8 @@ const IN_SEQUENCE: u64 = 10_000;
 const AT_ONCE: usize = 1000;
 const HARD: u64 = 64 << 20;
 
-/// The side that closes first. After the server, our stack closes first towards the guest and has the TIME-WAIT entries.
+/// The side that closes first. If it is the server, our stack closes first towards the guest: the TIME-WAIT entries
+/// are then ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum First {
     Container,
