@@ -28,8 +28,11 @@ const SUBNET_PREFIX: u8 = 24;
 /// The guest's IPv6 addresses.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GuestNet6 {
+    /// The guest's own address.
     pub ip: Ipv6Addr,
+    /// The gateway, which is the default route.
     pub gateway: Ipv6Addr,
+    /// Prefix length of the guest's address, bits.
     pub prefix_len: u8,
     /// With it a kernel without IPv6 fails the set-up; without it the device then gets IPv4 only.
     pub required: bool,
@@ -38,15 +41,21 @@ pub struct GuestNet6 {
 /// Configuration of the guest's end of the device.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GuestNet {
+    /// The guest's own IPv4 address.
     pub ip: Ipv4Addr,
+    /// The IPv4 gateway, which is the default route.
     pub gateway: Ipv4Addr,
+    /// `None`: the guest gets IPv4 only.
     pub ipv6: Option<GuestNet6>,
     /// The gateway's address, set as a permanent neighbour of the guest's kernel. Without that, the frames that wait
     /// for its first ARP answer would all arrive in one burst, within the write of that answer, and most of them do not
     /// fit the device's queue.
     pub gateway_mac: [u8; 6],
+    /// MTU of the device, bytes.
     pub mtu: u16,
+    /// Length of the device's queue, packets: what the container is charged for (B12).
     pub txqueuelen: u32,
+    /// Whether checksums and segmentation are offloaded.
     pub offload: bool,
 }
 
@@ -72,7 +81,9 @@ impl From<&ContainerConfig> for GuestNet {
 /// A step of the set-up, and why it failed.
 #[derive(Debug)]
 pub struct AttachError {
+    /// What failed.
     pub step: &'static str,
+    /// The error of the kernel.
     pub source: io::Error,
 }
 

@@ -60,7 +60,9 @@ const NUMBERS: u32 = 64;
 pub struct CapSet(u64);
 
 impl CapSet {
+    /// The empty set.
     pub const NONE: Self = Self(0);
+    /// Every capability.
     pub const ALL: Self = Self(u64::MAX);
 
     /// Docker's default set. None of them can configure a network.

@@ -202,7 +202,9 @@ pub enum OnOff {
 /// A published port as typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublishArg {
+    /// Address and port on the host.
     pub host: SocketAddr,
+    /// Port in the container.
     pub guest_port: u16,
 }
 

@@ -56,7 +56,9 @@ pub enum BudgetRef {
 /// A port of the host that forwards to one of the guest. The caller binds it, so that a port in use is an early error.
 #[derive(Debug)]
 pub struct Publish {
+    /// The listener on the host.
     pub listener: TcpListener,
+    /// Port in the container.
     pub guest_port: u16,
 }
 
@@ -71,10 +73,15 @@ impl Publish {
 /// A container to be added.
 #[derive(Debug)]
 pub struct ContainerSpec {
+    /// Unique among the containers of the daemon.
     pub name: String,
+    /// The container's device.
     pub tap: Tap,
+    /// Parameters of its stack.
     pub config: ContainerConfig,
+    /// The budget that it is charged to.
     pub budget: BudgetRef,
+    /// Ports of the host that forward to it.
     pub publish: Vec<Publish>,
     /// Source address of its IPv4 connections to hosts other than this one.
     pub outbound_addr: Option<Ipv4Addr>,
@@ -153,6 +160,7 @@ pub struct ContainerHandle {
 }
 
 impl ContainerHandle {
+    /// The name by which the daemon knows the container.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -226,6 +234,7 @@ impl Daemon {
         answer.recv().map_err(|_| DaemonError::Stopped)?
     }
 
+    /// Changes the limits of the container's budget, which may be shared.
     pub fn set_limits(&self, name: &str, limits: Limits) -> Result<(), DaemonError> {
         self.of(name, |reply| Command::SetLimits { name: name.to_owned(), limits, reply })?
     }

@@ -18,7 +18,9 @@ pub const SIGNAL_BASE: u8 = 128;
 /// A non-zero exit that is not the command's own, and the message for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
+    /// The exit code.
     pub code: u8,
+    /// One line for stderr, which names the key or the step that failed.
     pub message: String,
 }
 

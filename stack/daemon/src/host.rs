@@ -166,9 +166,9 @@ impl HostSockets {
         // is advertised at once: so the buffer is what is charged, and no more.
         let far = !to.ip().is_loopback();
         set_buffers(&fd, if far { HostCaps { rcvbuf: FAR_RCVBUF, ..caps } } else { caps });
-        // The stack segments and delays already: a second Nagle would only add latency.
+        // The guest's TCP has delayed small segments already: a second Nagle would only add latency.
         setsockopt(&fd, sockopt::TcpNoDelay, &true).map_err(map)?;
-        // Until the stack closes in order: whatever ends this process, no queue outlives it (K11).
+        // Until the stack has delivered everything: whatever ends this process, no send queue outlives it uncharged.
         closing::reset_on_close(&fd);
         if !far {
             let _ = setsockopt(&fd, sockopt::TcpMaxSeg, &LOOPBACK_MSS);
@@ -337,7 +337,7 @@ fn retry<T>(mut op: impl FnMut() -> io::Result<T>) -> Result<T, HostError> {
     }
 }
 
-/// Receive buffer during a connect to another machine, bytes: allows for a window scale of 4 MiB.
+/// Receive buffer during a connect to another machine, bytes: gives a window scale for windows of this size.
 const FAR_RCVBUF: u32 = 4 << 20;
 
 /// Sets buffers and options of a listener; the sockets that it accepts inherit them.
@@ -348,8 +348,7 @@ pub(crate) fn prepare_listener(socket: &impl AsFd, caps: HostCaps) {
 }
 
 /// Selects Reno for a loopback connection. There is no network between its ends: a pacing host default (BBR) would only
-/// set timers. Every kernel has Reno and lets any user select it, and loopback loses nothing that it could slow down
-/// for.
+/// set timers. Every kernel has Reno and lets any user select it, and on loopback there is no loss to slow it down.
 fn unpaced(socket: &impl AsFd) {
     let _ = setsockopt(socket, sockopt::TcpCongestion, &OsString::from("reno"));
 }

@@ -223,6 +223,7 @@ impl Netlink {
         message.serialize(&mut bytes);
         self.socket.send(&bytes, 0)?;
 
+        // One request at a time: the next message is its answer.
         let mut answer = vec![0; ANSWER_BYTES];
         let n = self.socket.recv(&mut &mut answer[..], 0)?;
         NetlinkMessage::deserialize(&answer[..n])

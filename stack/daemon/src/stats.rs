@@ -17,6 +17,7 @@ pub const SCHEMA: &str = "skbudget.stats/1";
 /// The whole state at one time.
 #[derive(Debug, Clone, Serialize)]
 pub struct Stats {
+    /// [`SCHEMA`].
     pub schema: &'static str,
     /// Monotonic clock.
     pub time_ns: u64,
@@ -33,6 +34,7 @@ pub struct Stats {
 /// One container.
 #[derive(Debug, Clone, Serialize)]
 pub struct ContainerReport {
+    /// Name of the container.
     pub name: String,
     /// Limits and usage of its budget.
     #[serde(flatten)]
@@ -43,11 +45,16 @@ pub struct ContainerReport {
     pub flows: u32,
     /// Flows opened so far.
     pub flows_total: u64,
+    /// Its charges.
     #[serde(flatten)]
     pub categories: Categories,
+    /// Payload received from the guest.
     pub bytes_from_guest: u64,
+    /// Payload sent to the guest.
     pub bytes_to_guest: u64,
+    /// Frames read from the device.
     pub frames_from_guest: u64,
+    /// Frames written to the device.
     pub frames_to_guest: u64,
     /// Bytes that the kernel holds in the host sockets now, from SO_MEMINFO. Only on request: it costs a system call
     /// for each flow.
@@ -66,33 +73,53 @@ pub struct ContainerReport {
 /// One meter. A limit that does not exist is null.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Meter {
+    /// Pressure ends below this.
     pub low_bytes: Option<u64>,
+    /// Pressure starts above this.
     pub soft_bytes: Option<u64>,
+    /// No charge exceeds this.
     pub hard_bytes: Option<u64>,
+    /// The larger of `hard_bytes` and the usage: differs after `hard` was lowered below it.
     pub hard_effective_bytes: Option<u64>,
+    /// The guaranteed part.
     pub min_bytes: u64,
+    /// Charged now, in whole pages.
     pub usage_bytes: u64,
+    /// Maximum of the usage so far.
     pub max_usage_bytes: u64,
+    /// State now.
     #[serde(serialize_with = "pressure_name")]
     pub pressure: Pressure,
+    /// Time under pressure so far.
     pub pressure_ns: u64,
+    /// Charges that the hard limit refused.
     pub failcnt: u64,
 }
 
 /// A container's charges by category, bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Categories {
+    /// Receive queues, in order.
     pub rmem_bytes: u64,
+    /// Receive queues, out of order.
     pub ofo_bytes: u64,
+    /// Open receive windows, charged and empty (`strict` rules).
     pub credit_bytes: u64,
+    /// Send queues.
     pub wmem_bytes: u64,
+    /// `forward_alloc` of the flows (`linux` rules).
     pub fwd_bytes: u64,
+    /// Unused reserves of open flows (`strict` rules).
     pub reserve_bytes: u64,
+    /// UDP datagrams and IP fragments.
     pub udp_bytes: u64,
+    /// Flow objects, TIME-WAIT entries, SYNs without a flow.
     pub sock_bytes: u64,
+    /// Caps of host sockets, and backlogs.
     pub host_bytes: u64,
     /// The part of `host_bytes` for the backlogs of published ports (H6).
     pub listen_bytes: u64,
+    /// The device queue (B12).
     pub dev_bytes: u64,
 }
 

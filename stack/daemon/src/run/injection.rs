@@ -7,7 +7,7 @@ use std::io;
 
 use crate::sys;
 
-/// System call numberings (<linux/audit.h>) of this architecture, and the numbers of ioctl(2) in each.
+/// System call numberings (`linux/audit.h`) of this architecture, and the numbers of ioctl(2) in each.
 #[cfg(target_arch = "x86_64")]
 const CALLS: &[(u32, &[u32])] = &[
     // x32 has the same numbering with a number of its own for ioctl; the filter masks its flag out.

@@ -122,7 +122,7 @@ fn run(
     drop((theirs, inside, users));
     // From here on a signal to the caller's process group does not reach this process, which distinguishes it from a
     // signal to each pid. A new session, not only a group: with a parent in another group of the same session, the
-    // kernel would not treat the command's group as orphaned, as if a shell controlled its jobs.
+    // kernel would treat the command's group as one under job control of a shell, not as orphaned.
     setsid()?;
     let observer = Watch { signals: &signals, apart, lifeline: Some(lifeline), parent };
     let code = observer.look_after(wire, &mut init)?;

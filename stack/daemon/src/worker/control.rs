@@ -144,7 +144,7 @@ impl Worker {
         Ok(place(&mut self.budgets, seat))
     }
 
-    /// Creates a container. After an error nothing of it remains, neither the charges nor a budget of its own.
+    /// Creates a container. After an error it is charged nothing.
     fn add_container(&mut self, spec: ContainerSpec, now: Instant) -> Result<(), DaemonError> {
         let ContainerSpec { name, tap, config, budget, publish, outbound_addr } = spec;
         let (at, own) = match budget {
