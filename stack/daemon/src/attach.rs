@@ -182,6 +182,7 @@ pub(crate) fn tap_into_from_here(
     no_autoconf();
     inside.add_address(index, guest.ip.into(), SUBNET_PREFIX).step("set the guest's address")?;
     inside.up(index).step("bring the device up")?;
+    // After the device is up: the kernel accepts no route through one that is down.
     reach(&mut inside, index, guest.gateway.into(), guest.gateway_mac)?;
     if let Some(net) = &guest.ipv6 {
         match add_ipv6(&mut inside, index, net, guest.gateway_mac) {

@@ -96,6 +96,7 @@ impl Backlog {
     /// Listens with this backlog from now on.
     pub(crate) fn listen(self, listener: &TcpListener) -> io::Result<()> {
         let caps = HostCaps { sndbuf: SNDBUF_LEAST, rcvbuf: self.rcvbuf };
+        // Before listen(2), so that every connection inherits the buffers.
         crate::host::prepare_listener(listener, caps);
         Ok(socket::listen(&listener.as_fd(), socket::Backlog::new(self.length as i32)?)?)
     }
@@ -106,6 +107,7 @@ impl Backlog {
 pub(crate) fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     let family = if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // Connections of an earlier run may still be in TIME-WAIT on this port.
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     if addr.is_ipv6() {
         setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;

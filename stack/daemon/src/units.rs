@@ -28,6 +28,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     let Some((_, factor)) = known else {
         return Err(format!("unit {suffix:?} is not known: {ALLOWED}"));
     };
+    // Integers first: f64 would round large ones.
     let parsed = match number.parse::<u64>() {
         Ok(whole) => whole.checked_mul(*factor),
         Err(_) => number.parse::<f64>().ok().and_then(|n| scale(n, *factor)),

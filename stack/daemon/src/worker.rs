@@ -226,6 +226,7 @@ impl Worker {
             }
             self.deadlines.pop_first();
             if let Some(seat) = &mut self.seats[usize::from(index)] {
+                // `reschedule` then inserts it again.
                 seat.deadline = None;
             }
             self.activate(index);

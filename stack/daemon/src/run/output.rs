@@ -106,5 +106,6 @@ fn cannot(key: &str, path: &Path, error: impl std::fmt::Display) -> Failure {
 fn create_capture(path: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);
+    // O_NOCTTY: a terminal given as the file must not become the controlling one.
     options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(explain)
 }

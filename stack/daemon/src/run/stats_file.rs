@@ -65,6 +65,7 @@ impl StatsFile {
             Self::InPlace(mut file) => return write_in_time(&mut file, text),
             Self::Regular(path) => path,
         };
+        // Created anew: the check at the start removed its file, and the name is free again.
         let (mut file, beside) = create_beside(&path)?;
         let written = file.write_all(text).and_then(|()| fs::rename(&beside, &path));
         // An incomplete file is not left behind.

@@ -33,6 +33,7 @@ fn identity(map: &str) -> String {
     let mut text = String::new();
     for line in map.lines().take(MAP_LINES_MAX) {
         let mut fields = line.split_ascii_whitespace();
+        // The second field is the id outside, which the child does not need.
         if let (Some(first), Some(count)) = (fields.next(), fields.nth(1)) {
             let _ = writeln!(text, "{first} {first} {count}");
         }
