@@ -113,7 +113,7 @@ impl Wait {
         }
         self.last = found;
         let still = now.since(self.progress_at);
-        // All is delivered, or the connections that remain have no data.
+        // All is delivered, or the remaining connections have no data and make no progress.
         if found.flows == 0 || found.bytes == 0 && still >= STALLED_WITHOUT_BYTES {
             return Next::Over(self.given_up(found));
         }
