@@ -1,4 +1,4 @@
-//! One place to choose between the processor's atomics and loom's, which try every interleaving.
+//! Selects the processor's atomics, or loom's, which try every interleaving.
 
 #[cfg(not(loom))]
 pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! A budget: one domain (one container, or one pool shared by several), its rules, its limits, the
-//! chain above it.
+//! A budget: one domain (one container, or one pool that several share), with its rules, its limits
+//! and the chain of levels above it.
 
 mod flow;
 mod kernel;
@@ -26,55 +26,56 @@ use crate::wait::{WaitList, Waiter};
 /// Which rule set decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rules {
-    /// Hard is hard, a guarantee is a reservation, an advertised window is a charge.
+    /// Usage never exceeds hard, a guarantee is a reservation, a window is charged before it is
+    /// advertised.
     Strict,
     /// The kernel's ladder with its bypasses.
     Linux,
 }
 
-/// How a budget is made.
+/// Configuration of a [`Budget`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BudgetConfig {
     /// Which rule set decides.
     pub rules: Rules,
-    /// Thresholds.
+    /// Thresholds, pages.
     pub limits: Limits,
-    /// Caps of one flow's buffers.
+    /// Minimum, initial value and maximum of one flow's buffers, bytes.
     pub sock: SockLimits,
-    /// Guarantee, bytes, charged to every ancestor when the budget is made. Rounded up to pages.
+    /// Guarantee, bytes, charged to every level above when the budget is created. Rounded up to
+    /// pages.
     pub min_bytes: u64,
-    /// Share among siblings under pressure of a level above.
+    /// Share among its siblings while a level above is under pressure.
     pub weight: u32,
 }
 
-/// One domain.
+/// One domain: its meter, its members, its waiting flows and its events.
 #[derive(Debug)]
 pub struct Budget {
     rules: Rules,
     sock: SockLimits,
     meter: Meter,
     pool: Pool,
-    /// The levels above, and the kernel's flag of the last charge.
+    /// The levels above, and the flag that the last charge left there (linux rules).
     chain: Chain,
     members: Vec<Option<Member>>,
     vacant: Vec<u16>,
     waiters: WaitList,
-    /// Counts everything that may let a waiter go on.
+    /// Counts the releases, and every other change that may let a waiter proceed.
     releases: u64,
     /// `releases` at the last refusal.
     refused_at: u64,
-    /// Waiters woken since `poll_wake` last said there is none, though nothing says that they will
-    /// fit now.
+    /// Speculative wake-ups since `poll_wake` last returned `None`: waiters refused for a reason
+    /// other than room, retried because something was released.
     hopeful: u32,
     events: EventQueue,
     now: Instant,
 }
 
-/// Waiters that are woken in one turn only because something was released, not because what they
-/// lacked came back.
+/// Bound of speculative wake-ups in one turn.
 const HOPEFUL_MAX: u32 = 16;
 
-/// One container's part. Queues in chunks, the rest in bytes.
+/// One container's part of the budget. Queues in chunks, everything from `sock` to `hold` in bytes.
 #[derive(Debug, Default)]
 struct Member {
     /// Strict: everything charged for this member.
@@ -88,19 +89,22 @@ struct Member {
     sock: u64,
     compact: u64,
     host: u64,
-    /// Of `host`: connections that published ports hold before they are accepted.
+    /// Part of `host`: connections that published ports hold before they are accepted.
     listen: u64,
     udp: u64,
     dev: u64,
-    /// What its waiting flows are going to reserve.
+    /// Bytes that its waiting flows are going to reserve.
     hold: u64,
     flows: u64,
     counters: [u64; COUNTERS],
 }
 
 impl Budget {
-    /// Fails on disordered limits, a `min` that does not fit, weight 0. Charges `min_bytes` to the
-    /// chain.
+    /// An empty budget below `parent`. Charges `min_bytes` to the chain.
+    ///
+    /// # Errors
+    /// `Disorder` for limits out of order, `ZeroWeight`, `TooDeep` below more than three levels,
+    /// `MinAboveHard`, and `MinDoesNotFit` when a level above has no room for `min_bytes`.
     pub fn new(config: BudgetConfig, parent: Option<Arc<Level>>) -> Result<Self, LimitError> {
         let BudgetConfig { rules, limits, sock, min_bytes, weight } = config;
         let limits = Limits::new(limits.low, limits.soft, limits.hard)?;
@@ -125,6 +129,7 @@ impl Budget {
             events: EventQueue::new(),
             now: Instant(0),
         };
+        // Before the charge of `min`: `drop` undoes it when that is refused.
         if let Some(level) = &budget.chain.leaf {
             level.join(weight, limits.hard);
         }
@@ -137,7 +142,7 @@ impl Budget {
         self.rules
     }
 
-    /// Caps of one flow's buffers.
+    /// Minimum, initial value and maximum of one flow's buffers.
     pub fn sock_limits(&self) -> &SockLimits {
         &self.sock
     }
@@ -147,10 +152,10 @@ impl Budget {
         self.meter.limits
     }
 
-    /// What the level above divides its room by: usage and an eighth, so that who is below its
-    /// share has room to grow, at the cost of who is above it, until shares are computed anew.
-    /// Divided by usage alone, a level that holds just what its soft threshold allows would have
-    /// nothing to say for good.
+    /// This budget as the level above counts it for the fair share: usage plus an eighth. A child
+    /// below its share thus has room to grow, at the cost of children above theirs, until the
+    /// shares are computed again. Computed from usage alone, a level that holds exactly its soft
+    /// threshold would never publish a bound.
     pub fn as_child(&self) -> Child {
         let usage = self.usage();
         let usage = usage.saturating_add(usage / 8);
@@ -164,14 +169,18 @@ impl Budget {
 
     // ---- members ----
 
-    /// A container joins: its device queue is charged at once (`dev`). Linux rules: recorded, not
+    /// Adds a container: its device queue is charged at once (`dev`). Linux rules: recorded, not
     /// charged.
+    ///
+    /// # Errors
+    /// A refused charge of `dev_bytes`; `Hard` also when 65,536 members exist.
     pub fn add_member(&mut self, dev_bytes: u64) -> Result<MemberId, Refusal> {
         if self.vacant.is_empty() && self.members.len() > usize::from(u16::MAX) {
             return Err(Refusal::Hard);
         }
         let mut member = Member { dev: dev_bytes, ..Member::default() };
         if self.rules == Rules::Strict {
+            // Charge first: on a refusal nothing has changed yet.
             self.charge_fixed(dev_bytes)?;
             member.bytes = dev_bytes;
             self.meter.fixed += dev_bytes;
@@ -187,8 +196,11 @@ impl Budget {
         Ok(MemberId(id))
     }
 
-    /// Ports are published for a container: what their backlogs may hold is charged at once, as
-    /// `host`, and comes back with `remove_member`. Linux rules: recorded, not charged.
+    /// Ports are published for a container: the memory that their backlogs may hold is charged at
+    /// once, as `host`, and uncharged by `remove_member`. Linux rules: recorded, not charged.
+    ///
+    /// # Errors
+    /// A refused charge; nothing changes then.
     pub fn charge_listen(
         &mut self,
         member: MemberId,
@@ -210,8 +222,8 @@ impl Budget {
         Ok(())
     }
 
-    /// The container is gone; all its flows were released before. Its `dev`, `listen` and compact
-    /// charges come back.
+    /// Removes a container whose flows were all released. Uncharges `dev`, `listen`, compact
+    /// entries and UDP.
     pub fn remove_member(&mut self, member: MemberId, now: Instant) {
         self.at(now);
         let Some(gone) = self.members[usize::from(member.0)].take() else {
@@ -230,7 +242,7 @@ impl Budget {
         }
     }
 
-    /// The one way the stack counts; the counter lives with the member. `AdmissionDenied` also
+    /// Adds `by` to a counter of the member; the stack counts only here. `AdmissionDenied` also
     /// makes an event.
     pub fn count(&mut self, member: MemberId, counter: Counter, by: u64) {
         if let Some(Some(member)) = self.members.get_mut(usize::from(member.0)) {
@@ -243,10 +255,11 @@ impl Budget {
 
     // ---- reopen (B9, H8) ----
 
-    /// Remember who was refused: `key` means something to the stack only. Oldest first; a key waits
-    /// once. `need` bytes is what it waits for (one chunk, or a whole reservation). Also registers
-    /// on shared levels. To be called right after the refusal, before anything else is released.
-    /// Linux rules: does nothing (nothing re-opens a socket there when another one frees budget).
+    /// Registers a refused flow or SYN under `key`, a value of the stack's. Waiters are woken
+    /// oldest first; a key waits once. `need` is what it waits for, bytes (one chunk, or a whole
+    /// reservation). Also marks the shared levels. Call it right after the refusal, before anything
+    /// is released. Linux rules: no effect (there, no socket is reopened when another one frees
+    /// memory).
     pub fn wait(&mut self, key: u64, need: u64) {
         self.wait_for(key, need, false);
     }
@@ -267,9 +280,9 @@ impl Budget {
         }
     }
 
-    /// What flows of this member that wait to be admitted are going to reserve, all of them
-    /// together, bytes. What others hold beyond their reserve does not grow into it (H1), up to
-    /// half of the room that reservations leave. Linux rules: does nothing.
+    /// Sets the bytes that the member's flows waiting for admission are going to reserve, all
+    /// together. Flows do not grow beyond their reserve into this room (H1), up to half of the room
+    /// that reservations leave. Linux rules: no effect.
     pub fn hold_for_admission(&mut self, member: MemberId, bytes: u64) {
         if self.rules == Rules::Linux {
             return;
@@ -278,33 +291,33 @@ impl Budget {
         let before = core::mem::replace(&mut found.hold, bytes);
         self.meter.hold = self.meter.hold - before + bytes;
         if bytes < before {
-            // Who was refused for it may try again.
+            // A flow that was refused because of the larger hold may try again.
             self.releases += 1;
         }
     }
 
-    /// Nobody waits under `key` any more.
+    /// Removes the waiter `key`, if there is one.
     pub fn forget(&mut self, key: u64) {
         self.waiters.remove(key);
     }
 
-    /// How many wait.
+    /// Number of waiters.
     pub fn waiting(&self) -> usize {
         self.waiters.len()
     }
 
-    /// The oldest waiter whose need fits now; it is taken off the list. Called until None after
-    /// each turn.
+    /// The oldest waiter, removed from the list, if its need fits now. The stack calls this until
+    /// `None` after each turn.
     ///
-    /// One who lacked room is woken when the room is there. One who was refused although there was
-    /// room (its share, the half-open bound) is woken when something was released since, and at
-    /// most a few of those in a turn, so that the loop ends and a turn does not visit everybody
-    /// under pressure.
+    /// A waiter that lacked room is woken when the room exists. A waiter that was refused although
+    /// there was room (its share, the half-open bound) is woken when something was released since,
+    /// at most 16 of them in a turn: so the loop ends, and a turn under pressure does
+    /// not visit every waiter.
     pub fn poll_wake(&mut self, now: Instant) -> Option<u64> {
         self.at(now);
         let key = self.ripe().or_else(|| {
-            // Register, then look once more: a release by another worker between the look and the
-            // mark is not lost.
+            // Register, then test once more (H8): a release by another worker between the first
+            // test and the mark is not lost.
             self.waiters.head()?;
             self.chain.leaf.as_ref()?.mark_waiting();
             self.ripe()
@@ -321,12 +334,15 @@ impl Budget {
     fn ripe(&mut self) -> Option<u64> {
         let head = *self.waiters.head()?;
         let room = self.room_of(head.admission);
+        // Oldest first: younger waiters do not overtake the head, even when their need would fit.
         if room < head.need {
             return None;
         }
+        // It lacked room when it was refused, and now it fits.
         if head.room < head.need {
             return Some(head.key);
         }
+        // It had room when it was refused: retry only after a release, or if the room grew.
         let due = head.releases != self.releases || room > head.room;
         if due && self.hopeful < HOPEFUL_MAX {
             self.hopeful += 1;
@@ -339,7 +355,7 @@ impl Budget {
         if admission { self.admission_room() } else { self.headroom() }
     }
 
-    /// The oldest event not yet taken.
+    /// The oldest event not yet polled.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop()
     }
@@ -347,24 +363,29 @@ impl Budget {
     // ---- live changes (B13, K6) ----
 
     /// New limits, at any time. Lowering below usage is legal: `max(hard, usage)` then falls with
-    /// usage, growth stops until usage is below `hard`, nothing held is taken away. Disordered
-    /// limits are taken as given to `hard`: `soft` and `low` are cut down to it.
+    /// usage, growth is refused until usage is below `hard`, and nothing that is held is taken
+    /// away. Limits out of order are not refused: `soft` is cut to `hard`, and `low` to `soft`.
     pub fn set_limits(&mut self, limits: Limits, now: Instant) {
         self.at(now);
         let Limits { low, soft, hard } = limits;
         let soft = soft.min(hard);
         let low = low.min(soft);
+        // The parent sums its children's maxima. Add before subtracting: the sum never dips below.
         if let Some(level) = &self.chain.leaf {
             level.join(0, hard);
             level.leave(0, self.meter.limits.hard);
         }
         self.meter.limits = Limits { low, soft, hard };
         (self.pool.low, self.pool.pressure, self.pool.high) = (low, soft, hard);
+        // Waiters may fit under the new limit.
         self.releases += 1;
         self.rescale(self.first_member());
     }
 
-    /// A new guarantee, rounded up to pages. Raising it may be refused, and nothing changes then.
+    /// Sets the guarantee, rounded up to pages.
+    ///
+    /// # Errors
+    /// `MinAboveHard`; `MinDoesNotFit` when a level above has no room. Nothing changes then.
     pub fn set_min(&mut self, min_bytes: u64, now: Instant) -> Result<(), LimitError> {
         self.at(now);
         let min = pages(min_bytes);
@@ -373,6 +394,7 @@ impl Budget {
             return Err(LimitError::MinAboveHard { min_bytes, hard_bytes });
         }
         let usage = self.usage();
+        // The levels above count `max(usage, min)`, so only the change of that is charged.
         let (old, new) = (usage.max(self.meter.min), usage.max(min));
         if let Some(level) = self.chain.leaf.as_deref()
             && self.rules == Rules::Strict
@@ -392,13 +414,17 @@ impl Budget {
         Ok(())
     }
 
-    /// Moves the budget under another level, with its charge: all or nothing, and the levels common
-    /// to both see no change (B13, K6).
+    /// Moves the budget with its charge under another level: whole or not at all. Levels above both
+    /// the old and the new place see no change (B13, K6).
+    ///
+    /// # Errors
+    /// `Ancestor` when a new level has no room; nothing changes then.
     pub fn set_parent(&mut self, to: Option<Arc<Level>>, now: Instant) -> Result<(), Refusal> {
         self.at(now);
         let up = self.charged_up();
         let from = self.chain.leaf.as_deref();
         let common = common_level(from, to.as_deref());
+        // Charge the new levels before the old ones are uncharged: a refusal needs no undo.
         if let Some(level) = to.as_deref()
             && let Err(at) = level.charge_below(up, common, SoftTest::Later)
         {
@@ -413,13 +439,13 @@ impl Budget {
         Ok(())
     }
 
-    // ---- inside ----
+    // ---- internals ----
 
     fn at(&mut self, now: Instant) {
         self.now = self.now.max(now);
     }
 
-    /// Pages held of the levels above.
+    /// Pages charged to the levels above.
     fn charged_up(&self) -> u64 {
         match self.rules {
             Rules::Strict => self.meter.charged_up(self.meter.usage),
@@ -451,8 +477,7 @@ impl Budget {
 }
 
 impl Drop for Budget {
-    /// What the levels above hold for this budget goes back: a guarantee lives as long as its
-    /// container.
+    /// Uncharges the levels above: a guarantee lasts as long as its budget.
     fn drop(&mut self) {
         if let Some(level) = self.chain.leaf.as_deref() {
             level.uncharge_below(self.charged_up(), None, SoftTest::Later);
@@ -461,7 +486,7 @@ impl Drop for Budget {
     }
 }
 
-/// The lowest level that is above both.
+/// The lowest level above both `a` and `b`, if any.
 fn common_level<'a>(a: Option<&'a Level>, b: Option<&'a Level>) -> Option<&'a Level> {
     let (a, b) = (a?, b?);
     a.chain_to(None).find(|of_a| b.chain_to(None).any(|of_b| core::ptr::eq(*of_a, of_b)))

@@ -4,12 +4,13 @@ use core::time::Duration;
 
 /// Bytes in a page: the unit of every meter.
 pub const PAGE_SIZE: u64 = 4096;
-/// True size of one chunk: what a buffer of the stack really holds, and the step of every charge.
+/// True size of one chunk: the memory that a buffer of the stack takes, and the step of every
+/// charge.
 pub const CHUNK_SIZE: u64 = 4096;
 /// Payload bytes of one chunk.
 pub const CHUNK_PAYLOAD: u32 = 4032;
 
-// A chunk is a whole page: credit and queues never straddle the rounding of a meter.
+// A chunk is a whole number of pages: credit and queues never straddle the rounding of a meter.
 const _: () = assert!(CHUNK_SIZE.is_multiple_of(PAGE_SIZE));
 
 /// `ceil(bytes / 4096)`.
@@ -24,6 +25,7 @@ pub(crate) fn scale(room: u64, part: u64, hard: u64) -> u64 {
     }
     match room.checked_mul(part) {
         Some(product) => product / hard,
+        // The product overflows 64 bits when a limit is near `u64::MAX`.
         None => {
             let wide = u128::from(room) * u128::from(part) / u128::from(hard);
             u64::try_from(wide).unwrap_or(u64::MAX)

@@ -1,5 +1,5 @@
-//! The operations the stack calls on a flow's ledger, and on a container's small things: each goes
-//! to its rule set.
+//! The operations that the stack calls for a flow's ledger and for a container's small entries;
+//! each dispatches to the rule set.
 
 use super::{Budget, Rules};
 use crate::ledger::{FlowSizes, Ledger, MemberId, RxKind};
@@ -10,9 +10,12 @@ use crate::units::Instant;
 impl Budget {
     // ---- admission ----
 
-    /// A SYN: charges `sock` only, as half-open (strict: at most hard/8 of half-open `sock` bytes,
-    /// H7). Linux rules: never refused, nothing charged (sockets are slab there), but counted in
-    /// nsock.
+    /// Admits a SYN: charges `sock` only, as half-open. Strict: half-open flows together hold at
+    /// most hard/8 of `sock` bytes (H7). Linux rules: never refused and not charged (sockets are
+    /// slab memory there), but counted in `nsock`.
+    ///
+    /// # Errors
+    /// `HalfOpen` over that bound, or a refused charge; nothing is held then.
     pub fn admit(
         &mut self,
         member: MemberId,
@@ -26,9 +29,12 @@ impl Budget {
         }
     }
 
-    /// The rest of the reservation (rmem_min + wmem_min + host_floor), all or nothing; leaves
-    /// half-open on success. The stack calls it right after `admit`, before `connect`, since the
-    /// host socket's caps are charged first.
+    /// Charges the other parts of the reservation (`rmem_min + wmem_min + host_floor`), all or
+    /// nothing; the flow is no longer half-open on success. The stack calls this right after
+    /// `admit` and before `connect`, because the host socket's caps are charged first.
+    ///
+    /// # Errors
+    /// A refused charge; the flow then stays half-open.
     pub fn establish(&mut self, ledger: &mut Ledger, now: Instant) -> Result<(), Refusal> {
         self.at(now);
         match self.rules {
@@ -40,10 +46,10 @@ impl Budget {
         }
     }
 
-    /// The part of the reservation for the host socket becomes `floor` bytes; what was reserved
-    /// beyond is elastic from now on, still charged, until it is lowered. For a socket that holds
-    /// more than the floor when its flow begins: that is charged as a reservation, which soft
-    /// pressure does not refuse, and not kept as one.
+    /// Lowers the host socket's part of the reservation to `floor` bytes; the bytes above it stay
+    /// charged, as elastic, until `host_lower`. For a host socket that holds more than the floor
+    /// when its flow starts: charging the surplus as a reservation avoids a refusal under soft
+    /// pressure, and it does not stay reserved.
     pub fn lower_host_floor(&mut self, ledger: &mut Ledger, floor: u32, now: Instant) {
         self.at(now);
         let before = ledger.floor();
@@ -52,6 +58,8 @@ impl Budget {
             Rules::Strict => {
                 let parts = ledger.parts();
                 ledger.sizes.host_floor = floor;
+                // `floor` is part of the ledger: the fixed sum falls by exactly what became
+                // elastic.
                 self.meter.fixed -= before - ledger.floor();
                 self.recount(parts, ledger.parts());
                 self.rescale(ledger.member);
@@ -60,7 +68,7 @@ impl Budget {
         }
     }
 
-    /// Everything the flow holds goes back.
+    /// Uncharges everything that the flow holds.
     pub fn release(&mut self, mut ledger: Ledger, now: Instant) {
         self.at(now);
         match self.rules {
@@ -69,8 +77,9 @@ impl Budget {
         }
     }
 
-    /// Small fixed things (parked SYN, TIME-WAIT entry): 64 B each, charged as `sock`.
-    /// Linux rules: recorded, not charged.
+    /// Charges small entries of fixed size, `bytes` together (the list of waiting SYNs, TIME-WAIT
+    /// entries), shown as `sock`. Returns whether the charge was granted. Linux rules: recorded,
+    /// not charged.
     pub fn charge_compact(&mut self, member: MemberId, bytes: u64, now: Instant) -> bool {
         self.at(now);
         if self.rules == Rules::Strict {
@@ -86,7 +95,7 @@ impl Budget {
         true
     }
 
-    /// Such a thing is gone.
+    /// Uncharges such entries.
     pub fn uncharge_compact(&mut self, member: MemberId, bytes: u64, now: Instant) {
         self.at(now);
         self.member_mut(member).compact -= bytes;
@@ -98,14 +107,16 @@ impl Budget {
         }
     }
 
-    // ---- receive side, in chunks ---- The receive queue is a run of chunk slots at fixed stream
-    // positions, from the first unread byte to the advertised edge. Strict: every slot of the run
-    // is charged before the edge is advertised, so in-window data, in order or not, fills slots
-    // already paid for.
+    // ---- receive side, in chunks ----
+    //
+    // The receive queue is a run of chunk slots at fixed stream positions, from the first unread
+    // byte to the advertised edge. Strict: every slot of the run is charged before the edge is
+    // advertised, so data in the window, in order or not, fills slots that are already charged.
 
-    /// Strict: charge up to `chunks` more slots of credit and return how many (0..=chunks): bounded
-    /// by hard limits up the chain, and under pressure by the flow's fair share; within the reserve
-    /// never refused. Linux: returns `chunks` (credit costs nothing there).
+    /// Opens the window by up to `chunks` more slots and returns how many (0..=chunks). Strict: the
+    /// slots are charged as credit; hard limits up the chain bound them, and under pressure the
+    /// flow's fair share; slots within the reserve are never refused. Linux: returns `chunks`
+    /// (credit is not charged there).
     #[inline]
     pub fn rx_open(&mut self, ledger: &mut Ledger, chunks: u32, now: Instant) -> u32 {
         self.at(now);
@@ -115,9 +126,9 @@ impl Budget {
         }
     }
 
-    /// `chunks` slots begin to hold data. Strict: taken from credit; what exceeds the span (demoted
-    /// flow, H3) is asked for now. Linux: schedule(RECV) per chunk; an empty receive queue accepts
-    /// its first chunk by force (L6). Returns how many slots may be filled, a prefix.
+    /// `chunks` slots receive data; returns how many may be filled, a prefix. Strict: the slots are
+    /// taken from credit; slots beyond the span (demoted flow, H3) are charged now. Linux:
+    /// schedule(RECV) per chunk; an empty receive queue accepts its first chunk by force (L6).
     #[inline]
     pub fn rx_fill(&mut self, ledger: &mut Ledger, chunks: u32, kind: RxKind, now: Instant) -> u32 {
         self.at(now);
@@ -127,7 +138,7 @@ impl Budget {
         }
     }
 
-    /// `chunks` slots filled out of order are in order now: a category move.
+    /// `chunks` slots filled out of order are in order now: they move between categories.
     pub fn rx_settle(&mut self, ledger: &mut Ledger, chunks: u32) {
         debug_assert!(chunks <= ledger.ofo, "settles more than is out of order");
         ledger.ofo -= chunks;
@@ -137,7 +148,7 @@ impl Budget {
         member.rmem += u64::from(chunks);
     }
 
-    /// In-order chunks were taken by the host: rmem and the span shrink.
+    /// The host socket took in-order chunks: `rmem` and the span shrink.
     #[inline]
     pub fn rx_free(&mut self, ledger: &mut Ledger, chunks: u32, now: Instant) {
         self.at(now);
@@ -152,8 +163,9 @@ impl Budget {
         }
     }
 
-    /// In-order chunks were taken by the host and the window over their slots stays open: the queue is empty and its
-    /// next byte begins the slot again. Strict: they are credit again. Linux: uncharged.
+    /// The host socket took in-order chunks, and the window over their slots stays open: the queue
+    /// is empty and its next byte starts the slot again. Strict: the slots are credit again. Linux:
+    /// uncharged.
     #[inline]
     pub fn rx_drain(&mut self, ledger: &mut Ledger, chunks: u32, now: Instant) {
         self.at(now);
@@ -169,7 +181,7 @@ impl Budget {
         }
     }
 
-    /// Out-of-order chunks were dropped. Strict: they are credit again. Linux: uncharged.
+    /// Out-of-order chunks were dropped. Strict: the slots are credit again. Linux: uncharged.
     pub fn rx_prune(&mut self, ledger: &mut Ledger, chunks: u32, now: Instant) {
         self.at(now);
         debug_assert!(chunks <= ledger.ofo, "prunes more than is out of order");
@@ -189,9 +201,8 @@ impl Budget {
         }
     }
 
-    /// Strict: give back `chunks` slots of unfilled credit (the stack rebased an empty queue, or
-    /// demotes an idle flow, H3). Saturates at what is unfilled. Returns slots given back. Linux:
-    /// 0.
+    /// Uncharges up to `chunks` slots of unfilled credit of a demoted idle flow (H3), and returns
+    /// how many. Linux: 0.
     pub fn rx_close(&mut self, ledger: &mut Ledger, chunks: u32, now: Instant) -> u32 {
         self.at(now);
         let chunks = chunks.min(ledger.credit);
@@ -204,9 +215,10 @@ impl Budget {
 
     // ---- send side, in chunks ----
 
-    /// May `chunks` more be read from the host socket and queued to the guest? Charged at once;
-    /// returns a prefix. Strict: the reserve first, then chain and share. Linux: sndbuf test, then
-    /// schedule / wmem_copy with all its force rules, per chunk.
+    /// Requests `chunks` more for data to be read from the host socket and queued to the guest.
+    /// Charged at once; returns how many were granted, a prefix. Strict: the reserve first, then
+    /// the chain and the share. Linux: per chunk the sndbuf test, then schedule / wmem_copy with
+    /// their forced charges.
     #[inline]
     pub fn tx_grant(&mut self, ledger: &mut Ledger, chunks: u32, now: Instant) -> u32 {
         self.at(now);
@@ -216,7 +228,7 @@ impl Budget {
         }
     }
 
-    /// Acknowledged (or granted and not used).
+    /// Uncharges `chunks` of the send queue: acknowledged, or granted and not used.
     #[inline]
     pub fn tx_free(&mut self, ledger: &mut Ledger, chunks: u32, now: Instant) {
         self.at(now);
@@ -233,9 +245,9 @@ impl Budget {
 
     // ---- host sockets, UDP ----
 
-    /// Raise the charged caps of the flow's host socket by `bytes`, before setsockopt. Refused
-    /// under pressure. Linux rules: always true, nothing charged (not ours in that world), recorded
-    /// in the ledger.
+    /// Charges `bytes` more for the caps of the flow's host socket, before setsockopt, and returns
+    /// whether it was granted. Refused under pressure. Linux rules: always granted and not charged
+    /// (another owner's memory there), only recorded in the ledger.
     pub fn host_raise(&mut self, ledger: &mut Ledger, bytes: u64, now: Instant) -> bool {
         self.at(now);
         let raised = self.rules == Rules::Linux || self.strict_host_raise(ledger, bytes);
@@ -248,7 +260,8 @@ impl Budget {
         raised
     }
 
-    /// The caps were lowered, or the excess has drained. Saturates at the floor.
+    /// Uncharges `bytes` after the caps were lowered or the excess has drained. Never below the
+    /// floor.
     pub fn host_lower(&mut self, ledger: &mut Ledger, bytes: u64, now: Instant) {
         self.at(now);
         let floor = if ledger.established { u64::from(ledger.sizes.host_floor) } else { 0 };
@@ -260,8 +273,8 @@ impl Budget {
         }
     }
 
-    /// UDP and fragments: together at most hard/8 (M4). Linux rules: bounded alike, recorded, not
-    /// charged.
+    /// Charges UDP datagrams and fragments, together at most hard/8 (M4); returns whether it was
+    /// granted. Linux rules: the same bound, recorded, not charged.
     pub fn charge_udp(&mut self, member: MemberId, bytes: u64, now: Instant) -> bool {
         self.at(now);
         let udp = self.meter.udp.saturating_add(bytes);
@@ -269,6 +282,7 @@ impl Budget {
             return false;
         }
         if self.rules == Rules::Strict {
+            // Datagrams have no flow control: they must not take room held for waiting flows (H1).
             if bytes > self.meter.growth_room() {
                 return false;
             }
@@ -284,7 +298,7 @@ impl Budget {
         true
     }
 
-    /// A datagram or fragment is gone.
+    /// Uncharges a datagram or fragment.
     pub fn uncharge_udp(&mut self, member: MemberId, bytes: u64, now: Instant) {
         self.at(now);
         self.meter.udp -= bytes;
@@ -298,7 +312,7 @@ impl Budget {
 
     // ---- pressure ----
 
-    /// Container over soft, or over its share while a level above is flagged.
+    /// The container is over soft, or over its share while a level above is flagged.
     #[inline]
     pub fn under_pressure(&self) -> bool {
         match self.rules {
@@ -310,8 +324,8 @@ impl Budget {
         }
     }
 
-    /// Fast hint: bytes that one more charge could take right now (strict), up the chain. u64::MAX
-    /// when unlimited.
+    /// Bytes that one more charge could take right now, up the chain; a hint, since other workers
+    /// change the levels. `u64::MAX` when unlimited.
     pub fn headroom(&self) -> u64 {
         if self.meter.limits.hard == u64::MAX && self.chain.leaf.is_none() {
             return u64::MAX;
@@ -322,7 +336,7 @@ impl Budget {
         }
     }
 
-    /// As [`Self::headroom`] for a reservation: what a new flow is guaranteed.
+    /// As [`Self::headroom`], for the reservation of a new flow.
     pub fn admission_room(&self) -> u64 {
         match self.rules {
             Rules::Strict => self.room(&Level::reservation_room),
@@ -334,9 +348,9 @@ impl Budget {
         self.meter.room_for_charge(self.chain.leaf.as_deref(), rule).0
     }
 
-    /// Bytes that autotuning may still spread into: up to where soft pressure begins, never beyond
-    /// `headroom`. Steps that stay well below it keep a container from putting itself under
-    /// pressure. Linux rules: the kernel asks the flag only, so all or nothing.
+    /// Bytes that autotuning may still grow into: up to the soft threshold, never beyond
+    /// `headroom`. Steps well below it keep a container from putting itself under pressure. Linux
+    /// rules: the kernel tests only the flag, so `u64::MAX` or 0.
     pub fn calm_room(&self) -> u64 {
         match (self.rules, self.under_pressure()) {
             (_, true) => 0,
@@ -347,8 +361,8 @@ impl Budget {
         }
     }
 
-    /// The flow had no data for 1 s: its credit leaves the soft test and `n_active` (K7, H4); or it
-    /// is active again. Any growth or arrival ends idleness by itself.
+    /// Marks the flow idle (no data for 1 s: its credit leaves the soft test and `n_active`, K7,
+    /// H4) or active again. Any growth or arrival ends idleness by itself.
     pub fn set_idle(&mut self, ledger: &mut Ledger, idle: bool, now: Instant) {
         self.at(now);
         match self.rules {
