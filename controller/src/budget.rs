@@ -222,7 +222,7 @@ impl Budget {
         Ok(())
     }
 
-    /// Removes a container whose flows were all released. Uncharges `dev`, `listen`, compact
+    /// Removes a container after all its flows were released. Uncharges `dev`, `listen`, compact
     /// entries and UDP.
     pub fn remove_member(&mut self, member: MemberId, now: Instant) {
         self.at(now);

@@ -1,21 +1,21 @@
-//! One limit over TCP memory and user memory (pressure model C1 to C6). Arithmetic only:
-//! who reads the cgroup, writes its limits and calls this is the daemon.
+//! One limit over TCP memory and user memory (pressure model C1 to C6). Arithmetic only: the caller
+//! reads the cgroup and writes its limits.
 //!
-//! `user` is `memory.current` of the container's cgroup, its own sockets included (C1): this
-//! process is elsewhere, so nothing is counted twice. All in pages; 256 pages are 1 MiB.
+//! `user` is `memory.current` of the container's cgroup, its own sockets included (C1). skbudget is
+//! another process, so nothing is counted twice. All values in pages; 256 pages are 1 MiB.
 
 use core::time::Duration;
 
 use crate::limits::Limits;
 use crate::units::Instant;
 
-/// 1 MiB: least change of a written limit, least reclaim, least margin.
+/// 1 MiB: the least change of a written limit, the least reclaim, the least margin. Pages.
 pub const STEP: u64 = 256;
 
 /// Least time between two lowerings of a written limit.
 pub const LOWER_EVERY: Duration = Duration::from_millis(250);
 
-/// The total and the floors that divide it.
+/// The total, and the floors of its two parts. Pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Composite {
     total: u64,
@@ -32,22 +32,22 @@ pub struct FloorsExceedTotal {
     pub total: u64,
 }
 
-/// Thresholds of the TCP side, and by how much both sides together exceed the total.
+/// Thresholds of the TCP side, and the excess of both sides together over the total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Split {
     /// `H/2, 2H/3, H`.
     pub limits: Limits,
-    /// `user + H - total`: positive only when H stands on its floor, the one declared exception.
+    /// `user + H - total`: positive only when H is at its floor, the one declared exception.
     pub over_total: u64,
 }
 
-/// What to do about a need of the TCP side.
+/// Decision about a request of the TCP side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     /// It fits.
     Grant,
-    /// Ask the container's user memory for this much, then look again. The charge is refused now
-    /// and its flow waits (C6): reclaim blocks.
+    /// Reclaim this much of the container's user memory, then retry. The charge is refused now and
+    /// its flow waits (C6), because reclaim blocks.
     Reclaim {
         /// Pages.
         pages: u64,
@@ -56,28 +56,31 @@ pub enum Answer {
     Refuse,
 }
 
-/// What the TCP side can give back without dropping a byte it acknowledged.
+/// What the TCP side can give back without dropping acknowledged data. Pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Spare {
     /// Charged and unused: `forward_alloc`, spare capacity.
     pub fwd: u64,
     /// Out of order.
     pub ofo: u64,
-    /// Autotuned window that is not in use.
+    /// Autotuned window that no data uses.
     pub window: u64,
 }
 
-/// How much of each to give back, in that order; intake stops when it is not enough.
+/// How much of each to give back, in that order; intake stops when that is not enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GiveBack {
-    /// What to take.
+    /// The part to give back now.
     pub take: Spare,
-    /// Still too much: no more intake until the relay has drained this.
+    /// The excess beyond that: no more intake until the relay has drained it.
     pub drain: u64,
 }
 
 impl Composite {
-    /// Refused when the floors exceed the total.
+    /// A limit of `total` pages with these floors.
+    ///
+    /// # Errors
+    /// The floors exceed the total.
     pub const fn new(total: u64, tcp_min: u64, user_min: u64) -> Result<Self, FloorsExceedTotal> {
         let floors = tcp_min.saturating_add(user_min);
         if floors > total {
@@ -96,9 +99,9 @@ impl Composite {
         Split { limits, over_total: (user + hard).saturating_sub(total) }
     }
 
-    /// TCP holds `tcp` and needs `need` more; `gap` is all it is known to want, `reclaimable` what
-    /// the container's user memory could give. Steps of `max(need, 1 MiB, gap / 8)` (C6), at most
-    /// `min(reclaimable, user - user_min)`.
+    /// Decides whether TCP, which holds `tcp`, may take `need` more. `gap` is all that TCP is known
+    /// to want, `reclaimable` what the container's user memory could give. Reclaims in steps of
+    /// `max(need, 1 MiB, gap / 8)` (C6), at most `min(reclaimable, user - user_min)`.
     pub fn ask(&self, tcp: u64, need: u64, gap: u64, user: u64, reclaimable: u64) -> Answer {
         let hard = self.split(user, 0).limits.hard;
         if tcp + need <= hard {
@@ -109,9 +112,10 @@ impl Composite {
         if pages == 0 { Answer::Refuse } else { Answer::Reclaim { pages } }
     }
 
-    /// TCP holds `tcp`, which may be more than H allows now: what to give back.
+    /// What TCP gives back when it holds `tcp`, which may exceed H by now.
     pub fn give_back(&self, tcp: u64, user: u64, spare: Spare) -> GiveBack {
         let mut excess = tcp.saturating_sub(self.split(user, 0).limits.hard);
+        // Cheapest first: unused pages cost nothing, out-of-order data a retransmission.
         let mut take = |have: u64| {
             let part = have.min(excess);
             excess -= part;
@@ -121,21 +125,21 @@ impl Composite {
         GiveBack { take, drain: excess }
     }
 
-    /// The `memory.high` that keeps user memory out of what TCP holds: `total - max(tcp, tcp_min)`,
-    /// but never below `user + batch`, where the container's own readers would be throttled (C5).
+    /// The `memory.high` that keeps user memory out of what TCP holds: `total - max(tcp, tcp_min)`.
+    /// Never below `user + batch`, because that would throttle the container's own readers (C5).
     pub fn user_high(&self, tcp: u64, user: u64, batch: u64) -> u64 {
         self.total.saturating_sub(tcp.max(self.tcp_min)).max(user + batch)
     }
 }
 
-/// Room under an ancestor with a limit of its own: `limit - usage of its other children`; the
-/// composite total is the least over all ancestors.
+/// Room under an ancestor with its own limit: `limit - usage of its other children`. The composite
+/// total is the least over all ancestors.
 pub fn total_under(limit: u64, others: u64) -> u64 {
     limit.saturating_sub(others)
 }
 
-/// Hard maximum of the counter level that stands for an ancestor (C2): what the user memory below
-/// it leaves.
+/// Hard maximum of the level that represents an ancestor (C2): its limit less the user memory below
+/// it.
 pub fn level_max(limit: u64, user_below: u64) -> u64 {
     limit.saturating_sub(user_below)
 }
@@ -150,7 +154,7 @@ pub struct Written {
 }
 
 impl Written {
-    /// Whether to write `wanted` now: changes of less than 1 MiB wait, lowerings come at least 250
+    /// Whether to write `wanted` now. Changes of less than 1 MiB wait, lowerings are at least 250
     /// ms apart, raising is never delayed (C5, C6).
     pub fn update(&mut self, wanted: u64, now: Instant) -> bool {
         if wanted.abs_diff(self.value) < STEP {

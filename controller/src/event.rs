@@ -1,11 +1,11 @@
-//! Events and counters: what happened, for logs, metrics and `/v1/events`.
+//! Events and counters for logs, metrics and `/v1/events`.
 
 use alloc::collections::VecDeque;
 
 use crate::ledger::MemberId;
 use crate::units::Instant;
 
-/// What happened, for logs and `/v1/events`. Bounded queue; overflow is counted, never grows.
+/// An event of a budget. The queue is bounded; an event that finds it full is lost and counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// The budget's soft flag was set.
@@ -22,20 +22,20 @@ pub enum Event {
     },
     /// The stack counted a flow that got no room (`Counter::AdmissionDenied`).
     AdmissionDenied {
-        /// Whose.
+        /// The container of the flow.
         member: MemberId,
         /// When.
         at: Instant,
     },
-    /// A hard counter refused, and the charge before it had passed: one event an episode.
+    /// A hard counter refused, and the charge before it had passed: one event per episode.
     HardRefused {
         /// When.
         at: Instant,
     },
 }
 
-/// Counters by the kernel's names where it has them. Incremented by the stack through
-/// `Budget::count`, or by the budget itself.
+/// Counters, by the kernel's names where it has them. The stack increments them through
+/// `Budget::count`, the budget itself the four marked so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Counter {
@@ -43,7 +43,7 @@ pub enum Counter {
     TCPMemoryPressures,
     /// Milliseconds in the flag (by the budget, when it is cleared).
     TCPMemoryPressuresChrono,
-    /// A receive queue was asked to shrink.
+    /// The stack tried to shrink a receive queue.
     PruneCalled,
     /// Shrinking did not help: a segment was dropped.
     RcvPruned,
@@ -71,23 +71,23 @@ pub enum Counter {
     AdmissionDenied,
     /// Credit of an idle flow was given back.
     CreditDemoted,
-    /// Data of such a flow did not fit when it came.
+    /// Data of a demoted flow did not fit when it arrived.
     DemotedTrim,
-    /// A host socket was asked (SO_MEMINFO) and held more than is charged for it.
+    /// A host socket held more (SO_MEMINFO) than is charged for it.
     HostMemExcess,
-    /// The oldest TIME-WAIT entry made room for a new one.
+    /// The oldest TIME-WAIT entry was dropped for a new one.
     TWRecycled,
-    /// Events lost to a full queue (by the budget).
+    /// Events lost because the queue was full (by the budget).
     EventsLost,
 }
 
-/// How many counters there are.
+/// Number of counters.
 pub(crate) const COUNTERS: usize = Counter::EventsLost as usize + 1;
 
-/// Events kept until polled.
+/// Events kept until polled; later ones are lost.
 const EVENTS_MAX: usize = 256;
 
-/// First in, first out, bounded.
+/// A bounded first-in, first-out queue of events.
 #[derive(Debug)]
 pub(crate) struct EventQueue(VecDeque<Event>);
 

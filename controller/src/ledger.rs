@@ -1,9 +1,9 @@
-//! What one flow holds.
+//! The memory that one flow holds, by category.
 
 use crate::linux::Sock;
 use crate::units::CHUNK_SIZE;
 
-/// What one flow reserves at admission, bytes; frozen per flow (pressure model A1, K2, K6).
+/// What one flow reserves at admission, bytes. Fixed for the flow's lifetime (A1, K2, K6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlowSizes {
     /// The flow object itself (S). 1536.
@@ -12,7 +12,7 @@ pub struct FlowSizes {
     pub rmem_min: u32,
     /// Send reserve, whole chunks. 4096.
     pub wmem_min: u32,
-    /// Caps of the host-side socket at its floor. 32768.
+    /// Caps of the host-side socket at its floor. 12,800 (send 4608, receive 8192).
     pub host_floor: u32,
 }
 
@@ -28,7 +28,8 @@ impl FlowSizes {
     }
 }
 
-/// One container's seat in a budget. A budget of its own has one member; a shared pool has several.
+/// Index of one container in a budget. A budget for one container has one member, a shared pool
+/// several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MemberId(pub u16);
 
@@ -41,16 +42,16 @@ pub enum RxKind {
     Ofo,
 }
 
-/// What one flow holds. Made by `admit`, given back by `release`; in debug builds dropping a live
-/// one panics.
+/// What one flow holds. Created by `admit`, consumed by `release`; in debug builds, dropping a
+/// ledger that was not released panics.
 ///
 /// Strict: `held = sock + max(rmem_min, 4096 * span) + max(wmem_min, wmem) + host`, where the span
 /// is the in-order, out-of-order and credit chunks; a pure function of the fields. Linux: `held =
-/// rmem + wmem + fwd` of the inner [`Sock`], the rest is recorded and not charged.
+/// rmem + wmem + fwd` of the inner [`Sock`]; the other fields are recorded and not charged.
 #[derive(Debug)]
 #[must_use]
 pub struct Ledger {
-    /// Linux rules; under strict only the caps are used.
+    /// Linux rules; strict uses only the caps.
     pub(crate) sock: Sock,
     pub(crate) sizes: FlowSizes,
     /// Caps of the host socket, bytes.
@@ -69,19 +70,19 @@ pub struct Ledger {
     pub(crate) released: bool,
 }
 
-// It lives inside a flow object of at most 1536 bytes.
+// The ledger is inside a flow object of at most 1536 bytes.
 const _: () = assert!(size_of::<Ledger>() <= 128);
 
-/// A ledger's part in its budget's sums, bytes.
+/// A ledger's part of its budget's sums, bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Parts {
-    /// Everything.
+    /// All bytes held.
     pub(crate) held: u64,
-    /// Above the reservation.
+    /// The bytes above the reservation.
     pub(crate) elastic: u64,
-    /// The elastic part that is open window of an idle flow.
+    /// The elastic bytes that are open window of an idle flow.
     pub(crate) idle: u64,
-    /// Counts in the share.
+    /// The flow counts in `n_active` (H4).
     pub(crate) active: bool,
 }
 
@@ -119,15 +120,15 @@ impl Ledger {
     pub fn ofo(&self) -> u64 {
         chunks(self.ofo)
     }
-    /// Charged for an open window and not filled.
+    /// Bytes charged for an open window and not filled.
     pub fn credit(&self) -> u64 {
         chunks(self.credit)
     }
-    /// Unsent + unacknowledged (true size).
+    /// Unsent and unacknowledged bytes (true size).
     pub fn wmem(&self) -> u64 {
         chunks(self.wmem)
     }
-    /// Linux rules: charged to the pool and used by no queue. 0 under strict.
+    /// Linux rules: bytes charged to the pool and used by no queue. 0 under strict.
     pub fn fwd(&self) -> u64 {
         self.sock.fwd
     }
@@ -143,11 +144,11 @@ impl Ledger {
     pub fn rcvbuf(&self) -> u32 {
         self.sock.rcvbuf
     }
-    /// Autotuning changed the receive cap.
+    /// Sets the receive cap, after autotuning.
     pub fn set_rcvbuf(&mut self, bytes: u32) {
         self.sock.rcvbuf = bytes;
     }
-    /// Autotuning changed the send cap.
+    /// Sets the send cap, after autotuning.
     pub fn set_sndbuf(&mut self, bytes: u32) {
         self.sock.sndbuf = bytes;
     }
@@ -160,12 +161,12 @@ impl Ledger {
         self.established
     }
 
-    /// Strict: everything charged for the flow, bytes.
+    /// Strict: all bytes charged for the flow.
     pub fn held(&self) -> u64 {
         u64::from(self.sizes.sock) + self.rx_held() + self.tx_held() + self.host
     }
 
-    /// Strict: bytes the flow's receive side is charged.
+    /// Strict: bytes charged for the flow's receive side.
     #[inline]
     pub(crate) fn rx_held(&self) -> u64 {
         self.rmem_min().max(chunks(self.rx_span()))
@@ -176,9 +177,9 @@ impl Ledger {
         self.wmem_min().max(chunks(self.wmem))
     }
 
-    /// 0 while half-open: nothing is reserved yet.
+    /// Receive reserve, bytes; 0 while half-open, when nothing is reserved yet.
     #[inline]
-    /// Receive reserve of an established flow, bytes.
+    /// Strict rules never charge less for the receive side.
     pub fn rmem_min(&self) -> u64 {
         if self.established { u64::from(self.sizes.rmem_min) } else { 0 }
     }
@@ -188,12 +189,12 @@ impl Ledger {
         if self.established { u64::from(self.sizes.wmem_min) } else { 0 }
     }
 
-    /// The reservation: bytes in the fixed part of the budget.
+    /// The reservation: the flow's part of the budget's fixed sum, bytes.
     pub(crate) fn floor(&self) -> u64 {
         if self.established { self.sizes.total() } else { u64::from(self.sizes.sock) }
     }
 
-    /// Chunks that may join the receive span at no charge.
+    /// Chunks within the reserve that the receive span does not use: they join it without a charge.
     #[inline]
     pub(crate) fn rx_unused(&self) -> u32 {
         ((self.rmem_min() / CHUNK_SIZE) as u32).saturating_sub(self.rx_span())
@@ -204,7 +205,7 @@ impl Ledger {
         ((self.wmem_min() / CHUNK_SIZE) as u32).saturating_sub(self.wmem)
     }
 
-    /// Whether anything is held above the reservation.
+    /// Whether the flow holds anything above its reservation.
     #[inline]
     pub(crate) fn has_elastic(&self) -> bool {
         let floor = if self.established { u64::from(self.sizes.host_floor) } else { 0 };
@@ -216,6 +217,7 @@ impl Ledger {
     #[inline]
     pub(crate) fn parts(&self) -> Parts {
         let held = self.held();
+        // Credit within the reserve is fixed already and would be subtracted twice (K7).
         let elastic = held - self.floor();
         let idle =
             if self.idle { chunks(self.credit).min(self.rx_held() - self.rmem_min()) } else { 0 };

@@ -1,4 +1,4 @@
-//! A meter above the container (group, host), shared by workers.
+//! A meter above containers (group, host), shared by workers.
 
 use alloc::sync::Arc;
 
@@ -7,43 +7,43 @@ use crate::limits::{LimitError, Limits};
 use crate::share::{Asking, Family, Share, countable, part};
 use crate::units::scale;
 
-/// How a level is made. Pages.
+/// Thresholds of a level. Pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LevelConfig {
     /// Pressure ends at or below.
     pub low: u64,
-    /// Pressure begins above.
+    /// Pressure starts above.
     pub soft: u64,
-    /// Hard maximum; `u64::MAX` = no limit.
+    /// Hard maximum; `u64::MAX` means no limit.
     pub hard: u64,
 }
 
-/// A level at one moment, pages.
+/// The state of a level at one moment. Pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LevelStats {
     /// Thresholds as set.
     pub limits: LevelConfig,
-    /// Charged.
+    /// Pages charged.
     pub usage: u64,
-    /// `max(hard, usage)`: a lowered limit falls with usage (K6).
+    /// `max(hard, usage)`: after `hard` was lowered below usage, it falls with usage (K6).
     pub hard_effective: u64,
     /// The most ever charged.
     pub watermark: u64,
-    /// Charges refused here.
+    /// Charges refused at this level.
     pub failcnt: u64,
-    /// Part of usage that is reservations.
+    /// The part of usage that is reservations.
     pub fixed: u64,
-    /// Part of usage that is open windows of idle flows.
+    /// The part of usage that is open windows of idle flows.
     pub idle: u64,
     /// Over soft.
     pub pressure: bool,
 }
 
-/// One atomic meter. Parent chain at most three long (with the container: four levels).
+/// One atomic meter. A chain has at most three levels (four with the container's budget).
 ///
 /// Usage, the pressure flag and the waiters' bits share one word, so every change of usage decides
-/// the flag in the same step. Nothing is added before it is known to fit: a reader never sees usage
-/// above the limit, and a large request never makes a small racing one fail at the same level.
+/// the flag in the same step. A charge is added only once it fits: a reader never sees usage above
+/// the limit, and a large request never makes a small racing one fail at the same level.
 #[derive(Debug)]
 pub struct Level {
     word: AtomicU64,
@@ -56,17 +56,18 @@ pub struct Level {
     mins: AtomicU64,
     share: AtomicU64,
     weight: AtomicU32,
-    /// Sums over the children.
+    /// Sum of the children's weights.
     weights: AtomicU64,
+    /// Sum of the children's maxima, each as [`countable`].
     hards: AtomicU64,
     watermark: AtomicU64,
     failcnt: AtomicU64,
     parent: Option<Arc<Self>>,
 }
 
-/// Somebody waits for room at this level.
+/// A budget waits for room at this level or above.
 const WAITING: u64 = 1 << 63;
-/// Room was given back since somebody began to wait.
+/// Room was released since `WAITING` was set.
 const FREED: u64 = 1 << 62;
 /// Over soft.
 const PRESSURE: u64 = 1 << 61;
@@ -78,22 +79,22 @@ const fn freed_if_waiting(word: u64) -> u64 {
 }
 
 /// When a change of usage decides the pressure flag. `Later`: reservations change with it, and the
-/// flag is decided once both are known ([`Level::shift_static`]); else admitting a flow, which adds
-/// nothing elastic, could set it.
+/// flag is decided once both are known ([`Level::shift_static`]); otherwise admitting a flow, which
+/// adds nothing elastic, could set the flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SoftTest {
     Now,
     Later,
 }
 
-/// What a level is told of a budget below it, or a change of it: pages.
+/// What a budget reports to the levels above, or the change of it. Pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Static {
     /// Reservations.
     pub(crate) fixed: i64,
-    /// Windows of idle flows.
+    /// Open windows of idle flows.
     pub(crate) idle: i64,
-    /// The guarantee.
+    /// The guarantee (`min`).
     pub(crate) min: i64,
 }
 
@@ -105,11 +106,14 @@ impl core::ops::Sub for Static {
     }
 }
 
-/// Levels above a container.
+/// Levels above a budget, at most.
 pub(crate) const DEPTH_MAX: u8 = 3;
 
 impl Level {
-    /// Fails on disordered limits and on more than three levels.
+    /// A level below `parent`.
+    ///
+    /// # Errors
+    /// `Disorder` for limits out of order, `TooDeep` below the third level.
     pub fn new(config: LevelConfig, parent: Option<Arc<Self>>) -> Result<Arc<Self>, LimitError> {
         let LevelConfig { low, soft, hard } = config;
         Limits::new(low, soft, hard)?;
@@ -139,8 +143,10 @@ impl Level {
 
     // ---- charging ----
 
-    /// Charges `n` pages here and at every level above, or nothing. The error names the level that
-    /// refused, 0 = this.
+    /// Charges `n` pages here and at every level above, or nothing.
+    ///
+    /// # Errors
+    /// The position of the level that refused; 0 is this level.
     pub fn try_charge(&self, n: u64) -> Result<(), u8> {
         self.charge_below(n, None, SoftTest::Now)
     }
@@ -153,19 +159,20 @@ impl Level {
         }
     }
 
-    /// Gives `n` pages back at every level.
+    /// Uncharges `n` pages at every level.
     pub fn uncharge(&self, n: u64) {
         self.uncharge_below(n, None, SoftTest::Now);
     }
 
-    /// As [`Self::try_charge`], but only at the levels below `end`.
+    /// As [`Self::try_charge`], only at the levels below `end`.
     pub(crate) fn charge_below(
         &self,
         n: u64,
         end: Option<&Self>,
         test: SoftTest,
     ) -> Result<(), u8> {
-        // Looking first keeps a refusal far up from showing at the levels below it, races aside.
+        // Test all levels before charging any: a refusal high up then does not show at the levels
+        // below it, races apart.
         let alone = self.parent.is_none();
         let short = |(_, level): &(usize, &Self)| n > level.free();
         if !alone && let Some((at, level)) = self.chain_to(end).enumerate().find(short) {
@@ -175,6 +182,7 @@ impl Level {
         for (at, level) in self.chain_to(end).enumerate() {
             if !level.add(n, test) {
                 level.note_refusal();
+                // A racing worker took the room: undo the levels below.
                 for below in self.chain_to(Some(level)) {
                     below.sub(n, test);
                 }
@@ -184,13 +192,14 @@ impl Level {
         Ok(())
     }
 
+    /// As [`Self::uncharge`], only at the levels below `end`.
     pub(crate) fn uncharge_below(&self, n: u64, end: Option<&Self>, test: SoftTest) {
         for level in self.chain_to(end) {
             level.sub(n, test);
         }
     }
 
-    /// One level: charge if it fits.
+    /// Charges one level if `n` pages fit; returns whether they did.
     fn add(&self, n: u64, test: SoftTest) -> bool {
         let mut word = self.word.load(Relaxed);
         loop {
@@ -209,7 +218,7 @@ impl Level {
         }
     }
 
-    /// One level: give back, and leave a mark for whoever waits.
+    /// Uncharges one level, and marks that room was released if a budget waits.
     fn sub(&self, n: u64, test: SoftTest) {
         self.update(|word| {
             debug_assert!(word & USAGE >= n, "level would go negative");
@@ -217,7 +226,7 @@ impl Level {
         });
     }
 
-    /// Applies `change` to the word. Returns the new word.
+    /// Applies `change` to the word; returns the new word.
     fn update(&self, change: impl Fn(u64) -> u64) -> u64 {
         let mut word = self.word.load(Relaxed);
         loop {
@@ -232,6 +241,7 @@ impl Level {
         }
     }
 
+    /// The word after the soft test, if it is made now.
     fn tested(&self, word: u64, test: SoftTest) -> u64 {
         match test {
             SoftTest::Now => self.flagged(word),
@@ -239,15 +249,17 @@ impl Level {
         }
     }
 
-    /// The soft test on the elastic part (K7): the user's ratios to `hard`, applied to the room
-    /// reservations leave.
+    /// The soft test on the elastic part (K7): the ratios of the thresholds to `hard`, applied to
+    /// the room that reservations leave.
     fn flagged(&self, word: u64) -> u64 {
         let hard = self.hard.load(Relaxed);
+        // A level without a limit is never flagged.
         if hard == u64::MAX {
             return word & !PRESSURE;
         }
         let fixed = self.fixed.load(Relaxed);
         let elastic = (word & USAGE).saturating_sub(fixed).saturating_sub(self.idle.load(Relaxed));
+        // Multiplied instead of divided: no rounding decides the flag.
         let room = u128::from(hard.saturating_sub(fixed));
         let scaled = u128::from(elastic) * u128::from(hard);
         if scaled > room * u128::from(self.soft.load(Relaxed)) {
@@ -255,14 +267,18 @@ impl Level {
         } else if scaled <= room * u128::from(self.low.load(Relaxed)) {
             word & !PRESSURE
         } else {
+            // Between the two thresholds the flag keeps its value.
             word
         }
     }
 
     // ---- limits and shares ----
 
-    /// New limits, at any time; below usage is legal: growth stops and the effective maximum falls
+    /// New limits, at any time. Below usage is legal: growth stops and the effective maximum falls
     /// with usage (K6). A charge that races with the change counts as made before it.
+    ///
+    /// # Errors
+    /// `Disorder`; nothing changes then.
     pub fn set_limits(&self, config: LevelConfig) -> Result<(), LimitError> {
         let LevelConfig { low, soft, hard } = config;
         Limits::new(low, soft, hard)?;
@@ -270,15 +286,16 @@ impl Level {
         self.soft.store(soft, Relaxed);
         let before = self.hard.swap(hard, SeqCst);
         if let Some(parent) = &self.parent {
+            // Add before subtracting: the parent's sum never dips below.
             parent.join(0, hard);
             parent.leave(0, before);
         }
+        // Waiters may fit under the new limits.
         self.update(|word| self.flagged(freed_if_waiting(word)));
         Ok(())
     }
 
-    /// Weight of this level among its siblings under the same parent. 1 unless set; 0 is taken as
-    /// 1.
+    /// Sets the weight of this level among its siblings. 1 unless set; 0 is taken as 1.
     pub fn set_weight(&self, weight: u32) {
         let new = weight.max(1);
         let old = self.weight.swap(new, Relaxed);
@@ -288,27 +305,29 @@ impl Level {
         }
     }
 
-    /// A child of that weight and maximum is there.
+    /// Adds a child's weight and maximum to the sums.
     pub(crate) fn join(&self, weight: u32, hard: u64) {
         self.weights.fetch_add(u64::from(weight), Relaxed);
         self.hards.fetch_add(countable(hard), Relaxed);
     }
 
-    /// A child of that weight and maximum is gone.
+    /// Subtracts a child's weight and maximum from the sums.
     pub(crate) fn leave(&self, weight: u32, hard: u64) {
         self.weights.fetch_sub(u64::from(weight), Relaxed);
         self.hards.fetch_sub(countable(hard), Relaxed);
     }
 
-    /// The fair level X (H5): while this level is flagged a child grows only up to `X * weight`, or
-    /// up to its `min`. `Share::NONE`: all that is used fits. See [`crate::share::fair_level`].
+    /// Sets the fair level X (H5): while this level is flagged, a child grows only up to `X *
+    /// weight`, or up to its `min`. `Share::NONE`: all usage fits, no bound. See
+    /// [`crate::share::fair_level`].
     pub fn publish_share(&self, share: Share) {
         self.share.store(share.0, Relaxed);
+        // A larger share may let a waiter proceed.
         self.update(freed_if_waiting);
     }
 
-    /// Pages by which a child may grow: no bound without pressure, then up to the fair level. Until
-    /// that is known, and while all fit below it, as [`Self::spread`].
+    /// Pages by which a child may grow: no bound without pressure, then up to the fair level. While
+    /// no fair level is published, or it is no bound, up to the child's part ([`Self::spread`]).
     pub(crate) fn fair_room(&self, child: Asking) -> u64 {
         if self.under_pressure() && self.share() == Share::NONE {
             return self.spread(child, self.soft_effective());
@@ -316,7 +335,8 @@ impl Level {
         self.published_room(child)
     }
 
-    /// As [`Self::fair_room`], for a child that takes what its sibling gives back.
+    /// As [`Self::fair_room`], for a child that only takes what its sibling releases: without a
+    /// published fair level there is no bound.
     pub(crate) fn published_room(&self, child: Asking) -> u64 {
         if !self.under_pressure() {
             return u64::MAX;
@@ -324,8 +344,8 @@ impl Level {
         self.share().of(child.weight).saturating_sub(child.held)
     }
 
-    /// As [`Self::fair_room`] for what may be there for good, used or not: a flow's reservation. It
-    /// never sets the flag, so the head room is kept free of it here.
+    /// As [`Self::fair_room`] for a flow's reservation, which may stay for good, used or not. It
+    /// never sets the flag, so the room above soft is kept free of it here.
     pub(crate) fn reservation_room(&self, child: Asking) -> u64 {
         let (hard, soft) = (self.hard.load(Relaxed), self.soft.load(Relaxed));
         let mins = self.mins.load(Relaxed);
@@ -333,15 +353,15 @@ impl Level {
         self.fair_room(child).min(self.spread(child, most))
     }
 
-    /// The head room between `most` and `hard` is for those below their part: up to that a child
-    /// grows, or until the level holds `most`.
+    /// Pages by which a child may grow to its part, or until the level holds `most`, whichever is
+    /// more: the room between `most` and `hard` is for children below their part.
     fn spread(&self, child: Asking, most: u64) -> u64 {
         let all = Family { weights: self.weights.load(Relaxed), hards: self.hards.load(Relaxed) };
         let part = part(self.hard.load(Relaxed), child, all);
         part.saturating_sub(child.held).max(most.saturating_sub(self.usage()))
     }
 
-    /// Pages at which this level's flag is set: what the fair level divides.
+    /// Pages at which this level's flag is set; the fair level divides them.
     pub fn soft_effective(&self) -> u64 {
         let (hard, soft) = (self.hard.load(Relaxed), self.soft.load(Relaxed));
         if hard == u64::MAX || hard == 0 {
@@ -352,10 +372,11 @@ impl Level {
         fixed.saturating_add(self.idle.load(Relaxed)).saturating_add(room)
     }
 
-    /// What a child holds for good changed. Then the soft test.
+    /// Adds a change of a child's reservations, idle credit or guarantee. Then makes the soft test.
     pub(crate) fn shift_static(&self, by: Static, end: Option<&Self>) {
         for level in self.chain_to(end) {
             if by != Static::default() {
+                // A negative change wraps around: two's complement subtracts it.
                 level.fixed.fetch_add(by.fixed as u64, Relaxed);
                 level.idle.fetch_add(by.idle as u64, Relaxed);
                 level.mins.fetch_add(by.min as u64, Relaxed);
@@ -366,18 +387,19 @@ impl Level {
 
     // ---- waiting ----
 
-    /// Says that somebody waits for room at this level or above it. Look at the room once more
-    /// afterwards.
+    /// Marks that a budget waits for room at this level or above. The caller tests the room once
+    /// more afterwards (H8).
     pub fn mark_waiting(&self) {
         for level in self.chain_to(None) {
             level.update(|word| word | WAITING);
         }
     }
 
-    /// Whether room was given back here since somebody began to wait; asking clears the mark. The
-    /// caller then wakes the workers whose budgets are below this level.
+    /// Whether room was released here since `mark_waiting`; clears the mark. The caller then wakes
+    /// the workers with budgets below this level.
     pub fn take_wake(&self) -> bool {
         let both = WAITING | FREED;
+        // Read first: without waiters no worker writes the shared word.
         if self.word.load(SeqCst) & both != both {
             return false;
         }
@@ -396,7 +418,7 @@ impl Level {
         self.word.load(SeqCst) & USAGE
     }
 
-    /// Pages one more charge could take at this level alone.
+    /// Pages that one more charge could take, at this level alone.
     pub fn free(&self) -> u64 {
         self.hard.load(SeqCst).saturating_sub(self.usage())
     }
@@ -406,12 +428,12 @@ impl Level {
         self.word.load(Relaxed) & PRESSURE != 0
     }
 
-    /// Whether somebody waits for room here.
+    /// Whether a budget waits for room here.
     pub fn has_waiters(&self) -> bool {
         self.word.load(SeqCst) & WAITING != 0
     }
 
-    /// The published fair level.
+    /// The fair level last published.
     pub fn share(&self) -> Share {
         Share(self.share.load(Relaxed))
     }
@@ -426,7 +448,7 @@ impl Level {
         self.failcnt.load(Relaxed)
     }
 
-    /// All numbers at once; not one moment in time while other workers run.
+    /// All values at once; not of one moment while other workers run.
     pub fn stats(&self) -> LevelStats {
         let (usage, hard) = (self.usage(), self.hard.load(Relaxed));
         LevelStats {
@@ -453,13 +475,13 @@ impl Level {
         self.chain_to(None).count() as u8
     }
 
-    /// As the level above sees it.
+    /// This level as the level above it sees it.
     pub(crate) fn asking(&self) -> Asking {
         let hard = self.hard.load(Relaxed);
         Asking { held: self.usage(), weight: self.weight(), hard }
     }
 
-    /// This level and those above it, up to `end` exclusive.
+    /// This level and the levels above it, up to `end` exclusive.
     pub(crate) fn chain_to<'a>(&'a self, end: Option<&'a Self>) -> impl Iterator<Item = &'a Self> {
         core::iter::successors(Some(self), |level| level.parent.as_deref())
             .take_while(move |level| !end.is_some_and(|end| core::ptr::eq(*level, end)))

@@ -57,8 +57,8 @@
 //! | 4 | a level is under pressure: only up to its fair level times the weight, or up to `min`; until that is known, up to the budget's part or while the level is at or below soft | pool above `soft`: enter pressure, go on |
 //! | 5 | every level's `hard` | pool above `hard`: suppress |
 //! | 6 | granted; the soft test | queue below its guarantee: granted |
-//! | 7 | | no pressure, or `hard > nsock * pages of the socket`: granted; else suppress |
-//! | refused | undone exactly, counted at the level that refused | sender: cut sndbuf, and if `wmem + size >= sndbuf` force the charge; else undone |
+//! | 7 | | no pressure, or `hard > nsock * pages of the socket`: granted; otherwise suppress |
+//! | refused | undone exactly, counted at the level that refused | sender: cut sndbuf, and if `wmem + size >= sndbuf` force the charge; otherwise undone |
 //!
 //! A child's *part* of a level is `hard * weight / weights of all children`, or what the maxima of
 //! the others leave of `hard` if that is more. The room between soft and hard is for children below
@@ -132,7 +132,7 @@
 //! | here | tcp_mem | cgroup v2 | meaning |
 //! |---|---|---|---|
 //! | `low` | \[0\] low | - | pressure ends at or below |
-//! | `soft` | \[1\] pressure | nearest: memory.high | pressure begins above |
+//! | `soft` | \[1\] pressure | nearest: memory.high | pressure starts above |
 //! | `hard` | \[2\] high | memory.max | charges are refused |
 //! | `min` | - | memory.min | charged to every level above when set |
 //! | true size | `skb->truesize` | | memory really held; here whole chunks |

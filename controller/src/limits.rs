@@ -1,19 +1,19 @@
-//! Limits as users give them: bytes in, pages inside.
+//! Limits as users set them: bytes outside, pages inside.
 
 use core::fmt;
 
 use crate::ledger::FlowSizes;
 use crate::units::PAGE_SIZE;
 
-/// Three thresholds of a domain in pages, `low <= soft <= hard`. Kernel words: tcp_mem low /
-/// pressure / high.
+/// Three thresholds of a domain in pages, `low <= soft <= hard`: the kernel's `tcp_mem` low,
+/// pressure, high.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Pressure ends at or below.
     pub low: u64,
-    /// Pressure begins above.
+    /// Pressure starts above.
     pub soft: u64,
-    /// Charges beyond are refused. `u64::MAX` = no limit.
+    /// Charges beyond are refused. `u64::MAX` means no limit.
     pub hard: u64,
 }
 
@@ -29,30 +29,30 @@ pub enum LimitError {
         /// As given.
         hard: u64,
     },
-    /// `hard` cannot hold one flow and the device queue: the least that can, in bytes.
+    /// `hard` cannot hold one flow and the device queue. Bytes.
     TooSmall {
         /// As given.
         hard_bytes: u64,
-        /// What would do.
+        /// The least that would fit.
         least_bytes: u64,
     },
     /// The sum of guarantees (`min`) does not fit the level above.
     MinDoesNotFit {
         /// As given.
         min_bytes: u64,
-        /// What the tightest level above still has.
+        /// Room of the tightest level above.
         room_bytes: u64,
     },
-    /// A container's `min` above its own `hard`.
+    /// A container's `min` is above its own `hard`.
     MinAboveHard {
         /// As given.
         min_bytes: u64,
         /// As given.
         hard_bytes: u64,
     },
-    /// More than four levels.
+    /// More than four levels, the container included.
     TooDeep,
-    /// Weight zero.
+    /// A weight of zero.
     ZeroWeight,
 }
 
@@ -80,10 +80,13 @@ impl fmt::Display for LimitError {
 impl core::error::Error for LimitError {}
 
 impl Limits {
-    /// No limit at all (`--isolation off`, a host without a limit).
+    /// No limit (`--isolation off`, a host without a limit).
     pub const NONE: Self = Self { low: u64::MAX, soft: u64::MAX, hard: u64::MAX };
 
-    /// Thresholds in pages; refused when out of order.
+    /// Thresholds in pages.
+    ///
+    /// # Errors
+    /// `Disorder` unless `low <= soft <= hard`.
     pub const fn new(low: u64, soft: u64, hard: u64) -> Result<Self, LimitError> {
         if low <= soft && soft <= hard {
             Ok(Self { low, soft, hard })
@@ -92,8 +95,9 @@ impl Limits {
         }
     }
 
-    /// Missing limits follow from those given (pressure model A2): from `hard`: soft = 2/3, low =
-    /// 1/2; from `hard` and `soft`: low = min(hard/2, 3*soft/4). Bytes in, floored to pages.
+    /// Thresholds from bytes, rounded down to pages. Missing ones follow from those given (A2):
+    /// from `hard` alone, soft is 2/3 and low 1/2; from `hard` and `soft`, low is `min(hard/2,
+    /// 3*soft/4)`.
     ///
     /// # Errors
     /// `Disorder` as in [`Self::new`]; `TooSmall` when `hard` is less than a page.
@@ -105,16 +109,17 @@ impl Limits {
         let soft_pages = soft.map_or_else(|| two_thirds(hard_pages), |bytes| bytes / PAGE_SIZE);
         let low_pages = match (low, soft) {
             (Some(bytes), _) => bytes / PAGE_SIZE,
+            // `3 * soft / 4` without overflow.
             (None, Some(_)) => (hard_pages / 2).min(soft_pages / 4 * 3 + soft_pages % 4 * 3 / 4),
             (None, None) => hard_pages / 2,
         };
         Self::new(low_pages, soft_pages, hard_pages)
     }
 
-    /// Whether `hard` can hold the device queue and one flow of these sizes.
+    /// Checks that `hard` can hold the device queue and one flow of these sizes.
     ///
     /// # Errors
-    /// `TooSmall`, with the least number of bytes that would do.
+    /// `TooSmall`, with the least number of bytes that would fit.
     pub fn fits_one(&self, sizes: &FlowSizes, dev_bytes: u64) -> Result<(), LimitError> {
         let least_bytes = dev_bytes.saturating_add(sizes.total());
         let hard_bytes = self.hard_bytes();
@@ -135,12 +140,12 @@ const fn two_thirds(x: u64) -> u64 {
     x / 3 * 2 + x % 3 * 2 / 3
 }
 
-/// `tcp_rmem` / `tcp_wmem`: min, default, max of one flow's buffers, bytes.
+/// `tcp_rmem` / `tcp_wmem`: minimum, initial value and maximum of one flow's buffers, bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SockLimits {
-    /// Receive: guarantee, initial, autotuning cap.
+    /// Receive: guarantee, initial cap, cap of autotuning.
     pub rmem: [u32; 3],
-    /// Send: guarantee, initial, autotuning cap.
+    /// Send: guarantee, initial cap, cap of autotuning.
     pub wmem: [u32; 3],
 }
 

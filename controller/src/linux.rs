@@ -1,12 +1,12 @@
 //! The kernel's own ladder, rule set `linux`: `controller/docs/kernel.md`, L1 to L4 and L12.
 //!
 //! Two gates in this order: the container's chain of hard counters, then a pool with three
-//! thresholds. A refusal at the first gate skips the second entirely. The hard limit gives way in
-//! four places, all reproduced on purpose: a sender at `wmem_queued + size >= sndbuf`, the first
+//! thresholds. A refusal at the first gate skips the second entirely. The hard limit is exceeded in
+//! four cases, all reproduced on purpose: a sender at `wmem_queued + size >= sndbuf`, the first
 //! buffer of an empty send queue, `wmem_min` bytes a socket, and the first segment of an empty
 //! receive queue.
 //!
-//! Bytes for queues, pages of 4096 for meters; no per-CPU batching.
+//! Bytes for queues, pages of 4096 bytes for meters; no per-CPU batching.
 
 use alloc::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::level::Level;
 use crate::sizing;
 use crate::units::{Instant, PAGE_SIZE, pages};
 
-/// `SOCK_MIN_SNDBUF`: 2 * (2048 + 256) bytes.
+/// `SOCK_MIN_SNDBUF`: 2 * (2048 + 256) bytes, the least send cap.
 pub const SNDBUF_MIN: u32 = 4608;
 
 /// Which of a socket's two queues a charge is for.
@@ -26,7 +26,7 @@ pub enum Kind {
     Wmem,
 }
 
-/// Why the ladder went to its last step, suppression.
+/// Why the ladder ended in suppression, its last step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     /// A hard counter of the chain refused.
@@ -37,7 +37,7 @@ pub enum Cause {
     Unfair,
 }
 
-/// Answer of [`Sock::schedule`]: the rule that decided.
+/// Outcome of [`Sock::schedule`]: the rule that decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// `forward_alloc` covered it; no meter was touched.
@@ -54,7 +54,7 @@ pub enum Verdict {
     NoPressure,
     /// Under pressure, and the socket is below the average share.
     Fair,
-    /// A sender that will block on sndbuf anyway: charged past the limit.
+    /// A sender that will block on sndbuf anyway: charged beyond the limit.
     Forced(Cause),
     /// Nothing was charged.
     Deny(Cause),
@@ -66,7 +66,7 @@ impl Verdict {
         !matches!(self, Self::Deny(_))
     }
 
-    /// The cause, when the ladder ended in suppression, granted by force or not.
+    /// The cause, when the ladder ended in suppression, whether the charge was forced or not.
     pub const fn cause(self) -> Option<Cause> {
         match self {
             Self::Forced(cause) | Self::Deny(cause) => Some(cause),
@@ -86,13 +86,13 @@ impl Verdict {
 pub struct Pool {
     /// Pressure ends at or below (charge), below (release).
     pub low: u64,
-    /// Pressure begins above.
+    /// Pressure starts above.
     pub pressure: u64,
     /// Charges are suppressed above.
     pub high: u64,
     /// Pages charged.
     pub alloc: u64,
-    /// Sockets the pool is divided by for the share.
+    /// Sockets that divide the pool for the share.
     pub nsock: u64,
     /// The pressure flag.
     pub flag: bool,
@@ -140,7 +140,7 @@ impl Pool {
         }
     }
 
-    /// `__sk_mem_reduce_allocated`: the release test is `<`, where the charge test is `<=`.
+    /// `__sk_mem_reduce_allocated`: a release ends pressure at `< low`, a charge at `<= low`.
     fn release(&mut self, n: u64, now: Instant) {
         debug_assert!(self.alloc >= n, "pool would go negative");
         self.alloc -= n;
@@ -150,18 +150,19 @@ impl Pool {
     }
 }
 
-/// The container's chain of hard counters, and the flag its last charge left (cgroup v1
+/// The container's chain of hard counters, and the flag that its last charge left (cgroup v1
 /// `memory.kmem.tcp`).
 #[derive(Debug, Clone, Default)]
 pub struct Chain {
-    /// The nearest counter; it knows its parent.
+    /// The nearest counter; it links to its parent.
     pub leaf: Option<Arc<Level>>,
-    /// Whether the last charge failed, at whichever level.
+    /// Whether the last charge failed, at any level.
     pub flag: bool,
 }
 
 impl Chain {
-    /// `mem_cgroup_charge_skmem`: false when a counter refused; forced on top when `nofail`.
+    /// `mem_cgroup_charge_skmem`: false when a counter refused; with `nofail` the charge is forced
+    /// then.
     fn charge(&mut self, n: u64, nofail: bool) -> bool {
         let Some(leaf) = &self.leaf else { return true };
         self.flag = leaf.try_charge(n).is_err();
@@ -182,15 +183,15 @@ impl Chain {
 /// One socket's ledger, in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sock {
-    /// Charged in whole pages and not used (`sk_forward_alloc`).
+    /// Charged in whole pages and not used, bytes (`sk_forward_alloc`).
     pub fwd: u64,
-    /// In order and out of order.
+    /// Receive queue, in order and out of order, bytes.
     pub rmem: u64,
-    /// Unsent and unacknowledged.
+    /// Send queue, unsent and unacknowledged, bytes.
     pub wmem: u64,
-    /// Send cap.
+    /// Send cap, bytes.
     pub sndbuf: u32,
-    /// Receive cap.
+    /// Receive cap, bytes.
     pub rcvbuf: u32,
     /// Guarantee of the receive queue (`tcp_rmem[0]`).
     pub rmem_min: u32,
@@ -198,7 +199,7 @@ pub struct Sock {
     pub wmem_min: u32,
     /// The user set SO_SNDBUF: no moderation.
     pub sndbuf_locked: bool,
-    /// Not counted in, limited by or pressured by the pool.
+    /// The pool neither counts nor limits this socket.
     pub bypass: bool,
 }
 
@@ -233,6 +234,7 @@ impl Sock {
         }
         let delta = size - self.fwd;
         let n = pages(delta);
+        // Before the ladder: its share test counts the new pages as held.
         self.fwd += n * PAGE_SIZE;
         let verdict = self.raise(pool, chain, kind, Raise { delta, n }, now);
         if !verdict.is_ok() {
@@ -253,6 +255,7 @@ impl Sock {
         if !self.bypass {
             pool.alloc += raise.n;
         }
+        // Gate 1 (L1): a refusal of the container skips the pool's thresholds.
         let charged = chain.charge(raise.n, false);
         let cause = if charged {
             match self.ladder(pool, kind, now) {
@@ -263,6 +266,7 @@ impl Sock {
             Cause::Container
         };
         if kind == Kind::Wmem {
+            // L3: cut the cap first; a queue that then reaches the cap is charged by force.
             self.moderate_sndbuf();
             if self.wmem + raise.delta >= u64::from(self.sndbuf) {
                 if !charged {
@@ -271,6 +275,7 @@ impl Sock {
                 return Verdict::Forced(cause);
             }
         }
+        // Suppressed: undo both gates.
         if !self.bypass {
             pool.alloc -= raise.n;
         }
@@ -280,7 +285,7 @@ impl Sock {
         Verdict::Deny(cause)
     }
 
-    /// Steps 3 to 8: the pool's answer, once the container has let the charge pass.
+    /// L2, steps 2 to 6: the pool's decision, once the container has let the charge pass.
     fn ladder(&self, pool: &mut Pool, kind: Kind, now: Instant) -> Result<Verdict, Cause> {
         if self.bypass {
             return Ok(Verdict::Bypass);
@@ -289,12 +294,14 @@ impl Sock {
             pool.leave(now);
             return Ok(Verdict::UnderLow);
         }
+        // Pressure may start here although a later step grants the charge.
         if pool.alloc > pool.pressure {
             pool.enter(now);
         }
         if pool.alloc > pool.high {
             return Err(Cause::OverHigh);
         }
+        // Below its minimum a queue is granted any size.
         match kind {
             Kind::Rmem if self.rmem < u64::from(self.rmem_min) => return Ok(Verdict::MinRmem),
             Kind::Wmem if self.wmem < u64::from(self.wmem_min) => return Ok(Verdict::MinWmem),
@@ -303,6 +310,7 @@ impl Sock {
         if !pool.flag {
             return Ok(Verdict::NoPressure);
         }
+        // The share of one socket: `high / nsock` pages.
         let held = pages(self.wmem + self.rmem + self.fwd);
         if pool.high > pool.nsock.saturating_mul(held) {
             return Ok(Verdict::Fair);
@@ -310,7 +318,7 @@ impl Sock {
         Err(Cause::Unfair)
     }
 
-    /// `sk_forced_mem_schedule`: no test, and the pool's flag is not touched. Returns pages
+    /// `sk_forced_mem_schedule`: no test, and the pool's flag does not change. Returns the pages
     /// charged.
     pub fn force(&mut self, pool: &mut Pool, chain: &mut Chain, size: u64) -> u64 {
         if size <= self.fwd {
@@ -325,7 +333,7 @@ impl Sock {
         n
     }
 
-    /// `tcp_wmem_schedule`: bytes of `copy` that may be queued; the guarantee is force-charged when
+    /// `tcp_wmem_schedule`: bytes of `copy` that may be queued; up to the guarantee is forced when
     /// refused.
     pub fn wmem_copy(
         &mut self,
@@ -345,7 +353,7 @@ impl Sock {
         (copy.min(self.fwd), verdict)
     }
 
-    /// A scheduled buffer of `size` enters its queue.
+    /// A scheduled buffer of `size` bytes enters its queue.
     pub fn charge(&mut self, kind: Kind, size: u64) {
         debug_assert!(self.fwd >= size, "charged what was not scheduled");
         self.fwd -= size;
@@ -355,7 +363,7 @@ impl Sock {
         }
     }
 
-    /// A buffer of `size` leaves its queue; whole pages go back at once.
+    /// A buffer of `size` bytes leaves its queue; whole pages are uncharged at once.
     pub fn uncharge(
         &mut self,
         pool: &mut Pool,
@@ -387,27 +395,27 @@ impl Sock {
         }
     }
 
-    /// Late attribution at `accept`: what the socket already holds is charged without a test
-    /// (L12). Returns pages charged.
+    /// Late attribution at `accept`: charges without a test what the socket already holds (L12).
+    /// Returns the pages charged.
     pub fn charge_accepted(&self, chain: &mut Chain) -> u64 {
         let n = pages(self.fwd + self.rmem + self.wmem);
         chain.charge(n, true);
         n
     }
 
-    /// `sk_stream_moderate_sndbuf` (L3): at most halved against what is queued, never below
-    /// [`SNDBUF_MIN`].
+    /// `sk_stream_moderate_sndbuf` (L3): the cap becomes at most half of what is queued, never
+    /// below [`SNDBUF_MIN`].
     pub fn moderate_sndbuf(&mut self) {
         self.sndbuf = sizing::moderate_sndbuf(self.sndbuf, self.wmem, self.sndbuf_locked);
     }
 
-    /// `sk_stream_memory_free`: below the send cap.
+    /// `sk_stream_memory_free`: whether the send queue is below its cap.
     pub const fn memory_free(&self) -> bool {
         self.wmem < self.sndbuf as u64
     }
 }
 
-/// What one trip through the ladder asks for.
+/// One request to the ladder.
 #[derive(Debug, Clone, Copy)]
 struct Raise {
     /// Bytes beyond `forward_alloc`.

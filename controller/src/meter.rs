@@ -1,4 +1,4 @@
-//! The strict rules' own meter of a budget: plain numbers, owned by one worker.
+//! The strict rules' meter of one budget: plain integers, owned by one worker.
 
 use crate::level::{Level, SoftTest, Static};
 use crate::limits::Limits;
@@ -10,46 +10,47 @@ use crate::units::{CHUNK_SIZE, Instant, PAGE_SIZE, pages, scale};
 pub enum Refusal {
     /// The budget's own hard limit.
     Hard,
-    /// A level above; 0 = the nearest.
+    /// The hard limit of a level above; 0 is the nearest level.
     Ancestor(u8),
-    /// Above the share under (container or host) pressure.
+    /// The fair share of the container, while a level above is under pressure.
     Share,
-    /// More half-open flows than hard/8 allows (H7).
+    /// The bound of half-open flows, hard/8 (H7).
     HalfOpen,
 }
 
 impl Refusal {
-    /// Whether a hard counter said no, at whichever level.
+    /// Whether a hard counter refused, at any level.
     pub const fn is_hard(self) -> bool {
         matches!(self, Self::Hard | Self::Ancestor(_))
     }
 }
 
-/// Usage of one budget, its limits, and the sums the soft test needs. Bytes unless said otherwise.
+/// Usage of one budget, its limits, and the sums for the soft test. Bytes unless stated otherwise.
 #[derive(Debug)]
 pub(crate) struct Meter {
     pub(crate) bytes: u64,
-    /// `pages(bytes)`; rounded once for the whole budget (K8).
+    /// `pages(bytes)`, rounded once for the whole budget (K8).
     pub(crate) usage: u64,
     pub(crate) limits: Limits,
-    /// Guarantee, pages, charged to every level above whether used or not (K4).
+    /// Guarantee, pages; charged to every level above, used or not (K4).
     pub(crate) min: u64,
     pub(crate) weight: u32,
-    /// Reservations of flows, compact entries, device queues.
+    /// Reservations of flows, compact entries, device queues, listen backlogs.
     pub(crate) fixed: u64,
     /// Open windows of idle flows above their reserve; whole pages.
     pub(crate) idle: u64,
-    /// Flows with something elastic that are not idle (H4).
+    /// Flows that hold something elastic and are not idle (H4).
     pub(crate) active: u64,
-    /// `sock` bytes of flows not established (H7).
+    /// `sock` bytes of half-open flows (H7).
     pub(crate) half_open: u64,
     pub(crate) udp: u64,
-    /// What waiting flows are going to reserve, bytes.
+    /// Bytes that flows waiting for admission are going to reserve (H1).
     pub(crate) hold: u64,
-    /// Pages of usage above which the flag is set, and at or below which it is cleared.
+    /// Usage above which the flag is set, pages.
     enter_at: u64,
+    /// Usage at or below which the flag is cleared, pages.
     leave_at: u64,
-    /// E: pages the reservations leave.
+    /// E: the room that reservations leave, pages.
     room: u64,
     pub(crate) flag: bool,
     pub(crate) since: Instant,
@@ -59,13 +60,13 @@ pub(crate) struct Meter {
     pub(crate) failcnt: u64,
     /// The last charge was refused by a hard counter.
     pub(crate) refused: bool,
-    /// The event of this run of refusals was made.
+    /// The current run of refusals has made its event.
     refusing: bool,
-    /// What the levels above were told.
+    /// The values that the levels above last received.
     told: Static,
 }
 
-/// What one level allows a child to grow by, in pages.
+/// Pages by which one level lets a child grow.
 pub(crate) type Rule<'a> = &'a dyn Fn(&Level, Asking) -> u64;
 
 impl Meter {
@@ -98,7 +99,7 @@ impl Meter {
         meter
     }
 
-    /// What the level above counts: a guarantee is charged when it is set.
+    /// Pages that the levels above count for this budget: the guarantee is charged when it is set.
     #[inline]
     pub(crate) fn charged_up(&self, usage: u64) -> u64 {
         usage.max(self.min)
@@ -106,7 +107,7 @@ impl Meter {
 
     // ---- charging ----
 
-    /// All of `bytes`, up the whole chain, or nothing.
+    /// Charges all of `bytes`, up the whole chain, or nothing.
     #[inline]
     pub(crate) fn charge(
         &mut self,
@@ -116,6 +117,7 @@ impl Meter {
     ) -> Result<(), Refusal> {
         let after = self.bytes.saturating_add(bytes);
         let usage = pages(after);
+        // Within a page nothing above changes: no level is touched.
         if usage != self.usage {
             self.raise(parent, usage, test)?;
         }
@@ -131,6 +133,7 @@ impl Meter {
         if let Some(parent) = parent
             && up > 0
         {
+            // `Later` charges are reservations; the others are growth.
             let rule: Rule<'_> = match test {
                 SoftTest::Now => &Level::fair_room,
                 SoftTest::Later => &Level::reservation_room,
@@ -143,20 +146,21 @@ impl Meter {
         Ok(())
     }
 
-    /// As many of `want` chunks as fit, and why not all.
+    /// Charges as many of `want` chunks as fit; returns how many, and what refused the others.
     pub(crate) fn grant(&mut self, parent: Option<&Level>, want: u32) -> (u32, Option<Refusal>) {
         if want == 0 {
             return (0, None);
         }
         let bytes = u64::from(want) * CHUNK_SIZE;
+        // Fast path without levels above.
         if parent.is_none() && self.bytes.saturating_add(bytes) <= self.limits.hard_bytes() {
             self.bytes += bytes;
             self.set_usage(pages(self.bytes));
             self.passed();
             return (want, None);
         }
-        // A racing worker may take the room between the look and the charge; then look again, at
-        // most a few times.
+        // A racing worker may take the room between the test and the charge. Test again then, at
+        // most four times.
         for _ in 0..4 {
             let (room, by) = self.room_for_charge(parent, &Level::fair_room);
             let fits = u32::try_from(room / CHUNK_SIZE).unwrap_or(u32::MAX).min(want);
@@ -172,7 +176,7 @@ impl Meter {
         (0, Some(Refusal::Ancestor(0)))
     }
 
-    /// Gives bytes back, up the whole chain.
+    /// Uncharges `bytes`, up the whole chain.
     #[inline]
     pub(crate) fn uncharge(&mut self, parent: Option<&Level>, bytes: u64, test: SoftTest) {
         debug_assert!(self.bytes >= bytes, "budget would go negative");
@@ -189,7 +193,7 @@ impl Meter {
         }
     }
 
-    /// A charge went through the chain.
+    /// Records that a charge passed: the run of refusals ends.
     pub(crate) fn passed(&mut self) {
         self.refused = false;
         self.refusing = false;
@@ -200,7 +204,7 @@ impl Meter {
         self.watermark = self.watermark.max(usage);
     }
 
-    /// Counts a refusal where it happened.
+    /// Counts a refusal at the meter that refused.
     pub(crate) fn refuse(&mut self, parent: Option<&Level>, by: Refusal) -> Refusal {
         match by {
             Refusal::Hard => self.failcnt += 1,
@@ -217,12 +221,13 @@ impl Meter {
 
     // ---- room ----
 
-    /// Bytes one more charge could take now, and what bounds it.
+    /// Bytes that one more charge could take now, and what bounds them.
     pub(crate) fn room_for_charge(&self, parent: Option<&Level>, rule: Rule<'_>) -> (u64, Refusal) {
         let mut room = self.limits.hard_bytes().saturating_sub(self.bytes);
         let mut by = Refusal::Hard;
         let Some(parent) = parent else { return (room, by) };
         let base = self.charged_up(self.usage);
+        // Pages of the levels above to bytes of this budget, which rounds up to pages once (K8).
         let mut bound = |up: u64, why: Refusal| {
             let bytes =
                 base.saturating_add(up).saturating_mul(PAGE_SIZE).saturating_sub(self.bytes);
@@ -237,7 +242,7 @@ impl Meter {
         (room, by)
     }
 
-    /// Pages that a rule of all levels above lets this budget grow by (H5).
+    /// The least growth in pages that `rule` allows at any level above (H5).
     fn share_room(&self, parent: &Level, rule: Rule<'_>) -> u64 {
         let mut room = u64::MAX;
         let held = self.charged_up(self.usage);
@@ -249,7 +254,7 @@ impl Meter {
         room
     }
 
-    /// Over the fair share of some level above that is flagged.
+    /// Over the fair share of a flagged level above, and over `min`.
     pub(crate) fn over_share(&self, parent: &Level) -> bool {
         let mut child = (self.usage, self.weight);
         for level in parent.chain_to(None) {
@@ -262,45 +267,47 @@ impl Meter {
         false
     }
 
-    /// E in bytes: what the reservations leave.
+    /// E in bytes: the room that reservations leave.
     pub(crate) fn room_bytes(&self) -> u64 {
         self.room.saturating_mul(PAGE_SIZE)
     }
 
-    /// Bytes that growth leaves to waiting flows: what they need, at most half of what the reservations leave. So those
-    /// already there keep their other half, however many are waiting.
+    /// Bytes kept from growth for flows that wait for admission: what they need, at most half of
+    /// the room that reservations leave. So admitted flows keep the other half, however many flows
+    /// wait (H1).
     #[inline]
     pub(crate) fn held_back(&self) -> u64 {
         self.hold.min(self.room_bytes() / 2)
     }
 
-    /// Bytes by which flows may grow beside those that wait to be admitted.
+    /// Bytes by which flows may grow beside the flows that wait for admission.
     #[inline]
     pub(crate) fn growth_room(&self) -> u64 {
         let taken = self.bytes.saturating_add(self.held_back());
+        // Without a waiting flow only the meters bound growth.
         if self.hold == 0 { u64::MAX } else { self.limits.hard_bytes().saturating_sub(taken) }
     }
 
-    /// Whether a rule of all levels above lets this budget grow by `up` pages.
+    /// Whether `rule` allows growth by `up` pages at all levels above.
     pub(crate) fn allows(&self, parent: &Level, up: u64, rule: Rule<'_>) -> Result<(), Refusal> {
         if up > 0 && up > self.share_room(parent, rule) { Err(Refusal::Share) } else { Ok(()) }
     }
 
-    /// A level above refused and has counted it.
+    /// Records the refusal of a level above, which has counted it already.
     pub(crate) fn refuse_seen(&mut self, at: u8) -> Refusal {
         self.refused = true;
         Refusal::Ancestor(at)
     }
 
-    /// True once for each run of refusals.
+    /// True once in each run of refusals.
     pub(crate) fn refusal_begins(&mut self) -> bool {
         !core::mem::replace(&mut self.refusing, true)
     }
 
     // ---- the soft test (K7) ----
 
-    /// The fixed part, the idle part, `min` or a limit changed: scales the thresholds anew and
-    /// tells the levels above.
+    /// Recomputes the thresholds after a change of the fixed part, the idle part, `min` or a limit,
+    /// and reports the change to the levels above.
     pub(crate) fn rescale(&mut self, parent: Option<&Level>) {
         let Limits { low, soft, hard } = self.limits;
         let fixed = pages(self.fixed);
@@ -315,8 +322,8 @@ impl Meter {
         self.told = now;
     }
 
-    /// What the levels above count as this budget's fixed and idle parts. A guarantee is a
-    /// reservation there, used or not, as a flow's reserve is here.
+    /// The fixed and idle parts of this budget as the levels above count them. There a guarantee is
+    /// a reservation, used or not, as a flow's reserve is here.
     fn static_pages(&self) -> Static {
         let fixed = pages(self.fixed);
         let calm = self.charged_up(fixed + self.idle / PAGE_SIZE);
@@ -324,8 +331,8 @@ impl Meter {
         Static { fixed: fixed as i64, idle: (calm - fixed) as i64, min: self.min as i64 }
     }
 
-    /// The levels from `from` up to `end` forget what they were told of this budget, those from
-    /// `to` learn it.
+    /// Moves what this budget reported: subtracts it from the levels from `from` up to `end`, adds
+    /// it to those from `to`.
     pub(crate) fn move_static(
         &self,
         from: Option<&Level>,
@@ -342,7 +349,7 @@ impl Meter {
         }
     }
 
-    /// Bytes that usage may grow by before the flag is set; 0 while it is.
+    /// Bytes by which usage may grow before the flag is set; 0 while it is set.
     pub(crate) fn calm_room(&self) -> u64 {
         if self.flag {
             0
@@ -351,7 +358,7 @@ impl Meter {
         }
     }
 
-    /// Whether the flag has to change.
+    /// Whether the flag must change.
     #[inline]
     pub(crate) fn flag_due(&self) -> bool {
         if self.flag { self.usage <= self.leave_at } else { self.usage > self.enter_at }

@@ -1,15 +1,15 @@
-//! Window and buffer sizes as pure functions: the kernel's (`controller/docs/kernel.md`, L3 to L11),
-//! and the strict rules' chunk arithmetic (A1).
+//! Window and buffer sizes as pure functions: the kernel's (`controller/docs/kernel.md`, L3 to
+//! L11), and the strict rules' chunk arithmetic (A1).
 //!
-//! Nothing here touches a meter. Bytes unless said otherwise.
+//! Nothing here touches a meter. Bytes unless stated otherwise.
 
 use crate::linux::SNDBUF_MIN;
 use crate::units::{CHUNK_PAYLOAD, CHUNK_SIZE};
 
 // ---- strict: windows in chunks ----
 
-/// Chunks an open window costs: `ceil((window - tail_room) / 4032)`. In-order bytes fill the tail
-/// chunk first, so what the last occupied chunk still takes is free (A1).
+/// Chunks that an open window costs: `ceil((window - tail_room) / 4032)`. In-order bytes fill the
+/// tail chunk first, so the free room of the last occupied chunk costs nothing (A1).
 pub const fn window_chunks(window: u32, tail_room: u32) -> u32 {
     window.saturating_sub(tail_room).div_ceil(CHUNK_PAYLOAD)
 }
@@ -27,32 +27,32 @@ pub fn ssthresh_under_pressure(step: u32, mss: u32, share: u32) -> u32 {
 
 // ---- receive windows ----
 
-/// What [`select_window`] looks at.
+/// Input of [`select_window`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowInput {
     /// Receive cap.
     pub rcvbuf: u32,
-    /// Held, in order and out of order, and what waits in the backlog.
+    /// True size held: in order, out of order and in the backlog.
     pub rmem: u32,
-    /// Payload in 256ths of true size; 128 = half.
+    /// Payload in 256ths of true size; 128 is half.
     pub ratio: u32,
-    /// Window scale; 0 = no scaling.
+    /// Window scale; 0 means no scaling.
     pub scale: u8,
     /// Estimate of the peer's segment.
     pub mss: u32,
-    /// What we announced.
+    /// The MSS that we advertised.
     pub advmss: u32,
     /// Slow-start bound of the window.
     pub rcv_ssthresh: u32,
     /// Upper bound of the window.
     pub window_clamp: u32,
-    /// Still open.
+    /// Window that is still open.
     pub open: u32,
     /// Whether the container is under pressure.
     pub pressure: bool,
 }
 
-/// Answer of [`select_window`].
+/// Result of [`select_window`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowChoice {
     /// The window to offer, before [`advertise`].
@@ -72,16 +72,20 @@ pub fn select_window(input: &WindowInput) -> WindowChoice {
     if full == 0 {
         return WindowChoice { window: 0, rcv_ssthresh };
     }
+    // Less than half is free.
     if free < full / 2 {
         if input.pressure {
             rcv_ssthresh = rcv_ssthresh.min(advmss.saturating_mul(4));
         }
+        // Round down, so that the rounding up below never exceeds the free room.
         free = free >> scale << scale;
+        // Silly window avoidance (RFC 9293, section 3.8.6.2.2): a small window is offered as zero.
         if free < allowed / 16 || free < mss {
             return WindowChoice { window: 0, rcv_ssthresh };
         }
     }
     free = free.min(rcv_ssthresh);
+    // With scaling the window is rounded up to its unit; without, to whole segments.
     let window = if scale > 0 {
         free.next_multiple_of(1 << scale)
     } else if open > free || open + mss <= free {
@@ -94,8 +98,8 @@ pub fn select_window(input: &WindowInput) -> WindowChoice {
     WindowChoice { window, rcv_ssthresh }
 }
 
-/// `tcp_select_window`: a window once open is not taken back, except by choice (`shrink`) or for
-/// want of memory.
+/// `tcp_select_window`: an open window is not taken back, except on purpose (`shrink`) or for want
+/// of memory.
 pub const fn advertise(window: u32, open: u32, scale: u8, shrink: bool, no_memory: bool) -> u32 {
     if no_memory {
         return 0;
@@ -118,22 +122,22 @@ pub fn space_of(window: u64, ratio: u32) -> u32 {
 
 // ---- receive admission ----
 
-/// `tcp_can_ingest`: what is held may fill the cap; the arriving segment's own size is not counted
-/// (L6).
+/// `tcp_can_ingest`: data is admitted while the held bytes do not exceed the cap; the arriving
+/// segment's own size does not count (L6).
 pub const fn can_ingest(rmem: u32, rcvbuf: u32) -> bool {
     rmem <= rcvbuf
 }
 
-/// What [`clamp_window`] looks at.
+/// Input of [`clamp_window`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClampInput {
-    /// Held.
+    /// True size held.
     pub rmem: u32,
     /// Receive cap.
     pub rcvbuf: u32,
     /// Cap of autotuning.
     pub rmem_max: u32,
-    /// The user set the cap.
+    /// The user set the cap (SO_RCVBUF).
     pub locked: bool,
     /// Whether the container is under pressure.
     pub pressure: bool,
@@ -143,12 +147,12 @@ pub struct ClampInput {
     pub rcv_ssthresh: u32,
     /// Upper bound of the window.
     pub window_clamp: u32,
-    /// What we announced.
+    /// The MSS that we advertised.
     pub advmss: u32,
 }
 
-/// `tcp_clamp_window` (L7): raises the cap to what is held when memory is plenty, else lowers the
-/// window's bound. Returns the new `rcvbuf` and `rcv_ssthresh`.
+/// `tcp_clamp_window` (L7): raises the cap to what is held when memory is plentiful, otherwise
+/// lowers the window's bound. Returns the new `rcvbuf` and `rcv_ssthresh`.
 pub fn clamp_window(input: &ClampInput) -> (u32, u32) {
     let mut rcvbuf = input.rcvbuf;
     if rcvbuf < input.rmem_max && !input.locked && !input.pressure && input.below_low {
@@ -162,24 +166,24 @@ pub fn clamp_window(input: &ClampInput) -> (u32, u32) {
     (rcvbuf, rcv_ssthresh)
 }
 
-/// What becomes of a data segment whose charge was refused for good (L6).
+/// Treatment of a data segment whose charge was refused for good (L6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// Dropped, counted `TCPRcvQDrop`; the next window is zero.
+    /// The segment is dropped and counted as `TCPRcvQDrop`; the next window is zero.
     Drop,
-    /// The receive queue is empty: charged by force and kept, so that the reader makes progress;
-    /// window zero too.
+    /// The receive queue is empty: the segment is charged by force and kept, so that the reader
+    /// makes progress; the next window is zero too.
     Force,
 }
 
-/// Linux rules: progress of an empty receive queue, or of a bare FIN, beats the limit.
+/// Linux rules: an empty receive queue or a bare FIN makes progress beyond the limit.
 pub const fn on_refused(queue_empty: bool, bare_fin: bool) -> Refused {
     if queue_empty || bare_fin { Refused::Force } else { Refused::Drop }
 }
 
-/// `tcp_prune_ofo_queue`: how many buffers to drop. `above` are the true sizes of out-of-order
-/// buffers beyond the arriving segment, highest sequence first; they go by eighths of `rcvbuf`,
-/// until `rmem` fits and there is no pressure.
+/// `tcp_prune_ofo_queue` (L7): how many buffers to drop. `above` are the true sizes of out-of-order
+/// buffers beyond the arriving segment, highest sequence first. They are dropped by eighths of
+/// `rcvbuf`, until `rmem` fits and there is no pressure.
 pub fn prune_ofo(
     above: impl IntoIterator<Item = u32>,
     rmem: u32,
@@ -192,6 +196,7 @@ pub fn prune_ofo(
         dropped += 1;
         rmem = rmem.saturating_sub(truesize);
         step += truesize;
+        // An eighth is dropped: test whether that is enough.
         if step >= goal {
             if rmem <= rcvbuf && !pressure {
                 break;
@@ -204,14 +209,14 @@ pub fn prune_ofo(
 
 // ---- autotuning ----
 
-/// What [`autotune`] looks at, once a round trip.
+/// Input of [`autotune`], once a round trip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DrsInput {
     /// Bytes the reader took in this round trip.
     pub copied: u32,
-    /// The same, the round trip before.
+    /// Bytes the reader took in the round trip before.
     pub before: u32,
-    /// Microseconds.
+    /// Round-trip time, microseconds.
     pub rtt_us: u32,
     /// Sequence span of out-of-order data.
     pub ofo_span: u32,
@@ -233,7 +238,10 @@ pub fn autotune(input: &DrsInput) -> Option<(u32, u32)> {
     if copied <= before {
         return None;
     }
+    // Twice what was taken: room for the data that arrives while a loss is repaired.
     let mut window = 2 * u64::from(copied);
+    // Below 1 ms growth is in proportion to the round trip, so that the buffer is not inflated.
+    // Otherwise growth follows the speed-up.
     window += if rtt_us < LOW_RTT_US {
         window * u64::from(rtt_us) / u64::from(LOW_RTT_US)
     } else {
@@ -244,7 +252,7 @@ pub fn autotune(input: &DrsInput) -> Option<(u32, u32)> {
     Some((rcvbuf, window_of(rcvbuf, ratio)))
 }
 
-/// What [`sndbuf_expand`] looks at.
+/// Input of [`sndbuf_expand`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SndbufInput {
     /// Current cap.
@@ -255,17 +263,19 @@ pub struct SndbufInput {
     pub cwnd: u32,
     /// Reordering degree, segments.
     pub reordering: u32,
-    /// `MAX_TCP_HEADER`: 192 or 320.
+    /// `MAX_TCP_HEADER`, bytes: 192 or 320.
     pub header: u32,
-    /// 2; BBR takes 3.
+    /// Congestion windows to hold: 2; BBR takes 3.
     pub factor: u32,
     /// Cap of autotuning.
     pub wmem_max: u32,
 }
 
-/// `tcp_sndbuf_expand` (L5): room for `factor` windows at true size. Never lowers.
+/// `tcp_sndbuf_expand` (L5): room for `factor` congestion windows at true size. Never lowers the
+/// cap.
 pub fn sndbuf_expand(input: &SndbufInput) -> u32 {
     let &SndbufInput { sndbuf, mss, cwnd, reordering, header, factor, wmem_max } = input;
+    // 320 bytes of `skb_shared_info` with the data, rounded as the slab does, and 256 of `sk_buff`.
     let per_mss = u64::from((mss + header + 320).next_power_of_two() + 256);
     let segments = u64::from(cwnd.max(reordering + 1).max(10));
     let want = u64::from(factor) * segments * per_mss;
@@ -282,7 +292,7 @@ pub fn moderate_sndbuf(sndbuf: u32, wmem: u64, locked: bool) -> u32 {
     sndbuf.min(half).max(SNDBUF_MIN)
 }
 
-/// `sk_stream_is_writeable` (L4): at most two thirds of the cap are queued.
+/// `sk_stream_is_writeable` (L4): whether at most two thirds of the cap are queued.
 pub const fn writable(sndbuf: u32, wmem: u64) -> bool {
     let sndbuf = sndbuf as u64;
     wmem < sndbuf && sndbuf - wmem >= wmem / 2
@@ -290,26 +300,26 @@ pub const fn writable(sndbuf: u32, wmem: u64) -> bool {
 
 // ---- facts of the kernel ----
 
-/// `tcp_add_backlog` (L11): whether one more buffer may wait while `queued` (backlog and receive
-/// queue) is held.
+/// `tcp_add_backlog` (L11): whether one more buffer may wait while `queued` bytes (backlog and
+/// receive queue) are held.
 pub const fn backlog_accepts(queued: u64, rcvbuf: u32, sndbuf: u32) -> bool {
     queued <= 2 * rcvbuf as u64 + sndbuf as u64 / 2 + 65_536
 }
 
-/// True size of a frame of at most a page read from a TAP device (L11).
+/// True size of a frame of at most a page that was read from a TAP device (L11).
 pub const fn tap_truesize(frame: u32) -> u32 {
     (frame + 64).next_multiple_of(64) + 320 + 256
 }
 
-/// `tcp_init_mem` (L11): low, pressure, high in pages from the number of free buffer pages.
+/// `tcp_init_mem` (L11): low, pressure and high in pages, from the number of free buffer pages.
 pub fn default_tcp_mem(free_buffer_pages: u64) -> [u64; 3] {
     let pressure = (free_buffer_pages / 16).max(128);
     let low = pressure / 4 * 3;
     [low, pressure, 2 * low]
 }
 
-/// `tcp_out_of_memory` (L10): an orphan is reset when it queues more than 4608 bytes while the
-/// pool is over high.
+/// `tcp_out_of_memory` (L10): an orphan is reset when it queues more than 4608 bytes while the pool
+/// is above high.
 pub fn orphan_out_of_memory(wmem: u64, alloc: u64, high: u64) -> bool {
     wmem > u64::from(SNDBUF_MIN) && alloc > high
 }

@@ -1,21 +1,21 @@
-//! Who waits for room, oldest first.
+//! The flows that wait for room, oldest first.
 //!
-//! A slab of entries in a doubly linked list, and an open-addressing index from key to entry: every
-//! operation is O(1) amortised, memory follows the most that ever waited, and nothing is hashed at
-//! random, so that the same operations give the same order.
+//! A slab of entries in a doubly linked list, and an open-addressing index from key to entry. Every
+//! operation is O(1) amortised, memory follows the largest number of waiters so far, and the hash
+//! has no random seed, so that the same operations give the same order.
 
 use alloc::vec::Vec;
 
-/// One who waits.
+/// One waiting flow or SYN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Waiter {
-    /// The stack's own name for it.
+    /// The stack's key of the waiter.
     pub(crate) key: u64,
     /// Bytes it waits for.
     pub(crate) need: u64,
-    /// It waits for a reservation.
+    /// It waits for the reservation of a new flow.
     pub(crate) admission: bool,
-    /// Bytes there were when it began to wait.
+    /// Room when it was refused, bytes.
     pub(crate) room: u64,
     /// The budget's count of releases when it was refused.
     pub(crate) releases: u64,
@@ -28,19 +28,20 @@ struct Node {
     next: u32,
 }
 
-/// End of a list, or an empty slot of the index.
+/// End of the list, or an empty slot of the index.
 const NONE: u32 = u32::MAX;
 
-/// The waiting list.
+/// The list of waiters.
 #[derive(Debug)]
 pub(crate) struct WaitList {
     nodes: Vec<Node>,
-    /// Unused nodes, linked by `next`.
+    /// Head of the unused nodes, linked by `next`.
     spare: u32,
     head: u32,
     tail: u32,
     len: usize,
-    /// Node numbers by hash of key, linear probing; a power of two long, at most half full.
+    /// Node numbers by hash of key, with linear probing; the length is a power of two, at most half
+    /// full.
     index: Vec<u32>,
 }
 
@@ -57,7 +58,7 @@ impl WaitList {
         self.len
     }
 
-    /// Joins at the tail; a key that waits already keeps its place and takes the new need, room and
+    /// Appends a waiter. A key that waits already keeps its place and takes the new need, room and
     /// count.
     pub(crate) fn push(&mut self, waiter: Waiter) {
         if let Some(slot) = self.find(waiter.key) {
@@ -87,10 +88,11 @@ impl WaitList {
         self.index[slot] = at;
     }
 
-    /// Takes `key` off the list; whether it was there.
+    /// Removes `key`; returns whether it was there.
     pub(crate) fn remove(&mut self, key: u64) -> bool {
         let Some(slot) = self.find(key) else { return false };
         let at = self.index[slot];
+        // Before the node is unlinked: the index reads the keys of the nodes.
         self.vacate(slot);
         let Node { prev, next, .. } = self.nodes[at as usize];
         match prev {
@@ -109,7 +111,7 @@ impl WaitList {
 
     // ---- the index ----
 
-    /// Fibonacci hashing: the high bits of the product are well mixed for sequential keys.
+    /// Fibonacci hashing: the high bits of the product are well mixed, for sequential keys too.
     fn home(&self, key: u64) -> usize {
         let bits = self.index.len().trailing_zeros();
         (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - bits)) as usize
@@ -139,13 +141,14 @@ impl WaitList {
         slot
     }
 
-    /// Empties `slot` and moves later entries of its run back, so that no probe stops early.
+    /// Empties `slot` and moves later entries of its run back, so that no probe ends early.
     fn vacate(&mut self, slot: usize) {
         let mask = self.index.len() - 1;
         let mut hole = slot;
         let mut next = (hole + 1) & mask;
         while self.index[next] != NONE {
             let home = self.home(self.nodes[self.index[next] as usize].waiter.key);
+            // An entry may move into the hole unless that is before its home slot.
             if (next.wrapping_sub(home) & mask) >= (next.wrapping_sub(hole) & mask) {
                 self.index[hole] = self.index[next];
                 hole = next;

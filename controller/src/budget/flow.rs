@@ -201,7 +201,7 @@ impl Budget {
         }
     }
 
-    /// Uncharges up to `chunks` slots of unfilled credit of a demoted idle flow (H3), and returns
+    /// Uncharges up to `chunks` slots of unfilled credit to demote an idle flow (H3), and returns
     /// how many. Linux: 0.
     pub fn rx_close(&mut self, ledger: &mut Ledger, chunks: u32, now: Instant) -> u32 {
         self.at(now);

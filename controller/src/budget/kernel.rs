@@ -1,4 +1,4 @@
-//! The linux rules seen through chunks: each chunk is a buffer of 4096 bytes in the ladder of
+//! The linux rules applied to chunks: each chunk is a buffer of 4096 bytes in the ladder of
 //! [`crate::linux`].
 
 use super::Budget;
@@ -27,6 +27,7 @@ impl Budget {
     }
 
     pub(super) fn linux_release(&mut self, ledger: &mut Ledger) {
+        // Uncharging both queues reclaims all whole pages, and a queue of chunks has no others.
         self.with_pool(ledger, |sock, pool, chain, now| {
             let (rmem, wmem) = (sock.rmem, sock.wmem);
             sock.uncharge(pool, chain, Kind::Rmem, rmem, now);
@@ -63,8 +64,8 @@ impl Budget {
         filled
     }
 
-    /// `tcp_data_queue`: refused data is dropped, unless the receive queue is empty and the data is
-    /// in order.
+    /// `tcp_data_queue`: refused data is dropped, unless it is in order and the receive queue is
+    /// empty (L6).
     fn linux_rx_one(&mut self, ledger: &mut Ledger, kind: RxKind) -> bool {
         let empty = ledger.rmem == 0 && kind == RxKind::InOrder;
         let verdict = self.with_pool(ledger, |sock, pool, chain, now| {
@@ -97,8 +98,8 @@ impl Budget {
         granted
     }
 
-    /// `tcp_sendmsg`: below sndbuf only; the first buffer of an empty queue by force, later ones by
-    /// the copy rule, of which less than a whole chunk is no grant.
+    /// `tcp_sendmsg`: only below sndbuf. The first buffer of an empty queue is forced; later ones
+    /// follow the copy rule (L4), where less than a whole chunk grants nothing.
     fn linux_tx_one(&mut self, ledger: &mut Ledger) -> bool {
         if !ledger.sock.memory_free() {
             return false;
@@ -113,6 +114,7 @@ impl Budget {
             if granted == CHUNK_SIZE {
                 sock.charge(Kind::Wmem, CHUNK_SIZE);
             } else {
+                // The copy rule may have forced a part of the chunk: give its whole pages back.
                 sock.reclaim(pool, chain, now);
             }
             (granted, verdict)
@@ -133,7 +135,7 @@ impl Budget {
         chain.map(|level| level.free()).fold(pool, u64::min).saturating_mul(PAGE_SIZE)
     }
 
-    /// Runs one step of the ladder, and books what it did to the flag and to `forward_alloc`.
+    /// Runs one step of the ladder and records the changes of the flag and of `forward_alloc`.
     fn with_pool<T>(
         &mut self,
         ledger: &mut Ledger,
@@ -170,6 +172,7 @@ impl Budget {
 
     fn note_verdict(&mut self, member: MemberId, verdict: Verdict) {
         let hard = matches!(verdict.cause(), Some(Cause::Container | Cause::OverHigh));
+        // No meter was touched, so the last outcome stays.
         if verdict == Verdict::Fwd {
             return;
         }

@@ -1,11 +1,11 @@
-//! What a budget shows: categories, meters, pressure.
+//! What a budget reports: categories, meters, pressure.
 
 use super::{Budget, Member, Rules};
 use crate::event::COUNTERS;
 use crate::ledger::MemberId;
 use crate::units::{CHUNK_SIZE, Instant, PAGE_SIZE};
 
-/// State shown in stats. `Hard` = the last charge was refused by a hard counter.
+/// Pressure as stats report it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pressure {
     /// Below soft.
@@ -17,14 +17,15 @@ pub enum Pressure {
 }
 
 /// Bytes by category. Strict: they sum to the member's part of `usage` before rounding to pages.
-/// Linux rules: `rmem`, `ofo`, `wmem` and `fwd` do; the others are recorded and not charged.
+/// Linux rules: `rmem`, `ofo`, `wmem` and `fwd` do; the other categories are recorded and not
+/// charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemberStats {
     /// In order.
     pub rmem: u64,
     /// Out of order.
     pub ofo: u64,
-    /// Open window charged and not yet filled (strict), including the opened part of Rmin.
+    /// Open window, charged and not yet filled (strict), including its part within `rmem_min`.
     pub credit: u64,
     /// Unsent and unacknowledged.
     pub wmem: u64,
@@ -34,21 +35,21 @@ pub struct MemberStats {
     pub reserve: u64,
     /// UDP datagrams and fragments.
     pub udp: u64,
-    /// Flow objects, TIME-WAIT entries, parked SYNs.
+    /// Flow objects, TIME-WAIT entries, the list of waiting SYNs.
     pub sock: u64,
     /// Caps of host sockets, `listen` included.
     pub host: u64,
-    /// Of `host`: what the backlogs of published ports may hold.
+    /// Part of `host`: what the backlogs of published ports may hold.
     pub listen: u64,
     /// Device queue.
     pub dev: u64,
-    /// Admitted flows, half-open ones included. A number, not bytes.
+    /// Admitted flows, half-open ones included. A count, not bytes.
     pub flows: u64,
-    /// By [`crate::Counter`].
+    /// One value per [`crate::Counter`], in its order.
     pub counters: [u64; COUNTERS],
 }
 
-/// The meter of the whole budget. Bytes; `None` = no limit.
+/// The meter of the whole budget. Bytes; `None` means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MeterStats {
     /// As set.
@@ -57,15 +58,15 @@ pub struct MeterStats {
     pub soft_bytes: Option<u64>,
     /// As set.
     pub hard_bytes: Option<u64>,
-    /// `max(hard, usage)`: differs after `hard` was lowered below usage.
+    /// `max(hard, usage)`: above `hard` after `hard` was lowered below usage.
     pub hard_effective_bytes: Option<u64>,
     /// Guarantee.
     pub min_bytes: u64,
-    /// Whole pages.
+    /// Charged, in whole pages.
     pub usage_bytes: u64,
-    /// The most there ever was.
+    /// The most ever charged.
     pub max_usage_bytes: u64,
-    /// Now.
+    /// At this moment.
     pub pressure: Pressure,
     /// Time in the soft flag, the current episode included.
     pub pressure_ns: u64,
@@ -74,7 +75,7 @@ pub struct MeterStats {
 }
 
 impl Budget {
-    /// What one member holds, by category.
+    /// What one member holds, by category; zero for an unknown member.
     pub fn member_stats(&self, member: MemberId) -> MemberStats {
         let Some(Some(found)) = self.members.get(usize::from(member.0)) else {
             return MemberStats::default();
@@ -97,6 +98,7 @@ impl Budget {
             counters,
         } = found;
         let queues = (rmem + ofo + credit + wmem) * CHUNK_SIZE;
+        // The part of the charge that no category shows: reserves that queues do not use.
         let reserve = match self.rules {
             Rules::Strict => bytes - queues - sock - compact - host - udp - dev,
             Rules::Linux => 0,
@@ -118,7 +120,7 @@ impl Budget {
         }
     }
 
-    /// The meter of the whole budget.
+    /// The meter of the whole budget at `now`.
     pub fn meter_stats(&self, now: Instant) -> MeterStats {
         let now = now.max(self.now);
         let limits = self.meter.limits;
@@ -127,6 +129,7 @@ impl Budget {
             Rules::Strict => (self.meter.flag, self.meter.since, self.meter.pressure_ns),
             Rules::Linux => (self.pool.flag, self.pool.since, self.pool.chrono_ns),
         };
+        // A refusal by hard counts more than the soft flag.
         let pressure = match (self.meter.refused, flag) {
             (true, _) => Pressure::Hard,
             (false, true) => Pressure::Soft,
@@ -148,7 +151,7 @@ impl Budget {
     }
 }
 
-/// Pages to bytes; `u64::MAX` pages is no limit.
+/// Pages to bytes; `u64::MAX` pages means no limit.
 fn bytes(pages: u64) -> Option<u64> {
     (pages != u64::MAX).then(|| pages.saturating_mul(PAGE_SIZE))
 }

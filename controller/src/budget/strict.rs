@@ -1,4 +1,5 @@
-//! The strict rules: a guarantee is a reservation, an advertised window is a charge, hard is hard.
+//! The strict rules: a guarantee is a reservation, a window is charged before it is advertised,
+//! usage never exceeds hard.
 
 use super::{Budget, Rules};
 use crate::event::{Counter, Event};
@@ -40,8 +41,7 @@ impl Budget {
         if ledger.established {
             return Ok(());
         }
-        // Nothing is held beyond `sock` yet, except what was opened or granted ahead of the
-        // reservation.
+        // Only `sock` is held so far, plus what was opened or granted ahead of the reservation.
         let before = ledger.parts();
         let host = u64::from(ledger.sizes.host_floor);
         ledger.established = true;
@@ -52,7 +52,7 @@ impl Budget {
             ledger.host -= host;
             return Err(self.note_refusal(ledger.member, refusal));
         }
-        // Half-open room came back: who waits for that may try again.
+        // Half-open room was released: a flow that waits for it may try again.
         self.releases += 1;
         self.meter.half_open -= u64::from(ledger.sizes.sock);
         self.meter.fixed += ledger.sizes.rest();
@@ -82,14 +82,17 @@ impl Budget {
         member.wmem -= u64::from(ledger.wmem);
         member.flows -= 1;
         ledger.released = true;
+        // `Later`: the fixed part falls with usage, and `rescale` makes the soft test once both are
+        // known.
         self.uncharge(parts.held, SoftTest::Later);
         self.rescale(ledger.member);
     }
 
-    // ---- growth: the reserve, then what the chain and the share allow ----
+    // ---- growth: the reserve first, then what the chain and the share allow ----
 
     pub(super) fn strict_rx_open(&mut self, ledger: &mut Ledger, chunks: u32) -> u32 {
         self.wake(ledger);
+        // Slots within the reserve are charged since admission: no meter is touched.
         let free = ledger.rx_unused().min(chunks);
         ledger.credit += free;
         let granted = free + self.grow(ledger, chunks - free, |ledger, n| ledger.credit += n);
@@ -99,6 +102,7 @@ impl Budget {
 
     pub(super) fn strict_rx_fill(&mut self, ledger: &mut Ledger, chunks: u32, kind: RxKind) -> u32 {
         self.wake(ledger);
+        // A demoted flow released its credit (H3): charge the missing slots now.
         if chunks > ledger.credit {
             self.strict_rx_open(ledger, chunks - ledger.credit);
         }
@@ -129,6 +133,7 @@ impl Budget {
     }
 
     pub(super) fn strict_host_raise(&mut self, ledger: &mut Ledger, bytes: u64) -> bool {
+        // Caps only raise speed: no growth under pressure, or into room held for waiting flows.
         if self.under_pressure() || bytes > self.meter.growth_room() {
             self.refused_at = self.releases;
             return false;
@@ -145,15 +150,17 @@ impl Budget {
         true
     }
 
-    /// Up to `want` chunks beyond the reserve, for a flow that is not idle. `apply` books what was
-    /// granted in the ledger.
+    /// Charges up to `want` chunks beyond the reserve, for a flow that is not idle; returns how
+    /// many. `apply` records the granted chunks in the ledger.
     #[inline]
     fn grow(&mut self, ledger: &mut Ledger, want: u32, apply: impl Fn(&mut Ledger, u32)) -> u32 {
         debug_assert!(!ledger.idle, "growth ends idleness first");
         if want == 0 {
             return 0;
         }
+        // Under the budget's own pressure the flow's fair share bounds growth (H4) ...
         let fair = if self.meter.flag { self.fair_chunks(ledger.parts()).min(want) } else { want };
+        // ... and waiting flows keep the room held for them (H1).
         let beside = self.meter.growth_room() / CHUNK_SIZE;
         let fair = fair.min(u32::try_from(beside).unwrap_or(u32::MAX));
         let (granted, refusal) = self.meter.grant(self.chain.leaf.as_deref(), fair);
@@ -163,6 +170,7 @@ impl Budget {
             self.refused_at = self.releases;
         }
         if granted > 0 {
+            // Test before `apply`: this growth makes the flow count as active.
             self.meter.active += u64::from(!ledger.has_elastic());
             apply(ledger, granted);
             self.member_mut(ledger.member).bytes += u64::from(granted) * CHUNK_SIZE;
@@ -171,11 +179,11 @@ impl Budget {
         granted
     }
 
-    /// Chunks a flow may grow by under pressure: the most that leaves `E > n_active * elastic`
-    /// (H4).
+    /// Chunks that a flow may grow by under pressure: the most with `E > n_active * elastic`
+    /// afterwards (H4).
     pub(super) fn fair_chunks(&self, parts: Parts) -> u32 {
         let active = self.meter.active + u64::from(!parts.active);
-        // Largest `elastic` with `active * elastic < E`.
+        // The largest `elastic` with `active * elastic < E`.
         let most = self.meter.room_bytes().saturating_sub(1) / active;
         let chunks = most.saturating_sub(parts.elastic) / CHUNK_SIZE;
         u32::try_from(chunks).unwrap_or(u32::MAX)
@@ -187,10 +195,11 @@ impl Budget {
         }
     }
 
-    // ---- shrinking, and the sums ----
+    // ---- release, and the sums ----
 
     #[inline]
     pub(super) fn strict_rx_free(&mut self, ledger: &mut Ledger, chunks: u32) {
+        // An idle flow's credit is counted apart: the general path recomputes it.
         if ledger.idle {
             self.shrink(ledger, |ledger| ledger.rmem -= chunks);
             return;
@@ -213,7 +222,7 @@ impl Budget {
         }
     }
 
-    /// The ledger has become `freed` bytes smaller, none of them idle credit.
+    /// Uncharges `freed` bytes by which the ledger has shrunk; none of them are idle credit.
     fn give_back(&mut self, ledger: &Ledger, freed: u64) {
         self.meter.active -= u64::from(!ledger.idle && !ledger.has_elastic());
         self.member_mut(ledger.member).bytes -= freed;
@@ -222,7 +231,7 @@ impl Budget {
     }
 
     /// Applies `change`, which lowers what the ledger holds (or moves it between categories), and
-    /// gives the difference back. The member's categories are the caller's.
+    /// uncharges the difference. The caller updates the member's categories.
     #[inline]
     pub(super) fn shrink(&mut self, ledger: &mut Ledger, change: impl FnOnce(&mut Ledger)) {
         let before = ledger.parts();
@@ -243,6 +252,7 @@ impl Budget {
         }
     }
 
+    /// Replaces a flow's part of the budget's sums, `before` by `after`.
     #[inline]
     pub(super) fn recount(&mut self, before: Parts, after: Parts) {
         self.meter.active += u64::from(after.active);
@@ -251,13 +261,14 @@ impl Budget {
         self.meter.idle -= before.idle;
     }
 
-    // ---- the meter, with the chain ----
+    // ---- the meter and the chain ----
 
-    /// A reservation is charged: the soft test waits for [`Self::rescale`].
+    /// Charges a reservation: the soft test waits for [`Self::rescale`].
     pub(super) fn charge_fixed(&mut self, bytes: u64) -> Result<(), Refusal> {
         self.meter.charge(self.chain.leaf.as_deref(), bytes, SoftTest::Later)
     }
 
+    /// Charges growth: the soft test follows at once.
     pub(super) fn charge_elastic(&mut self, bytes: u64) -> Result<(), Refusal> {
         self.meter.charge(self.chain.leaf.as_deref(), bytes, SoftTest::Now)
     }
@@ -268,7 +279,8 @@ impl Budget {
         self.releases += 1;
     }
 
-    /// Reservations, idle credit or limits changed: new thresholds, then the soft test.
+    /// Reservations, idle credit or limits changed: computes new thresholds, then makes the soft
+    /// test.
     pub(super) fn rescale(&mut self, member: MemberId) {
         if self.rules == Rules::Strict {
             self.meter.rescale(self.chain.leaf.as_deref());
@@ -296,13 +308,14 @@ impl Budget {
             let lasted = at.since(self.meter.since);
             let after_ms = lasted.as_millis() as u64;
             self.meter.pressure_ns += lasted.as_nanos() as u64;
+            // Growth that the flow's share refused may fit without pressure.
             self.releases += 1;
             self.count(member, Counter::TCPMemoryPressuresChrono, after_ms);
             self.emit(member, Event::PressureLeave { at, after_ms });
         }
     }
 
-    /// Remembers that a charge was refused now; the first hard one of an episode is an event.
+    /// Records a refusal; the first hard one of an episode makes an event.
     pub(super) fn note_refusal(&mut self, member: MemberId, refusal: Refusal) -> Refusal {
         self.refused_at = self.releases;
         if refusal.is_hard() && self.meter.refusal_begins() {

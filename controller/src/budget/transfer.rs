@@ -1,4 +1,4 @@
-//! A byte moves between containers: one owner at a time (B11, K5).
+//! Moves a byte between containers: one of them holds it at any time (B11, K5).
 
 use super::{Budget, Rules, common_level};
 use crate::ledger::Ledger;
@@ -9,11 +9,11 @@ use crate::units::{CHUNK_SIZE, Instant, pages};
 /// Moves up to `chunks` in-order chunks of `from` (held by `giver`) into the send queue of `to`
 /// (held by `taker`). Returns how many moved, a prefix.
 ///
-/// The taker's chain is charged below the lowest level common to both, then the giver's is
+/// The taker's chain is charged below the lowest level common to both, then the giver's chain is
 /// uncharged; the common levels see only the net difference, and only a positive one can be refused
-/// there. What does not move stays with the giver, whose window then closes. Both budgets must
-/// follow the same rules; under linux rules, and between budgets of different rules, it is a plain
-/// grant followed by a plain release.
+/// there. Chunks that do not move stay with the giver, whose window then closes. Both budgets must
+/// follow the same rules; under linux rules, and between budgets of different rules, a transfer is
+/// a plain grant followed by a plain release.
 pub fn transfer(
     giver: &mut Budget,
     from: &mut Ledger,
@@ -66,7 +66,7 @@ impl Budget {
     fn pass_one(&mut self, from: &mut Ledger, to: &mut Ledger) -> bool {
         let now = self.now;
         if self.rules == Rules::Strict && to.tx_unused() == 0 && from.rx_held() > from.rmem_min() {
-            // Net nothing: the chunk's charge changes hands without a test of any meter.
+            // Net zero: the chunk's charge moves to the other flow, no meter is tested.
             let share_ok = !self.meter.flag || self.fair_chunks(to.parts()) > 0;
             if !share_ok {
                 self.refused_at = self.releases;
@@ -82,6 +82,7 @@ impl Budget {
         true
     }
 
+    /// Moves the charge of one chunk between two flows of this budget.
     fn hand_over(&mut self, from: &mut Ledger, to: &mut Ledger) {
         let before = (from.parts(), to.parts());
         from.rmem -= 1;
@@ -94,12 +95,15 @@ impl Budget {
         let taker = self.member_mut(to.member);
         taker.wmem += 1;
         taker.bytes += CHUNK_SIZE;
+        // Usage stays, but the giver's flow shrank: a waiter bounded by its share may proceed.
         self.releases += 1;
         self.rescale(to.member);
     }
 
-    /// One chunk from `giver` to this budget; false and nothing changed when refused.
+    /// Moves one chunk from `giver` to this budget. On a refusal it returns false and nothing
+    /// changes.
     fn take_one(&mut self, giver: &mut Self, from: &mut Ledger, to: &mut Ledger) -> bool {
+        // A chunk within the taker's reserve, or within the giver's, changes no charge.
         let grows = u64::from(to.tx_unused() == 0) * CHUNK_SIZE;
         let frees = u64::from(from.rx_held() > from.rmem_min()) * CHUNK_SIZE;
         let unfair = self.meter.flag && self.fair_chunks(to.parts()) == 0;
@@ -113,8 +117,7 @@ impl Budget {
         }
         self.book_taken(to, grows);
         giver.book_given(from, frees);
-        // The giver first: what it tells the common levels of its idle credit belongs to their
-        // test.
+        // The giver first: its change of idle credit belongs to the common levels' test.
         giver.rescale(from.member);
         self.rescale(to.member);
         true
@@ -134,7 +137,7 @@ impl Budget {
         if let Some(level) = mine
             && up > 0
         {
-            // What the levels above both hold grows by the difference only.
+            // The levels above both grow by the difference only.
             let keeps = |at: &Level| {
                 let above = common.is_some_and(|c| c.chain_to(None).any(|l| core::ptr::eq(l, at)));
                 above && up <= down
@@ -150,6 +153,7 @@ impl Budget {
         }
         if let Some(common) = common {
             settle_net(common, up, down).map_err(|at| {
+                // The taker's own levels are charged already: undo them.
                 let below = mine.map_or(0, |level| {
                     level.uncharge_below(up, Some(common), SoftTest::Later);
                     level.chain_to(Some(common)).count() as u8
@@ -162,6 +166,7 @@ impl Budget {
         {
             level.uncharge_below(down, common, SoftTest::Later);
         }
+        // Only a charge ends a run of refusals; a move within the reserve does not.
         if usage > self.meter.usage {
             self.meter.passed();
         }
@@ -172,6 +177,7 @@ impl Budget {
         Ok(())
     }
 
+    // Records the chunk in the taker's ledger and member.
     fn book_taken(&mut self, to: &mut Ledger, grows: u64) {
         let before = to.parts();
         to.wmem += 1;
@@ -181,6 +187,7 @@ impl Budget {
         member.bytes += grows;
     }
 
+    // Records the release in the giver's ledger and member.
     fn book_given(&mut self, from: &mut Ledger, frees: u64) {
         let before = from.parts();
         from.rmem -= 1;
@@ -194,7 +201,7 @@ impl Budget {
     }
 }
 
-/// The common levels change by the difference only.
+/// Changes the common levels by the difference only.
 fn settle_net(common: &Level, up: u64, down: u64) -> Result<(), u8> {
     if up > down {
         common.charge_below(up - down, None, SoftTest::Later)
