@@ -1,4 +1,4 @@
-//! The corners of the contract: bounded events, lost ledgers, errors of constructors.
+//! Edges of the contract: bounded events, lost ledgers, errors of constructors.
 
 use skbudget_controller::{
     Budget, BudgetConfig, Counter, Event, FlowSizes, Instant, Level, LevelConfig, LimitError,
@@ -52,6 +52,7 @@ fn constructors_refuse() {
     let min_bytes = 11 * 4096;
     let unfit = Err(LimitError::MinDoesNotFit { min_bytes, room_bytes: 40_960 });
     assert_eq!(new(BudgetConfig { min_bytes, ..base }, Some(host.clone())), unfit);
+    // The refused budget left nothing behind at its level.
     assert_eq!(host.usage(), 0);
 
     let group = Level::new(ten, Some(host)).unwrap();
@@ -81,6 +82,7 @@ fn one_hard_event_for_a_run_of_refusals() {
     let now = Instant::from_millis(3);
     let mut flow = budget.admit(member, &SIZES, now).unwrap();
     budget.establish(&mut flow, now).unwrap();
+    // One slot of the reserve is granted; the other four requests are refused.
     let opened = [0; 5].map(|_| budget.rx_open(&mut flow, 9, now));
     assert_eq!(opened, [1, 0, 0, 0, 0], "the reserve's slot, then nothing");
     assert_eq!(budget.meter_stats(now).pressure, Pressure::Hard);
@@ -120,7 +122,7 @@ fn backlogs_are_charged_as_host_memory_until_the_container_leaves() {
 fn a_lowered_host_floor_is_still_charged_and_can_be_given_back() {
     let mut budget = Budget::new(config(1 << 20), None).unwrap();
     let (member, now) = (budget.add_member(0).unwrap(), Instant(0));
-    // Under pressure: caps are not raised, reservations are made.
+    // Under pressure caps are not raised, but reservations are charged.
     let mut other = budget.admit(member, &SIZES, now).unwrap();
     budget.establish(&mut other, now).unwrap();
     assert_eq!(budget.rx_open(&mut other, 200, now), 200);
@@ -155,10 +157,12 @@ fn many_wait_and_leave_in_any_order() {
     let member = budget.add_member(0).unwrap();
     let mut flow = budget.admit(member, &SIZES, Instant(0)).unwrap();
     budget.establish(&mut flow, Instant(0)).unwrap();
+    // The container is full now: every later need has to wait.
     assert_eq!(budget.tx_grant(&mut flow, 9, Instant(0)), 1);
     for key in 0..1000_u64 {
         budget.wait(key * 0x1_0000_0001, 40_000);
     }
+    // Two of three leave, from the middle of the list too.
     for key in (0..1000_u64).filter(|key| key % 3 != 0) {
         budget.forget(key * 0x1_0000_0001);
     }

@@ -1,5 +1,5 @@
-//! The numbered vectors of the linux rules (`controller/docs/kernel.md`): 1 to 61, 65 to 89
-//! and the facts 82, 83, 90; 91 to 102 for the composite limit and the shares. 62 to 64 describe per-CPU
+//! The numbered vectors of the linux rules (`controller/docs/kernel.md`): 1 to 61, 65 to 89 and the
+//! facts 82, 83, 90; 91 to 102 for the composite limit and the shares. 62 to 64 describe per-CPU
 //! batching, which does not exist here.
 
 #[path = "linux_vectors/composite.rs"]

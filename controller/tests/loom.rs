@@ -60,6 +60,7 @@ fn a_release_between_refusal_and_sleep_is_noticed() {
                 host.take_wake()
             })
         };
+        // H8: register, then test once more before sleeping.
         let mut got = host.try_charge(1).is_ok();
         if !got {
             host.mark_waiting();
@@ -85,6 +86,7 @@ fn the_flag_is_what_the_last_usage_says() {
         worker.join().unwrap();
         assert_eq!(host.usage(), 2);
         assert!(!host.under_pressure());
+        // The third page exceeds soft.
         host.try_charge(1).unwrap();
         assert!(host.under_pressure());
     });

@@ -1,7 +1,7 @@
-//! Random sequences of operations against naive models that recompute everything from scratch.
+//! Random sequences of operations, compared with naive models that recompute every number.
 //!
-//! `SKBUDGET_SEED=n` replays one sequence; a failure names its seed and operation.
-//! `SKBUDGET_SEEDS=n` runs that many.
+//! `SKBUDGET_SEED=n` replays one sequence; a failure prints its seed and operation.
+//! `SKBUDGET_SEEDS=n` sets the number of sequences.
 
 #[path = "model/linux.rs"]
 mod linux;
@@ -16,7 +16,7 @@ mod strict_ops;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-/// Runs `sequence` for every seed, or for the one in the environment.
+/// Runs `sequence` for every seed, or for the one named in the environment.
 fn for_each_seed(count: u64, sequence: impl Fn(u64)) {
     if let Ok(seed) = std::env::var("SKBUDGET_SEED") {
         sequence(seed.parse().expect("a number"));

@@ -1,4 +1,4 @@
-//! The whole public face, once through, under both rule sets.
+//! Calls every public operation once, under both rule sets.
 
 use skbudget_controller::{
     Budget, BudgetConfig, Counter, FlowSizes, Instant, Level, LevelConfig, Limits, Rules, RxKind,

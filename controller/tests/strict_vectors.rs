@@ -1,15 +1,17 @@
-//! Numbered vectors of the strict rules, worked out by hand from the pressure model.
+//! Numbered vectors of the strict rules, calculated by hand from the pressure model.
 //!
-//! Each is a number, the reasoning, and a script (`strict_vectors/script.rs` lists the commands).
-//! `=` is the expected answer, a line without `=` is a step or a statement about the state. Pages
-//! for limits, usage and levels; chunks for queues; bytes where said.
+//! Each vector is a number, the reasoning, and a script (`strict_vectors/script.rs` lists the
+//! commands). `=` gives the expected result; a command without `=` is a step or a statement about
+//! the state. Pages for limits, usage and levels; chunks for queues; bytes where noted.
 //!
-//! Unless a script says otherwise S = 1536, Rmin = Wmin = 4096, host floor 0: an idle flow holds
-//! 9728 B, 2.375 pages, and its first chunk in each direction is paid. `flat` sets soft and low to
-//! hard, so that the soft flag never rises; without it soft = 2/3 and low = 1/2 of hard.
+//! Unless a script sets other sizes, S = 1536, Rmin = Wmin = 4096 and the host floor is 0: an idle
+//! flow holds 9728 B, 2.375 pages, and its first chunk in each direction is charged. `flat` sets
+//! soft and low to hard, so that the soft flag is never set; otherwise soft is 2/3 and low 1/2 of
+//! hard.
 //!
-//! S1 to S20 were worked out with the rules. Where the product decided otherwise the reasoning begins with
-//! "adapted". S17 and S18 are arithmetic of the composite limit: see the linux vectors.
+//! S1 to S20 were calculated with the rules. Where the product decided otherwise, the reasoning
+//! starts with "adapted". S17 and S18 are arithmetic of the composite limit: they are among the
+//! linux vectors.
 
 #[path = "strict_vectors/script.rs"]
 mod script;

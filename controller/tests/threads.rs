@@ -1,4 +1,4 @@
-//! Workers on their own threads under shared levels: no meter is ever seen above its maximum.
+//! Workers on their own threads under shared levels: no meter ever exceeds its maximum.
 #![cfg(not(loom))]
 
 use std::sync::Arc;
@@ -17,7 +17,8 @@ fn level(hard: u64, parent: Option<&Arc<Level>>) -> Arc<Level> {
     Level::new(config, parent.cloned()).unwrap()
 }
 
-/// Made before the workers start: a `min` may be refused once others have filled the host.
+/// Created before the workers start: a `min` may be refused once other workers have filled the
+/// host.
 fn budget(parent: Arc<Level>, min_bytes: u64) -> Budget {
     let config = BudgetConfig {
         rules: Rules::Strict,
@@ -29,7 +30,7 @@ fn budget(parent: Arc<Level>, min_bytes: u64) -> Budget {
     Budget::new(config, Some(parent)).unwrap()
 }
 
-/// One worker: a container, and a flow that grows, goes and comes again.
+/// One worker: a container, with a flow that is opened, grows and is closed in each round.
 fn work(mut budget: Budget, seed: u64) -> u64 {
     let member = budget.add_member(0).unwrap();
     let mut moved = 0;
@@ -54,7 +55,7 @@ fn work(mut budget: Budget, seed: u64) -> u64 {
     moved
 }
 
-/// Tells the watcher that a worker ended, well or not.
+/// Notifies the watcher that a worker ended, by panic too.
 struct Done<'a>(&'a AtomicU32);
 
 impl Drop for Done<'_> {

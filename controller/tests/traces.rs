@@ -1,7 +1,7 @@
 //! Replays recorded traces of the kernel's ladder and compares every field after every operation.
 //!
-//! The traces come from an independent implementation of the same notes. `SKBUDGET_TRACES` names
-//! another file. Format, one trace a line: header `low`, `pressure`, `high` (pages), `counters`
+//! The traces come from an independent implementation of the same rules. `SKBUDGET_TRACES` names
+//! another file. Format, one trace a line: the header `low`, `pressure`, `high` (pages), `counters`
 //! (maxima of the chain, leaf first), `sockets`; then `ops`, each with the state expected `after`
 //! it.
 
@@ -52,6 +52,7 @@ impl World {
     fn new(trace: &Value) -> Self {
         let mut pool = Pool::new(num(&trace["low"]), num(&trace["pressure"]), num(&trace["high"]));
         let mut levels: Vec<Arc<Level>> = Vec::new();
+        // The root is created first, because a level needs its parent; the list ends up leaf first.
         for max in trace["counters"].as_array().expect("counters").iter().rev() {
             let max = num(max);
             let config = LevelConfig { low: max, soft: max, hard: max };

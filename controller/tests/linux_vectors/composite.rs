@@ -1,4 +1,4 @@
-//! 91 to 101, and the example that the composite limit is for.
+//! Vectors 91 to 101, and the example that motivates the composite limit.
 
 use std::time::Duration;
 
@@ -143,7 +143,7 @@ fn floors_ancestors_and_hysteresis() {
     assert_eq!(hundred_mib().user_high(6000, 19_600, 64), 19_664, "C5: never below user + batch");
 }
 
-/// 100 MiB at 20 TCP / 80 user: TCP grows to 70 because user memory makes room, step by step.
+/// 100 MiB at 20 TCP / 80 user: TCP grows to 70 as user memory is reclaimed, step by step.
 #[test]
 fn twenty_eighty_becomes_seventy_thirty() {
     let limit = hundred_mib();

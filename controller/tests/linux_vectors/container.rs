@@ -1,4 +1,5 @@
-//! 48 to 61, 84, 85 and 102: the container's counters beside the pool, orphans, and refused data.
+//! Vectors 48 to 61, 84, 85 and 102: the container's counters beside the pool, orphans, refused
+//! data.
 
 use std::sync::Arc;
 
@@ -40,6 +41,7 @@ fn vectors_48_to_53_the_container_is_asked_first() {
     let mut chain = Chain { leaf: Some(leaf.clone()), flag: false };
     let verdict = sock.schedule(&mut dom, &mut chain, Rmem, 4096, NOW);
     assert_eq!(verdict, Deny(Container), "vector 49");
+    // Only the parent counts the refusal.
     assert_eq!((leaf.usage(), leaf.failcnt(), chain.flag), (5, 0, true), "vector 49");
     assert_eq!((parent.usage(), parent.failcnt()), (20, 1), "vector 49");
 
@@ -50,6 +52,7 @@ fn vectors_48_to_53_the_container_is_asked_first() {
     assert_eq!(verdict, Forced(Container), "vector 50");
     let seen = (cg.usage(), chain.flag, sock.sndbuf, dom.alloc);
     assert_eq!(seen, (17, true, 50_000, 51), "vector 50");
+    // Undo the forced page: the next vectors start at the full container again.
     cg.uncharge(1);
 
     let mut sock = Sock::new(16_384, 131_072);
@@ -99,7 +102,7 @@ fn vectors_56_to_61_orphans() {
     }
 }
 
-/// 84 and 85, as a decision and through a budget whose pool is full.
+/// 84 and 85, as a pure decision and through a budget with a full pool.
 #[test]
 fn vectors_84_and_85_an_empty_receive_queue_accepts_one() {
     assert_eq!(on_refused(false, false), Refused::Drop, "vector 84");

@@ -1,4 +1,4 @@
-//! 1 to 40: one socket and one pool of 100/200/300 pages.
+//! Vectors 1 to 40: one socket and one pool of 100/200/300 pages.
 
 use skbudget_controller::Instant;
 use skbudget_controller::linux::Cause::{OverHigh, Unfair};
@@ -8,7 +8,7 @@ use skbudget_controller::linux::Verdict::{
 };
 use skbudget_controller::linux::{Chain, Pool, Sock};
 
-/// Milliseconds; the flag of a state was set `flag` milliseconds before.
+/// Time of the operation, milliseconds; a state's flag was set `flag` milliseconds earlier.
 const NOW_MS: u64 = 5000;
 
 struct State {
@@ -28,7 +28,7 @@ const EMPTY: State =
 enum Act {
     Schedule(Kind, u64, Verdict),
     Uncharge(Kind, u64),
-    /// Bytes asked, bytes granted, and what the ladder said.
+    /// Bytes requested, bytes granted, and the verdict of the ladder.
     Copy(u64, u64, Verdict),
     Force(u64),
 }
@@ -112,7 +112,7 @@ fn vectors_1_to_28_charge_and_the_ladder() {
     for (number, state, act, after) in table {
         check(*number, state, act, *after);
     }
-    // 3 goes on: the buffer takes what was scheduled.
+    // Vector 3 continues: the buffer takes what was scheduled.
     let (mut pool, mut sock) = build(&table[2].1);
     sock.schedule(&mut pool, &mut Chain::default(), Wmem, 2304, Instant(0));
     sock.charge(Wmem, 2304);

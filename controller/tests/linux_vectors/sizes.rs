@@ -1,4 +1,4 @@
-//! 41 to 47 and 65 to 90: windows, caps and sizes.
+//! Vectors 41 to 47 and 65 to 90: windows, caps and sizes.
 
 use skbudget_controller::sizing::{
     ClampInput, DrsInput, SndbufInput, WindowChoice, WindowInput, advertise, autotune,
@@ -146,7 +146,7 @@ fn vectors_86_to_89_pruning_out_of_order_data() {
     assert_eq!(over, 16, "still over the cap after one eighth: another one");
 }
 
-/// A1's cost, K2's MSS and H9's bound.
+/// The cost of A1, the MSS of K2 and the bound of H9.
 #[test]
 fn chunk_arithmetic_of_the_strict_rules() {
     assert_eq!(window_chunks(0, 0), 0);

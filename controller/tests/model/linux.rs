@@ -1,4 +1,4 @@
-//! Linux rules through chunks: two budgets, each a pool, under a group and a host that count.
+//! Linux rules in chunks: two budgets, each a pool, below a group and a host that count.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ enum Op {
     Advance { ms: u64 },
 }
 
-/// Chunks; a chunk is a page, so `forward_alloc` is always 0.
+/// Queues in chunks; a chunk is a page, so `forward_alloc` is always 0.
 #[derive(Clone, Default)]
 struct Flow {
     budget: usize,
@@ -35,7 +35,7 @@ struct Flow {
     ofo: u64,
     wmem: u64,
     sndbuf: u64,
-    /// Force-charged and perhaps still held.
+    /// Charged by force and perhaps still held, chunks.
     forced_rx: u64,
     forced_tx: u64,
 }
@@ -45,7 +45,7 @@ struct Pool {
     flag: bool,
     since: u64,
     flagged_ns: u64,
-    /// Highest `hard` since usage was last below it.
+    /// The highest `hard` since usage was last below it.
     bound: u64,
 }
 
@@ -205,7 +205,7 @@ impl World {
         let flow = self.flows[at].take().unwrap();
         let ledger = self.ledgers[at].take().unwrap();
         self.budgets[flow.budget].release(ledger, Instant(self.now));
-        // Two releases, one for each queue.
+        // Two releases, one for each queue: each makes the kernel's test.
         for (freed, kept) in [(flow.rmem + flow.ofo, flow.wmem), (flow.wmem, 0)] {
             if freed > 0 && self.alloc(flow.budget) + kept < self.pools[flow.budget].limits.low {
                 self.leave(flow.budget);
@@ -261,7 +261,7 @@ impl World {
         n
     }
 
-    /// Steps 1 to 8 for one page more.
+    /// L2 for one page more.
     fn passes(&mut self, at: usize, below_min: bool) -> bool {
         let flow = self.flows[at].clone().unwrap();
         let chain = self.chains[flow.budget].clone();
@@ -288,6 +288,7 @@ impl World {
     fn fill_one(&mut self, at: usize, kind: RxKind) -> bool {
         let held = self.flow(at).rmem + self.flow(at).ofo;
         let ok = self.passes(at, held == 0);
+        // An empty receive queue takes its first in-order chunk by force (L6).
         let force = !ok && kind == RxKind::InOrder && self.flow(at).rmem == 0;
         let flow = self.flow(at);
         if ok || force {
@@ -302,9 +303,11 @@ impl World {
 
     fn grant_one(&mut self, at: usize) -> bool {
         let flow = self.flow(at);
+        // `sk_stream_memory_free`: a new buffer needs a queue below sndbuf (L4).
         if flow.wmem * 4096 >= flow.sndbuf {
             return false;
         }
+        // The first buffer of an empty send queue is forced (L4).
         if flow.wmem == 0 {
             (flow.wmem, flow.forced_tx) = (1, 1);
             return true;
@@ -312,6 +315,7 @@ impl World {
         let ok = self.passes(at, false);
         let flow = self.flow(at);
         if !ok {
+            // L3: the cap is cut; a queue that then reaches it is charged by force.
             flow.sndbuf = flow.sndbuf.min(flow.wmem * 4096 / 2).max(SNDBUF_MIN);
             if flow.wmem * 4096 + 4096 < flow.sndbuf {
                 return false;
@@ -369,7 +373,7 @@ impl World {
 }
 
 impl Drop for World {
-    /// A failed assertion is what matters then, not the ledgers it left behind.
+    /// After a failed assertion the ledgers are forgotten: their own panics would hide it.
     fn drop(&mut self) {
         if std::thread::panicking() {
             core::mem::forget(core::mem::take(&mut self.ledgers));

@@ -1,5 +1,5 @@
-//! The strict rules once more, with no running sums: every number is computed from the flows when
-//! it is asked for.
+//! A second implementation of the strict rules without running sums: every number is recomputed
+//! from the flows.
 
 use skbudget_controller::share::Share;
 use skbudget_controller::{FlowSizes, LevelConfig, Limits, MemberStats};
@@ -86,7 +86,7 @@ pub(crate) struct Group {
     pub(crate) max_eff: u64,
 }
 
-/// What a level counts for a child, its weight, its hard.
+/// What a level counts for a child, the child's weight, its hard.
 pub(crate) type Child = (u64, u64, u64);
 
 #[derive(Clone, Default)]
@@ -155,7 +155,7 @@ impl Naive {
         self.below(level).map(calm).sum::<u64>() - self.level_fixed(level)
     }
 
-    // ---- answers ----
+    // ---- decisions ----
 
     fn level_mins(&self, level: usize) -> u64 {
         self.below(level).map(|d| self.domains[d].min).sum()
@@ -179,7 +179,7 @@ impl Naive {
         let fixed = self.level_fixed(level);
         fixed + self.level_idle(level) + hard.saturating_sub(fixed) * soft / hard
     }
-    /// Where reservations of those beyond their part end.
+    /// Pages at which reservations beyond a child's part end.
     fn level_reserved(&self, level: usize) -> u64 {
         let LevelConfig { soft, hard, .. } = self.groups[level].limits;
         let mins = self.level_mins(level);
@@ -195,8 +195,8 @@ impl Naive {
         child.0 + up <= part || self.level_usage(level) + up <= most
     }
 
-    /// As `spreads`, once the level is flagged; the fair level takes the place of that when it
-    /// bounds. `grows`: the level does, too.
+    /// As `spreads`, once the level is flagged; a fair level that bounds replaces it. `grows`:
+    /// whether the level's usage grows too.
     pub(crate) fn level_fair(&self, level: usize, child: Child, up: u64, grows: bool) -> bool {
         let Group { flag, share, .. } = self.groups[level];
         match share {
@@ -221,7 +221,7 @@ impl Naive {
         self.chain_ok(domain, bytes) && spread
     }
 
-    /// Whether domain may go from what it holds to `bytes`, by hard limits and the levels' shares.
+    /// Whether the domain may hold `bytes`, by hard limits and the levels' shares.
     pub(crate) fn chain_ok(&self, domain: usize, bytes: u64) -> bool {
         let d = &self.domains[domain];
         let (before, after) = (self.usage(domain), pg(bytes));
@@ -255,7 +255,8 @@ impl Naive {
             || u128::from(self.room(d)) * 4096 > u128::from(active) * u128::from(elastic)
     }
 
-    /// Whether growth by `more` leaves waiting flows what they are going to reserve, or half of the room.
+    /// Whether growth by `more` keeps the bytes that waiting flows are going to reserve, or half of
+    /// the room.
     pub(crate) fn beside_waiting(&self, domain: usize, more: u64) -> bool {
         let hold: u64 = self.domains[domain].members.iter().map(|m| m.hold).sum();
         let held_back = hold.min(self.room(domain) * 4096 / 2);
@@ -263,8 +264,7 @@ impl Naive {
         hold == 0 || self.bytes(domain) + more + held_back <= hard
     }
 
-    /// The most of `want` chunks that may be charged on top of `flow`, `unused` of them from its
-    /// reserve.
+    /// The most of `want` chunks that the flow may be charged, `unused` of them from its reserve.
     pub(crate) fn grant(&self, at: usize, want: u64, unused: u64) -> u64 {
         let flow = self.flows[at].as_ref().unwrap();
         let fits = |k: &u64| {
@@ -291,7 +291,7 @@ impl Naive {
 
     // ---- flags ----
 
-    /// The soft test everywhere; the effective maxima follow.
+    /// The soft test of every domain and level; the effective maxima follow.
     pub(crate) fn settle(&mut self) {
         for domain in 0..self.domains.len() {
             let fixed = pg(self.fixed(domain));
@@ -307,6 +307,7 @@ impl Naive {
                 _ => {}
             }
             assert!(usage <= d.max_eff, "domain {domain} above its effective maximum");
+            // A lowered limit: the effective maximum falls with usage (K6).
             d.max_eff = hard.max(d.max_eff.min(usage));
         }
         for level in 0..self.groups.len() {

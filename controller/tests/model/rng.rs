@@ -1,4 +1,4 @@
-//! xorshift64*: small, seeded, the same everywhere.
+//! xorshift64*: small, seeded, the same on every machine.
 
 pub(crate) struct Rng(u64);
 

@@ -1,5 +1,5 @@
-//! Strict rules: two or three budgets under two groups and a host. `strict_ops.rs` has the operations
-//! whose answers the model predicts.
+//! Strict rules: two or three budgets under two groups and a host. `strict_ops.rs` has the
+//! operations with a result that the model predicts.
 
 use std::sync::Arc;
 
@@ -132,6 +132,7 @@ impl World {
         for at in 0..ops {
             let Some(op) = self.choose() else { continue };
             let answer = self.apply(op);
+            // The model makes its soft test after every operation, as the budget does.
             self.naive.settle();
             self.log.push(format!("{at} {op:?} -> {answer}"));
             self.check(&format!("op {at} {op:?} -> {answer}"));
@@ -246,7 +247,7 @@ impl World {
         }
     }
 
-    /// Operations that are not a flow's.
+    /// Operations on a budget or a level, not on a flow.
     fn apply_small(&mut self, op: Op) -> u64 {
         let now = self.now();
         match op {
@@ -366,7 +367,7 @@ impl World {
         }
     }
 
-    /// Enter and leave alternate, and the flag is what the last of them says.
+    /// Enter and leave alternate, and the flag matches the last of them.
     fn check_events(&mut self, at: usize, enters: u64, what: &str) {
         while let Some(event) = self.budgets[at].poll_event() {
             self.log.push(format!("{at} {event:?}"));
@@ -389,7 +390,7 @@ impl World {
         assert_eq!(flag, self.naive.domains[at].flag, "{what}: flag of {at}");
     }
 
-    /// All zero after the last one goes.
+    /// Everything is zero after the last flow and container.
     fn finish(&mut self) {
         let now = self.now();
         for at in 0..self.ledgers.len() {
@@ -412,7 +413,7 @@ impl World {
 }
 
 impl Drop for World {
-    /// A failed assertion is what matters then, not the ledgers it left behind.
+    /// After a failed assertion the ledgers are forgotten: their own panics would hide it.
     fn drop(&mut self) {
         if std::thread::panicking() {
             core::mem::forget(core::mem::take(&mut self.ledgers));

@@ -1,4 +1,5 @@
-//! Operations on flows and budgets: the model's answer first, then the controller's.
+//! Operations on flows and budgets: computes the model's result first, then compares the
+//! controller's.
 
 use skbudget_controller::share::{Child, Share, fair_level};
 use skbudget_controller::{Budget, Instant, Ledger, MemberId, RxKind, transfer};
@@ -54,7 +55,7 @@ impl World {
 
     // ---- queues ----
 
-    /// Growth and arrivals end idleness, and the soft test sees that first.
+    /// Growth and arrivals end idleness; the soft test sees that before the operation.
     pub(crate) fn touch(&mut self, at: usize) -> Flow {
         self.naive.flows[at].as_mut().unwrap().idle = false;
         self.naive.settle();
@@ -174,7 +175,7 @@ impl World {
         expected
     }
 
-    /// One chunk in the model: tried on a copy, kept when every meter allows it.
+    /// Moves one chunk in the model: tried on a copy, kept when every meter allows it.
     pub(crate) fn move_one(&mut self, from: usize, to: usize) -> bool {
         let mut after = self.naive.clone();
         after.flows[from].as_mut().unwrap().rmem -= 1;
@@ -186,7 +187,7 @@ impl World {
         if grows && !naive.fair(&target, target.elastic() + CHUNK) {
             return false;
         }
-        // Within one budget a chunk that only changes hands adds nothing.
+        // Within one budget a chunk that only moves to another flow adds nothing.
         let adds = giver != taker || after.bytes(taker) > naive.bytes(taker);
         if grows && adds && !naive.beside_waiting(taker, CHUNK) {
             return false;
@@ -204,7 +205,7 @@ impl World {
             let weight = naive.domains[taker].weight;
             let mut child = (old.max(min), weight, naive.domains[taker].limits.hard);
             for level in naive.chain(taker) {
-                // What the levels above both hold does not grow: the part is not asked for.
+                // The levels above both do not grow: the child's part is not tested there.
                 let grows =
                     below.contains(&level) || after.level_usage(level) > naive.level_usage(level);
                 if !naive.level_fair(level, child, up, grows) {

@@ -1,15 +1,18 @@
-//! The language of the strict vectors: commands separated by `;`, words by blanks.
+//! The language of the strict vectors: commands are separated by `;`, words by blanks.
 //!
-//! Made: `host HARD [SOFT LOW]`, `group NAME HARD [under LEVEL]`, `budget NAME HARD|none [flat]
+//! Set-up: `host HARD [SOFT LOW]`, `group NAME HARD [under LEVEL]`, `budget NAME HARD|none [flat]
 //! [under LEVEL] [min P] [weight W] [dev BYTES]`, `sizes S R W FLOOR`, `flow|admit|half NAME
 //! BUDGET`, `flows|halves N BUDGET`, `idleflows N BUDGET CHUNKS`, `crowd N HARD USAGE` (budgets
-//! B1.. under the host). `#n` names the n-th anonymous flow. Done: `open fill ofo settle free prune
-//! close send acked FLOW CHUNKS`, `raise|lower FLOW BYTES`, `idle|busy|drop FLOW`, `dropone
-//! BUDGET`, `demote N CHUNKS`, `grow BUDGET USAGE`, `move FROM TO CHUNKS`, `[un]compact|[un]udp|dev
-//! BUDGET BYTES`, `limit BUDGET HARD [flat]`, `min BUDGET P`, `share LEVEL X|max`, `publish LEVEL`,
-//! `parent BUDGET LEVEL|none`, `wait BUDGET KEY NEED`, `forget BUDGET KEY`, `wake BUDGET`, `leave
-//! BUDGET`. Stated: `usage bytes fail eff headroom reserve flag pressure state BUDGET X`, `held
-//! caps rmem credit wmem FLOW X`, `level failat levelflag levelwake LEVEL X`.
+//! B1.. under the host). `#n` names the n-th anonymous flow.
+//!
+//! Operations: `open fill ofo settle free prune close send acked FLOW CHUNKS`, `raise|lower FLOW
+//! BYTES`, `idle|busy|drop FLOW`, `dropone BUDGET`, `demote N CHUNKS`, `grow BUDGET USAGE`, `move
+//! FROM TO CHUNKS`, `[un]compact|[un]udp|dev BUDGET BYTES`, `limit BUDGET HARD [flat]`, `min BUDGET
+//! P`, `share LEVEL X|max`, `publish LEVEL`, `parent BUDGET LEVEL|none`, `wait BUDGET KEY NEED`,
+//! `forget BUDGET KEY`, `wake BUDGET`, `leave BUDGET`.
+//!
+//! Statements: `usage bytes fail eff headroom reserve flag pressure state BUDGET X`, `held caps
+//! rmem credit wmem FLOW X`, `level failat levelflag levelwake LEVEL X`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -82,7 +85,7 @@ impl World {
         (&mut self.seats.get_mut(budget).expect("its budget").budget, ledger)
     }
 
-    // ---- making ----
+    // ---- set-up ----
 
     fn make(&mut self, words: &[&str]) -> Option<String> {
         match words {
@@ -172,7 +175,7 @@ impl World {
         word(answer)
     }
 
-    // ---- doing ----
+    // ---- operations ----
 
     fn act(&mut self, words: &[&str]) -> Option<String> {
         match words {
@@ -196,6 +199,8 @@ impl World {
             }
             ["grow", budget, usage] => {
                 let held = self.seat(budget).budget.meter_stats(NOW).usage_bytes / 4096;
+                // A flow that holds only its reservation (3 pages) opens its first chunk within the
+                // reserve, without a charge: one chunk more.
                 let more = (num(usage) - held + u64::from(held == 3)).to_string();
                 return self.act(&["open", &format!("{budget}f"), &more]);
             }
@@ -298,9 +303,10 @@ impl World {
         moved.to_string()
     }
 
-    // ---- looking ----
+    // ---- statements ----
 
     fn look(&mut self, words: &[&str]) -> String {
+        // A name may be a level, a flow or a budget: the word before it decides.
         let [what, name, _] = words else { panic!("not a statement: {}", self.step) };
         if let Some(level) = self.levels.get(*name) {
             return match *what {
@@ -385,7 +391,7 @@ fn on(flag: bool) -> String {
 }
 
 impl Drop for World {
-    /// A failed vector is what matters then, not the ledgers it left behind.
+    /// After a failed assertion the ledgers are forgotten: their own panics would hide it.
     fn drop(&mut self) {
         if std::thread::panicking() {
             core::mem::forget(core::mem::take(&mut self.flows));
