@@ -1,5 +1,5 @@
-//! A million connections one after the other, in virtual time, ended in every way there is: what the container keeps
-//! beside its flows must not grow with the number of connections there have been.
+//! A million connections one after the other, in virtual time, ended in every possible way: the lists and tables of the
+//! container beside its flows must not grow with the number of past connections.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
@@ -13,13 +13,14 @@ use skbudget_stack::{
 };
 
 const CONNECTIONS: u32 = 1_000_000;
-/// From here on memory is flat: every list and table was as long as it becomes.
+/// From here on memory is flat: every list and table has reached its final length.
 const WARM: u32 = 100_000;
+// Virtual time between two connections.
 const BETWEEN: Duration = Duration::from_micros(20);
-/// Flows that are open at the same time.
+/// Flows open at the same time, at most.
 const OPEN_MAX: u32 = 8;
-/// Four lists of at most 4 entries a flow and 64, two of at most one entry for each place of the table, two of at most
-/// one entry for each parked SYN.
+/// Four lists of at most 4 entries a flow and 64, two of at most one entry for each slot of the table, two of at most
+/// one entry for each waiting SYN.
 const ENTRIES_MAX: u32 = 4 * (4 * OPEN_MAX + 64) + 2 * OPEN_MAX + 2 * OPEN_MAX;
 
 const FIN: u8 = 1;
@@ -27,7 +28,7 @@ const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
 
-/// What a host socket has to deliver and whether it takes what it is given.
+/// A host socket: bytes from its peer, whether the stream ends after them, and whether it takes data.
 #[derive(Debug, Default)]
 struct Sock {
     bytes: usize,
@@ -79,13 +80,13 @@ impl Host for FakeHost {
     }
 }
 
-/// Keeps what the last segment to the guest was.
+/// Records the last segment to the guest.
 #[derive(Debug, Default)]
 struct Wire {
     full: bool,
     guest_port: u16,
     remote_port: u16,
-    /// Next sequence number of the stack's, as the guest knows it.
+    /// Next sequence number of the stack, as the guest knows it.
     next: u32,
     flags: u8,
 }
@@ -117,11 +118,11 @@ struct Bench {
     host: FakeHost,
     wire: Wire,
     now: Instant,
-    /// Connections whose guest is done and whose host does not take the last bytes yet.
+    /// Flows that the guest has closed, with last bytes that the host does not take yet.
     stuck: VecDeque<FlowId>,
 }
 
-/// The guest's end of the connection that is under way.
+/// The guest's end of the current connection.
 #[derive(Debug, Clone, Copy)]
 struct Guest {
     port: u16,
@@ -165,6 +166,7 @@ impl Bench {
                 self.stack.on_wake(WakeKey(key));
                 more = true;
             }
+            // After each turn, not only at the end: the lists must not grow in between.
             let entries = self.stack.stats().list_entries;
             assert!(entries <= ENTRIES_MAX, "{entries} entries for {OPEN_MAX} flows at most");
             if !more {
@@ -173,7 +175,7 @@ impl Bench {
         }
     }
 
-    /// A segment of the guest, without a turn.
+    /// Passes a segment of the guest, without a turn.
     fn segment(&mut self, guest: &mut Guest, flags: u8, data: &[u8]) {
         let ack = if flags & ACK == 0 { 0 } else { self.wire.next };
         let total = 40 + data.len() as u16;
@@ -193,7 +195,7 @@ impl Bench {
         frame.extend(data);
         let ends = u32::from(flags & (SYN | FIN) != 0);
         guest.seq = guest.seq.wrapping_add(data.len() as u32 + ends);
-        // The device verified the checksum.
+        // The vnet header claims a verified checksum, so the segment needs none.
         let vnet = VnetHdr { flags: 2, ..VnetHdr::default() };
         self.with_cx(|stack, cx| stack.on_frame(cx, &vnet, &frame));
     }
@@ -208,7 +210,7 @@ impl Bench {
         self.turn();
     }
 
-    /// The guest connects; both ends are open.
+    /// The guest connects; both ends are established.
     fn open(&mut self, guest: &mut Guest) -> FlowId {
         self.send(guest, SYN, &[]);
         let flow = self.host.last.take().expect("a connect");
@@ -226,13 +228,13 @@ impl Bench {
         self.ready(flow, true, false);
     }
 
-    /// A connection, from its beginning to its end.
+    /// One connection from SYN to end; `number` selects how it ends.
     fn connection(&mut self, number: u32) {
         let port = 10_000 + (number % 20_000) as u16;
         let mut guest = Guest { port, remote: 80, seq: number.wrapping_mul(64) };
         let guest = &mut guest;
         match number % 10 {
-            // The guest ends first.
+            // The guest closes first.
             0 | 1 => {
                 let flow = self.open(guest);
                 self.send(guest, ACK, b"x");
@@ -241,7 +243,7 @@ impl Bench {
                 self.host_sends(flow, 0, true);
                 self.send(guest, ACK, &[]);
             }
-            // The host ends first.
+            // The host closes first.
             2 => {
                 let flow = self.open(guest);
                 self.send(guest, ACK, b"x");
@@ -253,7 +255,7 @@ impl Bench {
                 self.host_sends(flow, 1, false);
                 self.send(guest, ACK | RST, &[]);
             }
-            // A published port, closed there.
+            // A published port, refused by the guest.
             4 => {
                 let peer = SocketAddr::from(([192, 0, 2, 9], port));
                 let accepted = self.with_cx(|stack, cx| stack.on_accept(cx, 8080, peer, 0));
@@ -264,7 +266,7 @@ impl Bench {
                 *guest = Guest { port: 8080, remote: self.wire.remote_port, seq: 0 };
                 self.send(guest, RST | ACK, &[]);
             }
-            // Reset before a turn admitted it.
+            // Reset before a turn admitted the SYN.
             5 => {
                 self.segment(guest, SYN, &[]);
                 self.segment(guest, RST, &[]);
@@ -278,7 +280,7 @@ impl Bench {
                 assert_eq!(self.wire.flags & RST, RST);
                 self.host.outcome = Ok(());
             }
-            // The last bytes wait for the host; what waited before is taken.
+            // The last bytes wait for the host; the bytes of an earlier flow are taken.
             7 => {
                 let flow = self.open(guest);
                 self.host.socks.get_mut(&flow).expect("open").stuck = true;
@@ -290,7 +292,7 @@ impl Bench {
                     self.take_stuck();
                 }
             }
-            // The device takes nothing.
+            // The device is full.
             8 => {
                 let flow = self.open(guest);
                 self.wire.full = true;
@@ -314,7 +316,7 @@ impl Bench {
         self.ready(flow, false, true);
     }
 
-    /// Time passes, deadline by deadline.
+    /// Lets time pass, deadline by deadline.
     fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(at) = self.stack.next_deadline().filter(|at| *at <= end) {
@@ -331,7 +333,7 @@ impl Drop for Bench {
     }
 }
 
-/// Anonymous memory of this process: from the one file that counts exactly.
+/// Anonymous memory of this process, KiB, from the only file that counts it exactly.
 fn anonymous_kib() -> u64 {
     let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
     let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();

@@ -1,5 +1,5 @@
-//! Every input under `stack/fuzz/corpus` through the code the fuzzers run, and random ones besides: what a fuzzer found
-//! once stays found, without a fuzzer.
+//! Runs every input under `stack/fuzz/corpus`, and random ones, through the code of the fuzz targets: faults that a
+//! fuzzer found stay found without a fuzzer.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::path::Path;
 use skbudget_stack::fuzz::TARGETS;
 use skbudget_stack::sim::Rng;
 
-/// What may be committed, all targets together.
+/// Bytes of all committed inputs together, at most.
 const CORPUS_BYTES_MAX: u64 = 200 << 10;
 
 #[test]
@@ -33,7 +33,7 @@ fn committed_inputs_are_replayed() {
     assert!(bytes <= CORPUS_BYTES_MAX, "{bytes} bytes of inputs");
 }
 
-/// Bytes without a plan: shallow, but also where no fuzzer runs.
+/// Random bytes: shallow, but they run where no fuzzer does.
 #[test]
 fn random_inputs() {
     for (name, target) in TARGETS {

@@ -1,4 +1,4 @@
-//! What the linter cannot see, over every source file of the workspace.
+//! Checks that the linter cannot make, over every source file of the workspace.
 
 use std::collections::HashSet;
 use std::fs;
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 const LINE_MAX: usize = 120;
 const FILE_MAX: usize = 600;
 
-/// Packages, by folder.
+/// The packages' folders.
 const PACKAGES: &[&str] = &["controller", "stack", "loadgen", "benches"];
 
-/// A source file: its path from the root of the workspace, and its lines.
+/// A source file: path from the root of the workspace, and text.
 struct Source {
     path: String,
     text: String,
@@ -21,12 +21,12 @@ impl Source {
         self.path.rsplit('/').next().unwrap_or_default()
     }
 
-    /// Tests and what only tests use may reach for more.
+    /// Tests, and code that only tests use, may use more.
     fn is_test(&self) -> bool {
         self.path.contains("/tests/") || self.name().ends_with("tests.rs")
     }
 
-    /// Lines of code, comments and unit tests apart, with their numbers.
+    /// Lines of code with their numbers, without comments and unit tests.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
         let product = self.text.find("\n#[cfg(test)]\nmod tests {").unwrap_or(self.text.len());
         self.text[..product].lines().enumerate().filter_map(|(i, line)| {
@@ -63,12 +63,12 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
     found.sort();
 }
 
-/// Fails with all that was found, one a line.
+/// Fails with all findings, one a line.
 fn none(what: &str, found: &[String]) {
     assert!(found.is_empty(), "{what}:\n{}", found.join("\n"));
 }
 
-/// Lines of code that hold any of the words, in files that `applies` to.
+/// Lines of code that contain any of the words, in the files that `applies` selects.
 fn lines_with(words: &[&str], applies: impl Fn(&Source) -> bool) -> Vec<String> {
     let mut found = Vec::new();
     for source in sources().iter().filter(|s| applies(s)) {
@@ -81,7 +81,7 @@ fn lines_with(words: &[&str], applies: impl Fn(&Source) -> bool) -> Vec<String> 
     found
 }
 
-/// `word` in `line`, not as a part of a longer name.
+/// Whether `word` is in `line`, and not as part of a longer name.
 fn has_word(line: &str, word: &str) -> bool {
     let joins = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
     line.match_indices(word).any(|(at, _)| {
@@ -101,7 +101,7 @@ fn lines_and_files_are_short() {
         if lines > FILE_MAX {
             found.push(format!("{}: {lines} lines", source.path));
         }
-        // Tables are wide, and so is text that is one line where it is printed.
+        // Tables are wide, and so are texts that are printed as one line.
         let table = |line: &str| line.starts_with("//! |") || line.ends_with('\\');
         if source.path.contains("_vectors") {
             continue;
@@ -140,7 +140,7 @@ fn the_stack_and_the_controller_reach_for_nothing() {
         let sans_io = s.path.starts_with("controller/src") || s.path.starts_with("stack/src");
         sans_io && !s.is_test() && !s.path.starts_with("stack/src/tap")
     });
-    // A panic is told from its seed.
+    // Tests print their seed when they panic.
     let found: Vec<String> =
         found.into_iter().filter(|l| !l.contains("thread::panicking")).collect();
     none("the system, where only values are", &found);
@@ -148,11 +148,11 @@ fn the_stack_and_the_controller_reach_for_nothing() {
 
 #[test]
 fn what_ships_reports_through_the_logger() {
-    // A macro that prints panics where stderr is a full disk or a closed pipe, and waits where it is a full pipe.
+    // A print macro panics when stderr is a full disk or a closed pipe, and blocks when it is a full pipe.
     let printing = ["println!", "print!", "eprintln!", "eprint!", "io::stderr", "io::stdout"];
     let found = lines_with(&printing, |s| {
         let ships = ["controller/src", "stack/src", "stack/daemon/src"];
-        // The writer itself, and what shows a failed test's seed.
+        // The writer itself, and the seed harness of tests.
         let allowed = ["stack/daemon/src/logger/writer.rs", "stack/src/seeded.rs"];
         ships.iter().any(|folder| s.path.starts_with(folder)) && !allowed.contains(&s.path.as_str())
     });
@@ -204,10 +204,10 @@ fn nothing_is_left_to_do_later() {
     none("left over", &found);
 }
 
-/// The pages whose headings are the rules that comments cite by code.
+/// The pages with the rules as headings; comments cite their codes.
 const RULE_PAGES: &[&str] = &["controller/docs/pressure-model.md", "controller/docs/kernel.md"];
 
-/// Codes of the headings `### K7 The soft test`.
+/// The codes of headings such as `### K7 The soft test`.
 fn rule_codes() -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
     let mut codes = Vec::new();
@@ -224,7 +224,8 @@ fn comment(line: &str) -> &str {
     line.find("//").map_or("", |at| &line[at..])
 }
 
-/// Words of one capital letter and one or two digits, apart from those of other books: RFCs, HdrHistogram's V2.
+/// Words of one capital letter and one or two digits, except in lines that name another source: RFCs, HdrHistogram's
+/// V2.
 fn cited_codes(comment: &str) -> impl Iterator<Item = &str> {
     let other_book = ["RFC", "Histogram", "histogram"].iter().any(|book| comment.contains(book));
     let is_code = |word: &&str| {
@@ -294,8 +295,8 @@ fn comments_cite_what_is_in_the_repository() {
     none("a paper that is not here", &found);
 }
 
-/// The part of a page that names what is not there: words that end in `.rs`, and in rows of a table the functions
-/// (`name`) behind them.
+/// Names of a page that do not exist: words that end in `.rs`, and in table rows the functions (`name`) that follow a
+/// file.
 fn missing_names(page: &str, sources: &[Source]) -> Vec<String> {
     let mut missing = Vec::new();
     let folders = ["", "stack/", "stack/src/", "controller/src/"];
@@ -348,7 +349,7 @@ fn the_guide_lists_the_steps_of_ci() {
     let ci = fs::read_to_string(root.join(".ci/run")).expect("the steps");
     let steps =
         ci.lines().filter_map(|line| line.trim().strip_prefix("step \"")?.split('"').next());
-    // A step for each group has the group's name in it.
+    // The step of each group contains the group's name.
     let steps: Vec<String> = steps.map(|step| step.replace("$name", "GROUP")).collect();
     assert!(steps.len() > 10, "{steps:?}");
     let missing: Vec<String> =

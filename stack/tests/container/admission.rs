@@ -1,4 +1,4 @@
-//! Flows under a budget: who is let in, who waits, what is guaranteed.
+//! Flows under a budget: which are admitted, which wait, what is guaranteed.
 
 use skbudget_stack::controller::{Counter, Limits, Rules, SockLimits};
 use skbudget_stack::{ContainerConfig, FlowId};
@@ -7,22 +7,23 @@ use crate::peer::{Hello, Peer, bytes};
 use crate::rig::{Rig, Setup, one};
 use crate::wire::{ACK, RST, SYN, Seg};
 
-/// Room for `n` flows at their floor, and a few pages that are not enough for another.
+/// Room for `n` flows at their floor, and a few pages more, too few for another flow.
 fn room_for(n: u64) -> Rig {
     let least = ContainerConfig::least_hard_bytes(1500, false);
     let one = ContainerConfig::new(1500, false, Some(least), [7, 11]).sizes.total();
     let hard = least + (n - 1) * one;
-    // Windows beyond the reserve would take what the next flow needs: soft is low, so they stay small.
+    // Windows beyond the reserve would take the next flow's room: soft is low, so they stay small.
     Rig::with(Setup { hard, soft: Some(hard / 2), ..Setup::default() })
 }
 
-/// Opens flows until one has to wait although those before it lend their idle windows; ports from 40000 on.
+/// Opens flows, on ports from 40000 on, until one waits although idle windows were demoted for it.
 fn fill(rig: &mut Rig) -> Vec<Peer> {
     let mut peers = Vec::new();
     loop {
         let port = 40_000 + peers.len() as u16;
         let before = rig.host.connects.len();
         assert_eq!(rig.send(Hello::default().syn(port, 80)), []);
+        // A second makes the flows idle: their credit is demoted for the waiting SYN (H3).
         rig.pass(if rig.host.connects.len() == before { 1100 } else { 0 });
         if rig.host.connects.len() == before {
             return peers;
@@ -71,10 +72,10 @@ fn a_syn_without_room_waits_and_is_answered_when_a_flow_closes() {
     let peers = fill(&mut rig);
     assert!(peers.len() >= 2, "{}", peers.len());
     assert_eq!(rig.stack.stats().parked, 1);
-    // Others may have waited before it, until idle windows were lent.
+    // Earlier SYNs may have waited too, until idle windows were demoted.
     let delayed = rig.counter(Counter::AdmissionDelayed);
     assert!(delayed >= 1);
-    // Said again: it keeps its place.
+    // A retransmitted SYN keeps its place.
     let waiting = 40_000 + peers.len() as u16;
     rig.pass(1000);
     rig.send(Hello::default().syn(waiting, 80));
@@ -104,7 +105,7 @@ fn syns_are_admitted_in_the_order_in_which_they_came() {
     let mut open: Vec<(FlowId, Seg)> = peers.iter().map(|p| (p.flow, p.rst())).collect();
     for i in 0..6 {
         let before = rig.host.connects.len();
-        // Newcomers in the same batch as the reset that makes room do not overtake those who wait.
+        // New SYNs in the same batch as the reset that makes room do not overtake the waiting ones.
         for j in 0..12 {
             rig.frame(&Hello::default().syn(50_000 + 12 * i + j, 80).frame());
         }
@@ -130,6 +131,7 @@ fn a_syn_that_is_not_renewed_is_forgotten_and_a_reset_takes_it_off_the_list() {
     let rst = Seg { flags: RST, seq: 1001, ..Hello::default().syn(waiting + 1, 80) };
     rig.send(rst);
     assert_eq!(rig.stack.stats().parked, 1);
+    // A waiting SYN is forgotten after 20 s without a retransmission (H1).
     rig.pass(25_000);
     assert_eq!(rig.stack.stats().parked, 0);
     assert_eq!(rig.counter(Counter::AdmissionDenied), 1);
@@ -144,7 +146,7 @@ fn every_flow_keeps_its_reserve_whatever_the_others_do() {
     for i in 0..20 {
         peers.push(Peer::open_with(&mut rig, 40_000 + i, &Hello::default()));
     }
-    // Nobody reads, on either side: everything fills up.
+    // No application reads, on either side: everything fills up.
     for peer in &mut peers {
         rig.sock(peer.flow).room = 0;
         let out = rig.host_says(peer.flow, &bytes(200_000));
@@ -162,7 +164,7 @@ fn every_flow_keeps_its_reserve_whatever_the_others_do() {
     }
     let meter = rig.budget.meter_stats(rig.now);
     assert!(Some(meter.max_usage_bytes) <= meter.hard_bytes, "hard is hard");
-    // The one that sent nothing yet may still send what was announced to it, and it is kept.
+    // The flow that has sent nothing yet may still fill its advertised window, and the stack keeps that data.
     let peer = &mut peers[0];
     let window = peer.window();
     assert!(window >= 1460, "{window}");
@@ -206,7 +208,7 @@ fn a_host_socket_that_holds_more_than_is_charged_for_it_is_counted() {
         rig.send(peer.data(b"x"));
         let charged = rig.flow(peer.flow).unwrap().host_bytes;
         rig.sock(peer.flow).keeps = held;
-        // Idle: its caps go down, as far as it is empty.
+        // An idle flow's caps are lowered, as far as its socket is empty.
         rig.pass(1500);
         let left = rig.flow(peer.flow).unwrap().host_bytes;
         assert_eq!((left < charged, left > charged), (excess == 0, false), "{charged} {left}");
@@ -219,7 +221,7 @@ fn a_host_socket_that_holds_more_than_is_charged_for_it_is_counted() {
 fn under_pressure_a_socket_that_keeps_its_memory_is_not_asked_for_it_at_every_segment() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
-    // A host that takes much and then nothing: its cap is raised.
+    // A host that takes much and then nothing: the cap is raised.
     rig.sock(peer.flow).room = 40_000;
     let say = |rig: &mut Rig, peer: &mut Peer, segments: usize| {
         for _ in 0..segments {
@@ -236,7 +238,7 @@ fn under_pressure_a_socket_that_keeps_its_memory_is_not_asked_for_it_at_every_se
     assert_eq!(rig.sock(peer.flow).lowered, 1);
     let kept = rig.memory().host;
     assert!(kept < raised, "{kept} of {raised}");
-    // Later it is asked again, and for the last time once it gave all of it.
+    // Later the cap is lowered again, and for the last time once the socket has released everything.
     rig.sock(peer.flow).keeps = 0;
     for lowered in [2, 2, 2] {
         rig.pass(10);
@@ -262,7 +264,7 @@ fn credit_of_an_idle_flow_is_written_off_for_one_that_needs_it() {
     let second = Peer::open_with(&mut rig, 40_001, &Hello::default());
     assert!(rig.counter(Counter::CreditDemoted) > 0);
     assert_eq!(rig.counter(Counter::AdmissionDelayed), 0, "it did not have to wait");
-    // Its window was announced and stays so. What it sends is asked for again; what does not fit is cut.
+    // Its advertised window stays. What it sends is charged again; what does not fit is dropped unacknowledged.
     rig.sock(idle.flow).room = 0;
     rig.sock(second.flow).room = 0;
     let data = bytes(window);
@@ -279,7 +281,7 @@ fn credit_of_an_idle_flow_is_written_off_for_one_that_needs_it() {
     assert!(rig.counter(Counter::DemotedTrim) > 0);
     let meter = rig.budget.meter_stats(rig.now);
     assert!(Some(meter.max_usage_bytes) <= meter.hard_bytes);
-    // The guest says the rest again once there is room.
+    // The guest retransmits the dropped bytes once there is room.
     rig.sock(idle.flow).room = usize::MAX;
     rig.ready(idle.flow, false, true);
     while taken_now(&mut rig, &idle) < window + 1 {
@@ -302,7 +304,7 @@ fn a_small_tcp_wmem_is_not_exceeded_by_the_caps_of_host_sockets() {
     for rules in [Rules::Strict, Rules::Linux] {
         let mut rig = Rig::with(Setup { rules, sock, ..Setup::default() });
         let mut peer = Peer::open(&mut rig);
-        // Fast and often full: each time the cap might grow.
+        // The flow is fast and its socket is full often: each time the cap might grow.
         for _ in 0..200 {
             rig.sock(peer.flow).room = 1460;
             let out = rig.send(peer.data(&[1; 1460]));
@@ -319,7 +321,7 @@ fn a_small_tcp_wmem_is_not_exceeded_by_the_caps_of_host_sockets() {
     }
 }
 
-/// Every host resets; a guest that acknowledges nothing is given up when it has been silent for a quarter of an hour.
+/// Every host socket resets; a guest that acknowledges nothing is given up after a quarter of an hour of silence.
 fn end(rig: &mut Rig) {
     for _ in 0..2000 {
         let flows = rig.stack.flows();

@@ -1,4 +1,4 @@
-//! Guests that ask whether their peer is still there: they learn what is true, by their own interval and count.
+//! Guests that probe whether their peer is alive: they learn the truth, by their own interval and count.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use crate::wire::{ACK, RST, Seg};
 
 const DAY: u64 = 24 * 3_600_000;
 
-/// A guest's kernel: TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT, milliseconds; and what its probes look like.
+/// A guest's TCP_KEEPIDLE, TCP_KEEPINTVL (milliseconds) and TCP_KEEPCNT, and the form of its probes.
 #[derive(Debug, Clone, Copy)]
 struct KeepAlive {
     idle: u64,
     interval: u64,
     count: u32,
-    /// The one byte of garbage that old stacks put into a probe.
+    /// The probe carries one byte of garbage, as old stacks send it (RFC 9293 section 3.8.4).
     garbage: bool,
 }
 
@@ -24,15 +24,15 @@ const fn seconds(idle: u64, interval: u64, count: u32) -> KeepAlive {
     KeepAlive { idle: idle * 1000, interval: interval * 1000, count, garbage: false }
 }
 
-/// What came of it.
+/// Outcome of a run.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Outcome {
-    /// Probes, and those of them that were answered before the next.
+    /// Probes sent, and how many of them were answered before the next.
     probes: usize,
     answered: usize,
-    /// The longest wait for an answer that came.
+    /// The longest wait for an answer.
     waited_ms: u64,
-    /// The guest gave up, after so long.
+    /// When the guest gave up.
     gone_after_ms: Option<u64>,
 }
 
@@ -46,8 +46,8 @@ impl KeepAlive {
     }
 }
 
-/// The guest's timer, as Linux' tcp_keepalive_timer has it: `idle` after an answer, `interval` after none, the end
-/// after `count` without one.
+/// The guest's timer, as in Linux' tcp_keepalive_timer: `idle` after an answer, `interval` after none, the end after
+/// `count` probes without one.
 struct Timer {
     keepalive: KeepAlive,
     unanswered: u32,
@@ -59,13 +59,14 @@ impl Timer {
         Self { keepalive, unanswered: 0, wait: keepalive.idle }
     }
 
-    /// What comes while `ms` pass, answering the stack's own probes as the guest's kernel does.
+    /// Segments that arrive while `ms` pass; the stack's own probes are answered as the guest's kernel does.
     fn pass(rig: &mut Rig, peer: &Peer, ms: u64) -> Vec<(u64, Seg)> {
         let mut all = Vec::new();
         let mut passed = 0;
         while passed < ms {
             let step = (ms - passed).min(60_000);
             for (at, seg) in rig.pass_segs(step) {
+                // A probe of the stack: SEG.SEQ is one below RCV.NXT.
                 if seg.seq == peer.ack.wrapping_sub(1) {
                     assert_eq!(rig.send(peer.pure_ack()), []);
                 } else {
@@ -90,6 +91,7 @@ impl Timer {
                 seen.answered += 1;
                 seen.waited_ms = seen.waited_ms.max(after);
                 self.unanswered = 0;
+                // The answer arrived in the middle of the interval: `idle` counts from there.
                 self.wait = (after + idle).saturating_sub(self.wait);
                 continue;
             }
@@ -114,7 +116,7 @@ impl Timer {
     }
 }
 
-/// Connections of either kind and family, to a peer that answers after `rtt`.
+/// Connections of either direction and family, to a peer that answers after `rtt`.
 fn connections(rtt: Option<Duration>) -> Vec<(Rig, Peer)> {
     let mut all = Vec::new();
     for v6 in [false, true] {
@@ -151,7 +153,7 @@ fn a_peer_that_is_gone_is_found_by_the_guests_own_count() {
         for (mut rig, peer) in connections(None) {
             let seen = keepalive.run(&mut rig, &peer, 10 * DAY);
             let KeepAlive { idle, interval, count, .. } = keepalive;
-            // The first is answered whatever is true, and one of a peer that was heard within a second.
+            // The first probe is always answered, and so is one that follows a segment of the peer within a second.
             assert!((1..=2).contains(&seen.answered), "{keepalive:?}: {seen:?}");
             assert_eq!(seen.probes, seen.answered + count as usize);
             let gone = (seen.answered as u64 + 1) * idle + u64::from(count) * interval;
@@ -172,7 +174,7 @@ fn a_peer_that_is_well_and_idle_is_never_given_up() {
                 assert!(seen.probes >= 3, "{seen:?}");
                 let waits = seen.probes - seen.answered;
                 assert!(seen.gone_after_ms.is_none() && waits <= 1, "{keepalive:?}: {seen:?}");
-                // As soon as may be after the peer's own answer.
+                // The answer follows the peer's own answer without delay.
                 assert!(seen.waited_ms <= rtt * 2 + 20, "{rtt} ms: {seen:?}");
                 let sock = rig.sock(peer.flow);
                 assert!(sock.asked <= seen.probes, "never more probes than the guest sends");
@@ -208,7 +210,7 @@ fn the_host_socket_probes_as_often_as_the_guest_does() {
         let keepalive = seconds(idle, interval, 9);
         assert_eq!(rig.sock(peer.flow).keep_alive, None);
         keepalive.run(&mut rig, &peer, idle * 1000);
-        // The kernel takes no more than 32767 seconds.
+        // The kernel accepts at most 32767 seconds.
         let every = Some(Duration::from_secs(idle.min(32_767)));
         assert_eq!(rig.sock(peer.flow).keep_alive, every, "as it was seen, from the first on");
         keepalive.run(&mut rig, &peer, 3 * idle * 1000);
@@ -222,7 +224,7 @@ fn bytes_on_their_way_to_the_peer_are_not_for_keep_alive_to_judge() {
     let keepalive = seconds(2, 2, 2);
     for held_here in [false, true] {
         for (mut rig, mut peer) in connections(None) {
-            // A slow reader: what was sent stands in the host's socket, or here.
+            // A slow reader: the sent bytes are queued in the host's socket, or in the stack.
             rig.sock(peer.flow).owes = !held_here;
             rig.sock(peer.flow).room = if held_here { 0 } else { usize::MAX };
             let out = rig.send(peer.data(&bytes(100)));
@@ -230,7 +232,7 @@ fn bytes_on_their_way_to_the_peer_are_not_for_keep_alive_to_judge() {
             let seen = keepalive.run(&mut rig, &peer, 600_000);
             assert_eq!(seen, Outcome { probes: 300, answered: 300, ..Outcome::default() });
             assert_eq!(rig.sock(peer.flow).asked, 0);
-            // It took everything and vanished.
+            // The peer took everything and vanished.
             rig.sock(peer.flow).owes = false;
             rig.sock(peer.flow).room = usize::MAX;
             let ready = rig.ready(peer.flow, false, true);
@@ -279,7 +281,7 @@ fn a_guest_that_sent_its_end_and_waits_for_the_peers_finds_out_too() {
 #[test]
 fn the_end_of_a_silence_is_not_a_probe_and_data_starts_it_anew() {
     let (mut rig, mut peer) = connections(None).remove(0);
-    // Within half a second of data: a segment that came twice.
+    // Within half a second of data it is a duplicate segment, not a probe.
     for _ in 0..5 {
         rig.send(peer.data(b"x"));
         rig.pass(200);
@@ -287,7 +289,8 @@ fn the_end_of_a_silence_is_not_a_probe_and_data_starts_it_anew() {
         assert!(one(again).is(ACK), "what came twice is acknowledged at once");
     }
     assert_eq!(rig.stat("GuestKeepAlive"), 0);
-    // Not answered, then data: the next silence is asked about afresh, and the peer was heard meanwhile.
+    // Probes without an answer, then data: the next silence starts a new count, and the peer has been heard from
+    // meanwhile.
     let keepalive = seconds(2, 2, 9);
     keepalive.run(&mut rig, &peer, 6000);
     assert_eq!(rig.stat("GuestKeepAliveRelayed"), 2);

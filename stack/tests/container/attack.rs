@@ -1,4 +1,4 @@
-//! Segments nobody honest sends, from off the path or from a guest that lies.
+//! Segments that no honest sender sends, from off the path or from a guest that lies.
 
 use crate::peer::{Hello, Peer, bytes, end};
 use crate::rig::{Rig, one};
@@ -12,7 +12,7 @@ fn challenges_are_limited_for_all_flows_together() {
     let peer = Peer::open(&mut rig);
     let syn = Seg { flags: SYN, ..peer.pure_ack() };
     let answered: usize = (0..3000).map(|_| rig.send(syn.clone()).len()).sum();
-    // RFC 5961 section 7; how many exactly is not to be known.
+    // RFC 5961 section 7. The exact limit is random, so that an attacker cannot count it.
     assert!((500..1500).contains(&answered), "{answered}");
     assert_eq!(rig.stat("TCPChallengeACK"), answered as u64);
     assert_eq!(rig.stat("TCPACKSkippedChallenge"), 3000 - answered as u64);
@@ -45,14 +45,14 @@ fn an_ack_too_old_to_be_honest_is_challenged_and_its_data_not_taken() {
         peer.hear(&out);
         rig.send(peer.pure_ack());
     }
-    // RFC 5961 section 5.2: older than the largest window there was.
+    // RFC 5961 section 5.2: older than the largest window so far.
     let old = before.wrapping_sub(1);
     let forged = Seg { ack: old, ..peer.data_at(0, b"injected") };
     assert!(peer.ack.wrapping_sub(old) > 65_536);
     let challenge = one(rig.send(forged));
     assert!(challenge.is(ACK) && challenge.ack == peer.seq);
     assert_eq!(rig.sock(peer.flow).heard, []);
-    // A little old is a segment that was overtaken.
+    // A slightly old ACK belongs to a segment that was overtaken.
     let late = Seg { ack: peer.ack.wrapping_sub(1000), ..peer.data_at(0, b"late") };
     rig.send(late);
     assert_eq!(rig.sock(peer.flow).heard, b"late");
@@ -77,7 +77,7 @@ fn acks_of_single_bytes_open_the_window_by_single_bytes() {
     let mut peer = Peer::open(&mut rig);
     let said = rig.host_says(peer.flow, &bytes(14_600));
     let before = rig.flow(peer.flow).unwrap().cwnd;
-    // RFC 3465 section 2: a thousand ACKs of one segment are worth one segment.
+    // RFC 3465 section 2: a thousand ACKs of one byte each open the window by a thousand bytes.
     for _ in 0..1000 {
         peer.ack += 1;
         rig.send(peer.pure_ack());
@@ -98,7 +98,7 @@ fn a_storm_of_sack_blocks_costs_a_bounded_list() {
         let at = base + 2 * (i * 7 % 7000);
         rig.send(Seg { sack: vec![(at + 1, at + 2), (at + 5, at + 6)], ..peer.pure_ack() });
     }
-    // Charged is what it was: the queue's chunks, and they hold the list too.
+    // The charge stays that of the queue's chunks: they hold the list of SACK ranges too.
     assert_eq!(rig.memory().wmem, 4 * 4096);
     peer.ack = base + 14_600;
     rig.send(peer.pure_ack());
@@ -147,7 +147,7 @@ fn urgent_data_is_data() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
     let urgent = peer.data(b"urgent");
-    // RFC 6093 section 6: in band.
+    // RFC 6093 section 6: urgent data is delivered in band.
     rig.send(Seg { flags: ACK | PSH | URG, ..urgent });
     assert_eq!(rig.sock(peer.flow).heard, b"urgent");
     end(rig, &peer);
@@ -158,7 +158,7 @@ fn what_overlaps_and_differs_is_what_came_first_before_a_byte_reaches_the_host()
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
     rig.send(peer.data(b"AAAA"));
-    // Old bytes said differently are not taken again; what was handed on stays what it was.
+    // Old bytes with other contents are not taken again; bytes that were delivered stay as they are.
     rig.send(peer.data_at(-4, b"BBBBcccc"));
     assert_eq!(rig.sock(peer.flow).heard, b"AAAAcccc");
     peer.seq += 4;
@@ -173,7 +173,7 @@ fn a_timestamp_of_the_future_outside_the_window_poisons_nothing() {
     let future = peer.ts.map(|(val, ecr)| (val + (1 << 30), ecr));
     let far = Seg { ts: future, ..peer.data_at(1 << 25, b"x") };
     rig.send(far);
-    // In the window, but behind a hole: it may be, and is not the last that was acknowledged (RFC 7323 section 4.3).
+    // Inside the window but behind a hole: accepted, and not the timestamp to echo (RFC 7323 section 4.3).
     rig.send(Seg { ts: future, ..peer.data_at(10, b"y") });
     rig.send(peer.data(b"0123456789"));
     assert_eq!(rig.sock(peer.flow).heard, b"0123456789y");
@@ -206,7 +206,7 @@ fn holes_beyond_what_is_kept_are_dropped_and_counted() {
     }
     let dropped = rig.counter(skbudget_stack::controller::Counter::TCPOFODrop);
     assert_eq!(dropped, (n as u64) / 2 - 64, "64 ranges are kept");
-    // Filled from the front, everything arrives all the same.
+    // The holes are filled from the front: everything arrives all the same.
     let data = vec![b'x'; n as usize];
     for part in data.chunks(1000) {
         let out = rig.send(peer.data(part));

@@ -1,4 +1,4 @@
-//! How connections end.
+//! The ends of connections.
 
 use skbudget_stack::{Close, HostError};
 
@@ -58,7 +58,7 @@ fn fins_that_cross() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
     let fin = one(rig.host_ends(peer.flow));
-    // The guest's FIN left before ours came.
+    // The guest's FIN left before ours arrived.
     let ack = one(rig.send(peer.fin()));
     assert_eq!(ack.ack, peer.seq);
     assert_eq!(rig.state(peer.flow), "CLOSING");
@@ -94,10 +94,10 @@ fn a_fin_with_data_and_one_that_came_too_early() {
     assert_eq!(rig.sock(peer.flow).heard, data);
     assert!(rig.sock(peer.flow).shut);
     assert_eq!(rig.state(peer.flow), "CLOSE-WAIT");
-    // Said again: acknowledged, nothing changes.
+    // A retransmission: acknowledged, and nothing changes.
     assert_eq!(one(rig.send(with_fin)).ack, peer.seq + 301);
     peer.seq += 301;
-    // Data behind a FIN is nobody's.
+    // Data beyond a FIN is ignored.
     rig.send(peer.data_at(0, b"ghost"));
     assert_eq!(rig.sock(peer.flow).heard.len(), 300);
     rig.send(peer.rst());
@@ -109,6 +109,7 @@ fn a_fin_is_said_again_until_it_is_acknowledged() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
     let fin = one(rig.host_ends(peer.flow));
+    // Retransmissions by the timer, with back-off.
     let again = rig.pass_segs(4000);
     assert!(again.len() >= 2);
     assert!(again.iter().all(|(_, s)| s.is(FIN | ACK) && s.seq == fin.seq), "{again:?}");
@@ -131,7 +132,7 @@ fn what_the_guest_sent_before_it_ended_is_still_owed_to_the_host() {
     let fin = one(rig.host_ends(peer.flow));
     peer.hear(&[fin]);
     rig.send(peer.pure_ack());
-    // TCP with the guest is over. The same ports may begin anew while the host still reads.
+    // TCP with the guest is over. The guest may reuse the ports while the host still reads.
     assert_eq!(rig.sock(peer.flow).closed, None);
     let second = Peer::open_with(&mut rig, 40_000, &Hello { seq: 90_000, ..Hello::default() });
     rig.pass(10_000);
@@ -160,7 +161,7 @@ fn resets_become_resets() {
         assert!(rst.flags & RST != 0);
         assert_eq!((rst.seq, rst.ack), (peer.ack, peer.seq));
         assert_eq!(rig.sock(peer.flow).closed, Some(Close::Reset));
-        // What the guest says then is answered so too.
+        // The guest's later segments are answered with a reset too.
         assert!(one(rig.send(peer.pure_ack())).is(RST));
     }
     rig.assert_empty();
@@ -174,7 +175,7 @@ fn a_reset_must_be_exact() {
     let challenge = one(rig.send(inside.clone()));
     assert!(challenge.is(ACK) && challenge.ack == peer.seq);
     assert_eq!(rig.stat("TCPChallengeACK"), 1);
-    // Not twice in a moment.
+    // Challenge ACKs are limited per flow.
     assert_eq!(rig.send(inside), []);
     let outside = Seg { seq: peer.seq.wrapping_sub(1), ..peer.rst() };
     assert_eq!(rig.send(outside), []);
@@ -190,7 +191,7 @@ fn a_reset_must_be_exact() {
 fn a_syn_in_a_connection_is_challenged() {
     let mut rig = Rig::new();
     let peer = Peer::open(&mut rig);
-    // A guest that crashed and begins anew: it answers the challenge with a reset, and then its SYN is good.
+    // A guest that crashed and reconnects: it answers the challenge with a reset, then its SYN is accepted.
     let hello = Hello { seq: peer.seq.wrapping_add(5000), ..Hello::default() };
     let challenge = one(rig.send(hello.syn(40_000, 80)));
     assert!(challenge.is(ACK) && challenge.ack == peer.seq && challenge.seq == peer.ack);
@@ -221,13 +222,14 @@ fn time_wait_answers_a_fin_said_again_and_goes_after_a_second() {
     peer.seq = peer.seq.wrapping_sub(1);
     let ack = one(rig.send(peer.fin()));
     assert_eq!((ack.seq, ack.ack), (peer.ack, peer.seq));
-    // Bare ACKs and resets are not talked to.
+    // Bare ACKs and resets get no answer.
     assert_eq!(rig.send(peer.pure_ack()), []);
     assert_eq!(rig.send(peer.rst()), []);
     assert_eq!(rig.stack.stats().time_wait, 1);
     rig.pass(500);
     assert_eq!(rig.stack.stats().time_wait, 0);
     peer.seq = peer.seq.wrapping_sub(1);
+    // After TIME-WAIT the connection is unknown.
     assert!(one(rig.send(peer.fin())).is(RST), "nobody remembers");
     rig.assert_empty();
 }
@@ -237,7 +239,7 @@ fn a_tuple_in_time_wait_is_used_again_by_a_newer_syn() {
     for ts in [None, Some(1000)] {
         let mut rig = Rig::new();
         let old = in_time_wait(&mut rig, &Hello { ts, ..Hello::default() });
-        // Older in sequence and not newer in time: told where we stand.
+        // Neither a newer sequence number nor a newer timestamp: answered with an ACK of the old connection.
         let stale = Hello { seq: old.seq.wrapping_sub(500), ts, ..Hello::default() };
         let ack = one(rig.send(stale.syn(40_000, 80)));
         assert!(ack.is(ACK) && ack.ack == old.seq);
@@ -247,6 +249,7 @@ fn a_tuple_in_time_wait_is_used_again_by_a_newer_syn() {
         };
         let peer = Peer::open_with(&mut rig, 40_000, &newer);
         assert_eq!(rig.stack.stats().time_wait, 0);
+        // Longer than the TIME-WAIT entry would have lasted.
         rig.pass(2000);
         assert_eq!(rig.state(peer.flow), "ESTAB", "the old entry's end is not the new flow's");
         rig.send(peer.rst());
@@ -324,7 +327,7 @@ fn a_guest_that_has_forgotten_a_half_closed_socket_is_found_within_minutes() {
                 assert_eq!(rig.send(waiting.pure_ack()), []);
             } else {
                 assert_eq!(minute, 0, "it is asked once");
-                // What a kernel answers for a socket that it does not have.
+                // A kernel's answer for a socket that it does not have.
                 rig.send(Seg { flags: RST, seq: probe.ack, ..forgotten.pure_ack() });
             }
         }

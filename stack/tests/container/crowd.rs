@@ -1,4 +1,4 @@
-//! Many SYNs at once, and flows before them that take whatever memory they can get.
+//! Many SYNs at once, beside earlier flows that take all the memory they can get.
 
 use skbudget_stack::controller::Counter;
 use skbudget_stack::{Container, ContainerConfig, FlowId, Ready, WakeKey};
@@ -7,14 +7,14 @@ use crate::peer::Hello;
 use crate::rig::{Rig, Setup};
 use crate::wire::{ACK, SYN, Seg, Sent};
 
-/// What the host sends to each, several times the budget together; no guest acknowledges any of it.
+/// Bytes the host sends to each flow, several times the budget in sum; no guest acknowledges any of them.
 const PUSH: usize = 400_000;
 
-/// Rounds of one turn each in which flows are opened by the guest, answered by the host and pushed into.
+/// Rounds of one turn each: the guest opens flows, the host answers and sends into them.
 struct Crowd {
     rig: Rig,
     answered: usize,
-    /// Data that the guest was sent, by which it is known that flows take memory.
+    /// Data that the guest received: the proof that flows take memory.
     bytes: usize,
 }
 
@@ -30,7 +30,7 @@ impl Crowd {
         }
     }
 
-    /// True while anything is left to do.
+    /// One round; true while there is work left.
     fn round(&mut self) -> bool {
         let rig = &mut self.rig;
         let mut more = rig.with_cx(Container::turn);
@@ -88,7 +88,7 @@ impl Crowd {
 
 #[test]
 fn a_crowd_whose_first_push_is_admitted_to_the_last_without_a_wait() {
-    // All at once, and in groups whose first have begun when the last come.
+    // All at once, and in groups: the first flows send already when the last SYNs arrive.
     for (hard, flows, group) in
         [(16, 300, 300), (16, 300, 150), (16, 360, 360), (8, 150, 150), (32, 500, 250)]
     {
@@ -97,7 +97,7 @@ fn a_crowd_whose_first_push_is_admitted_to_the_last_without_a_wait() {
         for _ in 0..flows / group {
             crowd.syn(port..port + group);
             port += group;
-            // Half of the group is in, the rest waits while those push.
+            // Half of the group is admitted; the others wait while those send.
             while crowd.answered < usize::from(port - 20_000 - group / 2) {
                 assert!(crowd.round());
             }
@@ -145,7 +145,7 @@ fn a_flood_of_syns_leaves_those_before_it_half_of_the_room() {
     crowd.syn(20_000..20_004);
     crowd.rest();
     let before = crowd.elastic();
-    // Kept waiting, all the list holds and more, while the four would take everything.
+    // Admission is paused: the list is full, while the four flows would take everything.
     let later = skbudget_stack::controller::Instant(crowd.rig.now.0 + 1_000_000_000);
     crowd.rig.stack.hold_admissions(later);
     crowd.syn(30_000..31_000);
@@ -155,7 +155,7 @@ fn a_flood_of_syns_leaves_those_before_it_half_of_the_room() {
     assert!(held > room / 2, "a flood that would take more than half");
     let calm = crowd.rig.budget.calm_room();
     assert!(calm + before >= room / 2 - (1 << 20), "{calm} and {before} of {room}");
-    // When they are gone all of it is back.
+    // After the SYNs are gone, all the room is available again.
     for port in 30_000..31_000 {
         let rst = Seg { flags: crate::wire::RST, seq: 1001, ..Hello::default().syn(port, 80) };
         crowd.rig.frame(&rst.frame());

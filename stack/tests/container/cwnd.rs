@@ -1,13 +1,13 @@
-//! How much of what the host says goes out at once.
+//! The congestion window: how much of the host's data is sent at once.
 
 use crate::peer::{Hello, Peer, bytes};
 use crate::rig::Rig;
 use crate::wire::Seg;
 
-/// Round trip of the guests here, milliseconds.
+/// Round-trip time of these guests, milliseconds.
 const RTT: u64 = 40;
 
-/// What is outstanding is acknowledged, two segments an ACK, all in one turn; what goes out then.
+/// Acknowledges all outstanding segments, two an ACK, in one turn; returns what is sent then.
 fn acknowledge(rig: &mut Rig, peer: &mut Peer, out: &[Seg]) -> Vec<Seg> {
     rig.pass(RTT);
     let acks: Vec<Seg> = out
@@ -34,7 +34,7 @@ fn acks_of_one_turn_open_the_window_as_if_they_came_one_by_one() {
     rig.assert_empty();
 }
 
-/// A guest that acknowledged the 30 segments it was sent: the congestion window is 40.
+/// A guest that acknowledged the 30 segments it received: the congestion window is 40 segments.
 fn forty() -> (Rig, Peer) {
     let mut rig = Rig::new();
     let mut peer = Peer::open_far(&mut rig, &Hello::default(), RTT);
@@ -50,7 +50,7 @@ fn forty() -> (Rig, Peer) {
 fn after_idle_the_window_is_halved_each_timeout_down_to_the_initial_one() {
     for (idle, expected) in [(100, 40), (300, 20), (1000, 10), (60_000, 10)] {
         let (mut rig, peer) = forty();
-        // A timeout is 240 ms.
+        // The retransmission timeout is 240 ms.
         rig.pass(idle);
         let out = rig.host_says(peer.flow, &bytes(100 * 1460));
         assert_eq!(out.len(), expected, "after {idle} ms");
@@ -65,7 +65,7 @@ fn idle_counts_once_however_often_a_closed_window_is_asked_after() {
     let wide = std::mem::replace(&mut peer.wnd, 0);
     rig.send(peer.pure_ack());
     assert_eq!(rig.host_says(peer.flow, &bytes(100 * 1460)), []);
-    // It is probed meanwhile, and answers. A timeout is 240 ms: one has gone by.
+    // Meanwhile the window is probed and the guest answers. The timeout is 240 ms: one has passed.
     for _ in 0..6 {
         assert!(rig.pass_segs(50).iter().all(|(_, s)| s.data.is_empty()));
         rig.send(peer.pure_ack());

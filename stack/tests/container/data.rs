@@ -1,4 +1,4 @@
-//! Bytes both ways, and how they are acknowledged.
+//! Data in both directions, and its acknowledgements.
 
 use crate::peer::{Hello, Peer, bytes};
 use crate::rig::{Rig, Setup, one};
@@ -35,13 +35,13 @@ fn an_ack_rides_on_the_reply_or_follows_4_ms_later() {
     let both = one(rig.send(peer.data(b"three")));
     assert_eq!((both.ack, &both.data[..]), (peer.seq, &b"THREE"[..]));
     peer.hear(&[both]);
-    // Now it is one: the ACK waits for the reply, not for ever.
+    // Now the flow is interactive: the ACK waits for the reply, for a bounded time.
     assert_eq!(rig.send(peer.data(b"four")), []);
     let later = rig.pass_segs(100);
     assert_eq!(later.len(), 1, "{later:?}");
     assert_eq!((later[0].0, later[0].1.ack), (4, peer.seq));
     assert_eq!(rig.stat("DelayedACKs"), 1);
-    // And once it had to be said alone, the next is said at once.
+    // After an ACK without a reply, the next request is acknowledged at once.
     one(rig.send(peer.data(b"five")));
     rig.send(peer.rst());
     rig.assert_empty();
@@ -75,9 +75,9 @@ fn holes_are_said_with_sack_the_latest_first() {
     assert_eq!(send(&mut rig, &peer, 1), (0, vec![at(1)]));
     assert_eq!(send(&mut rig, &peer, 3), (0, vec![at(3), at(1)]));
     assert_eq!(send(&mut rig, &peer, 5), (0, vec![at(5), at(1), at(3)]));
-    // A range that grows is the latest.
+    // A range that grows is the latest (RFC 2018 section 4).
     assert_eq!(send(&mut rig, &peer, 2), (0, vec![(at(1).0, at(3).1), at(5)]));
-    // The same again: acknowledged at once, nothing changes.
+    // A duplicate: acknowledged at once, and nothing changes.
     assert_eq!(send(&mut rig, &peer, 5).0, 0);
     assert_eq!(rig.sock(peer.flow).heard, []);
     assert_eq!(send(&mut rig, &peer, 0), (400, vec![at(5)]));
@@ -111,7 +111,7 @@ fn data_said_again_is_acknowledged_and_not_taken_twice() {
         let ack = one(rig.send(peer.data_at(-1000, &data[..1000])));
         assert!(ack.is(ACK) && ack.ack == peer.seq);
     }
-    // Half old, half new; then all of it in one.
+    // Half old, half new; then all of it in one segment.
     assert_eq!(one(rig.send(peer.data_at(-500, &data[500..2000]))).ack, peer.seq + 1000);
     assert_eq!(one(rig.send(peer.data_at(-1000, &data))).ack, peer.seq + 2000);
     assert_eq!(rig.sock(peer.flow).heard, data);
@@ -130,7 +130,7 @@ fn data_beyond_the_window_is_cut_at_its_edge() {
     let ack = one(rig.send(peer.data_at(0, &data)));
     assert_eq!(ack.ack, peer.seq.wrapping_add(window as u32));
     assert_eq!(ack.wnd, 0);
-    // Wholly outside: answered, not stored.
+    // Entirely outside the window: answered, not stored.
     let ack = one(rig.send(peer.data_at(window as i32 + 200_000, b"far")));
     assert_eq!(ack.ack, peer.seq.wrapping_add(window as u32));
     assert_eq!(rig.stat("OutOfWindow"), 1);
@@ -203,7 +203,7 @@ fn both_ways_at_once_through_a_full_device() {
         if at == data.len() && heard.len() == data.len() {
             break;
         }
-        // Three frames, then the device is full until the guest has looked.
+        // Three frames, then the device is full until the guest has read them.
         rig.wire.room = 3;
         let n = peer.window().min(1460).min(data.len() - at);
         let seg = if n > 0 { peer.data(&data[at..at + n]) } else { peer.pure_ack() };

@@ -1,4 +1,5 @@
-//! Explicit congestion notification: granted to who asks, echoed until it was heard, answered once a window.
+//! Explicit congestion notification (RFC 3168): granted on request, echoed until the guest has reacted, answered once a
+//! window.
 
 use skbudget_stack::VnetHdr;
 
@@ -9,7 +10,7 @@ use crate::wire::{ACK, CWR, ECE, SYN, Seg};
 const ECT_0: u8 = 2;
 const CE: u8 = 3;
 
-/// A connection whose SYN has these bits and came in a packet with this ECN field, and what answered it.
+/// Opens a connection with a SYN that has these flags and this ECN field in its packet; returns the SYN-ACK too.
 pub(crate) fn open(rig: &mut Rig, hello: &Hello, bits: u8, ecn: u8) -> (Peer, Seg) {
     let syn = Seg { flags: SYN | bits, ecn, ..hello.syn(40_000, 80) };
     assert_eq!(rig.send(syn.clone()), []);
@@ -77,7 +78,7 @@ fn a_mark_is_echoed_until_the_guest_says_that_its_window_went_down() {
         assert_eq!(say(&mut rig, 0, CE), ACK | ECE);
         assert_eq!(say(&mut rig, 0, ECT_0), ACK | ECE);
         assert_eq!(say(&mut rig, CWR, ECT_0), ACK);
-        // What says that it went down may be marked again.
+        // The segment with CWR may itself be marked.
         assert_eq!(say(&mut rig, 0, CE), ACK | ECE);
         assert_eq!(say(&mut rig, CWR, CE), ACK | ECE);
         assert_eq!(say(&mut rig, CWR, ECT_0), ACK);
@@ -97,7 +98,7 @@ fn an_echo_costs_one_window_however_often_it_is_said() {
     peer.hear(&said[..2]);
     let out = rig.send(Seg { flags: ACK | ECE, ..peer.pure_ack() });
     assert_eq!((cwnd(&rig, &peer), &out[..]), (7, &[][..]), "RFC 9438 section 4.6");
-    // The next new segment says so, and no other.
+    // The next new segment carries CWR, and no other does.
     peer.hear(&said[2..6]);
     let mut next = rig.send(Seg { flags: ACK | ECE, ..peer.pure_ack() });
     peer.hear(&said[6..]);
@@ -107,7 +108,7 @@ fn an_echo_costs_one_window_however_often_it_is_said() {
     assert!(says[0] && says[1..].iter().all(|says| !says), "{says:?}");
     assert!(next.iter().all(|s| s.ecn == ECT_0));
     assert_eq!(rig.stat("TCPECNReduced"), 1);
-    // A window later it costs another.
+    // A window later, an echo reduces again.
     peer.hear(&next);
     rig.send(peer.pure_ack());
     assert_eq!(cwnd(&rig, &peer), 7);
@@ -132,7 +133,7 @@ fn what_is_sent_again_is_not_capable_and_what_follows_a_loss_says_so() {
     end(rig, &peer);
 }
 
-/// Ten segments, the last of them again as a probe, and a guest that was silent until then.
+/// Ten segments, the last one sent again as a probe, and a guest that was silent until then.
 fn probed(rig: &mut Rig) -> (Peer, Vec<Seg>) {
     let mut peer = capable(rig);
     peer.wnd = u16::MAX;
@@ -149,7 +150,7 @@ fn what_follows_a_loss_that_a_probe_repaired_says_so_and_costs_one_window() {
     peer.hear(&said);
     rig.send(peer.pure_ack());
     let before = rig.flow(peer.flow).unwrap().cwnd;
-    // What is acknowledged beyond the probe, without a DSACK, says that the last one was lost; a mark costs no more.
+    // An ACK beyond the probe without a DSACK shows that the last segment was lost; a mark reduces no further.
     peer.hear(&rig.host_says(peer.flow, &bytes(1460)));
     rig.send(Seg { flags: ACK | ECE, ..peer.pure_ack() });
     let after = rig.flow(peer.flow).unwrap().cwnd;
@@ -183,7 +184,7 @@ fn super_frames_go_both_ways_with_cwr_in_their_first_segment() {
     let mut peer = capable(&mut rig);
     let said = rig.host_says(peer.flow, &bytes(100_000));
     peer.hear(&said);
-    // The vnet header of what is sent is checked wherever it is read.
+    // The vnet header of sent frames is checked wherever frames are read.
     let next = rig.send(Seg { flags: ACK | ECE, ..peer.pure_ack() });
     assert!(next[0].flags & CWR != 0 && next[0].gso == 1460, "{:?}", next[0].gso);
     let up = Seg { ecn: ECT_0, ..peer.data(&bytes(5840)) };

@@ -1,4 +1,4 @@
-//! One side ends or breaks: what was acknowledged to the other is delivered first.
+//! One side ends or breaks: data acknowledged to the other side is delivered first.
 
 use skbudget_stack::controller::Counter;
 use skbudget_stack::{Close, Container, FlowId, HostError};
@@ -7,7 +7,7 @@ use crate::peer::{Hello, Peer, bytes, introduce};
 use crate::rig::{GATEWAY, Rig, Setup, one, segs};
 use crate::wire::{ACK, FIN, RST, SYN, Seg};
 
-/// A guest that acknowledges everything, until nothing more comes: the bytes, and the segments that ended it.
+/// A guest that acknowledges everything until nothing more arrives; returns the bytes and the FIN and RST segments.
 fn hear_all(rig: &mut Rig, peer: &mut Peer, mut out: Vec<Seg>) -> (Vec<u8>, Vec<Seg>) {
     let (mut heard, mut ends) = (Vec::new(), Vec::new());
     while !out.is_empty() {
@@ -21,7 +21,7 @@ fn hear_all(rig: &mut Rig, peer: &mut Peer, mut out: Vec<Seg>) -> (Vec<u8>, Vec<
     (heard, ends)
 }
 
-/// Opens a connection by each of the ways there are.
+/// Opens a connection in each possible way.
 fn each_way() -> Vec<(Rig, Peer)> {
     let mut all = Vec::new();
     for v6 in [false, true] {
@@ -63,7 +63,7 @@ fn a_write_that_meets_the_error_first_does_not_make_an_orderly_end_of_it() {
         let sock = rig.sock(peer.flow);
         sock.says.extend(bytes(20_000));
         sock.broken = Some(HostError::Reset);
-        // The poll has not reported it yet. From now on reads end with 0.
+        // The poll has not reported the error yet. From now on reads return 0.
         let out = rig.send(peer.data(b"more of the request"));
         assert!(rig.sock(peer.flow).told && rig.sock(peer.flow).writes == 1);
         let (heard, ends) = hear_all(&mut rig, &mut peer, out);
@@ -114,7 +114,7 @@ fn a_reset_after_an_end_that_the_guest_has_seen_reaches_it_at_once() {
 fn a_guest_that_sends_all_before_it_reads_gets_to_the_answer() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
-    // It reads nothing yet: its window is closed.
+    // The guest's application reads nothing yet: its window is closed.
     peer.wnd = 0;
     rig.send(peer.pure_ack());
     rig.sock(peer.flow).room = 0;
@@ -160,7 +160,7 @@ fn a_server_that_answers_and_resets_before_we_look_was_connected_to() {
         let flow = *rig.host.connects.last().unwrap();
         let sock = rig.sock(flow);
         sock.says.extend(b"too many connections");
-        // The outcome was the error, so nobody is given it any more.
+        // The outcome of connect(2) returned the error, so no later call returns it again.
         (sock.broken, sock.told, sock.ends) = (Some(error), true, fins == 1);
         let syn_ack = one(rig.ready(flow, true, true));
         assert!(syn_ack.is(SYN | ACK), "{syn_ack:?}");
@@ -325,7 +325,7 @@ fn after_a_reset_a_host_that_takes_nothing_is_waited_for_a_second() {
         rig.send(peer.rst());
         rig.pass(500);
         if unacked > 0 {
-            // One more byte is acknowledged: the second begins anew.
+            // One more byte is acknowledged: the second starts again.
             rig.sock(peer.flow).unacked -= 1;
             rig.pass(600);
         }
@@ -357,13 +357,13 @@ fn what_the_kernel_holds_of_a_closed_flow_is_charged_until_it_is_acknowledged() 
     assert!(rig.sock(peer.flow).shut);
     let held = rig.flow(peer.flow).unwrap().host_bytes;
     assert!((1..=charged).contains(&held), "{held} of {charged}");
-    // For as long as it moves, however long that takes: one byte in 59 seconds.
+    // The orphan stays as long as it makes progress, however slowly: one byte in 59 seconds.
     for n in 0..5 {
         rig.pass(59_000);
         assert_eq!(rig.state(peer.flow), "ORPHAN");
         rig.sock(peer.flow).unacked = 70_000 - n;
     }
-    // What the kernel gives back is charged no longer.
+    // Memory that the kernel has released is uncharged (K11).
     rig.sock(peer.flow).keeps = 5000;
     rig.pass(500);
     assert!(rig.flow(peer.flow).unwrap().host_bytes < held.min(30_000));
@@ -398,7 +398,7 @@ fn a_guest_that_falls_silent_is_given_up_and_what_it_sent_is_delivered() {
     rig.sock(peer.flow).room = 0;
     rig.send(peer.data(b"acknowledged"));
     rig.host_says(peer.flow, &bytes(500));
-    // No ACK comes: a quarter of an hour later the guest is reset, and its bytes wait a second for the host.
+    // No ACK arrives: after a quarter of an hour the guest is reset, and its bytes wait a second for the host.
     for _ in 0..2000 {
         rig.pass(1000);
         if rig.state(peer.flow) == "ORPHAN" {
@@ -428,7 +428,7 @@ fn an_orphan_whose_host_breaks_is_over() {
 
 // ---- memory ----
 
-/// Uploads that are closed and that the host takes slowly fill the budget, and then connections want room.
+/// Closed uploads that the host takes slowly fill the budget, and then new connections need room.
 #[test]
 fn an_upload_that_makes_progress_is_not_dropped_for_those_who_want_its_room() {
     let mut rig = Rig::with(Setup { hard: 1 << 20, ..Setup::default() });
@@ -454,7 +454,7 @@ fn an_upload_that_makes_progress_is_not_dropped_for_those_who_want_its_room() {
         peers.push(peer);
     }
     assert!(peers.len() > 3, "{}", peers.len());
-    // Those that wait are let in as time passes, unless nothing makes room.
+    // Waiting connections are admitted as time passes, as orphans make room.
     for _ in 0..8 {
         rig.pass(1000);
         for peer in &peers {
@@ -482,7 +482,7 @@ fn what_would_be_lost_is_told() {
         (now.flows, now.bytes)
     };
     assert_eq!(told(&mut rig), (0, 0));
-    // Not answered yet: nothing is owed.
+    // Not established yet: nothing is undelivered.
     rig.host.outcome = None;
     rig.send(Hello::default().syn(41_000, 81));
     assert_eq!(told(&mut rig), (0, 0));

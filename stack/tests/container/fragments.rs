@@ -1,4 +1,4 @@
-//! Packets in pieces, both families, both ways.
+//! IP fragments, of both families, in both directions.
 
 use skbudget_stack::Container;
 
@@ -7,7 +7,7 @@ use crate::peer::{Hello, Peer, bytes};
 use crate::rig::{GATEWAY, GATEWAY6, GUEST, GUEST6, Rig, Setup, one};
 use crate::wire::{CWR, ECE, Sent, ethernet, icmpv6_message, ipv4, ipv6};
 
-/// `payload` in pieces of `step` bytes, a multiple of eight, in order.
+/// `payload` in fragments of `step` bytes, a multiple of eight, in order.
 fn pieces(v6: bool, protocol: u8, id: u16, payload: &[u8], step: usize) -> Vec<Vec<u8>> {
     let of = |(i, part): (usize, &[u8])| {
         let (at, more) = (i * step, (i + 1) * step < payload.len());
@@ -28,14 +28,14 @@ fn pieces(v6: bool, protocol: u8, id: u16, payload: &[u8], step: usize) -> Vec<V
     payload.chunks(step).enumerate().map(of).collect()
 }
 
-/// The header's checksum anew.
+/// Recomputes the header's checksum.
 fn sum_v4(frame: &mut [u8]) {
     frame[24..26].fill(0);
     let sum = !smoltcp::wire::checksum::data(&frame[14..34]);
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// The packet's ECN field, which was zero.
+/// Sets the packet's ECN field, which was zero.
 fn mark(v6: bool, frame: &mut [u8], ecn: u8) {
     if v6 {
         frame[15] |= ecn << 4;
@@ -104,7 +104,7 @@ fn a_segment_in_pieces_is_a_segment() {
         }
         rig.turn();
         assert!(rig.sock(peer.flow).heard == bytes(1000));
-        // A checksum that is wrong is found when all is there, whatever the device says.
+        // A wrong checksum is found once all fragments are there, whatever the vnet header claims.
         let mut bad = peer.data_at(0, &bytes(1000)).frame()[if v6 { 54 } else { 34 }..].to_vec();
         bad[700] ^= 1;
         for piece in pieces(v6, 6, 6, &bad, 400) {
@@ -147,7 +147,7 @@ fn a_header_behind_the_fragment_header_is_skipped_too() {
     let payload = [&options[..], &echo(true, 2000)].concat();
     pieces(true, 60, 5, &payload, 1000).iter().for_each(|p| rig.frame(p));
     assert_eq!(rig.stat("IcmpEchoAnswered"), 1);
-    // But not another fragment header, and nothing that must stand in front.
+    // But not another fragment header, and no header that belongs before it.
     for kind in [44, 0] {
         let before = rig.stat("DropFragment") + rig.stat("DropIpv6Extension");
         let payload = [&[58, 0, 0, 1, 0, 0, 0, 1][..], &echo(true, 2000)].concat();
@@ -169,7 +169,7 @@ fn overlap_is_refused_until_it_is_forgotten() {
         other[1100] ^= 1;
         let (good, other) =
             (pieces(v6, protocol, 5, &good, 1000), pieces(v6, protocol, 5, &other, 1000));
-        // Said again is not overlap; said differently is, and so is all that follows.
+        // A repeated fragment is no overlap; one with other contents is, and so is every later fragment.
         for frame in [&good[0], &good[0], &good[1], &other[1], &good[2], &good[0]] {
             rig.frame(frame);
         }
@@ -196,7 +196,7 @@ fn what_never_comes_whole_is_charged_and_given_back() {
         rig.pass(2000);
         assert_eq!((rig.memory().udp, rig.stat("ReasmTimeout")), (0, 1));
         rig.assert_empty();
-        // And at the end of the container.
+        // The charge is released when the container ends, too.
         frames[1..].iter().for_each(|frame| rig.frame(frame));
         rig.with_cx(Container::abort_all);
         assert_eq!((rig.memory().udp, rig.stack.next_deadline()), (0, None));
@@ -223,7 +223,7 @@ fn a_guest_is_told_what_never_came_if_it_said_how_it_begins() {
             }
             other => panic!("{other:?}"),
         }
-        // The beginning is what never came.
+        // Without the first fragment no Time Exceeded is sent.
         rig.frame(&frames[1]);
         assert_eq!(rig.pass(61_000), []);
         rig.assert_empty();
@@ -262,7 +262,7 @@ fn a_udp_datagram_in_pieces_is_answered_as_one() {
     let out = rig.turn();
     assert!(matches!(out[0], Sent::Icmp(3, 3, _)), "{out:?}");
     let Sent::Icmp6 { kind: 1, code: 4, body, .. } = &out[1] else { panic!("{out:?}") };
-    // No error is longer than the smallest MTU.
+    // No ICMPv6 error is longer than the smallest MTU (RFC 4443 section 2.4).
     assert_eq!(body.len() + 4 + 40, 1280);
     assert_eq!(rig.stat("UdpUnreachable"), 2);
 }

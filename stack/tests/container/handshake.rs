@@ -1,4 +1,4 @@
-//! How connections begin.
+//! The establishment of connections.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -16,7 +16,7 @@ fn the_host_is_asked_before_the_guest_is_answered() {
     let flow = rig.host.connects[0];
     assert_eq!(rig.sock(flow).to, Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 80))));
     assert_eq!(rig.state(flow), "CONNECTING");
-    // Still under way: an edge without an outcome, and the guest's SYN again, change nothing.
+    // Still in progress: readiness without an outcome, or the guest's SYN again, changes nothing.
     assert_eq!(rig.ready(flow, false, true), []);
     assert_eq!(rig.send(Hello::default().syn(40_000, 80)), []);
     assert_eq!(rig.host.connects.len(), 1);
@@ -49,7 +49,7 @@ fn options_are_used_when_both_sides_say_them() {
         assert!(syn_ack.wnd >= 1460, "a window worth sending into");
         let mut peer = Peer::answering(flow, &hello.syn(40_000, 80), &syn_ack);
         rig.send(peer.pure_ack());
-        // Its segment size: 536 without the option, less what timestamps take.
+        // Segment size: 536 bytes without the option, otherwise the MSS less the timestamps.
         let said = rig.host_says(flow, &[1; 6000]);
         let expected = if ts { 1448 } else { 536 };
         assert!(said.iter().all(|s| s.data.len() <= expected), "{said:?}");
@@ -139,7 +139,7 @@ fn no_route_is_an_icmp_error() {
             }
             let [Sent::Icmp(3, got, quoted)] = sent.as_slice() else { panic!("{sent:?}") };
             assert_eq!(*got, code);
-            // The quoted header and the first 8 bytes name the connection.
+            // The quoted header and the first 8 bytes identify the connection.
             assert_eq!(quoted[12..20], syn.frame()[26..34]);
             assert_eq!(quoted[20..28], syn.frame()[34..42]);
             rig.assert_empty();
@@ -182,10 +182,10 @@ fn a_syn_ack_is_said_again_and_then_given_up() {
     rig.send(Hello::default().syn(40_000, 80));
     let flow = rig.host.connects[0];
     let first = one(rig.ready(flow, false, true));
-    // The guest's SYN again: at once.
+    // The guest's SYN again: answered at once.
     let again = one(rig.send(Hello::default().syn(40_000, 80)));
     assert!(again.is(SYN | ACK) && again.seq == first.seq && again.ack == first.ack);
-    // Silence: 1, 2, 4... seconds.
+    // Silence: retransmitted after 1, 2, 4... seconds.
     let later = rig.pass_segs(70_000);
     let times: Vec<u64> = later.iter().map(|(at, _)| *at).collect();
     assert_eq!(times, [1000, 3000, 7000, 15_000, 31_000, 63_000]);
@@ -275,7 +275,7 @@ fn a_syn_ack_said_again_carries_no_holes() {
     let flow = rig.host.connects[0];
     let syn_ack = one(rig.ready(flow, false, true));
     let peer = Peer::answering(flow, &syn, &syn_ack);
-    // Data that acknowledges nothing of ours, old and behind a hole.
+    // Data with an ACK below the SYN-ACK, old and behind a hole.
     rig.send(Seg { ack: peer.ack.wrapping_sub(1), ..peer.data_at(-1, b"ab") });
     rig.send(Seg { ack: peer.ack.wrapping_sub(1), ..peer.data_at(10, b"ab") });
     let again = rig.pass_segs(1500);
@@ -296,11 +296,11 @@ fn initial_sequence_numbers_follow_a_clock_and_tell_nothing_of_each_other() {
         syn_ack.seq
     };
     let mut rig = Rig::new();
-    // RFC 6528: one tuple's numbers move by one each 4 microseconds, so that old segments fit no new connection.
+    // RFC 6528: one tuple's numbers advance by one every 4 microseconds, so that old segments fit no new connection.
     let first = iss(&mut rig, 40_000);
     rig.pass(8);
     assert_eq!(iss(&mut rig, 40_000).wrapping_sub(first), 2000);
-    // The next port's is somewhere else, and with another secret everything is.
+    // The next port's number is far away, and with another secret every number is.
     let far = |a: u32, b: u32| a.wrapping_sub(b) > 100_000 && b.wrapping_sub(a) > 100_000;
     assert!(far(iss(&mut rig, 40_001), first));
     let mut other = Rig::with(Setup { secret: [8, 12], ..Setup::default() });
@@ -311,7 +311,7 @@ fn initial_sequence_numbers_follow_a_clock_and_tell_nothing_of_each_other() {
 fn a_guest_without_timestamps_is_not_given_any() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
-    // Said all the same later, they mean nothing.
+    // Sent later all the same, timestamps are ignored.
     let data = peer.data(b"x");
     let ack = one(rig.send(Seg { ts: Some((77, 0)), ..data }));
     assert_eq!((ack.ts, ack.ack), (None, peer.seq));

@@ -1,4 +1,4 @@
-//! TCP over IPv6, ICMPv6, and the headers in between.
+//! TCP over IPv6, ICMPv6, and extension headers.
 
 use std::net::{Ipv6Addr, SocketAddr};
 
@@ -143,7 +143,7 @@ fn refused_is_a_reset_and_unreachable_an_error() {
             (Sent::Tcp(rst), None) => assert!(rst.is(RST | ACK) && rst.remote6 == Some(FAR)),
             (Sent::Icmp6 { src, dst, kind: 1, code: said, body, .. }, Some(code)) => {
                 assert_eq!((src, dst, said), (FAR, GUEST6, code));
-                // What it quotes is the SYN: addresses, ports, sequence number.
+                // The error quotes the SYN: addresses, ports, sequence number.
                 let sent = syn.frame();
                 assert_eq!(body[4..][8..40], sent[14..][8..40]);
                 assert_eq!(body[44..52], sent[54..62]);
@@ -158,7 +158,7 @@ fn refused_is_a_reset_and_unreachable_an_error() {
 fn where_a_syn_goes_is_by_its_destination() {
     let mut rig = Rig::new();
     let to = |ip: &str| Seg { remote6: Some(ip.parse().unwrap()), ..HELLO.syn(40_000, 80) };
-    // Nobody is at the other addresses of the link; ours but the gateway's have no ports.
+    // The link's other addresses are unused; our own addresses except the gateway's have no ports.
     rig.frame(&to("fd00::77").frame());
     assert!(matches!(rig.turn()[..], [Sent::Icmp6 { kind: 1, code: 3, .. }]));
     assert!(one(rig.send(to("fd00::3"))).is(RST | ACK));
@@ -180,7 +180,7 @@ fn a_source_that_is_not_the_guests_is_dropped() {
         rig.frame(&ipv6(6, src, dst, &tcp));
         assert_eq!(rig.stat("DropSource"), before + 1, "{src}");
     }
-    // An address it made itself is as good as the one it was given.
+    // An address that the guest configured itself is as good as the assigned one.
     let own: Ipv6Addr = "fd00::5054:ff:fe12:3456".parse().unwrap();
     checksum_v6(own, GATEWAY6, 6, &mut tcp, 16);
     rig.frame(&ipv6(6, own, GATEWAY6, &tcp));
@@ -243,7 +243,7 @@ fn udp_learns_that_nobody_listens() {
 
 // ---- extension headers ----
 
-/// A SYN behind these headers: kind and content, which says its own length.
+/// A SYN behind these extension headers: kind and content, which contains its own length.
 fn behind(headers: &[(u8, &[u8])]) -> Vec<u8> {
     let tcp = HELLO.syn(40_000, 80).frame()[54..].to_vec();
     let kinds = headers.iter().map(|h| h.0).chain([6]).collect::<Vec<_>>();
@@ -271,7 +271,7 @@ fn extension_headers_are_skipped() {
         &[(60, &long)],
         &[(43, ROUTE_DONE)],
         &[(0, PAD), (60, PAD), (43, ROUTE_DONE), (60, unknown_skip)],
-        // A fragment that is the whole of it (RFC 6946).
+        // An atomic fragment: the whole packet in one (RFC 6946).
         &[(44, &[0, 0, 0, 1, 2, 3, 4])],
         &[(60, PAD), (60, PAD), (60, PAD), (60, PAD), (60, PAD), (60, PAD), (60, PAD), (60, PAD)],
     ];
@@ -283,7 +283,7 @@ fn extension_headers_are_skipped() {
     }
 }
 
-/// The counter that a frame raises, and the ICMPv6 parameter problem (code, pointer) it is answered with.
+/// Passes a frame; checks the counter that it raises and the ICMPv6 parameter problem (code, pointer) that answers it.
 #[track_caller]
 fn refused(frame: &[u8], counter: &str, problem: Option<(u8, u32)>) {
     let mut rig = Rig::new();
@@ -306,21 +306,21 @@ fn refused(frame: &[u8], counter: &str, problem: Option<(u8, u32)>) {
 
 #[test]
 fn what_may_not_be_skipped_is_refused() {
-    // Options by what they ask for.
+    // Unknown options: the two high bits of the type decide (RFC 8200 section 4.2).
     refused(&behind(&[(60, &[0, 0x41, 4, 0, 0, 0, 0])]), "DropIpv6Option", None);
     refused(&behind(&[(60, &[0, 0x81, 4, 0, 0, 0, 0])]), "DropIpv6Option", Some((2, 42)));
     refused(&behind(&[(60, &[0, 0, 0xc2, 2, 0, 0, 0])]), "DropIpv6Option", Some((2, 43)));
-    // Segments left.
+    // A routing header with segments left.
     refused(&behind(&[(43, &[0, 0, 1, 0, 0, 0, 0])]), "DropIpv6Routing", Some((0, 42)));
     refused(
         &behind(&[(60, PAD), (43, &[0, 9, 255, 0, 0, 0, 0])]),
         "DropIpv6Routing",
         Some((0, 50)),
     );
-    // Hop-by-hop options anywhere but in front.
+    // Hop-by-hop options are valid only as the first header.
     refused(&behind(&[(60, PAD), (0, PAD)]), "DropIpv6Extension", Some((1, 40)));
     refused(&behind(&[(0, PAD), (0, PAD)]), "DropIpv6Extension", Some((1, 40)));
-    // What nobody here speaks, named by the fixed header or the last one.
+    // Protocols that the stack does not support, named by the fixed header or by the last extension header.
     refused(&ipv6(132, GUEST6, GATEWAY6, &[0; 16]), "DropProtocol", Some((1, 6)));
     refused(&ipv6(59, GUEST6, GATEWAY6, &[]), "DropProtocol", Some((1, 6)));
     refused(
@@ -331,10 +331,10 @@ fn what_may_not_be_skipped_is_refused() {
     let mut unknown = behind(&[(60, PAD)]);
     unknown[54] = 200;
     refused(&unknown, "DropProtocol", Some((1, 40)));
-    // Too many.
+    // Too many headers.
     let many: Vec<(u8, &[u8])> = vec![(60, PAD); 9];
     refused(&behind(&many), "DropIpv6Extension", None);
-    // Longer than the packet, and options longer than their header.
+    // A header longer than the packet, and options longer than their header.
     refused(&behind(&[(60, &[255, 1, 4, 0, 0, 0, 0])]), "DropIpv6Extension", None);
     refused(&behind(&[(60, &[0, 1, 5, 0, 0, 0, 0])]), "DropIpv6Extension", None);
     refused(&behind(&[(60, &[0, 1, 3, 0, 0, 0, 0x1e])]), "DropIpv6Extension", None);
@@ -376,7 +376,7 @@ fn a_guest_is_not_told_more_than_a_thousand_times_a_second() {
 
 // ---- path MTU ----
 
-/// The guest says that the packet which began at `seq` did not fit.
+/// The guest's ICMP error: the packet that started at `seq` exceeded `mtu`.
 fn too_big(peer: &Peer, mtu: u32, seq: u32) -> Vec<u8> {
     let quoted_tcp = |of: &mut Vec<u8>| {
         of.extend(peer.remote_port.to_be_bytes());
@@ -413,7 +413,7 @@ fn a_narrower_path_is_believed_when_it_names_what_is_in_flight() {
         let first = rig.host_says(peer.flow, &bytes(4000));
         let full = if v6 { 1440 } else { 1460 };
         assert!(first.iter().any(|s| s.data.len() == full));
-        // Before and behind what is in flight, of another connection: a guess.
+        // Before or beyond the data in flight, of another connection, or no smaller: forged.
         let stranger = Peer { guest_port: 40_001, ..peer.clone() };
         let lies = [
             too_big(&peer, mtu, peer.ack.wrapping_sub(1)),
@@ -438,7 +438,7 @@ fn a_narrower_path_is_believed_when_it_names_what_is_in_flight() {
             said = rig.send(peer.pure_ack());
         }
         assert!(heard == bytes(4000));
-        // No narrower the second time.
+        // An error with the same MTU changes nothing the second time.
         rig.host_says(peer.flow, &bytes(100));
         rig.frame(&too_big(&peer, mtu, peer.ack));
         assert_eq!(rig.stat("PathMtuLowered"), 1);

@@ -1,4 +1,4 @@
-//! Guests that say nothing for a long time.
+//! Guests that send nothing for a long time.
 
 use crate::peer::{Peer, bytes};
 use crate::rig::Rig;
@@ -61,7 +61,7 @@ fn while_data_is_outstanding_the_timeout_asks() {
 fn the_user_timeout_counts_from_the_last_that_was_heard() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
-    // An ACK of something now and then: the flow lives, though the rest stays unacknowledged.
+    // An ACK of a few bytes now and then keeps the flow alive, although later bytes stay unacknowledged.
     rig.host_says(peer.flow, &bytes(14_600));
     for _ in 0..8 {
         rig.pass(600_000);

@@ -1,4 +1,4 @@
-//! What was lost towards the guest is said again.
+//! Data lost on the way to the guest is retransmitted.
 
 use skbudget_stack::HostError;
 
@@ -6,7 +6,7 @@ use crate::peer::{Hello, Peer, bytes};
 use crate::rig::{Rig, Setup, one};
 use crate::wire::{ACK, RST, Seg};
 
-/// A guest that does not say what is behind holes.
+/// A guest without SACK.
 const NO_SACK: Hello = Hello {
     seq: 1000,
     wnd: 64_000,
@@ -17,7 +17,7 @@ const NO_SACK: Hello = Hello {
     v6: false,
 };
 
-/// Ten segments' worth on its way.
+/// Sends ten segments, which stay outstanding.
 fn ten_out(rig: &mut Rig, peer: &Peer) -> Vec<Seg> {
     let said = rig.host_says(peer.flow, &bytes(14_600));
     assert_eq!(said.len(), 10, "the initial window");
@@ -30,7 +30,7 @@ fn silence_is_answered_by_the_first_segment_with_backoff() {
     let peer = Peer::open(&mut rig);
     let said = ten_out(&mut rig, &peer);
     let mut again = rig.pass_segs(8000);
-    // First the end of it is asked after (RFC 8985 section 7), which is no timeout.
+    // First a tail loss probe (RFC 8985 section 7), which is no timeout.
     let (at, probe) = again.remove(0);
     assert_eq!((at, probe.seq, &probe.data), (10, said[9].seq, &said[9].data));
     assert!(again.len() >= 4);
@@ -106,7 +106,7 @@ fn without_sack_the_third_repeated_ack_brings_the_first_segment_at_once() {
         let more = rig.send(dup.clone());
         assert!(more.iter().all(|s| s.seq != said[0].seq), "{more:?}");
     }
-    // A partial ACK names the next hole: the sixth segment.
+    // A partial ACK names the next hole: the sixth segment (RFC 6582).
     peer.ack = said[5].seq;
     let hole = one(rig.send(peer.pure_ack()));
     assert_eq!(hole.seq, said[5].seq);
@@ -124,7 +124,7 @@ fn a_fast_retransmission_beside_sack_blocks_fits_the_mtu() {
     let peer = Peer::open(&mut rig);
     let said = ten_out(&mut rig, &peer);
     rig.send(peer.data_at(100, b"behind a hole"));
-    // The blocks take room: what was one segment is two.
+    // The SACK blocks take room: one segment becomes two.
     let again = rig.send(peer.holes(&said, &[(1, 4)]));
     assert_eq!(again.iter().map(|s| s.data.len()).sum::<usize>(), 1460);
     assert_eq!((again.len(), again[0].seq), (2, said[0].seq));
@@ -137,7 +137,7 @@ fn a_fast_retransmission_beside_sack_blocks_fits_the_mtu() {
 fn what_was_lost_is_said_again_into_a_window_that_is_small() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
-    // A twentieth of the largest window there was: used after a while, and lost.
+    // A twentieth of the largest window so far: used after a while, and the segment is lost.
     peer.wnd = 5;
     rig.send(peer.pure_ack());
     assert_eq!(rig.host_says(peer.flow, &bytes(2000)), []);
@@ -209,7 +209,7 @@ fn a_reset_after_a_timeout_is_where_the_guest_stands() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
     let said = ten_out(&mut rig, &peer);
-    // All of it arrived, the ACKs did not, and the timer ran out: the stack went back to the first byte.
+    // Everything arrived, the ACKs did not, and the timer expired: the stack went back to the first byte.
     assert_eq!(peer.hear(&said).len(), 14_600);
     rig.pass(1500);
     let out = rig.host_breaks(peer.flow, HostError::Reset);

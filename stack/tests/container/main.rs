@@ -1,4 +1,4 @@
-//! One container's stack between a scripted guest and a scripted host: what it says, and when.
+//! One container's stack between a scripted guest and a scripted host: what it sends, and when.
 
 mod admission;
 mod alive;

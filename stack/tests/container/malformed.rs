@@ -1,4 +1,4 @@
-//! Frames that nobody should send: dropped, counted by reason, never a panic, never a leak.
+//! Frames that no honest guest sends: dropped, counted by reason, never a panic, never a leak.
 
 use std::net::Ipv6Addr;
 
@@ -9,7 +9,7 @@ use crate::peer::{Hello, Peer, bytes};
 use crate::rig::{GATEWAY, GATEWAY6, GUEST, GUEST6, Rig, Setup};
 use crate::wire::{ACK, FIN, GUEST_MAC, RST, SYN, Seg, ethernet, icmpv6, ipv4, ipv6};
 
-/// xorshift64*
+/// xorshift64*.
 struct Random(u64);
 
 impl Random {
@@ -24,7 +24,7 @@ impl Random {
     }
 }
 
-/// One frame of each kind a guest sends, by name.
+/// One frame of each kind that a guest sends, with its name.
 fn samples(peer: &Peer) -> Vec<(&'static str, Vec<u8>)> {
     let full = Hello { ts: Some(9), ..Hello::default() };
     let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 1];
@@ -106,7 +106,7 @@ fn a_frame_with_bytes_behind_it_is_as_good_as_without() {
     rig.assert_empty();
 }
 
-/// `change` on a good data frame; the counter it must raise, and no other.
+/// Applies `change` to a good data frame; checks that it raises this counter and no other.
 fn one_drop(counter: &str, change: impl Fn(&mut Vec<u8>)) {
     let mut rig = Rig::new();
     let peer = Peer::open(&mut rig);
@@ -127,7 +127,7 @@ fn ip_sum(frame: &mut [u8]) {
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// Changes one byte of the IPv4 header and makes its checksum good again.
+/// Changes one byte of the IPv4 header and corrects its checksum.
 fn ip_byte(at: usize, value: u8) -> impl Fn(&mut Vec<u8>) {
     move |frame| {
         frame[14 + at] = value;
@@ -144,7 +144,7 @@ fn each_reason_has_its_counter() {
     one_drop("DropIpv4Header", ip_byte(0, 0x65));
     one_drop("DropIpv4Header", ip_byte(2, 0xff));
     one_drop("DropIpv4Checksum", |f| f[24] ^= 1);
-    // Pieces of nothing: no multiple of eight, behind the end of any packet, and a TCP header cut in two.
+    // Invalid fragments: not a multiple of eight, beyond the end of any packet, and a TCP header split in two.
     one_drop("DropFragment", |f| {
         f.truncate(f.len() - 1);
         f[17] -= 1;
@@ -169,7 +169,7 @@ fn a_header_shorter_than_a_header_is_no_header() {
     for ihl in 0..5 {
         let mut rig = Rig::new();
         let peer = Peer::open(&mut rig);
-        // A checksum that is right for the few bytes the field names.
+        // A checksum that is correct for the few bytes that the field covers.
         let mut frame = peer.data_at(0, b"good").frame();
         frame[14] = 0x40 | ihl;
         frame[24..26].fill(0);
@@ -178,7 +178,7 @@ fn a_header_shorter_than_a_header_is_no_header() {
         if ihl > 2 {
             frame[24..26].copy_from_slice(&sum.to_be_bytes());
         } else if ihl > 0 {
-            // No checksum field in them: the identification is made to fit.
+            // These bytes have no checksum field: the identification is chosen to match.
             frame[16..18].copy_from_slice(&[0xff, 0xff]);
         }
         rig.frame(&frame);
@@ -215,7 +215,7 @@ fn a_super_frame_with_lying_lengths_is_taken_for_what_its_header_says_or_dropped
     }
     assert_eq!(rig.sock(peer.flow).heard, bytes(10_000), "once, the rest is old");
     peer.seq = peer.seq.wrapping_add(10_000);
-    // Headers that claim more or less than there is.
+    // Total lengths above or below the real one.
     let mut rng = Random(77);
     for _ in 0..2000 {
         let mut lying = peer.data_at(0, &bytes(3000)).frame();
@@ -235,7 +235,7 @@ fn a_super_frame_with_lying_lengths_is_taken_for_what_its_header_says_or_dropped
     rig.assert_empty();
 }
 
-/// Throws `cases` frames at stacks in many states, checks that they live, and that nothing is left at the end.
+/// Passes `cases` frames to stacks in many states; checks that they keep working and that nothing is left at the end.
 fn storm(seed: u64, cases: usize, mut make: impl FnMut(&mut Random, &Peer) -> Vec<u8>) {
     let mut rng = Random(seed);
     let mut done = 0;
@@ -249,13 +249,13 @@ fn storm(seed: u64, cases: usize, mut make: impl FnMut(&mut Random, &Peer) -> Ve
         for round in 0..50 {
             for _ in 0..40 {
                 let frame = make(&mut rng, &peer);
-                // Half of them as if the kernel vouched for the checksum, so that they come further.
+                // Half of the frames claim a verified checksum in the vnet header, so that they get further.
                 let flags = if rng.below(2) == 1 { 2 } else { 0 };
                 let vnet = VnetHdr { flags, ..VnetHdr::default() };
                 rig.with_cx(|stack, cx| stack.on_frame(cx, &vnet, &frame));
                 done += 1;
             }
-            // The guest's hardware address may be anything now.
+            // The guest's hardware address may be arbitrary by now.
             rig.frame(&Seg { flags: RST, ..Hello::default().syn(1, 1) }.frame());
             let connects = rig.host.connects.clone();
             for flow in connects {
@@ -296,7 +296,7 @@ fn changed_bytes_in_good_frames() {
         let which = rng.below(all.len());
         let mut frame = all.swap_remove(which).1;
         for _ in 0..1 + rng.below(4) {
-            // The hardware addresses stay: the rig reads what comes back.
+            // The hardware addresses stay: the rig reads the replies.
             let at = 12 + rng.below(frame.len() - 12);
             frame[at] = match rng.below(4) {
                 0 => 0,
@@ -338,7 +338,7 @@ fn good_frames_with_any_numbers_and_flags() {
     });
 }
 
-/// Headers of IPv6 in any number and order, with good frames behind them, in pieces or whole.
+/// IPv6 headers in any number and order in front of good segments, fragmented or whole.
 #[test]
 fn ipv6_headers_of_any_kind_and_length() {
     storm(4, 60_000, |rng, peer| {
@@ -354,7 +354,7 @@ fn ipv6_headers_of_any_kind_and_length() {
                     if rng.below(3) == 0 { rng.next() as u8 } else { rng.below(2) as u8 }
                 }));
             if kind == 44 {
-                // Few datagrams, so that pieces meet.
+                // Few identifications, so that fragments belong together.
                 header[4..8].copy_from_slice(&[0, 0, 0, rng.below(3) as u8]);
                 header.truncate(8);
             }

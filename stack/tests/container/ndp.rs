@@ -1,4 +1,4 @@
-//! Neighbour discovery as the guest sees it.
+//! Neighbour discovery (RFC 4861) as the guest sees it.
 
 use std::net::{Ipv6Addr, SocketAddr};
 
@@ -25,7 +25,7 @@ fn solicitation(src: Ipv6Addr, dst: Ipv6Addr, target: Ipv6Addr, options: &[u8]) 
     icmpv6(src, dst, 135, 0, &[&[0; 4][..], &target.octets(), options].concat())
 }
 
-/// Source, destination, flags, target and hardware address of the one advertisement that answers.
+/// Source, destination, flags, target and hardware address of the only advertisement sent.
 fn advertised(rig: &mut Rig) -> (Ipv6Addr, Ipv6Addr, u8, Ipv6Addr, Vec<u8>) {
     let out = rig.turn();
     let [Sent::Icmp6 { src, dst, hop_limit: 255, kind: 136, code: 0, body }] = &out[..] else {
@@ -43,7 +43,7 @@ fn our_addresses_are_advertised_to_who_asks() {
             rig.frame(&solicitation(src, dst, ours, &lladdr()));
             let (from, to, flags, target, options) = advertised(&mut rig);
             assert_eq!((from, to, target), (ours, src, ours));
-            // Router, solicited, override.
+            // Flags: router, solicited, override.
             assert_eq!(flags, 0xe0);
             assert_eq!(options, [&[2, 1][..], &OUR_MAC].concat());
             assert_eq!(rig.stat("NdpAnswered"), 1);
@@ -74,12 +74,12 @@ fn what_breaks_the_rules_of_discovery_is_dropped() {
     coded.extend(GATEWAY6.octets());
     let broken = [
         far,
-        // A probe that names its sender, or goes to one node.
+        // A DAD probe with a source link-layer address, or to one node.
         solicitation(ANY, group, GATEWAY6, &lladdr()),
         solicitation(ANY, GATEWAY6, GATEWAY6, &[]),
         solicitation(GUEST6, group, ALL_NODES, &[]),
         icmpv6(ANY, ALL_ROUTERS, 133, 0, &[&[0; 4][..], &lladdr()].concat()),
-        // A router's to say.
+        // Only routers send this.
         icmpv6(GUEST_LL, ALL_NODES, 134, 0, &[64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0]),
     ];
     for frame in broken {
@@ -88,7 +88,7 @@ fn what_breaks_the_rules_of_discovery_is_dropped() {
         assert_eq!(rig.turn(), []);
         assert_eq!(rig.stat("DropNdp"), 1, "{frame:?}");
     }
-    // Cut short, options of no length, a code.
+    // Cut short, an option of length zero, a code other than 0.
     let unreadable = [
         icmpv6(GUEST6, group, 135, 0, &[0; 12]),
         solicitation(GUEST6, group, GATEWAY6, &[1, 0, 0, 0, 0, 0, 0, 0]),
@@ -127,7 +127,7 @@ fn a_router_advertises_itself_when_asked_and_not_too_often() {
         panic!("{out:?}")
     };
     assert_eq!((*src, *dst), (ROUTER, GUEST_LL));
-    // Hop limit 64, neither managed nor other, half an hour.
+    // Hop limit 64, neither managed nor other, lifetime half an hour.
     assert_eq!(body[..4], [64, 0, 7, 8]);
     let mut options = &body[12..];
     let mut seen = Vec::new();
@@ -137,7 +137,7 @@ fn a_router_advertises_itself_when_asked_and_not_too_often() {
             1 => assert_eq!(option[2..8], OUR_MAC),
             5 => assert_eq!(option[4..8], 1500u32.to_be_bytes()),
             3 => {
-                // 64 bits, on link, make yourself an address.
+                // 64 bits, on link, autonomous address configuration.
                 assert_eq!(option[2..4], [64, 0xc0]);
                 assert_eq!(option[16..32], Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0).octets());
             }
@@ -169,7 +169,7 @@ fn a_guest_not_heard_of_is_asked_for() {
     };
     assert_eq!((*src, *dst), (GATEWAY6, group_of(GUEST6)));
     assert_eq!(body[4..20], GUEST6.octets());
-    // Any frame tells; its advertisement, most likely.
+    // Any frame of the guest reveals its address; usually its advertisement.
     let body = [&[0x60, 0, 0, 0][..], &GUEST6.octets(), &[2, 1], &GUEST_MAC].concat();
     rig.frame(&icmpv6(GUEST6, GATEWAY6, 136, 0, &body));
     let syn = segs(rig.turn());

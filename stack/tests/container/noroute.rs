@@ -1,4 +1,4 @@
-//! Addresses that nothing leads to: the guest is told at once, from an address that its kernel believes.
+//! Destinations without a route: the guest receives an error at once, from an address that its kernel accepts.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -29,7 +29,7 @@ fn v6(ip: &str) -> Ipv6Addr {
     ip.parse().unwrap()
 }
 
-/// A SYN, a segment of no flow, a datagram, an echo request: each for `to`.
+/// A SYN, a segment of no flow, a datagram, an echo request: each to `to`.
 fn packets(to: IpAddr) -> Vec<Vec<u8>> {
     let is_v6 = to.is_ipv6();
     let syn = Hello { v6: is_v6, ..Hello::default() }.syn(40_000, 80);
@@ -54,7 +54,7 @@ fn packets(to: IpAddr) -> Vec<Vec<u8>> {
     vec![syn.frame(), stray.frame(), udp, echo]
 }
 
-/// The one frame that answers `frame` at once.
+/// Passes `frame`; returns the only frame that answers it at once.
 fn answer(rig: &mut Rig, frame: &[u8]) -> Vec<u8> {
     rig.frame(frame);
     let mut sent: Vec<Vec<u8>> = rig.wire.frames.drain(..).map(|(_, frame)| frame).collect();
@@ -70,7 +70,7 @@ fn what_is_sent_nowhere_is_unreachable() {
     for nowhere in NOWHERE {
         for frame in packets(v4(nowhere).into()) {
             let answer = answer(&mut rig, &frame);
-            // From the gateway, net unreachable, and the header that it is about.
+            // From the gateway: net unreachable, with the header of the rejected packet.
             assert_eq!(answer[26..34], [GATEWAY.octets(), GUEST.octets()].concat(), "{nowhere}");
             assert_eq!((answer[23], answer[34], answer[35]), (1, 3, 0), "{nowhere}");
             assert_eq!(answer[42 + 12..42 + 20], frame[26..34], "{nowhere}");
@@ -122,7 +122,7 @@ fn errors_and_later_fragments_have_no_answer() {
     let mut rig = Rig::new();
     introduce(&mut rig);
     let (nowhere, nowhere6) = (v4("127.0.0.1"), v6("::192.0.2.1"));
-    // Time exceeded, an echo reply, and nothing at all.
+    // Time exceeded, an echo reply, and an empty message.
     for icmp in [&[11, 0, 0, 0, 0, 0, 0, 0][..], &[0, 0, 0, 0, 0, 7, 0, 1], &[]] {
         rig.frame(&ipv4(1, GUEST, nowhere, icmp));
     }
@@ -141,7 +141,7 @@ fn errors_and_later_fragments_have_no_answer() {
     };
     rig.frame(&ipv6(44, GUEST6, nowhere6, &fragment(64)));
     assert_eq!((rig.turn(), rig.stat("DropDestination")), (vec![], 9));
-    // The first one has, and is not kept.
+    // The first fragment has an answer, and is not kept.
     assert_eq!(answer(&mut rig, &ipv6(44, GUEST6, nowhere6, &fragment(0)))[54], 1);
     rig.assert_empty();
 }

@@ -1,4 +1,4 @@
-//! Segments of the past, told by their timestamps (RFC 7323 section 5).
+//! Old segments, recognised by their timestamps (RFC 7323 section 5).
 
 use crate::peer::{Hello, Peer};
 use crate::rig::{Rig, one};
@@ -72,7 +72,7 @@ fn the_echo_is_of_the_segment_that_moved_the_edge() {
     // Behind a hole: not echoed (section 4.3, case B).
     let behind = at(&peer, 120, peer.data_at(3, b"def"));
     assert_eq!(one(rig.send(behind)).ts.unwrap().1, 100);
-    // What fills the hole is, though it left earlier (case C).
+    // The segment that fills the hole is echoed, although it was sent earlier (case C).
     let fills = at(&peer, 110, peer.data_at(0, b"abc"));
     let ack = one(rig.send(fills));
     assert_eq!((ack.ts.unwrap().1, ack.ack), (110, peer.seq + 6));

@@ -1,4 +1,4 @@
-//! A guest's end of one connection, spoken by hand.
+//! The guest's end of one connection, driven by hand.
 
 use std::net::SocketAddr;
 
@@ -7,25 +7,25 @@ use skbudget_stack::FlowId;
 use crate::rig::{GATEWAY, Rig, one};
 use crate::wire::{ACK, FIN, PSH, RST, SYN, Seg};
 
-/// What the guest knows of a connection. Timestamps are sent when both sides said them.
+/// The guest's state of a connection. Timestamps are sent when both SYNs had them.
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
     pub(crate) flow: FlowId,
     pub(crate) guest_port: u16,
     pub(crate) remote_port: u16,
-    /// Next sequence number of ours, next expected of the stack's.
+    /// SND.NXT and RCV.NXT.
     pub(crate) seq: u32,
     pub(crate) ack: u32,
-    /// Window field we send.
+    /// Window field that the guest sends.
     pub(crate) wnd: u16,
-    /// The stack's window scale and last advertised edge.
+    /// The stack's window scale and its last advertised edge.
     pub(crate) scale: u8,
     pub(crate) edge: u32,
     pub(crate) ts: Option<(u32, u32)>,
     pub(crate) v6: bool,
 }
 
-/// Options of a guest's SYN.
+/// Fields and options of a guest's SYN.
 #[derive(Debug, Clone)]
 pub(crate) struct Hello {
     pub(crate) seq: u32,
@@ -69,14 +69,14 @@ impl Hello {
     }
 }
 
-/// The guest says something, so that its hardware address is known.
+/// The guest sends a stray segment, from which the stack learns its hardware address.
 pub(crate) fn introduce(rig: &mut Rig) {
     let stray = Seg { flags: RST, ..Hello::default().syn(1, 1) };
     assert_eq!(rig.send(stray), []);
 }
 
 impl Peer {
-    /// A connection to port 80 of the gateway, established.
+    /// Opens a connection to port 80 of the gateway.
     pub(crate) fn open(rig: &mut Rig) -> Self {
         Self::open_with(rig, 40_000, &Hello::default())
     }
@@ -95,7 +95,7 @@ impl Peer {
         peer
     }
 
-    /// As `open_with`, to a guest whose ACKs take `ms` milliseconds.
+    /// As `open_with`, for a guest with ACKs that take `ms` milliseconds.
     pub(crate) fn open_far(rig: &mut Rig, hello: &Hello, ms: u64) -> Self {
         let syn = hello.syn(40_000, 80);
         rig.send(syn.clone());
@@ -107,7 +107,7 @@ impl Peer {
         peer
     }
 
-    /// What the guest knows after it was answered.
+    /// The guest's state after the SYN-ACK.
     pub(crate) fn answering(flow: FlowId, syn: &Seg, syn_ack: &Seg) -> Self {
         assert_eq!(syn_ack.ack, syn.seq.wrapping_add(1));
         Self {
@@ -116,6 +116,7 @@ impl Peer {
             remote_port: syn.remote_port,
             seq: syn.seq.wrapping_add(1),
             ack: syn_ack.seq.wrapping_add(1),
+            // Scaled if the SYN had the option: about 64 KiB either way.
             wnd: if syn.wscale.is_some() { 512 } else { 64_000 },
             scale: if syn.wscale.is_some() { syn_ack.wscale.unwrap_or(0) } else { 0 },
             edge: syn_ack.ack.wrapping_add(u32::from(syn_ack.wnd)),
@@ -124,7 +125,7 @@ impl Peer {
         }
     }
 
-    /// A published port: the stack opens, the guest accepts.
+    /// Opens a connection from the host side: the stack sends the SYN, the guest accepts.
     pub(crate) fn accept(rig: &mut Rig, guest_port: u16) -> Self {
         Self::accept_from(rig, guest_port, SocketAddr::from((GATEWAY, 5555)))
     }
@@ -175,21 +176,21 @@ impl Peer {
         self.blank()
     }
 
-    /// An ACK that says which of the segments `said` the guest has behind holes, the latest first.
+    /// An ACK with SACK blocks: the guest has the ranges `have` of the segments `said` behind holes, the latest first.
     pub(crate) fn holes(&self, said: &[Seg], have: &[(usize, usize)]) -> Seg {
         let end = |s: &Seg| s.seq.wrapping_add(s.data.len() as u32);
         let sack = have.iter().map(|r| (said[r.0].seq, end(&said[r.1 - 1]))).collect();
         Seg { sack, ..self.blank() }
     }
 
-    /// The next bytes of the stream.
+    /// A segment with the next bytes of the stream.
     pub(crate) fn data(&mut self, data: &[u8]) -> Seg {
         let seg = self.data_at(0, data);
         self.seq = self.seq.wrapping_add(data.len() as u32);
         seg
     }
 
-    /// Bytes `offset` after (or before) the next one; the stream does not move on.
+    /// A segment `offset` bytes after (or before) SND.NXT, which does not move.
     pub(crate) fn data_at(&self, offset: i32, data: &[u8]) -> Seg {
         let seq = self.seq.wrapping_add_signed(offset);
         Seg { seq, flags: ACK | PSH, data: data.to_vec(), ..self.blank() }
@@ -205,11 +206,12 @@ impl Peer {
         Seg { flags: RST, ack: 0, ..self.blank() }
     }
 
-    /// Takes what the stack said, in order: the bytes.
+    /// Receives the stack's segments in order; returns the new bytes.
     pub(crate) fn hear(&mut self, segs: &[Seg]) -> Vec<u8> {
         let mut heard = Vec::new();
         for seg in segs {
             self.note(seg);
+            // Old bytes in front are skipped; a segment behind a hole is ignored.
             let at = self.ack.wrapping_sub(seg.seq) as usize;
             if at <= seg.data.len() && (!seg.data.is_empty() || seg.is(ACK | FIN)) {
                 heard.extend_from_slice(&seg.data[at..]);
@@ -220,7 +222,7 @@ impl Peer {
         heard
     }
 
-    /// Takes the window of a segment.
+    /// Records the window and the timestamp of a segment.
     pub(crate) fn note(&mut self, seg: &Seg) {
         self.edge = seg.ack.wrapping_add(u32::from(seg.wnd) << self.scale);
         if let (Some((_, recent)), Some((val, _))) = (&mut self.ts, seg.ts) {
@@ -228,13 +230,13 @@ impl Peer {
         }
     }
 
-    /// Bytes the stack still lets us send.
+    /// Bytes that the advertised window still allows.
     pub(crate) fn window(&self) -> usize {
         self.edge.wrapping_sub(self.seq) as usize
     }
 }
 
-/// The guest resets it: nothing is left.
+/// The guest resets the connection; nothing of it is left.
 pub(crate) fn end(mut rig: Rig, peer: &Peer) {
     rig.send(peer.rst());
     rig.assert_empty();

@@ -1,10 +1,10 @@
-//! A window of the guest's that is closed, small or moves back.
+//! Guest windows that are closed, small or shrinking.
 
 use crate::peer::{Hello, Peer, bytes, end};
 use crate::rig::{Rig, one};
 use crate::wire::{ACK, FIN, Seg};
 
-/// A flow whose guest closed its window with `n` bytes waiting.
+/// A flow with a closed guest window and `n` bytes queued for it.
 fn closed(n: usize) -> (Rig, Peer) {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
@@ -70,7 +70,7 @@ fn a_window_that_moves_back_over_what_was_sent_is_no_loss() {
     peer.ack = said[4].seq;
     peer.wnd = 1;
     rig.send(peer.pure_ack());
-    // RFC 9293 section 3.8.6: shrunk, it is still to be coped with; nothing beyond it is sent again.
+    // RFC 9293 section 3.8.6: a shrunk window must be handled; nothing beyond it is retransmitted.
     let edge = peer.ack + 128;
     let again: Vec<Seg> = rig.pass_segs(2000).into_iter().map(|(_, s)| s).collect();
     let within = |s: &Seg| s.seq + (s.data.len() as u32) <= edge || s.seq == said[9].seq;

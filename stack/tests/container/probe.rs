@@ -1,4 +1,4 @@
-//! The end of what was sent is asked after before the timeout (RFC 8985 section 7).
+//! Tail loss probes: sent before the retransmission timeout (RFC 8985 section 7).
 
 use crate::peer::{Hello, Peer, bytes, end};
 use crate::rig::{Rig, one};
@@ -40,7 +40,7 @@ fn new_data_is_the_better_probe() {
 #[test]
 fn the_answer_to_a_probe_fills_the_holes_without_a_timeout() {
     let (mut rig, mut peer, said) = ten_out(0);
-    // Seven arrived, three were lost.
+    // Seven segments arrived, three were lost.
     rig.pass(RTT);
     peer.ack = said[7].seq;
     rig.send(peer.pure_ack());
@@ -48,7 +48,7 @@ fn the_answer_to_a_probe_fills_the_holes_without_a_timeout() {
     assert_eq!(probe[0].1.seq, said[9].seq);
     rig.pass(RTT);
     assert_eq!(one(rig.send(peer.holes(&said, &[(9, 10)]))).seq, said[7].seq);
-    // The window is small now: one goes out for each that arrives.
+    // The window is small now: one segment is sent for each that arrives.
     peer.ack = said[8].seq;
     assert_eq!(one(rig.send(peer.holes(&said, &[(9, 10)]))).seq, said[8].seq);
     assert_eq!((rig.stat("TCPTimeouts"), rig.stat("TCPSackRecovery")), (0, 1));
@@ -60,7 +60,7 @@ fn a_lone_segment_is_left_to_the_timeout() {
     let mut rig = Rig::new();
     let peer = Peer::open_far(&mut rig, &Hello::default(), RTT);
     one(rig.host_says(peer.flow, b"alone"));
-    // Its ACK may be held back for 200 ms, and so long is the timeout.
+    // The guest may delay its ACK by 200 ms, and the timeout allows for that.
     let later = rig.pass_segs(400);
     assert!(later[0].0 > 200, "{later:?}");
     assert_eq!(rig.stat("TCPLossProbes"), 0);
@@ -85,7 +85,7 @@ fn an_ack_puts_the_probe_off() {
 fn a_probe_that_repaired_a_loss_costs_as_much_as_a_recovery() {
     let (mut rig, mut peer, said) = ten_out(0);
     rig.pass(2 * RTT + 1);
-    // The last one was lost and came with the probe; then all is acknowledged without a DSACK.
+    // The last segment was lost and arrived as the probe; then all is acknowledged without a DSACK.
     peer.ack = said[9].seq + MSS;
     rig.send(peer.pure_ack());
     let before = rig.flow(peer.flow).unwrap().cwnd;
@@ -104,7 +104,7 @@ fn a_probe_for_nothing_costs_nothing() {
         let before = rig.flow(peer.flow).unwrap().cwnd;
         peer.ack = said[9].seq + MSS;
         rig.send(peer.pure_ack());
-        // The second copy is answered by a DSACK, or by an ACK that says nothing new.
+        // The guest answers the second copy with a DSACK, or with a duplicate ACK.
         let twice = (said[9].seq, said[9].seq + MSS);
         let sack = if dsack { vec![twice] } else { vec![] };
         rig.send(Seg { sack, ..peer.pure_ack() });
@@ -135,7 +135,7 @@ fn a_guest_that_holds_its_acks_back_is_soon_probed_no_more() {
         let out = rig.host_says(peer.flow, &bytes(4 * 1460));
         assert_eq!(out.len(), 4);
         peer.hear(&out);
-        // It says what it has after 40 ms, or at once when it has something twice.
+        // The guest delays its ACKs by 40 ms; a duplicate is acknowledged at once.
         let probe = (0..40).map(|_| rig.pass_segs(1)).find(|sent| !sent.is_empty());
         let twice = probe.map(|sent| (sent[0].1.seq, sent[0].1.seq + MSS));
         rig.send(Seg { sack: twice.into_iter().collect(), ..peer.pure_ack() });

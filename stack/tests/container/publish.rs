@@ -1,4 +1,4 @@
-//! Published ports: the stack opens towards the guest.
+//! Published ports: the stack opens connections to the guest.
 
 use std::net::SocketAddr;
 
@@ -14,7 +14,7 @@ fn from(port: u16) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, 9], port))
 }
 
-/// A client came in; the guest's hardware address is known if `known`.
+/// A client connected; the stack has run a turn.
 fn accepted(rig: &mut Rig, port: u16) -> (FlowId, Vec<Sent>) {
     let flow = rig.accept(8080, from(port));
     rig.stack.on_host_ready(flow, Ready { readable: false, writable: true });
@@ -62,7 +62,7 @@ fn a_guest_that_refuses_resets_the_client() {
     let (flow, out) = accepted(&mut rig, 7000);
     let syn = one(segs(out));
     let blank = Hello::default().syn(8080, 7000);
-    // A reset that acknowledges something else, or nothing, is not about this SYN.
+    // A reset that acknowledges something different, or nothing, does not concern this SYN.
     assert_eq!(rig.send(Seg { flags: RST, ..blank.clone() }), []);
     assert_eq!(rig.send(Seg { flags: RST | ACK, ack: syn.seq, ..blank.clone() }), []);
     assert_eq!(rig.state(flow), "SYN-SENT");
@@ -93,7 +93,7 @@ fn a_guest_whose_hardware_address_is_unknown_is_asked_for_it() {
         matches!(s, Sent::Arp { operation: ArpOperation::Request, source: GATEWAY, target: GUEST })
     };
     assert!(out.len() == 1 && ask(&out[0]), "{out:?}");
-    // A second client asks nothing more at once; all of it again after a while.
+    // A second client causes no further request at once; requests are repeated after a while.
     let (second, out) = accepted(&mut rig, 7001);
     assert_eq!(out, []);
     let again = rig.pass(350);
@@ -110,7 +110,7 @@ fn a_guest_whose_hardware_address_is_unknown_is_asked_for_it() {
     rig.assert_empty();
 }
 
-/// A client that sent so much before it was accepted.
+/// A client that sent `queued` bytes before it was accepted.
 fn accepted_with(rig: &mut Rig, queued: u32) -> Option<(FlowId, HostCaps)> {
     let accepted = rig.with_cx(|stack, cx| stack.on_accept(cx, 8080, from(7000), queued));
     if let Some((flow, _)) = accepted {
@@ -156,7 +156,7 @@ fn a_client_that_sent_more_than_there_is_room_for_waits() {
     assert!(accepted_with(&mut rig, 60_000).is_some());
 }
 
-/// The guest's answer to who-has.
+/// The guest's ARP reply.
 fn introduce_by_arp(rig: &mut Rig) {
     let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 2];
     arp.extend(crate::wire::GUEST_MAC);
@@ -215,7 +215,7 @@ fn a_syn_that_is_answered_while_it_waits_to_be_said_again_is_not_said_again() {
     let out = segs(rig.pass(500).into_iter().map(|(_, sent)| sent).collect());
     assert!(out.iter().all(|seg| seg.is(ACK)), "{out:?}");
     assert_eq!(rig.state(flow), "ESTAB");
-    // Nothing is thought to be on its way that is not in the queue.
+    // No byte counts as in flight that the queue does not hold.
     assert_eq!(rig.pass(5000), []);
     rig.send(Seg { flags: RST, seq: 1001, ..Hello::default().syn(8080, 7000) });
     rig.assert_empty();

@@ -1,4 +1,4 @@
-//! Holes in what the guest has are filled, nothing else is sent again, and the window goes down once.
+//! Loss recovery: holes are filled, nothing else is retransmitted, and the window is reduced once.
 
 use skbudget_stack::Algorithm;
 
@@ -6,11 +6,11 @@ use crate::peer::{Hello, Peer, bytes, cwnd, end};
 use crate::rig::{Rig, Setup, one};
 use crate::wire::Seg;
 
-/// Round trip of the guests here, milliseconds.
+/// Round-trip time of these guests, milliseconds.
 const RTT: u64 = 40;
 const MSS: u32 = 1460;
 
-/// A guest 40 ms away that was sent twenty segments, and what they were. `more` bytes wait behind.
+/// A guest 40 ms away with twenty segments outstanding, and those segments. `more` bytes are queued after them.
 fn twenty_out(hello: &Hello, more: usize) -> (Rig, Peer, Vec<Seg>) {
     twenty_out_of(Rig::new(), hello, more)
 }
@@ -18,7 +18,7 @@ fn twenty_out(hello: &Hello, more: usize) -> (Rig, Peer, Vec<Seg>) {
 fn twenty_out_of(mut rig: Rig, hello: &Hello, more: usize) -> (Rig, Peer, Vec<Seg>) {
     let mut peer = Peer::open_far(&mut rig, hello, RTT);
     let size = if hello.ts.is_some() { 1448 } else { 1460 };
-    // Slow start doubles the window once; what is sent then does not fill it, but lets the queue grow.
+    // Slow start doubles the window once; later data does not fill it, but lets the send queue grow.
     for n in std::iter::once(10).chain([2; 60]) {
         let out = rig.host_says(peer.flow, &bytes(n * size));
         assert_eq!(out.len(), n);
@@ -49,7 +49,7 @@ fn three_segments_behind_a_hole_fill_it_at_once() {
 #[test]
 fn every_hole_is_filled_and_nothing_else() {
     let (mut rig, mut peer, said) = twenty_out(&Hello::default(), 0);
-    // 0, 5 and 9 are lost; the guest says so segment by segment.
+    // 0, 5 and 9 are lost; the guest reports the others segment by segment.
     let mut again = Vec::new();
     for n in 1..20 {
         let have: Vec<_> = [(10, 20), (6, 9), (1, 5)]
@@ -100,8 +100,8 @@ fn how_far_the_window_goes_down_is_the_algorithms() {
 #[test]
 fn in_recovery_what_goes_out_follows_what_arrives() {
     let (mut rig, peer, said) = twenty_out(&Hello::default(), 40 * 1460);
-    // The first of twenty is lost; each ACK tells of one segment more. RFC 9937: when the last has come, what was sent
-    // makes the new window, and it was spread over all of them.
+    // The first of twenty is lost; each ACK reports one more segment. RFC 9937 (PRR): when the last ACK has arrived,
+    // the data sent equals the new window, and it was spread over all ACKs.
     let mut sent = Vec::new();
     for n in 2..=20 {
         sent.push(rig.send(peer.holes(&said, &[(1, n)])).len());
@@ -138,8 +138,8 @@ fn a_lost_retransmission_is_found_by_what_was_sent_after_it() {
 fn a_lost_retransmission_is_found_by_another_that_arrived() {
     let hello = Hello { ts: Some(500), ..Hello::default() };
     let (mut rig, mut peer, said) = twenty_out(&hello, 0);
-    // 0 and 9 are lost and sent again, one a piece of what arrives; the first is lost again. While the hole is there,
-    // the guest echoes what came before it (RFC 7323 section 4.3).
+    // 0 and 9 are lost and retransmitted, one for each ACK; the first is lost again. While the hole exists, the guest
+    // echoes the timestamp from before it (RFC 7323 section 4.3).
     rig.send(peer.holes(&said, &[(10, 20), (1, 9)]));
     rig.pass(1);
     let mut out = rig.send(peer.holes(&said, &[(10, 20), (1, 9)]));
@@ -156,7 +156,7 @@ fn a_lost_retransmission_is_found_by_another_that_arrived() {
 #[test]
 fn after_a_timeout_what_the_guest_has_behind_holes_is_not_sent_again() {
     let (mut rig, mut peer, said) = twenty_out(&Hello::default(), 0);
-    // Two arrived, too few to be sure of at once; then nothing is heard, not even of what was sent again.
+    // Two segments arrived, too few to infer a loss; after that no ACK arrives, not even for retransmissions.
     rig.send(peer.holes(&said, &[(7, 9)]));
     rig.pass(1000);
     assert!(rig.stat("TCPTimeouts") > 0);
@@ -178,7 +178,7 @@ fn after_a_timeout_what_the_guest_has_behind_holes_is_not_sent_again() {
 fn a_guest_that_takes_back_what_it_said_it_had_gets_it_again() {
     let (mut rig, mut peer, said) = twenty_out(&Hello::default(), 0);
     rig.send(peer.holes(&said, &[(1, 20)]));
-    // The hole is filled, and yet the guest stays where it is: it dropped the rest (RFC 2018 section 8).
+    // The hole is filled, yet RCV.NXT stays behind: the guest dropped the other data (renege, RFC 2018 section 8).
     peer.ack = said[1].seq;
     rig.send(peer.pure_ack());
     let again: Vec<u32> = rig.pass_segs(2000).into_iter().map(|(_, s)| s.seq).collect();
@@ -220,7 +220,7 @@ fn absurd_sack_blocks_tell_nothing() {
 fn without_sack_the_first_two_repeated_acks_let_new_data_out() {
     let hello = Hello { sack_ok: false, ..Hello::default() };
     let (mut rig, peer, said) = twenty_out(&hello, 10 * 1460);
-    // RFC 3042
+    // Limited transmit (RFC 3042).
     for i in 0..2 {
         let new = one(rig.send(peer.pure_ack()));
         assert_eq!(new.seq, said[19].seq + (i + 1) * MSS);
@@ -293,7 +293,7 @@ fn a_recovery_for_nothing_is_taken_back_when_dsack_shows_it() {
     let before = cwnd(&rig, &peer);
     let again = one(rig.send(peer.holes(&said, &[(1, 20)])));
     assert_eq!(again.seq, said[0].seq);
-    // The original was only late, so the guest has it twice now.
+    // The original was only late, so the guest has the segment twice now.
     peer.ack = said[19].seq + MSS;
     rig.send(peer.pure_ack());
     assert!(cwnd(&rig, &peer) < before);
@@ -304,7 +304,8 @@ fn a_recovery_for_nothing_is_taken_back_when_dsack_shows_it() {
     end(rig, &peer);
 }
 
-/// Twenty segments of a guest without timestamps were not answered in time; the first is sent again. More waits.
+/// A guest without timestamps did not answer twenty segments in time: the first is retransmitted. `more` bytes are
+/// queued.
 fn timed_out(more: usize) -> (Rig, Peer, Vec<Seg>, u32) {
     let (mut rig, peer, said) = twenty_out(&Hello::default(), more);
     let before = cwnd(&rig, &peer);
@@ -317,7 +318,7 @@ fn timed_out(more: usize) -> (Rig, Peer, Vec<Seg>, u32) {
 fn a_timeout_for_nothing_is_taken_back_when_more_of_what_left_once_is_acknowledged() {
     let (mut rig, mut peer, said, before) = timed_out(10 * 1460);
     let nxt = said[19].seq + MSS;
-    // The originals are only late. Their first ACK may be of what was sent again: new data asks.
+    // The originals are only late. Their first ACK may be for the retransmission: new data decides (F-RTO, RFC 5682).
     peer.ack = said[1].seq;
     let out = rig.send(peer.pure_ack());
     assert!(!out.is_empty() && out.iter().all(|s| s.seq.wrapping_sub(nxt) < 1 << 20), "{out:?}");
@@ -356,7 +357,7 @@ fn without_new_data_a_timeout_asks_nothing() {
 #[test]
 fn a_timeout_asks_nothing_with_new_data_that_the_window_is_too_small_for() {
     let (mut rig, mut peer, said, _) = timed_out(10 * 1460);
-    // Of the twenty and a probe with new data one is acknowledged; the window has room for a bit more than the rest.
+    // One of the twenty segments and a probe is acknowledged; the window has room for little more than the others.
     peer.ack = said[1].seq;
     peer.wnd = (20 * MSS).div_ceil(128) as u16;
     let out = rig.send(peer.pure_ack());

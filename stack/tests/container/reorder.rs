@@ -1,4 +1,4 @@
-//! Packets that overtake each other are not lost (RFC 8985 section 6.2).
+//! Reordered segments are not lost (RFC 8985 section 6.2).
 
 use crate::peer::{Hello, Peer, bytes, end};
 use crate::rig::{Rig, one};
@@ -7,7 +7,7 @@ use crate::wire::Seg;
 const RTT: u64 = 40;
 const MSS: u32 = 1460;
 
-/// A guest 40 ms away that was sent ten segments that long ago.
+/// A guest 40 ms away, with ten segments that were sent 40 ms ago.
 fn ten_out() -> (Rig, Peer, Vec<Seg>) {
     let mut rig = Rig::new();
     let peer = Peer::open_far(&mut rig, &Hello::default(), RTT);
@@ -17,7 +17,7 @@ fn ten_out() -> (Rig, Peer, Vec<Seg>) {
     (rig, peer, said)
 }
 
-/// Ten more after all before were acknowledged.
+/// Ten more segments, after all earlier ones were acknowledged.
 fn ten_more(rig: &mut Rig, peer: &mut Peer, said: &[Seg]) -> Vec<Seg> {
     peer.ack = said[said.len() - 1].seq + MSS;
     rig.send(peer.pure_ack());
@@ -55,7 +55,7 @@ fn a_path_that_reorders_is_waited_for_however_many_came_before() {
     let (mut rig, mut peer, said) = ten_out();
     rig.send(peer.holes(&said, &[(1, 3)]));
     let more = ten_more(&mut rig, &mut peer, &said);
-    // Nine of ten behind the hole: on a path that never reordered this is loss at once.
+    // Nine of ten segments are behind the hole: on a path that never reordered, this is a loss at once.
     assert_eq!(rig.send(peer.holes(&more, &[(1, 10)])), []);
     let later = rig.pass_segs(30);
     assert_eq!((later[0].0, later[0].1.seq), (RTT / 4, more[0].seq));
@@ -67,7 +67,7 @@ fn what_was_sent_again_for_nothing_makes_the_wait_longer() {
     let (mut rig, mut peer, said) = ten_out();
     rig.send(peer.holes(&said, &[(1, 2)]));
     assert_eq!(rig.pass_segs(11).len(), 1);
-    // It was there: the guest says it has it twice, and that it was late shows that the path reorders.
+    // The original did arrive: the guest reports a duplicate, and its delay shows that the path reorders.
     peer.ack = said[2].seq;
     let twice = (said[0].seq, said[1].seq);
     rig.send(Seg { sack: vec![twice], ..peer.pure_ack() });
@@ -116,13 +116,13 @@ fn what_the_guest_sent_twice_it_is_told() {
     let base = peer.seq;
     let at = |from: u32, to: u32| (base + from, base + to);
     rig.send(peer.data(&bytes(1000)));
-    // RFC 2883 section 4.1: all of it before what is expected; told once.
+    // RFC 2883 section 4.1: a duplicate entirely below RCV.NXT, reported once.
     assert_eq!(one(rig.send(peer.data_at(-1000, &bytes(400)))).sack, [at(0, 400)]);
     rig.send(peer.data_at(500, b"behind"));
-    // The same behind a hole: the first block names what came twice, the second where it lies (section 4.2).
+    // A duplicate behind a hole: the first block is the duplicate, the second the range around it (section 4.2).
     let ack = one(rig.send(peer.data_at(500, b"behind")));
     assert_eq!(ack.sack, [at(1500, 1506), at(1500, 1506)]);
-    // Partly new: what is old of it (section 4.3).
+    // Partly new: the old part (section 4.3).
     let ack = one(rig.send(peer.data_at(-100, &bytes(200))));
     assert_eq!((ack.ack, ack.sack), (base + 1100, vec![at(900, 1000), at(1500, 1506)]));
     peer.seq = base + 1100;

@@ -1,4 +1,4 @@
-//! Which resets are obeyed, and what is answered with one.
+//! Which resets are accepted, and which segments are answered with one.
 
 use skbudget_stack::FlowId;
 
@@ -11,7 +11,7 @@ fn at_every_edge_of_the_window() {
     let mut rig = Rig::new();
     let peer = Peer::open(&mut rig);
     let window = peer.window() as u32;
-    // RFC 5961 section 3.2: the last of the window is challenged, the first beyond it ignored.
+    // RFC 5961 section 3.2: the last number of the window is challenged, the first beyond it is ignored.
     for (offset, answers) in
         [(1, 1), (window - 1, 1), (window + 128, 0), (u32::MAX, 0), (1 << 31, 0)]
     {
@@ -40,7 +40,7 @@ fn a_challenge_is_answered_by_the_guest_that_means_it() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
     rig.sock(peer.flow).room = 0;
-    // The guest crashed with bytes on their way: its reset is ahead of what arrived.
+    // The guest crashed with bytes in flight: its reset is ahead of the data that arrived.
     peer.data(&[0; 500]);
     let challenge = one(rig.send(peer.rst()));
     rig.send(Seg { seq: challenge.ack, ..peer.rst() });
@@ -84,7 +84,7 @@ fn in_every_state_that_has_a_window() {
     }
 }
 
-/// A client came in: the flow, and our SYN.
+/// A client connected: the flow, and the stack's SYN.
 fn accepted(rig: &mut Rig) -> (FlowId, Seg) {
     introduce(rig);
     let flow = rig.accept(8080, (GATEWAY, 5555).into());
@@ -96,7 +96,7 @@ fn a_refusal_of_our_syn_must_acknowledge_it() {
     let mut rig = Rig::new();
     let (flow, syn) = accepted(&mut rig);
     let base = Seg { guest_port: 8080, remote_port: syn.remote_port, ..Seg::default() };
-    // RFC 9293 section 3.10.7.3: without ACK, or of something else, it is none.
+    // RFC 9293 section 3.10.7.3: a RST without an ACK, or with another ACK, is ignored.
     rig.send(Seg { flags: RST, seq: 0, ..base.clone() });
     rig.send(Seg { flags: RST | ACK, ack: syn.seq, ..base.clone() });
     rig.send(Seg { flags: RST | ACK, ack: syn.seq.wrapping_add(2), ..base.clone() });

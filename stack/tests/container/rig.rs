@@ -1,4 +1,4 @@
-//! A container stack on a bench: a host that does what it is told, a device that keeps every frame, a clock by hand.
+//! Test rig for one container's stack: a scripted host, a device that keeps every frame, a clock that the test moves.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
@@ -24,32 +24,32 @@ pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2)
 #[derive(Debug, Default)]
 pub(crate) struct Sock {
     pub(crate) to: Option<SocketAddr>,
-    /// `None`: connect(2) is under way.
+    /// Result of connect(2); `None`: still in progress.
     pub(crate) outcome: Option<Result<(), HostError>>,
-    /// What the host has to say, and whether it ends after it.
+    /// Bytes that the peer sends, and whether it ends the stream after them.
     pub(crate) says: VecDeque<u8>,
     pub(crate) ends: bool,
     pub(crate) broken: Option<HostError>,
-    /// The error was given to a caller.
+    /// The error was returned to a caller.
     pub(crate) told: bool,
-    /// Bytes and end of stream that its peer has not acknowledged.
+    /// Bytes and end of stream that the peer has not acknowledged.
     pub(crate) unacked: u64,
-    /// What it heard, and how much more it takes.
+    /// Bytes that the socket received, and how many more it takes.
     pub(crate) heard: Vec<u8>,
     pub(crate) room: usize,
     pub(crate) shut: bool,
     pub(crate) closed: Option<Close>,
     pub(crate) caps: Option<HostCaps>,
-    /// Bytes of its send buffer that it does not give back yet, and how often it was asked to.
+    /// Bytes that stay in its send buffer when its caps are lowered, and the number of lowerings.
     pub(crate) keeps: u32,
     pub(crate) lowered: usize,
     pub(crate) writes: usize,
-    /// What the peer takes to answer when it is asked; `None`: it is gone. When it was last heard.
+    /// The peer's time to answer a probe (`None`: it is gone), and when its last segment arrived.
     pub(crate) rtt: Option<Duration>,
     pub(crate) peer_heard: Instant,
-    /// It has not acknowledged all that it was sent.
+    /// The peer has not acknowledged all that it was sent.
     pub(crate) owes: bool,
-    /// Keep-alive interval, when and how often the peer was asked, how often its answer was looked for.
+    /// Keep-alive interval; time and number of the probes sent; number of polls for their answer.
     pub(crate) keep_alive: Option<Duration>,
     asked_at: Option<Instant>,
     pub(crate) asked: usize,
@@ -60,10 +60,10 @@ pub(crate) struct Sock {
 pub(crate) struct FakeHost {
     now: Instant,
     pub(crate) socks: BTreeMap<FlowId, Sock>,
-    /// What connect(2) answers at once, and what comes of it.
+    /// Result of connect(2) itself, and its outcome later.
     pub(crate) connect: Result<(), HostError>,
     pub(crate) outcome: Option<Result<(), HostError>>,
-    /// Flows in the order of their connect(2).
+    /// Flows, in the order of their connect(2).
     pub(crate) connects: Vec<FlowId>,
 }
 
@@ -94,6 +94,7 @@ impl Host for FakeHost {
         assert!(!sock.shut && sock.closed.is_none(), "a write after the end");
         sock.writes += 1;
         if let Some(e) = sock.broken {
+            // Like SO_ERROR: the error is returned once, afterwards the socket is merely broken.
             let told = std::mem::replace(&mut sock.told, true);
             return Err(if told { HostError::ResetAfterEnd } else { e });
         }
@@ -108,6 +109,7 @@ impl Host for FakeHost {
     }
     fn read(&mut self, flow: FlowId, parts: &mut [IoSliceMut<'_>]) -> Result<usize, HostError> {
         let sock = self.sock(flow);
+        // Data that arrived before a reset is read before the error, as on Linux.
         assert!(parts.iter().any(|p| !p.is_empty()), "a read of nothing");
         if sock.says.is_empty() {
             return match sock.broken {
@@ -175,7 +177,7 @@ impl Host for FakeHost {
 #[derive(Debug, Default)]
 pub(crate) struct Wire {
     pub(crate) frames: Vec<(VnetHdr, Vec<u8>)>,
-    /// Frames it takes before it is full.
+    /// Frames that the device takes before it is full.
     pub(crate) room: usize,
 }
 
@@ -190,7 +192,7 @@ impl Device for Wire {
     }
 }
 
-/// How a rig is made; `Setup::default()` is plenty of memory, strict rules, MTU 1500, no offload.
+/// Configuration of a rig. `Setup::default()` has plenty of memory, strict rules, MTU 1500, no offload.
 #[derive(Debug, Clone)]
 pub(crate) struct Setup {
     pub(crate) rules: Rules,
@@ -229,7 +231,7 @@ pub(crate) struct Rig {
     pub(crate) wire: Wire,
     pub(crate) now: Instant,
     pub(crate) setup: Setup,
-    /// Usage when there is nothing but the device queue and the list of parked SYNs.
+    /// Usage without a flow: the device queue and the list of waiting SYNs.
     pub(crate) empty: u64,
 }
 
@@ -272,7 +274,7 @@ impl Rig {
         rig
     }
 
-    /// Calls the stack with everything it is given.
+    /// Calls the stack with the rig's host, device, budget and time.
     pub(crate) fn with_cx<R>(&mut self, f: impl FnOnce(&mut Container, &mut Ctx<'_>) -> R) -> R {
         self.host.now = self.now;
         let mut cx = Ctx {
@@ -285,16 +287,17 @@ impl Rig {
         f(&mut self.stack, &mut cx)
     }
 
-    /// A frame, without a turn.
+    /// Passes a frame to the stack, without a turn.
     pub(crate) fn frame(&mut self, frame: &[u8]) {
         self.with_cx(|stack, cx| stack.on_frame(cx, &VnetHdr::default(), frame));
     }
 
-    /// Turns until nothing is left to do; what went out.
+    /// Runs turns until the stack has no work; returns the frames that it sent.
     pub(crate) fn turn(&mut self) -> Vec<Sent> {
         for round in 0.. {
             assert!(round < 10_000, "the stack never comes to rest");
             let mut more = self.with_cx(Container::turn);
+            // As the worker does after each turn: woken flows run in the same pass (B9).
             while let Some(key) = self.budget.poll_wake(self.now) {
                 self.stack.on_wake(WakeKey(key));
                 more = true;
@@ -306,20 +309,20 @@ impl Rig {
         self.taken()
     }
 
-    /// What went out since it was last asked.
+    /// The frames sent since the last call.
     pub(crate) fn taken(&mut self) -> Vec<Sent> {
         let setup = &self.setup;
         self.wire.frames.drain(..).map(|(v, f)| sent(&v, &f, setup.mtu, setup.offload)).collect()
     }
 
-    /// One segment and its turn: the segments that answer.
+    /// Passes one segment and runs a turn; returns the segments sent.
     pub(crate) fn send(&mut self, seg: Seg) -> Vec<Seg> {
         let frame = seg.frame();
         self.frame(&frame);
         segs(self.turn())
     }
 
-    /// Several segments in one turn.
+    /// Passes several segments and runs one turn.
     pub(crate) fn send_all(&mut self, segs_in: &[Seg]) -> Vec<Seg> {
         for seg in segs_in {
             let frame = seg.frame();
@@ -328,7 +331,7 @@ impl Rig {
         segs(self.turn())
     }
 
-    /// Time passes, deadline by deadline: what went out, and when (milliseconds from now).
+    /// Lets `ms` pass, deadline by deadline; returns the frames sent and when (milliseconds from now).
     pub(crate) fn pass(&mut self, ms: u64) -> Vec<(u64, Sent)> {
         let (start, end) = (self.now, Instant(self.now.0 + ms * 1_000_000));
         let mut out = Vec::new();
@@ -344,13 +347,13 @@ impl Rig {
         out
     }
 
-    /// As [`Self::pass`], segments only.
+    /// As [`Self::pass`], TCP segments only.
     pub(crate) fn pass_segs(&mut self, ms: u64) -> Vec<(u64, Seg)> {
         let only = |(at, s)| if let Sent::Tcp(seg) = s { Some((at, seg)) } else { None };
         self.pass(ms).into_iter().filter_map(only).collect()
     }
 
-    /// A client outside connects to a published port; its socket says nothing yet.
+    /// A remote client connects to a published port; its socket has no data yet.
     pub(crate) fn accept(&mut self, guest_port: u16, from: SocketAddr) -> FlowId {
         let accepted = self.with_cx(|stack, cx| stack.on_accept(cx, guest_port, from, 0));
         let (flow, _) = accepted.expect("room");
@@ -363,7 +366,7 @@ impl Rig {
         segs(self.turn())
     }
 
-    /// The host has `data` to say.
+    /// The host socket receives `data` from its peer.
     pub(crate) fn host_says(&mut self, flow: FlowId, data: &[u8]) -> Vec<Seg> {
         self.host.sock(flow).says.extend(data);
         self.ready(flow, true, false)
@@ -409,8 +412,9 @@ impl Rig {
         self.budget.meter_stats(self.now).usage_bytes
     }
 
-    /// Nothing is left of any flow: no chunk, no charge, no timer.
+    /// Asserts that nothing of any flow is left: no chunk, no charge, no timer.
     pub(crate) fn assert_empty(&mut self) {
+        // Longer than TIME-WAIT and the retry timers.
         self.pass(3000);
         let stats = self.stack.stats();
         let flows = self.stack.flows();
@@ -423,7 +427,7 @@ impl Rig {
 }
 
 impl Drop for Rig {
-    /// Ledgers must be given back, also after a failed assertion.
+    /// Releases the ledgers, after a failed assertion too.
     fn drop(&mut self) {
         self.with_cx(Container::abort_all);
     }
@@ -433,7 +437,7 @@ pub(crate) fn segs(sent: Vec<Sent>) -> Vec<Seg> {
     sent.into_iter().filter_map(|s| if let Sent::Tcp(seg) = s { Some(seg) } else { None }).collect()
 }
 
-/// The one segment of a list.
+/// The only segment of a list.
 #[track_caller]
 pub(crate) fn one(mut segs: Vec<Seg>) -> Seg {
     assert_eq!(segs.len(), 1, "{segs:?}");

@@ -1,4 +1,4 @@
-//! A reduction that was for nothing is taken back; one that was not stays, whatever is said of an earlier one.
+//! A spurious reduction is undone; a justified one stays, whatever later reports concern earlier ones.
 
 use crate::ecn::capable;
 use crate::peer::{Peer, bytes, cwnd, end};
@@ -7,7 +7,7 @@ use crate::wire::{ACK, ECE, Seg};
 
 const MSS: u32 = 1460;
 
-/// A guest that speaks ECN and acknowledged ten segments, the first of them sent again; and what they were.
+/// A guest with ECN that acknowledged ten segments, the first of them retransmitted; and those segments.
 fn recovered(ece: u8) -> (Rig, Peer, Vec<Seg>) {
     let mut rig = Rig::new();
     let mut peer = capable(&mut rig);
@@ -22,7 +22,7 @@ fn recovered(ece: u8) -> (Rig, Peer, Vec<Seg>) {
     (rig, peer, said)
 }
 
-/// The guest says that it had this segment already.
+/// The guest reports with a DSACK that it had this segment already.
 fn twice(rig: &mut Rig, peer: &Peer, seg: &Seg) {
     let sack = vec![(seg.seq, seg.seq + MSS)];
     rig.send(Seg { sack, ..peer.pure_ack() });
@@ -32,7 +32,7 @@ fn twice(rig: &mut Rig, peer: &Peer, seg: &Seg) {
 fn a_copy_that_is_reported_late_takes_the_recovery_back() {
     let (mut rig, mut peer, said) = recovered(0);
     let reduced = cwnd(&rig, &peer);
-    // As `tcp_try_undo_dsack`, which the kernel calls in its Open and Disorder states.
+    // As in `tcp_try_undo_dsack`, which the kernel calls in its Open and Disorder states.
     peer.hear(&rig.host_says(peer.flow, &bytes(2 * 1460)));
     twice(&mut rig, &peer, &said[0]);
     assert!(rig.stat("TCPDSACKUndo") == 1 && cwnd(&rig, &peer) > reduced);

@@ -6,7 +6,7 @@ use crate::peer::{Peer, bytes};
 use crate::rig::{Rig, Setup, one};
 use crate::wire::{ACK, Seg};
 
-/// Fills the stack until its window is closed; returns what was sent.
+/// Fills the stack until its window is closed; returns the sent bytes.
 fn fill(rig: &mut Rig, peer: &mut Peer) -> Vec<u8> {
     rig.sock(peer.flow).room = 0;
     let mut sent = Vec::new();
@@ -26,20 +26,20 @@ fn a_host_that_does_not_read_closes_the_window() {
     let sent = fill(&mut rig, &mut peer);
     assert!(sent.len() >= 10 * 1460 && sent.len() < 64 << 10, "{}", sent.len());
     assert_eq!(rig.counter(Counter::TCPToZeroWindowAdv), 1);
-    // The field is rounded down: what fits up to the true edge is taken, below one unit of the scale.
+    // The field is rounded down; bytes up to the true edge are accepted, less than one unit of the scale.
     let edge = one(rig.send(peer.data_at(0, &[0; 200]))).ack;
     assert!(edge.wrapping_sub(peer.seq) < 128);
     peer.seq = edge;
-    // One byte into the closed window: answered, not taken.
+    // One byte into the closed window: answered, not stored.
     let ack = one(rig.send(peer.data_at(0, b"x")));
     assert_eq!((ack.ack, ack.wnd), (peer.seq, 0));
     assert_eq!(rig.counter(Counter::TCPZeroWindowDrop), 1);
     assert_eq!(rig.counter(Counter::TCPToZeroWindowAdv), 1);
-    // A probe as Linux says it, one below what is expected.
+    // A window probe as Linux sends it, one below RCV.NXT.
     let probe = Seg { seq: peer.seq.wrapping_sub(1), ..peer.pure_ack() };
     let ack = one(rig.send(probe.clone()));
     assert_eq!((ack.ack, ack.wnd), (peer.seq, 0));
-    // The next one soon after would be a storm; 200 ms later it is a probe again.
+    // The next one right away is rate-limited; 200 ms later it is answered again.
     assert_eq!(rig.send(probe.clone()), []);
     rig.pass(200);
     one(rig.send(probe));
@@ -94,7 +94,7 @@ fn a_closed_window_of_the_guest_is_probed_with_backoff_for_ever() {
     assert_eq!(rig.host_says(peer.flow, &bytes(5000)), []);
     let start = rig.now;
     let mut times = Vec::new();
-    // An hour: more probes than retransmissions would ever be made.
+    // An hour: more probes than the maximum number of retransmissions.
     while rig.now.since(start).as_secs() < 3600 {
         let at = rig.stack.next_deadline().expect("a probe to come");
         rig.now = at;
@@ -110,7 +110,7 @@ fn a_closed_window_of_the_guest_is_probed_with_backoff_for_ever() {
     assert!(gaps.iter().all(|g| *g <= 120_000), "{gaps:?}");
     assert!(gaps[5] >= 8 * gaps[0], "backed off: {gaps:?}");
     assert_eq!(rig.state(peer.flow), "ESTAB");
-    // The window opens: the data moves in that turn.
+    // The window opens: the data is sent in that turn.
     peer.wnd = 512;
     let out = rig.send(peer.pure_ack());
     assert_eq!(peer.hear(&out), bytes(5000));
@@ -154,14 +154,14 @@ fn a_window_that_stays_small_is_used_after_a_while() {
 
 #[test]
 fn a_window_closed_over_data_in_flight_is_probed_too() {
-    // A guest without memory drops what arrives and says zero: nothing it sends later need reach us.
+    // A guest without memory drops the data and advertises zero; it need not send anything afterwards.
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
     let said = rig.host_says(peer.flow, &bytes(5000));
     assert!(!said.is_empty());
     let closed = Seg { wnd: 0, ..peer.pure_ack() };
     rig.send(closed.clone());
-    // The guest lives and answers whatever it is asked.
+    // The guest lives and answers every probe.
     let start = rig.now;
     let mut asked = 0;
     while rig.now.since(start).as_secs() < 3600 {
@@ -194,7 +194,7 @@ fn a_silent_guest_is_asked_whether_it_lives() {
     assert_eq!(probe[0].1.seq, peer.ack.wrapping_sub(1));
     let seen = probe[0].0;
     assert!((99_000..=101_000).contains(&seen), "after two hours: {seen}");
-    // It answers: silence again. It does not: nine more times, then the end.
+    // The guest answers: silence again. Without an answer: nine more probes, then the reset.
     rig.send(peer.pure_ack());
     assert_eq!(rig.pass_segs(7_000_000), []);
     let probes = rig.pass_segs(2_000_000);

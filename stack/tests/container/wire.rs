@@ -1,4 +1,4 @@
-//! Segments by hand: made into frames, and read back from them with every checksum verified.
+//! Segments by hand: encoded into frames, and decoded from frames with every checksum verified.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -21,12 +21,12 @@ pub(crate) const ACK: u8 = 16;
 pub(crate) const ECE: u8 = 64;
 pub(crate) const CWR: u8 = 128;
 
-/// A segment, either way: ports and addresses are the guest's and the remote ones. No remote address: the gateway.
+/// A segment of either direction: ports and addresses are the guest's and the remote's. No remote address: the gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Seg {
     pub(crate) guest_port: u16,
     pub(crate) remote: Option<Ipv4Addr>,
-    /// Over IPv6, and then to or from there.
+    /// Over IPv6; the remote is then `remote6`.
     pub(crate) v6: bool,
     pub(crate) remote6: Option<Ipv6Addr>,
     pub(crate) remote_port: u16,
@@ -78,7 +78,7 @@ impl Seg {
         o
     }
 
-    /// The frame of a guest's segment, checksums complete.
+    /// The frame of a guest's segment, with complete checksums.
     pub(crate) fn frame(&self) -> Vec<u8> {
         let options = self.options();
         let mut tcp = Vec::with_capacity(20 + options.len() + self.data.len());
@@ -111,7 +111,7 @@ impl Seg {
     }
 }
 
-/// An IPv4 packet in a frame of the guest's.
+/// An IPv4 packet in a frame of the guest.
 pub(crate) fn ipv4(protocol: u8, src: Ipv4Addr, dst: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
     let mut ip = vec![0x45, 0];
     ip.extend((20 + payload.len() as u16).to_be_bytes());
@@ -124,11 +124,11 @@ pub(crate) fn ipv4(protocol: u8, src: Ipv4Addr, dst: Ipv4Addr, payload: &[u8]) -
     ethernet(0x0800, &ip)
 }
 
-/// An IPv6 packet in a frame of the guest's; `next` is what its payload begins with.
+/// An IPv6 packet in a frame of the guest; `next` is the type of its payload.
 pub(crate) fn ipv6(next: u8, src: Ipv6Addr, dst: Ipv6Addr, payload: &[u8]) -> Vec<u8> {
     let mut ip = vec![0x60, 0, 0, 0];
     ip.extend((payload.len() as u16).to_be_bytes());
-    // Neighbour discovery asks for 255, nobody else asks.
+    // Neighbour discovery requires a hop limit of 255; other protocols accept any.
     ip.extend([next, 255]);
     ip.extend(src.octets());
     ip.extend(dst.octets());
@@ -136,7 +136,7 @@ pub(crate) fn ipv6(next: u8, src: Ipv6Addr, dst: Ipv6Addr, payload: &[u8]) -> Ve
     ethernet(0x86dd, &ip)
 }
 
-/// Fills in the checksum at `at` of a packet of that protocol.
+/// Fills in the checksum at `at`, with the pseudo-header of that protocol.
 pub(crate) fn checksum_v6(src: Ipv6Addr, dst: Ipv6Addr, protocol: u8, bytes: &mut [u8], at: usize) {
     bytes[at..at + 2].fill(0);
     let len = bytes.len() as u32;
@@ -145,7 +145,7 @@ pub(crate) fn checksum_v6(src: Ipv6Addr, dst: Ipv6Addr, protocol: u8, bytes: &mu
     bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// An ICMPv6 message of the guest's: type, code, and what follows the checksum.
+/// An ICMPv6 message of the guest: type, code, and the bytes after the checksum.
 pub(crate) fn icmpv6(src: Ipv6Addr, dst: Ipv6Addr, kind: u8, code: u8, body: &[u8]) -> Vec<u8> {
     ipv6(58, src, dst, &icmpv6_message(src, dst, kind, code, body))
 }
@@ -181,7 +181,7 @@ pub(crate) enum Sent {
         source: Ipv4Addr,
         target: Ipv4Addr,
     },
-    /// Type, code, and what follows the first 8 bytes.
+    /// Type, code, and the bytes after the first 8.
     Icmp(u8, u8, Vec<u8>),
     Icmp6 {
         src: Ipv6Addr,
@@ -189,14 +189,14 @@ pub(crate) enum Sent {
         hop_limit: u8,
         kind: u8,
         code: u8,
-        /// What follows the checksum.
+        /// The bytes after the checksum.
         body: Vec<u8>,
     },
-    /// A fragment: identification, offset in bytes, whether more follow.
+    /// A fragment: identification, offset in bytes, whether more fragments follow, payload.
     Piece(u32, u32, bool, Vec<u8>),
 }
 
-/// Reads a frame of the stack, checking everything a guest's kernel would.
+/// Decodes a frame of the stack and checks everything that a guest's kernel would.
 pub(crate) fn sent(vnet: &VnetHdr, frame: &[u8], mtu: u16, offload: bool) -> Sent {
     let eth = EthernetFrame::new_checked(frame).unwrap();
     assert_eq!(eth.src_addr().0, OUR_MAC);
@@ -267,7 +267,7 @@ fn sent_v6(vnet: &VnetHdr, eth: &EthernetFrame<&[u8]>, mtu: u16, offload: bool) 
     }
 }
 
-/// A segment in a packet between these addresses.
+/// Decodes a segment in a packet between these addresses.
 fn segment(
     vnet: &VnetHdr,
     (src, dst): (IpAddress, IpAddress),

@@ -1,10 +1,10 @@
-//! Sequence numbers come round: 2^31 and 2^32 in the middle of a stream, both ways.
+//! Sequence numbers wrap: 2^31 and 2^32 in the middle of a stream, in both directions.
 
 use crate::peer::{Hello, Peer, bytes};
 use crate::rig::{Rig, Setup, one};
 use crate::wire::{FIN, Seg};
 
-/// A rig whose first flow begins with an initial sequence number shortly before `at`.
+/// A rig with a first flow whose initial sequence number is shortly before `at`.
 fn rig_before(at: u32) -> Rig {
     for low in 0.. {
         let mut rig = Rig::with(Setup { secret: [low, 3], ..Setup::default() });
@@ -30,7 +30,7 @@ fn a_stream_to_the_guest_crosses_the_middle_and_the_end() {
         let mut heard = Vec::new();
         let mut lost = false;
         while !out.is_empty() || heard.len() < data.len() {
-            // The segment at the edge is lost, and what is behind it arrives.
+            // The segment at the wrap is lost, and the later ones arrive.
             let at_edge = |s: &Seg| at.wrapping_sub(s.seq) < s.data.len() as u32;
             if let Some(i) = out.iter().position(at_edge).filter(|_| !lost) {
                 lost = true;

@@ -1,4 +1,4 @@
-//! What a hostile guest says, at a steady rate.
+//! A hostile guest that sends at a constant rate.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,20 +8,21 @@ use skbudget_stack::sim::Rng;
 
 use crate::raw::{ACK, GUEST, NEVER_READS, NOBODY, PUSHER, Plot, SILENT, SINK, SYN, Seg};
 
-/// Segments said at once. Bursts do not keep step with whoever asks once a millisecond, so that every phase is met.
+/// Segments sent at once. With this number bursts drift against the neighbour's probes every millisecond, so every
+/// phase occurs.
 const BURST: u64 = 47;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// SYNs of ports that never answer, half of them from addresses that are not the guest's.
+    /// SYNs to ports that never answer, half of them with spoofed source addresses.
     Syn,
-    /// SYNs of ports at which nobody listens: every one of them is a question to the host, and answered at once.
+    /// SYNs to a port without a listener: each one causes a connect on the host, which is refused at once.
     Refused,
-    /// Segments anywhere in the window but at its front.
+    /// Segments anywhere in the window except at its left edge.
     OutOfOrder,
-    /// One byte each, in order, to servers that never read.
+    /// Segments of one byte, in order, to servers that never read.
     OneByte,
-    /// ACKs of what was not sent, SACKs of what is not there, duplicates, windows that open and shut.
+    /// ACKs of unsent data, SACKs of absent data, duplicates, windows that open and close.
     AckLie,
 }
 
@@ -30,7 +31,7 @@ pub(crate) enum Kind {
 struct Conn {
     seq: u32,
     ack: u32,
-    /// Bytes it may have in flight, from `acked` on.
+    /// Bytes that may be in flight, counted from `acked`.
     wnd: u32,
     acked: u32,
 }
@@ -47,7 +48,7 @@ pub(crate) struct Attack {
 }
 
 impl Attack {
-    /// `count` segments at `per_second`, on `conns` connections.
+    /// Sends `count` segments at `per_second`, on `conns` connections.
     pub(crate) fn new(kind: Kind, count: u64, per_second: u64, conns: u16) -> Self {
         let conns = if matches!(kind, Kind::Syn | Kind::Refused) { 0 } else { conns };
         let blank = Conn { seq: 1001, ack: 0, wnd: 0, acked: 1001 };
@@ -94,6 +95,7 @@ impl Attack {
         }
         let n = self.rng.below(self.conns.len() as u64) as usize;
         let (&port, conn) = self.conns.iter_mut().nth(n)?;
+        // Not established yet.
         if conn.ack == 0 {
             return None;
         }
@@ -125,7 +127,7 @@ impl Attack {
                     seg.options.extend(to.to_be_bytes());
                 }
                 4 => seg.wnd = rng.below(3) as u16,
-                // The oldest lie: said often enough, it is taken for a loss.
+                // A duplicate ACK, the oldest lie: repeated often enough, it signals a loss.
                 _ => {}
             },
         }
@@ -143,9 +145,9 @@ impl Plot for Attack {
             say.push(ack);
         }
         conn.acked = seg.ack;
-        // The stack's scale, which holds for all but its SYN.
+        // The stack's window scale, which applies to every segment but its SYN.
         conn.wnd = u32::from(seg.wnd) << if seg.flags & SYN == 0 { 7 } else { 0 };
-        // A liar acknowledges half of what it hears.
+        // A liar acknowledges half of the segments it receives.
         if self.kind == Kind::AckLie && seg.len > 0 && self.rng.chance(500_000) {
             let end = seg.seq.wrapping_add(seg.len.into());
             if end.wrapping_sub(conn.ack).cast_signed() > 0 {
@@ -156,7 +158,7 @@ impl Plot for Attack {
 
     fn act(&mut self, now: Instant, room: usize, say: &mut Vec<Seg>) {
         if self.said == 0 {
-            // The connections come first, whole and honest.
+            // First the connections are opened, honestly and completely.
             for &port in self.conns.keys() {
                 let mut syn = Seg::new(port, Self::port_of(self.kind), SYN);
                 syn.seq = 1000;

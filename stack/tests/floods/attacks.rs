@@ -1,4 +1,4 @@
-//! Floods from one container: what it may hold, and what its neighbour sees of it.
+//! Floods from one container: the memory it may hold, and the effect on its neighbour.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::scene::Scene;
 
 const HARD: u64 = 16 << 20;
 
-/// The neighbour's p99 while nobody attacks.
+/// The neighbour's p99 without an attack.
 fn alone(until: Instant) -> Duration {
     let attack = Attack::new(Kind::Syn, 1, 1, 0);
     let mut scene = Scene::new(Box::new(Raw::new(attack)), HARD, until);
@@ -18,7 +18,7 @@ fn alone(until: Instant) -> Duration {
     scene.neighbours_p99()
 }
 
-/// `count` hostile segments at a rate; what the attacker's container counted.
+/// Sends `count` hostile segments at a rate and checks the limits and the neighbour's p99.
 fn flood(kind: Kind, count: u64, per_second: u64) -> Scene {
     let length = Duration::from_millis(1000 * count / per_second + 200);
     let until = Instant::default() + length;
@@ -41,12 +41,12 @@ fn flood(kind: Kind, count: u64, per_second: u64) -> Scene {
 #[test]
 fn a_million_spoofed_syns() {
     let mut scene = flood(Kind::Syn, 1_000_000, 50_000);
-    // Half of them were not the guest's to say; of the others as many were begun as there is memory for.
+    // Half of the SYNs are spoofed; of the others, as many flows are opened as memory allows.
     let spoofed = scene.stat("DropSource");
     assert!((480_000..520_000).contains(&spoofed), "{spoofed}");
     let opens = scene.stat("PassiveOpens");
     assert!(opens > 400, "{opens} were begun");
-    // Connections that nobody answers end by themselves, but for those whose host never answers either.
+    // Connections without an answer end by themselves, except those to a host that never answers either.
     let later = scene.world.now() + Duration::from_secs(600);
     scene.world.run_until(later);
     scene.assert_within_limits();

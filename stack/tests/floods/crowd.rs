@@ -1,4 +1,4 @@
-//! Connections that are opened, used once and closed, so many at a time; some of them to nobody.
+//! Connections that are opened, used once and closed, a number of them at a time; some of them to dead destinations.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use skbudget_stack::controller::Instant;
 use crate::raw::{ACK, FIN, Plot, RESPONDER, RST, SILENT, SYN, Seg};
 use crate::scene::ECHOED;
 
-/// A SYN that was not answered is said again.
+/// Time after which an unanswered SYN is retransmitted.
 const AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy)]
@@ -24,24 +24,24 @@ struct Conn {
     seq: u32,
     ack: u32,
     got: u32,
-    /// Requests still to be made.
+    /// Requests still to send.
     left: u32,
 }
 
 #[derive(Debug)]
 pub(crate) struct Crowd {
-    /// Connections still to begin, and how many may be there at once.
+    /// Connections still to open, and how many may be open at once.
     todo: u32,
     at_once: usize,
-    /// Requests of each, and the time between them.
+    /// Requests of each connection, and the time between them.
     requests: u32,
     every: Duration,
-    /// SYNs to servers that never answer, at the start.
+    /// SYNs to servers that never answer, sent at the start.
     dead: u16,
-    /// Nobody closes before all are there.
+    /// No connection sends or closes before all are established.
     gather: bool,
     conns: BTreeMap<u16, Conn>,
-    /// Requests that are due.
+    /// Requests that are due, by time.
     due: BTreeSet<(Instant, u16)>,
     next_port: u16,
     at: Option<Instant>,
@@ -73,7 +73,7 @@ impl Crowd {
         }
     }
 
-    /// All of them are open before the first one asks.
+    /// All connections are established before the first request is sent.
     pub(crate) fn gathering(self) -> Self {
         Self { gather: true, ..self }
     }
@@ -128,6 +128,7 @@ impl Crowd {
             }
             return;
         }
+        // Only the next segment in order is taken; the stack retransmits the others.
         if seg.seq != conn.ack {
             return;
         }
@@ -175,7 +176,7 @@ impl Plot for Crowd {
             self.begin(now, say);
         }
         self.most = self.most.max(self.conns.len());
-        // All are there: now they ask, and close as they are answered.
+        // All are established: now each sends its request, and closes after the answer.
         if self.gather && self.todo == 0 && self.established as usize == self.conns.len() {
             self.gather = false;
             let ports: Vec<u16> = self.conns.keys().copied().collect();
@@ -215,7 +216,7 @@ impl Plot for Crowd {
             Stage::Opening { said } if conn.ack == 0 => Some(said + AGAIN),
             _ => None,
         });
-        // Who opens all at once looks at all of them rarely; who opens one after the other has one.
+        // A crowd that opens all at once scans them rarely; one that opens them in sequence has only one.
         [self.at, due, open.min()].into_iter().flatten().min()
     }
 }

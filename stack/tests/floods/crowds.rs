@@ -1,4 +1,4 @@
-//! Many connections, honest ones: all are served, and nothing of them is left.
+//! Many honest connections: all are served, and nothing of them is left.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::crowd::Crowd;
 use crate::raw::Raw;
 use crate::scene::Scene;
 
-/// What a flow is guaranteed (README, "How large --hard should be"), and the largest device queue.
+/// The guarantee of a flow (README, "How large --hard should be"), and the largest device queue.
 const FLOW: u64 = 22_528;
 const QUEUE: u64 = 4 << 20;
 
@@ -40,7 +40,7 @@ struct Outcome {
 
 #[test]
 fn ten_thousand_connections_one_after_the_other() {
-    // Room for a few: they must really be gone.
+    // Room for a few flows: earlier ones must be freed completely.
     let (mut scene, outcome) = run(Crowd::new(10_000, 1), 1 << 20, Duration::from_secs(10));
     assert_eq!((outcome.established, outcome.done, outcome.resets), (10_000, 10_000, 0));
     assert_eq!(outcome.most, 1);
@@ -51,7 +51,7 @@ fn ten_thousand_connections_one_after_the_other() {
 
 #[test]
 fn five_thousand_connections_at_once() {
-    // soft is two thirds of hard, and a flow is admitted below hard alone.
+    // Soft is two thirds of hard, and admission is bound by hard alone.
     let hard = (5000 * FLOW + QUEUE + (1 << 20)).next_multiple_of(4096);
     let crowd = Crowd::new(5000, 5000).gathering();
     let (mut scene, outcome) = run(crowd, hard, Duration::from_secs(30));
@@ -75,7 +75,7 @@ fn two_hundred_dead_destinations_beside_a_hundred_live_flows() {
     assert_eq!((alone.answered, beside.answered), (10_000, 10_000));
     assert_eq!((beside.done, beside.resets), (100, 0));
     assert!(beside.p99 <= alone.p99.mul_f64(1.5), "{:?}, alone {:?}", beside.p99, alone.p99);
-    // Their host sockets are still being connected: no answer is the guest's to end.
+    // Their host sockets are still connecting: the guest cannot end them.
     assert_eq!(scene.world.container(scene.attacker).stats().flows, 200);
     scene.stop_attacker();
     scene.end();

@@ -1,6 +1,6 @@
-//! Guests that attack, and crowds: memory stays below the hard limit at every step, a neighbour on the same host
-//! meter does not notice, and nothing is left behind. All in virtual time, where CPU costs nothing: what these show is
-//! memory, windows and timers; what they cannot show is CPU.
+//! Guests that attack, and crowds: memory stays below the hard limit at every step, a neighbour below the same host
+//! level is not affected, and nothing is left behind. All in virtual time, where CPU costs nothing: these tests show
+//! memory, windows and timers, not CPU.
 
 mod attack;
 mod crowd;

@@ -1,4 +1,4 @@
-//! A guest without a TCP: it says the segments it is told to, and hears what comes back.
+//! A guest without a TCP: it sends scripted segments and passes received ones to its script.
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -9,7 +9,7 @@ use skbudget_stack::sim::smoltcp::wire::{EthernetFrame, Ipv4Packet, TcpPacket};
 use skbudget_stack::sim::{Frame, FramePool, Guest};
 use skbudget_stack::vnet::F_DATA_VALID;
 
-/// Ports of the gateway, and who is behind them.
+/// Ports of the gateway, by the server behind them.
 pub(crate) const SINK: u16 = 80;
 pub(crate) const PUSHER: u16 = 81;
 pub(crate) const SILENT: u16 = 82;
@@ -27,7 +27,7 @@ const GUEST_MAC: [u8; 6] = [2, 0x67, 0x75, 0x65, 0x73, 0x74];
 pub(crate) const GUEST: [u8; 4] = [10, 0, 2, 100];
 const GATEWAY: [u8; 4] = [10, 0, 2, 2];
 
-/// A segment, either way; ports are the guest's and the remote one.
+/// A segment of either direction; the ports are the guest's and the remote's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Seg {
     pub(crate) src: [u8; 4],
@@ -47,7 +47,7 @@ impl Seg {
         Self { src: GUEST, port, remote, seq, ack, flags, wnd, options: Vec::new(), len }
     }
 
-    /// Into a frame of its size; the segment's checksum is the caller's matter.
+    /// Writes a frame of this size; the TCP checksum stays empty.
     pub(crate) fn write(&self, bytes: &mut [u8]) {
         let header = 20 + self.options.len();
         bytes.fill(0x5a);
@@ -79,7 +79,7 @@ impl Seg {
         54 + self.options.len() + usize::from(self.len)
     }
 
-    /// Of a frame to the guest.
+    /// Decodes a frame sent to the guest.
     pub(crate) fn read(frame: &[u8]) -> Option<Self> {
         let eth = EthernetFrame::new_checked(frame).ok()?;
         let ip = Ipv4Packet::new_checked(eth.payload()).ok()?;
@@ -98,13 +98,13 @@ impl Seg {
     }
 }
 
-/// What a raw guest does.
+/// The script of a raw guest.
 pub(crate) trait Plot: Debug {
-    /// A segment arrived; answers go to `say`.
+    /// A segment arrived; replies are appended to `say`.
     fn hear(&mut self, now: Instant, seg: &Seg, say: &mut Vec<Seg>);
-    /// It is `next` or later, and there is room for so many segments.
+    /// Called at `next` or later; the link has room for `room` segments.
     fn act(&mut self, now: Instant, room: usize, say: &mut Vec<Seg>);
-    /// When to act again.
+    /// The time of the next `act`.
     fn next(&self) -> Option<Instant>;
 }
 

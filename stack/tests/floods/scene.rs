@@ -1,4 +1,4 @@
-//! Two containers on one host meter: one whose guest is told what to do, and a neighbour that asks and is answered.
+//! Two containers below one host level: one with a scripted guest, and a neighbour that sends requests.
 
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -22,7 +22,7 @@ pub(crate) const ECHOED: u32 = 100;
 const NEIGHBOUR_HARD: u64 = 8 << 20;
 const NEIGHBOURS_PROBES: u16 = 4;
 
-/// Latencies of the neighbour's requests, nanoseconds.
+/// Latencies of the neighbour's requests, in nanoseconds.
 #[derive(Debug, Default)]
 struct Latencies {
     intended: Vec<Instant>,
@@ -57,7 +57,7 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// The attacker's guest, its hard limit, and until when the neighbour asks.
+    /// Builds the world with the attacker's guest and its hard limit; the neighbour sends requests until `until`.
     pub(crate) fn new(guest: Box<dyn Guest>, hard: u64, until: Instant) -> Self {
         let mut world = World::new(5);
         let pages = (hard + NEIGHBOUR_HARD) / PAGE_SIZE;
@@ -92,7 +92,7 @@ impl Scene {
         Self { world, attacker, neighbour, budgets, host, hard, probes }
     }
 
-    /// No limit was passed at any step: the watermarks are those of every charge.
+    /// No limit was exceeded at any step: the watermarks record every charge.
     #[track_caller]
     pub(crate) fn assert_within_limits(&self) {
         let now = self.world.now();
@@ -111,14 +111,14 @@ impl Scene {
         stats.counters.iter().find(|c| c.0 == name).unwrap_or_else(|| panic!("{name}")).1
     }
 
-    /// The neighbour's p99, and that it was never cut off.
+    /// The neighbour's p99; checks that no request was lost.
     #[track_caller]
     pub(crate) fn neighbours_p99(&self) -> Duration {
         let mut all = Vec::new();
         for probe in &self.probes {
             let probe = probe.borrow();
             assert_eq!(probe.lost, 0, "a neighbour that was cut off");
-            // The last of them may be on their way.
+            // The last requests may still be in flight.
             assert!(
                 probe.took.len() + 2 >= probe.intended.len(),
                 "requests that were not answered"
@@ -130,7 +130,7 @@ impl Scene {
         Duration::from_nanos(all[all.len() * 99 / 100])
     }
 
-    /// Nobody is there any more, and nothing of them.
+    /// No flow of the attacker is left, and nothing of one.
     #[track_caller]
     pub(crate) fn assert_nothing_left(&mut self) {
         let stats = self.world.container(self.attacker).stats();
@@ -148,7 +148,7 @@ impl Scene {
         assert_eq!(budget.waiting(), 0);
     }
 
-    /// The container goes while whatever is going on goes on.
+    /// Stops the container while its flows are active.
     #[track_caller]
     pub(crate) fn stop_attacker(&mut self) {
         self.world.stop(self.attacker);
@@ -157,7 +157,7 @@ impl Scene {
         assert_eq!(self.world.host(self.attacker).open_sockets(), 0);
     }
 
-    /// Everybody goes: not one chunk is held.
+    /// Stops both containers: no chunk is held.
     #[track_caller]
     pub(crate) fn end(mut self) {
         self.world.stop(self.attacker);

@@ -1,5 +1,5 @@
-//! A long way to the guest, or beyond the host, must not cap a flow: windows and queues on both halves grow until the
-//! link is full, within `tcp_rmem`, `tcp_wmem` and the budget.
+//! A long round trip to the guest, or beyond the host, must not limit a flow: windows and queues of both halves grow
+//! until the link is full, within `tcp_rmem`, `tcp_wmem` and the budget.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -12,7 +12,7 @@ use skbudget_stack::sim::{LinkConfig, NodeConfig, Server, SimHost, Tally, Twin, 
 use crate::run;
 
 const BITS_PER_SECOND: u64 = 60_000_000;
-/// Two seconds beyond the last doubling that is needed.
+/// Two seconds after the last necessary doubling.
 const GROWN: Instant = Instant::from_millis(9000);
 const MEASURED: Duration = Duration::from_secs(3);
 
@@ -20,7 +20,7 @@ pub(crate) fn budget() -> Budget {
     run::budget(Rules::Strict, 256 << 20)
 }
 
-/// A flow that never ends, and what arrived of it. `offload` as the link has it.
+/// A flow without an end, and the tally of its bytes. `offload` is the link's.
 fn flow(
     up: bool,
     offload: bool,
@@ -56,7 +56,7 @@ fn flow(
     (world, tally)
 }
 
-/// Bits a second that arrive once the flow has grown.
+/// Bit/s that arrive once the flow has grown.
 fn rate(up: bool, offload: bool, guest_rtt: Duration, host_rtt: Duration) -> u64 {
     let (mut world, tally) = flow(up, offload, guest_rtt, host_rtt, Some(BITS_PER_SECOND));
     world.run_until(GROWN);
@@ -73,7 +73,7 @@ fn neither_a_far_guest_nor_a_far_host_caps_a_flow() {
     for (guest_rtt, host_rtt) in [(ms(300), ms(0)), (ms(0), ms(100)), (ms(300), ms(100))] {
         for (up, offload) in [(true, true), (false, true), (true, false), (false, false)] {
             let rate = rate(up, offload, guest_rtt, host_rtt);
-            // Headers take a twentieth of a segment of 1460.
+            // Headers take a twentieth of a segment of 1460 bytes.
             assert!(
                 rate > BITS_PER_SECOND * 9 / 10,
                 "{rate} bit/s, up: {up}, offload: {offload}, guest {guest_rtt:?}, host {host_rtt:?}"
@@ -88,10 +88,10 @@ fn neither_windows_nor_queues_hold_slow_start_back() {
     for up in [true, false] {
         let (mut world, tally) = flow(up, false, rtt, Duration::ZERO, None);
         for rounds in 1..=7 {
-            // Two round trips for addresses and the handshake; what is sent then arrives half of one later.
+            // Two round trips for addresses and the handshake; the data sent then arrives half a round trip later.
             world.run_until(Instant::default() + rtt * (2 + rounds) + rtt / 4);
             let segments = tally.borrow().bytes / 1448;
-            // RFC 6928, and a doubling each round trip.
+            // RFC 6928: ten segments, doubled each round trip.
             let doubling = 10 * ((1 << rounds) - 1);
             assert!(
                 segments >= doubling * 9 / 10 && segments <= doubling,

@@ -1,4 +1,4 @@
-//! Servers that reset, answer and reset, or stop reading: beside a guest by other hands, in virtual time.
+//! Servers that reset, answer and reset, or stop reading, beside an independent guest (smoltcp), in virtual time.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,21 +16,21 @@ use crate::autotune::budget;
 
 const PORT: u16 = 80;
 
-/// What a client saw.
+/// The client's view of its connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Seen {
     bytes: u64,
-    /// The server's FIN came.
+    /// The server's FIN arrived.
     end: bool,
     over: bool,
 }
 
-/// Sends so much without reading, reads to the end, and closes or resets.
+/// Sends `send` bytes without reading, reads to the end, and closes or resets.
 #[derive(Debug)]
 struct Client {
     send: u64,
     sent: u64,
-    /// Resets when all it sent is acknowledged.
+    /// Resets once all sent bytes are acknowledged.
     resets: bool,
     seen: Rc<RefCell<Seen>>,
 }
@@ -95,7 +95,7 @@ fn world(server: Server, send: u64, resets: bool) -> (World, NodeId, Rc<RefCell<
     (world, node, seen)
 }
 
-/// Until no flow is left.
+/// Runs until no flow is left.
 fn finish(world: &mut World, node: NodeId) -> Instant {
     world.run_until(world.now() + Duration::from_millis(2));
     while world.container(node).stats().flows > 0 {

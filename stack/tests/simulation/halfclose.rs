@@ -1,4 +1,4 @@
-//! One direction ends at once, the other carries on for as long as it likes.
+//! One direction ends at once, the other continues without a time limit.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,11 +10,11 @@ use skbudget_stack::sim::{LinkConfig, NodeConfig, Server, SimHost, Tally, Twin, 
 
 use crate::autotune::budget;
 
-/// What is to come after the end, and all.
+/// Bytes that must arrive after the end, and all bytes.
 const AFTER: u64 = 100_000_000;
 const BYTES: u64 = 110_000_000;
 
-/// A connection on which one side ends as soon as it is open, and the other sends.
+/// One side of the connection ends as soon as it is established; the other sends.
 fn carry(up: bool) {
     let mut config = ContainerConfig::new(1500, true, Some(256 << 20), [5, 6]);
     config.ipv6 = None;

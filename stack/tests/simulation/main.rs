@@ -1,9 +1,9 @@
-//! Seeded worlds: a guest by other hands (smoltcp) behind links that lose, reorder, repeat, delay and corrupt, in front
-//! of hosts that are slow, under budgets that are rich or next to nothing. Whatever happens, every byte arrives as it
-//! was sent, hard stays hard, and nothing is left at the end. And our stack with itself, where also every pause is
-//! explained by what the link lost.
+//! Seeded worlds: an independent guest (smoltcp) behind links that lose, reorder, duplicate, delay and corrupt, in
+//! front of slow hosts, under budgets from plentiful to tiny. In all of them every byte arrives unchanged, usage never
+//! exceeds hard, and nothing is left at the end. Also our stack with itself, where the link's losses explain every
+//! pause as well.
 //!
-//! `SKBUDGET_SEED=n cargo test -p skbudget-stack --test simulation` runs one seed again.
+//! `SKBUDGET_SEED=n cargo test -p skbudget-stack --test simulation` replays one seed.
 
 mod autotune;
 mod endings;
@@ -16,12 +16,12 @@ mod vanish;
 use plan::Plan;
 use run::run;
 
-/// Seeds of one test, against a guest by other hands.
+/// Runs the seeds of one test against the smoltcp guest.
 fn each(kind: fn(u64) -> Plan, seeds: std::ops::Range<u64>) {
     each_plan(kind, |plan| drop(run(plan)), seeds);
 }
 
-/// Plans of seeds, each run.
+/// Runs the plan of each seed.
 fn each_plan<P: std::fmt::Debug + std::panic::RefUnwindSafe>(
     kind: fn(u64) -> P,
     run: fn(&P),

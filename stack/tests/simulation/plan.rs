@@ -1,4 +1,4 @@
-//! What a seed means: link, budget, host and the connections of one world.
+//! The plan of a seed: link, budget, host and the connections of one world.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use skbudget_stack::sim::{Faults, Rng};
 /// One connection of the guest.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Job {
-    /// To a server that reads, at a pace or all there is.
+    /// To a server that reads at a rate, or without a limit.
     Up { bytes: u64, rate: Option<u64> },
-    /// From a server that sends and ends, read from a moment on.
+    /// From a server that sends and ends; the guest reads after a delay.
     Down { bytes: u64, reads_after: Duration },
-    /// Both ways at once: a server that sends while the guest does.
+    /// In both directions at once: an echo server.
     Echo { bytes: u64 },
-    /// A client outside connects to a port of the guest's and sends.
+    /// A remote client connects to a port of the guest and sends.
     Published { bytes: u64 },
 }
 
@@ -24,7 +24,7 @@ pub(crate) struct Plan {
     pub(crate) rules: Rules,
     pub(crate) hard: u64,
     pub(crate) mtu: u16,
-    /// Every connection is over IPv6.
+    /// Whether every connection is over IPv6.
     pub(crate) ipv6: bool,
     pub(crate) offload: bool,
     pub(crate) delay: Duration,
@@ -43,7 +43,8 @@ pub(crate) fn pick<T: Copy>(rng: &mut Rng, of: &[T]) -> T {
     of[rng.below(of.len() as u64) as usize]
 }
 
-/// Each fault below its rate in `most`, or not at all; what is late is late by one of `reorder_by`, microseconds.
+/// Each fault with a rate below that in `most`, or none; reordered frames are late by one of `reorder_by`,
+/// microseconds.
 pub(crate) fn faults(rng: &mut Rng, most: &Faults, reorder_by: &[u64]) -> Faults {
     let mut ppm = |max: u32| if rng.below(3) == 0 { 0 } else { rng.below(max.into()) as u32 };
     Faults {
@@ -66,7 +67,7 @@ impl Plan {
             rules: pick(rng, &[Rules::Strict, Rules::Strict, Rules::Linux]),
             hard: 64 << 20,
             mtu,
-            // Drawn apart, so that seeds mean what they meant.
+            // Drawn from a separate generator, so that older seeds keep their meaning.
             ipv6: mtu >= 1280 && Rng::new(seed ^ 0x1b6).below(2) == 1,
             offload: rng.below(2) == 1,
             delay: Duration::from_micros(pick(rng, &[0, 25, 1000, 20_000])),
@@ -107,7 +108,7 @@ impl Plan {
         Self {
             faults,
             drop_when_full: rng.below(2) == 1,
-            // A guest that does not verify checksums would be given corrupt bytes.
+            // A guest that does not verify checksums would receive corrupt bytes.
             offload: self.offload && faults.corrupt == 0,
             ..self
         }
@@ -117,8 +118,9 @@ impl Plan {
         let base = Self::clean(seed);
         let rng = &mut Rng::new(seed ^ 0x5407);
         let least = skbudget_stack::ContainerConfig::least_hard_bytes(base.mtu, false);
-        // The linux rules drop what was sent into an open window and close it. smoltcp forgets its retransmission timer
-        // when that happens over data in flight, and stands still when the window opens: only ACKs go up there.
+        // The linux rules drop data that was sent into an open window, and close it. smoltcp forgets its retransmission
+        // timer when that happens over data in flight, and stalls when the window opens: there the guest sends only
+        // ACKs.
         let down = |job: &Job| matches!(job, Job::Down { .. } | Job::Published { .. });
         let goes = |job: &Job| base.rules == Rules::Strict || down(job);
         let jobs = base.jobs.iter().copied().filter(goes).collect();

@@ -1,4 +1,4 @@
-//! Builds the world of a plan, runs it to its end and looks at what is left.
+//! Builds the world of a plan, runs it to its end and checks what is left.
 
 use std::net::SocketAddr;
 
@@ -15,10 +15,10 @@ use smoltcp::socket::tcp;
 
 use crate::plan::{Job, Plan};
 
-/// Virtual time in which everything must be over; losses cost round trips, not hours.
+/// Virtual time in which every run must end; losses cost round trips, not hours.
 const LIMIT: Instant = Instant::from_millis(3_600_000);
 
-/// What a run amounts to, to compare runs.
+/// The result of a run, to compare runs.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Outcome {
     frames: (u64, u64),
@@ -90,7 +90,7 @@ fn build(plan: &Plan) -> (World, BudgetId, NodeId, Vec<std::rc::Rc<std::cell::Re
     let node = world.add_container(NodeConfig {
         container: ContainerConfig::new(plan.mtu, plan.offload, Some(plan.hard), [plan.seed, 5]),
         budget,
-        // smoltcp loses a fast retransmission that finds its device full, and the timer with it.
+        // smoltcp loses a fast retransmission that finds its device full, together with its timer.
         up: LinkConfig { queue_frames: 1 << 20, ..link },
         down: link,
         guest: Box::new(guest),
@@ -99,7 +99,7 @@ fn build(plan: &Plan) -> (World, BudgetId, NodeId, Vec<std::rc::Rc<std::cell::Re
     (world, budget, node.expect("room for the device queue"), tallies)
 }
 
-/// Clients outside connect when there is room.
+/// Remote clients connect when there is room.
 fn accept_clients(
     world: &mut World,
     budget: BudgetId,
@@ -130,7 +130,7 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
         .iter()
         .map(|job| match *job {
             Job::Up { bytes, .. } | Job::Down { bytes, .. } | Job::Published { bytes } => bytes,
-            // Heard at the server, and again at the guest.
+            // Counted at the server, and again at the guest.
             Job::Echo { bytes } => 2 * bytes,
         })
         .collect();
@@ -157,7 +157,7 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
         assert_eq!((t.bytes, t.corrupt), (expected[i], 0), "job {i}");
     }
     assert_eq!(world.host(node).corrupt(), 0);
-    // TIME-WAIT entries and idle watches go within seconds; the parked within twenty.
+    // TIME-WAIT entries and idle timers last seconds, waiting SYNs twenty.
     world.run_until(world.now() + std::time::Duration::from_secs(30));
     assert_rest(&mut world, budget, node, plan);
     let stats = world.container(node).stats();
@@ -171,7 +171,7 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
     outcome
 }
 
-/// Nothing is held for anybody, and nobody is waited for.
+/// No memory is held, and nothing waits.
 fn assert_rest(world: &mut World, budget: BudgetId, node: NodeId, plan: &Plan) {
     let stats = world.container(node).stats();
     assert_eq!((stats.flows, stats.parked, stats.time_wait), (0, 0, 0));
@@ -191,7 +191,7 @@ fn assert_rest(world: &mut World, budget: BudgetId, node: NodeId, plan: &Plan) {
     }
 }
 
-/// Sends and reads at once; what comes back is what was sent.
+/// Sends and reads at once; the echo must equal the sent bytes.
 #[derive(Debug)]
 struct Both {
     bytes: u64,

@@ -1,6 +1,6 @@
-//! Our stack with itself as the guest: what goes wrong on the link is all that can go wrong, so how long it may stand
-//! still is known. Between two bytes that arrive lie at most the timeouts of the losses that the links logged
-//! meanwhile, each twice as long as the one before (RFC 6298 section 5.5), and 200 ms.
+//! Our stack with itself as the guest: only the link causes faults, so the longest pause can be computed. Between two
+//! arriving bytes lie at most the timeouts of the losses that the links logged meanwhile, each twice as long as the one
+//! before (RFC 6298 section 5.5), and 200 ms.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,29 +16,29 @@ use skbudget_stack::{Algorithm, ContainerConfig};
 use crate::plan::{faults, pick};
 use crate::run::{budget, port};
 
-/// Virtual time in which everything must be over.
+/// Virtual time in which every run must end.
 const LIMIT: Instant = Instant::from_millis(7_200_000);
-/// A budget that is never short.
+/// A budget that never runs short.
 const RICH: u64 = 64 << 20;
-/// What may pass between two bytes beyond the timeouts.
+/// Time that may pass between two bytes beyond the timeouts.
 const SLACK: Duration = Duration::from_millis(200);
 
 /// One connection.
 #[derive(Debug, Clone, Copy)]
 enum Job {
-    /// From the twin's side to the container's.
+    /// From the guest stack's side to the container's.
     Up {
         bytes: u64,
     },
     Down {
         bytes: u64,
     },
-    /// Both ways at once.
+    /// In both directions at once.
     Both {
         up: u64,
         down: u64,
     },
-    /// A client of the container's to a port of the twin's.
+    /// A client on the container's side connects to a port of the guest stack.
     Published {
         bytes: u64,
     },
@@ -74,7 +74,7 @@ impl Plan {
         };
         let faults = faults(rng, &most, &[50, 2000, 30_000]);
         let bytes = if mtu < 100 { 20_000 } else { 200_000 };
-        // Who shares a slow link waits for the windows of the others, whatever is lost.
+        // Flows on a slow link wait for the windows of each other, whatever is lost.
         let jobs = if slow { 1 } else { 1 + rng.below(4) };
         Self {
             seed,
@@ -91,8 +91,8 @@ impl Plan {
         }
     }
 
-    /// A container that has room for few flows, and a twin that has room for all. Connections wait for each other, so
-    /// they are short: whoever opens gives up after a minute.
+    /// A container with room for few flows, and a guest stack with room for all. Connections wait for each other, so
+    /// they are short: a client gives up after a minute.
     pub(crate) fn short(seed: u64) -> Self {
         let base = Self::rich(seed);
         let rng = &mut Rng::new(seed ^ 0x5407);
@@ -112,28 +112,28 @@ impl Plan {
         }
     }
 
-    /// The longest a round trip can take.
+    /// The longest possible round trip.
     fn round_trip(&self) -> Duration {
         let frame = if self.offload { 65_549 } else { u64::from(self.mtu) + 14 };
-        // Everybody's frames stand in the queue, or wait at its end to do so.
+        // The frames of all flows are in the queue, or wait at its end.
         let frames = self.queue_frames as u64 * (1 + 2 * self.jobs.len() as u64);
         let queue = self.bits_per_second.map_or(Duration::ZERO, |bps| {
             Duration::from_nanos(frames * frame * 8 * 1_000_000_000 / bps)
         });
         let reorder = if self.faults.reorder > 0 { self.faults.reorder_by } else { Duration::ZERO };
-        // A copy arrives one delay after its original; an ACK may be held back for 4 ms.
+        // A copy arrives one delay after its original; an ACK may be delayed by 4 ms.
         2 * (2 * self.delay + queue + reorder) + Duration::from_millis(4)
     }
 }
 
-/// When bytes arrived.
+/// The times at which bytes arrived.
 #[derive(Debug, Default)]
 struct Progress {
     bytes: u64,
     corrupt: u64,
     first: Option<Instant>,
     last: Option<Instant>,
-    /// Times longer than the slack without any.
+    /// Periods longer than the slack without a byte.
     gaps: Vec<(Instant, Instant)>,
 }
 
@@ -153,7 +153,7 @@ impl Observer for Progress {
     }
 }
 
-/// An end that must hear so many bytes.
+/// A receiver, and the bytes that must arrive there.
 type Ear = (Rc<RefCell<Progress>>, u64);
 
 struct Run {
@@ -161,7 +161,7 @@ struct Run {
     node: NodeId,
     budget: skbudget_stack::sim::BudgetId,
     ears: Vec<Ear>,
-    /// Clients of published ports that found no room yet.
+    /// Clients of published ports that had no room yet.
     todo: Vec<(u16, Server)>,
 }
 
@@ -251,7 +251,7 @@ pub(crate) fn run(plan: &Plan) {
     assert_rest(&mut world, node, budget);
 }
 
-/// No gap is longer than what was lost explains.
+/// Asserts that the logged losses explain every gap.
 fn assert_progress(plan: &Plan, world: &mut World, node: NodeId, ears: &[Ear]) {
     let (up, down) = world.links(node);
     let losses: Vec<Instant> = up
@@ -264,8 +264,8 @@ fn assert_progress(plan: &Plan, world: &mut World, node: NodeId, ears: &[Ear]) {
     for (ear, _) in ears {
         let ear = ear.borrow();
         for Stall { from, to, gaps } in stalls(&ear.gaps, round_trip) {
-            // RFC 6298 section 2: srtt + max(G, 4 rttvar), and a second before the first sample; what was lost before
-            // the first byte arrived counts then, too.
+            // RFC 6298 section 2: srtt + max(G, 4 rttvar), and one second before the first sample; then losses before
+            // the first arriving byte count too.
             let known = ear.first.is_some_and(|first| from.since(first) > 3 * round_trip);
             let rto = round_trip + SLACK.max(4 * round_trip);
             let rto = if known { rto } else { rto.max(Duration::from_secs(1)) };
@@ -282,8 +282,8 @@ fn assert_progress(plan: &Plan, world: &mut World, node: NodeId, ears: &[Ear]) {
     }
 }
 
-/// Gaps with no more than a round trip between them: the bytes between arrived, but nobody heard of it, and the
-/// timeouts went on growing.
+/// Gaps with at most a round trip between them: the bytes in between arrived, but their ACKs were lost, and the
+/// timeouts kept growing.
 struct Stall {
     from: Instant,
     to: Instant,
@@ -303,7 +303,7 @@ fn stalls(gaps: &[(Instant, Instant)], round_trip: Duration) -> Vec<Stall> {
     stalls
 }
 
-/// Nothing is held for anybody at either end.
+/// No memory is held at either end.
 fn assert_rest(world: &mut World, node: NodeId, budget: skbudget_stack::sim::BudgetId) {
     let chunks = world.live_chunks();
     let near = (world.container(node).stats(), world.container(node).next_deadline());

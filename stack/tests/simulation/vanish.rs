@@ -1,4 +1,4 @@
-//! Servers that vanish without a word, under a guest by other hands that uses keep-alive.
+//! Servers that vanish silently, with an independent guest (smoltcp) that uses keep-alive.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -19,13 +19,13 @@ use crate::autotune::budget;
 const GONE_FROM: Instant = Instant::from_millis(60_000);
 const NEVER: Instant = Instant(u64::MAX);
 
-/// Sends a little once, then nothing; notes when its connection is over.
+/// Sends a little once, then nothing; records when its connection is over.
 #[derive(Debug)]
 struct Quiet {
     keep_alive: Option<Duration>,
     timeout: Option<Duration>,
     sent: bool,
-    /// More at that time, once.
+    /// Sends once more at this time.
     again_at: Option<Instant>,
     over: Rc<RefCell<Option<Instant>>>,
 }
@@ -55,7 +55,7 @@ impl App for Quiet {
     }
 }
 
-/// A world with one such connection, and the moment it is over.
+/// A world with one such connection, and the time at which it is over.
 fn world(app: Quiet, server: Server) -> (World, NodeId, Rc<RefCell<Option<Instant>>>) {
     let over = app.over.clone();
     let mut config = ContainerConfig::new(1500, true, Some(256 << 20), [5, 6]);
@@ -95,7 +95,7 @@ fn a_guest_with_keep_alive_learns_that_its_server_is_gone_and_only_then() {
             assert_eq!(*over.borrow(), None, "every {every} s, {delay_ms} ms away");
             world.run_until(GONE_FROM + Duration::from_secs(600));
             let after = over.borrow().expect("it learns it").since(GONE_FROM).as_secs();
-            // The answer to the last probe, then its own time without any.
+            // The answer to the last probe, then the guest's own timeout without an answer.
             assert!((timeout - every..=timeout + 2 * every + 1).contains(&after), "{after} s");
             assert_eq!(world.container(node).stats().flows, 0);
         }
