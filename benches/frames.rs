@@ -1,4 +1,4 @@
-//! Frames a guest sends and receives, by hand: a bench must not wait for a second TCP to think.
+//! Frames that a guest sends and receives, built by hand: a bench must not include the cost of a second TCP.
 
 use std::io::IoSlice;
 
@@ -7,7 +7,7 @@ use skbudget_stack::vnet::{F_NEEDS_CSUM, GSO_TCPV4};
 
 const ETH: usize = 14;
 const IP: usize = 20;
-/// TCP's header with the timestamp option, as every segment after the handshake has it.
+/// TCP header with the timestamp option, as in every segment after the handshake.
 const TCP: usize = 32;
 const HEADERS: usize = ETH + IP + TCP;
 
@@ -18,22 +18,22 @@ const GUEST: [u8; 4] = [10, 0, 2, 100];
 const GATEWAY: [u8; 4] = [10, 0, 2, 2];
 const GUEST_PORT: u16 = 40_000;
 const HOST_PORT: u16 = 5201;
-/// MSS 1460, SACK permitted, timestamp (not filled in), window scale 7: what Linux sends.
+/// MSS 1460, SACK permitted, timestamp (not filled in), window scale 7: the options that Linux sends.
 const SYN_OPTIONS: [u8; 20] = [2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
 
-/// Fields of a segment that change from one to the next.
+/// The fields that change from segment to segment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fields {
     pub seq: u32,
     pub ack: u32,
     pub flags: u8,
-    /// As on the wire, not scaled.
+    /// The field as sent, not scaled.
     pub window: u16,
     pub tsval: u32,
     pub tsecr: u32,
 }
 
-/// A frame with room for headers and a payload that stays the same; the fields are written anew each time.
+/// A frame with headers and a constant payload; the fields are overwritten for each segment.
 #[derive(Debug, Clone)]
 pub struct FrameBuf {
     bytes: Vec<u8>,
@@ -41,7 +41,7 @@ pub struct FrameBuf {
 }
 
 impl FrameBuf {
-    /// A data segment or, with no payload, an ACK. More than `mss` bytes make a super-frame.
+    /// A data segment or, without payload, an ACK. More than `mss` bytes make a super-frame.
     pub fn segment(payload: usize, mss: u16) -> Self {
         let mut options = [0; TCP - 20];
         options[..4].copy_from_slice(&[1, 1, 8, 10]);
@@ -78,6 +78,7 @@ impl FrameBuf {
         header[20..].copy_from_slice(options);
 
         let gso = payload > usize::from(mss);
+        // Partial checksum, as the guest's kernel sends it with offload.
         let vnet = VnetHdr {
             flags: F_NEEDS_CSUM,
             gso_type: if gso { GSO_TCPV4 } else { 0 },
@@ -89,7 +90,7 @@ impl FrameBuf {
         Self { bytes, vnet }
     }
 
-    /// The frame with these fields; a SYN's timestamp stays as it was made.
+    /// The frame with these fields; a SYN keeps its timestamp.
     pub fn with(&mut self, fields: &Fields) -> (&VnetHdr, &[u8]) {
         let tcp = &mut self.bytes[ETH + IP..];
         tcp[4..8].copy_from_slice(&fields.seq.to_be_bytes());
@@ -104,7 +105,7 @@ impl FrameBuf {
     }
 }
 
-/// What the guest must know of a frame it receives.
+/// The fields of a received frame that the guest needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
     pub seq: u32,
@@ -114,7 +115,7 @@ pub struct Received {
     pub tsval: u32,
 }
 
-/// Reads the headers, which are the first part of every frame the stack sends. `None`: no TCP.
+/// Decodes the headers, which are the first part of every frame that the stack sends. `None`: not TCP.
 pub fn receive(parts: &[IoSlice<'_>]) -> Option<Received> {
     let headers: &[u8] = parts.first()?;
     if headers.len() < ETH + IP + 20 || headers[ETH + 9] != 6 {
@@ -123,7 +124,7 @@ pub fn receive(parts: &[IoSlice<'_>]) -> Option<Received> {
     let tcp = &headers[ETH + IP..];
     let word = |at: usize| u32::from_be_bytes([tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]]);
     let all: usize = parts.iter().map(|part| part.len()).sum();
-    // The stack writes its timestamp last and alone once the handshake is over.
+    // After the handshake the timestamp is the last and only option of a segment.
     let stamped = headers.len() == HEADERS && tcp[12] >> 4 == 8;
     Some(Received {
         seq: word(4),

@@ -1,7 +1,8 @@
-//! What the benches stand on: one container's stack between two ends that cost nothing.
+//! The base of the benches: one container's stack between two ends that cost nothing.
 //!
-//! The benches themselves are `micro/pressure.rs` and `micro/segment.rs` (criterion) and `peers/` (namespaces, real
-//! kernels, other programs). How they are to be read is in `README.md`.
+//! The benches themselves are `micro/pressure.rs` and `micro/segment.rs` (criterion), `peers/` (namespaces, real
+//! kernels, other programs), `impaired/` (a cable with loss and delay) and `floods/` (a neighbour beside a flood).
+//! `README.md` explains how to read them.
 
 pub mod frames;
 pub mod rig;

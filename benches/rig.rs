@@ -1,5 +1,5 @@
-//! One container, one flow: the guest's frames come from memory, the host's socket takes and gives without a system
-//! call, the device forgets what it was sent. What is left is the stack: parse, demux, TCP, accounting, the copy into
+//! One container, one flow: the guest's frames come from memory, the host socket takes and gives bytes without a system
+//! call, the device discards what it receives. Only the stack is measured: parse, demux, TCP, accounting, the copy into
 //! its own buffers, headers out.
 
 use std::collections::VecDeque;
@@ -15,16 +15,16 @@ use skbudget_stack::{
 
 use crate::frames::{ACK, Fields, FrameBuf, Received, SYN, receive};
 
-/// Window the guest offers: 8 MiB after scaling by 7.
+/// Window that the guest advertises: 8 MiB after scaling by 7.
 const GUEST_WINDOW: u16 = u16::MAX;
 const MTU: u16 = 1500;
 const MSS: u16 = 1448;
-/// Time between two steps; timers run, none becomes due in a flow that gets its ACKs.
+/// Time between two steps. Timers run, but none expires in a flow that gets its ACKs.
 const STEP: Duration = Duration::from_micros(50);
-/// Steps after which a flow that moves nothing is stuck.
+/// Steps after which a flow without progress is stuck.
 const STUCK: usize = 1000;
 
-/// A host socket that takes everything and gives what it was told to.
+/// A host socket that takes everything and gives a set number of bytes.
 #[derive(Debug, Default)]
 struct Sink {
     flow: Option<FlowId>,
@@ -45,7 +45,7 @@ impl Host for Sink {
         self.taken += n as u64;
         Ok(n)
     }
-    /// The bytes stay as they are: copying them is the kernel's work, not the stack's.
+    /// The buffers stay as they are: copying into them is the kernel's work, not the stack's.
     fn read(&mut self, _: FlowId, parts: &mut [IoSliceMut<'_>]) -> Result<usize, HostError> {
         let room: usize = parts.iter().map(|part| part.len()).sum();
         let n = room.min(self.to_give);
@@ -63,7 +63,7 @@ impl Host for Sink {
     fn close(&mut self, _: FlowId, _: Close) {}
 }
 
-/// Keeps the headers of what the guest was sent, until the guest looks.
+/// Keeps the headers of frames to the guest until the guest reads them.
 #[derive(Debug, Default)]
 struct Wire(VecDeque<Received>);
 
@@ -74,7 +74,7 @@ impl Device for Wire {
     }
 }
 
-/// What the budget of a rig is.
+/// The budget of a rig.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accounting {
     /// `skbudget run` with its defaults.
@@ -94,7 +94,7 @@ pub struct Rig {
     host: Sink,
     wire: Wire,
     now: Instant,
-    /// What the guest sends next: its sequence number, what it has received, its clock.
+    /// The guest's next segment: its sequence number, its RCV.NXT, its clock.
     guest: Fields,
     ack: FrameBuf,
 }
@@ -143,7 +143,7 @@ impl Rig {
         self.guest.ack = answer.seq + 1;
         self.acknowledge();
         self.turn();
-        // Far enough that windows, buffers and the congestion window have grown.
+        // Long enough for windows, buffers and the congestion window to grow.
         for _ in 0..200 {
             self.down(64 << 10);
         }
@@ -153,7 +153,7 @@ impl Rig {
         }
     }
 
-    /// A frame with this much payload, at most what fits a super-frame.
+    /// A frame with this payload, at most a super-frame's.
     pub fn data_frame(payload: usize) -> FrameBuf {
         FrameBuf::segment(payload.min(65_535 - 52), MSS)
     }
@@ -191,10 +191,10 @@ impl Rig {
         self.guest.tsval = (self.now.0 / 1_000_000) as u32;
     }
 
-    /// The guest sends one frame, the host socket has it. Returns the payload's length.
+    /// The guest sends one frame, and the host socket receives it. Returns the payload's length.
     ///
     /// # Panics
-    /// When the host socket did not get all of it.
+    /// When the host socket did not receive all of it.
     pub fn up(&mut self, frame: &mut FrameBuf) -> u64 {
         self.step();
         let before = self.host.taken;
@@ -210,7 +210,7 @@ impl Rig {
         sent
     }
 
-    /// The host has `n` bytes more, the guest gets and acknowledges them all: one ACK for everything a turn sent.
+    /// The host sends `n` bytes; the guest receives and acknowledges them all, with one ACK for each turn.
     ///
     /// # Panics
     /// When they do not arrive.
@@ -265,7 +265,7 @@ mod tests {
                     rig.down(payload);
                 }
             }
-            // Linux rules charge nothing for a flow at rest.
+            // Linux rules charge nothing for an idle flow.
             assert!(rig.usage_bytes() > 0 || accounting == Accounting::Linux);
         }
     }

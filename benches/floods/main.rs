@@ -1,11 +1,11 @@
-//! What a neighbour sees of a flood on the wall: its p99, its longest stall and what it was delivered, alone and while
-//! another container of the same daemon floods, against the thresholds for it. Both phases are of one run, so that
-//! their ratio depends on the machine as little as it can. On two cores the flood's sender, the neighbour's ends and
-//! the servers share them with the daemon: so each round is also made *apart*, with the attacker under a daemon of its
-//! own. What the neighbour sees then is the machine's doing; what it sees beyond that is ours.
+//! The effect of a flood on a neighbour, in real time: its p99, its longest stall and its throughput, alone and while
+//! another container of the same daemon floods, compared with thresholds. Both phases belong to one run, so that their
+//! ratio depends as little as possible on the machine. On two cores the flood's sender, the neighbour's ends and the
+//! servers share the CPU with the daemon: so each round is also run *apart*, with the attacker under another daemon.
+//! The effect of that run is the machine's; only what exceeds it is the daemon's.
 //!
-//! `cargo bench -p skbudget-benches --bench floods` as root. `-- --kinds syn --rounds 1` is a first look;
-//! `--seconds 20` makes a flood of a million.
+//! `cargo bench -p skbudget-benches --bench floods` as root. `-- --kinds syn --rounds 1` gives a quick result;
+//! `--seconds 20` makes a flood of a million segments.
 
 #[path = "../../stack/tests/floods/attack.rs"]
 mod attack;
@@ -34,10 +34,10 @@ use siege::{HARD, Siege};
 
 const PER_SECOND: u64 = 50_000;
 const CONNECTIONS: u16 = 50;
-/// Slow starts and growing windows are over by then.
+/// By then slow start is over and windows have grown.
 const WARM: Duration = Duration::from_secs(1);
 
-/// What may be asked of a shared machine; the virtual world's own thresholds are exact, and tighter.
+/// Thresholds for a shared machine; those of the virtual world are exact, and tighter.
 const P99_INFLATION: f64 = 2.0;
 const P99_DELTA: Duration = Duration::from_micros(500);
 const STALL: Duration = Duration::from_millis(50);
@@ -54,15 +54,15 @@ struct Args {
     kinds: Vec<KindArg>,
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Of each phase
+    /// Length of each phase
     #[arg(long, default_value_t = 4)]
     seconds: u64,
     #[arg(long, default_value_t = PER_SECOND)]
     rate: u64,
-    /// Of the daemon: one a core, as it is meant to run, has the two containers on two of them
+    /// Workers of the daemon: by default one a core, with the two containers on two of them
     #[arg(long, default_value_t = thread::available_parallelism().map_or(1, usize::from))]
     workers: usize,
-    /// Given by cargo
+    /// Set by cargo
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -95,9 +95,9 @@ struct Round {
     beside: Stretch,
     per_second: f64,
     lost: u64,
-    /// Of one core, the daemon's work for the attacker.
+    /// The daemon's CPU time for the attacker, in cores.
     cpu: f64,
-    /// What the attacker was sent, Mbit/s.
+    /// Traffic to the attacker, Mbit/s.
     sent: f64,
     peak: u64,
 }
@@ -108,6 +108,7 @@ fn main() {
         println!("skipped: network namespaces need root");
         return;
     }
+    // A flood opens many sockets: raise the limit of descriptors to its maximum.
     if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
     }
@@ -118,6 +119,7 @@ fn main() {
     for &kind in &args.kinds {
         let [mut together, mut apart] = [Vec::new(), Vec::new()];
         for _ in 0..args.rounds {
+            // Alternating, so that drift of the machine affects both alike.
             apart.push(round(&args, kind.into(), true));
             line("apart", apart.last());
             together.push(round(&args, kind.into(), false));
@@ -176,7 +178,7 @@ fn line(name: &str, round: Option<&Round>) {
     );
 }
 
-/// The medians of the rounds, beside what is asked of them.
+/// Prints the medians of the rounds beside their thresholds.
 fn verdict(kind: Kind, rounds: &[Round], apart: &[Round]) {
     let of = |value: &dyn Fn(&Round) -> f64| median(rounds.iter().map(value).collect());
     let inflation = of(&|r| r.beside.p99.div_duration_f64(r.alone.p99));

@@ -1,4 +1,4 @@
-//! One flow for so many seconds, and what arrived.
+//! One flow for a fixed time, and its goodput.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -14,7 +14,7 @@ use crate::bench::{Bench, Cable, Far};
 
 const PIECE: usize = 128 << 10;
 const SAMPLE: Duration = Duration::from_millis(50);
-/// Only headers are kept of what is captured.
+/// Bytes captured of each frame: the headers suffice.
 const SNAPLEN: u32 = 128;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -44,7 +44,7 @@ pub(crate) struct Run<'a> {
 
 #[derive(Debug)]
 pub(crate) struct Reading {
-    /// What the receiver's program got.
+    /// Goodput at the receiving program.
     pub(crate) mbit: f64,
     pub(crate) explained: String,
 }
@@ -62,7 +62,7 @@ impl Run<'_> {
             scope.spawn(|| send(&sender, ends));
             let windows = scope.spawn(|| self.windows(&bench, far, ends));
             let bytes = receive(&receiver, ends);
-            // The sender may be waiting for room.
+            // The sender may be blocked on a full socket.
             let _ = receiver.shutdown(Shutdown::Both);
             let _ = sender.shutdown(Shutdown::Both);
             (bytes, windows.join().unwrap_or_default())
@@ -80,6 +80,7 @@ impl Run<'_> {
             );
         }
         let asked = report.up.dropped_full + report.down.dropped_full;
+        // Losses that the seed did not decide make the run worthless for a comparison.
         if drops + report.full + report.oversized + asked > 0 {
             explained += &format!(
                 " NOT BY THE SEED: device {drops}, queue {asked}, receiver {}, oversized {}",
@@ -96,7 +97,7 @@ impl Run<'_> {
         PcapWriter::new(Box::new(std::io::BufWriter::new(file)), SNAPLEN, 0).expect("a capture")
     }
 
-    /// The sender's congestion window from time to time, in segments.
+    /// Samples of the sender's congestion window, in segments.
     fn windows(&self, bench: &Bench, far: Far, ends: Instant) -> Vec<f64> {
         let mut windows = Vec::new();
         while self.explain && Instant::now() < ends {
@@ -113,7 +114,7 @@ impl Run<'_> {
         windows
     }
 
-    /// What our stack counted; the kernel's runs say the same of the sender's namespace.
+    /// Counters of our stack, or of the sender's namespace in the kernel's runs.
     fn counters(&self, bench: &Bench, far: Far) -> String {
         if !self.explain {
             return String::new();
@@ -163,12 +164,12 @@ fn receive(mut from: &TcpStream, ends: Instant) -> u64 {
     bytes
 }
 
-/// With a timeout set, a call ends early for a timeout or for a child that was started.
+/// With a timeout set, a call ends early for a timeout, or for a signal when a child was started.
 fn passes(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
-/// Of the one flow of the calling thread's namespace that sends.
+/// Congestion window of the only sending flow in the calling thread's namespace.
 fn kernel_window() -> Option<f64> {
     let output = Command::new("ss").args(["-tinH"]).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

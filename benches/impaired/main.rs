@@ -1,9 +1,9 @@
-//! Goodput through a cable that loses frames: our stack against the guest's kernel, and two kernels against each other
+//! Goodput through a cable that loses frames: our stack against the guest's kernel, and two kernels with each other,
 //! with the same congestion control, the same cable and the same fate of the n-th frame.
 //!
 //! `cargo bench -p skbudget-benches --bench impaired` as root: 10 seeds of 30 s for each cable and direction, which
-//! takes 40 minutes. `-- --seeds 3 --seconds 8 --at-once` is a first look. `--explain` samples what the sender's
-//! congestion window did; `--capture DIR` keeps what the guest said and heard.
+//! takes 40 minutes. `-- --seeds 3 --seconds 8 --at-once` gives a quick result. `--explain` samples the sender's
+//! congestion window; `--capture DIR` keeps the guest's frames.
 
 #[path = "../../stack/daemon/tests/wire/bench.rs"]
 #[allow(dead_code, reason = "shared with the tests, which use the rest of it")]
@@ -25,7 +25,7 @@ use skbudget_stack::sim::Faults;
 
 #[derive(Debug, Parser)]
 struct Args {
-    /// Loss in percent of frames each way, and delay there and back in milliseconds: LOSS:DELAY
+    /// Loss in percent of frames each way, and round-trip delay in milliseconds: LOSS:DELAY
     #[arg(long, value_delimiter = ',', default_values = ["1:20", "0.1:100"])]
     cables: Vec<CableArg>,
     #[arg(long, default_value_t = 10)]
@@ -34,25 +34,25 @@ struct Args {
     first_seed: u64,
     #[arg(long, default_value_t = 30)]
     seconds: u64,
-    /// Of the kernel's senders; ours has its own
+    /// Congestion control of the kernel's senders; our stack has its own
     #[arg(long, default_value = "cubic")]
     congestion: String,
     /// Up: the guest sends. Down: it receives
     #[arg(long, value_delimiter = ',', default_values = ["up", "down"])]
     toward: Vec<Toward>,
-    /// Of the cable, Mbit/s
+    /// Rate of the cable, Mbit/s
     #[arg(long, default_value_t = 1000)]
     rate: u64,
-    /// Both arrangements of a pair at the same time: twice as fast, and each disturbs the other
+    /// Both arrangements of a pair at the same time: twice as fast, but each disturbs the other
     #[arg(long)]
     at_once: bool,
-    /// Samples the sender's congestion window
+    /// Sample the sender's congestion window
     #[arg(long)]
     explain: bool,
-    /// Directory for captures, one a run
+    /// Directory for captures, one per run
     #[arg(long)]
     capture: Option<PathBuf>,
-    /// Given by cargo
+    /// Set by cargo
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -88,7 +88,7 @@ fn main() {
     }
 }
 
-/// All seeds of one cable and direction, and the median of their ratios.
+/// Runs all seeds of one cable and direction, and prints the median of their ratios.
 fn series(args: &Args, cable: &CableArg, toward: Toward) {
     let loss = f64::from(cable.loss_ppm) / 10_000.0;
     let name = format!("{loss:5} {:6} {:6}", cable.round_trip.as_millis(), toward.name());
@@ -123,7 +123,7 @@ fn series(args: &Args, cable: &CableArg, toward: Toward) {
     println!("{name}  all {ours:6.2} {kernel:6.2} {ratio:6.3}   medians");
 }
 
-/// Ours and the kernel's, in alternating order, or both at once.
+/// Measures our stack and the kernel, in alternating order, or both at once.
 fn pair(args: &Args, run: &Run<'_>) -> (Reading, Reading) {
     if args.at_once {
         return std::thread::scope(|scope| {

@@ -1,7 +1,7 @@
-//! What a charge costs: schedule+uncharge pairs and the life of a flow against the controller alone.
+//! The cost of a charge: schedule+uncharge pairs and the life of a flow, for the controller alone.
 //!
-//! `reserve`: within the flow's own guarantee, no meter is touched. `page`: the budget's usage crosses a page both
-//! ways, at one level (the budget) and at four (three shared meters above it). One iteration is one pair.
+//! `reserve`: within the flow's own guarantee, no meter is touched. `page`: the budget's usage crosses a page in both
+//! directions, at one level (the budget) and at four (three shared meters above it). One iteration is one pair.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ fn name(rules: Rules) -> &'static str {
     }
 }
 
-/// A pair within what the flow has anyway.
+/// A pair within the flow's reserve.
 fn reserve(group: &mut BenchmarkGroup<'_, WallTime>, rules: Rules) {
     let (mut budget, member) = budget(rules, 0);
     let mut ledger = flow(&mut budget, member);
@@ -56,7 +56,7 @@ fn reserve(group: &mut BenchmarkGroup<'_, WallTime>, rules: Rules) {
             });
         });
     }
-    // An open window: data fills a slot and leaves it, the window stays where it is.
+    // An open window: data fills a slot and leaves it, the window does not move.
     budget.rx_open(&mut ledger, 16, NOW);
     group.bench_function("receive/credit", |b| {
         b.iter(|| {
@@ -71,9 +71,9 @@ fn reserve(group: &mut BenchmarkGroup<'_, WallTime>, rules: Rules) {
 fn page(group: &mut BenchmarkGroup<'_, WallTime>, rules: Rules, levels: usize) {
     let (mut budget, member) = budget(rules, levels - 1);
     let mut ledger = flow(&mut budget, member);
-    // Linux rules: below the flow's own cap, or it is refused before any meter is asked.
+    // Linux rules: the flow must stay below its own cap, or the charge is refused before it reaches a meter.
     ledger.set_sndbuf(4 << 20);
-    // Past the reserve, so that every further chunk is a page of the meter's.
+    // Beyond the reserve, so that every further chunk is a page of the meter.
     budget.tx_grant(&mut ledger, 4, NOW);
     budget.rx_open(&mut ledger, 4, NOW);
     budget.rx_fill(&mut ledger, 4, RxKind::InOrder, NOW);
@@ -90,7 +90,7 @@ fn page(group: &mut BenchmarkGroup<'_, WallTime>, rules: Rules, levels: usize) {
             budget.rx_free(&mut ledger, filled, NOW);
         });
     });
-    // 64 KiB at once, as a super-frame is charged.
+    // 64 KiB at once, as for a super-frame.
     group.bench_function(format!("send/17 pages/{levels}"), |b| {
         b.iter(|| {
             let granted = budget.tx_grant(&mut ledger, black_box(17), NOW);

@@ -1,8 +1,8 @@
 //! One segment through a container's stack, in each direction, with and without accounting.
 //!
-//! `up`: a frame of the guest's is parsed, queued, written to the host socket, acknowledged when due. `down`: the host
-//! socket is read, frames are sent, the guest's ACK comes in. The ends cost next to nothing
-//! ([`skbudget_benches::rig`]); the kernel's copies are not in these numbers, the stack's own are.
+//! `up`: a guest's frame is parsed, queued, written to the host socket, acknowledged when due. `down`: the host socket
+//! is read, frames are sent, the guest's ACK arrives. The ends cost next to nothing ([`skbudget_benches::rig`]); these
+//! numbers contain the stack's own copies, but not the kernel's.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use skbudget_benches::Rig;

@@ -1,4 +1,4 @@
-//! Namespaces and processes that are gone when this is over, however it ends short of SIGKILL.
+//! Namespaces and processes that are removed at the end, however the bench ends short of SIGKILL.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
@@ -9,33 +9,33 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
-/// How often something that is waited for is looked at.
+/// Interval of polls for an event.
 const POLL: Duration = Duration::from_millis(20);
-/// The default congestion control of every namespace here. It does not pace, and every kernel has it.
+/// Default congestion control of every namespace here. It does not pace, and every kernel has it.
 pub(crate) const UNPACED: &str = "reno";
 pub(crate) const CONGESTION_CONTROL_KEY: &str = "net.ipv4.tcp_congestion_control";
-/// A process that was told to end has this long.
+/// Time that a process has to end after SIGTERM.
 const END_PATIENCE: Duration = Duration::from_secs(3);
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// Ctrl-C was pressed: everything unwinds, and what was made is removed.
+/// Fails after Ctrl-C: everything unwinds, and the namespaces are removed.
 pub(crate) fn check_stop() -> Result<(), String> {
     if STOP.load(Ordering::Relaxed) { Err("interrupted".to_owned()) } else { Ok(()) }
 }
 
-/// The private host, and names for what stands around it.
+/// The private host namespace, and the prefix of all names.
 #[derive(Debug)]
 pub(crate) struct Lab {
     pub(crate) host: Netns,
-    /// Address of the host's outside interface: some peers want a default route to copy.
+    /// Address of the host's uplink: some peers copy its default route.
     pub(crate) gateway: &'static str,
     tag: String,
 }
 
 impl Lab {
     pub(crate) fn new() -> Result<Self, String> {
-        // Blocked here and in every thread, awaited in one; children start with nothing blocked.
+        // Blocked here and in every thread, awaited in one; children start with no signal blocked.
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGINT);
         signals.add(Signal::SIGTERM);
@@ -56,12 +56,12 @@ impl Lab {
         Ok(lab)
     }
 
-    /// A namespace for one container.
+    /// Creates a namespace for one container.
     pub(crate) fn container(&self) -> Result<Netns, String> {
         Netns::new(format!("{}c", self.tag))
     }
 
-    /// A server or a network program in the host namespace.
+    /// Starts a server or a network program in the host namespace.
     pub(crate) fn in_host<S: AsRef<OsStr>>(
         &self,
         program: impl AsRef<OsStr>,
@@ -83,23 +83,23 @@ impl Netns {
         ip(&format!("netns add {name}"))?;
         let netns = Self(name);
         netns.ip("link set lo up")?;
-        // Before the first socket: one that was created under BBR stays paced, whatever it is set to later.
+        // Before the first socket: a socket created under BBR stays paced, whatever is set later.
         let args = format!("netns exec {} sysctl -qw {CONGESTION_CONTROL_KEY}={UNPACED}", netns.0);
         ip(&args)?;
         Ok(netns)
     }
 
-    /// An `ip` command inside.
+    /// Runs an `ip` command inside.
     pub(crate) fn ip(&self, args: &str) -> Result<String, String> {
         ip(&format!("-n {} {args}", self.0))
     }
 
-    /// What to put in front of a command that is to run inside.
+    /// Prefix of a command that runs inside.
     pub(crate) fn exec(&self) -> Vec<OsString> {
         ["ip", "netns", "exec", &self.0].map(OsString::from).to_vec()
     }
 
-    /// Waits until an address was configured, by somebody else.
+    /// Waits until another program has configured an address.
     pub(crate) fn await_address(&self) -> Result<(), String> {
         let began = Instant::now();
         while self.ip("-4 -o addr show scope global")?.is_empty() {
@@ -109,7 +109,7 @@ impl Netns {
             }
             std::thread::sleep(POLL);
         }
-        // The address is there a moment before the other end is ready.
+        // The address appears a moment before the other end is ready.
         std::thread::sleep(Duration::from_millis(300));
         Ok(())
     }
@@ -132,7 +132,7 @@ fn ip(args: &str) -> Result<String, String> {
     Err(format!("ip {args}: {}", String::from_utf8_lossy(&output.stderr).trim()))
 }
 
-/// A child that does not outlive its owner; what it says on stdout is kept.
+/// A child that does not outlive its owner; its stdout is kept.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
@@ -154,7 +154,7 @@ impl Process {
         Ok(Self { child, output })
     }
 
-    /// Everything it said, once it ended by itself.
+    /// The child's stdout, once it has ended by itself.
     pub(crate) fn finish(mut self, patience: Duration) -> Result<String, String> {
         let began = Instant::now();
         while began.elapsed() < patience {
@@ -175,7 +175,7 @@ impl Drop for Process {
         let pid = Pid::from_raw(self.child.id().cast_signed());
         let began = Instant::now();
         let mut told = false;
-        // A child that was waited for is not signalled: its number may be somebody else's by now.
+        // A child that was waited for gets no signal: its number may belong to another process by now.
         while let Ok(None) = self.child.try_wait() {
             if !std::mem::replace(&mut told, true) {
                 let _ = kill(pid, Signal::SIGTERM);

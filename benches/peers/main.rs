@@ -1,11 +1,11 @@
-//! Ways to give a container a network, side by side, in interleaved rounds. Needs root.
+//! Compares ways to give a container a network, in interleaved rounds. Needs root.
 //!
 //! `cargo bench -p skbudget-benches --bench peers -- [OPTIONS]`
 //!
-//! Everything runs between namespaces made here: a private host and one container at a time, both with Reno as their
-//! default congestion control. Under BBR the senders' pacing timers are measured instead of the path. The order of the
-//! peers turns round with every round, so a machine that warms up or is disturbed treats all alike; ratios are taken
-//! within a round.
+//! Everything runs between namespaces that the bench creates: a private host and one container at a time, both with
+//! Reno as default congestion control. Under BBR the senders' pacing timers would be measured instead of the path. The
+//! order of the peers is reversed in every other round, so that a machine that warms up or is disturbed affects all
+//! alike; ratios are taken within a round.
 
 mod lab;
 mod measure;
@@ -50,10 +50,10 @@ struct Args {
     /// Stalls of one resume measurement
     #[arg(long, default_value_t = 100)]
     cycles: u32,
-    /// Write all cells and ratios there
+    /// Write all cells and ratios to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Built and found beside this bench when not given
+    /// Built and found beside this bench if not given
     #[arg(long, value_name = "PATH", env = "SKBUDGET")]
     skbudget: Option<PathBuf>,
     /// More options of `skbudget run`, e.g. "--hard 16MiB"
@@ -62,7 +62,7 @@ struct Args {
     /// A newer build than the distribution's is a harder peer
     #[arg(long, value_name = "PATH", default_value = "pasta")]
     pasta: PathBuf,
-    /// Said by `cargo bench`; without it this is a test run, which measures nothing
+    /// Set by `cargo bench`; without it this is a test run, which measures nothing
     #[arg(long, hide = true)]
     bench: bool,
     #[command(subcommand)]
@@ -95,7 +95,7 @@ fn report(result: Result<(), String>) -> ExitCode {
     }
 }
 
-/// Whether this machine can run it at all.
+/// Checks whether this machine can run the bench.
 fn able(args: &Args) -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("namespaces are made as root".to_owned());
@@ -110,7 +110,7 @@ fn able(args: &Args) -> Result<(), String> {
         ("pasta", "passt", has(Peer::Pasta) && args.pasta.as_os_str() == "pasta"),
     ];
     for (program, package, _) in needed.iter().filter(|(_, _, needed)| *needed) {
-        // `--version` in every spelling: whether it starts is what counts.
+        // Each program spells `--version` in its own way: only whether it starts matters.
         if Command::new(program).arg("-V").output().is_err() {
             return Err(format!("{program} is missing (package {package})"));
         }
@@ -159,7 +159,7 @@ fn compare(args: Args) -> Result<(), String> {
     Ok(())
 }
 
-/// The skbudget of this source tree: `cargo bench` builds benches, not other packages' binaries.
+/// Builds the skbudget of this source tree: `cargo bench` builds benches, not other packages' binaries.
 fn built() -> Result<PathBuf, String> {
     if let Some(cargo) = std::env::var_os("CARGO") {
         let status = Command::new(cargo).args(["build", "--release", "-p", "skbudget"]).status();

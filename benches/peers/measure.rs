@@ -1,4 +1,4 @@
-//! One test in one container.
+//! Runs one test in one container.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use crate::lab::{Lab, Process};
 use crate::peer::Container;
 
 const PORT: &str = "5201";
-/// A server listens this long after it was started.
+/// Time until a started server listens.
 const SERVER_STARTS: Duration = Duration::from_millis(400);
-/// Beyond the length of a measurement: start, end, and a peer that hardly moves.
+/// Extra time beyond a measurement: start, end, and a peer that hardly moves.
 const SLACK: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -21,17 +21,17 @@ pub(crate) enum Test {
     Up,
     /// One flow from the host to the container.
     Down,
-    /// One byte there and back, over and over, on one connection.
+    /// One byte in each direction, repeated on one connection.
     Rr,
-    /// Connect, one byte there and back, close.
+    /// Connect, one byte in each direction, close.
     Crr,
-    /// The host stops reading until the flow is full, then reads until nothing is there.
+    /// The host stops reading until the flow is full, then reads until nothing is left.
     Resume,
     /// The same with the reader in the container.
     ResumeDown,
 }
 
-/// How long.
+/// Length of the measurements.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) seconds: u64,
@@ -41,7 +41,7 @@ pub(crate) struct Plan {
 /// Named numbers of one measurement.
 pub(crate) type Readings = Vec<(&'static str, f64)>;
 
-/// What a test reads, the first being what is compared.
+/// Names of a test's readings; the first one is compared.
 pub(crate) const fn readings_of(test: Test) -> &'static [&'static str] {
     match test {
         Test::Up | Test::Down => &["Gbit/s"],
@@ -95,8 +95,8 @@ pub(crate) fn measure(
     }
 }
 
-/// A paced sender sets a timer every few segments: tens of thousands a second where an unpaced path has a few hundred.
-/// What is measured then is the pacing, not the path.
+/// A paced sender sets a timer every few segments: tens of thousands a second, where an unpaced path has a few hundred.
+/// Then the pacing is measured, not the path.
 const UNPACED_HRTIMERS_MAX: u64 = 1000;
 
 /// HRTIMER softirqs of all cores since the machine started.
@@ -107,7 +107,7 @@ fn hrtimer_softirqs() -> Result<u64, String> {
     Ok(row.split_whitespace().filter_map(|core| core.parse::<u64>().ok()).sum())
 }
 
-/// The programs at both ends are this one.
+/// The programs at both ends are this executable.
 fn own() -> Result<OsString, String> {
     let path = std::env::current_exe().map_err(|e| format!("own path: {e}"))?;
     Ok(path.into_os_string())

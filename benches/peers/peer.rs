@@ -1,4 +1,4 @@
-//! How each peer gives a container its network.
+//! The way in which each peer gives a container its network.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::lab::{CONGESTION_CONTROL_KEY, Lab, Netns, Process, UNPACED};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Peer {
-    /// The kernel's own: a pair of devices and no program in between.
+    /// The kernel's own: a pair of devices without a program in between.
     Veth,
     #[value(name = "slirp4netns")]
     Slirp4netns,
@@ -18,7 +18,7 @@ pub(crate) enum Peer {
     Skbudget,
 }
 
-/// Where programs are that are not simply on the path.
+/// Paths of programs that are not looked up in PATH.
 #[derive(Debug)]
 pub(crate) struct Programs {
     pub(crate) skbudget: PathBuf,
@@ -26,12 +26,12 @@ pub(crate) struct Programs {
     pub(crate) pasta: PathBuf,
 }
 
-/// A container that is up. Fields go in this order: first the program, then the namespace.
+/// A running container. Fields are dropped in this order: first the program, then the namespace.
 #[derive(Debug)]
 pub(crate) struct Container {
-    /// What to put in front of a command that is to run inside.
+    /// Prefix of a command that runs inside.
     pub(crate) inside: Vec<OsString>,
-    /// The host's servers, as seen from inside.
+    /// The host's address, as seen from inside.
     pub(crate) servers: &'static str,
     _program: Option<Process>,
     _netns: Option<Netns>,
@@ -82,7 +82,7 @@ impl Peer {
 }
 
 fn veth(lab: &Lab, netns: &Netns, mtu: &str) -> Result<(), String> {
-    // The one of the last round goes with its peer, a moment after the namespace.
+    // The last round's device is deleted with its peer, a moment after the namespace.
     for _ in 0..100 {
         if lab.host.ip("link show v0").is_err() {
             break;

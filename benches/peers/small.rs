@@ -1,4 +1,4 @@
-//! The small programs at both ends of a measurement: this executable, started again with one of these words.
+//! The small programs at both ends of a measurement: this executable, started with one of these subcommands.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -7,33 +7,33 @@ use std::time::{Duration, Instant};
 use clap::Subcommand;
 use serde_json::json;
 
-/// Connections of one `crr` run: below the ephemeral ports a client has before the first leaves TIME-WAIT.
+/// Connections of one `crr` run: fewer than a client's ephemeral ports, before the first leaves TIME-WAIT.
 const CONNECTIONS_MAX: usize = 25_000;
-/// Read or written at once.
+/// Bytes of one read or write.
 const PIECE: usize = 256 << 10;
-/// A reader that gets nothing for so long gives up.
+/// A reader that receives nothing for this time gives up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy, Subcommand)]
 #[command(hide = true)]
 pub(crate) enum Small {
-    /// Sends back what comes, to any number of clients
+    /// Sends received bytes back, to any number of clients
     Echo {
         port: u16,
     },
-    /// One byte there and back on one connection
+    /// One byte in each direction on one connection
     Rr {
         to: Ipv4Addr,
         port: u16,
         seconds: u64,
     },
-    /// Connect, one byte there and back, close
+    /// Connect, one byte in each direction, close
     Crr {
         to: Ipv4Addr,
         port: u16,
         seconds: u64,
     },
-    /// Writes to its one client for as long as it takes it
+    /// Writes to its only client until that closes
     FloodAt {
         port: u16,
     },
@@ -41,7 +41,7 @@ pub(crate) enum Small {
         to: Ipv4Addr,
         port: u16,
     },
-    /// Lets its one client fill the flow, reads until nothing is there, and again
+    /// Lets its only client fill the flow, reads until nothing is left, and repeats
     DrainAt {
         port: u16,
         cycles: u32,
@@ -129,13 +129,13 @@ fn say_rate(length: Duration, mut took: Vec<Duration>, errors: usize) {
     println!("{line}");
 }
 
-/// Microseconds; 0 of nothing.
+/// Microseconds; 0 if there are no values.
 fn percentile(sorted: &[Duration], percent: usize) -> f64 {
     let rank = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
     sorted.get(rank).map_or(0.0, |d| d.as_secs_f64() * 1e6)
 }
 
-/// Until the other end has enough.
+/// Writes until the other end closes.
 fn flood(mut stream: TcpStream) -> io::Result<()> {
     let piece = vec![0x5a; PIECE];
     while stream.write_all(&piece).is_ok() {}
@@ -146,7 +146,7 @@ fn drain(mut stream: TcpStream, cycles: u32) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let (mut piece, mut waited, mut drained) = (vec![0; PIECE], Vec::new(), 0);
     for cycle in 0..cycles {
-        // Stalls of different lengths: the sender's probes are at different points when they end.
+        // Stalls of different lengths: the sender's probes are in different phases when they end.
         std::thread::sleep(Duration::from_millis(100 + 97 * u64::from(cycle % 4)));
         stream.set_nonblocking(true)?;
         loop {
@@ -157,6 +157,7 @@ fn drain(mut stream: TcpStream, cycles: u32) -> io::Result<()> {
                 Err(e) => return Err(e),
             }
         }
+        // Only the wait from the first empty read to the next byte is measured.
         let empty = Instant::now();
         stream.set_nonblocking(false)?;
         if stream.read(&mut piece)? == 0 {

@@ -1,4 +1,4 @@
-//! What was read, its medians, and skbudget against each peer round by round.
+//! The readings, their medians, and skbudget's ratio to each peer within a round.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,12 +9,12 @@ use serde_json::{Map, Value, json};
 use crate::measure::{Readings, Test, readings_of};
 use crate::peer::Peer;
 
-/// `None`: that round failed.
+/// Values by round; `None`: that round failed.
 type Rounds = Vec<Option<f64>>;
 
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    /// By MTU, test, place among the test's readings, and peer.
+    /// By MTU, test, index among the test's readings, and peer.
     cells: BTreeMap<(u16, Test, usize, Peer), Rounds>,
 }
 
@@ -56,7 +56,7 @@ impl Table {
         out
     }
 
-    /// Of each test's first reading, the median of the ratios within a round.
+    /// The median of the ratios within a round, for each test's first reading.
     fn ratios(&self) -> Vec<(String, Option<f64>)> {
         let mut all = Vec::new();
         for ((mtu, test, place, peer), theirs) in &self.cells {

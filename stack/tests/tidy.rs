@@ -224,8 +224,8 @@ fn comment(line: &str) -> &str {
     line.find("//").map_or("", |at| &line[at..])
 }
 
-/// Words of one capital letter and one or two digits, except in lines that name another source: RFCs, HdrHistogram's
-/// V2.
+/// Words of one capital letter and one or two digits.
+/// Lines that name another source have none: RFCs, HdrHistogram's V2.
 fn cited_codes(comment: &str) -> impl Iterator<Item = &str> {
     let other_book = ["RFC", "Histogram", "histogram"].iter().any(|book| comment.contains(book));
     let is_code = |word: &&str| {
