@@ -111,6 +111,7 @@ impl Budget {
         if weight == 0 {
             return Err(LimitError::ZeroWeight);
         }
+        // A level's depth counts the level itself.
         if parent.as_ref().is_some_and(|p| p.depth() > DEPTH_MAX) {
             return Err(LimitError::TooDeep);
         }
@@ -185,6 +186,7 @@ impl Budget {
             member.bytes = dev_bytes;
             self.meter.fixed += dev_bytes;
         }
+        // Reuse the index of a removed container: indices have 16 bits.
         let id = if let Some(id) = self.vacant.pop() {
             self.members[usize::from(id)] = Some(member);
             id
@@ -233,6 +235,7 @@ impl Budget {
         debug_assert!(gone.flows == 0, "a container left with live flows");
         self.vacant.push(member.0);
         self.meter.udp -= gone.udp;
+        // Room held for its waiting SYNs is free again.
         self.meter.hold -= gone.hold;
         if self.rules == Rules::Strict {
             self.meter.fixed -= gone.dev + gone.listen + gone.compact;
@@ -273,6 +276,7 @@ impl Budget {
         if self.rules == Rules::Linux {
             return;
         }
+        // `ripe` compares this room with `need`: was the refusal for want of room?
         let room = self.room_of(admission);
         self.waiters.push(Waiter { key, need, admission, room, releases: self.refused_at });
         if let Some(level) = &self.chain.leaf {
@@ -400,6 +404,7 @@ impl Budget {
             && self.rules == Rules::Strict
         {
             if new > old && level.charge_below(new - old, None, SoftTest::Later).is_err() {
+                // Report what the tightest level still allows.
                 let room = level.chain_to(None).map(Level::free).min().unwrap_or(0);
                 let room_bytes = (room + old - usage).saturating_mul(PAGE_SIZE);
                 return Err(LimitError::MinDoesNotFit { min_bytes, room_bytes });
@@ -409,6 +414,7 @@ impl Budget {
             }
         }
         self.meter.min = min;
+        // Waiters below the new guarantee may fit.
         self.releases += 1;
         self.rescale(self.first_member());
         Ok(())
@@ -433,6 +439,7 @@ impl Budget {
         if let Some(level) = from {
             level.uncharge_below(up, common, SoftTest::Later);
         }
+        // Reservations move with the charge; the levels' soft tests are made here.
         self.meter.move_static(from, to.as_deref(), common);
         self.chain.leaf = to;
         self.releases += 1;
@@ -442,6 +449,7 @@ impl Budget {
     // ---- internals ----
 
     fn at(&mut self, now: Instant) {
+        // Time never runs backwards, whatever a caller passes.
         self.now = self.now.max(now);
     }
 

@@ -121,6 +121,7 @@ impl Level {
             return Err(LimitError::TooDeep);
         }
         if let Some(parent) = &parent {
+            // Weight 1 until `set_weight`.
             parent.join(1, hard);
         }
         Ok(Arc::new(Self {
@@ -207,6 +208,7 @@ impl Level {
             if n > self.hard.load(Relaxed).saturating_sub(usage) {
                 return false;
             }
+            // The exchange fails if the usage changed since the test for room.
             let next = self.tested(word + n, test);
             match self.word.compare_exchange_weak(word, next, SeqCst, Relaxed) {
                 Ok(_) => {
@@ -231,6 +233,7 @@ impl Level {
         let mut word = self.word.load(Relaxed);
         loop {
             let next = change(word);
+            // Do not write a shared cache line without a change.
             if next == word {
                 return word;
             }
@@ -329,6 +332,7 @@ impl Level {
     /// Pages by which a child may grow: no bound without pressure, then up to the fair level. While
     /// no fair level is published, or it is no bound, up to the child's part ([`Self::spread`]).
     pub(crate) fn fair_room(&self, child: Asking) -> u64 {
+        // Flagged, but without a fair level that bounds: the parts apply.
         if self.under_pressure() && self.share() == Share::NONE {
             return self.spread(child, self.soft_effective());
         }
@@ -403,6 +407,7 @@ impl Level {
         if self.word.load(SeqCst) & both != both {
             return false;
         }
+        // If several workers race, exactly one sees both bits and wakes the others.
         self.word.fetch_and(!both, SeqCst) & both == both
     }
 

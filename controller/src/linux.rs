@@ -165,6 +165,7 @@ impl Chain {
     /// then.
     fn charge(&mut self, n: u64, nofail: bool) -> bool {
         let Some(leaf) = &self.leaf else { return true };
+        // The container's flag is the outcome of its last charge (L1).
         self.flag = leaf.try_charge(n).is_err();
         if self.flag && nofail {
             leaf.charge_forced(n);
@@ -346,6 +347,7 @@ impl Sock {
         if verdict.is_ok() {
             return (copy, verdict);
         }
+        // L4: up to the guarantee, a refused copy is forced.
         let left = u64::from(self.wmem_min).saturating_sub(self.wmem);
         if left > 0 {
             self.force(pool, chain, left.min(copy));

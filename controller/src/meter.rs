@@ -171,8 +171,10 @@ impl Meter {
             if fits == want {
                 return (want, None);
             }
+            // Counts the refusal of the chunks that did not fit.
             return (fits, Some(self.refuse(parent, by)));
         }
+        // Four lost races: the flow waits and is woken after the next release.
         (0, Some(Refusal::Ancestor(0)))
     }
 
@@ -258,6 +260,7 @@ impl Meter {
     pub(crate) fn over_share(&self, parent: &Level) -> bool {
         let mut child = (self.usage, self.weight);
         for level in parent.chain_to(None) {
+            // The share bounds usage, not the charged `min`.
             let over = child.0 > level.share().of(child.1);
             if over && level.under_pressure() && self.usage > self.min {
                 return true;
@@ -312,6 +315,7 @@ impl Meter {
         let Limits { low, soft, hard } = self.limits;
         let fixed = pages(self.fixed);
         self.room = hard.saturating_sub(fixed);
+        // K7: neither reservations nor idle credit count as elastic.
         let calm = fixed + self.idle / PAGE_SIZE;
         self.enter_at = calm.saturating_add(scale(self.room, soft, hard));
         self.leave_at = calm.saturating_add(scale(self.room, low, hard));

@@ -91,6 +91,7 @@ pub(crate) fn part(hard: u64, child: Asking, all: Family) -> u64 {
     }
     let weight = u64::from(child.weight);
     let by_weight = u128::from(hard) * u128::from(weight) / u128::from(all.weights.max(weight));
+    // Room beyond the siblings' maxima can serve no other child.
     let others = all.hards.saturating_sub(countable(child.hard));
     u64::try_from(by_weight).unwrap_or(u64::MAX).max(hard.saturating_sub(others))
 }

@@ -68,6 +68,7 @@ pub fn select_window(input: &WindowInput) -> WindowChoice {
     let allowed = window_of(rcvbuf, ratio);
     let full = window_clamp.min(allowed);
     let mut free = window_of(rcvbuf.saturating_sub(rmem), ratio);
+    // A buffer smaller than a segment counts as one segment.
     let mss = mss.min(full);
     if full == 0 {
         return WindowChoice { window: 0, rcv_ssthresh };
@@ -85,7 +86,8 @@ pub fn select_window(input: &WindowInput) -> WindowChoice {
         }
     }
     free = free.min(rcv_ssthresh);
-    // With scaling the window is rounded up to its unit; without, to whole segments.
+    // With scaling the window is rounded up to its unit. Without, it is a number of whole segments,
+    // and stays as it is unless it must shrink or one more segment fits.
     let window = if scale > 0 {
         free.next_multiple_of(1 << scale)
     } else if open > free || open + mss <= free {

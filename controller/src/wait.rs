@@ -65,6 +65,7 @@ impl WaitList {
             self.nodes[self.index[slot] as usize].waiter = waiter;
             return;
         }
+        // At most half full, so that probes stay short.
         if self.index.len() < 2 * (self.len + 1) {
             self.grow();
         }
@@ -162,6 +163,7 @@ impl WaitList {
         let len = (2 * self.index.len()).max(16);
         self.index.clear();
         self.index.resize(len, NONE);
+        // Only waiting entries are indexed; spare nodes are not.
         let mut at = self.head;
         while at != NONE {
             let Node { waiter, next, .. } = self.nodes[at as usize];

@@ -254,6 +254,7 @@ impl Budget {
         if raised {
             self.member_mut(ledger.member).host += bytes;
         }
+        // The strict rules add it with their own charge.
         if self.rules == Rules::Linux {
             ledger.host += bytes;
         }
@@ -264,6 +265,7 @@ impl Budget {
     /// floor.
     pub fn host_lower(&mut self, ledger: &mut Ledger, bytes: u64, now: Instant) {
         self.at(now);
+        // The floor is part of the reservation: only `release` returns it.
         let floor = if ledger.established { u64::from(ledger.sizes.host_floor) } else { 0 };
         let bytes = bytes.min(ledger.host.saturating_sub(floor));
         self.member_mut(ledger.member).host -= bytes;
@@ -366,6 +368,7 @@ impl Budget {
     pub fn set_idle(&mut self, ledger: &mut Ledger, idle: bool, now: Instant) {
         self.at(now);
         match self.rules {
+            // Moves credit between idle and elastic, then makes the soft test; uncharges nothing.
             Rules::Strict if ledger.idle != idle => {
                 self.shrink(ledger, |ledger| ledger.idle = idle);
             }

@@ -67,6 +67,7 @@ impl Budget {
     /// `tcp_data_queue`: refused data is dropped, unless it is in order and the receive queue is
     /// empty (L6).
     fn linux_rx_one(&mut self, ledger: &mut Ledger, kind: RxKind) -> bool {
+        // Only in-order data lets the reader progress: data behind a hole is never forced.
         let empty = ledger.rmem == 0 && kind == RxKind::InOrder;
         let verdict = self.with_pool(ledger, |sock, pool, chain, now| {
             let verdict = sock.schedule(pool, chain, Kind::Rmem, CHUNK_SIZE, now);
@@ -101,6 +102,7 @@ impl Budget {
     /// `tcp_sendmsg`: only below sndbuf. The first buffer of an empty queue is forced; later ones
     /// follow the copy rule (L4), where less than a whole chunk grants nothing.
     fn linux_tx_one(&mut self, ledger: &mut Ledger) -> bool {
+        // L4: a new buffer needs `wmem < sndbuf`.
         if !ledger.sock.memory_free() {
             return false;
         }
@@ -149,6 +151,7 @@ impl Budget {
         let (flag, fwd) = (self.pool.flag, ledger.sock.fwd);
         let answer = step(&mut ledger.sock, &mut self.pool, &mut self.chain, self.now);
         let member = self.member_mut(ledger.member);
+        // Add before subtracting: the difference may be negative.
         member.fwd = member.fwd + ledger.sock.fwd - fwd;
         self.meter.watermark = self.meter.watermark.max(self.pool.alloc);
         if self.pool.flag != flag {
@@ -176,6 +179,7 @@ impl Budget {
         if verdict == Verdict::Fwd {
             return;
         }
+        // The pool is this budget's own limit; levels count their refusals themselves.
         if verdict.cause() == Some(Cause::OverHigh) {
             self.meter.failcnt += 1;
         }

@@ -20,6 +20,7 @@ impl Budget {
         debug_assert!(u64::from(sizes.rmem_min).is_multiple_of(CHUNK_SIZE), "whole chunks");
         debug_assert!(u64::from(sizes.wmem_min).is_multiple_of(CHUNK_SIZE), "whole chunks");
         let sock = u64::from(sizes.sock);
+        // H7: a flood of SYNs must not fill the budget with half-open flows.
         if self.meter.half_open + sock > self.meter.limits.hard_bytes() / 8 {
             self.refused_at = self.releases;
             return Err(Refusal::HalfOpen);
@@ -46,6 +47,7 @@ impl Budget {
         let host = u64::from(ledger.sizes.host_floor);
         ledger.established = true;
         ledger.host += host;
+        // Chunks opened ahead of the reservation are charged already: charge the difference.
         let more = ledger.parts().held - before.held;
         if let Err(refusal) = self.charge_fixed(more) {
             ledger.established = false;
@@ -182,6 +184,7 @@ impl Budget {
     /// Chunks that a flow may grow by under pressure: the most with `E > n_active * elastic`
     /// afterwards (H4).
     pub(super) fn fair_chunks(&self, parts: Parts) -> u32 {
+        // A flow without elastic memory becomes active by growing.
         let active = self.meter.active + u64::from(!parts.active);
         // The largest `elastic` with `active * elastic < E`.
         let most = self.meter.room_bytes().saturating_sub(1) / active;
@@ -224,6 +227,7 @@ impl Budget {
 
     /// Uncharges `freed` bytes by which the ledger has shrunk; none of them are idle credit.
     fn give_back(&mut self, ledger: &Ledger, freed: u64) {
+        // A flow without elastic memory takes no share (H4).
         self.meter.active -= u64::from(!ledger.idle && !ledger.has_elastic());
         self.member_mut(ledger.member).bytes -= freed;
         self.uncharge(freed, SoftTest::Now);

@@ -127,6 +127,7 @@ impl Budget {
     fn exchange(&mut self, giver: &mut Self, grows: u64, frees: u64) -> Result<(), Refusal> {
         let usage = pages(self.meter.bytes + grows);
         let left = pages(giver.meter.bytes - frees);
+        // Above a lowered `hard` only growth is refused (K6).
         if usage > self.meter.limits.hard && usage > self.meter.usage {
             return Err(self.meter.refuse(None, Refusal::Hard));
         }
