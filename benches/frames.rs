@@ -44,10 +44,12 @@ impl FrameBuf {
     /// A data segment or, without payload, an ACK. More than `mss` bytes make a super-frame.
     pub fn segment(payload: usize, mss: u16) -> Self {
         let mut options = [0; TCP - 20];
+        // NOP, NOP, then the timestamp option of 10 bytes.
         options[..4].copy_from_slice(&[1, 1, 8, 10]);
         Self::build(&options, payload, mss)
     }
 
+    /// A SYN with Linux' options.
     pub fn syn() -> Self {
         Self::build(&SYN_OPTIONS, 0, 1460)
     }
@@ -63,6 +65,7 @@ impl FrameBuf {
         ip.fill(0);
         ip[0] = 0x45;
         ip[2..4].copy_from_slice(&((IP + tcp + payload) as u16).to_be_bytes());
+        // Don't fragment, as Linux sets it with path MTU discovery.
         ip[6] = 0x40;
         (ip[8], ip[9]) = (64, 6);
         ip[12..16].copy_from_slice(&GUEST);
@@ -97,6 +100,7 @@ impl FrameBuf {
         tcp[8..12].copy_from_slice(&fields.ack.to_be_bytes());
         tcp[13] = fields.flags;
         tcp[14..16].copy_from_slice(&fields.window.to_be_bytes());
+        // In a SYN the timestamp is at another offset.
         if fields.flags & SYN == 0 {
             tcp[24..28].copy_from_slice(&fields.tsval.to_be_bytes());
             tcp[28..32].copy_from_slice(&fields.tsecr.to_be_bytes());
@@ -118,6 +122,7 @@ pub struct Received {
 /// Decodes the headers, which are the first part of every frame that the stack sends. `None`: not TCP.
 pub fn receive(parts: &[IoSlice<'_>]) -> Option<Received> {
     let headers: &[u8] = parts.first()?;
+    // ARP and ICMP frames carry nothing that the bench needs.
     if headers.len() < ETH + IP + 20 || headers[ETH + 9] != 6 {
         return None;
     }
@@ -135,6 +140,7 @@ pub fn receive(parts: &[IoSlice<'_>]) -> Option<Received> {
     })
 }
 
+/// The Internet checksum (RFC 1071) of a header with an empty checksum field.
 fn checksum(header: &[u8]) -> u16 {
     let words = header.chunks_exact(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));
     let sum: u32 = words.sum();

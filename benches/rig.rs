@@ -48,6 +48,7 @@ impl Host for Sink {
     /// The buffers stay as they are: copying into them is the kernel's work, not the stack's.
     fn read(&mut self, _: FlowId, parts: &mut [IoSliceMut<'_>]) -> Result<usize, HostError> {
         let room: usize = parts.iter().map(|part| part.len()).sum();
+        // At the end of the set bytes a read would block, as a real socket's.
         let n = room.min(self.to_give);
         self.to_give -= n;
         if n > 0 { Ok(n) } else { Err(HostError::WouldBlock) }
@@ -103,6 +104,7 @@ impl Rig {
     /// # Panics
     /// When the handshake does not succeed.
     pub fn new(accounting: Accounting) -> Self {
+        // 256 MiB is the default of `skbudget run`.
         let hard = (accounting != Accounting::Unlimited).then_some(256 << 20);
         let limits = hard.map_or(Limits::NONE, |hard| {
             Limits::from_bytes(hard, None, None).expect("256 MiB is in order")
@@ -127,6 +129,7 @@ impl Rig {
         rig
     }
 
+    /// Establishes the flow and warms it up.
     fn handshake(&mut self) {
         let mut syn = FrameBuf::syn();
         self.guest.flags = SYN;
@@ -180,12 +183,14 @@ impl Rig {
         container.on_frame(&mut Self::cx(*now, budget, pool, host, wire), vnet, bytes);
     }
 
+    /// Runs turns until the stack has no work.
     fn turn(&mut self) {
         let Self { container, budget, pool, host, wire, now, .. } = self;
         let cx = &mut Self::cx(*now, budget, pool, host, wire);
         while container.turn(cx) {}
     }
 
+    /// Advances the clock, and the guest's timestamp with it.
     fn step(&mut self) {
         self.now = self.now + STEP;
         self.guest.tsval = (self.now.0 / 1_000_000) as u32;
@@ -202,6 +207,7 @@ impl Rig {
         self.give(frame, fields);
         self.turn();
         let sent = self.host.taken - before;
+        // What the host took is what the stack accepted: RCV.NXT moves by that.
         self.guest.seq = self.guest.seq.wrapping_add(sent as u32);
         while let Some(seen) = self.wire.0.pop_front() {
             self.guest.tsecr = seen.tsval;

@@ -117,6 +117,7 @@ fn main() {
          delivered"
     );
     for &kind in &args.kinds {
+        // `together`: both containers in one daemon. `apart`: the attacker in a second one.
         let [mut together, mut apart] = [Vec::new(), Vec::new()];
         for _ in 0..args.rounds {
             // Alternating, so that drift of the machine affects both alike.
@@ -129,26 +130,32 @@ fn main() {
     }
 }
 
+/// One round: the neighbour alone, then beside the flood. `apart`: the attacker has its own daemon.
 fn round(args: &Args, kind: Kind, apart: bool) -> Round {
     let phase = Duration::from_secs(args.seconds);
     let mut siege = Siege::new(args.workers);
+    // The attacker's container exists during the phase alone too, but is silent.
     siege.let_in(apart);
     thread::sleep(WARM);
     let alone_from = siege.now();
     thread::sleep(phase);
     let alone_to = siege.now();
+    // As many segments as the phase holds at this rate.
     let mut attack = Attack::new(kind, args.seconds * args.rate, args.rate, CONNECTIONS);
     let from = siege.now();
     let said = siege.attack(&mut attack, &AtomicBool::new(false));
     let to = siege.now();
+    // Read before the container is removed: its counters go with it.
     let report = siege.attacker();
     siege.throw_out();
     let (seen, left) = siege.end();
+    // After both containers nothing may stay charged at the host level.
     assert_eq!(left, 0, "bytes that nobody has");
     Round {
         alone: seen.between(alone_from, alone_to),
         beside: seen.between(from, to),
         per_second: said.frames as f64 / said.took.as_secs_f64(),
+        // Frames that the device refused, on either side.
         lost: said.lost + report.counters.get("DeviceFull").copied().unwrap_or(0),
         cpu: report.cpu_ns as f64 / said.took.as_nanos() as f64,
         sent: report.bytes_to_guest as f64 * 8e-6 / said.took.as_secs_f64(),
@@ -160,6 +167,7 @@ fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
+/// Prints one row of the table.
 fn line(name: &str, round: Option<&Round>) {
     let Some(Round { alone, beside, per_second, lost, cpu, sent, peak }) = round else { return };
     println!(
@@ -187,7 +195,9 @@ fn verdict(kind: Kind, rounds: &[Round], apart: &[Round]) {
     let delivered = of(&|r| r.beside.delivered);
     let slowdown = of(&|r| r.alone.delivered / r.beside.delivered);
     let p99s = |rounds: &[Round]| median(rounds.iter().map(|r| micros(r.beside.p99)).collect());
+    // What the daemon adds to the machine's own interference.
     let over_apart = p99s(rounds) / p99s(apart);
+    // Not a median: the limit must hold in every round.
     let overshoot = rounds.iter().map(|r| r.peak.saturating_sub(HARD)).max().unwrap_or(0);
     let checks = [
         ("p99 inflation", inflation, inflation <= P99_INFLATION),

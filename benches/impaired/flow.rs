@@ -50,6 +50,7 @@ pub(crate) struct Reading {
 }
 
 impl Run<'_> {
+    /// Runs the flow between the guest and the `far` end.
     pub(crate) fn measure(&self, far: Far) -> Reading {
         let bench = Bench::new(far, self.cable, self.capture.map(|dir| self.writer(dir, far)));
         let (client, server) = bench.connect(self.congestion);
@@ -60,6 +61,7 @@ impl Run<'_> {
         let ends = Instant::now() + self.length;
         let (bytes, windows) = thread::scope(|scope| {
             scope.spawn(|| send(&sender, ends));
+            // Sampled in a thread of its own, so that the receiver never waits for a command.
             let windows = scope.spawn(|| self.windows(&bench, far, ends));
             let bytes = receive(&receiver, ends);
             // The sender may be blocked on a full socket.
@@ -68,6 +70,7 @@ impl Run<'_> {
             (bytes, windows.join().unwrap_or_default())
         });
         let mbit = bytes as f64 * 8e-6 / self.length.as_secs_f64();
+        // Read before the bench ends: the devices' counters go with them.
         let drops = bench.device_drops();
         let counters = self.counters(&bench, far);
         let report = bench.end();
@@ -79,6 +82,7 @@ impl Run<'_> {
                 report.up.lost, report.up.frames, report.down.lost, report.down.frames
             );
         }
+        // The cable's own queue overflowed: congestion of this machine, not seeded loss.
         let asked = report.up.dropped_full + report.down.dropped_full;
         // Losses that the seed did not decide make the run worthless for a comparison.
         if drops + report.full + report.oversized + asked > 0 {
@@ -90,6 +94,7 @@ impl Run<'_> {
         Reading { mbit, explained }
     }
 
+    /// A capture file with the run's name.
     fn writer(&self, dir: &Path, far: Far) -> PcapWriter {
         let loss = self.cable.faults.loss;
         let name = format!("{far:?}-{}-{loss}ppm-{}.pcap", self.toward.name(), self.cable.seed);
@@ -103,10 +108,12 @@ impl Run<'_> {
         while self.explain && Instant::now() < ends {
             thread::sleep(SAMPLE);
             windows.extend(match (self.toward, far, bench.daemon()) {
+                // Our stack is the sender: its window is in the daemon's flow table.
                 (Toward::Down, Far::Ours, Some(daemon)) => {
                     let flows = daemon.flows("impaired").unwrap_or_default();
                     flows.first().map(|flow| f64::from(flow.cwnd) / f64::from(flow.mss.max(1)))
                 }
+                // Otherwise a kernel sends, from the namespace of that direction.
                 (Toward::Down, ..) => bench.far(kernel_window),
                 (Toward::Up, ..) => bench.in_guest(kernel_window),
             });
@@ -127,6 +134,7 @@ impl Run<'_> {
             let value = |name: &str| counters.get(name).copied().unwrap_or(0);
             return told.map(|name| format!("{name} {}", value(name))).join(", ");
         }
+        // `nstat -as` prints absolute values and leaves its history file alone.
         let names = ["TcpRetransSegs", "TcpExtTCPTimeouts", "TcpExtTCPLossProbes"];
         let read = || {
             let output = Command::new("nstat").args(["-asz"]).args(names).output();
@@ -139,18 +147,21 @@ impl Run<'_> {
     }
 }
 
+/// Writes as much as the socket takes until `ends`.
 fn send(mut to: &TcpStream, ends: Instant) {
     let _ = to.set_write_timeout(Some(Duration::from_millis(200)));
     let piece = vec![0x5a; PIECE];
     while Instant::now() < ends {
         match to.write(&piece) {
             Ok(1..) => {}
+            // The timeout only lets the loop check the end of the run.
             Err(e) if passes(&e) => {}
             _ => break,
         }
     }
 }
 
+/// Bytes read until `ends`.
 fn receive(mut from: &TcpStream, ends: Instant) -> u64 {
     let _ = from.set_read_timeout(Some(Duration::from_millis(20)));
     let (mut piece, mut bytes) = (vec![0; PIECE], 0);

@@ -70,6 +70,7 @@ impl FromStr for CableArg {
         let (loss, delay) = text.split_once(':').ok_or("LOSS:DELAY, as 1:20")?;
         let loss: f64 = loss.parse().map_err(|e| format!("loss: {e}"))?;
         let ms: f64 = delay.parse().map_err(|e| format!("delay: {e}"))?;
+        // Written as a negation, so that NaN is refused too.
         if !(0.0..=100.0).contains(&loss) || !(0.0..=10_000.0).contains(&ms) {
             return Err("a loss of 0..100 percent, a delay of 0..10000 ms".to_owned());
         }
@@ -98,6 +99,7 @@ fn series(args: &Args, cable: &CableArg, toward: Toward) {
             cable: Cable {
                 round_trip: cable.round_trip,
                 bits_per_second: Some(args.rate * 1_000_000),
+                // Loss alone: reordering and duplicates are the tests' matter.
                 faults: Faults { loss: cable.loss_ppm, ..Faults::default() },
                 seed,
             },
@@ -132,6 +134,7 @@ fn pair(args: &Args, run: &Run<'_>) -> (Reading, Reading) {
             (ours.join().expect("a run that ends"), kernel)
         });
     }
+    // Alternating, so that drift of the machine affects both alike.
     if run.cable.seed.is_multiple_of(2) {
         let kernel = run.measure(Far::Kernel);
         (run.measure(Far::Ours), kernel)

@@ -19,6 +19,7 @@ const NOW: Instant = Instant::from_millis(1);
 /// A chain of `above` shared meters, none of them near a threshold.
 fn chain(above: usize) -> Option<Arc<Level>> {
     let config = LevelConfig { low: 1 << 20, soft: 1 << 21, hard: 1 << 22 };
+    // Built from the top: a level needs its parent.
     (0..above).fold(None, |parent, _| Some(Level::new(config, parent).expect("at most three")))
 }
 
@@ -48,6 +49,7 @@ fn name(rules: Rules) -> &'static str {
 fn reserve(group: &mut BenchmarkGroup<'_, WallTime>, rules: Rules) {
     let (mut budget, member) = budget(rules, 0);
     let mut ledger = flow(&mut budget, member);
+    // Under the linux rules no send is within a reserve: even the first byte touches the pool.
     if rules == Rules::Strict {
         group.bench_function("send/reserve", |b| {
             b.iter(|| {

@@ -45,6 +45,7 @@ impl Lab {
             STOP.store(true, Ordering::Relaxed);
         });
 
+        // The process id keeps namespaces of concurrent runs apart.
         let tag = format!("skb{}", std::process::id());
         let host = Netns::new(format!("{tag}h"))?;
         let lab = Self { host, gateway: "10.99.0.1", tag };
@@ -145,6 +146,7 @@ impl Process {
         command.args(&line[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().map_err(|e| format!("{}: {e}", line[0].display()))?;
         let output = child.stdout.take().map(|mut pipe| {
+            // Reads while the child runs: a full pipe would block it.
             std::thread::spawn(move || {
                 let mut text = String::new();
                 let _ = pipe.read_to_string(&mut text);
@@ -158,6 +160,7 @@ impl Process {
     pub(crate) fn finish(mut self, patience: Duration) -> Result<String, String> {
         let began = Instant::now();
         while began.elapsed() < patience {
+            // An early return drops the child, which ends it.
             check_stop()?;
             if let Some(status) = self.child.try_wait().map_err(|e| format!("wait: {e}"))? {
                 let said = self.output.take().and_then(|reader| reader.join().ok());
@@ -178,6 +181,7 @@ impl Drop for Process {
         // A child that was waited for gets no signal: its number may belong to another process by now.
         while let Ok(None) = self.child.try_wait() {
             if !std::mem::replace(&mut told, true) {
+                // SIGTERM first, so that programs remove their devices; SIGKILL after the patience.
                 let _ = kill(pid, Signal::SIGTERM);
             }
             if began.elapsed() > END_PATIENCE {

@@ -74,6 +74,7 @@ fn main() -> ExitCode {
     if let Some(small) = args.small {
         return report(small::run(small).map_err(|e| format!("{small:?}: {e}")));
     }
+    // `cargo test --benches` runs the executable without `--bench`.
     if !args.bench {
         println!("skipped: measures with --bench, as `cargo bench` says");
         return ExitCode::SUCCESS;
@@ -129,18 +130,22 @@ fn compare(args: Args) -> Result<(), String> {
     let plan = Plan { seconds: args.seconds, cycles: args.cycles };
     let mut table = Table::default();
     {
+        // In a block of its own: the namespaces are gone before the table is printed.
         let lab = Lab::new()?;
         for round in 0..args.rounds {
             for &mtu in &args.mtu {
                 let mut peers = args.peers.clone();
+                // Every other round in reverse order.
                 if round % 2 == 1 {
                     peers.reverse();
                 }
                 for peer in peers {
+                    // A fresh container for each peer and MTU; all tests of that pair share it.
                     let container = peer.start(&lab, &programs, mtu)?;
                     for &test in &args.tests {
                         let readings = measure::measure(&lab, &container, test, &plan);
                         lab::check_stop()?;
+                        // A failed test is reported and leaves a gap in the table; the others go on.
                         if let Err(e) = &readings {
                             eprintln!("peers: {} {mtu} {test:?}: {e}", peer.name());
                         }

@@ -59,11 +59,13 @@ pub(crate) fn measure(
     let seconds = plan.seconds.to_string();
     let cycles = plan.cycles.to_string();
     let (to, length) = (container.servers, Duration::from_secs(plan.seconds) + SLACK);
+    // A cycle sleeps at most 391 ms before it reads.
     let stalls = Duration::from_millis(400 * u64::from(plan.cycles)) + SLACK;
     match test {
         Test::Up | Test::Down => {
             let _server = server(lab, "iperf3".into(), &["-s", "-1", "-p", PORT])?;
             let mut args = vec!["iperf3", "-c", to, "-p", PORT, "-t", &seconds, "-J"];
+            // iperf3's reverse mode: the server sends.
             args.extend((test == Test::Down).then_some("-R"));
             let timers_before = hrtimer_softirqs()?;
             let said = inside(container, None, &args)?.finish(length)?;
@@ -72,6 +74,7 @@ pub(crate) fn measure(
                 return Err(format!("the senders are paced: {timers} HRTIMER softirqs a second"));
             }
             let said: Value = serde_json::from_str(&said).map_err(|e| format!("iperf3: {e}"))?;
+            // What the receiver got, not what the sender queued.
             let bits = said["end"]["sum_received"]["bits_per_second"].as_f64();
             let bits = bits.ok_or_else(|| format!("iperf3: {}", said["error"]))?;
             Ok(vec![("Gbit/s", bits / 1e9)])

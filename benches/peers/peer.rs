@@ -54,6 +54,7 @@ impl Peer {
             inside.push(programs.skbudget.clone().into_os_string());
             inside.extend(["run", "--mtu", &mtu].map(OsString::from));
             inside.extend(programs.skbudget_args.iter().map(OsString::from));
+            // `run` creates the namespace itself, so the command sets the key before its first socket.
             let unpaced = format!("sysctl -qw {CONGESTION_CONTROL_KEY}={UNPACED} && exec \"$@\"");
             inside.extend(["--", "sh", "-c", &unpaced, "sh"].map(OsString::from));
             return Ok(Container { inside, servers: "10.0.2.2", _program: None, _netns: None });
@@ -76,6 +77,7 @@ impl Peer {
             }
             Self::Skbudget => unreachable!("has no namespace of ours"),
         };
+        // slirp4netns and pasta configure the address after they have started.
         netns.await_address()?;
         Ok(Container { inside: netns.exec(), servers, _program: program, _netns: Some(netns) })
     }

@@ -74,6 +74,7 @@ fn echo(port: u16) -> io::Result<()> {
     for stream in listener.incoming() {
         let mut stream = stream?;
         std::thread::spawn(move || {
+            // Nagle would delay a byte until the one before is acknowledged.
             let _ = stream.set_nodelay(true);
             let mut bytes = [0; 4096];
             while let Ok(n @ 1..) = stream.read(&mut bytes) {
@@ -100,6 +101,7 @@ fn rr(to: Ipv4Addr, port: u16, length: Duration) -> io::Result<()> {
 fn crr(to: Ipv4Addr, port: u16, length: Duration) -> io::Result<()> {
     let (began, mut took, mut errors) = (Instant::now(), Vec::new(), 0);
     while began.elapsed() < length && took.len() + errors < CONNECTIONS_MAX {
+        // Before connect: the handshake is part of a `crr` round.
         let start = Instant::now();
         let stream = TcpStream::connect((to, port));
         match stream.and_then(|mut stream| there_and_back(&mut stream, start)) {

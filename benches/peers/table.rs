@@ -61,6 +61,7 @@ impl Table {
         let mut all = Vec::new();
         for ((mtu, test, place, peer), theirs) in &self.cells {
             let ours = self.cells.get(&(*mtu, *test, *place, Peer::Skbudget));
+            // Only a test's first reading is compared.
             let compared = *place == 0 && *peer != Peer::Skbudget;
             let Some(ours) = ours.filter(|_| compared) else { continue };
             let reading = readings_of(*test)[*place];
