@@ -97,6 +97,7 @@ impl Device for Wire {
             return false;
         }
         let head: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).take(54).collect();
+        // ARP and ICMP: no segment of the connection.
         if head.len() < 54 || head[12..14] != [8, 0] || head[23] != 6 {
             return true;
         }
@@ -231,6 +232,7 @@ impl Bench {
     /// One connection from SYN to end; `number` selects how it ends.
     fn connection(&mut self, number: u32) {
         let port = 10_000 + (number % 20_000) as u16;
+        // A port repeats after 0.4 s, within its TIME-WAIT: the greater SEQ makes the SYN acceptable.
         let mut guest = Guest { port, remote: 80, seq: number.wrapping_mul(64) };
         let guest = &mut guest;
         match number % 10 {
@@ -240,6 +242,7 @@ impl Bench {
                 self.send(guest, ACK, b"x");
                 self.host_sends(flow, 1, false);
                 self.send(guest, ACK | FIN, &[]);
+                // The guest acknowledges the host's FIN below: LAST-ACK ends without TIME-WAIT.
                 self.host_sends(flow, 0, true);
                 self.send(guest, ACK, &[]);
             }
@@ -277,6 +280,7 @@ impl Bench {
                 self.send(guest, SYN, &[]);
                 let flow = self.host.last.take().expect("a connect");
                 self.ready(flow, false, true);
+                // A refused connect becomes a reset (RFC 9293 section 3.5.2).
                 assert_eq!(self.wire.flags & RST, RST);
                 self.host.outcome = Ok(());
             }
@@ -288,6 +292,7 @@ impl Bench {
                 self.host_sends(flow, 0, true);
                 self.send(guest, ACK, &[]);
                 self.stuck.push_back(flow);
+                // At most three of them, to stay below `OPEN_MAX`.
                 if self.stuck.len() > 3 {
                     self.take_stuck();
                 }
@@ -296,6 +301,7 @@ impl Bench {
             8 => {
                 let flow = self.open(guest);
                 self.wire.full = true;
+                // Twice: the second time the flow already waits for the device.
                 self.host_sends(flow, 1, false);
                 self.host_sends(flow, 1, false);
                 self.wire.full = false;
@@ -355,6 +361,7 @@ fn a_million_connections_leave_lists_and_memory_as_they_were() {
     }
     let after = anonymous_kib();
     println!("{CONNECTIONS} connections: {warm} KiB after {WARM} of them, {after} KiB after all");
+    // 2 % for the allocator's own fluctuation.
     assert!(after * 100 <= warm * 102, "{warm} KiB, then {after} KiB");
     while !bench.stuck.is_empty() {
         bench.take_stuck();

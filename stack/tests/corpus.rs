@@ -26,6 +26,7 @@ fn committed_inputs_are_replayed() {
         for file in files {
             let input = fs::read(&file).unwrap();
             bytes += input.len() as u64;
+            // Caught to name the input that fails.
             let outcome = std::panic::catch_unwind(|| target(&input));
             assert!(outcome.is_ok(), "{}", file.display());
         }

@@ -28,6 +28,7 @@ impl Source {
 
     /// Lines of code with their numbers, without comments and unit tests.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        // Unit tests are at the end of a file.
         let product = self.text.find("\n#[cfg(test)]\nmod tests {").unwrap_or(self.text.len());
         self.text[..product].lines().enumerate().filter_map(|(i, line)| {
             let line = line.split("//").next().unwrap_or_default();
@@ -103,6 +104,7 @@ fn lines_and_files_are_short() {
         }
         // Tables are wide, and so are texts that are printed as one line.
         let table = |line: &str| line.starts_with("//! |") || line.ends_with('\\');
+        // A vector is one line, whatever its length.
         if source.path.contains("_vectors") {
             continue;
         }
@@ -177,6 +179,7 @@ fn memory_is_charged_where_the_head_of_the_stack_says() {
     let mut found = Vec::new();
     for (call, allowed) in charges {
         for file in allowed {
+            // The head names modules: paths without folder and ending.
             let module = file.trim_start_matches("stack/src/").trim_end_matches(".rs");
             let module = module.trim_start_matches("stack/daemon/src/");
             assert!(head.contains(&format!("`{module}`")), "lib.rs does not name {module}");

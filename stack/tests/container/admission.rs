@@ -10,6 +10,7 @@ use crate::wire::{ACK, RST, SYN, Seg};
 /// Room for `n` flows at their floor, and a few pages more, too few for another flow.
 fn room_for(n: u64) -> Rig {
     let least = ContainerConfig::least_hard_bytes(1500, false);
+    // What each further flow is guaranteed.
     let one = ContainerConfig::new(1500, false, Some(least), [7, 11]).sizes.total();
     let hard = least + (n - 1) * one;
     // Windows beyond the reserve would take the next flow's room: soft is low, so they stay small.
@@ -22,6 +23,7 @@ fn fill(rig: &mut Rig) -> Vec<Peer> {
     loop {
         let port = 40_000 + peers.len() as u16;
         let before = rig.host.connects.len();
+        // No SYN-ACK yet, neither for an admitted SYN nor for a waiting one: the host connects first.
         assert_eq!(rig.send(Hello::default().syn(port, 80)), []);
         // A second makes the flows idle: their credit is demoted for the waiting SYN (H3).
         rig.pass(if rig.host.connects.len() == before { 1100 } else { 0 });
@@ -53,6 +55,7 @@ fn the_least_hard_limit_holds_one_flow_and_it_works() {
             at += n;
         }
         assert!(rig.sock(peer.flow).heard == data);
+        // The send reserve must carry the other direction alike.
         let mut out = rig.host_says(peer.flow, &data);
         let mut heard = Vec::new();
         while !out.is_empty() {
@@ -80,6 +83,7 @@ fn a_syn_without_room_waits_and_is_answered_when_a_flow_closes() {
     rig.pass(1000);
     rig.send(Hello::default().syn(waiting, 80));
     assert_eq!(rig.stack.stats().parked, 1);
+    // A waiting SYN is counted once, not for each retransmission.
     assert_eq!(rig.counter(Counter::AdmissionDelayed), delayed);
     let before = rig.host.connects.len();
     rig.send(peers[0].rst());
@@ -128,6 +132,7 @@ fn a_syn_that_is_not_renewed_is_forgotten_and_a_reset_takes_it_off_the_list() {
     let waiting = 40_000 + peers.len() as u16;
     rig.send(Hello::default().syn(waiting + 1, 80));
     assert_eq!(rig.stack.stats().parked, 2);
+    // The SEQ after the SYN: the RST of a guest that gives its connect up.
     let rst = Seg { flags: RST, seq: 1001, ..Hello::default().syn(waiting + 1, 80) };
     rig.send(rst);
     assert_eq!(rig.stack.stats().parked, 1);
@@ -152,6 +157,7 @@ fn every_flow_keeps_its_reserve_whatever_the_others_do() {
         let out = rig.host_says(peer.flow, &bytes(200_000));
         let _ = out;
     }
+    // The first flow stays out: it shows the guarantee afterwards.
     for peer in &mut peers[1..] {
         for _ in 0..100 {
             let n = peer.window().min(1460);
@@ -202,6 +208,7 @@ fn under_pressure_a_flow_asks_for_nothing_beyond_its_reserve() {
 
 #[test]
 fn a_host_socket_that_holds_more_than_is_charged_for_it_is_counted() {
+    // Below and above what the lowered cap is charged.
     for (held, excess) in [(4096, 0), (1 << 20, 1)] {
         let mut rig = Rig::with(Setup::default());
         let mut peer = Peer::open(&mut rig);
@@ -253,6 +260,7 @@ fn under_pressure_a_socket_that_keeps_its_memory_is_not_asked_for_it_at_every_se
 fn credit_of_an_idle_flow_is_written_off_for_one_that_needs_it() {
     let least = ContainerConfig::least_hard_bytes(1500, false);
     let flow = ContainerConfig::new(1500, false, Some(least), [7, 11]).sizes.total();
+    // Two flows and one page: the idle flow's credit is needed for the second.
     let hard = least + flow + 4096;
     let mut rig = Rig::with(Setup { hard, soft: Some(hard - 4096), ..Setup::default() });
     let mut idle = Peer::open(&mut rig);

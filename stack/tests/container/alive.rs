@@ -64,6 +64,7 @@ impl Timer {
         let mut all = Vec::new();
         let mut passed = 0;
         while passed < ms {
+            // In steps, so that a probe of the stack is answered within a minute of its time.
             let step = (ms - passed).min(60_000);
             for (at, seg) in rig.pass_segs(step) {
                 // A probe of the stack: SEG.SEQ is one below RCV.NXT.
@@ -79,6 +80,7 @@ impl Timer {
     }
 
     fn run(&mut self, rig: &mut Rig, peer: &Peer, for_ms: u64) -> Outcome {
+        // Linux starts a count only after `idle`; later probes follow at `interval`.
         let KeepAlive { idle, interval, count, .. } = self.keepalive;
         let mut seen = Outcome::default();
         let mut passed = 0;
@@ -205,6 +207,7 @@ fn a_peer_that_comes_back_in_time_is_found_there() {
 
 #[test]
 fn the_host_socket_probes_as_often_as_the_guest_does() {
+    // 40,000 s exceed what TCP_KEEPIDLE accepts.
     for (idle, interval) in [(2, 2), (7200, 75), (1, 1), (40_000, 10)] {
         let (mut rig, peer) = connections(Some(Duration::ZERO)).remove(0);
         let keepalive = seconds(idle, interval, 9);

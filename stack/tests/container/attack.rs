@@ -64,6 +64,7 @@ fn an_ack_too_old_to_be_honest_is_challenged_and_its_data_not_taken() {
 fn data_with_an_ack_of_the_future_is_not_taken() {
     let mut rig = Rig::new();
     let peer = Peer::open(&mut rig);
+    // Acknowledges a byte that was never sent: RFC 9293 section 3.10.7.4 answers and drops.
     let forged = Seg { ack: peer.ack + 1, ..peer.data_at(0, b"injected") };
     let answer = one(rig.send(forged));
     assert_eq!((answer.seq, answer.ack), (peer.ack, peer.seq));
@@ -201,6 +202,7 @@ fn holes_beyond_what_is_kept_are_dropped_and_counted() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
     let n = peer.window().min(14_000) as i32;
+    // Every other byte: each one starts a new range.
     for at in (1..n).step_by(2) {
         rig.send(peer.data_at(at, b"x"));
     }

@@ -171,6 +171,7 @@ fn resets_become_resets() {
 fn a_reset_must_be_exact() {
     let mut rig = Rig::new();
     let peer = Peer::open(&mut rig);
+    // In the window but not exact: RFC 5961 section 3.2 answers with a challenge ACK.
     let inside = Seg { seq: peer.seq.wrapping_add(100), ..peer.rst() };
     let challenge = one(rig.send(inside.clone()));
     assert!(challenge.is(ACK) && challenge.ack == peer.seq);
@@ -240,6 +241,7 @@ fn a_tuple_in_time_wait_is_used_again_by_a_newer_syn() {
         let mut rig = Rig::new();
         let old = in_time_wait(&mut rig, &Hello { ts, ..Hello::default() });
         // Neither a newer sequence number nor a newer timestamp: answered with an ACK of the old connection.
+        // RFC 6191: only a SYN that is provably newer may take the connection over.
         let stale = Hello { seq: old.seq.wrapping_sub(500), ts, ..Hello::default() };
         let ack = one(rig.send(stale.syn(40_000, 80)));
         assert!(ack.is(ACK) && ack.ack == old.seq);
@@ -272,8 +274,10 @@ fn a_container_that_dies_resets_both_ends_of_every_flow() {
     rig.send(Hello::default().syn(40_001, 81));
     assert!(rig.pool.live() > 0);
     rig.taken();
+    // As when the container is removed in the middle of traffic.
     rig.with_cx(skbudget_stack::Container::abort_all);
     let resets = segs(rig.taken());
+    // The orphan gets no reset: its guest side is gone already.
     assert!(resets.iter().all(|seg| seg.flags & RST != 0), "{resets:?}");
     let mut ports: Vec<u16> = resets.iter().map(|seg| seg.guest_port).collect();
     ports.sort_unstable();

@@ -98,6 +98,7 @@ fn a_crowd_whose_first_push_is_admitted_to_the_last_without_a_wait() {
             crowd.syn(port..port + group);
             port += group;
             // Half of the group is admitted; the others wait while those send.
+            // Rounds until half of the group is connected.
             while crowd.answered < usize::from(port - 20_000 - group / 2) {
                 assert!(crowd.round());
             }
@@ -146,6 +147,7 @@ fn a_flood_of_syns_leaves_those_before_it_half_of_the_room() {
     crowd.rest();
     let before = crowd.elastic();
     // Admission is paused: the list is full, while the four flows would take everything.
+    // A second, far longer than the flood takes.
     let later = skbudget_stack::controller::Instant(crowd.rig.now.0 + 1_000_000_000);
     crowd.rig.stack.hold_admissions(later);
     crowd.syn(30_000..31_000);

@@ -26,6 +26,7 @@ fn acks_of_one_turn_open_the_window_as_if_they_came_one_by_one() {
     let mut peer = Peer::open_far(&mut rig, &Hello::default(), RTT);
     peer.wnd = u16::MAX;
     let mut out = rig.host_says(peer.flow, &bytes(1_000_000));
+    // Slow start from the initial window of ten segments (RFC 6928).
     for doubled in [10, 20, 40, 80, 160] {
         assert_eq!(out.len(), doubled);
         out = acknowledge(&mut rig, &mut peer, &out);

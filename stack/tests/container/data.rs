@@ -133,6 +133,7 @@ fn data_beyond_the_window_is_cut_at_its_edge() {
     // Entirely outside the window: answered, not stored.
     let ack = one(rig.send(peer.data_at(window as i32 + 200_000, b"far")));
     assert_eq!(ack.ack, peer.seq.wrapping_add(window as u32));
+    // Only the segment wholly outside counts; the first one was cut.
     assert_eq!(rig.stat("OutOfWindow"), 1);
     rig.sock(peer.flow).room = usize::MAX;
     rig.ready(peer.flow, false, true);
@@ -151,6 +152,7 @@ fn bulk_to_the_host() {
         let mut at = 0;
         while at < data.len() {
             let mut batch = Vec::new();
+            // With offload the guest sends super-frames.
             let frame = if offload { 64_000 } else { 1460 };
             while peer.window() > 0 && at < data.len() && batch.len() < 64 {
                 let n = peer.window().min(frame).min(data.len() - at);

@@ -43,12 +43,14 @@ fn a_syn_that_asks_is_granted_and_data_may_be_marked() {
 
 #[test]
 fn a_syn_that_does_not_ask_properly_is_granted_nothing() {
+    // RFC 3168 section 6.1.1: both bits, in a packet that is not itself capable.
     for (bits, ecn) in [(0, 0), (ECE, 0), (CWR, 0), (ECE | CWR, ECT_0), (ECE | CWR, CE)] {
         let mut rig = Rig::new();
         let (mut peer, syn_ack) = open(&mut rig, &Hello::default(), bits, ecn);
         assert_eq!(syn_ack.flags, SYN | ACK, "{bits:#x} {ecn}");
         assert_eq!(one(rig.host_says(peer.flow, b"data")).ecn, 0);
         let data = peer.data(b"x");
+        // Without ECN a CE mark has no meaning.
         let marked = Seg { ecn: CE, flags: data.flags | ECE | CWR, ..data };
         assert_eq!(one(rig.send(marked)).flags, ACK, "marks mean nothing");
         assert_eq!((rig.stat("InCEPkts"), rig.stat("TCPECNReduced")), (0, 0));

@@ -13,6 +13,7 @@ fn hear_all(rig: &mut Rig, peer: &mut Peer, mut out: Vec<Seg>) -> (Vec<u8>, Vec<
     while !out.is_empty() {
         heard.extend(peer.hear(&out));
         ends.extend(out.iter().filter(|s| s.flags & (FIN | RST) != 0).cloned());
+        // After a reset the guest's kernel sends no ACK.
         if ends.iter().any(|s| s.flags & RST != 0) {
             break;
         }
@@ -40,6 +41,7 @@ fn each_way() -> Vec<(Rig, Peer)> {
 
 #[test]
 fn an_answer_before_a_reset_is_heard_whole_and_then_the_reset() {
+    // Nothing, one segment, and more than one window of data before the reset.
     for answer in [0, 7, 60_000] {
         for (mut rig, mut peer) in each_way() {
             rig.sock(peer.flow).says.extend(bytes(answer));
@@ -117,6 +119,7 @@ fn a_guest_that_sends_all_before_it_reads_gets_to_the_answer() {
     // The guest's application reads nothing yet: its window is closed.
     peer.wnd = 0;
     rig.send(peer.pure_ack());
+    // The host reads nothing either: only the guest's window may open again.
     rig.sock(peer.flow).room = 0;
     rig.sock(peer.flow).says.extend(bytes(9000));
     rig.send(peer.data(&bytes(1000)));
@@ -278,6 +281,7 @@ fn the_guests_last_words_before_its_reset_are_delivered() {
         }
         rig.host_says(peer.flow, b"the guest reads nothing more");
         peer.hear(&[]);
+        // The guest resets while its own data still waits for the host.
         rig.send(Seg { ack: peer.ack, ..peer.rst() });
         assert_eq!(rig.state(peer.flow), "ORPHAN");
         assert_eq!(rig.flow(peer.flow).unwrap().wmem, 0, "nothing is kept for the guest");
@@ -333,6 +337,7 @@ fn after_a_reset_a_host_that_takes_nothing_is_waited_for_a_second() {
         rig.pass(900);
         assert_eq!(rig.state(peer.flow), "GONE");
         assert_eq!(rig.sock(peer.flow).closed, Some(Close::Reset));
+        // One byte was acknowledged meanwhile.
         let lost = kept_here as u64 + unacked.saturating_sub(1);
         assert_eq!((rig.stat("OrphansGivenUp"), rig.stat("OrphanBytesLost")), (1, lost));
         rig.assert_empty();

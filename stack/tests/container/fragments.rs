@@ -12,6 +12,7 @@ fn pieces(v6: bool, protocol: u8, id: u16, payload: &[u8], step: usize) -> Vec<V
     let of = |(i, part): (usize, &[u8])| {
         let (at, more) = (i * step, (i + 1) * step < payload.len());
         if v6 {
+            // The IPv6 offset is in units of 8 bytes, shifted left by 3: the same number as bytes.
             let word = at as u16 | u16::from(more);
             let mut header = vec![protocol, 0];
             header.extend(word.to_be_bytes());
@@ -19,6 +20,7 @@ fn pieces(v6: bool, protocol: u8, id: u16, payload: &[u8], step: usize) -> Vec<V
             return ipv6(44, GUEST6, GATEWAY6, &[&header, part].concat());
         }
         let mut frame = ipv4(protocol, GUEST, GATEWAY, part);
+        // The IPv4 offset is in units of 8 bytes; bit 13 is More Fragments.
         let word = (at / 8) as u16 | u16::from(more) << 13;
         frame[18..20].copy_from_slice(&id.to_be_bytes());
         frame[20..22].copy_from_slice(&word.to_be_bytes());
@@ -65,6 +67,7 @@ fn a_ping_larger_than_the_mtu_is_answered_in_pieces() {
                 let protocol = if v6 { 58 } else { 1 };
                 let mut frames = pieces(v6, protocol, 77, &echo(v6, len), 1448);
                 if backwards {
+                    // The last fragment first: the length is known before the first arrives.
                     frames.reverse();
                 }
                 frames.iter().for_each(|frame| rig.frame(frame));
@@ -106,6 +109,7 @@ fn a_segment_in_pieces_is_a_segment() {
         assert!(rig.sock(peer.flow).heard == bytes(1000));
         // A wrong checksum is found once all fragments are there, whatever the vnet header claims.
         let mut bad = peer.data_at(0, &bytes(1000)).frame()[if v6 { 54 } else { 34 }..].to_vec();
+        // One bit in the second fragment.
         bad[700] ^= 1;
         for piece in pieces(v6, 6, 6, &bad, 400) {
             let vnet = skbudget_stack::VnetHdr { flags: 2, ..Default::default() };
@@ -174,6 +178,7 @@ fn overlap_is_refused_until_it_is_forgotten() {
             rig.frame(frame);
         }
         assert_eq!(rig.stat("DropFragmentOverlap"), 3, "v6 {v6}");
+        // Longer than the reassembly timeout of both families.
         rig.pass(61_000);
         assert_eq!(rig.stat("ReasmTimeout"), 1);
         good.iter().for_each(|frame| rig.frame(frame));

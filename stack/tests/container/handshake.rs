@@ -78,6 +78,7 @@ fn a_window_without_scaling_is_never_above_64k() {
 
 #[test]
 fn small_and_absurd_segment_sizes_are_mended() {
+    // 48 is the least that the stack uses, whatever the option claims.
     for (mss, used) in [(0, 48), (1, 48), (47, 48), (48, 48), (9000, 1460)] {
         let mut rig = Rig::new();
         let hello = Hello { mss: Some(mss), ..Hello::default() };
@@ -190,6 +191,7 @@ fn a_syn_ack_is_said_again_and_then_given_up() {
     let times: Vec<u64> = later.iter().map(|(at, _)| *at).collect();
     assert_eq!(times, [1000, 3000, 7000, 15_000, 31_000, 63_000]);
     assert!(later[..5].iter().all(|(_, s)| s.is(SYN | ACK) && s.seq == first.seq));
+    // The last retransmission is replaced by a reset.
     assert!(later[5].1.is(RST | ACK));
     assert_eq!(rig.sock(flow).closed, Some(Close::Reset));
     rig.assert_empty();

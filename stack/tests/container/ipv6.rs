@@ -293,6 +293,7 @@ fn refused(frame: &[u8], counter: &str, problem: Option<(u8, u32)>) {
     match (&answers[..], problem) {
         ([], None) => {}
         ([Sent::Icmp6 { kind: 4, code, body, .. }], Some((expected, pointer))) => {
+            // The pointer names the offending byte of the packet (RFC 4443 section 3.4).
             let said = u32::from_be_bytes(body[..4].try_into().unwrap());
             assert_eq!((*code, said), (expected, pointer));
             let quoted = &frame[14..][..(frame.len() - 14).min(1280 - 48)];
@@ -367,6 +368,7 @@ fn each_reason_has_its_counter() {
 fn a_guest_is_not_told_more_than_a_thousand_times_a_second() {
     let mut rig = Rig::new();
     let frame = ipv6(132, GUEST6, GATEWAY6, &[0; 16]);
+    // Three times the limit of a second.
     for _ in 0..3000 {
         rig.frame(&frame);
     }

@@ -36,6 +36,7 @@ fn silence_is_answered_by_the_first_segment_with_backoff() {
     assert!(again.len() >= 4);
     assert!(again.iter().all(|(_, s)| s.seq == said[0].seq && s.data == said[0].data));
     let times: Vec<u64> = again.iter().map(|(at, _)| *at).collect();
+    // RFC 6298 section 5.5: the timeout doubles.
     let gaps: Vec<u64> = times.windows(2).map(|w| w[1] - w[0]).collect();
     assert!(gaps.windows(2).all(|w| w[1] == 2 * w[0]), "doubling: {gaps:?}");
     assert!(times[0] >= 200, "{times:?}");

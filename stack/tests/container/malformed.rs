@@ -79,6 +79,7 @@ fn every_frame_cut_short_is_dropped_and_counted() {
     let mut rig = Rig::new();
     let peer = Peer::open(&mut rig);
     for (name, frame) in samples(&peer) {
+        // Every length, so that each parser meets its end of data.
         for len in 0..frame.len() {
             let before = drops(&rig);
             rig.frame(&frame[..len]);
@@ -280,6 +281,7 @@ fn storm(seed: u64, cases: usize, mut make: impl FnMut(&mut Random, &Peer) -> Ve
         let usage = rig.budget.meter_stats(rig.now);
         let within = Some(usage.max_usage_bytes) <= usage.hard_bytes;
         assert!(within || rules == Rules::Linux, "hard is hard");
+        // Whatever state the flows are in, everything must be released.
         rig.with_cx(skbudget_stack::Container::abort_all);
         assert_eq!(rig.pool.live(), 0, "chunks nobody holds");
         let dev = rig.stack.config().dev_queue_bytes;

@@ -19,6 +19,7 @@ fn probes_begin_anew_after_the_window_was_open() {
     let (mut rig, mut peer) = closed(20_000);
     let first: Vec<u64> = rig.pass_segs(60_000).iter().map(|(at, _)| *at).collect();
     assert!(first.len() >= 5);
+    // Open for a moment: the back-off of the probes must start again.
     peer.wnd = 20;
     let out = rig.send(peer.pure_ack());
     peer.hear(&out);

@@ -33,6 +33,7 @@ fn new_data_is_the_better_probe() {
     let (mut rig, peer, said) = ten_out(3 * 1460);
     let probe = rig.pass_segs(2 * RTT);
     assert_eq!((probe.len(), probe[0].1.seq), (1, said[9].seq + MSS));
+    // RFC 8985 section 7.3: new data is preferred over a retransmission.
     assert_eq!(rig.stat("RetransSegs"), 0);
     end(rig, &peer);
 }

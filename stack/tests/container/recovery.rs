@@ -77,6 +77,7 @@ fn the_window_goes_down_once_for_all_holes_of_a_flight() {
     peer.ack = said[19].seq + MSS;
     rig.send(peer.pure_ack());
     let flow = rig.flow(peer.flow).unwrap();
+    // Recovery ends at the slow start threshold (RFC 6675 section 5).
     assert_eq!(flow.cwnd, flow.ssthresh);
     assert!(flow.cwnd < before && flow.cwnd >= before / 2, "{before} to {}", flow.cwnd);
     assert_eq!(rig.stat("TCPSackRecovery"), 1);
@@ -201,6 +202,7 @@ fn a_guest_that_takes_back_what_it_said_it_had_gets_it_again() {
 fn absurd_sack_blocks_tell_nothing() {
     let (mut rig, peer, said) = twenty_out(&Hello::default(), 0);
     let (una, nxt) = (said[0].seq, said[19].seq + MSS);
+    // Beyond SND.NXT, below SND.UNA, reversed, empty, and half the sequence space long.
     for (from, to) in [
         (nxt, nxt + 1000),
         (nxt + 1, nxt + 2),
@@ -261,6 +263,7 @@ fn a_timeout_for_nothing_is_taken_back_when_timestamps_show_it() {
     assert!(rig.stat("TCPTimeouts") > 0);
     assert!(cwnd(&rig, &peer) < before / 4);
     // All ACKs were late: they answer the originals.
+    // Eifel detection (RFC 3522): the echoed timestamp is older than the retransmission.
     let stamp = said[0].ts.unwrap().0;
     peer.ack = said[4].seq;
     peer.ts = peer.ts.map(|(val, _)| (val + 400, stamp));

@@ -34,6 +34,7 @@ fn a_copy_that_is_reported_late_takes_the_recovery_back() {
     let reduced = cwnd(&rig, &peer);
     // As in `tcp_try_undo_dsack`, which the kernel calls in its Open and Disorder states.
     peer.hear(&rig.host_says(peer.flow, &bytes(2 * 1460)));
+    // A DSACK for the one retransmission shows that it was spurious.
     twice(&mut rig, &peer, &said[0]);
     assert!(rig.stat("TCPDSACKUndo") == 1 && cwnd(&rig, &peer) > reduced);
     end(rig, &peer);

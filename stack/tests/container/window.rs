@@ -76,6 +76,7 @@ fn a_host_that_takes_little_opens_the_window_in_steps_worth_sending_into() {
     for _ in 0..100 {
         rig.sock(peer.flow).room = 100;
         for seg in rig.ready(peer.flow, false, true) {
+            // One MSS, rounded down to the unit of the window scale.
             assert!(u32::from(seg.wnd) << peer.scale >= 1408, "a silly window: {seg:?}");
             updates += 1;
         }

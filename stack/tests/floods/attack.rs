@@ -80,6 +80,7 @@ impl Attack {
         };
         let mut seg = Seg::new(port, remote, SYN);
         seg.seq = self.rng.next_u64() as u32;
+        // MSS 1460, NOP, window scale 7.
         seg.options = vec![2, 4, 5, 180, 1, 3, 3, 7];
         if self.kind == Kind::Syn && self.rng.chance(500_000) {
             let host = self.rng.next_u64().to_be_bytes();
@@ -94,6 +95,7 @@ impl Attack {
             return Some(self.syn());
         }
         let n = self.rng.below(self.conns.len() as u64) as usize;
+        // A map ordered by port keeps the choice deterministic.
         let (&port, conn) = self.conns.iter_mut().nth(n)?;
         // Not established yet.
         if conn.ack == 0 {
@@ -110,6 +112,7 @@ impl Attack {
                 seg.len = 1 + rng.below(700) as u16;
             }
             Kind::OneByte => {
+                // Only valid bytes: the flood is of small segments, not of invalid ones.
                 if conn.seq.wrapping_sub(conn.acked) >= conn.wnd {
                     return None;
                 }
@@ -166,9 +169,11 @@ impl Plot for Attack {
                 say.push(syn);
             }
             self.said = 1;
+            // Time for the handshakes before the flood starts.
             self.at = Some(now + Duration::from_millis(50));
             return;
         }
+        // The link's queue bounds a burst.
         for _ in 0..BURST.min(self.left).min(room as u64) {
             self.left -= 1;
             if let Some(seg) = self.hostile() {

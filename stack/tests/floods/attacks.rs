@@ -33,7 +33,9 @@ fn flood(kind: Kind, count: u64, per_second: u64) -> Scene {
         "{kind:?}: {said} segments, peak {} of {HARD}, p99 {alone:?} -> {beside:?}",
         scene.peak()
     );
+    // Otherwise the flood was too weak to prove anything.
     assert!(said * 2 > count, "{said} of {count} hostile segments were said");
+    // Virtual time: CPU costs nothing, so only memory and windows could delay the neighbour.
     assert!(beside <= alone.mul_f64(1.2), "the neighbour's p99: {beside:?}, alone {alone:?}");
     scene
 }
@@ -47,6 +49,7 @@ fn a_million_spoofed_syns() {
     let opens = scene.stat("PassiveOpens");
     assert!(opens > 400, "{opens} were begun");
     // Connections without an answer end by themselves, except those to a host that never answers either.
+    // Longer than all retransmissions of a SYN-ACK.
     let later = scene.world.now() + Duration::from_secs(600);
     scene.world.run_until(later);
     scene.assert_within_limits();

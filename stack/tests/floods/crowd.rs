@@ -92,6 +92,7 @@ impl Crowd {
         self.next_port += 1;
         let seq = u32::from(port).wrapping_mul(0x9e37_79b1);
         let stage = Stage::Opening { said: now };
+        // ACK 0 marks a SYN without an answer.
         self.conns.insert(port, Conn { stage, seq, ack: 0, got: 0, left: self.requests });
         say.push(syn(port, RESPONDER, seq));
     }
@@ -122,6 +123,7 @@ impl Crowd {
                 let mut ack = Seg::new(seg.port, seg.remote, ACK);
                 (ack.seq, ack.ack) = (conn.seq, conn.ack);
                 say.push(ack);
+                // A gathering crowd waits until all are established.
                 if !self.gather {
                     self.ask(now, seg.port, say);
                 }
@@ -153,6 +155,7 @@ impl Crowd {
                     say.push(fin);
                 }
             }
+            // The responder closes after the client: the guest side needs no TIME-WAIT.
             Stage::Closing if seg.flags & FIN != 0 => {
                 self.done += 1;
                 self.conns.remove(&seg.port);

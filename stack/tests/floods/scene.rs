@@ -60,6 +60,7 @@ impl Scene {
     /// Builds the world with the attacker's guest and its hard limit; the neighbour sends requests until `until`.
     pub(crate) fn new(guest: Box<dyn Guest>, hard: u64, until: Instant) -> Self {
         let mut world = World::new(5);
+        // The host level has room for both hard limits: neither container can exhaust it.
         let pages = (hard + NEIGHBOUR_HARD) / PAGE_SIZE;
         let level = LevelConfig { low: pages / 2, soft: pages * 2 / 3, hard: pages };
         let host = Level::new(level, None).unwrap();
@@ -126,6 +127,7 @@ impl Scene {
             all.extend(&probe.took);
         }
         all.sort_unstable();
+        // Enough for a p99.
         assert!(all.len() > 500, "{} requests", all.len());
         Duration::from_nanos(all[all.len() * 99 / 100])
     }

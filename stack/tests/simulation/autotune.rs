@@ -29,6 +29,7 @@ fn flow(
     bits_per_second: Option<u64>,
 ) -> (World, Rc<RefCell<Tally>>) {
     let mut config = ContainerConfig::new(1500, offload, Some(256 << 20), [3, 4]);
+    // Without router advertisements every frame is the flow's.
     config.ipv6 = None;
     let tally = Tally::shared();
     let watch: Rc<RefCell<Tally>> = tally.clone();
@@ -59,6 +60,7 @@ fn flow(
 /// Bit/s that arrive once the flow has grown.
 fn rate(up: bool, offload: bool, guest_rtt: Duration, host_rtt: Duration) -> u64 {
     let (mut world, tally) = flow(up, offload, guest_rtt, host_rtt, Some(BITS_PER_SECOND));
+    // Only the grown flow is measured.
     world.run_until(GROWN);
     let before = tally.borrow().bytes;
     world.run_until(GROWN + MEASURED);

@@ -39,6 +39,7 @@ impl App for Client {
     fn poll(&mut self, _: Instant, socket: &mut Socket<'static>) -> Next {
         while self.sent < self.send && socket.can_send() {
             let mut bytes = vec![0; (self.send - self.sent).min(1000) as usize];
+            // Bytes that depend on their position, so that a lost or repeated one is found.
             Pattern::from_guest(PORT).fill(self.sent, &mut bytes);
             match socket.send_slice(&bytes) {
                 Ok(n) if n > 0 => self.sent += n as u64,
@@ -63,6 +64,7 @@ impl App for Client {
             }
         }
         if self.resets && self.sent == self.send && socket.send_queue() == 0 {
+            // Sends a RST.
             socket.abort();
             self.resets = false;
             seen.over = true;

@@ -33,6 +33,7 @@ fn carry(up: bool) {
     let node = world
         .add_container(NodeConfig { container, budget, up: link, down: link, guest, host })
         .expect("room for the device queue");
+    // By now the handshake and the early end are over.
     world.run_until(Instant::from_millis(5));
     let state = world.container(node).flows()[0].state;
     assert_eq!(state, if up { "FIN-WAIT-2" } else { "CLOSE-WAIT" });

@@ -30,6 +30,7 @@ fn each_plan<P: std::fmt::Debug + std::panic::RefUnwindSafe>(
     let only = std::env::var("SKBUDGET_SEED").ok().map(|s| s.parse().expect("a number"));
     for seed in only.map_or(seeds, |s| s..s + 1) {
         let plan = kind(seed);
+        // Caught to print the seed and its plan.
         let outcome = std::panic::catch_unwind(|| run(&plan));
         if let Err(cause) = outcome {
             eprintln!(

@@ -113,6 +113,7 @@ fn accept_clients(
         }
         let from = if plan.ipv6 { "2001:db8::1" } else { "192.0.2.1" };
         let peer = SocketAddr::new(from.parse().unwrap(), 30_000 + i as u16);
+        // A client is a server that connects: it sends and checks in the same way.
         let server = server(plan, plan.jobs[i]);
         if world.accept(node, port(i), peer, server, ACCEPTED_CAPS).is_none() {
             return;
@@ -156,6 +157,7 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
         let t = *tally.borrow();
         assert_eq!((t.bytes, t.corrupt), (expected[i], 0), "job {i}");
     }
+    // The servers check every byte by its position.
     assert_eq!(world.host(node).corrupt(), 0);
     // TIME-WAIT entries and idle timers last seconds, waiting SYNs twenty.
     world.run_until(world.now() + std::time::Duration::from_secs(30));
@@ -167,6 +169,7 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
         counters: stats.counters,
     };
     world.stop(node);
+    // Without the container, its device queue and its list of SYNs are uncharged too.
     assert_eq!(world.budget(budget).meter_stats(over).usage_bytes, 0);
     outcome
 }

@@ -63,6 +63,7 @@ impl Plan {
     pub(crate) fn rich(seed: u64) -> Self {
         let rng = &mut Rng::new(seed ^ 0x7717);
         let bits_per_second = pick(rng, &[None, Some(2_000_000), Some(50_000_000), Some(1 << 33)]);
+        // On a slow link a round trip depends on the queue.
         let slow = bits_per_second.is_some_and(|bps| bps < 100_000_000);
         let mtu = pick(rng, &[68, 296, 1280, 1500, 1500, 9000, 65_520]);
         let most = Faults {
@@ -244,6 +245,7 @@ pub(crate) fn run(plan: &Plan) {
         let ear = ear.borrow();
         assert_eq!((ear.bytes, ear.corrupt), (*bytes, 0));
     }
+    // With little memory flows wait for each other, and no bound is known.
     if plan.hard == RICH {
         assert_progress(plan, &mut world, node, &ears);
     }
@@ -257,6 +259,7 @@ fn assert_progress(plan: &Plan, world: &mut World, node: NodeId, ears: &[Ear]) {
     let losses: Vec<Instant> = up
         .mishaps()
         .chain(down.mishaps())
+        // Reordered and duplicated frames arrive: they excuse no pause.
         .filter(|(_, what)| matches!(what, Mishap::Lost | Mishap::Corrupted | Mishap::Full))
         .map(|(at, _)| *at)
         .collect();
@@ -272,6 +275,7 @@ fn assert_progress(plan: &Plan, world: &mut World, node: NodeId, ears: &[Ear]) {
             let before = if known { round_trip.as_nanos() as u64 } else { from.0 };
             let since = Instant(from.0.saturating_sub(before));
             let lost = losses.iter().filter(|at| **at >= since && **at <= to).count();
+            // 1 + 2 + 4 + ...: each loss doubles the next timeout.
             let timeouts = rto * ((1u32 << lost.min(16)) - 1);
             let took = to.since(from);
             assert!(

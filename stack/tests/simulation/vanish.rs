@@ -91,6 +91,7 @@ fn a_guest_with_keep_alive_learns_that_its_server_is_gone_and_only_then() {
             let server = Server::sink().with_delay(Duration::from_millis(delay_ms));
             let server = Server { gone_from: GONE_FROM, ..server };
             let (mut world, node, over) = world(quiet(Some(every), Some(timeout)), server);
+            // While the server answers, keep-alive must not end the connection.
             world.run_until(GONE_FROM);
             assert_eq!(*over.borrow(), None, "every {every} s, {delay_ms} ms away");
             world.run_until(GONE_FROM + Duration::from_secs(600));
