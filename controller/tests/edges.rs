@@ -24,6 +24,7 @@ fn missing_limits_follow_from_those_given() {
     assert_eq!(Limits::from_bytes(256 << 20, None, None), limits(32_768, 43_690, 65_536));
     assert_eq!(Limits::from_bytes(100 << 12, Some(40 << 12), None), limits(30, 40, 100));
     assert_eq!(Limits::from_bytes(100 << 12, Some(90 << 12), None), limits(50, 90, 100));
+    // Bytes are rounded down to pages.
     assert_eq!(Limits::from_bytes(8191, Some(4096), Some(0)), limits(0, 1, 1));
     assert!(matches!(Limits::from_bytes(4095, None, None), Err(LimitError::TooSmall { .. })));
     assert!(matches!(
@@ -32,6 +33,7 @@ fn missing_limits_follow_from_those_given() {
     ));
     let small = Limits::from_bytes(65_536, None, None).unwrap();
     assert_eq!(small.fits_one(&SIZES, 0), Ok(()));
+    // 131,072 of device queue and 42,496 of one flow.
     let least = Err(LimitError::TooSmall { hard_bytes: 65_536, least_bytes: 173_568 });
     assert_eq!(small.fits_one(&SIZES, 131_072), least);
 }
@@ -44,6 +46,7 @@ fn constructors_refuse() {
     let limits = Limits { low: 2, soft: 1, hard: 3 };
     let disorder = Err(LimitError::Disorder { low: 2, soft: 1, hard: 3 });
     assert_eq!(new(BudgetConfig { limits, ..base }, None), disorder);
+    // A guarantee above the container's own limit can never be used.
     let above = Err(LimitError::MinAboveHard { min_bytes: 2 << 20, hard_bytes: 1 << 20 });
     assert_eq!(new(BudgetConfig { min_bytes: 2 << 20, ..base }, None), above);
 
@@ -167,6 +170,7 @@ fn many_wait_and_leave_in_any_order() {
         budget.forget(key * 0x1_0000_0001);
     }
     assert_eq!(budget.waiting(), 334);
+    // Nothing was released yet.
     assert_eq!(budget.poll_wake(Instant(0)), None);
     budget.release(flow, Instant(0));
     let woken: Vec<u64> = std::iter::from_fn(|| budget.poll_wake(Instant(0))).collect();

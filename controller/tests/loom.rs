@@ -34,6 +34,7 @@ fn usage_never_exceeds_the_maximum_and_one_of_two_fits() {
             .map(|group| {
                 let host = host.clone();
                 thread::spawn(move || {
+                    // Two requests of 2 pages under a host level of 3: one fits.
                     let ok = group.try_charge(2).is_ok();
                     assert!(host.usage() <= 3);
                     ok
@@ -56,6 +57,7 @@ fn a_release_between_refusal_and_sleep_is_noticed() {
         let releaser = {
             let host = host.clone();
             thread::spawn(move || {
+                // The release may fall between the refused charge and the mark of the other thread.
                 host.uncharge(2);
                 host.take_wake()
             })

@@ -24,6 +24,7 @@ fn for_each_seed(count: u64, sequence: impl Fn(u64)) {
     }
     let count = std::env::var("SKBUDGET_SEEDS").map_or(count, |n| n.parse().expect("a number"));
     for seed in 1..=count {
+        // Caught to print the seed before the test fails.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| sequence(seed))) {
             println!("replay with SKBUDGET_SEED={seed}");
             resume_unwind(panic);
@@ -44,6 +45,7 @@ fn strict_is_deterministic() {
         let first = strict::World::new(seed).run(150);
         let second = strict::World::new(seed).run(150);
         assert_eq!(first, second, "same operations, same answers and events");
+        // A log of nothing would be equal too.
         assert!(first.len() > 50);
     });
 }

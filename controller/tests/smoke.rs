@@ -34,6 +34,7 @@ fn every_call_once_and_back_to_zero() {
         budget.tx_free(&mut flow, 1, now);
         assert!(budget.host_raise(&mut flow, 65_536, now));
         budget.host_lower(&mut flow, 1 << 30, now);
+        // Lowering stops at the floor.
         assert_eq!(flow.host(), 32_768);
         budget.rx_close(&mut flow, 100, now);
         assert!(budget.charge_compact(member, 64, now));

@@ -82,12 +82,14 @@ fn shared_levels_never_exceed_their_maximum() {
         });
         let workers: Vec<_> = (0..4)
             .map(|at| {
+                // Two budgets under each group; one of the four has no `min`.
                 let budget = budget(groups[at % 2].clone(), at as u64 * 8192);
                 (budget, at as u64 + 1)
             })
             .collect::<Vec<_>>()
             .into_iter()
             .map(|(budget, seed)| {
+                // Moved into the thread, so that a panic counts it too.
                 let done = Done(&done);
                 scope.spawn(move || {
                     let _done = done;
@@ -98,6 +100,7 @@ fn shared_levels_never_exceed_their_maximum() {
         let moved: u64 = workers.into_iter().map(|worker| worker.join().unwrap()).sum();
         let peaks = watcher.join().unwrap();
         assert!(moved > ROUNDS, "something was granted: {moved}");
+        // The watcher's samples, and below the watermarks of every charge.
         assert!(peaks[0] <= 60 && peaks[1] <= 40 && peaks[2] <= 45, "{peaks:?}");
     });
     for level in [&host, &groups[0], &groups[1]] {

@@ -21,6 +21,7 @@ fn traces_match_in_every_field() {
     let text = fs::read_to_string(&path).expect("a file of traces");
     let mut ops = 0;
     let mut traces = 0;
+    // All traces run before the test fails, to show every difference.
     let mut failures = Vec::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         let trace: Value = serde_json::from_str(line).expect("a trace is JSON");
@@ -99,6 +100,7 @@ impl World {
                 let kind = kind(op);
                 let verdict = sock.schedule(pool, chain, kind, size, *now);
                 let result = if verdict.is_ok() { "ok" } else { "deny" };
+                // `why` in the trace names the rule that the other implementation applied.
                 if op["result"] != result {
                     return Err(format!("answer is {verdict:?}, expected {}", op["why"]));
                 }
@@ -115,6 +117,7 @@ impl World {
                 sock.charge(Kind::Wmem, granted);
             }
             "forced" => {
+                // As for the first buffer of an empty send queue.
                 sock.force(pool, chain, size);
                 sock.charge(Kind::Wmem, size);
             }

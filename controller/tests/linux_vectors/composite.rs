@@ -53,6 +53,7 @@ fn vectors_96_to_98_user_memory_grows() {
     (pool.flag, pool.nsock) = (true, 10);
     let mut sock = Sock::new(16_384, 131_072);
     let mut chain = Chain::default();
+    // With the lowered H a socket needs its guarantee or its fair share.
     let mut ask = |pool: &mut Pool, alloc: u64, rmem: u64| {
         (pool.alloc, sock.rmem, sock.fwd) = (alloc, rmem, 0);
         sock.schedule(pool, &mut chain, Rmem, 4096, Instant(0)).is_ok()
@@ -93,6 +94,7 @@ fn level_of(children: &[(u64, u32)], soft: u64) -> Share {
 #[test]
 fn the_fair_level_fills_from_below() {
     let mut children = vec![(100, 1); 10];
+    // One child uses more than its share of 20,000 beside nine of 100.
     children[0] = (19_101, 1);
     assert_eq!(level_of(&children, 20_000).of(1), 19_100, "S13");
     children[1] = (5100, 1);
@@ -156,6 +158,7 @@ fn twenty_eighty_becomes_seventy_thirty() {
             Answer::Reclaim { pages } => user -= pages,
             Answer::Refuse => panic!("refused at tcp {tcp}, user {user}"),
         }
+        // The total holds at every step, not only at the end.
         assert!(tcp + user <= 25_600);
         steps += 1;
     }

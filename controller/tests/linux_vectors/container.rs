@@ -36,6 +36,7 @@ fn vectors_48_to_53_the_container_is_asked_first() {
     let seen = (cg.usage(), cg.failcnt(), chain.flag, dom.alloc);
     assert_eq!(seen, (16, 1, true, 50), "vector 48");
 
+    // The leaf has room; its parent is full.
     let parent = level(20, 15, None);
     let leaf = level(100, 5, Some(parent.clone()));
     let mut chain = Chain { leaf: Some(leaf.clone()), flag: false };
@@ -119,6 +120,7 @@ fn vectors_84_and_85_an_empty_receive_queue_accepts_one() {
     let member = budget.add_member(0).unwrap();
     let mut hog = budget.admit(member, &sizes, NOW).unwrap();
     let mut flow = budget.admit(member, &sizes, NOW).unwrap();
+    // The hog fills the pool of two pages.
     assert_eq!(budget.rx_fill(&mut hog, 9, RxKind::InOrder, NOW), 2);
     assert_eq!(budget.rx_fill(&mut flow, 1, RxKind::Ofo, NOW), 0, "no force for a hole");
     assert_eq!(budget.rx_fill(&mut flow, 2, RxKind::InOrder, NOW), 1, "vector 85");

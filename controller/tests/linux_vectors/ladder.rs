@@ -45,6 +45,7 @@ fn build(state: &State) -> (Pool, Sock) {
     pool.since = Instant::from_millis(NOW_MS - state.flag.unwrap_or(0));
     let mut sock = Sock::new(state.snd, 131_072);
     (sock.fwd, sock.rmem, sock.wmem) = (state.fwd, state.rmem, state.wq);
+    // A locked cap is not moderated (L3).
     sock.sndbuf_locked = state.locked;
     (pool, sock)
 }

@@ -82,6 +82,7 @@ impl World {
                 min_bytes: 0,
                 weight: 1,
             };
+            // Nearest level first: none, the host, or the group and the host.
             let chain = rng.pick(&[&[][..], &[0], &[1, 0]]).to_vec();
             let parent = chain.first().map(|at: &usize| levels[*at].clone());
             let mut budget = Budget::new(config, parent).unwrap();
@@ -151,6 +152,7 @@ impl World {
             }
             Op::Release(at) => self.release(at),
             Op::Fill(at, n, kind) => {
+                // Chunk by chunk: each one changes the state that the next one meets.
                 let expected = (0..n).take_while(|_| self.fill_one(at, kind)).count() as u64;
                 let seen = self.with(at, |b, l| b.rx_fill(l, n as u32, kind, now));
                 assert_eq!(u64::from(seen), expected, "rx_fill");
@@ -265,6 +267,7 @@ impl World {
     fn passes(&mut self, at: usize, below_min: bool) -> bool {
         let flow = self.flows[at].clone().unwrap();
         let chain = self.chains[flow.budget].clone();
+        // L1: the container's chain decides first.
         if chain.iter().any(|level| self.level_usage(*level) + 1 > self.maxima[*level]) {
             return false;
         }
@@ -274,6 +277,7 @@ impl World {
             self.leave(flow.budget);
             return true;
         }
+        // Above `pressure` the flag is set, whatever follows.
         if after > soft {
             self.enter(flow.budget);
         }
@@ -344,6 +348,7 @@ impl World {
                 .filter(|flow| flow.budget == at)
                 .map(|flow| flow.forced_rx + flow.forced_tx)
                 .sum();
+            // A lowered limit stays exceeded until usage falls.
             pool.bound = pool.limits.hard.max(pool.bound.min(alloc));
             assert!(alloc <= pool.bound + forced, "{what}: more than hard and what was forced");
             let seen = self.budgets[at].member_stats(MemberId(0));

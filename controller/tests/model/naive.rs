@@ -104,6 +104,7 @@ impl Naive {
         self.flows.iter().flatten().filter(move |flow| flow.budget == domain)
     }
     pub(crate) fn fixed(&self, domain: usize) -> u64 {
+        // Device queues and compact entries are reservations too.
         let small: u64 = self.domains[domain].members.iter().map(|m| m.dev + m.compact).sum();
         small + self.flows_of(domain).map(Flow::floor).sum::<u64>()
     }
@@ -151,6 +152,7 @@ impl Naive {
         self.below(level).map(|d| pg(self.fixed(d)).max(self.domains[d].min)).sum()
     }
     pub(crate) fn level_idle(&self, level: usize) -> u64 {
+        // A `min` covers fixed and idle parts together.
         let calm = |d: usize| (pg(self.fixed(d)) + self.idle(d)).max(self.domains[d].min);
         self.below(level).map(calm).sum::<u64>() - self.level_fixed(level)
     }
@@ -191,6 +193,7 @@ impl Naive {
     fn spreads(&self, level: usize, child: Child, up: u64, most: u64) -> bool {
         let hard = self.groups[level].limits.hard;
         let by_weight = hard * child.1 / self.level_weights(level);
+        // The part by weight, or what the others' maxima leave.
         let part = by_weight.max(hard.saturating_sub(self.level_hards(level) - child.2));
         child.0 + up <= part || self.level_usage(level) + up <= most
     }
@@ -259,6 +262,7 @@ impl Naive {
     /// the room.
     pub(crate) fn beside_waiting(&self, domain: usize, more: u64) -> bool {
         let hold: u64 = self.domains[domain].members.iter().map(|m| m.hold).sum();
+        // At most half of E is held back (H1).
         let held_back = hold.min(self.room(domain) * 4096 / 2);
         let hard = self.domains[domain].limits.hard * 4096;
         hold == 0 || self.bytes(domain) + more + held_back <= hard
@@ -274,6 +278,7 @@ impl Naive {
                     && self.chain_ok(flow.budget, self.bytes(flow.budget) + more)
                     && self.fair(flow, flow.elastic() + more)
         };
+        // The largest prefix, found by trying.
         (0..=want).rev().find(fits).unwrap_or(0)
     }
 
@@ -295,6 +300,7 @@ impl Naive {
     pub(crate) fn settle(&mut self) {
         for domain in 0..self.domains.len() {
             let fixed = pg(self.fixed(domain));
+            // K7, on pages as in the budget.
             let elastic = self.usage(domain) - fixed - self.idle(domain);
             let (usage, room, now) = (self.usage(domain), self.room(domain), self.now);
             let d = &mut self.domains[domain];

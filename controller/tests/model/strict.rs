@@ -65,6 +65,7 @@ impl World {
         let mut rng = Rng::new(seed);
         let mut naive = Naive::default();
         let mut levels: Vec<Arc<Level>> = Vec::new();
+        // Level 0 is the host, 1 and 2 are groups below it.
         for parent in [None, Some(0), Some(0)] {
             let hard = 60 + rng.below(if parent.is_none() { 300 } else { 160 });
             let (low, soft) = scaled(hard, &mut rng);
@@ -83,6 +84,7 @@ impl World {
         for _ in 0..2 + rng.below(2) {
             let hard = 30 + rng.below(120);
             let (low, soft) = scaled(hard, &mut rng);
+            // A budget has no parent, or the host, or a group.
             let parent = rng.pick(&[None, Some(0), Some(1), Some(1), Some(2)]);
             let weight = 1 + rng.below(3);
             let limits = Limits { low, soft, hard };
@@ -153,6 +155,7 @@ impl World {
         let members = self.naive.domains[budget].members.len() as u64;
         let member = rng.below(members) as usize;
         let level = rng.below(3) as usize;
+        // Weights of the operations, in percent.
         let roll = rng.below(100);
         if roll < 14 {
             return (members > 0 && live.len() < 14).then_some(Op::Admit { budget, member });
@@ -179,6 +182,7 @@ impl World {
         }
         let at = rng.pick(&live);
         let flow = self.naive.flows[at].as_ref().unwrap();
+        // Mostly a few chunks, sometimes many.
         let n = 1 + rng.below(rng_size(roll));
         Some(match roll {
             30..=37 => Op::Establish(at),
@@ -254,6 +258,7 @@ impl World {
             Op::Udp { budget, member, bytes } => {
                 let domain = &self.naive.domains[budget];
                 let small = self.naive.udp(budget) + bytes <= domain.limits.hard * 4096 / 8;
+                // M4, H1 and the chain must all allow it.
                 let ok = small
                     && self.naive.beside_waiting(budget, bytes)
                     && self.naive.chain_ok(budget, self.naive.bytes(budget) + bytes);
@@ -341,6 +346,7 @@ impl World {
                 let seen = budget.member_stats(MemberId(member as u16));
                 enters += seen.counters[Counter::TCPMemoryPressures as usize];
                 let expected = naive.member_stats(at, member);
+                // The model keeps no counters.
                 let seen = MemberStats { counters: expected.counters, ..seen };
                 assert_eq!(seen, expected, "{what}: member {member} of {at}");
                 let MemberStats { rmem, ofo, credit, wmem, fwd, reserve, .. } = seen;
@@ -348,6 +354,7 @@ impl World {
                 sum += seen.udp + seen.sock + seen.host + seen.dev;
             }
             assert_eq!(pg(sum), naive.usage(at), "{what}: the categories of {at} sum up");
+            // Headroom is exact: so much fits, and not a byte more.
             let room = budget.headroom();
             let bytes = naive.bytes(at);
             assert!(naive.chain_ok(at, bytes + room), "{what}: headroom of {at}");
@@ -404,6 +411,7 @@ impl World {
             }
             assert_eq!(self.budgets[at].meter_stats(now).usage_bytes, 0);
         }
+        // Dropping a budget uncharges its `min`.
         self.budgets.clear();
         for level in &self.levels {
             let stats = level.stats();

@@ -13,6 +13,7 @@ impl World {
     pub(crate) fn admit(&mut self, budget: usize, member: usize) -> u64 {
         let sock = u64::from(SIZES.sock);
         let naive = &self.naive;
+        // H7 first, then the limits of the chain.
         let half = naive.half_open(budget) + sock <= naive.domains[budget].limits.hard * 4096 / 8;
         let ok = half && naive.reserve_ok(budget, naive.bytes(budget) + sock);
         let now = self.now();
@@ -75,6 +76,7 @@ impl World {
 
     pub(crate) fn fill(&mut self, at: usize, n: u64, kind: RxKind) -> u64 {
         let flow = self.touch(at);
+        // Only chunks without credit need a charge.
         let asked = n.saturating_sub(flow.credit);
         let opened = self.naive.grant(at, asked, rx_unused(&flow));
         let filled = n.min(flow.credit + opened);
@@ -161,6 +163,7 @@ impl World {
             expected += 1;
         }
         let now = self.now();
+        // Taken out, because both ledgers are borrowed at once.
         let mut given = self.ledgers[from].take().unwrap();
         let mut taken = self.ledgers[to].take().unwrap();
         let answer = if giver == taker {
@@ -177,6 +180,7 @@ impl World {
 
     /// Moves one chunk in the model: tried on a copy, kept when every meter allows it.
     pub(crate) fn move_one(&mut self, from: usize, to: usize) -> bool {
+        // The model is small: a copy replaces every undo.
         let mut after = self.naive.clone();
         after.flows[from].as_mut().unwrap().rmem -= 1;
         after.flows[to].as_mut().unwrap().wmem += 1;
@@ -192,6 +196,7 @@ impl World {
         if grows && adds && !naive.beside_waiting(taker, CHUNK) {
             return false;
         }
+        // Only a growing budget is held to its hard limit (K6).
         let net = after.usage(taker) > naive.usage(taker);
         if net && after.usage(taker) > naive.domains[taker].limits.hard {
             return false;
@@ -199,6 +204,7 @@ impl World {
         let (old, new) = (naive.usage(taker), after.usage(taker));
         let min = naive.domains[taker].min;
         let up = new.max(min).saturating_sub(old.max(min));
+        // K5: the levels of the taker alone, and those above both.
         let (below, common): (Vec<_>, Vec<_>) =
             naive.chain(taker).into_iter().partition(|l| !naive.chain(giver).contains(l));
         if up > 0 && giver != taker {

@@ -55,7 +55,9 @@ impl World {
                 None => (step, None),
             };
             let words: Vec<&str> = command.split_whitespace().collect();
+            // A command that is neither set-up nor operation is a statement.
             if let Some(answer) = self.make(&words).or_else(|| self.act(&words)) {
+                // Without `=` a new flow must be admitted.
                 let admits = ["flow", "half"].contains(&words[0]);
                 if let Some(expected) = expected.or_else(|| admits.then_some("ok")) {
                     self.expect(&answer, expected);
@@ -104,6 +106,7 @@ impl World {
             }
             ["budget", name, hard, rest @ ..] => self.budget(name, hard, rest),
             ["crowd", n, hard, usage] => {
+                // Each budget has one flow, which grows until the budget uses `usage` pages.
                 for at in 1..=num(n) {
                     let name = format!("B{at}");
                     self.budget(&name, hard, &["flat", "under", "host"]);
@@ -166,6 +169,7 @@ impl World {
             Ok(ledger) => ledger,
             Err(refusal) => return word(Err(refusal)),
         };
+        // `half` stops after `admit`.
         let answer = if whole { seat.budget.establish(&mut ledger, NOW) } else { Ok(()) };
         if answer.is_ok() {
             self.flows.insert(name.to_owned(), (budget.to_owned(), ledger));
@@ -294,6 +298,7 @@ impl World {
     fn transfer(&mut self, from: &str, to: &str, n: u32) -> String {
         let (giver, mut given) = self.flows.remove(from).expect("the giver");
         let (taker, mut taken) = self.flows.remove(to).expect("the taker");
+        // Taken out of the map, because two budgets are borrowed at once.
         let mut a = self.seats.remove(&giver).expect("its budget");
         let b = &mut self.seat(&taker).budget;
         let moved = transfer(&mut a.budget, &mut given, b, &mut taken, n, NOW);
