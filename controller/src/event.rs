@@ -35,7 +35,7 @@ pub enum Event {
 }
 
 /// Counters, by the kernel's names where it has them. The stack increments them through
-/// `Budget::count`, the budget itself the four marked so.
+/// `Budget::count`, the budget itself those marked "by the budget".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Counter {
@@ -69,7 +69,7 @@ pub enum Counter {
     AdmissionDelayed,
     /// A SYN was dropped for want of room.
     AdmissionDenied,
-    /// Credit of an idle flow was given back.
+    /// Credit of an idle flow was released.
     CreditDemoted,
     /// Data of a demoted flow did not fit when it arrived.
     DemotedTrim,

@@ -36,16 +36,17 @@
 //! rx      = max(rmem_min, 4096 * (in-order + out-of-order + credit chunks))
 //! tx      = max(wmem_min, 4096 * (unsent + unacknowledged chunks))
 //! held    = sock + rx + tx + host                          half-open: sock
-//! bytes   = sum of held + compact + udp + dev              of one budget
+//! bytes   = sum of held + compact + udp + dev + listen     of one budget
 //! usage   = ceil(bytes / 4096)                             rounded once a budget
 //! level   = sum over children of max(usage, min)           a min is charged when it is set
-//! fixed   = sum of (sock + rmem_min + wmem_min + host_floor) + compact + dev
-//! E       = hard - ceil(fixed / 4096)                      the room for what can move
+//! fixed   = sum of (sock + rmem_min + wmem_min + host_floor) + compact + dev + listen
+//! E       = hard - ceil(fixed / 4096)                      the room for elastic memory
 //! elastic = usage - ceil(fixed / 4096) - idle credit
 //! ```
 //!
-//! The result is a pure function of the flows' states: `tests/model.rs` checks the running sums
-//! against it after every operation.
+//! `listen` is what the backlogs of published ports may hold. The result is a pure function of the
+//! states of flows and members: `tests/model.rs` checks the running sums against it after every
+//! operation.
 //!
 //! # The steps of a decision
 //!
@@ -87,8 +88,8 @@
 //! 5. Entering and leaving pressure alternate, and the chronometer is the sum of the episodes.
 //! 6. Strict: a request within the reserve of an established flow is never refused, nor is data
 //!    within its credit.
-//! 7. The same calls give the same results. 8. A call costs at most one walk of the chain, whatever
-//!    the number of flows.
+//! 7. The same calls give the same results.
+//! 8. A call costs at most one walk of the chain, whatever the number of flows.
 //!
 //! # Decisions, and why
 //!
@@ -105,8 +106,8 @@
 //! - *The fair level divides the scaled soft threshold* ([`Level::soft_effective`]), the threshold
 //!   that sets the flag.
 //! - *The parts bound growth until the first fair level is published*: a hog fills the room above
-//!   soft in less than a turn (94 connections and their windows in 0.2 ms), and what it took is
-//!   acknowledged or reserved for good. So the parts apply in the same step that sets the flag, and
+//!   soft in less than a turn (94 connections and their windows in 0.2 ms), and that memory is
+//!   acknowledged data or reserved for good. So the parts apply in the same step that sets the flag, and
 //!   also while a computed fair level is no bound.
 //! - *Reservations are bounded too*: with "admission is all or nothing against hard", a hog of
 //!   weight 10 filled the host with idle flows, and containers of weight 1000 could not grow by a
@@ -142,7 +143,7 @@
 //! | credit | - | | open window, charged and empty |
 //! | reserve | `tcp_rmem[0]`, `tcp_wmem[0]` | | guarantee of a flow; a bypass in linux rules |
 //! | host | - | | caps of the flow's host-side socket |
-//! | compact | `request_sock`, `timewait_sock` | | small fixed entries |
+//! | compact | `request_sock`, `timewait_sock` | | small entries of fixed size |
 //! | dev | - | | device queue of the container |
 //! | level | `page_counter` | | a meter above budgets |
 #![no_std]

@@ -247,7 +247,7 @@ impl Budget {
 
     /// Charges `bytes` more for the caps of the flow's host socket, before setsockopt, and returns
     /// whether it was granted. Refused under pressure. Linux rules: always granted and not charged
-    /// (another owner's memory there), only recorded in the ledger.
+    /// (there the socket belongs to another program), only recorded in the ledger.
     pub fn host_raise(&mut self, ledger: &mut Ledger, bytes: u64, now: Instant) -> bool {
         self.at(now);
         let raised = self.rules == Rules::Linux || self.strict_host_raise(ledger, bytes);
