@@ -15,7 +15,7 @@ use skbudget_stack::{
 const CONNECTIONS: u32 = 1_000_000;
 /// From here on memory is flat: every list and table has reached its final length.
 const WARM: u32 = 100_000;
-// Virtual time between two connections.
+/// Virtual time between two connections.
 const BETWEEN: Duration = Duration::from_micros(20);
 /// Flows open at the same time, at most.
 const OPEN_MAX: u32 = 8;
