@@ -1,4 +1,4 @@
-//! Fairness numbers out of an arm's records.
+//! Computes the fairness numbers from an arm's records.
 
 use crate::measure::Book;
 use crate::plan::{CONTENDED, Phase, Role, SOLO};
@@ -7,13 +7,13 @@ use crate::result::{
     ProbePhase, Quantile,
 };
 
-/// What the numbers are measured against.
+/// The phases that the numbers are measured against.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a> {
     pub phases: &'a [Phase],
 }
 
-/// Counters that mean somebody's data or connection was turned away for lack of memory.
+/// Counters of data or connections that were refused or dropped for lack of memory.
 const REFUSALS: &[&str] = &[
     "PruneCalled",
     "RcvPruned",
@@ -26,8 +26,9 @@ const REFUSALS: &[&str] = &[
     "AdmissionDelayed",
 ];
 
-/// Fills in what follows from the records: each container's cost, the groups, the fairness of the whole.
+/// Fills in the derived values of an arm: the cost of each container, the groups, and the fairness of the whole arm.
 pub fn derive(arm: &mut ArmResult, frame: Frame<'_>) {
+    // An interrupted run measured only the part of each phase before it ended.
     let measured: Vec<Phase> = frame.phases.iter().map(|p| p.until(arm.ended_ns)).collect();
     let frame = Frame { phases: &measured };
     for c in &mut arm.containers {
@@ -42,6 +43,7 @@ fn fairness(arm: &ArmResult, frame: Frame<'_>) -> Fairness {
         arm.containers.iter().filter(|c| c.role == Role::Victim).collect();
     let hogs = || arm.containers.iter().filter(|c| c.role == Role::Hog);
     let mut f = Fairness {
+        // Goodput leaves out the probe's responses: jain(victims) compares bulk transfer only.
         jain_victims_ppm: jain(victims.iter().map(|c| goodput(&c.phases[CONTENDED]))),
         jain_all_ppm: jain(arm.containers.iter().map(|c| c.phases[CONTENDED].moved_bytes)),
         hog_peak_bytes: hogs().map(|c| c.peak_held_bytes).max().unwrap_or(0),
@@ -51,6 +53,8 @@ fn fairness(arm: &ArmResult, frame: Frame<'_>) -> Fairness {
         victim_pressure_ns: victims.iter().map(|c| arm.budgets[c.budget].pressure_ns).max(),
         corrupt: arm.containers.iter().map(|c| c.corrupt).sum(),
         broken: victims.iter().map(|c| c.broken).sum(),
+        // Start values: the identity of the min and max that follow. `None` is the worst value and wins over any
+        // number.
         solo_share_ppm: u64::MAX,
         throughput_slowdown_milli: Some(0),
         p99_inflation_milli: Some(0),
@@ -76,7 +80,7 @@ fn fairness(arm: &ArmResult, frame: Frame<'_>) -> Fairness {
     f
 }
 
-/// `None` (nothing came, or nobody knows how late) is the worst there is.
+/// `None` is worse than any number: no response arrived, or no upper bound of its delay is known.
 fn worse(new: Option<u64>, old: Option<u64>) -> bool {
     match (new, old) {
         (None, Some(_)) => true,
@@ -99,7 +103,7 @@ fn cost(c: &ContainerResult, frame: Frame<'_>) -> Cost {
     cost
 }
 
-/// The containers of each group as one.
+/// Merges the containers of each group: bytes are added, histograms are merged.
 fn groups(arm: &ArmResult) -> Vec<GroupResult> {
     let mut out: Vec<GroupResult> = Vec::new();
     for c in &arm.containers {
@@ -126,18 +130,18 @@ fn groups(arm: &ArmResult) -> Vec<GroupResult> {
     out
 }
 
-/// The p99 of somebody, alone and contended.
+/// The p99 of a victim, or of a group of victims, alone and contended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
     pub of: String,
     pub solo: Option<Quantile>,
     pub contended: Option<Quantile>,
-    /// Requests, in the phase with fewer.
+    /// Number of requests in the phase with fewer.
     pub samples: u64,
 }
 
 impl Pair {
-    /// A percentile means something when at least 20 samples lie beyond it.
+    /// A p99 is meaningful only when at least 20 samples lie beyond it.
     pub const SAMPLES_MIN: u64 = 2000;
 
     fn new(of: &str, solo: &ProbePhase, contended: &ProbePhase) -> Self {
@@ -151,7 +155,8 @@ impl Pair {
             c.phases[CONTENDED].probe.as_ref()?,
         ))
     }
-    /// Both in nanoseconds, if they are known from above: the least it may have been alone and the most beside the hog.
+    /// Lower bound of the solo p99 and upper bound of the contended p99, in nanoseconds; `None` unless both phases have
+    /// an upper bound and enough samples. Their quotient is the worst possible inflation.
     pub fn known(&self) -> Option<(u64, u64)> {
         self.solo.and_then(|q| q.upper_ns())?;
         let pair = self.solo.zip(self.contended.and_then(|q| q.upper_ns()));
@@ -165,7 +170,8 @@ impl Pair {
     }
 }
 
-/// Of each victim; or, where each has too few samples, of each group of victims together.
+/// One pair for each victim. A group with several victims, at least one of them with too few samples, has one pair for
+/// the merged group instead.
 pub fn latency_pairs(arm: &ArmResult) -> Vec<Pair> {
     let mut out = Vec::new();
     for g in arm.groups.iter().filter(|g| g.role == Role::Victim) {
@@ -182,7 +188,7 @@ pub fn latency_pairs(arm: &ArmResult) -> Vec<Pair> {
     out
 }
 
-/// How often data or connections of a container were turned away for lack of memory.
+/// How often data or connections of a container were refused or dropped for lack of memory.
 pub fn refusals(c: &ContainerResult) -> u64 {
     count(c, REFUSALS)
 }
@@ -195,7 +201,8 @@ fn count(c: &ContainerResult, of: &[&str]) -> u64 {
     of.iter().filter_map(|name| c.counters.get(*name)).sum()
 }
 
-/// (sum x)^2 / (n sum x^2), in millionths. All zero: nobody has more than another, but nobody has anything: 0.
+/// Jain's index, (sum x)^2 / (n sum x^2), in millionths. All zero gives 0: the shares are equal, but no container moves
+/// any data.
 fn jain(xs: impl Iterator<Item = u64>) -> u64 {
     let (mut n, mut sum, mut squares) = (0u128, 0u128, 0u128);
     for x in xs {
@@ -208,14 +215,15 @@ fn jain(xs: impl Iterator<Item = u64>) -> u64 {
     (sum * sum * 1_000_000).checked_div(n * squares).unwrap_or(0) as u64
 }
 
-/// Bytes a second.
+/// Bytes per second, over the length of the phase.
 fn per_second(bytes: u64, phase: &Phase) -> u64 {
     (u128::from(bytes) * 1_000_000_000 / u128::from(phase.nanos().max(1))) as u64
 }
 
 type Bytes = fn(&ContainerPhase) -> u64;
 
-/// A direction in which a container wants something: its name, what comes of it, and what its link carries for it.
+/// A direction in which a container transfers data: its name, the bytes that count as its goodput, and all bytes that
+/// its link carries in that direction.
 #[derive(Debug, Clone, Copy)]
 struct Direction {
     name: &'static str,
@@ -223,7 +231,7 @@ struct Direction {
     carried: Bytes,
 }
 
-/// Who has no bulk wants answers.
+/// The directions that count for a container. A container without bulk transfer is measured by its probe's responses.
 fn directions(c: &ContainerResult) -> Vec<Direction> {
     let up = Direction { name: "up", bytes: |p| p.up_bytes, carried: |p| p.up_bytes };
     // The link carries the probe's responses beside the bulk.
@@ -247,6 +255,7 @@ fn slowdown(c: &ContainerResult, d: Direction, frame: Frame<'_>) -> Option<u64> 
 
 fn throughput(f: &mut Fairness, c: &ContainerResult, frame: Frame<'_>) {
     for d in directions(c) {
+        // The share of the link in the solo phase: a generator that did not fill the link alone proves nothing.
         if c.bits_per_second > 0 && (c.wants_up || c.wants_down) {
             let carried = per_second((d.carried)(&c.phases[SOLO]), &frame.phases[SOLO]);
             let share =
@@ -261,7 +270,8 @@ fn throughput(f: &mut Fairness, c: &ContainerResult, frame: Frame<'_>) {
     }
 }
 
-/// Longest time without a byte that was wanted. Who has no bulk is stalled while a response is owed.
+/// Longest time without a wanted byte. A container without bulk transfer counts as stalled while a response is
+/// outstanding: its longest latency.
 fn stall(c: &ContainerResult, phase: usize) -> u64 {
     let p = &c.phases[phase];
     if c.wants_up || c.wants_down {
@@ -279,17 +289,18 @@ fn stalls(f: &mut Fairness, c: &ContainerResult) {
     }
 }
 
-/// From the hog's leaving to the first of two steps in a row that are as good as solo, in every direction it wants:
-/// 95 % of its mean, or what its own least step had, for a step holds few segments of a slow link.
+/// Time from the departure of the hog to the first of two consecutive steps that are as good as solo, in every
+/// direction the container wants. As good as solo: 95 % of the solo mean, or the least of the solo steps if that is
+/// lower, because a step holds few segments of a slow link.
 fn recovery(c: &ContainerResult, frame: Frame<'_>) -> Option<u64> {
     let Some(record) = &c.recovery else {
-        // Of an earlier version, which judged it by the charts' windows: as it was found then.
+        // A result of an earlier version has no steps: it derived this value from the windows of the charts. Keep it.
         return c.cost.recovery_ns;
     };
     let wanted = |steps: &DirectionSteps, bytes: u64| {
         let mean = per_second(bytes, &frame.phases[SOLO]) * record.step_ns / 1_000_000_000;
         let most = mean * 95 / 100;
-        // A step without a byte is no measure.
+        // A solo step without a byte is no reference.
         steps.solo_least_bytes.filter(|b| *b > 0).map_or(most, |least| most.min(least))
     };
     let (up, down) = (&record.up, &record.down);
@@ -303,6 +314,7 @@ fn recovery(c: &ContainerResult, frame: Frame<'_>) -> Option<u64> {
             && (!c.wants_down || enough(down, wanted_down, at))
     };
     let steps = up.recovery_bytes.len().max(down.recovery_bytes.len());
+    // `None` when no two consecutive steps are good: the container did not recover within the recorded time.
     let at = (0..steps.saturating_sub(1)).find(|at| good(*at) && good(at + 1))?;
     Some(at as u64 * record.step_ns)
 }

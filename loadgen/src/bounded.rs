@@ -1,26 +1,26 @@
-//! Reading files that somebody names: of a size that is known to end, and none that would be waited for.
+//! Reads files that the user names: regular files only, up to a maximum size, so that no read blocks or never ends.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::Path;
 
-/// A scenario is written by hand; those that are built in have a few KiB.
+/// Bytes. Scenarios are written by hand; the built-in ones have a few KiB.
 pub(crate) const SCENARIO_BYTES_MAX: u64 = 1 << 20;
-/// A result of the largest scenario has some tens of MiB, and one that was merged a multiple of it.
+/// Bytes. A result of the largest scenario has some tens of MiB, and a merged one a multiple of that.
 pub(crate) const RESULT_BYTES_MAX: u64 = 512 << 20;
 
-/// The text of a regular file of `max` bytes at most.
+/// Reads the text of a regular file of at most `max` bytes.
 ///
 /// # Errors
-/// It is larger, or it is no file: a FIFO would be waited for, and a device may never end.
+/// The file is larger, or not a regular file: opening a FIFO blocks, and a device may never end.
 pub(crate) fn read(path: &Path, max: u64) -> io::Result<String> {
     let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
-    // Before it is opened: that alone waits for the other end of a FIFO.
+    // Check before the open: the open itself blocks until a FIFO has a writer.
     if !fs::metadata(path)?.is_file() {
         return Err(invalid("not a regular file".to_owned()));
     }
     let mut text = String::new();
-    // Files of /proc have a size of 0, and a file may grow: what counts is what is read.
+    // Count the bytes read: files of /proc report a size of 0, and a file may grow meanwhile.
     let read = File::open(path)?.take(max + 1).read_to_string(&mut text);
     if text.len() as u64 > max || read.is_err() && fs::metadata(path)?.len() > max {
         return Err(invalid(format!("larger than the {max} bytes that are allowed")));
@@ -43,7 +43,7 @@ mod tests {
         };
         assert_eq!(of("12345678").unwrap(), "12345678");
         assert!(of("123456789").unwrap_err().to_string().contains("8 bytes"));
-        // Cut within a character, which is not what is wrong with it.
+        // Cut within a character: the error must report the size, not the invalid UTF-8.
         assert!(of("1234567\u{20ac}").unwrap_err().to_string().contains("larger"));
         let fifo = dir.join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();

@@ -33,7 +33,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// The demo: a hog and its victims, with one shared budget and with one each, side by side
+    /// Run the demo: a hog and its victims, first with one shared budget, then with a budget each
     #[command(after_help = help::judging(help::REPRO))]
     Repro {
         #[command(flatten)]
@@ -42,45 +42,45 @@ enum Command {
     /// Run a scenario
     #[command(after_help = help::judging(help::RUN))]
     Run {
-        /// The name of one that is built in (`loadgen list` shows them), or a file
+        /// A built-in scenario (`loadgen list` prints them), or a file
         scenario: String,
-        /// Where: virtual (seeded virtual time, no privileges), tap (real namespaces; root) or kernel (the kernel's own
-        /// stack and limits, to compare with; root and cgroup v1)
+        /// Where to run: virtual (seeded virtual time, no privileges), tap (real namespaces; root) or kernel (the
+        /// kernel's own stack and limits as a reference; root and cgroup v1)
         #[arg(long, default_value = "virtual")]
         target: String,
         #[command(flatten)]
         options: Options,
     },
-    /// Name the built-in scenarios and their parameters
+    /// List the built-in scenarios and their parameters
     #[command(after_help = help::plain(help::LIST))]
     List,
-    /// Print the file of a built-in scenario, to be copied and edited
+    /// Print the file of a built-in scenario, to copy and edit
     #[command(after_help = help::plain(help::SHOW))]
     Show { name: String },
-    /// Run a scenario once for each value of a parameter: a table, sweep.json, and a result for each
+    /// Run a scenario once for each value of a parameter: writes a table, sweep.json, and a result for each value
     #[command(after_help = help::judging(help::SWEEP))]
     Sweep {
         scenario: String,
-        /// `containers=1,10,100`
+        /// Parameter and its values: `containers=1,10,100`
         #[arg(long, value_name = "KEY=VALUE,...")]
         param: String,
         #[command(flatten)]
         options: OfMany,
     },
-    /// Look for the value of a parameter up to which, or with --from above --to down to which, no subject's gate fails
+    /// Search the limit between --from and --to: the value of a parameter up to which no gate of a subject fails
     #[command(after_help = help::judging(help::SEARCH))]
     Search {
         scenario: String,
-        /// `stuff`, or a path like `group.hog.stuff.conns`
+        /// Parameter to vary: `stuff`, or a path such as `group.hog.stuff.conns`
         #[arg(long, value_name = "KEY")]
         param: String,
-        /// Is expected to pass
+        /// Start value, which is expected to pass
         #[arg(long, value_name = "VALUE")]
         from: String,
-        /// Above or below --from
+        /// End value, above or below --from
         #[arg(long, value_name = "VALUE")]
         to: String,
-        /// Halvings at most
+        /// Maximum number of halvings
         #[arg(long, default_value_t = 8)]
         steps: u32,
         #[command(flatten)]
@@ -89,21 +89,21 @@ enum Command {
     /// Judge a saved result: exit 3 when a gate fails, 4 when it is worse than the baseline, 6 without one
     #[command(after_help = help::judging(help::GATE))]
     Gate {
-        /// result.json or its directory
+        /// result.json or its folder
         result: PathBuf,
-        /// Another result, to be no worse than
+        /// Another result: fail if the result is worse than this one
         #[arg(long, value_name = "PATH")]
         baseline: Option<PathBuf>,
-        /// A condition besides, on every subject (repeatable): 'worst(victim.p99-contended) <= 5ms'
+        /// An additional condition on every subject (repeatable): 'worst(victim.p99-contended) <= 5ms'
         #[arg(long, value_name = "EXPR")]
         expr: Vec<String>,
         /// Percent by which a wall-clock run may be worse than its baseline
         #[arg(long, default_value_t = 20)]
         tolerance: u64,
-        /// What an inconclusive result is
+        /// Treat an inconclusive result as a failure, or only warn
         #[arg(long, value_enum, default_value_t = Inconclusive::Fail)]
         inconclusive: Inconclusive,
-        /// Where to write summary.md and junit.xml of this judgement [default: nowhere]
+        /// Write summary.md and junit.xml of this judgement to this folder [default: not written]
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
         #[command(flatten)]
@@ -121,16 +121,16 @@ enum Inconclusive {
     Warn,
 }
 
-/// What every run has.
+/// Options of every command that runs a scenario.
 #[derive(Debug, clap::Args)]
 struct Basics {
-    /// A seed is a run: the virtual target measures the same every time
+    /// Seed of the run: on the virtual target the same seed gives the same result
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Change a parameter (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Runs that are judged together, by the median of each gate: an odd number [default: 3 on tap and kernel, 1 on
+    /// Number of runs that are judged together, by the median of each gate: odd [default: 3 on tap and kernel, 1 on
     /// virtual, where every run is the same]
     #[arg(long, value_name = "N")]
     repeat: Option<usize>,
@@ -140,7 +140,7 @@ impl Basics {
     fn repeats(&self, target: &dyn Target) -> Result<usize, Failure> {
         let usual = target.repeats();
         let Some(count) = self.repeat else {
-            // Somebody else repeats the run.
+            // `compare --exec` sets this variable: its pairs already repeat the run.
             let once = std::env::var(run::REPEAT_VARIABLE).is_ok_and(|v| v == "1");
             return Ok(if once { 1 } else { usual });
         };
@@ -154,12 +154,12 @@ impl Basics {
     }
 }
 
-/// One run.
+/// Options of a single run.
 #[derive(Debug, clap::Args)]
 struct Options {
     #[command(flatten)]
     basics: Basics,
-    /// Where to write the result [default: out/<name>-<seed>]
+    /// Write the result to this folder [default: out/<name>-<seed>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Print result.json instead of the table
@@ -169,14 +169,14 @@ struct Options {
     outputs: commands::Outputs,
 }
 
-/// Many runs.
+/// Options of a command that makes many runs.
 #[derive(Debug, clap::Args)]
 struct OfMany {
     #[arg(long, default_value = "virtual")]
     target: String,
     #[command(flatten)]
     basics: Basics,
-    /// Where to write [default: out/<command>-<scenario>-<seed>]
+    /// Write to this folder [default: out/<command>-<scenario>-<seed>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -195,7 +195,7 @@ impl OfMany {
     }
 }
 
-/// Everything but the process: returns the exit code.
+/// Runs the command line of this process and returns its exit code.
 pub fn main() -> u8 {
     run_with(std::env::args_os())
 }
@@ -204,7 +204,8 @@ pub fn run_with(args: impl IntoIterator<Item = OsString>) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => {
-            // As text: what was typed is in it.
+            // Render as plain text: the message quotes the arguments, and the terminal module escapes their control
+            // characters.
             let text = e.render().to_string();
             if e.use_stderr() {
                 say(&text);
@@ -299,7 +300,7 @@ fn judge_again(
     said((found.text, found.exit))
 }
 
-/// A text and the exit code that goes with it.
+/// Prints a text and returns the exit code that belongs to it.
 fn said((text, exit): (String, u8)) -> Result<u8, Failure> {
     print(&text)?;
     Ok(exit)
@@ -317,16 +318,18 @@ fn run_one(
         let (plan, repeats) = ready(name, target.as_ref(), options)?;
         Ok((target, plan, repeats))
     });
-    // What an earlier run found must not pass for what this one did.
+    // A run that does not start must not leave the verdict of an earlier run in its folder.
     let (target, plan, repeats) =
         ready.inspect_err(|_| forget(name, label.unwrap_or(name), options))?;
     let (seed, label) = (options.basics.seed, label.unwrap_or(&plan.scenario));
+    // Evaluated only without `--out`: a name that gives no valid folder is an error only then.
     let default = || names::default_out(name, "", label, seed);
     let out = options.out.clone().map_or_else(default, Ok)?;
     if let Err(failure) = target.check(&plan) {
         match &failure {
             Failure::Unavailable(why) => {
                 leave_word(&out, &run::unavailable(&plan, target.as_ref(), why));
+            // CI reads a verdict even where the target cannot run: "unavailable" is inconclusive, not a missing file.
             }
             _ => forget(name, label, options),
         }
@@ -337,6 +340,7 @@ fn run_one(
     let expected = expected(&plan, target.as_ref()).map(|once| once * repeats as u32);
     let shown = Progress::start(&format!("{label} on {}", target.name()), expected);
     let result = run::repeated(&plan, target.as_ref(), Control { stop }, repeats);
+    // Clears the progress line before the result is printed.
     drop(shown);
     let result = result?;
     options.outputs.write(folder.dir(), &result, options.json, || {
@@ -351,7 +355,7 @@ fn run_one(
     Ok(result.verdict.exit)
 }
 
-/// What is to be run, and how often.
+/// The plan to run, and how many times.
 fn ready(name: &str, target: &dyn Target, options: &Options) -> Result<(Plan, usize), Failure> {
     let Basics { seed, set, .. } = &options.basics;
     let repeats = options.basics.repeats(target)?;
@@ -359,8 +363,8 @@ fn ready(name: &str, target: &dyn Target, options: &Options) -> Result<(Plan, us
     Ok((run::parsed(name, target, set, *seed)?, repeats))
 }
 
-/// The judgement of an earlier run goes from the folder of one that did not begin. Where a file calls itself something
-/// else, only that file knows its folder.
+/// Removes the verdict of an earlier run from the folder of a run that did not start. A scenario file may set another
+/// name than `name`; the default folder of that name is not known here.
 fn forget(name: &str, label: &str, options: &Options) {
     let default = || names::default_out(name, "", label, options.basics.seed).ok();
     if let Some(out) = options.out.clone().or_else(default) {
@@ -368,7 +372,7 @@ fn forget(name: &str, label: &str, options: &Options) {
     }
 }
 
-/// The verdict of a run that its target cannot carry here. The exit code stays that of the target.
+/// Writes the verdict of a run that its target cannot run on this machine. The exit code stays that of the target.
 fn leave_word(out: &Path, result: &RunResult) {
     let formats = [export::Format::Verdict, export::Format::Junit];
     let written =
@@ -378,7 +382,7 @@ fn leave_word(out: &Path, result: &RunResult) {
     }
 }
 
-/// Virtual time takes as long as it takes; on the wall clock the arms follow each other.
+/// Expected duration: on the wall clock the arms run one after another. Unknown (`None`) for virtual time.
 fn expected(plan: &Plan, target: &dyn Target) -> Option<Duration> {
     let all = Duration::from_nanos(plan.end_ns()) * target.arms(plan).len() as u32;
     (!target.parallel()).then_some(all)

@@ -1,4 +1,4 @@
-//! The commands that work on results.
+//! The commands that read saved results.
 
 mod compare;
 pub(crate) mod list;
@@ -20,27 +20,27 @@ use crate::terminal::print;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make the files of a run again from its result.json
+    /// Write the files of a run again from its result.json
     #[command(after_help = help::plain(help::REPORT))]
     Report {
-        /// result.json or its directory
+        /// result.json or its folder
         result: PathBuf,
-        /// Where to write [default: beside the result]
+        /// Write to this folder [default: beside the result]
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
         #[command(flatten)]
         outputs: Outputs,
     },
-    /// Is B worse than A? Exit 4 if it is, 5 if that cannot be told
+    /// Compare two results: exit 4 if B is worse than A, 5 if the data do not decide
     #[command(after_help = help::judging(help::COMPARE))]
     Compare(Box<compare::Compare>),
-    /// Several results of one scenario as one: histograms are added, nothing is averaged
+    /// Merge several results of one scenario: histograms are added, nothing is averaged
     #[command(after_help = help::judging(help::MERGE))]
     Merge {
         /// Two or more: result.json or their folders
         #[arg(required = true, num_args = 2..)]
         results: Vec<PathBuf>,
-        /// Are they parts of one run, or the same run again?
+        /// Parts of one run, or repetitions of the same run
         #[arg(long, value_enum, default_value = "repeats")]
         how: How,
         #[arg(long, value_name = "DIR", default_value = "out/merged")]
@@ -48,24 +48,24 @@ pub(crate) enum Command {
         #[command(flatten)]
         outputs: Outputs,
     },
-    /// Check this binary against oracles whose answers are known, in seconds
+    /// Check this binary against oracles with known answers, in seconds
     #[command(after_help = help::plain(help::SELFTEST))]
     Selftest,
     /// Print the JSON Schema of a file
     #[command(after_help = help::plain(help::SCHEMA))]
     Schema { which: SchemaName },
-    /// Say what a metric, a gate or an exit code means
+    /// Explain a metric, a gate or an exit code
     #[command(after_help = help::plain(help::EXPLAIN))]
     Explain {
-        /// Leave out to list the topics
+        /// Topic; without one, list the topics
         topic: Option<String>,
     },
 }
 
-/// What a run writes.
+/// The files that a run writes.
 #[derive(Debug, Args)]
 pub(crate) struct Outputs {
-    /// Formats to write, by commas [default: all]
+    /// Formats to write, separated by commas [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
     format: Vec<Format>,
     #[command(flatten)]
@@ -74,18 +74,19 @@ pub(crate) struct Outputs {
 
 #[derive(Debug, Args)]
 pub(crate) struct Github {
-    /// Speak to GitHub Actions: job summary and annotations [default: when GITHUB_ACTIONS=true]
+    /// Write annotations and a job summary for GitHub Actions [default: when GITHUB_ACTIONS=true]
     #[arg(long)]
     github: bool,
 }
 
 impl Github {
-    /// Whatever the environment says.
+    /// Whether `--github` was given, whatever the environment.
     fn is_asked_for(&self) -> bool {
         self.github
     }
 
-    /// `json`: what is printed on standard output is JSON and nothing else.
+    /// Writes annotations and the job summary, if `--github` or the environment requests them. `json`: standard output
+    /// carries JSON only.
     pub(crate) fn speak(
         &self,
         suites: &[Suite],
@@ -100,20 +101,20 @@ impl Github {
     }
 }
 
-/// What a command that judges and is no run leaves for CI.
+/// The outcome of a judging command that is not a run, as written for CI.
 #[derive(Debug)]
 pub(crate) struct Judged<'a> {
-    /// Which, as in a title.
+    /// Command and scenario, for the title.
     pub(crate) of: &'a str,
     pub(crate) word: &'a str,
     pub(crate) exit: u8,
     pub(crate) suites: &'a [Suite],
-    /// As it was printed.
+    /// The text as printed.
     pub(crate) text: &'a str,
 }
 
 impl Judged<'_> {
-    /// `summary.md` and `junit.xml`, where there is a folder for them, and what GitHub is told.
+    /// Writes `summary.md` and `junit.xml` into `dir`, if there is one, and the GitHub output.
     pub(crate) fn publish(
         &self,
         dir: Option<&Path>,
@@ -135,14 +136,14 @@ pub(crate) enum SchemaName {
     Verdict,
     Scenario,
     Compare,
-    /// Of `sweep` and `search`
+    /// The file of `sweep` and `search`
     Sweep,
 }
 
 impl Outputs {
-    /// Writes a run's files; a verdict is never left out. It appears last, after all output: a run that could not say
-    /// what it found exits with 1, and no verdict may contradict that. `print`: what goes to standard output; `json`:
-    /// that is JSON.
+    /// Writes the files of a run; result and verdict are always among them. The verdict appears last, after all output:
+    /// a run that fails to print its result exits with 1, and no verdict may contradict that. `print` writes to
+    /// standard output; `json`: that output is JSON.
     pub(crate) fn write(
         &self,
         dir: &Path,
@@ -161,7 +162,7 @@ impl Outputs {
         staged.finish()
     }
 
-    /// What CI shows of it; the verdict's line comes last.
+    /// Writes the GitHub output of a run, before the verdict line, which must be the last.
     pub(crate) fn speak(&self, result: &RunResult, json: bool) -> Result<(), Failure> {
         self.github.speak(&cases::of_run(result), || summary::render(result), json)
     }
@@ -204,12 +205,12 @@ fn report(from: &Path, out: Option<PathBuf>, outputs: &Outputs) -> Result<u8, Fa
     let result = json::read(from)?;
     let source = folder::of_result(from);
     let out = out.unwrap_or_else(|| source.clone());
-    // Another result's files must not stay beside those of this one.
+    // In the result's own folder, keep its other files; in another folder, remove the files of a previous result.
     let beside = folder::apart(&out, std::slice::from_ref(&source)).is_err();
     let folder = if beside { Folder::beside(&out)? } else { Folder::take(&out)? };
     let mut staged = export::stage(folder.dir(), &result, &outputs.formats())?;
     staged.publish()?;
-    // The run itself has told the job once.
+    // The run itself has already written annotations to this job: repeat them only on request.
     if outputs.github.is_asked_for() {
         outputs.speak(&result, false)?;
     }

@@ -1,4 +1,4 @@
-//! What a run was made of, as far as the surroundings say: for `meta` alone.
+//! The commit and the command line of a run, as far as the environment shows them: for `meta` only.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ pub(crate) fn find() -> Option<String> {
     named.into_iter().find(|id| is_id(id)).or_else(|| of(&std::env::current_dir().ok()?))
 }
 
-/// Read off the files, as git would: a program to ask may not be there.
+/// Reads the commit from the files of the repository, as git does: git may not be installed.
 fn of(dir: &Path) -> Option<String> {
     let git = dir.ancestors().map(|d| d.join(".git")).find(|p| p.exists())?;
-    // Of a worktree it is a file that says where.
+    // In a worktree, `.git` is a file that contains the path of the git folder.
     let git = match fs::read_to_string(&git) {
         Ok(text) => dir_beside(&git, text.strip_prefix("gitdir:")?.trim()),
         Err(_) => git,
@@ -21,7 +21,7 @@ fn of(dir: &Path) -> Option<String> {
     let Some(branch) = head.trim().strip_prefix("ref: ") else {
         return Some(head.trim().to_owned()).filter(|id| is_id(id));
     };
-    // A worktree's branches are with the repository.
+    // The branches of a worktree are stored in the folder of the main repository.
     let common = fs::read_to_string(git.join("commondir")).ok();
     let common = common.map_or_else(|| git.clone(), |text| dir_beside(&git.join("x"), text.trim()));
     let loose = fs::read_to_string(common.join(branch)).ok().map(|t| t.trim().to_owned());
@@ -41,7 +41,7 @@ fn is_id(text: &str) -> bool {
     (40..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// The command, so that a shell would read it back.
+/// The command line, quoted so that a shell parses it back.
 pub(crate) fn command(args: impl Iterator<Item = std::ffi::OsString>) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./,:+@%".contains(c);
     let quote = |a: std::ffi::OsString| {

@@ -1,10 +1,10 @@
-//! The schema `loadgen.compare/1`: is B worse than A? For runs on the wall clock by statistics over pairs of runs, for
+//! The schema `loadgen.compare/1`: is B worse than A? Wall-clock runs are compared by statistics over pairs of runs,
 //! virtual ones exactly.
 //!
-//! Every metric becomes the logarithm of B over A, turned so that more is worse. It is a regression if three things
-//! agree: the 95 % interval of the median lies beyond the margin, the effect is above the noise floor of the session,
-//! and the rank test is significant after Holm's correction over all metrics asked about. An interval that reaches over
-//! the margin says neither yes nor no: that is inconclusive, and exit 5.
+//! Every metric becomes the logarithm of B over A, with the sign turned so that larger is worse. A change is a
+//! regression if three conditions hold: the 95 % interval of the median lies beyond the margin, the effect exceeds the
+//! noise floor of the session, and the rank test is significant after Holm's correction over all selected metrics. An
+//! interval that spans the margin decides nothing: the comparison is inconclusive (exit 5).
 
 pub mod exact;
 pub mod execute;
@@ -21,33 +21,33 @@ use crate::result::{GateKind, RunResult};
 use crate::stats::{bootstrap, holm, median, noise, rank};
 
 pub const SCHEMA: &str = "loadgen.compare/1";
-/// Fewer pairs cannot reject anything.
+/// With fewer pairs no outcome of the rank test is significant.
 pub const PAIRS_MIN: usize = 6;
 const ALPHA: f64 = 0.05;
 
-/// What is asked.
+/// The metrics and limits of a comparison.
 #[derive(Debug, Clone)]
 pub struct Question {
     pub metrics: Vec<&'static Metric>,
-    /// A change smaller than this part is none.
+    /// Relative change up to which a metric counts as unchanged.
     pub margin: f64,
-    /// An improvement ends with exit 4 too.
+    /// An improvement exits with 4 too.
     pub both: bool,
     pub seed: u64,
 }
 
-/// What a comparison keeps of a run.
+/// The values of a run that a comparison uses.
 #[derive(Debug, Clone)]
 pub struct Run {
     pub label: String,
-    /// Arm and metric.
+    /// Keyed by arm and metric.
     pub values: BTreeMap<(String, &'static str), Reading>,
-    /// Why it cannot be trusted, as of a generator that was late.
+    /// Why the run cannot be trusted, for example because the generator fell behind; `None` for a sound run.
     pub doubt: Option<String>,
 }
 
 impl Run {
-    /// Of the arms that are the product's: a control is there to be bad.
+    /// Reads the subject arms only: a control arm is expected to be bad.
     pub fn of(label: &str, result: &RunResult) -> Self {
         let arms = result.arms.iter().filter(|a| a.role == ArmRole::Subject);
         let values = arms.flat_map(|arm| {
@@ -60,7 +60,7 @@ impl Run {
         Self { label: label.to_owned(), values: values.collect(), doubt }
     }
 
-    /// Which run is left out, and why.
+    /// Label of a run that is discarded, and the reason.
     fn left_out(&self) -> Option<String> {
         self.doubt.as_ref().map(|doubt| format!("{}: {doubt}", self.label))
     }
@@ -72,7 +72,7 @@ pub enum Judgement {
     Same,
     Worse,
     Better,
-    /// The interval holds both no change and one beyond the margin, or there are too few samples.
+    /// The interval contains both no change and a change beyond the margin, or there are too few samples.
     Unclear,
 }
 
@@ -90,10 +90,10 @@ pub struct Line {
     pub ratio_low: f64,
     pub ratio_high: f64,
     pub p_holm: f64,
-    /// Changes by less than this factor cannot be told from none in this session; `null`: not measured.
+    /// Changes below this factor cannot be distinguished from noise in this session; `null`: not measured.
     pub floor_ratio: Option<f64>,
     pub samples: usize,
-    /// Why it is unclear.
+    /// Why the judgement is `Unclear`.
     pub reason: String,
 }
 
@@ -113,21 +113,23 @@ pub struct Comparison {
     pub b: String,
     pub runs_a: usize,
     pub runs_b: usize,
-    /// Runs left out, and why.
+    /// Discarded runs, with the reason.
     pub discarded: Vec<String>,
     pub margin: f64,
     pub lines: Vec<Line>,
-    /// What else there is to say, as where two exact results first differ.
+    /// Further remarks, for example the places where two exact results differ.
     pub notes: Vec<String>,
     pub word: String,
     pub exit: u8,
 }
 
-/// Enough to find anything at all? The reason if not.
+/// Checks whether the sample can settle anything; returns the reason if not. `least_p`: the smallest p that this many
+/// samples can reach.
 pub fn refusal(least_p: f64, samples: usize, tests: usize, what: &str) -> Option<String> {
     if samples < PAIRS_MIN {
         return Some(format!("{samples} {what}: at least {PAIRS_MIN} are needed"));
     }
+    // Bonferroni bound: even the strongest effect would not pass Holm's first step.
     if least_p * tests.max(1) as f64 > ALPHA {
         return Some(format!(
             "{samples} {what} cannot settle {tests} metrics at once: more of them, or fewer metrics"
@@ -136,17 +138,18 @@ pub fn refusal(least_p: f64, samples: usize, tests: usize, what: &str) -> Option
     None
 }
 
-/// Too many to count out? The reason if so.
+/// Checks whether the exact rank distribution can be counted out; returns the reason if there are too many values.
 fn too_many(values: usize) -> Option<String> {
     let most = rank::VALUES_MAX;
     (values > most).then(|| format!("{values} values: at most {most} are compared at once"))
 }
 
-/// Pairs of runs made one next to the other. `floor`: log ratios between runs of the same side.
+/// Compares pairs of runs; the runs of a pair ran next to each other.
 pub fn paired(a: &[Run], b: &[Run], names: (&str, &str), question: &Question) -> Comparison {
     let mut discarded = Vec::new();
     let mut pairs: Vec<(&Run, &Run)> = Vec::new();
     for (a, b) in a.iter().zip(b) {
+        // A pair is only as good as its worse run: one doubtful run discards both.
         match [a, b].into_iter().find_map(Run::left_out) {
             Some(doubted) => discarded.push(doubted),
             None => pairs.push((a, b)),
@@ -163,7 +166,7 @@ pub fn paired(a: &[Run], b: &[Run], names: (&str, &str), question: &Question) ->
     finish(Kind::Paired, names, (pairs.len(), pairs.len()), discarded, lines.collect(), question)
 }
 
-/// Two groups of runs that have nothing to do with each other. Nothing tells their days apart from their builds.
+/// Compares two independent groups of runs. A difference may be due to the day of the runs instead of their builds.
 pub fn unpaired(a: &[Run], b: &[Run], names: (&str, &str), question: &Question) -> Comparison {
     let mut discarded = Vec::new();
     let mut sane = |runs: &[Run]| {
@@ -183,7 +186,7 @@ pub fn unpaired(a: &[Run], b: &[Run], names: (&str, &str), question: &Question) 
     finish(Kind::Unpaired, names, (a.len(), b.len()), discarded, lines.collect(), question)
 }
 
-/// The arms that A has, with the metrics asked about.
+/// Every arm of A, with each of the selected metrics.
 fn asked(question: &Question, runs: &[&Run]) -> Vec<(String, &'static Metric)> {
     let mut arms: Vec<&String> = runs.iter().flat_map(|r| r.values.keys().map(|k| &k.0)).collect();
     arms.sort();
@@ -192,7 +195,7 @@ fn asked(question: &Question, runs: &[&Run]) -> Vec<(String, &'static Metric)> {
     arms.into_iter().flat_map(of).collect()
 }
 
-/// Zero has no logarithm: below this a value is as good as none.
+/// Lower bound of a value, because zero has no logarithm; smaller values count as this.
 fn least(unit: Unit) -> f64 {
     match unit {
         Unit::Nanos | Unit::BitsPerSecond | Unit::Bytes => 1.0,
@@ -229,7 +232,7 @@ impl Sample<'_> {
         (line, rank::signed_rank(&ratios))
     }
 
-    /// Log ratios of runs of the same side in neighbouring pairs.
+    /// Log ratios between runs of the same side in neighbouring pairs: the noise of the session.
     fn neighbours(&self) -> Vec<f64> {
         let of = |v: &[f64]| -> Vec<f64> {
             v.windows(2).map(|w| self.log(w[1]) - self.log(w[0])).collect()
@@ -243,7 +246,7 @@ impl Sample<'_> {
         let (n, m) = (self.a.len(), self.b.len());
         let logs = |v: &[f64]| -> Vec<f64> { v.iter().map(|v| self.log(*v)).collect() };
         let (a, b) = (logs(self.a), logs(self.b));
-        // The most extreme split of all runs.
+        // Smallest p of the two-sided rank sum test: 2 over the number of ways to split the runs (n + m choose n).
         let ways: f64 = (1..=n.min(m)).map(|i| (n.max(m) + i) as f64 / i as f64).product();
         let refused = refusal(2.0 / ways, n.min(m), self.tests, "runs a side");
         let refused = refused.or_else(|| too_many(n + m));
@@ -290,6 +293,7 @@ fn finish(
     question: &Question,
 ) -> Comparison {
     let (mut lines, p): (Vec<Line>, Vec<f64>) = lines.into_iter().unzip();
+    // Holm's correction needs the p of all lines, so the lines are judged only here.
     for (line, p) in lines.iter_mut().zip(holm::adjust(&p)) {
         line.p_holm = p;
         judge(line, question.margin);
@@ -327,12 +331,14 @@ fn exit(lines: &[Line], both: bool) -> Exit {
 }
 
 fn judge(line: &mut Line, margin: f64) {
+    // A line with a reason was refused before any test ran: it stays unclear.
     if !line.reason.is_empty() {
         return;
     }
     let more_is_worse = find(line.metric).is_some_and(|m| m.better == Better::Smaller);
     let turn = |log: f64| if more_is_worse { log } else { -log };
     let (x, y) = (turn(line.ratio_low.ln()), turn(line.ratio_high.ln()));
+    // Turning the sign may swap the ends of the interval.
     let (low, high, middle) = (x.min(y), x.max(y), turn(line.ratio.ln()));
     let limit = (1.0 + margin).ln();
     let certain = line.p_holm <= ALPHA && middle.abs() > line.floor_ratio.map_or(0.0, f64::ln);
@@ -341,7 +347,7 @@ fn judge(line: &mut Line, margin: f64) {
     } else if high < -limit && certain {
         Judgement::Better
     } else if high <= limit {
-        // Whatever it is, it is not worse by more than the margin.
+        // The whole interval lies at or below the margin: whatever the change is, it is not a regression.
         Judgement::Same
     } else {
         let (low, high) = ((low.exp() - 1.0) * 100.0, (high.exp() - 1.0) * 100.0);
@@ -350,7 +356,7 @@ fn judge(line: &mut Line, margin: f64) {
     };
 }
 
-/// What must be the same for two results to be comparable; the differences if it is not.
+/// Lists the differences that make two results incomparable; empty if they are comparable.
 pub fn incomparable(a: &RunResult, b: &RunResult, params_too: bool) -> Vec<String> {
     let mut found = Vec::new();
     let mut check = |what: &str, a: String, b: String| {
@@ -382,7 +388,7 @@ pub fn incomparable(a: &RunResult, b: &RunResult, params_too: bool) -> Vec<Strin
     found
 }
 
-/// As an error, with every difference.
+/// Returns an error that lists every difference, if there is one.
 pub fn comparable(a: &RunResult, b: &RunResult, params_too: bool) -> Result<(), Failure> {
     let found = incomparable(a, b, params_too);
     if found.is_empty() {

@@ -1,8 +1,8 @@
-//! How a run can end, as an exit code and as an error.
+//! How a command can end: exit codes and errors.
 
 use std::fmt;
 
-/// Exit codes of `loadgen`. GNU make turns them all into 2; `verdict.json` keeps them apart.
+/// Exit codes of `loadgen`. GNU make turns every failure into 2; `verdict.json` keeps them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     Passed = 0,
@@ -40,13 +40,13 @@ impl Exit {
     pub fn code(self) -> u8 {
         self as u8
     }
-    /// Of several runs: one that was stopped first, then a fault, then a doubt.
+    /// The code of several runs, in this order: interrupted, failed gate, inconclusive, passed.
     pub fn worst(codes: impl IntoIterator<Item = u8>) -> Self {
         let codes: Vec<u8> = codes.into_iter().collect();
         let order = [Self::Interrupted, Self::GateFailed, Self::Inconclusive];
         order.into_iter().find(|e| codes.contains(&e.code())).unwrap_or(Self::Passed)
     }
-    /// Of a code that a result carries.
+    /// The word for an exit code stored in a result.
     pub fn word_of(code: u8) -> &'static str {
         Self::ALL.iter().find(|(e, _)| e.code() == code).map_or("ERROR", |(e, _)| e.word())
     }
@@ -63,16 +63,16 @@ impl Exit {
     }
 }
 
-/// Why there is no result.
+/// Why a command has no result.
 #[derive(Debug)]
 pub enum Failure {
-    /// The user's words were wrong; says which and what would be right.
+    /// An invalid argument; the text names it and what is allowed.
     Usage(String),
-    /// Something broke or is missing.
+    /// An input or output error, or a crash.
     Io(String),
-    /// The target cannot run here.
+    /// The target cannot run on this machine.
     Unavailable(String),
-    /// There is nothing to compare with, or it is of another kind.
+    /// The baseline is missing, or its scenario, target or parameters differ.
     NoBaseline(String),
     Interrupted,
 }

@@ -1,4 +1,4 @@
-//! The files a run leaves behind. All of them are made of the result alone, so `loadgen report` can make them again.
+//! The files that a run writes. Each is made from the result alone, so `loadgen report` can make them again.
 
 pub mod bench;
 pub mod cases;
@@ -21,7 +21,7 @@ use crate::result::RunResult;
 
 pub use place::{stage, write, write_file};
 
-/// What can be written. `result.json` and `verdict.json` are always written by a run.
+/// Formats of the output. A run always writes `result.json` and `verdict.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Format {
     /// result.json: everything, schema loadgen.result/1
@@ -32,7 +32,7 @@ pub enum Format {
     Html,
     /// summary.md: for the page of a CI job
     Md,
-    /// junit.xml: a test case a gate
+    /// junit.xml: one test case per gate
     Junit,
     /// gab.json and gab-bigger.json: github-action-benchmark
     Gab,
@@ -56,10 +56,10 @@ impl Format {
     }
 }
 
-/// A file's name and content.
+/// Name and content of a file.
 pub type File = (String, String);
 
-/// The files of one format.
+/// Renders the files of one format.
 pub fn render(result: &RunResult, format: Format) -> Result<Vec<File>, Failure> {
     let one = |name: &str, text: String| vec![(name.to_owned(), text)];
     Ok(match format {
@@ -81,7 +81,7 @@ pub fn render(result: &RunResult, format: Format) -> Result<Vec<File>, Failure> 
     })
 }
 
-/// A name as part of a file name or a tag: letters, digits, `.`, `_` and `-` stay.
+/// Makes a name safe as part of a file name or a tag: keeps letters, digits, `.`, `_` and `-`; others become `_`.
 pub(crate) fn plain(name: &str) -> String {
     let keep = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
     name.chars().map(|c| if keep(c) { c } else { '_' }).collect()

@@ -1,4 +1,4 @@
-//! `loadgen compare`: two results, two folders of results, or two binaries or configurations that are run now.
+//! `loadgen compare`: compares two results, two folders of results, or two binaries or configurations that it runs now.
 
 use std::ffi::OsString;
 use std::fs;
@@ -24,37 +24,37 @@ use crate::terminal::{note, print};
 use crate::units::hint;
 
 const VIRTUAL: &str = "virtual";
-/// Tested unless asked for others: each metric more asks for more pairs.
+/// Metrics tested by default: each additional metric needs more pairs (Holm's correction).
 const METRICS_DEFAULT: &[&str] = &["goodput-up", "goodput-down", "p99-contended", "stall"];
 
 #[derive(Debug, Args)]
 pub(crate) struct Compare {
-    /// The one before: result.json, its folder, or a folder of such folders; with --exec a loadgen binary
+    /// The older side: result.json, its folder, or a folder of such folders; with --exec a loadgen binary
     a: Option<PathBuf>,
-    /// The one after
+    /// The newer side
     b: Option<PathBuf>,
-    /// Run A and B now, in turns; without A and B this binary, to compare configurations or to see its noise
+    /// Run A and B now, interleaved; without A and B run this binary, to compare configurations or to measure its noise
     #[arg(long)]
     exec: bool,
     #[command(flatten)]
     now: Now,
-    /// Metrics to decide by, by commas
+    /// Metrics that decide, separated by commas
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     metrics: Vec<String>,
-    /// A change up to this is none, in percent [default: 5, on the virtual target 0]
+    /// Ignore changes up to this size, in percent [default: 5, on the virtual target 0]
     #[arg(long, value_name = "PERCENT")]
     margin: Option<f64>,
-    /// Runs of the same name in two folders were made next to each other
+    /// Pair the runs of the same name in the two folders: they ran next to each other
     #[arg(long)]
     paired: bool,
-    /// Compare though parameters differ
+    /// Compare even if parameters differ
     #[arg(long)]
     any_params: bool,
-    /// An improvement is exit 4 too
+    /// Exit 4 for an improvement too
     #[arg(long)]
     both: bool,
-    /// Where compare.json, summary.md, junit.xml and the runs made now go [default: out/compare with --exec, else
-    /// nowhere]
+    /// Write compare.json, summary.md, junit.xml and the runs made now to this folder [default: out/compare with
+    /// --exec, otherwise not written]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Print compare.json instead of the table
@@ -64,17 +64,17 @@ pub(crate) struct Compare {
     github: Github,
 }
 
-/// What only runs that are made now have. Absent is not the same as the default: for results that are there already
-/// it would be ignored.
+/// Options that apply only to runs made now (`--exec`). Without a value they stay `None` instead of a default, so that
+/// [`Compare::consistent`] can refuse an option given for saved results.
 #[derive(Debug, Args)]
 struct Now {
-    /// With --exec: pairs of runs, at least 6 [default: 10]
+    /// With --exec: number of pairs of runs, at least 6 [default: 10]
     #[arg(long, value_name = "PAIRS")]
     rounds: Option<usize>,
-    /// With --exec: what to run [default: starvation]
+    /// With --exec: scenario to run [default: starvation]
     #[arg(long)]
     scenario: Option<String>,
-    /// With --exec: where; virtual needs no pairs and is compared exactly [default: virtual]
+    /// With --exec: target; virtual needs no pairs and is compared exactly [default: virtual]
     #[arg(long)]
     target: Option<String>,
     /// With --exec: seed of the first pair, and of the order [default: 1]
@@ -83,16 +83,16 @@ struct Now {
     /// With --exec: change a parameter on both sides (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// With --exec: on A's side alone
+    /// With --exec: change a parameter on side A only
     #[arg(long, value_name = "KEY=VALUE")]
     set_a: Vec<String>,
-    /// With --exec: on B's side alone
+    /// With --exec: change a parameter on side B only
     #[arg(long, value_name = "KEY=VALUE")]
     set_b: Vec<String>,
 }
 
 impl Now {
-    /// The first option that was given.
+    /// The first option that was given, if any.
     fn given(&self) -> Option<&'static str> {
         let all = [
             ("--rounds", self.rounds.is_some()),
@@ -118,7 +118,7 @@ impl Now {
         self.seed.unwrap_or(1)
     }
 
-    /// What both sides are given, then the side's own, each with the option it was given by.
+    /// The settings of both sides, then those of one side, each with the option that set it.
     fn settings<'a>(
         &'a self,
         (option, own): (&'static str, &'a [String]),
@@ -172,7 +172,7 @@ impl Compare {
         Ok(())
     }
 
-    /// Nothing that was asked for is ignored.
+    /// Refuses options that the chosen mode would ignore.
     fn consistent(&self) -> Result<(), Failure> {
         let what = if self.exec {
             let of_saved = [("--paired", self.paired), ("--any-params", self.any_params)];
@@ -236,6 +236,7 @@ impl Compare {
         if !virtual_time && rounds < PAIRS_MIN {
             let why =
                 format!("--rounds {rounds}: fewer than {PAIRS_MIN} pairs cannot show anything");
+            // Exit 5, as for a target that cannot run: too few pairs are inconclusive, not an error of usage.
             return Err(Failure::Unavailable(why));
         }
         let (a, b) = (
@@ -260,6 +261,7 @@ impl Compare {
                     .map(|(i, (a, b))| (Run::of(&label("a", i), a), Run::of(&label("b", i), b)));
                 let (of_a, of_b): (Vec<Run>, Vec<Run>) = runs.unzip();
                 let mut comparison = paired(&of_a, &of_b, names, &question);
+                // Reports how many pairs were replaced because one of their runs failed a sanity gate.
                 comparison.notes.extend(plan.note(comparison.runs_a, pairs.len()));
                 comparison
             }
@@ -275,7 +277,7 @@ impl Compare {
     ) -> Result<Side, Failure> {
         let now = &self.now;
         let this = || {
-            // What another binary knows, only that one can say.
+            // Check the settings first if this binary runs them; another binary checks its own.
             let target = target::find(now.target())?;
             run::plan(now.scenario(), target.as_ref(), now.settings(own), now.seed())?;
             std::env::current_exe().map_err(|e| Failure::io("this binary", e))
@@ -297,7 +299,7 @@ fn metric(key: &str) -> Result<&'static Metric, Failure> {
     })
 }
 
-/// One result, or those of the folders in a folder, by name.
+/// Loads one result, or the results in the subfolders of a folder, sorted by name.
 fn load(path: &Path) -> Result<Vec<(String, RunResult)>, Failure> {
     if path.exists() && !path.is_dir() || path.join("result.json").exists() {
         return Ok(vec![(path.display().to_string(), json::read(path)?)]);

@@ -1,4 +1,4 @@
-//! `list` and `show`: what is built in.
+//! `list` and `show`: the built-in scenarios.
 
 use std::path::Path;
 
@@ -6,10 +6,10 @@ use crate::bounded;
 use crate::exit::Failure;
 use crate::scenario::{self, Scenario};
 
-/// Characters of a line.
+/// Maximum characters per line.
 const WIDTH: usize = 100;
 
-/// What most scenarios have in common is printed once; each then has what is its own.
+/// Prints the parameters that most scenarios share once, then those of each scenario.
 pub(crate) fn list() -> Result<String, Failure> {
     let base = Scenario::find("base", "virtual")?.params()?;
     let mut s = String::from("All scenarios have these unless something else is said below:\n");
@@ -52,7 +52,7 @@ fn settings(s: &mut String, all: &[(String, toml::Value)]) {
 pub(crate) fn show(name: &str) -> Result<String, Failure> {
     match scenario::text(name) {
         Some(text) => Ok(text.to_owned()),
-        // Says what there is.
+        // No built-in scenario: a name without a file fails here with the list of the built-in ones.
         None => Scenario::find(name, "virtual").and_then(|_| {
             bounded::read(Path::new(name), bounded::SCENARIO_BYTES_MAX)
                 .map_err(|e| Failure::Usage(format!("{name}: {e}")))
@@ -77,14 +77,14 @@ mod tests {
         assert!(of("step").contains("group.hog.stuff.conns=150"), "{}", of("step"));
         assert!(of("step").contains("group.hog.budget.hard=6MiB"));
         assert!(of("tiny-segments").contains("group.hog.flood.rate=100000"));
-        // What has a short name is listed by it alone.
+        // A parameter with a short name is listed by that name only.
         assert!(
             of("starvation").contains("stuff=300") && !of("starvation").contains("group.hog.stuff")
         );
         assert!(text.lines().all(|l| l.len() <= 120));
     }
 
-    /// What is listed can be set.
+    /// Every listed parameter can be set.
     #[test]
     fn every_knob_that_is_listed_is_one() {
         for name in scenario::names() {

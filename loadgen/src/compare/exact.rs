@@ -1,5 +1,5 @@
-//! Two runs in virtual time: no noise, no statistics. Every metric is compared as it is, and whatever else differs in
-//! the results is named by its place.
+//! Compares two runs in virtual time: no noise, no statistics. Every metric is compared exactly, and every other
+//! difference of the results is reported with its path.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use crate::exit::{Exit, Failure};
 use crate::metrics::{Better, METRICS};
 use crate::result::RunResult;
 
-/// Places named; the rest is counted.
+/// Maximum number of paths listed; further ones are only counted.
 const PLACES_MAX: usize = 12;
 
 pub fn compare(
@@ -21,7 +21,7 @@ pub fn compare(
     let mut notes = places(a, b)?;
     let discarded: Vec<String> = [&run_a, &run_b].into_iter().filter_map(Run::left_out).collect();
     if !discarded.is_empty() {
-        // No noise does not mean no doubt: half a run, or a p99 of ten requests, is no number to compare.
+        // Exact does not mean sound: an interrupted run, or a p99 of ten requests, gives no number to compare.
         notes.insert(0, "no metric was compared: a run proves nothing".to_owned());
         let runs = [&run_a, &run_b].map(|r| usize::from(r.doubt.is_none()));
         let found = Found { runs, discarded, lines: Vec::new(), notes };
@@ -34,7 +34,7 @@ pub fn compare(
     Ok(found.comparison((name_a, name_b), question, exit))
 }
 
-/// What a comparison comes to.
+/// The parts of a comparison, before its verdict.
 struct Found {
     runs: [usize; 2],
     discarded: Vec<String>,
@@ -61,7 +61,7 @@ impl Found {
     }
 }
 
-/// Every metric that differs, and those asked about that are gone.
+/// Every metric that differs, and the selected ones that B lacks.
 fn lines(run_a: &Run, run_b: &Run, question: &Question) -> Vec<Line> {
     let mut lines = Vec::new();
     for m in METRICS {
@@ -88,6 +88,7 @@ fn lines(run_a: &Run, run_b: &Run, question: &Question) -> Vec<Line> {
                 (_, true) => Judgement::Better,
                 _ => Judgement::Same,
             };
+            // JSON has no infinity: `f64::MAX` stands in for it.
             let ratio = if from == 0.0 { f64::MAX } else { (to / from).min(f64::MAX) };
             lines.push(Line {
                 arm: arm.clone(),
@@ -108,7 +109,7 @@ fn lines(run_a: &Run, run_b: &Run, question: &Question) -> Vec<Line> {
     lines
 }
 
-/// Where the two differ, apart from `meta`.
+/// The paths at which the two results differ, apart from `meta`.
 fn places(a: &RunResult, b: &RunResult) -> Result<Vec<String>, Failure> {
     let value = |r: &RunResult| -> Result<Value, Failure> {
         let mut v = serde_json::to_value(r).map_err(|e| Failure::io("result", e))?;
@@ -141,6 +142,7 @@ fn walk(a: &Value, b: &Value, at: &str, found: &mut Vec<String>) {
         }
         (Value::Array(x), Value::Array(y)) if x.len() == y.len() => {
             for (i, (x, y)) in x.iter().zip(y).enumerate() {
+                // An element with a name (arm, container, gate) appears by it in the path, others by their index.
                 let name = x.get("name").and_then(Value::as_str);
                 let step = name.map_or_else(|| i.to_string(), str::to_owned);
                 walk(x, y, &format!("{at}/{step}"), found);

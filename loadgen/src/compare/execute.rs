@@ -1,6 +1,6 @@
-//! Runs of two binaries or two configurations, interleaved, so that what drifts with time, heat and neighbours, falls
-//! on both alike: blocks of two pairs, A B B A or B A A B as the seed has it, for what comes in step with a fixed order
-//! would fall on one side alone. Each pair has a seed of its own, the same for both.
+//! Runs two binaries or two configurations, interleaved, so that drift by time, heat and neighbours affects both alike.
+//! The order is in blocks of two pairs, A B B A or B A A B, chosen by the seed: with a fixed order, a periodic
+//! disturbance could hit one side only. Each pair has its own seed, the same for both sides.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -21,16 +21,16 @@ use crate::exit::{Exit, Failure};
 use crate::export::json;
 use crate::result::RunResult;
 
-/// One side.
+/// One side of a comparison.
 #[derive(Debug, Clone)]
 pub struct Side {
     pub name: String,
     pub binary: PathBuf,
-    /// After `run`: scenario, target, settings.
+    /// Arguments after `run`: scenario, target, settings.
     pub args: Vec<OsString>,
 }
 
-/// Result of each run, `a` then `b`, pair by pair; `note` is told what goes on.
+/// Runs the pairs and returns their results, `(a, b)` each. Progress messages go to `note`.
 pub fn pairs(
     a: &Side,
     b: &Side,
@@ -59,18 +59,18 @@ pub fn pairs(
     rounds.make(pair, doubtful)
 }
 
-/// How many pairs, and of which seeds.
+/// How many pairs to run, and with which seeds.
 #[derive(Debug, Clone, Copy)]
 pub struct Rounds {
-    /// Pairs that can be trusted.
+    /// Number of sound pairs to reach.
     pub wanted: usize,
-    /// A pair that proves nothing is followed by another in its place.
+    /// Run another pair for each pair with a doubtful run.
     pub replace: bool,
     pub seed: u64,
 }
 
 impl Rounds {
-    /// All that are made at most. On a machine that never is quiet, no number would do.
+    /// Maximum number of pairs in total: on a machine that is never quiet, no number would suffice.
     fn most(self) -> usize {
         if self.replace { self.wanted + self.wanted.div_ceil(2) } else { self.wanted }
     }
@@ -84,6 +84,7 @@ impl Rounds {
         for (i, a_first) in order(self.most(), self.seed).into_iter().enumerate() {
             if sound == self.wanted {
                 break;
+            // The seed depends on the pair's index: replaced pairs do not change the seeds of the others.
             }
             let made = pair(i, a_first)?;
             sound += usize::from(!self.replace || !doubtful(&made));
@@ -92,7 +93,7 @@ impl Rounds {
         Ok(done)
     }
 
-    /// What to say where pairs were left out.
+    /// A message about discarded pairs, if there are any.
     pub fn note(self, sound: usize, made: usize) -> Option<String> {
         let wanted = self.wanted;
         match made - sound {
@@ -105,23 +106,23 @@ impl Rounds {
     }
 }
 
-/// Whether A comes first, pair by pair. In every block of two pairs each side does once.
+/// For each pair, whether A runs first. In every block of two pairs, each side runs first once.
 fn order(count: usize, seed: u64) -> Vec<bool> {
     let mut rng = Rng::fork(seed, ORDER_STREAM);
     let blocks = std::iter::repeat_with(|| rng.below(2) == 0);
     blocks.flat_map(|a_first| [a_first, !a_first]).take(count).collect()
 }
 
-/// Of the random numbers of a seed those that nothing else takes.
+/// Stream of the seed's random numbers reserved for the order.
 const ORDER_STREAM: u64 = 0x0abb_a000;
 
-/// One run. A failed gate is a measurement too; no result is not.
+/// One run. A failed gate is a valid measurement; a missing result is an error.
 fn one(side: &Side, seed: u64, dir: &Path, stop: &AtomicBool) -> Result<RunResult, Failure> {
     if stop.load(Ordering::Relaxed) {
         return Err(Failure::Interrupted);
     }
     fs::create_dir_all(dir).map_err(|e| Failure::io(dir.display(), e))?;
-    // Of an earlier session: not to be taken for this one's.
+    // A result of an earlier session must not be taken for this run's.
     let _ = fs::remove_file(dir.join("result.json"));
     let errors = dir.join("stderr.txt");
     let file = File::create(&errors).map_err(|e| Failure::io(errors.display(), e))?;
@@ -132,15 +133,15 @@ fn one(side: &Side, seed: u64, dir: &Path, stop: &AtomicBool) -> Result<RunResul
         .args(["--seed", &seed.to_string()])
         .arg("--out")
         .arg(dir)
-        // Hundreds of annotations would be one too many.
+        // Without this, every run would write its own annotations to the job.
         .env_remove("GITHUB_ACTIONS")
-        // The pairs are the repetition.
+        // The pairs are the repetition: each run measures once.
         .env(crate::run::REPEAT_VARIABLE, "1")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(file)
-        // Ctrl-C goes to the whole group of the terminal, and a second one does not let a run write what it has: this
-        // one is told once, by us.
+        // The terminal sends Ctrl-C to its whole foreground process group, and a second one would keep a run from
+        // writing its result. In a group of its own, the child receives exactly one SIGINT, from `wait`.
         .process_group(0)
         .spawn()
         .map_err(failed)?;
@@ -157,15 +158,15 @@ fn one(side: &Side, seed: u64, dir: &Path, stop: &AtomicBool) -> Result<RunResul
     json::read(dir)
 }
 
-/// Why a run has left no result.
+/// The error for a run that left no result.
 fn no_result(binary: &Path, status: ExitStatus, said: &str) -> Failure {
-    /// Of a program that panics.
+    /// Exit code of a Rust program that panics.
     const CRASHED: i32 = 101;
     let binary = binary.display();
     match status.code() {
         None | Some(CRASHED) => Failure::Io(format!("{binary} run crashed ({status}): {said}")),
         Some(2) if !said.is_empty() => Failure::Usage(format!("{binary} run ended with 2: {said}")),
-        // It says why, as of a target that cannot run here.
+        // The run reports the reason itself, for example a target that cannot run here.
         Some(code) if said.contains("loadgen: ") => {
             Failure::Unavailable(format!("{binary} run ended with {code}: {said}"))
         }
@@ -176,17 +177,17 @@ fn no_result(binary: &Path, status: ExitStatus, said: &str) -> Failure {
     }
 }
 
-/// The beginning of what a run wrote to standard error: of another program it may be anything.
+/// The first bytes that a run wrote to standard error; a program other than loadgen may write anything.
 fn said(errors: &Path) -> String {
     let mut head = Vec::new();
-    // What cannot be read is not said.
+    // A file that cannot be read gives an empty text.
     let _ = File::open(errors).and_then(|f| f.take(SAID_BYTES_MAX).read_to_end(&mut head));
     String::from_utf8_lossy(&head).trim().to_owned()
 }
 
 const SAID_BYTES_MAX: u64 = 64 << 10;
 
-/// Its end; a run that is told to stop ends soon.
+/// Waits for the end of a run. On `stop`, sends SIGINT once; the run then ends soon.
 fn wait(child: &mut Child, stop: &AtomicBool) -> std::io::Result<ExitStatus> {
     const EVERY: Duration = Duration::from_millis(20);
     let mut told = false;
@@ -196,7 +197,7 @@ fn wait(child: &mut Child, stop: &AtomicBool) -> std::io::Result<ExitStatus> {
         }
         if !told && stop.load(Ordering::Relaxed) {
             told = true;
-            // It may have ended just now.
+            // The child may have exited just now: ignore the error.
             let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT);
         }
         thread::sleep(EVERY);
@@ -220,11 +221,11 @@ mod tests {
             (pairs, note.unwrap().as_str()),
             (8, "2 of 8 pairs prove nothing and were replaced")
         );
-        // A machine that never is quiet.
+        // A machine that is never quiet.
         let (pairs, note) = made(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], rounds);
         assert!(pairs == 9 && note.unwrap().contains("0 of the 6 wanted"));
         assert_eq!(made(&[0], Rounds { replace: false, ..rounds }).0, 6);
-        // A failure ends it.
+        // A failure ends the pairs.
         assert!(rounds.make::<()>(|_, _| Err(Failure::Interrupted), |()| false).is_err());
     }
 

@@ -1,4 +1,4 @@
-//! A comparison for people.
+//! Prints a comparison as text.
 
 use std::fmt::Write as _;
 
@@ -80,7 +80,7 @@ fn row(c: &Comparison, l: &super::Line) -> [String; 8] {
     ]
 }
 
-/// The last line.
+/// The last line of the output.
 pub fn verdict_line(c: &Comparison) -> String {
     let count = |j: Judgement| c.lines.iter().filter(|l| l.judgement == j).count();
     let (worse, better, unclear) =

@@ -1,8 +1,8 @@
 //! Benchmark trackers: github-action-benchmark and Bencher.
 //!
-//! The former knows one direction a file and compares with the one entry before, looking at `value` alone: hence two
-//! files, with what could go either way turned into a loss (`unfairness`, `not-delivered`). The latter draws bounds:
-//! they are the 95 % interval of a bootstrap over one-second blocks, where a run is long enough to have them.
+//! github-action-benchmark knows one direction per file and compares `value` with the previous entry only: hence two
+//! files, and metrics without a fixed direction are turned into a loss (`unfairness`, `not-delivered`). Bencher draws
+//! bounds: they are the 95 % interval of a bootstrap over one-second blocks, if the run is long enough to have blocks.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ pub fn github_action_benchmark(result: &RunResult) -> Result<Vec<File>, Failure>
     Ok(vec![file("gab.json", Better::Smaller)?, file("gab-bigger.json", Better::Bigger)?])
 }
 
-/// Every metric that has a value, arm by arm.
+/// Every metric that has a value, by arm.
 fn readings(result: &RunResult) -> impl Iterator<Item = (&ArmResult, &'static Metric, Reading)> {
     result.arms.iter().flat_map(move |arm| {
         METRICS.iter().filter_map(move |m| Some((arm, m, m.read(result, arm)?)))
@@ -57,7 +57,7 @@ fn entry(result: &RunResult, arm: &ArmResult, m: &Metric, r: Reading) -> Entry {
     }
 }
 
-/// Six digits after the point: enough for a nanosecond in milliseconds.
+/// Rounds to six decimal places: 1 ns in milliseconds.
 fn round(v: f64) -> f64 {
     (v * 1e6).round() / 1e6
 }
@@ -71,7 +71,7 @@ struct Measure {
     upper_value: Option<f64>,
 }
 
-/// Bencher Metric Format: benchmark, then measure, then value. Bounds go with the percentiles of the contended phase.
+/// Bencher Metric Format: benchmark, then measure, then value. The percentiles of the contended phase have bounds.
 pub fn bencher(result: &RunResult) -> Result<String, Failure> {
     let mut out: BTreeMap<String, BTreeMap<&'static str, Measure>> = BTreeMap::new();
     for (arm, m, r) in readings(result) {
@@ -80,7 +80,7 @@ pub fn bencher(result: &RunResult) -> Result<String, Failure> {
             "p99-contended" => blocks::worst_victim(arm, 0.99)?,
             _ => None,
         };
-        // Known from below only: it is its own lower bound, and there is no upper one.
+        // A value known only as a lower bound is its own lower bound and has no upper one.
         let (lower, upper) = match r.at_least {
             true => (Some(r.value), None),
             false => (bounds.map(|b| b.0.min(r.value)), bounds.map(|b| b.1.max(r.value))),

@@ -1,5 +1,5 @@
-//! What a command judged, case by case, in the shape that CI shows: JUnit, annotations, a summary's table. One list for
-//! all of them, whichever command it was.
+//! The cases that a command judged, as CI shows them: JUnit, annotations, the table of a summary. One list serves all
+//! three formats and all commands.
 
 use crate::compare::{Comparison, Judgement};
 use crate::gate;
@@ -12,11 +12,11 @@ use crate::target;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Passed,
-    /// A fault of what was measured.
+    /// The subject failed.
     Failed,
-    /// Never a pass, and not the subject's failure either: the measurement proves nothing.
+    /// The measurement proves nothing: never a pass, but not a failure of the subject either.
     Doubt,
-    /// It was not come to.
+    /// Not judged.
     Skipped,
 }
 
@@ -24,14 +24,14 @@ pub enum Outcome {
 pub struct Case {
     pub name: String,
     pub outcome: Outcome,
-    /// What was seen, and what would be right.
+    /// The observed value and its limit.
     pub said: String,
 }
 
-/// Cases that belong together, as those of an arm.
+/// Cases that belong together, for example those of one arm.
 #[derive(Debug, Clone)]
 pub struct Suite {
-    /// Of what: a scenario, or a point of a sweep.
+    /// A scenario, or a point of a sweep.
     pub of: String,
     pub name: String,
     pub properties: Vec<(String, String)>,
@@ -51,7 +51,7 @@ pub fn of_gate(g: &GateResult) -> Case {
         (false, false) => Outcome::Doubt,
     };
     let mut said = match g.limit.as_str() {
-        // A condition in the scenario's own words is its own limit.
+        // A condition from the scenario file contains its own limit.
         "must hold" => format!("{} (must hold)", g.observed),
         limit => format!("{} (limit {limit})", g.observed),
     };
@@ -62,7 +62,7 @@ pub fn of_gate(g: &GateResult) -> Case {
     Case { name: g.name.clone(), outcome, said }
 }
 
-/// A suite an arm. A gate may be about the run and no arm of it.
+/// One suite per arm. A gate without an arm concerns the whole run.
 pub fn of_gates(of: &str, gates: &[GateResult]) -> Vec<Suite> {
     let mut suites: Vec<Suite> = Vec::new();
     for g in gates {
@@ -89,8 +89,8 @@ pub fn of_run(result: &RunResult) -> Vec<Suite> {
     suites
 }
 
-/// Half a run is no verdict: what would have been judged is skipped, and that it was not is an error, or a build that
-/// was stopped would look green.
+/// An interrupted run has no verdict: its gates are skipped, and one more case fails with an error, because a stopped
+/// build must not appear green.
 fn unjudged(result: &RunResult) -> Vec<Suite> {
     let said = table::interruption(result).unwrap_or_default();
     let gates = planned(result).unwrap_or_default();
@@ -103,7 +103,7 @@ fn unjudged(result: &RunResult) -> Vec<Suite> {
     suites
 }
 
-/// The gates that its scenario would have been held to. Of what they would have shown there is nothing in them.
+/// The gates that the scenario would have been judged by, over arms without data: only their names are used.
 fn planned(result: &RunResult) -> Option<Vec<GateResult>> {
     let target = target::find(&result.target).ok()?;
     let scenario = Scenario::parse("result", &result.scenario_toml, "").ok()?;
@@ -112,7 +112,7 @@ fn planned(result: &RunResult) -> Option<Vec<GateResult>> {
     Some(gate::judge(&arms, target.thresholds(&plan), &plan.gates).0)
 }
 
-/// One case: what was found is the line before the verdict's.
+/// One case: its text is the line before the verdict line.
 pub fn of_search(scenario: &str, key: &str, text: &str, exit: u8) -> Suite {
     let outcome = match exit {
         0 => Outcome::Passed,
@@ -123,7 +123,7 @@ pub fn of_search(scenario: &str, key: &str, text: &str, exit: u8) -> Suite {
     Suite::new("search", scenario, vec![Case { name: key.to_owned(), outcome, said }])
 }
 
-/// A suite an arm, a case a metric.
+/// One suite per arm, one case per metric.
 ///
 /// `both`: an improvement is a failure too.
 pub fn of_comparison(c: &Comparison, both: bool) -> Vec<Suite> {
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(of_search("step", "stuff", text, 5).cases[0].outcome, Outcome::Doubt);
     }
 
-    /// Stopped before anything was measured: its tests are there all the same, and none of them is a pass.
+    /// Stopped before any measurement: the cases are listed nevertheless, and none of them passes.
     #[test]
     fn a_stopped_run_has_the_tests_it_would_have_had() {
         let plan = Scenario::find("step", "virtual").unwrap().plan(1).unwrap();
@@ -202,7 +202,7 @@ mod tests {
             assert!(of(suite).iter().all(|c| c.outcome == Outcome::Skipped));
         }
         assert_eq!(of("run")[0].outcome, Outcome::Doubt);
-        // A result that does not hold its scenario has that one alone.
+        // A result without its scenario has only the case of the run.
         assert_eq!(of_run(&stopped("")).len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! `containers.csv`: a row an arm, container and phase. Empty where there is nothing to say.
+//! `containers.csv`: one row per arm, container and phase. A field without a value is empty.
 
 use std::fmt::Write as _;
 
@@ -46,7 +46,7 @@ fn row(s: &mut String, c: &ContainerResult, p: &ContainerPhase) {
     let _ = writeln!(s, ",{},{},{cpu},{},{}", c.peak_held_bytes, c.hard_bytes, c.corrupt, c.broken);
 }
 
-/// The percentiles of a row that are known from below only, such as `p99 p999 max`.
+/// The percentiles of a row for which only a lower bound is known, such as `p99 p999 max`.
 fn from_below(quantiles: [Option<Quantile>; 4]) -> String {
     let names = ["p50", "p99", "p999", "max"].into_iter().zip(quantiles);
     let below = names.filter(|(_, q)| q.is_some_and(|q| q.at_least)).map(|(n, _)| n);

@@ -1,4 +1,4 @@
-//! What a GitHub Actions job shows of a command: annotations, and the summary on the job's page.
+//! The output for GitHub Actions: annotations, and the summary on the page of the job.
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
@@ -9,15 +9,15 @@ use super::cases::{Outcome, Suite};
 use crate::exit::Failure;
 use crate::terminal::{print, say};
 
-/// Annotations of one command. GitHub shows ten errors and ten warnings of a step; a sweep has thousands.
+/// Maximum annotations per command. GitHub shows ten errors and ten warnings of a step; a sweep has thousands.
 const ANNOTATIONS_MAX: usize = 50;
 
 pub fn is_here() -> bool {
     std::env::var("GITHUB_ACTIONS").is_ok_and(|v| v == "true")
 }
 
-/// Prints the annotations and appends the summary to `$GITHUB_STEP_SUMMARY`, if that is set. Where standard output is
-/// JSON the annotations go to standard error: the runner reads both.
+/// Prints the annotations and appends the summary to `$GITHUB_STEP_SUMMARY`, if that is set. When standard output
+/// carries JSON, the annotations go to standard error: the runner reads both.
 pub fn speak(suites: &[Suite], summary: &str, json: bool) -> Result<(), Failure> {
     let text = annotations(suites);
     if json && !text.is_empty() {
@@ -31,7 +31,7 @@ pub fn speak(suites: &[Suite], summary: &str, json: bool) -> Result<(), Failure>
     written.map_err(|e| Failure::io(Path::new(&path).display(), e))
 }
 
-/// An error for each failure, a warning for each doubt; errors first.
+/// One error per failure, one warning per doubtful case; errors first.
 pub fn annotations(suites: &[Suite]) -> String {
     let mut s = String::new();
     let mut shown = 0;
@@ -50,7 +50,7 @@ pub fn annotations(suites: &[Suite]) -> String {
     s
 }
 
-/// Workflow commands are lines; properties end at commas and colons.
+/// Escapes a text for a workflow command: a command is one line; a property ends at a comma or colon.
 fn escape(text: &str, property: bool) -> String {
     let s = text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
     if property { s.replace(':', "%3A").replace(',', "%2C") } else { s }

@@ -1,7 +1,8 @@
-//! `.hgrm`: percentile text for plotFiles, hdr-plot and the like.
+//! `.hgrm`: percentile text for plotFiles, hdr-plot and similar tools.
 //!
-//! Their parsers are strict: columns apart by spaces only; exactly four columns in every row but the last, which has
-//! three (`Infinity` would enter an axis); leading white space; and both footers, or one of them crashes.
+//! Their parsers are strict: columns separated by spaces only; exactly four columns in every row but the last, which
+//! has three (`Infinity` would end up on an axis); leading white space; and both footers, without which one of them
+//! crashes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,10 +14,10 @@ use crate::measure::Book;
 use crate::report::pick::group_of;
 use crate::result::{ArmResult, ProbePhase, RunResult};
 
-/// With more containers than this there are files of groups alone.
+/// With more containers than this, only the groups have files.
 const CONTAINERS_MAX: usize = 32;
 
-/// `<arm>-<group>-<phase>.hgrm`, and the same for every container when there are few.
+/// `<arm>-<group>-<phase>.hgrm`, and with few containers the same for each of them.
 pub fn files(result: &RunResult) -> Result<Vec<File>, Failure> {
     let mut out = BTreeMap::new();
     for arm in &result.arms {
@@ -27,7 +28,7 @@ pub fn files(result: &RunResult) -> Result<Vec<File>, Failure> {
                 out.insert(name, render(probe));
             };
             for (group, probes) in groups(arm, i) {
-                // Histograms are added; percentiles are never averaged.
+                // Add the histograms: percentiles must not be averaged.
                 let merged = Book::merged(probes).map_err(|e| Failure::io(group, e))?;
                 put(group, &merged);
             }
