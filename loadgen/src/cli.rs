@@ -327,9 +327,9 @@ fn run_one(
     let out = options.out.clone().map_or_else(default, Ok)?;
     if let Err(failure) = target.check(&plan) {
         match &failure {
+            // CI reads a verdict even where the target cannot run: "unavailable" is inconclusive, not a missing file.
             Failure::Unavailable(why) => {
                 leave_word(&out, &run::unavailable(&plan, target.as_ref(), why));
-            // CI reads a verdict even where the target cannot run: "unavailable" is inconclusive, not a missing file.
             }
             _ => forget(name, label, options),
         }

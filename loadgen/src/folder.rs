@@ -1,4 +1,4 @@
-//! The folder that a command writes into. One process at a time: two would mix their files.
+//! The folder that a command writes to, locked for one process at a time: two would mix their files.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -6,26 +6,26 @@ use std::path::{Path, PathBuf};
 use crate::exit::Failure;
 use crate::export::place;
 
-/// Ours as long as this lives.
+/// A locked output folder; the lock lasts as long as this value.
 #[derive(Debug)]
 pub struct Folder {
     dir: PathBuf,
-    /// Of the folder itself, so that no file is left behind; the kernel drops it with the process.
+    /// Lock on the folder itself, so that no lock file remains; the kernel releases it when the process ends.
     _lock: File,
 }
 
 impl Folder {
-    /// For a command that is no run: what an earlier one left there is removed.
+    /// Locks the folder for a command that is not a run, and removes the files of an earlier command.
     ///
     /// # Errors
-    /// It cannot be written to, or another process writes into it.
+    /// The folder is not writable, or another process writes to it.
     pub fn take(dir: &Path) -> Result<Self, Failure> {
         let folder = Self::beside(dir)?;
         place::prepare(dir)?;
         Ok(folder)
     }
 
-    /// For a run, which writes a result and a verdict whatever it finds there.
+    /// Locks the folder for a run, and removes any earlier result and verdict.
     ///
     /// # Errors
     /// As those of `take`.
@@ -35,7 +35,7 @@ impl Folder {
         Ok(folder)
     }
 
-    /// To write beside what is there.
+    /// Locks the folder and keeps its files.
     ///
     /// # Errors
     /// As those of `take`.
@@ -47,7 +47,7 @@ impl Folder {
                 let what = "another loadgen is writing there: wait for it, or name another folder with --out";
                 return Err(Failure::Io(format!("{}: {what}", dir.display())));
             }
-            // A file system without locks cannot say.
+            // A file system without locks cannot report a conflict: continue.
             Ok(()) | Err(TryLockError::Error(_)) => {}
         }
         Ok(Self { dir: dir.to_path_buf(), _lock: lock })
@@ -58,16 +58,16 @@ impl Folder {
     }
 }
 
-/// Removes the judgement that an earlier command left in `dir`, but for that of one that is writing there now. What was
-/// measured stays.
+/// Removes the verdict that an earlier command left in `dir`, unless another process is writing there now. Measurements
+/// are kept.
 pub fn forget(dir: &Path) {
     if let Some(_folder) = dir.is_dir().then(|| Folder::beside(dir).ok()).flatten() {
-        // What cannot be removed could not be written over either.
+        // Ignore errors: a file that cannot be removed could not be overwritten either.
         let _ = place::clear_judgement(dir);
     }
 }
 
-/// The folder of a result, given as `result.json` or as that folder.
+/// The folder of a result given as `result.json` or as its folder.
 pub fn of_result(path: &Path) -> PathBuf {
     if path.is_dir() {
         return path.to_path_buf();
@@ -76,11 +76,12 @@ pub fn of_result(path: &Path) -> PathBuf {
     parent.unwrap_or_else(|| Path::new(".")).to_path_buf()
 }
 
-/// Refuses to write over what is read: `out` may not be the folder of any of `inputs`, by whatever path.
+/// Refuses to overwrite an input: `out` must not be the folder of any of `inputs`, by any path.
 ///
 /// # Errors
-/// Names the input.
+/// An input is in `out`; the error names it.
 pub fn apart(out: &Path, inputs: &[PathBuf]) -> Result<(), Failure> {
+    // A folder that does not exist yet cannot hold an input.
     let Ok(real) = fs::canonicalize(out) else { return Ok(()) };
     let same = |p: &&PathBuf| fs::canonicalize(of_result(p)).is_ok_and(|dir| dir == real);
     inputs.iter().find(same).map_or(Ok(()), |input| {
@@ -106,7 +107,7 @@ mod tests {
         let refused = Folder::take(&dir).unwrap_err();
         assert_eq!(refused.exit().code(), 1);
         assert!(refused.to_string().contains("another loadgen"), "{refused}");
-        // By another path it is the same folder.
+        // Another path to the same folder.
         assert!(Folder::take(&first.dir().join("..").join(dir.file_name().unwrap())).is_err());
         drop(first);
         Folder::take(&dir).unwrap();

@@ -1,11 +1,11 @@
-//! The judgement: gates over the fairness numbers, and the exit they come to.
+//! Judges the fairness numbers by gates and derives the exit code.
 //!
 //! ```text
 //!  arms of a run ──▶ judge_run: a gate each ──▶ doubt: what the run proves nothing about ──┐
 //!  arms of the next run ──▶ ...                                                            ├─▶ combine ──▶ exit
 //! ```
-//! Sanity and control come first. While one of them fails, a subject cannot be blamed for a time that was measured:
-//! exit 5. What is counted byte by byte is right or wrong whatever the clock did: exit 3.
+//! Sanity and control gates come first. While one of them fails, times measured on a subject are in doubt (exit 5).
+//! Values that are counted byte by byte do not depend on the clock: if one is wrong, the exit is 3 regardless.
 
 mod combine;
 mod expr;
@@ -23,30 +23,30 @@ use crate::plan::{ArmRole, GatePlan};
 use crate::result::{ArmResult, ContainerResult, Fairness, GateKind, GateResult, Verdict};
 use crate::units::{after, bytes, percent, time, times};
 
-/// The control starved: at least this much slower, or this long without a byte.
+/// The control counts as starved when it is at least this much slower, or without a byte for this long.
 const STARVED_MILLI: u64 = 5000;
 const STARVED_NS: u64 = 1_000_000_000;
-/// Memory is to blame if it was refused to a victim, or scarce for this long where a victim draws on it.
+/// Memory counts as the cause if a victim was refused memory, or its budget was under pressure for at least this time.
 const PRESSED_NS: u64 = 100_000_000;
-/// A generator that looks at its requests later than this measures itself, whatever the gates are.
+/// Upper limit of the generator's lag, whatever the gates: beyond it the generator measures its own lateness.
 const LAG_NS: u64 = 5_000_000;
-/// A victim alone must use its link, or the slowdown compares two idle links.
+/// Least share of its link that a victim must use alone; otherwise the slowdown compares two idle links.
 const SOLO_SHARE_PPM: u64 = 800_000;
 
-/// Steps that must follow the last one at which a recovery may begin: two good ones in a row.
+/// Steps that must follow the last permitted start of a recovery, which needs two consecutive good steps.
 const STEPS_AFTER: u64 = 2;
 
-/// A gate of one run.
+/// One gate of one run.
 #[derive(Debug, Clone)]
 struct Judged {
     gate: GateResult,
-    /// What was seen over what is allowed; more is worse. It puts runs in order.
+    /// Observed value over the limit; larger is worse. The median of several runs is taken in this order.
     worse: f64,
-    /// Counted, not timed: no doubt excuses it, and of several runs the worst counts.
+    /// Counted, not timed: never in doubt, and of several runs the worst decides.
     exact: bool,
 }
 
-/// What was seen of a gate.
+/// The observation that a gate judges.
 struct Seen {
     passed: bool,
     worse: f64,
@@ -55,7 +55,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// `seen` may be at most `limit`; `None`: it is beyond every limit.
+    /// Passes when `seen` is at most `limit`. `None` is beyond every limit.
     fn at_most(seen: Option<u64>, limit: u64, observed: String, shown: String) -> Self {
         let worse = seen.map_or(f64::INFINITY, |seen| seen as f64 / limit.max(1) as f64);
         let passed = seen.is_some_and(|seen| seen <= limit);
@@ -91,7 +91,7 @@ impl Bench<'_> {
     }
 }
 
-/// One run. `own`: the scenario's own conditions.
+/// Judges one run. `own`: conditions from the scenario file.
 pub fn judge(
     arms: &[ArmResult],
     limits: Thresholds,
@@ -100,7 +100,7 @@ pub fn judge(
     judge_all(&[arms], limits, own)
 }
 
-/// Several runs of one plan, by the median of each gate.
+/// Judges several runs of one plan together, by the median of each gate.
 pub fn judge_all(
     runs: &[&[ArmResult]],
     limits: Thresholds,
@@ -114,6 +114,7 @@ pub fn judge_all(
 fn judge_run(arms: &[ArmResult], limits: Thresholds, own: &[GatePlan]) -> Vec<Judged> {
     let mut gates = Vec::new();
     for arm in arms {
+        // Sanity needs the arm's own conditions: they bound the lag that the generator may have.
         let own: Vec<&GatePlan> = own.iter().filter(|g| g.arm == arm.name).collect();
         let mut bench = Bench { arm, out: &mut gates };
         sanity(&mut bench, limits, &own);
@@ -132,16 +133,17 @@ fn judge_run(arms: &[ArmResult], limits: Thresholds, own: &[GatePlan]) -> Vec<Ju
             let seen = Seen::holds(ok == Some(true), seen, "must hold");
             bench.add(kind, &gate.expr.to_string(), seen, gate.expr.is_exact());
             if let Some(added) = bench.out.last_mut().filter(|_| ok.is_none()) {
-                // What was not measured is no fault of the subject.
+                // A value that was not measured is not the subject's fault.
                 added.gate.in_doubt = true;
             }
         }
     }
+    // Last, over all arms: a failed control puts the timed gates of every subject in doubt.
     doubt(&mut gates);
     gates
 }
 
-/// A subject is not to blame for a time that was measured while something else was wrong.
+/// Marks the timed gates of subjects as doubtful if a sanity or control gate failed.
 fn doubt(gates: &mut [Judged]) {
     let doubtful = |j: &Judged| j.gate.kind != GateKind::Subject && !j.gate.passed;
     if !gates.iter().any(doubtful) {
@@ -152,13 +154,13 @@ fn doubt(gates: &mut [Judged]) {
     }
 }
 
-/// Of a run that was stopped.
+/// The verdict of a run that was stopped.
 pub fn interrupted() -> Verdict {
     let exit = Exit::Interrupted;
     Verdict { word: exit.word().to_owned(), exit: exit.code(), gates: 0, failed: 0 }
 }
 
-/// What gates come to: a fault, then a doubt.
+/// The exit code of a set of gates: a fault first, then a doubt.
 pub fn exit_of(gates: &[GateResult]) -> Exit {
     if gates.iter().any(GateResult::is_fault) {
         Exit::GateFailed
@@ -179,7 +181,7 @@ fn verdict(gates: &[GateResult]) -> Verdict {
     }
 }
 
-/// Does the run measure what it claims to?
+/// Checks that the run measures what it claims to measure.
 fn sanity(bench: &mut Bench<'_>, limits: Thresholds, own: &[&GatePlan]) {
     const KIND: GateKind = GateKind::Sanity;
     let alone = bench.arm.fairness.solo_share_ppm;
@@ -202,8 +204,8 @@ fn sanity(bench: &mut Bench<'_>, limits: Thresholds, own: &[&GatePlan]) {
     bench.exact(KIND, "conservation", Seen::holds(ok, seen, "nothing lost in counting"));
 }
 
-/// A generator's lateness is part of every response time, so it must be below what the tightest gate on response times
-/// allows. What is expected of a control is far beyond any lateness.
+/// The generator's lag is part of every response time, so it must be below the limit of the tightest gate on response
+/// times. A control starves by far more than any lag.
 fn lag_limit_ns(arm: &ArmResult, limits: Thresholds, own: &[&GatePlan]) -> u64 {
     if arm.role != ArmRole::Subject {
         return LAG_NS;
@@ -217,21 +219,21 @@ fn lag_limit_ns(arm: &ArmResult, limits: Thresholds, own: &[&GatePlan]) -> u64 {
     tightest.into_iter().flatten().min().unwrap_or(LAG_NS)
 }
 
-/// A recovery that is as slow as it may be must be seen to its end.
+/// The recovery phase must be long enough to contain the slowest recovery that passes.
 fn recovery_phase(bench: &mut Bench<'_>, limits: Thresholds) {
     let victims = crate::metrics::victims(bench.arm).filter_map(|c| c.recovery.as_ref());
     let steps = |r: &crate::result::RecoverySteps| {
         r.up.recovery_bytes.len().max(r.down.recovery_bytes.len())
     };
     let spans = victims.map(|r| (steps(r) as u64 * r.step_ns, r.step_ns));
-    // Results of earlier versions have no record of it.
+    // Results of earlier versions have no recovery steps.
     let Some((seen, step_ns)) = spans.min() else { return };
     let least = limits.recovery_ns + STEPS_AFTER * step_ns;
     let seen = Seen::at_least(seen, least, time(seen), format!(">= {}", time(least)));
     bench.gate(GateKind::Sanity, "recovery phase", seen);
 }
 
-/// Sums that do not add up: a fault of loadgen.
+/// Checks that totals equal the sum of their parts; a difference is a fault of loadgen.
 fn unbalanced(c: &ContainerResult) -> Option<String> {
     for (name, windows, total) in [
         ("up", &c.up_window_bytes, c.up_total_bytes),
@@ -251,18 +253,19 @@ fn unbalanced(c: &ContainerResult) -> Option<String> {
     None
 }
 
-/// `own`: the scenario says itself what it takes for starved.
+/// `own`: the scenario file defines itself when the control counts as starved.
 fn control(bench: &mut Bench<'_>, own: bool) {
     let f = &bench.arm.fairness;
     if !own {
         let slow = f.throughput_slowdown_milli.map_or(f64::INFINITY, |s| s as f64);
-        // 1 or more: starved.
+        // Either symptom is enough: 1 or more means starved.
         let reached = (slow / STARVED_MILLI as f64).max(f.stall_ns as f64 / STARVED_NS as f64);
         let observed = format!("{}, stall {}", slowdown(f), time(f.stall_ns));
         let limit = ">= 5x or a stall >= 1 s".to_owned();
         let seen = Seen { passed: reached >= 1.0, worse: reached.recip(), observed, limit };
         bench.gate(GateKind::Control, "the control starves", seen);
     }
+    // A control that is slow for another reason, such as CPU, does not show what the run claims to show.
     let (refused, pressed) = (f.victim_refusals, f.victim_pressure_ns.unwrap_or(0));
     let passed = refused > 0 || pressed >= PRESSED_NS;
     let seen = Seen {
@@ -285,7 +288,7 @@ fn subject(bench: &mut Bench<'_>, limits: Thresholds) {
         format!("<= {}", times(most)),
     );
     bench.gate(KIND, "worst throughput slowdown", seen);
-    // With too few samples there is no p99 to judge; the sanity gate says so.
+    // With too few samples there is no p99 to judge; the sanity gate reports that.
     if latency_pairs(bench.arm).iter().all(|p| p.samples == 0 || p.enough()) {
         let seen = inflation(bench.arm, limits);
         bench.gate(KIND, "worst p99 inflation", seen);
@@ -318,7 +321,7 @@ fn subject(bench: &mut Bench<'_>, limits: Thresholds) {
     bench.exact(KIND, "every byte arrives intact", Seen::holds(ok, seen, "0 and 0"));
 }
 
-/// Per victim, since the ratio and the difference must be those of one and the same.
+/// Judges ratio and difference together per victim: both must be those of the same victim.
 fn inflation(arm: &ArmResult, limits: Thresholds) -> Seen {
     let mut limit = format!("<= {}", times(limits.p99_inflation_milli));
     if let Some(delta) = limits.p99_delta_ns {

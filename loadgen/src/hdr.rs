@@ -1,14 +1,14 @@
-//! Histograms as text: HdrHistogram V2, deflated, base64, what every port of the library reads (`HISTF...`).
+//! Histograms as text: HdrHistogram V2, deflated, base64 (`HISTF...`), the format that every port of the library reads.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer as _, V2DeflateSerializer};
 
-/// Counts are 32 bits wide: a phase of a billion requests is none.
+/// Counts are 32 bits wide: no phase has a billion requests.
 pub type Counts = Histogram<u32>;
 
-/// Empty for an empty histogram.
+/// Encodes a histogram; an empty one becomes the empty text.
 pub fn encode(histogram: &Counts) -> String {
     if histogram.is_empty() {
         return String::new();
@@ -19,7 +19,7 @@ pub fn encode(histogram: &Counts) -> String {
     STANDARD.encode(bytes)
 }
 
-/// `None` for what `encode` makes of an empty histogram.
+/// Decodes a histogram; `None` for the empty text.
 pub fn decode(text: &str) -> Result<Option<Counts>, String> {
     if text.is_empty() {
         return Ok(None);

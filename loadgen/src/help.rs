@@ -1,4 +1,4 @@
-//! What `--help` says besides the options: an example of each command, and what its exit codes mean.
+//! What `--help` prints after the options: examples of each command, and its exit codes.
 
 use crate::exit::Exit;
 
@@ -35,7 +35,7 @@ pub(crate) const EXPLAIN: &[&str] = &[
     "loadgen explain 5",
 ];
 
-/// Of a command that judges nothing.
+/// The text for a command that judges nothing: examples only.
 pub(crate) fn plain(examples: &[&str]) -> String {
     let mut s = String::from(if examples.len() == 1 { "Example:\n" } else { "Examples:\n" });
     for e in examples {
@@ -44,7 +44,7 @@ pub(crate) fn plain(examples: &[&str]) -> String {
     s.trim_end().to_owned()
 }
 
-/// Of one that judges.
+/// The text for a command that judges: examples and exit codes.
 pub(crate) fn judging(examples: &[&str]) -> String {
     format!("{}\n\n{}", plain(examples), codes())
 }

@@ -1,4 +1,4 @@
-//! Ctrl-C, SIGTERM and a terminal that hung up: the run ends what it started, writes what it measured and exits with
+//! Ctrl-C, SIGTERM and a hangup of the terminal: the run stops its processes, writes what it measured and exits with
 //! 130.
 
 use std::fs;
@@ -11,9 +11,9 @@ use crate::exit::Exit;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// Takes the signals off every thread made from here on and gives them to one that waits for them. The first asks the
-/// run to stop; a second SIGINT or SIGTERM does not wait for it. A SIGHUP always does: a shell that goes down sends one
-/// beside the kernel's, and signals that come together are taken in no order of theirs.
+/// Blocks the signals in this thread and in every thread created later; a separate thread waits for them. The first
+/// signal requests a stop; a second SIGINT or SIGTERM exits at once. A SIGHUP never forces the exit: when a session
+/// ends, both the shell and the kernel may send one, and pending signals are delivered in no defined order.
 pub(crate) fn watch() -> &'static AtomicBool {
     let mut set = SigSet::empty();
     set.add(Signal::SIGINT);
@@ -36,7 +36,7 @@ pub(crate) fn watch() -> &'static AtomicBool {
     &STOP
 }
 
-/// As `nohup` leaves it. A signal that is waited for would be taken all the same.
+/// `nohup` ignores SIGHUP. `sigwait` would receive an ignored signal nevertheless, so it is left out of the set.
 fn is_ignored(signal: Signal) -> bool {
     fs::read_to_string("/proc/self/status").is_ok_and(|text| ignores(&text, signal))
 }

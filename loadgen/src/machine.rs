@@ -1,5 +1,5 @@
-//! The machine that a run was made on, as far as it says: for `meta` alone, which no verdict looks at and no comparison
-//! of virtual runs either.
+//! The machine that made a run, as far as the kernel reports it: for `meta` only, which neither verdicts nor
+//! comparisons of virtual runs use.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,7 @@ use std::thread;
 use crate::commit;
 use crate::result::Meta;
 
-/// What there is to know before a run.
+/// Collects what is known before a run.
 pub(crate) fn look() -> Meta {
     Meta {
         os: std::env::consts::OS.to_owned(),
@@ -28,7 +28,7 @@ fn line(path: impl AsRef<std::path::Path>) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// Of the first processor.
+/// Model name of the first processor.
 fn model(cpuinfo: &str) -> Option<String> {
     let mut pairs = cpuinfo.lines().filter_map(|l| l.split_once(':'));
     let value =
@@ -36,7 +36,7 @@ fn model(cpuinfo: &str) -> Option<String> {
     (!value.is_empty()).then(|| value.to_owned())
 }
 
-/// All that are in force, by commas: one slow core is enough to make a run odd.
+/// All governors in use, separated by commas: one slow core is enough to distort a run.
 fn governors() -> Option<String> {
     let policies = fs::read_dir("/sys/devices/system/cpu/cpufreq").ok()?.flatten();
     let all: BTreeSet<String> =
@@ -44,7 +44,7 @@ fn governors() -> Option<String> {
     (!all.is_empty()).then(|| all.into_iter().collect::<Vec<_>>().join(","))
 }
 
-/// In a line, for people.
+/// One line of text for people.
 pub(crate) fn words(m: &Meta) -> String {
     let mut words = m.os.clone();
     if let Some(kernel) = &m.kernel {

@@ -1,4 +1,4 @@
-//! What all targets count with: goodput meters and probe books. Times are nanoseconds since the start of the run.
+//! The counters of all targets: goodput meters and probe books. Times are nanoseconds since the start of the run.
 
 mod blocks;
 mod book;

@@ -1,8 +1,8 @@
-//! Several results of one scenario as one: histograms, counts and blocks are added, percentiles are read anew from the
-//! sums. Nothing is averaged.
+//! Merges several results of one scenario into one: histograms, counts and blocks are added, and percentiles are read
+//! again from the sums. Nothing is averaged.
 //!
-//! Runs of generators on several hosts become one run whose containers are those of all; names that collide get the
-//! number of their part. Windows of the same arm, container and name are never added: they are of different moments.
+//! Results of generators on several hosts become one run with the containers of all; colliding names get the number of
+//! their part. Windows of the same arm, container and name are never added: they are of different moments.
 
 use std::collections::BTreeMap;
 
@@ -12,24 +12,26 @@ use crate::exit::{Exit, Failure};
 use crate::measure::Book;
 use crate::result::{ArmResult, ContainerResult, GateResult, Meta, ProbePhase, RunResult, Verdict};
 
-/// How the parts belong together.
+/// How the results relate to each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum How {
-    /// Parts of one run at the same time: the containers of all stand side by side
+    /// Parts of one run at the same time: the containers of all parts are listed together
     Hosts,
-    /// The same run again: container by container the samples of all
+    /// The same run again: the samples of each container are added
     Repeats,
 }
 
+/// Merges results.
+///
 /// # Errors
-/// Parts of different things, or a histogram that does not decode.
+/// The parts have different scenarios, targets or arms, or a histogram cannot be decoded.
 pub fn merge(parts: &[RunResult], how: How) -> Result<RunResult, Failure> {
     let Some((first, rest)) = parts.split_first() else {
         return Err(Failure::Usage("nothing to merge".to_owned()));
     };
     let mut sum = first.clone();
     sum.merged_of = distinct(parts)?;
-    // The sums are not those of any run.
+    // The sums do not belong to any single run.
     sum.runs.clear();
     for (i, part) in rest.iter().enumerate() {
         comparable(first, part, how == How::Repeats)?;
@@ -49,7 +51,7 @@ pub fn merge(parts: &[RunResult], how: How) -> Result<RunResult, Failure> {
     Ok(sum)
 }
 
-/// What tells the parts apart, those of which they were merged included.
+/// The fingerprints of all parts, including those that a merged part was made of. Refuses a run that appears twice.
 fn distinct(parts: &[RunResult]) -> Result<Vec<String>, Failure> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for (i, part) in parts.iter().enumerate() {
@@ -71,7 +73,7 @@ fn distinct(parts: &[RunResult]) -> Result<Vec<String>, Failure> {
     Ok(seen.into_keys().collect())
 }
 
-/// Of what was measured, wherever it is kept: FNV-1a, 64 bits. In virtual time a seed is the same run every time.
+/// Fingerprint of the measurements without `meta`: FNV-1a, 64 bits. In virtual time the same seed gives the same run.
 fn fingerprint(result: &RunResult) -> Result<String, Failure> {
     let bare = RunResult { meta: Meta::default(), ..result.clone() };
     let bytes = serde_json::to_vec(&bare).map_err(|e| Failure::io("merge", e))?;
@@ -93,6 +95,7 @@ fn beside(into: &mut ArmResult, arm: &ArmResult, number: usize) {
         let name = free(into.containers.iter().any(|o| o.name == c.name), &c.name);
         let mut c = c.clone();
         c.name = name;
+        // The budgets of this part were appended after those of the earlier parts.
         c.budget += shift;
         into.containers.push(c);
     }
@@ -118,7 +121,7 @@ fn again(into: &mut ArmResult, arm: &ArmResult) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The samples of both; of bytes and gaps the worse run, since a mean hides the one that starved.
+/// Adds the samples of both. Of bytes and gaps keeps the worse run, because a mean hides the run that starved.
 fn container(c: &mut ContainerResult, other: &ContainerResult) -> Result<(), Failure> {
     for (p, more) in c.phases.iter_mut().zip(&other.phases) {
         p.up_stall_ns = p.up_stall_ns.max(more.up_stall_ns);
@@ -142,7 +145,8 @@ fn probes(a: Option<&ProbePhase>, b: Option<&ProbePhase>) -> Result<Option<Probe
     }
 }
 
-/// What follows from the sums. Gates are judged part by part: the worst verdict of the parts is the verdict of all.
+/// Derives the values that follow from the sums. Gates stay judged per part; the worst verdict of the parts is that of
+/// all.
 fn derive(sum: &mut RunResult, parts: &[RunResult]) {
     for arm in &mut sum.arms {
         analyse::derive(arm, Frame { phases: &sum.phases });

@@ -1,5 +1,5 @@
-//! The numbers of an arm that are worth following from run to run, each with its unit and its better direction.
-//! Exports, `compare` and `explain` all know them by these keys.
+//! The numbers of an arm that are worth tracking from run to run, each with its unit and its better direction. Exports,
+//! `compare` and `explain` all use these keys.
 
 use crate::analyse::{Pair, latency_pairs};
 use crate::plan::{CONTENDED, RECOVERY, Role, SOLO};
@@ -17,14 +17,14 @@ pub enum Unit {
     Nanos,
     BitsPerSecond,
     Bytes,
-    /// One over another, 1 when they are the same.
+    /// A quotient; 1 when both values are equal.
     Ratio,
-    /// Between 0 and 1.
+    /// A share between 0 and 1.
     Part,
 }
 
-/// A reading. `at_least`: known from below only, and this is the bound: a number that trackers keep where "never" or
-/// "without bound" would be a gap in their curve just when it matters.
+/// A value of a metric. `at_least`: only this lower bound is known. Trackers record the bound: "never" or "unbounded"
+/// would be a gap in their curve exactly when it matters.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Reading {
     pub value: f64,
@@ -41,9 +41,9 @@ pub struct Metric {
 }
 
 impl Metric {
-    /// `None`: there is nothing to say, as of a percentile without samples.
+    /// The value of the metric; `None` where there is none, for example a percentile without samples.
     pub fn read(&self, result: &RunResult, arm: &ArmResult) -> Option<Reading> {
-        // Beside the hog nothing was measured: nothing is not the same as none.
+        // The contended phase was not measured: no value, which differs from a value of zero.
         let contended = result.phases.get(CONTENDED);
         if self.key != "p99-solo" && contended.is_some_and(|p| p.until(arm.ended_ns).nanos() == 0) {
             return None;
@@ -169,8 +169,8 @@ pub fn victims(arm: &ArmResult) -> impl Iterator<Item = &ContainerResult> {
     arm.containers.iter().filter(|c| c.role == Role::Victim)
 }
 
-/// The largest over the victims. It is known from below only as soon as that of one victim is: that one may be the
-/// worst. So it rises with its rank, as each victim's does.
+/// The largest quantile over the victims. It is only a lower bound as soon as that of one victim is, because that
+/// victim may be the worst. So it rises with its rank, as each victim's quantile does.
 pub fn worst_quantile(
     arm: &ArmResult,
     phase: usize,
@@ -178,6 +178,7 @@ pub fn worst_quantile(
 ) -> Option<Quantile> {
     let all = || victims(arm).filter_map(|c| c.phases.get(phase)?.probe.as_ref().and_then(pick));
     let ns = all().map(|q| q.ns).max()?;
+    // One victim without an upper bound leaves the maximum without one.
     let most = all().map(|q| q.upper_ns()).reduce(|a, b| Some(a?.max(b?)))?;
     let at_least = most.is_none_or(|most| most > ns);
     Some(Quantile { ns, at_least, at_most_ns: most.filter(|_| at_least) })
@@ -194,7 +195,8 @@ fn worst_reading(
 
 type Bytes = fn(&ContainerPhase) -> u64;
 
-/// Less than a byte a second came beside the hog: what came alone, over one byte a second.
+/// Lower bound of the slowdown when less than a byte per second arrived beside the hog: solo rate over one byte per
+/// second.
 fn slowdown_at_least(result: &RunResult, arm: &ArmResult) -> Option<Reading> {
     let phase = |i: usize| Some((i, result.phases.get(i)?.until(arm.ended_ns).nanos()));
     let ((solo, solo_ns), (contended, contended_ns)) = phase(SOLO).zip(phase(CONTENDED))?;
@@ -217,7 +219,7 @@ fn slowdown_at_least(result: &RunResult, arm: &ArmResult) -> Option<Reading> {
     Some(at_least(most as f64))
 }
 
-/// The p99 beside the hog is that of requests that never came back: what is known of it from below, over p99 alone.
+/// Lower bound of the inflation when contended requests never completed: lower bound of their p99 over the solo p99.
 fn inflation_at_least(arm: &ArmResult) -> Option<Reading> {
     let ratio = |p: &Pair| {
         let (solo, contended) = p.solo.zip(p.contended).filter(|(solo, _)| !solo.at_least)?;
@@ -226,7 +228,7 @@ fn inflation_at_least(arm: &ArmResult) -> Option<Reading> {
     latency_pairs(arm).iter().filter_map(ratio).reduce(f64::max).map(at_least)
 }
 
-/// Never, as far as the phase goes: its length.
+/// Lower bound of a recovery that was not seen: the length of the phase.
 fn recovery_at_least(result: &RunResult, arm: &ArmResult) -> Option<Reading> {
     let watched = result.phases.get(RECOVERY)?.until(arm.ended_ns).nanos();
     (watched > 0 && victims(arm).next().is_some()).then(|| at_least(watched as f64))
@@ -259,7 +261,7 @@ mod tests {
         find(key).unwrap().read(&result, &a).map(|r| (r.value, r.at_least))
     }
 
-    /// Never, nothing and unbounded are numbers: what is known of them from below.
+    /// Never, nothing and unbounded have a number: the lower bound that is known.
     #[test]
     fn a_metric_stays_when_it_is_at_its_worst() {
         let fine = || container("v", Role::Victim, [110, 100, 110], [2, 3, 2]);
@@ -275,7 +277,7 @@ mod tests {
             q.at_least = true;
         }
         assert_eq!(read(dead.clone(), "p99-inflation"), Some((450.0, true)), "900 ms over 2 ms");
-        // Of what nobody asked for there is nothing to say.
+        // A metric without measurements has no value.
         dead.phases.iter_mut().for_each(|p| p.probe = None);
         assert_eq!(read(dead, "p99-contended"), None);
     }

@@ -1,11 +1,11 @@
-//! Names that become a part of file names, tags and labels: of scenarios and of their arms.
+//! Names of scenarios and arms, which become part of file names, tags and labels.
 
 use std::path::PathBuf;
 
 use crate::exit::Failure;
 use crate::scenario;
 
-/// What `fits` asks for.
+/// The rule that `fits` checks, for error messages.
 pub const RULE: &str =
     "1 to 64 letters, digits, '.', '_' and '-', the first of them a letter or a digit";
 const LENGTH_MAX: usize = 64;
@@ -17,11 +17,11 @@ pub fn fits(name: &str) -> bool {
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
 }
 
-/// Where a command writes unless it is said: `out/<prefix><name>-<seed>`.
+/// The default output folder of a command: `out/<prefix><name>-<seed>`.
 ///
 /// # Errors
-/// `given`, as it was typed, is a file that calls itself what comes with the program: its results would be written over
-/// those of the other.
+/// `given`, the argument as typed, is a file that sets the name of a built-in scenario or command: its results would
+/// overwrite those of the built-in one.
 pub fn default_out(given: &str, prefix: &str, name: &str, seed: u64) -> Result<PathBuf, Failure> {
     let taken = name == "repro"
         || name.starts_with("sweep-")

@@ -1,4 +1,4 @@
-//! What a run is made of: containers and their loads, phases, arms. Scenarios make plans, targets carry them out.
+//! The parts of a run: containers and their loads, phases, arms. Scenarios make plans, targets run them.
 
 use std::collections::BTreeMap;
 
@@ -7,34 +7,34 @@ use skbudget_controller::{Rules, SockLimits};
 
 use crate::gate::Expr;
 
-/// Which memory a container draws on.
+/// How memory is divided between the containers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
     /// One budget for all of them.
     Shared,
-    /// One each.
+    /// One budget each.
     #[default]
     Container,
-    /// One each, without a limit.
+    /// One budget each, without a limit.
     Off,
 }
 
-/// What an arm is there for.
+/// The purpose of an arm.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ArmRole {
-    /// Must starve, or the load proves nothing.
+    /// Must starve; otherwise the load proves nothing.
     Control,
-    /// Must not.
+    /// Must not starve.
     #[default]
     Subject,
-    /// Is there to be compared with; neither is expected of it.
+    /// A reference to compare with; nothing is expected of it.
     Baseline,
 }
 
 impl ArmRole {
-    /// What is expected of an arm, for a reader who wonders which column should look good.
+    /// The expectation of an arm, shown at its column so that a reader knows which column should be good.
     pub fn expected(self) -> &'static str {
         match self {
             Self::Control => "should starve",
@@ -87,14 +87,14 @@ pub enum Role {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeSpec {
     pub every_ns: u64,
-    /// First request after the start of the run: staggered between containers.
+    /// Time of the first request after the start of the run; differs between containers to stagger them.
     pub offset_ns: u64,
     pub request_bytes: u32,
     pub response_bytes: u32,
     pub outstanding_max: u32,
-    /// A response later than this after its intended start was not delivered.
+    /// A response later than this after its intended start counts as not delivered.
     pub deadline_ns: u64,
-    /// A new connection for each request.
+    /// Open a new connection for each request.
     pub fresh: bool,
 }
 
@@ -102,53 +102,53 @@ pub struct ProbeSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fill {
     pub connections: u32,
-    /// At which the far end of each reads; `None`: never.
+    /// Rate at which the remote end of each reads; `None`: it never reads.
     pub reads_bits_per_second: Option<u64>,
-    /// What each carries before it falls silent; `None`: all it can.
+    /// Bytes that each connection carries before it becomes idle; `None`: unlimited.
     pub bytes: Option<u64>,
-    /// Of the container's socket.
+    /// Buffer size of the container's socket.
     pub buffer_bytes: Option<u64>,
 }
 
-/// Segments made by hand.
+/// Kinds of handcrafted segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FloodKind {
     /// One byte, a hole of one byte, and so on; the first hole is never filled.
     OutOfOrder,
-    /// One byte in order after the other.
+    /// Segments of one byte, in order.
     Tiny,
-    /// Connects and says nothing.
+    /// Opens connections and sends nothing on them.
     Silent,
 }
 
 /// One kind of traffic of one container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Load {
-    /// Sends all it can to servers that read at a rate each. A rate just below the link's leaves a standing queue in
-    /// the stack, as behind any real server that is slower than its network.
+    /// Sends as much as possible to servers that each read at a given rate. A rate just below the link's leaves a
+    /// standing queue in the stack, as any real server does that is slower than its network.
     Up {
         connections: u32,
         reads_bits_per_second: u64,
     },
-    /// Reads all it gets from servers that send all they can.
+    /// Reads everything from servers that send as much as possible.
     Down {
         connections: u32,
     },
     Probe(ProbeSpec),
-    /// Sends into servers that read little or nothing.
+    /// Sends to servers that read slowly or never.
     Stuff(Fill),
-    /// Reads little or nothing from servers that send all they can.
+    /// Reads slowly or never from servers that send as much as possible.
     Hoard(Fill),
-    /// Sends, closes and forgets, into servers that never read.
+    /// Sends, closes and forgets, to servers that never read.
     Orphans {
         per_second: u32,
         bytes: u64,
     },
-    /// Clients outside connect and push; the container never accepts.
+    /// Clients outside connect and send; the container never accepts.
     Accept {
         connections: u32,
     },
-    /// Servers answer all at once.
+    /// Servers respond all at once.
     Incast {
         connections: u32,
         bytes: u32,
@@ -162,7 +162,7 @@ pub enum Load {
 }
 
 impl Load {
-    /// As a scenario file calls it.
+    /// The name in a scenario file.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Up { .. } => "up",
@@ -178,7 +178,7 @@ impl Load {
     }
 }
 
-/// A budget's limits as given; what is missing follows from `hard`.
+/// Limits of a budget as given; missing ones are derived from `hard`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BudgetPlan {
     pub hard_bytes: u64,
@@ -187,7 +187,7 @@ pub struct BudgetPlan {
     pub min_bytes: u64,
 }
 
-/// From and to, since the start of the run.
+/// A time span since the start of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Span {
     pub from_ns: u64,
@@ -200,22 +200,22 @@ pub struct ContainerPlan {
     pub group: String,
     pub role: Role,
     pub weight: u32,
-    /// Its own under `Isolation::Container`; its part of the pool under `Shared`.
+    /// Its own budget under `Isolation::Container`; its part of the pool under `Shared`.
     pub budget: BudgetPlan,
-    /// Containers that follow each other have one budget.
+    /// Name of the budget. Containers that exist one after another use the same budget.
     pub budget_name: String,
-    /// Its link, each way. Nobody shares a link, so no link can be what starves.
+    /// Rate of its link, each way. No two containers share a link, so no link can cause the starvation.
     pub bits_per_second: u64,
     pub loads: Vec<Load>,
-    /// When it is made.
+    /// Time at which the container is created.
     pub joins_ns: u64,
-    /// When its loads are on.
+    /// Times during which its loads are active.
     pub active: Vec<Span>,
-    /// When the container ends; `None`: with the run.
+    /// Time at which the container ends; `None`: at the end of the run.
     pub leaves_ns: Option<u64>,
 }
 
-/// A measured stretch of a run.
+/// A measured interval of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Phase {
     pub name: String,
@@ -230,7 +230,7 @@ impl ContainerPlan {
             _ => None,
         })
     }
-    /// It makes its segments by hand.
+    /// Whether it has loads of handcrafted segments.
     pub fn floods(&self) -> bool {
         self.loads.iter().any(|l| matches!(l, Load::Flood { .. }))
     }
@@ -246,7 +246,7 @@ impl Phase {
     pub fn nanos(&self) -> u64 {
         self.end_ns - self.start_ns
     }
-    /// What was measured of it in an arm that was stopped at `ended_ns`: nothing, if it had not begun.
+    /// The measured part of this phase in an arm that stopped at `ended_ns`; empty if the phase had not started.
     #[must_use]
     pub fn until(&self, ended_ns: Option<u64>) -> Self {
         let end = ended_ns.unwrap_or(u64::MAX);
@@ -255,7 +255,7 @@ impl Phase {
     }
 }
 
-/// Places of the three phases in `Plan::phases`.
+/// Indices of the three phases in `Plan::phases`.
 pub const SOLO: usize = 0;
 pub const CONTENDED: usize = 1;
 pub const RECOVERY: usize = 2;
@@ -263,15 +263,15 @@ pub const RECOVERY: usize = 2;
 /// The link between each container and the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkPlan {
-    /// Guest to server and back, nearly all of it between guest and stack: as between a sender and the kernel whose
-    /// memory it draws on.
+    /// Round trip time between guest and server, nearly all of it between guest and stack: as between a sender and the
+    /// kernel that charges its memory.
     pub rtt_ns: u64,
     pub guest_buffer_bytes: u64,
     pub mtu: u16,
     pub offload: bool,
 }
 
-/// A condition of the scenario's own on one arm.
+/// A condition of the scenario file on one arm.
 #[derive(Debug, Clone)]
 pub struct GatePlan {
     pub arm: String,
@@ -282,23 +282,23 @@ pub struct GatePlan {
 pub struct Plan {
     pub scenario: String,
     pub about: String,
-    /// The scenario in full.
+    /// The full text of the scenario.
     pub toml: String,
     pub seed: u64,
-    /// Key, value with unit: what `--set` could change, for the record.
+    /// Key and value (the unit is in the key) of every parameter that `--set` accepts, for the record.
     pub params: Vec<(String, u64)>,
     pub link: LinkPlan,
     /// `tcp_rmem[1]` of every budget.
     pub rmem_bytes: u32,
-    /// `tcp_wmem[2]` of every budget. What a host socket may hold is slack that hides starvation in the shared arm,
-    /// where nobody is charged for it.
+    /// `tcp_wmem[2]` of every budget. The capacity of a host socket is slack that hides starvation in the shared arm,
+    /// where no budget is charged for it.
     pub wmem_max_bytes: u32,
     pub window_ns: u64,
-    /// Probes intended in a phase may still complete this long after its end; a gap of this length, measured by
-    /// nobody, lies between solo and contended.
+    /// Time after the end of a phase in which its probes may still complete. A gap of this length, which no phase
+    /// measures, separates solo and contended.
     pub grace_ns: u64,
     pub phases: Vec<Phase>,
-    /// Above all containers together.
+    /// The budget above all containers.
     pub host: Option<BudgetPlan>,
     pub containers: Vec<ContainerPlan>,
     pub arms: Vec<ArmPlan>,
@@ -312,14 +312,14 @@ impl Plan {
         sock.wmem[2] = self.wmem_max_bytes;
         sock
     }
-    /// What all budgets together may hold; those that follow each other count once.
+    /// Sum of the hard limits of all budgets; containers that share a budget one after another count once.
     pub fn pool_bytes(&self) -> u64 {
         let budgets: BTreeMap<&str, u64> =
             self.containers.iter().map(|c| (c.budget_name.as_str(), c.budget.hard_bytes)).collect();
         budgets.values().sum()
     }
-    /// How long a step of the recovery is, at least `least_ns`: long enough for a few round trips and for several
-    /// segments of the slowest victim's link, or a victim at full speed would look like one that is starved.
+    /// Length of a recovery step, a multiple of `least_ns`: long enough for a few round trips and for several segments
+    /// on the slowest victim's link. Otherwise a victim at full speed would appear starved in some steps.
     pub fn recovery_step_ns(&self, least_ns: u64) -> u64 {
         const SEGMENTS: u64 = 16;
         const ROUND_TRIPS: u64 = 4;
@@ -329,7 +329,7 @@ impl Plan {
         let wanted = segments_ns.max(ROUND_TRIPS * self.link.rtt_ns);
         wanted.div_ceil(least_ns.max(1)).max(1) * least_ns.max(1)
     }
-    /// When the last books are closed.
+    /// Time at which the last books are closed.
     pub fn end_ns(&self) -> u64 {
         self.phases.last().map_or(0, |p| p.end_ns) + self.grace_ns
     }

@@ -1,5 +1,5 @@
-//! One line on stderr while a run takes its time: on a terminal only, and never in CI, where it would be a thousand
-//! lines of a log.
+//! A progress line on standard error during a run: only on a terminal, and never in CI, where it would add thousands of
+//! lines to a log.
 
 use std::io::IsTerminal as _;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -10,12 +10,12 @@ use crate::terminal;
 
 const EVERY: Duration = Duration::from_millis(200);
 
-/// Shown until it is dropped.
+/// The progress line, shown until this value is dropped.
 #[derive(Debug)]
 pub struct Progress(Option<(Sender<()>, JoinHandle<()>)>);
 
 impl Progress {
-    /// `expected`: how long it will take, where that is known.
+    /// Starts the display. `expected`: the expected duration, if known.
     pub fn start(what: &str, expected: Option<Duration>) -> Self {
         if !std::io::stderr().is_terminal() || std::env::var_os("CI").is_some() {
             return Self(None);
@@ -44,7 +44,7 @@ impl Drop for Progress {
 fn line(what: &str, elapsed: Duration, expected: Option<Duration>) -> String {
     let seconds = elapsed.as_secs_f64();
     match expected.filter(|e| !e.is_zero()) {
-        // It may take longer than it should; it is not more than all of it.
+        // A run may take longer than expected: cap the bar at full.
         Some(e) => {
             let part = (seconds / e.as_secs_f64()).min(1.0);
             let full = (part * 20.0) as usize;

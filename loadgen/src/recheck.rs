@@ -1,4 +1,4 @@
-//! `gate`: judges a saved result again, by its scenario's gates and others, and against a baseline.
+//! `gate`: judges a saved result again, by the gates of its scenario and additional ones, and against a baseline.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -16,16 +16,16 @@ use crate::units::{bytes, percent, time, times};
 #[derive(Debug)]
 pub struct Options<'a> {
     pub baseline: Option<&'a Path>,
-    /// Conditions besides, on every subject.
+    /// Additional conditions on every subject.
     pub exprs: &'a [String],
-    /// By how much a number of a run on the wall clock may be worse than the baseline's before it is called worse,
-    /// percent. Virtual runs are compared exactly.
+    /// Percent by which a number of a wall-clock run may exceed the baseline's before it counts as worse. Virtual runs
+    /// are compared exactly.
     pub tolerance: u64,
-    /// An inconclusive result is a warning.
+    /// Treat an inconclusive result as a warning (exit 0).
     pub warn_only: bool,
 }
 
-/// What there is to say of it.
+/// The outcome of a recheck.
 #[derive(Debug)]
 pub struct Recheck {
     pub scenario: String,
@@ -35,7 +35,7 @@ pub struct Recheck {
     pub suites: Vec<Suite>,
 }
 
-/// Precedence: a failed gate, a regression, doubt, no baseline.
+/// Judges a saved result. Precedence of the exit code: failed gate, regression, inconclusive, no baseline.
 pub fn gate(path: &Path, options: &Options<'_>) -> Result<Recheck, Failure> {
     let result = json::read(path)?;
     let mut text = String::new();
@@ -71,7 +71,7 @@ pub fn gate(path: &Path, options: &Options<'_>) -> Result<Recheck, Failure> {
     Ok(Recheck { scenario: result.scenario, text, word, exit: code, suites })
 }
 
-/// The baseline as a suite: each number that is worse, or that none is.
+/// The comparison with the baseline as a suite: one case per number that is worse, or one case that none is.
 fn against(scenario: &str, verdict: Exit, said: &str) -> Suite {
     let outcome = match verdict {
         Exit::Passed => Outcome::Passed,
@@ -90,7 +90,7 @@ fn against(scenario: &str, verdict: Exit, said: &str) -> Suite {
     Suite::new(scenario, "baseline", cases)
 }
 
-/// The gates of the scenario that the result carries, with the thresholds of its target.
+/// Judges the result by the gates of the scenario it contains and the thresholds of its target.
 fn judge(result: &RunResult, exprs: &[String]) -> Result<Vec<GateResult>, Failure> {
     if result.scenario_toml.is_empty() {
         return Err(Failure::Usage("the result does not say what scenario it is of".to_owned()));
@@ -107,6 +107,7 @@ fn judge(result: &RunResult, exprs: &[String]) -> Result<Vec<GateResult>, Failur
         let subjects = result.arms.iter().filter(|a| a.role == ArmRole::Subject);
         own.extend(subjects.map(|a| GatePlan { arm: a.name.clone(), expr: expr.clone() }));
     }
+    // A repeated run stores each run's records; judge by them, as the run itself did.
     let runs: Vec<&[ArmResult]> = match result.runs.as_slice() {
         [] => vec![&result.arms],
         runs => runs.iter().map(|r| r.arms.as_slice()).collect(),
@@ -114,7 +115,7 @@ fn judge(result: &RunResult, exprs: &[String]) -> Result<Vec<GateResult>, Failur
     Ok(gate::judge_all(&runs, target.thresholds(&plan), &own).0)
 }
 
-/// One number of which less is better; `None` is the worst there is. How it is shown.
+/// Name, reading (smaller is better; `None` is the worst) and format of a number.
 type Number = (&'static str, fn(&Fairness) -> Option<u64>, fn(u64) -> String);
 
 const NUMBERS: &[Number] = &[
@@ -161,7 +162,7 @@ fn compare_arm(new: &ArmResult, old: &ArmResult, tolerance: u64, text: &mut Stri
             let show = |n: Option<u64>| n.map_or_else(|| "unbounded".to_owned(), shown);
             let (was, mut is) = (show(old_n), show(new_n));
             if let Some((old, new)) = old_n.zip(new_n).filter(|_| was == is) {
-                // Virtual runs are compared exactly, which three digits may hide.
+                // Add the exact difference: virtual runs are compared exactly, and the rounded texts are equal.
                 is.push_str(&format!(" ({} more)", new - old));
             }
             let _ = writeln!(text, "WORSE  {}  {name}: {was}, now {is}", new.name);

@@ -1,4 +1,4 @@
-//! Renderings of a result. All of them read the result alone.
+//! Renderings of a result, each from the result alone.
 
 pub mod charts;
 pub mod explain;

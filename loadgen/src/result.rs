@@ -1,7 +1,7 @@
-//! The schema `loadgen.result/1`: what a run found, as data. Everything printed or drawn is rendered from it.
+//! The schema `loadgen.result/1`: the outcome of a run as data. Everything printed or drawn is rendered from it.
 //!
-//! Integers with a unit suffix, no floats, no NaN: `null` where there is nothing to say, with the reason beside it.
-//! Additions keep the version. For one seed on the virtual target everything but `meta` is the same bytes every time.
+//! Integers with a unit suffix, no floats, no NaN; `null` for a value that does not exist, with the reason beside it.
+//! Added fields keep the version. On the virtual target, the same seed gives the same bytes except for `meta`.
 
 mod probe;
 
@@ -21,37 +21,37 @@ pub const SCHEMA: &str = "loadgen.result/1";
 pub struct RunResult {
     pub schema: String,
     pub scenario: String,
-    /// What the scenario is about, in a line.
+    /// One line about the scenario.
     #[serde(default)]
     pub about: String,
-    /// The scenario as it was run, with everything `--set` changed: TOML that `run` takes.
+    /// The scenario as it was run, including all changes by `--set`: TOML that `run` accepts.
     #[serde(default)]
     pub scenario_toml: String,
     pub target: String,
     pub seed: u64,
     pub params: BTreeMap<String, u64>,
-    /// The run was stopped before its end: what follows is what there is of it, and its verdict is no verdict.
+    /// The run was stopped early: the data are incomplete, and the verdict judges nothing.
     #[serde(default)]
     pub interrupted: bool,
-    /// Of a merged result: what tells apart the runs it was merged of.
+    /// In a merged result: fingerprints of the merged runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub merged_of: Vec<String>,
-    /// Of the charts. No gate depends on it.
+    /// Length of the windows of the charts. No gate depends on it.
     pub window_ns: u64,
     pub phases: Vec<Phase>,
-    /// Of several runs those of the one in the middle.
+    /// The arms; of repeated runs, those of the median run.
     pub arms: Vec<ArmResult>,
-    /// Of all runs together.
+    /// The gates, judged over all runs.
     pub gates: Vec<GateResult>,
     pub verdict: Verdict,
-    /// All runs, in their order, where there were several: a wall clock is judged by the median of each gate.
+    /// All runs in order, if there were several: wall-clock runs are judged by the median of each gate.
     #[serde(default)]
     pub runs: Vec<Repeat>,
-    /// The only part that differs between two runs of one seed on the virtual target.
+    /// The only part that differs between two runs with the same seed on the virtual target.
     pub meta: Meta,
 }
 
-/// One of several runs of the same plan, with what it alone would have been judged.
+/// One of several runs of the same plan, with its own verdict.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Repeat {
     pub elapsed_ms: u64,
@@ -66,19 +66,19 @@ pub struct Meta {
     pub elapsed_ms: u64,
     pub os: String,
     pub cpus: u64,
-    /// `null`, as the two below, where the machine does not say.
+    /// `null`, as the two below, if the machine does not report it.
     #[serde(default)]
     pub cpu_model: Option<String>,
-    /// The kernel's release.
+    /// Release of the kernel.
     #[serde(default)]
     pub kernel: Option<String>,
-    /// Of the processors' frequency; several by commas.
+    /// Frequency governors of the processors, separated by commas.
     #[serde(default)]
     pub governor: Option<String>,
-    /// That CI names, or of the repository in whose folders the run was started.
+    /// The commit that CI names, or of the repository around the current folder.
     #[serde(default)]
     pub commit: Option<String>,
-    /// As it was typed.
+    /// The command line as typed.
     #[serde(default)]
     pub command: Option<String>,
 }
@@ -91,23 +91,23 @@ pub struct ArmResult {
     pub rules: RuleSet,
     pub budgets: Vec<BudgetResult>,
     pub containers: Vec<ContainerResult>,
-    /// 99 % of the probes were looked at by the generator within this of their intended start; 0 in virtual time.
+    /// p99 of the generator's lag behind the intended start of the probes; 0 in virtual time.
     pub generator_lag_p99_ns: u64,
-    /// The arm was stopped then, and was measured until then; `null`: it ran to its end.
+    /// Time at which the arm was stopped and its measurement ended; `null`: it ran to its end.
     #[serde(default)]
     pub ended_ns: Option<u64>,
-    /// Filled in by `analyse`.
+    /// Computed by `analyse`.
     pub fairness: Fairness,
-    /// The containers of each group taken together; filled in by `analyse`.
+    /// The merged containers of each group; computed by `analyse`.
     #[serde(default)]
     pub groups: Vec<GroupResult>,
-    /// Still charged, at the end, to budgets whose containers are all gone.
+    /// Bytes still charged at the end to budgets without a live container.
     #[serde(default)]
     pub leaked_bytes: u64,
 }
 
 impl ArmResult {
-    /// What its plan says, and nothing measured.
+    /// The values of the plan, without measurements.
     pub fn of(arm: &ArmPlan) -> Self {
         Self {
             name: arm.name.clone(),
@@ -118,13 +118,13 @@ impl ArmResult {
         }
     }
 
-    /// Whether a hard limit is enforced on anything in it.
+    /// Whether any hard limit is enforced in this arm.
     pub fn is_limited(&self) -> bool {
         self.isolation != Isolation::Off
     }
 }
 
-/// A group of a scenario as one: histograms are merged, percentiles are never averaged.
+/// A merged group of a scenario: histograms are added, percentiles are never averaged.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupResult {
     pub name: String,
@@ -132,7 +132,7 @@ pub struct GroupResult {
     pub containers: u64,
     /// By phase.
     pub bytes: Vec<u64>,
-    /// By phase, of all probes of the group; empty where none of its containers probes.
+    /// By phase, over all probes of the group; empty if none of its containers has a probe.
     pub probes: Vec<ProbePhase>,
 }
 
@@ -154,25 +154,25 @@ pub struct BudgetResult {
 pub struct ContainerResult {
     pub name: String,
     pub role: Role,
-    /// The group of the scenario it belongs to.
+    /// The group of the scenario that it belongs to.
     #[serde(default)]
     pub group: String,
     #[serde(default)]
     pub weight: u32,
-    /// Of its link, each way; 0: without a rate.
+    /// Rate of its link, each way; 0: unlimited.
     #[serde(default)]
     pub bits_per_second: u64,
-    /// Its load has a bulk transfer in this direction.
+    /// Whether its load has a bulk transfer in this direction.
     #[serde(default = "yes")]
     pub wants_up: bool,
     #[serde(default = "yes")]
     pub wants_down: bool,
-    /// When it came, and when it went before the end of the run.
+    /// Time of its start, and of its end if that is before the end of the run.
     #[serde(default)]
     pub joined_ns: u64,
     #[serde(default)]
     pub left_ns: Option<u64>,
-    /// What the neighbour cost it; filled in by `analyse`.
+    /// The cost that the neighbour caused; computed by `analyse`.
     #[serde(default)]
     pub cost: Cost,
     /// Index into `budgets`.
@@ -182,33 +182,33 @@ pub struct ContainerResult {
     pub down_window_bytes: Vec<u32>,
     pub up_total_bytes: u64,
     pub down_total_bytes: u64,
-    /// What its recovery is judged by; `null` in results of earlier versions.
+    /// The steps that recovery is judged by; `null` in results of earlier versions.
     #[serde(default)]
     pub recovery: Option<RecoverySteps>,
-    /// Held at the end of a window, on average while contended.
+    /// Mean of the bytes charged at the end of each window of the contended phase.
     #[serde(default)]
     pub mean_held_bytes: u64,
-    /// Most held at the end of a window, and the limit that is its own.
+    /// Maximum of the bytes charged at the end of a window, and the container's own limit.
     pub peak_held_bytes: u64,
     pub hard_bytes: u64,
-    /// Memory counters, by the kernel's names; zeros left out.
+    /// Memory counters with the kernel's names; zeros are omitted.
     pub counters: BTreeMap<String, u64>,
-    /// Drop reasons and protocol counters of the stack; zeros left out.
+    /// Drop reasons and protocol counters of the stack; zeros are omitted.
     pub stack_counters: BTreeMap<String, u64>,
-    /// The guest kernel's own counters (not in virtual time); zeros left out.
+    /// Counters of the guest's kernel (not in virtual time); zeros are omitted.
     pub guest_counters: BTreeMap<String, u64>,
     pub flows_total: u64,
-    /// Bytes that were not the bytes sent.
+    /// Number of received bytes that differ from the bytes sent.
     pub corrupt: u64,
-    /// Connections that ended although wanted.
+    /// Connections that ended unexpectedly.
     pub broken: u64,
-    /// CPU spent in the stack for this container while contended; `null` where it is not counted: CPU is infinite in
-    /// virtual time, and the kernel's own stack does not say.
+    /// CPU time of the stack for this container in the contended phase; `null` where it is not counted: CPU is infinite
+    /// in virtual time, and the kernel does not report that of its own stack.
     pub stack_cpu_ns: Option<u64>,
 }
 
 impl ContainerResult {
-    /// What its plan says, and nothing measured.
+    /// The values of the plan, without measurements.
     pub fn of(c: &ContainerPlan) -> Self {
         Self {
             name: c.name.clone(),
@@ -230,7 +230,7 @@ fn yes() -> bool {
     true
 }
 
-/// Bytes of a container in steps of a length that does not depend on the charts' windows.
+/// Bytes of a container in steps. The length of a step does not depend on the windows of the charts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecoverySteps {
     pub step_ns: u64,
@@ -240,9 +240,9 @@ pub struct RecoverySteps {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirectionSteps {
-    /// The least that a step had alone; `null`: the phase is shorter than a step.
+    /// The least of the steps of the solo phase; `null`: the phase is shorter than a step.
     pub solo_least_bytes: Option<u64>,
-    /// From the moment the hog left.
+    /// Steps from the departure of the hog on.
     pub recovery_bytes: Vec<u32>,
 }
 
@@ -263,17 +263,18 @@ pub struct ContainerPhase {
     pub down_bytes: u64,
     pub up_stall_ns: u64,
     pub down_stall_ns: u64,
-    /// Response bytes of the probes that completed: goodput too, beside the bulk.
+    /// Response bytes of completed probes: goodput as well, beside the bulk.
     pub probe_bytes: u64,
-    /// What the stack moved for this container, wanted or not.
+    /// All bytes that the stack moved for this container, including unwanted ones.
     pub moved_bytes: u64,
     pub probe: Option<ProbePhase>,
 }
 
-/// One container, contended against solo. Ratios in thousandths; `null`: nothing came, or not known from above.
+/// Contended against solo for one container. Ratios in thousandths; `null`: nothing arrived, or no upper bound is
+/// known.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Solo over contended, the worse direction.
+    /// Solo over contended, in the worse direction.
     pub throughput_slowdown_milli: Option<u64>,
     /// Contended over solo.
     pub p99_inflation_milli: Option<u64>,
@@ -281,34 +282,35 @@ pub struct Cost {
     pub recovery_ns: Option<u64>,
 }
 
-/// Worst victim and whole-arm numbers. Ratios in thousandths or millionths.
+/// The worst victim, and numbers of the whole arm. Ratios in thousandths or millionths.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fairness {
-    /// Worst victim, worse direction: solo over contended; `null`: nothing came at all.
+    /// Worst victim in its worse direction: solo over contended; `null`: nothing arrived at all.
     pub throughput_slowdown_milli: Option<u64>,
     pub throughput_slowdown_of: String,
-    /// Worst victim: contended over solo; `null`: too few samples or not known from above.
+    /// Worst victim: contended over solo; `null`: too few samples, or no upper bound is known.
     pub p99_inflation_milli: Option<u64>,
     pub p99_inflation_of: String,
-    /// Of a victim, in the contended phase; and the longest it has even alone.
+    /// Longest stall of a victim in the contended phase, and the longest in the solo phase.
     pub stall_ns: u64,
     pub stall_solo_ns: u64,
     pub stall_of: String,
-    /// Least over victims, contended.
+    /// Least of the victims, contended.
     pub delivered_ppm: Option<u64>,
     pub jain_victims_ppm: u64,
     pub jain_all_ppm: u64,
-    /// Least over victims and directions: goodput alone over the link's rate.
+    /// Least over victims and directions: solo goodput over the rate of the link.
     pub solo_share_ppm: u64,
-    /// First step after the hog left from which two in a row reach 95 % of solo, for the slowest victim, if any.
+    /// Time from the departure of the hog to the first of two consecutive steps with 95 % of solo, of the slowest
+    /// victim; `null`: a victim did not recover.
     pub recovery_ns: Option<u64>,
     pub hog_peak_bytes: u64,
-    /// `null`: the arm enforces none, or has no hog.
+    /// `null`: the arm enforces no limit, or has no hog.
     pub hog_hard_bytes: Option<u64>,
     pub overshoot_bytes: u64,
     /// Sum over the victims.
     pub victim_refusals: u64,
-    /// Longest over the budgets that victims draw on; `null`: no victims.
+    /// Longest of the budgets of the victims; `null`: no victims.
     pub victim_pressure_ns: Option<u64>,
     pub corrupt: u64,
     pub broken: u64,
@@ -320,9 +322,9 @@ pub enum GateKind {
     /// The run can be trusted.
     #[default]
     Sanity,
-    /// The control starved.
+    /// The control starves.
     Control,
-    /// The subject did not.
+    /// The subject does not starve.
     Subject,
 }
 
@@ -331,20 +333,21 @@ pub struct GateResult {
     pub arm: String,
     pub kind: GateKind,
     pub name: String,
-    /// Of several runs that in the middle; of what must be exact the worst.
+    /// The observed value; of several runs that of the median run, or of the worst run for a counted gate.
     pub observed: String,
     pub limit: String,
     pub passed: bool,
-    /// The run proves nothing about this gate, as when the generator was late: a failure is no fault of the subject.
+    /// The run proves nothing about this gate, for example because the generator fell behind: a failure is not the
+    /// subject's fault.
     #[serde(default)]
     pub in_doubt: bool,
-    /// What each run showed; empty where there was one.
+    /// The outcome of each run; empty if there was one.
     #[serde(default)]
     pub runs: Vec<GateRun>,
 }
 
 impl GateResult {
-    /// The subject failed, and nothing speaks against the measurement: exit 3.
+    /// The subject failed, and the measurement is not in doubt: exit 3.
     pub fn is_fault(&self) -> bool {
         !self.passed && self.kind == GateKind::Subject && !self.in_doubt
     }

@@ -1,4 +1,4 @@
-//! One run from plan to verdict, and its files.
+//! One run from plan to verdict.
 
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -14,8 +14,8 @@ use crate::scenario::Scenario;
 use crate::target::{Control, Target};
 use crate::terminal::say;
 
-/// The plan of a scenario with these settings, each with the option it was given by, if the target carries it: what is
-/// wrong with any of them is said before a place is made for what comes of it.
+/// The plan of a scenario with these settings, each with its command line option, checked against the target: errors
+/// are reported before an output folder is created.
 pub fn plan<'a>(
     scenario: &str,
     target: &dyn Target,
@@ -27,7 +27,7 @@ pub fn plan<'a>(
     Ok(plan)
 }
 
-/// The same, whether or not the target carries it.
+/// The same, without the check against the target.
 pub fn parsed<'a>(
     scenario: &str,
     target: &dyn Target,
@@ -41,7 +41,7 @@ pub fn parsed<'a>(
     scenario.plan(seed)
 }
 
-/// What there is to judge where the target cannot run: that it cannot.
+/// The result where the target cannot run: one failed gate with the reason.
 pub fn unavailable(plan: &Plan, target: &dyn Target, why: &str) -> RunResult {
     let exit = Exit::Inconclusive;
     let gate = GateResult {
@@ -61,13 +61,13 @@ pub fn unavailable(plan: &Plan, target: &dyn Target, why: &str) -> RunResult {
     }
 }
 
-/// Runs that are judged together, at most.
+/// Maximum number of runs that are judged together.
 pub const REPEATS_MAX: usize = 99;
-/// Set to 1 for runs that are repeated by somebody else, as `compare` repeats its pairs. An environment variable,
-/// because the binaries that `compare` runs may be older than `--repeat`.
+/// Set to 1 for runs that another process repeats, such as the pairs of `compare`. An environment variable, because the
+/// binaries that `compare` runs may be older than the option `--repeat`.
 pub const REPEAT_VARIABLE: &str = "LOADGEN_REPEAT";
 
-/// Runs every arm, derives, judges; as often as the target needs it.
+/// Runs every arm, derives the numbers and judges them, as many times as the target needs.
 pub fn run(plan: &Plan, target: &dyn Target, control: Control<'_>) -> Result<RunResult, Failure> {
     repeated(plan, target, control, target.repeats())
 }
@@ -121,7 +121,7 @@ pub fn repeated(
     })
 }
 
-/// One run, and whether it went to its end.
+/// One run, and whether it is complete.
 fn once(plan: &Plan, target: &dyn Target, control: Control<'_>) -> Result<(Repeat, bool), Failure> {
     let clock = Instant::now();
     let mut arms = run_arms(plan, target, control)?;
@@ -130,7 +130,7 @@ fn once(plan: &Plan, target: &dyn Target, control: Control<'_>) -> Result<(Repea
     }
     let planned = target.arms(plan).len();
     let complete = arms.len() == planned && arms.iter().all(|a| a.ended_ns.is_none());
-    // Half a run is no verdict.
+    // An incomplete run has no verdict.
     let verdict = match complete {
         true => gate::judge(&arms, target.thresholds(plan), &plan.gates).1,
         false => gate::interrupted(),
@@ -139,7 +139,7 @@ fn once(plan: &Plan, target: &dyn Target, control: Control<'_>) -> Result<(Repea
     Ok((Repeat { elapsed_ms, verdict, arms }, complete))
 }
 
-/// What several runs come to.
+/// The combined outcome of several runs.
 struct Outcome {
     interrupted: bool,
     arms: Vec<ArmResult>,
@@ -155,14 +155,14 @@ impl Outcome {
         let each: Vec<_> = arms.iter().map(|a| gate::judge(a, limits, &plan.gates).0).collect();
         let middle = gate::middle(&each);
         let arms = match runs.len() {
-            // One run is not written twice.
+            // A single run is not stored a second time under `runs`.
             1 => runs.remove(0).arms,
             _ => runs[middle].arms.clone(),
         };
         Self { interrupted: false, arms, gates, verdict, runs }
     }
 
-    /// `runs`: those that were complete. Shown is the last of them, or else what there is of the first.
+    /// `runs`: the complete ones. Shows the last of them, or the measured part of the first run if there is none.
     fn interrupted(mut runs: Vec<Repeat>, last: Repeat) -> Self {
         let arms = runs.last().unwrap_or(&last).arms.clone();
         if !runs.is_empty() && !last.arms.is_empty() {
@@ -173,7 +173,7 @@ impl Outcome {
     }
 }
 
-/// Those of which there is something: of a run that was stopped the first alone, the first in part, or none.
+/// Runs the arms and returns those with measurements. A stopped run has fewer arms, or an incomplete last one.
 fn run_arms(
     plan: &Plan,
     target: &dyn Target,
@@ -183,7 +183,7 @@ fn run_arms(
     for outcome in outcomes(plan, target, control) {
         match outcome {
             Err(Failure::Interrupted) => {}
-            // What breaks while it is stopped is no reason to lose what was measured before.
+            // An error while the run stops must not discard what was measured before.
             Err(e) if control.stop.load(Ordering::Relaxed) => {
                 say(&format!("loadgen: while it was stopped: {e}"));
             }
@@ -200,6 +200,7 @@ fn outcomes(
 ) -> Vec<Result<ArmResult, Failure>> {
     let arms = target.arms(plan);
     if !target.parallel() {
+        // On the wall clock, arms run one after another: in parallel they would compete for CPU and memory.
         let mut outcomes = Vec::new();
         for arm in &arms {
             let failed = outcomes.last().is_some_and(Result::is_err);

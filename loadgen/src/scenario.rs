@@ -1,4 +1,4 @@
-//! Scenarios: TOML files, built in or the user's, and the plans they make.
+//! Scenarios: TOML files, built in or from the user, and the plans made from them.
 
 pub(crate) mod build;
 mod catalogue;
@@ -13,42 +13,42 @@ pub use source::Source;
 use crate::exit::Failure;
 use crate::plan::Plan;
 
-/// What `extends` calls those that come with the program.
+/// Prefix in `extends` for built-in scenarios.
 const BUILTIN: &str = "builtin:";
 
-/// A scenario with the values it has on a target, to be changed by `--set` before a plan is made of it.
+/// A scenario with the values of its target. `--set` changes it before a plan is made.
 #[derive(Debug, Clone)]
 pub struct Scenario {
     source: Source,
 }
 
 impl Scenario {
-    /// A built-in one by its name, or a file by its path.
+    /// Opens a built-in scenario by its name, or a file by its path.
     pub fn find(name: &str, target: &str) -> Result<Self, Failure> {
         let mut source = Source::open(name)?;
         source.on(target)?;
         Ok(Self { source })
     }
-    /// From a text; `origin` names it in messages.
+    /// Parses a text; `origin` names it in messages.
     pub fn parse(origin: &str, text: &str, target: &str) -> Result<Self, Failure> {
         let mut source = Source::parse(origin, text)?;
         source.on(target)?;
         Ok(Self { source })
     }
 
-    /// `key=value`: a parameter of the scenario, or a path like `group.hog.count`.
+    /// Applies `key=value`: a parameter of the scenario, or a path like `group.hog.count`.
     pub fn set(&mut self, assignment: &str) -> Result<(), Failure> {
         self.set_by("--set", assignment)
     }
-    /// The same from another option of the command line, which is the one that errors name.
+    /// The same for another command line option, which errors then name.
     pub fn set_by(&mut self, option: &str, assignment: &str) -> Result<(), Failure> {
         self.source.set(option, assignment)
     }
-    /// Names and values of what the scenario calls its parameters.
+    /// Names and values of the scenario's parameters.
     pub fn params(&self) -> Result<Vec<(String, toml::Value)>, Failure> {
         self.source.params()
     }
-    /// What its own groups have, by paths, where no parameter stands for it.
+    /// Paths and values of the scenario's own groups that no parameter covers.
     pub fn knobs(&self) -> Result<Vec<(String, toml::Value)>, Failure> {
         self.source.knobs()
     }

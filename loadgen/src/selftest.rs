@@ -1,5 +1,5 @@
-//! `loadgen selftest`: is what this binary measures what it says? Oracles whose answers are known beforehand, in
-//! seconds and without privileges, and how late this machine wakes a generator up.
+//! `loadgen selftest`: checks this binary against oracles with known answers, in seconds and without privileges, and
+//! measures how late this machine wakes up a generator.
 
 mod formats;
 mod percentiles;
@@ -22,19 +22,19 @@ use crate::stats::rank;
 use crate::units::time;
 
 const SECOND: u64 = 1_000_000_000;
-/// A generator later than this measures itself; runs on the wall clock say so and are inconclusive.
+/// A generator later than this measures its own lag; wall-clock runs report that and are inconclusive.
 const LATE_NS: u64 = 5_000_000;
 
-/// What it found, as an error if that is wrong.
+/// The observation, as an error if it is wrong.
 type Check = fn() -> Result<String, String>;
 
-/// What a check found, and whether that is right.
+/// The observation of a check, and whether it is right.
 struct Found {
     name: &'static str,
     ok: Result<String, String>,
 }
 
-/// Prints a line a check as it comes; the exit code is 1 for a wrong answer, 5 for a machine that is too late.
+/// Prints one line per finished check. Exit code: 1 for a wrong answer, 5 for a machine that wakes up too late.
 pub fn run(mut each: impl FnMut(&str)) -> u8 {
     let checks: [(&'static str, Check); 7] = [
         ("a frozen server costs every request its wait", freeze),
@@ -73,11 +73,12 @@ fn line(f: &Found) -> String {
 fn near(what: &str, ns: Option<u64>, want: u64) -> Result<String, String> {
     let ns = ns.ok_or_else(|| format!("{what}: no samples"))?;
     let said = format!("{what} {} (known: {})", time(ns), time(want));
-    // A bucket of three digits, and a millisecond of the pace of the probes.
+    // Tolerance: a bucket of three digits, and a millisecond of the probes' interval.
     if ns.abs_diff(want) <= want / 500 + 1_000_000 { Ok(said) } else { Err(said) }
 }
 
-/// Frozen for F = 1 s of T = 10 s: the response quantile q is F - (1 - q) T. Through the whole stack, in virtual time.
+/// A server frozen for F = 1 s of T = 10 s: the q quantile of the response is F - (1 - q) T. Through the whole stack,
+/// in virtual time.
 fn freeze() -> Result<String, String> {
     let frozen =
         (skbudget_controller::Instant(4 * SECOND), skbudget_controller::Instant(5 * SECOND));
@@ -96,7 +97,7 @@ fn silence() -> Result<String, String> {
     if right { Ok(said) } else { Err(said) }
 }
 
-/// 1..=10,000 microseconds, one each, of which the last 50 never came back.
+/// Latencies of 1..=10,000 microseconds, one each; the last 50 requests do not complete.
 fn known_histogram() -> Result<String, String> {
     let phase = Phase { name: "all".to_owned(), start_ns: 0, end_ns: SECOND };
     let mut log = ProbeLog::new(&[phase], SECOND);
@@ -131,7 +132,7 @@ fn twice() -> Result<String, String> {
     if a == b { Ok(format!("{} responses", a.completed)) } else { Err("they differ".to_owned()) }
 }
 
-/// A thousand wake-ups, a millisecond apart: what this machine adds to every request on the wall clock.
+/// A thousand wake-ups, a millisecond apart: the delay that this machine adds to every request on the wall clock.
 fn wake_ups() -> Found {
     let name = "this machine wakes the generator in time";
     let Ok(mut lag) = Histogram::<u32>::new_with_bounds(1, 60 * SECOND, 3) else {

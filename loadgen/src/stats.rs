@@ -1,11 +1,11 @@
-//! Statistics for the comparison of runs. The unit of replication is a run or a pair of runs, never a request: requests
-//! of one run are as alike as the minute they were measured in.
+//! Statistics for the comparison of runs. The unit of replication is a run or a pair of runs, never a request: all
+//! requests of one run share the conditions of the minute in which they were measured.
 //!
 //! - [`bootstrap`]: intervals without an assumption about the shape of the noise, seeded;
-//! - [`rank`]: exact probabilities of ranks, small samples being the rule;
+//! - [`rank`]: exact probabilities of ranks, because samples are small;
 //! - [`holm`]: several metrics, one error rate;
-//! - [`noise`]: what the procedure says about nothing;
-//! - [`blocks`]: the inside of one run, by the second.
+//! - [`noise`]: the effects that the procedure reports without a change;
+//! - [`blocks`]: resampling within one run, by the second.
 
 pub mod blocks;
 pub mod bootstrap;
@@ -13,7 +13,7 @@ pub mod holm;
 pub mod noise;
 pub mod rank;
 
-/// The middle of them, or the mean of the two in the middle. 0 for none.
+/// The median; of an even number of values, the mean of the middle two. 0 for no values.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -25,7 +25,7 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// Nearest rank of a sorted, non-empty slice.
+/// Nearest-rank quantile of a sorted, non-empty slice.
 fn at(sorted: &[f64], q: f64) -> f64 {
     let rank = (q * sorted.len() as f64).ceil() as usize;
     sorted[rank.clamp(1, sorted.len()) - 1]

@@ -1,4 +1,4 @@
-//! More than one run: `sweep`, a parameter over values, and `search`, the last value that still passes.
+//! Several runs: `sweep` runs a parameter over values, `search` finds the last value that still passes.
 
 mod search;
 
@@ -20,19 +20,19 @@ use crate::run;
 use crate::target::{Control, Target};
 use crate::units::{bytes, percent, time, times};
 
-/// What every run of a study has in common.
+/// The settings that all runs of a study share.
 #[derive(Debug)]
 pub struct Study<'a> {
     pub scenario: &'a str,
     pub target: &'a dyn Target,
     pub seed: u64,
     pub set: &'a [String],
-    /// Runs that are judged together, at each value.
+    /// Number of runs that are judged together at each value.
     pub repeats: usize,
     pub out: Option<PathBuf>,
 }
 
-/// One run of it.
+/// One run of a sweep.
 #[derive(Debug, Clone, Serialize)]
 struct Point {
     value: String,
@@ -52,7 +52,7 @@ struct Row {
     delivered_ppm: Option<u64>,
     overshoot_bytes: u64,
     jain_victims_ppm: u64,
-    /// Least over most of what victims got, contended.
+    /// Minimum over maximum of the victims' goodput, contended.
     victims_mmr_ppm: u64,
 }
 
@@ -66,22 +66,22 @@ struct SweepFile<'a> {
     points: &'a [Point],
 }
 
-/// Values of one parameter a sweep may have.
+/// Maximum number of values of a sweep.
 const VALUES_MAX: usize = 1000;
 
-/// What a sweep found.
+/// The outcome of a sweep.
 #[derive(Debug)]
 pub struct Swept {
-    /// The table, and where the files are.
+    /// The table, and the path of the files.
     pub text: String,
-    /// The worst of all runs.
+    /// The worst exit code of all runs.
     pub exit: u8,
-    /// Those of each run.
+    /// The suites of all runs.
     pub suites: Vec<Suite>,
     pub folder: Folder,
 }
 
-/// `param`: `key=value,value,...`.
+/// Runs the scenario for each value. `param`: `key=value,value,...`.
 pub fn sweep(study: &Study<'_>, param: &str, control: Control<'_>) -> Result<Swept, Failure> {
     let (key, values) = param.split_once('=').ok_or_else(|| {
         Failure::Usage(format!("--param '{param}': key=value,value,... is wanted"))
@@ -90,14 +90,14 @@ pub fn sweep(study: &Study<'_>, param: &str, control: Control<'_>) -> Result<Swe
     if values.is_empty() || values.len() > VALUES_MAX {
         return Err(Failure::Usage(format!("--param '{param}': 1 to {VALUES_MAX} values")));
     }
-    // All of them make plans before the first is run.
+    // Make all plans before the first run: a wrong value must not end a sweep half-way.
     let plans =
         values.iter().map(|v| study.plan(&format!("{key}={v}"))).collect::<Result<Vec<_>, _>>()?;
     let folder = study.place("sweep", &plans[0])?;
     let out = folder.dir();
     let place = |value: &str| out.join(plain(&format!("{key}-{value}")));
     for value in &values {
-        // A sweep that is killed must not leave verdicts of an earlier one.
+        // A killed sweep must not leave verdicts of an earlier one.
         export::place::prepare_run(&place(value))?;
     }
     let (mut points, mut suites) = (Vec::new(), Vec::new());
@@ -110,6 +110,7 @@ pub fn sweep(study: &Study<'_>, param: &str, control: Control<'_>) -> Result<Swe
             let of = format!("{} {key}={value}", s.of);
             Suite { of, ..s }
         }));
+        // Write after every point: a killed sweep keeps its finished points.
         study.write_sweep(out, key, &points)?;
         if result.interrupted {
             break;
@@ -128,13 +129,13 @@ pub fn sweep(study: &Study<'_>, param: &str, control: Control<'_>) -> Result<Swe
 }
 
 impl Study<'_> {
-    /// With one more value, `key=value`.
+    /// The plan with one more setting, `key=value`.
     fn plan(&self, param: &String) -> Result<Plan, Failure> {
         let set = self.set.iter().map(|s| ("--set", s)).chain([("--param", param)]);
         run::plan(self.scenario, self.target, set, self.seed)
     }
 
-    /// Only the arms that are judged: what a search asks is not whether a control starves.
+    /// The plan with the subject arms only: a search does not test whether a control starves.
     fn subject(&self, key: &str, value: &str) -> Result<Plan, Failure> {
         let mut plan = self.plan(&format!("{key}={value}"))?;
         plan.arms.retain(|a| a.role == ArmRole::Subject);

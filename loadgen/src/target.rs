@@ -1,4 +1,4 @@
-//! Where a plan runs. A target carries out one arm of a plan and hands back records; it judges nothing.
+//! The places where a plan runs. A target runs one arm of a plan and returns records; it judges nothing.
 
 mod actor;
 pub(crate) mod agent;
@@ -15,31 +15,32 @@ use crate::plan::{ArmPlan, Plan};
 use crate::result::ArmResult;
 use crate::units::hint_or_all;
 
-/// What a target is told while it runs.
+/// The signals to a running target.
 #[derive(Debug, Clone, Copy)]
 pub struct Control<'a> {
-    /// Set when the user wants to stop: the target ends what it started and says `Interrupted`.
+    /// Set when the user stops the run: the target stops its processes and returns its records, or `Interrupted`
+    /// without any.
     pub stop: &'a AtomicBool,
 }
 
 pub trait Target: fmt::Debug + Sync {
     fn name(&self) -> &'static str;
-    /// How long the steps are that recovery is judged by.
+    /// Length of the steps that recovery is judged by.
     fn recovery_step_ns(&self, plan: &Plan) -> u64;
-    /// What a victim may pay here.
+    /// Limits of the cost to a victim on this target.
     fn thresholds(&self, plan: &Plan) -> Thresholds;
-    /// How often a plan is run before it is judged, unless the user says otherwise: an odd number. Where time is
-    /// virtual once is enough, elsewhere a single run may have had a bad moment.
+    /// Default number of runs that are judged together, an odd number. Virtual time needs only one; on the wall clock,
+    /// a single run may coincide with a disturbance.
     fn repeats(&self) -> usize {
         REPEATS
     }
-    /// Arms share nothing, so that they may run side by side.
+    /// Whether arms may run in parallel: they share no resource that is measured.
     fn parallel(&self) -> bool;
-    /// Can this plan be carried out, here and by this process? Asked before anything is set up or written.
+    /// Checks that this process can run the plan here. Called before anything is set up or written.
     fn check(&self, _plan: &Plan) -> Result<(), Failure> {
         Ok(())
     }
-    /// The arms that a plan has here.
+    /// The arms of a plan on this target.
     fn arms(&self, plan: &Plan) -> Vec<ArmPlan> {
         plan.arms.clone()
     }
@@ -51,10 +52,10 @@ pub trait Target: fmt::Debug + Sync {
     ) -> Result<ArmResult, Failure>;
 }
 
-/// The least from which a median is not the accident of one run.
+/// Runs: the smallest odd number at which one run alone cannot decide the median.
 const REPEATS: usize = 3;
 
-/// A step on the wall clock: threads that wake late must not look like a victim that starves.
+/// Least length of a recovery step on the wall clock: a thread that wakes up late must not appear as a starving victim.
 const WALL_STEP_NS: u64 = 50_000_000;
 
 pub const NAMES: &[&str] = &["virtual", "tap", "kernel"];

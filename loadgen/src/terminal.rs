@@ -1,6 +1,6 @@
-//! All that this program prints goes through here: names and messages come from files of other people, and a control
-//! character among them would move the cursor, change colours or the window's title. It is printed as `\u001b`, which
-//! JSON and TOML read back as the character.
+//! All output of this program passes through here. Names and messages come from files of other people; a control
+//! character in them would move the cursor, or change colours or the window's title. It is printed as `\u001b`, which
+//! JSON and TOML parse as that character.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use crate::exit::Failure;
 
-/// Prints on standard output; the exit code is that of success. On a terminal the marks of failures have a colour.
+/// Prints to standard output; returns the exit code of success. On a terminal, marks of failures are coloured.
 pub(crate) fn print(text: &str) -> Result<u8, Failure> {
     let shown = escape(text);
     let shown = if colours() { Cow::Owned(paint(&shown)) } else { shown };
@@ -18,12 +18,12 @@ pub(crate) fn print(text: &str) -> Result<u8, Failure> {
     }
 }
 
-/// One line or more on standard error, where nothing can be done about a failure.
+/// Prints one or more lines to standard error; ignores errors, because there is no other place to report them.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{}", escape(text.trim_end()));
 }
 
-/// The same on a terminal only: news of what goes on, of no use in a log.
+/// The same, but only on a terminal: progress messages are of no use in a log.
 pub(crate) fn note(text: &str) {
     if io::stderr().is_terminal() {
         say(text);
@@ -35,12 +35,13 @@ pub(crate) fn progress(line: &str) {
     let _ = write!(io::stderr(), "\r\x1b[K{}", escape(line));
 }
 
-/// A reader that went away (a pager, `head`, a terminal that hung up) is no failure of ours.
+/// A closed reader (a pager, `head`, a terminal that hung up) is not an error.
 fn gone(e: &io::Error) -> bool {
     e.kind() == io::ErrorKind::BrokenPipe || e.raw_os_error() == Some(nix::libc::EIO)
 }
 
-/// Lines and tabs stay. Direction marks are no control characters to Unicode, but reorder what is read on the screen.
+/// Escapes control characters, but keeps line breaks and tabs. Direction marks are not control characters in Unicode,
+/// but they reorder the text on the screen.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     let bad = |c: char| {
         c.is_control() && !matches!(c, '\n' | '\t')
@@ -60,7 +61,7 @@ pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// <https://no-color.org>: a variable that is set and not empty.
+/// <https://no-color.org>: a variable counts if it is set and not empty.
 fn colours() -> bool {
     let set = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
     let dumb = std::env::var_os("TERM").is_none_or(|t| t == "dumb");
@@ -70,7 +71,7 @@ fn colours() -> bool {
 const RED: &str = "1;31";
 const YELLOW: &str = "1;33";
 const GREEN: &str = "1;32";
-/// What a line begins with.
+/// Starts of lines, and their colours.
 const MARKS: &[(&str, &str)] = &[
     ("FAIL", RED),
     ("WORSE", RED),
@@ -124,7 +125,7 @@ mod tests {
         assert_eq!(paint(text), want);
     }
 
-    /// What an agent says to its parent goes through a pipe.
+    /// The agent's report to its parent goes through a pipe.
     #[test]
     fn nothing_else_in_this_crate_prints() {
         fn walk(dir: &Path, found: &mut Vec<String>) {

@@ -1,8 +1,8 @@
-//! Real traffic over real sockets: the clients that run inside a namespace, and the servers on the host's loopback.
+//! Real traffic over real sockets: the clients inside a namespace, and the servers on the host's loopback.
 //!
-//! Blocking sockets and a thread for each stream that is measured: what a thread does then is one line of code, and
-//! its clock is read where the byte is. The hog's hundreds of connections are non-blocking and share one thread.
-//! Every byte is checked against its stream's pattern, as in virtual time.
+//! Each measured stream has blocking sockets and its own thread, so that the clock is read right where the bytes
+//! arrive. The hundreds of connections of the hog are non-blocking and share one thread. Every byte is checked against
+//! the pattern of its stream, as in virtual time.
 
 pub mod bulk;
 pub mod byhand;
@@ -49,7 +49,7 @@ pub enum Assigned {
         to: SocketAddr,
         fill: Fill,
     },
-    /// On a packet socket of the namespace's device.
+    /// Sent through a packet socket on the device of the namespace.
     Flood {
         to: SocketAddr,
         kind: FloodKind,
@@ -59,17 +59,17 @@ pub enum Assigned {
     },
 }
 
-/// Whom a flood speaks as, and to.
+/// Source address and next hop of a flood.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct FloodNet {
     pub own_ip: Ipv4Addr,
     pub peer_mac: [u8; 6],
 }
 
-/// What an agent is told, as one line of JSON on its standard input. Times but the first count from `epoch_ns`.
+/// The instructions to an agent, one line of JSON on its standard input. All times but `epoch_ns` count from it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Orders {
-    /// Where to work; `None`: here.
+    /// Namespace to enter; `None`: stay in the present one.
     pub netns: Option<PathBuf>,
     /// Start of the run on the monotonic clock.
     pub epoch_ns: u64,
@@ -88,7 +88,7 @@ impl Orders {
     }
 }
 
-/// A meter's findings.
+/// The counts of a meter.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct MeterReport {
     /// Bytes and longest gap of each phase.
@@ -113,21 +113,21 @@ impl From<&Meter> for MeterReport {
     }
 }
 
-/// What an agent answers, as one line of JSON on its standard output.
+/// The report of an agent, one line of JSON on its standard output.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
     pub down: MeterReport,
-    /// One for each phase, if a probe was ordered.
+    /// One per phase, if the load contains a probe.
     pub probe: Option<Vec<ProbePhase>>,
     pub connected: u64,
-    /// Connections that ended although wanted.
+    /// Connections that ended unexpectedly.
     pub broken: u64,
     pub corrupt: u64,
-    /// The guest kernel's own counters, zeros left out.
+    /// Counters of the guest's kernel; zeros are omitted.
     pub guest_counters: BTreeMap<String, u64>,
 }
 
-/// What the threads of one process share.
+/// State shared by the threads of one process.
 #[derive(Debug)]
 pub struct Shared {
     pub clock: Clock,
@@ -156,7 +156,7 @@ impl Shared {
     fn count(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
     }
-    /// The connection failed; a failure after the end is no surprise.
+    /// Counts a broken connection, unless the run has ended: then all of them break.
     pub fn note_broken(&self) {
         if !self.stopped() {
             Self::count(&self.broken);
@@ -170,15 +170,16 @@ impl Shared {
     }
 }
 
-/// How often a blocked thread looks at the stop flag.
+/// Interval at which a blocked thread checks the stop flag.
 pub const LOOK: Duration = Duration::from_millis(50);
 
+// A thread that panicked must not hide the counts of the others.
 pub fn locked<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Opens and closes the phases of these meters and of the probe at their times; returns when the last book is closed.
-/// When the run is stopped before, everything that is open is closed then.
+/// Opens and closes the phases of the meters and the probe at their times; returns after the last book is closed. If
+/// the run stops early, closes everything that is open.
 pub fn keep_time(
     shared: &Shared,
     phases: &[Phase],
@@ -186,6 +187,7 @@ pub fn keep_time(
     meters: &[Arc<Mutex<Meter>>],
     probe: Option<&probe::Ledger>,
 ) {
+    // The second field orders marks at one time: end of a phase, start of the next, then the end of a grace time.
     let mut marks: Vec<(u64, u8, usize)> = Vec::new();
     for (i, p) in phases.iter().enumerate() {
         marks.push((p.end_ns, 0, i));
@@ -214,7 +216,7 @@ pub fn keep_time(
     }
 }
 
-/// Carries out orders, in the namespace they name, until their end or that of `shared`.
+/// Runs the loads in the given namespace, until their end or that of `shared`.
 pub fn obey(orders: &Orders, shared: &Shared) -> Result<Report, String> {
     let Some(path) = &orders.netns else { return Ok(work(orders, shared)) };
     let netns =
@@ -239,7 +241,7 @@ fn work(orders: &Orders, shared: &Shared) -> Report {
         probe::Ledger::new(spec, log, orders.end_ns())
     });
     thread::scope(|scope| {
-        // A thread inherits the namespace of the one that makes it.
+        // A thread inherits the namespace of the thread that creates it.
         for load in &orders.loads {
             let (down, ledger) = (&down, &ledger);
             scope.spawn(move || {
@@ -261,6 +263,7 @@ fn work(orders: &Orders, shared: &Shared) -> Report {
                 }
             });
         }
+        // A hog leaves before the end of the run and measures nothing; the others keep the phases.
         let early = orders.until_ns < orders.end_ns();
         if early {
             shared.clock.sleep_until(orders.until_ns, &shared.stop);

@@ -1,6 +1,6 @@
-//! Sizes, times and rates as people write and read them. Integers inside.
+//! Sizes, times and rates as text for people, and integers inside.
 
-/// What a number counts.
+/// The kind of a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     Count,
@@ -12,7 +12,7 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// The suffix of its JSON key.
+    /// The suffix of a JSON key with this unit.
     pub fn suffix(self) -> &'static str {
         match self {
             Self::Count | Self::Flag => "",
@@ -43,7 +43,7 @@ impl Unit {
         }
     }
 
-    /// Reads `12`, `4MiB`, `100us`, `1Gbit`, `on`. The error names what would do.
+    /// Parses `12`, `4MiB`, `100us`, `1Gbit`, `on`. The error names the allowed units.
     pub fn parse(self, text: &str) -> Result<u64, String> {
         let names = || self.scales().iter().map(|s| s.0).filter(|s| !s.is_empty());
         if self == Self::Flag {
@@ -69,7 +69,7 @@ impl Unit {
         number.checked_mul(*scale).ok_or_else(|| format!("'{text}' is too large"))
     }
 
-    /// The shortest exact way to write it that `parse` reads back.
+    /// The shortest exact text that `parse` reads back.
     pub fn show(self, value: u64) -> String {
         let scales = self.scales();
         if self == Self::Flag {
@@ -111,7 +111,7 @@ pub fn time(ns: u64) -> String {
     format!("{} {unit}", three(n))
 }
 
-/// How long after something else: `1.24 ms`, `at once`, `never`
+/// A delay after an event: `1.24 ms`, `at once`, `never`
 pub fn after(ns: Option<u64>) -> String {
     match ns {
         None => "never".to_owned(),
@@ -133,7 +133,7 @@ pub fn bytes(n: u64) -> String {
 /// `2026-11-27 23:01 UTC`
 pub fn date(unix_ms: u64) -> String {
     let (minutes, days) = (unix_ms / 60_000 % 1440, unix_ms / 86_400_000);
-    // Days since 0000-03-01, in eras of 400 years, of which each has the same days.
+    // Days since 0000-03-01, in eras of 400 years with the same number of days each.
     let days = days + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);
     let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
@@ -145,7 +145,7 @@ pub fn date(unix_ms: u64) -> String {
     format!("{year}-{month:02}-{day:02} {:02}:{:02} UTC", minutes / 60, minutes % 60)
 }
 
-/// A key of a result's parameters and its value, as they were typed: `rtt_ns` and 1000000 are `rtt` and `1ms`.
+/// A key of a result's parameters and its value, as they are typed: `rtt_ns` and 1000000 are `rtt` and `1ms`.
 pub fn param(key: &str, value: u64) -> (String, String) {
     let units = [Unit::Bytes, Unit::Nanos, Unit::BitsPerSecond];
     let found = units.into_iter().find_map(|u| Some((u, key.strip_suffix(u.suffix())?)));
@@ -158,7 +158,7 @@ pub fn times(milli: u64) -> String {
     format!("{}.{:02}x", milli / 1000, milli % 1000 / 10)
 }
 
-/// `99.99 %`, never more than it is.
+/// `99.99 %`, rounded down.
 pub fn percent(ppm: u64) -> String {
     format!("{}.{:02} %", ppm / 10_000, ppm % 10_000 / 100)
 }
@@ -174,18 +174,18 @@ fn three(n: f64) -> String {
     }
 }
 
-/// The known word closest to what was typed, if it is close at all.
+/// The known word closest to the typed one, if any is close.
 pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let best = known.into_iter().map(|k| (distance(typed, k), k)).min()?;
     (best.0 <= typed.len().max(best.1.len()).div_ceil(2)).then_some(best.1)
 }
 
-/// What to add to a message about a word that is not known: a question, or nothing.
+/// A suffix for a message about an unknown word: a suggestion, or nothing.
 pub fn hint<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     nearest(typed, known).map_or_else(String::new, |near| format!("; did you mean '{near}'?"))
 }
 
-/// The same, with all that is known where nothing is close.
+/// The same, but lists all known words if none is close.
 pub fn hint_or_all<'a>(typed: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
     match hint(typed, known.clone()) {
         none if none.is_empty() => {
@@ -195,6 +195,7 @@ pub fn hint_or_all<'a>(typed: &str, known: impl IntoIterator<Item = &'a str> + C
     }
 }
 
+// Levenshtein distance in one row.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

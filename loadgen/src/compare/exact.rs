@@ -88,7 +88,7 @@ fn lines(run_a: &Run, run_b: &Run, question: &Question) -> Vec<Line> {
                 (_, true) => Judgement::Better,
                 _ => Judgement::Same,
             };
-            // JSON has no infinity: `f64::MAX` stands in for it.
+            // JSON has no infinity: `f64::MAX` replaces it.
             let ratio = if from == 0.0 { f64::MAX } else { (to / from).min(f64::MAX) };
             lines.push(Line {
                 arm: arm.clone(),

@@ -84,8 +84,8 @@ impl Rounds {
         for (i, a_first) in order(self.most(), self.seed).into_iter().enumerate() {
             if sound == self.wanted {
                 break;
-            // The seed depends on the pair's index: replaced pairs do not change the seeds of the others.
             }
+            // The seed depends on the index of the pair: a replaced pair does not change the seeds of the others.
             let made = pair(i, a_first)?;
             sound += usize::from(!self.replace || !doubtful(&made));
             done.push(made);

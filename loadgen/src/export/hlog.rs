@@ -1,8 +1,9 @@
-//! `latency.hlog`: the HdrHistogram interval log, as HistogramLogProcessor and its kin read it.
+//! `latency.hlog`: the HdrHistogram interval log, as read by HistogramLogProcessor and similar tools.
 //!
-//! Readers take deflated V2 histograms only; they look at untagged lines unless told otherwise, so those are all
-//! victims of the last arm that is a subject, added up, and every container of every arm follows under a tag. Tags hold
-//! neither commas nor spaces. The library writes neither the version line nor the legend, which some readers look for.
+//! Readers accept only deflated V2 histograms, and by default only lines without a tag. So the untagged lines are the
+//! sum of all victims of the last subject arm, and every container of every arm has its own lines with a tag. Tags
+//! contain neither commas nor spaces. The library writes neither the version line nor the legend, which some readers
+//! require.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -19,10 +20,10 @@ use crate::metrics::victims;
 use crate::plan::ArmRole;
 use crate::result::{ArmResult, ContainerResult, RunResult};
 
-/// Logged values are nanoseconds; the column for people is in milliseconds.
+/// Recorded values are nanoseconds; the Interval_Max column is in milliseconds.
 const DIVISOR: f64 = 1e6;
 
-/// Start and length in nanoseconds, then the tag: the order of the lines.
+/// Start and length in nanoseconds, then the tag: the sort order of the lines.
 type Line = (u64, u64, Option<String>);
 
 pub fn render(result: &RunResult) -> Result<String, Failure> {
@@ -57,7 +58,7 @@ fn add(
     for i in intervals {
         let Some(samples) = hdr::decode(&i.hdr).map_err(bad)? else { continue };
         let at = (i.start_ns, i.length_ns, tag.map(str::to_owned));
-        // Late answers of a phase share their second with the next phase.
+        // Late responses of a phase are in the same second as the start of the next phase.
         match lines.entry(at) {
             Entry::Vacant(line) => drop(line.insert(samples)),
             Entry::Occupied(mut line) => {
@@ -69,7 +70,7 @@ fn add(
     Ok(())
 }
 
-/// A second without a sample between two with some is a line with none: silence is data.
+/// Adds an empty line for each second without a sample between two seconds with samples: silence is data.
 fn fill_gaps(lines: &mut BTreeMap<Line, Counts>) {
     let mut last: BTreeMap<Option<String>, (u64, u64)> = BTreeMap::new();
     let mut silent = Vec::new();
@@ -102,7 +103,7 @@ fn write(result: &RunResult, lines: &BTreeMap<Line, Counts>) -> Result<String, S
         log.write_histogram(samples, start, length, tag).map_err(|e| e.to_string())?;
     }
     let body = String::from_utf8(bytes).map_err(|e| e.to_string())?;
-    // The legend stands between the head and the first line.
+    // The legend goes between the header lines and the first interval.
     let at = body.lines().take_while(|l| l.starts_with('#')).map(|l| l.len() + 1).sum::<usize>();
     out.push_str(&body[..at]);
     let _ = writeln!(

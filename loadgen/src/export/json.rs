@@ -1,4 +1,4 @@
-//! `result.json` and `verdict.json`, and reading the former back.
+//! Writes `result.json` and `verdict.json`, and reads results back.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -15,7 +15,7 @@ pub fn result(result: &RunResult) -> Result<String, Failure> {
     pretty("result.json", result)
 }
 
-/// What a script asks: exit code and gates, without the measurements.
+/// What a script needs: exit code and gates, without the measurements.
 #[derive(Debug, Serialize)]
 struct VerdictFile<'a> {
     schema: &'static str,
@@ -38,13 +38,13 @@ pub fn verdict(result: &RunResult) -> Result<String, Failure> {
     pretty("verdict.json", &file)
 }
 
-/// With series of numbers on one line each.
+/// Pretty-printed JSON with each series of numbers on one line.
 pub fn pretty(name: &str, value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Failure::io(name, e))?;
     Ok(compact_series(&text) + "\n")
 }
 
-/// Thousands of lines with one number help nobody.
+/// Joins series of numbers: otherwise a result has thousands of lines with one number each.
 fn compact_series(pretty: &str) -> String {
     let mut out = String::with_capacity(pretty.len());
     let mut in_series = false;
@@ -53,6 +53,7 @@ fn compact_series(pretty: &str) -> String {
         let number = word.trim_end_matches(',');
         let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
         if is_number || (in_series && word.starts_with(']')) {
+            // `pretty` ends the line before the first number; later numbers follow on the same line.
             out.push_str(if is_number && in_series { " " } else { "" });
             out.push_str(word);
         } else {
@@ -64,13 +65,13 @@ fn compact_series(pretty: &str) -> String {
     out
 }
 
-/// Reads a result: the file, or the directory of a run. Another schema is another kind of baseline.
+/// Reads a result: the file, or the folder of a run. A file with another schema is no usable baseline.
 pub fn read(path: &Path) -> Result<RunResult, Failure> {
     let file = if path.is_dir() { path.join("result.json") } else { path.to_path_buf() };
     let shown = file.display();
     let text = bounded::read(&file, bounded::RESULT_BYTES_MAX).map_err(|e| match e.kind() {
         ErrorKind::NotFound => Failure::NoBaseline(format!("{shown}: no result there")),
-        // A device, a FIFO, or too large for any result.
+        // Not a regular file, or larger than any result.
         ErrorKind::InvalidInput => Failure::Usage(format!("{shown}: {e}")),
         _ => Failure::io(shown.to_string(), e),
     })?;

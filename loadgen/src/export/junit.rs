@@ -1,12 +1,12 @@
-//! `junit.xml`: a suite an arm, a test case a gate or a metric. What leaves a run in doubt is an `error`: never a pass,
-//! and not the subject's failure either. What was not come to is `skipped`.
+//! `junit.xml`: one suite per arm, one test case per gate or metric. An inconclusive case is an `error`: never a pass,
+//! but not a failure of the subject either. A case that was not judged is `skipped`.
 
 use std::fmt::Write as _;
 
 use super::cases::{self, Case, Outcome, Suite};
 use crate::result::RunResult;
 
-/// Not shown. By it a later run knows that it may remove the file.
+/// An XML comment by which a later run recognizes the file as loadgen's and may remove it.
 pub(super) const MARK: &str = "<!-- loadgen.junit -->";
 
 pub fn render(result: &RunResult) -> String {
@@ -68,7 +68,7 @@ fn counts<'a>(cases: impl Iterator<Item = &'a Case>) -> String {
     format!("tests=\"{tests}\" failures=\"{failures}\" errors=\"{errors}\" skipped=\"{skipped}\"")
 }
 
-/// As an attribute. Control characters have no place in XML 1.0, not even escaped.
+/// Escapes a text for an attribute. XML 1.0 allows control characters nowhere, not even escaped.
 fn escape(text: &str) -> String {
     let mut s = String::new();
     for c in text.chars() {

@@ -1,8 +1,8 @@
 //! `metrics.prom`: OpenMetrics text for a Prometheus text-file collector or a push gateway.
 //!
-//! Gauges for an arm's metrics, a coarse histogram of the victims' responses a phase, and gauges a container while
-//! there are few of them: a series each for thousands would be somebody's bill. No counters and no timestamps: the
-//! numbers are of one run that is over, and the older Prometheus format reads the same lines.
+//! Gauges for the metrics of each arm, a coarse histogram of the victims' responses per phase, and gauges per container
+//! while there are few of them: one series for each of thousands would be expensive to store. No counters and no
+//! timestamps: the numbers belong to one finished run, and the older Prometheus format accepts the same lines.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use crate::hdr;
 use crate::metrics::{METRICS, Unit, victims};
 use crate::result::{ArmResult, RunResult};
 
-/// Above this many containers there are no series a container.
+/// With more containers than this, no series per container.
 const CONTAINERS_MAX: usize = 200;
 /// Upper bounds of the histogram's buckets, in seconds.
 const BOUNDS: &[&str] = &[
@@ -54,7 +54,7 @@ pub fn render(result: &RunResult) -> Result<String, Failure> {
     Ok(s)
 }
 
-/// Which of the values above are bounds: a gauge has no room for it.
+/// Lists which of the values above are lower bounds, because a gauge cannot express that.
 fn from_below(s: &mut String, result: &RunResult, run: &str) {
     let name = "loadgen_at_least";
     let help = "1 for a metric of which only a lower bound is known, which is then its value";
@@ -77,7 +77,7 @@ fn family(s: &mut String, name: &str, kind: &str, unit: &str, help: &str) {
     let _ = writeln!(s, "# HELP {name} {}", label(help));
 }
 
-/// All requests by phase, as in every other file: one that never came back counts with the time it was waited for.
+/// All requests by phase, as in every other file: a request without a response counts with its waiting time.
 fn responses(s: &mut String, result: &RunResult, run: &str) -> Result<(), Failure> {
     let name = "loadgen_response_seconds";
     let help = "all victims' requests from their intended start; one without an answer: how long it was waited for";
@@ -98,7 +98,7 @@ fn responses(s: &mut String, result: &RunResult, run: &str) -> Result<(), Failur
     Ok(())
 }
 
-/// Cumulative counts, the count of all, and their sum in seconds.
+/// Returns cumulative counts per bucket, the total count, and the sum in seconds.
 fn buckets(arm: &ArmResult, phase: usize) -> Result<(Vec<u64>, u64, f64), Failure> {
     let (mut counts, mut total, mut sum) = (vec![0; BOUNDS.len()], 0, 0.0);
     let limits: Vec<f64> = BOUNDS.iter().map(|b| b.parse().unwrap_or(f64::MAX) * 1e9).collect();
@@ -108,6 +108,7 @@ fn buckets(arm: &ArmResult, phase: usize) -> Result<(Vec<u64>, u64, f64), Failur
                 hdr::decode(text).map_err(|e| Failure::Io(format!("{}: {e}", arm.name)))?;
             for v in decoded.iter().flat_map(|c| c.iter_recorded()) {
                 let (ns, n) = (v.value_iterated_to() as f64, u64::from(v.count_at_value()));
+                // Buckets are cumulative: count the value in its own bucket and in every larger one.
                 let from = limits.partition_point(|limit| *limit < ns);
                 counts[from..].iter_mut().for_each(|c| *c += n);
                 total += n;
@@ -139,12 +140,12 @@ fn containers(s: &mut String, result: &RunResult, run: &str) {
     }
 }
 
-/// Escaped as both formats ask for it.
+/// Escapes a label value as both formats require.
 fn label(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-/// The shortest digits that are read back as the same number.
+/// The shortest digits that parse back to the same number.
 fn number(v: f64) -> String {
     if v.is_finite() { format!("{v}") } else { "NaN".to_owned() }
 }

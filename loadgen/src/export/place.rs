@@ -1,8 +1,8 @@
 //! The folder that the files of a run are written to. A reader never sees a mixture of two runs, nor a verdict of a run
-//! that could not be written.
+//! whose files could not be written.
 //!
-//! - What an earlier run left is removed before the new run begins, so that a run that is killed leaves no verdict.
-//! - All files are written under temporary names first. A full disk is found while the final names do not exist yet.
+//! - The files of an earlier run are removed before the new run starts, so that a killed run leaves no verdict.
+//! - All files are written under temporary names first. A full disk is detected while no final name exists yet.
 //! - The verdict is renamed last, after everything else that can fail.
 
 use std::fs::{self, File};
@@ -15,15 +15,15 @@ use crate::result::RunResult;
 
 const VERDICT: &str = "verdict.json";
 const RESULT: &str = "result.json";
-/// A percentile file's first line; its name depends on the scenario.
+/// First line of a percentile file; these files are recognized by it because their names depend on the scenario.
 pub(super) const HGRM_HEAD: &str = "# unit: ms, from the intended start";
 const HGRM: &str = ".hgrm";
 
-/// Temporary names, which nobody else uses.
+/// Prefix and suffix of temporary names, which no other program uses.
 const TEMPORARY: (&str, &str) = (".loadgen.", ".tmp");
 
-/// Names of the files that loadgen writes, each with a text that stands near its beginning. A file of that name without
-/// that text belongs to somebody else and stays.
+/// Names of the files that loadgen writes, each with a text near its start. A file with such a name but without the
+/// text is not loadgen's and is kept.
 const OWN: &[(&str, &str)] = &[
     (VERDICT, "loadgen.verdict/"),
     (RESULT, "loadgen.result/"),
@@ -42,10 +42,10 @@ const OWN: &[(&str, &str)] = &[
     ("latency.hlog", "#[Logged with loadgen"),
 ];
 
-/// How much of a file is searched for its text.
+/// Bytes at the start of a file that are searched for its text.
 const HEAD_BYTES: u64 = 16 << 10;
 
-/// A folder to write into, made if it does not exist.
+/// Creates the folder if it does not exist.
 pub fn make(dir: &Path) -> Result<(), Failure> {
     if dir.exists() && !dir.is_dir() {
         let text = format!("{}: a file is there, where a directory is to be", dir.display());
@@ -54,9 +54,8 @@ pub fn make(dir: &Path) -> Result<(), Failure> {
     fs::create_dir_all(dir).map_err(|e| Failure::io(dir.display(), e))
 }
 
-/// Makes the folder, finds out whether it can be written to, and removes what an earlier run left there. Called before
-/// the work: a run of minutes must not end with a disk that is read-only, and a run that is killed must not leave the
-/// verdict of another.
+/// Creates the folder, checks that it is writable, and removes the files of an earlier run. Called before the work: a
+/// run of minutes must not fail at its end on a read-only disk, and a killed run must not leave the verdict of another.
 pub fn prepare(dir: &Path) -> Result<(), Failure> {
     make(dir)?;
     let probe = dir.join(temporary("probe"));
@@ -65,7 +64,7 @@ pub fn prepare(dir: &Path) -> Result<(), Failure> {
     clear(dir)
 }
 
-/// The same for a run, which always writes a result and a verdict: whatever has these names goes.
+/// As [`prepare`], for a run, which always writes a result and a verdict: removes any files with these names.
 pub fn prepare_run(dir: &Path) -> Result<(), Failure> {
     make(dir)?;
     remove(&dir.join(VERDICT))?;
@@ -73,7 +72,7 @@ pub fn prepare_run(dir: &Path) -> Result<(), Failure> {
     prepare(dir)
 }
 
-/// Removes the files that loadgen wrote, the verdict first. Everything else in the folder stays.
+/// Removes the files that loadgen wrote, the verdict first, and keeps everything else in the folder.
 pub fn clear(dir: &Path) -> Result<(), Failure> {
     for (name, _) in OWN {
         remove_own(&dir.join(name), name)?;
@@ -81,7 +80,7 @@ pub fn clear(dir: &Path) -> Result<(), Failure> {
     let entries = fs::read_dir(dir).map_err(|e| Failure::io(dir.display(), e))?;
     for entry in entries.flatten() {
         let name = entry.file_name();
-        // Own names are ASCII.
+        // A name that is not UTF-8 is not loadgen's.
         let Some(name) = name.to_str() else { continue };
         if name.ends_with(HGRM) || is_temporary(name) {
             remove_own(&entry.path(), name)?;
@@ -90,7 +89,7 @@ pub fn clear(dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Removes what loadgen wrote that says how a run ended, for people and for CI.
+/// Removes the files that report how a run ended, for people and for CI, if loadgen wrote them.
 pub fn clear_judgement(dir: &Path) -> Result<(), Failure> {
     let names = [VERDICT, "junit.xml", "summary.md", "compare.json", "sweep.json"];
     names.into_iter().try_for_each(|name| remove_own(&dir.join(name), name))
@@ -111,9 +110,9 @@ fn is_temporary(name: &str) -> bool {
     name.starts_with(TEMPORARY.0) && name.ends_with(TEMPORARY.1)
 }
 
-/// Whether loadgen wrote this file. An empty file is a write that failed, and holds nothing of anybody's.
+/// Whether loadgen wrote this file. An empty file counts: it is a failed write, and removing it loses no data.
 fn is_own(path: &Path, name: &str) -> bool {
-    // A link is not followed: what it leads to is not in this folder.
+    // Do not follow a symbolic link: its target is not in this folder.
     if !fs::symlink_metadata(path).is_ok_and(|m| m.is_file()) {
         return false;
     }
@@ -137,11 +136,11 @@ fn temporary(name: &str) -> String {
     format!("{}{name}{}", TEMPORARY.0, TEMPORARY.1)
 }
 
-/// Files that are complete under temporary names. What is not published is removed when this is dropped.
+/// Files that are complete under temporary names. Drop removes those that were not published.
 #[derive(Debug)]
 pub struct Staged {
     dir: PathBuf,
-    /// Not renamed yet, in order; the verdict is the last.
+    /// Names not renamed yet, in order; the verdict is the last.
     waiting: Vec<String>,
 }
 
@@ -155,17 +154,17 @@ impl Staged {
             staged.waiting.push(name);
             let written = File::create(&path).and_then(|mut file| {
                 file.write_all(text.as_bytes())?;
-                // Some file systems find out here that there is no room.
+                // Some file systems report a full disk only here.
                 file.sync_data()
             });
             written.map_err(|e| Failure::io(path.display(), e))?;
         }
-        // Stable: the other files keep their order.
+        // The sort is stable: the other files keep their order.
         staged.waiting.sort_by_key(|name| name == VERDICT);
         Ok(staged)
     }
 
-    /// Everything but the verdict gets its final name.
+    /// Renames every file but the verdict to its final name.
     pub fn publish(&mut self) -> Result<(), Failure> {
         while self.waiting.first().is_some_and(|name| name != VERDICT) {
             self.rename_first()?;
@@ -173,7 +172,7 @@ impl Staged {
         Ok(())
     }
 
-    /// And the verdict.
+    /// Renames the remaining files, the verdict last.
     pub fn finish(mut self) -> Result<(), Failure> {
         while !self.waiting.is_empty() {
             self.rename_first()?;
@@ -186,6 +185,7 @@ impl Staged {
         let to = self.dir.join(name);
         fs::rename(self.dir.join(temporary(name)), &to)
             .map_err(|e| Failure::io(to.display(), e))?;
+        // Only after the rename: on an error, drop still removes the temporary file.
         self.waiting.remove(0);
         Ok(())
     }
@@ -199,7 +199,7 @@ impl Drop for Staged {
     }
 }
 
-/// The files of `formats`, under temporary names. An earlier verdict goes now: it is not of these files.
+/// Writes the files of `formats` under temporary names. Removes an earlier verdict now: it belongs to other files.
 pub fn stage(dir: &Path, result: &RunResult, formats: &[Format]) -> Result<Staged, Failure> {
     let mut files = Vec::new();
     for format in formats {
@@ -212,12 +212,12 @@ pub fn stage(dir: &Path, result: &RunResult, formats: &[Format]) -> Result<Stage
     Staged::new(dir, files)
 }
 
-/// All of them, where nothing else can fail in between.
+/// Writes and publishes all files, for callers that have nothing to do in between that can fail.
 pub fn write(dir: &Path, result: &RunResult, formats: &[Format]) -> Result<(), Failure> {
     stage(dir, result, formats)?.finish()
 }
 
-/// One file that is not of a run, such as `sweep.json`: complete, or not there.
+/// Writes one file that does not belong to a run, such as `sweep.json`: complete or not at all.
 pub fn write_file(dir: &Path, name: &str, text: String) -> Result<(), Failure> {
     Staged::new(dir, [(name.to_owned(), text)])?.finish()
 }

@@ -1,5 +1,5 @@
-//! `summary.md`: what the page of a CI job shows. GitHub refuses more than 1 MiB of it, so however many containers
-//! there are, the worst are listed and the rest counted.
+//! `summary.md`: the summary on the page of a CI job. GitHub refuses more than 1 MiB, so with many containers only the
+//! worst are listed.
 
 use std::fmt::Write as _;
 
@@ -11,16 +11,16 @@ use crate::report::table;
 use crate::result::{ArmResult, ContainerResult, RunResult};
 use crate::units::{bits_per_second, date, param, percent, rate, time, times};
 
-/// Listed one by one, an arm.
+/// Maximum victims listed per arm.
 const WORST: usize = 20;
-/// Listed in the parameters' table, and characters of one cell: names are the user's.
+/// Maximum rows of the table of parameters, and characters of one cell: names are the user's.
 const PARAMS_MAX: usize = 200;
 const CELL_MAX: usize = 400;
-/// Cases of other commands listed, and characters of what they printed.
+/// Maximum cases listed for other commands, and characters of their printed text.
 const CASES_MAX: usize = 200;
 const TEXT_MAX: usize = 100_000;
 
-/// Not shown. By it a later run knows that it may remove the file.
+/// An HTML comment by which a later run recognizes the file as loadgen's and may remove it.
 pub(super) const MARK: &str = "<!-- loadgen.summary -->";
 
 pub fn render(result: &RunResult) -> String {
@@ -48,7 +48,8 @@ fn heading(s: &mut String, of: &str, word: &str, exit: u8) {
     let _ = writeln!(s, "{MARK}\n");
 }
 
-/// Of a command that judges and does not run, or runs many times: `of` says which, `text` is what it printed.
+/// The summary of a command that judges without a run, or runs many times. `of` names the command, `text` is its
+/// printed output.
 pub fn of_cases(of: &str, word: &str, exit: u8, suites: &[Suite], text: &str) -> String {
     let mut s = String::new();
     heading(&mut s, of, word, exit);
@@ -61,7 +62,7 @@ pub fn of_cases(of: &str, word: &str, exit: u8, suites: &[Suite], text: &str) ->
         (Outcome::Passed, "ok"),
     ];
     let _ = writeln!(s, "| | of | what | seen |\n|---|---|---|---|");
-    // Failures are read, passes are counted.
+    // Failures first: they are read, passes are only counted.
     let sorted = marks.iter().flat_map(|(o, mark)| {
         let these = all.iter().filter(move |(_, c)| c.outcome == *o);
         these.map(move |(suite, c)| (*mark, *suite, *c))
@@ -84,7 +85,7 @@ pub fn of_cases(of: &str, word: &str, exit: u8, suites: &[Suite], text: &str) ->
     s
 }
 
-/// Text that is no markup and keeps its lines.
+/// Escapes HTML and keeps line breaks.
 fn plain(text: &str) -> String {
     let escape = |c: char| match c {
         '<' => "&lt;".to_owned(),
@@ -102,7 +103,7 @@ fn gates(s: &mut String, result: &RunResult) {
         return;
     }
     let _ = writeln!(s, "| | arm | gate | observed | limit |\n|---|---|---|---|---|");
-    // Failures are read, passes are counted.
+    // Failures first: they are read, passes are only counted.
     let mut gates: Vec<_> = result.gates.iter().collect();
     gates.sort_by_key(|g| g.passed);
     for g in gates.iter().take(100) {
@@ -193,7 +194,7 @@ fn details(s: &mut String, result: &RunResult) {
     let _ = writeln!(s, "\n</details>");
 }
 
-/// Text that stays in its cell and is no markup.
+/// Escapes a text so that it stays in its table cell and contains no markup.
 fn cell(text: &str) -> String {
     let mut s = String::new();
     for c in text.chars().take(CELL_MAX) {

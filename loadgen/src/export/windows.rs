@@ -1,14 +1,14 @@
-//! Windows over time, one row a (time, container, metric): `windows.ndjson` and `windows.csv`. A window without a byte
-//! is a row with a zero, never a gap.
+//! Windows over time, one row per time, container and metric: `windows.ndjson` and `windows.csv`. A window without a
+//! byte is a row with a zero, never a gap.
 
 use std::fmt::Write as _;
 
 use crate::result::RunResult;
 
-/// More rows than this are not written: neighbouring windows are added until they fit. Each row says how long it is.
+/// Maximum number of rows. Beyond it, neighbouring windows are combined until they fit; each row has its own length.
 const ROWS_MAX: usize = 1_000_000;
 
-/// One row.
+/// One row of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row<'a> {
     /// Start of the window since the start of the run.
@@ -39,6 +39,7 @@ fn rows<'a>(result: &'a RunResult, mut each: impl FnMut(Row<'a>)) {
         }
         for b in &arm.budgets {
             for (i, chunk) in b.usage_bytes.chunks(step).enumerate() {
+                // Usage is a level, not a flow: combined windows report the peak.
                 let value = chunk.iter().copied().max().unwrap_or(0);
                 let (t_ns, length_ns) = place(result, i * step, chunk.len());
                 let (arm, name) = (arm.name.as_str(), b.name.as_str());
@@ -52,7 +53,7 @@ fn place(result: &RunResult, first: usize, count: usize) -> (u64, u64) {
     (first as u64 * result.window_ns, count as u64 * result.window_ns)
 }
 
-/// Windows a row.
+/// Number of windows that are combined into one row.
 fn step(result: &RunResult) -> usize {
     let of = |a: &crate::result::ArmResult| -> usize {
         let bytes = |c: &crate::result::ContainerResult| {
@@ -86,7 +87,7 @@ pub fn csv(result: &RunResult) -> String {
     s
 }
 
-/// A CSV field, quoted where RFC 4180 asks for it.
+/// A CSV field, quoted where RFC 4180 section 2 requires it.
 pub(super) fn field(text: &str) -> String {
     if text.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", text.replace('"', "\"\""))

@@ -1,10 +1,10 @@
-//! One judgement of several runs. A wall clock has bad moments: what happens in one run of three is no property of the
-//! subject, and what happens in two of them is no accident.
+//! Combines several runs into one judgement. On a wall clock, an event in one run of three is an accident; an event in
+//! two of three is a property of the subject.
 
 use super::{Judged, doubt};
 use crate::result::{GateKind, GateResult, GateRun};
 
-/// Each gate as it is in the middle of the runs. What is counted is as it is in the worst.
+/// Takes each gate from its median run; a counted gate from its worst run.
 pub(super) fn combine(mut runs: Vec<Vec<Judged>>) -> Vec<GateResult> {
     if runs.len() == 1 {
         return runs.remove(0).into_iter().map(|j| j.gate).collect();
@@ -22,16 +22,17 @@ pub(super) fn combine(mut runs: Vec<Vec<Judged>>) -> Vec<GateResult> {
     };
     let count = runs.len();
     let mut judged: Vec<Judged> = names.iter().map(|n| one(&of(n), count)).collect();
-    // The runs may differ in what fails, and most of them still be doubtful.
+    // Each run may fail another gate, so the combined set must be checked for doubt again.
     doubt(&mut judged);
-    // Gates of one arm stay together, though one may be missing in the first run.
+    // Keep the gates of one arm together even if the first run lacks one of them.
     judged.sort_by_key(|j| names.iter().position(|(arm, _)| *arm == j.gate.arm));
     judged.into_iter().map(|j| j.gate).collect()
 }
 
-/// One gate: `seen` in the order of the runs, of which it may be missing in some of `count`.
+/// Combines one gate. `seen` is in the order of the runs; it is shorter than `count` if some runs lack the gate.
 fn one(seen: &[&Judged], count: usize) -> Judged {
     let mut order: Vec<&Judged> = seen.to_vec();
+    // Passed runs first, then by severity, so that the middle element is the median verdict.
     order.sort_by(|a, b| (!a.gate.passed).cmp(&!b.gate.passed).then(a.worse.total_cmp(&b.worse)));
     let exact = order.iter().any(|j| j.exact);
     let at = if exact { order.len() - 1 } else { order.len() / 2 };
@@ -43,14 +44,14 @@ fn one(seen: &[&Judged], count: usize) -> Judged {
     };
     judged.gate.runs = seen.iter().map(run).collect();
     if judged.gate.kind == GateKind::Subject && !exact {
-        // Runs that prove nothing do not help to outvote those that passed.
+        // A majority of all runs must show the fault: doubtful runs do not outvote runs that passed.
         let faults = seen.iter().filter(|j| j.gate.is_fault()).count();
         judged.gate.in_doubt = faults * 2 <= count && !judged.gate.passed;
     }
     judged
 }
 
-/// The run in the middle by the number of gates that it fails: what reports show. `runs`: the gates of each.
+/// Index of the median run by the number of failed gates, which reports show. `runs`: the gates of each run.
 pub fn middle(runs: &[Vec<GateResult>]) -> usize {
     let failed = |gates: &Vec<GateResult>| gates.iter().filter(|g| !g.passed).count();
     let mut order: Vec<usize> = (0..runs.len()).collect();

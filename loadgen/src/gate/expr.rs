@@ -1,4 +1,4 @@
-//! Conditions in a scenario's own words: `worst(victim.p99-inflation) <= 1.2 && sum(hog.refusals) > 0`.
+//! Conditions of a scenario file: `worst(victim.p99-inflation) <= 1.2 && sum(hog.refusals) > 0`.
 //!
 //! ```text
 //! or    := and ( "||" and )*
@@ -7,12 +7,12 @@
 //! ratio := term ( "/" term )*
 //! term  := number unit? | function "(" group "." metric ")" | "overshoot" | "leaked" | "(" or ")"
 //! ```
-//! Only like is compared with like: a time with a time, a size with a size. A number without a unit may stand for a
-//! size in bytes; 0 needs no unit.
+//! Both sides of a comparison must have the same kind: a time with a time, a size with a size. A number without a unit
+//! may be a size in bytes; 0 needs no unit.
 //!
-//! A number that is not known from above (a percentile among requests that never came back, nothing delivered at all)
-//! is infinite: it fails every `<=`. One that was not measured, as the response times of a group without probe, decides
-//! nothing: the gate does not pass, and nobody is to blame.
+//! A value without an upper bound (a percentile among requests that never completed, nothing delivered at all) counts
+//! as infinite: it fails every `<=`. A value that was not measured, such as the response times of a group without a
+//! probe, decides nothing: the gate does not pass, but the subject is not at fault.
 
 mod eval;
 mod parse;
@@ -63,12 +63,12 @@ enum Term {
     Ratio(Box<Self>, Box<Self>),
 }
 
-/// What a number counts, which decides what it may be compared with.
+/// The kind of a number, which decides what it may be compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Written without a unit.
+    /// A literal without a unit.
     Bare,
-    /// Of something, or one over another.
+    /// A count, a factor, or a ratio.
     Plain,
     Time,
     Bytes,
@@ -84,7 +84,7 @@ impl Kind {
     }
 }
 
-/// How a number is shown.
+/// The format in which a number is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Show {
     Times,
@@ -106,12 +106,12 @@ impl Show {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fun {
-    /// The largest, of what is better small; the smallest, of what is better large.
+    /// Maximum of a metric that is better small; minimum of one that is better large.
     Worst,
     Min,
     Max,
     Sum,
-    /// Smallest over largest.
+    /// Minimum over maximum.
     Mmr,
 }
 
@@ -142,7 +142,7 @@ enum Metric {
     Flows,
 }
 
-/// Name, whether more is better, and how it is shown.
+/// Name, metric, whether larger is better, and format.
 const METRICS: &[(&str, Metric, bool, Show)] = &[
     ("throughput-slowdown", Metric::SlowdownThroughput, false, Show::Times),
     ("p99-inflation", Metric::SlowdownP99, false, Show::Times),
@@ -168,7 +168,7 @@ impl Metric {
     fn show(self) -> Show {
         METRICS.iter().find(|m| m.1 == self).map_or(Show::Count, |m| m.3)
     }
-    /// Measured by requests, whose generator may be late.
+    /// Measured by requests, so a lag of the generator is part of it.
     fn is_latency(self) -> bool {
         matches!(
             self,
@@ -184,25 +184,25 @@ impl fmt::Display for Expr {
 }
 
 impl Expr {
-    /// `groups`: those that it may speak of.
+    /// Parses a condition. `groups`: the groups that it may refer to.
     pub fn parse(text: &str, groups: &[&str]) -> Result<Self, String> {
         let root = Parser::new(text, groups).whole()?;
         Ok(Self { text: text.to_owned(), root })
     }
 
-    /// Whether it holds, `None` where that was not measured, and what was seen of each of its numbers.
+    /// Whether the condition holds (`None` where its values were not measured), and the text of each observed value.
     pub fn judge(&self, arm: &ArmResult) -> (Option<bool>, String) {
         let mut seen = Vec::new();
         let ok = eval::judge(&self.root, arm, &mut seen);
         (ok, seen.join(", "))
     }
 
-    /// It is about bytes that are counted, not about times that are measured: no doubt excuses it.
+    /// Whether the condition depends only on counted bytes, not on measured times: such a gate is never in doubt.
     pub fn is_exact(&self) -> bool {
         self.tests().iter().all(|(a, _, b)| a.is_exact() && b.is_exact())
     }
 
-    /// The shortest response time that it asks for.
+    /// The shortest upper limit of a response time in the condition.
     pub fn least_latency_ns(&self) -> Option<u64> {
         let asked = self.tests().into_iter().filter_map(|test| match test {
             (Term::Over(_, _, m), Op::AtMost | Op::Less, Term::Number(n, _))
@@ -219,6 +219,7 @@ impl Expr {
     fn tests(&self) -> Vec<(&Term, Op, &Term)> {
         let mut found = Vec::new();
         let mut open = vec![&self.root];
+        // Iterative, so that no nesting of a user's condition overflows the stack here.
         while let Some(node) = open.pop() {
             match node {
                 Node::Or(a, b) | Node::And(a, b) => open.extend([a.as_ref(), b.as_ref()]),

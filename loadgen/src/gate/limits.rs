@@ -1,22 +1,22 @@
-//! What a victim may pay.
+//! The cost that a neighbour may cause to a victim.
 
-/// What a victim may pay for its neighbour. Exact in virtual time, with room for a busy machine on the wall clock.
+/// Limits of the cost to a victim: tight in virtual time, with tolerance for a busy machine on the wall clock.
 #[derive(Debug, Clone, Copy)]
 pub struct Thresholds {
     pub slowdown_milli: u64,
     pub p99_inflation_milli: u64,
-    /// And the difference is at most this; `None` asks for the ratio alone.
+    /// Limit of the difference as well; `None`: only the ratio counts.
     pub p99_delta_ns: Option<u64>,
-    /// Beyond the longest stall alone.
+    /// Added to the longest stall of the solo phase.
     pub stall_ns: u64,
     pub delivered_ppm: u64,
     pub overshoot_bytes: u64,
-    /// Back at 95 % of solo within this after the hog left.
+    /// Limit of the time from the departure of the hog to 95 % of the solo goodput.
     pub recovery_ns: u64,
 }
 
 impl Thresholds {
-    /// `step_ns`: of the recovery.
+    /// For virtual time. `step_ns`: length of a recovery step.
     pub const fn exact(rtt_ns: u64, step_ns: u64) -> Self {
         Self {
             slowdown_milli: 1050,
@@ -28,6 +28,7 @@ impl Thresholds {
             recovery_ns: 2 * step_ns,
         }
     }
+    // For wall-clock targets: scheduling noise of a shared CI machine must not fail a build.
     pub fn wall(step_ns: u64) -> Self {
         Self {
             slowdown_milli: 1150,

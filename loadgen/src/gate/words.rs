@@ -1,8 +1,8 @@
-//! The words of an expression, and what they mean. A number that trackers follow too has the name it has there.
+//! The words of a condition and their meaning. A metric that `metrics` exports too has the same name in both.
 
 use std::fmt::Write as _;
 
-/// Over the containers of a group.
+/// Functions over the containers of a group: name and meaning.
 pub const FUNCTIONS: &[(&str, &str)] = &[
     ("worst", "the largest of what is better small, the smallest of what is better large"),
     ("min", "the smallest"),
@@ -11,7 +11,7 @@ pub const FUNCTIONS: &[(&str, &str)] = &[
     ("mmr", "the smallest over the largest: 1 when all have the same"),
 ];
 
-/// Of a container: name, an earlier name that is read as well, and what it is.
+/// Metrics of a container: name, earlier name that is still accepted, and meaning.
 pub const METRICS: &[(&str, &str, &str)] = &[
     (
         "throughput-slowdown",
@@ -38,19 +38,19 @@ pub const METRICS: &[(&str, &str, &str)] = &[
     ("flows", "", "connections that it opened"),
 ];
 
-/// Of the whole arm, without a function.
+/// Metrics of the whole arm, used without a function.
 pub const OF_ARM: &[(&str, &str)] = &[
     ("overshoot", "most a budget held beyond its hard limit"),
     ("leaked", "bytes still charged at the end to budgets whose containers are gone"),
 ];
 
-/// The name of a metric that may be given by its earlier one.
+/// Replaces the earlier name of a metric by the present one.
 pub fn canonical(name: &str) -> &str {
     let found = METRICS.iter().find(|(_, before, _)| *before == name && !name.is_empty());
     found.map_or(name, |(name, ..)| name)
 }
 
-/// All of it, for `explain`.
+/// The page of `explain expression`.
 pub fn explain() -> String {
     let mut s = String::from(
         "A condition on one arm: a gate of a scenario's file, or of `gate --expr`.\n\n  \
@@ -86,7 +86,7 @@ mod tests {
     use crate::gate::Expr;
     use crate::metrics;
 
-    /// What is explained is understood, by both names, and what trackers call differently is something else.
+    /// Every explained word parses, by both names; an earlier name is not the key of another exported metric.
     #[test]
     fn every_word_is_one() {
         for (name, before, _) in METRICS {

@@ -1,5 +1,5 @@
-//! Samples of a phase by the second in which they became known: what interval logs are made of, and what statistics
-//! over the inside of a run resample, because neighbouring samples are not independent and neighbouring seconds nearly
+//! Samples of a phase, grouped by the second in which each became known. Interval logs are made from these blocks, and
+//! the bootstrap within a run resamples them: neighbouring samples are not independent, neighbouring seconds nearly
 //! are.
 
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use crate::result::IntervalHdr;
 
 const BLOCK_NS: u64 = 1_000_000_000;
 
-/// One histogram is open at a time: those of the past are text.
+/// Only one histogram is open at a time; finished ones are kept as text to save memory.
 #[derive(Debug)]
 pub(super) struct Blocks {
     digits: Digits,
@@ -23,8 +23,8 @@ impl Blocks {
         Self { digits, now: None, done: Vec::new() }
     }
 
-    /// Time does not go backwards, but a request that was given up is known at the end of its phase: a late one goes
-    /// into the block that is open.
+    /// Records a sample. Time does not run backwards, but a request that failed or was shed is recorded at the end of
+    /// its phase; a sample with an earlier time goes into the open block.
     pub(super) fn record(&mut self, ns: u64, now_ns: u64) {
         let start = now_ns - now_ns % BLOCK_NS;
         if self.now.as_ref().is_some_and(|(at, _)| *at < start) {

@@ -1,21 +1,21 @@
-//! Latency of an open-loop probe, from the moment each request was meant to start.
+//! Latency of an open-loop probe, counted from the intended start of each request.
 //!
-//! A probe belongs to the phase in which it was intended, and is never forgotten: at the closing of the phase's book it
-//! is completed, outstanding, shed or failed. No other correction for coordinated omission is applied; none is needed
-//! when time runs from the intended start, and both together would count twice.
+//! A request belongs to the phase of its intended start, and is never dropped from the record: when the book of the
+//! phase is closed, the request is completed, outstanding, shed or failed. No other correction for coordinated omission
+//! is applied; none is needed when time runs from the intended start, and both together would count twice.
 //!
-//! There is one estimator, for every file. A request that did not come back counts with the time it was waited for. Its
-//! latency is larger than that, so the percentile of all requests, read off one histogram, is a bound from below:
+//! All files use one estimator. A request that did not complete counts with its waiting time. Its latency is larger, so
+//! a percentile of all requests, read from one histogram, is a lower bound:
 //!
 //! ```text
 //!  all requests by time       1 2 2 3 (4) 5 5 (6) 7 8 (9)      in brackets: waited for, and never came back
 //!  those that came back       1 2 2 3 5 5 7 8  -  -  -         as if all others took for ever
 //!  p50 of 11, the 6th          at least 5, at most 5: exact
 //!  p60, the 7th                at least 5, at most 7
-//!  p90, the 10th               at least 8, and nobody knows how much more
+//!  p90, the 10th               at least 8, without an upper bound
 //! ```
-//! Percentiles, interval logs and percentile files are read off the same histogram, so they rise with their rank and
-//! agree with each other. Histograms of several containers or seconds are added, which no other estimator allows.
+//! Percentiles, interval logs and percentile files are read from the same histogram, so they rise with their rank and
+//! agree with each other. Histograms of several containers or seconds can be added, which no other estimator allows.
 
 use std::collections::BTreeMap;
 
@@ -27,17 +27,17 @@ use crate::hdr::{self, Counts};
 use crate::plan::Phase;
 use crate::result::{Latency, ProbePhase, Quantile, SpectrumRow};
 
-/// How fine the histograms are. Many containers have coarse ones, or they would be what fills the memory.
+/// Resolution of the histograms. Runs with many containers use coarse ones to limit memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Digits {
-    /// 108 KiB a histogram.
+    /// 108 KiB per histogram.
     Three,
-    /// 10.5 KiB, from 1 us on.
+    /// 10.5 KiB per histogram; values start at 1 us.
     Two,
 }
 
 impl Digits {
-    /// Up to 60 s in nanoseconds.
+    /// A new histogram with values up to 60 s in nanoseconds.
     pub(super) fn histogram(self) -> Counts {
         let (low, digits) = match self {
             Self::Three => (1, 3),
@@ -47,7 +47,7 @@ impl Digits {
     }
 }
 
-/// A histogram that takes its memory with its first sample, and knows the largest exactly.
+/// A histogram that allocates its memory with the first sample, and keeps the exact maximum.
 #[derive(Debug, Clone)]
 struct Tally {
     digits: Digits,
@@ -67,13 +67,14 @@ impl Tally {
     fn len(&self) -> u64 {
         self.counts.as_ref().map_or(0, Counts::len)
     }
-    /// Adds an encoded histogram to this one. It may be coarser.
+    /// Adds an encoded histogram, which may be coarser than this one.
     fn absorb(&mut self, encoded: &str) -> Result<(), String> {
         let Some(counts) = hdr::decode(encoded)? else { return Ok(()) };
         let sum = self.counts.get_or_insert_with(|| self.digits.histogram());
         sum.add(&counts).map_err(|e| format!("histogram: {e}"))
     }
     fn latency(&self) -> Latency {
+        // The value of a bucket is its upper end, which may exceed the largest sample.
         let at = |q| self.counts.as_ref().map(|c| c.value_at_quantile(q).min(self.max_ns));
         Latency {
             count: self.len(),
@@ -89,7 +90,7 @@ impl Tally {
 #[derive(Debug)]
 pub struct Book {
     completed: Tally,
-    /// Lower bounds of those that did not come back.
+    /// Waiting times of requests that did not complete: lower bounds of their latency.
     missing: Tally,
     service: Tally,
     lag: Tally,
@@ -105,7 +106,7 @@ pub struct Book {
 
 const HIGHEST_NS: u64 = 60_000_000_000;
 
-/// Percentiles that people ask for by name have a row of their own.
+/// Percentiles of the summary; each has its own row in the spectrum.
 const NAMED: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
 
 impl Default for Book {
@@ -145,12 +146,12 @@ impl Book {
         self.blocks.record(at_least_ns, now_ns);
     }
 
-    /// Exact, where the histogram only knows the bucket.
+    /// Exact, whereas the histogram knows only the bucket.
     fn max_ns(&self) -> u64 {
         self.completed.max_ns.max(self.missing.max_ns)
     }
 
-    /// Both what came back and what did not, the latter with what is known of it from below.
+    /// All requests: completed ones, and missing ones with their lower bounds.
     fn all(&self) -> Option<Counts> {
         match (&self.completed.counts, &self.missing.counts) {
             (Some(a), Some(b)) => {
@@ -162,31 +163,31 @@ impl Book {
         }
     }
 
-    /// `None` without a single sample.
+    /// The `q` quantile of all requests; `None` without a sample.
     pub fn quantile(&self, q: f64) -> Option<Quantile> {
         Some(self.read(&self.all()?, q))
     }
 
-    /// `all`: as of `all()`.
+    /// `all`: the histogram of `all()`.
     fn read(&self, all: &Counts, q: f64) -> Quantile {
         let (done, total) = (self.completed.len(), self.completed.len() + self.missing.len());
         let rank = ((q * total as f64).ceil() as u64).clamp(1, total);
-        // Half a rank back: the crate's own ceiling then lands on the rank whatever the rounding.
+        // Subtract half a rank: the crate rounds up, and so lands on this rank despite rounding errors.
         let at = |counts: &Counts, of: u64| {
             counts.value_at_quantile((rank as f64 - 0.5) / of as f64).min(self.max_ns())
         };
         let ns = at(all, total);
-        // If every missing request took for ever, this many came back before.
+        // Upper bound: if every missing request took forever, the rank falls among the completed ones.
         let at_most_ns =
             self.completed.counts.as_ref().filter(|_| rank <= done).map(|c| at(c, done));
         match at_most_ns {
-            // Within what people read of it.
+            // The bounds differ by at most 1 %: exact for any reader.
             Some(most) if most <= ns + ns / 100 => Quantile::exact(ns),
             at_most_ns => Quantile { ns, at_least: true, at_most_ns },
         }
     }
 
-    /// Latency by percentile, the percentiles of the summary among them.
+    /// Latency by percentile, including the percentiles of the summary.
     fn spectrum(&self, all: &Counts) -> Vec<SpectrumRow> {
         let total = all.len();
         let row = |q: f64| {
@@ -194,6 +195,7 @@ impl Book {
             let count = all.count_between(0, ns);
             SpectrumRow { quantile_ppb: (q * 1e9).round() as u64, ns, count, at_least }
         };
+        // A named percentile with less than one sample beyond it would only repeat the maximum.
         let named = NAMED.into_iter().filter(|q| (1.0 - q) * total as f64 >= 1.0);
         let levels = all.iter_quantiles(5).map(|v| v.quantile_iterated_to());
         let mut rows: Vec<SpectrumRow> = levels.chain(named).map(row).collect();
@@ -231,11 +233,11 @@ impl Book {
         }
     }
 
-    /// The probes of several containers as those of one. Service and lag are not in the summaries as histograms, and
-    /// so not in theirs.
+    /// Merges the probes of several containers into one. Service time and lag are missing in the sum, because summaries
+    /// do not contain their histograms.
     ///
     /// # Errors
-    /// A histogram that does not decode.
+    /// A histogram that cannot be decoded.
     pub fn merged<'a>(
         parts: impl IntoIterator<Item = &'a ProbePhase>,
     ) -> Result<ProbePhase, String> {
@@ -243,7 +245,7 @@ impl Book {
         for p in parts {
             sum.completed.absorb(&p.hdr)?;
             sum.missing.absorb(&p.hdr_missing)?;
-            // Exact, where the histogram only knows the bucket.
+            // Exact, whereas the histogram knows only the bucket.
             let max = p.max.map_or(0, |q| q.ns);
             sum.completed.max_ns = sum.completed.max_ns.max(max);
             sum.intended += p.intended;
@@ -262,7 +264,7 @@ impl Book {
 struct Request {
     intended_ns: u64,
     phase: usize,
-    /// When the socket took its first byte.
+    /// Time at which the socket accepted the first byte.
     sent_ns: Option<u64>,
 }
 
@@ -271,7 +273,7 @@ struct Request {
 pub struct ProbeLog {
     phases: Vec<Phase>,
     books: Vec<Book>,
-    /// Requests of open books by their ids.
+    /// Requests of books that are not closed, by id.
     open: BTreeMap<u64, Request>,
     deadline_ns: u64,
     corrupt: u64,
@@ -301,8 +303,8 @@ impl ProbeLog {
         self.open.insert(id, Request { intended_ns: at_ns, phase, sent_ns: None });
     }
 
-    /// The generator looks at a request that is due. Whatever keeps it from being sent after that is not the
-    /// generator's doing.
+    /// Records the generator's lag: the delay until it handles a request that is due. A later delay before the send is
+    /// not due to the generator.
     pub fn look(&mut self, id: u64, now_ns: u64) {
         if let Some(r) = self.open.get(&id) {
             self.books[r.phase].lag.record(now_ns.saturating_sub(r.intended_ns));
@@ -327,13 +329,15 @@ impl ProbeLog {
 
     fn miss(&mut self, id: u64, count: fn(&mut Book) -> &mut u64) {
         if let Some(r) = self.open.remove(&id) {
+            // Until the end of its phase the request counts as waiting, so the bound matches that of outstanding ones.
             let end = self.phases[r.phase].end_ns;
             *count(&mut self.books[r.phase]) += 1;
             self.books[r.phase].miss(end.saturating_sub(r.intended_ns), end);
         }
     }
 
-    /// Whatever of this phase has not come back by now is outstanding, known to take at least until now.
+    /// Closes the book of a phase. A request that has not completed is outstanding; its latency is at least the time to
+    /// now.
     pub fn close(&mut self, phase: usize, now_ns: u64) {
         self.books[phase].closed = true;
         let late: Vec<u64> =
@@ -377,7 +381,8 @@ impl Observer for ProbeLog {
     fn completed(&mut self, id: u64, now: Instant) {
         self.complete(id, now.0);
     }
-    /// Never sent: as late as the phase is long. The load was asked for and not carried.
+    /// Never sent: counts with the time to the end of its phase, because load that was intended and not sent is lost
+    /// service.
     fn shed(&mut self, id: u64) {
         self.miss(id, |b| &mut b.shed);
     }

@@ -1,13 +1,13 @@
-//! Bytes of one direction of one container.
+//! Counts the bytes of one direction of one container.
 
 use skbudget_controller::Instant;
 use skbudget_stack::sim::Observer;
 
-/// One phase of one meter.
+/// The bytes of one phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PhaseBytes {
     pub bytes: u64,
-    /// Longest time without a byte. Both ends of the phase count as the ends of a gap.
+    /// Longest time without a byte. Gaps at both ends of the phase count.
     pub stall_ns: u64,
 }
 
@@ -20,17 +20,17 @@ struct OpenPhase {
     steps: Vec<u32>,
 }
 
-/// Windows of bytes over the whole run, and totals and the longest gap of each phase. The application behind it always
-/// wants more, so a gap is a stall.
+/// Counts bytes per window over the whole run, and the total and the longest gap of each phase. The application behind
+/// the meter always wants more, so a gap is a stall.
 ///
-/// There are two kinds of windows. Those of the charts are as long as the user likes. Recovery is judged by steps,
-/// whose length follows from the scenario alone and which begin with their phase.
+/// There are two kinds of intervals. The length of windows, which charts show, is up to the user. Recovery is judged by
+/// steps: their length follows from the scenario alone, and they start with their phase.
 #[derive(Debug)]
 pub struct Meter {
     window_ns: u64,
     windows: Vec<u32>,
     step_ns: u64,
-    /// By phase, whole steps only.
+    /// By phase, complete steps only.
     steps: Vec<Vec<u32>>,
     total: u64,
     open: Option<OpenPhase>,
@@ -40,7 +40,7 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Windows are made up front: those in which nothing came are zeros, not gaps.
+    /// Allocates all windows: a window without bytes is a zero, not a gap.
     pub fn new(window_ns: u64, step_ns: u64, end_ns: u64) -> Self {
         let count = end_ns.div_ceil(window_ns.max(1)) as usize;
         Self {
@@ -64,7 +64,7 @@ impl Meter {
 
     pub fn end(&mut self, now_ns: u64) {
         if let Some(mut p) = self.open.take() {
-            // A step without a byte is a zero, and one that the phase ended before its time is no measure.
+            // A step without a byte is a zero. A last step that the phase cuts short is dropped: it is no measure.
             p.steps.resize((now_ns.saturating_sub(p.start_ns) / self.step_ns) as usize, 0);
             self.steps.push(p.steps);
             let stall_ns = p.stall_ns.max(now_ns.saturating_sub(p.last_ns));
@@ -72,7 +72,7 @@ impl Meter {
         }
     }
 
-    /// The run was stopped: an open phase ends here, and so do the windows. Those that never came are no zeros.
+    /// Ends the open phase and the windows of a run that was stopped. Windows that never started are removed, not zero.
     pub fn stop(&mut self, now_ns: u64) {
         self.end(now_ns);
         self.windows.truncate((now_ns.div_ceil(self.window_ns) as usize).max(1));
@@ -83,7 +83,7 @@ impl Meter {
             return;
         }
         self.total += n;
-        // What arrives after the last window belongs to it: windows must add up to the total.
+        // Bytes after the last window count in it: the windows must add up to the total.
         let last = self.windows.len().saturating_sub(1);
         let at = ((now_ns / self.window_ns) as usize).min(last);
         if let Some(w) = self.windows.get_mut(at) {
@@ -94,13 +94,13 @@ impl Meter {
             p.stall_ns = p.stall_ns.max(now_ns.saturating_sub(p.last_ns));
             p.last_ns = now_ns;
             let step = (now_ns.saturating_sub(p.start_ns) / self.step_ns) as usize;
-            // Phases are bounded, so this is, too.
+            // The length of a phase is bounded, so this vector is too.
             p.steps.resize(p.steps.len().max(step + 1), 0);
             p.steps[step] = p.steps[step].saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
         }
     }
 
-    /// Bytes in whole steps, by phase.
+    /// Bytes in complete steps, by phase.
     pub fn steps(&self) -> &[Vec<u32>] {
         &self.steps
     }
@@ -155,7 +155,7 @@ mod tests {
         );
     }
 
-    /// Steps begin with the phase and do not follow the windows.
+    /// Steps start with the phase and do not follow the windows.
     #[test]
     fn steps_are_those_of_the_phase() {
         for window in [1, 3, 10, 50] {
@@ -165,7 +165,7 @@ mod tests {
             m.add(16, 2);
             m.add(24, 4);
             m.add(25, 8);
-            // A step of which the phase has half.
+            // A step that the phase cuts in half.
             m.add(56, 16);
             m.end(60);
             m.begin(60);
@@ -180,7 +180,7 @@ mod tests {
         m.begin(10);
         m.add(12, 5);
         m.stop(35);
-        // In flight when it was stopped.
+        // In flight when the run was stopped.
         m.add(36, 7);
         assert_eq!(m.phases(), [PhaseBytes { bytes: 5, stall_ns: 23 }]);
         assert_eq!(m.windows(), [0, 5, 0, 7]);

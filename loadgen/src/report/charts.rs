@@ -1,5 +1,5 @@
-//! The charts of a report out of a result. However many containers and windows there are, what is drawn is bounded:
-//! chosen containers, thinned lines, rows and columns put together.
+//! Makes the charts of a report from a result. The size of the drawing is bounded for any number of containers and
+//! windows: only some containers are chosen, lines are thinned, rows and columns are combined.
 
 mod heat;
 mod latency;
@@ -13,20 +13,20 @@ use crate::plan::{CONTENDED, Phase, Role, SOLO};
 use crate::result::{ArmResult, ContainerResult, RunResult};
 use crate::units::bytes;
 
-/// Colours there are for arms.
+/// Number of colours for arms.
 const COLOURS: usize = 6;
 
-/// Slower than this, in thousandths, is as good as nothing.
+/// A slowdown from this value on, in thousandths, is drawn as "nothing arrived".
 const SLOWDOWN_END: u64 = 1_000_000;
 
-/// An entry of a legend: class and name.
+/// An entry of a legend: CSS class and name.
 pub type Key = (String, String);
 
 fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 
-/// The phases as far as they were measured, and what was not.
+/// The measured part of each phase, and a band for the part that was not measured.
 fn bands(result: &RunResult, arm: &ArmResult) -> Vec<Band> {
     let class = |i: usize| if i == CONTENDED { "hot" } else { "calm" };
     let band = |(i, p): (usize, &Phase)| {
@@ -49,13 +49,13 @@ fn time_axis(result: &RunResult) -> ((f64, f64), Vec<(f64, String)>) {
     ((0.0, end), ticks.map(|t| (t, format!("{} s", short(t)))).collect())
 }
 
-/// Without zeros that say nothing.
+/// A number without trailing zeros.
 fn short(v: f64) -> String {
     let text = format!("{v:.3}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// A linear axis up to at least `top`, its ticks in the largest unit that keeps them short.
+/// A linear axis up to at least `top`, with ticks in the largest unit that keeps their labels short.
 fn axis(top: f64, units: &[(f64, &str)]) -> (f64, Vec<(f64, String)>, String) {
     let unit = units.iter().rev().find(|(scale, _)| top >= *scale).or_else(|| units.first());
     let (scale, name) = unit.copied().unwrap_or((1.0, ""));
@@ -68,14 +68,14 @@ const RATES: &[(f64, &str)] = &[(1.0, "bit/s"), (1e3, "kbit/s"), (1e6, "Mbit/s")
 const SIZES: &[(f64, &str)] =
     &[(1.0, "B"), (1024.0, "KiB"), (1_048_576.0, "MiB"), (1_073_741_824.0, "GiB")];
 
-/// Goodput over time of the worst victim, with the middle one behind it for measure.
+/// Goodput over time of the worst victim, with the median victim faintly behind it for comparison.
 pub fn goodput(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
     let per_second = 8e9 / result.window_ns.max(1) as f64;
     let order = worst_first(arm);
     let mut series = Vec::new();
     let mut add = |c: &ContainerResult, faint: &str, who: &str| {
         for (way, windows) in [("up", &c.up_window_bytes), ("down", &c.down_window_bytes)] {
-            // The last one also holds what came after it, and would be drawn as a leap.
+            // Leave out the last window: it also contains all later bytes and would appear as a spike.
             let whole = windows.split_last().map_or(&[][..], |(_, rest)| rest);
             if windows.iter().any(|b| *b > 0) {
                 let at = |(i, b): (usize, &u32)| {
@@ -97,7 +97,7 @@ pub fn goodput(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
         add(c, "", "worst victim");
     }
     let keys = series.iter().rev().map(|s| (s.class.clone(), s.name.clone())).collect();
-    // One scale for all arms, or the starved one looks as busy as the other.
+    // One scale for all arms; otherwise the starved arm appears as busy as the other.
     let every = result.arms.iter().flat_map(worst_first);
     let top = every.flat_map(|c| c.up_window_bytes.iter().chain(&c.down_window_bytes)).max();
     let (end, y_ticks, unit) = axis(f64::from(top.copied().unwrap_or(0)) * per_second, RATES);
@@ -117,7 +117,7 @@ pub fn goodput(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
     (chart, keys)
 }
 
-/// The hog's budget and the worst victim's; the only one when it is shared.
+/// The budgets of the hog and of the worst victim; a single one when it is shared.
 pub fn shown_budgets(arm: &ArmResult) -> Vec<usize> {
     let hog = arm.containers.iter().find(|c| c.role == Role::Hog).map(|c| c.budget);
     let mut shown: Vec<usize> = hog.into_iter().chain(worst(arm).map(|c| c.budget)).collect();
@@ -157,7 +157,7 @@ pub fn usage(result: &RunResult, arm: &ArmResult, budget: usize) -> Chart {
     }
 }
 
-/// Victims sorted by their slowdown, arm by arm, with the gate they are held to.
+/// The victims of each arm sorted by slowdown, with the limit of the gate.
 pub fn slowdowns(result: &RunResult) -> (Chart, Vec<Key>) {
     let ns = |i: usize| result.phases.get(i).map_or(1, Phase::nanos);
     let sorted = |arm: &ArmResult| {
@@ -176,7 +176,7 @@ pub fn slowdowns(result: &RunResult) -> (Chart, Vec<Key>) {
     let most = finite.max().map_or(1.0, |m| *m as f64 / 1e3).max(1.5);
     let nothing = arms.iter().flatten().any(|m| *m >= SLOWDOWN_END);
     let gate = gate_limit(result);
-    // Those that got next to nothing lie on a line of their own above all others.
+    // Victims that received next to nothing are drawn on a separate line above all others.
     let ceiling = (most.max(gate.unwrap_or(1.0))) * if nothing { 3.0 } else { 1.0 };
     let (mut series, mut keys) = (Vec::new(), Vec::new());
     for (i, (arm, all)) in result.arms.iter().zip(&arms).enumerate() {
@@ -217,7 +217,7 @@ pub fn slowdowns(result: &RunResult) -> (Chart, Vec<Key>) {
     (chart, keys)
 }
 
-/// The limit of the gate on the throughput slowdown of a subject, where there is one.
+/// The limit of the gate on the throughput slowdown of a subject, if there is one.
 fn gate_limit(result: &RunResult) -> Option<f64> {
     let about = |text: &str| text.contains("slowdown") && !text.contains("p99");
     let gate = result

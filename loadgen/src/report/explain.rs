@@ -1,4 +1,4 @@
-//! What the words mean, in the binary.
+//! The meaning of metrics, gates and exit codes, built into the binary.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use crate::gate::words;
 use crate::metrics::{Better, METRICS, find};
 use crate::units::hint;
 
-/// The topic that lists what a gate may ask.
+/// The topic that lists the terms of a gate condition.
 const EXPRESSION: &str = "expression";
 
 const TOPICS: &[(&str, &str)] = &[
@@ -107,7 +107,7 @@ const TOPICS: &[(&str, &str)] = &[
     ),
 ];
 
-/// What a gate is about, by a word in its name.
+/// Topics of gates: a word in the gate's name, and the topic. The first match counts.
 const GATES: &[(&str, &str)] = &[
     ("(", EXPRESSION),
     ("goodput alone", "control"),
@@ -130,10 +130,10 @@ const GATES: &[(&str, &str)] = &[
     ("pressure", "refusals"),
 ];
 
-/// Metric, gate, exit code or topic.
+/// Explains a metric, gate, exit code or topic; without a name, lists the topics.
 ///
 /// # Errors
-/// Nothing of that name.
+/// No topic has that name; the error suggests similar ones.
 pub fn explain(topic: Option<&str>) -> Result<String, Failure> {
     let metrics = METRICS.iter().map(|m| m.key).filter(|key| about(key).is_none());
     let topics = TOPICS.iter().map(|t| t.0).chain(metrics).chain([EXPRESSION, "exit"]);
@@ -142,6 +142,7 @@ pub fn explain(topic: Option<&str>) -> Result<String, Failure> {
         return Ok(words::explain());
     }
     let found = exits(name).or_else(|| topic_or_metric(name)).or_else(|| gate(name));
+    // A prefix of a topic gets the full names; otherwise suggest the nearest spelling.
     found.ok_or_else(|| {
         let longer: Vec<_> = topics.clone().filter(|t| t.starts_with(name)).collect();
         let hint = match hint(name, topics) {
@@ -153,7 +154,7 @@ pub fn explain(topic: Option<&str>) -> Result<String, Failure> {
     })
 }
 
-/// Every topic with what it is about in a line.
+/// Every topic with its first sentence.
 fn contents<'a>(topics: impl Iterator<Item = &'a str>) -> String {
     let line = |name: &str| {
         let text = match name {
@@ -185,7 +186,7 @@ fn exits(name: &str) -> Option<String> {
     Some(format!("exit code {code}: {what}\n"))
 }
 
-/// A metric may be a topic as well.
+/// A name may be both a metric and a topic: print both texts.
 fn topic_or_metric(name: &str) -> Option<String> {
     let metric = find(name).map(|m| {
         let better = match m.better {
@@ -204,7 +205,7 @@ fn about(name: &str) -> Option<String> {
 }
 
 fn gate(name: &str) -> Option<String> {
-    // Names of gates are several words; a single one is a topic mistyped.
+    // Gate names have several words; an unknown single word is a misspelled topic.
     let name = Some(name.to_lowercase()).filter(|n| n.contains(' '))?;
     let (_, topic) = GATES.iter().find(|(word, _)| name.contains(word))?;
     if *topic == EXPRESSION { Some(words::explain()) } else { topic_or_metric(topic) }

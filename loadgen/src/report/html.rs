@@ -1,4 +1,4 @@
-//! `report.html`: one file, no script, no network; light and dark; readable on a phone.
+//! `report.html`: one file without script or network access; light and dark; readable on a phone.
 
 use minijinja::{Environment, Value, context};
 
@@ -10,7 +10,7 @@ use crate::result::{ArmResult, RunResult};
 
 const TEMPLATE: &str = include_str!("report.html.jinja");
 
-/// Arms with charts of their own; all are in the tables.
+/// Maximum number of arms with charts; the tables contain all.
 const ARMS_MAX: usize = 6;
 
 pub fn render(result: &RunResult) -> Result<String, Failure> {
@@ -50,7 +50,7 @@ pub fn render(result: &RunResult) -> Result<String, Failure> {
     template.render(context).map_err(|e| Failure::io("report.html", e))
 }
 
-/// A number stays with its unit however narrow the column; a line may end after a slash.
+/// Keeps a number and its unit on one line in narrow columns; a line may break after a slash.
 fn unbroken(cell: &str) -> String {
     cell.replace(" / ", "\u{a0}/\n").replace(' ', "\u{a0}").replace('\n', " ")
 }
@@ -79,12 +79,12 @@ fn meta(result: &RunResult) -> Value {
     }
 }
 
-/// A column of the tables.
+/// The heading of a column.
 fn head(arm: &ArmResult) -> Value {
     context! { name => arm.name.as_str(), expected => arm.role.expected() }
 }
 
-/// What failed is read first.
+/// Failed gates first.
 fn gates(result: &RunResult) -> Vec<Value> {
     let mut gates: Vec<_> = result.gates.iter().collect();
     gates.sort_by_key(|g| g.passed);

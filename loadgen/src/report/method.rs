@@ -1,5 +1,5 @@
-//! How sure the numbers are: what was asked and what became of it, the three latencies of a request, and how late the
-//! generator itself was. A row an arm and phase, of all victims.
+//! How reliable the numbers are: intended and completed requests, the three latencies of a request, and the lag of the
+//! generator. One row per arm and phase, over all victims.
 
 use minijinja::{Value, context};
 
@@ -35,7 +35,7 @@ fn of_phase(arm: &ArmResult, phase: usize, name: &str) -> Value {
     }
 }
 
-/// A probe's own record of it where there is one, else that of the arm.
+/// The lag that the probes recorded, or that of the arm if they recorded none.
 fn lag(arm: &ArmResult, books: &[&ProbePhase]) -> String {
     let of_probes = books.iter().filter_map(|p| p.lag.p99_ns).max();
     time(of_probes.unwrap_or(arm.generator_lag_p99_ns))

@@ -1,4 +1,4 @@
-//! Which containers a rendering is about. There may be thousands: what is drawn or listed one by one is chosen here.
+//! Selects the containers that a rendering shows. There may be thousands; only selected ones are drawn or listed.
 
 use crate::metrics::victims;
 use crate::plan::{CONTENDED, Role};
@@ -11,7 +11,7 @@ pub fn role(role: Role) -> &'static str {
     }
 }
 
-/// Its group's name, or its role's where the result knows no groups.
+/// The name of its group, or of its role in a result without groups.
 pub fn group_of(c: &ContainerResult) -> &str {
     if c.group.is_empty() { role(c.role) } else { &c.group }
 }
@@ -20,8 +20,8 @@ pub fn contended_bytes(c: &ContainerResult) -> u64 {
     c.phases.get(CONTENDED).map_or(0, |p| p.up_bytes + p.down_bytes)
 }
 
-/// How much less came beside the hog than would have come alone, in thousandths; `u64::MAX`: nothing came. Its own
-/// record of it if there is one, else from the bytes of the phases.
+/// Slowdown beside the hog in thousandths; `u64::MAX`: no byte arrived. Uses the recorded cost, or computes it from the
+/// bytes of the phases if there is none.
 pub fn slowdown_milli(c: &ContainerResult, solo_ns: u64, contended_ns: u64) -> u64 {
     if c.cost.throughput_slowdown_milli.is_some() {
         return c.cost.throughput_slowdown_milli.unwrap_or(u64::MAX);
@@ -43,7 +43,7 @@ pub fn slowdown_milli(c: &ContainerResult, solo_ns: u64, contended_ns: u64) -> u
     ratio(solo.up_bytes, contended.up_bytes).max(ratio(solo.down_bytes, contended.down_bytes))
 }
 
-/// Victims, the one with the least goodput beside the hog first.
+/// The victims, sorted by goodput beside the hog; the least is the first.
 pub fn worst_first(arm: &ArmResult) -> Vec<&ContainerResult> {
     let mut victims: Vec<_> = victims(arm).collect();
     victims.sort_by_key(|c| contended_bytes(c));

@@ -1,6 +1,6 @@
-//! Charts as inline SVG: a few hundred lines against a plotting crate and its fonts, and the same bytes every time.
+//! Charts as inline SVG: a few hundred lines instead of a plotting crate with fonts, and the same bytes every time.
 //!
-//! One drawing serves a desk and a phone. It is scaled with the page, so the style sheet sets larger letters on narrow
+//! One drawing serves a desktop and a phone. It scales with the page, so the style sheet sets larger letters on narrow
 //! screens, and margins, ticks and labels here leave room for those.
 
 mod heat;
@@ -11,14 +11,14 @@ pub use hover::Show;
 
 use std::fmt::Write as _;
 
-/// One line.
+/// One line of a chart.
 #[derive(Debug, Clone, Default)]
 pub struct Series {
     pub name: String,
-    /// CSS classes that carry the colour and the dash.
+    /// CSS classes that set colour and dash.
     pub class: String,
     pub points: Vec<(f64, f64)>,
-    /// Points are shown as dots too: few enough that each is something by itself.
+    /// Also draw each point as a dot: for series with few points.
     pub dots: bool,
 }
 
@@ -30,7 +30,7 @@ pub struct Mark {
     pub y: f64,
 }
 
-/// A named stretch of the x axis, such as a phase.
+/// A named range of the x axis, such as a phase.
 #[derive(Debug, Clone)]
 pub struct Band {
     pub name: String,
@@ -48,22 +48,22 @@ pub enum Scale {
 
 #[derive(Debug, Clone, Default)]
 pub struct Chart {
-    /// For those who do not see it.
+    /// Text alternative for screen readers.
     pub title: String,
-    /// The unit of the y ticks.
+    /// Unit of the y ticks.
     pub unit: String,
     pub x: (f64, f64),
     pub y: (f64, f64),
     pub y_scale: Scale,
-    /// Position and text.
+    /// Position and label.
     pub x_ticks: Vec<(f64, String)>,
     pub y_ticks: Vec<(f64, String)>,
-    /// Lines at the x ticks too.
+    /// Draw grid lines at the x ticks too.
     pub x_grid: bool,
     pub bands: Vec<Band>,
     pub marks: Vec<Mark>,
     pub series: Vec<Series>,
-    /// How values of x and y are written where the pointer is.
+    /// Formats of the x and y values in tooltips.
     pub show: (Show, Show),
 }
 
@@ -73,10 +73,10 @@ const LEFT: f64 = 68.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 30.0;
 const BOTTOM: f64 = 30.0;
-/// A letter on a phone, about, and a line of text.
+/// Approximate width of a letter and height of a line on a phone, in units of the drawing.
 const LETTER: f64 = 9.5;
 const LINE: f64 = 18.0;
-/// More points than this are thinned by least and greatest of a bucket, so that spikes survive.
+/// Maximum points of a line. Beyond it, each bucket keeps its minimum and maximum, so that spikes survive.
 const POINTS_MAX: usize = 400;
 
 impl Chart {
@@ -117,7 +117,7 @@ impl Chart {
                 "<rect class=\"band {class}\" x=\"{from:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height}\">\
                  <title>{name}</title></rect>",
             );
-            // A name wider than its stretch would run into the next.
+            // A name wider than its band would overlap the next one.
             if b.name.chars().count() as f64 * LETTER <= width + LETTER {
                 let middle = f64::midpoint(from, to);
                 text(s, "bandname", (middle, TOP - 9.0), "middle", &b.name);
@@ -139,12 +139,13 @@ impl Chart {
                 let _ = write!(s, "<path class=\"grid\" d=\"M{at:.1} {TOP}V{y0}\"/>");
             }
             let half = name.chars().count() as f64 * LETTER / 2.0;
-            // The outermost names stay inside the drawing.
+            // Keep the outermost labels inside the drawing.
             let (anchor, from, to) = if at + half > W {
                 ("end", W - 2.0 - 2.0 * half, W - 2.0)
             } else {
                 ("middle", at - half, at + half)
             };
+            // Leave out a label that would overlap the previous one.
             if from < free {
                 continue;
             }
@@ -156,7 +157,7 @@ impl Chart {
         text(s, "unit", (2.0, TOP - 13.0), "start", &self.unit);
     }
 
-    /// Names stand above their lines, or lower where the one above leaves no room.
+    /// Draws names above their lines, or lower if the name above leaves no room.
     fn marks(&self, s: &mut String) {
         let mut marks: Vec<&Mark> = self.marks.iter().collect();
         marks.sort_by(|a, b| b.y.total_cmp(&a.y));
@@ -236,7 +237,7 @@ pub fn steps(top: f64) -> Vec<f64> {
     (0..=(top / step).ceil() as usize).map(|i| i as f64 * step).collect()
 }
 
-/// Ticks of a logarithmic axis within `low..=high`: powers of ten, and 2 and 5 between them when those are few.
+/// Ticks of a logarithmic axis within `low..=high`: powers of ten, with 2 and 5 between them when those are few.
 pub fn log_steps(low: f64, high: f64) -> Vec<f64> {
     let (low, high) = (low.max(1e-9), high.max(low * 1.01));
     let between: &[f64] = if (high / low).log10() < 2.2 { &[1.0, 2.0, 5.0] } else { &[1.0] };
@@ -278,7 +279,7 @@ mod tests {
         assert_eq!(escape("<a \"b\" & c>"), "&lt;a &quot;b&quot; &amp; c&gt;");
     }
 
-    /// Nothing is drawn outside the drawing, whatever the data.
+    /// Nothing is drawn outside the drawing area, whatever the data.
     #[test]
     fn points_outside_the_axes_stay_on_their_edge() {
         let chart = Chart {

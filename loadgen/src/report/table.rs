@@ -1,4 +1,4 @@
-//! The two arms side by side, for people.
+//! The table for people: the arms side by side.
 
 use std::fmt::Write as _;
 
@@ -65,7 +65,7 @@ pub(super) struct TextRow {
     pub(super) cells: Vec<String>,
 }
 
-/// The table's content, for other renderings.
+/// Headline and rows of the table, for other renderings.
 pub(super) fn cells(result: &RunResult) -> (String, Vec<TextRow>) {
     let mut before = String::new();
     let text = |row: Row| {
@@ -80,7 +80,7 @@ pub(super) fn cells(result: &RunResult) -> (String, Vec<TextRow>) {
     (headline(result).replace('\n', " "), rows(result).into_iter().map(text).collect())
 }
 
-/// How far a run came that was stopped.
+/// A sentence about how far an interrupted run got; `None` if it was not interrupted.
 pub(crate) fn interruption(result: &RunResult) -> Option<String> {
     if !result.interrupted {
         return None;
@@ -206,7 +206,7 @@ fn worst_stall(arm: &ArmResult, phase: usize) -> String {
 
 pub(crate) const HOG_MEMORY: &str = "hog's peak / its hard limit";
 
-/// What a scenario gives a container is no limit where the arm enforces none.
+/// The scenario's limit counts only where the arm enforces it.
 pub(crate) fn hog_memory(arm: &ArmResult) -> String {
     let f = &arm.fairness;
     match f.hog_hard_bytes.filter(|_| arm.is_limited()) {
@@ -226,7 +226,7 @@ fn cpu(arm: &ArmResult) -> String {
     let victim = of(Role::Victim).filter_map(|c| c.stack_cpu_ns).max();
     match hog.zip(victim) {
         Some((h, v)) => format!("{} / {}", time(h), time(v)),
-        // Virtual time has none, the kernel's own stack tells nobody.
+        // Virtual time does not count CPU, and the kernel does not report that of its own stack.
         None => "not counted".to_owned(),
     }
 }

@@ -1,15 +1,15 @@
-//! What became of the requests of a probe.
+//! The outcome of a probe's requests.
 
 use serde::{Deserialize, Serialize};
 
-/// A percentile of all requests. One that never came back counts with the time it was waited for, which its latency
-/// exceeds; so what is read is a bound from below wherever such requests may change it.
+/// A percentile of all requests. A request that did not complete counts with its waiting time, which its latency
+/// exceeds; so the value is a lower bound wherever such requests may change it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quantile {
     pub ns: u64,
-    /// The percentile may be larger than `ns`, by more than 1 %.
+    /// The percentile may exceed `ns` by more than 1 %.
     pub at_least: bool,
-    /// With `at_least`: it is no larger than this, whatever became of the missing requests. Absent: nobody knows.
+    /// With `at_least`: upper bound, whatever the latency of the missing requests. Absent: no upper bound is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_most_ns: Option<u64>,
 }
@@ -18,7 +18,7 @@ impl Quantile {
     pub fn exact(ns: u64) -> Self {
         Self { ns, at_least: false, at_most_ns: None }
     }
-    /// Known from above.
+    /// Upper bound, if one is known.
     pub fn upper_ns(&self) -> Option<u64> {
         if self.at_least { self.at_most_ns } else { Some(self.ns) }
     }
@@ -29,7 +29,7 @@ pub struct SpectrumRow {
     pub quantile_ppb: u64,
     pub ns: u64,
     pub count: u64,
-    /// As of a percentile.
+    /// As in [`Quantile`].
     #[serde(default, skip_serializing_if = "is_false")]
     pub at_least: bool,
 }
@@ -46,7 +46,7 @@ pub struct ProbePhase {
     pub shed: u64,
     pub failed: u64,
     pub in_deadline: u64,
-    /// Above the histogram's 60 s.
+    /// Requests above the histogram's 60 s.
     pub saturated: u64,
     pub delivered_ppm: Option<u64>,
     pub p50: Option<Quantile>,
@@ -55,23 +55,23 @@ pub struct ProbePhase {
     pub max: Option<Quantile>,
     pub mean_ns: u64,
     pub stddev_ns: u64,
-    /// Latency by percentile; what did not come back counts with what is known of it from below.
+    /// Latency by percentile; requests that did not complete count with their lower bound.
     pub spectrum: Vec<SpectrumRow>,
-    /// From the first byte that the socket took to the last of the response: what a client that waits for its own
-    /// requests would have measured.
+    /// From the first byte that the socket accepted to the last byte of the response: the latency that a closed-loop
+    /// client would measure.
     #[serde(default)]
     pub service: Latency,
-    /// From the intended start to the moment the generator looked at the request: its own lateness.
+    /// From the intended start to the moment the generator handled the request: its own lag.
     #[serde(default)]
     pub lag: Latency,
-    /// The completed responses, nanoseconds: base64 of a compressed V2 HdrHistogram. Merges without loss.
+    /// Completed responses in nanoseconds: base64 of a compressed V2 HdrHistogram. Merges without loss.
     #[serde(default)]
     pub hdr: String,
-    /// The same of those that did not come back: what is known of each from below. Empty where there are none.
+    /// The same for requests that did not complete, with their lower bounds. Empty if there are none.
     #[serde(default)]
     pub hdr_missing: String,
-    /// Both of them by the second in which they became known, that of what never came back being the last of its
-    /// phase. Seconds without a sample are left out.
+    /// Both, by the second in which each became known; a request that did not complete is in the last second of its
+    /// phase. Seconds without a sample are omitted.
     #[serde(default)]
     pub intervals: Vec<IntervalHdr>,
 }
@@ -85,7 +85,7 @@ pub struct IntervalHdr {
     pub hdr: String,
 }
 
-/// A latency without censoring: what it is taken of has happened.
+/// A latency without censoring: each of its samples was observed completely.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Latency {
     pub count: u64,

@@ -1,4 +1,4 @@
-//! From a scenario file to a plan. Everything that could not be run is refused here, with where it stands in the file.
+//! Makes a plan from a scenario file. Refuses everything that cannot run, with its place in the file.
 
 use skbudget_controller::Limits;
 use skbudget_stack::ContainerConfig;
@@ -18,12 +18,12 @@ use crate::units::Unit;
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MS;
-/// Containers of one run.
+/// Maximum number of containers of one run.
 const CONTAINERS_MAX: u64 = 4096;
-/// Connections of one load: a port each.
+/// Maximum connections of one load: each needs a port.
 pub(crate) const CONNECTIONS_MAX: u64 = 5000;
 
-/// What is wrong with the value at a path.
+/// The path of a wrong value, and the error message.
 type Wrong = (Vec<String>, String);
 
 pub(super) fn plan(source: &Source, seed: u64) -> Result<Plan, Failure> {
@@ -66,7 +66,7 @@ impl Builder<'_> {
         if !f.group.iter().any(|g| g.role == Role::Victim) {
             return wrong(&["group"], "no victims: nobody can be starved");
         }
-        // Hogs come first: a container keeps its number when victims are added.
+        // Hogs first: a container keeps its number when victims are added.
         for role in [Role::Hog, Role::Victim] {
             let mut nth = 0;
             for (i, group) in f.group.iter().enumerate().filter(|(_, g)| g.role == role) {
@@ -168,6 +168,7 @@ impl Builder<'_> {
             if out.iter().any(|o| o.name == arm.name) {
                 return wrong(&["arm", &at], format!("two arms with the name '{}'", arm.name));
             }
+            // The defaults compare Linux as it is (one shared pool) with per-container budgets under the strict rules.
             let unless_said = match arm.isolation {
                 Isolation::Shared => RuleSet::Linux,
                 Isolation::Container | Isolation::Off => RuleSet::Strict,
@@ -202,7 +203,7 @@ impl Builder<'_> {
 
     fn check_group(&self, i: usize, g: &Group) -> Result<(), Wrong> {
         let at = if g.name.is_empty() { i.to_string() } else { g.name.clone() };
-        // Dots separate a group from its metric in a gate.
+        // A gate separates the group from the metric by a dot.
         if !names::fits(&g.name) || g.name.contains('.') {
             let what = format!("'{}': a group's name is {}, but no '.'", g.name, names::RULE);
             return wrong(&["group", &at], what);
@@ -235,7 +236,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// The containers of a group. `nth` of `victims` is the first, to stagger their probes.
+    /// Adds the containers of a group. `nth` is the index of the first among `victims`, to stagger their probes.
     fn members(
         &self,
         g: &Group,
@@ -252,6 +253,7 @@ impl Builder<'_> {
                 format!("{}{}", g.name, i + 1)
             };
             let many = presence.len() > 1;
+            // With churn a container has several lives; each is a container of its own, but they share one budget.
             for (life, p) in presence.iter().enumerate() {
                 out.push(ContainerPlan {
                     name: if many { format!("{name}-{}", life + 1) } else { name.clone() },

@@ -1,4 +1,4 @@
-//! The scenarios that come with the program.
+//! The built-in scenarios.
 
 const CATALOGUE: &[(&str, &str)] = &[
     ("starvation", include_str!("catalogue/starvation.toml")),
@@ -26,15 +26,15 @@ const CATALOGUE: &[(&str, &str)] = &[
     ("aa", include_str!("catalogue/aa.toml")),
 ];
 
-/// What the others extend; no scenario by itself.
+/// The common base that the others extend; not a scenario itself.
 const BASE: &str = include_str!("catalogue/base.toml");
 
-/// In the order of the catalogue.
+/// The names, in the order of the catalogue.
 pub fn names() -> impl Iterator<Item = &'static str> {
     CATALOGUE.iter().map(|(name, _)| *name)
 }
 
-/// The file of a built-in.
+/// The file of a built-in scenario.
 pub fn text(name: &str) -> Option<&'static str> {
     if name == "base" {
         return Some(BASE);

@@ -1,5 +1,4 @@
-//! The scenario file, `loadgen.scenario/1`: TOML as people write it. Everything has a default; what is not known is
-//! refused.
+//! The scenario file, `loadgen.scenario/1`, in TOML. Every key has a default; unknown keys are refused.
 
 use std::collections::BTreeMap;
 
@@ -15,9 +14,9 @@ pub const SCHEMA: &str = "loadgen.scenario/1";
 pub struct File {
     pub schema: String,
     pub name: String,
-    /// What it is about, in a line.
+    /// One line about the scenario.
     pub about: String,
-    /// `builtin:NAME` or the path of a file: what is not said here is as it is there. Arms and groups are matched by
+    /// `builtin:NAME` or the path of a file that supplies the values not given here. Arms and groups are matched by
     /// their names.
     pub extends: Option<String>,
     pub run: Run,
@@ -28,9 +27,9 @@ pub struct File {
     pub arm: Vec<Arm>,
     pub group: Vec<Group>,
     pub gate: Vec<Gate>,
-    /// Short names for `--set`: each stands for one or more paths.
+    /// Short names for `--set`: each sets one or more paths.
     pub params: BTreeMap<String, Paths>,
-    /// By target: paths and what they are there.
+    /// By target: paths and their values on that target.
     pub on: BTreeMap<String, BTreeMap<String, toml::Value>>,
 }
 
@@ -52,21 +51,21 @@ impl Paths {
     }
 }
 
-/// The phases, one after the other.
+/// The phases, in this order.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Run {
-    /// Before the first phase.
+    /// Time before the first phase.
     pub warmup: Time,
-    /// The victims alone.
+    /// The victims run alone.
     pub solo: Time,
-    /// The hogs are there.
+    /// The hogs are active.
     pub contended: Time,
-    /// They are gone.
+    /// The hogs have left.
     pub recovery: Time,
-    /// Of the goodput series.
+    /// Length of a window of the goodput series.
     pub window: Time,
-    /// How long after a phase its probes may still come back.
+    /// Time after a phase in which its probes may still complete.
     pub grace: Time,
 }
 
@@ -87,7 +86,7 @@ impl Default for Run {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Link {
-    /// Guest to server and back (virtual).
+    /// Round trip time between guest and server (virtual).
     pub rtt: Time,
     pub mtu: Count,
     /// Checksum and segmentation offload.
@@ -105,7 +104,7 @@ impl Default for Link {
 pub struct Socket {
     /// tcp_rmem's default, as autotuning leaves it on a used flow.
     pub rmem: Bytes,
-    /// tcp_wmem's maximum; bounds host sockets too.
+    /// tcp_wmem's maximum; limits host sockets too.
     pub wmem_max: Bytes,
     /// Send and receive buffer of a guest's socket (virtual).
     pub guest_buffer: Bytes,
@@ -132,7 +131,7 @@ pub struct Budget {
 pub struct Arm {
     pub name: String,
     pub isolation: Isolation,
-    /// Unless said: the kernel's where all share one budget, ours where each has its own.
+    /// Default: `linux` where all containers share one budget, `strict` otherwise.
     pub rules: Option<RuleSet>,
     pub role: ArmRole,
 }
@@ -146,7 +145,7 @@ pub struct Group {
     pub count: Count,
     pub weight: Option<Count>,
     pub budget: Budget,
-    /// Link of each container, each way.
+    /// Rate of each container's link, each way.
     pub rate: Rate,
     pub up: Option<Up>,
     pub down: Option<Down>,
@@ -161,13 +160,13 @@ pub struct Group {
     pub schedule: Vec<Step>,
 }
 
-/// Bulk to a server that reads.
+/// Bulk transfer to a server that reads.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Up {
     pub conns: Count,
-    /// Percent of the link at which all its servers together read. A little below 100 leaves a standing queue in the
-    /// stack, as behind any server that is slower than its network.
+    /// Read rate of all its servers together, in percent of the link. A value a little below 100 leaves a standing
+    /// queue in the stack, as behind any server that is slower than its network.
     pub share: Count,
 }
 
@@ -177,7 +176,7 @@ impl Default for Up {
     }
 }
 
-/// Bulk from a server, read at once.
+/// Bulk transfer from a server, read at once.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Down {
@@ -194,13 +193,13 @@ impl Default for Down {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Probe {
-    /// Requests a second.
+    /// Requests per second.
     pub rate: Count,
     pub request: Bytes,
     pub response: Bytes,
     pub deadline: Time,
     pub outstanding: Count,
-    /// A new connection for each request.
+    /// Open a new connection for each request.
     pub fresh: Flag,
 }
 
@@ -217,37 +216,37 @@ impl Default for Probe {
     }
 }
 
-/// Connections that send into servers that read nothing, or little.
+/// Connections that send to servers that read slowly or never.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Stuff {
     pub conns: Count,
-    /// At which each server reads; none: never.
+    /// Read rate of each server; none: it never reads.
     pub reads: Option<Rate>,
-    /// What each sends before it falls silent; none: all it can.
+    /// Bytes that each sends before it becomes idle; none: unlimited.
     pub bytes: Option<Bytes>,
-    /// Of each of the container's sockets, as `SO_SNDBUF` would set it.
+    /// Buffer of each of the container's sockets, as `SO_SNDBUF` would set it.
     pub buffer: Option<Bytes>,
 }
 
-/// Connections from servers that push, into a container that reads nothing, or little.
+/// Connections from servers that send to a container that reads slowly or never.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Hoard {
     pub conns: Count,
-    /// At which the container reads each; none: never.
+    /// Rate at which the container reads each; none: it never reads.
     pub reads: Option<Rate>,
-    /// What each server pushes; none: all it can; 0: nothing.
+    /// Bytes that each server sends; none: unlimited; 0: nothing.
     pub bytes: Option<Bytes>,
-    /// Of each of the container's sockets, as `SO_RCVBUF` would set it.
+    /// Buffer of each of the container's sockets, as `SO_RCVBUF` would set it.
     pub buffer: Option<Bytes>,
 }
 
-/// Connections that send, close and are forgotten, into servers that never read.
+/// Connections that send, close and are forgotten, to servers that never read.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Orphans {
-    /// New ones a second.
+    /// New connections per second.
     pub rate: Count,
     pub bytes: Bytes,
 }
@@ -258,14 +257,14 @@ impl Default for Orphans {
     }
 }
 
-/// Clients outside connect to a port of the container and push; it never accepts.
+/// Clients outside connect to a port of the container and send; the container never accepts.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Accept {
     pub conns: Count,
 }
 
-/// Many servers answer one container at once, again and again.
+/// Many servers respond to one container at once, periodically.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Incast {
@@ -280,13 +279,13 @@ impl Default for Incast {
     }
 }
 
-/// Segments made by hand, by a guest that has no TCP.
+/// Handcrafted segments from a guest without TCP.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Flood {
     pub kind: FloodKind,
     pub conns: Count,
-    /// Segments a second, of all connections together.
+    /// Segments per second, over all connections.
     pub rate: Count,
 }
 
@@ -299,15 +298,15 @@ impl Default for Flood {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FloodKind {
-    /// One byte, then a hole of one byte, and the first hole is never filled.
+    /// One byte, then a hole of one byte; the first hole is never filled.
     OutOfOrder,
-    /// One byte in order, and another.
+    /// Segments of one byte, in order.
     Tiny,
-    /// Connects and says nothing.
+    /// Opens connections and sends nothing on them.
     Silent,
 }
 
-/// Containers come and go: each lives for `life`, and a new one comes every `every`.
+/// Short-lived containers: a new one starts every `every`, and each lives for `life`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Churn {
@@ -329,16 +328,16 @@ pub struct Step {
     /// of the run.
     pub at: String,
     pub action: Action,
-    /// Again every so often, up to the end of the phase.
+    /// Repeat the step at this interval, up to the end of the phase.
     pub every: Option<Time>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
-    /// The load begins.
+    /// The load starts.
     Start,
-    /// Its connections end; the container stays.
+    /// Its connections close; the container stays.
     Stop,
     /// The container ends.
     Leave,

@@ -1,11 +1,11 @@
-//! When the containers of a group are there, and when their loads are on.
+//! Computes when the containers of a group exist, and when their loads are active.
 
 use super::build::contended;
 use super::file::{Action, Group, Step};
 use crate::plan::{Phase, Role, Span};
 use crate::units::{Unit, hint};
 
-/// The phases that times are given by.
+/// The phases that times refer to.
 #[derive(Debug, Clone)]
 pub(super) struct Times {
     pub(super) phases: Vec<Phase>,
@@ -21,10 +21,10 @@ pub(super) struct Presence {
 
 type Wrong = (Vec<String>, String);
 
-/// Steps that one with `every` may come to.
+/// Maximum number of steps that a step with `every` expands to.
 const STEPS_MAX: usize = 10_000;
 
-/// Victims are there all the time, a hog while it is contended, unless a schedule or a churn says otherwise.
+/// Victims exist all the time, hogs are active in the contended phase; a schedule or churn changes that for hogs.
 pub(super) fn presence(g: &Group, times: &Times) -> Result<Vec<Presence>, Wrong> {
     let wrong = |key: &str, message: String| {
         Err((vec!["group".to_owned(), g.name.clone(), key.to_owned()], message))
@@ -85,7 +85,7 @@ fn steps(schedule: &[Step], times: &Times) -> Result<Presence, String> {
         let again = (0..STEPS_MAX as u64).map(|i| first + i * every.0);
         all.extend(again.take_while(|at| *at < end).map(|at| (at, step.action)));
     }
-    // Those at one moment stay in the order of the file.
+    // The sort is stable: steps at the same time keep the order of the file.
     all.sort_by_key(|(at, _)| *at);
     let show = |ns: u64| Unit::Nanos.show(ns);
     let (mut active, mut since, mut leaves_ns) = (Vec::new(), None, None);
@@ -93,6 +93,7 @@ fn steps(schedule: &[Step], times: &Times) -> Result<Presence, String> {
         if leaves_ns.is_some() {
             return Err(format!("a step at {}, after it left", show(at)));
         }
+        // A load outside the contended phase would distort the solo reference or the recovery.
         if at < phase.start_ns {
             let (at, solo) = (show(at), show(phase.start_ns));
             return Err(format!("a step at {at}, but the victims are alone until {solo}"));
@@ -120,7 +121,7 @@ fn steps(schedule: &[Step], times: &Times) -> Result<Presence, String> {
             }
         }
     }
-    // Whoever is still there leaves with the phase, or there is no recovery to measure.
+    // Loads still active end with the phase; otherwise there is no recovery to measure.
     active.extend(since.map(|from_ns| Span { from_ns, to_ns: phase.end_ns }));
     if active.is_empty() {
         return Err("nothing ever starts".to_owned());
@@ -128,7 +129,7 @@ fn steps(schedule: &[Step], times: &Times) -> Result<Presence, String> {
     Ok(Presence { joins_ns: 0, active, leaves_ns: Some(leaves_ns.unwrap_or(phase.end_ns)) })
 }
 
-/// A moment, and the end of the phase it is in.
+/// Parses a time; returns it with the end of its phase.
 fn moment(at: &str, times: &Times) -> Result<(u64, u64), String> {
     let (word, plus) = at.split_once('+').unwrap_or((at, "0ns"));
     let end = |ns: u64| {

@@ -1,4 +1,5 @@
-//! From texts to one table: a file, what it extends, what `--set` changes; and where in the file an error is.
+//! Merges the texts of a scenario into one table (a file, the files it extends, the changes by `--set`), and finds the
+//! place of an error.
 
 use std::fs;
 use std::path::Path;
@@ -12,22 +13,22 @@ use crate::bounded;
 use crate::exit::Failure;
 use crate::units::{hint, nearest};
 
-/// A scenario before it is a plan.
+/// A scenario before a plan is made from it.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// What it is called in messages.
+    /// Its name in messages.
     origin: String,
     text: String,
     table: Table,
-    /// What the command line changed, as it was typed, the option before it.
+    /// Changes by the command line: the path, and option and text as typed.
     set: Vec<(Vec<String>, String)>,
 }
 
-/// How long a chain of `extends` may be.
+/// Maximum length of a chain of `extends`.
 const DEPTH_MAX: usize = 8;
 
 impl Source {
-    /// A built-in scenario's name, or the path of a file.
+    /// Opens a built-in scenario by name, or a file by path.
     pub fn open(name: &str) -> Result<Self, Failure> {
         if let Some(text) = catalogue::text(name) {
             return Self::parse(name, text);
@@ -51,8 +52,8 @@ impl Source {
         Ok(Self { origin: origin.to_owned(), text: text.to_owned(), table, set: Vec::new() })
     }
 
-    /// What the scenario says for a target besides. The kernel runs on the wall clock as the TAPs do: what is said for
-    /// it comes on top of what is said for them.
+    /// Applies the scenario's values for a target. The kernel target runs on the wall clock as tap does: its values are
+    /// applied on top of those for tap.
     pub fn on(&mut self, target: &str) -> Result<(), Failure> {
         let file = self.file()?;
         let layers = if target == "kernel" { &["tap", "kernel"][..] } else { &[target] };
@@ -68,7 +69,7 @@ impl Source {
         self.file().map(|_| ())
     }
 
-    /// `key=value`, as after `option` on the command line. A key is one of the scenario's parameters or a path.
+    /// Applies `key=value`, given after `option` on the command line. The key is a parameter of the scenario or a path.
     pub fn set(&mut self, option: &str, assignment: &str) -> Result<(), Failure> {
         let typed = format!("{option} {assignment}");
         let wrong = |e: String| Failure::Usage(format!("{typed}: {e}"));
@@ -94,10 +95,11 @@ impl Source {
             put(&mut self.table, &segments, value_of(text)).map_err(wrong)?;
             self.set.push((segments, typed.clone()));
         }
+        // Deserialize now, so that the error names this option and not the file.
         File::deserialize(self.table.clone()).map_err(|e| wrong(explain(e.message()))).map(|_| ())
     }
 
-    /// As it stands.
+    /// The file with all changes applied.
     pub fn file(&self) -> Result<File, Failure> {
         File::deserialize(self.table.clone())
             .map_err(|e| Failure::Usage(format!("{}: {}", self.origin, explain(e.message()))))
@@ -112,7 +114,8 @@ impl Source {
         Ok(self.file()?.params.into_iter().filter_map(first).collect())
     }
 
-    /// Paths and values of the groups that a scenario adds to the common ones, as its hogs, but those that have a name.
+    /// Paths and values of the groups that the scenario adds to the common one, such as its hogs, except those that a
+    /// parameter covers.
     pub fn knobs(&self) -> Result<Vec<(String, Value)>, Failure> {
         let params = self.file()?.params;
         let named = |path: &str| params.values().any(|paths| paths.iter().any(|p| p == path));
@@ -128,18 +131,19 @@ impl Source {
         Ok(found)
     }
 
-    /// The scenario in full, as TOML.
+    /// The complete scenario as TOML.
     pub fn render(&self) -> String {
         let mut table = self.table.clone();
         table.remove("extends");
-        // What a target has besides is in it already.
+        // The values of the target are already merged.
         table.remove("on");
         toml::to_string(&table).unwrap_or_default()
     }
 
-    /// An error in what a value means, with where the value comes from.
+    /// An error about the meaning of a value, with the option or the line that set it.
     pub fn wrong(&self, path: &[&str], message: &str) -> Failure {
         let same = |p: &[String]| p.iter().map(String::as_str).eq(path.iter().copied());
+        // The last setting of a path is the one in force.
         if let Some((_, typed)) = self.set.iter().rev().find(|(p, _)| same(p)) {
             return Failure::Usage(format!("{typed}: {message}"));
         }
@@ -148,10 +152,10 @@ impl Source {
     }
 }
 
-/// The group that the scenarios have in common.
+/// The group that all built-in scenarios have.
 const COMMON_GROUP: &str = "victim";
 
-/// Values that can be set, in the order of the table. A name and a role are not values of a load.
+/// Collects the values that can be set, in the order of the table. Name and role are not values of a load.
 fn leaves(path: &str, table: &Table, found: &mut Vec<(String, Value)>) {
     for (key, value) in table {
         let path = format!("{path}.{key}");
@@ -164,7 +168,7 @@ fn leaves(path: &str, table: &Table, found: &mut Vec<(String, Value)>) {
     }
 }
 
-/// A text and what it extends, merged. Every text is checked by itself, so that errors have lines.
+/// Parses a text and merges it over the text it extends. Each text is checked separately, so that errors have lines.
 fn table(origin: &str, text: &str, depth: usize) -> Result<Table, Failure> {
     let wrong = |e: &toml::de::Error| {
         let line = e.span().map(|s| line_at(text, s.start));
@@ -200,7 +204,7 @@ fn table(origin: &str, text: &str, depth: usize) -> Result<Table, Failure> {
     Ok(merged)
 }
 
-/// Tables are merged key by key; arrays of tables with names, name by name; anything else is replaced.
+/// Merges tables key by key and arrays of named tables name by name; replaces anything else.
 fn merge(base: &mut Table, own: Table) {
     for (key, value) in own {
         match (base.get_mut(&key), value) {
@@ -228,7 +232,7 @@ fn name(v: &Value) -> Option<&str> {
     v.as_table()?.get("name")?.as_str()
 }
 
-/// What was typed, as a TOML value.
+/// Converts an argument to a TOML value.
 fn value_of(text: &str) -> Value {
     match text {
         "true" => Value::Boolean(true),
@@ -237,8 +241,8 @@ fn value_of(text: &str) -> Value {
     }
 }
 
-/// Sets a value by its path; elements of arrays go by their names. Tables on the way are made: whether they make sense
-/// is seen when the whole is read.
+/// Sets a value by its path; elements of arrays are addressed by name. Creates missing tables: a wrong path is reported
+/// when the whole table is deserialized.
 fn put(table: &mut Table, path: &[String], value: Value) -> Result<(), String> {
     let Some((key, rest)) = path.split_first() else { return Err("an empty path".to_owned()) };
     if rest.is_empty() {
@@ -276,7 +280,7 @@ fn look<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {
     }
 }
 
-/// serde's words about an unknown key, with the nearest that is known.
+/// Rewrites serde's message about an unknown key to suggest the nearest known one.
 fn explain(message: &str) -> String {
     let Some((what, known)) = message.split_once(", expected ") else { return message.to_owned() };
     let mut typed = what.split('`').skip(1);
@@ -294,7 +298,7 @@ fn line_at(text: &str, byte: usize) -> usize {
     text.as_bytes()[..byte.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1
 }
 
-/// The line on which the value of a path, or the longest part of the path that is there, is written.
+/// The line that contains the value of a path, or the longest existing prefix of the path.
 fn line_of(text: &str, path: &[&str]) -> Option<usize> {
     let root = toml::de::DeTable::parse(text).ok()?;
     let mut at = None;

@@ -1,4 +1,4 @@
-//! Numbers as a scenario file writes them: `"4MiB"`, `"100us"`, `"1Gbit"`, `300`.
+//! Numbers in a scenario file: `"4MiB"`, `"100us"`, `"1Gbit"`, `300`.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
 use crate::units::Unit;
 
-/// Takes a whole number or a text with a unit.
+/// Accepts a whole number or a text with a unit.
 struct Value(Unit);
 
 impl Visitor<'_> for Value {
@@ -58,19 +58,19 @@ macro_rules! values {
 }
 
 values! {
-    /// How many.
+    /// A count.
     Count: Count;
     /// Bytes.
     Bytes: Bytes;
     /// Nanoseconds.
     Time: Nanos;
-    /// Bits a second.
+    /// Bits per second.
     Rate: BitsPerSecond;
     /// 0 or 1.
     Flag: Flag;
 }
 
-/// The unit that a value of a file is written in, for the record: the number, and the suffix of its key.
+/// The number of a value and the unit it is written in, for the record of parameters.
 pub(super) fn guess(value: &toml::Value) -> Option<(u64, Unit)> {
     match value {
         toml::Value::Integer(n) => u64::try_from(*n).ok().map(|n| (n, Unit::Count)),

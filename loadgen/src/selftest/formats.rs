@@ -1,4 +1,4 @@
-//! The files of a small result, read back.
+//! Writes a small result in every format and reads the files back.
 
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 
@@ -13,7 +13,7 @@ use crate::result::{
 
 const REQUESTS: u64 = 3000;
 
-/// One victim with a name that every format must escape.
+/// A result with one victim with a name that every format must escape.
 pub(crate) fn sample() -> RunResult {
     let phase = |name: &str, i: u64| Phase {
         name: name.to_owned(),

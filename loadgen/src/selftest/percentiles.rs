@@ -1,5 +1,5 @@
-//! Percentiles with requests that never came back: they rise with their rank, lie between what is known from below and
-//! from above, and are the same in every file.
+//! Percentiles with requests that did not complete: they rise with their rank, lie between their lower and upper
+//! bounds, and are the same in every file.
 
 use skbudget_stack::sim::{Observer as _, Rng};
 
@@ -28,8 +28,8 @@ pub(super) fn all() -> Result<String, String> {
     Ok(format!("{CASES} cases, {censored} requests without an answer"))
 }
 
-/// Some hundred requests, and how long each really takes. Which of them are answered before the end, and how long the
-/// others are waited for, has nothing to do with how long they take.
+/// Some hundred requests, and the true latency of each. Whether a request completes, and how long the others wait, is
+/// independent of its latency.
 fn case(seed: u64) -> (ProbeLog, Vec<u64>) {
     let mut rng = Rng::new(seed);
     let phase = Phase { name: "all".to_owned(), start_ns: 0, end_ns: SECOND };
@@ -47,7 +47,7 @@ fn case(seed: u64) -> (ProbeLog, Vec<u64>) {
         } else if fate % 3 == 0 {
             log.shed(id);
         }
-        // What is waited for longer than it takes comes back.
+        // A request that waits longer than its latency would complete, so the latency exceeds the waiting time.
         truth.push(if fate >= missing { takes } else { takes.max(waited + 1) });
     }
     log.close(0, SECOND);
@@ -68,18 +68,18 @@ fn rising(book: &Book) -> Result<(), String> {
     let named: Option<Vec<u64>> = named.iter().map(|q| q.map(|q| q.ns)).collect();
     ascending("p50, p90, p99, p99.9 and max", &named.ok_or("a percentile is missing")?)?;
     ascending("percentiles", &read.iter().map(|q| q.ns).collect::<Vec<_>>())?;
-    // Unknown from above stays unknown.
+    // Without an upper bound at one rank, there is none at a higher rank.
     let most: Vec<u64> = read.iter().map(|q| q.upper_ns().unwrap_or(u64::MAX)).collect();
     ascending("bounds from above", &most)?;
     ascending("rows", &p.spectrum.iter().map(|r| r.ns).collect::<Vec<_>>())
 }
 
-/// `truth`: how long the requests really take, in order.
+/// `truth`: the true latencies, sorted.
 fn bounded(book: &Book, truth: &[u64]) -> Result<(), String> {
     for q in [0.5, 0.9, 0.99] {
         let rank = ((q * truth.len() as f64).ceil() as usize).clamp(1, truth.len());
         let (real, read) = (truth[rank - 1], book.quantile(q).ok_or("no percentile")?);
-        // A bucket of three digits; and 1 % where both bounds are that close.
+        // Tolerance: a bucket of three digits; and 1 % where both bounds are that close.
         let low = read.ns <= real + real / 500;
         let high = read.upper_ns().is_none_or(|ns| ns + ns / 80 >= real);
         if !(low && high) {
@@ -89,7 +89,7 @@ fn bounded(book: &Book, truth: &[u64]) -> Result<(), String> {
     Ok(())
 }
 
-/// The summary, the rows of the percentile file, and the samples of the interval log.
+/// Compares the summary, the rows of the percentile file, and the samples of the interval log.
 fn agreeing(p: &ProbePhase) -> Result<(), String> {
     let named = [(0.5, p.p50), (0.99, p.p99), (0.999, p.p999)];
     let mut log: Option<Counts> = None;
@@ -105,7 +105,7 @@ fn agreeing(p: &ProbePhase) -> Result<(), String> {
     for (level, quantile) in named {
         let want = quantile.ok_or("a percentile is missing")?.ns;
         let row = rows.iter().find(|r| (r.0 - level).abs() < 1e-9).map(|r| r.1);
-        // A row of its own where the samples reach so far.
+        // A named percentile has its own row only if enough samples lie beyond it.
         if row.is_some_and(|ms| (ms - want as f64 / 1e6).abs() > 0.0006) {
             return Err(format!("p{} is {want}, in the percentile file {row:?} ms", level * 100.0));
         }

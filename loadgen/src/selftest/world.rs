@@ -1,4 +1,4 @@
-//! One container in virtual time, with one probe and a server that does something known.
+//! One container in virtual time, with one probe and a server with known behaviour.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -17,10 +17,10 @@ use crate::measure::ProbeLog;
 use crate::plan::Phase;
 use crate::result::ProbePhase;
 
-/// One probe a millisecond for `seconds`, against `server`.
+/// Runs one probe with a request per millisecond for `seconds` against `server`.
 ///
 /// # Panics
-/// When the world cannot be built: a fault of this crate.
+/// If the world cannot be built: a fault of this crate.
 pub fn probe(server: Server, seconds: u64) -> ProbePhase {
     let mut world = World::new(5);
     let hard = 16 << 20;

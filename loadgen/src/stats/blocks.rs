@@ -1,5 +1,6 @@
-//! Bounds of a percentile from inside one run: whole seconds are drawn anew, as many as there are, and the percentile
-//! is read again (block bootstrap, Kuensch 1989). Single requests are no sample: what delays one delays the next.
+//! Bounds of a percentile from within one run: draws whole seconds with replacement, as many as there are, and reads
+//! the percentile again (block bootstrap, Kuensch 1989). Single requests are not independent: what delays one delays
+//! the next.
 
 use std::collections::BTreeMap;
 
@@ -12,13 +13,14 @@ use crate::metrics::victims;
 use crate::plan::CONTENDED;
 use crate::result::{ArmResult, IntervalHdr, ProbePhase};
 
-/// Fewer blocks say nothing about their spread.
+/// Fewer blocks give no usable estimate of their spread.
 const BLOCKS_MIN: usize = 6;
 const DRAWS: usize = 1000;
 
-/// The middle 95 % of a percentile of a phase; `None` for too few blocks.
+/// The middle 95 % of a percentile of a phase; `None` with too few blocks.
 pub fn bounds(intervals: &[IntervalHdr], q: f64, seed: u64) -> Result<Option<(f64, f64)>, String> {
-    // For each value, the blocks that have it and how often.
+    // For each value, the blocks that contain it and its count in each: the percentile of a draw needs no merged
+    // histogram.
     let mut values: BTreeMap<u64, Vec<(usize, u64)>> = BTreeMap::new();
     let mut totals = Vec::new();
     for (i, interval) in intervals.iter().enumerate() {
@@ -52,7 +54,7 @@ pub fn bounds(intervals: &[IntervalHdr], q: f64, seed: u64) -> Result<Option<(f6
     Ok(Some((at(&read, 0.025), at(&read, 0.975))))
 }
 
-/// Of the victim that the percentile is worst for, beside the hog.
+/// Bounds for the victim with the worst percentile beside the hog.
 pub fn worst_victim(arm: &ArmResult, q: f64) -> Result<Option<(f64, f64)>, Failure> {
     let probes = victims(arm).filter_map(|c| c.phases.get(CONTENDED)?.probe.as_ref());
     let quantile = |p: &ProbePhase| if q > 0.9 { p.p99 } else { p.p50 };

@@ -6,7 +6,7 @@ use super::{at, median};
 
 pub const RESAMPLES: usize = 10_000;
 
-/// The middle 95 %.
+/// The middle 95 % of the draws.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Interval {
     pub low: f64,
@@ -25,13 +25,13 @@ fn resample(values: &[f64], rng: &mut Rng, out: &mut Vec<f64>) -> f64 {
     median(out)
 }
 
-/// Of the median of paired differences. `values` is not empty.
+/// Interval of the median of paired differences. `values` is not empty.
 pub fn median_interval(values: &[f64], seed: u64) -> Interval {
     let (mut rng, mut space) = (Rng::new(seed), Vec::new());
     middle((0..RESAMPLES).map(|_| resample(values, &mut rng, &mut space)).collect())
 }
 
-/// Of the difference of two medians, `b - a`. Neither is empty.
+/// Interval of the difference of two medians, `b - a`. Neither slice is empty.
 pub fn difference_interval(a: &[f64], b: &[f64], seed: u64) -> Interval {
     let (mut rng, mut space) = (Rng::new(seed), Vec::new());
     let draw = |_| {
@@ -54,7 +54,7 @@ mod tests {
         assert_eq!(median_interval(&[3.0; 8], 1), Interval { low: 3.0, high: 3.0 });
     }
 
-    /// The interval of normal-like data covers the truth about as often as it says.
+    /// The interval of normal-like data covers the true value about as often as its level claims.
     #[test]
     fn coverage_is_what_it_says() {
         let mut rng = Rng::new(11);

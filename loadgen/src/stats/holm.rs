@@ -1,12 +1,13 @@
-//! Holm's step-down correction (1979): the chance of even one false alarm over all metrics stays below alpha.
+//! Holm's step-down correction (1979): keeps the chance of any false alarm over all metrics below alpha.
 
-/// Adjusted p values, in the order given: reject where they are at most alpha.
+/// Adjusted p values, in the given order: reject those that are at most alpha.
 pub fn adjust(p: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p.len()).collect();
     order.sort_by(|a, b| p[*a].total_cmp(&p[*b]));
     let mut adjusted = vec![1.0; p.len()];
     let mut so_far = 0.0f64;
     for (i, at) in order.iter().enumerate() {
+        // The running maximum keeps the adjusted values in the order of the raw ones.
         so_far = so_far.max((p[*at] * (p.len() - i) as f64).min(1.0));
         adjusted[*at] = so_far;
     }

@@ -1,8 +1,8 @@
-//! The noise floor: how large an effect the procedure reports between a build and itself.
+//! The noise floor: the size of the effect that the procedure reports between a build and itself.
 //!
-//! Neighbouring runs of the same build differ by noise alone. As many of those differences as there are pairs, drawn at
-//! random and given random signs, have a median; the floor is what 95 % of such medians stay below. An effect below it
-//! may be real, but it cannot be told from nothing in this session.
+//! Neighbouring runs of the same build differ only by noise. The procedure draws as many of those differences as there
+//! are pairs, gives them random signs, and takes the median; the floor is the 95 % quantile of such medians. An effect
+//! below it may be real, but it cannot be distinguished from noise in this session.
 
 use skbudget_stack::sim::Rng;
 
@@ -10,7 +10,7 @@ use super::{at, median};
 
 const DRAWS: usize = 2000;
 
-/// `differences`: log ratios of runs of the same build. `None` if there are none.
+/// `differences`: log ratios of runs of the same build. `None` without any.
 pub fn floor(differences: &[f64], pairs: usize, seed: u64) -> Option<f64> {
     if differences.is_empty() {
         return None;

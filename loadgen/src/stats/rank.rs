@@ -1,10 +1,10 @@
 //! Exact rank tests. With few runs the normal approximation is wrong where it matters, so the distributions are counted
-//! out: Wilcoxon's signed ranks for pairs, Mann and Whitney's for two groups, ties by mid-ranks.
+//! out: Wilcoxon's signed ranks for pairs, Mann and Whitney's rank sum for two groups, mid-ranks for ties.
 
-/// Callers refuse more values than this: time and memory of counting them out grow with their third power.
+/// Maximum number of values: time and memory for counting out grow with the third power. Callers refuse more.
 pub const VALUES_MAX: usize = 200;
 
-/// Twice the mid-rank of each, so that ties stay whole numbers.
+/// Twice the mid-rank of each value, so that ties have whole numbers.
 fn doubled_ranks(values: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
@@ -13,7 +13,7 @@ fn doubled_ranks(values: &[f64]) -> Vec<usize> {
     while from < order.len() {
         let same = |i: &usize| values[*i] == values[order[from]];
         let count = order[from..].iter().take_while(|i| same(i)).count();
-        // Ranks from+1 ..= from+count share their mean.
+        // Ties share the mean of the ranks from+1 ..= from+count.
         for i in &order[from..from + count] {
             ranks[*i] = 2 * from + 1 + count;
         }
@@ -22,14 +22,14 @@ fn doubled_ranks(values: &[f64]) -> Vec<usize> {
     ranks
 }
 
-/// Two-sided p of paired differences by signed ranks. Differences of zero are left out; with none left, p is 1.
+/// Two-sided p of paired differences by signed ranks. Zero differences are discarded; if none remain, p is 1.
 pub fn signed_rank(differences: &[f64]) -> f64 {
     let real: Vec<f64> = differences.iter().copied().filter(|d| *d != 0.0).collect();
     let sizes: Vec<f64> = real.iter().map(|d| d.abs()).collect();
     let ranks = doubled_ranks(&sizes);
     let total: usize = ranks.iter().sum();
     let seen: usize = ranks.iter().zip(&real).filter(|(_, d)| **d > 0.0).map(|(r, _)| r).sum();
-    // The chance of each sum when every sign is a coin.
+    // Probability of each rank sum when every sign is a coin toss.
     let mut chance = vec![0.0; total + 1];
     chance[0] = 1.0;
     for r in ranks {
@@ -41,7 +41,7 @@ pub fn signed_rank(differences: &[f64]) -> f64 {
     two_sided(&chance, seen)
 }
 
-/// Two-sided p of two groups: how often a random split of all values has a rank sum as far out as this.
+/// Two-sided p of two groups: the share of random splits with a rank sum at least as extreme as the observed one.
 pub fn rank_sum(a: &[f64], b: &[f64]) -> f64 {
     if a.is_empty() || b.is_empty() {
         return 1.0;
@@ -50,10 +50,11 @@ pub fn rank_sum(a: &[f64], b: &[f64]) -> f64 {
     let ranks = doubled_ranks(&all);
     let (n, total): (usize, usize) = (b.len(), ranks.iter().sum());
     let seen: usize = ranks[a.len()..].iter().sum();
-    // ways[k][sum]: subsets of k ranks with this sum, as parts of all subsets of that size.
+    // ways[k][sum]: number of subsets of k ranks with this sum.
     let mut ways = vec![vec![0.0f64; total + 1]; n + 1];
     ways[0][0] = 1.0;
     for r in &ranks {
+        // Downwards, so that each rank is used once per subset.
         for k in (1..=n).rev() {
             for sum in (*r..=total).rev() {
                 ways[k][sum] += ways[k - 1][sum - r];
@@ -71,7 +72,7 @@ fn two_sided(chance: &[f64], seen: usize) -> f64 {
     (2.0 * below.min(above)).min(1.0)
 }
 
-/// The smallest p that `pairs` pairs can ever give.
+/// The smallest p that `pairs` pairs can reach.
 pub fn least_p(pairs: usize) -> f64 {
     2.0 * 0.5f64.powi(pairs.min(1000) as i32)
 }
@@ -99,7 +100,7 @@ mod tests {
         }
     }
 
-    /// W+ = 40 of 55 at n = 10 has p = 0.232 in the tables.
+    /// W+ = 40 of 55 at n = 10 has p = 0.232 in published tables.
     #[test]
     fn a_table_value() {
         let d = [1.0, 2.0, -3.0, 4.0, -5.0, 6.0, -7.0, 8.0, 9.0, 10.0];
@@ -112,7 +113,7 @@ mod tests {
         near(signed_rank(&[0.0; 9]), 1.0);
         near(signed_rank(&[]), 1.0);
         near(rank_sum(&[1.0; 6], &[1.0; 6]), 1.0);
-        // All of one size: the signs alone decide, 2 (1/2)^6.
+        // All of one size: only the signs decide, 2 (1/2)^6.
         near(signed_rank(&[0.5; 6]), 0.03125);
         near(rank_sum(&[], &[1.0]), 1.0);
     }

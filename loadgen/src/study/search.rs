@@ -1,4 +1,4 @@
-//! `search`: how far a parameter may go, up or down, until a subject's gate fails.
+//! `search`: finds how far a parameter may rise or fall before a gate of a subject fails.
 
 use std::fmt::Write as _;
 
@@ -9,26 +9,27 @@ use crate::run;
 use crate::target::Control;
 use crate::units::Unit;
 
-/// Where `search` looks: from a value that is expected to pass to one that may fail, which is above or below it.
+/// The range to search: from a value that is expected to pass to one that may fail, in either direction.
 #[derive(Debug)]
 pub struct Range<'a> {
     pub key: &'a str,
     pub from: &'a str,
     pub to: &'a str,
-    /// Halvings at most.
+    /// Maximum number of halvings.
     pub steps: u32,
 }
 
-/// What a run at one value shows.
+/// The outcome of a run at one value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Outcome {
     Passes,
     Fails,
-    /// Neither, and why: a value with too few probes is no value that fails.
+    /// Neither, with the reason: a value with too few probes does not count as failing.
     Inconclusive(String),
 }
 
-/// The last value between two at which no gate of a subject fails, if what passes at a value passes nearer to `from`.
+/// Finds the last value between the two at which no gate of a subject fails. Assumes that if a value passes, all values
+/// nearer to `from` pass.
 pub fn search(
     study: &Study<'_>,
     range: &Range<'_>,
@@ -90,7 +91,7 @@ fn conclusion(key: &str, bounds: &Bounds, found: &Found) -> (String, Exit) {
     }
 }
 
-/// There is no control in a search, so what is in doubt is so for another reason.
+/// A search has no control arm, so a doubt has another cause: a sanity gate, which is named first.
 fn outcome(result: &RunResult) -> Outcome {
     if result.gates.iter().any(GateResult::is_fault) {
         return Outcome::Fails;
@@ -112,9 +113,9 @@ struct Bounds {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Found {
-    /// The last that passed; `None`: not even the first.
+    /// The last value that passed; `None`: not even the first.
     best: Option<u64>,
-    /// The nearest value beyond it that did not pass, if any.
+    /// The nearest tested value beyond it that did not pass, if any.
     beyond: Option<(u64, Outcome)>,
 }
 
@@ -132,6 +133,7 @@ fn bisect(
         return Ok(Found { best: Some(bounds.to), beyond: None });
     }
     let (mut best, mut beyond) = (bounds.from, (bounds.to, last));
+    // Both ends are known now: halve the interval between them.
     let grain = grain(bounds, steps);
     for _ in 0..steps {
         let Some(middle) = middle(best, beyond.0, grain) else { break };
@@ -143,7 +145,7 @@ fn bisect(
     Ok(Found { best: Some(best), beyond: Some(beyond) })
 }
 
-/// Between the two, at a multiple of `grain`; `None`: they are neighbours.
+/// A multiple of `grain` between the two; `None`: there is none.
 fn middle(a: u64, b: u64, grain: u64) -> Option<u64> {
     let (low, high) = (a.min(b), a.max(b));
     let exact = low + (high - low) / 2;
@@ -153,7 +155,7 @@ fn middle(a: u64, b: u64, grain: u64) -> Option<u64> {
     (round > low && round < high).then_some(round)
 }
 
-/// The largest round number that is no coarser than what all halvings can tell: `1398 KiB` instead of 1431655 bytes.
+/// The largest round step that is not coarser than the final interval: `1398 KiB` instead of 1431655 bytes.
 fn grain(bounds: &Bounds, steps: u32) -> u64 {
     let base = if bounds.unit == Unit::Bytes { 2 } else { 10 };
     let finest = bounds.from.abs_diff(bounds.to) >> steps.min(63);
@@ -184,7 +186,7 @@ mod tests {
         Bounds { unit: Unit::Count, from, to }
     }
 
-    /// Up: what is at most the edge passes. Down: what is at least the edge.
+    /// Upwards, values up to the edge pass. Downwards, values from the edge on pass.
     #[test]
     fn bisection_finds_the_last_that_passes_in_both_directions() {
         for (edge, to) in [(10, 11), (57, 58), (99, 100), (100, 0), (5, 10)] {
@@ -206,7 +208,7 @@ mod tests {
         }
     }
 
-    /// A value that proves nothing ends the search like one that fails, and is not called one.
+    /// An inconclusive value ends the search as a failing one does, but is not reported as failing.
     #[test]
     fn what_is_inconclusive_is_not_called_a_failure() {
         let why = || Outcome::Inconclusive("probes a phase 100 (>= 2000)".to_owned());
@@ -228,7 +230,7 @@ mod tests {
         assert!(line.starts_with("conns = 40 is inconclusive"), "{line}");
         assert_eq!(exit, Exit::Inconclusive);
 
-        // Inconclusive beyond a failure changes nothing.
+        // An inconclusive value beyond a failing one has no effect.
         let mut at = |n: u64| {
             Ok(match n {
                 0..=30 => Outcome::Passes,

@@ -1,7 +1,7 @@
-//! What the targets on the wall clock have in common: a container is a network namespace with an agent in it, and its
-//! servers are in this process and count.
+//! The common part of the wall-clock targets: a container is a network namespace with an agent process in it; its
+//! servers run in this process and count.
 //!
-//! The targets differ in what lies between agent and servers, and in what they read off it at every window.
+//! The targets differ in the path between agent and servers, and in the values that they read from it at each window.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,12 +22,12 @@ use crate::result::{ContainerPhase, ContainerResult, DirectionSteps, RecoverySte
 use crate::traffic::serve::Servers;
 use crate::traffic::{Assigned, FloodNet, MeterReport, Orders, Report, Shared, keep_time, locked};
 
-/// From now to the start of the run: agents start and enter their namespaces.
+/// Time from now to the start of the run, in which agents start and enter their namespaces.
 const START_IN: Duration = Duration::from_millis(500);
-/// After the end of the run an agent that has not answered is ended.
+/// Time that an agent has to report after the end of the run; then it is killed.
 const ANSWER_IN: Duration = Duration::from_secs(5);
 
-/// Refuses what only the virtual target has, before anything is set up.
+/// Refuses loads that only the virtual target has, before anything is set up.
 pub(super) fn carries(plan: &Plan) -> Result<(), Failure> {
     for c in &plan.containers {
         let one_life = c.joins_ns == 0 && c.active.len() == 1;
@@ -53,8 +53,8 @@ pub(super) fn carries(plan: &Plan) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the servers of a run share, with its start a moment from now. Each of the hog's connections is two descriptors
-/// of this process.
+/// The state that the servers of a run share; the run starts a moment from now. Raises the limit of open files: each of
+/// the hog's connections takes two descriptors of this process.
 pub(super) fn prepare() -> Result<Arc<Shared>, Failure> {
     let fail = |e| Failure::io("RLIMIT_NOFILE", e);
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(fail)?;
@@ -65,7 +65,8 @@ pub(super) fn prepare() -> Result<Arc<Shared>, Failure> {
     Ok(Shared::new(epoch_ns))
 }
 
-/// Puts the servers of a container's loads where it finds them, at `gateway`. `flood`: whom its floods speak as.
+/// Opens the servers for the loads of a container, which reaches them at `gateway`. `flood`: addresses of its
+/// handcrafted segments.
 pub(super) fn serve(
     servers: &mut Servers,
     c: &ContainerPlan,
@@ -110,17 +111,17 @@ pub(super) fn serve(
     c.loads.iter().map(one).collect()
 }
 
-/// A container with its agent, which ends when this is dropped.
+/// A container with its agent process, which ends on drop.
 #[derive(Debug)]
 pub(super) struct Actor {
     pub(super) plan: ContainerPlan,
-    /// What the servers got of it.
+    /// Bytes that the servers received from it.
     up: Arc<Mutex<Meter>>,
     agent: Agent,
     _netns: OwnedFd,
 }
 
-/// Counts what the servers of one container get.
+/// A meter for the bytes that the servers of one container receive.
 pub(super) fn meter(plan: &Plan) -> Arc<Mutex<Meter>> {
     let step_ns = plan.recovery_step_ns(WALL_STEP_NS);
     Arc::new(Mutex::new(Meter::new(plan.window_ns, step_ns, plan.end_ns())))
@@ -140,6 +141,7 @@ impl Actor {
             (Some(span), Some(leaves)) => (span.from_ns, leaves),
             (_, _) => (0, u64::MAX),
         };
+        // The agent enters the namespace itself, by a path that `Agent::start` fills in.
         let orders = Orders {
             netns: None,
             epoch_ns: shared.clock.epoch_ns,
@@ -165,12 +167,13 @@ impl Actor {
         self.agent.answer(ANSWER_IN).map_err(|e| Failure::io(&self.plan.name, e))
     }
 
-    /// What agent and servers know of it; what lies between them adds the rest.
+    /// The values that agent and servers know; the caller adds those of the path between them.
     pub(super) fn result(&self, plan: &Plan, report: &Report) -> ContainerResult {
         let up = MeterReport::from(&*locked(&self.up));
         let of = |m: &MeterReport, i: usize| m.phases.get(i).copied().unwrap_or_default();
         let response = self.plan.probe().map_or(0, |s| u64::from(s.response_bytes));
         let phase = |i: usize| {
+            // Upload counts at the servers, download at the agent: goodput is what the receiver got.
             let ((up_bytes, up_stall_ns), (down_bytes, down_stall_ns)) =
                 (of(&up, i), of(&report.down, i));
             let probe = report.probe.as_ref().and_then(|p| p.get(i).cloned());
@@ -204,24 +207,23 @@ impl Actor {
     }
 }
 
-/// What the agents found; `stopped`: before their time.
+/// Collects the reports of the agents. `stopped`: the run ended early, so the agents must be told to stop.
 pub(super) fn reports<'a>(
     actors: impl Iterator<Item = &'a mut Actor>,
     stopped: bool,
 ) -> Result<Vec<Report>, Failure> {
     let mut actors: Vec<&mut Actor> = actors.collect();
     if stopped {
-        // All before the first is waited for.
+        // Stop all agents before waiting for the first report.
         actors.iter_mut().for_each(|a| a.agent.stop());
     }
     actors.into_iter().map(Actor::report).collect()
 }
 
-/// The run itself: phases begin and end on the servers' `meters`, and `look` is told the start of every window. When it
-/// was stopped, if it was.
+/// Runs the phases: they start and end on the servers' `meters`, and `look` is called at the start of every window.
+/// Returns the time at which the run was stopped, if it was.
 ///
-/// # Errors
-/// `Interrupted`: stopped before anything was measured. Else what `look` says.
+/// # Errors `Interrupted`: stopped before anything was measured. Otherwise the error of `look`.
 pub(super) fn play(
     plan: &Plan,
     shared: &Shared,
@@ -232,6 +234,7 @@ pub(super) fn play(
     thread::scope(|scope| {
         scope.spawn(|| keep_time(shared, &plan.phases, plan.grace_ns, meters, None));
         let outcome = windows(plan, shared, control, look);
+        // Stopped or failed: without this, the timekeeper would wait for the planned end.
         if !matches!(outcome, Ok(None)) {
             shared.end();
         }
@@ -248,6 +251,7 @@ fn windows(
     for i in 0..=plan.end_ns().div_ceil(plan.window_ns) {
         let at = i * plan.window_ns;
         while shared.clock.now() < at && !control.stop.load(Ordering::Relaxed) {
+            // Sleep in short steps, so that a stop is noticed soon.
             let left = Duration::from_nanos(at - shared.clock.now().min(at));
             thread::sleep(left.min(Duration::from_millis(20)));
         }
@@ -261,7 +265,7 @@ fn windows(
     Ok(None)
 }
 
-/// How late the latest agent was.
+/// The largest p99 lag of all agents.
 pub(super) fn lag_p99_ns(reports: &[Report]) -> u64 {
     let books = reports.iter().flat_map(|r| r.probe.iter().flatten());
     books.filter_map(|p| p.lag.p99_ns).max().unwrap_or(0)

@@ -18,13 +18,13 @@ pub(crate) const SUBCOMMAND: &str = "__agent";
 #[derive(Debug)]
 pub(super) struct Agent {
     child: Child,
-    /// The agent lives as long as this is open.
+    /// The agent exits when this pipe closes.
     stdin: Option<ChildStdin>,
     answer: Receiver<io::Result<String>>,
 }
 
 impl Agent {
-    /// Starts it with a namespace that this process holds.
+    /// Starts the agent in a namespace that this process holds open.
     pub(super) fn start(netns: BorrowedFd<'_>, orders: Orders) -> io::Result<Self> {
         let path = format!("/proc/{}/fd/{}", std::process::id(), netns.as_raw_fd());
         let orders = Orders { netns: Some(PathBuf::from(path)), ..orders };
@@ -32,7 +32,8 @@ impl Agent {
             .arg(SUBCOMMAND)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // Ctrl-C and a hang-up go to the whole group of the terminal: an agent ends when we tell it to.
+            // The terminal sends Ctrl-C and a hangup to its whole process group; the agent must end only when this
+            // process tells it.
             .process_group(0)
             .spawn()?;
         let mut stdin = child.stdin.take();
@@ -56,15 +57,15 @@ impl Agent {
         self.child.id()
     }
 
-    /// The run ends now: it is to say what it has.
+    /// Asks the agent to end the run now and to report.
     pub(super) fn stop(&mut self) {
         if let Some(pipe) = &mut self.stdin {
-            // One that is gone has nothing to say, which its answer shows.
+            // Ignore errors: if the agent has exited, `answer` returns the error.
             let _ = pipe.write_all(STOP.as_bytes());
         }
     }
 
-    /// What it found. One that says nothing for so long is ended.
+    /// Returns the agent's report; an error if none arrives in time.
     pub(super) fn answer(&mut self, within: Duration) -> Result<Report, String> {
         let text = match self.answer.recv_timeout(within) {
             Ok(text) => text.map_err(|e| e.to_string())?,
@@ -83,10 +84,10 @@ impl Drop for Agent {
     }
 }
 
-/// What an agent is told when the run ends before its time.
+/// The line that ends the run early.
 const STOP: &str = "stop\n";
 
-/// The agent's own main: orders on standard input, a report on standard output.
+/// Main function of the agent: orders arrive on standard input, the report is written to standard output.
 pub(crate) fn main() -> Result<(), String> {
     let mut line = String::new();
     let mut stdin = BufReader::new(io::stdin());
@@ -102,7 +103,7 @@ pub(crate) fn main() -> Result<(), String> {
             }
             word.clear();
         }
-        // The end of our input is the end of our parent.
+        // The end of standard input means that the parent has exited.
         std::process::exit(1);
     });
     let report = obey(&orders, &shared)?;

@@ -1,10 +1,11 @@
-//! The kernel target: the same load over veth, between the kernel and itself, under its own limits. What to compare with.
+//! The kernel target: the same load over veth, between the kernel and itself, under its own limits. The reference.
 //!
 //! ```text
 //!  agent process ── netns ── kernel TCP ── tap0 ══ veth ══ vN ── netns of the servers (this process)
 //!       └ cgroup v1: memory.kmem.tcp, none / one for all / one each
 //! ```
-//! Each arm is the kernel, so none is the subject: its numbers stand side by side, and only the control is expected of.
+//! Each arm is the kernel, so none is the subject: the numbers are reported side by side, and only the control must
+//! starve.
 
 mod cgroup;
 
@@ -28,7 +29,7 @@ use crate::traffic::{Report, Shared};
 #[derive(Debug, Clone, Copy)]
 pub struct KernelTarget;
 
-/// Each container has a /24 of its own.
+/// Each container has its own /24.
 const CONTAINERS_MAX: usize = 250;
 
 impl Target for KernelTarget {
@@ -91,7 +92,7 @@ fn check(plan: &Plan) -> Result<(), Failure> {
     cgroup::check()
 }
 
-/// One container on the stage.
+/// A container of the run and its cgroup.
 #[derive(Debug)]
 struct Grouped {
     actor: Actor,
@@ -100,7 +101,7 @@ struct Grouped {
 
 #[derive(Debug)]
 struct Stage {
-    // Agents end before their cgroups are removed, and the servers last.
+    // Drop order: agents end before their cgroups are removed, and the servers last.
     actors: Vec<Grouped>,
     groups: Groups,
     servers: Servers,
@@ -108,7 +109,7 @@ struct Stage {
     world: OwnedFd,
 }
 
-/// Usage of each container, and of the pool, at the start of every window.
+/// Usage of each container and of the pool at the start of every window.
 #[derive(Debug, Default)]
 struct Samples {
     containers: Vec<Vec<u64>>,
@@ -147,18 +148,18 @@ impl Stage {
             .map_err(fail)?;
         let up = actor::meter(plan);
         let servers = &mut self.servers;
-        // A server's sockets and threads are those of the namespace it is made in.
+        // A server's sockets and threads belong to the namespace in which it is created.
         let loads =
             attach::run_in(self.world.as_fd(), || actor::serve(servers, c, near, None, &up));
         let loads = loads.map_err(fail)?.map_err(|e| Failure::io("server", e))?;
         let actor = Actor::start(plan, c, &self.shared, netns, loads, up)?;
-        // Long before the run begins: its sockets are made in its group.
+        // Long before the run starts: all of its sockets are created in this cgroup.
         group.enter(actor.agent_id())?;
         self.actors.push(Grouped { actor, group });
         Ok(())
     }
 
-    /// When it was stopped, if it was.
+    /// Runs the phases; returns the samples and the time at which the run was stopped, if it was.
     fn play(&self, plan: &Plan, control: Control<'_>) -> Result<(Samples, Option<u64>), Failure> {
         let mut samples =
             Samples { containers: vec![Vec::new(); self.actors.len()], ..Samples::default() };
@@ -214,7 +215,7 @@ fn budget(
     plan: &Plan,
 ) -> BudgetResult {
     let max_usage_bytes = group.max_usage_bytes();
-    // The kernel does not say how long it was short: as long as it was seen at its limit.
+    // The kernel does not report the duration of pressure: count the windows with usage at the limit.
     let at_limit = |u: &&u64| hard_bytes.is_some_and(|h| **u >= h);
     BudgetResult {
         name: name.to_owned(),
@@ -223,6 +224,7 @@ fn budget(
         overshoot_bytes: hard_bytes.map_or(0, |h| max_usage_bytes.saturating_sub(h)),
         pressure_ns: usage_bytes.iter().filter(at_limit).count() as u64 * plan.window_ns,
         failcnt: group.failcnt(),
+        // The first sample is the start of the run; window i ends at sample i + 1.
         usage_bytes: usage_bytes.into_iter().skip(1).collect(),
         ..BudgetResult::default()
     }
@@ -237,7 +239,7 @@ fn container(a: &Grouped, report: &Report, plan: &Plan) -> ContainerResult {
         ..a.actor.result(plan, report)
     };
     for p in &mut c.phases {
-        // Nobody counts what the hog moves here.
+        // The kernel does not count the hog's bytes here: use the goodput.
         p.moved_bytes = p.up_bytes + p.down_bytes + p.probe_bytes;
     }
     c

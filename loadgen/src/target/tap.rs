@@ -3,8 +3,8 @@
 //! ```text
 //!  agent process ── netns ── kernel TCP ── tap0 ══ daemon (this process) ── loopback ── servers (this process)
 //! ```
-//! One agent a container, a child of this process that enters the container's namespace: it ends when its standard
-//! input does, so none outlives us. Everything has a deadline.
+//! One agent per container: a child of this process that enters the container's namespace. It exits when its standard
+//! input closes, so none outlives this process. Everything has a deadline.
 
 mod collect;
 
@@ -32,9 +32,9 @@ use crate::traffic::{FloodNet, Shared};
 #[derive(Debug, Clone, Copy)]
 pub struct TapTarget;
 
-/// Where a container finds the servers.
+/// Address at which a container reaches the servers.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-/// Of the kernel beside a flood.
+/// Address of the guest's kernel in a container with a flood.
 const FLOOD_KERNEL_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 99);
 
 impl Target for TapTarget {
@@ -47,7 +47,7 @@ impl Target for TapTarget {
     fn thresholds(&self, plan: &Plan) -> Thresholds {
         Thresholds::wall(self.recovery_step_ns(plan))
     }
-    /// Two runs at once would measure each other.
+    /// Two runs at once would compete for CPU and so measure each other.
     fn parallel(&self) -> bool {
         false
     }
@@ -72,17 +72,17 @@ impl Target for TapTarget {
     }
 }
 
-/// One container on the stage.
+/// A container of the run.
 #[derive(Debug)]
 struct Tapped {
     actor: Actor,
-    /// The daemon's last words about it, if it left before the end.
+    /// The daemon's last report about it, if it left before the end.
     last: Option<ContainerReport>,
 }
 
 #[derive(Debug)]
 struct Stage {
-    // Agents go first, then the daemon, then the servers.
+    // Drop order: the agents, then the daemon, then the servers.
     actors: Vec<Tapped>,
     daemon: Daemon,
     servers: Servers,
@@ -131,7 +131,8 @@ impl Stage {
         let mut guest = GuestNet::from(&config);
         let net = FloodNet { own_ip: config.guest_ip, peer_mac: config.our_mac };
         if c.floods() {
-            // The address is the flood's; the kernel, which would reset what it does not know, has another.
+            // The flood uses the container's address. The kernel has another, because it would reset the flood's
+            // connections, which it does not know.
             guest.ip = FLOOD_KERNEL_IP;
         }
         let tap = attach::tap_into(netns.as_fd(), &guest).map_err(|e| Failure::io(name, e))?;
@@ -145,7 +146,7 @@ impl Stage {
         };
         self.daemon.add_container(spec).map_err(|e| Failure::io(name, e))?;
         let up = actor::meter(plan);
-        // On the loopback; the container reaches it at its gateway's address.
+        // The servers are on the loopback; the container reaches them at its gateway's address.
         let loads = actor::serve(&mut self.servers, c, GATEWAY, Some(net), &up)
             .map_err(|e| Failure::io("server", e))?;
         let actor = Actor::start(plan, c, &self.shared, netns, loads, up)?;
@@ -153,7 +154,8 @@ impl Stage {
         Ok(())
     }
 
-    /// The run itself: samples at every window, the hog's end in between. When it was stopped, if it was.
+    /// Runs the phases: samples at every window, and removes the hogs at their end. Returns the time at which the run
+    /// was stopped, if it was.
     fn play(
         &mut self,
         plan: &Plan,
@@ -173,6 +175,7 @@ impl Stage {
         if hog_leaves {
             let hogs = self.actors.iter_mut().filter(|a| a.actor.plan.role == Role::Hog);
             for Tapped { actor, last } in hogs {
+                // Save the report first: the daemon forgets a removed container.
                 let name = &actor.plan.name;
                 *last = stats.containers.iter().find(|c| c.name == *name).cloned();
                 self.daemon.remove(name).map_err(|e| Failure::io("daemon", e))?;
@@ -201,7 +204,7 @@ fn budget(b: &BudgetPlan, plan: &Plan, arm: &ArmPlan) -> Result<BudgetConfig, Fa
     })
 }
 
-/// Says what is missing before anything is set up.
+/// Checks the privileges; the error names what is missing.
 fn check_privileges() -> Result<(), Failure> {
     if !nix::unistd::geteuid().is_root() {
         let what = "target tap makes network namespaces: run it as root, or use --target virtual";

@@ -1,4 +1,4 @@
-//! The virtual target: our stack, smoltcp guests, seeded virtual time. Bit-exact, no privileges.
+//! The virtual target: the stack, smoltcp guests, seeded virtual time. Bit-exact, no privileges.
 
 mod apps;
 mod build;
@@ -72,6 +72,7 @@ impl Target for Virtual {
             }
             if stop.sample {
                 samples.take_usage(&world, &cast);
+                // Nothing reads the events here; drain them so that they do not accumulate.
                 for (id, _) in &cast.budgets {
                     while world.budget_mut(*id).poll_event().is_some() {}
                 }
@@ -79,7 +80,7 @@ impl Target for Virtual {
         }
         let ended_ns = stopped.then(|| world.now().0);
         if let Some(now) = ended_ns {
-            // What there is of it is worth keeping once anything was measured.
+            // Keep the records if anything was measured.
             if now <= plan.phases[SOLO].start_ns {
                 return Err(Failure::Interrupted);
             }
@@ -89,7 +90,8 @@ impl Target for Virtual {
     }
 }
 
-/// What happens between two stretches of virtual time, in this order at one instant. Numbers are phases or players.
+/// Actions between two spans of virtual time. At one instant they run in the order of the variants. Numbers are indices
+/// of phases or containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Act {
     EndPhase(usize),
@@ -98,7 +100,7 @@ enum Act {
     Join(usize),
     Raise(usize),
     CloseBook(usize),
-    /// The level above is looked at.
+    /// Check the host's level and publish shares.
     Share,
 }
 
@@ -108,15 +110,15 @@ struct Stop {
     acts: Vec<Act>,
     /// A window of the charts ends.
     sample: bool,
-    /// What is held is read.
+    /// The charged memory is sampled.
     held: bool,
 }
 
-/// What containers hold is read so often, whatever the charts' windows are: gates are about it.
+/// Interval of samples of charged memory, independent of the windows of the charts, because gates depend on them.
 const HELD_EVERY_NS: u64 = 10_000_000;
 
-/// The daemon's workers look at the level above after every turn, and compute its shares at once when it comes under
-/// pressure, then so often while it stays.
+/// The daemon's workers check the host's level after every turn. When it comes under pressure they compute the shares
+/// at once, and repeat that at the second interval while the pressure lasts.
 const LOOK_EVERY_NS: u64 = 100_000;
 const SHARE_EVERY_NS: u64 = 5_000_000;
 
@@ -177,7 +179,7 @@ fn perform(act: Act, world: &mut World, cast: &mut Cast, plan: &Plan) -> Result<
         }
         Act::Join(i) => build::join(world, &mut cast.players[i], plan)?,
         Act::Raise(i) => {
-            // Those who are there from the start begin one after the other.
+            // Stagger containers that exist from the start.
             let apart = STAGGER_NS.min(STAGGER_ALL_NS / plan.containers.len() as u64);
             let first = if now == 0 { i as u64 * apart } else { now };
             loads::raise(world, &cast.players[i], plan, Instant(first));
@@ -186,7 +188,7 @@ fn perform(act: Act, world: &mut World, cast: &mut Cast, plan: &Plan) -> Result<
         Act::Leave(i) => {
             let p = &mut cast.players[i];
             if let Some(node) = p.node {
-                // The counters leave with the member.
+                // Save the counters now: they are removed with the member.
                 p.last_stats = Some(world.budget(p.budget).member_stats(world.member(node)));
                 world.stop(node);
             }
@@ -196,7 +198,7 @@ fn perform(act: Act, world: &mut World, cast: &mut Cast, plan: &Plan) -> Result<
     Ok(())
 }
 
-/// Between two containers that begin with the run, and between the first and the last of many.
+/// Interval between the starts of two containers, and limit of the interval between the first and the last of many.
 const STAGGER_NS: u64 = 100_000;
 const STAGGER_ALL_NS: u64 = 50_000_000;
 
@@ -205,13 +207,13 @@ fn end_phase(world: &World, cast: &mut Cast) {
     for p in &mut cast.players {
         p.up.borrow_mut().end(now);
         p.down.borrow_mut().end(now);
-        // A container that left counts from zero to what it had.
+        // A container that has ended counts as 0, so the difference saturates.
         let moved = moved(world, p).saturating_sub(p.moved_before);
         p.moved.push(moved);
     }
 }
 
-/// The run ends here: phases and books that are open are closed, those that never began are empty.
+/// Ends the run early: closes open phases and books; those that have not started stay empty.
 fn cut_short(world: &World, cast: &mut Cast, plan: &Plan) {
     let now = world.now().0;
     if plan.phases.iter().any(|p| (p.start_ns..p.end_ns).contains(&now)) {
@@ -259,14 +261,14 @@ fn stats_of(world: &World, p: &Player) -> MemberStats {
     }
 }
 
-/// What is charged for a container. Under the linux rules host sockets are recorded and charged to nobody.
+/// The bytes charged to a container. Under the linux rules the memory of host sockets is recorded but not charged.
 fn held(s: &MemberStats, rules: RuleSet) -> u64 {
     let MemberStats { rmem, ofo, credit, wmem, fwd, reserve, udp, sock, host, dev, .. } = *s;
     let host = if rules == RuleSet::Strict { host } else { 0 };
     rmem + ofo + credit + wmem + fwd + reserve + udp + sock + host + dev
 }
 
-/// Usage at the end of every window.
+/// Usage of the budgets at the end of every window, and the memory held by containers.
 #[derive(Debug)]
 struct Samples {
     usage: Vec<Vec<u64>>,
@@ -276,7 +278,7 @@ struct Samples {
 #[derive(Debug, Clone, Copy, Default)]
 struct Held {
     peak: u64,
-    /// Over the contended phase.
+    /// Sum over the contended phase.
     sum: u64,
     count: u64,
 }
@@ -329,7 +331,7 @@ fn collect(world: &World, cast: &Cast, plan: &Plan, arm: &ArmPlan, samples: Samp
     }
 }
 
-/// Charged to budgets whose containers are all gone.
+/// Bytes charged to budgets whose containers have all ended.
 fn leaked(world: &World, cast: &Cast) -> u64 {
     let gone = |id: BudgetId| {
         let mut of = cast.players.iter().filter(|p| p.budget == id);
@@ -343,7 +345,7 @@ fn container(world: &World, cast: &Cast, p: &Player, held: Held, plan: &Plan) ->
     let (up, down, probe) = (p.up.borrow(), p.down.borrow(), p.probe.borrow());
     let mut books: Vec<_> = probe.books().iter().map(|b| p.spec.map(|_| b.summary())).collect();
     if plan.containers.len() > build::FINE_MAX {
-        // Of many, the groups have the curves; each still has its histogram.
+        // With many containers only the groups have spectra, to bound the result; each probe keeps its histogram.
         books.iter_mut().flatten().for_each(|b| b.spectrum.clear());
     }
     let answered = |i: usize| books[i].as_ref().map_or(0, |b| b.completed);

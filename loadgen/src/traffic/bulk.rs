@@ -1,4 +1,4 @@
-//! Bulk clients, and the hog's hundreds of connections.
+//! Bulk clients, and the hundreds of connections of the hog.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -21,19 +21,19 @@ use crate::plan::Fill;
 
 /// Bytes of one read or write.
 pub(super) const PIECE: usize = 64 * 1024;
-/// The hog is to take memory, not the processor: it opens and fills its connections at an even pace that leaves others
-/// theirs. 16 KiB for each of 300 connections in 20 ms are 240 MB/s.
+/// The hog is to use memory, not CPU: it opens and fills its connections at an even pace that leaves CPU for the
+/// others. 16 KiB for each of 300 connections in 20 ms is 240 MB/s.
 pub(super) const HOG_PIECE: usize = 16 * 1024;
 const HOG_ROUND: Duration = Duration::from_millis(20);
-/// Steps of one round: a few connections at a time, not all at once.
+/// Steps of one round: a few connections at a time instead of all at once.
 const HOG_STEPS: usize = 20;
-/// Between looks at connections that all took nothing.
+/// Pause after a round in which no connection accepted any byte.
 const HOG_IDLE: Duration = Duration::from_millis(200);
 const DIAL_EVERY: Duration = Duration::from_millis(1);
-/// Before another attempt to connect.
+/// Pause before another attempt to connect.
 const RETRY: Duration = Duration::from_millis(20);
 
-/// Connects as soon as anybody answers. `None`: the run was stopped.
+/// Connects as soon as a server answers. `None`: the run was stopped.
 pub(super) fn connect(to: SocketAddr, shared: &Shared) -> Option<TcpStream> {
     while !shared.stopped() {
         match TcpStream::connect_timeout(&to, Duration::from_secs(1)) {
@@ -56,7 +56,7 @@ pub(super) fn is_wait(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
-/// Sends all it can until the run ends.
+/// Sends as much as possible until the run ends.
 pub fn send(to: SocketAddr, shared: &Shared) {
     let pattern = Pattern::from_guest(to.port());
     let mut buf = vec![0; PIECE];
@@ -76,7 +76,7 @@ pub fn send(to: SocketAddr, shared: &Shared) {
     }
 }
 
-/// Reads all it gets until the run ends.
+/// Reads everything until the run ends.
 pub fn receive(to: SocketAddr, shared: &Shared, meter: &Arc<Mutex<Meter>>) {
     let pattern = Pattern::from_host(to.port());
     let mut buf = vec![0; PIECE];
@@ -101,8 +101,8 @@ pub fn receive(to: SocketAddr, shared: &Shared, meter: &Arc<Mutex<Meter>>) {
     }
 }
 
-/// Opens connections, as many as answer, and hands each over at once: one that is not admitted keeps no other waiting.
-/// Buffers are set before, as a window is scaled when it opens.
+/// Opens connections and hands each over at once, so that one that is not admitted does not delay the others. Buffer
+/// sizes are set before the connect, because the window scale is fixed by the SYN (RFC 7323 section 2.2).
 fn many(
     to: SocketAddr,
     fill: Fill,
@@ -121,7 +121,7 @@ fn many(
                 opened += 1;
                 thread::sleep(DIAL_EVERY);
             }
-            // Admission may be refused for good: a hog that is turned away tries again, slowly.
+            // Admission may be refused permanently: the hog retries slowly.
             Err(_) => thread::sleep(RETRY),
         }
     }
@@ -145,7 +145,7 @@ fn open(to: SocketAddr, buffer: Option<usize>, option: BufferOption) -> io::Resu
         BufferOption::Send => setsockopt(&socket, SndBuf, &bytes)?,
         BufferOption::Receive => setsockopt(&socket, RcvBuf, &bytes)?,
     }
-    // A connect gives up as a write does.
+    // SO_SNDTIMEO limits the time of a connect as well.
     setsockopt(&socket, SendTimeout, &TimeVal::milliseconds(500))?;
     connect_socket(socket.as_raw_fd(), &SockaddrIn::from(to))?;
     let stream = TcpStream::from(socket);
@@ -153,7 +153,7 @@ fn open(to: SocketAddr, buffer: Option<usize>, option: BufferOption) -> io::Resu
     Ok(stream)
 }
 
-/// Fills connections into servers that never read, and keeps them full; or sends each its bytes, once.
+/// Fills connections to servers that never read, and keeps them full; or sends each a fixed number of bytes.
 pub fn stuff(to: SocketAddr, fill: Fill, shared: &Shared) {
     let mut buf = vec![0; HOG_PIECE];
     Pattern::from_guest(to.port()).fill(0, &mut buf);
@@ -168,10 +168,10 @@ pub fn stuff(to: SocketAddr, fill: Fill, shared: &Shared) {
     });
 }
 
-/// Between two rounds of a slow reader.
+/// Interval between two rounds of a slow reader.
 const SLOW_EVERY: Duration = Duration::from_millis(20);
 
-/// Holds connections from servers that push, and reads never, or slowly.
+/// Holds connections from servers that send, and reads slowly or never.
 pub fn hoard(to: SocketAddr, fill: Fill, shared: &Shared) {
     let rate = fill.reads_bits_per_second.unwrap_or(0);
     let each = u128::from(rate / 8) * SLOW_EVERY.as_nanos() / 1_000_000_000;
@@ -198,9 +198,9 @@ pub fn hoard(to: SocketAddr, fill: Fill, shared: &Shared) {
 pub(super) struct Filled {
     pub(super) streams: Vec<TcpStream>,
     next: usize,
-    /// Any took anything in this round.
+    /// A connection accepted bytes in this round.
     moved: bool,
-    /// What each gets, and what it has got; `None`: all it takes.
+    /// Bytes for each connection, and bytes sent so far; `None`: unlimited.
     limit: Option<u64>,
     sent: Vec<u64>,
 }
@@ -209,7 +209,7 @@ impl Filled {
     pub(super) fn add(&mut self, stream: TcpStream) {
         self.streams.push(stream);
         self.sent.push(0);
-        // One that is new takes something.
+        // A new connection accepts bytes: do not go idle.
         self.moved = true;
     }
 
@@ -217,7 +217,7 @@ impl Filled {
         Self { limit, ..Self::default() }
     }
 
-    /// One step of a round; how long to wait for the next.
+    /// One step of a round; returns the pause before the next.
     pub(super) fn step(&mut self, buf: &[u8]) -> Duration {
         let count = self.streams.len().div_ceil(HOG_STEPS);
         for _ in 0..count {
@@ -232,6 +232,7 @@ impl Filled {
                 Err(e) if is_wait(e.kind()) => {}
                 Err(_) => {
                     self.streams.swap_remove(self.next);
+                    // The swapped-in connection is at this index now: do not advance.
                     self.sent.swap_remove(self.next);
                     continue;
                 }

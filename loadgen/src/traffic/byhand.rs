@@ -1,8 +1,8 @@
-//! A guest without TCP, that makes its segments by hand: floods that no TCP would send.
+//! A guest without TCP that sends handcrafted segments: floods that no TCP would send.
 //!
-//! Frames in, frames out, time handed in, so that it sits at the end of a simulated link as well as on a packet socket
-//! in a real namespace. It opens connections like anybody else, then sends what its kind of flood asks for, within the
-//! windows it is given: what it costs is memory and work, not broken rules that a stack may simply drop.
+//! Pure: frames and the time are arguments, so it works on a simulated link as well as on a packet socket in a real
+//! namespace. It opens connections normally and sends its flood within the advertised windows: it costs memory and
+//! work, and breaks no rule that would let a stack simply drop its segments.
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -17,7 +17,7 @@ use skbudget_stack::sim::smoltcp::wire::{
 
 use crate::plan::FloodKind;
 
-/// Who floods whom.
+/// Addresses of a flood.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
     pub own_mac: [u8; 6],
@@ -25,13 +25,13 @@ pub struct Target {
     pub peer_mac: [u8; 6],
     pub to: Ipv4Addr,
     pub to_port: u16,
-    /// Each connection its own server port, counted from `to_port`; else all the same.
+    /// Each connection has its own server port, counted from `to_port`; otherwise all use that one.
     pub port_each: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Its SYN is due or was sent then.
+    /// Waits for a SYN-ACK; the next SYN is due at this time.
     Dialing {
         again_ns: u64,
     },
@@ -50,7 +50,7 @@ struct Conn {
     /// First sequence number beyond the window.
     limit: u32,
     scale: u8,
-    /// Out of order: where the next byte goes.
+    /// Out-of-order flood: sequence number of the last byte sent.
     cursor: u32,
     moved_ns: u64,
 }
@@ -64,7 +64,7 @@ pub struct ByHand {
     due_ns: u64,
     turn: usize,
     until_ns: u64,
-    /// Answers that wait for room.
+    /// ARP replies and ACKs that wait for room.
     answers: VecDeque<Vec<u8>>,
     pub connected: u64,
     pub resets: u64,
@@ -73,15 +73,15 @@ pub struct ByHand {
 const FIRST_PORT: u16 = 40_000;
 const DIAL_EVERY_NS: u64 = 10_000;
 const SYN_AGAIN_NS: u64 = 1_000_000_000;
-/// In order without progress for so long: begins again at the last acknowledged byte.
+/// In-order flood without progress for this time: retransmit from SND.UNA.
 const AGAIN_NS: u64 = 200_000_000;
-/// Bytes of one round through a window, each alone behind a hole.
+/// Number of bytes in one pass over a window, each alone behind a hole.
 const HOLES: u32 = 60;
-/// A sender that was not run for a while does not catch up for longer.
+/// Limit of the time that a delayed sender catches up.
 const CATCH_UP_NS: u64 = 5_000_000;
 
 impl ByHand {
-    /// Floods from `from_ns` to `until_ns` with `per_second` segments over all connections.
+    /// A flood from `from_ns` to `until_ns`, with `per_second` segments over all connections.
     pub fn new(
         target: Target,
         kind: FloodKind,
@@ -175,7 +175,7 @@ impl ByHand {
         let seq = tcp.seq_number().0 as u32;
         let ack = tcp.ack_number().0 as u32;
         if tcp.rst() {
-            // Turned away: it tries again, slowly.
+            // Refused: retry slowly, with a new initial sequence number.
             self.resets += 1;
             c.state = State::Dialing { again_ns: now_ns + 20_000_000 };
             c.iss = c.iss.wrapping_add(0x0010_0000);
@@ -184,6 +184,7 @@ impl ByHand {
         let window = u32::from(tcp.window_len());
         let answer = match c.state {
             State::Dialing { .. } if tcp.syn() && tcp.ack() && ack == c.iss.wrapping_add(1) => {
+                // The window of a SYN segment is not scaled (RFC 7323 section 2.2).
                 c.scale = window_scale(tcp.options()).min(14);
                 (c.una, c.nxt, c.rcv_nxt) = (ack, ack, seq.wrapping_add(1));
                 (c.limit, c.cursor, c.moved_ns) = (ack.wrapping_add(window), ack, now_ns);
@@ -198,10 +199,12 @@ impl ByHand {
                     c.moved_ns = now_ns;
                 }
                 let limit = ack.wrapping_add(window << c.scale);
+                // The limit never moves back, even if the peer shrinks its window.
                 if after(limit, c.limit) {
                     c.limit = limit;
                 }
                 let len = tcp.payload().len() as u32 + u32::from(tcp.fin());
+                // Only the next segment in order is acknowledged; the server sends nothing that matters here.
                 if seq == c.rcv_nxt {
                     c.rcv_nxt = c.rcv_nxt.wrapping_add(len);
                 }
@@ -214,8 +217,9 @@ impl ByHand {
         }
     }
 
-    /// Everything due by now, at most `room` frames.
+    /// Sends everything due by now, at most `room` frames.
     pub fn poll(&mut self, now_ns: u64, room: usize, mut emit: impl FnMut(&[u8])) {
+        // Replies first: without its ACKs a connection does not open.
         let mut room = room;
         while room > 0
             && let Some(frame) = self.answers.pop_front()
@@ -243,7 +247,7 @@ impl ByHand {
         self.due_ns = self.due_ns.max(now_ns.saturating_sub(CATCH_UP_NS));
         while room > 0 && self.due_ns <= now_ns {
             self.due_ns += self.every_ns;
-            // The next connection whose window has a place.
+            // Find the next connection with room in its window.
             for _ in 0..self.conns.len() {
                 let i = self.turn;
                 self.turn = (self.turn + 1) % self.conns.len();
@@ -264,8 +268,8 @@ impl ByHand {
         let seq = match self.kind {
             FloodKind::Silent => return None,
             FloodKind::OutOfOrder => {
-                // From the second byte on, spread over the window, for each byte costs the buffer that it is alone
-                // in; around again when the window is through, for what was dropped.
+                // From the second byte on, spread over the window: each byte occupies a whole buffer alone. At the end
+                // of the window start again, to replace dropped bytes.
                 let window = c.limit.wrapping_sub(c.una);
                 if !after(c.limit, c.una.wrapping_add(1)) {
                     return None;
@@ -336,7 +340,7 @@ impl ByHand {
         frame
     }
 
-    /// When `poll` has something to do.
+    /// Time at which `poll` has work.
     pub fn next_deadline(&self, now_ns: u64) -> Option<u64> {
         if !self.answers.is_empty() {
             return Some(now_ns);
@@ -357,7 +361,7 @@ fn after(a: u32, b: u32) -> bool {
     a.wrapping_sub(b).cast_signed() > 0
 }
 
-/// From the options of a SYN; 0 without one.
+/// The window scale option of a SYN; 0 without one.
 fn window_scale(options: &[u8]) -> u8 {
     let mut rest = options;
     while let Some((&kind, tail)) = rest.split_first() {

@@ -1,5 +1,5 @@
-//! The flood by hand, on a packet socket in the container's namespace. The kernel there has another address: it does
-//! not answer for connections that it knows nothing of.
+//! The handcrafted flood on a packet socket in the container's namespace. The kernel there has another address, so it
+//! does not reset connections that it does not know.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,11 +16,11 @@ use nix::sys::socket::{
 use super::byhand::{ByHand, Target};
 use super::{Assigned, Shared};
 
-/// Locally administered, and nobody else's on this link.
+/// A locally administered address, unique on this link.
 const OWN_MAC: [u8; 6] = [0x02, 0x66, 0x6c, 0x6f, 0x6f, 0x64];
-/// Between two looks at what is due.
+/// Interval between two polls.
 const EVERY: Duration = Duration::from_micros(500);
-/// Frames of one look, each way.
+/// Maximum frames per poll, each way.
 const BATCH: usize = 256;
 
 pub(super) fn run(load: &Assigned, until_ns: u64, shared: &Shared) {
@@ -51,7 +51,7 @@ pub(super) fn run(load: &Assigned, until_ns: u64, shared: &Shared) {
             }
         }
         flood.poll(shared.clock.now(), BATCH, |frame| {
-            // A frame that the device does not take is lost, as on any network.
+            // A frame that the device refuses is lost, as on any network.
             let _ = send(device.as_raw_fd(), frame, MsgFlags::MSG_DONTWAIT);
         });
         thread::sleep(EVERY);
@@ -61,7 +61,7 @@ pub(super) fn run(load: &Assigned, until_ns: u64, shared: &Shared) {
     }
 }
 
-/// A packet socket on the namespace's device.
+/// Opens a packet socket on the device of the namespace.
 fn device() -> io::Result<OwnedFd> {
     let name = skbudget::attach::DEVICE_NAME;
     let link = |i: nix::ifaddrs::InterfaceAddress| {
@@ -71,7 +71,7 @@ fn device() -> io::Result<OwnedFd> {
     let addr: LinkAddr = getifaddrs()?.find_map(link).ok_or(Errno::ENODEV)?;
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let fd = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll)?;
-    // Without a protocol of its own the address keeps the socket's.
+    // The address has no protocol, so the bind keeps that of the socket.
     bind(fd.as_raw_fd(), &addr)?;
     Ok(fd)
 }

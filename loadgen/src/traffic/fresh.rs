@@ -10,7 +10,7 @@ use skbudget_stack::sim::Pattern;
 use super::probe::Ledger;
 use super::{LOOK, Shared};
 
-/// Requests that may be under way at once.
+/// Maximum number of concurrent requests.
 const WORKERS: usize = 16;
 
 pub(super) fn run(to: SocketAddr, shared: &Shared, ledger: &Ledger) {

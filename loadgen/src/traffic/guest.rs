@@ -1,9 +1,9 @@
-//! What the kernel in the namespace counted: a victim that stalls for lost frames is not one that stalls for memory.
+//! Counters of the kernel in the namespace: they distinguish a stall caused by lost frames from one caused by memory.
 
 use std::collections::BTreeMap;
 use std::fs;
 
-/// By the kernel's names; what is not there or zero is left out.
+/// Names of the counters to report; missing ones and zeros are omitted.
 const WANTED: &[&str] = &[
     "RetransSegs",
     "TCPTimeouts",
@@ -25,7 +25,7 @@ const WANTED: &[&str] = &[
     "TCPBacklogDrop",
 ];
 
-/// Of the namespace that the calling thread is in.
+/// Counters of the calling thread's namespace.
 pub(super) fn counters() -> BTreeMap<String, u64> {
     let mut all = BTreeMap::new();
     for file in ["snmp", "netstat"] {
@@ -39,7 +39,7 @@ pub(super) fn counters() -> BTreeMap<String, u64> {
     all
 }
 
-/// Pairs of lines: names, then values, both after the same word.
+/// Parses pairs of lines: names, then values, both after the same first word.
 fn named(text: &str) -> impl Iterator<Item = (String, u64)> {
     let lines: Vec<&str> = text.lines().collect();
     let pairs: Vec<(String, u64)> = lines

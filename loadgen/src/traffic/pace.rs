@@ -1,4 +1,4 @@
-//! Time on the wall, counted from the start of the run.
+//! Wall-clock time, counted from the start of the run.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -7,7 +7,7 @@ use std::time::Duration;
 /// The monotonic clock, which all processes of a run share.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
-    /// When the run starts, on that clock.
+    /// Start of the run on this clock.
     pub epoch_ns: u64,
 }
 
@@ -17,7 +17,7 @@ impl Clock {
         skbudget::clock::now().as_nanos().saturating_sub(self.epoch_ns)
     }
 
-    /// False when the run was stopped first.
+    /// Sleeps; returns false if the run was stopped first.
     pub fn sleep_until(self, at_ns: u64, stop: &AtomicBool) -> bool {
         loop {
             if stop.load(Ordering::Relaxed) {
@@ -33,14 +33,14 @@ impl Clock {
     }
 }
 
-/// Keeps bytes at a rate, on an absolute schedule: what a sleep oversleeps is caught up, within a bound.
+/// Limits a stream to a rate on an absolute schedule, so that a late wake-up is caught up, within a bound.
 #[derive(Debug)]
 pub struct Pacer {
     bytes_per_second: u64,
     due_ns: u64,
 }
 
-/// A thread that was not run for this long does not burst for longer.
+/// Limit of the time that a delayed thread catches up.
 const CATCH_UP_NS: u64 = 5_000_000;
 
 impl Pacer {
@@ -48,7 +48,7 @@ impl Pacer {
         Self { bytes_per_second: (bits_per_second / 8).max(1), due_ns: now_ns }
     }
 
-    /// `n` bytes were moved at `now`; when the next may be.
+    /// Records that `n` bytes were moved at `now`; returns the time of the next piece.
     pub fn moved(&mut self, n: usize, now_ns: u64) -> u64 {
         let takes = n as u64 * 1_000_000_000 / self.bytes_per_second;
         self.due_ns = self.due_ns.max(now_ns.saturating_sub(CATCH_UP_NS)) + takes;

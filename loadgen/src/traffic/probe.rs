@@ -1,4 +1,4 @@
-//! An open-loop request/response client on one connection: a thread that sends when requests are due, and one that
+//! An open-loop request/response client on one connection: one thread sends requests when they are due, another
 //! receives.
 
 use std::io::{Read, Write};
@@ -14,13 +14,13 @@ use crate::measure::ProbeLog;
 use crate::plan::ProbeSpec;
 use crate::result::ProbePhase;
 
-/// The schedule and the books, shared by sender, receiver and the keeper of time.
+/// The schedule and the books, shared by sender, receiver and timekeeper.
 #[derive(Debug)]
 pub struct Ledger {
     spec: ProbeSpec,
     end_ns: u64,
     inner: Mutex<Inner>,
-    /// The receiver waits here for a connection.
+    /// Signals a new connection to the receiver.
     opened: Condvar,
 }
 
@@ -29,11 +29,11 @@ struct Inner {
     log: ProbeLog,
     next_id: u64,
     outstanding: std::collections::VecDeque<u64>,
-    /// Those of them of which no byte was written.
+    /// Requests of `outstanding` without a written byte.
     unsent: std::collections::VecDeque<u64>,
     /// Bytes of requests that are due and not written.
     to_send: u64,
-    /// The sender was last held up by a full socket until then: nothing it looks at late before is its own lateness.
+    /// Time until which a full socket blocked the sender: delays before it are not the generator's lag.
     held_until_ns: u64,
     stream: Option<TcpStream>,
     done: bool,
@@ -59,7 +59,8 @@ impl Ledger {
         (at < self.end_ns).then_some(at)
     }
 
-    /// Books every request due by now. A sender that is blocked in a write is no reason for one not to be due.
+    /// Records every request due by now, even while the sender is blocked in a write. `looking`: the caller is the
+    /// sender, so the delay is the generator's lag.
     fn issue(&self, inner: &mut Inner, now_ns: u64, looking: bool) {
         while let Some(at) = self.due_ns(inner.next_id).filter(|at| *at <= now_ns) {
             let id = inner.next_id;
@@ -83,13 +84,13 @@ impl Ledger {
         self.spec
     }
 
-    /// The oldest request that is due and not begun; else when the next will be due.
+    /// Takes the oldest request that is due and not started; otherwise returns the time of the next one.
     pub(super) fn take_due(&self, now_ns: u64) -> Result<u64, Option<u64>> {
         let mut inner = locked(&self.inner);
         self.issue(&mut inner, now_ns, false);
         match inner.unsent.pop_front() {
             Some(id) => {
-                // Late for want of a free worker is late for want of an answer.
+                // All workers were waiting for responses until then: that delay is not the generator's lag.
                 let at = self.spec.offset_ns + id * self.spec.every_ns;
                 let late = now_ns - at.max(inner.held_until_ns.min(now_ns));
                 inner.log.look(id, at + late);
@@ -108,7 +109,7 @@ impl Ledger {
     pub(super) fn completed(&self, id: u64, now_ns: u64) {
         let mut inner = locked(&self.inner);
         inner.outstanding.retain(|o| *o != id);
-        // Whoever was busy until now could not have looked before.
+        // A worker was busy until now and could not handle another request before.
         inner.held_until_ns = now_ns;
         inner.log.complete(id, now_ns);
     }
@@ -118,12 +119,12 @@ impl Ledger {
         inner.log.failed(id);
     }
 
-    /// `n` bytes of requests went into the socket, in a write from `from_ns` to `to_ns`.
+    /// Records that `n` bytes of requests were written in a call from `from_ns` to `to_ns`.
     fn wrote(&self, n: u64, from_ns: u64, to_ns: u64) {
         let mut inner = locked(&self.inner);
         inner.to_send -= n;
         inner.held_until_ns = to_ns;
-        // Whole requests stand behind the one that is being written.
+        // The remaining bytes end with complete requests that are not started.
         let untouched = inner.to_send / u64::from(self.spec.request_bytes.max(1));
         while inner.unsent.len() as u64 > untouched {
             let Some(id) = inner.unsent.pop_front() else { break };
@@ -131,8 +132,9 @@ impl Ledger {
         }
     }
 
-    /// The keeper of time closes a phase.
+    /// Closes the book of a phase; called by the timekeeper.
     pub fn close(&self, phase: usize, now_ns: u64) {
+        // Record requests that are due but that the blocked sender has not handled: they belong to this phase.
         let mut inner = locked(&self.inner);
         self.issue(&mut inner, now_ns, false);
         inner.log.close(phase, now_ns);
@@ -142,7 +144,7 @@ impl Ledger {
         locked(&self.inner).log.books().iter().map(crate::measure::Book::summary).collect()
     }
 
-    /// Everything outstanding failed with its connection.
+    /// Counts all outstanding requests as failed with their connection.
     fn fail_all(&self, shared: &Shared) {
         let mut inner = locked(&self.inner);
         shared.note_broken();
@@ -174,7 +176,7 @@ pub fn run(to: SocketAddr, shared: &Shared, ledger: &Ledger) {
     });
 }
 
-/// Until the connection breaks or the run ends.
+/// Sends until the connection breaks or the run ends.
 fn sender(to: SocketAddr, mut stream: TcpStream, shared: &Shared, ledger: &Ledger) {
     let pattern = Pattern::from_guest(to.port());
     let mut sent = 0;
@@ -212,7 +214,7 @@ fn sender(to: SocketAddr, mut stream: TcpStream, shared: &Shared, ledger: &Ledge
 fn receiver(to: SocketAddr, shared: &Shared, ledger: &Ledger) {
     while let Some(stream) = opened(ledger) {
         receive(to, stream, shared, ledger);
-        // The sender finds the stream gone and connects anew.
+        // The sender notices that the stream is gone and connects again.
         locked(&ledger.inner).stream = None;
     }
 }

@@ -15,19 +15,20 @@ use super::pace::Pacer;
 use super::{LOOK, Shared, locked};
 use crate::measure::Meter;
 
-/// Pieces of a paced stream: 4 ms of it, so that a thread wakes 250 times a second and a window looks even.
+/// Bytes per piece of a paced stream: 4 ms of data, so that a thread wakes up 250 times a second and windows are even.
 fn piece(bits_per_second: u64) -> usize {
     (bits_per_second / 8 / 250).clamp(4 * 1024, PIECE as u64) as usize
 }
-/// A server on a network, not on the loopback with its segments of 64 KiB: behind a slow reader the loopback's sender
-/// does not send into less than one of those, and waits for its own 200 ms persist timer. That is not the stack's wait.
+/// Makes a server behave as on a network, not as on the loopback with its segments of 64 KiB: with those, the sender
+/// does not send into a smaller window of a slow reader, and waits for its own 200 ms persist timer. That delay is not
+/// due to the stack.
 const MSS: u32 = 1460;
-/// Both buffers of a hog's server, before the kernel doubles them: what waits in them is charged to nobody, and a hog
-/// whose peers take megabytes first spends half of its time with filling those.
+/// Send and receive buffer of a hog's server, before the kernel doubles them. Bytes in them are not charged to any
+/// budget, and a hog with peers that take megabytes would spend half of its time filling those.
 const HOG_BUFFER: usize = 4 * 1024;
 const ACCEPT_EVERY: Duration = Duration::from_millis(1);
 
-/// Servers of one run. All end with `Shared::end`.
+/// The servers of one run. All end with `Shared::end`.
 #[derive(Debug)]
 pub struct Servers {
     shared: Arc<Shared>,
@@ -39,18 +40,18 @@ impl Servers {
     pub fn new(shared: Arc<Shared>) -> Self {
         Self::on(shared, Ipv4Addr::LOCALHOST)
     }
-    /// On another address than the loopback's.
+    /// The same on another address than the loopback's.
     pub fn on(shared: Arc<Shared>, ip: Ipv4Addr) -> Self {
         Self { shared, ip, threads: Vec::new() }
     }
 
-    /// Reads at a rate and meters what it reads.
+    /// A server that reads at a rate and meters the bytes.
     pub fn sink(&mut self, bits_per_second: u64, meter: Arc<Mutex<Meter>>) -> io::Result<u16> {
         self.one_by_one(move |port, stream, shared| {
             sink(port, stream, shared, bits_per_second, &meter);
         })
     }
-    /// Sends at a rate.
+    /// A server that sends at a rate.
     pub fn pusher(&mut self, bits_per_second: u64) -> io::Result<u16> {
         self.one_by_one(move |port, stream, shared| push(port, stream, shared, bits_per_second))
     }
@@ -59,7 +60,7 @@ impl Servers {
             respond(port, stream, shared, request as usize, response as usize);
         })
     }
-    /// Accepts all and reads nothing.
+    /// A server that accepts all connections and never reads.
     pub fn never_reads(&mut self) -> io::Result<u16> {
         self.all_at_once(|_, streams, shared| {
             while !shared.stopped() {
@@ -68,7 +69,7 @@ impl Servers {
             }
         })
     }
-    /// Accepts all and sends each all it takes, or so many bytes.
+    /// A server that accepts all connections and sends each as much as possible, or `bytes`.
     pub fn pushers(&mut self, bytes: Option<u64>) -> io::Result<u16> {
         self.all_at_once(move |port, streams, shared| {
             streams.open = Filled::limited(bytes);
@@ -118,6 +119,7 @@ impl Servers {
         &mut self,
         serve: impl Fn(u16, &mut Streams, &Shared) + Send + 'static,
     ) -> io::Result<u16> {
+        // Set on the listener: accepted sockets inherit the sizes before their windows are advertised.
         let (listener, port) = self.listen()?;
         setsockopt(&listener, RcvBuf, &HOG_BUFFER)?;
         setsockopt(&listener, SndBuf, &HOG_BUFFER)?;
@@ -203,6 +205,7 @@ fn respond(port: u16, mut stream: TcpStream, shared: &Shared, request: usize, re
     let (mut received, mut sent) = (0u64, 0u64);
     let (mut owed, mut part) = (0usize, 0usize);
     let mut buf = vec![0; PIECE];
+    // Finish the due responses before the next read: a slow client blocks only itself.
     while !shared.stopped() {
         if owed > 0 {
             let n = owed.min(buf.len());

@@ -1,13 +1,13 @@
-//! A condition against the records of an arm.
+//! Evaluates a condition against the records of an arm.
 
 use super::{Fun, Metric, Node, Op, Show, Term};
 use crate::plan::{CONTENDED, Role, SOLO};
 use crate::result::{ArmResult, ContainerResult, Quantile};
 use crate::units::{bytes, time};
 
-/// `None`: what it asks about was not measured, and what was does not decide it.
+/// `None`: a value in the condition was not measured, and the others do not decide it.
 pub(super) fn judge(node: &Node, arm: &ArmResult, seen: &mut Vec<String>) -> Option<bool> {
-    // Both sides, so that both are shown.
+    // Evaluate both sides always, so that the report shows both.
     let mut both = |a: &Node, b: &Node| [judge(a, arm, seen), judge(b, arm, seen)];
     match node {
         Node::Or(a, b) => decided(both(a, b), true),
@@ -26,7 +26,7 @@ pub(super) fn judge(node: &Node, arm: &ArmResult, seen: &mut Vec<String>) -> Opt
     }
 }
 
-/// One side that is `by` decides; otherwise both must be known.
+/// `by` on one side decides; otherwise both sides must be known.
 fn decided(sides: [Option<bool>; 2], by: bool) -> Option<bool> {
     if sides.contains(&Some(by)) {
         return Some(by);
@@ -40,12 +40,14 @@ fn value(term: &Term, arm: &ArmResult, seen: &mut Vec<String>) -> Option<f64> {
         Term::Ratio(a, b) => {
             let mut parts = Vec::new();
             let (a, b) = (value(a, arm, &mut parts), value(b, arm, &mut parts));
+            // 0 / 0 and infinity / infinity decide nothing: not known.
             a.zip(b).map(|(a, b)| a / b).filter(|r| !r.is_nan())
         }
         Term::Overshoot => Some(arm.fairness.overshoot_bytes as f64),
         Term::Leaked => Some(arm.leaked_bytes as f64),
         Term::Over(fun, group, metric) => {
             let members = arm.containers.iter().filter(|c| c.group == *group);
+            // One member without a value makes the value of the group unknown.
             let values: Option<Vec<f64>> = members.map(|c| measure(c, *metric, arm)).collect();
             values.filter(|v| !v.is_empty()).map(|v| fold(*fun, *metric, &v))
         }
@@ -58,14 +60,14 @@ fn value(term: &Term, arm: &ArmResult, seen: &mut Vec<String>) -> Option<f64> {
     v
 }
 
-/// In the units that people use.
+/// A value with its unit, for people.
 fn shown(v: f64, show: Show) -> String {
     match show {
         Show::Times => format!("{v:.3}x"),
         Show::Part => format!("{:.2} %", v * 100.0),
         Show::Count => format!("{v:.0}"),
         Show::Time => time(v as u64),
-        // Limits are met to the byte, which three digits would hide.
+        // Print the exact bytes too: three digits would hide an excess of one byte.
         Show::Bytes if v >= 1024.0 => format!("{} ({v:.0} B)", bytes(v as u64)),
         Show::Bytes => bytes(v as u64),
     }
@@ -104,7 +106,7 @@ fn measure(c: &ContainerResult, metric: Metric, arm: &ArmResult) -> Option<f64> 
     match metric {
         Metric::SlowdownThroughput => Some(unbounded(c.cost.throughput_slowdown_milli) / 1000.0),
         Metric::SlowdownP99 => {
-            // Without samples alone there is nothing to compare with.
+            // Without samples in the solo phase there is no reference.
             probe(SOLO).filter(|p| p.intended > 0)?;
             Some(unbounded(c.cost.p99_inflation_milli) / 1000.0)
         }

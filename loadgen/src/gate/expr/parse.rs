@@ -1,4 +1,4 @@
-//! From text to a condition, with everything refused that could not be judged.
+//! Parses a condition, and refuses everything that cannot be judged.
 
 use super::super::words;
 use super::{FUNS, Kind, METRICS, Node, OPS, Term};
@@ -7,7 +7,7 @@ use crate::units::{Unit, hint_or_all};
 pub(super) struct Parser<'a> {
     rest: &'a str,
     groups: &'a [&'a str],
-    /// The first comparison of what is not alike.
+    /// Error of the first comparison between different kinds.
     unlike: Option<String>,
 }
 
@@ -69,12 +69,12 @@ impl<'a> Parser<'a> {
         let (a, b) = (a.word(), b.word());
         let what =
             format!("'{left_text}' is {a} and '{right_text}' is {b}, not to be compared{unit}");
-        // What cannot be read at all comes first.
+        // Keep only the error: a syntax error further on is reported in preference to it.
         self.unlike.get_or_insert(what);
         Ok(Node::Test(left, *op, right))
     }
 
-    /// With its text.
+    /// Parses a ratio; returns it with its source text.
     fn ratio(&mut self) -> Result<(Term, &'a str), String> {
         self.rest = self.rest.trim_start();
         let from = self.rest;
@@ -135,7 +135,7 @@ fn unknown<'a>(what: &str, word: &str, known: impl Iterator<Item = &'a str> + Cl
     format!("no {what} '{word}'{}", hint_or_all(word, known))
 }
 
-/// Whether two numbers count the same. A number without a unit counts bytes where bytes are counted.
+/// Whether two terms may be compared: same kind, or a literal without a unit against a count or a size; 0 always.
 fn comparable(a: &Term, b: &Term) -> bool {
     let zero = |t: &Term| matches!(t, Term::Number(n, Kind::Bare) if *n == 0.0);
     match (a.kind(), b.kind()) {
@@ -145,7 +145,7 @@ fn comparable(a: &Term, b: &Term) -> bool {
     }
 }
 
-/// `1.2`, `5x`, `99.9%`, `1ms`, `4KiB`.
+/// Parses a literal: `1.2`, `5x`, `99.9%`, `1ms`, `4KiB`.
 fn number(word: &str) -> Result<(f64, Kind), String> {
     let end = word.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(word.len());
     let (digits, unit) = word.split_at(end);

@@ -1,5 +1,5 @@
-//! What each victim gets over time, in parts of what it has alone. The two directions are never added: an upload that
-//! stalls would hide behind a download that does not.
+//! The goodput of each victim over time, relative to its solo goodput. The two directions are never added: a stalled
+//! upload would hide behind a download that continues.
 
 use super::{bands, seconds, short, time_axis};
 use crate::plan::{Phase, SOLO};
@@ -7,13 +7,13 @@ use crate::report::pick::worst_first;
 use crate::report::svg::{Heat, HeatPart, HeatRow};
 use crate::result::{ArmResult, ContainerPhase, ContainerResult, RunResult};
 
-/// Rows and columns.
+/// Maximum rows and columns.
 const ROWS_MAX: usize = 40;
 const COLUMNS_MAX: usize = 100;
 
 type Bytes = fn(&ContainerPhase) -> u64;
 
-/// A direction of one container.
+/// One direction of one container.
 struct Way<'a> {
     of: &'a ContainerResult,
     name: &'static str,
@@ -30,8 +30,8 @@ fn ways(c: &ContainerResult) -> Vec<Way<'_>> {
         .collect()
 }
 
-/// Victims that fit have a row for each direction. More of them are bundled, sorted by what they got, and the worst of
-/// each bundle and direction is shown, so that one that starves is seen among a thousand.
+/// Draws a row per victim and direction if they fit. Otherwise victims are sorted by goodput and bundled, and each row
+/// shows the worst of its bundle and both directions, so that one starving victim among a thousand stays visible.
 pub fn heat(result: &RunResult, arm: &ArmResult) -> Heat {
     let order = worst_first(arm);
     let all: Vec<Vec<Way<'_>>> = order.iter().map(|c| ways(c)).collect();
@@ -73,8 +73,8 @@ pub fn heat(result: &RunResult, arm: &ArmResult) -> Heat {
     }
 }
 
-/// Names on the axis: directions where they fit, else what the first row and the last are. Whose they are is shown
-/// where the pointer is.
+/// Names on the axis: the directions if they fit, otherwise "worst" and "best" at the ends. The tooltip shows the
+/// victims of a row.
 fn row_names(rows: &[HeatRow], apart: bool) -> Vec<(usize, String)> {
     const NAMED_MAX: usize = 10;
     let direction = |r: &HeatRow| r.name.rsplit(' ').next().unwrap_or_default().to_owned();
@@ -99,11 +99,11 @@ fn row(result: &RunResult, arm: &ArmResult, name: String, ways: &[Way<'_>]) -> H
     HeatRow { name, parts, said }
 }
 
-/// A phase of a row in words.
+/// The text of one phase of a row.
 fn say(result: &RunResult, parts: &[Option<f64>], phase: &Phase) -> Option<HeatPart> {
     let end = result.phases.last().map_or(1, |p| p.end_ns).max(1) as f64;
     let at = |ns: u64| ns as f64 / end * parts.len() as f64;
-    // Columns that are wholly in it.
+    // Columns that lie completely in the phase.
     let (from, to) = (at(phase.start_ns).ceil() as usize, at(phase.end_ns).floor() as usize);
     let here: Vec<f64> = parts.get(from..to)?.iter().copied().flatten().collect();
     let least = here.iter().copied().reduce(f64::min)?;
@@ -116,7 +116,7 @@ fn say(result: &RunResult, parts: &[Option<f64>], phase: &Phase) -> Option<HeatP
     })
 }
 
-/// `None`: not measured, or nobody there who could starve.
+/// The share of the solo goodput per column; `None`: not measured, or the container did not exist.
 fn parts(result: &RunResult, arm: &ArmResult, way: &Way<'_>) -> Vec<Option<f64>> {
     let end = result.phases.last().map_or(0, |p| p.end_ns);
     let windows = (end / result.window_ns.max(1)) as usize;
@@ -153,7 +153,7 @@ mod tests {
         }
     }
 
-    /// Its download goes on, so that the sum of both would be half of what it was.
+    /// The download continues, so the sum of both directions would only be halved.
     #[test]
     fn an_upload_that_stalls_is_seen() {
         let stalled = |name: &str| {
@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(map.rows[0].parts[50], Some(0.0));
         assert_eq!(map.rows[1].parts[50], Some(1.0));
         assert!(map.rows[0].said[1].text.contains("contended: 0 %"), "{:?}", map.rows[0].said);
-        // Among many it is the worse direction.
+        // With many victims, a row shows the worse direction.
         let fine = |i: usize| container(&format!("v{i}"), Role::Victim, [100; 3], [2; 3]);
         let many = result((0..99).map(fine).chain([stalled("bad")]).collect());
         let map = heat(&many, &many.arms[0]);

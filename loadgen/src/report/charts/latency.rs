@@ -1,5 +1,5 @@
-//! Response times: by percentile, and over time. There may be thousands of victims: the worst and the one in the middle
-//! are drawn, the others lie between or below.
+//! Response times: by percentile, and over time. With thousands of victims only the worst and the median are drawn; the
+//! curves of all others are below the worst.
 
 use super::{COLOURS, Key, bands, seconds, short, time_axis};
 use crate::hdr::{self, Counts};
@@ -10,8 +10,8 @@ use crate::result::{ArmResult, ProbePhase, RunResult};
 
 type Points = Vec<(f64, f64)>;
 
-/// Latency against log10(1/(1-p)), which gives every nine the same width. From where requests did not come back the
-/// line is dotted: it is known from below only.
+/// Latency against log10(1/(1-p)), where each additional nine has the same width. The line is dotted from the point on
+/// where only a lower bound is known, because of requests that did not complete.
 pub fn by_percentile(result: &RunResult) -> (Chart, Vec<Key>) {
     let (mut series, mut keys) = (Vec::new(), Vec::new());
     for (i, arm) in result.arms.iter().enumerate() {
@@ -33,7 +33,7 @@ pub fn by_percentile(result: &RunResult) -> (Chart, Vec<Key>) {
                     series.push(Series { name, class, points, dots: false });
                 }
             };
-            // In the middle, where there is one between others.
+            // The median, if it differs from the worst and the best.
             if phase == CONTENDED && books.len() > 2 {
                 add(books[books.len() / 2], "median victim", " faint");
             }
@@ -70,7 +70,7 @@ pub fn by_percentile(result: &RunResult) -> (Chart, Vec<Key>) {
     (chart, keys)
 }
 
-/// The p99 of each second: that of the worst victim, and that of all requests of all victims.
+/// The p99 of each second: of the worst victim, and of all requests of all victims.
 pub fn over_time(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
     let (worst, all, middle) = seconds_of(arm);
     let mut series = Vec::new();
@@ -85,7 +85,7 @@ pub fn over_time(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
         }
     }
     let keys = series.iter().map(|s| (s.class.clone(), s.name.clone())).collect();
-    // One scale for all arms, or the starved one looks as quick as the other.
+    // One scale for all arms; otherwise the starved arm appears as fast as the other.
     let every: Vec<f64> = result
         .arms
         .iter()
@@ -109,7 +109,7 @@ pub fn over_time(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
     (chart, keys)
 }
 
-/// By second: p99 of the worst victim, p99 of all, p50 of all.
+/// By second: p99 of the worst victim, p99 of all requests, p50 of all requests.
 fn seconds_of(arm: &ArmResult) -> (Points, Points, Points) {
     let mut sums: std::collections::BTreeMap<u64, (f64, u64, Counts)> =
         std::collections::BTreeMap::new();
@@ -120,7 +120,7 @@ fn seconds_of(arm: &ArmResult) -> (Points, Points, Points) {
         let middle = i.start_ns + i.length_ns / 2;
         let sum = sums.entry(i.start_ns).or_insert_with(|| (0.0, middle, like(&h)));
         sum.0 = sum.0.max(p99);
-        // The same bounds for all, so that it fits.
+        // Cannot fail: all histograms have the same bounds.
         let _ = sum.2.add(&h);
     }
     let mut out = (Points::new(), Points::new(), Points::new());
@@ -133,14 +133,14 @@ fn seconds_of(arm: &ArmResult) -> (Points, Points, Points) {
     out
 }
 
-/// Empty, of the same shape.
+/// An empty histogram with the same bounds.
 fn like(h: &Counts) -> Counts {
     let mut empty = h.clone();
     empty.reset();
     empty
 }
 
-/// A logarithmic axis for times, with room below the lowest line, so that it does not lie on the axis.
+/// A logarithmic axis for times, with room below the lowest line, so that it does not touch the axis.
 fn time_scale(values: impl Iterator<Item = f64> + Clone) -> ((f64, f64), Vec<(f64, String)>) {
     let low = values.clone().fold(f64::MAX, f64::min).clamp(1.0, 1e9);
     let high = values.fold(0.0, f64::max).max(low * 4.0);
@@ -148,7 +148,7 @@ fn time_scale(values: impl Iterator<Item = f64> + Clone) -> ((f64, f64), Vec<(f6
     (y, log_steps(y.0, y.1).into_iter().map(|t| (t, round_time(t))).collect())
 }
 
-/// `20 ms`, where `units::time` would say `20.0 ms`.
+/// `20 ms`, where `units::time` gives `20.0 ms`.
 fn round_time(ns: f64) -> String {
     let (scale, unit) = match ns {
         n if n >= 1e9 => (1e9, "s"),
@@ -159,7 +159,7 @@ fn round_time(ns: f64) -> String {
     format!("{} {unit}", short(ns / scale))
 }
 
-/// What the victims found in a phase, the one with the largest p99 last.
+/// The probes of the victims in a phase, sorted by p99; the worst is the last.
 fn sorted(arm: &ArmResult, phase: usize) -> Vec<&ProbePhase> {
     let mut books: Vec<&ProbePhase> =
         victims(arm).filter_map(|c| c.phases.get(phase)?.probe.as_ref()).collect();
@@ -168,11 +168,11 @@ fn sorted(arm: &ArmResult, phase: usize) -> Vec<&ProbePhase> {
     books
 }
 
-/// The part of a spectrum that is known, and the part known from below, which begins where the other ends.
+/// Splits a spectrum into the known part and the part with only lower bounds, which starts where the other ends.
 fn curve(probe: &ProbePhase) -> (Points, Points) {
     let total = probe.completed + probe.outstanding + probe.shed + probe.failed;
     let answered = probe.completed as f64 / total.max(1) as f64;
-    // The last sample's own place; the row at 100 % would be infinitely far to the right.
+    // Position of the last sample; a row at 100 % would be infinitely far to the right.
     let end = (total.max(2) as f64).log10();
     let place = |part: f64| (-(1.0 - part).max(1e-12).log10()).min(end);
     let rows: Vec<(f64, f64)> = if probe.spectrum.is_empty() {
@@ -181,21 +181,22 @@ fn curve(probe: &ProbePhase) -> (Points, Points) {
         probe.spectrum.iter().map(|r| (r.quantile_ppb as f64 / 1e9, r.ns as f64)).collect()
     };
     let point = |(part, ns): &(f64, f64)| (place(*part), *ns);
-    // As soon as a request that never came back may change it, and beyond all that came back.
+    // The known part ends where missing requests may change the value, and beyond the completed requests.
     let below = |i: usize| probe.spectrum.get(i).is_some_and(|r| r.at_least);
     let edge = (0..rows.len()).find(|i| rows[*i].0 > answered || below(*i)).unwrap_or(rows.len());
     let known: Points = rows[..edge].iter().map(point).collect();
+    // Start at the last known point, so that the two lines join.
     let below = rows[edge.saturating_sub(1)..].iter().map(point);
     let below = if edge < rows.len() { below.collect() } else { Points::new() };
     (known, below)
 }
 
-/// Of a book that has none of its own, as where there are many containers: out of its histograms.
+/// The spectrum of a probe without one, as in runs with many containers: computed from its histograms.
 fn spectrum(probe: &ProbePhase) -> Points {
     let mut all: Option<Counts> = None;
     for h in [&probe.hdr, &probe.hdr_missing].iter().filter_map(|text| hdr::decode(text).ok()?) {
         match &mut all {
-            // The same bounds in both, so that it fits.
+            // Cannot fail: both have the same bounds.
             Some(sum) => drop(sum.add(&h)),
             None => all = Some(h),
         }
@@ -219,7 +220,7 @@ mod tests {
         hdr::encode(&h)
     }
 
-    /// With many victims none has a spectrum of its own: the worst and the median are drawn from their histograms.
+    /// With many victims, none has its own spectrum: the worst and the median are drawn from their histograms.
     #[test]
     fn many_victims_have_an_envelope() {
         let victim = |i: u64| {

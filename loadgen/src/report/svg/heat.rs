@@ -1,11 +1,11 @@
-//! A heat map: rows of levels over time. Cells of one level are one path, neighbours in a row one piece of it, so that
-//! a thousand containers stay within some tens of kilobytes.
+//! A heat map: rows of levels over time. All cells of one level are one path, and neighbours in a row are one piece of
+//! it, so that a thousand containers need only some tens of kilobytes.
 
 use std::fmt::Write as _;
 
 use super::{BOTTOM, Band, H, LEFT, LETTER, LINE, RIGHT, TOP, W, escape, open, text};
 
-/// Lower bounds of the levels in parts of what a row gets alone, and their names.
+/// Lower bounds of the levels, as a share of the row's solo goodput, and their names.
 pub const LEVELS: &[(f64, &str)] = &[
     (0.0, "nothing"),
     (0.001, "< 10 %"),
@@ -19,13 +19,13 @@ pub const LEVELS: &[(f64, &str)] = &[
 #[derive(Debug, Clone, Default)]
 pub struct HeatRow {
     pub name: String,
-    /// By column; `None` where nothing was measured, or there is nothing to compare with.
+    /// By column; `None` where nothing was measured, or without a reference.
     pub parts: Vec<Option<f64>>,
-    /// Shown where the pointer is.
+    /// Texts of the tooltips.
     pub said: Vec<HeatPart>,
 }
 
-/// A stretch of a row in words.
+/// The text of a range of a row.
 #[derive(Debug, Clone, Default)]
 pub struct HeatPart {
     pub from: f64,
@@ -37,15 +37,15 @@ pub struct HeatPart {
 pub struct Heat {
     pub title: String,
     pub rows: Vec<HeatRow>,
-    /// What rows are called on the axis, by their places.
+    /// Labels of rows on the axis, by row index.
     pub row_names: Vec<(usize, String)>,
-    /// The x axis, as of a chart beside it.
+    /// The x axis, the same as that of the chart beside it.
     pub x: (f64, f64),
     pub x_ticks: Vec<(f64, String)>,
     pub bands: Vec<Band>,
 }
 
-/// The level of a part.
+/// The level of a share.
 fn level(part: f64) -> usize {
     LEVELS.iter().rposition(|(from, _)| part >= *from).unwrap_or(0)
 }
@@ -112,7 +112,7 @@ impl Heat {
         for (row, name) in &self.row_names {
             let middle = TOP + (*row as f64 + 0.5) * row_height + 4.5;
             let y = middle.clamp(TOP + 12.0, H - BOTTOM - 3.0);
-            // The lines of a phone are higher.
+            // Lines of text are higher on a phone: leave out a label that would overlap.
             if y >= free {
                 text(s, "", (LEFT - 7.0, y), "end", name);
                 free = y + LINE;
@@ -121,7 +121,7 @@ impl Heat {
     }
 }
 
-/// The cells of one level in one row, neighbours as one piece.
+/// Adds the cells of one level in one row; neighbouring cells become one piece.
 fn runs(path: &mut String, parts: &[Option<f64>], wanted: usize, top: f64, height: f64) {
     let width = (W - LEFT - RIGHT) / parts.len().max(1) as f64;
     let mut from = 0;

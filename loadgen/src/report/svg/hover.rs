@@ -1,12 +1,11 @@
-//! Values where the pointer is, without a script: stretches of the x axis that nothing is drawn on, each with the
-//! values of all lines as its title.
+//! Tooltips without a script: invisible strips over the x axis, each with the values of all lines as its title.
 
 use std::fmt::Write as _;
 
 use super::{BOTTOM, Chart, H, LEFT, RIGHT, Series, TOP, W, escape};
 use crate::units;
 
-/// How a value is written.
+/// The format of a value.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Show {
     #[default]
@@ -16,7 +15,7 @@ pub enum Show {
     BitsPerSecond,
     Bytes,
     Times,
-    /// 0 to 100 of all.
+    /// A share as 0 to 100 percent.
     Part,
     /// A percentile by its nines: log10(1/(1-p)).
     Nines,
@@ -41,7 +40,7 @@ impl Show {
     }
 }
 
-/// Stretches of the x axis.
+/// Number of strips.
 const STRETCHES: usize = 48;
 
 impl Chart {
@@ -71,7 +70,8 @@ impl Chart {
         }
     }
 
-    /// Of one line in a stretch: its least and its most, or what it has on its way through. Nothing beyond its ends.
+    /// The value of one line in a strip: minimum and maximum, or the interpolated value if it has no point there.
+    /// `None` beyond its ends.
     fn value(&self, series: &Series, from: f64, to: f64) -> Option<String> {
         let points = &series.points;
         let here = points.iter().filter(|p| (from..to).contains(&p.0)).map(|p| p.1);

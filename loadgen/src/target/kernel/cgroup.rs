@@ -1,4 +1,4 @@
-//! The kernel's limit on TCP buffers: `memory.kmem.tcp` of cgroup v1. There is no other that can be set for a group alone.
+//! The kernel's limit on TCP buffers: `memory.kmem.tcp` of cgroup v1, the only one that can be set for a single group.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use crate::exit::Failure;
 
 const ROOT: &str = "/sys/fs/cgroup/memory";
 const LIMIT: &str = "memory.kmem.tcp.limit_in_bytes";
-/// Accounting begins with the first limit that is set; this one never binds.
+/// Accounting starts with the first limit that is set; this one is too large to take effect.
 const NONE: u64 = 1 << 50;
 
-/// Says what is missing.
+/// Checks for the controller; the error names what is missing.
 pub(super) fn check() -> Result<(), Failure> {
     if Path::new(ROOT).join("cgroup.procs").exists() && first_limit().is_some() {
         return Ok(());
@@ -23,7 +23,7 @@ pub(super) fn check() -> Result<(), Failure> {
     Err(Failure::Unavailable(what))
 }
 
-/// The root has no limit of its own on some kernels; then any group below it tells.
+/// Path of a limit file. On some kernels the root group has none; then search its child groups.
 fn first_limit() -> Option<PathBuf> {
     let own = Path::new(ROOT).join(LIMIT);
     if own.exists() {
@@ -33,18 +33,18 @@ fn first_limit() -> Option<PathBuf> {
     groups.map(|g| g.path().join(LIMIT)).find(|p| p.exists())
 }
 
-/// One group, removed when dropped.
+/// A cgroup, removed on drop.
 #[derive(Debug)]
 pub(super) struct Group(PathBuf);
 
-/// The groups of a run, below one of their own.
+/// The cgroups of a run, below a common parent.
 #[derive(Debug)]
 pub(super) struct Groups {
     pool: Group,
 }
 
 impl Groups {
-    /// `limit` over all together.
+    /// Creates the parent; `limit` applies to all together.
     pub(super) fn make(limit: Option<u64>) -> Result<Self, Failure> {
         let path = Path::new(ROOT).join(format!("loadgen-{}", std::process::id()));
         Ok(Self { pool: Group::make(path, limit)? })
@@ -89,7 +89,7 @@ impl Group {
 }
 
 impl Drop for Group {
-    /// Whoever was in it may take a moment to be gone.
+    /// Retries: the processes of the group may take a moment to exit.
     fn drop(&mut self) {
         for _ in 0..100 {
             if fs::remove_dir(&self.0).is_ok() {

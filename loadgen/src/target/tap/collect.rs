@@ -1,4 +1,4 @@
-//! Records out of what the daemon, the servers and the agents saw.
+//! Makes the records from the data of the daemon, the servers and the agents.
 
 use skbudget::stats::{Categories, ContainerReport, Meter, Stats};
 
@@ -10,7 +10,7 @@ use crate::target::actor::{Actor, lag_p99_ns};
 use crate::target::virt::{is_memory, named};
 use crate::traffic::Report;
 
-/// The daemon's statistics at every window's start.
+/// The daemon's statistics at the start of every window.
 #[derive(Debug, Default)]
 pub(super) struct Samples(Vec<Stats>);
 
@@ -21,7 +21,7 @@ impl Samples {
     fn of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Option<&'a ContainerReport>> {
         self.0.iter().map(move |s| s.containers.iter().find(|c| c.name == name))
     }
-    /// Of an arm that was stopped the last there is.
+    /// The report of a container at a window; in a stopped arm, the last one at most.
     fn at<'a>(&'a self, name: &'a str, window: u64) -> Option<&'a ContainerReport> {
         let last = self.0.len().saturating_sub(1);
         self.of(name).nth((window as usize).min(last))?
@@ -47,7 +47,7 @@ pub(super) fn arm_result(
         let known = budgets.iter().position(|b| b.name == here.budget);
         let budget = known.unwrap_or(budgets.len());
         if known.is_none() {
-            // A pool is read off a container that stays: its meter outlives the hog.
+            // Read a pool from a container that stays: its meter outlives the hog's.
             let stays = last.containers.iter().find(|c| c.budget == here.budget).unwrap_or(here);
             budgets.push(budget_result(stays, samples));
         }
@@ -94,9 +94,10 @@ fn held(c: &Categories, rules: RuleSet) -> u64 {
         sock_bytes,
         host_bytes,
         dev_bytes,
-        // A part of `host_bytes`.
+        // Included in `host_bytes`.
         listen_bytes: _,
     } = *c;
+    // Under the linux rules the memory of host sockets is recorded but not charged.
     let host = if rules == RuleSet::Strict { host_bytes } else { 0 };
     let queued = rmem_bytes + ofo_bytes + credit_bytes + wmem_bytes + fwd_bytes;
     queued + reserve_bytes + udp_bytes + sock_bytes + host + dev_bytes

@@ -13,7 +13,7 @@ fn port(socket: &tcp::Socket<'_>) -> Option<u16> {
     socket.remote_endpoint().map(|e| e.port)
 }
 
-/// Sends so many bytes, then keeps the connection and says nothing.
+/// Sends a number of bytes, then keeps the connection idle.
 #[derive(Debug)]
 pub(super) struct SendSome {
     left: u64,
@@ -44,7 +44,7 @@ impl App for SendSome {
     }
 }
 
-/// Asks once, with one byte, and never reads the answer.
+/// Sends one request of one byte, and never reads the response.
 #[derive(Debug, Default)]
 pub(super) struct HoardSome {
     asked: bool,
@@ -62,7 +62,7 @@ impl App for HoardSome {
     }
 }
 
-/// Reads at a rate.
+/// Reads at a given rate.
 #[derive(Debug)]
 pub(super) struct SlowRead {
     bytes_per_second: u64,
@@ -70,7 +70,7 @@ pub(super) struct SlowRead {
     read: u64,
 }
 
-/// Between two reads of a slow reader.
+/// Interval between two reads of a slow reader.
 const SLOW_EVERY: Duration = Duration::from_millis(10);
 
 impl SlowRead {
@@ -100,15 +100,15 @@ impl App for SlowRead {
     }
 }
 
-/// Makes the application of each span anew.
+/// Creates the application for each span.
 pub(super) type Make = Box<dyn Fn() -> Box<dyn App>>;
 
-/// An application that is there in some spans of time only: at the end of each its connection is reset.
+/// An application that runs in some spans of time only; at the end of each its connection is reset.
 pub(super) struct Timed {
     make: Make,
     inner: Box<dyn App>,
     spans: VecDeque<Span>,
-    /// Behind the start of each span.
+    /// Delay after the start of each span.
     offset_ns: u64,
     ending: bool,
 }
@@ -144,14 +144,14 @@ impl App for Timed {
         if now.0 >= span.to_ns {
             socket.abort();
             self.ending = true;
-            // The reset goes out before the socket does.
+            // Keep the socket until smoltcp has sent the reset.
             return Next::Wait { wake: Some(now + Duration::from_micros(10)), busy: true };
         }
         let end = Instant(span.to_ns);
         match self.inner.poll(now, socket) {
             Next::Wait { wake, busy } => {
                 let wake = wake.map_or(end, |w| w.min(end));
-                // A span without end wakes nobody.
+                // A span without an end needs no wake-up.
                 let wake = (wake.0 < u64::MAX).then_some(wake);
                 Next::Wait { wake, busy }
             }
@@ -160,15 +160,16 @@ impl App for Timed {
     }
 }
 
-/// One of several slots that open a connection for every request. Requests are due whatever becomes of those before.
+/// One of several slots that open a connection for every request. Requests are due at fixed times, whatever happens to
+/// earlier ones (open loop).
 #[derive(Debug)]
 pub(super) struct FreshProbe {
     plan: ProbePlan,
     watch: Watch,
-    /// This slot's requests: `slot`, `slot + slots`, ...
+    /// Next of this slot's requests: `slot`, `slot + slots`, ...
     next_id: u64,
     slots: u64,
-    /// Due and not answered, oldest first; the first is on the connection.
+    /// Requests that are due and not completed, oldest first; the first one uses the connection.
     owed: VecDeque<u64>,
     to_send: u64,
     sent: u64,
@@ -192,7 +193,7 @@ impl FreshProbe {
         }
     }
 
-    /// When the slot's next request is due.
+    /// Time at which the slot's next request is due.
     pub(super) fn due(&self) -> Option<Instant> {
         let every = self.plan.every.as_nanos() as u64;
         let at = Instant(self.plan.start.0 + self.next_id * every);
@@ -204,6 +205,7 @@ impl FreshProbe {
             let id = self.next_id;
             self.next_id += self.slots;
             let mut watch = self.watch.borrow_mut();
+            // Counted here even if it is shed: a request that is due and cannot be sent is lost service.
             watch.intended(id, at);
             watch.looked(id, now);
             if self.owed.len() >= self.plan.outstanding_max {
@@ -214,7 +216,7 @@ impl FreshProbe {
         }
     }
 
-    /// A connection for the next request that is or will be due.
+    /// Opens a connection for the next request that is or will be due.
     fn again(&mut self, now: Instant) -> Next {
         (self.to_send, self.sent, self.received) = (u64::from(self.plan.request), 0, 0);
         self.closing = false;
@@ -271,7 +273,7 @@ impl App for FreshProbe {
     fn poll(&mut self, now: Instant, socket: &mut tcp::Socket<'static>) -> Next {
         self.issue(now);
         if self.closing {
-            // Both ends are done.
+            // Wait until both directions are closed.
             let over = matches!(socket.state(), State::TimeWait | State::Closed);
             return if over {
                 self.again(now)
@@ -283,7 +285,7 @@ impl App for FreshProbe {
             return self.again(now);
         };
         if matches!(socket.state(), State::Closed | State::CloseWait | State::TimeWait) {
-            // Refused or reset: the request failed, the next goes on.
+            // Refused or reset: count the request as failed and continue with the next.
             self.owed.pop_front();
             self.watch.borrow_mut().failed(id);
             return self.again(now + Duration::from_millis(1));

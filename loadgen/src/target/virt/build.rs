@@ -1,4 +1,4 @@
-//! Makes a plan's containers, budgets, servers and guests in a world.
+//! Creates the containers, budgets, servers and guests of a plan in a virtual world.
 
 use std::cell::RefCell;
 use std::net::Ipv4Addr;
@@ -21,19 +21,19 @@ use crate::measure::{Digits, Meter, ProbeLog};
 use crate::plan::{ArmPlan, BudgetPlan, ContainerPlan, Isolation, Load, Plan, ProbeSpec};
 use crate::traffic::byhand::{ByHand, Target};
 
-/// One container of the run and what watches it.
+/// One container of the run, and its meters.
 #[derive(Debug)]
 pub(super) struct Player {
     pub(super) plan: ContainerPlan,
     pub(super) index: u64,
-    /// Since it joined.
+    /// Set when the container joins.
     pub(super) node: Option<NodeId>,
     pub(super) budget: BudgetId,
     pub(super) up: Rc<RefCell<Meter>>,
     pub(super) down: Rc<RefCell<Meter>>,
     pub(super) probe: Rc<RefCell<ProbeLog>>,
     pub(super) spec: Option<ProbeSpec>,
-    /// The sending ends: only whether they broke is of interest.
+    /// Observer of the sending ends; used only to detect broken connections.
     pub(super) sender: Rc<RefCell<Tally>>,
     pub(super) moved_before: u64,
     pub(super) moved: Vec<u64>,
@@ -44,18 +44,18 @@ pub(super) struct Player {
 pub(super) struct Cast {
     pub(super) players: Vec<Player>,
     pub(super) budgets: Vec<(BudgetId, String)>,
-    /// Above all budgets.
+    /// The level above all budgets.
     pub(super) host: Option<Arc<Level>>,
-    /// When its shares were last computed, while it is under pressure.
+    /// Time at which the shares were last computed, while the host is under pressure.
     pub(super) shared_ns: Option<u64>,
 }
 
-// One port a connection, so that bytes of one connection that turn up in another are seen.
+// One port per connection, so that bytes delivered to the wrong connection are detected.
 pub(super) const UP: u16 = 1_000;
 pub(super) const DOWN: u16 = 2_000;
 pub(super) const PROBE: u16 = 3_000;
 pub(super) const INCAST: u16 = 4_000;
-/// The container's own.
+/// A port of the container itself.
 pub(super) const ACCEPT: u16 = 5_000;
 pub(super) const STUFF: u16 = 10_000;
 pub(super) const HOARD: u16 = 20_000;
@@ -64,12 +64,14 @@ pub(super) const FLOOD: u16 = 40_000;
 const BULK_MAX: u16 = 999;
 const FILL_MAX: u16 = 9_999;
 
-/// Host servers are a loopback away.
+/// Delay of host servers: the loopback.
 const HOST_DELAY: Duration = Duration::from_micros(10);
-/// Each way, as a kernel's qdisc and backlog are long: windows bound what waits in them. A short queue would have
-/// smoltcp's first socket send and the others wait, for it serves them in order whenever there is room.
+/// Queue length each way, as long as a kernel's qdisc and backlog: TCP windows bound the frames that wait in it. With a
+/// short queue, smoltcp's first socket would send and the others wait, because smoltcp serves its sockets in order
+/// whenever there is room.
 const QUEUE_FRAMES: usize = 1000;
-/// The kernel's queues are fair between flows: acknowledgements and probes do not wait behind a bulk transfer.
+/// Frames up to this size bypass bulk frames, as in the kernel's fair queues: ACKs and probes do not wait behind a bulk
+/// transfer.
 const EXPRESS_MAX: usize = 1200;
 /// With more containers than this, histograms are coarse.
 pub(super) const FINE_MAX: usize = 64;
@@ -82,7 +84,7 @@ pub(super) fn cast(world: &mut World, plan: &Plan, arm: &ArmPlan) -> Result<Cast
         cast.host = Some(level(host)?);
     }
     if arm.isolation == Isolation::Shared {
-        // The same memory in every arm.
+        // The pool gets the total memory of the other arms.
         let hard_bytes = plan.host.map_or_else(|| plan.pool_bytes(), |h| h.hard_bytes);
         let pool = plan.host.unwrap_or_default();
         let id =
@@ -90,6 +92,7 @@ pub(super) fn cast(world: &mut World, plan: &Plan, arm: &ArmPlan) -> Result<Cast
         cast.budgets.push((id, "pool".to_owned()));
     }
     for (i, c) in plan.containers.iter().enumerate() {
+        // Containers that exist one after another use the same budget.
         let of = |name: &str| cast.budgets.iter().find(|(_, n)| n == name).map(|(id, _)| *id);
         let shared = cast.budgets.first().filter(|_| arm.isolation == Isolation::Shared);
         let known = shared.map(|(id, _)| *id).or_else(|| of(&c.budget_name));
@@ -140,7 +143,7 @@ fn budget(
     Budget::new(config, parent).map_err(usage)
 }
 
-/// A step of the recovery, at least.
+/// Least length of a recovery step.
 pub(super) const STEP_NS: u64 = 10_000_000;
 
 fn player(plan: &Plan, c: &ContainerPlan, index: u64, budget: BudgetId) -> Player {
@@ -166,7 +169,7 @@ fn player(plan: &Plan, c: &ContainerPlan, index: u64, budget: BudgetId) -> Playe
     }
 }
 
-/// Makes the container, with the servers that it will connect to.
+/// Creates the container, and the servers that it connects to.
 pub(super) fn join(world: &mut World, p: &mut Player, plan: &Plan) -> Result<(), Failure> {
     let mut rng = Rng::fork(plan.seed, 1000 + p.index);
     let (c, link) = (&p.plan, plan.link);
@@ -245,7 +248,7 @@ fn servers(p: &Player) -> SimHost {
                 host.serve(STUFF..=STUFF + FILL_MAX, near(server));
             }
             Load::Hoard(fill) => {
-                // A pusher with nothing to push would end its stream.
+                // A pusher with no bytes to push would close its stream.
                 let server = match fill.bytes {
                     Some(0) => Server::sink(),
                     Some(n) => pushes_once(n),
@@ -254,7 +257,8 @@ fn servers(p: &Player) -> SimHost {
                 host.serve(HOARD..=HOARD + FILL_MAX, near(server));
             }
             Load::Orphans { .. } => {
-                // It says that it is done and reads nothing: what it was sent is owed to it for good.
+                // The server closes its direction at once and never reads: the bytes sent to it stay in the container's
+                // send queue.
                 let server = Server { source: Source::Push(Some(0)), ..Server::never_reads() };
                 let server = Server { rcvbuf: 4096, ..server };
                 host.serve(ORPHANS..=ORPHANS + FILL_MAX, near(server));
@@ -272,13 +276,13 @@ fn servers(p: &Player) -> SimHost {
     host
 }
 
-/// Of an incast's fetches.
+/// Bytes of a request of an incast.
 pub(super) const INCAST_REQUEST: u32 = 64;
 
-/// Answers the first byte, which `HoardSome` sends, with `bytes`, and keeps the connection.
+/// Responds to the first byte, which `HoardSome` sends, with `bytes`, and keeps the connection.
 fn pushes_once(bytes: u64) -> Server {
     Server::responder(1, u32::try_from(bytes).unwrap_or(u32::MAX))
 }
 
-/// What an outside client connects from.
+/// Source address of an outside client.
 pub(super) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);

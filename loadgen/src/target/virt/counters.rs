@@ -1,15 +1,15 @@
-//! Counters by their names.
+//! Counters by name.
 
 use std::collections::BTreeMap;
 
 use skbudget_controller::{Counter, MemberStats};
 
-/// Nonzero counters by the kernel's names.
+/// Nonzero counters with the kernel's names.
 pub(super) fn memory_counters(s: &MemberStats) -> BTreeMap<String, u64> {
     named(COUNTERS.iter().map(|(name, c)| (*name, s.counters[*c as usize])))
 }
 
-/// A counter that the memory budget keeps; the rest are the stack's.
+/// Whether the memory budget keeps this counter; all others belong to the stack.
 pub(in crate::target) fn is_memory(name: &str) -> bool {
     COUNTERS.iter().any(|(n, _)| *n == name)
 }

@@ -1,4 +1,4 @@
-//! The guest that makes its segments by hand, at the end of a simulated link.
+//! A guest that sends handcrafted segments over a simulated link.
 
 use std::any::Any;
 
@@ -34,7 +34,7 @@ impl Guest for FloodGuest {
             out.push(frame);
         });
         self.next = self.inner.next_deadline(now.0).map(Instant);
-        // Out of room and something due: the link says when there is some again.
+        // Out of room with frames due: the link polls again when it has room, so no timer is needed.
         self.blocked = out.len() - before == room && self.next.is_some_and(|at| at <= now);
         if self.blocked {
             self.next = None;

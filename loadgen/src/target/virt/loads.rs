@@ -16,9 +16,9 @@ use super::build::{
 };
 use crate::plan::{Fill, Load, Plan, ProbeSpec, Role};
 
-/// A container opens its connections one after the other, as a program does, with a seeded jitter as long again.
+/// A container opens its connections one after another, as a program does, plus a seeded jitter of up to this time.
 const DIAL_EVERY_NS: u64 = 5_000;
-/// Connections that a probe with a new one for each request may have at once.
+/// Maximum concurrent connections of a probe that opens a new one for each request.
 const SLOTS: u16 = 64;
 
 /// One connection to open.
@@ -30,7 +30,7 @@ struct Dial {
     app: Box<dyn App>,
 }
 
-/// In what order, and when.
+/// Collects the connections, each with its time.
 struct Dialer<'a> {
     p: &'a Player,
     rng: Rng,
@@ -47,6 +47,7 @@ impl Dialer<'_> {
     fn add(&mut self, open: Open, fill: Option<Fill>, make: Make) {
         let spans = &self.p.plan.active;
         let from = spans.first().map_or(0, |s| s.from_ns);
+        // A hog's load ends with its span; a victim's single span lasts as long as the run.
         let offset = self.at.0.saturating_sub(from);
         let app: Box<dyn App> = if spans.len() > 1 || self.p.plan.role == Role::Hog {
             Box::new(Timed::new(make, spans, offset))
@@ -59,11 +60,11 @@ impl Dialer<'_> {
     }
 }
 
-/// All connections of all spans, the first at the start of the first.
+/// Opens all connections of all spans, the first at `from`.
 pub(super) fn raise(world: &mut World, p: &Player, plan: &Plan, from: Instant) {
     let Some(node) = p.node else { return };
     let mut rng = Rng::fork(plan.seed, 2000 + p.index);
-    // Nobody starts in step with the others.
+    // Avoid that all containers start in step.
     let at = from + Duration::from_nanos(rng.below(1_000_000));
     let jitter_ns = rng.below(100_000);
     let mut dialer = Dialer { p, rng, at, dials: Vec::new() };
@@ -72,6 +73,7 @@ pub(super) fn raise(world: &mut World, p: &Player, plan: &Plan, from: Instant) {
         by_hand |= matches!(load, Load::Flood { .. });
         one(&mut dialer, load, plan, jitter_ns);
     }
+    // A flood guest has no TCP sockets.
     if !by_hand {
         let default = plan.link.guest_buffer_bytes;
         let dials = dialer.dials;
@@ -107,7 +109,7 @@ fn one(d: &mut Dialer<'_>, load: &Load, plan: &Plan, jitter_ns: u64) {
         Load::Probe(spec) => probe(d, &probe_plan(&spec, plan, jitter_ns), spec.fresh),
         Load::Stuff(fill) => {
             for port in (STUFF..).take(fill.connections as usize) {
-                // A hog's connections may break: nobody asks.
+                // No meter: a hog's connections may break without consequence.
                 let make: Make = match fill.bytes {
                     Some(n) => Box::new(move || Box::new(SendSome::new(n))),
                     None => Box::new(|| Box::new(BulkSend::new(None, Tally::shared()))),
@@ -151,6 +153,7 @@ fn one(d: &mut Dialer<'_>, load: &Load, plan: &Plan, jitter_ns: u64) {
 }
 
 fn probe(d: &mut Dialer<'_>, plan: &ProbePlan, fresh: bool) {
+    // One slot is enough for a persistent connection; with a new one per request, slots overlap.
     let (plan, log) = (*plan, d.p.probe.clone());
     if !fresh {
         d.connect(PROBE, None, Box::new(move || Box::new(Probe::new(plan, log.clone()))));
@@ -167,7 +170,7 @@ fn probe(d: &mut Dialer<'_>, plan: &ProbePlan, fresh: bool) {
     }
 }
 
-/// A new connection every so often, each sent, closed and forgotten.
+/// Opens connections at a fixed rate; each sends its bytes, closes and is forgotten.
 fn orphans(d: &mut Dialer<'_>, per_second: u32, bytes: u64) {
     let every = 1_000_000_000 / u64::from(per_second.max(1));
     let mut port = ORPHANS;
@@ -190,7 +193,7 @@ fn orphans(d: &mut Dialer<'_>, per_second: u32, bytes: u64) {
     }
 }
 
-/// Clients outside connect to the container's port, where nobody accepts, and push.
+/// Clients outside connect to the container's port, where no application accepts, and send.
 pub(super) fn knock(world: &mut World, p: &Player) {
     let Some(node) = p.node else { return };
     let count = p.plan.loads.iter().find_map(|l| match l {
@@ -214,7 +217,7 @@ fn probe_plan(spec: &ProbeSpec, plan: &Plan, jitter_ns: u64) -> ProbePlan {
     }
 }
 
-/// Whether anything that the container was to get arrived as something else.
+/// Number of bytes that reached the container's loads altered.
 pub(super) fn corrupt(p: &Player) -> u64 {
     p.up.borrow().corrupt() + p.down.borrow().corrupt() + p.probe.borrow().corrupt()
 }
