@@ -34,7 +34,7 @@ fn probe(p99_ns: u64, at_least: bool, delivered_ppm: u64) -> ProbePhase {
     }
 }
 
-/// Megabytes each way, p99 in milliseconds, per phase.
+/// A container with goodput in megabytes each way and p99 in milliseconds, per phase.
 pub(crate) fn container(name: &str, role: Role, mb: [u64; 3], p99_ms: [u64; 3]) -> ContainerResult {
     let at = |i: usize| ContainerPhase {
         up_bytes: mb[i] * 1_000_000,
@@ -151,7 +151,7 @@ fn a_percentile_known_only_from_below_gives_no_ratio() {
     assert_eq!(f.delivered_ppm, Some(900_000));
 }
 
-/// Two good steps in a row, in every direction that is wanted.
+/// Recovery needs two consecutive good steps in every direction that the victim wants.
 #[test]
 fn recovery_is_judged_by_steps() {
     let recovered = |up: &[u32], down: &[u32]| {
@@ -167,7 +167,7 @@ fn recovery_is_judged_by_steps() {
     assert_eq!(recovered(&[good, 0, good, good], &[good; 4]), Some(20 * MS));
     assert_eq!(recovered(&[good; 4], &[0, good, 0, good]), None);
     assert_eq!(recovered(&[good], &[good]), None);
-    // The least that a step had alone is good enough: 80 % here.
+    // The least solo step is the reference: 80 % here.
     let mut v = container("victim1", Role::Victim, [100, 10, 100], [2, 2, 2]);
     let steps = v.recovery.as_mut().unwrap();
     steps.up.solo_least_bytes = Some(800_000);
@@ -184,7 +184,7 @@ fn jain_of_equals_is_one_and_of_nothing_zero() {
     assert_eq!(jain([0, 0].into_iter()), 0);
 }
 
-/// Where nothing is enforced, no rendering may set the hog's peak against a limit.
+/// Where no limit is enforced, no rendering shows the hog's peak against a limit.
 #[test]
 fn an_arm_without_limits_has_none_to_show() {
     let hog = container("hog", Role::Hog, [0, 500, 0], [0; 3]);
@@ -193,7 +193,7 @@ fn an_arm_without_limits_has_none_to_show() {
     assert_eq!(a.fairness.hog_hard_bytes, Some(1 << 22));
     assert_eq!(crate::report::table::hog_memory(&a), "1.00 MiB / 4.00 MiB");
 
-    // As an earlier result has it, with the scenario's budget in place of the limit.
+    // As in a result of an earlier version, with the scenario's budget in the place of the limit.
     a.isolation = Isolation::Off;
     assert_eq!(crate::report::table::hog_memory(&a), "1.00 MiB / none");
     settle(&mut a);

@@ -2,7 +2,7 @@ use super::*;
 use crate::metrics::find;
 use skbudget_stack::sim::Rng;
 
-/// A session of pairs: noise a run, a drift over the session, and a spike now and then, as on a shared runner.
+/// A session of pairs with noise per run, a drift over the session, and occasional spikes, as on a shared runner.
 struct Session {
     rng: Rng,
     noise: f64,
@@ -13,7 +13,7 @@ impl Session {
         Self { rng: Rng::new(seed), noise }
     }
 
-    /// Standard normal, nearly.
+    /// Approximately standard normal (sum of 12 uniform values).
     fn normal(&mut self) -> f64 {
         (0..12).map(|_| self.rng.below(1 << 20) as f64 / f64::from(1 << 20)).sum::<f64>() - 6.0
     }
@@ -40,7 +40,7 @@ impl Session {
     ) -> (Vec<Run>, Vec<Run>) {
         let (mut a, mut b) = (Vec::new(), Vec::new());
         for i in 0..n {
-            // ABBA: which comes first alternates, and time goes on between the two.
+            // ABBA: the order alternates, and time passes between the two runs.
             let at = |half: f64| 0.02 * (i as f64 + half);
             let (first, second) = (at(0.0), at(0.5));
             let (of_a, of_b) = if i % 2 == 0 { (first, second) } else { (second, first) };
@@ -58,7 +58,7 @@ fn question(keys: &[&str]) -> Question {
 
 const FOUR: &[&str] = &["goodput-up", "goodput-down", "p99-contended", "stall"];
 
-/// The same build against itself, 200 sessions of 10 pairs and four metrics: a regression is reported in at most 5 %.
+/// The same build against itself, 200 sessions of 10 pairs and four metrics: at most 5 % report a regression.
 #[test]
 fn a_build_against_itself_is_seldom_a_regression() {
     let question = question(FOUR);
@@ -73,7 +73,7 @@ fn a_build_against_itself_is_seldom_a_regression() {
     }
 }
 
-/// 10 % slower in all four metrics, at the noise of a quiet machine: found in at least 95 % of the sessions.
+/// 10 % slower in all four metrics, at the noise of a quiet machine: at least 95 % of the sessions detect it.
 #[test]
 fn ten_percent_slower_is_found() {
     let question = question(FOUR);
@@ -86,7 +86,7 @@ fn ten_percent_slower_is_found() {
     assert!(found >= 190, "{found} of 200");
 }
 
-/// A change below the margin is none, an improvement is no failure unless asked for, and noise is no all-clear.
+/// A change below the margin is not a change, an improvement fails only with `--both`, and noise does not pass.
 #[test]
 fn margin_improvement_and_doubt() {
     let mut q = question(&["p99-contended"]);
@@ -113,7 +113,7 @@ fn too_few_pairs_are_refused() {
     assert_eq!(five.exit, 5);
     assert!(five.lines[0].reason.contains("at least 6"), "{}", five.lines[0].reason);
     assert_eq!(run(&one, 6).exit, 4);
-    // Six pairs can give p = 0.03, which is not enough for four metrics at once.
+    // Six pairs reach p = 0.03, which does not suffice for four metrics at once.
     let four = run(&question(FOUR), 6);
     assert_eq!(four.exit, 5);
     assert!(four.lines[0].reason.contains("fewer metrics"), "{}", four.lines[0].reason);

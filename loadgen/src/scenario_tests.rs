@@ -2,7 +2,7 @@ use super::*;
 
 const MIB: u64 = 1 << 20;
 
-/// Every built-in is a plan on the virtual target, as are those that real targets carry.
+/// Every built-in scenario makes a plan on the virtual target, and on the real targets that support it.
 #[test]
 fn every_built_in_makes_a_plan() {
     for name in names() {

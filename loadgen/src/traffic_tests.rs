@@ -1,4 +1,4 @@
-//! Agent and servers over plain loopback: no namespace, no stack.
+//! Agent and servers over plain loopback, without namespace or stack.
 
 use super::*;
 
@@ -57,7 +57,7 @@ fn a_victim_moves_its_rate_both_ways_and_its_probe_is_answered() {
     drop(servers);
     assert_eq!((report.corrupt, report.connected), (0, 3));
     let up = MeterReport::from(&*locked(&up));
-    // 5 MB in half a second; a loaded machine may be slower, none is faster.
+    // 5 MB in half a second; a loaded machine may be slower, but none is faster.
     for (bytes, stall_ns) in up.phases.iter().chain(&report.down.phases) {
         assert!((2_000_000..6_000_000).contains(bytes), "{bytes}");
         assert!(*stall_ns < 400 * MS, "{stall_ns}");
@@ -97,7 +97,7 @@ fn a_hog_fills_what_nobody_reads_and_leaves_when_told() {
     assert!((600 * MS..5000 * MS).contains(&took), "{took}");
 }
 
-/// What was asked until then is in the books, and nothing of what would have come.
+/// The books contain the requests that were due before the stop, and none after it.
 #[test]
 fn an_agent_that_is_stopped_says_what_it_has() {
     let epoch_ns = skbudget::clock::now().as_nanos();

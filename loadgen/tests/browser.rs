@@ -1,5 +1,5 @@
-//! The report in a real browser: it asks the network for nothing, has no script and no error, does not scroll sideways,
-//! and no word in a chart is cut off or lies on another, at a desk and on a phone, light and dark.
+//! The report in a real browser: it sends no network request, has no script and no error, does not scroll sideways, and
+//! no text in a chart is cut off or overlaps another, on a desktop and on a phone, light and dark.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +15,7 @@ fn browser() -> String {
     found.expect("Chromium: none of its names is installed, nor what CHROMIUM says")
 }
 
-/// The page after layout, what the console said, and every address that was asked for.
+/// The page after layout, the messages of the console, and every address that was requested.
 fn visit(page: &Path, width: u32, dark: bool) -> (String, String, Vec<String>) {
     let profile = page.with_extension(format!("profile-{width}-{dark}"));
     let log = profile.with_extension("netlog.json");
@@ -44,7 +44,7 @@ fn visit(page: &Path, width: u32, dark: bool) -> (String, String, Vec<String>) {
     (text(&out.stdout), text(&out.stderr), addresses(&netlog))
 }
 
-/// Of the page's own requests; what a browser asks for itself at its start has no initiator.
+/// Requests of the page itself; those that a browser sends at its start have no initiator.
 fn addresses(netlog: &str) -> Vec<String> {
     let log: Value = serde_json::from_str(netlog).expect("the log is JSON");
     let events = log["events"].as_array().expect("events");
@@ -55,7 +55,7 @@ fn addresses(netlog: &str) -> Vec<String> {
     asked.filter(|url| !url.starts_with("file:") && !url.starts_with("data:")).collect()
 }
 
-/// Added to a copy of the page: writes down what is wrong with the layout.
+/// Added to a copy of the page: reports faults of the layout.
 const LOOK: &str = r#"<script>
 addEventListener("load", () => {
   const wrong = [], root = document.documentElement;
@@ -124,7 +124,7 @@ fn the_report_in_a_browser() {
     assert_ne!(backgrounds[0], backgrounds[2], "dark is another page");
 }
 
-/// The check itself sees what it is there for: a request, and words on each other.
+/// The check itself detects its targets: a request, and overlapping texts.
 #[test]
 #[ignore = "needs Chromium; `.ci/run report-in-a-browser` runs it"]
 fn a_bad_page_in_a_browser_is_seen_to_be_bad() {

@@ -1,5 +1,5 @@
-//! What a careless or hostile user, file or terminal does: names that lead elsewhere, control characters, two commands
-//! in one folder, results merged into themselves, signals.
+//! A careless or hostile user, file or terminal: names that lead outside the folder, control characters, two commands
+//! in one folder, results merged with themselves, signals.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ fn scratch(name: &str) -> PathBuf {
     dir
 }
 
-/// In a folder of its own, since a scenario without `--out` writes below the current one.
+/// Runs in the folder `dir`, because a scenario without `--out` writes below the current folder.
 fn loadgen_in(dir: &Path, args: &[&str]) -> (i32, String, String) {
     let out = Command::new(env!("CARGO_BIN_EXE_loadgen")).args(args).current_dir(dir).output();
     let out = out.expect("loadgen starts");
@@ -51,7 +51,7 @@ fn a_scenario_s_name_leads_nowhere_else() {
             assert!(!err.contains('\x1b'), "{name}");
         }
     }
-    // What is built in keeps its folder, whatever a file calls itself.
+    // Built-in scenarios keep their folders, whatever name a file sets.
     for (name, command) in [("step", "run"), ("repro", "run"), ("aa", "sweep")] {
         fs::write(&file, format!("name = \"{name}\"\nextends = \"builtin:aa\"\n")).unwrap();
         let more: &[&str] = if command == "sweep" { &["--param", "run.solo=1s"] } else { &[] };
@@ -66,7 +66,7 @@ fn a_scenario_s_name_leads_nowhere_else() {
     assert_eq!(fs::read_dir(&home).unwrap().count(), 0, "nothing was written");
 }
 
-/// Wherever it comes from: the command line, a file, a result.
+/// From every source: the command line, a file, a result.
 #[test]
 fn control_characters_do_not_reach_the_terminal() {
     let dir = scratch("controls");
@@ -127,7 +127,7 @@ fn signal(child: &Child, signal: Signal) {
     kill(Pid::from_raw(child.id().cast_signed()), signal).expect("it is there");
 }
 
-/// Until somebody has the folder.
+/// Waits until a process has locked the folder.
 fn wait_for_lock(dir: &Path) {
     let until = Instant::now() + Duration::from_secs(60);
     while Instant::now() < until {
@@ -160,7 +160,7 @@ fn a_folder_is_written_by_one_command_at_a_time() {
     assert_eq!(json(&dir.join("result.json"))["scenario"], "starvation");
 }
 
-/// A terminal that goes away is no reason to lose what was measured; two of its signals are one.
+/// A terminal that hangs up must not discard the measurements; its two signals count as one.
 #[test]
 fn hang_up_and_term_write_what_there_is() {
     for (name, signals) in [
@@ -206,7 +206,7 @@ fn a_hang_up_that_is_ignored_stays_ignored() {
     assert_eq!(child.wait().expect("it ends").code(), Some(130));
 }
 
-/// A command of several runs passes the signal on, once, and what its run has is there.
+/// A command with several runs forwards the signal once, and the result of its run is written.
 #[test]
 fn a_comparison_that_is_stopped_stops_its_run() {
     let dir = program::scratch("compare");
@@ -228,7 +228,7 @@ fn a_comparison_that_is_stopped_stops_its_run() {
     assert_eq!(json(&run.join("result.json"))["interrupted"], true);
 }
 
-/// Stopped while the namespaces are made: nothing was measured, and that is written.
+/// Stopped while the namespaces are created: nothing was measured, and the result reports that.
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn a_tap_run_stopped_in_its_first_second_says_so() {
@@ -268,7 +268,7 @@ fn a_merge_takes_every_run_once_and_leaves_its_inputs_alone() {
         assert!(err.contains("which is read"), "{err}");
     }
     assert_eq!(fs::read(dir.join("1/result.json")).unwrap(), before);
-    // A copy, with another time stamp, is the same run.
+    // A copy with another time stamp is the same run.
     fs::create_dir_all(dir.join("copy")).unwrap();
     let mut copy = json(&dir.join("1/result.json"));
     copy["meta"]["started_unix_ms"] = 1.into();
@@ -279,7 +279,7 @@ fn a_merge_takes_every_run_once_and_leaves_its_inputs_alone() {
         assert!(err.contains("the same run"), "{err}");
     }
     assert!(!dir.join("none").exists());
-    // Nor by way of a merge.
+    // Also within a merged result.
     assert_eq!(merge(&[&at("1"), &at("2")], "sum").0, 0);
     let (code, _, err) = merge(&[&at("3"), &at("sum"), &at("2")], "none");
     assert!(code == 2 && err.contains("results 2 and 3"), "{err}");

@@ -1,6 +1,6 @@
 //! The whole catalogue on the virtual target: every control starves where it should, no subject does.
 //!
-//! One test for each, so that what fails has a name and the rest runs.
+//! One test per scenario, so that a failure has a name and the others still run.
 
 use std::sync::atomic::AtomicBool;
 
@@ -26,7 +26,7 @@ fn passes(name: &str) {
     let failed: Vec<_> = result.gates.iter().filter(|g| !g.passed).collect();
     assert!(failed.is_empty(), "{failed:#?}");
     assert_eq!(result.verdict.exit, 0);
-    // The gates of the contract were asked, of every subject.
+    // Every subject was judged by the gates of the contract.
     for arm in result.arms.iter().filter(|a| a.role == ArmRole::Subject) {
         let of = |g: &&skbudget_loadgen::result::GateResult| {
             g.arm == arm.name && g.kind == GateKind::Subject
@@ -74,7 +74,7 @@ scenarios! {
     aa: "aa",
 }
 
-/// Two arms that are the same give the same numbers, and a seed gives the same bytes.
+/// Two equal arms give the same numbers, and a seed gives the same bytes.
 #[test]
 fn the_same_arm_twice_is_the_same_run() {
     let plan = Scenario::find("aa", "virtual").unwrap().plan(5).unwrap();
@@ -96,7 +96,7 @@ fn the_same_arm_twice_is_the_same_run() {
     );
 }
 
-/// Budgets cost nothing when nobody is greedy: within 5 % of no limits at all.
+/// Budgets cost nothing without a greedy container: within 5 % of no limits at all.
 #[test]
 fn without_a_hog_limits_cost_nothing() {
     let plan = Scenario::find("no-hog", "virtual").unwrap().plan(1).unwrap();
@@ -108,7 +108,7 @@ fn without_a_hog_limits_cost_nothing() {
     assert!(sum("container") * 100 >= sum("off") * 95, "{} {}", sum("container"), sum("off"));
 }
 
-/// Something is there to be published of a run that was stopped, and its word is not a verdict.
+/// A run that is stopped publishes what it has, and its word is not a verdict.
 #[test]
 fn a_run_that_is_stopped_half_way_leaves_what_it_has() {
     static STOP: AtomicBool = AtomicBool::new(false);
@@ -127,7 +127,7 @@ fn a_run_that_is_stopped_half_way_leaves_what_it_has() {
     assert!(result.gates.is_empty());
     let victim = result.arms[0].containers.iter().find(|c| c.name == "victim1").unwrap();
     assert_eq!(victim.phases.len(), 3);
-    // Its rate is of the time that was measured, not of the five minutes that were meant.
+    // The rate is that of the measured time, not of the planned five minutes.
     let arm = &result.arms[0];
     let ended = arm.ended_ns.unwrap();
     assert!(ended > plan.phases[0].start_ns && ended < plan.phases[0].end_ns);
@@ -138,7 +138,7 @@ fn a_run_that_is_stopped_half_way_leaves_what_it_has() {
     assert_eq!(solo.intended, solo.completed + solo.outstanding + solo.shed + solo.failed);
 }
 
-/// Exit 3, whatever the control does. A run that was stopped before anything was measured has nothing to say.
+/// Exit 3, whatever the control does. A run that was stopped before any measurement returns no result.
 #[test]
 fn a_subject_that_starves_fails_the_run() {
     let mut scenario = Scenario::find("starvation", "virtual").unwrap();

@@ -1,4 +1,4 @@
-//! What CI is told, by every command that judges: annotations that leave JSON alone, a summary of the job, JUnit.
+//! The output for CI of every command that judges: annotations that leave JSON intact, a summary of the job, JUnit.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ fn scratch(name: &str) -> PathBuf {
     dir
 }
 
-/// On GitHub: exit code, standard output, standard error, and what is on the job's page.
+/// On GitHub: exit code, standard output, standard error, and the job's page.
 fn on_github(name: &str, args: &[&str]) -> (i32, String, String, String) {
     let page = scratch(&format!("page-{name}")).join("summary.md");
     let out = Command::new(env!("CARGO_BIN_EXE_loadgen"))
@@ -43,7 +43,7 @@ fn with_small<'a>(args: &[&'a str]) -> Vec<&'a str> {
     args.iter().copied().chain(SMALL.iter().flat_map(|s| ["--set", s])).collect()
 }
 
-/// A run in which everything is fine.
+/// A run in which all gates pass.
 fn run() -> &'static Path {
     static RUN: OnceLock<PathBuf> = OnceLock::new();
     RUN.get_or_init(|| {
@@ -63,7 +63,7 @@ fn changed(name: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
     dir
 }
 
-/// Of the files in a folder: tests, failures and errors, and the summary.
+/// The files in a folder: tests, failures and errors, and the summary.
 fn files(dir: &Path) -> ([usize; 3], String) {
     let text =
         |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -77,7 +77,7 @@ fn files(dir: &Path) -> ([usize; 3], String) {
 fn annotations_do_not_mix_with_json() {
     let dir = scratch("json");
     let out = dir.display().to_string();
-    // Too few probes, no hog: doubts.
+    // Too few probes, no hog: the run is in doubt.
     let args = with_small(&["repro", "--out", &out, "--json"]);
     let more = ["--set", "stuff=0", "--set", "hoard=0"];
     let (code, said, err, page) = on_github("json", &[&args[..], &more].concat());
@@ -95,7 +95,7 @@ fn annotations_do_not_mix_with_json() {
     assert_eq!(value["exit"], 4);
     assert!(err.contains("::error title=compare / container::stall: "), "{err}");
     assert!(page.contains("REGRESSION") && page.contains("| stall |"), "{page}");
-    // A table has room for them before it; the verdict is the last line.
+    // Annotations come before the table; the verdict is the last line.
     let (_, said, err, _) = on_github("compare", &["compare", &a, &b]);
     assert!(said.starts_with("::error ") && err.is_empty(), "{said}{err}");
     assert!(said.lines().last().unwrap().starts_with("VERDICT: REGRESSION exit=4"), "{said}");
@@ -120,7 +120,7 @@ fn compare_gate_and_sweep_write_what_a_run_does() {
     assert_eq!(loadgen(&["compare", &a, &a, "--out", &to]).0, 0);
     let ([tests, failures, errors], summary) = files(&dir);
     assert!(tests == 1 && failures + errors == 0 && summary.contains("identical"), "{summary}");
-    // Not over what is read.
+    // Refuses to overwrite its input.
     assert_eq!(loadgen(&["compare", &a, &b, "--out", &a]).0, 2);
 
     let (code, said, err, page) = on_github("gate", &["gate", &b, "--baseline", &a, "--out", &to]);
@@ -144,7 +144,7 @@ fn compare_gate_and_sweep_write_what_a_run_does() {
     assert!(page == summary && page.contains("stuff=60"), "{page}");
 }
 
-/// Stopped, it is not green, and not empty either.
+/// A stopped run is neither green nor empty.
 #[test]
 fn an_interrupted_run_has_its_tests() {
     let dir = program::scratch("stopped");
@@ -167,7 +167,7 @@ fn an_interrupted_run_has_its_tests() {
     assert!(summary.contains("Interrupted ") && summary.contains("Nothing was judged"));
 }
 
-/// A victim that got nothing at all is a number in every tracker's file.
+/// A victim that got nothing has a number in the file of every tracker.
 #[test]
 fn trackers_keep_a_metric_that_has_no_bound() {
     let dead = changed("dead", |v| {

@@ -1,4 +1,4 @@
-//! The command: exit codes, files, determinism, and what it says to bad input.
+//! The command: exit codes, files, determinism, and its errors for bad input.
 
 use std::path::Path;
 use std::process::Command;
@@ -28,7 +28,7 @@ fn a_seed_is_the_same_bytes_twice_and_leaves_every_file() {
         assert_eq!(*code, 0, "{out}{err}");
         let last = out.lines().last().unwrap();
         assert!(last.starts_with("VERDICT: PASS exit=0 out="), "{last}");
-        // Progress is for terminals.
+        // Progress appears only on a terminal.
         assert_eq!(err, "");
     }
     let results = dirs.each_ref().map(|d| {
@@ -49,7 +49,7 @@ fn a_seed_is_the_same_bytes_twice_and_leaves_every_file() {
     }
 }
 
-/// Integers only: a float somewhere is a unit forgotten.
+/// Integers only: a float is a sign of a missing unit.
 #[test]
 fn the_result_holds_no_floats() {
     fn walk(v: &serde_json::Value, at: &str) {
@@ -82,8 +82,8 @@ fn too_few_samples_prove_nothing() {
     assert!(out.contains("FAIL  shared     probes a phase"));
 }
 
-/// A control that did not starve, too few probes, or a recovery that ends before it can be seen: none of them is the
-/// victim's doing.
+/// A control that did not starve, too few probes, or a recovery phase that is too short: none of them is the victim's
+/// fault.
 #[test]
 fn doubt_is_exit_5_and_blames_nobody() {
     for (name, sets) in [
@@ -105,7 +105,7 @@ fn doubt_is_exit_5_and_blames_nobody() {
     }
 }
 
-/// The resolution of the charts is no part of what is judged.
+/// The resolution of the charts does not affect the verdict.
 #[test]
 fn no_gate_depends_on_the_charts_windows() {
     let gates = |name: &str, window: &str| {
@@ -151,7 +151,7 @@ fn bad_input_is_exit_2_and_names_what_would_do() {
     }
 }
 
-/// Whatever is wrong is said before a folder is made or anything is run.
+/// Every error is reported before a folder is created or a run starts.
 #[test]
 fn bad_input_leaves_nothing_behind() {
     let dir = scratch("nothing");
@@ -184,7 +184,7 @@ fn bad_input_leaves_nothing_behind() {
     }
 }
 
-/// Nothing can fail where nothing is judged.
+/// Without gates nothing can fail.
 #[test]
 fn a_search_without_a_subject_is_refused() {
     let (file, dir) = (scratch("judged-by-nobody.toml"), scratch("judged-by-nobody"));
@@ -208,7 +208,7 @@ fn a_place_that_cannot_be_written_is_found_before_the_work() {
     assert!(err.contains("/proc/nowhere"), "{err}");
 }
 
-/// A run of minutes, interrupted after a moment: soon, and with what there is of it.
+/// A run of minutes, interrupted after a moment: it ends soon and writes what it measured.
 #[test]
 fn an_interrupted_run_is_exit_130_and_soon() {
     let out = scratch("interrupted");
@@ -254,7 +254,7 @@ fn help_has_exit_codes_and_an_example_of_every_command() {
     }
 }
 
-/// Without root: a target that cannot run here proves nothing, as `--help` and the README say.
+/// Without root: a target that cannot run here proves nothing, as documented in `--help` and the README.
 #[test]
 fn no_root_for_tap_is_exit_5_and_in_the_verdict() {
     use std::os::unix::process::CommandExt as _;
@@ -264,7 +264,7 @@ fn no_root_for_tap_is_exit_5_and_in_the_verdict() {
     std::fs::create_dir(&out).unwrap();
     let program = std::env::temp_dir().join(&own);
     let mut command = if nix::unistd::geteuid().is_root() {
-        // Where anybody may start it, and write.
+        // A folder in which every user may start the program and write.
         std::fs::copy(env!("CARGO_BIN_EXE_loadgen"), &program).unwrap();
         std::os::unix::fs::chown(&out, Some(NOBODY), Some(NOBODY)).unwrap();
         let mut command = Command::new(&program);
@@ -294,7 +294,7 @@ fn no_root_for_tap_is_exit_5_and_in_the_verdict() {
 
 const PASS: &str = r#"{"schema":"loadgen.verdict/1","verdict":{"word":"PASS","exit":0}}"#;
 
-/// What an earlier run found does not pass for what this one did. What was measured stays, and so do foreign files.
+/// The verdict of an earlier run does not remain. Its measurements and foreign files do.
 #[test]
 fn a_run_that_does_not_begin_leaves_no_old_verdict() {
     let dir = scratch("old-verdict");
@@ -318,13 +318,13 @@ fn a_run_that_does_not_begin_leaves_no_old_verdict() {
     }
 }
 
-/// What is measured is the same bytes in every file; four files hold when, how long and by which command besides.
+/// The measurements are the same bytes in every file; four files also contain time, duration and command.
 #[test]
 fn a_seed_is_the_same_bytes_in_every_file_but_for_when_it_was_run() {
     let dirs = [scratch("bytes-1"), scratch("bytes-2")];
     for dir in &dirs {
         repro(dir, &[]);
-        // Another second.
+        // Wait until the time stamp changes.
         std::thread::sleep(std::time::Duration::from_millis(1100));
     }
     let mut differ = Vec::new();

@@ -1,4 +1,4 @@
-//! The kernel's own limits under the same load: three arms side by side, and nothing left behind.
+//! The kernel's own limits under the same load: three arms side by side, and nothing remains afterwards.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,7 +12,7 @@ use skbudget_loadgen::result::ArmResult;
 fn the_kernel_has_three_arms_and_its_limits_are_seen() {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernel");
     let _ = std::fs::remove_dir_all(&dir);
-    // By the program itself: the agents in the namespaces are its children.
+    // Through the program itself: the agents in the namespaces are its children.
     let mut loadgen = Command::new(env!("CARGO_BIN_EXE_loadgen"));
     loadgen.args(["run", "stalled-sender", "--target", "kernel", "--format", "result", "--out"]);
     loadgen.arg(&dir);
@@ -25,7 +25,7 @@ fn the_kernel_has_three_arms_and_its_limits_are_seen() {
     let out = child.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&out.stderr);
     if said.contains("memory.kmem.tcp") {
-        // A machine without the limit: what is missing is named.
+        // A machine without the limit: the error names it.
         assert_eq!(out.status.code(), Some(5), "{said}");
         return;
     }
@@ -36,14 +36,14 @@ fn the_kernel_has_three_arms_and_its_limits_are_seen() {
         let of = |c: &&skbudget_loadgen::result::ContainerResult| c.role == Role::Hog;
         result.arms[arm].containers.iter().find(of).expect("a hog").peak_held_bytes
     };
-    // Without a limit it holds more than with one of its own, and that one bends.
+    // The hog holds more without a limit than with its own, so that limit takes effect.
     assert!(hog(0) > 2 * hog(2), "{} and {}", hog(0), hog(2));
     assert_eq!(result.arms[0].budgets.iter().filter(|b| b.hard_bytes.is_some()).count(), 0);
     for arm in &result.arms {
         assert_eq!(arm.fairness.corrupt, 0);
         assert!(arm.containers.iter().all(|c| c.flows_total > 0));
     }
-    // A pool that the hog fills starves the victims of what they receive; with a limit each they do not notice.
+    // A pool filled by the hog stops the victims' downloads; with a limit each they are not affected.
     let [none, shared, own] = &result.arms[..] else { panic!("three arms") };
     let slowdown = |a: &ArmResult| a.fairness.throughput_slowdown_milli.unwrap_or(u64::MAX);
     assert!(slowdown(shared) > 2 * slowdown(none).max(slowdown(own)), "{}", slowdown(shared));

@@ -1,5 +1,5 @@
-//! Oracles of the measurement through the whole virtual world: a server that does something known, and the percentiles
-//! that must come of it.
+//! Oracles of the measurement through the whole virtual world: a server with known behaviour, and the percentiles that
+//! must result.
 
 use skbudget_controller::Instant;
 use skbudget_loadgen::selftest::probe;
@@ -7,7 +7,7 @@ use skbudget_stack::sim::Server;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Frozen for F = 1 s of T = 20 s: the response quantile q is F - (1 - q) T, and a service time would show nothing.
+/// Frozen for F = 1 s of T = 20 s: the q quantile of the response is F - (1 - q) T; a service time would not show it.
 #[test]
 fn a_freeze_costs_every_request_due_in_it_its_wait() {
     let freeze = (Instant(8 * SECOND), Instant(9 * SECOND));
@@ -24,7 +24,7 @@ fn a_freeze_costs_every_request_due_in_it_its_wait() {
     assert!(!p.p99.unwrap().at_least);
 }
 
-/// Never answered: nothing delivered, and the median is at least half of the phase.
+/// Never answered: nothing is delivered, and the median is at least half of the phase.
 #[test]
 fn a_server_that_never_answers_gives_no_good_percentile() {
     let forever = (Instant(0), Instant(u64::MAX - 1));
@@ -42,7 +42,7 @@ fn a_server_that_never_answers_gives_no_good_percentile() {
     }
 }
 
-/// Refused again and again: every request fails or waits, none is forgotten.
+/// Refused repeatedly: every request fails or waits, none is lost from the record.
 #[test]
 fn a_refusing_server_fails_requests_and_loses_none() {
     let p = probe(Server::fails(skbudget_stack::HostError::Refused), 1);

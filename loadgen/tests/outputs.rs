@@ -1,5 +1,5 @@
-//! Every file of a run read again by rules other than those it was written by: the schemas, and the parsers of the
-//! tools that the files are for.
+//! Reads every file of a run again by rules independent of the writer: the schemas, and the parsers of the tools that
+//! the files are made for.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use program::{loadgen, scratch};
 use schema::{Schema, published};
 use small::SMALL;
 
-/// A small run with both arms, made once. A name in it would break any format that does not escape.
+/// A small run with both arms, made once. Its name would break any format that does not escape.
 fn run() -> &'static Path {
     static RUN: OnceLock<PathBuf> = OnceLock::new();
     RUN.get_or_init(|| {
@@ -42,7 +42,7 @@ fn json(name: &str) -> Value {
     program::json(&run().join(name))
 }
 
-/// What the victims of an arm were asked and answered in all phases.
+/// Requests intended and completed by the victims of an arm in all phases.
 fn probes(result: &Value, arm: &str, name: Option<&str>) -> (u64, u64) {
     let arms = result["arms"].as_array().unwrap().iter().filter(|a| a["name"] == arm);
     let containers = arms.flat_map(|a| a["containers"].as_array().unwrap());
@@ -63,12 +63,12 @@ fn result_and_verdict_are_what_their_schemas_say_and_nothing_else() {
     }
 }
 
-/// Every scenario that is built in is what the schema of scenarios says; a slip is not.
+/// Every built-in scenario conforms to the schema of scenarios; one with an error does not.
 #[test]
 fn scenarios_are_what_their_schema_says() {
     let schema = published("scenario");
     let (_, list, _) = loadgen(&["list"]);
-    // A name stands alone in its line.
+    // A line with only a name.
     let alone = |l: &&str| !l.starts_with(' ') && l.split_whitespace().count() == 1;
     let names: Vec<&str> = list.lines().filter(alone).collect();
     assert!(names.len() >= 20, "{names:?}");
@@ -98,13 +98,13 @@ fn the_validator_sees_what_is_wrong() {
     assert_eq!(wrong(&|v| v["gates"][0]["kind"] = Value::from("guess")), 1);
     assert_eq!(wrong(&|v| drop(v.as_object_mut().unwrap().remove("verdict"))), 1);
     assert_eq!(wrong(&|v| v["new"] = Value::from(1)), 1);
-    // An addition is allowed to others: it keeps the version.
+    // An added field is allowed: it keeps the version.
     let mut more = good.clone();
     more["new"] = Value::from(1);
     assert_eq!(Schema::open(&schema).errors(&more).len(), 0);
 }
 
-/// As Java's HistogramLogReader does, which is stricter than the crate that wrote it.
+/// As Java's HistogramLogReader, which is stricter than the crate that wrote the log.
 #[test]
 fn the_interval_log_is_read_by_the_rules_of_java() {
     let log = readers::java_log(&text("latency.hlog"));
@@ -117,7 +117,7 @@ fn the_interval_log_is_read_by_the_rules_of_java() {
         assert!((histogram.max() as f64 / 1e6 - line.max).abs() < 0.001, "{line:?}");
         *totals.entry(line.tag.clone()).or_default() += histogram.len();
     }
-    // Untagged: all victims of the subject, those that never came back included.
+    // Without a tag: all victims of the subject, including requests that did not complete.
     assert_eq!(totals[&None], probes(&result, "container", None).0);
     for (arm, name) in [("shared", "victim1"), ("container", "victim2")] {
         let tag = Some(format!("{arm}.{name}"));
@@ -128,12 +128,12 @@ fn the_interval_log_is_read_by_the_rules_of_java() {
     assert!(log.lines.iter().all(|l| l.length == 1.0), "seconds");
 }
 
-/// And by the crate's own reader, legend and all.
+/// Through the crate's own reader, with the legend removed.
 #[test]
 fn the_interval_log_is_read_by_the_crate() {
     use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
     let bytes = text("latency.hlog").into_bytes();
-    // It knows no legend; Java's reader skips it.
+    // The crate's reader knows no legend; Java's skips it.
     let bytes: Vec<u8> = bytes
         .split_inclusive(|b| *b == b'\n')
         .filter(|l| !l.starts_with(b"\"StartTimestamp\""))
@@ -153,7 +153,7 @@ fn percentile_files_are_read_by_plot_files_and_agree_with_the_result() {
         assert!(rows.len() > 10, "{file}");
         assert!(rows.windows(2).all(|w| w[0].0 <= w[1].0 && w[0].1 <= w[1].1), "{file}");
     }
-    // In the shared arm many never came back.
+    // In the shared arm many requests did not complete.
     for (file, arm) in
         [("shared-victim1-contended.hgrm", 0), ("container-victim1-contended.hgrm", 1)]
     {
@@ -167,7 +167,7 @@ fn percentile_files_are_read_by_plot_files_and_agree_with_the_result() {
     }
     let solo = &result["arms"][1]["containers"][1]["phases"][0]["probe"];
     let rows = readers::plot_files(&text("container-victim1-solo.hgrm"));
-    // The row at p99 or the first beyond it.
+    // The row at p99, or the first beyond it.
     let p99 = rows.iter().find(|r| r.1 >= 100.0).unwrap().0;
     let want = solo["p99"]["ns"].as_u64().unwrap() as f64 / 1e6;
     assert!(p99 >= want * 0.999 && p99 < want * 1.2, "{p99} {want}");
@@ -195,7 +195,7 @@ fn junit_counts_what_the_verdict_says() {
     }
 }
 
-/// The shapes that github-action-benchmark's extractor and Bencher's JSON adapter ask for.
+/// The shapes that github-action-benchmark's extractor and Bencher's JSON adapter require.
 #[test]
 fn benchmark_trackers_find_their_shapes() {
     for file in ["gab.json", "gab-bigger.json"] {
@@ -243,7 +243,7 @@ fn openmetrics_follows_its_grammar() {
         .filter(|s| s.name.ends_with("_count") && s.labels["arm"] == "container")
         .map(|s| s.value)
         .sum();
-    // Those that never came back too, as in every other file.
+    // Includes requests that did not complete, as in every other file.
     assert_eq!(total as u64, probes(&result, "container", None).0);
 }
 
@@ -297,7 +297,7 @@ fn the_summary_is_markdown_tables_of_one_width() {
     assert_eq!(text.matches("<details>").count(), text.matches("</details>").count());
 }
 
-/// Everything is made of the result, so made again it is the same.
+/// Every file is made from the result, so `report` reproduces the same files.
 #[test]
 fn a_report_made_again_is_the_same_files() {
     let again = scratch("again");

@@ -1,4 +1,4 @@
-//! What a run leaves in its folder when it fails, is killed, or writes fewer files than the run before it.
+//! The content of the folder after a run that fails, is killed, or writes fewer files than the run before it.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -45,12 +45,12 @@ fn nothing_of_an_earlier_run_stays_beside_a_later_one() {
     assert_eq!(run(&dir, &["--format", "html"]), 0);
     assert_eq!(names(&dir), ["report.html", "result.json", "theirs.hgrm", "verdict.json"]);
 
-    // Made again beside the result, one file leaves the others alone.
+    // Rewritten beside the result, one file leaves the others in place.
     let beside = dir.display().to_string();
     assert_eq!(loadgen(&["report", &beside, "--format", "junit"]).0, 0);
     let all = ["junit.xml", "report.html", "result.json", "theirs.hgrm", "verdict.json"];
     assert_eq!(names(&dir), all);
-    // A command that is wrong measures nothing: no older verdict passes for its own, and what was measured stays.
+    // A usage error measures nothing: no older verdict remains, but older measurements do.
     assert_eq!(run(&dir, &["--set", "victms=2"]), 2);
     assert_eq!(names(&dir), ["report.html", "result.json", "theirs.hgrm"]);
 }
@@ -75,7 +75,7 @@ fn a_run_that_is_killed_leaves_no_verdict() {
     assert_eq!(names(&dir), Vec::<String>::new());
 }
 
-/// Exit 1: it could not say what it found. The verdict, which could be read by something else, says nothing then.
+/// Exit 1: the run could not print its outcome. It writes no verdict, which another program might read.
 #[test]
 fn no_verdict_beside_an_output_that_is_full() {
     let dir = scratch("full-output");
@@ -89,7 +89,7 @@ fn no_verdict_beside_an_output_that_is_full() {
     assert_eq!(status.code(), Some(1));
     assert!(dir.join("result.json").exists() && !dir.join("verdict.json").exists());
 
-    // The same of the summary on the page of a CI job.
+    // The same for the summary on the page of a CI job.
     let full = scratch("full-summary");
     let out = Command::new(env!("CARGO_BIN_EXE_loadgen"))
         .args(arguments(&full, &["--github"]))
@@ -100,8 +100,8 @@ fn no_verdict_beside_an_output_that_is_full() {
     assert!(full.join("result.json").exists() && !full.join("verdict.json").exists());
 }
 
-/// Disks of several sizes fill up at different files. On none of them is there a verdict beside exit 1, and on one that
-/// is large enough there is a verdict.
+/// Disks of different sizes run full at different files. None has a verdict beside exit 1, and one that is large enough
+/// has a verdict.
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn no_verdict_beside_a_full_disk() {
@@ -109,7 +109,7 @@ fn no_verdict_beside_a_full_disk() {
     std::fs::create_dir_all(&mount).expect("a folder");
     let mut exits = Vec::new();
     for size in ["16k", "64k", "256k", "1m", "64m"] {
-        // In a mount namespace of its own: nothing is left mounted, whatever happens.
+        // In its own mount namespace: nothing stays mounted, whatever happens.
         let script = "mount -t tmpfs -o size=$1 tmpfs $2; cd $2; echo '{}' >verdict.json; shift 2; \
                       \"$@\" >/dev/null 2>&1; echo $?; cat verdict.json 2>/dev/null; ls -A | wc -l";
         let out = Command::new("unshare")
@@ -131,7 +131,7 @@ fn no_verdict_beside_a_full_disk() {
     assert_eq!((exits[0].as_str(), exits[4].as_str()), ("1", "0"), "{exits:?}");
 }
 
-/// A sweep that is killed leaves no verdict of an earlier one, of any of its values.
+/// A killed sweep leaves no verdict of an earlier one, for any of its values.
 #[test]
 fn a_sweep_begins_with_empty_folders() {
     let dir = scratch("sweep");

@@ -1,4 +1,4 @@
-//! The commands that work on results: compare, merge, selftest, explain, schema.
+//! The commands that read results: compare, merge, selftest, explain, schema.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -40,7 +40,7 @@ fn result(dir: &Path) -> Value {
     json(&dir.join("result.json"))
 }
 
-/// The run with something changed, in a folder of its own.
+/// A changed copy of the run, in its own folder.
 fn changed(name: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
     let mut value = result(run());
     change(&mut value);
@@ -54,7 +54,7 @@ fn compare(a: &Path, b: &Path, more: &[&str]) -> (i32, String, String) {
     loadgen(&[&["compare", &a, &b], more].concat())
 }
 
-/// Printed or written, it is what its schema says and nothing else.
+/// Printed or written, it conforms to its schema exactly.
 fn is_a_comparison(value: &Value, kind: &str) {
     let schema = published("compare");
     let errors = Schema::closed(&schema).errors(value);
@@ -81,19 +81,19 @@ fn a_virtual_run_is_compared_exactly() {
     assert!(out.contains("WORSE") && out.contains("/arms/container/fairness/stall_ns"), "{out}");
     let (_, out, _) = compare(run(), &slower, &["--json"]);
     is_a_comparison(&serde_json::from_str(&out).expect("JSON"), "exact");
-    // The other way it is better, and that is no failure unless asked for.
+    // In the other direction it is better, which fails only with `--both`.
     assert_eq!(compare(&slower, run(), &[]).0, 0);
     assert_eq!(compare(&slower, run(), &["--both"]).0, 4);
-    // A control is there to be bad.
+    // A control arm is expected to be bad.
     let control = changed("control", |v| {
         v["arms"][0]["fairness"]["stall_ns"] = Value::from(9_999_000_000_u64);
     });
     assert_eq!(compare(run(), &control, &[]).0, 0);
-    // Something nobody decides by is named and no regression.
+    // A metric that is not selected is listed, but is no regression.
     assert_eq!(compare(run(), &slower, &["--metrics", "goodput-up"]).0, 0);
 }
 
-/// No noise does not mean no doubt.
+/// Virtual time has no noise, but a run may still be in doubt.
 #[test]
 fn a_virtual_run_that_proves_nothing_is_left_out() {
     let interrupted = changed("interrupted", |v| {
@@ -124,7 +124,7 @@ fn a_virtual_run_that_proves_nothing_is_left_out() {
     }
 }
 
-/// So few requests that there is no p99: neither side is the better.
+/// Too few requests for a p99: neither side is better.
 #[test]
 fn runs_made_now_that_prove_nothing_are_left_out() {
     let out = scratch("now-short").display().to_string();
@@ -155,7 +155,7 @@ fn bad_words_to_compare_are_exit_2() {
     let here = run().display().to_string();
     assert_eq!(loadgen(&["compare", &here]).0, 2);
     assert_eq!(compare(run(), run(), &["--margin", "-3"]).0, 2);
-    // Nothing is ignored: what is for runs made now is refused for results, and the other way round.
+    // No option is ignored: those for runs made now are refused for results, and the reverse.
     for (option, value) in [
         ("--rounds", "8"),
         ("--set", "victims=2"),
@@ -174,7 +174,7 @@ fn bad_words_to_compare_are_exit_2() {
     assert!(code == 2 && err.contains("--set-b victms=3"), "{err}");
 }
 
-/// Wall-clock runs in two folders: a tenth slower is found over eight pairs, and two results alone prove nothing.
+/// Wall-clock runs in two folders: eight pairs detect a slowdown of a tenth; two single results prove nothing.
 #[test]
 fn folders_of_runs_are_compared_by_statistics() {
     let (a, b) = (scratch("a"), scratch("b"));
@@ -185,7 +185,7 @@ fn folders_of_runs_are_compared_by_statistics() {
                 for phase in 0..3 {
                     for way in ["up_bytes", "down_bytes"] {
                         let bytes = &mut v["arms"][1]["containers"][1]["phases"][phase][way];
-                        // A percent of noise that is not the same on both sides.
+                        // A percent of noise that differs between the two sides.
                         let noise = 995 + (i * 37 + percent) % 11;
                         *bytes = Value::from(bytes.as_u64().unwrap() * percent * noise / 100_000);
                     }
@@ -207,12 +207,12 @@ fn folders_of_runs_are_compared_by_statistics() {
         let (_, json, _) = compare(&a, &b, more);
         is_a_comparison(&serde_json::from_str(&json).expect("JSON"), kind);
     }
-    // What cannot be told is JSON, too.
+    // An inconclusive comparison is valid JSON too.
     let (_, json, _) = compare(&a.join("0"), &b.join("0"), &["--json"]);
     is_a_comparison(&serde_json::from_str(&json).expect("JSON"), "unpaired");
 }
 
-/// Runs of this binary against itself and against itself on a longer path, through subprocesses.
+/// Runs of this binary against itself, and against itself on a longer path, as subprocesses.
 #[test]
 fn binaries_and_configurations_are_run_and_compared() {
     let out = scratch("exec").display().to_string();
@@ -238,7 +238,7 @@ fn binaries_and_configurations_are_run_and_compared() {
     assert_eq!(code, 1);
 }
 
-/// A program that ends well and is none of ours has proved nothing.
+/// A program that exits with 0 but is not loadgen proves nothing.
 #[test]
 fn a_binary_that_writes_no_result_is_named() {
     let out = scratch("exec-other").display().to_string();
@@ -255,7 +255,7 @@ fn a_binary_that_writes_no_result_is_named() {
     }
 }
 
-/// Neither a device without an end nor a FIFO without a writer is read.
+/// Neither an endless device nor a FIFO without a writer is read.
 #[test]
 fn what_is_no_file_is_not_read() {
     let dir = scratch("odd");
@@ -321,12 +321,12 @@ fn merging_adds_histograms_and_loses_nothing() {
 #[test]
 fn selftest_knows_its_answers() {
     let (code, out, _) = loadgen(&["selftest"]);
-    // 5: a machine too busy to wake up in time, which is not the binary's fault.
+    // 5: a machine too busy to wake up in time, which is not a fault of the binary.
     assert!(code == 0 || code == 5, "{out}");
     assert!(out.matches("ok  ").count() >= 6, "{out}");
 }
 
-/// Every metric, gate and exit code has something said about it.
+/// Every metric, gate and exit code has an explanation.
 #[test]
 fn explain_knows_every_word_it_is_asked() {
     let (code, topics, _) = loadgen(&["explain"]);

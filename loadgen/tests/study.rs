@@ -1,4 +1,4 @@
-//! `sweep`, `search` and `gate`: what they write, and what they exit with.
+//! `sweep`, `search` and `gate`: their files and their exit codes.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use program::{json, scratch};
 use schema::{Schema, published};
 use serde_json::Value;
 
-/// It is what its schema says and nothing else, and the schema sees a slip.
+/// The file conforms to its schema exactly, and the schema detects an error.
 fn is_a_sweep(sweep: &Value) {
     let schema = published("sweep");
     let errors = Schema::closed(&schema).errors(sweep);
@@ -25,7 +25,7 @@ fn is_a_sweep(sweep: &Value) {
     assert_eq!(Schema::open(&schema).errors(&slip).len(), 0, "an addition keeps the version");
 }
 
-/// The exit code, and all it said.
+/// The exit code and all output.
 fn loadgen(args: &[&str]) -> (i32, String) {
     let (code, out, err) = program::loadgen(args);
     (code, out + &err)
@@ -54,7 +54,7 @@ fn a_sweep_has_a_row_and_a_result_for_each_value() {
     }
 }
 
-/// The victims' memory is what a shared pool cannot promise: as a subject it fails beyond some load.
+/// A shared pool cannot guarantee the victims' memory: as a subject it fails beyond some load.
 #[test]
 fn a_search_brackets_the_largest_that_passes() {
     let dir = scratch("search");
@@ -93,14 +93,14 @@ conns = ["group.hog.stuff.conns", "group.hog.hoard.conns"]
         "search", &file, "--param", "conns", "--from", "149", "--to", "150", "--out", &out_dir,
     ]);
     assert_eq!(code, 3, "{said}");
-    // Nothing lies between a value and itself.
+    // There is no value between a value and itself.
     let (code, said) = loadgen(&[
         "search", &file, "--param", "conns", "--from", "9", "--to", "9", "--out", &out_dir,
     ]);
     assert_eq!(code, 2, "{said}");
 }
 
-/// How small may the victims' budget be? And a value at which nothing can be told is none that fails.
+/// How small may the victims' budget be? An inconclusive value does not count as failing.
 #[test]
 fn a_search_goes_down_and_knows_doubt_from_failure() {
     let dir = scratch("down").display().to_string();
@@ -112,7 +112,7 @@ fn a_search_goes_down_and_knows_doubt_from_failure() {
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("the smallest victim-hard that passes"), "{said}");
     assert!(said.contains("victim-hard = 512KiB, the end of the range"), "{said}");
-    // With so little its victims do not use their links even alone, which is no failure.
+    // With this little the victims do not use their links even alone, which is no failure.
     let (code, said) = search("256KiB");
     assert_eq!(code, 5, "{said}");
     assert!(said.contains("256KiB is inconclusive: goodput alone"), "{said}");
@@ -125,7 +125,7 @@ fn a_search_goes_down_and_knows_doubt_from_failure() {
     let args = ["search", "no-hog", "--param", "probe-rate", "--from", "2000", "--to", "100"];
     let (code, said) = loadgen(&[&args[..], &["--steps", "2", "--out", &dir]].concat());
     assert_eq!(code, 5, "{said}");
-    // Two victims are asked a thousand times each, which is enough together.
+    // Two victims with a thousand requests each, which is enough together.
     let line = "probe-rate = 1000; 500 is inconclusive: probes a phase 1000 (>= 2000 for a p99)";
     assert!(said.contains(line) && !said.contains("fails"), "{said}");
 }
@@ -148,7 +148,7 @@ fn a_saved_result_is_judged_again_and_against_a_baseline() {
     assert_eq!(code, 3, "{said}");
     let (code, said) = loadgen(&["gate", &a, "--expr", "worst(victim.respons.p50) <= 1us"]);
     assert_eq!(code, 2, "{said}");
-    // Like is compared with like, and what was seen has units.
+    // Only equal kinds are compared, and observed values have units.
     for (expr, says) in [
         ("worst(victim.stall) <= 4KiB", "is a time and '4KiB' is a size"),
         ("max(victim.held) <= 5s", "is a size and '5s' is a time"),
@@ -169,7 +169,7 @@ fn a_saved_result_is_judged_again_and_against_a_baseline() {
     assert_eq!(code, 6, "{said}");
     assert!(said.contains("rate = 2500"), "{said}");
 
-    // A baseline that was better by a hair: virtual runs are compared exactly.
+    // A baseline that is slightly better: virtual runs are compared exactly.
     let better = dir.join("better");
     std::fs::create_dir_all(&better).unwrap();
     let mut result = json(&Path::new(&a).join("result.json"));
@@ -184,7 +184,7 @@ fn a_saved_result_is_judged_again_and_against_a_baseline() {
     assert!(said.contains("(1 more)"), "{said}");
 }
 
-/// A control that starves nobody proves nothing; whoever wants may take it as a warning.
+/// A control that does not starve proves nothing; the user may reduce that to a warning.
 #[test]
 fn an_inconclusive_result_fails_unless_it_may_warn() {
     let dir = scratch("inconclusive").display().to_string();

@@ -1,5 +1,6 @@
-//! Scenarios on real TAPs, with the kernel's TCP in the containers. What depends on how quiet the machine is, latency
-//! and stalls, is for `loadgen run --target tap` to judge; what must hold on any machine is judged here.
+//! Scenarios on real TAPs, with the kernel's TCP in the containers. Values that depend on how quiet the machine is,
+//! such as latency and stalls, are judged by `loadgen run --target tap`; these tests judge what must hold on any
+//! machine.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,13 +9,13 @@ use skbudget_loadgen::export::json;
 use skbudget_loadgen::plan::Role;
 use skbudget_loadgen::result::{ArmResult, RunResult};
 
-/// By the program itself: the agents in the namespaces are its children.
+/// Through the program itself: the agents in the namespaces are its children.
 fn play(name: &str) -> RunResult {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tap-{name}"));
     let _ = std::fs::remove_dir_all(&dir);
     let mut loadgen = Command::new(env!("CARGO_BIN_EXE_loadgen"));
     loadgen.args(["run", name, "--target", "tap", "--format", "result", "--out"]).arg(&dir);
-    // What holds on any machine holds in one run.
+    // What holds on any machine holds in a single run.
     loadgen.args(["--repeat", "1"]);
     for set in ["run.warmup=500ms", "run.solo=2s", "run.contended=2s", "run.recovery=500ms"] {
         loadgen.args(["--set", set]);
@@ -68,7 +69,7 @@ scenarios! {
     ooo_flood: "ooo-flood",
 }
 
-/// A wall clock is asked three times, and all three are in the result.
+/// A wall-clock target runs three times, and the result contains all three.
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn three_runs_are_one_result() {
@@ -81,19 +82,19 @@ fn three_runs_are_one_result() {
         loadgen.args(["--set", set]);
     }
     let out = loadgen.output().expect("loadgen starts");
-    // Too few probes, by the way: whatever else is seen, nobody is blamed for it.
+    // Too few probes: whatever is observed, the subject is not at fault.
     assert_eq!(out.status.code(), Some(5), "{}", String::from_utf8_lossy(&out.stdout));
     let result = json::read(&dir).expect("a result");
     assert_eq!(result.runs.len(), 3);
     assert!(result.runs.iter().all(|r| r.arms.len() == 2 && r.verdict.exit == 5));
     assert!(result.gates.iter().all(|g| g.runs.len() == 3), "{:#?}", result.gates);
-    // The arms shown are those of one of them.
+    // The arms shown are those of one of the runs.
     let bytes = |arms: &[ArmResult]| arms[1].containers[0].up_total_bytes;
     assert!(result.runs.iter().any(|r| bytes(&r.arms) == bytes(&result.arms)));
     holds(&result);
 }
 
-/// The victims in one budget with the hog, as the control has them, is a fault, and found.
+/// Victims in one budget with the hog, as in the control: a fault, and it is detected.
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn a_real_fault_is_found() {
@@ -113,7 +114,7 @@ fn a_real_fault_is_found() {
     assert!(out.status.code() == Some(3) || late, "{said}");
 }
 
-/// Stopped in its first arm: what the agents and the servers had until then, at the rate of the time it took.
+/// Stopped in its first arm: the result has the data of agents and servers so far, with rates over the measured time.
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn an_interrupted_run_leaves_what_it_has() {
@@ -142,7 +143,7 @@ fn an_interrupted_run_leaves_what_it_has() {
             (&victim.up_window_bytes, victim.up_total_bytes),
             (&victim.down_window_bytes, victim.down_total_bytes),
         ] {
-            // Who counts hears of the end a moment later.
+            // The counting threads notice the stop a moment later.
             let most = ended / result.window_ns + 2;
             assert!(total > 0 && windows.len() as u64 <= most, "{total} in {}", windows.len());
             assert_eq!(windows.iter().map(|w| u64::from(*w)).sum::<u64>(), total);

@@ -15,7 +15,7 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Every file that any format writes is known as loadgen's own, and goes.
+/// Every file that any format writes is recognized as loadgen's own and removed.
 #[test]
 fn own_files_are_cleared() {
     let dir = scratch("own");
@@ -29,7 +29,7 @@ fn own_files_are_cleared() {
     fs::remove_dir_all(&dir).unwrap();
 }
 
-/// The same names with another content, and other names, are somebody else's.
+/// Files with the same names and other content, and files with other names, are not loadgen's.
 #[test]
 fn foreign_files_stay() {
     let dir = scratch("foreign");
@@ -62,7 +62,7 @@ fn a_verdict_is_never_beside_a_failure() {
     for blocked in [".loadgen.metrics.prom.tmp", "metrics.prom", ".loadgen.verdict.json.tmp"] {
         let dir = scratch(&format!("fails-{blocked}"));
         write(&dir, &result, &[Format::Result, Format::Verdict]).unwrap();
-        // No file can have the name of a folder.
+        // A folder with that name blocks the file.
         fs::create_dir(dir.join(blocked)).unwrap();
         let failed = write(&dir, &result, &Format::all()).unwrap_err();
         assert_eq!(failed.exit().code(), 1, "{failed}");
@@ -75,7 +75,7 @@ fn a_verdict_is_never_beside_a_failure() {
     }
 }
 
-/// Between publishing and finishing everything is there but the verdict; without finishing it never comes.
+/// Between publishing and finishing, all files but the verdict exist; without finishing it never appears.
 #[test]
 fn the_verdict_is_the_last() {
     let dir = scratch("last");

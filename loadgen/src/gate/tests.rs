@@ -21,12 +21,12 @@ fn exits_follow_the_gates() {
     assert_eq!(exit([110, 0, 110], fine, [2, 2, 2]), 0);
     // The control did not starve.
     assert_eq!(exit(fine, fine, [2, 2, 2]), 5);
-    // The subject did, in throughput or in latency.
+    // The subject starved, in throughput or in latency.
     assert_eq!(exit([110, 10, 110], [110, 100, 110], [2, 2, 2]), 3);
     assert_eq!(exit([110, 10, 110], fine, [2, 3, 2]), 3);
-    // Both: a load that starves no control says nothing about the subject.
+    // Both: a load that starves no control proves nothing about the subject.
     assert_eq!(exit(fine, [110, 0, 110], [2, 2, 2]), 5);
-    // Alone it never used its link.
+    // The link was not used in the solo phase.
     assert_eq!(exit([50, 5, 50], [50, 50, 50], [2, 2, 2]), 5);
 }
 
@@ -61,7 +61,7 @@ fn a_victim_that_got_nothing_passes_no_gate() {
     let (gates, verdict) = judge(&[a.clone()], EXACT, &[]);
     assert_eq!(verdict.exit, 3);
     assert!(gates.iter().any(|g| g.name == "least delivered ratio" && g.is_fault()));
-    // Nobody asked it anything: that is no proof of anything.
+    // Without a probe there is no proof.
     a.containers[0].phases.iter_mut().for_each(|p| p.probe = None);
     settle(&mut a);
     let (gates, verdict) = judge(&[a], EXACT, &[]);
@@ -69,7 +69,7 @@ fn a_victim_that_got_nothing_passes_no_gate() {
     assert!(gates.iter().any(|g| g.name == "least delivered ratio" && g.in_doubt));
 }
 
-/// Sanity first: whatever makes a run say nothing, a victim is not blamed for its times, and wrong bytes are wrong.
+/// Sanity first: if a run proves nothing, a victim's times are in doubt, but corrupt bytes are a fault nevertheless.
 #[test]
 fn doubt_comes_before_blame_but_not_before_bytes() {
     type Change = fn(&mut ArmResult);
@@ -105,7 +105,7 @@ fn doubt_comes_before_blame_but_not_before_bytes() {
             settle(&mut a);
             assert_eq!(judge(&[a], EXACT, &[]).1.exit, 3, "{name}");
         }
-        // The scenario's own conditions: one about bytes is a fault, one about time is in doubt.
+        // Conditions of the scenario: one on bytes is a fault, one on time is in doubt.
         for (text, exit) in [("leaked > 0", 3), ("worst(v.stall) <= 1ns", 5)] {
             let expr = Expr::parse(text, &["v"]).unwrap();
             let own = [GatePlan { arm: a.name.clone(), expr }];
@@ -144,8 +144,8 @@ fn of_three(runs: [(u64, u64); 3]) -> (Vec<GateResult>, u8) {
     (gates, verdict.exit)
 }
 
-/// The generator's lateness must be below what the tightest gate of its metric allows: 500 us more, twice the p99
-/// alone, or what a condition of the scenario's own asks for.
+/// The generator's lag must be below the limit of the tightest gate of its metric: 500 us of difference, twice the solo
+/// p99, or a condition of the scenario.
 #[test]
 fn the_bound_on_lateness_follows_the_tightest_gate() {
     let limits = Thresholds::wall(50_000_000);
@@ -160,7 +160,7 @@ fn the_bound_on_lateness_follows_the_tightest_gate() {
     assert_eq!(bound(&a, &[&GatePlan { arm: a.name.clone(), expr }]), 200_000);
     a.role = ArmRole::Control;
     assert_eq!(bound(&a, &[]), LAG_NS);
-    // As it was seen: 2.8 ms late, and a p99 that is 16 times what it is alone.
+    // A real case: 2.8 ms of lag, and a p99 of 16 times the solo p99.
     assert_eq!(judge(&wall(32, 2_800_000), limits, &[]).1.exit, 5);
     assert_eq!(judge(&wall(32, 100_000), limits, &[]).1.exit, 3);
 }
@@ -174,14 +174,14 @@ fn several_runs_are_judged_by_the_median_of_each_gate() {
     let each: Vec<_> = p99.runs.iter().map(|r| (r.passed, r.observed.as_str())).collect();
     assert_eq!(each.iter().map(|r| r.0).collect::<Vec<_>>(), [true, false, true]);
     assert!(each[1].1.starts_with("16.00x"), "{each:?}");
-    // Two of three are no accident, and the one in the middle is shown.
+    // Two of three are no accident; the median run is shown.
     let (gates, exit) = of_three([(32, 0), (2, 0), (5, 0)]);
     assert_eq!(exit, 3);
     let p99 = gates.iter().find(|g| g.name == "worst p99 inflation").unwrap();
     assert!(p99.observed.starts_with("2.50x") && p99.is_fault(), "{p99:?}");
 }
 
-/// A run with a late generator is no voice for a fault, whoever the others are.
+/// A run with a late generator does not count towards a fault, whatever the other runs show.
 #[test]
 fn a_late_generator_is_never_a_fault() {
     const LATE: u64 = 2_800_000;
@@ -193,7 +193,7 @@ fn a_late_generator_is_never_a_fault() {
     assert_eq!(of_three([(32, LATE), (32, 0), (32, 0)]).1, 3);
 }
 
-/// What is counted is not a matter of luck: once is enough.
+/// A counted value is not subject to chance: one run is enough.
 #[test]
 fn of_bytes_the_worst_run_counts() {
     let mut runs = [wall(2, 0), wall(2, 0), wall(2, 0)];

@@ -13,8 +13,8 @@ fn close_to(q: Option<Quantile>, ns: u64) {
     assert!(q.ns.abs_diff(ns) <= ns / 900, "{q:?} is not {ns}");
 }
 
-/// The oracle of a frozen server: F within T at a constant rate; everything due in the freeze answers at its end. The
-/// response quantile q is F - (1-q) T as long as that is positive.
+/// The oracle of a frozen server: frozen for F within T at a constant rate; every request due in the freeze completes
+/// at its end. The q quantile of the response is F - (1-q) T as long as that is positive.
 #[test]
 fn freeze_oracle() {
     let (t, freeze) = (30_000, 1_000);
@@ -41,7 +41,7 @@ fn freeze_oracle() {
     assert_eq!(s.max, Some(Quantile::exact(freeze * MS)));
 }
 
-/// Never served: nothing delivered, and no percentile pretends to know more than "longer than this".
+/// Never served: nothing is delivered, and every percentile is only a lower bound.
 #[test]
 fn full_starvation_oracle() {
     let mut log = ProbeLog::new(&[phase(0, 2000)], 100 * MS);
@@ -80,7 +80,7 @@ fn a_percentile_lies_between_what_was_waited_for_and_what_came_back() {
     assert_eq!(of(1.0), (9, true, None));
 }
 
-/// Slow answers first, then requests that were waited for a moment only.
+/// Slow responses first, then requests with a short waiting time.
 #[test]
 fn percentiles_rise_with_their_rank_whatever_is_missing() {
     let mut log = ProbeLog::new(&[phase(0, 3000)], 100 * MS);
@@ -113,7 +113,7 @@ fn those_that_came_back_rank_below_those_that_did_not() {
             log.complete(i, i * MS + 5 * MS);
         }
     }
-    // A bound far below the completed ones is still not a short latency.
+    // A bound far below the completed requests is not a short latency.
     log.close(0, 100 * MS);
     let book = &log.books()[0];
     close_to(book.quantile(0.9), 5 * MS);
@@ -135,7 +135,7 @@ fn every_probe_is_counted_once() {
             log.close(0, i * MS);
         }
     }
-    // Answers after the closing change nothing.
+    // Responses after the closing change nothing.
     log.complete(2, 390 * MS);
     log.close(1, 310 * MS);
     for book in log.books() {
@@ -154,7 +154,7 @@ fn an_empty_book_has_no_percentile() {
     assert!(s.spectrum.is_empty());
 }
 
-/// Encoded and merged, two books are the book of all their requests.
+/// Encoded and merged, two books equal one book of all their requests.
 #[test]
 fn merged_books_are_one_book() {
     let phases = [phase(0, 10_000_000)];
@@ -179,7 +179,7 @@ fn merged_books_are_one_book() {
     assert_eq!(merged.spectrum, parts[2].spectrum);
 }
 
-/// Blocks and books hold the same samples, those that never came back included.
+/// Blocks and books contain the same samples, including requests that did not complete.
 #[test]
 fn blocks_add_up_to_the_phase() {
     let phases = [phase(0, 2_500), phase(2_500, 4_000)];

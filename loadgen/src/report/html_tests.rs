@@ -40,13 +40,13 @@ fn nothing_is_loaded_from_anywhere_and_names_are_escaped() {
     assert_eq!(html, render(&sample()).unwrap());
 }
 
-/// A thousand containers are bundled, chosen and thinned: the page stays small, and the one that starves is in it.
+/// A thousand containers are bundled, selected and thinned: the page stays small and still shows the one that starves.
 #[test]
 fn a_thousand_containers_fit_in_a_page() {
     let containers = || {
         let victim = |i: usize| {
             let mut c = container(&format!("victim{i}"), Role::Victim, [100, 100, 100], [2, 2, 2]);
-            // Noise that no neighbouring cells share, which is what costs most.
+            // Noise that differs between neighbouring cells, which needs the most bytes.
             for (w, b) in c.up_window_bytes.iter_mut().enumerate() {
                 *b = (*b as usize * ((w * 7 + i * 13) % 11) / 10) as u32;
             }
@@ -68,7 +68,7 @@ fn a_thousand_containers_fit_in_a_page() {
     assert!(summary.contains("victim500") && summary.contains("the worst 20 of 1000"));
 }
 
-/// Results of other shapes: no arms, no phases, no victims. A page of little is a page.
+/// Results of other shapes: no arms, no phases, no victims. All render to a page.
 #[test]
 fn whatever_is_missing_is_left_out() {
     let mut result = sample();

@@ -21,7 +21,7 @@ fn error(text: &str) -> String {
     made.unwrap_err().to_string()
 }
 
-/// Every one with file, line, what is wrong, and what would do.
+/// Every error names file, line, the mistake, and what is allowed.
 #[test]
 fn mistakes_are_named_with_their_lines() {
     for (from, to, wants) in [
@@ -43,7 +43,7 @@ fn mistakes_are_named_with_their_lines() {
     }
 }
 
-/// None of them is left out silently.
+/// No load is dropped silently.
 #[test]
 fn a_flood_by_hand_has_no_load_beside_it() {
     assert!(
@@ -102,7 +102,7 @@ fn what_is_set_is_named_when_it_is_wrong() {
     let plan = s.plan(1).unwrap();
     assert_eq!(plan.containers.iter().filter(|c| c.group == "hog").count(), 3);
     assert!(plan.params.contains(&("hogs".to_owned(), 3)));
-    // What was run can be run again, word by word.
+    // The recorded scenario runs again and gives the same plan.
     let again = Scenario::parse("again", &plan.toml, "virtual").unwrap().plan(1).unwrap();
     assert_eq!(format!("{:?}", again.containers), format!("{:?}", plan.containers));
 }

@@ -1,4 +1,4 @@
-//! The program as its users run it, and a place for what it leaves behind.
+//! Runs the program as a user does, and provides paths for its files.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +11,7 @@ pub(crate) fn loadgen(args: &[&str]) -> (i32, String, String) {
     (out.status.code().expect("an exit code"), text(&out.stdout), text(&out.stderr))
 }
 
-/// A path of this test program's own with nothing there.
+/// An empty path that belongs to this test program.
 pub(crate) fn scratch(name: &str) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME")).join(name);
     let _ = std::fs::remove_dir_all(&dir);

@@ -1,4 +1,4 @@
-//! Readers written by the rules of other programs, not by those of the writers.
+//! Readers that follow the rules of other programs, independent of the writers.
 
 use std::collections::BTreeMap;
 
@@ -26,9 +26,8 @@ pub(crate) struct Log {
     pub(crate) lines: Vec<LogLine>,
 }
 
-/// By the rules of Java's HistogramLogReader: tokens end at commas, white space and line ends; a comment is a token
-/// that begins with `#`; the legend one that begins with `"StartTimestamp"`; a tag is `Tag=`; then three numbers and
-/// the histogram.
+/// The rules of Java's HistogramLogReader: tokens end at commas, white space and line ends; a token with a leading `#`
+/// is a comment, one with a leading `"StartTimestamp"` the legend, `Tag=` a tag; then three numbers and the histogram.
 pub(crate) fn java_log(text: &str) -> Log {
     let mut log = Log::default();
     for line in text.lines() {
@@ -61,13 +60,13 @@ pub(crate) fn java_log(text: &str) -> Log {
 
 pub(crate) fn histogram(encoded: &str) -> Histogram<u64> {
     let bytes = base64::engine::general_purpose::STANDARD.decode(encoded).expect("base64");
-    // decodeFromCompressedByteBuffer takes this cookie and no other.
+    // decodeFromCompressedByteBuffer accepts only this cookie.
     assert_eq!(bytes[..4], [0x1c, 0x84, 0x93, 0x14]);
     Deserializer::new().deserialize(&mut bytes.as_slice()).expect("a histogram")
 }
 
-/// plotFiles: trimmed lines that do not begin with `#`, split at spaces alone; those of exactly four fields count, the
-/// first being the value and the last 1/(1-p).
+/// plotFiles: trimmed lines without a leading `#`, split at spaces only; lines of exactly four fields count, with the
+/// value first and 1/(1-p) last.
 pub(crate) fn plot_files(text: &str) -> Vec<(f64, f64)> {
     let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
     let rows = lines.map(|l| l.split(' ').filter(|f| !f.is_empty()).collect::<Vec<_>>());
@@ -89,7 +88,7 @@ pub(crate) struct Case {
     pub(crate) outcome: Option<String>,
 }
 
-/// Well-formed, nested as JUnit's consumers expect, and the counts of each suite are right.
+/// Well-formed, nested as JUnit's consumers expect, with correct counts in each suite.
 pub(crate) fn junit(text: &str) -> Vec<Suite> {
     let attribute = |e: &BytesStart<'_>, name: &str| -> String {
         let a =
@@ -163,8 +162,8 @@ pub(crate) struct Sample {
     pub(crate) value: f64,
 }
 
-/// OpenMetrics 1.0: one block a family, its metadata first and at most once, names and labels of the grammar, a unit
-/// that ends the name, histograms cumulative with `+Inf` equal to `_count`, no sample twice, `# EOF` last.
+/// OpenMetrics 1.0: one block per family, its metadata first and at most once, names and labels by the grammar, a unit
+/// at the end of the name, cumulative histograms with `+Inf` equal to `_count`, no duplicate sample, `# EOF` last.
 pub(crate) fn openmetrics(text: &str) -> BTreeMap<String, Family> {
     let body = text.strip_suffix("# EOF\n").expect("ends with # EOF");
     assert!(!body.contains("# EOF") && !body.contains("\n\n"));

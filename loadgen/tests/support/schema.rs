@@ -1,15 +1,15 @@
-//! A small validator of JSON Schema, 2020-12 as far as the published schemas use it. A keyword it does not know is a
-//! panic, so that nothing is taken for checked that was not.
+//! A small validator of JSON Schema, 2020-12, limited to the keywords of the published schemas. It panics at an unknown
+//! keyword, so that no schema passes unchecked.
 
 use serde_json::{Map, Value};
 
 pub(crate) struct Schema<'a> {
     root: &'a Value,
-    /// A property that the schema does not name is an error: what is written must be described.
+    /// A property that the schema does not name is an error: every written field must be described.
     closed: bool,
 }
 
-/// As the program prints it.
+/// The schema as the program prints it.
 pub(crate) fn published(which: &str) -> Value {
     let (code, out, err) = crate::program::loadgen(&["schema", which]);
     assert_eq!(code, 0, "{err}");
@@ -27,7 +27,7 @@ impl<'a> Schema<'a> {
         Self { root, closed: false }
     }
 
-    /// All violations, each with its place.
+    /// All violations, each with its path.
     pub(crate) fn errors(&self, value: &Value) -> Vec<String> {
         let mut errors = Vec::new();
         self.check(self.root, value, "", &mut errors);

@@ -1,4 +1,4 @@
-//! A small world that still starves: seconds of a debug build.
+//! A small world that still starves: seconds in a debug build.
 
 pub(crate) const SMALL: &[&str] = &[
     "victims=1",

@@ -44,7 +44,7 @@ fn nobody_is_no_pass() {
     assert_eq!(e.judge(&a).0, None);
 }
 
-/// A group without a probe has no response times: what else is known may decide, and otherwise nothing does.
+/// A group without a probe has no response times: other values may decide the condition, otherwise it stays undecided.
 #[test]
 fn what_was_not_measured_decides_nothing() {
     let mut c = container("hog1", Role::Hog, [110, 100, 110], [2, 3, 2]);
@@ -62,7 +62,7 @@ fn what_was_not_measured_decides_nothing() {
     assert_eq!(judge(&format!("leaked > 0 || {unknown}")), None);
 }
 
-/// Like is compared with like, and what is refused is named.
+/// Both sides must have the same kind; the error names the part that is refused.
 #[test]
 fn seconds_are_not_compared_with_bytes() {
     let e = |text| Expr::parse(text, &["victim", "hog"]);
