@@ -32,6 +32,7 @@ pub fn derive(arm: &mut ArmResult, frame: Frame<'_>) {
     let measured: Vec<Phase> = frame.phases.iter().map(|p| p.until(arm.ended_ns)).collect();
     let frame = Frame { phases: &measured };
     for c in &mut arm.containers {
+        // Costs before the fairness, which reads them.
         c.cost = cost(c, frame);
     }
     arm.groups = groups(arm);
@@ -68,6 +69,7 @@ fn fairness(arm: &ArmResult, frame: Frame<'_>) -> Fairness {
             let d = contended.delivered_ppm;
             f.delivered_ppm = f.delivered_ppm.map_or(d, |least| Some(least.min(d.unwrap_or(0))));
         }
+        // One victim that never recovers leaves the arm without a value.
         f.recovery_ns = f.recovery_ns.zip(c.cost.recovery_ns).map(|(a, b)| a.max(b));
     }
     for pair in latency_pairs(arm) {
@@ -179,6 +181,7 @@ pub fn latency_pairs(arm: &ArmResult) -> Vec<Pair> {
         let members = arm.containers.iter().filter(of);
         let pairs: Vec<Pair> = members.filter_map(Pair::of_container).collect();
         match &g.probes[..] {
+            // A single victim cannot be merged; the sanity gate reports its few samples.
             [solo, contended, ..] if pairs.len() > 1 && !pairs.iter().all(Pair::enough) => {
                 out.push(Pair::new(&g.name, solo, contended));
             }
@@ -212,6 +215,7 @@ fn jain(xs: impl Iterator<Item = u64>) -> u64 {
         sum += x;
         squares += x * x;
     }
+    // The divisor is 0 when no container moved a kilobyte.
     (sum * sum * 1_000_000).checked_div(n * squares).unwrap_or(0) as u64
 }
 
@@ -250,6 +254,7 @@ fn directions(c: &ContainerResult) -> Vec<Direction> {
 fn slowdown(c: &ContainerResult, d: Direction, frame: Frame<'_>) -> Option<u64> {
     let solo = per_second((d.bytes)(&c.phases[SOLO]), &frame.phases[SOLO]);
     let contended = per_second((d.bytes)(&c.phases[CONTENDED]), &frame.phases[CONTENDED]);
+    // `None`: nothing arrived beside the hog.
     (u128::from(solo) * 1000).checked_div(u128::from(contended)).map(|s| s as u64)
 }
 
@@ -275,6 +280,7 @@ fn throughput(f: &mut Fairness, c: &ContainerResult, frame: Frame<'_>) {
 fn stall(c: &ContainerResult, phase: usize) -> u64 {
     let p = &c.phases[phase];
     if c.wants_up || c.wants_down {
+        // An unwanted direction is one gap as long as the phase: ignore it.
         let up = if c.wants_up { p.up_stall_ns } else { 0 };
         return up.max(if c.wants_down { p.down_stall_ns } else { 0 });
     }

@@ -147,6 +147,7 @@ impl Basics {
         let what = match (count, usual) {
             (1, _) => return Ok(1),
             (_, 1) => "the virtual target repeats nothing: a seed is a run, so only 1 is allowed",
+            // Odd, so that the median is one of the runs.
             (n, _) if n % 2 == 1 && n <= run::REPEATS_MAX => return Ok(n),
             _ => "an odd number from 1 to 99 is wanted, for a median",
         };
@@ -286,6 +287,7 @@ fn judge_again(
 ) -> Result<u8, Failure> {
     let inputs: Vec<PathBuf> =
         [Some(result), options.baseline].into_iter().flatten().map(Path::to_path_buf).collect();
+    // Before any work: the output must not overwrite an input.
     out.map_or(Ok(()), |out| folder::apart(out, &inputs))?;
     let found = recheck::gate(result, options)?;
     let folder = out.map(Folder::beside).transpose()?;
@@ -337,6 +339,7 @@ fn run_one(
     }
     let folder = Folder::for_run(&out)?;
 
+    // `expected` is for one run.
     let expected = expected(&plan, target.as_ref()).map(|once| once * repeats as u32);
     let shown = Progress::start(&format!("{label} on {}", target.name()), expected);
     let result = run::repeated(&plan, target.as_ref(), Control { stop }, repeats);
@@ -345,6 +348,7 @@ fn run_one(
     let result = result?;
     options.outputs.write(folder.dir(), &result, options.json, || {
         let line = table::verdict_line(&result, &out.display().to_string());
+        // Standard output carries JSON only, so the verdict line goes to standard error.
         if options.json {
             print(&export::json::result(&result)?)?;
             say(&line);

@@ -153,9 +153,11 @@ impl Outputs {
     ) -> Result<(), Failure> {
         let mut formats = self.formats();
         formats.extend([Format::Result, Format::Verdict]);
+        // In the order of the enum, each once: `--format` may repeat a format.
         formats.sort();
         formats.dedup();
         let mut staged = export::stage(dir, result, &formats)?;
+        // The files exist before the output refers to them.
         staged.publish()?;
         self.speak(result, json)?;
         print()?;

@@ -30,6 +30,7 @@ fn of(dir: &Path) -> Option<String> {
         let line = text.lines().find(|l| l.split(' ').nth(1) == Some(branch))?;
         line.split(' ').next().map(str::to_owned)
     };
+    // A branch is a loose file, or after `git gc` a line of packed-refs.
     loose.or_else(packed).filter(|id| is_id(id))
 }
 
@@ -38,6 +39,7 @@ fn dir_beside(file: &Path, path: &str) -> PathBuf {
 }
 
 fn is_id(text: &str) -> bool {
+    // SHA-1 has 40 digits, SHA-256 has 64.
     (40..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 

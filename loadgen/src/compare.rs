@@ -54,6 +54,7 @@ impl Run {
             let read = |m: &'static Metric| Some(((arm.name.clone(), m.key), m.read(result, arm)?));
             METRICS.iter().filter_map(read).collect::<Vec<_>>()
         });
+        // A failed sanity gate makes every number of the run doubtful.
         let insane = result.gates.iter().find(|g| g.kind == GateKind::Sanity && !g.passed);
         let doubt = insane.map(|g| format!("{}: {} ({})", g.name, g.observed, g.limit));
         let doubt = doubt.or_else(|| result.interrupted.then(|| "interrupted".to_owned()));
@@ -158,6 +159,7 @@ pub fn paired(a: &[Run], b: &[Run], names: (&str, &str), question: &Question) ->
     let asked = asked(question, &pairs.iter().map(|p| p.0).collect::<Vec<_>>());
     let lines = asked.iter().map(|(arm, metric)| {
         let of = |r: &Run| r.values.get(&(arm.clone(), metric.key)).map(|v| v.value);
+        // Only pairs that have the metric on both sides.
         let known = pairs.iter().filter_map(|(a, b)| of(a).zip(of(b)));
         let (a, b): (Vec<f64>, Vec<f64>) = known.unzip();
         let sample = Sample { arm, metric, a: &a, b: &b, tests: asked.len() };
@@ -227,6 +229,7 @@ impl Sample<'_> {
             return (self.line(median(&ratios), None, None, reason), 1.0);
         }
         let interval = bootstrap::median_interval(&ratios, question.seed);
+        // Neighbouring runs of one side differ by the noise that pairing cannot remove.
         let floor = noise::floor(&self.neighbours(), pairs, question.seed);
         let line = self.line(median(&ratios), Some(interval), floor, String::new());
         (line, rank::signed_rank(&ratios))
@@ -270,6 +273,7 @@ impl Sample<'_> {
         Line {
             arm: self.arm.to_owned(),
             metric: self.metric.key,
+            // Until `judge` decides, after Holm's correction. A refused line stays unclear.
             judgement: Judgement::Unclear,
             a: median(self.a),
             b: median(self.b),
@@ -372,6 +376,7 @@ pub fn incomparable(a: &RunResult, b: &RunResult, params_too: bool) -> Vec<Strin
     };
     if params_too {
         check("phases", phases(a), phases(b));
+        // Keys of either side: a parameter that one side lacks is a difference.
         let keys: std::collections::BTreeSet<_> = a.params.keys().chain(b.params.keys()).collect();
         let of = |r: &RunResult, k: &String| {
             r.params.get(k).map_or_else(|| "none".to_owned(), u64::to_string)

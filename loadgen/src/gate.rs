@@ -118,6 +118,7 @@ fn judge_run(arms: &[ArmResult], limits: Thresholds, own: &[GatePlan]) -> Vec<Ju
         let own: Vec<&GatePlan> = own.iter().filter(|g| g.arm == arm.name).collect();
         let mut bench = Bench { arm, out: &mut gates };
         sanity(&mut bench, limits, &own);
+        // A baseline is judged only by sanity and the conditions of its own.
         match arm.role {
             ArmRole::Control => control(&mut bench, !own.is_empty()),
             ArmRole::Subject => subject(&mut bench, limits),
@@ -130,6 +131,7 @@ fn judge_run(arms: &[ArmResult], limits: Thresholds, own: &[GatePlan]) -> Vec<Ju
                 ArmRole::Subject => GateKind::Subject,
                 ArmRole::Baseline => GateKind::Sanity,
             };
+            // An undecided condition does not pass.
             let seen = Seen::holds(ok == Some(true), seen, "must hold");
             bench.add(kind, &gate.expr.to_string(), seen, gate.expr.is_exact());
             if let Some(added) = bench.out.last_mut().filter(|_| ok.is_none()) {
@@ -162,6 +164,7 @@ pub fn interrupted() -> Verdict {
 
 /// The exit code of a set of gates: a fault first, then a doubt.
 pub fn exit_of(gates: &[GateResult]) -> Exit {
+    // A fault outweighs doubts: `is_fault` is false for a gate in doubt.
     if gates.iter().any(GateResult::is_fault) {
         Exit::GateFailed
     } else if gates.is_empty() || gates.iter().any(|g| !g.passed) {
@@ -188,6 +191,7 @@ fn sanity(bench: &mut Bench<'_>, limits: Thresholds, own: &[&GatePlan]) {
     let seen = Seen::at_least(alone, SOLO_SHARE_PPM, percent(alone), ">= 80 %".to_owned());
     bench.gate(KIND, "goodput alone, of the link", seen);
     let pairs = latency_pairs(bench.arm);
+    // An arm without a probe has 0 samples and fails.
     let least = pairs.iter().map(|p| p.samples).min().unwrap_or(0);
     let limit = ">= 2000 for a p99".to_owned();
     let seen = Seen::at_least(least, Pair::SAMPLES_MIN, least.to_string(), limit);
@@ -195,6 +199,7 @@ fn sanity(bench: &mut Bench<'_>, limits: Thresholds, own: &[&GatePlan]) {
     let (lag, most) = (bench.arm.generator_lag_p99_ns, lag_limit_ns(bench.arm, limits, own));
     let seen = Seen::at_most(Some(lag), most, time(lag), format!("<= {}", time(most)));
     bench.gate(KIND, "generator's lag, p99", seen);
+    // Only a subject has a limit of its recovery.
     if bench.arm.role == ArmRole::Subject {
         recovery_phase(bench, limits);
     }
@@ -211,6 +216,7 @@ fn lag_limit_ns(arm: &ArmResult, limits: Thresholds, own: &[&GatePlan]) -> u64 {
         return LAG_NS;
     }
     let pairs = latency_pairs(arm);
+    // The growth of the p99 that the ratio permits.
     let growth = limits.p99_inflation_milli.saturating_sub(1000);
     let of_ratio =
         pairs.iter().filter_map(|p| p.known()).map(|(solo, _)| solo * growth / 1000).min();
@@ -293,6 +299,7 @@ fn subject(bench: &mut Bench<'_>, limits: Thresholds) {
         let seen = inflation(bench.arm, limits);
         bench.gate(KIND, "worst p99 inflation", seen);
     }
+    // Relative to solo: on a slow link gaps occur without a neighbour too.
     let most = f.stall_solo_ns + limits.stall_ns;
     let shown = format!("<= {}", time(most));
     bench.gate(
@@ -300,6 +307,7 @@ fn subject(bench: &mut Bench<'_>, limits: Thresholds) {
         "longest stall",
         Seen::at_most(Some(f.stall_ns), most, time(f.stall_ns), shown),
     );
+    // Without a due request nothing counts as delivered.
     let (delivered, least) = (f.delivered_ppm.unwrap_or(0), limits.delivered_ppm);
     let seen = Seen::at_least(delivered, least, percent(delivered), percent(least));
     bench.gate(KIND, "least delivered ratio", seen);
@@ -328,6 +336,7 @@ fn inflation(arm: &ArmResult, limits: Thresholds) -> Seen {
         limit.push_str(&format!(" and {} more", time(delta)));
     }
     let f = &arm.fairness;
+    // No upper bound of the contended p99 is known.
     let Some(worst) = f.p99_inflation_milli else {
         let observed = format!("not known ({})", f.p99_inflation_of);
         return Seen { passed: false, worse: f64::INFINITY, observed, limit };

@@ -21,6 +21,7 @@ pub(crate) fn watch() -> &'static AtomicBool {
     if !is_ignored(Signal::SIGHUP) {
         set.add(Signal::SIGHUP);
     }
+    // Called before any other thread exists: threads inherit the mask.
     if set.thread_block().is_ok() {
         thread::spawn(move || {
             let mut asked = 0;

@@ -39,6 +39,7 @@ fn model(cpuinfo: &str) -> Option<String> {
 /// All governors in use, separated by commas: one slow core is enough to distort a run.
 fn governors() -> Option<String> {
     let policies = fs::read_dir("/sys/devices/system/cpu/cpufreq").ok()?.flatten();
+    // Sorted and without duplicates.
     let all: BTreeSet<String> =
         policies.filter_map(|p| line(p.path().join("scaling_governor"))).collect();
     (!all.is_empty()).then(|| all.into_iter().collect::<Vec<_>>().join(","))

@@ -30,10 +30,12 @@ pub fn merge(parts: &[RunResult], how: How) -> Result<RunResult, Failure> {
         return Err(Failure::Usage("nothing to merge".to_owned()));
     };
     let mut sum = first.clone();
+    // First refuse a run that occurs twice: its samples would count twice.
     sum.merged_of = distinct(parts)?;
     // The sums do not belong to any single run.
     sum.runs.clear();
     for (i, part) in rest.iter().enumerate() {
+        // Hosts may differ in parameters, for example the number of containers; repetitions may not.
         comparable(first, part, how == How::Repeats)?;
         sum.interrupted |= part.interrupted;
         sum.meta.elapsed_ms = sum.meta.elapsed_ms.max(part.meta.elapsed_ms);
@@ -55,6 +57,7 @@ pub fn merge(parts: &[RunResult], how: How) -> Result<RunResult, Failure> {
 fn distinct(parts: &[RunResult]) -> Result<Vec<String>, Failure> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for (i, part) in parts.iter().enumerate() {
+        // A merged part counts as the runs it was made of.
         let own = if part.merged_of.is_empty() {
             vec![fingerprint(part)?]
         } else {
@@ -107,6 +110,7 @@ fn again(into: &mut ArmResult, arm: &ArmResult) -> Result<(), Failure> {
     into.generator_lag_p99_ns = into.generator_lag_p99_ns.max(arm.generator_lag_p99_ns);
     into.leaked_bytes = into.leaked_bytes.max(arm.leaked_bytes);
     for (b, more) in into.budgets.iter_mut().zip(&arm.budgets) {
+        // Peaks and durations of the worst run; event counts add up.
         b.max_usage_bytes = b.max_usage_bytes.max(more.max_usage_bytes);
         b.overshoot_bytes = b.overshoot_bytes.max(more.overshoot_bytes);
         b.pressure_ns = b.pressure_ns.max(more.pressure_ns);

@@ -210,6 +210,7 @@ fn slowdown_at_least(result: &RunResult, arm: &ArmResult) -> Option<Reading> {
             (no_bulk, |p| p.probe_bytes),
         ];
         let (alone, beside) = c.phases.get(solo).zip(c.phases.get(contended))?;
+        // Only a direction in which nothing arrives has no finite slowdown.
         let stopped = ways
             .into_iter()
             .filter(|(wanted, bytes)| *wanted && per_second(bytes(beside), contended_ns) == 0);

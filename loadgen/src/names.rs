@@ -23,6 +23,7 @@ pub fn fits(name: &str) -> bool {
 /// `given`, the argument as typed, is a file that sets the name of a built-in scenario or command: its results would
 /// overwrite those of the built-in one.
 pub fn default_out(given: &str, prefix: &str, name: &str, seed: u64) -> Result<PathBuf, Failure> {
+    // These names belong to built-in scenarios and commands.
     let taken = name == "repro"
         || name.starts_with("sweep-")
         || name.starts_with("search-")

@@ -327,6 +327,7 @@ impl Plan {
         let slowest = self.victims().map(|c| c.bits_per_second).filter(|r| *r > 0).min();
         let segments_ns = slowest.map_or(0, |rate| bits * 1_000_000_000 / rate);
         let wanted = segments_ns.max(ROUND_TRIPS * self.link.rtt_ns);
+        // Rounded up to a multiple of `least_ns`.
         wanted.div_ceil(least_ns.max(1)).max(1) * least_ns.max(1)
     }
     /// Time at which the last books are closed.

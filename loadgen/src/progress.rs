@@ -35,6 +35,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if let Some((end, shown)) = self.0.take() {
+            // Closing the channel ends the thread.
             drop(end);
             let _ = shown.join();
         }

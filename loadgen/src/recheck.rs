@@ -55,8 +55,10 @@ pub fn gate(path: &Path, options: &Options<'_>) -> Result<Recheck, Failure> {
         let verdict = compare(&result, baseline, options.tolerance, &mut text);
         suites.push(against(&result.scenario, verdict, &text[before..]));
         exit = match (exit, verdict) {
+            // The outcome of the run itself outweighs a regression.
             (Exit::GateFailed | Exit::Interrupted, _) => exit,
             (_, Exit::Regression) => Exit::Regression,
+            // A doubtful run proves nothing by matching its baseline.
             (Exit::Inconclusive, _) => Exit::Inconclusive,
             (_, other) => other,
         };
@@ -100,6 +102,7 @@ fn judge(result: &RunResult, exprs: &[String]) -> Result<Vec<GateResult>, Failur
     let plan = scenario.plan(result.seed)?;
     let groups: Vec<String> = plan.containers.iter().map(|c| c.group.clone()).collect();
     let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+    // Conditions of `--expr` apply in addition to those of the file.
     let mut own = plan.gates.clone();
     for text in exprs {
         let expr = Expr::parse(text, &groups)
@@ -139,9 +142,11 @@ fn compare(result: &RunResult, baseline: &Path, tolerance: u64, text: &mut Strin
         let _ = writeln!(text, "the baseline is of another kind: {why}");
         return Exit::NoBaseline;
     }
+    // Virtual runs have no noise.
     let tolerance = if result.target == "virtual" { 0 } else { tolerance };
     let mut regressed = false;
     for new in result.arms.iter().filter(|a| a.role == ArmRole::Subject) {
+        // An arm that the baseline lacks cannot be compared.
         let Some(old) = old.arms.iter().find(|a| a.name == new.name) else { continue };
         regressed |= compare_arm(new, old, tolerance, text);
     }
@@ -179,10 +184,12 @@ fn incomparable(new: &RunResult, old: &RunResult) -> Option<String> {
         .or_else(|| differ("target", &new.target, &old.target))
         .or_else(|| old.interrupted.then(|| "it was interrupted".to_owned()))
         .or_else(|| {
+            // In virtual time another seed is another run.
             let exact = new.target == "virtual" && new.seed != old.seed;
             exact.then(|| format!("seed {}, here {}", old.seed, new.seed))
         })
         .or_else(|| {
+            // Report the first line that differs; if none does, the lengths may.
             let lines = new.scenario_toml.lines().zip(old.scenario_toml.lines());
             let line = lines.clone().find(|(a, b)| a != b);
             line.map(|(a, b)| format!("its scenario has '{b}', here '{a}'")).or_else(|| {

@@ -85,6 +85,7 @@ pub fn repeated(
     target.check(plan)?;
     let mut runs = Vec::new();
     let mut cut_short = None;
+    // An interrupted run ends the series.
     while runs.len() < count && cut_short.is_none() {
         match once(plan, target, control) {
             Ok((run, true)) => runs.push(run),
@@ -128,6 +129,7 @@ fn once(plan: &Plan, target: &dyn Target, control: Control<'_>) -> Result<(Repea
     for arm in &mut arms {
         analyse::derive(arm, Frame { phases: &plan.phases });
     }
+    // Fewer arms than planned, or an arm that stopped early, make the run incomplete.
     let planned = target.arms(plan).len();
     let complete = arms.len() == planned && arms.iter().all(|a| a.ended_ns.is_none());
     // An incomplete run has no verdict.
@@ -203,6 +205,7 @@ fn outcomes(
         // On the wall clock, arms run one after another: in parallel they would compete for CPU and memory.
         let mut outcomes = Vec::new();
         for arm in &arms {
+            // After an error the run has no result: skip the remaining arms.
             let failed = outcomes.last().is_some_and(Result::is_err);
             if failed || control.stop.load(Ordering::Relaxed) {
                 break;
@@ -211,12 +214,14 @@ fn outcomes(
         }
         return outcomes;
     }
+    // Arms of the virtual target share no state: one thread each.
     thread::scope(|scope| {
         let runs: Vec<_> = arms
             .iter()
             .map(|arm| scope.spawn(move || target.run_arm(plan, arm, control)))
             .collect();
         runs.into_iter()
+            // A panic in an arm becomes an error of the run.
             .map(|r| r.join().unwrap_or_else(|_| Err(Failure::Io("an arm crashed".to_owned()))))
             .collect()
     })

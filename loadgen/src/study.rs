@@ -138,6 +138,7 @@ impl Study<'_> {
     /// The plan with the subject arms only: a search does not test whether a control starves.
     fn subject(&self, key: &str, value: &str) -> Result<Plan, Failure> {
         let mut plan = self.plan(&format!("{key}={value}"))?;
+        // Controls and baselines only cost time here.
         plan.arms.retain(|a| a.role == ArmRole::Subject);
         if !self.target.arms(&plan).iter().any(|a| a.role == ArmRole::Subject) {
             let (scenario, target) = (self.scenario, self.target.name());

@@ -245,6 +245,7 @@ fn work(orders: &Orders, shared: &Shared) -> Report {
         for load in &orders.loads {
             let (down, ledger) = (&down, &ledger);
             scope.spawn(move || {
+                // Stopped before the load started.
                 if !shared.clock.sleep_until(orders.from_ns, &shared.stop) {
                     return;
                 }
@@ -271,6 +272,7 @@ fn work(orders: &Orders, shared: &Shared) -> Report {
             let meters = [Arc::clone(&down)];
             keep_time(shared, &orders.phases, orders.grace_ns, &meters, ledger.as_ref());
         }
+        // Ends the load threads, which the scope then joins.
         shared.end();
     });
     let read = |c: &AtomicU64| c.load(Ordering::Relaxed);

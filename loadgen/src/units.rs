@@ -56,6 +56,7 @@ impl Unit {
         let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
         let number: u64 = number.parse().map_err(|_| format!("'{text}' is not a whole number"))?;
+        // `Mbit/s` and `Mbit` mean the same.
         let unit = unit.trim().trim_end_matches("/s");
         let scale = self.scales().iter().find(|(name, _)| *name == unit);
         let Some((_, scale)) = scale else {
@@ -75,6 +76,7 @@ impl Unit {
         if self == Self::Flag {
             return scales[usize::from(value != 0)].0.to_owned();
         }
+        // The largest unit that divides the value exactly.
         let best = scales
             .iter()
             .filter(|(_, s)| value != 0 && value.is_multiple_of(*s))
@@ -165,6 +167,7 @@ pub fn percent(ppm: u64) -> String {
 
 /// Three significant digits.
 fn three(n: f64) -> String {
+    // The limits allow for rounding: 99.96 becomes 100, not 100.0.
     if n >= 99.95 {
         format!("{n:.0}")
     } else if n >= 9.995 {
@@ -177,6 +180,7 @@ fn three(n: f64) -> String {
 /// The known word closest to the typed one, if any is close.
 pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let best = known.into_iter().map(|k| (distance(typed, k), k)).min()?;
+    // A word that differs in more than half of its letters is not similar.
     (best.0 <= typed.len().max(best.1.len()).div_ceil(2)).then_some(best.1)
 }
 

@@ -138,6 +138,7 @@ impl Compare {
                 let comparison = self.saved(a, b)?;
                 (comparison, self.out.as_deref().map(Folder::beside).transpose()?)
             }
+            // One positional argument without `--exec` or with it: a comparison needs both or none.
             (Some(_), None) => {
                 return Err(Failure::Usage("compare A with what? B is missing".to_owned()));
             }
@@ -203,12 +204,14 @@ impl Compare {
         let (Some((_, first)), Some((_, second))) = (of_a.first(), of_b.first()) else {
             return Err(Failure::NoBaseline("no results there".to_owned()));
         };
+        // Compare every run of both sides with one reference: within a side the runs must match too.
         for (_, other) in of_a.iter().chain(&of_b) {
             comparable(first, other, !self.any_params)?;
         }
         let (name_a, name_b) = (a.display().to_string(), b.display().to_string());
         let names = (name_a.as_str(), name_b.as_str());
         let question = self.question(first.target == VIRTUAL)?;
+        // Deterministic runs need no statistics.
         if first.target == VIRTUAL && of_a.len() == 1 && of_b.len() == 1 {
             return exact::compare(first, second, names, &question);
         }
@@ -221,6 +224,7 @@ impl Compare {
         let name_of = |all: &[(String, RunResult)]| -> Vec<String> {
             all.iter().map(|(name, _)| name.clone()).collect()
         };
+        // Pairs are formed by position, so the sorted names must be equal.
         if name_of(&of_a) != name_of(&of_b) {
             let why = "--paired: the folders do not hold runs of the same names".to_owned();
             return Err(Failure::NoBaseline(why));
@@ -232,6 +236,7 @@ impl Compare {
         let now = &self.now;
         let virtual_time = now.target() == VIRTUAL;
         let question = self.question(virtual_time)?;
+        // Every virtual run of a seed is the same: one pair suffices.
         let rounds = if virtual_time { 1 } else { now.rounds() };
         if !virtual_time && rounds < PAIRS_MIN {
             let why =
@@ -243,9 +248,11 @@ impl Compare {
             self.side("a", self.a.as_ref(), ("--set-a", &now.set_a))?,
             self.side("b", self.b.as_ref(), ("--set-b", &now.set_b))?,
         );
+        // Before the first run: an unusable folder must not waste the runs.
         let folder = Folder::take(self.out.as_deref().unwrap_or_else(|| Path::new("out/compare")))?;
         let plan = execute::Rounds { wanted: rounds, replace: !virtual_time, seed: now.seed() };
         let pairs = execute::pairs(&a, &b, plan, folder.dir(), interrupt::watch(), note)?;
+        // Parameters may differ on purpose (`--set-a`, `--set-b`): check scenario and target only.
         for (of_a, of_b) in &pairs {
             comparable(of_a, of_b, false)?;
         }
@@ -301,6 +308,7 @@ fn metric(key: &str) -> Result<&'static Metric, Failure> {
 
 /// Loads one result, or the results in the subfolders of a folder, sorted by name.
 fn load(path: &Path) -> Result<Vec<(String, RunResult)>, Failure> {
+    // A file, or a folder with a result.json: a single result.
     if path.exists() && !path.is_dir() || path.join("result.json").exists() {
         return Ok(vec![(path.display().to_string(), json::read(path)?)]);
     }

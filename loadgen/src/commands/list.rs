@@ -18,6 +18,7 @@ pub(crate) fn list() -> Result<String, Failure> {
     for name in scenario::names() {
         let scenario = Scenario::find(name, "virtual")?;
         s.push_str(&format!("{name}\n    {}\n", scenario.about()?));
+        // Only the parameters with another value than in the common base.
         let own = scenario.params()?.into_iter().filter(|p| !base.contains(p));
         let all: Vec<(String, toml::Value)> = own.chain(scenario.knobs()?).collect();
         settings(&mut s, &all);

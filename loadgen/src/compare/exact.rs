@@ -70,10 +70,12 @@ fn lines(run_a: &Run, run_b: &Run, question: &Question) -> Vec<Line> {
             let before = run_a.values[&key];
             let after = run_b.values.get(&key).copied();
             let (from, to) = (before.value, after.map_or(f64::MAX, |r| r.value));
+            // Only selected metrics decide; others are listed.
             let gated = question.metrics.iter().any(|q| q.key == m.key);
             if from == to || !gated && after.is_none() {
                 continue;
             }
+            // Beyond the margin in the worse direction; any improvement counts as better.
             let worse = match m.better {
                 Better::Smaller => to > from * (1.0 + question.margin),
                 Better::Bigger => to < from / (1.0 + question.margin) || after.is_none(),
@@ -114,6 +116,7 @@ fn places(a: &RunResult, b: &RunResult) -> Result<Vec<String>, Failure> {
     let value = |r: &RunResult| -> Result<Value, Failure> {
         let mut v = serde_json::to_value(r).map_err(|e| Failure::io("result", e))?;
         if let Some(object) = v.as_object_mut() {
+            // Time, machine and command differ between any two runs.
             object.remove("meta");
         }
         Ok(v)
@@ -140,6 +143,7 @@ fn walk(a: &Value, b: &Value, at: &str, found: &mut Vec<String>) {
             let new = y.iter().filter(|(k, _)| !x.contains_key(*k));
             found.extend(new.map(|(k, v)| format!("{at}/{k}: absent, then {}", brief(v))));
         }
+        // Arrays of different length count as one difference.
         (Value::Array(x), Value::Array(y)) if x.len() == y.len() => {
             for (i, (x, y)) in x.iter().zip(y).enumerate() {
                 // An element with a name (arm, container, gate) appears by it in the path, others by their index.

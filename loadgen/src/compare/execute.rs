@@ -54,6 +54,7 @@ pub fn pairs(
         }
     };
     let doubtful = |(a, b): &(RunResult, RunResult)| {
+        // `Run::of` finds failed sanity gates; the label is not used here.
         [a, b].into_iter().any(|r| Run::of("", r).doubt.is_some())
     };
     rounds.make(pair, doubtful)
@@ -147,6 +148,7 @@ fn one(side: &Side, seed: u64, dir: &Path, stop: &AtomicBool) -> Result<RunResul
         .map_err(failed)?;
     let status = wait(&mut child, stop).map_err(failed)?;
     let code = status.code().unwrap_or(1);
+    // A run with one of these codes wrote a complete result.
     let measured =
         [Exit::Passed, Exit::GateFailed, Exit::Inconclusive].map(|e| i32::from(e.code()));
     if stop.load(Ordering::Relaxed) || code == i32::from(Exit::Interrupted.code()) {
@@ -163,6 +165,7 @@ fn no_result(binary: &Path, status: ExitStatus, said: &str) -> Failure {
     /// Exit code of a Rust program that panics.
     const CRASHED: i32 = 101;
     let binary = binary.display();
+    // A process that a signal ended has no code.
     match status.code() {
         None | Some(CRASHED) => Failure::Io(format!("{binary} run crashed ({status}): {said}")),
         Some(2) if !said.is_empty() => Failure::Usage(format!("{binary} run ended with 2: {said}")),
@@ -200,6 +203,7 @@ fn wait(child: &mut Child, stop: &AtomicBool) -> std::io::Result<ExitStatus> {
             // The child may have exited just now: ignore the error.
             let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT);
         }
+        // A blocking wait would not notice `stop`.
         thread::sleep(EVERY);
     }
 }

@@ -75,6 +75,7 @@ struct Measure {
 pub fn bencher(result: &RunResult) -> Result<String, Failure> {
     let mut out: BTreeMap<String, BTreeMap<&'static str, Measure>> = BTreeMap::new();
     for (arm, m, r) in readings(result) {
+        // Only percentiles have histograms per second to resample.
         let bounds = match m.key {
             "p50-contended" => blocks::worst_victim(arm, 0.5)?,
             "p99-contended" => blocks::worst_victim(arm, 0.99)?,

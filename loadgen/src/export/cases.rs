@@ -93,6 +93,7 @@ pub fn of_run(result: &RunResult) -> Vec<Suite> {
 /// build must not appear green.
 fn unjudged(result: &RunResult) -> Vec<Suite> {
     let said = table::interruption(result).unwrap_or_default();
+    // A result whose target or scenario is unknown has no gates to list.
     let gates = planned(result).unwrap_or_default();
     let mut suites = of_gates(&result.scenario, &gates);
     for case in suites.iter_mut().flat_map(|s| &mut s.cases) {
@@ -114,6 +115,7 @@ fn planned(result: &RunResult) -> Option<Vec<GateResult>> {
 
 /// One case: its text is the line before the verdict line.
 pub fn of_search(scenario: &str, key: &str, text: &str, exit: u8) -> Suite {
+    // 3: the first value fails already. Others are inconclusive.
     let outcome = match exit {
         0 => Outcome::Passed,
         3 => Outcome::Failed,
@@ -150,6 +152,7 @@ pub fn of_comparison(c: &Comparison, both: bool) -> Vec<Suite> {
             None => suites.push(Suite::new("compare", &l.arm, vec![case])),
         }
     }
+    // Without lines, identical runs pass; discarded runs are in doubt.
     if suites.is_empty() {
         let outcome = if c.exit == 0 { Outcome::Passed } else { Outcome::Doubt };
         let said = c

@@ -25,6 +25,7 @@ pub fn speak(suites: &[Suite], summary: &str, json: bool) -> Result<(), Failure>
     } else {
         print(&text)?;
     }
+    // Outside a job there is no summary page.
     let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY") else { return Ok(()) };
     let file = OpenOptions::new().append(true).create(true).open(&path);
     let written = file.and_then(|mut f| f.write_all(summary.as_bytes()));

@@ -68,11 +68,13 @@ pub fn render(probe: &ProbePhase) -> String {
     for (i, row) in probe.spectrum.iter().enumerate() {
         let p = row.quantile_ppb as f64 / 1e9;
         let _ = write!(s, "{:12.3} {p:14.12} {:10}", ms(row.ns), row.count);
+        // The last row has no fourth column: 1/(1-p) is infinite at 100 %.
         if i + 1 < probe.spectrum.len() && row.quantile_ppb < 1_000_000_000 {
             let _ = write!(s, " {:14.2}", 1.0 / (1.0 - p));
         }
         let _ = writeln!(s);
     }
+    // Both footers are required, even for an empty histogram.
     let (mean, dev) = (ms(probe.mean_ns), ms(probe.stddev_ns));
     let max = ms(probe.max.map_or(0, |q| q.ns));
     let count = probe.completed + missing;

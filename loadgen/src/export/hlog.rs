@@ -30,6 +30,7 @@ pub fn render(result: &RunResult) -> Result<String, Failure> {
     let mut lines: BTreeMap<Line, Counts> = BTreeMap::new();
     for arm in &result.arms {
         for c in &arm.containers {
+            // `plain` replaces commas and spaces, which would end the tag.
             let tag = format!("{}.{}", plain(&arm.name), plain(&c.name));
             add(&mut lines, c, Some(&tag))?;
         }
@@ -44,6 +45,7 @@ pub fn render(result: &RunResult) -> Result<String, Failure> {
 }
 
 fn aggregate(result: &RunResult) -> Option<&ArmResult> {
+    // On the kernel target no arm is a subject: use the last one.
     let subject = result.arms.iter().rev().find(|a| a.role == ArmRole::Subject);
     subject.or_else(|| result.arms.last())
 }
@@ -79,6 +81,7 @@ fn fill_gaps(lines: &mut BTreeMap<Line, Counts>) {
         let mut at = seen.map_or(*start, |(s, l)| s + l);
         while at + length <= *start && *length > 0 {
             let mut none = samples.clone();
+            // Keep the bounds of the histogram and drop its counts.
             none.reset();
             silent.push(((at, *length, tag.clone()), none));
             at += length;
@@ -90,6 +93,7 @@ fn fill_gaps(lines: &mut BTreeMap<Line, Counts>) {
 fn write(result: &RunResult, lines: &BTreeMap<Line, Counts>) -> Result<String, String> {
     let mut out = String::new();
     let _ = writeln!(out, "#[Logged with loadgen {}]", result.meta.loadgen_version);
+    // Readers check the version; the library does not write it.
     let _ = writeln!(out, "#[Histogram log format version 1.3]");
     let started = UNIX_EPOCH + Duration::from_millis(result.meta.started_unix_ms);
     let (mut bytes, mut serializer) = (Vec::new(), V2DeflateSerializer::new());

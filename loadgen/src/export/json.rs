@@ -75,6 +75,7 @@ pub fn read(path: &Path) -> Result<RunResult, Failure> {
         ErrorKind::InvalidInput => Failure::Usage(format!("{shown}: {e}")),
         _ => Failure::io(shown.to_string(), e),
     })?;
+    // First as a generic value, so that another schema gets its own error.
     let value: serde_json::Value = serde_json::from_str(&text)
         .map_err(|e| Failure::NoBaseline(format!("{shown} is not JSON: {e}")))?;
     let schema = value.get("schema").and_then(|s| s.as_str()).unwrap_or("none");

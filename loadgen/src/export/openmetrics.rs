@@ -50,6 +50,7 @@ pub fn render(result: &RunResult) -> Result<String, Failure> {
     }
     family(&mut s, "loadgen_exit_code", "gauge", "", "the exit code of the run");
     let _ = writeln!(s, "loadgen_exit_code{{{run}}} {}", result.verdict.exit);
+    // OpenMetrics requires this last line; the older format reads it as a comment.
     s.push_str("# EOF\n");
     Ok(s)
 }
@@ -103,6 +104,7 @@ fn buckets(arm: &ArmResult, phase: usize) -> Result<(Vec<u64>, u64, f64), Failur
     let (mut counts, mut total, mut sum) = (vec![0; BOUNDS.len()], 0, 0.0);
     let limits: Vec<f64> = BOUNDS.iter().map(|b| b.parse().unwrap_or(f64::MAX) * 1e9).collect();
     for p in victims(arm).filter_map(|c| c.phases.get(phase)?.probe.as_ref()) {
+        // Both histograms: without the missing requests, a starved victim would look fast.
         for text in [&p.hdr, &p.hdr_missing] {
             let decoded =
                 hdr::decode(text).map_err(|e| Failure::Io(format!("{}: {e}", arm.name)))?;

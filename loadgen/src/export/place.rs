@@ -58,6 +58,7 @@ pub fn make(dir: &Path) -> Result<(), Failure> {
 /// run of minutes must not fail at its end on a read-only disk, and a killed run must not leave the verdict of another.
 pub fn prepare(dir: &Path) -> Result<(), Failure> {
     make(dir)?;
+    // Write a file: permissions alone do not show a read-only or full disk.
     let probe = dir.join(temporary("probe"));
     fs::write(&probe, b"").map_err(|e| Failure::io(dir.display(), e))?;
     fs::remove_file(&probe).map_err(|e| Failure::io(probe.display(), e))?;
@@ -67,6 +68,7 @@ pub fn prepare(dir: &Path) -> Result<(), Failure> {
 /// As [`prepare`], for a run, which always writes a result and a verdict: removes any files with these names.
 pub fn prepare_run(dir: &Path) -> Result<(), Failure> {
     make(dir)?;
+    // Unconditionally: the run writes its own files with these names.
     remove(&dir.join(VERDICT))?;
     remove(&dir.join(RESULT))?;
     prepare(dir)
@@ -74,6 +76,7 @@ pub fn prepare_run(dir: &Path) -> Result<(), Failure> {
 
 /// Removes the files that loadgen wrote, the verdict first, and keeps everything else in the folder.
 pub fn clear(dir: &Path) -> Result<(), Failure> {
+    // The verdict is the first entry: if a later removal fails, no old verdict remains.
     for (name, _) in OWN {
         remove_own(&dir.join(name), name)?;
     }

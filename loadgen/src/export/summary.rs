@@ -138,9 +138,11 @@ fn victims(s: &mut String, result: &RunResult, arm: &ArmResult) {
     let ns = |i: usize| result.phases.get(i).map_or(1, Phase::nanos);
     let slow = |c: &ContainerResult| slowdown_milli(c, ns(SOLO), ns(CONTENDED));
     let mut all = worst_first(arm);
+    // No victims: leave out the table.
     if all.is_empty() {
         return;
     }
+    // The largest slowdown first.
     all.sort_by_key(|c| std::cmp::Reverse(slow(c)));
     let shown = all.len().min(WORST);
     let of = if shown < all.len() {
@@ -203,6 +205,7 @@ fn cell(text: &str) -> String {
             '<' => s.push_str("&lt;"),
             '>' => s.push_str("&gt;"),
             '&' => s.push_str("&amp;"),
+            // Characters of Markdown syntax.
             '`' | '*' | '_' | '[' | ']' | '\\' => s.extend(['\\', c]),
             c if c.is_control() => s.push(' '),
             c => s.push(c),

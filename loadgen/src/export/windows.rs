@@ -62,6 +62,7 @@ fn step(result: &RunResult) -> usize {
         let usage = a.budgets.iter().map(|b| b.usage_bytes.len());
         a.containers.iter().map(bytes).chain(usage).sum()
     };
+    // Rounded up, so that all rows fit.
     result.arms.iter().map(of).sum::<usize>().div_ceil(ROWS_MAX).max(1)
 }
 

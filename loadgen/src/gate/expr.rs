@@ -245,6 +245,7 @@ impl Term {
             Self::Overshoot | Self::Leaked => Show::Bytes,
             Self::Over(Fun::Mmr, ..) => Show::Part,
             Self::Over(_, _, metric) => metric.show(),
+            // A value over a plain number keeps its unit.
             Self::Ratio(a, b) if matches!(**b, Self::Number(..)) => a.show(),
             Self::Ratio(..) => Show::Times,
         }

@@ -26,6 +26,7 @@ impl Blocks {
     /// Records a sample. Time does not run backwards, but a request that failed or was shed is recorded at the end of
     /// its phase; a sample with an earlier time goes into the open block.
     pub(super) fn record(&mut self, ns: u64, now_ns: u64) {
+        // Blocks start at whole seconds of the run, so that those of several containers can be added.
         let start = now_ns - now_ns % BLOCK_NS;
         if self.now.as_ref().is_some_and(|(at, _)| *at < start) {
             self.end();

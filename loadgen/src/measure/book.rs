@@ -135,6 +135,7 @@ impl Book {
     }
 
     fn complete(&mut self, ns: u64, deadline_ns: u64, now_ns: u64) {
+        // The histogram clamps values above its range; count them.
         self.saturated += u64::from(ns > HIGHEST_NS);
         self.completed.record(ns);
         self.blocks.record(ns, now_ns);
@@ -176,6 +177,7 @@ impl Book {
         let at = |counts: &Counts, of: u64| {
             counts.value_at_quantile((rank as f64 - 0.5) / of as f64).min(self.max_ns())
         };
+        // Lower bound: missing requests count with their waiting time.
         let ns = at(all, total);
         // Upper bound: if every missing request took forever, the rank falls among the completed ones.
         let at_most_ns =
@@ -192,6 +194,7 @@ impl Book {
         let total = all.len();
         let row = |q: f64| {
             let Quantile { ns, at_least, .. } = self.read(all, q);
+            // Cumulative, as the percentile file requires it.
             let count = all.count_between(0, ns);
             SpectrumRow { quantile_ppb: (q * 1e9).round() as u64, ns, count, at_least }
         };
@@ -200,12 +203,14 @@ impl Book {
         let levels = all.iter_quantiles(5).map(|v| v.quantile_iterated_to());
         let mut rows: Vec<SpectrumRow> = levels.chain(named).map(row).collect();
         rows.sort_by_key(|r| r.quantile_ppb);
+        // A named percentile may coincide with a step of the iteration.
         rows.dedup_by_key(|r| r.quantile_ppb);
         rows
     }
 
     pub fn summary(&self) -> ProbePhase {
         let all = self.all();
+        // One missing request suffices to make the maximum a lower bound.
         let max =
             Quantile { ns: self.max_ns(), at_least: self.missing.len() > 0, at_most_ns: None };
         let at = |q| all.as_ref().map(|a| self.read(a, q));
@@ -298,6 +303,7 @@ impl ProbeLog {
 
     pub fn intend(&mut self, id: u64, at_ns: u64) {
         let phase = self.phases.iter().position(|p| at_ns >= p.start_ns && at_ns < p.end_ns);
+        // Requests between the phases belong to none and are not counted.
         let Some(phase) = phase.filter(|p| !self.books[*p].closed) else { return };
         self.books[phase].intended += 1;
         self.open.insert(id, Request { intended_ns: at_ns, phase, sent_ns: None });
@@ -340,6 +346,7 @@ impl ProbeLog {
     /// now.
     pub fn close(&mut self, phase: usize, now_ns: u64) {
         self.books[phase].closed = true;
+        // Collected first, because the loop removes from the map.
         let late: Vec<u64> =
             self.open.iter().filter(|(_, r)| r.phase == phase).map(|(id, _)| *id).collect();
         for id in late {
@@ -348,6 +355,7 @@ impl ProbeLog {
                 self.books[phase].miss(now_ns.saturating_sub(r.intended_ns), now_ns);
             }
         }
+        // The phase has no more samples: encode the open block to free its histogram.
         self.books[phase].blocks.end();
     }
 

@@ -78,6 +78,7 @@ pub fn goodput(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
             // Leave out the last window: it also contains all later bytes and would appear as a spike.
             let whole = windows.split_last().map_or(&[][..], |(_, rest)| rest);
             if windows.iter().any(|b| *b > 0) {
+                // A window is drawn at its end.
                 let at = |(i, b): (usize, &u32)| {
                     (seconds((i as u64 + 1) * result.window_ns), f64::from(*b) * per_second)
                 };
@@ -90,12 +91,14 @@ pub fn goodput(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
             }
         }
     };
+    // With one or two victims the median adds nothing.
     if order.len() > 2 {
         add(order[order.len() / 2], " faint", "median victim");
     }
     if let Some(c) = order.first() {
         add(c, "", "worst victim");
     }
+    // The worst victim is drawn last, on top, but is the first in the legend.
     let keys = series.iter().rev().map(|s| (s.class.clone(), s.name.clone())).collect();
     // One scale for all arms; otherwise the starved arm appears as busy as the other.
     let every = result.arms.iter().flat_map(worst_first);
@@ -134,6 +137,7 @@ pub fn usage(result: &RunResult, arm: &ArmResult, budget: usize) -> Chart {
         let y = limit? as f64;
         Some(Mark { name: format!("{name} {}", bytes(limit?)), class: name, y })
     });
+    // 5 % above peak and limit, so that neither is on the edge.
     let top = b.max_usage_bytes.max(b.hard_bytes.unwrap_or(0)) as f64 * 1.05;
     let (end, y_ticks, unit) = axis(top, SIZES);
     let (x, x_ticks) = time_axis(result);
@@ -225,6 +229,7 @@ fn gate_limit(result: &RunResult) -> Option<f64> {
         .iter()
         .find(|g| g.kind == crate::result::GateKind::Subject && about(&g.name))?;
     let number = |c: char| c.is_ascii_digit() || c == '.';
+    // The limit is a text such as `<= 1.05x`.
     let from = gate.limit.find(|c: char| c.is_ascii_digit())?;
     let text: String = gate.limit[from..].chars().take_while(|c| number(*c)).collect();
     text.parse().ok()

@@ -15,6 +15,7 @@ const ARMS_MAX: usize = 6;
 
 pub fn render(result: &RunResult) -> Result<String, Failure> {
     let mut env = Environment::new();
+    // Names come from the user's files.
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::Html);
     env.add_template("report", TEMPLATE).map_err(|e| Failure::io("report.html", e))?;
     let template = env.get_template("report").map_err(|e| Failure::io("report.html", e))?;

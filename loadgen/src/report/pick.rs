@@ -35,6 +35,7 @@ pub fn slowdown_milli(c: &ContainerResult, solo_ns: u64, contended_ns: u64) -> u
             u128::from(contended) * u128::from(solo_ns),
         );
         match (solo, contended) {
+            // Nothing in the solo phase: no reference, so no slowdown.
             (0, _) => 1000,
             (_, 0) => u64::MAX,
             (s, c) => (s * 1000 / c).min(u128::from(u64::MAX)) as u64,

@@ -87,6 +87,7 @@ impl Chart {
     fn py(&self, y: f64) -> f64 {
         let f = |v: f64| match self.y_scale {
             Scale::Linear => v,
+            // Zero has no logarithm.
             Scale::Log10 => v.max(1e-12).log10(),
         };
         let (low, high) = (f(self.y.0), f(self.y.1));
@@ -132,6 +133,7 @@ impl Chart {
             let _ = write!(s, "<path class=\"grid\" d=\"M{x0} {at:.1}H{x1}\"/>",);
             text(s, "", (x0 - 7.0, at + 4.5), "end", name);
         }
+        // Right end of the previous label.
         let mut free = f64::MIN;
         for (x, name) in &self.x_ticks {
             let at = self.px(*x);
@@ -160,6 +162,7 @@ impl Chart {
     /// Draws names above their lines, or lower if the name above leaves no room.
     fn marks(&self, s: &mut String) {
         let mut marks: Vec<&Mark> = self.marks.iter().collect();
+        // From top to bottom: a name can only be moved downwards.
         marks.sort_by(|a, b| b.y.total_cmp(&a.y));
         let mut free = TOP + LINE - 6.0;
         for m in marks {
@@ -210,6 +213,7 @@ fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     if points.len() <= POINTS_MAX {
         return points.to_vec();
     }
+    // Each bucket yields two points.
     let bucket = points.len().div_ceil(POINTS_MAX / 2);
     points
         .chunks(bucket)
@@ -217,6 +221,7 @@ fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
             let low = c.iter().min_by(|a, b| a.1.total_cmp(&b.1)).copied();
             let high = c.iter().max_by(|a, b| a.1.total_cmp(&b.1)).copied();
             let mut both: Vec<_> = low.into_iter().chain(high).collect();
+            // Minimum and maximum in the order in which they occurred.
             both.sort_by(|a, b| a.0.total_cmp(&b.0));
             both
         })

@@ -46,6 +46,7 @@ pub fn render(result: &RunResult) -> String {
     };
     line(&mut s, "", "", 0);
     line(&mut s, "", "", 1);
+    // A row name that repeats is printed once.
     let mut before = "";
     for (i, row) in rows.iter().enumerate() {
         let shown = if row.name == before { "" } else { &row.name };
@@ -88,6 +89,7 @@ pub(crate) fn interruption(result: &RunResult) -> Option<String> {
     let Some(last) = result.arms.last() else {
         return Some("Interrupted before anything was measured.".to_owned());
     };
+    // An arm without an end time is complete; the stop came between two arms.
     let at = last
         .ended_ns
         .map_or_else(|| "after its end".to_owned(), |ns| format!("{} into it", time(ns)));

@@ -68,6 +68,7 @@ impl Builder<'_> {
         }
         // Hogs first: a container keeps its number when victims are added.
         for role in [Role::Hog, Role::Victim] {
+            // Counted over all groups of the role.
             let mut nth = 0;
             for (i, group) in f.group.iter().enumerate().filter(|(_, g)| g.role == role) {
                 self.check_group(i, group)?;
@@ -139,6 +140,7 @@ impl Builder<'_> {
         let window = run.window.0;
         let align = |ns: u64| ns.div_ceil(window) * window;
         let solo = align(run.warmup.0);
+        // The grace time separates the phases. Aligned, so that no window spans two phases.
         let contended = align(solo + run.solo.0 + run.grace.0);
         let recovery = align(contended + run.contended.0);
         let end = align(recovery + run.recovery.0);
@@ -211,6 +213,7 @@ impl Builder<'_> {
         if self.file.group.iter().filter(|o| o.name == g.name).count() > 1 {
             return wrong(&["group", &at], "two groups with this name");
         }
+        // A group of hogs may be empty: the same scenario without its hog.
         let least = u64::from(g.role == Role::Victim);
         range(&["group", &at, "count"], Unit::Count, g.count.0, least, CONTAINERS_MAX)?;
         let rate = &["group", &at, "rate"];
@@ -247,6 +250,7 @@ impl Builder<'_> {
     ) -> Result<(), Wrong> {
         let presence = schedule::presence(g, times)?;
         for i in 0..g.count.0 {
+            // A single hog has the name of its group.
             let name = if g.count.0 == 1 && g.role == Role::Hog {
                 g.name.clone()
             } else {
@@ -332,6 +336,7 @@ fn check_loads(at: &str, g: &Group) -> Result<(), Wrong> {
     if let Some(f) = &g.flood {
         conns("flood", f.conns.0)?;
         range(&["group", at, "flood", "rate"], Unit::Count, f.rate.0, 1, 1_000_000)?;
+        // The guest of a flood has no TCP, so it can carry no other load.
         let streams = g.up.is_some() || g.down.is_some() || g.probe.is_some();
         let fills = g.stuff.is_some() || g.hoard.is_some() || g.orphans.is_some();
         if streams || fills || g.accept.is_some() || g.incast.is_some() {
@@ -349,6 +354,7 @@ fn loads(g: &Group, nth: u64, victims: u64) -> Vec<Load> {
     let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     let mut loads = Vec::new();
     if let Some(up) = &g.up {
+        // The share is relative to the link and divided between the connections.
         let reads = g.rate.0 * up.share.0 / 100 / up.conns.0.max(1);
         loads.push(Load::Up { connections: count(up.conns.0), reads_bits_per_second: reads });
     }
@@ -359,6 +365,7 @@ fn loads(g: &Group, nth: u64, victims: u64) -> Vec<Load> {
         let every_ns = SECOND / p.rate.0.max(1);
         loads.push(Load::Probe(ProbeSpec {
             every_ns,
+            // Staggered over one interval, so that the victims do not send in step.
             offset_ns: 10 * MS + every_ns * nth / victims,
             request_bytes: count(p.request.0),
             response_bytes: count(p.response.0),

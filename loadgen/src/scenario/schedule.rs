@@ -50,6 +50,7 @@ pub(super) fn presence(g: &Group, times: &Times) -> Result<Vec<Presence>, Wrong>
             return wrong("churn", what.to_owned());
         }
         let lives = (0..).map(|i| phase.start_ns + i * every);
+        // Only lives that end within the phase: none may run into the recovery.
         let lives = lives.take_while(|at| at + life <= phase.end_ns);
         let one = |from_ns| Presence {
             joins_ns: from_ns,
@@ -75,6 +76,7 @@ fn steps(schedule: &[Step], times: &Times) -> Result<Presence, String> {
     let mut all: Vec<(u64, Action)> = Vec::new();
     for step in schedule {
         let (first, end) = moment(&step.at, times)?;
+        // A single step.
         let Some(every) = step.every else {
             all.push((first, step.action));
             continue;
@@ -114,6 +116,7 @@ fn steps(schedule: &[Step], times: &Times) -> Result<Presence, String> {
             (Action::Stop, _) => {
                 return Err(format!("a stop at {}, but nothing has started before", show(at)));
             }
+            // Leaving also ends an active load.
             (Action::Leave, started) => {
                 active.extend(started.map(|from_ns| Span { from_ns, to_ns: at }));
                 since = None;

@@ -33,6 +33,7 @@ impl Source {
         if let Some(text) = catalogue::text(name) {
             return Self::parse(name, text);
         }
+        // A path gets the error of the file system, a name the list of scenarios.
         let is_path = name.contains('/') || name.contains(".toml");
         if !is_path && !fs::exists(name).unwrap_or(false) {
             let hint = nearest(name, catalogue::names());
@@ -66,6 +67,7 @@ impl Source {
                 })?;
             }
         }
+        // The target's values may have made the file invalid.
         self.file().map(|_| ())
     }
 
@@ -134,6 +136,7 @@ impl Source {
     /// The complete scenario as TOML.
     pub fn render(&self) -> String {
         let mut table = self.table.clone();
+        // The values of the base are already merged.
         table.remove("extends");
         // The values of the target are already merged.
         table.remove("on");
@@ -180,8 +183,10 @@ fn table(origin: &str, text: &str, depth: usize) -> Result<Table, Failure> {
         let what = format!("{origin}: schema '{}': this is {}", file.schema, super::file::SCHEMA);
         return Err(Failure::Usage(what));
     }
+    // As a table too: the typed file does not distinguish a default from a value that is given.
     let own: Table = toml::from_str(text).map_err(|e| wrong(&e))?;
     let Some(base) = file.extends else { return Ok(own) };
+    // A file may extend itself, directly or by way of others.
     if depth == 0 {
         return Err(Failure::Usage(format!("{origin}: extends: the chain has no end")));
     }
@@ -217,6 +222,7 @@ fn merge(base: &mut Table, own: Table) {
                                 merge(old, new);
                             }
                         }
+                        // The base has no element of that name.
                         _ => b.push(item),
                     }
                 }
@@ -237,6 +243,7 @@ fn value_of(text: &str) -> Value {
     match text {
         "true" => Value::Boolean(true),
         "false" => Value::Boolean(false),
+        // Texts with a unit stay texts; the file's types parse them.
         _ => text.parse().map_or_else(|_| Value::String(text.to_owned()), Value::Integer),
     }
 }
@@ -287,6 +294,7 @@ fn explain(message: &str) -> String {
     let Some(typed) = typed.next().filter(|_| what.starts_with("unknown ")) else {
         return message.to_owned();
     };
+    // serde quotes names in backticks, so every second piece is a name.
     let known: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
     match nearest(typed, known.iter().copied()) {
         Some(hint) => format!("{what}; did you mean `{hint}`?"),
@@ -306,6 +314,7 @@ fn line_of(text: &str, path: &[&str]) -> Option<usize> {
     let mut path = path;
     while let Some((key, rest)) = path.split_first() {
         let (k, value) = table.iter().find(|(k, _)| k.get_ref().as_ref() == *key)?;
+        // The deepest key that exists so far.
         at = Some(k.span().start);
         path = rest;
         match value.get_ref() {

@@ -25,6 +25,7 @@ impl Visitor<'_> for Value {
         self.0.parse(text).map_err(E::custom)
     }
     fn visit_i64<E: Error>(self, n: i64) -> Result<u64, E> {
+        // As text, so that a negative number gets the same error as in a string.
         self.visit_str(&n.to_string())
     }
     fn visit_u64<E: Error>(self, n: u64) -> Result<u64, E> {

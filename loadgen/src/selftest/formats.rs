@@ -85,6 +85,7 @@ pub(super) fn all() -> Result<String, String> {
                 Format::Junit => {
                     wanted(text.contains("&lt; b") && text.contains("<failure"), "not escaped")
                 }
+                // No markup from names, and no address that a browser would request.
                 Format::Html => {
                     wanted(!text.contains("<c>") && !text.contains("http"), "not escaped")
                 }

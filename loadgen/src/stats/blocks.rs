@@ -25,6 +25,7 @@ pub fn bounds(intervals: &[IntervalHdr], q: f64, seed: u64) -> Result<Option<(f6
     let mut totals = Vec::new();
     for (i, interval) in intervals.iter().enumerate() {
         let Some(counts) = hdr::decode(&interval.hdr)? else { continue };
+        // Skipped empty blocks count with 0 samples.
         totals.resize(i + 1, 0);
         totals[i] = counts.len();
         for v in counts.iter_recorded() {
@@ -42,6 +43,7 @@ pub fn bounds(intervals: &[IntervalHdr], q: f64, seed: u64) -> Result<Option<(f6
         (0..totals.len()).for_each(|_| drawn[rng.below(totals.len() as u64) as usize] += 1);
         let total: u64 = drawn.iter().zip(&totals).map(|(d, t)| d * t).sum();
         let rank = ((q * total as f64).ceil() as u64).max(1);
+        // Cumulative count over ascending values, until the rank is reached.
         let mut seen = 0;
         let reached = values.iter().find(|(_, at)| {
             seen += at.iter().map(|(i, n)| drawn[*i] * n).sum::<u64>();

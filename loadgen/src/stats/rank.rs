@@ -69,6 +69,7 @@ pub fn rank_sum(a: &[f64], b: &[f64]) -> f64 {
 fn two_sided(chance: &[f64], seen: usize) -> f64 {
     let below: f64 = chance[..=seen].iter().sum();
     let above: f64 = chance[seen..].iter().sum();
+    // Twice the smaller tail. Both tails include the observed sum, so the result may exceed 1.
     (2.0 * below.min(above)).min(1.0)
 }
 

@@ -37,6 +37,7 @@ pub fn search(
 ) -> Result<(String, u8), Failure> {
     let bounds = bounds(range)?;
     let plan = study.subject(range.key, range.from)?;
+    // The far end must make a plan too, before the first run.
     study.subject(range.key, range.to)?;
     let folder = study.place("search", &plan)?;
     let out = folder.dir();
@@ -45,6 +46,7 @@ pub fn search(
         let value = bounds.unit.show(n);
         let plan = study.subject(range.key, &value)?;
         let result = run::repeated(&plan, study.target, control, study.repeats)?;
+        // A partial search has no answer.
         if result.interrupted {
             return Err(Failure::Interrupted);
         }
@@ -128,6 +130,7 @@ fn bisect(
     if first != Outcome::Passes {
         return Ok(Found { best: None, beyond: Some((bounds.from, first)) });
     }
+    // If the far end passes, no search is needed.
     let last = try_at(bounds.to)?;
     if last == Outcome::Passes {
         return Ok(Found { best: Some(bounds.to), beyond: None });
@@ -157,6 +160,7 @@ fn middle(a: u64, b: u64, grain: u64) -> Option<u64> {
 
 /// The largest round step that is not coarser than the final interval: `1398 KiB` instead of 1431655 bytes.
 fn grain(bounds: &Bounds, steps: u32) -> u64 {
+    // Sizes are round in powers of two, other units in powers of ten.
     let base = if bounds.unit == Unit::Bytes { 2 } else { 10 };
     let finest = bounds.from.abs_diff(bounds.to) >> steps.min(63);
     let grains = std::iter::successors(Some(1u64), |g| g.checked_mul(base));

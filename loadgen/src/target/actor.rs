@@ -30,6 +30,7 @@ const ANSWER_IN: Duration = Duration::from_secs(5);
 /// Refuses loads that only the virtual target has, before anything is set up.
 pub(super) fn carries(plan: &Plan) -> Result<(), Failure> {
     for c in &plan.containers {
+        // An agent runs its loads in a single span.
         let one_life = c.joins_ns == 0 && c.active.len() == 1;
         let odd = c.loads.iter().find(|l| match l {
             Load::Up { connections, .. } | Load::Down { connections } => *connections > 1,
@@ -137,6 +138,7 @@ impl Actor {
         loads: Vec<Assigned>,
         up: Arc<Mutex<Meter>>,
     ) -> Result<Self, Failure> {
+        // A hog has a span and leaves at its end; a victim stays for the whole run.
         let (from_ns, until_ns) = match (c.active.first(), c.leaves_ns) {
             (Some(span), Some(leaves)) => (span.from_ns, leaves),
             (_, _) => (0, u64::MAX),
@@ -232,6 +234,7 @@ pub(super) fn play(
     look: impl FnMut(u64) -> Result<(), Failure>,
 ) -> Result<Option<u64>, Failure> {
     thread::scope(|scope| {
+        // In its own thread: a slow `look` must not shift the phases.
         scope.spawn(|| keep_time(shared, &plan.phases, plan.grace_ns, meters, None));
         let outcome = windows(plan, shared, control, look);
         // Stopped or failed: without this, the timekeeper would wait for the planned end.
@@ -257,6 +260,7 @@ fn windows(
         }
         if control.stop.load(Ordering::Relaxed) {
             let now = shared.clock.now();
+            // Before the solo phase nothing is measured, and there is nothing to report.
             let measured = now > plan.phases[SOLO].start_ns;
             return if measured { Ok(Some(now)) } else { Err(Failure::Interrupted) };
         }

@@ -26,6 +26,7 @@ pub(super) struct Agent {
 impl Agent {
     /// Starts the agent in a namespace that this process holds open.
     pub(super) fn start(netns: BorrowedFd<'_>, orders: Orders) -> io::Result<Self> {
+        // The child opens the descriptor of this process, which stays open while the caller holds the namespace.
         let path = format!("/proc/{}/fd/{}", std::process::id(), netns.as_raw_fd());
         let orders = Orders { netns: Some(PathBuf::from(path)), ..orders };
         let mut child = Command::new("/proc/self/exe")
@@ -38,12 +39,14 @@ impl Agent {
             .spawn()?;
         let mut stdin = child.stdin.take();
         if let Some(pipe) = &mut stdin {
+            // The orders are one line. The pipe stays open: its end tells the agent to exit.
             let mut line = serde_json::to_string(&orders)?;
             line.push('\n');
             pipe.write_all(line.as_bytes())?;
         }
         let (said, answer) = mpsc::channel();
         if let Some(mut stdout) = child.stdout.take() {
+            // A thread reads the report, so that `answer` can time out.
             thread::spawn(move || {
                 let mut text = String::new();
                 let read = stdout.read_to_string(&mut text).map(|_| text);
@@ -71,6 +74,7 @@ impl Agent {
             Ok(text) => text.map_err(|e| e.to_string())?,
             Err(_) => return Err("the agent did not answer".to_owned()),
         };
+        // The report is the last line; anything before it is ignored.
         let line = text.lines().last().unwrap_or_default();
         serde_json::from_str(line).map_err(|e| format!("the agent's answer: {e}"))
     }
@@ -78,6 +82,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
+        // The closed pipe asks the agent to exit; the kill ends one that hangs.
         drop(self.stdin.take());
         let _ = self.child.kill();
         let _ = self.child.wait();

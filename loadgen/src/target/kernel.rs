@@ -121,6 +121,7 @@ impl Stage {
         let world = attach::create_netns().map_err(|e| Failure::io("namespace", e))?;
         let shared = actor::prepare()?;
         let servers = Servers::on(Arc::clone(&shared), Ipv4Addr::UNSPECIFIED);
+        // One limit for all; per-container limits are set in `add`.
         let pool = (arm.isolation == Isolation::Shared).then(|| plan.pool_bytes());
         let groups = Groups::make(pool)?;
         let mut stage = Self { actors: Vec::new(), groups, servers, shared, world };
@@ -192,6 +193,7 @@ impl Stage {
         for ((a, report), usage) in self.actors.iter().zip(&reports).zip(samples.containers) {
             let mut c = container(a, report, plan);
             let own = (arm.isolation == Isolation::Container).then_some(c.hard_bytes);
+            // In the shared arm every container has budget 0, the pool.
             if arm.isolation != Isolation::Shared {
                 c.budget = budgets.len();
                 budgets.push(budget(&c.name, own, &a.group, usage, plan));

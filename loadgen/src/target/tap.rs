@@ -98,6 +98,7 @@ impl Stage {
         let pool = match arm.isolation {
             Isolation::Container | Isolation::Off => None,
             Isolation::Shared => {
+                // The pool has the total memory of the other arm.
                 let pool = BudgetPlan { hard_bytes: plan.pool_bytes(), ..BudgetPlan::default() };
                 let config = budget(&pool, plan, arm)?;
                 let id = stage.daemon.add_budget("pool", config);
@@ -122,6 +123,7 @@ impl Stage {
         budget: BudgetRef,
     ) -> Result<(), Failure> {
         let name = &c.name;
+        // The same stream as on the virtual target.
         let mut rng = Rng::fork(plan.seed, 1000 + index);
         let secret = [rng.next_u64(), rng.next_u64()];
         let link = plan.link;

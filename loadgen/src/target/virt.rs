@@ -64,9 +64,11 @@ impl Target for Virtual {
             for act in stop.acts {
                 perform(act, &mut world, &mut cast, plan)?;
             }
+            // After the actions, as a worker does after its turn.
             share(&world, &mut cast);
             if stop.held {
                 let phase = &plan.phases[CONTENDED];
+                // Without both ends: there the hog has just arrived or left.
                 let contended = (phase.start_ns + 1..phase.end_ns).contains(&stop.at_ns);
                 samples.take_held(&world, &cast, arm.rules, contended);
             }
@@ -128,6 +130,7 @@ fn stops(plan: &Plan) -> Vec<Stop> {
         let stop = at.entry(ns).or_default();
         stop.at_ns = ns;
         stop.acts.extend(act);
+        // Without an action: the end of a window.
         stop.sample |= act.is_none();
     };
     for i in 1..=plan.end_ns().div_ceil(plan.window_ns) {
@@ -136,6 +139,7 @@ fn stops(plan: &Plan) -> Vec<Stop> {
     for (i, phase) in plan.phases.iter().enumerate() {
         add(phase.start_ns, Some(Act::BeginPhase(i)));
         add(phase.end_ns, Some(Act::EndPhase(i)));
+        // Late responses count until the end of the grace time.
         add(phase.end_ns + plan.grace_ns, Some(Act::CloseBook(i)));
     }
     for (i, c) in plan.containers.iter().enumerate() {
@@ -157,6 +161,7 @@ fn stops(plan: &Plan) -> Vec<Stop> {
         (stop.at_ns, stop.held) = (i * HELD_EVERY_NS, true);
     }
     let mut stops: Vec<Stop> = at.into_values().collect();
+    // Actions at one instant run in the order of the variants of `Act`.
     stops.iter_mut().for_each(|s| s.acts.sort_unstable());
     stops
 }
@@ -168,6 +173,7 @@ fn perform(act: Act, world: &mut World, cast: &mut Cast, plan: &Plan) -> Result<
             for p in &mut cast.players {
                 p.up.borrow_mut().begin(now);
                 p.down.borrow_mut().begin(now);
+                // The counter is cumulative: remember its value at the start of the phase.
                 p.moved_before = moved(world, p);
             }
         }
@@ -233,9 +239,11 @@ fn share(world: &World, cast: &mut Cast) {
     let Some(host) = &cast.host else { return };
     let now = world.now().0;
     match (host.under_pressure(), cast.shared_ns) {
+        // Under pressure, and the shares are recent.
         (true, Some(at)) if now - at < SHARE_EVERY_NS => return,
         (true, _) => {}
         (false, None) => return,
+        // The pressure has ended: lift the shares.
         (false, Some(_)) => {
             cast.shared_ns = None;
             host.publish_share(Share::NONE);
@@ -255,6 +263,7 @@ fn moved(world: &World, p: &Player) -> u64 {
 
 fn stats_of(world: &World, p: &Player) -> MemberStats {
     match (p.last_stats, p.node) {
+        // The container has ended: its saved counters.
         (Some(stats), _) => stats,
         (None, Some(node)) => world.budget(p.budget).member_stats(world.member(node)),
         (None, None) => MemberStats::default(),

@@ -63,6 +63,7 @@ pub fn send(to: SocketAddr, shared: &Shared) {
     while let Some(mut stream) = connect(to, shared) {
         let mut sent = 0;
         while !shared.stopped() {
+            // Filled again after each write, because a partial write continues at `sent`.
             pattern.fill(sent, &mut buf);
             match stream.write(&buf) {
                 Ok(n) => sent += n as u64,
@@ -92,6 +93,7 @@ pub fn receive(to: SocketAddr, shared: &Shared, meter: &Arc<Mutex<Meter>>) {
                     locked(meter).add(shared.clock.now(), n as u64);
                 }
                 Err(e) if is_wait(e.kind()) => {}
+                // The end of the stream is unexpected too: the server sends until the run ends.
                 Ok(_) | Err(_) => {
                     shared.note_broken();
                     break;
@@ -174,6 +176,7 @@ const SLOW_EVERY: Duration = Duration::from_millis(20);
 /// Holds connections from servers that send, and reads slowly or never.
 pub fn hoard(to: SocketAddr, fill: Fill, shared: &Shared) {
     let rate = fill.reads_bits_per_second.unwrap_or(0);
+    // Bytes per round at this rate.
     let each = u128::from(rate / 8) * SLOW_EVERY.as_nanos() / 1_000_000_000;
     let mut buf = vec![0; usize::try_from(each).unwrap_or(PIECE).clamp(1, PIECE)];
     let (dialed, new) = mpsc::channel();
@@ -243,6 +246,7 @@ impl Filled {
             return HOG_ROUND / HOG_STEPS as u32;
         }
         self.next = 0;
+        // A round without any progress means that all buffers are full.
         if std::mem::take(&mut self.moved) { HOG_ROUND / HOG_STEPS as u32 } else { HOG_IDLE }
     }
 }

@@ -194,6 +194,7 @@ impl ByHand {
             }
             State::Dialing { .. } => false,
             State::Open => {
+                // RFC 9293 section 3.10.7.4: SND.UNA < SEG.ACK =< SND.NXT.
                 if after(ack, c.una) && !after(ack, c.nxt) {
                     c.una = ack;
                     c.moved_ns = now_ns;
@@ -208,6 +209,7 @@ impl ByHand {
                 if seq == c.rcv_nxt {
                     c.rcv_nxt = c.rcv_nxt.wrapping_add(len);
                 }
+                // Acknowledge every segment that occupies sequence space.
                 len > 0
             }
         };
@@ -227,6 +229,7 @@ impl ByHand {
             emit(&frame);
             room -= 1;
         }
+        // The flood has ended; replies are still sent.
         if now_ns >= self.until_ns {
             return;
         }
@@ -236,6 +239,7 @@ impl ByHand {
                 && again_ns <= now_ns
                 && room > 0
             {
+                // Retransmit the SYN after 1 s, the initial RTO (RFC 6298 section 2).
                 c.state = State::Dialing { again_ns: now_ns + SYN_AGAIN_NS };
                 emit(&self.segment(i, None, TcpControl::Syn, &[]));
                 room -= 1;
@@ -244,6 +248,7 @@ impl ByHand {
         if self.kind == FloodKind::Silent {
             return;
         }
+        // After a pause, skip what is overdue beyond this time.
         self.due_ns = self.due_ns.max(now_ns.saturating_sub(CATCH_UP_NS));
         while room > 0 && self.due_ns <= now_ns {
             self.due_ns += self.every_ns;
@@ -280,6 +285,7 @@ impl ByHand {
                 c.cursor
             }
             FloodKind::Tiny => {
+                // No ACK for a while: retransmit from SND.UNA.
                 if c.nxt != c.una && now_ns.saturating_sub(c.moved_ns) > AGAIN_NS {
                     c.moved_ns = now_ns;
                     c.nxt = c.una;
@@ -292,6 +298,7 @@ impl ByHand {
                 seq
             }
         };
+        // Position in the stream; the SYN occupies the first sequence number.
         let position = u64::from(seq.wrapping_sub(c.iss.wrapping_add(1)));
         let mut byte = [0];
         Pattern::from_guest(c.remote).fill(position, &mut byte);
@@ -358,6 +365,7 @@ impl ByHand {
 }
 
 fn after(a: u32, b: u32) -> bool {
+    // Modulo 2^32 (RFC 9293 section 3.4).
     a.wrapping_sub(b).cast_signed() > 0
 }
 
@@ -366,13 +374,17 @@ fn window_scale(options: &[u8]) -> u8 {
     let mut rest = options;
     while let Some((&kind, tail)) = rest.split_first() {
         match kind {
+            // End of option list (RFC 9293 section 3.2).
             0 => break,
+            // No-operation: a single byte.
             1 => rest = tail,
             _ => {
                 let len = tail.first().map_or(0, |l| usize::from(*l));
+                // A malformed length ends the parse.
                 if len < 2 || rest.len() < len {
                     break;
                 }
+                // Window scale (RFC 7323 section 2.2).
                 if kind == 3 && len == 3 {
                     return rest[2];
                 }

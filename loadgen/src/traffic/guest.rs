@@ -29,6 +29,7 @@ const WANTED: &[&str] = &[
 pub(super) fn counters() -> BTreeMap<String, u64> {
     let mut all = BTreeMap::new();
     for file in ["snmp", "netstat"] {
+        // `thread-self`: only this thread has entered the namespace.
         let text = fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
         all.extend(named(&text).filter(|(n, v)| WANTED.contains(&n.as_str()) && *v > 0));
     }

@@ -28,6 +28,7 @@ impl Clock {
             if left == 0 {
                 return true;
             }
+            // In short steps, so that a stop is noticed.
             thread::sleep(Duration::from_nanos(left).min(super::LOOK));
         }
     }

@@ -67,6 +67,7 @@ impl Ledger {
             inner.next_id += 1;
             inner.log.intend(id, at);
             if looking {
+                // Counted from `held_until_ns`: a blocked write is not the generator's delay.
                 let late = now_ns - at.max(inner.held_until_ns.min(now_ns));
                 inner.log.look(id, at + late);
             }
@@ -163,6 +164,7 @@ pub fn run(to: SocketAddr, shared: &Shared, ledger: &Ledger) {
     thread::scope(|scope| {
         scope.spawn(|| receiver(to, shared, ledger));
         while let Some(stream) = connect(to, shared) {
+            // Nagle's algorithm would hold a request back behind an earlier one.
             let _ = stream.set_nodelay(true);
             locked(&ledger.inner).stream = stream.try_clone().ok();
             ledger.opened.notify_one();
@@ -171,6 +173,7 @@ pub fn run(to: SocketAddr, shared: &Shared, ledger: &Ledger) {
                 ledger.fail_all(shared);
             }
         }
+        // Ends the receiver, which the scope then joins.
         locked(&ledger.inner).done = true;
         ledger.opened.notify_one();
     });
@@ -188,6 +191,7 @@ fn sender(to: SocketAddr, mut stream: TcpStream, shared: &Shared, ledger: &Ledge
             ledger.issue(&mut inner, now, true);
             (ledger.due_ns(inner.next_id), inner.to_send, inner.stream.is_some())
         };
+        // The receiver found the end of the stream and dropped it.
         if !open {
             return;
         }
@@ -251,6 +255,7 @@ fn receive(to: SocketAddr, mut stream: TcpStream, shared: &Shared, ledger: &Ledg
         received += n as u64;
         unclaimed += n as u64;
         let mut inner = locked(&ledger.inner);
+        // Responses arrive in the order of the requests.
         while unclaimed >= u64::from(ledger.spec.response_bytes) {
             unclaimed -= u64::from(ledger.spec.response_bytes);
             if let Some(id) = inner.outstanding.pop_front() {

@@ -103,6 +103,7 @@ impl Servers {
                     continue;
                 };
                 let ready = stream
+                    // Blocking with timeouts: the thread serves one connection and must notice the stop.
                     .set_nonblocking(false)
                     .and_then(|()| stream.set_nodelay(true))
                     .and_then(|()| stream.set_read_timeout(Some(LOOK)))
@@ -228,6 +229,7 @@ fn respond(port: u16, mut stream: TcpStream, shared: &Shared, request: usize, re
                 }
                 received += n as u64;
                 part += n;
+                // One response for every complete request in the stream.
                 owed += part / request * response;
                 part %= request;
             }

@@ -79,6 +79,7 @@ fn fold(fun: Fun, metric: Metric, v: &[f64]) -> f64 {
     match fun {
         Fun::Min => min,
         Fun::Max => max,
+        // Where larger is better, the worst value is the smallest.
         Fun::Worst => {
             if metric.more_is_better() {
                 min
@@ -87,6 +88,7 @@ fn fold(fun: Fun, metric: Metric, v: &[f64]) -> f64 {
             }
         }
         Fun::Sum => v.iter().sum(),
+        // All zero gives 0, not 1: the shares are equal, but no container has anything.
         Fun::Mmr => {
             if max > 0.0 {
                 min / max

@@ -54,6 +54,7 @@ impl<'a> Parser<'a> {
             return if self.eat(")") { Ok(inner) } else { Err("a ')' is missing".to_owned()) };
         }
         let (left, left_text) = self.ratio()?;
+        // `<=` is before `<` in the table, so the longer operator matches first.
         let Some((_, op)) = OPS.iter().find(|(token, _)| self.eat(token)) else {
             return Err(format!("one of <= >= < > == != is wanted before '{}'", self.rest));
         };
@@ -120,6 +121,7 @@ impl<'a> Parser<'a> {
         if !self.eat(")") {
             return Err(format!("a ')' is wanted after '{inner}'"));
         }
+        // At the first dot: a group name has none, an earlier metric name may.
         let (group, metric) = inner.split_once('.').unwrap_or((&inner, ""));
         if !self.groups.contains(&group) {
             return Err(unknown("group", group, self.groups.iter().copied()));
@@ -154,6 +156,7 @@ fn number(word: &str) -> Result<(f64, Kind), String> {
         "" => (1.0, Kind::Bare),
         "x" => (1.0, Kind::Plain),
         "%" => (0.01, Kind::Plain),
+        // The scale of a unit is the value of "1" with that unit.
         _ => [(Unit::Nanos, Kind::Time), (Unit::Bytes, Kind::Bytes)]
             .iter()
             .find_map(|(u, kind)| Some((u.parse(&format!("1{unit}")).ok()? as f64, *kind)))

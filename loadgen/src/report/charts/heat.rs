@@ -77,6 +77,7 @@ pub fn heat(result: &RunResult, arm: &ArmResult) -> Heat {
 /// victims of a row.
 fn row_names(rows: &[HeatRow], apart: bool) -> Vec<(usize, String)> {
     const NAMED_MAX: usize = 10;
+    // The direction is the last word of a row's name.
     let direction = |r: &HeatRow| r.name.rsplit(' ').next().unwrap_or_default().to_owned();
     if apart && rows.len() <= NAMED_MAX {
         return rows.iter().map(direction).enumerate().collect();
@@ -127,10 +128,12 @@ fn parts(result: &RunResult, arm: &ArmResult, way: &Way<'_>) -> Vec<Option<f64>>
     });
     let column = |from: usize| {
         let here = from..(from + step).min(windows);
+        // An interrupted run has fewer windows than planned.
         let counted = here.start.min(way.windows.len())..here.end.min(way.windows.len());
         let bytes: f64 = way.windows[counted].iter().map(|b| f64::from(*b)).sum();
         let ns = here.len() as f64 * result.window_ns as f64;
         let (at, until) = (from as u64 * result.window_ns, here.end as u64 * result.window_ns);
+        // Outside its life a container has no share.
         let there = at >= way.of.joined_ns && way.of.left_ns.is_none_or(|left| at < left);
         let measured = arm.ended_ns.is_none_or(|ended| until <= ended);
         (alone > 0.0 && there && measured).then_some(bytes / ns.max(1.0) / alone)

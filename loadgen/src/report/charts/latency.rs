@@ -17,6 +17,7 @@ pub fn by_percentile(result: &RunResult) -> (Chart, Vec<Key>) {
     for (i, arm) in result.arms.iter().enumerate() {
         let colour = format!("a{}", i % COLOURS);
         let mut drawn = false;
+        // Solo dashed, contended solid.
         for (phase, style) in [(SOLO, " dash"), (CONTENDED, "")] {
             let Some(name) = result.phases.get(phase).map(|p| p.name.as_str()) else { continue };
             let books = sorted(arm, phase);
@@ -164,6 +165,7 @@ fn sorted(arm: &ArmResult, phase: usize) -> Vec<&ProbePhase> {
     let mut books: Vec<&ProbePhase> =
         victims(arm).filter_map(|c| c.phases.get(phase)?.probe.as_ref()).collect();
     books.retain(|b| b.p99.is_some());
+    // A p99 without an upper bound is worse than any bounded one.
     books.sort_by_key(|b| b.p99.map(|q| (q.at_least, q.ns)));
     books
 }
@@ -174,6 +176,7 @@ fn curve(probe: &ProbePhase) -> (Points, Points) {
     let answered = probe.completed as f64 / total.max(1) as f64;
     // Position of the last sample; a row at 100 % would be infinitely far to the right.
     let end = (total.max(2) as f64).log10();
+    // Position in nines.
     let place = |part: f64| (-(1.0 - part).max(1e-12).log10()).min(end);
     let rows: Vec<(f64, f64)> = if probe.spectrum.is_empty() {
         spectrum(probe)

@@ -69,6 +69,7 @@ impl Heat {
                 let _ = write!(s, "<path class=\"h{l}\" d=\"{path}\"/>");
             }
         }
+        // Invisible rectangles above the cells carry the tooltips.
         for (i, row) in self.rows.iter().enumerate() {
             let (top, name) = (TOP + i as f64 * row_height, escape(&row.name));
             let mut over = |x: f64, width: f64, text: &str| {
@@ -132,6 +133,7 @@ fn runs(path: &mut String, parts: &[Option<f64>], wanted: usize, top: f64, heigh
             let (x, wide) = (LEFT + from as f64 * width, count as f64 * width);
             let _ = write!(path, "M{x:.1} {top:.1}h{wide:.1}v{height:.1}h-{wide:.1}z");
         }
+        // At least one: skip a cell of another level.
         from += count.max(1);
     }
 }

@@ -77,6 +77,7 @@ impl Chart {
         let here = points.iter().filter(|p| (from..to).contains(&p.0)).map(|p| p.1);
         let (least, most) = here.fold((f64::MAX, f64::MIN), |(a, b), y| (a.min(y), b.max(y)));
         let show = |y: f64| self.show.1.text(y);
+        // No point in this strip: interpolate between its neighbours.
         let text = if least > most {
             let next = points.iter().position(|p| p.0 >= to).filter(|i| *i > 0)?;
             let ((x0, y0), (x1, y1)) = (points[next - 1], points[next]);

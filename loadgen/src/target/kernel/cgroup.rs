@@ -61,6 +61,7 @@ impl Group {
     fn make(path: PathBuf, limit: Option<u64>) -> Result<Self, Failure> {
         fs::create_dir(&path).map_err(|e| Failure::io(path.display(), e))?;
         let group = Self(path);
+        // Also without a limit: only the write starts the accounting.
         group.write(LIMIT, limit.unwrap_or(NONE))?;
         Ok(group)
     }

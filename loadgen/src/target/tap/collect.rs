@@ -42,6 +42,7 @@ pub(super) fn arm_result(
     let mut containers = Vec::new();
     for (Tapped { actor, last: left }, report) in stage.actors.iter().zip(reports) {
         let name = &actor.plan.name;
+        // A hog that was removed has its saved report instead.
         let here = last.containers.iter().find(|c| c.name == *name).or(left.as_ref());
         let here = here.ok_or_else(|| Failure::Io(format!("{name} left before its time")))?;
         let known = budgets.iter().position(|b| b.name == here.budget);
@@ -114,6 +115,7 @@ fn container(
 ) -> ContainerResult {
     let name = &actor.plan.name;
     let window = |ns: u64| ns / plan.window_ns;
+    // The daemon's counters are cumulative: take the difference over the phase.
     let between = |i: usize, f: fn(&ContainerReport) -> u64| {
         let phase = &phases[i];
         let from = samples.at(name, window(phase.start_ns)).map_or(0, f);

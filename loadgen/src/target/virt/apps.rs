@@ -86,6 +86,7 @@ impl App for SlowRead {
         }
         let since = *self.since.get_or_insert(now);
         let gone = now.since(since).as_nanos();
+        // On an absolute schedule, so that late reads are caught up.
         let due = (u128::from(self.bytes_per_second) * gone / 1_000_000_000) as u64;
         let before = self.read;
         while self.read < due && socket.can_recv() {
@@ -133,6 +134,7 @@ impl App for Timed {
 
     fn poll(&mut self, now: Instant, socket: &mut tcp::Socket<'static>) -> Next {
         let Some(span) = self.spans.front().copied() else { return Next::Finished };
+        // The reset has been sent: connect again for the next span, or finish.
         if std::mem::take(&mut self.ending) {
             self.spans.pop_front();
             self.inner = (self.make)();
@@ -220,6 +222,7 @@ impl FreshProbe {
     fn again(&mut self, now: Instant) -> Next {
         (self.to_send, self.sent, self.received) = (u64::from(self.plan.request), 0, 0);
         self.closing = false;
+        // Overdue requests: connect at once.
         if !self.owed.is_empty() {
             return Next::Again { at: now + Duration::from_micros(1) };
         }
@@ -236,6 +239,7 @@ impl FreshProbe {
                 (n, n as u64)
             });
             let n = n.unwrap_or(0);
+            // The first accepted byte starts the service time.
             if self.sent == 0 && n > 0 {
                 self.watch.borrow_mut().sent(id, now);
             }
@@ -266,6 +270,7 @@ impl FreshProbe {
 
 impl App for FreshProbe {
     fn configure(&mut self, socket: &mut tcp::Socket<'static>) {
+        // Neither delayed ACKs nor Nagle's algorithm may add to the latency.
         socket.set_ack_delay(None);
         socket.set_nagle_enabled(false);
     }

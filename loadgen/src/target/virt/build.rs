@@ -78,6 +78,7 @@ pub(super) const FINE_MAX: usize = 64;
 
 pub(super) fn cast(world: &mut World, plan: &Plan, arm: &ArmPlan) -> Result<Cast, Failure> {
     let mut cast = Cast { players: Vec::new(), budgets: Vec::new(), host: None, shared_ns: None };
+    // Only the arm with a budget per container has a level above them; in the shared arm the pool is that level.
     if let Some(host) = &plan.host
         && arm.isolation == Isolation::Container
     {
@@ -178,6 +179,7 @@ pub(super) fn join(world: &mut World, p: &mut Player, plan: &Plan) -> Result<(),
     let container = ContainerConfig::new(link.mtu, link.offload, hard, secret);
     let config = GuestConfig::new(link.mtu, link.offload, rng.next_u64());
     let guest = guest(c, &config, &container);
+    // Half of the RTT each way, less the delay between stack and server.
     let way = Duration::from_nanos(link.rtt_ns / 2).saturating_sub(HOST_DELAY);
     let cable = LinkConfig {
         delay: way,
@@ -221,6 +223,7 @@ fn guest(c: &ContainerPlan, config: &GuestConfig, stack: &ContainerConfig) -> Bo
         let span = if last { c.active.last() } else { c.active.first() };
         span.map_or(0, f)
     };
+    // From the start of the first span to the end of the last.
     let (from, until) = (span(|s| s.from_ns, false), span(|s| s.to_ns, true));
     Box::new(FloodGuest::new(ByHand::new(target, kind, connections, per_second, from, until)))
 }
@@ -270,6 +273,7 @@ fn servers(p: &Player) -> SimHost {
             Load::Flood { .. } => {
                 host.serve(FLOOD..=FLOOD + FILL_MAX, near(Server::never_reads()));
             }
+            // Clients connect from outside: see `loads::knock`.
             Load::Accept { .. } => {}
         }
     }

@@ -66,6 +66,7 @@ pub(super) fn raise(world: &mut World, p: &Player, plan: &Plan, from: Instant) {
     let mut rng = Rng::fork(plan.seed, 2000 + p.index);
     // Avoid that all containers start in step.
     let at = from + Duration::from_nanos(rng.below(1_000_000));
+    // Shifts the probe's schedule, so that victims do not send in step.
     let jitter_ns = rng.below(100_000);
     let mut dialer = Dialer { p, rng, at, dials: Vec::new() };
     let mut by_hand = false;
@@ -121,6 +122,7 @@ fn one(d: &mut Dialer<'_>, load: &Load, plan: &Plan, jitter_ns: u64) {
             for port in (HOARD..).take(fill.connections as usize) {
                 let make: Make = match (fill.reads_bits_per_second, fill.bytes) {
                     (Some(rate), _) => Box::new(move || Box::new(SlowRead::new(rate))),
+                    // The server sends its bytes in response to a single request.
                     (None, Some(n)) if n > 0 => Box::new(|| Box::new(HoardSome::default())),
                     (None, _) => Box::new(|| Box::new(NeverRead)),
                 };
@@ -136,6 +138,7 @@ fn one(d: &mut Dialer<'_>, load: &Load, plan: &Plan, jitter_ns: u64) {
         Load::Incast { connections, bytes, every_ns } => {
             let Some(span) = p.plan.active.first() else { return };
             let plan = ProbePlan {
+                // Leaves time for the connections to open.
                 start: Instant(span.from_ns + 20_000_000),
                 every: Duration::from_nanos(every_ns),
                 until: Instant(span.to_ns),
@@ -176,9 +179,11 @@ fn orphans(d: &mut Dialer<'_>, per_second: u32, bytes: u64) {
     let mut port = ORPHANS;
     for span in d.p.plan.active.clone() {
         let mut at = span.from_ns;
+        // One port per connection: the port range limits their number.
         while at < span.to_ns && port < ORPHANS + 9_999 {
             let to = SocketAddr::from(([10, 0, 2, 2], port));
             let app = Box::new(BulkSend::new(Some(bytes), Tally::shared()));
+            // Large enough for all bytes, so that the application closes at once.
             let tx = Some(bytes.min(256 << 10));
             d.dials.push(Dial {
                 at: Instant(at),
@@ -202,6 +207,7 @@ pub(super) fn knock(world: &mut World, p: &Player) {
     });
     for i in 0..count.unwrap_or(0) {
         let peer = SocketAddr::new(IpAddr::V4(OUTSIDE), 10_000 + i as u16);
+        // Ignore refusals: the load shows what the stack admits.
         let _ = world.accept(node, ACCEPT, peer, Server::pusher(None), ACCEPTED_CAPS);
     }
 }
