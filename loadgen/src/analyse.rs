@@ -39,6 +39,7 @@ pub fn derive(arm: &mut ArmResult, frame: Frame<'_>) {
     arm.fairness = fairness(arm, frame);
 }
 
+/// Values of the worst victim, and values of the whole arm.
 fn fairness(arm: &ArmResult, frame: Frame<'_>) -> Fairness {
     let victims: Vec<&ContainerResult> =
         arm.containers.iter().filter(|c| c.role == Role::Victim).collect();
@@ -91,6 +92,7 @@ fn worse(new: Option<u64>, old: Option<u64>) -> bool {
     }
 }
 
+/// The cost to one container, contended against solo.
 fn cost(c: &ContainerResult, frame: Frame<'_>) -> Cost {
     let mut cost = Cost { throughput_slowdown_milli: Some(0), ..Cost::default() };
     for d in directions(c) {
@@ -160,10 +162,12 @@ impl Pair {
     /// Lower bound of the solo p99 and upper bound of the contended p99, in nanoseconds; `None` unless both phases have
     /// an upper bound and enough samples. Their quotient is the worst possible inflation.
     pub fn known(&self) -> Option<(u64, u64)> {
+        // A solo p99 without an upper bound is no reference.
         self.solo.and_then(|q| q.upper_ns())?;
         let pair = self.solo.zip(self.contended.and_then(|q| q.upper_ns()));
         pair.filter(|_| self.enough()).map(|(solo, most)| (solo.ns, most))
     }
+    /// Whether a p99 of these samples is meaningful.
     pub fn enough(&self) -> bool {
         self.samples >= Self::SAMPLES_MIN
     }
@@ -196,6 +200,7 @@ pub fn refusals(c: &ContainerResult) -> u64 {
     count(c, REFUSALS)
 }
 
+/// Bulk bytes in both directions, without the probe's responses.
 fn goodput(p: &ContainerPhase) -> u64 {
     p.up_bytes + p.down_bytes
 }
@@ -251,6 +256,7 @@ fn directions(c: &ContainerResult) -> Vec<Direction> {
     all
 }
 
+/// Solo rate over contended rate in thousandths; `None` when nothing arrives in the contended phase.
 fn slowdown(c: &ContainerResult, d: Direction, frame: Frame<'_>) -> Option<u64> {
     let solo = per_second((d.bytes)(&c.phases[SOLO]), &frame.phases[SOLO]);
     let contended = per_second((d.bytes)(&c.phases[CONTENDED]), &frame.phases[CONTENDED]);
@@ -258,6 +264,7 @@ fn slowdown(c: &ContainerResult, d: Direction, frame: Frame<'_>) -> Option<u64> 
     (u128::from(solo) * 1000).checked_div(u128::from(contended)).map(|s| s as u64)
 }
 
+/// Takes a victim's directions into the worst slowdown and the least share of a link.
 fn throughput(f: &mut Fairness, c: &ContainerResult, frame: Frame<'_>) {
     for d in directions(c) {
         // The share of the link in the solo phase: a generator that did not fill the link alone proves nothing.
@@ -287,6 +294,7 @@ fn stall(c: &ContainerResult, phase: usize) -> u64 {
     p.probe.as_ref().and_then(|p| p.max).map_or(0, |q| q.ns)
 }
 
+/// Takes a victim's stalls into the longest of the arm.
 fn stalls(f: &mut Fairness, c: &ContainerResult) {
     f.stall_solo_ns = f.stall_solo_ns.max(stall(c, SOLO));
     if c.cost.stall_ns > f.stall_ns {

@@ -47,6 +47,7 @@ mod tests {
         assert!(of("1234567\u{20ac}").unwrap_err().to_string().contains("larger"));
         let fifo = dir.join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // A FIFO without a writer, an endless and an empty device, and a folder.
         for odd in [fifo.as_path(), Path::new("/dev/zero"), Path::new("/dev/null"), &dir] {
             let error = read(odd, 8).unwrap_err();
             assert!(error.to_string().contains("not a regular file"), "{error}");

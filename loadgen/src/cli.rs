@@ -137,6 +137,7 @@ struct Basics {
 }
 
 impl Basics {
+    /// The number of runs: the option, the environment, or the default of the target.
     fn repeats(&self, target: &dyn Target) -> Result<usize, Failure> {
         let usual = target.repeats();
         let Some(count) = self.repeat else {
@@ -185,6 +186,7 @@ struct OfMany {
 }
 
 impl OfMany {
+    /// The settings of a study with these options.
     fn study<'a>(
         &'a self,
         scenario: &'a str,
@@ -201,6 +203,7 @@ pub fn main() -> u8 {
     run_with(std::env::args_os())
 }
 
+/// Parses and runs a command line; returns the exit code.
 pub fn run_with(args: impl IntoIterator<Item = OsString>) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
@@ -224,6 +227,7 @@ pub fn run_with(args: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
+/// Runs a command; returns the exit code.
 fn dispatch(command: Command) -> Result<u8, Failure> {
     match command {
         Command::Repro { options } => {
@@ -279,6 +283,7 @@ fn dispatch(command: Command) -> Result<u8, Failure> {
     }
 }
 
+/// `gate`: judges a saved result and writes the outcome for CI.
 fn judge_again(
     result: &Path,
     options: &recheck::Options<'_>,
@@ -308,6 +313,7 @@ fn said((text, exit): (String, u8)) -> Result<u8, Failure> {
     Ok(exit)
 }
 
+/// `run` and `repro`: runs a scenario, writes its files and prints the table. `label` replaces the scenario's name.
 fn run_one(
     name: &str,
     target: &str,

@@ -191,6 +191,7 @@ pub(crate) fn dispatch(command: Command) -> Result<u8, Failure> {
     }
 }
 
+/// `merge`: adds the results and writes the files of the sum.
 fn merged(from: &[PathBuf], how: How, out: &Path, outputs: &Outputs) -> Result<u8, Failure> {
     folder::apart(out, from)?;
     let parts = from.iter().map(|p| json::read(p)).collect::<Result<Vec<_>, _>>()?;
@@ -203,6 +204,7 @@ fn merged(from: &[PathBuf], how: How, out: &Path, outputs: &Outputs) -> Result<u
     Ok(sum.verdict.exit)
 }
 
+/// `report`: writes the files of a saved result again.
 fn report(from: &Path, out: Option<PathBuf>, outputs: &Outputs) -> Result<u8, Failure> {
     let result = json::read(from)?;
     let source = folder::of_result(from);

@@ -34,10 +34,12 @@ fn of(dir: &Path) -> Option<String> {
     loose.or_else(packed).filter(|id| is_id(id))
 }
 
+/// A path relative to the folder of `file`.
 fn dir_beside(file: &Path, path: &str) -> PathBuf {
     file.parent().unwrap_or(file).join(path)
 }
 
+/// Whether a text is a commit id of git.
 fn is_id(text: &str) -> bool {
     // SHA-1 has 40 digits, SHA-256 has 64.
     (40..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
@@ -76,9 +78,12 @@ mod tests {
             format!("# pack\n{b} refs/heads/y\n{a} refs/heads/x\n"),
         )
         .unwrap();
+        // No loose ref exists: the commit is in packed-refs.
         assert_eq!(of(&main), Some(a));
         fs::write(main.join(".git/refs/heads/x"), format!("{b}\n")).unwrap();
+        // A loose ref has precedence.
         assert_eq!(of(&main), Some(b.clone()));
+        // The `.git` of a worktree is a file; its branches are in the main repository.
         fs::write(
             dir.join("tree/.git"),
             format!("gitdir: {}\n", main.join(".git/worktrees/tree").display()),
@@ -87,8 +92,10 @@ mod tests {
         fs::write(main.join(".git/worktrees/tree/HEAD"), "ref: refs/heads/y\n").unwrap();
         fs::write(main.join(".git/worktrees/tree/commondir"), "../..\n").unwrap();
         assert_eq!(of(&tree), Some(b.clone()));
+        // A detached HEAD contains the id itself.
         fs::write(main.join(".git/worktrees/tree/HEAD"), format!("{b}\n")).unwrap();
         assert_eq!(of(&tree), Some(b));
+        // Neither a ref nor an id.
         fs::write(main.join(".git/worktrees/tree/HEAD"), "nonsense\n").unwrap();
         assert_eq!(of(&tree), None);
         fs::remove_dir_all(&dir).unwrap();

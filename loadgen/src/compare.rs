@@ -23,6 +23,7 @@ use crate::stats::{bootstrap, holm, median, noise, rank};
 pub const SCHEMA: &str = "loadgen.compare/1";
 /// With fewer pairs no outcome of the rank test is significant.
 pub const PAIRS_MIN: usize = 6;
+/// Error rate over all lines of a comparison.
 const ALPHA: f64 = 0.05;
 
 /// The metrics and limits of a comparison.
@@ -67,6 +68,7 @@ impl Run {
     }
 }
 
+/// The outcome for one metric of one arm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Judgement {
@@ -98,6 +100,7 @@ pub struct Line {
     pub reason: String,
 }
 
+/// How the runs were compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -106,6 +109,7 @@ pub enum Kind {
     Exact,
 }
 
+/// The content of `compare.json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Comparison {
     pub schema: &'static str,
@@ -206,6 +210,7 @@ fn least(unit: Unit) -> f64 {
     }
 }
 
+/// The values of one metric of one arm on both sides.
 struct Sample<'a> {
     arm: &'a str,
     metric: &'static Metric,
@@ -215,10 +220,12 @@ struct Sample<'a> {
 }
 
 impl Sample<'_> {
+    /// Logarithm of a value, bounded from below.
     fn log(&self, v: f64) -> f64 {
         v.max(least(self.metric.unit)).ln()
     }
 
+    /// The line of paired runs, and its p before Holm's correction.
     fn paired(&self, question: &Question) -> (Line, f64) {
         let pairs = self.a.len();
         let refused = refusal(rank::least_p(pairs), pairs, self.tests, "pairs");
@@ -245,6 +252,7 @@ impl Sample<'_> {
         all
     }
 
+    /// The line of independent runs, and its p before Holm's correction.
     fn unpaired(&self, question: &Question) -> (Line, f64) {
         let (n, m) = (self.a.len(), self.b.len());
         let logs = |v: &[f64]| -> Vec<f64> { v.iter().map(|v| self.log(*v)).collect() };
@@ -263,6 +271,7 @@ impl Sample<'_> {
         (line, rank::rank_sum(&a, &b))
     }
 
+    /// A line from a log ratio; without an interval, its bounds are those of no information.
     fn line(
         &self,
         log_ratio: f64,
@@ -288,6 +297,7 @@ impl Sample<'_> {
     }
 }
 
+/// Applies Holm's correction, judges the lines and derives the exit code.
 fn finish(
     kind: Kind,
     (a, b): (&str, &str),
@@ -323,6 +333,7 @@ fn finish(
     }
 }
 
+/// One regression decides; then one unclear line.
 fn exit(lines: &[Line], both: bool) -> Exit {
     let any = |j: Judgement| lines.iter().any(|l| l.judgement == j);
     if any(Judgement::Worse) || both && any(Judgement::Better) {
@@ -334,6 +345,7 @@ fn exit(lines: &[Line], both: bool) -> Exit {
     }
 }
 
+/// Judges a line by the three conditions at the head of this module.
 fn judge(line: &mut Line, margin: f64) {
     // A line with a reason was refused before any test ran: it stays unclear.
     if !line.reason.is_empty() {

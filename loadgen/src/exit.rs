@@ -50,6 +50,7 @@ impl Exit {
     pub fn word_of(code: u8) -> &'static str {
         Self::ALL.iter().find(|(e, _)| e.code() == code).map_or("ERROR", |(e, _)| e.word())
     }
+    /// The word of a verdict with this code.
     pub fn word(self) -> &'static str {
         match self {
             Self::Passed => "PASS",
@@ -87,6 +88,7 @@ impl Failure {
             Self::Interrupted => Exit::Interrupted,
         }
     }
+    /// An error of reading or writing `what`.
     pub fn io(what: impl fmt::Display, e: impl fmt::Display) -> Self {
         Self::Io(format!("{what}: {e}"))
     }

@@ -109,6 +109,7 @@ mod tests {
         assert!(refused.to_string().contains("another loadgen"), "{refused}");
         // Another path to the same folder.
         assert!(Folder::take(&first.dir().join("..").join(dir.file_name().unwrap())).is_err());
+        // The lock ends with the folder.
         drop(first);
         Folder::take(&dir).unwrap();
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "nothing is left in it");

@@ -71,6 +71,7 @@ impl Seen {
     }
 }
 
+/// Collects the gates of one arm.
 struct Bench<'a> {
     arm: &'a ArmResult,
     out: &'a mut Vec<Judged>,
@@ -111,6 +112,7 @@ pub fn judge_all(
     (gates, verdict)
 }
 
+/// All gates of one run, with doubtful ones marked.
 fn judge_run(arms: &[ArmResult], limits: Thresholds, own: &[GatePlan]) -> Vec<Judged> {
     let mut gates = Vec::new();
     for arm in arms {
@@ -174,6 +176,7 @@ pub fn exit_of(gates: &[GateResult]) -> Exit {
     }
 }
 
+/// Exit code and counts of a set of gates.
 fn verdict(gates: &[GateResult]) -> Verdict {
     let exit = exit_of(gates);
     Verdict {
@@ -220,6 +223,7 @@ fn lag_limit_ns(arm: &ArmResult, limits: Thresholds, own: &[&GatePlan]) -> u64 {
     let growth = limits.p99_inflation_milli.saturating_sub(1000);
     let of_ratio =
         pairs.iter().filter_map(|p| p.known()).map(|(solo, _)| solo * growth / 1000).min();
+    // Limits of response times in the scenario file bound the lag too.
     let of_own = own.iter().filter_map(|g| g.expr.least_latency_ns()).min();
     let tightest = [Some(LAG_NS), limits.p99_delta_ns, of_ratio, of_own];
     tightest.into_iter().flatten().min().unwrap_or(LAG_NS)
@@ -241,6 +245,7 @@ fn recovery_phase(bench: &mut Bench<'_>, limits: Thresholds) {
 
 /// Checks that totals equal the sum of their parts; a difference is a fault of loadgen.
 fn unbalanced(c: &ContainerResult) -> Option<String> {
+    // Every byte is in a window.
     for (name, windows, total) in [
         ("up", &c.up_window_bytes, c.up_total_bytes),
         ("down", &c.down_window_bytes, c.down_total_bytes),
@@ -250,6 +255,7 @@ fn unbalanced(c: &ContainerResult) -> Option<String> {
             return Some(format!("{} {name}: windows {sum}, total {total}", c.name));
         }
     }
+    // Every request has exactly one outcome.
     for p in c.phases.iter().filter_map(|p| p.probe.as_ref()) {
         let sum = p.completed + p.outstanding + p.shed + p.failed;
         if sum != p.intended {
@@ -283,6 +289,7 @@ fn control(bench: &mut Bench<'_>, own: bool) {
     bench.gate(GateKind::Control, "and for lack of memory", seen);
 }
 
+/// The limits that a subject must keep.
 fn subject(bench: &mut Bench<'_>, limits: Thresholds) {
     const KIND: GateKind = GateKind::Subject;
     let f = bench.arm.fairness.clone();

@@ -47,6 +47,7 @@ mod tests {
         assert_eq!(decode(&text).unwrap().unwrap(), h);
         assert_eq!(encode(&of(3, std::iter::empty())), "");
         assert!(decode("").unwrap().is_none());
+        // Not base64, a short header, another format, and a text that is cut off.
         for bad in ["?", "HISTFAAAA", "AAAA", &text[..text.len() / 2]] {
             assert!(decode(bad).is_err(), "{bad}");
         }

@@ -49,6 +49,7 @@ pub(crate) fn judging(examples: &[&str]) -> String {
     format!("{}\n\n{}", plain(examples), codes())
 }
 
+/// The list of exit codes.
 pub(crate) fn codes() -> String {
     let lines = Exit::ALL.iter().map(|(exit, what)| format!("  {:>3}  {what}", exit.code()));
     format!("Exit codes:\n{}", lines.collect::<Vec<_>>().join("\n"))

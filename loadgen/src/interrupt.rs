@@ -42,6 +42,7 @@ fn is_ignored(signal: Signal) -> bool {
     fs::read_to_string("/proc/self/status").is_ok_and(|text| ignores(&text, signal))
 }
 
+/// Whether the mask `SigIgn` of /proc/self/status contains the signal.
 fn ignores(status: &str, signal: Signal) -> bool {
     let mask = status.lines().find_map(|l| l.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|m| u64::from_str_radix(m.trim(), 16).ok()).unwrap_or(0);
@@ -54,6 +55,7 @@ mod tests {
 
     #[test]
     fn what_nohup_ignores_stays_ignored() {
+        // Bit n-1 is signal n: here 1 (SIGHUP) and 13 (SIGPIPE).
         let status = "Name:\tx\nSigBlk:\tffffffffffffffff\nSigIgn:\t0000000000001001\n";
         assert!(ignores(status, Signal::SIGHUP) && ignores(status, Signal::SIGPIPE));
         assert!(!ignores(status, Signal::SIGINT) && !ignores("", Signal::SIGHUP));

@@ -80,10 +80,12 @@ fn distinct(parts: &[RunResult]) -> Result<Vec<String>, Failure> {
 fn fingerprint(result: &RunResult) -> Result<String, Failure> {
     let bare = RunResult { meta: Meta::default(), ..result.clone() };
     let bytes = serde_json::to_vec(&bare).map_err(|e| Failure::io("merge", e))?;
+    // Prime and offset basis of FNV-1a with 64 bits.
     let step = |hash: u64, b: &u8| (hash ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3);
     Ok(format!("{:016x}", bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)))
 }
 
+/// Adds budgets and containers of another host. `number`: of the part, to distinguish equal names.
 fn beside(into: &mut ArmResult, arm: &ArmResult, number: usize) {
     let shift = into.budgets.len();
     let free =
@@ -106,6 +108,7 @@ fn beside(into: &mut ArmResult, arm: &ArmResult, number: usize) {
     into.leaked_bytes += arm.leaked_bytes;
 }
 
+/// Adds a repetition: counts and samples add up, peaks and durations keep the worst.
 fn again(into: &mut ArmResult, arm: &ArmResult) -> Result<(), Failure> {
     into.generator_lag_p99_ns = into.generator_lag_p99_ns.max(arm.generator_lag_p99_ns);
     into.leaked_bytes = into.leaked_bytes.max(arm.leaked_bytes);
@@ -141,6 +144,7 @@ fn container(c: &mut ContainerResult, other: &ContainerResult) -> Result<(), Fai
     Ok(())
 }
 
+/// The merged probe, if either side has one.
 fn probes(a: Option<&ProbePhase>, b: Option<&ProbePhase>) -> Result<Option<ProbePhase>, Failure> {
     let both: Vec<&ProbePhase> = a.into_iter().chain(b).collect();
     match both.as_slice() {

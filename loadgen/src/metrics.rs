@@ -6,12 +6,14 @@ use crate::plan::{CONTENDED, RECOVERY, Role, SOLO};
 use crate::result::{ArmResult, ContainerPhase, ContainerResult, ProbePhase, Quantile, RunResult};
 use crate::units::{bits_per_second, bytes, rate, time};
 
+/// The better direction of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Better {
     Smaller,
     Bigger,
 }
 
+/// The unit of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     Nanos,
@@ -31,6 +33,7 @@ pub struct Reading {
     pub at_least: bool,
 }
 
+/// A tracked number of an arm.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
     pub key: &'static str,
@@ -51,6 +54,7 @@ impl Metric {
         (self.read)(result, arm)
     }
 
+    /// A value as text with its unit; `>=` marks a lower bound.
     pub fn show(&self, r: Reading) -> String {
         let v = r.value;
         let text = match self.unit {
@@ -165,6 +169,7 @@ fn at_least(value: f64) -> Reading {
     Reading { value, at_least: true }
 }
 
+/// The victims of an arm.
 pub fn victims(arm: &ArmResult) -> impl Iterator<Item = &ContainerResult> {
     arm.containers.iter().filter(|c| c.role == Role::Victim)
 }
@@ -235,6 +240,7 @@ fn recovery_at_least(result: &RunResult, arm: &ArmResult) -> Option<Reading> {
     (watched > 0 && victims(arm).next().is_some()).then(|| at_least(watched as f64))
 }
 
+/// The rate of the slowest victim beside the hog.
 fn least_rate(
     result: &RunResult,
     arm: &ArmResult,
@@ -270,6 +276,7 @@ mod tests {
             assert!(!read(fine(), key).unwrap().1, "{key}");
         }
         let mut dead = container("v", Role::Victim, [110, 0, 0], [2, 900, 2]);
+        // Only the upload stops.
         dead.phases[CONTENDED].down_bytes = 50_000_000;
         let stopped = read(dead.clone(), "throughput-slowdown");
         assert_eq!(stopped, Some((110_000_000.0, true)), "110 MB/s over one byte a second");

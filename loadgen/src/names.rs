@@ -10,6 +10,7 @@ pub const RULE: &str =
     "1 to 64 letters, digits, '.', '_' and '-', the first of them a letter or a digit";
 const LENGTH_MAX: usize = 64;
 
+/// Whether a name follows [`RULE`].
 pub fn fits(name: &str) -> bool {
     let part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     (1..=LENGTH_MAX).contains(&name.len())
@@ -72,6 +73,7 @@ mod tests {
         assert_eq!(out("step", "step").unwrap(), PathBuf::from("out/step-7"));
         assert_eq!(out("sweep-n", "sweep-n").unwrap(), PathBuf::from("out/sweep-n-7"));
         assert_eq!(out("my.toml", "mine").unwrap(), PathBuf::from("out/mine-7"));
+        // A built-in scenario, and the folders of `repro`, `sweep` and `search`.
         for taken in ["step", "repro", "sweep-step", "search-aa"] {
             assert_eq!(out("my.toml", taken).unwrap_err().exit().code(), 2, "{taken}");
         }

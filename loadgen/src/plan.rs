@@ -44,6 +44,7 @@ impl ArmRole {
     }
 }
 
+/// The rules by which a budget charges and refuses: those of Linux, or the strict ones.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RuleSet {
@@ -67,6 +68,7 @@ impl RuleSet {
     }
 }
 
+/// One arm: all containers under one way to divide memory.
 #[derive(Debug, Clone)]
 pub struct ArmPlan {
     pub name: String,
@@ -75,6 +77,7 @@ pub struct ArmPlan {
     pub rules: RuleSet,
 }
 
+/// The role of a container in the comparison.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -194,6 +197,7 @@ pub struct Span {
     pub to_ns: u64,
 }
 
+/// One container with its budget, link and loads.
 #[derive(Debug, Clone)]
 pub struct ContainerPlan {
     pub name: String,
@@ -278,6 +282,7 @@ pub struct GatePlan {
     pub expr: Expr,
 }
 
+/// A complete run, independent of the target.
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub scenario: String,
@@ -306,6 +311,7 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The socket limits of every budget.
     pub fn sock_limits(&self) -> SockLimits {
         let mut sock = SockLimits::default();
         sock.rmem[1] = self.rmem_bytes;
@@ -324,6 +330,7 @@ impl Plan {
         const SEGMENTS: u64 = 16;
         const ROUND_TRIPS: u64 = 4;
         let bits = SEGMENTS * u64::from(self.link.mtu) * 8;
+        // A rate of 0 means no limit.
         let slowest = self.victims().map(|c| c.bits_per_second).filter(|r| *r > 0).min();
         let segments_ns = slowest.map_or(0, |rate| bits * 1_000_000_000 / rate);
         let wanted = segments_ns.max(ROUND_TRIPS * self.link.rtt_ns);

@@ -42,6 +42,7 @@ impl Drop for Progress {
     }
 }
 
+/// The text of the progress line.
 fn line(what: &str, elapsed: Duration, expected: Option<Duration>) -> String {
     let seconds = elapsed.as_secs_f64();
     match expected.filter(|e| !e.is_zero()) {
@@ -66,6 +67,7 @@ mod tests {
         assert_eq!(line("x", s(5), Some(s(10))), "x [##########..........] 5 of 10 s");
         assert_eq!(line("x", s(50), Some(s(10))), "x [####################] 50 of 10 s");
         assert_eq!(line("x", s(3), None), "x 3 s");
+        // A duration of 0 counts as unknown.
         assert_eq!(line("x", s(3), Some(s(0))), "x 3 s");
     }
 }

@@ -82,6 +82,7 @@ fn against(scenario: &str, verdict: Exit, said: &str) -> Suite {
     };
     let case = |line: &str| {
         let (name, said) =
+            // A line is `WORSE  ARM  NUMBER: was X, now Y`.
             line.trim_start_matches("WORSE").trim().split_once(": ").unwrap_or(("baseline", line));
         Case { name: name.to_owned(), outcome, said: said.to_owned() }
     };
@@ -130,6 +131,7 @@ const NUMBERS: &[Number] = &[
     ("overshoot", |f| Some(f.overshoot_bytes), bytes),
 ];
 
+/// Compares with a baseline and appends the differences to `text`.
 fn compare(result: &RunResult, baseline: &Path, tolerance: u64, text: &mut String) -> Exit {
     let old = match json::read(baseline) {
         Ok(old) => old,
@@ -153,6 +155,7 @@ fn compare(result: &RunResult, baseline: &Path, tolerance: u64, text: &mut Strin
     if regressed { Exit::Regression } else { Exit::Passed }
 }
 
+/// Appends each number of an arm that is worse; returns whether there is one.
 fn compare_arm(new: &ArmResult, old: &ArmResult, tolerance: u64, text: &mut String) -> bool {
     let mut regressed = false;
     for (name, of, shown) in NUMBERS {
@@ -176,6 +179,7 @@ fn compare_arm(new: &ArmResult, old: &ArmResult, tolerance: u64, text: &mut Stri
     regressed
 }
 
+/// The first reason why two results cannot be compared.
 fn incomparable(new: &RunResult, old: &RunResult) -> Option<String> {
     let differ =
         |what: &str, a: &str, b: &str| (a != b).then(|| format!("{what} '{b}', here '{a}'"));

@@ -17,6 +17,7 @@ pub use probe::{IntervalHdr, Latency, ProbePhase, Quantile, SpectrumRow};
 
 pub const SCHEMA: &str = "loadgen.result/1";
 
+/// The content of `result.json`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RunResult {
     pub schema: String,
@@ -59,6 +60,7 @@ pub struct Repeat {
     pub arms: Vec<ArmResult>,
 }
 
+/// The circumstances of a run. No verdict depends on them.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Meta {
     pub loadgen_version: String,
@@ -83,6 +85,7 @@ pub struct Meta {
     pub command: Option<String>,
 }
 
+/// The records of one arm.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ArmResult {
     pub name: String,
@@ -136,6 +139,7 @@ pub struct GroupResult {
     pub probes: Vec<ProbePhase>,
 }
 
+/// The records of one budget.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct BudgetResult {
     pub name: String,
@@ -150,6 +154,7 @@ pub struct BudgetResult {
     pub usage_bytes: Vec<u64>,
 }
 
+/// The records of one container.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ContainerResult {
     pub name: String,
@@ -238,6 +243,7 @@ pub struct RecoverySteps {
     pub down: DirectionSteps,
 }
 
+/// Steps of one direction.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirectionSteps {
     /// The least of the steps of the solo phase; `null`: the phase is shorter than a step.
@@ -257,6 +263,7 @@ impl DirectionSteps {
     }
 }
 
+/// The bytes and gaps of one container in one phase.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ContainerPhase {
     pub up_bytes: u64,
@@ -316,6 +323,7 @@ pub struct Fairness {
     pub broken: u64,
 }
 
+/// The purpose of a gate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GateKind {
@@ -328,6 +336,7 @@ pub enum GateKind {
     Subject,
 }
 
+/// One judged gate.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GateResult {
     pub arm: String,
@@ -361,6 +370,7 @@ pub struct GateRun {
     pub in_doubt: bool,
 }
 
+/// The verdict of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     pub word: String,

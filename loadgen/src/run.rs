@@ -151,9 +151,11 @@ struct Outcome {
 }
 
 impl Outcome {
+    /// The outcome of complete runs.
     fn judged(mut runs: Vec<Repeat>, limits: Thresholds, plan: &Plan) -> Self {
         let arms: Vec<&[ArmResult]> = runs.iter().map(|r| r.arms.as_slice()).collect();
         let (gates, verdict) = gate::judge_all(&arms, limits, &plan.gates);
+        // Each run by itself, to find the median run.
         let each: Vec<_> = arms.iter().map(|a| gate::judge(a, limits, &plan.gates).0).collect();
         let middle = gate::middle(&each);
         let arms = match runs.len() {
@@ -195,6 +197,7 @@ fn run_arms(
     Ok(done)
 }
 
+/// Runs the arms, in parallel or one after another, as the target permits.
 fn outcomes(
     plan: &Plan,
     target: &dyn Target,

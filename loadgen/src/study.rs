@@ -86,6 +86,7 @@ pub fn sweep(study: &Study<'_>, param: &str, control: Control<'_>) -> Result<Swe
     let (key, values) = param.split_once('=').ok_or_else(|| {
         Failure::Usage(format!("--param '{param}': key=value,value,... is wanted"))
     })?;
+    // An empty value, as after a trailing comma, is ignored.
     let values: Vec<&str> = values.split(',').map(str::trim).filter(|v| !v.is_empty()).collect();
     if values.is_empty() || values.len() > VALUES_MAX {
         return Err(Failure::Usage(format!("--param '{param}': 1 to {VALUES_MAX} values")));
@@ -106,6 +107,7 @@ pub fn sweep(study: &Study<'_>, param: &str, control: Control<'_>) -> Result<Swe
         let dir = place(value);
         export::write(&dir, &result, &[Format::Result, Format::Verdict])?;
         points.push(point(value, &result));
+        // The value distinguishes the suites of the points.
         suites.extend(cases::of_run(&result).into_iter().map(|s| {
             let of = format!("{} {key}={value}", s.of);
             Suite { of, ..s }
@@ -148,6 +150,7 @@ impl Study<'_> {
         Ok(plan)
     }
 
+    /// The locked output folder of a study.
     fn place(&self, what: &str, plan: &Plan) -> Result<Folder, Failure> {
         let prefix = format!("{what}-");
         let default = || names::default_out(self.scenario, &prefix, &plan.scenario, self.seed);
@@ -155,6 +158,7 @@ impl Study<'_> {
         Folder::take(&out)
     }
 
+    /// Writes `sweep.json` with the points so far.
     fn write_sweep(&self, out: &Path, param: &str, points: &[Point]) -> Result<(), Failure> {
         let file = SweepFile {
             schema: "loadgen.sweep/1",
@@ -188,6 +192,7 @@ fn point(value: &str, result: &RunResult) -> Point {
     }
 }
 
+/// Minimum over maximum of the victims' contended goodput, in millionths; 0 without any.
 fn mmr(arm: &ArmResult) -> u64 {
     use crate::plan::{CONTENDED, Role};
     let got =

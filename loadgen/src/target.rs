@@ -23,6 +23,7 @@ pub struct Control<'a> {
     pub stop: &'a AtomicBool,
 }
 
+/// A place to run plans.
 pub trait Target: fmt::Debug + Sync {
     fn name(&self) -> &'static str;
     /// Length of the steps that recovery is judged by.
@@ -60,6 +61,7 @@ const WALL_STEP_NS: u64 = 50_000_000;
 
 pub const NAMES: &[&str] = &["virtual", "tap", "kernel"];
 
+/// The target with this name.
 pub fn find(name: &str) -> Result<Box<dyn Target>, Failure> {
     match name {
         "virtual" => Ok(Box::new(virt::Virtual)),

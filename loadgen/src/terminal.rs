@@ -85,6 +85,7 @@ const MARKS: &[(&str, &str)] = &[
     ("VERDICT: ERROR", RED),
 ];
 
+/// Colours the marks at the starts of lines.
 fn paint(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 64);
     for line in text.split_inclusive('\n') {
@@ -135,6 +136,7 @@ mod tests {
                     walk(&entry, found);
                 } else if !["terminal.rs", "agent.rs"].contains(&name.as_str()) {
                     let text = fs::read_to_string(&entry).unwrap_or_default();
+                    // The agent is exempt: its standard output is the pipe to its parent.
                     let words = ["::stdout()", "::stderr()", "println!(", "print!("];
                     let prints = |l: &&str| words.iter().any(|w| l.contains(w));
                     found.extend(text.lines().filter(prints).map(|l| format!("{name}: {l}")));

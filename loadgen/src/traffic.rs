@@ -218,6 +218,7 @@ pub fn keep_time(
 
 /// Runs the loads in the given namespace, until their end or that of `shared`.
 pub fn obey(orders: &Orders, shared: &Shared) -> Result<Report, String> {
+    // Without a namespace, as in tests, run here.
     let Some(path) = &orders.netns else { return Ok(work(orders, shared)) };
     let netns =
         skbudget::attach::open_netns(path).map_err(|e| format!("open {}: {e}", path.display()))?;

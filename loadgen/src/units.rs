@@ -240,6 +240,7 @@ mod tests {
     #[test]
     fn dates_are_those_of_the_calendar() {
         assert_eq!(date(0), "1970-01-01 00:00 UTC");
+        // 2000 is a leap year, 2100 is not.
         assert_eq!(date(951_782_400_000), "2000-02-29 00:00 UTC");
         assert_eq!(date(951_868_799_999), "2000-02-29 23:59 UTC");
         assert_eq!(date(1_795_824_060_000), "2026-11-28 00:01 UTC");

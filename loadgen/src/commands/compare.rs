@@ -155,6 +155,7 @@ impl Compare {
         Ok(comparison.exit)
     }
 
+    /// Writes the files of a comparison and prints it.
     fn publish(&self, comparison: &Comparison, dir: Option<&Path>) -> Result<(), Failure> {
         let json = json::pretty("compare.json", comparison)?;
         let table = format!("{}\n{}\n", text::render(comparison), text::verdict_line(comparison));
@@ -186,6 +187,7 @@ impl Compare {
         what.map_or(Ok(()), |what| Err(Failure::Usage(what)))
     }
 
+    /// The selected metrics and limits. The default margin of virtual runs is 0, because they have no noise.
     fn question(&self, virtual_time: bool) -> Result<Question, Failure> {
         let margin = self.margin.unwrap_or(if virtual_time { 0.0 } else { 5.0 }) / 100.0;
         if !(0.0..=10.0).contains(&margin) {
@@ -199,6 +201,7 @@ impl Compare {
         Ok(Question { metrics, margin, both: self.both, seed: 1 })
     }
 
+    /// Compares saved results.
     fn saved(&self, a: &Path, b: &Path) -> Result<Comparison, Failure> {
         let (of_a, of_b) = (load(a)?, load(b)?);
         let (Some((_, first)), Some((_, second))) = (of_a.first(), of_b.first()) else {
@@ -232,6 +235,7 @@ impl Compare {
         Ok(paired(&runs(&of_a), &runs(&of_b), names, &question))
     }
 
+    /// Runs both sides and compares them.
     fn executed(&self) -> Result<(Comparison, Folder), Failure> {
         let now = &self.now;
         let virtual_time = now.target() == VIRTUAL;
@@ -276,6 +280,7 @@ impl Compare {
         Ok((comparison, folder))
     }
 
+    /// One side of `--exec`: its binary and arguments.
     fn side(
         &self,
         name: &str,

@@ -29,6 +29,7 @@ pub(crate) fn list() -> Result<String, Failure> {
     Ok(s)
 }
 
+/// Appends parameters as `--set` arguments, wrapped to the width of a line.
 fn settings(s: &mut String, all: &[(String, toml::Value)]) {
     let word = |(key, value): &(String, toml::Value)| match value {
         toml::Value::String(text) => format!("{key}={text}"),
@@ -50,6 +51,7 @@ fn settings(s: &mut String, all: &[(String, toml::Value)]) {
     }
 }
 
+/// The text of a scenario file.
 pub(crate) fn show(name: &str) -> Result<String, Failure> {
     match scenario::text(name) {
         Some(text) => Ok(text.to_owned()),
@@ -69,6 +71,7 @@ mod tests {
     fn the_common_block_stands_once_and_hogs_have_their_knobs() {
         let text = list().unwrap();
         for common in ["probe-rate=2000", "rtt=1ms", "recovery=200ms"] {
+            // Once in the common block; a few scenarios may set it too.
             assert!(text.matches(common).count() <= 3, "{common}:\n{text}");
         }
         let of = |name: &str| {

@@ -11,6 +11,7 @@ use crate::result::RunResult;
 /// Maximum number of paths listed; further ones are only counted.
 const PLACES_MAX: usize = 12;
 
+/// Compares two runs exactly.
 pub fn compare(
     a: &RunResult,
     b: &RunResult,
@@ -69,6 +70,7 @@ fn lines(run_a: &Run, run_b: &Run, question: &Question) -> Vec<Line> {
             let key = (arm.clone(), m.key);
             let before = run_a.values[&key];
             let after = run_b.values.get(&key).copied();
+            // A metric that B lacks counts as the largest value.
             let (from, to) = (before.value, after.map_or(f64::MAX, |r| r.value));
             // Only selected metrics decide; others are listed.
             let gated = question.metrics.iter().any(|q| q.key == m.key);
@@ -134,6 +136,7 @@ fn places(a: &RunResult, b: &RunResult) -> Result<Vec<String>, Failure> {
     Ok(found)
 }
 
+/// Collects the paths of all differences between two values.
 fn walk(a: &Value, b: &Value, at: &str, found: &mut Vec<String>) {
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {
@@ -157,6 +160,7 @@ fn walk(a: &Value, b: &Value, at: &str, found: &mut Vec<String>) {
     }
 }
 
+/// A value in a few characters.
 fn brief(v: &Value) -> String {
     match v {
         Value::Array(a) => format!("{} elements", a.len()),

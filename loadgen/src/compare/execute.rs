@@ -76,6 +76,7 @@ impl Rounds {
         if self.replace { self.wanted + self.wanted.div_ceil(2) } else { self.wanted }
     }
 
+    /// Makes pairs until enough are sound or the maximum is reached.
     fn make<P>(
         self,
         mut pair: impl FnMut(usize, bool) -> Result<P, Failure>,
@@ -188,10 +189,12 @@ fn said(errors: &Path) -> String {
     String::from_utf8_lossy(&head).trim().to_owned()
 }
 
+/// Maximum bytes of a run's error output that are reported.
 const SAID_BYTES_MAX: u64 = 64 << 10;
 
 /// Waits for the end of a run. On `stop`, sends SIGINT once; the run then ends soon.
 fn wait(child: &mut Child, stop: &AtomicBool) -> std::io::Result<ExitStatus> {
+    /// Interval at which the child and the stop flag are polled.
     const EVERY: Duration = Duration::from_millis(20);
     let mut told = false;
     loop {
@@ -239,6 +242,7 @@ mod tests {
         for block in firsts(1).chunks(2) {
             assert_ne!(block[0], block[1]);
         }
+        // The first of each block is as random as a coin.
         let led_by_a = firsts(1).iter().step_by(2).filter(|a| **a).count();
         assert!((30..=70).contains(&led_by_a), "{led_by_a} of 100 blocks");
         assert_eq!(firsts(7), firsts(7));

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::{Comparison, Judgement, Kind};
 use crate::metrics::{Reading, find};
 
+/// The table of a comparison with its notes.
 pub fn render(c: &Comparison) -> String {
     let mut s = String::new();
     let how = match c.kind {

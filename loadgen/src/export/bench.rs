@@ -40,6 +40,7 @@ fn readings(result: &RunResult) -> impl Iterator<Item = (&ArmResult, &'static Me
     })
 }
 
+/// One entry, in the unit that trackers show.
 fn entry(result: &RunResult, arm: &ArmResult, m: &Metric, r: Reading) -> Entry {
     let (unit, scale) = match m.unit {
         Unit::Nanos => ("ms", 1e-6),

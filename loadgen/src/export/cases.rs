@@ -44,6 +44,7 @@ impl Suite {
     }
 }
 
+/// The case of a gate.
 pub fn of_gate(g: &GateResult) -> Case {
     let outcome = match (g.passed, g.is_fault()) {
         (true, _) => Outcome::Passed,
@@ -75,6 +76,7 @@ pub fn of_gates(of: &str, gates: &[GateResult]) -> Vec<Suite> {
     suites
 }
 
+/// The suites of a run.
 pub fn of_run(result: &RunResult) -> Vec<Suite> {
     let mut suites = if result.interrupted {
         unjudged(result)
@@ -199,6 +201,7 @@ mod tests {
         let plan = Scenario::find("step", "virtual").unwrap().plan(1).unwrap();
         let suites = of_run(&stopped(&plan.toml));
         let of = |name: &str| &suites.iter().find(|s| s.name == name).unwrap().cases;
+        // The control arm has fewer gates than the subject.
         assert!(of("shared").len() >= 5 && of("container").len() >= 10);
         assert!(of("container").iter().any(|c| c.name == "longest stall"));
         for suite in ["shared", "container"] {

@@ -75,6 +75,7 @@ mod tests {
             text,
             "::error title=x / y%2Cz::a: b: 5 %25%0Ac\n::warning title=x / y%2Cz::a: b: 5 %25%0Ac\n"
         );
+        // 400 failures and doubts.
         let many = vec![suite; 200];
         assert_eq!(annotations(&many).lines().count(), ANNOTATIONS_MAX);
     }

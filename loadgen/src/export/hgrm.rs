@@ -32,6 +32,7 @@ pub fn files(result: &RunResult) -> Result<Vec<File>, Failure> {
                 let merged = Book::merged(probes).map_err(|e| Failure::io(group, e))?;
                 put(group, &merged);
             }
+            // With few containers also one file each.
             if arm.containers.len() <= CONTAINERS_MAX {
                 for c in &arm.containers {
                     if let Some(p) = c.phases.get(i).and_then(|p| p.probe.as_ref()) {
@@ -44,6 +45,7 @@ pub fn files(result: &RunResult) -> Result<Vec<File>, Failure> {
     Ok(out.into_iter().collect())
 }
 
+/// The probes of each group in a phase.
 fn groups(arm: &ArmResult, phase: usize) -> BTreeMap<&str, Vec<&ProbePhase>> {
     let mut groups: BTreeMap<&str, Vec<&ProbePhase>> = BTreeMap::new();
     for c in &arm.containers {
@@ -120,6 +122,7 @@ mod tests {
         for row in rows {
             assert_eq!(row.len(), 4, "{row:?}");
             let at = (row[0].parse::<f64>().unwrap(), row[3].parse::<f64>().unwrap());
+            // Neither the values nor the positions on the axis may fall.
             assert!(at.0 >= before.0 && at.1 >= before.1 && at.1 >= 1.0);
             before = at;
         }
@@ -134,6 +137,7 @@ mod tests {
             l.starts_with(' ') && f.len() == 4 && f.iter().all(|x| x.parse::<f64>().is_ok())
         });
         assert!(rows.count() > 20);
+        // A pair of numbers in each footer, with these names.
         let footer = |start: &str, words: [&str; 2]| {
             let line = text.lines().find(|l| l.starts_with(start)).unwrap();
             let inner = line.trim_start_matches("#[").trim_end_matches(']');

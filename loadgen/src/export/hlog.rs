@@ -44,12 +44,14 @@ pub fn render(result: &RunResult) -> Result<String, Failure> {
     write(result, &lines).map_err(|e| Failure::io("latency.hlog", e))
 }
 
+/// The arm of the lines without a tag.
 fn aggregate(result: &RunResult) -> Option<&ArmResult> {
     // On the kernel target no arm is a subject: use the last one.
     let subject = result.arms.iter().rev().find(|a| a.role == ArmRole::Subject);
     subject.or_else(|| result.arms.last())
 }
 
+/// Adds the intervals of a container to the lines with this tag.
 fn add(
     lines: &mut BTreeMap<Line, Counts>,
     c: &ContainerResult,
@@ -90,11 +92,13 @@ fn fill_gaps(lines: &mut BTreeMap<Line, Counts>) {
     lines.extend(silent);
 }
 
+/// The log as text, with version line and legend.
 fn write(result: &RunResult, lines: &BTreeMap<Line, Counts>) -> Result<String, String> {
     let mut out = String::new();
     let _ = writeln!(out, "#[Logged with loadgen {}]", result.meta.loadgen_version);
     // Readers check the version; the library does not write it.
     let _ = writeln!(out, "#[Histogram log format version 1.3]");
+    // Readers show the wall-clock time of the start.
     let started = UNIX_EPOCH + Duration::from_millis(result.meta.started_unix_ms);
     let (mut bytes, mut serializer) = (Vec::new(), V2DeflateSerializer::new());
     let mut builder = IntervalLogWriterBuilder::new();

@@ -70,6 +70,7 @@ fn from_below(s: &mut String, result: &RunResult, run: &str) {
     }
 }
 
+/// The metadata lines of a metric family.
 fn family(s: &mut String, name: &str, kind: &str, unit: &str, help: &str) {
     let _ = writeln!(s, "# TYPE {name} {kind}");
     if !unit.is_empty() {
@@ -121,7 +122,9 @@ fn buckets(arm: &ArmResult, phase: usize) -> Result<(Vec<u64>, u64, f64), Failur
     Ok((counts, total, sum))
 }
 
+/// Goodput by container, for arms with few containers.
 fn containers(s: &mut String, result: &RunResult, run: &str) {
+    // One series per container and phase only where there are few.
     let few = |a: &&ArmResult| a.containers.len() <= CONTAINERS_MAX;
     let name = "loadgen_container_moved_bytes";
     family(s, name, "gauge", "bytes", "goodput of a container in a phase");

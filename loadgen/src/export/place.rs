@@ -135,6 +135,7 @@ fn head(path: &Path) -> Option<Vec<u8>> {
     Some(head)
 }
 
+/// The temporary name of a file.
 fn temporary(name: &str) -> String {
     format!("{}{name}{}", TEMPORARY.0, TEMPORARY.1)
 }
@@ -183,6 +184,7 @@ impl Staged {
         Ok(())
     }
 
+    /// Renames the next waiting file to its final name.
     fn rename_first(&mut self) -> Result<(), Failure> {
         let name = &self.waiting[0];
         let to = self.dir.join(name);

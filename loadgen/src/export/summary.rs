@@ -119,7 +119,9 @@ fn gates(s: &mut String, result: &RunResult) {
     );
 }
 
+/// The metrics of all arms, one column each.
 fn side_by_side(s: &mut String, result: &RunResult) {
+    // The expectation tells which column should be good.
     let head = |a: &ArmResult| format!("{} ({})", cell(&a.name), a.role.expected());
     let heads: Vec<String> = result.arms.iter().map(head).collect();
     let _ = writeln!(s, "| | {} |", heads.join(" | "));
@@ -134,6 +136,7 @@ fn side_by_side(s: &mut String, result: &RunResult) {
     s.push('\n');
 }
 
+/// The worst victims of an arm, folded.
 fn victims(s: &mut String, result: &RunResult, arm: &ArmResult) {
     let ns = |i: usize| result.phases.get(i).map_or(1, Phase::nanos);
     let slow = |c: &ContainerResult| slowdown_milli(c, ns(SOLO), ns(CONTENDED));
@@ -199,6 +202,7 @@ fn details(s: &mut String, result: &RunResult) {
 /// Escapes a text so that it stays in its table cell and contains no markup.
 fn cell(text: &str) -> String {
     let mut s = String::new();
+    // Cut before the escaping, so that no escape sequence is split.
     for c in text.chars().take(CELL_MAX) {
         match c {
             '|' => s.push_str("\\|"),

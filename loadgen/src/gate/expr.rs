@@ -22,6 +22,7 @@ use std::fmt;
 use self::parse::Parser;
 use crate::result::ArmResult;
 
+/// A parsed condition with its text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Expr {
     text: String,
@@ -205,6 +206,7 @@ impl Expr {
     /// The shortest upper limit of a response time in the condition.
     pub fn least_latency_ns(&self) -> Option<u64> {
         let asked = self.tests().into_iter().filter_map(|test| match test {
+            // `metric <= number`, or `number >= metric`.
             (Term::Over(_, _, m), Op::AtMost | Op::Less, Term::Number(n, _))
             | (Term::Number(n, _), Op::AtLeast | Op::More, Term::Over(_, _, m))
                 if m.is_latency() =>

@@ -22,6 +22,7 @@ impl Thresholds {
             slowdown_milli: 1050,
             p99_inflation_milli: 1200,
             p99_delta_ns: None,
+            // Four round trips, at least 1 ms.
             stall_ns: if 4 * rtt_ns > 1_000_000 { 4 * rtt_ns } else { 1_000_000 },
             delivered_ppm: 1_000_000,
             overshoot_bytes: 0,
@@ -33,10 +34,12 @@ impl Thresholds {
         Self {
             slowdown_milli: 1150,
             p99_inflation_milli: 2000,
+            // Ratio and difference must both hold: twice a long p99 would permit too much.
             p99_delta_ns: Some(500_000),
             stall_ns: 50_000_000,
             delivered_ppm: 999_000,
             overshoot_bytes: 0,
+            // 200 ms, but at least the two steps that a recovery needs.
             recovery_ns: 200_000_000.max(2 * step_ns),
         }
     }

@@ -96,6 +96,7 @@ mod tests {
                     assert!(Expr::parse(&text, &["victim"]).is_ok(), "{text}");
                 }
             }
+            // An earlier name must not be the key of another exported metric.
             assert!(before.is_empty() || metrics::find(before).is_none(), "{before}");
         }
         for (name, _) in OF_ARM {

@@ -40,6 +40,7 @@ impl Digits {
     /// A new histogram with values up to 60 s in nanoseconds.
     pub(super) fn histogram(self) -> Counts {
         let (low, digits) = match self {
+            // Lowest value in nanoseconds, and significant digits.
             Self::Three => (1, 3),
             Self::Two => (1000, 2),
         };
@@ -208,6 +209,7 @@ impl Book {
         rows
     }
 
+    /// The record of this book for the result.
     pub fn summary(&self) -> ProbePhase {
         let all = self.all();
         // One missing request suffices to make the maximum a lower bound.
@@ -301,6 +303,7 @@ impl ProbeLog {
         }
     }
 
+    /// A request is due at `at_ns`; it belongs to the phase at that time.
     pub fn intend(&mut self, id: u64, at_ns: u64) {
         let phase = self.phases.iter().position(|p| at_ns >= p.start_ns && at_ns < p.end_ns);
         // Requests between the phases belong to none and are not counted.
@@ -323,6 +326,7 @@ impl ProbeLog {
         }
     }
 
+    /// The last byte of the response arrived.
     pub fn complete(&mut self, id: u64, now_ns: u64) {
         if let Some(r) = self.open.remove(&id) {
             let book = &mut self.books[r.phase];

@@ -56,12 +56,14 @@ impl Meter {
         }
     }
 
+    /// Starts a phase.
     pub fn begin(&mut self, now_ns: u64) {
         let steps = Vec::new();
         self.open =
             Some(OpenPhase { start_ns: now_ns, bytes: 0, last_ns: now_ns, stall_ns: 0, steps });
     }
 
+    /// Ends the open phase, if there is one.
     pub fn end(&mut self, now_ns: u64) {
         if let Some(mut p) = self.open.take() {
             // A step without a byte is a zero. A last step that the phase cuts short is dropped: it is no measure.
@@ -75,9 +77,11 @@ impl Meter {
     /// Ends the open phase and the windows of a run that was stopped. Windows that never started are removed, not zero.
     pub fn stop(&mut self, now_ns: u64) {
         self.end(now_ns);
+        // At least one window, so that bytes in flight have a place.
         self.windows.truncate((now_ns.div_ceil(self.window_ns) as usize).max(1));
     }
 
+    /// Counts `n` bytes at `now_ns`.
     pub fn add(&mut self, now_ns: u64, n: u64) {
         if n == 0 {
             return;
@@ -91,6 +95,7 @@ impl Meter {
         }
         if let Some(p) = &mut self.open {
             p.bytes += n;
+            // The gap that these bytes end.
             p.stall_ns = p.stall_ns.max(now_ns.saturating_sub(p.last_ns));
             p.last_ns = now_ns;
             let step = (now_ns.saturating_sub(p.start_ns) / self.step_ns) as usize;
@@ -141,6 +146,7 @@ mod tests {
     #[test]
     fn gaps_reach_to_both_ends_of_a_phase() {
         let mut m = Meter::new(10, 10, 100);
+        // Before the first phase: in the windows and the total only.
         m.add(5, 1);
         m.begin(10);
         m.add(30, 7);
@@ -148,6 +154,7 @@ mod tests {
         m.end(50);
         m.begin(50);
         m.end(90);
+        // After the last phase.
         m.add(95, 2);
         assert_eq!(
             m.phases(),
@@ -190,6 +197,7 @@ mod tests {
     #[test]
     fn windows_add_up_to_the_total_zeros_included() {
         let mut m = Meter::new(10, 10, 95);
+        // The last is beyond the end: it counts in the last window.
         for (at, n) in [(0, 1), (9, 2), (10, 4), (94, 8), (200, 16)] {
             m.add(at, n);
         }

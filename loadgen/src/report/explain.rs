@@ -163,6 +163,7 @@ fn contents<'a>(topics: impl Iterator<Item = &'a str>) -> String {
             _ => topic_or_metric(name).unwrap_or_default(),
         };
         let text = text.strip_prefix(&format!("{name}: ")).unwrap_or(&text);
+        // The first sentence of the topic.
         let first = text.split_once(". ").map_or(text, |(first, _)| first);
         format!("{name:20} {}\n", first.trim_end().trim_end_matches('.'))
     };

@@ -33,6 +33,7 @@ pub fn render(result: &RunResult) -> Result<String, Failure> {
         let (key, value) = crate::units::param(k, *v);
         context! { key, value }
     });
+    // Every arm has the same containers.
     let victims = result.arms.first().map_or(0, |a| crate::metrics::victims(a).count());
     let context = context! {
         scenario => result.scenario.as_str(), seed => result.seed,
@@ -57,6 +58,7 @@ fn unbroken(cell: &str) -> String {
 }
 
 fn svg(text: String) -> Value {
+    // The drawing has escaped its texts: do not escape its markup.
     Value::from_safe_string(text)
 }
 

@@ -293,6 +293,7 @@ mod tests {
             series: vec![Series { points: vec![(-5.0, 9.0), (7.0, -3.0)], ..Series::default() }],
             ..Chart::default()
         };
+        // From LEFT, TOP to W - RIGHT, H - BOTTOM.
         assert!(chart.render().contains("M68.0 30.0L546.0 220.0"));
     }
 

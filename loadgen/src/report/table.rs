@@ -212,6 +212,7 @@ pub(crate) const HOG_MEMORY: &str = "hog's peak / its hard limit";
 pub(crate) fn hog_memory(arm: &ArmResult) -> String {
     let f = &arm.fairness;
     match f.hog_hard_bytes.filter(|_| arm.is_limited()) {
+        // An arm without a hog has no peak to show.
         _ if !arm.containers.iter().any(|c| c.role == Role::Hog) => none(),
         Some(hard) => format!("{} / {}", bytes(f.hog_peak_bytes), bytes(hard)),
         None => format!("{} / none", bytes(f.hog_peak_bytes)),

@@ -256,6 +256,7 @@ impl Builder<'_> {
             } else {
                 format!("{}{}", g.name, i + 1)
             };
+            // Several lives have numbered names.
             let many = presence.len() > 1;
             // With churn a container has several lives; each is a container of its own, but they share one budget.
             for (life, p) in presence.iter().enumerate() {
@@ -280,6 +281,7 @@ impl Builder<'_> {
     fn record(&self) -> Vec<(String, u64)> {
         let params = self.source.params().unwrap_or_default();
         let row = |(name, value): &(String, toml::Value)| {
+            // Only numbers are recorded.
             let (n, unit) = guess(value)?;
             Some((format!("{}{}", name.replace('-', "_"), unit.suffix()), n))
         };

@@ -71,6 +71,7 @@ pub(super) fn presence(g: &Group, times: &Times) -> Result<Vec<Presence>, Wrong>
     steps(&g.schedule, times).map(|p| vec![p]).or_else(|e| wrong("schedule", e))
 }
 
+/// The presence of a container with a schedule.
 fn steps(schedule: &[Step], times: &Times) -> Result<Presence, String> {
     let phase = contended(times);
     let mut all: Vec<(u64, Action)> = Vec::new();

@@ -273,6 +273,7 @@ fn put(table: &mut Table, path: &[String], value: Value) -> Result<(), String> {
     }
 }
 
+/// The value at a path; elements of arrays by name.
 fn look<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {
     let (key, rest) = path.split_first()?;
     let next = table.get(key)?;

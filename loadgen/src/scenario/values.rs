@@ -77,6 +77,7 @@ pub(super) fn guess(value: &toml::Value) -> Option<(u64, Unit)> {
         toml::Value::Integer(n) => u64::try_from(*n).ok().map(|n| (n, Unit::Count)),
         toml::Value::Boolean(b) => Some((u64::from(*b), Unit::Flag)),
         toml::Value::String(text) => {
+            // Count first: digits without a unit are a count, not bytes.
             let units = [Unit::Count, Unit::Flag, Unit::Nanos, Unit::BitsPerSecond, Unit::Bytes];
             units.iter().find_map(|u| u.parse(text).ok().map(|n| (n, *u)))
         }

@@ -25,6 +25,7 @@ pub(crate) fn sample() -> RunResult {
     for i in 0..REQUESTS {
         let at = i * (3 * SECOND / REQUESTS);
         log.intend(i, at);
+        // One percent of the requests does not complete.
         if i % 100 > 0 {
             log.complete(i, at + 100_000 + i * 331);
         }

@@ -35,6 +35,7 @@ fn case(seed: u64) -> (ProbeLog, Vec<u64>) {
     let phase = Phase { name: "all".to_owned(), start_ns: 0, end_ns: SECOND };
     let mut log = ProbeLog::new(&[phase], SECOND);
     let count = 1 + rng.below(400);
+    // Latencies up to about 900 ms, and from none to all of the requests missing.
     let (slowest, missing) = (1 + rng.below(900), rng.below(101));
     let mut truth = Vec::new();
     for id in 0..count {

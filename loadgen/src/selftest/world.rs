@@ -46,6 +46,7 @@ pub fn probe(server: Server, seconds: u64) -> ProbePhase {
     let node = world.add_container(node).expect("a world of one container");
 
     let (start, end) = (SECOND, SECOND * (1 + seconds));
+    // The connection opens in the first second, before the phase.
     let phase = Phase { name: "all".to_owned(), start_ns: start, end_ns: end };
     let log = Rc::new(RefCell::new(ProbeLog::new(&[phase], 60 * SECOND)));
     let plan = ProbePlan {

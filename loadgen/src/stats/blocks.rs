@@ -86,6 +86,7 @@ mod tests {
             "{low} {high}"
         );
         assert_eq!(bounds(&blocks[..5], 0.5, 1).unwrap(), None);
+        // Blocks without any spread have an interval of one value.
         let alike: Vec<_> = (0..8).map(|i| block(i, 777)).collect();
         assert_eq!(bounds(&alike, 0.99, 1).unwrap(), Some((777.0, 777.0)));
     }

@@ -35,6 +35,7 @@ pub fn median_interval(values: &[f64], seed: u64) -> Interval {
 pub fn difference_interval(a: &[f64], b: &[f64], seed: u64) -> Interval {
     let (mut rng, mut space) = (Rng::new(seed), Vec::new());
     let draw = |_| {
+        // The two sides are independent: resample each.
         let of_b = resample(b, &mut rng, &mut space);
         of_b - resample(a, &mut rng, &mut space)
     };
@@ -64,6 +65,7 @@ mod tests {
             let i = median_interval(&values, *seed);
             i.low <= 0.0 && 0.0 <= i.high
         });
+        // Nominally 190 of 200; with 15 values the percentile bootstrap covers less.
         assert!((176..=200).contains(&covered.count()));
     }
 }

@@ -35,6 +35,7 @@ mod tests {
     fn more_pairs_lower_the_floor_and_no_noise_has_none() {
         let noisy: Vec<f64> = (0..20).map(|i| f64::from(i - 10) / 100.0).collect();
         let of = |pairs| floor(&noisy, pairs, 1).unwrap();
+        // The median of more pairs varies less.
         assert!(of(6) > of(24) && of(24) > 0.0);
         assert_eq!(floor(&[0.0; 5], 6, 1), Some(0.0));
         assert_eq!(floor(&[], 6, 1), None);

@@ -66,6 +66,7 @@ pub fn rank_sum(a: &[f64], b: &[f64]) -> f64 {
     two_sided(&chance, seen)
 }
 
+/// Two-sided p of an observed sum under a distribution.
 fn two_sided(chance: &[f64], seen: usize) -> f64 {
     let below: f64 = chance[..=seen].iter().sum();
     let above: f64 = chance[seen..].iter().sum();

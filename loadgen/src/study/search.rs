@@ -70,6 +70,7 @@ pub fn search(
     Ok((text, exit.code()))
 }
 
+/// The last line of a search, and its exit code.
 fn conclusion(key: &str, bounds: &Bounds, found: &Found) -> (String, Exit) {
     let show = |n: u64| bounds.unit.show(n);
     match (found.best, &found.beyond) {
@@ -121,6 +122,7 @@ struct Found {
     beyond: Option<(u64, Outcome)>,
 }
 
+/// Halves the range until the last passing and the first other value are neighbours.
 fn bisect(
     bounds: &Bounds,
     steps: u32,
@@ -139,6 +141,7 @@ fn bisect(
     // Both ends are known now: halve the interval between them.
     let grain = grain(bounds, steps);
     for _ in 0..steps {
+        // Without a value between the two, the search is finished.
         let Some(middle) = middle(best, beyond.0, grain) else { break };
         match try_at(middle)? {
             Outcome::Passes => best = middle,
@@ -167,6 +170,7 @@ fn grain(bounds: &Bounds, steps: u32) -> u64 {
     grains.take_while(|g| *g <= finest).last().unwrap_or(1)
 }
 
+/// Parses both ends with a common unit.
 fn bounds(range: &Range<'_>) -> Result<Bounds, Failure> {
     let units = [Unit::Count, Unit::Nanos, Unit::BitsPerSecond, Unit::Bytes];
     let both =
@@ -193,6 +197,7 @@ mod tests {
     /// Upwards, values up to the edge pass. Downwards, values from the edge on pass.
     #[test]
     fn bisection_finds_the_last_that_passes_in_both_directions() {
+        // Edges at the start, within, before and at the end, and below the range.
         for (edge, to) in [(10, 11), (57, 58), (99, 100), (100, 0), (5, 10)] {
             let mut asked = 0;
             let mut up = |n: u64| {

@@ -86,6 +86,7 @@ pub(super) fn serve(
                 let port = servers.responder(spec.request_bytes, spec.response_bytes)?;
                 Assigned::Probe { to: at(port), spec }
             }
+            // `carries` has refused loads with a read rate.
             (Load::Stuff(fill), _) if fill.reads_bits_per_second.is_none() => {
                 Assigned::Stuff { to: at(servers.never_reads()?), fill }
             }
@@ -245,6 +246,7 @@ pub(super) fn play(
     })
 }
 
+/// Waits for each window and calls `look`.
 fn windows(
     plan: &Plan,
     shared: &Shared,

@@ -15,6 +15,7 @@ use crate::traffic::{Orders, Report, Shared, obey};
 /// The hidden subcommand of `loadgen`.
 pub(crate) const SUBCOMMAND: &str = "__agent";
 
+/// The parent's end of an agent process.
 #[derive(Debug)]
 pub(super) struct Agent {
     child: Child,
@@ -29,8 +30,10 @@ impl Agent {
         // The child opens the descriptor of this process, which stays open while the caller holds the namespace.
         let path = format!("/proc/{}/fd/{}", std::process::id(), netns.as_raw_fd());
         let orders = Orders { netns: Some(PathBuf::from(path)), ..orders };
+        // This very binary, even if its file was replaced meanwhile.
         let mut child = Command::new("/proc/self/exe")
             .arg(SUBCOMMAND)
+            // Both pipes carry one line of JSON; standard error is that of the parent.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // The terminal sends Ctrl-C and a hangup to its whole process group; the agent must end only when this

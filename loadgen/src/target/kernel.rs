@@ -99,6 +99,7 @@ struct Grouped {
     group: Group,
 }
 
+/// Everything that exists during one arm.
 #[derive(Debug)]
 struct Stage {
     // Drop order: agents end before their cgroups are removed, and the servers last.
@@ -131,6 +132,7 @@ impl Stage {
         Ok(stage)
     }
 
+    /// Creates a container: cgroup, namespace, veth, servers, agent.
     fn add(
         &mut self,
         plan: &Plan,
@@ -209,6 +211,7 @@ impl Stage {
     }
 }
 
+/// The records of a cgroup.
 fn budget(
     name: &str,
     hard_bytes: Option<u64>,
@@ -233,6 +236,7 @@ fn budget(
 }
 
 fn container(a: &Grouped, report: &Report, plan: &Plan) -> ContainerResult {
+    // Here the guest's kernel is the stack under test, so its memory counters are those of the container.
     let counters = report.guest_counters.iter().map(|(n, v)| (n.as_str(), *v));
     let mut c = ContainerResult {
         peak_held_bytes: a.group.max_usage_bytes(),

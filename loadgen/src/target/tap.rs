@@ -80,6 +80,7 @@ struct Tapped {
     last: Option<ContainerReport>,
 }
 
+/// Everything that exists during one arm.
 #[derive(Debug)]
 struct Stage {
     // Drop order: the agents, then the daemon, then the servers.
@@ -115,6 +116,7 @@ impl Stage {
         Ok(stage)
     }
 
+    /// Creates a container: namespace, TAP, servers, agent.
     fn add(
         &mut self,
         plan: &Plan,
@@ -132,6 +134,7 @@ impl Stage {
         let netns = attach::create_netns().map_err(|e| Failure::io(name, e))?;
         let mut guest = GuestNet::from(&config);
         let net = FloodNet { own_ip: config.guest_ip, peer_mac: config.our_mac };
+        // A flood sends with the container's address, past the kernel.
         if c.floods() {
             // The flood uses the container's address. The kernel has another, because it would reset the flood's
             // connections, which it does not know.
@@ -172,6 +175,7 @@ impl Stage {
         Ok((samples, ended_ns))
     }
 
+    /// Takes a sample; at their end, removes the hogs.
     fn look(&mut self, samples: &mut Samples, hog_leaves: bool) -> Result<(), Failure> {
         let stats = self.daemon.stats(false).map_err(|e| Failure::io("daemon", e))?;
         if hog_leaves {

@@ -56,6 +56,7 @@ impl Target for Virtual {
         let mut samples = Samples::new(&cast);
         let mut stopped = false;
         for stop in stops(plan) {
+            // Checked at every pause: the wall-clock time between two is short.
             stopped = control.stop.load(Ordering::Relaxed);
             if stopped {
                 break;
@@ -106,6 +107,7 @@ enum Act {
     Share,
 }
 
+/// A time at which the world pauses, with its actions.
 #[derive(Debug, Default)]
 struct Stop {
     at_ns: u64,
@@ -124,6 +126,7 @@ const HELD_EVERY_NS: u64 = 10_000_000;
 const LOOK_EVERY_NS: u64 = 100_000;
 const SHARE_EVERY_NS: u64 = 5_000_000;
 
+/// All pauses of a plan in the order of time.
 fn stops(plan: &Plan) -> Vec<Stop> {
     let mut at: BTreeMap<u64, Stop> = BTreeMap::new();
     let mut add = |ns: u64, act: Option<Act>| {
@@ -166,6 +169,7 @@ fn stops(plan: &Plan) -> Vec<Stop> {
     stops
 }
 
+/// Carries out one action.
 fn perform(act: Act, world: &mut World, cast: &mut Cast, plan: &Plan) -> Result<(), Failure> {
     let now = world.now().0;
     match act {
@@ -261,6 +265,7 @@ fn moved(world: &World, p: &Player) -> u64 {
     s.bytes_from_guest + s.bytes_to_guest
 }
 
+/// The member statistics of a container; those saved at its end if it has left.
 fn stats_of(world: &World, p: &Player) -> MemberStats {
     match (p.last_stats, p.node) {
         // The container has ended: its saved counters.
@@ -314,6 +319,7 @@ impl Samples {
     }
 }
 
+/// The records of an arm.
 fn collect(world: &World, cast: &Cast, plan: &Plan, arm: &ArmPlan, samples: Samples) -> ArmResult {
     let budgets = cast.budgets.iter().zip(samples.usage);
     let budgets = budgets.map(|((id, name), usage)| {
@@ -390,6 +396,7 @@ fn container(world: &World, cast: &Cast, p: &Player, held: Held, plan: &Plan) ->
         counters: memory_counters(&stats_of(world, p)),
         stack_counters: named(stats.counters.iter().map(|(n, v)| (*n, *v)).chain(work)),
         flows_total: stats.flows_total,
+        // Both ends check the pattern: the loads in the guest, and the servers.
         corrupt: loads::corrupt(p) + p.node.map_or(0, |n| world.host(n).corrupt()),
         broken: loads::broken(p),
         ..ContainerResult::of(&p.plan)

@@ -52,6 +52,7 @@ pub(super) fn connect(to: SocketAddr, shared: &Shared) -> Option<TcpStream> {
     None
 }
 
+/// Whether an error means that the call should be repeated.
 pub(super) fn is_wait(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
@@ -117,6 +118,7 @@ fn many(
         match open(to, fill.buffer_bytes.map(|b| b as usize), option) {
             Ok(stream) => {
                 shared.note_connected();
+                // The thread that fills the connections has ended.
                 if out.send(stream).is_err() {
                     return;
                 }
@@ -135,6 +137,7 @@ enum BufferOption {
     Receive,
 }
 
+/// Connects a non-blocking socket, with a buffer size if one is given.
 fn open(to: SocketAddr, buffer: Option<usize>, option: BufferOption) -> io::Result<TcpStream> {
     let Some(bytes) = buffer else {
         let stream = TcpStream::connect_timeout(&to, Duration::from_millis(500))?;

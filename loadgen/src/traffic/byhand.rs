@@ -38,6 +38,7 @@ enum State {
     Open,
 }
 
+/// A connection, with the variables of RFC 9293 section 3.3.1.
 #[derive(Debug)]
 struct Conn {
     local: u16,
@@ -93,7 +94,9 @@ impl ByHand {
         let conn = |i: u32| Conn {
             local: FIRST_PORT + i as u16,
             remote: target.to_port + if target.port_each { i as u16 } else { 0 },
+            // One after another, so that the SYNs are no burst.
             state: State::Dialing { again_ns: from_ns + u64::from(i) * DIAL_EVERY_NS },
+            // Fixed and distinct: the flood is deterministic.
             iss: 0x0100_0000 + i * 0x0001_0000,
             una: 0,
             nxt: 0,
@@ -108,6 +111,7 @@ impl ByHand {
             kind,
             conns: (0..connections).map(conn).collect(),
             every_ns: 1_000_000_000 / u64::from(per_second.max(1)),
+            // Leaves time for the first connections to open.
             due_ns: from_ns + 1_000_000,
             turn: 0,
             until_ns,
@@ -117,6 +121,7 @@ impl ByHand {
         }
     }
 
+    /// Handles a received frame: ARP requests and TCP segments.
     pub fn on_frame(&mut self, now_ns: u64, frame: &[u8]) {
         let Ok(eth) = EthernetFrame::new_checked(frame) else { return };
         match eth.ethertype() {
@@ -147,6 +152,7 @@ impl ByHand {
         else {
             return;
         };
+        // The kernel in the namespace has another address and does not reply for this one.
         if target_protocol_addr != self.target.own_ip {
             return;
         }
@@ -169,6 +175,7 @@ impl ByHand {
         self.answers.push_back(frame);
     }
 
+    /// Updates a connection by a received segment (RFC 9293 section 3.10.7, as far as a flood needs it).
     fn on_segment(&mut self, now_ns: u64, tcp: &TcpPacket<&[u8]>) {
         let Some(i) = tcp.dst_port().checked_sub(FIRST_PORT).map(usize::from) else { return };
         let Some(c) = self.conns.get_mut(i) else { return };
@@ -265,6 +272,7 @@ impl ByHand {
         }
     }
 
+    /// Sequence number and value of the next byte of a connection; `None` if its window has no room.
     fn next_byte(&mut self, i: usize, now_ns: u64) -> Option<(u32, u8)> {
         let c = &mut self.conns[i];
         if c.state != State::Open {
@@ -305,6 +313,7 @@ impl ByHand {
         Some((seq, byte[0]))
     }
 
+    /// A frame with one TCP segment of a connection.
     fn segment(&self, i: usize, seq: Option<u32>, control: TcpControl, payload: &[u8]) -> Vec<u8> {
         let c = &self.conns[i];
         let syn = control == TcpControl::Syn;
@@ -315,6 +324,7 @@ impl ByHand {
             control,
             seq_number: TcpSeqNumber(seq.cast_signed()),
             ack_number: (!syn).then_some(TcpSeqNumber(c.rcv_nxt.cast_signed())),
+            // Constant: the flood does not store what it receives.
             window_len: 65_535,
             window_scale: syn.then_some(0),
             max_seg_size: syn.then_some(1460),

@@ -34,6 +34,7 @@ pub(super) fn run(load: &Assigned, until_ns: u64, shared: &Shared) {
         peer_mac: net.peer_mac,
         to: *to.ip(),
         to_port: to.port(),
+        // One server accepts all connections on one port.
         port_each: false,
     };
     let from = shared.clock.now();

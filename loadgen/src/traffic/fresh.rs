@@ -30,6 +30,7 @@ fn work(to: SocketAddr, shared: &Shared, ledger: &Ledger) {
                     ledger.fail(id);
                 }
             }
+            // Nothing is due: sleep until the next request, or until the stop flag must be checked.
             Err(next) => {
                 let at = next.unwrap_or(now + LOOK.as_nanos() as u64);
                 let _ = shared.clock.sleep_until(at, &shared.stop);

@@ -68,6 +68,7 @@ mod tests {
     fn the_kernels_tables_are_read() {
         let text = "Tcp: RtoMin RetransSegs\nTcp: 200 7\nUdp: InErrors\nUdp: 0\n";
         assert_eq!(named(text).find(|(n, _)| n == "RetransSegs").map(|p| p.1), Some(7));
+        // Receive and transmit have eight columns each; the twelfth is the transmit drops.
         let dev = "  tap0: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n    lo: 0\n";
         assert_eq!(tx_dropped(dev, "tap0"), Some(12));
         assert_eq!(tx_dropped(dev, "eth0"), None);

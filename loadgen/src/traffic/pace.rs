@@ -65,7 +65,9 @@ mod tests {
     fn a_late_piece_is_caught_up_but_not_a_long_absence() {
         let mut p = Pacer::new(8_000_000_000, 0);
         assert_eq!(p.moved(1000, 0), 1000);
+        // 4 us late: caught up.
         assert_eq!(p.moved(1000, 5000), 2000);
+        // A second late: caught up by `CATCH_UP_NS` only.
         let late = 1_000_000_000;
         assert_eq!(p.moved(1000, late), late - CATCH_UP_NS + 1000);
     }

@@ -72,6 +72,7 @@ impl Ledger {
                 inner.log.look(id, at + late);
             }
             if inner.outstanding.len() >= self.spec.outstanding_max as usize {
+                // Above the limit of outstanding requests: recorded, but not sent.
                 inner.log.shed(id);
                 continue;
             }
@@ -153,6 +154,7 @@ impl Ledger {
         inner.to_send = 0;
         inner.unsent.clear();
         while let Some(id) = inner.outstanding.pop_front() {
+            // After the end of the run they stay outstanding, and the books close them.
             if !shared.stopped() {
                 inner.log.failed(id);
             }
@@ -215,6 +217,7 @@ fn sender(to: SocketAddr, mut stream: TcpStream, shared: &Shared, ledger: &Ledge
     }
 }
 
+/// Receives on each connection that the sender opens.
 fn receiver(to: SocketAddr, shared: &Shared, ledger: &Ledger) {
     while let Some(stream) = opened(ledger) {
         receive(to, stream, shared, ledger);
@@ -238,6 +241,7 @@ fn opened(ledger: &Ledger) -> Option<TcpStream> {
     }
 }
 
+/// Receives responses until the connection breaks or the run ends.
 fn receive(to: SocketAddr, mut stream: TcpStream, shared: &Shared, ledger: &Ledger) {
     let pattern = Pattern::from_host(to.port());
     let mut buf = vec![0; PIECE];

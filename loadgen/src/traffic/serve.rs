@@ -90,6 +90,7 @@ impl Servers {
         Ok((listener, port))
     }
 
+    /// A server with one connection at a time: for measured streams.
     fn one_by_one(
         &mut self,
         serve: impl Fn(u16, TcpStream, &Shared) + Send + 'static,
@@ -98,6 +99,7 @@ impl Servers {
         let shared = Arc::clone(&self.shared);
         self.threads.push(thread::spawn(move || {
             while !shared.stopped() {
+                // The listener is non-blocking, so that the stop flag is checked while no connection arrives.
                 let Ok((stream, _)) = listener.accept() else {
                     thread::sleep(ACCEPT_EVERY);
                     continue;
@@ -116,6 +118,7 @@ impl Servers {
         Ok(port)
     }
 
+    /// A server with all connections at once: for the hog.
     fn all_at_once(
         &mut self,
         serve: impl Fn(u16, &mut Streams, &Shared) + Send + 'static,
@@ -200,6 +203,7 @@ fn push(port: u16, mut stream: TcpStream, shared: &Shared, rate: u64) {
     }
 }
 
+/// Reads requests and writes responses until the connection ends.
 fn respond(port: u16, mut stream: TcpStream, shared: &Shared, request: usize, response: usize) {
     let pattern = Pattern::from_host(port);
     let check = Pattern::from_guest(port);

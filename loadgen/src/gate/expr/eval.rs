@@ -116,6 +116,7 @@ fn measure(c: &ContainerResult, metric: Metric, arm: &ArmResult) -> Option<f64> 
         Metric::ResponseP99 => quantile(probe(CONTENDED)?.p99),
         Metric::ResponseP999 => quantile(probe(CONTENDED)?.p999),
         Metric::ResponseMax => quantile(probe(CONTENDED)?.max),
+        // A hog may pause by design: only victims have stalls.
         Metric::Stall => (c.role == Role::Victim).then_some(c.cost.stall_ns as f64),
         Metric::Delivered => probe(CONTENDED)?.delivered_ppm.map(|d| d as f64 / 1e6),
         Metric::Recovery => Some(unbounded(c.cost.recovery_ns)),

@@ -92,6 +92,7 @@ fn row(result: &RunResult, arm: &ArmResult, name: String, ways: &[Way<'_>]) -> H
     let parts: Vec<Vec<Option<f64>>> = ways.iter().map(|way| parts(result, arm, way)).collect();
     let columns = parts.iter().map(Vec::len).max().unwrap_or(0);
     let worst = |i: usize| {
+        // The least of the bundle's directions that are measured here.
         let here = parts.iter().filter_map(|p| p.get(i).copied().flatten());
         here.reduce(f64::min)
     };
@@ -184,6 +185,7 @@ mod tests {
     fn what_was_not_measured_is_not_nothing() {
         let mut stopped = result(vec![container("v", Role::Victim, [100, 0, 0], [2, 2, 2])]);
         stopped.interrupted = true;
+        // Half of the contended phase.
         stopped.arms[0].ended_ns = Some(1_500_000_000);
         let map = heat(&stopped, &stopped.arms[0]);
         assert_eq!(map.rows[0].parts[45], Some(0.0), "contended, and nothing came");

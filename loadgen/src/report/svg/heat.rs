@@ -163,6 +163,7 @@ mod tests {
             let path = svg.split(&format!("class=\"{class}\" d=\"")).nth(1).unwrap_or("");
             path.split('"').next().unwrap_or("").matches('M').count()
         };
+        // Two full cells in one piece, one empty cell, and none for the unknown one.
         assert_eq!((pieces("h6"), pieces("h0"), pieces("h3")), (1, 1, 0));
     }
 }

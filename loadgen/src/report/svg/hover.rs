@@ -106,6 +106,7 @@ mod tests {
         let chart = Chart {
             x: (0.0, 48.0),
             y: (0.0, 1e9),
+            // Two points in the first strip, then none until the last.
             series: vec![line(&[(0.5, 1e6), (0.6, 5e6), (10.5, 5e6)])],
             show: (Show::Seconds, Show::BitsPerSecond),
             ..Chart::default()

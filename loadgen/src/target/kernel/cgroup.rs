@@ -71,6 +71,7 @@ impl Group {
         fs::write(&path, value.to_string()).map_err(|e| Failure::io(path.display(), e))
     }
     fn read(&self, file: &str) -> u64 {
+        // A file that cannot be read counts as 0: one sample is missing, and the run continues.
         let text = fs::read_to_string(self.0.join(file)).unwrap_or_default();
         text.trim().parse().unwrap_or(0)
     }

@@ -83,6 +83,7 @@ fn budget_result(c: &ContainerReport, samples: &Samples) -> BudgetResult {
     }
 }
 
+/// The bytes charged to a container.
 fn held(c: &Categories, rules: RuleSet) -> u64 {
     let Categories {
         rmem_bytes,
@@ -124,6 +125,7 @@ fn container(
     };
     let peak = samples.of(name).flatten().map(|c| held(&c.categories, arm.rules)).max();
     let counters = || here.counters.iter().map(|(n, v)| (n.as_str(), *v));
+    // The work of the stack, reported with its drop reasons.
     let work = [
         ("Turns", here.turns),
         ("FramesFromGuest", here.frames_from_guest),

@@ -40,6 +40,7 @@ pub(super) struct Player {
     pub(super) last_stats: Option<MemberStats>,
 }
 
+/// The containers and budgets of an arm.
 #[derive(Debug)]
 pub(super) struct Cast {
     pub(super) players: Vec<Player>,
@@ -76,6 +77,7 @@ const EXPRESS_MAX: usize = 1200;
 /// With more containers than this, histograms are coarse.
 pub(super) const FINE_MAX: usize = 64;
 
+/// Creates the budgets of an arm. The containers join later.
 pub(super) fn cast(world: &mut World, plan: &Plan, arm: &ArmPlan) -> Result<Cast, Failure> {
     let mut cast = Cast { players: Vec::new(), budgets: Vec::new(), host: None, shared_ns: None };
     // Only the arm with a budget per container has a level above them; in the shared arm the pool is that level.
@@ -181,6 +183,7 @@ pub(super) fn join(world: &mut World, p: &mut Player, plan: &Plan) -> Result<(),
     let guest = guest(c, &config, &container);
     // Half of the RTT each way, less the delay between stack and server.
     let way = Duration::from_nanos(link.rtt_ns / 2).saturating_sub(HOST_DELAY);
+    // The same each way, and for this container alone.
     let cable = LinkConfig {
         delay: way,
         bits_per_second: Some(c.bits_per_second),
@@ -203,6 +206,7 @@ pub(super) fn join(world: &mut World, p: &mut Player, plan: &Plan) -> Result<(),
     Ok(())
 }
 
+/// The guest: a TCP stack, or a sender of handcrafted segments.
 fn guest(c: &ContainerPlan, config: &GuestConfig, stack: &ContainerConfig) -> Box<dyn Guest> {
     let flood = c.loads.iter().find_map(|l| match *l {
         Load::Flood { kind, connections, per_second } => Some((kind, connections, per_second)),
@@ -228,6 +232,7 @@ fn guest(c: &ContainerPlan, config: &GuestConfig, stack: &ContainerConfig) -> Bo
     Box::new(FloodGuest::new(ByHand::new(target, kind, connections, per_second, from, until)))
 }
 
+/// The servers of a container's loads, one port range per load.
 fn servers(p: &Player) -> SimHost {
     let mut host = SimHost::new();
     let near = |server: Server| server.with_delay(HOST_DELAY);

@@ -88,6 +88,7 @@ pub(super) fn raise(world: &mut World, p: &Player, plan: &Plan, from: Instant) {
     }
 }
 
+/// Adds the connections of one load.
 fn one(d: &mut Dialer<'_>, load: &Load, plan: &Plan, jitter_ns: u64) {
     let p = d.p;
     match *load {
@@ -151,6 +152,7 @@ fn one(d: &mut Dialer<'_>, load: &Load, plan: &Plan, jitter_ns: u64) {
                 d.connect(port, None, make);
             }
         }
+        // The flood guest opens its own connections.
         Load::Flood { .. } => {}
     }
 }
