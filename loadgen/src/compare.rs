@@ -236,7 +236,7 @@ impl Sample<'_> {
             return (self.line(median(&ratios), None, None, reason), 1.0);
         }
         let interval = bootstrap::median_interval(&ratios, question.seed);
-        // Neighbouring runs of one side differ by the noise that pairing cannot remove.
+        // Neighbouring runs of one side differ by noise only.
         let floor = noise::floor(&self.neighbours(), pairs, question.seed);
         let line = self.line(median(&ratios), Some(interval), floor, String::new());
         (line, rank::signed_rank(&ratios))

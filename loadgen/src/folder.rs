@@ -28,7 +28,7 @@ impl Folder {
     /// Locks the folder for a run, and removes any earlier result and verdict.
     ///
     /// # Errors
-    /// As those of `take`.
+    /// The same as those of [`Folder::take`].
     pub fn for_run(dir: &Path) -> Result<Self, Failure> {
         let folder = Self::beside(dir)?;
         place::prepare_run(dir)?;
@@ -38,7 +38,7 @@ impl Folder {
     /// Locks the folder and keeps its files.
     ///
     /// # Errors
-    /// As those of `take`.
+    /// The same as those of [`Folder::take`].
     pub fn beside(dir: &Path) -> Result<Self, Failure> {
         place::make(dir)?;
         let lock = File::open(dir).map_err(|e| Failure::io(dir.display(), e))?;

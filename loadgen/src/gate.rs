@@ -1,7 +1,7 @@
 //! Judges the fairness numbers by gates and derives the exit code.
 //!
 //! ```text
-//!  arms of a run ──▶ judge_run: a gate each ──▶ doubt: what the run proves nothing about ──┐
+//!  arms of a run ──▶ judge_run: its gates ──▶ doubt: mark gates that the run cannot decide ┐
 //!  arms of the next run ──▶ ...                                                            ├─▶ combine ──▶ exit
 //! ```
 //! Sanity and control gates come first. While one of them fails, times measured on a subject are in doubt (exit 5).

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //!  scenario ──▶ Plan ──▶ target::{virt, tap, kernel} ──▶ ArmResult ──▶ analyse ──▶ gate ──▶ report, export
-//!                             measure (meters, probe books) is what all targets count with
+//!                             measure: the meters and probe books of all targets
 //! ```
 #![forbid(unsafe_code)]
 

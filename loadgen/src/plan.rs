@@ -290,7 +290,7 @@ pub struct Plan {
     /// The full text of the scenario.
     pub toml: String,
     pub seed: u64,
-    /// Key and value (the unit is in the key) of every parameter that `--set` accepts, for the record.
+    /// Key and value (the unit is in the key) of every named parameter of the scenario, for the record.
     pub params: Vec<(String, u64)>,
     pub link: LinkPlan,
     /// `tcp_rmem[1]` of every budget.

@@ -8,8 +8,8 @@
 //! a percentile of all requests, read from one histogram, is a lower bound:
 //!
 //! ```text
-//!  all requests by time       1 2 2 3 (4) 5 5 (6) 7 8 (9)      in brackets: waited for, and never came back
-//!  those that came back       1 2 2 3 5 5 7 8  -  -  -         as if all others took for ever
+//!  all requests by time       1 2 2 3 (4) 5 5 (6) 7 8 (9)      in brackets: waiting time, request did not complete
+//!  completed requests         1 2 2 3 5 5 7 8  -  -  -         as if all others took forever
 //!  p50 of 11, the 6th          at least 5, at most 5: exact
 //!  p60, the 7th                at least 5, at most 7
 //!  p90, the 10th               at least 8, without an upper bound

@@ -129,7 +129,7 @@ fn interval_log(text: &str) -> Result<(), String> {
     wanted(total == REQUESTS, &format!("{total} samples of {REQUESTS}"))
 }
 
-/// Four fields a row but in the last, apart by spaces.
+/// Four fields per row, three in the last, separated by spaces.
 fn percentiles(text: &str) -> Result<(), String> {
     let rows: Vec<usize> = text
         .lines()
