@@ -173,7 +173,7 @@ impl Shared {
 /// Interval at which a blocked thread checks the stop flag.
 pub const LOOK: Duration = Duration::from_millis(50);
 
-// A thread that panicked must not hide the counts of the others.
+/// Locks a mutex, even after a panic of another thread: the counts so far must not be lost.
 pub fn locked<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -199,7 +199,7 @@ pub fn hint_or_all<'a>(typed: &str, known: impl IntoIterator<Item = &'a str> + C
     }
 }
 
-// Levenshtein distance in one row.
+/// Levenshtein distance; keeps one row of the table.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

@@ -138,7 +138,7 @@ impl Compare {
                 let comparison = self.saved(a, b)?;
                 (comparison, self.out.as_deref().map(Folder::beside).transpose()?)
             }
-            // One positional argument without `--exec` or with it: a comparison needs both or none.
+            // A comparison needs both positional arguments or, with `--exec`, none.
             (Some(_), None) => {
                 return Err(Failure::Usage("compare A with what? B is missing".to_owned()));
             }

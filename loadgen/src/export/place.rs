@@ -58,7 +58,7 @@ pub fn make(dir: &Path) -> Result<(), Failure> {
 /// run of minutes must not fail at its end on a read-only disk, and a killed run must not leave the verdict of another.
 pub fn prepare(dir: &Path) -> Result<(), Failure> {
     make(dir)?;
-    // Write a file: permissions alone do not show a read-only or full disk.
+    // Write a file: permissions alone do not show a read-only file system.
     let probe = dir.join(temporary("probe"));
     fs::write(&probe, b"").map_err(|e| Failure::io(dir.display(), e))?;
     fs::remove_file(&probe).map_err(|e| Failure::io(probe.display(), e))?;

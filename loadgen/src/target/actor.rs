@@ -144,8 +144,8 @@ impl Actor {
             (Some(span), Some(leaves)) => (span.from_ns, leaves),
             (_, _) => (0, u64::MAX),
         };
-        // The agent enters the namespace itself, by a path that `Agent::start` fills in.
         let orders = Orders {
+            // The agent enters the namespace itself, by a path that `Agent::start` fills in.
             netns: None,
             epoch_ns: shared.clock.epoch_ns,
             window_ns: plan.window_ns,

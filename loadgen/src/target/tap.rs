@@ -181,8 +181,8 @@ impl Stage {
         if hog_leaves {
             let hogs = self.actors.iter_mut().filter(|a| a.actor.plan.role == Role::Hog);
             for Tapped { actor, last } in hogs {
-                // Save the report first: the daemon forgets a removed container.
                 let name = &actor.plan.name;
+                // Save the report first: the daemon forgets a removed container.
                 *last = stats.containers.iter().find(|c| c.name == *name).cloned();
                 self.daemon.remove(name).map_err(|e| Failure::io("daemon", e))?;
             }

@@ -238,8 +238,8 @@ impl Filled {
                 Err(e) if is_wait(e.kind()) => {}
                 Err(_) => {
                     self.streams.swap_remove(self.next);
-                    // The swapped-in connection is at this index now: do not advance.
                     self.sent.swap_remove(self.next);
+                    // The swapped-in connection is at this index now: do not advance.
                     continue;
                 }
             }

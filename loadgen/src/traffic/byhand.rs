@@ -191,9 +191,9 @@ impl ByHand {
         let window = u32::from(tcp.window_len());
         let answer = match c.state {
             State::Dialing { .. } if tcp.syn() && tcp.ack() && ack == c.iss.wrapping_add(1) => {
-                // The window of a SYN segment is not scaled (RFC 7323 section 2.2).
                 c.scale = window_scale(tcp.options()).min(14);
                 (c.una, c.nxt, c.rcv_nxt) = (ack, ack, seq.wrapping_add(1));
+                // The window of a SYN segment is not scaled (RFC 7323 section 2.2).
                 (c.limit, c.cursor, c.moved_ns) = (ack.wrapping_add(window), ack, now_ns);
                 c.state = State::Open;
                 self.connected += 1;
@@ -228,8 +228,8 @@ impl ByHand {
 
     /// Sends everything due by now, at most `room` frames.
     pub fn poll(&mut self, now_ns: u64, room: usize, mut emit: impl FnMut(&[u8])) {
-        // Replies first: without its ACKs a connection does not open.
         let mut room = room;
+        // Replies first: without its ACKs a connection does not open.
         while room > 0
             && let Some(frame) = self.answers.pop_front()
         {

@@ -136,8 +136,8 @@ impl Ledger {
 
     /// Closes the book of a phase; called by the timekeeper.
     pub fn close(&self, phase: usize, now_ns: u64) {
-        // Record requests that are due but that the blocked sender has not handled: they belong to this phase.
         let mut inner = locked(&self.inner);
+        // Record requests that are due but that the blocked sender has not handled: they belong to this phase.
         self.issue(&mut inner, now_ns, false);
         inner.log.close(phase, now_ns);
     }

@@ -123,8 +123,8 @@ impl Servers {
         &mut self,
         serve: impl Fn(u16, &mut Streams, &Shared) + Send + 'static,
     ) -> io::Result<u16> {
-        // Set on the listener: accepted sockets inherit the sizes before their windows are advertised.
         let (listener, port) = self.listen()?;
+        // Set on the listener: accepted sockets inherit the sizes before their windows are advertised.
         setsockopt(&listener, RcvBuf, &HOG_BUFFER)?;
         setsockopt(&listener, SndBuf, &HOG_BUFFER)?;
         let shared = Arc::clone(&self.shared);
@@ -210,8 +210,8 @@ fn respond(port: u16, mut stream: TcpStream, shared: &Shared, request: usize, re
     let (mut received, mut sent) = (0u64, 0u64);
     let (mut owed, mut part) = (0usize, 0usize);
     let mut buf = vec![0; PIECE];
-    // Finish the due responses before the next read: a slow client blocks only itself.
     while !shared.stopped() {
+        // Finish the due responses before the next read: a slow client blocks only itself.
         if owed > 0 {
             let n = owed.min(buf.len());
             pattern.fill(sent, &mut buf[..n]);

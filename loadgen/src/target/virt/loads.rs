@@ -47,8 +47,8 @@ impl Dialer<'_> {
     fn add(&mut self, open: Open, fill: Option<Fill>, make: Make) {
         let spans = &self.p.plan.active;
         let from = spans.first().map_or(0, |s| s.from_ns);
-        // A hog's load ends with its span; a victim's single span lasts as long as the run.
         let offset = self.at.0.saturating_sub(from);
+        // A hog's load ends with its span; a victim's single span lasts as long as the run.
         let app: Box<dyn App> = if spans.len() > 1 || self.p.plan.role == Role::Hog {
             Box::new(Timed::new(make, spans, offset))
         } else {
@@ -158,8 +158,8 @@ fn one(d: &mut Dialer<'_>, load: &Load, plan: &Plan, jitter_ns: u64) {
 }
 
 fn probe(d: &mut Dialer<'_>, plan: &ProbePlan, fresh: bool) {
-    // One slot is enough for a persistent connection; with a new one per request, slots overlap.
     let (plan, log) = (*plan, d.p.probe.clone());
+    // One slot is enough for a persistent connection; with a new one per request, slots overlap.
     if !fresh {
         d.connect(PROBE, None, Box::new(move || Box::new(Probe::new(plan, log.clone()))));
         return;
