@@ -266,6 +266,7 @@ fn dispatch(command: Command) -> Result<u8, Failure> {
                 suites: &suites,
                 text,
             };
+            // Only the GitHub output: a search writes neither summary.md nor junit.xml.
             judged.publish(None, &options.github, false)?;
             said(found)
         }
@@ -278,6 +279,7 @@ fn dispatch(command: Command) -> Result<u8, Failure> {
             };
             judge_again(&result, &options, out.as_deref(), &github)
         }
+        // The agent process of the wall-clock targets.
         Command::Agent => target::agent::main().map(|()| 0).map_err(Failure::Io),
         Command::OfResults(command) => commands::dispatch(command),
     }

@@ -11,6 +11,7 @@ pub(crate) fn find() -> Option<String> {
 
 /// Reads the commit from the files of the repository, as git does: git may not be installed.
 fn of(dir: &Path) -> Option<String> {
+    // From the folder upwards, as git searches.
     let git = dir.ancestors().map(|d| d.join(".git")).find(|p| p.exists())?;
     // In a worktree, `.git` is a file that contains the path of the git folder.
     let git = match fs::read_to_string(&git) {

@@ -72,6 +72,7 @@ pub fn of_result(path: &Path) -> PathBuf {
     if path.is_dir() {
         return path.to_path_buf();
     }
+    // A bare file name has an empty parent: the current folder.
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
     parent.unwrap_or_else(|| Path::new(".")).to_path_buf()
 }

@@ -15,6 +15,7 @@ pub fn fits(name: &str) -> bool {
     let part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     (1..=LENGTH_MAX).contains(&name.len())
         && name.chars().all(part)
+        // Neither a hidden file nor an option of a command.
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
 }
 

@@ -33,6 +33,7 @@ pub fn render(c: &Comparison) -> String {
         }
         let _ = writeln!(s, "{}", line.trim_end());
     }
+    // Discarded runs are listed below instead.
     if c.lines.is_empty() && c.discarded.is_empty() {
         let _ = writeln!(s, "no metric differs");
     }
@@ -66,6 +67,7 @@ fn row(c: &Comparison, l: &super::Line) -> [String; 8] {
         r if r == f64::MAX => "-".to_owned(),
         r => format!("{:+.1} %", (r - 1.0) * 100.0),
     };
+    // Exact comparisons and refused lines have no interval.
     let known = l.ratio_high < f64::MAX && c.kind != Kind::Exact;
     let interval = format!("{} .. {}", percent(l.ratio_low), percent(l.ratio_high));
     let floor = l.floor_ratio.filter(|_| c.kind != Kind::Exact);

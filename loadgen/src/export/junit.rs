@@ -78,6 +78,7 @@ fn escape(text: &str) -> String {
             '>' => s.push_str("&gt;"),
             '"' => s.push_str("&quot;"),
             '\t' | '\n' | '\r' => s.push(' '),
+            // U+FFFD shows that a character is missing.
             c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => s.push('\u{fffd}'),
             c => s.push(c),
         }

@@ -69,6 +69,7 @@ fn step(result: &RunResult) -> usize {
 pub fn ndjson(result: &RunResult) -> String {
     let mut s = String::new();
     rows(result, |r| {
+        // JSON strings, with quotes and escapes.
         let (arm, name) = (serde_json::json!(r.arm), serde_json::json!(r.name));
         let _ = writeln!(
             s,

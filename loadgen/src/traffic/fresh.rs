@@ -48,6 +48,7 @@ fn once(to: SocketAddr, id: u64, shared: &Shared, ledger: &Ledger) -> Option<()>
     shared.note_connected();
     let mut request = vec![0; spec.request_bytes as usize];
     Pattern::from_guest(to.port()).fill(0, &mut request);
+    // Before the write, which is a part of the service time.
     ledger.sent(id, shared.clock.now());
     stream.write_all(&request).ok()?;
     let mut buf = vec![0; 16 << 10];

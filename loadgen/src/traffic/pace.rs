@@ -52,6 +52,7 @@ impl Pacer {
     /// Records that `n` bytes were moved at `now`; returns the time of the next piece.
     pub fn moved(&mut self, n: usize, now_ns: u64) -> u64 {
         let takes = n as u64 * 1_000_000_000 / self.bytes_per_second;
+        // Absolute, so that late pieces are caught up; a backlog beyond the bound is dropped.
         self.due_ns = self.due_ns.max(now_ns.saturating_sub(CATCH_UP_NS)) + takes;
         self.due_ns
     }

@@ -28,6 +28,7 @@ impl SendSome {
 
 impl App for SendSome {
     fn poll(&mut self, _now: Instant, socket: &mut tcp::Socket<'static>) -> Next {
+        // Not connected yet.
         let Some(port) = port(socket) else { return Next::Wait { wake: None, busy: false } };
         let before = self.sent;
         while self.left > 0 && socket.can_send() {

@@ -17,6 +17,7 @@ pub(in crate::target) fn is_memory(name: &str) -> bool {
 pub(in crate::target) fn named<'a>(
     all: impl Iterator<Item = (&'a str, u64)>,
 ) -> BTreeMap<String, u64> {
+    // Zeros are omitted, so that results stay short.
     all.filter(|(_, v)| *v > 0).map(|(n, v)| (n.to_owned(), v)).collect()
 }
 
