@@ -23,7 +23,7 @@ pub fn contended_bytes(c: &ContainerResult) -> u64 {
 /// Slowdown beside the hog in thousandths; `u64::MAX`: no byte arrived. Uses the recorded cost, or computes it from the
 /// bytes of the phases if there is none.
 pub fn slowdown_milli(c: &ContainerResult, solo_ns: u64, contended_ns: u64) -> u64 {
-    // Results of earlier versions have no recorded cost.
+    // `None`: nothing arrived, or the result is of an earlier version. Compute it from the bytes.
     if c.cost.throughput_slowdown_milli.is_some() {
         return c.cost.throughput_slowdown_milli.unwrap_or(u64::MAX);
     }
