@@ -311,6 +311,31 @@ mod tests {
     }
 
     #[test]
+    fn an_outbound_address_no_interface_can_have_is_refused() {
+        for addr in ["0.0.0.0", "224.0.0.1", "255.255.255.255"] {
+            let failure = config(&["--outbound-addr", addr]).unwrap_err();
+            assert_eq!(failure.code, 2);
+            assert!(failure.message.starts_with(&format!("--outbound-addr {addr}")), "{failure}");
+        }
+        assert!(config(&["--outbound-addr", "127.0.0.1"]).unwrap().outbound_addr.is_some());
+    }
+
+    #[test]
+    fn the_capture_and_the_stats_need_two_files() {
+        let failure = config(&["--pcap", "out/x", "--stats-file", "out/x"]).unwrap_err();
+        assert_eq!(failure.code, 2);
+        assert!(
+            failure.message.contains("--pcap") && failure.message.contains("--stats-file"),
+            "{failure}"
+        );
+        // A device takes both.
+        for same in ["/dev/null", "/dev/stderr"] {
+            assert!(config(&["--pcap", same, "--stats-file", same]).is_ok(), "{same}");
+        }
+        assert!(config(&["--pcap", "out/x", "--stats-file", "out/y"]).is_ok());
+    }
+
+    #[test]
     fn min_must_fit_hard() {
         let failure = config(&["--hard", "8MiB", "--min", "9MiB"]).unwrap_err();
         assert!(failure.message.starts_with("--min"), "{failure}");

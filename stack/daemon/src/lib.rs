@@ -17,6 +17,7 @@ pub mod listener;
 pub mod logger;
 mod names;
 mod netlink;
+mod packets;
 pub mod run;
 pub mod stats;
 #[allow(

@@ -20,10 +20,10 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use nix::sys::socket::{self, AddressFamily, MsgFlags, Shutdown, SockFlag, SockType};
+use nix::sys::socket::{self, MsgFlags, Shutdown};
 
 use crate::exit::FAILURE;
-use crate::{clock, sys};
+use crate::{clock, packets, sys};
 use limit::{Admitted, Limiter};
 
 /// How long the end of a process waits until all messages are written. It must be bounded: stderr may be a pipe without
@@ -56,8 +56,7 @@ static REPORTER: OnceLock<Reporter> = OnceLock::new();
 /// # Errors
 /// When the kernel grants no socket or thread. Nothing is reported then.
 pub fn start() -> io::Result<()> {
-    let (kind, flags) = (SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
-    let (ours, theirs) = socket::socketpair(AddressFamily::Unix, kind, None, flags)?;
+    let (ours, theirs) = packets::pair()?;
     let done = writer::spawn(theirs)?;
     install(ours, Some(done), LevelFilter::Warn);
     Ok(())

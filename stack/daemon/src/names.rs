@@ -280,6 +280,17 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_that_a_stopped_process_keeps_locked_is_given_up() {
+        let place = Place::new("locked");
+        fs::create_dir(&place.0).unwrap();
+        fs::set_permissions(&place.0, fs::Permissions::from_mode(0o700)).unwrap();
+        let _stopped = lock_soon(open_folder(&place.0).unwrap()).unwrap();
+        let error = hold(&place.0, "web").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(fs::read_dir(&place.0).unwrap().count(), 0);
+    }
+
+    #[test]
     fn names_nobody_gave_differ() {
         let (one, two) = (take(None).unwrap(), take(None).unwrap());
         assert_ne!(one.name(), two.name());

@@ -81,7 +81,7 @@ fn run(
                 send_on(child, signal);
             }
         };
-        observe(&signals, inside, || in_our_group(child), forward)?;
+        observe(|| signals.next(), inside, || in_our_group(child), forward)?;
     }
 }
 

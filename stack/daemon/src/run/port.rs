@@ -4,9 +4,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType};
+use nix::sys::socket::{self, MsgFlags};
 
-use super::signals::{Caught, Signals};
+use super::signals::Caught;
+use crate::packets;
 
 /// One message. No sender ever waits for one to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,8 +76,7 @@ pub(super) enum Received {
 
 impl Port {
     pub(super) fn pair() -> io::Result<(Self, Self)> {
-        let (kind, flags) = (SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
-        let (a, b) = socket::socketpair(AddressFamily::Unix, kind, None, flags)?;
+        let (a, b) = packets::pair()?;
         Ok((Self { fd: a }, Self { fd: b }))
     }
 
@@ -119,17 +119,18 @@ impl AsFd for Port {
 /// the more there are, the slower is each read: the end of the command must not be delayed by them.
 const SIGNALS_AT_ONCE: usize = 64;
 
-/// One turn of an observer: reports the signals it received, answers queries, and passes other notes to `other`.
-/// `with_command`: whether the command is in the observer's process group.
+/// One turn of an observer: reports the signals that `next` returns, at most `SIGNALS_AT_ONCE` a call and query,
+/// answers queries, and passes other notes to `other`. `with_command`: whether the command is in the observer's process
+/// group.
 pub(super) fn observe(
-    signals: &Signals,
+    next: impl Fn() -> io::Result<Option<Caught>>,
     port: &Port,
     with_command: impl Fn() -> bool,
     mut other: impl FnMut(Note),
 ) -> io::Result<()> {
     let report = || -> io::Result<()> {
         for _ in 0..SIGNALS_AT_ONCE {
-            match signals.next()? {
+            match next()? {
                 Some(Caught::Signal { number, .. }) => port.send(Note::Seen(number)),
                 Some(_) => {}
                 None => break,
@@ -176,6 +177,25 @@ mod tests {
         drop(theirs);
         assert_eq!(ours.receive(), Received::End);
         ours.send(Note::Stopped);
+    }
+
+    #[test]
+    fn an_observer_reports_no_more_signals_a_turn_than_the_limit() {
+        let (ours, theirs) = Port::pair().unwrap();
+        ours.send(Note::Ask(9));
+        let pending = std::cell::Cell::new(90_000);
+        let next = || {
+            pending.set(pending.get() - 1);
+            Ok(Some(Caught::Signal { number: 34, sender: 1 }))
+        };
+        observe(next, &theirs, || true, |note| panic!("{note:?}")).unwrap();
+        assert_eq!(90_000 - pending.get(), 2 * SIGNALS_AT_ONCE);
+        // The answer follows what was reported before it.
+        for _ in 0..2 * SIGNALS_AT_ONCE {
+            assert_eq!(ours.receive(), Received::Note(Note::Seen(34)));
+        }
+        assert_eq!(ours.receive(), Received::Note(Note::Answer { to: 9, with_command: true }));
+        assert_eq!(ours.receive(), Received::Nothing);
     }
 
     #[test]

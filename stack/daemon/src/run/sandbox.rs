@@ -235,7 +235,7 @@ impl Watch<'_> {
                 }
             }
             observe(
-                self.signals,
+                || self.signals.next(),
                 self.apart,
                 || false,
                 |note| {

@@ -7,15 +7,12 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{
-    self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag,
-    SockType,
-};
+use nix::sys::socket::{self, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::ring::Tampered;
-use crate::sys;
+use crate::{packets, sys};
 
 /// Maximum size of a message, bytes: larger than any.
 const MESSAGE_BYTES: usize = 64 << 10;
@@ -55,8 +52,7 @@ pub(super) struct Wire {
 
 impl Wire {
     pub(super) fn pair() -> io::Result<(Self, Self)> {
-        let (kind, flags) = (SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
-        let (a, b) = socket::socketpair(AddressFamily::Unix, kind, None, flags)?;
+        let (a, b) = packets::pair()?;
         Ok((Self { fd: a }, Self { fd: b }))
     }
 
