@@ -9,6 +9,7 @@
 
 mod combine;
 mod expr;
+mod lateness;
 mod limits;
 pub mod words;
 
@@ -118,15 +119,17 @@ fn judge_run(arms: &[ArmResult], limits: Thresholds, own: &[GatePlan]) -> Vec<Ju
     for arm in arms {
         // Sanity needs the arm's own conditions: they bound the lag that the generator may have.
         let own: Vec<&GatePlan> = own.iter().filter(|g| g.arm == arm.name).collect();
+        let from = gates.len();
         let mut bench = Bench { arm, out: &mut gates };
-        sanity(&mut bench, limits, &own);
+        sanity(&mut bench, limits);
+        let after_sanity = bench.out.len();
         // A baseline is judged only by sanity and the conditions of its own.
         match arm.role {
             ArmRole::Control => control(&mut bench, !own.is_empty()),
             ArmRole::Subject => subject(&mut bench, limits),
             ArmRole::Baseline => {}
         }
-        for gate in own {
+        for gate in &own {
             let (ok, seen) = gate.expr.judge(arm);
             let kind = match arm.role {
                 ArmRole::Control => GateKind::Control,
@@ -141,6 +144,7 @@ fn judge_run(arms: &[ArmResult], limits: Thresholds, own: &[GatePlan]) -> Vec<Ju
                 added.gate.in_doubt = true;
             }
         }
+        lateness::judge(&mut bench, limits, &own, from, after_sanity);
     }
     // Last, over all arms: a failed control puts the timed gates of every subject in doubt.
     doubt(&mut gates);
@@ -188,7 +192,7 @@ fn verdict(gates: &[GateResult]) -> Verdict {
 }
 
 /// Checks that the run measures what it claims to measure.
-fn sanity(bench: &mut Bench<'_>, limits: Thresholds, own: &[&GatePlan]) {
+fn sanity(bench: &mut Bench<'_>, limits: Thresholds) {
     const KIND: GateKind = GateKind::Sanity;
     let alone = bench.arm.fairness.solo_share_ppm;
     let seen = Seen::at_least(alone, SOLO_SHARE_PPM, percent(alone), ">= 80 %".to_owned());
@@ -199,9 +203,6 @@ fn sanity(bench: &mut Bench<'_>, limits: Thresholds, own: &[&GatePlan]) {
     let limit = ">= 2000 for a p99".to_owned();
     let seen = Seen::at_least(least, Pair::SAMPLES_MIN, least.to_string(), limit);
     bench.gate(KIND, "probes a phase", seen);
-    let (lag, most) = (bench.arm.generator_lag_p99_ns, lag_limit_ns(bench.arm, limits, own));
-    let seen = Seen::at_most(Some(lag), most, time(lag), format!("<= {}", time(most)));
-    bench.gate(KIND, "generator's lag, p99", seen);
     // Only a subject has a limit of its recovery.
     if bench.arm.role == ArmRole::Subject {
         recovery_phase(bench, limits);
@@ -210,23 +211,6 @@ fn sanity(bench: &mut Bench<'_>, limits: Thresholds, own: &[&GatePlan]) {
     let ok = wrong.is_none();
     let seen = wrong.unwrap_or_else(|| "all add up".to_owned());
     bench.exact(KIND, "conservation", Seen::holds(ok, seen, "nothing lost in counting"));
-}
-
-/// The generator's lag is part of every response time, so it must be below the limit of the tightest gate on response
-/// times. A control starves by far more than any lag.
-fn lag_limit_ns(arm: &ArmResult, limits: Thresholds, own: &[&GatePlan]) -> u64 {
-    if arm.role != ArmRole::Subject {
-        return LAG_NS;
-    }
-    let pairs = latency_pairs(arm);
-    // The growth of the p99 that the ratio permits.
-    let growth = limits.p99_inflation_milli.saturating_sub(1000);
-    let of_ratio =
-        pairs.iter().filter_map(|p| p.known()).map(|(solo, _)| solo * growth / 1000).min();
-    // Limits of response times in the scenario file bound the lag too.
-    let of_own = own.iter().filter_map(|g| g.expr.least_latency_ns()).min();
-    let tightest = [Some(LAG_NS), limits.p99_delta_ns, of_ratio, of_own];
-    tightest.into_iter().flatten().min().unwrap_or(LAG_NS)
 }
 
 /// The recovery phase must be long enough to contain the slowest recovery that passes.

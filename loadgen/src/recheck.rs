@@ -42,8 +42,8 @@ pub fn gate(path: &Path, options: &Options<'_>) -> Result<Recheck, Failure> {
     let gates = judge(&result, options.exprs)?;
     let failed = gates.iter().filter(|g| !g.passed).count();
     for g in &gates {
-        let mark = if g.passed { "ok  " } else { "FAIL" };
-        let _ = writeln!(text, "{mark}  {}  {}  {}  ({})", g.arm, g.name, g.observed, g.limit);
+        let (mark, limit) = (g.mark(), &g.limit);
+        let _ = writeln!(text, "{mark:5} {}  {}  {}  ({limit})", g.arm, g.name, g.observed);
     }
     let mut exit = if result.interrupted { Exit::Interrupted } else { gate::exit_of(&gates) };
     let mut suites = match result.interrupted {

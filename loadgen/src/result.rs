@@ -360,6 +360,15 @@ impl GateResult {
     pub fn is_fault(&self) -> bool {
         !self.passed && self.kind == GateKind::Subject && !self.in_doubt
     }
+
+    /// The word in front of the gate in lists. A failure in doubt is no failure of the subject.
+    pub fn mark(&self) -> &'static str {
+        match (self.passed, self.kind == GateKind::Subject && self.in_doubt) {
+            (true, _) => "ok",
+            (false, true) => "doubt",
+            (false, false) => "FAIL",
+        }
+    }
 }
 
 /// One gate in one of several runs.

@@ -76,6 +76,7 @@ const MARKS: &[(&str, &str)] = &[
     ("FAIL", RED),
     ("WORSE", RED),
     ("unclear", YELLOW),
+    ("doubt", YELLOW),
     ("VERDICT: PASS", GREEN),
     ("VERDICT: INCONCLUSIVE", YELLOW),
     ("VERDICT: INTERRUPTED", YELLOW),

@@ -107,7 +107,7 @@ fn gates(s: &mut String, result: &RunResult) {
     let mut gates: Vec<_> = result.gates.iter().collect();
     gates.sort_by_key(|g| g.passed);
     for g in gates.iter().take(100) {
-        let mark = if g.passed { "ok" } else { "**FAIL**" };
+        let mark = if g.mark() == "FAIL" { "**FAIL**" } else { g.mark() };
         let cells = [&g.arm, &g.name, &g.observed, &g.limit].map(|t| cell(t));
         let _ = writeln!(s, "| {mark} | {} |", cells.join(" | "));
     }

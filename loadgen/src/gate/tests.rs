@@ -1,3 +1,4 @@
+use super::lateness::tightest_gate_ns;
 use super::*;
 use crate::analyse::tests::{arm, container, settle};
 use crate::plan::Role::Victim;
@@ -149,7 +150,7 @@ fn of_three(runs: [(u64, u64); 3]) -> (Vec<GateResult>, u8) {
 #[test]
 fn the_bound_on_lateness_follows_the_tightest_gate() {
     let limits = Thresholds::wall(50_000_000);
-    let bound = |a: &ArmResult, own: &[&GatePlan]| lag_limit_ns(a, limits, own);
+    let bound = |a: &ArmResult, own: &[&GatePlan]| tightest_gate_ns(a, limits, own);
     let [mut a] = wall(2, 0);
     assert_eq!(bound(&a, &[]), 500_000);
     let solo = a.containers[0].phases[0].probe.as_mut().unwrap();
@@ -163,6 +164,34 @@ fn the_bound_on_lateness_follows_the_tightest_gate() {
     // A real case: 2.8 ms of lag, and a p99 of 16 times the solo p99.
     assert_eq!(judge(&wall(32, 2_800_000), limits, &[]).1.exit, 5);
     assert_eq!(judge(&wall(32, 100_000), limits, &[]).1.exit, 3);
+}
+
+/// Lateness beside the hog excuses a failure and taints no pass; lateness alone may hide an inflation.
+#[test]
+fn a_late_generator_counts_where_it_can_mislead() {
+    let limits = Thresholds::wall(50_000_000);
+    let late = |p99_ms: u64, solo_us: u64, contended_us: u64| {
+        let [mut a] = wall(p99_ms, solo_us.max(contended_us) * 1000);
+        for (phase, us) in a.containers[0].phases.iter_mut().zip([solo_us, contended_us]) {
+            phase.probe.as_mut().unwrap().lag.p99_ns = Some(us * 1000);
+        }
+        let (gates, verdict) = judge(&[a], limits, &[]);
+        let of = |name: &str| gates.iter().find(|g| g.name == name).unwrap();
+        let lag = of("generator's lag, p99");
+        (verdict.exit, of("worst p99 inflation").mark(), lag.mark(), lag.limit.clone())
+    };
+    let (tight, held) = ("<= 500 us".to_owned(), "<= 5.00 ms, as every gate holds".to_owned());
+    assert_eq!(late(2, 100, 100), (0, "ok", "ok", tight.clone()));
+    assert_eq!(late(2, 100, 1300), (0, "ok", "ok", held.clone()));
+    assert_eq!(late(2, 1300, 1300), (0, "ok", "ok", held.clone()));
+    assert_eq!(late(2, 1300, 800), (0, "ok", "ok", held));
+    // Alone 501 us later than beside the hog: 500 us more might not be seen.
+    assert_eq!(late(2, 1300, 799), (5, "ok", "FAIL", tight.clone()));
+    // A failure is in doubt whenever the generator was late, and later than 5 ms proves nothing at all.
+    assert_eq!(late(32, 1300, 1300), (5, "doubt", "FAIL", tight.clone()));
+    assert_eq!(late(32, 100, 501), (5, "doubt", "FAIL", tight.clone()));
+    assert_eq!(late(32, 100, 500), (3, "FAIL", "ok", tight.clone()));
+    assert_eq!(late(2, 5001, 5001), (5, "ok", "FAIL", tight));
 }
 
 #[test]
@@ -179,6 +208,7 @@ fn several_runs_are_judged_by_the_median_of_each_gate() {
     assert_eq!(exit, 3);
     let p99 = gates.iter().find(|g| g.name == "worst p99 inflation").unwrap();
     assert!(p99.observed.starts_with("2.50x") && p99.is_fault(), "{p99:?}");
+    assert_eq!(p99.mark(), "FAIL");
 }
 
 /// A run with a late generator does not count towards a fault, whatever the other runs show.

@@ -94,7 +94,7 @@ fn gates(result: &RunResult) -> Vec<Value> {
     let value = |g: &crate::result::GateResult| {
         context! {
             arm => g.arm.as_str(), name => g.name.as_str(), seen => g.observed.as_str(),
-            limit => g.limit.as_str(), ok => g.passed,
+            limit => g.limit.as_str(), ok => g.passed, mark => g.mark(),
         }
     };
     gates.into_iter().map(value).collect()

@@ -251,11 +251,14 @@ fn gates(result: &RunResult) -> String {
     let seen = width(|g| g.observed.chars().count()).unwrap_or(0);
     let mut s = String::new();
     for g in &result.gates {
-        let mark = if g.passed { "ok  " } else { "FAIL" };
         let _ = writeln!(
             s,
-            "{mark}  {:arm$}  {:name$}  {:>seen$}   ({})",
-            g.arm, g.name, g.observed, g.limit
+            "{:5} {:arm$}  {:name$}  {:>seen$}   ({})",
+            g.mark(),
+            g.arm,
+            g.name,
+            g.observed,
+            g.limit
         );
     }
     s

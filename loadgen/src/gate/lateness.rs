@@ -1,0 +1,64 @@
+//! What a late generator proves nothing about.
+//!
+//! A probe that is sent late adds its lateness to the response time, which counts from when it was due. So lateness
+//! beside the hog can only make a subject look worse: a gate that fails then is in doubt, a gate that holds, holds.
+//! Lateness alone can make the inflation look smaller, but only where it exceeds the lateness beside the hog.
+
+use super::{Bench, Judged, LAG_NS, Seen, Thresholds};
+use crate::analyse::latency_pairs;
+use crate::metrics::victims;
+use crate::plan::{ArmRole, CONTENDED, GatePlan, SOLO};
+use crate::result::{ArmResult, ContainerResult, GateKind};
+use crate::units::time;
+
+const NAME: &str = "generator's lag, p99";
+
+/// Judges the generator of an arm after the gates of the arm: `bench.out[from..]`. The gate is inserted at `at`, among
+/// the sanity gates.
+pub(super) fn judge(
+    bench: &mut Bench<'_>,
+    limits: Thresholds,
+    own: &[&GatePlan],
+    from: usize,
+    at: usize,
+) {
+    let (arm, lag) = (bench.arm, bench.arm.generator_lag_p99_ns);
+    let tightest = tightest_gate_ns(arm, limits, own);
+    let held = |j: &Judged| j.gate.passed || j.exact || j.gate.kind != GateKind::Subject;
+    let harmless = bench.out[from..].iter().all(held) && hidden_ns(arm) <= tightest;
+    let (most, limit) = match lag > tightest && lag <= LAG_NS && harmless {
+        true => (LAG_NS, format!("<= {}, as every gate holds", time(LAG_NS))),
+        false => (tightest, format!("<= {}", time(tightest))),
+    };
+    bench.gate(GateKind::Sanity, NAME, Seen::at_most(Some(lag), most, time(lag), limit));
+    bench.out[at..].rotate_right(1);
+}
+
+/// What the tightest gate on response times allows, nanoseconds. A control starves by far more than any lateness.
+pub(super) fn tightest_gate_ns(arm: &ArmResult, limits: Thresholds, own: &[&GatePlan]) -> u64 {
+    if arm.role != ArmRole::Subject {
+        return LAG_NS;
+    }
+    let pairs = latency_pairs(arm);
+    // The growth of the p99 that the ratio permits.
+    let growth = limits.p99_inflation_milli.saturating_sub(1000);
+    let of_ratio =
+        pairs.iter().filter_map(|p| p.known()).map(|(solo, _)| solo * growth / 1000).min();
+    // Limits of response times in the scenario file bound the lag too.
+    let of_own = own.iter().filter_map(|g| g.expr.least_latency_ns()).min();
+    let tightest = [Some(LAG_NS), limits.p99_delta_ns, of_ratio, of_own];
+    tightest.into_iter().flatten().min().unwrap_or(LAG_NS)
+}
+
+/// How much later the generator of a victim was alone than beside the hog, nanoseconds: an inflation up to that much may
+/// be hidden.
+fn hidden_ns(arm: &ArmResult) -> u64 {
+    let lag = |c: &ContainerResult, phase: usize| {
+        c.phases.get(phase)?.probe.as_ref().and_then(|p| p.lag.p99_ns)
+    };
+    let more = |c: &ContainerResult| {
+        let alone = lag(c, SOLO).unwrap_or(0);
+        alone.saturating_sub(lag(c, CONTENDED).unwrap_or(0))
+    };
+    victims(arm).map(more).max().unwrap_or(0)
+}
