@@ -187,8 +187,9 @@ impl ContainerConfig {
     }
 
     pub(crate) fn in_subnet(&self, ip: Ipv4Addr) -> bool {
-        let shift = 32 - u32::from(self.prefix_len.min(31));
-        ip.to_bits() >> shift == self.guest_ip.to_bits() >> shift
+        // A prefix of no bits would shift by all 32, which overflows: it contains every address.
+        let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix_len.min(32))).unwrap_or(0);
+        ip.to_bits() & mask == self.guest_ip.to_bits() & mask
     }
 
     /// Maps a destination of the guest to a destination of the host. Only the gateway leads to the host's loopback.

@@ -190,7 +190,7 @@ impl<'a> Chain<'a> {
                 let (at, reason) = (self.at + 2, Icmpv6ParamProblem::ErroneousHdrField);
                 return Some(Walked::Problem(at, reason, Stat::DropIpv6Routing));
             }
-        } else if let Some(end) = options(header, self.at) {
+        } else if let Some(end) = options(header, self.at, addrs.to_multicast()) {
             return Some(end);
         }
         (self.naming, self.next) = (self.at, next);
@@ -222,7 +222,7 @@ impl<'a> Chain<'a> {
 }
 
 /// Section 4.2: the two highest bits of an option type state what to do with a packet if the option is unknown.
-fn options<'a>(header: &[u8], at: usize) -> Option<Walked<'a>> {
+fn options<'a>(header: &[u8], at: usize, to_multicast: bool) -> Option<Walked<'a>> {
     let mut here = 2;
     for _ in 0..header.len() {
         let &kind = header.get(here)?;
@@ -239,10 +239,10 @@ fn options<'a>(header: &[u8], at: usize) -> Option<Walked<'a>> {
         }
         let reason = Icmpv6ParamProblem::UnrecognizedOption;
         match kind >> 6 {
-            // Skip, drop in silence, drop and report.
+            // Skip; drop in silence; drop and report; drop and report unless the destination is multicast.
             0 => {}
             1 => return Some(Walked::Stop(Stat::DropIpv6Option)),
-            // Type 3 would forbid the report for multicast, which only neighbour discovery uses here.
+            3 if to_multicast => return Some(Walked::Stop(Stat::DropIpv6Option)),
             _ => return Some(Walked::Problem(at + here, reason, Stat::DropIpv6Option)),
         }
         here += 2 + usize::from(len);

@@ -152,8 +152,10 @@ impl Parked {
             entry.options = SynOptions::pack(syn);
             return Parking::Renewed;
         }
+        // Memory that the budget refused is not used.
+        self.charge(budget, member, now);
         // The old entries stay: a flood of SYNs must not displace connections that wait longer.
-        if self.list.len() >= ENTRIES_MAX {
+        if self.list.len() >= ENTRIES_MAX || !self.charged {
             budget.count(member, Counter::AdmissionDenied, 1);
             return Parking::Denied;
         }

@@ -126,6 +126,11 @@ pub(crate) enum Addrs {
 }
 
 impl Addrs {
+    /// True if the destination is an IPv6 multicast group.
+    pub(crate) fn to_multicast(self) -> bool {
+        matches!(self, Self::V6 { dst, .. } if dst.is_multicast())
+    }
+
     /// Source and destination, as either family.
     pub(crate) fn ips(self) -> (IpAddr, IpAddr) {
         match self {

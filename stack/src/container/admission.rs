@@ -94,7 +94,7 @@ impl Container {
         // `demote` returns true only if the room is there, so the second try seldom fails.
         let ledger = match self.admit(cx.budget, sizes, cx.now) {
             Ok(ledger) => Ok(ledger),
-            Err(_) if self.demote(cx, sizes.total(), Budget::admission_room) => {
+            Err(_) if self.demote(cx, sizes.total(), Budget::admission_room, None) => {
                 self.admit(cx.budget, sizes, cx.now)
             }
             Err(e) => Err(e),

@@ -69,7 +69,7 @@ impl Container {
             }
             return;
         }
-        if self.demote(cx, CHUNK_SIZE, Budget::headroom) {
+        if self.demote(cx, CHUNK_SIZE, Budget::headroom, Some(flow)) {
             flow.tcb.rcv.moved = true;
             self.mark(flow.id.index);
         } else if !flow.waiting {
@@ -81,11 +81,26 @@ impl Container {
     /// Releases credit of idle flows, longest idle first, and lowers the caps of their host sockets to the floor, until
     /// `room` is at least `need` bytes (H3). The windows they advertised stay: data that arrives later requests its
     /// charge again. Returns true if something was released and the room is now there.
-    pub(super) fn demote(&mut self, cx: &mut Ctx<'_>, need: u64, room: fn(&Budget) -> u64) -> bool {
-        let mut freed = false;
+    ///
+    /// `served`: the flow that is being served. It is out of the table, so nothing of it is released, and its entry stays.
+    pub(super) fn demote(
+        &mut self,
+        cx: &mut Ctx<'_>,
+        need: u64,
+        room: fn(&Budget) -> u64,
+        served: Option<&Flow>,
+    ) -> bool {
+        let (mut freed, mut kept) = (false, None);
         // Test the room, not the bytes released: credit within a flow's reserve stays reserved and makes no room.
         while room(cx.budget) < need {
-            let Some((since, id)) = self.idle.pop_front() else { return false };
+            let Some((since, id)) = self.idle.pop_front() else {
+                freed = false;
+                break;
+            };
+            if served.is_some_and(|flow| flow.id == id && is_idle_since(flow, since)) {
+                kept = Some((since, id));
+                continue;
+            }
             // Stale: the flow ended or had data since.
             if !self.flows.get(id).is_some_and(|flow| is_idle_since(flow, since)) {
                 continue;
@@ -102,6 +117,10 @@ impl Container {
             self.with_ends(cx, &mut flow, relay::lower_to_floor);
             freed |= flow.host.caps != before;
             self.flows.put(flow);
+        }
+        // It is the oldest of those that are left.
+        if let Some(entry) = kept {
+            self.idle.push_front(entry);
         }
         freed
     }
@@ -173,7 +192,7 @@ impl Container {
     /// Releases idle credit if SYNs wait for room. A waiting SYN takes no turn in which it could do so itself.
     pub(super) fn demote_for_parked(&mut self, cx: &mut Ctx<'_>) {
         if self.parked.waiting() > 0 {
-            self.demote(cx, self.config.sizes.total(), Budget::admission_room);
+            self.demote(cx, self.config.sizes.total(), Budget::admission_room, None);
         }
     }
 

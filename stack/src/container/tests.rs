@@ -60,6 +60,29 @@ fn timer_entries_follow_the_number_of_flows() {
     assert!(container.timers.len() <= 100, "{} entries for one flow", container.timers.len());
 }
 
+/// A flow that waits for memory may be idle itself. It is out of the table while it is served, and stays on the list.
+#[test]
+fn a_search_for_idle_credit_keeps_the_entry_of_the_served_flow() {
+    let until = Instant::from_millis(2_500);
+    let (mut world, node) = chatting(Duration::from_millis(10_000), until);
+    world.run_until(until);
+    world.with_container(node, |container, cx| {
+        let entries = container.idle.clone();
+        assert_eq!((entries.len(), container.flows.len()), (1, 1));
+        let flow = container.flows.take(entries[0].1.index).unwrap();
+        let credit = flow.ledger.credit();
+        assert!(!container.demote(cx, u64::MAX, Budget::headroom, Some(&flow)));
+        assert_eq!(container.idle, entries);
+        container.flows.put(flow);
+        // For another one its credit is released.
+        container.demote(cx, u64::MAX, Budget::headroom, None);
+        assert!(container.idle.is_empty());
+        let flow = container.flows.take(entries[0].1.index).unwrap();
+        assert!(flow.ledger.credit() < credit);
+        container.flows.put(flow);
+    });
+}
+
 #[test]
 fn a_flow_stands_on_the_idle_list_once() {
     let until = Instant::from_millis(1_000_000);

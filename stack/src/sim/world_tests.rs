@@ -2,6 +2,18 @@
 
 use std::time::Duration;
 
+impl World {
+    /// Calls a container with its context, as a turn does.
+    pub(crate) fn with_container<R>(
+        &mut self,
+        id: NodeId,
+        f: impl FnOnce(&mut Container, &mut Ctx<'_>) -> R,
+    ) -> R {
+        let Self { nodes, now, budgets, pool, agenda, frames, .. } = self;
+        nodes[id.0].with(id.0, *now, budgets, pool, agenda, frames, f)
+    }
+}
+
 use skbudget_controller::{BudgetConfig, Limits, Rules, SockLimits};
 
 use super::super::app::{BulkRecv, BulkSend};

@@ -17,6 +17,18 @@ fn room_for(n: u64) -> Rig {
     Rig::with(Setup { hard, soft: Some(hard / 2), ..Setup::default() })
 }
 
+#[test]
+fn a_syn_queue_that_is_not_charged_holds_nothing() {
+    // Too little for the queue itself, as where other containers fill the level above.
+    let mut rig = Rig::with(Setup { hard: 32 << 10, ..Setup::default() });
+    let before = rig.usage();
+    assert_eq!(rig.send(Hello::default().syn(40_000, 80)), []);
+    assert_eq!(rig.counter(Counter::AdmissionDenied), 1);
+    assert_eq!((rig.usage(), rig.host.connects.len()), (before, 0));
+    rig.budget.set_limits(Limits::from_bytes(64 << 20, None, None).unwrap(), rig.now);
+    Peer::open_with(&mut rig, 40_000, &Hello::default());
+}
+
 /// Opens flows, on ports from 40000 on, until one waits although idle windows were demoted for it.
 fn fill(rig: &mut Rig) -> Vec<Peer> {
     let mut peers = Vec::new();

@@ -311,6 +311,11 @@ fn what_may_not_be_skipped_is_refused() {
     refused(&behind(&[(60, &[0, 0x41, 4, 0, 0, 0, 0])]), "DropIpv6Option", None);
     refused(&behind(&[(60, &[0, 0x81, 4, 0, 0, 0, 0])]), "DropIpv6Option", Some((2, 42)));
     refused(&behind(&[(60, &[0, 0, 0xc2, 2, 0, 0, 0])]), "DropIpv6Option", Some((2, 43)));
+    // Nothing is reported to a group, unless the option demands it (RFC 8200 section 4.2).
+    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let to_group = |option: u8| ipv6(60, GUEST6, group, &[58, 0, option, 4, 0, 0, 0, 0]);
+    refused(&to_group(0xc2), "DropIpv6Option", None);
+    refused(&to_group(0x81), "DropIpv6Option", Some((2, 42)));
     // A routing header with segments left.
     refused(&behind(&[(43, &[0, 0, 1, 0, 0, 0, 0])]), "DropIpv6Routing", Some((0, 42)));
     refused(
