@@ -58,6 +58,9 @@ pub(crate) fn words(m: &Meta) -> String {
     if let Some(governor) = &m.governor {
         words.push_str(&format!(", governor {governor}"));
     }
+    if let Some(scheduling) = &m.scheduling {
+        words.push_str(&format!(", {scheduling} scheduling"));
+    }
     words
 }
 
@@ -80,5 +83,7 @@ mod tests {
         m.cpu_model = Some("X".to_owned());
         m.governor = Some("performance".to_owned());
         assert_eq!(words(&m), "linux 6.1.0, 2 CPUs (X), governor performance");
+        m.scheduling = Some("ordinary".to_owned());
+        assert!(words(&m).ends_with(", governor performance, ordinary scheduling"));
     }
 }

@@ -4,6 +4,8 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use skbudget::scheduling::RealTime;
+
 use crate::analyse::{self, Frame};
 use crate::exit::{Exit, Failure};
 use crate::gate::{self, Thresholds};
@@ -83,6 +85,11 @@ pub fn repeated(
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
     let clock = Instant::now();
     target.check(plan)?;
+    // On the wall clock, other processes of the machine must not delay what is measured. The threads and processes of
+    // the arms inherit the policy. Where it is not permitted, the generator's lag shows what that costs.
+    let wall = !target.parallel();
+    let real_time = wall.then(RealTime::request).and_then(Result::ok);
+    let scheduling = wall.then(|| if real_time.is_some() { "real-time" } else { "ordinary" });
     let mut runs = Vec::new();
     let mut cut_short = None;
     // An interrupted run ends the series.
@@ -117,6 +124,7 @@ pub fn repeated(
             loadgen_version: env!("CARGO_PKG_VERSION").to_owned(),
             started_unix_ms,
             elapsed_ms: clock.elapsed().as_millis() as u64,
+            scheduling: scheduling.map(str::to_owned),
             ..machine::look()
         },
     })

@@ -19,6 +19,7 @@ mod names;
 mod netlink;
 mod packets;
 pub mod run;
+pub mod scheduling;
 pub mod stats;
 #[allow(
     unsafe_code,

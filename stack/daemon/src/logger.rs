@@ -238,8 +238,7 @@ mod tests {
     }
 
     fn reporter() -> (Reporter, OwnedFd) {
-        let (kind, flags) = (SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
-        let (ours, theirs) = socket::socketpair(AddressFamily::Unix, kind, None, flags).unwrap();
+        let (ours, theirs) = packets::pair().unwrap();
         let reporter = Reporter {
             socket: ours,
             lost: AtomicU64::new(0),

@@ -281,3 +281,22 @@ pub(crate) fn prepare_apart(command: &mut Command) {
     // SAFETY: the closure allocates nothing and calls only async-signal-safe functions.
     unsafe { command.pre_exec(prepare) };
 }
+
+/// The scheduling policy of the calling thread (SCHED_OTHER, SCHED_RR, ...).
+pub(crate) fn scheduling_policy() -> io::Result<i32> {
+    // SAFETY: the argument is a number; zero is the calling thread.
+    match unsafe { libc::sched_getscheduler(0) } {
+        policy if policy < 0 => Err(io::Error::last_os_error()),
+        policy => Ok(policy),
+    }
+}
+
+/// Sets the policy of the calling thread. `priority`: 0 for SCHED_OTHER, 1 to 99 for SCHED_RR.
+pub(crate) fn set_scheduling_policy(policy: i32, priority: i32) -> io::Result<()> {
+    let param = libc::sched_param { sched_priority: priority };
+    // SAFETY: the kernel reads one `sched_param`, which outlives the call.
+    if unsafe { libc::sched_setscheduler(0, policy, &raw const param) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
