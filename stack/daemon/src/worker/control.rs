@@ -147,11 +147,12 @@ impl Worker {
     /// Creates a container. After an error it is charged nothing.
     fn add_container(&mut self, spec: ContainerSpec, now: Instant) -> Result<(), DaemonError> {
         let ContainerSpec { name, tap, config, budget, publish, outbound_addr } = spec;
+        // Needs a descriptor and may fail: before a budget of its own would be left over.
+        let registry = self.poll.registry().try_clone()?;
         let (at, own) = match budget {
             BudgetRef::Own(config) => (self.add_budget(name.clone(), config, true)?, true),
             BudgetRef::Shared(id) => (id.index, false),
         };
-        let registry = self.poll.registry().try_clone()?;
         let owner = self.budgets.get_mut(at).and_then(Option::as_mut);
         let owner = owner.ok_or(DaemonError::NoSuchBudget)?;
         // Charged first: the device can hold frames from the moment it is watched.
