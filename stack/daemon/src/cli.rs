@@ -52,18 +52,18 @@ Sizes accept B, KiB, MiB, GiB, KB, MB and GB. low < soft < hard must hold.
 How large --hard should be: every flow that is open at the same time is guaranteed
     sock {sock} + rmem_min {rmem_min} + wmem_min {wmem_min} + host floor {host_floor} = {flow} B
 and the device queue takes hard/8, at least {} and at most {}.
-Example: {flows} flows need {flows} * {flow} B = {}, the queue of --hard {} takes {}: they fit. What is left over is \
-shared by the flows that move data; the more, the faster.
-Published ports take hard/8 together, up to hard/4 where connections can have a window scale for it, and at least {} \
-each: (backlog + 2) * (receive buffer * 33/32 + 8 KiB), for what connections receive before they are accepted.
+Example: {flows} flows need {flows} * {flow} B = {}, the queue of --hard {} takes {}: they fit. Flows that move \
+data share the remaining memory; more of it makes them faster.
+The backlogs of published ports together take hard/8, up to hard/4 if their connections get a window scale then, and \
+at least {} each: (backlog + 2) * (receive buffer * 33/32 + 8 KiB), for data received before a connection is accepted.
 
-CMD runs in new user, network, PID and mount namespaces, and everything in there ends with skbudget. When the caller \
-is root, users and files are those outside; else CMD is root of a namespace with one user. It has the capabilities \
-that Docker gives to a container, but none over its network: ports below 1024 and ping need none. --cap-add gives more, \
-always over its own namespaces only. With NET_ADMIN it may change its device: a longer queue would hold memory that \
-nobody pays for, so queue and MTU are set back when they exceed what is charged, and that is counted (RingTampered); \
-until then, for about a millisecond, the kernel may hold what fits into the longer queue. --privileged gives all \
-capabilities. Descriptors handed over by systemd (LISTEN_FDS) go to CMD: what it moves through them is not charged.
+CMD runs in new user, network, PID and mount namespaces; all processes in them end with skbudget. If the caller is \
+root, CMD has the users and files of the host; otherwise CMD is root in a namespace with one user. CMD has the default \
+capabilities of a Docker container, but none over its network: ports below 1024 and ping need none. --cap-add adds \
+capabilities, which apply to its own namespaces only; --privileged gives all of them. With NET_ADMIN, CMD can change \
+its device. A longer queue would hold uncharged memory, so skbudget restores queue length and MTU when they exceed the \
+charge, and counts this (RingTampered); for about a millisecond the kernel may hold the frames of a longer queue. \
+Descriptors passed by systemd (LISTEN_FDS) are passed on to CMD; data sent and received through them is not charged.
 
 Exit code: CMD's own, 128+N when signal N ended it; 1 failure, 2 usage, 125 the container could not be set up, \
 126 CMD is not executable, 127 CMD was not found.",
@@ -223,7 +223,7 @@ pub(crate) fn parse_name(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(format!(
-        "1 to {NAME_MAX} letters, digits, '.', '_' and '-' are allowed, not beginning with '.' or '-'"
+        "1 to {NAME_MAX} letters, digits, '.', '_' and '-' are allowed; the first must not be '.' or '-'"
     ))
 }
 
@@ -234,8 +234,8 @@ pub(crate) fn parse_publish(text: &str) -> Result<PublishArg, String> {
     let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     match protocol {
         "tcp" => {}
-        "udp" => return Err("UDP ports cannot be published yet: only TCP is allowed".to_owned()),
-        other => return Err(format!("protocol {other:?} is not known: {ALLOWED}")),
+        "udp" => return Err("UDP ports cannot be published: only TCP is allowed".to_owned()),
+        other => return Err(format!("unknown protocol {other:?}: {ALLOWED}")),
     }
     let port = |text: &str| match text.parse::<u16>() {
         Ok(port) if port > 0 => Ok(port),

@@ -142,7 +142,7 @@ fn limits(args: &RunArgs) -> Result<(Option<u64>, Limits), Failure> {
     if args.isolation == Isolation::Off {
         if let Some((key, _)) = given.iter().find(|(_, size)| size.is_some()) {
             return Err(Failure::usage(format!(
-                "{key} limits nothing with --isolation off: leave it out, or choose container or shared"
+                "{key} has no effect with --isolation off: omit it, or choose container or shared"
             )));
         }
         return Ok((None, Limits::NONE));
@@ -176,7 +176,7 @@ fn holds_one_flow(hard: u64, least: u64) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::usage(format!(
-        "--hard {} is too small for one flow and the device queue: at least {} is allowed",
+        "--hard {} is too small for one flow and the device queue: at least {} is needed",
         Size(hard),
         Size(least)
     )))
@@ -198,8 +198,8 @@ fn holds_backlogs(limits: Limits, flow: u64, ports: usize) -> Result<(), Failure
         least.hard = needs(least);
     }
     Err(Failure::usage(format!(
-        "--publish: connections that wait at {ports} ports may hold {}, for which --hard {} is too small: fewer ports, \
-         or at least {} of --hard, are allowed",
+        "--publish: the backlogs of {ports} ports need {}, which does not fit --hard {}: publish fewer ports, or raise \
+         --hard to at least {}",
         Size(backlogs(limits)),
         Size(limits.hard_bytes()),
         Size(least.hard_bytes())
@@ -274,7 +274,7 @@ mod tests {
             assert!(failure.message.starts_with("--publish"), "{failure}");
             assert!(failure.message.contains(&format!("--hard {hard}")), "{failure}");
             let (_, least) = failure.message.split_once("at least ").unwrap();
-            let least = parse_size(least.split_once(' ').unwrap().0).unwrap();
+            let least = parse_size(least).unwrap();
             assert!(with(&least.to_string(), ports).is_ok(), "{failure}");
             assert!(with(&(least - PAGE_SIZE).to_string(), ports).is_err(), "{failure}");
         }

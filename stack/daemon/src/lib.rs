@@ -23,7 +23,7 @@ pub mod scheduling;
 pub mod stats;
 #[allow(
     unsafe_code,
-    reason = "the few calls that neither std nor nix wraps; nothing else lives there"
+    reason = "system calls that neither std nor nix wraps; no other code is in it"
 )]
 mod sys;
 mod token;

@@ -105,7 +105,7 @@ pub fn finish() {
     let Some(reporter) = REPORTER.get() else { return };
     let left_out = locked(&reporter.limiter).take_left_out();
     if left_out > 0 {
-        let message = format!("{left_out} messages were left out, each a repetition");
+        let message = format!("{left_out} repeated messages were suppressed");
         reporter.send(&line(Some(Level::Warn), &message, 0));
     } else if reporter.lost.load(Ordering::Relaxed) > 0 {
         // An empty message carries only the count.
@@ -209,7 +209,7 @@ fn line(level: Option<Level>, message: &dyn fmt::Display, left_out: u64) -> Stri
         }
     }
     if left_out > 0 {
-        let _ = write!(text, " ({left_out} more of this kind were left out)");
+        let _ = write!(text, " ({left_out} similar messages suppressed)");
     }
     text.push('\n');
     text
@@ -231,7 +231,7 @@ mod tests {
             line(Some(Level::Warn), &hostile, 0),
             "skbudget: warn: a\\nskbudget: b\\u{1b}[2J\\r\n"
         );
-        assert_eq!(line(None, &"x", 3), "skbudget: x (3 more of this kind were left out)\n");
+        assert_eq!(line(None, &"x", 3), "skbudget: x (3 similar messages suppressed)\n");
         let long = line(None, &"\u{1b}ä".repeat(10_000), 0);
         assert!((MESSAGE_MAX..4096).contains(&long.len()), "{}", long.len());
         assert_eq!(long.matches('\n').count(), 1);

@@ -51,7 +51,7 @@ fn print(answer: &clap::Error) -> Result<u8, Failure> {
     match answer.print() {
         // A reader that closes the pipe early has read enough: no failure.
         Err(e) if asked_for && e.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure { code: FAILURE, message: format!("stdout: {e}") })
+            Err(Failure { code: FAILURE, message: format!("cannot write to stdout: {e}") })
         }
         _ => Ok(u8::try_from(answer.exit_code()).unwrap_or(FAILURE)),
     }

@@ -45,14 +45,14 @@ pub(crate) fn take(given: Option<&str>) -> Result<NameHold, Failure> {
     match held.map_err(|e| Failure::set_up(format!("--name {name}: {e}")))? {
         Some(held) => Ok(held),
         None => Err(Failure::set_up(format!(
-            "--name {name}: in use by another skbudget of this user: end that one or choose another name"
+            "--name {name}: in use by another skbudget of this user: stop it or choose another name"
         ))),
     }
 }
 
 /// Holds a random name. Without a folder it is not locked: 32 random bits hardly ever meet.
 fn random() -> Result<NameHold, Failure> {
-    let failed = |e: io::Error| Failure::set_up(format!("a name for the container: {e}"));
+    let failed = |e: io::Error| Failure::set_up(format!("cannot choose a random name: {e}"));
     loop {
         let number = sys::random_u64().map_err(failed)? >> 32;
         let name = format!("run-{number:08x}");
@@ -97,13 +97,14 @@ fn open_folder(path: &Path) -> io::Result<OwnedFd> {
     }
     let unsafe_folder = |what: &str| {
         let path = path.display();
-        let message = format!("{path} {what}: a folder of this user with mode 0700 is needed");
+        let message =
+            format!("{path} {what}: a directory owned by this user with mode 0700 is needed");
         io::Error::new(io::ErrorKind::InvalidInput, message)
     };
     // A symbolic link in /tmp could point to any folder.
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let fd = match open(path, flags, Mode::empty()) {
-        Err(Errno::ELOOP | Errno::ENOTDIR) => return Err(unsafe_folder("is no folder")),
+        Err(Errno::ELOOP | Errno::ENOTDIR) => return Err(unsafe_folder("is not a directory")),
         other => other?,
     };
     // Checked on the descriptor, not on the path: the path could change in between.
@@ -152,7 +153,8 @@ fn lock_soon(mut fd: OwnedFd) -> io::Result<Flock<OwnedFd>> {
         }
         thread::sleep(LOCK_PAUSE);
     }
-    Err(io::Error::new(io::ErrorKind::TimedOut, "another process keeps the folder of names locked"))
+    let message = "another process holds the lock on the directory of names";
+    Err(io::Error::new(io::ErrorKind::TimedOut, message))
 }
 
 /// Takes the lock; `None`: another process holds it.
@@ -258,7 +260,7 @@ mod tests {
         symlink(&target.0, &place.0).unwrap();
         let error = hold(&place.0, "web").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
-        assert!(error.to_string().contains("no folder"), "{error}");
+        assert!(error.to_string().contains("not a directory"), "{error}");
         assert_eq!(fs::read_dir(&target.0).unwrap().count(), 0);
 
         let open = Place::new("open");

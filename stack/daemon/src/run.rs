@@ -234,7 +234,7 @@ impl Sandbox {
         let order = match users::map_all(self.process.id()) {
             Ok(()) => Order::Mapped,
             Err(e) => {
-                log::info!("only one user exists in the container: {e}");
+                log::info!("only one user id is mapped in the container: {e}");
                 Order::MapOne
             }
         };
@@ -302,8 +302,8 @@ fn check_tun() -> Result<(), Failure> {
     let Err(e) = opened else { return Ok(()) };
     let what_to_do = match e.raw_os_error() {
         Some(libc::EACCES | libc::EPERM) if !geteuid().is_root() => {
-            "not root, and the node is not readable and writable for this user: run as root, or have root grant \
-             access to the node (chmod 0666 /dev/net/tun, or a udev rule)"
+            "not root, and this user cannot read and write the device node: run as root, or let root grant access \
+             (chmod 0666 /dev/net/tun, or a udev rule)"
         }
         Some(libc::ENOENT | libc::ENODEV) => {
             "the kernel has no tun device here: load the module (modprobe tun), or make the node available in this \
@@ -318,7 +318,7 @@ fn check_tun() -> Result<(), Failure> {
 fn advice(step: &str, errno: Option<i32>) -> &'static str {
     match (step, errno) {
         ("new user namespace" | "new user namespace for the command", _) => {
-            ": user namespaces are needed, unless root runs a command without --cap-add: have root allow them \
+            ": user namespaces are needed, except by root without --cap-add: root can enable them \
              (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, \
              kernel.apparmor_restrict_unprivileged_userns)"
         }

@@ -26,7 +26,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     let (number, suffix) = (&text[..at], text[at..].trim());
     let known = SUFFIXES.iter().find(|(name, _)| name.eq_ignore_ascii_case(suffix));
     let Some((_, factor)) = known else {
-        return Err(format!("unit {suffix:?} is not known: {ALLOWED}"));
+        return Err(format!("unknown unit {suffix:?}: {ALLOWED}"));
     };
     // Integers first: f64 would round large ones.
     let parsed = match number.parse::<u64>() {
@@ -64,22 +64,21 @@ impl fmt::Display for Size {
 pub(crate) fn describe(error: &LimitError) -> String {
     let size = |pages: u64| Size(pages.saturating_mul(PAGE_SIZE));
     match error {
-        LimitError::Disorder { low, soft, hard } => format!(
-            "low {} < soft {} < hard {} does not hold",
-            size(*low),
-            size(*soft),
-            size(*hard)
-        ),
+        LimitError::Disorder { low, soft, hard } => {
+            format!("low {} < soft {} < hard {} is needed", size(*low), size(*soft), size(*hard))
+        }
         LimitError::TooSmall { hard_bytes, least_bytes } => {
-            format!("hard {} is too small: the least is {}", Size(*hard_bytes), Size(*least_bytes))
+            let (hard, least) = (Size(*hard_bytes), Size(*least_bytes));
+            format!("hard {hard} is too small: at least {least} is needed")
         }
         LimitError::MinDoesNotFit { min_bytes, room_bytes } => {
-            format!("min {} does not fit: {} is left above it", Size(*min_bytes), Size(*room_bytes))
+            let (min, room) = (Size(*min_bytes), Size(*room_bytes));
+            format!("min {min} does not fit: the level above has {room} free")
         }
         LimitError::MinAboveHard { min_bytes, hard_bytes } => {
             format!("min {} is above hard {}", Size(*min_bytes), Size(*hard_bytes))
         }
-        LimitError::TooDeep => "more than four levels".to_owned(),
+        LimitError::TooDeep => "budgets nest at most four levels deep".to_owned(),
         LimitError::ZeroWeight => "weight 0: at least 1 is allowed".to_owned(),
     }
 }

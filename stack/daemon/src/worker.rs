@@ -320,7 +320,7 @@ impl Worker {
                 self.touched.push(index);
             }
             while let Some(event) = owner.budget.poll_event() {
-                owner.log(event, now);
+                owner.log(event, &self.seats, now);
             }
         }
     }
@@ -362,7 +362,7 @@ impl Worker {
     fn on_gone(&mut self, index: u16, now: Instant) {
         if let Some(seat) = self.remove_seat(index, now) {
             let name = seat.name;
-            log::info!("container {name}: its device is gone");
+            log::info!("container {name}: its device was closed or deleted");
             self.tell(DaemonEvent::ContainerEnded { name });
         }
     }
@@ -376,31 +376,34 @@ impl Worker {
 }
 
 impl BudgetSeat {
-    /// Writes at most one line in `LOG_EVERY`, with the number of events not logged before it.
-    fn log(&mut self, event: Event, now: Instant) {
+    /// Writes at most one line in `LOG_EVERY`, with the number of events not logged before it. `seats`: all containers
+    /// of the worker.
+    fn log(&mut self, event: Event, seats: &[Option<Seat>], now: Instant) {
         if self.logged.is_some_and(|at| now.since(at) < LOG_EVERY) {
             self.unlogged += 1;
             return;
         }
         self.logged = Some(now);
-        let left_out = std::mem::take(&mut self.unlogged);
+        let since = match std::mem::take(&mut self.unlogged) {
+            0 => String::new(),
+            left_out => format!(" ({left_out} events not logged)"),
+        };
         let name = &self.name;
         match event {
-            Event::PressureEnter { .. } => {
-                log::info!("budget {name}: under pressure (+{left_out})");
-            }
+            Event::PressureEnter { .. } => log::info!("budget {name}: under pressure{since}"),
             Event::PressureLeave { after_ms, .. } => {
-                log::info!("budget {name}: pressure over after {after_ms} ms (+{left_out})");
+                log::info!("budget {name}: pressure ended after {after_ms} ms{since}");
             }
             Event::AdmissionDenied { member, .. } => {
+                let index = self.members.get(usize::from(member.0)).copied().flatten();
+                let seat = index.and_then(|index| seats[usize::from(index)].as_ref());
+                // The container may have been removed after the event.
+                let container = seat.map_or("(removed)", |seat| &seat.name);
                 log::warn!(
-                    "budget {name}: no room for a new flow of member {} (+{left_out})",
-                    member.0
+                    "budget {name}: flow of container {container} refused for want of memory{since}"
                 );
             }
-            Event::HardRefused { .. } => {
-                log::info!("budget {name}: at its hard limit (+{left_out})");
-            }
+            Event::HardRefused { .. } => log::info!("budget {name}: hard limit reached{since}"),
         }
     }
 }

@@ -123,7 +123,7 @@ fn a_frame_the_kernel_refuses_is_counted_and_many_parts_are_one_frame() {
     let (_netns, mut tap) = device(true);
     // The checksum is to be written beyond the end of the frame.
     let vnet = VnetHdr { flags: 1, csum_start: 9000, csum_offset: 16, ..VnetHdr::default() };
-    assert!(tap.send(&vnet, &[IoSlice::new(&[0; 60])]), "said to be taken");
+    assert!(tap.send(&vnet, &[IoSlice::new(&[0; 60])]), "reported as sent");
     assert_eq!(tap.counters().refused, 1);
     let bytes = [0; 200];
     let parts: Vec<_> = bytes.chunks(1).map(IoSlice::new).collect();

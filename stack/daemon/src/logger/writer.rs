@@ -82,7 +82,7 @@ impl<W: Write> Lines<W> {
         let lost = self.lost;
         if lost > 0 {
             let note =
-                format!("skbudget: warn: {lost} messages were lost: stderr did not take them\n");
+                format!("skbudget: warn: {lost} messages were lost: stderr did not accept them\n");
             if self.put(note.as_bytes()) {
                 self.lost -= lost;
             }
@@ -172,7 +172,7 @@ mod tests {
         let text = String::from_utf8(lines.to.holds).unwrap();
         // The "s" is the part of a line that the disk took.
         let expected =
-            "first\ns\nskbudget: warn: 13 messages were lost: stderr did not take them\nthird\n";
+            "first\ns\nskbudget: warn: 13 messages were lost: stderr did not accept them\nthird\n";
         assert_eq!(text, expected);
     }
 

@@ -131,7 +131,7 @@ impl Capture {
         self.shared.changed.notify_all();
         let lost = self.shared.lost.load(Ordering::Relaxed);
         if lost > 0 {
-            log::warn!("--pcap {}: {lost} frames are missing in it", self.shared.name);
+            log::warn!("--pcap {}: {lost} frames were not captured", self.shared.name);
         }
     }
 }
@@ -154,7 +154,10 @@ impl Write for Recorder {
             // The lock is released before the log makes a system call.
             drop(state);
             if !reported {
-                log::warn!("--pcap {}: written too slowly, frames are left out", self.shared.name);
+                log::warn!(
+                    "--pcap {}: writes are too slow: frames are dropped from the capture",
+                    self.shared.name
+                );
             }
         }
         Ok(record.len())

@@ -42,12 +42,13 @@ impl fmt::Display for Lost {
         if *bytes == 0 {
             return write!(
                 f,
-                "{flows} connections are reset before all that the command sent was taken"
+                "{flows} connections were reset before all data of the command was delivered"
             );
         }
         write!(
             f,
-            "{bytes} bytes that the command sent on {flows} connections are given up: not taken by the receiver"
+            "{bytes} bytes that the command sent on {flows} connections were not delivered: the receivers did not \
+             acknowledge them"
         )
     }
 }

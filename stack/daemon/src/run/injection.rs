@@ -49,11 +49,11 @@ pub(super) fn refuse() -> io::Result<()> {
     if CALLS.is_empty() {
         return Err(io::Error::new(
             io::ErrorKind::Unsupported,
-            "the system calls of this machine's architecture are not known",
+            "unsupported architecture: its system call numbers are unknown",
         ));
     }
     let named = |e: io::Error| {
-        io::Error::new(e.kind(), format!("seccomp filter, without which nothing is run: {e}"))
+        io::Error::new(e.kind(), format!("the required seccomp filter cannot be installed: {e}"))
     };
     sys::filter_syscalls(&filter()).map_err(named)
 }

@@ -12,7 +12,8 @@ pub(super) fn find(command: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
     let given = Path::new(command);
     let shown = given.display();
     let not_executable = |at: &Path| {
-        let message = format!("{}: not executable (a file with the x bit is needed)", at.display());
+        let at = at.display();
+        let message = format!("{at}: not executable (a file with execute permission is needed)");
         Failure { code: NOT_EXECUTABLE, message }
     };
     if command.as_encoded_bytes().contains(&b'/') {
@@ -34,7 +35,7 @@ pub(super) fn find(command: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
         return Ok(found);
     }
     Err(candidates().next().map_or_else(
-        || Failure { code: NOT_FOUND, message: format!("{shown}: not found along PATH") },
+        || Failure { code: NOT_FOUND, message: format!("{shown}: not found in PATH") },
         |candidate| not_executable(&candidate),
     ))
 }

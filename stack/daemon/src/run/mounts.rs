@@ -37,15 +37,17 @@ pub(super) fn set_up(knobs: Knobs) {
     // Without this the mounts below would propagate to the host.
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     if let Err(errno) = mount(NONE, "/", NONE, private, NONE) {
-        log::warn!("no mounts of its own for the container: {errno}");
+        log::warn!("cannot separate the mounts of the container from the host's: {errno}");
         return;
     }
     match mount_proc() {
         Ok(()) => hide(knobs),
-        Err(errno) => log::warn!("no /proc of its own for the container: {errno}"),
+        Err(errno) => {
+            log::warn!("cannot mount /proc for the container, which keeps the outer one: {errno}");
+        }
     }
     if let Err(errno) = mount_sys() {
-        log::info!("no /sys of its own for the container: {errno}");
+        log::info!("cannot mount /sys for the container, which keeps the outer one: {errno}");
     }
 }
 

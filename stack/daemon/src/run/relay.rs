@@ -194,7 +194,7 @@ impl AsFd for Relay {
 }
 
 fn gone() -> Failure {
-    Failure::other("the relay process ended: the container has no network any more")
+    Failure::other("the relay process ended: the container has lost its network")
 }
 
 fn unexpected(answer: &Answer) -> Failure {
@@ -219,7 +219,7 @@ fn confine(wire: &Wire) -> Result<(), AttachError> {
     // First: a process without capabilities cannot limit those of its children.
     caps::forbid_all().step("limit the capabilities")?;
     if geteuid().is_root() {
-        become_transient().step("become an ordinary user")?;
+        become_transient().step("change to an unprivileged user")?;
     }
     caps::drop_all().step("drop the capabilities")?;
     set_dumpable(false).step("prctl")?;
@@ -242,7 +242,7 @@ fn become_transient() -> io::Result<()> {
         .and_then(|()| setresgid(gid, gid, gid))
         .and_then(|()| setresuid(uid, uid, uid));
     if let Err(errno) = changed {
-        log::info!("the relay stays user 0: {errno}");
+        log::info!("the relay keeps user id 0: {errno}");
     }
     Ok(())
 }
@@ -325,7 +325,7 @@ fn until_over(
 
 /// The next request; its absence is an error.
 fn next(wire: &Wire) -> Result<(Task, Vec<OwnedFd>), Failure> {
-    receive(wire)?.ok_or_else(|| Failure::other("ended before it began"))
+    receive(wire)?.ok_or_else(|| Failure::other("skbudget ended before the container was started"))
 }
 
 /// The next request; `None`: `skbudget` has closed its end.

@@ -97,7 +97,11 @@ impl Watch {
             let mut fds = [PollFd::new(self.events.as_fd(), PollFlags::POLLIN)];
             match poll(&mut fds, PollTimeout::NONE) {
                 Ok(_) | Err(Errno::EINTR) => self.events.drain(),
-                Err(errno) => return log::warn!("the device's ring is not watched: {errno}"),
+                Err(errno) => {
+                    return log::warn!(
+                        "changes of the device queue are no longer detected: {errno}"
+                    );
+                }
             }
         }
     }
@@ -123,8 +127,8 @@ impl Watch {
             found.bytes = found.bytes.max(bytes);
         }
         log::warn!(
-            "{name}: the command set its queue to {} packets, MTU {}: set back; meanwhile the kernel could hold {} of \
-             frames",
+            "{name}: the command set the queue to {} packets and the MTU to {}: restored; until then the kernel could \
+             hold {} of frames",
             now.txqueuelen,
             now.mtu,
             Size(bytes)

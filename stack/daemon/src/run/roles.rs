@@ -92,7 +92,7 @@ fn text(args: &mut impl Iterator<Item = OsString>) -> io::Result<String> {
 
 /// The error for arguments that no parent process made.
 fn by_hand() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "not to be called by hand")
+    io::Error::new(io::ErrorKind::InvalidInput, "internal subcommand: it cannot be used directly")
 }
 
 /// The descriptors of a list made by [`process`].

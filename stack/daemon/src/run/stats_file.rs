@@ -86,7 +86,10 @@ fn open_in_place(path: &Path) -> io::Result<File> {
 /// Replaces the text of ENXIO, which is "no such device or address" for a FIFO without a reader.
 pub(super) fn explain(error: io::Error) -> io::Error {
     if error.raw_os_error() == Some(libc::ENXIO) {
-        return io::Error::new(ErrorKind::NotConnected, "nobody reads it: start the reader first");
+        return io::Error::new(
+            ErrorKind::NotConnected,
+            "the FIFO has no reader: start the reader first",
+        );
     }
     error
 }

@@ -62,7 +62,7 @@ pub(super) fn enter_outer(
     match unshare(CloneFlags::CLONE_NEWUSER) {
         Err(errno) if may_do_without => {
             log::warn!(
-                "no user namespace for the command ({errno}): its capabilities are few, but they hold over the host"
+                "no user namespace for the command ({errno}): its few capabilities apply to the host"
             );
             return Ok(false);
         }
@@ -72,8 +72,8 @@ pub(super) fn enter_outer(
     set_pdeathsig(Signal::SIGKILL).step("prctl")?;
     // Only a process outside of the namespace may map more than one id.
     let mapped = root && {
-        wire.send(&Report::MapUsers, &[]).step("ask for the ids")?;
-        matches!(wire.receive().step("ask for the ids")?, Some((Order::Mapped, _)))
+        wire.send(&Report::MapUsers, &[]).step("request the mapping of the ids")?;
+        matches!(wire.receive().step("request the mapping of the ids")?, Some((Order::Mapped, _)))
     };
     if !mapped {
         // Without privileges the kernel accepts a gid_map only after this.

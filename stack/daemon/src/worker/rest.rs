@@ -78,9 +78,9 @@ mod tests {
         recent.ran(1, Instant(5 * MS));
         let rest = |cpu, at| recent.rest(1, cpu, Instant(at));
         assert_eq!(rest(MS / 10, 5 * MS), Some(Duration::from_micros(800)));
-        assert_eq!(rest(1000, 5 * MS), None, "for next to nothing");
+        assert_eq!(rest(1000, 5 * MS), None, "turn too short");
         assert_eq!(rest(100 * MS, 5 * MS), Some(REST_MAX));
-        assert_eq!(rest(MS, 13 * MS), None, "the neighbour has nothing to do");
+        assert_eq!(rest(MS, 13 * MS), None, "neighbour idle");
     }
 
     #[test]
@@ -93,6 +93,6 @@ mod tests {
         let rest = |begun, at| recent.rest_of_connects(1, begun, Instant(at));
         assert_eq!(rest(2, 3 * MS), Some(2 * REST_OF_A_CONNECT));
         assert_eq!(rest(0, 3 * MS), None);
-        assert_eq!(rest(2, 12 * MS), None, "the neighbour has nothing to do");
+        assert_eq!(rest(2, 12 * MS), None, "neighbour idle");
     }
 }

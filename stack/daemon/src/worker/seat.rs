@@ -189,7 +189,7 @@ impl Seat {
         {
             // The guest's kernel retransmits its SYN: the connection is opened once the resource is free.
             let why = errno.desc();
-            log::warn!("container {}: no connection could begin: {why}{}", self.name, since(more));
+            log::warn!("container {}: cannot open a connection: {why}{}", self.name, since(more));
         }
         left
     }
@@ -347,11 +347,7 @@ impl Seat {
 
 /// Text for the occurrences not reported since the last report; empty when there are none.
 fn since(left_out: u64) -> String {
-    if left_out == 0 {
-        String::new()
-    } else {
-        format!(" ({left_out} times more since the last report)")
-    }
+    if left_out == 0 { String::new() } else { format!(" ({left_out} more since the last report)") }
 }
 
 /// The connection failed before it was accepted. The listener works: the next accept follows at once.

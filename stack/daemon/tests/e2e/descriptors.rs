@@ -72,5 +72,5 @@ fn want_of_descriptors_is_reported_once_a_minute_and_ends_with_them() {
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     let lines = |what: &str| said.lines().filter(|line| line.contains(what)).count();
     assert_eq!(lines("accept on a published port: Too many open files"), 1, "{said}");
-    assert_eq!(lines("no connection could begin: Too many open files"), 1, "{said}");
+    assert_eq!(lines("cannot open a connection: Too many open files"), 1, "{said}");
 }

@@ -108,7 +108,11 @@ fn help_for_a_full_disk_is_a_failure_and_for_a_closed_pipe_is_none() {
     let help = |stdout: Stdio| Command::new(BINARY).arg("--help").stdout(stdout).output().unwrap();
     let full = help(File::options().write(true).open("/dev/full").unwrap().into());
     assert_eq!(full.status.code(), Some(1));
-    assert!(text(&full.stderr).starts_with("skbudget: stdout: "), "{}", text(&full.stderr));
+    assert!(
+        text(&full.stderr).starts_with("skbudget: cannot write to stdout: "),
+        "{}",
+        text(&full.stderr)
+    );
     let closed = help(pipe().unwrap().1.into());
     assert_eq!((closed.status.code(), text(&closed.stderr)), (Some(0), String::new()));
 }

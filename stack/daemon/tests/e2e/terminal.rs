@@ -80,7 +80,7 @@ fn ctrl_c_ends_the_wait_for_what_an_inner_shell_sent_last() {
         session.type_in("\u{3}");
         thread::sleep(Duration::from_millis(20));
     }
-    session.expect("given up");
+    session.expect("were not delivered");
     session.expect("code-4");
 }
 

@@ -28,47 +28,47 @@ pub(crate) const DIFFERENCES: &[(Over, &str, &str, &str, &str)] = &[
         "overlapping segments",
         "A 1/1 | A 1/1 | A 1/9 | server \"abcdefgh\"",
         "A 1/1 | A 1/1 | A 1/9 | server \"abcdEFgh\"",
-        "of two copies that differ the later one stands, since bytes are put where they belong as they come; the \
-         kernel keeps the earlier one of what is out of order. RFC 9293 says nothing of copies that differ",
+        "where segments overlap and differ, our stack keeps the later data, because it stores bytes in place as they \
+         arrive; the kernel keeps the earlier out-of-order data. RFC 9293 does not specify copies that differ",
     ),
     (
         Over::Both,
         "urgent data",
         "A 1/6 | server \"abcde\"",
         "A 1/6 | server \"abde\"",
-        "urgent data is relayed in its place, as RFC 6093 section 6 wants it; the kernel takes the byte out of the \
-         stream unless its program asked for SO_OOBINLINE",
+        "urgent data is relayed inline, as RFC 6093 section 6 recommends; the kernel removes the byte from the stream \
+         unless SO_OOBINLINE is set",
     ),
     (
         Over::Both,
-        "the server is gone, the guest goes on",
+        "the server closes, the guest still sends",
         "FA 1/1 | A 2/6, RA 2/6 | R 2",
         "FA 1/1 | R 2 | R 2",
-        "a relay cannot tell close(2) from shutdown(2) before it has written: what the guest said first was taken \
-         and acknowledged, and the host's reset follows",
+        "a relay cannot distinguish close(2) from shutdown(2) before it writes: the guest's first data is accepted \
+         and acknowledged, then the host's reset follows",
     ),
     (Over::V4, "three times the same ACK", "A 1/1 +1460 | nothing", AS_WRITTEN, REPACKETIZED),
     (Over::V6, "three times the same ACK", "A 1/1 +1440 | nothing", AS_WRITTEN, REPACKETIZED),
     (
         Over::V4,
-        "a SYN whose header is cut in two",
+        "a SYN whose TCP header is split over two fragments",
         "nothing",
         "SA 0/1",
-        "a first fragment without the whole TCP header is what filters are deceived with, and no link is so narrow \
-         (RFC 1858 section 3): dropped and counted, as many routers do",
+        "a first fragment without the whole TCP header serves to evade filters, and no link needs one (RFC 1858 \
+         section 3): dropped and counted, as many routers do",
     ),
     (
         Over::V6,
-        "a SYN whose header is cut in two",
+        "a SYN whose TCP header is split over two fragments",
         "nothing",
         "ICMPv6 4/3",
-        "dropped and counted; the parameter problem that RFC 7112 section 5 recommends is not sent: whoever cuts \
-         headers knows it",
+        "dropped and counted; the parameter problem that RFC 7112 section 5 recommends is not sent: a sender that \
+         splits headers does so on purpose",
     ),
 ];
 
 const AS_WRITTEN: &str = "A 1/1 +1000 | nothing";
-const REPACKETIZED: &str = "what is sent again is cut anew, in segments as large as they may be; the kernel keeps the \
-                            pieces that its program wrote";
-const NOT_KNOWN_YET: &str = "whether somebody listens is known when the host was asked, and only a SYN is a reason to \
-                             ask: what is for no connection is answered as at a closed port";
+const REPACKETIZED: &str = "our stack repacketizes retransmitted data into full-sized segments; the kernel keeps the \
+                            boundaries of its program's writes";
+const NOT_KNOWN_YET: &str = "our stack learns from a connect on the host whether a port has a listener, and only a SYN \
+                             starts one: a segment of no connection is answered as at a closed port";

@@ -134,8 +134,8 @@ fn transfers(bench: &Bench) {
 /// Warnings that captures of our stack may show beyond the kernel's, and why.
 const KNOWN_WARNINGS: &[(&str, &str)] = &[(
     "TCP window specified by the receiver is now completely full",
-    "a window is lent by the budget: it begins at four chunks and grows with what the host takes, so that a guest that \
-     is faster for a moment fills it",
+    "the budget grants the window: it starts at four chunks and grows with the data that the host reads, so a guest \
+     that is faster for a moment fills it",
 )];
 
 /// Number of captures of the kernel that are merged. tshark distinguishes a loss from reordering by 3 ms, which the

@@ -43,7 +43,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         t.ask(&Say::new(SYN, 0, 0));
         t.ask(&Say::new(SYN, 0, 0));
     }),
-    ("ACK of what was not sent, half open", |t| {
+    ("ACK of data that was not sent, half open", |t| {
         t.ask(&Say::new(SYN, 0, 0));
         t.ask(&Say::new(ACK, 1, 77));
         t.ask(&Say::new(ACK, 1, 1).data(b"x"));
@@ -76,7 +76,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         let _server = t.open();
         t.ask(&Say::new(SYN | ACK, 0, 1));
     }),
-    ("ACK of what was not sent, with data", |t| {
+    ("ACK of data that was not sent, with data", |t| {
         let mut server = t.open();
         t.ask(&Say::new(ACK | PSH, 1, 70_000).data(b"hello"));
         t.server_heard(&mut server);
@@ -112,7 +112,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         t.ask(&Say { good_sum: false, ..Say::new(ACK | PSH, 1, 1).data(b"hello") });
         t.server_heard(&mut server);
     }),
-    ("a hole, and what fills it", |t| {
+    ("a hole, then the segment that fills it", |t| {
         let mut server = t.open();
         t.ask(&Say::new(ACK | PSH, 6, 1).data(b"world"));
         t.ask(&Say::new(ACK | PSH, 1, 1).data(b"hello"));
@@ -125,7 +125,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         t.ask(&Say::new(ACK | PSH, 1, 1).data(b"abcd"));
         t.server_heard(&mut server);
     }),
-    ("data that was there before", |t| {
+    ("data that was received before", |t| {
         let mut server = t.open();
         t.ask(&Say::new(ACK | PSH, 1, 1).data(b"hello"));
         t.ask(&Say::new(ACK | PSH, 1, 1).data(b"HELLO"));
@@ -148,13 +148,13 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         t.server_heard(&mut server);
     }),
     // ECN: congestion that is marked instead of a loss.
-    ("SYN that asks for ECN", |t| t.ask(&Say::new(SYN | ECE | CWR, 0, 0))),
+    ("SYN that requests ECN", |t| t.ask(&Say::new(SYN | ECE | CWR, 0, 0))),
     ("SYN with ECE alone", |t| t.ask(&Say::new(SYN | ECE, 0, 0))),
     ("SYN with CWR alone", |t| t.ask(&Say::new(SYN | CWR, 0, 0))),
-    ("SYN that asks for ECN in a capable packet", |t| {
+    ("SYN that requests ECN in an ECT(0) packet", |t| {
         t.ask(&Say::new(SYN | ECE | CWR, 0, 0).ecn(ECT_0));
     }),
-    ("a mark where nobody asked for ECN", |t| {
+    ("a CE mark on a connection without ECN", |t| {
         let _server = t.open();
         t.ask(&Say::new(ACK | PSH, 1, 1).data(b"hello").ecn(CE));
     }),
@@ -228,7 +228,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         t.ask(&Say::new(ACK, 1, 1));
         t.ask(&Say::new(ACK, 1, 5001));
     }),
-    ("a SACK of what was never said", |t| {
+    ("a SACK of data that was never sent", |t| {
         let mut server = t.open_with(&[2, 4, 5, 180, 4, 2]);
         server.write_all(b"hello").unwrap();
         t.listen(Duration::from_millis(20));
@@ -247,7 +247,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         t.say_in_pieces(&syn_with_data(), &[40, 24, 0]);
         t.listen(Duration::from_millis(60));
     }),
-    ("a SYN whose header is cut in two", |t| {
+    ("a SYN whose TCP header is split over two fragments", |t| {
         t.say_in_pieces(&syn_with_data(), &[0, 16]);
         t.listen(Duration::from_millis(60));
     }),
@@ -323,7 +323,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         t.listen(Duration::from_millis(60));
         t.ask(&Say::new(ACK | PSH, 1, 1).data(b"x"));
     }),
-    ("the server is gone, the guest goes on", |t| {
+    ("the server closes, the guest still sends", |t| {
         let server = t.open();
         drop(server);
         t.listen(Duration::from_millis(60));
@@ -335,7 +335,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
     ("window scale of every length", |t| bad_lengths(t, 3, 3)),
     ("SACK permitted of every length", |t| bad_lengths(t, 4, 2)),
     ("timestamps of every length", |t| bad_lengths(t, 8, 10)),
-    ("an option nobody knows, of every length", |t| bad_lengths(t, 200, 99)),
+    ("unknown option of every length", |t| bad_lengths(t, 200, 99)),
 ];
 
 fn syn_with_data() -> Say {

@@ -54,7 +54,7 @@ fn flood(kind: Kind) -> ContainerReport {
     // The container keeps within its hard limit, and all of them within the host's.
     assert!(report.meter.max_usage_bytes <= HARD, "{report:?}");
     assert!(host.max_usage_bytes <= host.hard_bytes.unwrap(), "{host:?}");
-    assert_eq!(left, 0, "bytes that nobody has");
+    assert_eq!(left, 0, "bytes still charged after the end");
     assert_eq!(descriptors(), fds_before);
     report
 }

@@ -40,7 +40,7 @@ fn length(name: &str, default: u64) -> u64 {
 fn until(mut holds: impl FnMut() -> bool) {
     let began = std::time::Instant::now();
     while !holds() {
-        assert!(began.elapsed().as_secs() < 60, "it does not come to hold");
+        assert!(began.elapsed().as_secs() < 60, "the condition did not hold within a minute");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
 }

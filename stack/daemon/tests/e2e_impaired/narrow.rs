@@ -106,7 +106,7 @@ fn down_and_up(offload: bool) {
             flow.mss
         );
         let headers = if v6 { 60 } else { 40 };
-        assert!(u32::from(began) > NARROW - headers, "it began wide: {began}");
+        assert!(u32::from(began) > NARROW - headers, "the first MSS was already small: {began}");
         assert!(u32::from(flow.mss) <= NARROW - headers, "{flow:?}");
         assert!(lowered >= 1);
     }
