@@ -27,7 +27,7 @@ fn counters(options: &[&str], mtu: u16, lines: &str) -> Value {
     let lines = format!("WANT='{mtu} {queue}'\n{SET_BACK}\n{lines}");
     let output = script(&[&more[..], options].concat(), &lines);
     assert_eq!(succeed(&output), format!("{mtu} {queue}\n"));
-    assert!(text(&output.stderr).contains("set back"), "{output:?}");
+    assert!(text(&output.stderr).contains("restored"), "{output:?}");
     let all: Value = serde_json::from_slice(&fs::read(&stats.0).unwrap()).unwrap();
     all["containers"][0]["counters"].clone()
 }
