@@ -77,8 +77,8 @@ pub struct Meta {
     /// Frequency governors of the processors, separated by commas.
     #[serde(default)]
     pub governor: Option<String>,
-    /// Scheduling of the measuring threads and their loads: `real-time`, or `ordinary` where that is not permitted. `null`
-    /// in virtual time.
+    /// Scheduling of the measuring threads and their loads: `real-time`, or `ordinary` where that is not permitted.
+    /// `null` in virtual time.
     #[serde(default)]
     pub scheduling: Option<String>,
     /// The commit that CI names, or of the repository around the current folder.

@@ -50,8 +50,8 @@ pub(super) fn tightest_gate_ns(arm: &ArmResult, limits: Thresholds, own: &[&Gate
     tightest.into_iter().flatten().min().unwrap_or(LAG_NS)
 }
 
-/// How much later the generator of a victim was alone than beside the hog, nanoseconds: an inflation up to that much may
-/// be hidden.
+/// How much later the generator of a victim was alone than beside the hog, nanoseconds. An inflation of up to that much
+/// may be hidden.
 fn hidden_ns(arm: &ArmResult) -> u64 {
     let lag = |c: &ContainerResult, phase: usize| {
         c.phases.get(phase)?.probe.as_ref().and_then(|p| p.lag.p99_ns)

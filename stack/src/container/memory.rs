@@ -82,7 +82,8 @@ impl Container {
     /// `room` is at least `need` bytes (H3). The windows they advertised stay: data that arrives later requests its
     /// charge again. Returns true if something was released and the room is now there.
     ///
-    /// `served`: the flow that is being served. It is out of the table, so nothing of it is released, and its entry stays.
+    /// `served`: the flow that is being served. It is out of the table, so nothing of it is released, and its entry
+    /// stays.
     pub(super) fn demote(
         &mut self,
         cx: &mut Ctx<'_>,
