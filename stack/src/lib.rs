@@ -38,8 +38,8 @@
 //!
 //! In `rxq` (receive), `txq` (send), `container/admission` (the reservation), `relay` (caps of host sockets), `parked`
 //! and `timewait` (small fixed entries), `reassembly` (fragments), in the daemon's `worker/control` (device queues, and
-//! backlogs of published ports, H6), and at no other place; `tests/tidy/main.rs` compares the list with the calls. A charge
-//! is a request to [`controller::Budget`], which knows nothing of packets.
+//! backlogs of published ports, H6), and at no other place; `tests/tidy/main.rs` compares the list with the calls. A
+//! charge is a request to [`controller::Budget`], which knows nothing of packets.
 //!
 //! # What happens over soft, what at hard
 //!
