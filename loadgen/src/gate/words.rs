@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 
 /// Functions over the containers of a group: name and meaning.
 pub const FUNCTIONS: &[(&str, &str)] = &[
-    ("worst", "the largest of what is better small, the smallest of what is better large"),
+    ("worst", "the largest if smaller is better, the smallest if larger is better"),
     ("min", "the smallest"),
     ("max", "the largest"),
-    ("sum", "all together"),
-    ("mmr", "the smallest over the largest: 1 when all have the same"),
+    ("sum", "the sum"),
+    ("mmr", "the smallest over the largest: 1 when all are equal"),
 ];
 
 /// Metrics of a container: name, earlier name that is still accepted, and meaning.
@@ -16,32 +16,32 @@ pub const METRICS: &[(&str, &str, &str)] = &[
     (
         "throughput-slowdown",
         "slowdown.throughput",
-        "goodput alone over goodput beside the hog, its worse direction",
+        "solo goodput over goodput beside the hog, in the worse direction",
     ),
-    ("p99-inflation", "slowdown.p99", "p99 response beside the hog over p99 alone"),
+    ("p99-inflation", "slowdown.p99", "p99 response beside the hog over solo p99"),
     ("p50-contended", "response.p50", "p50 response beside the hog"),
     ("p99-contended", "response.p99", "p99 response beside the hog"),
     ("p999-contended", "response.p999", "p99.9 response beside the hog"),
     ("max-contended", "response.max", "longest response beside the hog"),
-    ("stall", "", "longest time its bulk got no byte beside the hog"),
+    ("stall", "", "longest time without a byte of bulk transfer beside the hog"),
     (
         "delivered",
         "",
-        "requests answered in time beside the hog, of those that were due: 1 or 100% is all",
+        "share of requests completed within the deadline beside the hog: 1 or 100% is all of them",
     ),
-    ("recovery", "", "back to 95 % of solo after the hog left"),
-    ("moved", "", "bytes that the stack moved for it beside the hog"),
-    ("held", "", "most that was charged to it at the end of a window"),
-    ("held-mean", "held.mean", "what was charged to it on average beside the hog"),
-    ("pressure", "", "how long its budget was under pressure"),
-    ("refusals", "", "segments and connections that were turned away for lack of memory"),
-    ("flows", "", "connections that it opened"),
+    ("recovery", "", "time to 95 % of solo goodput after the hog left"),
+    ("moved", "", "bytes that the stack moved for the container beside the hog"),
+    ("held", "", "maximum of the bytes charged at the end of a window"),
+    ("held-mean", "held.mean", "mean of the bytes charged beside the hog"),
+    ("pressure", "", "time that its budget was under pressure"),
+    ("refusals", "", "segments and connections refused for lack of memory"),
+    ("flows", "", "connections opened"),
 ];
 
 /// Metrics of the whole arm, used without a function.
 pub const OF_ARM: &[(&str, &str)] = &[
-    ("overshoot", "most a budget held beyond its hard limit"),
-    ("leaked", "bytes still charged at the end to budgets whose containers are gone"),
+    ("overshoot", "maximum charged beyond a hard limit"),
+    ("leaked", "bytes charged at the end to budgets without a container"),
 ];
 
 /// Replaces the earlier name of a metric by the present one.
@@ -57,7 +57,7 @@ pub fn explain() -> String {
          worst(victim.p99-inflation) <= 1.2 && min(victim.delivered) == 100%\n  \
          max(hog.held) / max(victim.held) >= 4 || overshoot > 0\n\n\
          function(group.metric), or a metric of the arm, or one over another with /; compared by <= >= < > == !=; joined by \
-         && and ||, in brackets where needed. Numbers: 1.2, 5x, 99.9%, 1ms, 4KiB. A number that is not known fails.\n",
+         && and ||, in brackets where needed. Numbers: 1.2, 5x, 99.9%, 1ms, 4KiB. An unknown value fails.\n",
     );
     let mut list = |head: &str, rows: Vec<(&str, String)>| {
         let width = rows.iter().map(|r| r.0.len()).max().unwrap_or(0);
@@ -72,7 +72,7 @@ pub fn explain() -> String {
     list("Functions, over the containers of a group", plain(FUNCTIONS));
     let metric = |(name, before, about): &(&'static str, &'static str, &'static str)| {
         let also =
-            if before.is_empty() { String::new() } else { format!(" ({before} is read as well)") };
+            if before.is_empty() { String::new() } else { format!(" (earlier name: {before})") };
         (*name, format!("{about}{also}"))
     };
     list("Metrics of a container", METRICS.iter().map(metric).collect());

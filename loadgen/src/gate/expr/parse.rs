@@ -20,7 +20,7 @@ impl<'a> Parser<'a> {
         let root = self.or()?;
         self.rest = self.rest.trim_start();
         if !self.rest.is_empty() {
-            return Err(format!("'{}' is not understood", self.rest));
+            return Err(format!("unexpected '{}': && or || expected", self.rest));
         }
         self.unlike.map_or(Ok(root), Err)
     }
@@ -51,12 +51,12 @@ impl<'a> Parser<'a> {
     fn test(&mut self) -> Result<Node, String> {
         if self.eat("(") {
             let inner = self.or()?;
-            return if self.eat(")") { Ok(inner) } else { Err("a ')' is missing".to_owned()) };
+            return if self.eat(")") { Ok(inner) } else { Err("missing ')'".to_owned()) };
         }
         let (left, left_text) = self.ratio()?;
         // `<=` is before `<` in the table, so the longer operator matches first.
         let Some((_, op)) = OPS.iter().find(|(token, _)| self.eat(token)) else {
-            return Err(format!("one of <= >= < > == != is wanted before '{}'", self.rest));
+            return Err(format!("expected one of <= >= < > == != before '{}'", self.rest));
         };
         let (right, right_text) = self.ratio()?;
         if comparable(&left, &right) {
@@ -64,12 +64,15 @@ impl<'a> Parser<'a> {
         }
         let (a, b) = (left.kind(), right.kind());
         let unit = match (a, b) {
-            (Kind::Bare, Kind::Time) | (Kind::Time, Kind::Bare) => ": a time needs a unit, as 5ms",
+            (Kind::Bare, Kind::Time) | (Kind::Time, Kind::Bare) => {
+                "; a time needs a unit, for example 5ms"
+            }
             _ => "",
         };
         let (a, b) = (a.word(), b.word());
-        let what =
-            format!("'{left_text}' is {a} and '{right_text}' is {b}, not to be compared{unit}");
+        let what = format!(
+            "'{left_text}' is {a} and '{right_text}' is {b}: they cannot be compared{unit}"
+        );
         // Keep only the error: a syntax error further on is reported in preference to it.
         self.unlike.get_or_insert(what);
         Ok(Node::Test(left, *op, right))
@@ -84,7 +87,7 @@ impl<'a> Parser<'a> {
             let right = self.term()?;
             let (a, b) = (left.kind(), right.kind());
             if a != b && !matches!(b, Kind::Bare | Kind::Plain) {
-                let what = format!("{} is not to be divided by {}", a.word(), b.word());
+                let what = format!("{} cannot be divided by {}", a.word(), b.word());
                 self.unlike.get_or_insert(what);
             }
             left = Term::Ratio(Box::new(left), Box::new(right));
@@ -115,11 +118,11 @@ impl<'a> Parser<'a> {
             return Err(unknown("function", &word, FUNS.iter().map(|f| f.0)));
         };
         if !self.eat("(") {
-            return Err(format!("a '(' is wanted after '{word}'"));
+            return Err(format!("expected '(' after '{word}'"));
         }
         let inner = self.word();
         if !self.eat(")") {
-            return Err(format!("a ')' is wanted after '{inner}'"));
+            return Err(format!("expected ')' after '{inner}'"));
         }
         // At the first dot: a group name has none, an earlier metric name may.
         let (group, metric) = inner.split_once('.').unwrap_or((&inner, ""));

@@ -69,14 +69,14 @@ fn seconds_are_not_compared_with_bytes() {
     for (text, says) in [
         ("worst(victim.stall) <= 4KiB", "'worst(victim.stall)' is a time and '4KiB' is a size"),
         ("max(victim.held) <= 5ms", "is a size and '5ms' is a time"),
-        ("worst(victim.response.p99) <= 5", "a time needs a unit, as 5ms"),
+        ("worst(victim.response.p99) <= 5", "a time needs a unit, for example 5ms"),
         ("3 > worst(victim.recovery)", "a time needs a unit"),
         ("sum(hog.refusals) > 1ms", "is a number and '1ms' is a time"),
         ("worst(victim.delivered) >= 1KiB", "is a number and '1KiB' is a size"),
         ("max(hog.held) > 5x", "is a size and '5x' is a number"),
         ("worst(victim.slowdown.p99) < max(hog.held)", "is a number and 'max(hog.held)' is a size"),
         ("1ms < 1KiB", "is a time"),
-        ("max(hog.held) / worst(victim.stall) < 5", "not to be divided"),
+        ("max(hog.held) / worst(victim.stall) < 5", "cannot be divided"),
         ("overshoot == 0 && worst(victim.stall) / 2 < 1MiB", "is a time"),
     ] {
         let error = e(text).expect_err(text);
