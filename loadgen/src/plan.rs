@@ -38,8 +38,8 @@ impl ArmRole {
     pub fn expected(self) -> &'static str {
         match self {
             Self::Control => "should starve",
-            Self::Subject => "should be fine",
-            Self::Baseline => "to compare with",
+            Self::Subject => "should not starve",
+            Self::Baseline => "baseline",
         }
     }
 }

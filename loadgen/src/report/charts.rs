@@ -198,7 +198,7 @@ pub fn slowdowns(result: &RunResult) -> (Chart, Vec<Key>) {
         .collect();
     if nothing {
         marks.push(Mark {
-            name: "nothing came, or 1000 times less".to_owned(),
+            name: "nothing received, or 1000x slower".to_owned(),
             class: "soft",
             y: ceiling,
         });

@@ -13,64 +13,57 @@ const EXPRESSION: &str = "expression";
 const TOPICS: &[(&str, &str)] = &[
     (
         "response",
-        "Time from the intended start of a request to the last byte of its response. Requests are due at fixed times \
-         whatever happened to the earlier ones (open loop), so a server that stops for a second costs every request \
-         due in that second its wait, not one request.",
+        "Time from the intended start of a request to the last byte of its response. Requests are due at fixed times, \
+         independent of earlier ones (open loop): a server that stops for a second delays every request due in that \
+         second, not only one.",
     ),
     (
         "at-least",
-        "'>= 1.2 s': requests that never came back by the end of the phase may make the percentile larger. All that is \
-         known of them is that they take longer than they were waited for, and with that time they count, in every \
-         file. The percentile is at most what it would be if they took for ever.",
+        "'>= 1.2 s': requests that did not complete by the end of the phase may make the percentile larger. Their \
+         latency exceeds their waiting time, and they count with that time in every file. The upper bound is the \
+         percentile that results if they take forever.",
     ),
-    (
-        "goodput",
-        "Bytes that reached the application they were meant for, over the length of the phase.",
-    ),
+    ("goodput", "Bytes delivered to the receiving application, over the length of the phase."),
     (
         "stall",
-        "The longest time without a byte on a connection that always had more to carry. Both ends of the phase count \
-         as ends of a gap.",
+        "The longest time without a byte on a connection that always has data to send. A gap may begin or end with \
+         the phase.",
     ),
     (
         "delivered",
         "Responses completed within the deadline over requests intended. A starved victim produces no latency samples; \
-         this is what shows it.",
+         this metric reveals it.",
     ),
     (
         "slowdown",
-        "Goodput alone over goodput with the hog, for the worst victim and its worse direction.",
+        "Solo goodput over goodput with the hog, for the worst victim in its worse direction.",
     ),
-    ("p99-inflation", "p99 response with the hog over p99 response alone, for the worst victim."),
+    ("p99-inflation", "p99 response with the hog over solo p99 response, for the worst victim."),
     (
         "jain",
-        "Jain's index (sum x)^2 / (n sum x^2): 1 when all have the same, 1/n when one has everything. Reported, never \
-         gated: with 1000 containers, one of them starved for good, it is 0.999.",
+        "Jain's index (sum x)^2 / (n sum x^2): 1 when all shares are equal, 1/n when one container has everything. \
+         Reported, never judged: with one of 1000 containers starved completely it is still 0.999.",
     ),
-    (
-        "overshoot",
-        "The most a budget ever held beyond its hard limit. Under the strict rules: nothing, ever.",
-    ),
+    ("overshoot", "The maximum charged beyond a hard limit. Always 0 under the strict rules."),
     (
         "refusals",
-        "Segments, connections and queues turned away for lack of memory, by the kernel's names (PruneCalled, \
-         TCPRcvQDrop, ...): the proof that memory starved the victims, and not CPU or the link.",
+        "Segments and connections refused, and queues pruned, for lack of memory, counted under the kernel's names \
+         (PruneCalled, TCPRcvQDrop, ...). They prove that memory starved the victims, not CPU or the link.",
     ),
     (
         "arms",
         "shared: one budget for all, under the kernel's rules (what Linux had before limits per cgroup). container: a \
-         budget each, under the strict rules. Both have the same memory in all, the same load and the same link.",
+         budget each, under the strict rules. Both arms have the same total memory, the same load and the same links.",
     ),
     (
         "service",
-        "Time from the first byte of a request that the socket took to the last byte of its response: what a client \
-         that waits for its own requests would measure. It shows little of a server that stops, which is why nothing \
-         is judged by it.",
+        "Time from the first byte of a request accepted by the socket to the last byte of its response: the latency \
+         that a closed-loop client measures. It hides a server that stops, so no gate uses it.",
     ),
     (
         "lag",
-        "How long after its intended start the generator itself looked at a request. A generator that is late \
-         measures itself: the run is inconclusive. 0 in virtual time.",
+        "Delay from the intended start of a request until the generator handles it. A late generator measures \
+         itself: the run is inconclusive. 0 in virtual time.",
     ),
     (
         "conservation",
@@ -84,26 +77,27 @@ const TOPICS: &[(&str, &str)] = &[
     ),
     (
         "leaked",
-        "Bytes still charged at the end to budgets whose containers are all gone. Must be none: whoever leaves takes \
-         along what it held.",
+        "Bytes still charged at the end to budgets whose containers have all ended. Must be 0: a container that ends \
+         uncharges everything.",
     ),
     (
         "recovery",
-        "From the hog's leaving to the first of two windows in a row with 95 % of what the victim had alone, both \
-         ways.",
+        "Time from the departure of the hog to the first of two consecutive steps with 95 % of the mean solo goodput, \
+         or with the least of the solo steps if that is lower, in both directions. Steps do not depend on the \
+         windows of the charts.",
     ),
     (
         "probes",
-        "A percentile means something when at least 20 samples lie beyond it: 2000 requests a phase for a p99. With \
+        "A percentile is meaningful when at least 20 samples lie beyond it: 2000 requests per phase for a p99. With \
          fewer the run is inconclusive.",
     ),
     (
         "compare",
-        "Runs are compared in pairs, A B then B A, so that drift falls on both. Worse is: the 95 % bootstrap interval \
-         of the median of log(B / A) lies beyond the margin, the effect is above the noise floor (what neighbouring \
-         runs of one side differ by), and Wilcoxon's signed ranks are significant after Holm's correction over all \
-         metrics asked about. At least 6 pairs; for four metrics at once, 8. Virtual runs have no noise and are \
-         compared exactly.",
+        "Runs are compared in pairs, A B then B A, so that drift affects both sides. B is worse if the 95 % bootstrap \
+         interval of the median of log(B / A) lies beyond the margin, the effect is above the noise floor (the \
+         difference between neighbouring runs of one side), and Wilcoxon's signed ranks are significant after Holm's \
+         correction over all selected metrics. At least 6 pairs; for four metrics at once, 8. Virtual runs have no \
+         noise and are compared exactly.",
     ),
 ];
 
@@ -150,7 +144,7 @@ pub fn explain(topic: Option<&str>) -> Result<String, Failure> {
             none if none.is_empty() => "; `loadgen explain` lists the topics".to_owned(),
             near => near,
         };
-        Failure::Usage(format!("nothing to explain about '{name}'{hint}"))
+        Failure::Usage(format!("no topic '{name}'{hint}"))
     })
 }
 
@@ -158,8 +152,10 @@ pub fn explain(topic: Option<&str>) -> Result<String, Failure> {
 fn contents<'a>(topics: impl Iterator<Item = &'a str>) -> String {
     let line = |name: &str| {
         let text = match name {
-            EXPRESSION => "what a gate may ask: functions, metrics, operators".to_owned(),
-            "exit" => "what the exit codes mean; 0 to 6 and 130 are topics as well".to_owned(),
+            EXPRESSION => {
+                "the terms of a gate's condition: functions, metrics, operators".to_owned()
+            }
+            "exit" => "the exit codes; 0 to 6 and 130 are topics too".to_owned(),
             _ => topic_or_metric(name).unwrap_or_default(),
         };
         let text = text.strip_prefix(&format!("{name}: ")).unwrap_or(&text);
@@ -169,7 +165,7 @@ fn contents<'a>(topics: impl Iterator<Item = &'a str>) -> String {
     };
     let all: String = topics.map(line).collect();
     format!(
-        "{all}\nloadgen explain TOPIC says more; a gate's name or an exit code is a topic, too.\n"
+        "{all}\nloadgen explain TOPIC prints the details; names of gates and exit codes are topics too.\n"
     )
 }
 
@@ -194,7 +190,7 @@ fn topic_or_metric(name: &str) -> Option<String> {
             Better::Smaller => "smaller",
             Better::Bigger => "bigger",
         };
-        let bound = "A tracker keeps it where it is never, nothing or without bound: with what is known from below.";
+        let bound = "Files for trackers contain the lower bound where no value is known.";
         format!("{}: {}; {better} is better. {bound}\n", m.key, m.about)
     });
     let text: String = metric.into_iter().chain(about(name)).collect();

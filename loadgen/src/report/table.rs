@@ -87,12 +87,12 @@ pub(crate) fn interruption(result: &RunResult) -> Option<String> {
         return None;
     }
     let Some(last) = result.arms.last() else {
-        return Some("Interrupted before anything was measured.".to_owned());
+        return Some("Interrupted before the first measurement.".to_owned());
     };
     // An arm without an end time is complete; the stop came between two arms.
     let at = last
         .ended_ns
-        .map_or_else(|| "after its end".to_owned(), |ns| format!("{} into it", time(ns)));
+        .map_or_else(|| "after its end".to_owned(), |ns| format!("after {}", time(ns)));
     let last_phase = |ns: u64| result.phases.iter().rfind(|p| p.start_ns < ns);
     let phase =
         last.ended_ns.and_then(last_phase).map_or_else(String::new, |p| format!(", in {}", p.name));
@@ -166,12 +166,12 @@ fn rows(result: &RunResult) -> Vec<Row> {
         let cell = move |arm: &ArmResult| if measured(arm) { cell(&arm.fairness) } else { none() };
         add(name, "", Box::new(cell));
     };
-    fair("delivered in time, least", |f| f.delivered_ppm.map_or_else(none, percent));
+    fair("delivered in time, lowest", |f| f.delivered_ppm.map_or_else(none, percent));
     fair("throughput slowdown, worst", |f| {
-        f.throughput_slowdown_milli.map_or_else(|| "nothing came".to_owned(), times)
+        f.throughput_slowdown_milli.map_or_else(|| "nothing received".to_owned(), times)
     });
     fair("p99 inflation, worst", |f| f.p99_inflation_milli.map_or_else(none, times));
-    fair("back to 95 % of solo after", |f| after(f.recovery_ns));
+    fair("recovery to 95 % of solo", |f| after(f.recovery_ns));
     fair("Jain's index, victims", |f| index(f.jain_victims_ppm));
     fair("Jain's index, all", |f| index(f.jain_all_ppm));
     fair("memory refusals on victims", |f| f.victim_refusals.to_string());

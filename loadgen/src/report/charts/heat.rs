@@ -46,12 +46,7 @@ pub fn heat(result: &RunResult, arm: &ArmResult) -> Heat {
         let some = order.chunks(bundle).map(|some| {
             let name = match (some.first(), some.last()) {
                 (Some(a), Some(b)) if some.len() > 1 => {
-                    format!(
-                        "{} to {}: the worst of {}, of both directions",
-                        a.name,
-                        b.name,
-                        some.len()
-                    )
+                    format!("{} to {}: worst of {}, both directions", a.name, b.name, some.len())
                 }
                 (Some(a), _) => format!("{}, the worse direction", a.name),
                 (None, _) => String::new(),
@@ -62,7 +57,7 @@ pub fn heat(result: &RunResult, arm: &ArmResult) -> Heat {
         some.collect()
     };
     let (x, x_ticks) = time_axis(result);
-    let what = "Goodput of the victims over time, in parts of what each has alone";
+    let what = "Goodput of the victims over time, relative to solo";
     Heat {
         title: format!("{what}, {}", arm.name),
         row_names: row_names(&rows, apart),
@@ -114,7 +109,7 @@ fn say(result: &RunResult, parts: &[Option<f64>], phase: &Phase) -> Option<HeatP
     Some(HeatPart {
         from: seconds(phase.start_ns),
         to: seconds(phase.end_ns),
-        text: format!("{}: {} on average, {} at least", phase.name, percent(mean), percent(least)),
+        text: format!("{}: mean {}, minimum {}", phase.name, percent(mean), percent(least)),
     })
 }
 
@@ -171,7 +166,7 @@ mod tests {
         assert_eq!(names, ["v1 up", "v1 down"]);
         assert_eq!(map.rows[0].parts[50], Some(0.0));
         assert_eq!(map.rows[1].parts[50], Some(1.0));
-        assert!(map.rows[0].said[1].text.contains("contended: 0 %"), "{:?}", map.rows[0].said);
+        assert!(map.rows[0].said[1].text.contains("contended: mean 0 %"), "{:?}", map.rows[0].said);
         // With many victims, a row shows the worse direction.
         let fine = |i: usize| container(&format!("v{i}"), Role::Victim, [100; 3], [2; 3]);
         let many = result((0..99).map(fine).chain([stalled("bad")]).collect());
