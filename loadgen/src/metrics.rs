@@ -90,7 +90,7 @@ pub const METRICS: &[Metric] = &[
     smaller(
         "throughput-slowdown",
         Unit::Ratio,
-        "goodput alone over goodput beside the hog, worst victim and direction",
+        "solo goodput over goodput beside the hog, worst victim and direction",
         |r, a| match a.fairness.throughput_slowdown_milli {
             Some(milli) => Some(exact(milli as f64 / 1e3)),
             None => slowdown_at_least(r, a),
@@ -99,7 +99,7 @@ pub const METRICS: &[Metric] = &[
     smaller(
         "p99-inflation",
         Unit::Ratio,
-        "p99 response beside the hog over p99 alone, worst victim",
+        "p99 response beside the hog over solo p99, worst victim",
         |_, a| match a.fairness.p99_inflation_milli {
             Some(milli) => Some(exact(milli as f64 / 1e3)),
             None => inflation_at_least(a),
@@ -117,44 +117,58 @@ pub const METRICS: &[Metric] = &[
         "p99.9 response beside the hog, worst victim",
         |_, a| worst_reading(a, CONTENDED, |p| p.p999),
     ),
-    smaller("p99-solo", Unit::Nanos, "p99 response alone, worst victim", |_, a| {
+    smaller("p99-solo", Unit::Nanos, "solo p99 response, worst victim", |_, a| {
         worst_reading(a, SOLO, |p| p.p99)
     }),
     smaller(
         "stall",
         Unit::Nanos,
-        "longest time a victim's bulk got no byte beside the hog",
+        "longest stall of a victim's bulk transfer beside the hog",
         |_, a| Some(exact(a.fairness.stall_ns as f64)),
     ),
-    smaller("not-delivered", Unit::Part, "requests not answered in time, worst victim", |_, a| {
-        a.fairness.delivered_ppm.map(|ppm| exact(1.0 - ppm as f64 / 1e6))
-    }),
+    smaller(
+        "not-delivered",
+        Unit::Part,
+        "share of requests not completed within the deadline, worst victim",
+        |_, a| a.fairness.delivered_ppm.map(|ppm| exact(1.0 - ppm as f64 / 1e6)),
+    ),
     smaller("unfairness", Unit::Part, "1 - Jain's index of the victims", |_, a| {
         Some(exact(1.0 - a.fairness.jain_victims_ppm as f64 / 1e6))
     }),
-    smaller("recovery", Unit::Nanos, "back to 95 % of solo after the hog left", |r, a| {
+    smaller("recovery", Unit::Nanos, "time to 95 % of solo goodput after the hog left", |r, a| {
         match a.fairness.recovery_ns {
             Some(ns) => Some(exact(ns as f64)),
             None => recovery_at_least(r, a),
         }
     }),
-    smaller("overshoot", Unit::Bytes, "most a budget held beyond its hard limit", |_, a| {
+    smaller("overshoot", Unit::Bytes, "maximum charged beyond a hard limit", |_, a| {
         a.is_limited().then(|| exact(a.fairness.overshoot_bytes as f64))
     }),
-    smaller("victim-cpu", Unit::Nanos, "CPU of the stack for a victim while contended", |_, a| {
-        victims(a).filter_map(|c| c.stack_cpu_ns).max().map(|ns| exact(ns as f64))
-    }),
-    bigger("goodput-up", Unit::BitsPerSecond, "worst victim beside the hog", |r, a| {
+    smaller(
+        "victim-cpu",
+        Unit::Nanos,
+        "most CPU time of the stack for a victim beside the hog",
+        |_, a| victims(a).filter_map(|c| c.stack_cpu_ns).max().map(|ns| exact(ns as f64)),
+    ),
+    bigger("goodput-up", Unit::BitsPerSecond, "goodput up beside the hog, worst victim", |r, a| {
         least_rate(r, a, |p| p.up_bytes)
     }),
-    bigger("goodput-down", Unit::BitsPerSecond, "worst victim beside the hog", |r, a| {
-        least_rate(r, a, |p| p.down_bytes)
-    }),
-    bigger("goodput-all", Unit::BitsPerSecond, "all victims together beside the hog", |r, a| {
-        let sum = victims(a).filter_map(|c| c.phases.get(CONTENDED));
-        let sum: u64 = sum.map(|p| p.up_bytes + p.down_bytes).sum();
-        per_second(r, a, sum)
-    }),
+    bigger(
+        "goodput-down",
+        Unit::BitsPerSecond,
+        "goodput down beside the hog, worst victim",
+        |r, a| least_rate(r, a, |p| p.down_bytes),
+    ),
+    bigger(
+        "goodput-all",
+        Unit::BitsPerSecond,
+        "goodput of all victims together beside the hog",
+        |r, a| {
+            let sum = victims(a).filter_map(|c| c.phases.get(CONTENDED));
+            let sum: u64 = sum.map(|p| p.up_bytes + p.down_bytes).sum();
+            per_second(r, a, sum)
+        },
+    ),
 ];
 
 pub fn find(key: &str) -> Option<&'static Metric> {

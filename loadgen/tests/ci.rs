@@ -164,7 +164,7 @@ fn an_interrupted_run_has_its_tests() {
     assert!(of(Some("skipped")) > 10, "{cases:?}");
     assert_eq!((of(Some("error")), of(None)), (1, 0), "{cases:?}");
     let (_, summary) = files(&dir);
-    assert!(summary.contains("Interrupted ") && summary.contains("Nothing was judged"));
+    assert!(summary.contains("Interrupted ") && summary.contains("No gate was judged"));
 }
 
 /// A victim that got nothing has a number in the file of every tracker.

@@ -341,7 +341,7 @@ fn what_is_no_result_is_exit_6_and_says_what_it_is() {
     }
     let (code, _, err) = loadgen(&["report", "/nonexistent/result.json"]);
     assert_eq!(code, 6);
-    assert!(err.contains("no result there"), "{err}");
+    assert!(err.contains("no such file"), "{err}");
     let (code, _, err) = loadgen(&["report", &run().display().to_string(), "--format", "htlm"]);
     assert_eq!(code, 2);
     assert!(err.contains("html"), "{err}");

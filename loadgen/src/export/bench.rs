@@ -49,7 +49,7 @@ fn entry(result: &RunResult, arm: &ArmResult, m: &Metric, r: Reading) -> Entry {
         Unit::Ratio => ("x", 1.0),
         Unit::Part => ("%", 100.0),
     };
-    let bound = if r.at_least { "\nat least: only this bound of it is known" } else { "" };
+    let bound = if r.at_least { "\nat least: only this lower bound is known" } else { "" };
     Entry {
         name: format!("{} / {} / {}", result.scenario, arm.name, m.key),
         unit,

@@ -58,7 +58,7 @@ pub fn of_gate(g: &GateResult) -> Case {
     };
     if !g.runs.is_empty() {
         let each: Vec<&str> = g.runs.iter().map(|r| r.observed.as_str()).collect();
-        said.push_str(&format!("; run by run: {}", each.join("; ")));
+        said.push_str(&format!("; each run: {}", each.join("; ")));
     }
     Case { name: g.name.clone(), outcome, said }
 }
@@ -144,7 +144,7 @@ pub fn of_comparison(c: &Comparison, both: bool) -> Vec<Suite> {
             Some(m) => m.show(Reading { value, at_least: false }),
             None => value.to_string(),
         };
-        let mut said = format!("{}, then {}", show(l.a), show(l.b));
+        let mut said = format!("{} in A, {} in B", show(l.a), show(l.b));
         if !l.reason.is_empty() {
             said.push_str(&format!(": {}", l.reason));
         }

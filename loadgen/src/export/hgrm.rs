@@ -64,7 +64,8 @@ pub fn render(probe: &ProbePhase) -> String {
     let mut s = String::new();
     let missing = probe.outstanding + probe.shed + probe.failed;
     let _ = writeln!(s, "{HGRM_HEAD}");
-    let _ = writeln!(s, "# never came back: {missing}, counted with what is known from below");
+    let _ =
+        writeln!(s, "# not completed: {missing}, counted with their waiting time (lower bound)");
     let _ = writeln!(s, "       Value     Percentile TotalCount 1/(1-Percentile)");
     let _ = writeln!(s);
     for (i, row) in probe.spectrum.iter().enumerate() {

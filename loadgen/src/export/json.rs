@@ -70,7 +70,7 @@ pub fn read(path: &Path) -> Result<RunResult, Failure> {
     let file = if path.is_dir() { path.join("result.json") } else { path.to_path_buf() };
     let shown = file.display();
     let text = bounded::read(&file, bounded::RESULT_BYTES_MAX).map_err(|e| match e.kind() {
-        ErrorKind::NotFound => Failure::NoBaseline(format!("{shown}: no result there")),
+        ErrorKind::NotFound => Failure::NoBaseline(format!("{shown}: no such file")),
         // Not a regular file, or larger than any result.
         ErrorKind::InvalidInput => Failure::Usage(format!("{shown}: {e}")),
         _ => Failure::io(shown.to_string(), e),
@@ -83,5 +83,5 @@ pub fn read(path: &Path) -> Result<RunResult, Failure> {
         return Err(Failure::NoBaseline(format!("{shown}: schema {schema}, not {SCHEMA}")));
     }
     serde_json::from_value(value)
-        .map_err(|e| Failure::NoBaseline(format!("{shown} is no {SCHEMA}: {e}")))
+        .map_err(|e| Failure::NoBaseline(format!("{shown} does not conform to {SCHEMA}: {e}")))
 }

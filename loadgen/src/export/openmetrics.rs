@@ -58,7 +58,7 @@ pub fn render(result: &RunResult) -> Result<String, Failure> {
 /// Lists which of the values above are lower bounds, because a gauge cannot express that.
 fn from_below(s: &mut String, result: &RunResult, run: &str) {
     let name = "loadgen_at_least";
-    let help = "1 for a metric of which only a lower bound is known, which is then its value";
+    let help = "1 if only a lower bound of the metric is known; the metric's value is that bound";
     family(s, name, "gauge", "", help);
     for arm in &result.arms {
         for m in METRICS {
@@ -82,7 +82,7 @@ fn family(s: &mut String, name: &str, kind: &str, unit: &str, help: &str) {
 /// All requests by phase, as in every other file: a request without a response counts with its waiting time.
 fn responses(s: &mut String, result: &RunResult, run: &str) -> Result<(), Failure> {
     let name = "loadgen_response_seconds";
-    let help = "all victims' requests from their intended start; one without an answer: how long it was waited for";
+    let help = "all victims' requests, from the intended start to the response, or the waiting time without one";
     family(s, name, "histogram", "seconds", help);
     for arm in &result.arms {
         for (i, phase) in result.phases.iter().enumerate() {

@@ -48,7 +48,7 @@ const HEAD_BYTES: u64 = 16 << 10;
 /// Creates the folder if it does not exist.
 pub fn make(dir: &Path) -> Result<(), Failure> {
     if dir.exists() && !dir.is_dir() {
-        let text = format!("{}: a file is there, where a directory is to be", dir.display());
+        let text = format!("{}: is a file; a folder is needed", dir.display());
         return Err(Failure::Usage(text));
     }
     fs::create_dir_all(dir).map_err(|e| Failure::io(dir.display(), e))

@@ -30,7 +30,7 @@ pub fn render(result: &RunResult) -> String {
     let _ = writeln!(s, "{}\n", cell(&table::headline(result)));
     match table::interruption(result) {
         Some(what) => {
-            let _ = writeln!(s, "**{}** Nothing was judged.\n", cell(&what));
+            let _ = writeln!(s, "**{}** No gate was judged.\n", cell(&what));
         }
         None => gates(&mut s, result),
     }
@@ -61,7 +61,7 @@ pub fn of_cases(of: &str, word: &str, exit: u8, suites: &[Suite], text: &str) ->
         (Outcome::Skipped, "skipped"),
         (Outcome::Passed, "ok"),
     ];
-    let _ = writeln!(s, "| | of | what | seen |\n|---|---|---|---|");
+    let _ = writeln!(s, "| | suite | case | observed |\n|---|---|---|---|");
     // Failures first: they are read, passes are only counted.
     let sorted = marks.iter().flat_map(|(o, mark)| {
         let these = all.iter().filter(move |(_, c)| c.outcome == *o);
@@ -99,7 +99,7 @@ fn plain(text: &str) -> String {
 
 fn gates(s: &mut String, result: &RunResult) {
     if result.gates.is_empty() {
-        let _ = writeln!(s, "No gates: nothing was judged.\n");
+        let _ = writeln!(s, "The run has no gates.\n");
         return;
     }
     let _ = writeln!(s, "| | arm | gate | observed | limit |\n|---|---|---|---|---|");
@@ -162,7 +162,7 @@ fn victims(s: &mut String, result: &RunResult, arm: &ArmResult) {
         let Some(p) = c.phases.get(CONTENDED) else { continue };
         let per_second = |b: u64| rate(bits_per_second(b, ns(CONTENDED)));
         let slow = match slow(c) {
-            u64::MAX => "nothing came".to_owned(),
+            u64::MAX => "nothing received".to_owned(),
             milli => times(milli),
         };
         let probe = p.probe.as_ref();
