@@ -64,7 +64,7 @@ impl Builder<'_> {
         let victims: u64 =
             f.group.iter().filter(|g| g.role == Role::Victim).map(|g| g.count.0).sum();
         if !f.group.iter().any(|g| g.role == Role::Victim) {
-            return wrong(&["group"], "no victims: nobody can be starved");
+            return wrong(&["group"], "no victims: a scenario needs a group with the role victim");
         }
         // Hogs first: a container keeps its number when victims are added.
         for role in [Role::Hog, Role::Victim] {
@@ -183,7 +183,10 @@ impl Builder<'_> {
             });
         }
         if out.iter().all(|a| a.role == ArmRole::Control) {
-            return wrong(&["arm"], "no arm is the subject: nothing can pass or fail");
+            return wrong(
+                &["arm"],
+                "all arms are controls: the role subject or baseline is missing",
+            );
         }
         Ok(out)
     }
@@ -234,7 +237,7 @@ impl Builder<'_> {
             return wrong(&["group", at, "budget"], e.to_string());
         }
         if b.min > b.hard {
-            return wrong(&["group", at, "budget", "min"], "a guarantee above the hard limit");
+            return wrong(&["group", at, "budget", "min"], "must not exceed the hard limit");
         }
         Ok(())
     }
@@ -342,12 +345,12 @@ fn check_loads(at: &str, g: &Group) -> Result<(), Wrong> {
         let streams = g.up.is_some() || g.down.is_some() || g.probe.is_some();
         let fills = g.stuff.is_some() || g.hoard.is_some() || g.orphans.is_some();
         if streams || fills || g.accept.is_some() || g.incast.is_some() {
-            let what = "a guest that makes its segments by hand has no TCP for another load";
+            let what = "cannot be combined with another load: the guest of a flood has no TCP";
             return wrong(&["group", at, "flood"], what);
         }
     }
     if g.role == Role::Victim && g.up.is_none() && g.down.is_none() && g.probe.is_none() {
-        return wrong(&["group", at], "a victim without up, down or probe wants nothing");
+        return wrong(&["group", at], "a victim needs up, down or probe");
     }
     Ok(())
 }

@@ -31,7 +31,7 @@ pub(super) fn presence(g: &Group, times: &Times) -> Result<Vec<Presence>, Wrong>
     };
     if g.role == Role::Victim {
         if !g.schedule.is_empty() || g.churn.is_some() {
-            let what = "a victim is measured alone and contended, so it is always there";
+            let what = "a victim runs in all phases: schedule and churn are not allowed";
             return wrong("schedule", what.to_owned());
         }
         let always = Span { from_ns: 0, to_ns: u64::MAX };
@@ -40,13 +40,12 @@ pub(super) fn presence(g: &Group, times: &Times) -> Result<Vec<Presence>, Wrong>
     let phase = contended(times);
     if let Some(churn) = &g.churn {
         if !g.schedule.is_empty() {
-            return wrong("churn", "either a schedule or a churn".to_owned());
+            return wrong("churn", "schedule and churn cannot be combined".to_owned());
         }
         let (every, life) = (churn.every.0, churn.life.0);
         let fits = every >= 1_000_000 && life >= 1_000_000 && life < every;
         if !fits || phase.nanos() / every > STEPS_MAX as u64 {
-            let what =
-                "every and life must be at least 1ms, and one must end before the next comes";
+            let what = "every and life must be at least 1ms, and life must be less than every";
             return wrong("churn", what.to_owned());
         }
         let lives = (0..).map(|i| phase.start_ns + i * every);
@@ -83,7 +82,7 @@ fn steps(schedule: &[Step], times: &Times) -> Result<Presence, String> {
             continue;
         };
         if every.0 < 1_000_000 || step.action == Action::Leave {
-            return Err(format!("every {every}: at least 1ms, and nobody leaves twice"));
+            return Err(format!("every {every}: must be at least 1ms, and a leave cannot repeat"));
         }
         let again = (0..STEPS_MAX as u64).map(|i| first + i * every.0);
         all.extend(again.take_while(|at| *at < end).map(|at| (at, step.action)));
@@ -94,28 +93,28 @@ fn steps(schedule: &[Step], times: &Times) -> Result<Presence, String> {
     let (mut active, mut since, mut leaves_ns) = (Vec::new(), None, None);
     for (at, action) in all {
         if leaves_ns.is_some() {
-            return Err(format!("a step at {}, after it left", show(at)));
+            return Err(format!("step at {}: the container has already left", show(at)));
         }
         // A load outside the contended phase would distort the solo reference or the recovery.
         if at < phase.start_ns {
             let (at, solo) = (show(at), show(phase.start_ns));
-            return Err(format!("a step at {at}, but the victims are alone until {solo}"));
+            return Err(format!("step at {at}: the contended phase starts at {solo}"));
         }
         if at > phase.end_ns {
             let (at, end) = (show(at), show(phase.end_ns));
-            return Err(format!("a step at {at}, but recovery begins at {end}"));
+            return Err(format!("step at {at}: the contended phase ends at {end}"));
         }
         match (action, since) {
             (Action::Start, None) => since = Some(at),
             (Action::Start, Some(_)) => {
-                return Err(format!("a start at {}, but it has started already", show(at)));
+                return Err(format!("start at {}: the load is already active", show(at)));
             }
             (Action::Stop, Some(from_ns)) if at > from_ns => {
                 active.push(Span { from_ns, to_ns: at });
                 since = None;
             }
             (Action::Stop, _) => {
-                return Err(format!("a stop at {}, but nothing has started before", show(at)));
+                return Err(format!("stop at {}: no start before it", show(at)));
             }
             // Leaving also ends an active load.
             (Action::Leave, started) => {
@@ -128,7 +127,7 @@ fn steps(schedule: &[Step], times: &Times) -> Result<Presence, String> {
     // Loads still active end with the phase; otherwise there is no recovery to measure.
     active.extend(since.map(|from_ns| Span { from_ns, to_ns: phase.end_ns }));
     if active.is_empty() {
-        return Err("nothing ever starts".to_owned());
+        return Err("the schedule has no start".to_owned());
     }
     Ok(Presence { joins_ns: 0, active, leaves_ns: Some(leaves_ns.unwrap_or(phase.end_ns)) })
 }
@@ -145,7 +144,7 @@ fn moment(at: &str, times: &Times) -> Result<(u64, u64), String> {
     }
     let Some(phase) = times.phases.iter().find(|p| p.name == word.trim()) else {
         let hint = hint(word.trim(), times.phases.iter().map(|p| p.name.as_str()));
-        return Err(format!("at '{at}': neither a phase nor a time{hint}"));
+        return Err(format!("at '{at}': must be a phase or a time{hint}"));
     };
     let ns = phase.start_ns + Unit::Nanos.parse(plus.trim())?;
     Ok((ns, end(ns)))

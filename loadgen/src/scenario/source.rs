@@ -38,7 +38,7 @@ impl Source {
         if !is_path && !fs::exists(name).unwrap_or(false) {
             let hint = nearest(name, catalogue::names());
             let hint = hint.map_or_else(
-                || "; `loadgen list` names them".to_owned(),
+                || "; `loadgen list` prints them".to_owned(),
                 |h| format!("; did you mean '{h}'?"),
             );
             return Err(Failure::Usage(format!("no scenario '{name}'{hint}")));
@@ -76,7 +76,7 @@ impl Source {
         let typed = format!("{option} {assignment}");
         let wrong = |e: String| Failure::Usage(format!("{typed}: {e}"));
         let Some((key, text)) = assignment.split_once('=') else {
-            return Err(wrong("key=value is wanted".to_owned()));
+            return Err(wrong("must be KEY=VALUE".to_owned()));
         };
         let (key, text) = (key.trim(), text.trim());
         let params = self.file()?.params;
@@ -86,7 +86,7 @@ impl Source {
             None => {
                 let hint = nearest(key, params.keys().map(String::as_str));
                 let hint = hint.map_or_else(
-                    || "; a path like 'group.hog.count' would do".to_owned(),
+                    || "; a path such as 'group.hog.count' is allowed too".to_owned(),
                     |h| format!("; did you mean '{h}'?"),
                 );
                 return Err(wrong(format!("no such key '{key}'{hint}")));
@@ -188,7 +188,9 @@ fn table(origin: &str, text: &str, depth: usize) -> Result<Table, Failure> {
     let Some(base) = file.extends else { return Ok(own) };
     // A file may extend itself, directly or by way of others.
     if depth == 0 {
-        return Err(Failure::Usage(format!("{origin}: extends: the chain has no end")));
+        return Err(Failure::Usage(format!(
+            "{origin}: extends: more than {DEPTH_MAX} levels, or a cycle"
+        )));
     }
     let mut merged = match base.strip_prefix(BUILTIN) {
         Some(name) => {
@@ -269,7 +271,7 @@ fn put(table: &mut Table, path: &[String], value: Value) -> Result<(), String> {
             };
             put(t, &rest[1..], value)
         }
-        _ => Err(format!("'{key}' has no parts")),
+        _ => Err(format!("'{key}' is a value, not a table")),
     }
 }
 
