@@ -23,7 +23,7 @@ pub(crate) fn read(path: &Path, max: u64) -> io::Result<String> {
     // Count the bytes read: files of /proc report a size of 0, and a file may grow meanwhile.
     let read = File::open(path)?.take(max + 1).read_to_string(&mut text);
     if text.len() as u64 > max || read.is_err() && fs::metadata(path)?.len() > max {
-        return Err(invalid(format!("larger than the {max} bytes that are allowed")));
+        return Err(invalid(format!("larger than the maximum of {max} bytes")));
     }
     read.map(|_| text)
 }

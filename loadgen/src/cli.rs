@@ -147,10 +147,10 @@ impl Basics {
         };
         let what = match (count, usual) {
             (1, _) => return Ok(1),
-            (_, 1) => "the virtual target repeats nothing: a seed is a run, so only 1 is allowed",
+            (_, 1) => "must be 1: on the virtual target every run of a seed is the same",
             // Odd, so that the median is one of the runs.
             (n, _) if n % 2 == 1 && n <= run::REPEATS_MAX => return Ok(n),
-            _ => "an odd number from 1 to 99 is wanted, for a median",
+            _ => "must be an odd number from 1 to 99, for the median",
         };
         Err(Failure::Usage(format!("--repeat {count}: {what}")))
     }
@@ -390,7 +390,7 @@ fn leave_word(out: &Path, result: &RunResult) {
     let written =
         Folder::for_run(out).and_then(|folder| export::write(folder.dir(), result, &formats));
     if let Err(e) = written {
-        say(&format!("loadgen: the verdict is not written: {e}"));
+        say(&format!("loadgen: cannot write the verdict: {e}"));
     }
 }
 

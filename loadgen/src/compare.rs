@@ -137,7 +137,7 @@ pub fn refusal(least_p: f64, samples: usize, tests: usize, what: &str) -> Option
     // Bonferroni bound: even the strongest effect would not pass Holm's first step.
     if least_p * tests.max(1) as f64 > ALPHA {
         return Some(format!(
-            "{samples} {what} cannot settle {tests} metrics at once: more of them, or fewer metrics"
+            "{samples} {what} are too few to test {tests} metrics: use more, or fewer metrics (--metrics)"
         ));
     }
     None
@@ -259,7 +259,7 @@ impl Sample<'_> {
         let (a, b) = (logs(self.a), logs(self.b));
         // Smallest p of the two-sided rank sum test: 2 over the number of ways to split the runs (n + m choose n).
         let ways: f64 = (1..=n.min(m)).map(|i| (n.max(m) + i) as f64 / i as f64).product();
-        let refused = refusal(2.0 / ways, n.min(m), self.tests, "runs a side");
+        let refused = refusal(2.0 / ways, n.min(m), self.tests, "runs per side");
         let refused = refused.or_else(|| too_many(n + m));
         let difference = median(&b) - median(&a);
         if let Some(reason) = refused {
@@ -314,7 +314,7 @@ fn finish(
     }
     let mut notes = Vec::new();
     if lines.is_empty() {
-        notes.push("no arm of these runs is a subject with these metrics".to_owned());
+        notes.push("no subject arm of these runs has the selected metrics".to_owned());
     }
     let exit = exit(&lines, question.both);
     Comparison {
@@ -367,7 +367,9 @@ fn judge(line: &mut Line, margin: f64) {
         Judgement::Same
     } else {
         let (low, high) = ((low.exp() - 1.0) * 100.0, (high.exp() - 1.0) * 100.0);
-        line.reason = format!("between {low:+.1} % and {high:+.1} % worse: too wide an interval");
+        line.reason = format!(
+            "between {low:+.1} % and {high:+.1} % worse: the interval is too wide to decide"
+        );
         Judgement::Unclear
     };
 }
@@ -412,7 +414,7 @@ pub fn comparable(a: &RunResult, b: &RunResult, params_too: bool) -> Result<(), 
         return Ok(());
     }
     Err(Failure::NoBaseline(format!(
-        "these runs are not of the same thing:\n  {}",
+        "these runs cannot be compared; they differ in:\n  {}",
         found.join("\n  ")
     )))
 }

@@ -20,20 +20,20 @@ impl Exit {
         (Self::Passed, "all gates passed: the control starved, the subject did not"),
         (
             Self::Io,
-            "loadgen or the stack crashed, a file could not be written, or another loadgen writes there",
+            "loadgen or the stack crashed, a file could not be written, or another loadgen uses the folder",
         ),
         (Self::Usage, "usage: unknown scenario, key, value or option"),
-        (Self::GateFailed, "a gate failed: a victim paid for its neighbour"),
+        (Self::GateFailed, "a gate failed: a neighbour degraded a victim"),
         (Self::Regression, "regression against the baseline"),
         (
             Self::Inconclusive,
             "inconclusive: the control did not starve, the generator could not keep its rate, there are too few samples, \
-             or the target cannot run here, as tap without root",
+             or the target cannot run here, for example tap without root",
         ),
-        (Self::NoBaseline, "the baseline is missing or of another kind"),
+        (Self::NoBaseline, "the baseline is missing or not comparable"),
         (
             Self::Interrupted,
-            "interrupted (Ctrl-C, SIGTERM, or the terminal hung up): what was measured is written",
+            "interrupted (Ctrl-C, SIGTERM, or the terminal hung up): the measurements so far are written",
         ),
     ];
 

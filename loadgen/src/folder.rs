@@ -44,7 +44,7 @@ impl Folder {
         let lock = File::open(dir).map_err(|e| Failure::io(dir.display(), e))?;
         match lock.try_lock() {
             Err(TryLockError::WouldBlock) => {
-                let what = "another loadgen is writing there: wait for it, or name another folder with --out";
+                let what = "another loadgen uses this folder: wait for its end, or choose another folder with --out";
                 return Err(Failure::Io(format!("{}: {what}", dir.display())));
             }
             // A file system without locks cannot report a conflict: continue.
@@ -87,7 +87,7 @@ pub fn apart(out: &Path, inputs: &[PathBuf]) -> Result<(), Failure> {
     let same = |p: &&PathBuf| fs::canonicalize(of_result(p)).is_ok_and(|dir| dir == real);
     inputs.iter().find(same).map_or(Ok(()), |input| {
         let (out, input) = (out.display(), input.display());
-        Err(Failure::Usage(format!("--out {out}: would be written over {input}, which is read")))
+        Err(Failure::Usage(format!("--out {out}: would overwrite the input {input}")))
     })
 }
 

@@ -7,7 +7,7 @@ pub(crate) const REPRO: &[&str] =
 pub(crate) const RUN: &[&str] = &[
     "loadgen run slow-reader",
     "sudo loadgen run step --target tap --out out/step-tap",
-    "loadgen show step > mine.toml, give it a name of its own, then: loadgen run mine.toml",
+    "loadgen show step > mine.toml, change its name, then: loadgen run mine.toml",
 ];
 pub(crate) const LIST: &[&str] = &["loadgen list"];
 pub(crate) const SHOW: &[&str] = &["loadgen show slow-reader > mine.toml"];

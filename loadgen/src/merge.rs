@@ -27,7 +27,7 @@ pub enum How {
 /// The parts have different scenarios, targets or arms, or a histogram cannot be decoded.
 pub fn merge(parts: &[RunResult], how: How) -> Result<RunResult, Failure> {
     let Some((first, rest)) = parts.split_first() else {
-        return Err(Failure::Usage("nothing to merge".to_owned()));
+        return Err(Failure::Usage("no results to merge".to_owned()));
     };
     let mut sum = first.clone();
     // First refuse a run that occurs twice: its samples would count twice.
@@ -41,8 +41,9 @@ pub fn merge(parts: &[RunResult], how: How) -> Result<RunResult, Failure> {
         sum.meta.elapsed_ms = sum.meta.elapsed_ms.max(part.meta.elapsed_ms);
         for arm in &part.arms {
             let into = sum.arms.iter_mut().find(|a| a.name == arm.name);
-            let into =
-                into.ok_or_else(|| Failure::NoBaseline(format!("arm {} is not in all", arm.name)))?;
+            let into = into.ok_or_else(|| {
+                Failure::NoBaseline(format!("arm {} is not in all results", arm.name))
+            })?;
             match how {
                 How::Hosts => beside(into, arm, i + 2),
                 How::Repeats => again(into, arm)?,
@@ -66,7 +67,7 @@ fn distinct(parts: &[RunResult]) -> Result<Vec<String>, Failure> {
         for print in own {
             if let Some(before) = seen.insert(print, i) {
                 return Err(Failure::Usage(format!(
-                    "results {} and {} hold the same run: its samples would be counted twice",
+                    "results {} and {} contain the same run; its samples would count twice",
                     before + 1,
                     i + 1
                 )));

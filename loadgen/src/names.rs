@@ -7,7 +7,7 @@ use crate::scenario;
 
 /// The rule that `fits` checks, for error messages.
 pub const RULE: &str =
-    "1 to 64 letters, digits, '.', '_' and '-', the first of them a letter or a digit";
+    "1 to 64 letters, digits, '.', '_' and '-', starting with a letter or a digit";
 const LENGTH_MAX: usize = 64;
 
 /// Whether a name follows [`RULE`].
@@ -32,8 +32,8 @@ pub fn default_out(given: &str, prefix: &str, name: &str, seed: u64) -> Result<P
         || scenario::text(name).is_some();
     if taken && scenario::text(given).is_none() {
         let what = format!(
-            "{given}: name: '{name}' is what a built-in scenario or a command calls its results in out/: \
-             give the file a name of its own, or say where to write with --out"
+            "{given}: name: '{name}' is reserved in out/ for a built-in scenario or a command: \
+             set another name in the file, or choose a folder with --out"
         );
         return Err(Failure::Usage(what));
     }

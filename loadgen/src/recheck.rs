@@ -65,7 +65,7 @@ pub fn gate(path: &Path, options: &Options<'_>) -> Result<Recheck, Failure> {
     }
     let mut code = exit.code();
     if exit == Exit::Inconclusive && options.warn_only {
-        let _ = writeln!(text, "warning: inconclusive, and let pass (--inconclusive warn)");
+        let _ = writeln!(text, "warning: inconclusive, but exit 0 because of --inconclusive warn");
         code = 0;
     }
     let (word, all) = (exit.word(), gates.len());
@@ -88,7 +88,11 @@ fn against(scenario: &str, verdict: Exit, said: &str) -> Suite {
     };
     let mut cases: Vec<Case> = said.lines().map(case).collect();
     if cases.is_empty() {
-        cases.push(Case { name: "no worse".to_owned(), outcome, said: "no number is".to_owned() });
+        cases.push(Case {
+            name: "no worse".to_owned(),
+            outcome,
+            said: "no number is worse".to_owned(),
+        });
     }
     Suite::new(scenario, "baseline", cases)
 }
@@ -96,7 +100,7 @@ fn against(scenario: &str, verdict: Exit, said: &str) -> Suite {
 /// Judges the result by the gates of the scenario it contains and the thresholds of its target.
 fn judge(result: &RunResult, exprs: &[String]) -> Result<Vec<GateResult>, Failure> {
     if result.scenario_toml.is_empty() {
-        return Err(Failure::Usage("the result does not say what scenario it is of".to_owned()));
+        return Err(Failure::Usage("the result does not contain its scenario".to_owned()));
     }
     let target = target::find(&result.target)?;
     let scenario = Scenario::parse("result", &result.scenario_toml, "")?;
@@ -141,7 +145,7 @@ fn compare(result: &RunResult, baseline: &Path, tolerance: u64, text: &mut Strin
         }
     };
     if let Some(why) = incomparable(result, &old) {
-        let _ = writeln!(text, "the baseline is of another kind: {why}");
+        let _ = writeln!(text, "the baseline cannot be compared: {why}");
         return Exit::NoBaseline;
     }
     // Virtual runs have no noise.
@@ -181,8 +185,9 @@ fn compare_arm(new: &ArmResult, old: &ArmResult, tolerance: u64, text: &mut Stri
 
 /// The first reason why two results cannot be compared.
 fn incomparable(new: &RunResult, old: &RunResult) -> Option<String> {
-    let differ =
-        |what: &str, a: &str, b: &str| (a != b).then(|| format!("{what} '{b}', here '{a}'"));
+    let differ = |what: &str, a: &str, b: &str| {
+        (a != b).then(|| format!("{what} '{b}' in the baseline, '{a}' here"))
+    };
     differ("schema", &new.schema, &old.schema)
         .or_else(|| differ("scenario", &new.scenario, &old.scenario))
         .or_else(|| differ("target", &new.target, &old.target))
@@ -190,15 +195,15 @@ fn incomparable(new: &RunResult, old: &RunResult) -> Option<String> {
         .or_else(|| {
             // In virtual time another seed is another run.
             let exact = new.target == "virtual" && new.seed != old.seed;
-            exact.then(|| format!("seed {}, here {}", old.seed, new.seed))
+            exact.then(|| format!("seed {} in the baseline, {} here", old.seed, new.seed))
         })
         .or_else(|| {
             // Report the first line that differs; if none does, the lengths may.
             let lines = new.scenario_toml.lines().zip(old.scenario_toml.lines());
             let line = lines.clone().find(|(a, b)| a != b);
-            line.map(|(a, b)| format!("its scenario has '{b}', here '{a}'")).or_else(|| {
+            line.map(|(a, b)| format!("scenario '{b}' in the baseline, '{a}' here")).or_else(|| {
                 let same = new.scenario_toml.lines().count() == old.scenario_toml.lines().count();
-                (!same).then(|| "its scenario is another".to_owned())
+                (!same).then(|| "the scenarios differ in length".to_owned())
             })
         })
 }

@@ -197,7 +197,7 @@ fn run_arms(
             Err(Failure::Interrupted) => {}
             // An error while the run stops must not discard what was measured before.
             Err(e) if control.stop.load(Ordering::Relaxed) => {
-                say(&format!("loadgen: while it was stopped: {e}"));
+                say(&format!("loadgen: error while stopping: {e}"));
             }
             other => done.push(other?),
         }

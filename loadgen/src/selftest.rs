@@ -37,13 +37,13 @@ struct Found {
 /// Prints one line per finished check. Exit code: 1 for a wrong answer, 5 for a machine that wakes up too late.
 pub fn run(mut each: impl FnMut(&str)) -> u8 {
     let checks: [(&'static str, Check); 7] = [
-        ("a frozen server costs every request its wait", freeze),
+        ("a frozen server delays every request", freeze),
         ("a server that never answers gives no good percentile", silence),
         ("percentiles of a known histogram", known_histogram),
-        ("percentiles rise and agree in every file, whatever is missing", percentiles::all),
-        ("every file is read back", formats::all),
+        ("percentiles rise and agree in every file, with missing requests too", percentiles::all),
+        ("every file parses", formats::all),
         ("exact probabilities of small samples", ranks),
-        ("a seed is the same run twice", twice),
+        ("the same seed gives the same run", twice),
     ];
     let mut wrong = 0;
     for (name, check) in checks {
@@ -117,7 +117,7 @@ fn known_histogram() -> Result<String, String> {
     }
     match p.p999 {
         Some(q) if q.at_least => Ok(format!("p99 {}, p99.9 >= {}", time(p99), time(q.ns))),
-        other => Err(format!("p99.9 is {other:?}, though it never came back")),
+        other => Err(format!("p99.9 is {other:?}, although its requests did not complete")),
     }
 }
 

@@ -83,9 +83,9 @@ pub struct Swept {
 
 /// Runs the scenario for each value. `param`: `key=value,value,...`.
 pub fn sweep(study: &Study<'_>, param: &str, control: Control<'_>) -> Result<Swept, Failure> {
-    let (key, values) = param.split_once('=').ok_or_else(|| {
-        Failure::Usage(format!("--param '{param}': key=value,value,... is wanted"))
-    })?;
+    let (key, values) = param
+        .split_once('=')
+        .ok_or_else(|| Failure::Usage(format!("--param '{param}': must be KEY=VALUE,VALUE,...")))?;
     // An empty value, as after a trailing comma, is ignored.
     let values: Vec<&str> = values.split(',').map(str::trim).filter(|v| !v.is_empty()).collect();
     if values.is_empty() || values.len() > VALUES_MAX {
@@ -144,7 +144,7 @@ impl Study<'_> {
         plan.arms.retain(|a| a.role == ArmRole::Subject);
         if !self.target.arms(&plan).iter().any(|a| a.role == ArmRole::Subject) {
             let (scenario, target) = (self.scenario, self.target.name());
-            let what = "has no subject, so none of its gates can fail";
+            let what = "has no subject arm, which a search needs";
             return Err(Failure::Usage(format!("{scenario} on the {target} target {what}")));
         }
         Ok(plan)

@@ -50,7 +50,7 @@ impl Unit {
             return match text {
                 "on" | "true" | "1" => Ok(1),
                 "off" | "false" | "0" => Ok(0),
-                _ => Err(format!("'{text}' is neither 'on' nor 'off'")),
+                _ => Err(format!("'{text}' must be 'on' or 'off'")),
             };
         }
         let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

@@ -133,7 +133,7 @@ fn bad_input_is_exit_2_and_names_what_would_do() {
     for (args, wants) in [
         (&["run", "starvaton"][..], "did you mean 'starvation'"),
         (&["repro", "--set", "victms=3"], "did you mean 'victims'"),
-        (&["repro", "--set", "victims"], "key=value"),
+        (&["repro", "--set", "victims"], "KEY=VALUE"),
         (&["repro", "--set", "victims=none"], "whole number"),
         (&["repro", "--set", "victims=0"], "must be 1 to 4096"),
         (&["repro", "--set", "rate=10"], "units"),
@@ -158,16 +158,25 @@ fn bad_input_leaves_nothing_behind() {
     let out = dir.display().to_string();
     let conns = "group.hog.stuff.conns";
     for (args, wants) in [
-        (&["run", "incast", "--target", "tap"][..], "'incast' is for the virtual target only"),
-        (&["sweep", "incast", "--target", "tap", "--param", "run.solo=1s,2s"], "'incast' is for"),
+        (
+            &["run", "incast", "--target", "tap"][..],
+            "'incast' is supported on the virtual target only",
+        ),
+        (
+            &["sweep", "incast", "--target", "tap", "--param", "run.solo=1s,2s"],
+            "'incast' is supported on",
+        ),
         (&["sweep", "step", "--param", "group.hog.stuff.conns=1,many"], "conns=many"),
         (&["sweep", "step", "--param", "victms=1"], "--param victms=1: no such key"),
         (&["sweep", "step", "--param", "victims=0"], "--param victims=0: 0 must be"),
         (&["search", "step", "--param", conns, "--from", "1", "--to", "9999999"], "0 to 5000"),
-        (&["search", "aa", "--param", "run.solo", "--from", "2s", "--to", "2s"], "nothing between"),
-        (&["run", "step", "--target", "tap", "--repeat", "2"], "--repeat 2: an odd number"),
+        (
+            &["search", "aa", "--param", "run.solo", "--from", "2s", "--to", "2s"],
+            "the values must differ",
+        ),
+        (&["run", "step", "--target", "tap", "--repeat", "2"], "--repeat 2: must be an odd number"),
         (&["run", "step", "--target", "tap", "--repeat", "101"], "from 1 to 99"),
-        (&["run", "step", "--repeat", "3"], "the virtual target repeats nothing"),
+        (&["run", "step", "--repeat", "3"], "--repeat 3: must be 1"),
         (
             &["sweep", "step", "--target", "tap", "--param", "conns=1", "--repeat", "0"],
             "--repeat 0",

@@ -111,7 +111,7 @@ fn a_virtual_run_that_proves_nothing_is_left_out() {
         for (a, b) in [(run(), bad.as_path()), (bad, run()), (bad, bad)] {
             let (code, out, _) = compare(a, b, &["--both"]);
             assert!(code == 5 && out.contains("VERDICT: INCONCLUSIVE exit=5"), "{out}");
-            assert!(out.contains("left out: ") && out.contains(why), "{out}");
+            assert!(out.contains("discarded: ") && out.contains(why), "{out}");
             assert!(!out.contains("no metric differs") && !out.contains("WORSE"), "{out}");
         }
         let dir = scratch("left-out");
@@ -130,7 +130,7 @@ fn runs_made_now_that_prove_nothing_are_left_out() {
     let out = scratch("now-short").display().to_string();
     let short = ["--set", "solo=10ms", "--set", "contended=10ms", "--set", "recovery=10ms"];
     let (code, said, err) = loadgen(&[&["compare", "--exec", "--out", &out][..], &short].concat());
-    assert!(code == 5 && said.contains("left out: "), "{said}{err}");
+    assert!(code == 5 && said.contains("discarded: "), "{said}{err}");
 }
 
 #[test]
@@ -166,10 +166,10 @@ fn bad_words_to_compare_are_exit_2() {
     ] {
         let (code, _, err) = compare(run(), run(), &[option, value]);
         assert_eq!(code, 2, "{option}: {err}");
-        assert!(err.contains(&format!("{option} is for runs made now")), "{err}");
+        assert!(err.contains(&format!("{option} requires --exec")), "{err}");
     }
     let (code, _, err) = loadgen(&["compare", "--exec", "--paired"]);
-    assert!(code == 2 && err.contains("--paired is for results"), "{err}");
+    assert!(code == 2 && err.contains("--paired applies to saved results"), "{err}");
     let (code, _, err) = loadgen(&["compare", "--exec", "--set-b", "victms=3"]);
     assert!(code == 2 && err.contains("--set-b victms=3"), "{err}");
 }
@@ -243,13 +243,13 @@ fn binaries_and_configurations_are_run_and_compared() {
 fn a_binary_that_writes_no_result_is_named() {
     let out = scratch("exec-other").display().to_string();
     for (binary, ended) in
-        [("true", "ended with 0"), ("false", "ended with 1"), ("cat", "ended with")]
+        [("true", "exited with 0"), ("false", "exited with 1"), ("cat", "exited with")]
     {
         let binary = Path::new("/bin").join(binary).display().to_string();
         let (code, _, err) = loadgen(&["compare", "--exec", &binary, &binary, "--out", &out]);
         assert_eq!(code, 2, "{err}");
         assert!(
-            err.contains("is no loadgen: wrote no result.json") && err.contains(ended),
+            err.contains("is not loadgen: it wrote no result.json") && err.contains(ended),
             "{err}"
         );
     }

@@ -160,5 +160,5 @@ fn a_load_that_a_target_does_not_carry_is_named() {
     let out = out.expect("loadgen starts");
     assert_eq!(out.status.code(), Some(2));
     let said = String::from_utf8_lossy(&out.stderr);
-    assert!(said.contains("'incast' is for the virtual target only"), "{said}");
+    assert!(said.contains("'incast' is supported on the virtual target only"), "{said}");
 }

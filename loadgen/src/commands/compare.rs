@@ -140,10 +140,10 @@ impl Compare {
             }
             // A comparison needs both positional arguments or, with `--exec`, none.
             (Some(_), None) => {
-                return Err(Failure::Usage("compare A with what? B is missing".to_owned()));
+                return Err(Failure::Usage("B is missing: give two results, A and B".to_owned()));
             }
             (None, _) if !self.exec => {
-                let what = "compare what? Two results, or --exec to run them now";
+                let what = "A and B are missing: give two results, or --exec to run both sides now";
                 return Err(Failure::Usage(what.to_owned()));
             }
             _ => {
@@ -179,10 +179,10 @@ impl Compare {
         let what = if self.exec {
             let of_saved = [("--paired", self.paired), ("--any-params", self.any_params)];
             let given = of_saved.into_iter().find_map(|(o, given)| given.then_some(o));
-            given.map(|o| format!("{o} is for results that are there already, not for --exec"))
+            given.map(|o| format!("{o} applies to saved results, not to --exec"))
         } else {
             let given = self.now.given().filter(|_| self.a.is_some());
-            given.map(|o| format!("{o} is for runs made now: A and B are results, or --exec"))
+            given.map(|o| format!("{o} requires --exec; without it, A and B are saved results"))
         };
         what.map_or(Ok(()), |what| Err(Failure::Usage(what)))
     }
@@ -205,7 +205,7 @@ impl Compare {
     fn saved(&self, a: &Path, b: &Path) -> Result<Comparison, Failure> {
         let (of_a, of_b) = (load(a)?, load(b)?);
         let (Some((_, first)), Some((_, second))) = (of_a.first(), of_b.first()) else {
-            return Err(Failure::NoBaseline("no results there".to_owned()));
+            return Err(Failure::NoBaseline("no results found".to_owned()));
         };
         // Compare every run of both sides with one reference: within a side the runs must match too.
         for (_, other) in of_a.iter().chain(&of_b) {
@@ -229,7 +229,7 @@ impl Compare {
         };
         // Pairs are formed by position, so the sorted names must be equal.
         if name_of(&of_a) != name_of(&of_b) {
-            let why = "--paired: the folders do not hold runs of the same names".to_owned();
+            let why = "--paired: both folders must contain runs of the same names".to_owned();
             return Err(Failure::NoBaseline(why));
         }
         Ok(paired(&runs(&of_a), &runs(&of_b), names, &question))
@@ -243,8 +243,7 @@ impl Compare {
         // Every virtual run of a seed is the same: one pair suffices.
         let rounds = if virtual_time { 1 } else { now.rounds() };
         if !virtual_time && rounds < PAIRS_MIN {
-            let why =
-                format!("--rounds {rounds}: fewer than {PAIRS_MIN} pairs cannot show anything");
+            let why = format!("--rounds {rounds}: at least {PAIRS_MIN} pairs are needed");
             // Exit 5, as for a target that cannot run: too few pairs are inconclusive, not an error of usage.
             return Err(Failure::Unavailable(why));
         }
@@ -320,7 +319,7 @@ fn load(path: &Path) -> Result<Vec<(String, RunResult)>, Failure> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Failure::NoBaseline(format!("{}: nothing there", path.display())));
+            return Err(Failure::NoBaseline(format!("{}: no such file or folder", path.display())));
         }
         Err(e) => return Err(Failure::io(path.display(), e)),
     };
@@ -329,7 +328,7 @@ fn load(path: &Path) -> Result<Vec<(String, RunResult)>, Failure> {
     found.sort();
     if found.is_empty() {
         return Err(Failure::NoBaseline(format!(
-            "{}: no result.json in it or below",
+            "{}: no result.json in it or its subfolders",
             path.display()
         )));
     }

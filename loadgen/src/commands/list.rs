@@ -12,7 +12,8 @@ const WIDTH: usize = 100;
 /// Prints the parameters that most scenarios share once, then those of each scenario.
 pub(crate) fn list() -> Result<String, Failure> {
     let base = Scenario::find("base", "virtual")?.params()?;
-    let mut s = String::from("All scenarios have these unless something else is said below:\n");
+    let mut s =
+        String::from("Parameters of all scenarios (exceptions are listed with the scenario):\n");
     settings(&mut s, &base);
     s.push('\n');
     for name in scenario::names() {
@@ -24,7 +25,7 @@ pub(crate) fn list() -> Result<String, Failure> {
         settings(&mut s, &all);
     }
     s.push_str(
-        "\nAny value of a file goes by its path besides: --set group.victim.probe.deadline=2s\n",
+        "\nAny other value of a scenario file is set by its path: --set group.victim.probe.deadline=2s\n",
     );
     Ok(s)
 }

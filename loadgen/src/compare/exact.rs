@@ -23,7 +23,7 @@ pub fn compare(
     let discarded: Vec<String> = [&run_a, &run_b].into_iter().filter_map(Run::left_out).collect();
     if !discarded.is_empty() {
         // Exact does not mean sound: an interrupted run, or a p99 of ten requests, gives no number to compare.
-        notes.insert(0, "no metric was compared: a run proves nothing".to_owned());
+        notes.insert(0, "no metric was compared: a run is inconclusive or interrupted".to_owned());
         let runs = [&run_a, &run_b].map(|r| usize::from(r.doubt.is_none()));
         let found = Found { runs, discarded, lines: Vec::new(), notes };
         return Ok(found.comparison((name_a, name_b), question, Exit::Inconclusive));
@@ -106,7 +106,7 @@ fn lines(run_a: &Run, run_b: &Run, question: &Question) -> Vec<Line> {
                 p_holm: 0.0,
                 floor_ratio: Some(1.0),
                 samples: 1,
-                reason: if gated { String::new() } else { "not asked about".to_owned() },
+                reason: if gated { String::new() } else { "not selected (--metrics)".to_owned() },
             });
         }
     }
@@ -144,7 +144,7 @@ fn walk(a: &Value, b: &Value, at: &str, found: &mut Vec<String>) {
                 walk(value, y.get(key).unwrap_or(&Value::Null), &format!("{at}/{key}"), found);
             }
             let new = y.iter().filter(|(k, _)| !x.contains_key(*k));
-            found.extend(new.map(|(k, v)| format!("{at}/{k}: absent, then {}", brief(v))));
+            found.extend(new.map(|(k, v)| format!("{at}/{k}: absent in A, {} in B", brief(v))));
         }
         // Arrays of different length count as one difference.
         (Value::Array(x), Value::Array(y)) if x.len() == y.len() => {
@@ -156,7 +156,7 @@ fn walk(a: &Value, b: &Value, at: &str, found: &mut Vec<String>) {
             }
         }
         _ if a == b => {}
-        _ => found.push(format!("{at}: {}, then {}", brief(a), brief(b))),
+        _ => found.push(format!("{at}: {} in A, {} in B", brief(a), brief(b))),
     }
 }
 

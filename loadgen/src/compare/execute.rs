@@ -101,9 +101,9 @@ impl Rounds {
         match made - sound {
             0 => None,
             n if sound < wanted => Some(format!(
-                "{n} of {made} pairs prove nothing: {sound} of the {wanted} wanted are left, and no more were tried"
+                "{n} of {made} pairs are inconclusive: {sound} of the {wanted} wanted remain, and no more are tried"
             )),
-            n => Some(format!("{n} of {made} pairs prove nothing and were replaced")),
+            n => Some(format!("{n} of {made} pairs were inconclusive and replaced")),
         }
     }
 }
@@ -169,13 +169,16 @@ fn no_result(binary: &Path, status: ExitStatus, said: &str) -> Failure {
     // A process that a signal ended has no code.
     match status.code() {
         None | Some(CRASHED) => Failure::Io(format!("{binary} run crashed ({status}): {said}")),
-        Some(2) if !said.is_empty() => Failure::Usage(format!("{binary} run ended with 2: {said}")),
+        Some(2) if !said.is_empty() => {
+            Failure::Usage(format!("{binary} run exited with 2: {said}"))
+        }
         // The run reports the reason itself, for example a target that cannot run here.
         Some(code) if said.contains("loadgen: ") => {
-            Failure::Unavailable(format!("{binary} run ended with {code}: {said}"))
+            Failure::Unavailable(format!("{binary} run exited with {code}: {said}"))
         }
         Some(code) => {
-            let what = format!("{binary} is no loadgen: wrote no result.json, ended with {code}");
+            let what =
+                format!("{binary} is not loadgen: it wrote no result.json and exited with {code}");
             Failure::Usage(if said.is_empty() { what } else { format!("{what}: {said}") })
         }
     }
@@ -226,7 +229,7 @@ mod tests {
         let (pairs, note) = made(&[0, 4], rounds);
         assert_eq!(
             (pairs, note.unwrap().as_str()),
-            (8, "2 of 8 pairs prove nothing and were replaced")
+            (8, "2 of 8 pairs were inconclusive and replaced")
         );
         // A machine that is never quiet.
         let (pairs, note) = made(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], rounds);

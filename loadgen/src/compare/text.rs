@@ -42,7 +42,7 @@ pub fn render(c: &Comparison) -> String {
         let _ = writeln!(s, "{} {}: {}", l.arm, l.metric, l.reason);
     }
     for d in &c.discarded {
-        let _ = writeln!(s, "left out: {d}");
+        let _ = writeln!(s, "discarded: {d}");
     }
     for n in &c.notes {
         let _ = writeln!(s, "{n}");

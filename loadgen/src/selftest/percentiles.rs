@@ -20,12 +20,11 @@ pub(super) fn all() -> Result<String, String> {
         let book = &log.books()[0];
         let p = book.summary();
         censored += p.intended - p.completed;
-        rising(book)
-            .and_then(|()| bounded(book, &truth))
-            .and_then(|()| agreeing(&p))
-            .map_err(|e| format!("case {seed}, {} of {} answered: {e}", p.completed, p.intended))?;
+        rising(book).and_then(|()| bounded(book, &truth)).and_then(|()| agreeing(&p)).map_err(
+            |e| format!("case {seed}, {} of {} completed: {e}", p.completed, p.intended),
+        )?;
     }
-    Ok(format!("{CASES} cases, {censored} requests without an answer"))
+    Ok(format!("{CASES} cases, {censored} requests without a response"))
 }
 
 /// Some hundred requests, and the true latency of each. Whether a request completes, and how long the others wait, is

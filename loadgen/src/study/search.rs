@@ -177,10 +177,12 @@ fn bounds(range: &Range<'_>) -> Result<Bounds, Failure> {
         units.iter().find_map(|u| Some((*u, u.parse(range.from).ok()?, u.parse(range.to).ok()?)));
     let (unit, from, to) = both.ok_or_else(|| {
         let (from, to) = (range.from, range.to);
-        Failure::Usage(format!("--from {from} --to {to}: two values of one unit are wanted"))
+        Failure::Usage(format!(
+            "--from {from} --to {to}: both must be numbers with the same kind of unit"
+        ))
     })?;
     if from == to {
-        let what = format!("--from {} is --to {}: nothing between", range.from, range.to);
+        let what = format!("--from {} --to {}: the values must differ", range.from, range.to);
         return Err(Failure::Usage(what));
     }
     Ok(Bounds { unit, from, to })

@@ -39,16 +39,16 @@ pub(super) fn carries(plan: &Plan) -> Result<(), Failure> {
             Load::Probe(_) | Load::Hoard(_) | Load::Flood { .. } => false,
         });
         let what = match (odd, one_life) {
-            (Some(load), _) => format!("its load '{}'", load.word()),
-            (None, false) => "its coming and going".to_owned(),
+            (Some(load), _) => format!("load '{}'", load.word()),
+            (None, false) => "a schedule with several starts, or a churn,".to_owned(),
             (None, true) => continue,
         };
         let (name, scenario) = (&c.name, &plan.scenario);
-        let text = format!("{scenario}: {name}: {what} is for the virtual target only");
+        let text = format!("{scenario}: {name}: {what} is supported on the virtual target only");
         return Err(Failure::Usage(text));
     }
     if plan.host.is_some() {
-        let text = format!("{}: a limit above all is for the virtual target only", plan.scenario);
+        let text = format!("{}: host is supported on the virtual target only", plan.scenario);
         return Err(Failure::Usage(text));
     }
     Ok(())
@@ -105,7 +105,7 @@ pub(super) fn serve(
                 | Load::Flood { .. },
                 _,
             ) => {
-                let what = format!("the load '{}' is not for this target", load.word());
+                let what = format!("load '{}' is not supported on this target", load.word());
                 return Err(io::Error::other(what));
             }
         })

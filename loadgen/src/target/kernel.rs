@@ -78,7 +78,7 @@ impl Target for KernelTarget {
 fn check(plan: &Plan) -> Result<(), Failure> {
     carries(plan)?;
     if let Some(c) = plan.containers.iter().find(|c| c.floods()) {
-        let what = "floods by hand are for the targets with a stack of ours";
+        let what = "load 'flood' is supported on the targets virtual and tap only";
         return Err(Failure::Usage(format!("{}: {}: {what}", plan.scenario, c.name)));
     }
     if plan.containers.len() > CONTAINERS_MAX {
@@ -86,7 +86,7 @@ fn check(plan: &Plan) -> Result<(), Failure> {
         return Err(Failure::Usage(what));
     }
     if !nix::unistd::geteuid().is_root() {
-        let what = "target kernel makes network namespaces and cgroups: run it as root";
+        let what = "target kernel creates network namespaces and cgroups: run loadgen as root";
         return Err(Failure::Unavailable(what.to_owned()));
     }
     cgroup::check()

@@ -213,7 +213,8 @@ fn budget(b: &BudgetPlan, plan: &Plan, arm: &ArmPlan) -> Result<BudgetConfig, Fa
 /// Checks the privileges; the error names what is missing.
 fn check_privileges() -> Result<(), Failure> {
     if !nix::unistd::geteuid().is_root() {
-        let what = "target tap makes network namespaces: run it as root, or use --target virtual";
+        let what =
+            "target tap creates network namespaces: run loadgen as root, or use --target virtual";
         return Err(Failure::Unavailable(what.to_owned()));
     }
     let open = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");

@@ -18,7 +18,7 @@ pub(super) fn check() -> Result<(), Failure> {
         return Ok(());
     }
     let what = format!(
-        "target kernel needs cgroup v1 with {LIMIT} under {ROOT}: this kernel, or how it is mounted, has none"
+        "target kernel needs cgroup v1 with {LIMIT} under {ROOT}: not in this kernel, or not mounted there"
     );
     Err(Failure::Unavailable(what))
 }

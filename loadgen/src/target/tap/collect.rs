@@ -44,7 +44,7 @@ pub(super) fn arm_result(
         let name = &actor.plan.name;
         // A hog that was removed has its saved report instead.
         let here = last.containers.iter().find(|c| c.name == *name).or(left.as_ref());
-        let here = here.ok_or_else(|| Failure::Io(format!("{name} left before its time")))?;
+        let here = here.ok_or_else(|| Failure::Io(format!("{name} ended unexpectedly")))?;
         let known = budgets.iter().position(|b| b.name == here.budget);
         let budget = known.unwrap_or(budgets.len());
         if known.is_none() {

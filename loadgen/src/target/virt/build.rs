@@ -201,7 +201,7 @@ pub(super) fn join(world: &mut World, p: &mut Player, plan: &Plan) -> Result<(),
     });
     p.node = Some(node.map_err(|e| {
         let name = &p.plan.name;
-        Failure::Usage(format!("{name}: no room for its device queue ({e:?}); raise its limit"))
+        Failure::Usage(format!("{name}: the hard limit is too small for the device queue ({e:?})"))
     })?);
     Ok(())
 }
