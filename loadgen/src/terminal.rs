@@ -13,6 +13,7 @@ pub(crate) fn print(text: &str) -> Result<u8, Failure> {
     let shown = escape(text);
     let shown = if colours() { Cow::Owned(paint(&shown)) } else { shown };
     match io::stdout().write_all(shown.as_bytes()) {
+        // A full disk behind the redirection loses the verdict: the caller must see it.
         Err(e) if !gone(&e) => Err(Failure::io("stdout", e)),
         Ok(()) | Err(_) => Ok(0),
     }

@@ -197,6 +197,7 @@ pub fn keep_time(
     marks.sort_unstable();
     for (at, what, i) in marks {
         if !shared.clock.sleep_until(at, &shared.stop) {
+            // Stopped early: the open phase ends now, and phases that never started are closed empty.
             let now = shared.clock.now();
             meters.iter().for_each(|m| locked(m).stop(now));
             if let Some(ledger) = probe {
@@ -205,10 +206,12 @@ pub fn keep_time(
             return;
         }
         match what {
+            // The planned time, not the clock's: a late wake-up must not lengthen a phase.
             0 => meters.iter().for_each(|m| locked(m).end(at)),
             1 => meters.iter().for_each(|m| locked(m).begin(at)),
             _ => {
                 if let Some(ledger) = probe {
+                    // After the grace time: responses that arrive later count as missing.
                     ledger.close(i, shared.clock.now());
                 }
             }

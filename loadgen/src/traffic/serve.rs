@@ -85,6 +85,7 @@ impl Servers {
     fn listen(&self) -> io::Result<(TcpListener, u16)> {
         let listener = TcpListener::bind(SocketAddr::from((self.ip, 0)))?;
         listener.set_nonblocking(true)?;
+        // Before the first connection: accepted sockets inherit it, and it is advertised in the SYN-ACK.
         setsockopt(&listener, TcpMaxSeg, &MSS)?;
         let port = listener.local_addr()?.port();
         Ok((listener, port))
@@ -175,7 +176,9 @@ fn sink(port: u16, mut stream: TcpStream, shared: &Shared, rate: u64, meter: &Mu
                     shared.note_corrupt();
                 }
                 received += n as u64;
+                // Counted when read: what is still queued has not arrived.
                 locked(meter).add(now, n as u64);
+                // The pause is what limits the rate: an unread socket closes the client's window.
                 let _ = shared.clock.sleep_until(pacer.moved(n, now), &shared.stop);
             }
             Err(e) if is_wait(e.kind()) => {}
@@ -193,6 +196,7 @@ fn push(port: u16, mut stream: TcpStream, shared: &Shared, rate: u64) {
         pattern.fill(sent, &mut buf);
         match stream.write(&buf) {
             Ok(n) => {
+                // A full socket takes a part only; the pattern continues where it stopped.
                 sent += n as u64;
                 let due = pacer.moved(n, shared.clock.now());
                 let _ = shared.clock.sleep_until(due, &shared.stop);
@@ -226,6 +230,7 @@ fn respond(port: u16, mut stream: TcpStream, shared: &Shared, request: usize, re
             continue;
         }
         match stream.read(&mut buf) {
+            // The client has closed: all of its requests were answered above.
             Ok(0) => return,
             Ok(n) => {
                 if check.check(received, &buf[..n]).is_err() {
