@@ -43,10 +43,12 @@ pub fn derive(arm: &mut ArmResult, frame: Frame<'_>) {
 fn fairness(arm: &ArmResult, frame: Frame<'_>) -> Fairness {
     let victims: Vec<&ContainerResult> =
         arm.containers.iter().filter(|c| c.role == Role::Victim).collect();
+    let with_bulk = victims.iter().filter(|c| c.wants_bulk());
     let hogs = || arm.containers.iter().filter(|c| c.role == Role::Hog);
     let mut f = Fairness {
-        // Goodput leaves out the probe's responses: jain(victims) compares bulk transfer only.
-        jain_victims_ppm: jain(victims.iter().map(|c| goodput(&c.phases[CONTENDED]))),
+        // Goodput leaves out the probe's responses: jain(victims) compares bulk transfer only, of the victims that have
+        // any.
+        jain_victims_ppm: jain(with_bulk.map(|c| goodput(&c.phases[CONTENDED]))),
         jain_all_ppm: jain(arm.containers.iter().map(|c| c.phases[CONTENDED].moved_bytes)),
         hog_peak_bytes: hogs().map(|c| c.peak_held_bytes).max().unwrap_or(0),
         hog_hard_bytes: hogs().map(|c| c.hard_bytes).max().filter(|_| arm.is_limited()),
@@ -284,9 +286,9 @@ fn throughput(f: &mut Fairness, c: &ContainerResult, frame: Frame<'_>) {
 
 /// Longest time without a wanted byte. A container without bulk transfer counts as stalled while a response is
 /// outstanding: its longest latency.
-fn stall(c: &ContainerResult, phase: usize) -> u64 {
+pub(crate) fn stall(c: &ContainerResult, phase: usize) -> u64 {
     let p = &c.phases[phase];
-    if c.wants_up || c.wants_down {
+    if c.wants_bulk() {
         // An unwanted direction is one gap as long as the phase: ignore it.
         let up = if c.wants_up { p.up_stall_ns } else { 0 };
         return up.max(if c.wants_down { p.down_stall_ns } else { 0 });

@@ -15,6 +15,16 @@ pub(crate) fn phases() -> Vec<Phase> {
     vec![phase("solo", 0, 1000), phase("contended", 1000, 2000), phase("recovery", 2000, 3000)]
 }
 
+/// A victim with a probe and without bulk: no byte in either direction, and response times of 2 ms and less.
+pub(crate) fn newcomer() -> ContainerResult {
+    let mut c = container("newcomer", Role::Victim, [0; 3], [2; 3]);
+    (c.wants_up, c.wants_down) = (false, false);
+    for p in &mut c.phases {
+        (p.up_stall_ns, p.down_stall_ns, p.probe_bytes) = (1000 * MS, 1000 * MS, 1_000_000);
+    }
+    c
+}
+
 fn probe(p99_ns: u64, at_least: bool, delivered_ppm: u64) -> ProbePhase {
     let q = Some(Quantile { ns: p99_ns, at_least, at_most_ns: None });
     ProbePhase {
@@ -125,6 +135,33 @@ fn the_worst_victim_counts() {
     // (100 + 60)^2 / (2 (100^2 + 60^2))
     assert_eq!(f.jain_victims_ppm, 941_176);
     assert_eq!(f.recovery_ns, Some(0));
+}
+
+/// A victim with only a probe has no goodput: no number, row or chart of goodput counts its 0.
+#[test]
+fn a_victim_without_bulk_has_no_goodput_to_count() {
+    let bulk = |name, mb| container(name, Role::Victim, mb, [2; 3]);
+    let mut a = arm(
+        ArmRole::Subject,
+        vec![newcomer(), bulk("victim1", [110; 3]), bulk("victim2", [110, 55, 110])],
+    );
+    settle(&mut a);
+    // (110 + 55)^2 / (2 (110^2 + 55^2))
+    assert_eq!(a.fairness.jain_victims_ppm, 900_000);
+    assert_eq!(crate::report::pick::worst(&a).unwrap().name, "victim2");
+
+    let result = RunResult { arms: vec![a], phases: phases(), ..RunResult::default() };
+    let rows = crate::report::table::cells(&result).1;
+    // The name of a row that repeats is printed once.
+    let at = |name: &str| rows.iter().position(|r| r.name == name).unwrap() + 1;
+    assert_eq!(rows[at("goodput up, worst victim")].cells, ["440 Mbit/s"]);
+    assert_eq!(rows[at("goodput down, worst victim")].cells, ["440 Mbit/s"]);
+    assert_eq!(rows[at("longest stall of a victim")].cells, ["2.00 ms"], "as the gate");
+    let (chart, keys) = crate::report::charts::goodput(&result, &result.arms[0]);
+    assert!(!chart.series.is_empty());
+    assert!(keys[0].1.starts_with("worst victim (victim2)"), "{keys:?}");
+    let heat = crate::report::charts::heat(&result, &result.arms[0]);
+    assert_eq!(heat.rows.len(), 4, "both directions of two victims");
 }
 
 #[test]

@@ -132,8 +132,8 @@ pub const METRICS: &[Metric] = &[
         "share of requests not completed within the deadline, worst victim",
         |_, a| a.fairness.delivered_ppm.map(|ppm| exact(1.0 - ppm as f64 / 1e6)),
     ),
-    smaller("unfairness", Unit::Part, "1 - Jain's index of the victims", |_, a| {
-        Some(exact(1.0 - a.fairness.jain_victims_ppm as f64 / 1e6))
+    smaller("unfairness", Unit::Part, "1 - Jain's index of the victims with bulk", |_, a| {
+        any_bulk(a).then(|| exact(1.0 - a.fairness.jain_victims_ppm as f64 / 1e6))
     }),
     smaller("recovery", Unit::Nanos, "time to 95 % of solo goodput after the hog left", |r, a| {
         match a.fairness.recovery_ns {
@@ -151,13 +151,13 @@ pub const METRICS: &[Metric] = &[
         |_, a| victims(a).filter_map(|c| c.stack_cpu_ns).max().map(|ns| exact(ns as f64)),
     ),
     bigger("goodput-up", Unit::BitsPerSecond, "goodput up beside the hog, worst victim", |r, a| {
-        least_rate(r, a, |p| p.up_bytes)
+        per_second(r, a, least_bytes(a, CONTENDED, UP)?)
     }),
     bigger(
         "goodput-down",
         Unit::BitsPerSecond,
         "goodput down beside the hog, worst victim",
-        |r, a| least_rate(r, a, |p| p.down_bytes),
+        |r, a| per_second(r, a, least_bytes(a, CONTENDED, DOWN)?),
     ),
     bigger(
         "goodput-all",
@@ -186,6 +186,28 @@ fn at_least(value: f64) -> Reading {
 /// The victims of an arm.
 pub fn victims(arm: &ArmResult) -> impl Iterator<Item = &ContainerResult> {
     arm.containers.iter().filter(|c| c.role == Role::Victim)
+}
+
+/// Whether a victim has bulk transfer. Without one there is no goodput to compare.
+pub fn any_bulk(arm: &ArmResult) -> bool {
+    victims(arm).any(ContainerResult::wants_bulk)
+}
+
+/// A direction of bulk transfer.
+#[derive(Debug, Clone, Copy)]
+pub struct Way {
+    wants: fn(&ContainerResult) -> bool,
+    bytes: Bytes,
+}
+
+pub const UP: Way = Way { wants: |c| c.wants_up, bytes: |p| p.up_bytes };
+pub const DOWN: Way = Way { wants: |c| c.wants_down, bytes: |p| p.down_bytes };
+
+/// The fewest bytes that a victim with bulk in this direction moved; `None` without such a victim. A victim with only a
+/// probe moves no bulk by design: its 0 would hide every loss of the others.
+pub fn least_bytes(arm: &ArmResult, phase: usize, way: Way) -> Option<u64> {
+    let wanting = victims(arm).filter(|c| (way.wants)(c));
+    wanting.filter_map(|c| c.phases.get(phase)).map(way.bytes).min()
 }
 
 /// The largest quantile over the victims. It is only a lower bound as soon as that of one victim is, because that
@@ -222,7 +244,7 @@ fn slowdown_at_least(result: &RunResult, arm: &ArmResult) -> Option<Reading> {
     let per_second =
         |bytes: u64, ns: u64| u128::from(bytes) * 1_000_000_000 / u128::from(ns.max(1));
     let of = |c: &ContainerResult| {
-        let no_bulk = !c.wants_up && !c.wants_down;
+        let no_bulk = !c.wants_bulk();
         let ways: [(bool, Bytes); 3] = [
             (c.wants_up, |p| p.up_bytes),
             (c.wants_down, |p| p.down_bytes),
@@ -254,16 +276,6 @@ fn recovery_at_least(result: &RunResult, arm: &ArmResult) -> Option<Reading> {
     (watched > 0 && victims(arm).next().is_some()).then(|| at_least(watched as f64))
 }
 
-/// The rate of the slowest victim beside the hog.
-fn least_rate(
-    result: &RunResult,
-    arm: &ArmResult,
-    pick: fn(&ContainerPhase) -> u64,
-) -> Option<Reading> {
-    let least = victims(arm).filter_map(|c| c.phases.get(CONTENDED)).map(pick).min()?;
-    per_second(result, arm, least)
-}
-
 fn per_second(result: &RunResult, arm: &ArmResult, bytes: u64) -> Option<Reading> {
     let ns = result.phases.get(CONTENDED)?.until(arm.ended_ns).nanos();
     Some(exact(bits_per_second(bytes, ns) as f64))
@@ -272,11 +284,15 @@ fn per_second(result: &RunResult, arm: &ArmResult, bytes: u64) -> Option<Reading
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analyse::tests::{arm, container, phases, settle};
+    use crate::analyse::tests::{arm, container, newcomer, phases, settle};
     use crate::plan::ArmRole;
 
     fn read(c: ContainerResult, key: &str) -> Option<(f64, bool)> {
-        let mut a = arm(ArmRole::Subject, vec![c]);
+        read_all(vec![c], key)
+    }
+
+    fn read_all(containers: Vec<ContainerResult>, key: &str) -> Option<(f64, bool)> {
+        let mut a = arm(ArmRole::Subject, containers);
         settle(&mut a);
         let result = RunResult { phases: phases(), ..RunResult::default() };
         find(key).unwrap().read(&result, &a).map(|r| (r.value, r.at_least))
@@ -302,5 +318,25 @@ mod tests {
         // A metric without measurements has no value.
         dead.phases.iter_mut().for_each(|p| p.probe = None);
         assert_eq!(read(dead, "p99-contended"), None);
+    }
+
+    /// The 0 of a victim without bulk would be the worst goodput of every run and hide each loss of the others.
+    #[test]
+    fn the_worst_goodput_is_of_a_victim_with_bulk() {
+        let bulk = container("v", Role::Victim, [110, 100, 110], [2; 3]);
+        let mut up_only = container("u", Role::Victim, [110, 90, 110], [2; 3]);
+        up_only.wants_down = false;
+        up_only.phases[CONTENDED].down_bytes = 0;
+        for (containers, up, down) in [
+            (vec![bulk.clone()], Some(8e8), Some(8e8)),
+            (vec![newcomer(), bulk.clone()], Some(8e8), Some(8e8)),
+            (vec![newcomer(), bulk, up_only.clone()], Some(7.2e8), Some(8e8)),
+            (vec![newcomer(), up_only], Some(7.2e8), None),
+            (vec![newcomer()], None, None),
+        ] {
+            let read = |key| read_all(containers.clone(), key).map(|(value, _)| value);
+            assert_eq!((read("goodput-up"), read("goodput-down")), (up, down), "{containers:?}");
+            assert_eq!(read("unfairness").is_some(), up.is_some());
+        }
     }
 }

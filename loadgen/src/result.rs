@@ -233,6 +233,11 @@ impl ContainerResult {
             ..Self::default()
         }
     }
+
+    /// Whether its load has a bulk transfer. A container with only a probe has no goodput.
+    pub fn wants_bulk(&self) -> bool {
+        self.wants_up || self.wants_down
+    }
 }
 
 fn yes() -> bool {

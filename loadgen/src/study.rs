@@ -13,9 +13,10 @@ use crate::exit::{Exit, Failure};
 use crate::export::cases::{self, Suite};
 use crate::export::{self, Format, json, plain};
 use crate::folder::Folder;
+use crate::metrics::{any_bulk, victims};
 use crate::names;
 use crate::plan::{ArmRole, Plan};
-use crate::result::{ArmResult, RunResult};
+use crate::result::{ArmResult, ContainerPhase, RunResult};
 use crate::run;
 use crate::target::{Control, Target};
 use crate::units::{bytes, percent, time, times};
@@ -192,14 +193,16 @@ fn point(value: &str, result: &RunResult) -> Point {
     }
 }
 
-/// Minimum over maximum of the victims' contended goodput, in millionths; 0 without any.
+/// Minimum over maximum of the victims' contended goodput, in millionths; 0 without any. The few bytes of a probe do
+/// not compare with bulk: victims without bulk count only if no victim has bulk.
 fn mmr(arm: &ArmResult) -> u64 {
-    use crate::plan::{CONTENDED, Role};
-    let got =
-        arm.containers.iter().filter(|c| c.role == Role::Victim).map(|c| {
-            c.phases.get(CONTENDED).map_or(0, |p| p.up_bytes + p.down_bytes + p.probe_bytes)
-        });
-    let (least, most) = (got.clone().min().unwrap_or(0), got.max().unwrap_or(0));
+    use crate::plan::CONTENDED;
+    let bulk = any_bulk(arm);
+    let bytes = |p: &ContainerPhase| p.up_bytes + p.down_bytes + p.probe_bytes;
+    let counted = victims(arm).filter(|c| c.wants_bulk() == bulk);
+    let got: Vec<u64> = counted.map(|c| c.phases.get(CONTENDED).map_or(0, bytes)).collect();
+    let least = got.iter().copied().min().unwrap_or(0);
+    let most = got.iter().copied().max().unwrap_or(0);
     (u128::from(least) * 1_000_000).checked_div(u128::from(most)).unwrap_or(0) as u64
 }
 
@@ -245,5 +248,17 @@ mod tests {
         assert_eq!(Exit::worst([0, 5, 3, 0]).code(), 3);
         assert_eq!(Exit::worst([0, 5]).code(), 5);
         assert_eq!(Exit::worst([0]).code(), 0);
+    }
+
+    /// The bytes of a probe are no starved bulk.
+    #[test]
+    fn the_ratio_of_victims_is_of_those_with_bulk() {
+        use crate::analyse::tests::{arm, container, newcomer};
+        let bulk =
+            |name: &str, mb: u64| container(name, crate::plan::Role::Victim, [mb; 3], [2; 3]);
+        let of = |containers| mmr(&arm(ArmRole::Subject, containers));
+        assert_eq!(of(vec![bulk("victim1", 100), bulk("victim2", 50)]), 500_000);
+        assert_eq!(of(vec![newcomer(), bulk("victim1", 100), bulk("victim2", 50)]), 500_000);
+        assert_eq!(of(vec![newcomer(), newcomer()]), 1_000_000);
     }
 }

@@ -7,7 +7,7 @@ mod latency;
 pub use heat::heat;
 pub use latency::{by_percentile, over_time};
 
-use super::pick::{slowdown_milli, worst, worst_first};
+use super::pick::{slowdown_milli, worst, worst_bulk_first, worst_first};
 use super::svg::{Band, Chart, Mark, Scale, Series, Show, log_steps, steps};
 use crate::plan::{CONTENDED, Phase, Role, SOLO};
 use crate::result::{ArmResult, ContainerResult, RunResult};
@@ -71,7 +71,7 @@ const SIZES: &[(f64, &str)] =
 /// Goodput over time of the worst victim, with the median victim faintly behind it for comparison.
 pub fn goodput(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
     let per_second = 8e9 / result.window_ns.max(1) as f64;
-    let order = worst_first(arm);
+    let order = worst_bulk_first(arm);
     let mut series = Vec::new();
     let mut add = |c: &ContainerResult, faint: &str, who: &str| {
         for (way, windows) in [("up", &c.up_window_bytes), ("down", &c.down_window_bytes)] {
@@ -101,7 +101,7 @@ pub fn goodput(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
     // The worst victim is drawn last, on top, but is the first in the legend.
     let keys = series.iter().rev().map(|s| (s.class.clone(), s.name.clone())).collect();
     // One scale for all arms; otherwise the starved arm appears as busy as the other.
-    let every = result.arms.iter().flat_map(worst_first);
+    let every = result.arms.iter().flat_map(worst_bulk_first);
     let top = every.flat_map(|c| c.up_window_bytes.iter().chain(&c.down_window_bytes)).max();
     let (end, y_ticks, unit) = axis(f64::from(top.copied().unwrap_or(0)) * per_second, RATES);
     let (x, x_ticks) = time_axis(result);

@@ -45,10 +45,18 @@ pub fn slowdown_milli(c: &ContainerResult, solo_ns: u64, contended_ns: u64) -> u
     ratio(solo.up_bytes, contended.up_bytes).max(ratio(solo.down_bytes, contended.down_bytes))
 }
 
-/// The victims, sorted by goodput beside the hog; the least is the first.
+/// The victims, sorted by goodput beside the hog; the least is the first. Victims without bulk have no goodput and are
+/// last.
 pub fn worst_first(arm: &ArmResult) -> Vec<&ContainerResult> {
     let mut victims: Vec<_> = victims(arm).collect();
-    victims.sort_by_key(|c| contended_bytes(c));
+    victims.sort_by_key(|c| (!c.wants_bulk(), contended_bytes(c)));
+    victims
+}
+
+/// As `worst_first`, but only the victims with bulk.
+pub fn worst_bulk_first(arm: &ArmResult) -> Vec<&ContainerResult> {
+    let mut victims = worst_first(arm);
+    victims.retain(|c| c.wants_bulk());
     victims
 }
 

@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
-use crate::metrics::{victims, worst_quantile};
+use crate::analyse::stall;
+use crate::metrics::{DOWN, UP, Way, any_bulk, least_bytes, victims, worst_quantile};
 use crate::plan::{CONTENDED, Phase, Role};
-use crate::result::{ArmResult, ContainerPhase, ContainerResult, Fairness, Quantile, RunResult};
+use crate::result::{ArmResult, Quantile, RunResult};
 use crate::units::{after, bits_per_second, bytes, percent, rate, time, times};
 
 type Cell = Box<dyn Fn(&ArmResult) -> String>;
@@ -60,14 +61,14 @@ pub fn render(result: &RunResult) -> String {
 
 /// One row of the table as text.
 #[derive(Debug)]
-pub(super) struct TextRow {
-    pub(super) name: String,
-    pub(super) detail: String,
-    pub(super) cells: Vec<String>,
+pub(crate) struct TextRow {
+    pub(crate) name: String,
+    pub(crate) detail: String,
+    pub(crate) cells: Vec<String>,
 }
 
 /// Headline and rows of the table, for other renderings.
-pub(super) fn cells(result: &RunResult) -> (String, Vec<TextRow>) {
+pub(crate) fn cells(result: &RunResult) -> (String, Vec<TextRow>) {
     let mut before = String::new();
     let text = |row: Row| {
         let repeated = row.name == before;
@@ -127,12 +128,10 @@ fn rows(result: &RunResult) -> Vec<Row> {
     let mut add = |name: &str, detail: &str, cell: Cell| {
         rows.push(Row { name: name.to_owned(), detail: detail.to_owned(), cell });
     };
-    for (name, pick) in
-        [("goodput up, worst victim", up as Pick), ("goodput down, worst victim", down)]
-    {
+    for (name, way) in [("goodput up, worst victim", UP), ("goodput down, worst victim", DOWN)] {
         for (i, phase) in result.phases.iter().enumerate() {
             let whole = phase.clone();
-            add(name, &phase.name, Box::new(move |arm| least_rate(arm, i, pick, &whole)));
+            add(name, &phase.name, Box::new(move |arm| least_rate(arm, i, way, &whole)));
         }
     }
     let quantiles: [(&str, PickQ); 4] = [
@@ -159,51 +158,45 @@ fn rows(result: &RunResult) -> Vec<Row> {
         add("longest stall of a victim", &phase.name, Box::new(cell));
     }
     let contended = result.phases.get(CONTENDED).cloned();
-    let mut fair = |name: &str, cell: fn(&Fairness) -> String| {
+    let mut fair = |name: &str, cell: fn(&ArmResult) -> String| {
         let phase = contended.clone();
         let measured =
             move |arm: &ArmResult| phase.as_ref().is_none_or(|p| p.until(arm.ended_ns).nanos() > 0);
-        let cell = move |arm: &ArmResult| if measured(arm) { cell(&arm.fairness) } else { none() };
+        let cell = move |arm: &ArmResult| if measured(arm) { cell(arm) } else { none() };
         add(name, "", Box::new(cell));
     };
-    fair("delivered in time, lowest", |f| f.delivered_ppm.map_or_else(none, percent));
-    fair("throughput slowdown, worst", |f| {
-        f.throughput_slowdown_milli.map_or_else(|| "nothing received".to_owned(), times)
+    fair("delivered in time, lowest", |a| a.fairness.delivered_ppm.map_or_else(none, percent));
+    fair("throughput slowdown, worst", |a| {
+        a.fairness.throughput_slowdown_milli.map_or_else(|| "nothing received".to_owned(), times)
     });
-    fair("p99 inflation, worst", |f| f.p99_inflation_milli.map_or_else(none, times));
-    fair("recovery to 95 % of solo", |f| after(f.recovery_ns));
-    fair("Jain's index, victims", |f| index(f.jain_victims_ppm));
-    fair("Jain's index, all", |f| index(f.jain_all_ppm));
-    fair("memory refusals on victims", |f| f.victim_refusals.to_string());
-    fair("victims' budget under pressure", |f| f.victim_pressure_ns.map_or_else(none, time));
+    fair("p99 inflation, worst", |a| a.fairness.p99_inflation_milli.map_or_else(none, times));
+    fair("recovery to 95 % of solo", |a| after(a.fairness.recovery_ns));
+    fair("Jain's index, victims", |a| {
+        if any_bulk(a) { index(a.fairness.jain_victims_ppm) } else { none() }
+    });
+    fair("Jain's index, all", |a| index(a.fairness.jain_all_ppm));
+    fair("memory refusals on victims", |a| a.fairness.victim_refusals.to_string());
+    fair("victims' budget under pressure", |a| {
+        a.fairness.victim_pressure_ns.map_or_else(none, time)
+    });
     add(HOG_MEMORY, "", Box::new(hog_memory));
     add("hard limit overshoot", "", Box::new(overshoot));
     add("stack CPU, hog / a victim", "", Box::new(cpu));
     rows
 }
 
-type Pick = fn(&ContainerPhase) -> u64;
 type PickQ = fn(&crate::result::ProbePhase) -> Option<Quantile>;
 
-fn up(p: &ContainerPhase) -> u64 {
-    p.up_bytes
-}
-fn down(p: &ContainerPhase) -> u64 {
-    p.down_bytes
-}
-
-fn least_rate(arm: &ArmResult, i: usize, pick: Pick, phase: &Phase) -> String {
+/// `-` in a phase that was not measured, and where no victim has bulk in this direction.
+fn least_rate(arm: &ArmResult, i: usize, way: Way, phase: &Phase) -> String {
     let measured = phase.until(arm.ended_ns).nanos();
-    if measured == 0 {
-        return none();
-    }
-    let least = victims(arm).map(|c| pick(&c.phases[i])).min().unwrap_or(0);
-    rate(bits_per_second(least, measured))
+    let least = least_bytes(arm, i, way).filter(|_| measured > 0);
+    least.map_or_else(none, |bytes| rate(bits_per_second(bytes, measured)))
 }
 
+/// The stall that the gates judge, so that both have one value.
 fn worst_stall(arm: &ArmResult, phase: usize) -> String {
-    let of = |c: &ContainerResult| c.phases[phase].up_stall_ns.max(c.phases[phase].down_stall_ns);
-    time(victims(arm).map(of).max().unwrap_or(0))
+    time(victims(arm).map(|c| stall(c, phase)).max().unwrap_or(0))
 }
 
 pub(crate) const HOG_MEMORY: &str = "hog's peak / its hard limit";

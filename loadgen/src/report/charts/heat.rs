@@ -3,7 +3,7 @@
 
 use super::{bands, seconds, short, time_axis};
 use crate::plan::{Phase, SOLO};
-use crate::report::pick::worst_first;
+use crate::report::pick::worst_bulk_first;
 use crate::report::svg::{Heat, HeatPart, HeatRow};
 use crate::result::{ArmResult, ContainerPhase, ContainerResult, RunResult};
 
@@ -33,7 +33,7 @@ fn ways(c: &ContainerResult) -> Vec<Way<'_>> {
 /// Draws a row per victim and direction if they fit. Otherwise victims are sorted by goodput and bundled, and each row
 /// shows the worst of its bundle and both directions, so that one starving victim among a thousand stays visible.
 pub fn heat(result: &RunResult, arm: &ArmResult) -> Heat {
-    let order = worst_first(arm);
+    let order = worst_bulk_first(arm);
     let all: Vec<Vec<Way<'_>>> = order.iter().map(|c| ways(c)).collect();
     let apart = all.iter().map(Vec::len).sum::<usize>() <= ROWS_MAX;
     let rows: Vec<HeatRow> = if apart {
