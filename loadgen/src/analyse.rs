@@ -155,11 +155,8 @@ impl Pair {
         Self { of: of.to_owned(), solo: solo.p99, contended: contended.p99, samples }
     }
     fn of_container(c: &ContainerResult) -> Option<Self> {
-        Some(Self::new(
-            &c.name,
-            c.phases[SOLO].probe.as_ref()?,
-            c.phases[CONTENDED].probe.as_ref()?,
-        ))
+        let probe = |phase: usize| c.phases.get(phase)?.probe.as_ref();
+        Some(Self::new(&c.name, probe(SOLO)?, probe(CONTENDED)?))
     }
     /// Lower bound of the solo p99 and upper bound of the contended p99, in nanoseconds; `None` unless both phases have
     /// an upper bound and enough samples. Their quotient is the worst possible inflation.
@@ -173,28 +170,31 @@ impl Pair {
     pub fn enough(&self) -> bool {
         self.samples >= Self::SAMPLES_MIN
     }
-    fn inflation_milli(&self) -> Option<u64> {
+    /// `None`: too few samples (see `enough`), or a p99 without an upper bound.
+    pub fn inflation_milli(&self) -> Option<u64> {
         self.known().map(|(solo, contended)| contended * 1000 / solo.max(1))
     }
 }
 
-/// One pair for each victim. A group with several victims, at least one of them with too few samples, has one pair for
-/// the merged group instead.
+/// The pairs of all groups of victims.
 pub fn latency_pairs(arm: &ArmResult) -> Vec<Pair> {
-    let mut out = Vec::new();
-    for g in arm.groups.iter().filter(|g| g.role == Role::Victim) {
-        let of = |c: &&ContainerResult| c.group == g.name && c.role == g.role;
-        let members = arm.containers.iter().filter(of);
-        let pairs: Vec<Pair> = members.filter_map(Pair::of_container).collect();
-        match &g.probes[..] {
-            // A single victim cannot be merged; the sanity gate reports its few samples.
-            [solo, contended, ..] if pairs.len() > 1 && !pairs.iter().all(Pair::enough) => {
-                out.push(Pair::new(&g.name, solo, contended));
-            }
-            _ => out.extend(pairs),
+    let victims = arm.groups.iter().filter(|g| g.role == Role::Victim);
+    victims.flat_map(|g| group_pairs(arm, g)).collect()
+}
+
+/// One pair for each victim of a group. A group with several victims, at least one of them with too few samples, has
+/// one pair for the merged group instead.
+pub fn group_pairs(arm: &ArmResult, g: &GroupResult) -> Vec<Pair> {
+    let of = |c: &&ContainerResult| c.group == g.name && c.role == g.role;
+    let pairs: Vec<Pair> =
+        arm.containers.iter().filter(of).filter_map(Pair::of_container).collect();
+    match &g.probes[..] {
+        // A single victim cannot be merged; the sanity gate reports its few samples.
+        [solo, contended, ..] if pairs.len() > 1 && !pairs.iter().all(Pair::enough) => {
+            vec![Pair::new(&g.name, solo, contended)]
         }
+        _ => pairs,
     }
-    out
 }
 
 /// How often data or connections of a container were refused or dropped for lack of memory.

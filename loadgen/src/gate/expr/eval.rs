@@ -1,7 +1,8 @@
 //! Evaluates a condition against the records of an arm.
 
 use super::{Fun, Metric, Node, Op, Show, Term};
-use crate::plan::{CONTENDED, Role, SOLO};
+use crate::analyse::{Pair, group_pairs};
+use crate::plan::{CONTENDED, Role};
 use crate::result::{ArmResult, ContainerResult, Quantile};
 use crate::units::{bytes, time};
 
@@ -48,7 +49,10 @@ fn value(term: &Term, arm: &ArmResult, seen: &mut Vec<String>) -> Option<f64> {
         Term::Over(fun, group, metric) => {
             let members = arm.containers.iter().filter(|c| c.group == *group);
             // One member without a value makes the value of the group unknown.
-            let values: Option<Vec<f64>> = members.map(|c| measure(c, *metric, arm)).collect();
+            let values: Option<Vec<f64>> = match metric {
+                Metric::SlowdownP99 => inflations(arm, group),
+                _ => members.map(|c| measure(c, *metric, arm)).collect(),
+            };
             values.filter(|v| !v.is_empty()).map(|v| fold(*fun, *metric, &v))
         }
     };
@@ -99,27 +103,43 @@ fn fold(fun: Fun, metric: Metric, v: &[f64]) -> f64 {
     }
 }
 
+/// A value without an upper bound is infinite.
+fn unbounded(v: Option<u64>) -> f64 {
+    v.map_or(f64::INFINITY, |v| v as f64)
+}
+
+/// The p99 inflations of a group of victims, from the pairs that the gate of the p99 judges: the merged group if a
+/// victim has too few samples. `None` if the group has too few samples too, or no probe.
+fn inflations(arm: &ArmResult, group: &str) -> Option<Vec<f64>> {
+    let group = arm.groups.iter().find(|g| g.name == group && g.role == Role::Victim)?;
+    let pairs = group_pairs(arm, group);
+    // A merged group is one pair; otherwise each victim needs its own.
+    let all = pairs.len() as u64 == group.containers || pairs.iter().any(|p| p.of == group.name);
+    let of = |p: &Pair| p.enough().then(|| unbounded(p.inflation_milli()) / 1000.0);
+    if all { pairs.iter().map(of).collect() } else { None }
+}
+
 fn measure(c: &ContainerResult, metric: Metric, arm: &ArmResult) -> Option<f64> {
-    let unbounded = |v: Option<u64>| v.map_or(f64::INFINITY, |v| v as f64);
     let probe = |phase: usize| c.phases.get(phase)?.probe.as_ref();
     let quantile =
         |q: Option<Quantile>| q.map(|q| q.upper_ns().map_or(f64::INFINITY, |ns| ns as f64));
     let contended = c.phases.get(CONTENDED)?;
+    let victim = c.role == Role::Victim;
     match metric {
-        Metric::SlowdownThroughput => Some(unbounded(c.cost.throughput_slowdown_milli) / 1000.0),
-        Metric::SlowdownP99 => {
-            // Without samples in the solo phase there is no reference.
-            probe(SOLO).filter(|p| p.intended > 0)?;
-            Some(unbounded(c.cost.p99_inflation_milli) / 1000.0)
+        // Only victims run alone first, so only victims have values relative to solo.
+        Metric::SlowdownThroughput => {
+            victim.then(|| unbounded(c.cost.throughput_slowdown_milli) / 1000.0)
         }
+        // `inflations` measures whole groups.
+        Metric::SlowdownP99 => None,
         Metric::ResponseP50 => quantile(probe(CONTENDED)?.p50),
         Metric::ResponseP99 => quantile(probe(CONTENDED)?.p99),
         Metric::ResponseP999 => quantile(probe(CONTENDED)?.p999),
         Metric::ResponseMax => quantile(probe(CONTENDED)?.max),
         // A hog may pause by design: only victims have stalls.
-        Metric::Stall => (c.role == Role::Victim).then_some(c.cost.stall_ns as f64),
+        Metric::Stall => victim.then_some(c.cost.stall_ns as f64),
         Metric::Delivered => probe(CONTENDED)?.delivered_ppm.map(|d| d as f64 / 1e6),
-        Metric::Recovery => Some(unbounded(c.cost.recovery_ns)),
+        Metric::Recovery => victim.then(|| unbounded(c.cost.recovery_ns)),
         Metric::Moved => Some(contended.moved_bytes as f64),
         Metric::Held => Some(c.peak_held_bytes as f64),
         Metric::HeldMean => Some(c.mean_held_bytes as f64),

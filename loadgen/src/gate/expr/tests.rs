@@ -96,6 +96,57 @@ fn seconds_are_not_compared_with_bytes() {
     }
 }
 
+/// A victim with too few requests for a p99 has no inflation of its own; the gate of the p99 takes that of its group.
+#[test]
+fn few_samples_are_judged_by_group_or_not_at_all() {
+    let judge = |victims: usize, intended: u64, text: &str| {
+        let of = |i: usize| {
+            let mut c = container(&format!("victim{i}"), Role::Victim, [110, 100, 110], [2, 3, 2]);
+            c.group = "victim".to_owned();
+            c.phases
+                .iter_mut()
+                .filter_map(|p| p.probe.as_mut())
+                .for_each(|p| p.intended = intended);
+            c
+        };
+        let mut a = arm(ArmRole::Subject, (1..=victims).map(of).collect());
+        settle(&mut a);
+        // The merged probes: 3 ms alone, 6 ms beside the hog.
+        let mut probes: Vec<_> =
+            a.containers[0].phases.iter().filter_map(|p| p.probe.clone()).collect();
+        for (probe, ms) in probes.iter_mut().zip([3, 6, 3]) {
+            probe.intended = intended * victims as u64;
+            probe.p99 = Some(crate::result::Quantile { ns: ms * 1_000_000, ..Default::default() });
+        }
+        a.groups[0].probes = probes;
+        Expr::parse(text, &["victim"]).unwrap().judge(&a)
+    };
+    let text = "worst(victim.p99-inflation) <= 1.5";
+    assert_eq!(judge(3, 2000, text), (Some(true), "1.500x".to_owned()), "each its own");
+    assert_eq!(judge(3, 800, text), (Some(false), "2.000x".to_owned()), "the group");
+    assert_eq!(judge(3, 800, "worst(victim.p99-inflation) >= 5").0, Some(false));
+    for few in [judge(3, 600, text), judge(1, 800, text), judge(3, 0, text)] {
+        assert_eq!(few, (None, "not known".to_owned()));
+    }
+}
+
+/// Hogs do not run alone first: no value of theirs is relative to solo.
+#[test]
+fn a_hog_has_no_value_relative_to_solo() {
+    let mut c = container("hog1", Role::Hog, [0, 0, 0], [2; 3]);
+    c.group = "hog".to_owned();
+    let mut a = arm(ArmRole::Subject, vec![c]);
+    settle(&mut a);
+    for metric in ["throughput-slowdown", "p99-inflation"] {
+        let e = Expr::parse(&format!("worst(hog.{metric}) <= 1"), &["hog"]).unwrap();
+        assert_eq!(e.judge(&a).0, None, "{metric}");
+    }
+    for metric in ["recovery", "stall"] {
+        let e = Expr::parse(&format!("worst(hog.{metric}) <= 1ms"), &["hog"]).unwrap();
+        assert_eq!(e.judge(&a).0, None, "{metric}");
+    }
+}
+
 #[test]
 fn what_is_seen_has_units() {
     let seen = |text| {
