@@ -1,5 +1,7 @@
 //! Makes a plan from a scenario file. Refuses everything that cannot run, with its place in the file.
 
+use std::collections::BTreeMap;
+
 use skbudget_controller::Limits;
 use skbudget_stack::ContainerConfig;
 
@@ -80,6 +82,7 @@ impl Builder<'_> {
             let what = format!("{} containers; at most {CONTAINERS_MAX}", containers.len());
             return wrong(&["group"], what);
         }
+        distinct(&containers)?;
         let arms = self.arms()?;
         let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
         Ok(Plan {
@@ -300,6 +303,29 @@ fn budget(b: &file::Budget) -> BudgetPlan {
         min_bytes: b.min.0,
     }
 }
+/// Refuses containers of two groups with one name or one budget: results find containers and budgets by name.
+fn distinct(containers: &[ContainerPlan]) -> Result<(), Wrong> {
+    let (mut names, mut budgets) = (BTreeMap::new(), BTreeMap::new());
+    for c in containers {
+        let group = c.group.as_str();
+        for (name, seen) in [(&c.name, &mut names), (&c.budget_name, &mut budgets)] {
+            let other = seen.insert(name.as_str(), group).unwrap_or(group);
+            if other == group {
+                continue;
+            }
+            // A container has the name of its group and a number, so the longer group name is like a container's.
+            let (short, long) =
+                if other.len() < group.len() { (other, group) } else { (group, other) };
+            let what = format!(
+                "'{name}' would be a container of group '{short}' too; a group's name must not be \
+                 that of another group and a number"
+            );
+            return wrong(&["group", long, "name"], what);
+        }
+    }
+    Ok(())
+}
+
 
 fn check_loads(at: &str, g: &Group) -> Result<(), Wrong> {
     let conns = |load: &str, n: u64| {

@@ -89,6 +89,38 @@ fn schedules_that_cannot_be_are_refused_with_the_reason() {
     assert_eq!(hog.leaves_ns, Some(plan.phases[1].end_ns));
 }
 
+/// Results find containers by name, and virtual time finds budgets by name: two groups with one name would share.
+#[test]
+fn no_two_groups_have_a_container_of_one_name() {
+    let hog =
+        |name: &str, more: &str| TEXT.replace("name = \"hog\"", name).replace("group.hog", more);
+    let e = error(&hog("name = \"victim1\"", "group.victim1"));
+    for want in ["mine.toml:6: group.victim1.name", "'victim1'", "group 'victim' too"] {
+        assert!(e.contains(want), "{e}");
+    }
+    // Lives have numbers too, and share a budget.
+    let churn = "churn = {}\nname = \"a\"";
+    let twin = |name: &str| {
+        format!(
+            "\n[[group]]\nname = \"{name}\"\nrole = \"hog\"\ncount = 1\nrate = \"1Gbit\"\n\
+             budget = {{ hard = \"4MiB\" }}\nstuff = {{ conns = 10 }}\n\n[params]"
+        )
+    };
+    let with = |name: &str| hog(churn, "group.a").replace("\n[params]", &twin(name));
+    assert!(error(&with("a-2")).contains("'a-2' would be a container of group 'a' too"));
+    // `a1` is no life of `a`.
+    let fine = Scenario::parse("mine.toml", &with("a1"), "virtual").unwrap().plan(1);
+    assert!(fine.is_ok(), "{fine:?}");
+    // From 11 members on, `victim1` has members of the same names.
+    let many = |count: u64| {
+        let one = "\n[[group]]\nname = \"victim1\"\nrole = \"victim\"\nrate = \"100Mbit\"\ncount = 1\n\
+                   budget = { hard = \"4MiB\" }\ndown = {}\n";
+        format!("{TEXT}{one}\n[[group]]\nname = \"victim\"\ncount = {count}\n")
+    };
+    assert!(error(&many(11)).contains("group.victim1.name: 'victim11'"), "{}", error(&many(11)));
+    assert!(Scenario::parse("mine.toml", &many(10), "virtual").unwrap().plan(1).is_ok());
+}
+
 #[test]
 fn what_is_set_is_named_when_it_is_wrong() {
     let scenario = || Scenario::parse("mine.toml", TEXT, "virtual").unwrap();
