@@ -14,7 +14,7 @@ mod limits;
 pub mod words;
 
 pub use combine::middle;
-pub use expr::Expr;
+pub use expr::{Expr, GroupFacts};
 pub use limits::Thresholds;
 
 use self::combine::combine;

@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::exit::{Exit, Failure};
 use crate::export::cases::{self, Case, Outcome, Suite};
 use crate::export::json;
-use crate::gate::{self, Expr};
-use crate::plan::{ArmRole, GatePlan};
+use crate::gate::{self, Expr, GroupFacts};
+use crate::plan::{ArmRole, ContainerPlan, GatePlan};
 use crate::result::{ArmResult, Fairness, GateResult, RunResult};
 use crate::scenario::Scenario;
 use crate::target;
@@ -105,12 +105,13 @@ fn judge(result: &RunResult, exprs: &[String]) -> Result<Vec<GateResult>, Failur
     let target = target::find(&result.target)?;
     let scenario = Scenario::parse("result", &result.scenario_toml, "")?;
     let plan = scenario.plan(result.seed)?;
-    let groups: Vec<String> = plan.containers.iter().map(|c| c.group.clone()).collect();
-    let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+    let facts: Vec<GroupFacts<'_>> = plan.containers.iter().map(facts).collect();
+    let groups: Vec<&str> = facts.iter().map(|g| g.name).collect();
     // Conditions of `--expr` apply in addition to those of the file.
     let mut own = plan.gates.clone();
     for text in exprs {
         let expr = Expr::parse(text, &groups)
+            .and_then(|expr| expr.measurable(&facts))
             .map_err(|e| Failure::Usage(format!("--expr '{text}': {e}")))?;
         let subjects = result.arms.iter().filter(|a| a.role == ArmRole::Subject);
         own.extend(subjects.map(|a| GatePlan { arm: a.name.clone(), expr: expr.clone() }));
@@ -121,6 +122,10 @@ fn judge(result: &RunResult, exprs: &[String]) -> Result<Vec<GateResult>, Failur
         runs => runs.iter().map(|r| r.arms.as_slice()).collect(),
     };
     Ok(gate::judge_all(&runs, target.thresholds(&plan), &own).0)
+}
+
+fn facts(c: &ContainerPlan) -> GroupFacts<'_> {
+    GroupFacts { name: &c.group, role: c.role, probes: c.probe().is_some() }
 }
 
 /// Name, reading (smaller is better; `None` is the worst) and format of a number.

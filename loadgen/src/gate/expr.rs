@@ -20,6 +20,7 @@ mod parse;
 use std::fmt;
 
 use self::parse::Parser;
+use crate::plan::Role;
 use crate::result::ArmResult;
 
 /// A parsed condition with its text.
@@ -162,7 +163,30 @@ const METRICS: &[(&str, Metric, bool, Show)] = &[
     ("flows", Metric::Flows, true, Show::Count),
 ];
 
+/// The facts about a group that decide which of its values can be measured.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupFacts<'a> {
+    pub name: &'a str,
+    pub role: Role,
+    pub probes: bool,
+}
+
 impl Metric {
+    fn name(self) -> &'static str {
+        METRICS.iter().find(|m| m.1 == self).map_or("", |m| m.0)
+    }
+    /// The reason why a group never has a value of this metric.
+    fn lack(self, group: &GroupFacts<'_>) -> Option<&'static str> {
+        let solo = matches!(
+            self,
+            Self::SlowdownThroughput | Self::SlowdownP99 | Self::Stall | Self::Recovery
+        );
+        let by_probe = self.is_latency() || matches!(self, Self::SlowdownP99 | Self::Delivered);
+        if solo && group.role == Role::Hog {
+            return Some("a hog has no run alone and pauses by design; only victims have it");
+        }
+        (by_probe && !group.probes).then_some("the group has no probe")
+    }
     fn more_is_better(self) -> bool {
         METRICS.iter().any(|m| m.1 == self && m.2)
     }
@@ -189,6 +213,27 @@ impl Expr {
     pub fn parse(text: &str, groups: &[&str]) -> Result<Self, String> {
         let root = Parser::new(text, groups).whole()?;
         Ok(Self { text: text.to_owned(), root })
+    }
+
+    /// Refuses a term that no run can measure: its group has no run alone, or no probe.
+    pub fn measurable(self, groups: &[GroupFacts<'_>]) -> Result<Self, String> {
+        let mut open: Vec<&Term> = self.tests().into_iter().flat_map(|(a, _, b)| [a, b]).collect();
+        while let Some(term) = open.pop() {
+            match term {
+                Term::Ratio(a, b) => open.extend([a.as_ref(), b.as_ref()]),
+                Term::Over(_, group, metric) => {
+                    let facts = groups.iter().find(|g| g.name == *group);
+                    if let Some(lack) = facts.and_then(|facts| metric.lack(facts)) {
+                        return Err(format!(
+                            "'{group}.{}' is never measured: {lack}",
+                            metric.name()
+                        ));
+                    }
+                }
+                Term::Number(..) | Term::Overshoot | Term::Leaked => {}
+            }
+        }
+        Ok(self)
     }
 
     /// Whether the condition holds (`None` where its values were not measured), and the text of each observed value.
@@ -238,6 +283,14 @@ impl Term {
             Self::Number(..) | Self::Overshoot | Self::Leaked => true,
             Self::Over(..) => false,
             Self::Ratio(a, b) => a.is_exact() && b.is_exact(),
+        }
+    }
+
+    fn is_literal(&self) -> bool {
+        match self {
+            Self::Number(..) => true,
+            Self::Overshoot | Self::Leaked | Self::Over(..) => false,
+            Self::Ratio(a, b) => a.is_literal() && b.is_literal(),
         }
     }
 

@@ -10,7 +10,7 @@ use super::schedule::{self, Times};
 use super::source::Source;
 use super::values::guess;
 use crate::exit::Failure;
-use crate::gate::Expr;
+use crate::gate::{Expr, GroupFacts};
 use crate::names;
 use crate::plan::{
     ArmPlan, ArmRole, BudgetPlan, CONTENDED, ContainerPlan, Fill, FloodKind, GatePlan, Isolation,
@@ -53,7 +53,7 @@ fn range(path: &[&str], unit: Unit, v: u64, low: u64, high: u64) -> Result<(), W
     wrong(path, format!("{v} must be {low} to {high}"))
 }
 
-impl Builder<'_> {
+impl<'a> Builder<'a> {
     fn plan(&self, seed: u64) -> Result<Plan, Wrong> {
         let f = self.file;
         if !names::fits(&f.name) {
@@ -195,13 +195,16 @@ impl Builder<'_> {
     }
 
     fn gates(&self, arms: &[ArmPlan]) -> Result<Vec<GatePlan>, Wrong> {
-        let groups: Vec<&str> = self.file.group.iter().map(|g| g.name.as_str()).collect();
+        let group =
+            |g: &'a Group| GroupFacts { name: &g.name, role: g.role, probes: g.probe.is_some() };
+        let facts: Vec<GroupFacts<'_>> = self.file.group.iter().map(group).collect();
+        let groups: Vec<&str> = facts.iter().map(|g| g.name).collect();
         let gate = |(i, gate): (usize, &file::Gate)| {
             let at = i.to_string();
             if !arms.iter().any(|a| a.name == gate.arm) {
                 return wrong(&["gate", &at, "arm"], format!("no arm '{}'", gate.arm));
             }
-            match Expr::parse(&gate.expr, &groups) {
+            match Expr::parse(&gate.expr, &groups).and_then(|e| e.measurable(&facts)) {
                 Ok(expr) => Ok(GatePlan { arm: gate.arm.clone(), expr }),
                 Err(e) => wrong(&["gate", &at, "expr"], e),
             }

@@ -4,8 +4,16 @@ use super::super::words;
 use super::{FUNS, Kind, METRICS, Node, OPS, Term};
 use crate::units::{Unit, hint_or_all};
 
+/// Maximum depth of parentheses, and number of terms of a condition. Parser, evaluation and drop recurse: one frame for
+/// each parenthesis, or for each term of a chain of `&&`, `||` or `/`.
+const DEPTH_MAX: usize = 64;
+const TERMS_MAX: usize = 1000;
+
 pub(super) struct Parser<'a> {
     rest: &'a str,
+    /// Open parentheses, and terms parsed.
+    depth: usize,
+    terms: usize,
     groups: &'a [&'a str],
     /// Error of the first comparison between different kinds.
     unlike: Option<String>,
@@ -13,7 +21,7 @@ pub(super) struct Parser<'a> {
 
 impl<'a> Parser<'a> {
     pub(super) fn new(text: &'a str, groups: &'a [&'a str]) -> Self {
-        Self { rest: text, groups, unlike: None }
+        Self { rest: text, depth: 0, terms: 0, groups, unlike: None }
     }
 
     pub(super) fn whole(mut self) -> Result<Node, String> {
@@ -50,7 +58,12 @@ impl<'a> Parser<'a> {
 
     fn test(&mut self) -> Result<Node, String> {
         if self.eat("(") {
+            self.depth += 1;
+            if self.depth > DEPTH_MAX {
+                return Err(format!("more than {DEPTH_MAX} parentheses inside each other"));
+            }
             let inner = self.or()?;
+            self.depth -= 1;
             return if self.eat(")") { Ok(inner) } else { Err("missing ')'".to_owned()) };
         }
         let (left, left_text) = self.ratio()?;
@@ -59,6 +72,12 @@ impl<'a> Parser<'a> {
             return Err(format!("expected one of <= >= < > == != before '{}'", self.rest));
         };
         let (right, right_text) = self.ratio()?;
+        if [&left, &right].iter().all(|side| side.is_literal()) {
+            // The outcome is the same for every run.
+            let what =
+                format!("'{left_text}' and '{right_text}' are literals: nothing is measured");
+            self.unlike.get_or_insert(what);
+        }
         if comparable(&left, &right) {
             return Ok(Node::Test(left, *op, right));
         }
@@ -105,6 +124,10 @@ impl<'a> Parser<'a> {
     }
 
     fn term(&mut self) -> Result<Term, String> {
+        self.terms += 1;
+        if self.terms > TERMS_MAX {
+            return Err(format!("more than {TERMS_MAX} terms"));
+        }
         let word = self.word();
         if word.starts_with(|c: char| c.is_ascii_digit()) {
             return number(&word).map(|(n, kind)| Term::Number(n, kind));

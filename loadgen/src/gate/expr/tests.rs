@@ -75,16 +75,20 @@ fn seconds_are_not_compared_with_bytes() {
         ("worst(victim.delivered) >= 1KiB", "is a number and '1KiB' is a size"),
         ("max(hog.held) > 5x", "is a size and '5x' is a number"),
         ("worst(victim.slowdown.p99) < max(hog.held)", "is a number and 'max(hog.held)' is a size"),
-        ("1ms < 1KiB", "is a time"),
         ("max(hog.held) / worst(victim.stall) < 5", "cannot be divided"),
         ("overshoot == 0 && worst(victim.stall) / 2 < 1MiB", "is a time"),
     ] {
         let error = e(text).expect_err(text);
         assert!(error.contains(says), "{text}: {error}");
     }
+    // Literals alone are no condition, whatever their kinds.
+    for text in ["1 == 1", "overshoot == 0 || 1 < 2", "1 / 2 < 3 / 4", "1ms < 1s"] {
+        assert!(e(text).expect_err(text).contains("are literals"), "{text}");
+    }
     for text in [
         "overshoot == 0",
         "leaked < 4096",
+        "1 > overshoot / 2",
         "worst(victim.stall) > 0",
         "max(hog.held) / max(victim.held) <= 1.5",
         "worst(victim.response.p99) / worst(victim.response.p50) < 3x",
@@ -93,6 +97,30 @@ fn seconds_are_not_compared_with_bytes() {
         "sum(hog.flows) >= 100",
     ] {
         assert!(e(text).is_ok(), "{text}: {:?}", e(text));
+    }
+}
+
+/// Recursion over a condition of any length would overflow the stack.
+#[test]
+fn a_condition_has_a_depth_and_a_length() {
+    let nested = |n: usize| format!("{}0 == leaked{}", "(".repeat(n), ")".repeat(n));
+    let chain = |n: usize, join: &str| vec!["0 == leaked"; n].join(join);
+    let ratio = |n: usize| format!("0 == leaked{}", " / 1".repeat(n - 1));
+    let e = |text: &str| Expr::parse(text, &[]).map(|e| e.judge(&ArmResult::default()).0);
+    for text in [nested(64), chain(500, " && "), chain(500, " || "), ratio(999)] {
+        assert_eq!(e(&text), Ok(Some(true)), "{}", text.len());
+    }
+    // Closed parentheses do not count.
+    assert_eq!(e(&vec!["(0 == leaked)"; 100].join(" && ")), Ok(Some(true)));
+    for (text, says) in [
+        (nested(65), "more than 64 parentheses"),
+        (nested(100_000), "more than 64 parentheses"),
+        ("(".repeat(100_000), "more than 64 parentheses"),
+        (chain(501, " && "), "more than 1000 terms"),
+        (chain(100_000, " || "), "more than 1000 terms"),
+        (ratio(100_000), "more than 1000 terms"),
+    ] {
+        assert!(e(&text).expect_err(says).contains(says));
     }
 }
 
@@ -144,6 +172,36 @@ fn a_hog_has_no_value_relative_to_solo() {
     for metric in ["recovery", "stall"] {
         let e = Expr::parse(&format!("worst(hog.{metric}) <= 1ms"), &["hog"]).unwrap();
         assert_eq!(e.judge(&a).0, None, "{metric}");
+    }
+}
+
+/// A term that no run can measure would leave its gate undecided for ever.
+#[test]
+fn what_is_never_measured_is_refused() {
+    let facts = [
+        GroupFacts { name: "hog", role: Role::Hog, probes: false },
+        GroupFacts { name: "victim", role: Role::Victim, probes: true },
+        GroupFacts { name: "bulk", role: Role::Victim, probes: false },
+    ];
+    let groups = ["hog", "victim", "bulk"];
+    let e = |text: &str| Expr::parse(text, &groups).unwrap().measurable(&facts).map(|_| ());
+    for (text, says) in [
+        ("worst(hog.stall) <= 5ms", "'hog.stall' is never measured: a hog"),
+        ("leaked == 0 || worst(hog.recovery) <= 5ms", "'hog.recovery' is never measured"),
+        ("1 < worst(hog.slowdown.throughput) / 2", "'hog.throughput-slowdown' is never"),
+        ("worst(hog.p99-contended) <= 5ms", "the group has no probe"),
+        ("worst(bulk.delivered) == 1x", "the group has no probe"),
+        ("worst(bulk.p99-inflation) <= 1.2", "the group has no probe"),
+    ] {
+        let error = e(text).expect_err(text);
+        assert!(error.contains(says), "{text}: {error}");
+    }
+    for text in [
+        "worst(victim.p99-inflation) <= 1.2 && worst(victim.delivered) == 1x",
+        "worst(bulk.stall) <= 5ms && worst(bulk.recovery) <= 5ms",
+        "sum(hog.refusals) > 0 && max(hog.held) / max(bulk.held) < 2",
+    ] {
+        assert_eq!(e(text), Ok(()), "{text}");
     }
 }
 
