@@ -56,8 +56,10 @@ impl Unit {
         let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
         let number: u64 = number.parse().map_err(|_| format!("'{text}' is not a whole number"))?;
-        // `Mbit/s` and `Mbit` mean the same.
-        let unit = unit.trim().trim_end_matches("/s");
+        // `Mbit/s` and `Mbit` mean the same; a time or a size has no `/s`.
+        let per_second = self == Self::BitsPerSecond;
+        let unit = unit.trim();
+        let unit = unit.strip_suffix("/s").filter(|_| per_second).unwrap_or(unit);
         let scale = self.scales().iter().find(|(name, _)| *name == unit);
         let Some((_, scale)) = scale else {
             let known = names().collect::<Vec<_>>().join(", ");
@@ -263,6 +265,15 @@ mod tests {
         assert!(Unit::Count.parse("-1").is_err());
         assert!(Unit::Bytes.parse("99999999999999GiB").unwrap_err().contains("too large"));
         assert!(Unit::Flag.parse("maybe").is_err());
+        // Only a rate is per second, and only once.
+        for (unit, text) in [
+            (Unit::Nanos, "1ms/s"),
+            (Unit::Bytes, "4MiB/s"),
+            (Unit::Count, "5/s"),
+            (Unit::BitsPerSecond, "1Gbit/s/s"),
+        ] {
+            assert!(unit.parse(text).unwrap_err().contains(text), "{text}");
+        }
     }
 
     #[test]

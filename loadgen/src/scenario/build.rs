@@ -122,6 +122,11 @@ impl<'a> Builder<'a> {
         {
             time(key, v, 10 * MS, 600 * SECOND)?;
             if v < run.window {
+                let set = |key| self.source.is_set(&["run", key]);
+                if set("window") && !set(key) {
+                    let what = format!("{} is longer than run.{key} ({v})", run.window);
+                    return wrong(&["run", "window"], what);
+                }
                 return wrong(
                     &["run", key],
                     format!("{v} is shorter than a window ({})", run.window),
@@ -298,14 +303,6 @@ impl<'a> Builder<'a> {
     }
 }
 
-fn budget(b: &file::Budget) -> BudgetPlan {
-    BudgetPlan {
-        hard_bytes: b.hard.0,
-        soft_bytes: b.soft.map(|s| s.0),
-        low_bytes: b.low.map(|l| l.0),
-        min_bytes: b.min.0,
-    }
-}
 /// Refuses containers of two groups with one name or one budget: results find containers and budgets by name.
 fn distinct(containers: &[ContainerPlan]) -> Result<(), Wrong> {
     let (mut names, mut budgets) = (BTreeMap::new(), BTreeMap::new());
@@ -329,6 +326,14 @@ fn distinct(containers: &[ContainerPlan]) -> Result<(), Wrong> {
     Ok(())
 }
 
+fn budget(b: &file::Budget) -> BudgetPlan {
+    BudgetPlan {
+        hard_bytes: b.hard.0,
+        soft_bytes: b.soft.map(|s| s.0),
+        low_bytes: b.low.map(|l| l.0),
+        min_bytes: b.min.0,
+    }
+}
 
 fn check_loads(at: &str, g: &Group) -> Result<(), Wrong> {
     let conns = |load: &str, n: u64| {

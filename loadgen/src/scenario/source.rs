@@ -11,7 +11,8 @@ use super::file::{File, Paths};
 use super::{BUILTIN, catalogue};
 use crate::bounded;
 use crate::exit::Failure;
-use crate::units::{hint, nearest};
+use crate::target;
+use crate::units::{hint, hint_or_all, nearest};
 
 /// A scenario before a plan is made from it.
 #[derive(Debug, Clone)]
@@ -82,6 +83,16 @@ impl Source {
         let params = self.file()?.params;
         let paths: Vec<String> = match params.get(key) {
             Some(paths) => paths.iter().map(str::to_owned).collect(),
+            None if key.starts_with("on.") => {
+                let what = "the values of a target are in force already; set the path itself, \
+                            as 'run.solo'";
+                return Err(wrong(what.to_owned()));
+            }
+            None if key.starts_with("params.") => {
+                let what =
+                    "a parameter is only a name; set it by this name, or set the path itself";
+                return Err(wrong(what.to_owned()));
+            }
             None if key.contains('.') => vec![key.to_owned()],
             None => {
                 let hint = nearest(key, params.keys().map(String::as_str));
@@ -143,6 +154,11 @@ impl Source {
         toml::to_string(&table).unwrap_or_default()
     }
 
+    /// Whether the command line set the value at this path.
+    pub fn is_set(&self, path: &[&str]) -> bool {
+        self.set.iter().any(|(p, _)| p.iter().map(String::as_str).eq(path.iter().copied()))
+    }
+
     /// An error about the meaning of a value, with the option or the line that set it.
     pub fn wrong(&self, path: &[&str], message: &str) -> Failure {
         let same = |p: &[String]| p.iter().map(String::as_str).eq(path.iter().copied());
@@ -182,6 +198,11 @@ fn table(origin: &str, text: &str, depth: usize) -> Result<Table, Failure> {
     if !file.schema.is_empty() && file.schema != super::file::SCHEMA {
         let what = format!("{origin}: schema '{}': this is {}", file.schema, super::file::SCHEMA);
         return Err(Failure::Usage(what));
+    }
+    if let Some(target) = file.on.keys().find(|name| !target::NAMES.contains(&name.as_str())) {
+        let at = line_of(text, &["on", target]).map_or_else(String::new, |l| format!(":{l}"));
+        let hint = hint_or_all(target, target::NAMES.iter().copied());
+        return Err(Failure::Usage(format!("{origin}{at}: on.{target}: no such target{hint}")));
     }
     // As a table too: the typed file does not distinguish a default from a value that is given.
     let own: Table = toml::from_str(text).map_err(|e| wrong(&e))?;
@@ -269,6 +290,11 @@ fn put(table: &mut Table, path: &[String], value: Value) -> Result<(), String> {
                 let hint = hint(wanted, known.iter().map(String::as_str));
                 return Err(format!("no {key} '{wanted}'{hint}"));
             };
+            if rest.len() == 1 {
+                let keys: Vec<&str> = t.keys().map(String::as_str).collect();
+                let keys = keys.join(", ");
+                return Err(format!("'{key}.{wanted}' is no value but a table with {keys}"));
+            }
             put(t, &rest[1..], value)
         }
         _ => Err(format!("'{key}' is a value, not a table")),

@@ -34,6 +34,7 @@ fn mistakes_are_named_with_their_lines() {
         ("stuff = ", "stuf = ", &["mine.toml:11", "stuf", "did you mean `stuff`"]),
         ("builtin:base", "builtin:bsae", &["mine.toml", "no built-in 'bsae'"]),
         ("name = \"mine\"", "name = ", &["mine.toml:2"]),
+        ("[params]", "[on.tpa]\n[params]", &["mine.toml:13: on.tpa: no such target", "'tap'"]),
         ("conns = 10", "conns = 100000", &["mine.toml:11", "100000 must be 0 to 5000"]),
     ] {
         let e = error(&TEXT.replace(from, to));
@@ -133,6 +134,19 @@ fn what_is_set_is_named_when_it_is_wrong() {
     assert!(e("group.hgo.count=1").contains("did you mean 'hog'"));
     assert!(e("hogs=99999").contains("--set hogs=99999"));
     assert!(e("hogs").contains("KEY=VALUE"));
+    // The values of `on` and the names of parameters have been applied: changing them is without effect.
+    assert!(e("on.virtual.solo=5s").contains("set the path itself, as 'run.solo'"));
+    assert!(e("params.hogs=group.victim.count").contains("a parameter is only a name"));
+    let e_group = e("group.hog=5");
+    assert!(e_group.contains("'group.hog' is no value but a table with"), "{e_group}");
+    assert!(e_group.contains("count"), "{e_group}");
+    // Of two values that contradict, the one that was set.
+    let e_window = e("run.window=1s");
+    assert!(e_window.contains("--set run.window=1s: 1s is longer than run.recovery"), "{e_window}");
+    let mut both = scenario();
+    both.set("run.window=30ms").and_then(|()| both.set("run.recovery=20ms")).unwrap();
+    let e_both = both.plan(1).unwrap_err().to_string();
+    assert!(e_both.contains("--set run.recovery=20ms: 20ms is shorter than a window"), "{e_both}");
 
     let mut s = scenario();
     s.set("hogs=3").unwrap();
