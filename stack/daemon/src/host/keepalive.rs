@@ -14,16 +14,20 @@ use crate::sys;
 const PROBES_MAX: u32 = 127;
 /// The smallest TCP_KEEPIDLE, seconds.
 const IDLE_LEAST: u32 = 1;
+/// The largest TCP_KEEPINTVL (MAX_TCP_KEEPINTVL), seconds. After an unanswered probe the next one of the kernel's own
+/// follows only then, and `probe_now` sends one for each probe of the guest. So it is the guest's count that ends a
+/// connection: a guest that lengthens its interval or turns keep-alive off does not see the kernel end it.
+const INTERVAL_MAX: u32 = 32_767;
 
 impl HostSockets {
-    /// Sends probes after each `every` without traffic. If a call fails, the socket sends no probes; `silence` still
-    /// reports when the peer was last received from.
+    /// Sends a probe after each `every` without traffic, as long as the peer answers. If a call fails, the socket sends
+    /// no probes; `silence` still reports when the peer was last received from.
     pub(super) fn probe_every(&mut self, flow: FlowId, every: Duration) {
         let Some(slot) = self.slot(flow) else { return };
         let seconds = u32::try_from(every.as_secs()).unwrap_or(u32::MAX).max(IDLE_LEAST);
         let _ = setsockopt(&slot.stream, sockopt::KeepAlive, &true);
         let _ = setsockopt(&slot.stream, sockopt::TcpKeepCount, &PROBES_MAX);
-        let _ = setsockopt(&slot.stream, sockopt::TcpKeepInterval, &seconds);
+        let _ = setsockopt(&slot.stream, sockopt::TcpKeepInterval, &INTERVAL_MAX);
         // Set last: with this option the kernel starts its timer, counting from the last segment of the peer.
         let _ = setsockopt(&slot.stream, sockopt::TcpKeepIdle, &seconds);
     }

@@ -93,3 +93,52 @@ fn peers_that_vanished_time_out_and_idle_ones_do_not() {
     ];
     assert_eq!(lines, expected);
 }
+
+/// A connection out of the container to a peer that vanishes after the container has turned keep-alive off. Prints how
+/// many keep-alive probes the host sends in the five seconds that follow.
+const TURNED_OFF: &str = "
+import socket, subprocess, sys, time
+def ip(*words): subprocess.run(('ip',) + words, check=True)
+def probes():
+    names, values = [line.split() for line in open('/proc/net/netstat') if line.startswith('TcpExt:')]
+    return int(values[names.index('TCPKeepAlive')])
+ip('link', 'set', 'lo', 'up')
+ip('addr', 'add', '198.51.100.1', 'dev', 'lo')
+s = socket.create_server(('198.51.100.1', 7000))
+inside = sys.argv[2]
+job = subprocess.Popen([sys.argv[1], 'run', '--', 'python3', '-c', inside], stdout=subprocess.PIPE, text=True)
+peer = s.accept()[0]
+assert job.stdout.readline() == 'off\\n'
+seen = probes()
+ip('addr', 'del', '198.51.100.1', 'dev', 'lo')
+time.sleep(5)
+print(seen, probes() - seen, job.poll())
+job.terminate()
+job.wait()
+";
+
+/// The program in the container of `TURNED_OFF`: one probe a second, then none.
+const ON_AND_OFF: &str = "
+import socket, time
+c = socket.create_connection(('198.51.100.1', 7000))
+for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL): c.setsockopt(socket.IPPROTO_TCP, option, 1)
+c.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+time.sleep(4.5)
+c.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
+print('off', flush=True)
+c.recv(1)
+";
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn the_host_does_not_go_on_with_a_keep_alive_that_the_container_has_turned_off() {
+    let mut command = Command::new("unshare");
+    command.args(["--net", "python3", "-c", TURNED_OFF, BINARY, ON_AND_OFF]);
+    let said = succeed(&command.output().unwrap());
+    let numbers: Vec<&str> = said.split_whitespace().collect();
+    let [before, after, "None"] = numbers[..] else { panic!("{said}") };
+    // One may follow the last answer of the peer. A second one would be the first of 127, after which the kernel ends
+    // the connection.
+    let (before, after): (u32, u32) = (before.parse().unwrap(), after.parse().unwrap());
+    assert!(before >= 2 && after <= 1, "{said}");
+}
