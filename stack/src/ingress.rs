@@ -170,8 +170,8 @@ fn tcp<'a>(vnet: &VnetHdr, addrs: Addrs, payload: &'a [u8]) -> Ingress<'a> {
     if !vouched && !segment.verify_checksum(&src.into(), &dst.into()) {
         return Ingress::Drop(Stat::DropTcpChecksum);
     }
-    // Port 0 is reserved and names no endpoint.
-    if segment.src_port() == 0 || segment.dst_port() == 0 {
+    // Port 0 names no endpoint of the guest. As a destination it is refused like any port without a listener.
+    if segment.src_port() == 0 {
         return Ingress::Drop(Stat::DropTcpHeader);
     }
     let guest = SocketAddr::new(src, segment.src_port());

@@ -29,8 +29,9 @@ impl Container {
     pub(super) fn on_syn(&mut self, cx: &mut Ctx<'_>, tuple: Tuple, syn: &Segment<'_>) {
         // Before queueing: an entry in the queue and a charge would be spent on a SYN that cannot succeed.
         match self.config.route(tuple.remote()) {
-            Ok(_) => {}
-            Err(NoRoute::Refused) => return self.refuse(cx, &tuple, syn),
+            Ok(_) if tuple.remote().port() != 0 => {}
+            // Port 0 is reserved: no listener can have it (RFC 6335 section 6).
+            Ok(_) | Err(NoRoute::Refused) => return self.refuse(cx, &tuple, syn),
             Err(NoRoute::Unreachable) => {
                 if self.icmp_allowed(cx.now) {
                     let answer = icmp::syn_unreachable(&tuple, syn.seq.0, Unreachable::Host);

@@ -320,3 +320,22 @@ fn a_guest_without_timestamps_is_not_given_any() {
     rig.send(peer.rst());
     rig.assert_empty();
 }
+
+#[test]
+fn a_connection_to_port_zero_is_refused_at_once() {
+    for v6 in [false, true] {
+        let mut rig = Rig::new();
+        let syn = Hello { v6, ..Hello::default() }.syn(40_000, 0);
+        let rst = one(rig.send(syn.clone()));
+        assert!(rst.is(RST | ACK), "{rst:?}");
+        assert_eq!((rst.remote_port, rst.ack), (0, syn.seq + 1));
+        // A segment without flow, as to any other port; a RST causes no answer.
+        assert!(one(rig.send(Seg { flags: ACK, ack: 7, ..syn.clone() })).is(RST));
+        assert_eq!(rig.send(Seg { flags: RST, ..syn.clone() }), []);
+        assert_eq!((rig.host.connects.len(), rig.stat("DropTcpHeader")), (0, 0));
+        // No endpoint of the guest has port 0.
+        assert_eq!(rig.send(Seg { guest_port: 0, remote_port: 80, ..syn }), []);
+        assert_eq!(rig.stat("DropTcpHeader"), 1);
+        rig.assert_empty();
+    }
+}
