@@ -36,6 +36,7 @@ mod lists;
 mod memory;
 mod service;
 
+pub use admission::NotAccepted;
 pub use ending::Undelivered;
 pub use info::{ContainerStats, FlowInfo};
 pub(crate) use keepalive::GuestProbes;
@@ -80,6 +81,8 @@ pub struct Container {
     /// Admission is paused until this time (set by `hold_admissions`).
     admit_from: Option<Instant>,
     crowd: crowd::Crowd,
+    /// The budget has an entry of the published ports among its waiters.
+    accepts_wait: bool,
     timewait: TimeWait,
     /// Flows to test for idleness, in the order of the test times.
     watch: VecDeque<(Instant, FlowId)>,
@@ -120,6 +123,7 @@ impl Container {
             arrived: VecDeque::new(),
             admit_from: None,
             crowd: crowd::Crowd::default(),
+            accepts_wait: false,
             timewait: TimeWait::new(config.secret),
             watch: VecDeque::new(),
             watched: 0,
@@ -430,6 +434,9 @@ impl Container {
         }
         while let Some(id) = self.parked.first() {
             self.unpark(id, cx.budget);
+        }
+        if std::mem::take(&mut self.accepts_wait) {
+            cx.budget.forget(self.accepts_key().0);
         }
         self.timewait.clear(cx.budget, self.member, cx.now);
         self.forget_fragments(cx);

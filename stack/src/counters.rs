@@ -67,6 +67,10 @@ stats! {
     PathMtuIgnored,
     /// The flow table is full.
     FlowTableFull,
+    /// Times that a client of a published port had to wait for room, and clients reset because no port of the gateway
+    /// was free for them.
+    AcceptsDelayed,
+    AcceptsNoPort,
     /// SYNs dropped from the queue because the guest did not retransmit them in time.
     ParkedExpired,
     PassiveOpens,

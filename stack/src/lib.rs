@@ -64,7 +64,7 @@
 //! | window credit | the window opens less; credit of idle flows is released (H3), otherwise the flow waits | `tcp/rcv.rs` `advance_edge`, `container/memory.rs` `short_of_memory`, `demote` |
 //! | memory to read the host socket | it is not read, the remote's window closes; the target of the send queue drops to half of the queued bytes; as above | `relay.rs` `to_guest`, `tcp/snd.rs` `moderate_target` |
 //! | data inside the window | not possible: it was charged before the window was advertised. Only a demoted flow requests its charge again, and drops what does not fit | `rxq.rs` `store`, `tcp/input.rs` `store` |
-//! | a new flow | credit and caps of idle flows are released; otherwise its SYN stays in the queue, and connections to a published port stay in its backlog | `container/admission.rs` `reserve`, `wait_for_room`, `can_accept` |
+//! | a new flow | credit and caps of idle flows are released; otherwise its SYN stays in the queue, and connections to a published port stay in its backlog | `container/admission.rs` `reserve`, `wait_for_room`, `can_accept`, `wait_to_accept` |
 //! | growth while SYNs wait | room for their reservations, up to half of the room that reservations leave, is held back from windows, queues and caps (H1) | `container/crowd.rs` `hold_for_admission`, `controller/src/meter.rs` `growth_room` |
 //! | a higher cap of a host socket | it stays as it is | `relay.rs` `raise` |
 //! | a fragment | the oldest incomplete datagram is dropped | `reassembly.rs` `make_room` |
@@ -114,7 +114,7 @@ pub use skbudget_controller as controller;
 
 pub use chunk::ChunkPool;
 pub use config::{ContainerConfig, Ipv6Net};
-pub use container::{Container, ContainerStats, FlowInfo, Undelivered, WakeKey};
+pub use container::{Container, ContainerStats, FlowInfo, NotAccepted, Undelivered, WakeKey};
 pub use io::{Close, Ctx, Device, FlowId, Host, HostCaps, HostError, Ready};
 pub use tap::Tap;
 pub use tcp::congestion::Algorithm;

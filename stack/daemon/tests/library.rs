@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use skbudget::attach::{self, GuestNet};
 use skbudget::stats::ContainerReport;
@@ -178,7 +179,7 @@ fn hard_is_hard_and_covers_what_the_kernel_holds() {
         assert!(hog.meter.max_usage_bytes <= HARD, "{hog:?}");
         let (held, charged) = (hog.host_meminfo_bytes.unwrap(), hog.categories.host_bytes);
         assert!(held <= charged, "held {held}, charged {charged}");
-        thread::sleep(std::time::Duration::from_millis(2));
+        thread::sleep(Duration::from_millis(2));
     }
     let read =
         |mut server: TcpStream| thread::spawn(move || server.read_to_end(&mut Vec::new()).unwrap());
@@ -217,6 +218,65 @@ fn limits_change_live_and_published_ports_wait_for_room() {
     daemon.set_limits("web", budget(HARD).limits).unwrap();
     let mut second = inside.accept().unwrap().0;
     echoes(&mut waiting, &mut second);
+}
+
+/// Whether the server's first byte arrives within this time.
+fn served(client: &mut TcpStream, within_ms: u64) -> bool {
+    client.set_read_timeout(Some(Duration::from_millis(within_ms))).unwrap();
+    client.read(&mut [0; 1]).is_ok_and(|n| n == 1)
+}
+
+/// Clients of `to` until one of them waits: idle flows have given up by then what they can.
+fn clients_until_one_waits(to: SocketAddr) -> (Vec<TcpStream>, TcpStream) {
+    let mut all = Vec::new();
+    loop {
+        let mut client = TcpStream::connect(to).unwrap();
+        if !served(&mut client, 2500) {
+            return (all, client);
+        }
+        all.push(client);
+    }
+}
+
+/// Closes each with a RST.
+fn reset(streams: impl IntoIterator<Item = TcpStream>) {
+    use nix::sys::socket::{setsockopt, sockopt};
+    for stream in streams {
+        setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn a_client_that_waits_is_served_when_any_member_of_the_budget_makes_room() {
+    let daemon = Daemon::new(DaemonConfig::default()).unwrap();
+    let pool = daemon.add_budget("pool", budget(HARD)).unwrap();
+    let (web, mut spec) = container("web", BudgetRef::Shared(pool));
+    spec.publish.push(Publish::bind("127.0.0.1:0".parse().unwrap(), 80).unwrap());
+    let outside = spec.publish[0].listener.local_addr().unwrap();
+    daemon.add_container(spec).unwrap();
+    let (other, spec) = container("other", BudgetRef::Shared(pool));
+    daemon.add_container(spec).unwrap();
+    let (listener, port) = listener();
+    let others = connect(&other, port, 8);
+    let _servers: Vec<_> = (0..8).map(|_| listener.accept().unwrap().0).collect();
+    let inside = attach::run_in(web.as_fd(), || TcpListener::bind("0.0.0.0:80").unwrap()).unwrap();
+    thread::spawn(move || {
+        let mut held = Vec::new();
+        for mut server in inside.incoming().map_while(Result::ok) {
+            let _ = server.write_all(b"x");
+            held.push(server);
+        }
+    });
+    // Another container makes room.
+    let (mut clients, mut waiting) = clients_until_one_waits(outside);
+    reset(others);
+    assert!(served(&mut waiting, 1000), "{} clients before", clients.len());
+    clients.push(waiting);
+    // Its own flow does.
+    let (more, mut waiting) = clients_until_one_waits(outside);
+    reset(clients.pop());
+    assert!(served(&mut waiting, 1000), "{} and {} clients before", clients.len(), more.len());
 }
 
 /// The lines of `ss` for the connections of this namespace with this local port, memory and options included.
@@ -259,7 +319,7 @@ fn backlogs_hold_no_more_than_is_charged_for_them() {
             for client in &mut clients {
                 while client.write(&bytes).is_ok_and(|n| n == bytes.len()) && write > 1 {}
             }
-            thread::sleep(std::time::Duration::from_millis(1));
+            thread::sleep(Duration::from_millis(1));
         }
         let waiting: Vec<String> = outside.iter().flat_map(|to| sockets(to.port())).collect();
         // Adds the socket and its request, which `ss` does not count.

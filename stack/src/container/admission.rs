@@ -23,6 +23,19 @@ use crate::tcp::{Link, Tcb};
 /// connect(2) calls per turn: each is slow beside reading a frame, and the device queue fills meanwhile.
 const CONNECTS_PER_TURN: usize = 2;
 
+/// Ports drawn for an accepted connection whose own port is taken. All are taken only if the gateway's ports towards
+/// one port of the guest are nearly used up: with half of them free, once in 2^64 connections.
+const PORT_DRAWS: usize = 64;
+
+/// Why `on_accept` opened no flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotAccepted {
+    /// There is no room. Keep the connection and call again later.
+    NoRoom,
+    /// The gateway has no port left for it. Reset this connection; others may have one.
+    NoPort,
+}
+
 impl Container {
     /// Handles a SYN without flow: refuses it at once if no route exists, otherwise appends it to the SYN queue. A
     /// retransmitted SYN keeps its place.
@@ -218,21 +231,26 @@ impl Container {
     /// A published port accepted a connection from `peer`: opens a flow towards `guest_port` of the guest, over IPv6 if
     /// both the peer and the guest have it. The SYN leaves in the next turn. `queued` bytes (true size) are in the
     /// socket's receive queue already; they are charged with the reservation. Returns the flow and the caps for the
-    /// socket's buffers. `None`: there is no room, so keep the connection and call again later.
+    /// socket's buffers.
     pub fn on_accept(
         &mut self,
         cx: &mut Ctx<'_>,
         guest_port: u16,
         peer: SocketAddr,
         queued: u32,
-    ) -> Option<(FlowId, HostCaps)> {
+    ) -> Result<(FlowId, HostCaps), NotAccepted> {
         let (guest, gateway): (IpAddr, IpAddr) = match &self.config.ipv6 {
             Some(net) if peer.is_ipv6() => (net.guest.into(), net.gateway.into()),
             _ => (self.config.guest_ip.into(), self.config.gateway_ip.into()),
         };
-        let tuple = self.free_tuple(SocketAddr::new(guest, guest_port), gateway, peer.port())?;
+        let guest = SocketAddr::new(guest, guest_port);
+        let Some(tuple) = self.free_tuple(guest, gateway, peer.port()) else {
+            self.stats.add(Stat::AcceptsNoPort);
+            return Err(NotAccepted::NoPort);
+        };
         // The socket exists already, so what it holds is charged whether or not the guest answers.
-        let (id, mut ledger, held) = self.reserve_holding(cx, queued)?;
+        let reserved = self.reserve_holding(cx, queued);
+        let (id, mut ledger, held) = reserved.ok_or(NotAccepted::NoRoom)?;
         let caps = if cx.host.keeps_scale() {
             relay::begin_caps(cx.budget, &mut ledger, held, cx.now)
         } else {
@@ -247,7 +265,7 @@ impl Container {
         self.watch_new(&mut flow, cx.now);
         self.mark(flow.id.index);
         self.flows.insert(flow);
-        Some((id, caps))
+        Ok((id, caps))
     }
 
     /// As `reserve`, for a host socket that has received `queued` bytes. The part above the buffer's floor is charged
@@ -270,23 +288,52 @@ impl Container {
         Some((id, ledger, held))
     }
 
-    /// Picks the remote end that the guest sees: the gateway's address, with the peer's own port if that tuple is free.
-    fn free_tuple(&self, guest: SocketAddr, gateway: IpAddr, port: u16) -> Option<Tuple> {
+    /// Picks the remote end that the guest sees: the gateway's address, with the peer's own port if that tuple is free,
+    /// otherwise with a port drawn at random. Ports that followed from the peer's would be used up by clients that all
+    /// have one port.
+    fn free_tuple(&mut self, guest: SocketAddr, gateway: IpAddr, port: u16) -> Option<Tuple> {
         let at = |port| Tuple::new(guest, SocketAddr::new(gateway, port));
-        std::iter::once(port)
-            // 64 pseudo-random ports at or above 1024. If all are taken, the caller tries again later.
-            .chain((0..64).map(|i| 1024 + (port.wrapping_mul(31).wrapping_add(i * 997)) % 64_000))
-            .map(at)
-            // Only live flows count: a TIME-WAIT entry on the tuple does not stop an active open.
-            .find(|tuple| self.flows.find(tuple).is_none())
+        // Only live flows count: a TIME-WAIT entry on the tuple does not stop an active open.
+        if self.flows.find(&at(port)).is_none() {
+            return Some(at(port));
+        }
+        (0..PORT_DRAWS).find_map(|_| {
+            // The high bits are the better mixed ones.
+            let port = 1024 + ((self.random() >> 32) % 64_512) as u16;
+            self.flows.find(&at(port)).is_none().then(|| at(port))
+        })
     }
 
-    /// True if one more accepted connection fits. The listener is polled only then; until then the host's backlog holds
-    /// the client (H1).
-    pub fn can_accept(&self, budget: &Budget) -> bool {
-        self.parked.waiting() == 0
-            && self.flows.len() < self.config.flows_max
-            && budget.admission_room() >= self.config.sizes.total()
+    /// True if one more accepted connection fits, if need be after credit of idle flows is released (H3). The listener
+    /// is polled only then; until then the host's backlog holds the client (H1).
+    pub fn can_accept(&mut self, cx: &mut Ctx<'_>) -> bool {
+        let need = self.config.sizes.total();
+        let fits = self.may_accept()
+            && (cx.budget.admission_room() >= need
+                || self.demote(cx, need, Budget::admission_room, None));
+        if fits && std::mem::take(&mut self.accepts_wait) {
+            // Younger waiters are not kept behind an entry without a purpose.
+            cx.budget.forget(self.accepts_key().0);
+        }
+        fits
+    }
+
+    /// Registers the published ports with the budget after `can_accept` has returned false while a client may be
+    /// queued: the container is woken when a reservation may fit (B9), whichever container releases the memory.
+    pub fn wait_to_accept(&mut self, budget: &mut Budget) {
+        // SYNs that wait go first, and the container runs whenever one of them or a flow leaves.
+        if !self.may_accept() {
+            return;
+        }
+        if !std::mem::replace(&mut self.accepts_wait, true) {
+            self.stats.add(Stat::AcceptsDelayed);
+        }
+        budget.wait_for_admission(self.accepts_key().0, self.config.sizes.total());
+    }
+
+    /// Whether an accepted connection would be the next to be admitted, given room.
+    fn may_accept(&self) -> bool {
+        self.parked.waiting() == 0 && self.flows.len() < self.config.flows_max
     }
 
     /// Link parameters for the family of `tuple`.

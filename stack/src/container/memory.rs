@@ -13,13 +13,16 @@ use crate::relay;
 /// Without data for this long a flow is idle: its credit may be demoted (H3) and does not count as pressure (K7).
 const IDLE_AFTER: Duration = Duration::from_secs(1);
 
-/// Names a flow or a queued SYN that waits for memory; returned by `Budget::poll_wake`. It contains the member, so that
-/// the owner of a shared budget finds the container: `member << 48 | kind << 47 | generation << 32 | index`.
+/// Names a flow, a queued SYN or the published ports that wait for memory; returned by `Budget::poll_wake`. It contains
+/// the member, so that the owner of a shared budget finds the container:
+/// `member << 48 | kind << 47 | generation << 32 | index`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WakeKey(pub u64);
 
 const PARKED: u64 = 1 << 47;
 const GENERATION_MASK: u64 = 0x7fff;
+/// Stands in a queued SYN's place for the published ports. The SYN queue is far shorter.
+const ACCEPTS: u32 = u32::MAX;
 
 impl WakeKey {
     pub fn member(self) -> MemberId {
@@ -37,9 +40,18 @@ impl Container {
         WakeKey(u64::from(self.member.0) << 48 | PARKED | u64::from(id))
     }
 
-    /// Memory has returned for this waiter: serves the flow, or retries the SYN, in the next turn.
+    pub(super) fn accepts_key(&self) -> WakeKey {
+        self.parked_key(ACCEPTS)
+    }
+
+    /// Memory has returned for this waiter: serves the flow, or retries the SYN, in the next turn. For the published
+    /// ports, the caller polls `can_accept` again.
     pub fn on_wake(&mut self, key: WakeKey) {
         let index = key.0 as u32;
+        if key == self.accepts_key() {
+            self.accepts_wait = false;
+            return;
+        }
         if key.0 & PARKED != 0 {
             // The SYN may have expired meanwhile; `admit_some` tests that.
             self.woken.push_back(index);

@@ -315,13 +315,14 @@ impl Bench {
     pub(super) fn accept(&mut self, script: &mut Script<'_>) {
         let port = 40_000 + u16::from(script.below(PORTS));
         let from = SocketAddr::from(([192, 0, 2, 1], 5555));
-        if !self.stack.can_accept(&self.budget) {
+        if !self.with_cx(Container::can_accept) {
+            self.stack.wait_to_accept(&mut self.budget);
             return;
         }
         // Half of these clients have sent data before the accept.
         let queued = u32::from(port & 1) * 50_000;
         let accepted = self.with_cx(|stack, cx| stack.on_accept(cx, port, from, queued));
-        if let Some((flow, _)) = accepted {
+        if let Ok((flow, _)) = accepted {
             let open = Sock::new(Some(Ok(())));
             assert!(self.host.socks.insert(flow, open).is_none(), "an id is used once");
             self.stack.on_host_ready(flow, Ready { readable: false, writable: true });

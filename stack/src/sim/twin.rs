@@ -110,13 +110,13 @@ impl Twin {
     /// Opens the connections that are due, as accepted connections of a published port.
     fn begin(&mut self, now: Instant, device: &mut Outbox<'_>) {
         while let Some((at, port, client)) = self.todo.front().cloned() {
-            if at > now || !self.container.can_accept(&self.budget) {
+            if at > now || !self.with(now, device, Container::can_accept) {
                 return;
             }
             let from = SocketAddr::new([192, 0, 2, 1].into(), 40_000 + port);
             let accepted =
                 self.with(now, device, |container, cx| container.on_accept(cx, port, from, 0));
-            let Some((flow, _)) = accepted else { return };
+            let Ok((flow, _)) = accepted else { return };
             self.todo.pop_front();
             self.host.adopt(flow, port, client, ACCEPTED_CAPS);
         }

@@ -351,6 +351,14 @@ impl World {
 
     // ---- acting on it ----
 
+    /// Whether a client of a published port would be accepted now.
+    pub fn can_accept(&mut self, id: NodeId) -> bool {
+        let Self { now, budgets, nodes, pool, agenda, frames, .. } = self;
+        let node = &mut nodes[id.0];
+        node.host.set_now(*now);
+        node.with(id.0, *now, budgets, pool, agenda, frames, Container::can_accept)
+    }
+
     /// A client connects to a published port. Returns the flow towards `guest_port`, or `None` if the stack has no
     /// room. `server` describes the client.
     pub fn accept(
@@ -365,7 +373,7 @@ impl World {
         let node = &mut nodes[id.0];
         node.host.set_now(*now);
         let (flow, _) = node.with(id.0, *now, budgets, pool, agenda, frames, |container, cx| {
-            container.on_accept(cx, guest_port, peer, 0)
+            container.on_accept(cx, guest_port, peer, 0).ok()
         })?;
         node.host.adopt(flow, guest_port, server, caps);
         node.stack_dirty = true;

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use skbudget_stack::controller::Limits;
-use skbudget_stack::{Close, Container, FlowId, HostCaps, Ready};
+use skbudget_stack::controller::{Counter, Limits};
+use skbudget_stack::{Close, Container, ContainerConfig, FlowId, HostCaps, NotAccepted, Ready};
 use smoltcp::wire::ArpOperation;
 
 use crate::peer::{Hello, Peer, introduce};
@@ -111,9 +111,9 @@ fn a_guest_whose_hardware_address_is_unknown_is_asked_for_it() {
 }
 
 /// A client that sent `queued` bytes before it was accepted.
-fn accepted_with(rig: &mut Rig, queued: u32) -> Option<(FlowId, HostCaps)> {
+fn accepted_with(rig: &mut Rig, queued: u32) -> Result<(FlowId, HostCaps), NotAccepted> {
     let accepted = rig.with_cx(|stack, cx| stack.on_accept(cx, 8080, from(7000), queued));
-    if let Some((flow, _)) = accepted {
+    if let Ok((flow, _)) = accepted {
         rig.host.socks.insert(flow, Sock::default());
     }
     accepted
@@ -150,10 +150,10 @@ fn a_client_that_sent_more_than_there_is_room_for_waits() {
     let mut rig = Rig::with(Setup { hard: 512 << 10, ..Setup::default() });
     introduce(&mut rig);
     let before = (rig.usage(), rig.memory().flows);
-    assert!(rig.stack.can_accept(&rig.budget));
-    assert_eq!(accepted_with(&mut rig, 600_000), None);
+    assert!(rig.with_cx(Container::can_accept));
+    assert_eq!(accepted_with(&mut rig, 600_000), Err(NotAccepted::NoRoom));
     assert_eq!((rig.usage(), rig.memory().flows), before, "nothing of it is charged here");
-    assert!(accepted_with(&mut rig, 60_000).is_some());
+    assert!(accepted_with(&mut rig, 60_000).is_ok());
 }
 
 /// The guest's ARP reply.
@@ -198,6 +198,80 @@ fn two_clients_with_one_port_are_told_apart() {
         rig.send(Seg { flags: RST | ACK, ack: syn.seq + 1, ..blank });
     }
     rig.assert_empty();
+}
+
+#[test]
+fn clients_that_all_have_one_port_do_not_use_up_the_gateways_ports() {
+    // Reservations of 64,000 flows, and no turn: the guest receives nothing.
+    let mut rig = Rig::with(Setup { hard: 4 << 30, ..Setup::default() });
+    let mut accept = |port| {
+        let accepted = rig.with_cx(|stack, cx| stack.on_accept(cx, 8080, from(port), 0));
+        accepted.map(|(flow, _)| rig.host.socks.insert(flow, Sock::default())).err()
+    };
+    let served = (0..70_000).take_while(|_| accept(7000).is_none()).count();
+    // 64 draws of a full port space fail before the last port is found.
+    assert!(served > 50_000, "{served}");
+    assert_eq!(accept(80), None, "other clients are not affected");
+    assert_eq!(rig.stat("AcceptsNoPort"), 1);
+    assert_eq!(rig.stack.stats().flows, served as u32 + 1);
+    rig.with_cx(Container::abort_all);
+    assert_eq!((rig.memory().host, rig.budget.waiting()), (0, 0));
+}
+
+/// A rig without room for another client. The guest has sent data on each flow.
+fn full() -> (Rig, Vec<Peer>) {
+    let least = ContainerConfig::least_hard_bytes(1500, false);
+    let flow = ContainerConfig::new(1500, false, Some(least), [7, 11]).sizes.total();
+    let mut rig = Rig::with(Setup { hard: least + 3 * flow, ..Setup::default() });
+    introduce(&mut rig);
+    let mut peers = Vec::new();
+    while rig.with_cx(Container::can_accept) {
+        let mut peer = Peer::accept_from(&mut rig, 8080, from(7000 + peers.len() as u16));
+        for _ in 0..20 {
+            let out = rig.send(peer.data(&[7; 1000]));
+            peer.hear(&out);
+        }
+        peers.push(peer);
+    }
+    (rig, peers)
+}
+
+#[test]
+fn a_client_takes_the_room_that_idle_flows_hold_beyond_their_reserve() {
+    let (mut rig, peers) = full();
+    let demoted = rig.counter(Counter::CreditDemoted);
+    assert!(!rig.with_cx(Container::can_accept), "every flow is active");
+    rig.pass(1500);
+    assert!(rig.with_cx(Container::can_accept), "{} flows", peers.len());
+    assert!(rig.counter(Counter::CreditDemoted) > demoted);
+    let late = Peer::accept_from(&mut rig, 8080, from(9000));
+    assert_eq!(rig.state(late.flow), "ESTAB");
+    rig.with_cx(Container::abort_all);
+    assert_eq!((rig.memory().host, rig.budget.waiting()), (0, 0));
+}
+
+#[test]
+fn a_client_that_waits_is_woken_when_room_returns() {
+    let (mut rig, peers) = full();
+    rig.stack.wait_to_accept(&mut rig.budget);
+    rig.stack.wait_to_accept(&mut rig.budget);
+    assert_eq!((rig.budget.waiting(), rig.stat("AcceptsDelayed")), (1, 1));
+    rig.turn();
+    assert_eq!(rig.budget.waiting(), 1, "not woken without room");
+    // The rig polls the budget's waiters after each turn, as the worker does.
+    rig.send(peers[0].rst());
+    assert_eq!(rig.budget.waiting(), 0);
+    assert!(rig.with_cx(Container::can_accept));
+    // A client that is served otherwise, or a container that ends, leaves no entry.
+    let (mut rig, _) = full();
+    rig.stack.wait_to_accept(&mut rig.budget);
+    rig.budget.set_limits(Limits::from_bytes(16 << 20, None, None).unwrap(), rig.now);
+    assert!(rig.with_cx(Container::can_accept));
+    assert_eq!(rig.budget.waiting(), 0);
+    let (mut rig, _) = full();
+    rig.stack.wait_to_accept(&mut rig.budget);
+    rig.with_cx(Container::abort_all);
+    assert_eq!(rig.budget.waiting(), 0);
 }
 
 #[test]

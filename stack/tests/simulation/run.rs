@@ -100,15 +100,9 @@ fn build(plan: &Plan) -> (World, BudgetId, NodeId, Vec<std::rc::Rc<std::cell::Re
 }
 
 /// Remote clients connect when there is room.
-fn accept_clients(
-    world: &mut World,
-    budget: BudgetId,
-    node: NodeId,
-    plan: &Plan,
-    todo: &mut Vec<usize>,
-) {
+fn accept_clients(world: &mut World, node: NodeId, plan: &Plan, todo: &mut Vec<usize>) {
     while let Some(&i) = todo.last() {
-        if !world.container(node).can_accept(world.budget(budget)) {
+        if !world.can_accept(node) {
             return;
         }
         let from = if plan.ipv6 { "2001:db8::1" } else { "192.0.2.1" };
@@ -136,7 +130,7 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
         })
         .collect();
     loop {
-        accept_clients(&mut world, budget, node, plan, &mut todo);
+        accept_clients(&mut world, node, plan, &mut todo);
         world.run_until(world.now() + std::time::Duration::from_millis(50));
         let arrived = tallies.iter().zip(&expected).all(|(t, n)| t.borrow().bytes == *n);
         let flows = world.container(node).stats().flows;

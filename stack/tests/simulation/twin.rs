@@ -221,7 +221,7 @@ pub(crate) fn run(plan: &Plan) {
     loop {
         while let Some((port, client)) = todo.last().cloned() {
             let peer = std::net::SocketAddr::new([192, 0, 2, 9].into(), 30_000 + port);
-            if !world.container(node).can_accept(world.budget(budget))
+            if !world.can_accept(node)
                 || world.accept(node, port, peer, client, ACCEPTED_CAPS).is_none()
             {
                 break;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use skbudget_controller::{Budget, Instant};
-use skbudget_stack::{ChunkPool, Container, Ctx, Tap, Undelivered};
+use skbudget_stack::{ChunkPool, Container, Ctx, NotAccepted, Tap, Undelivered};
 
 use super::quiet::Quiet;
 use super::rest::Recent;
@@ -174,9 +174,11 @@ impl Seat {
         let frames_left = self.take_frames(budget, shared);
         let accepts_left = self.accept(budget, shared);
         let stack_left = self.stack_turn(budget, shared);
+        // After the stack, which may have released memory.
+        let fits = self.client_fits(budget, shared);
         match self.tap.gone() {
             true => After::Gone,
-            false if frames_left || accepts_left || stack_left => After::Again,
+            false if frames_left || accepts_left || stack_left || fits => After::Again,
             false => After::Idle,
         }
     }
@@ -279,12 +281,28 @@ impl Seat {
                 listener.ready = true;
             }
             // While the container has no room, the connection stays in the kernel's backlog, charged as such (H6).
-            while self.listeners[index].ready && left > 0 && self.stack.can_accept(budget) {
+            while self.listeners[index].ready
+                && left > 0
+                && self.with_stack(budget, shared, Container::can_accept)
+            {
                 left -= 1;
                 self.accept_one(index, budget, shared);
             }
         }
         left == 0
+    }
+
+    /// Whether a client that may be queued now fits: the next turn accepts it. Without room, the budget wakes the
+    /// container when there is some.
+    fn client_fits(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) -> bool {
+        self.has_listeners()
+            && self.with_stack(budget, shared, |stack, cx| {
+                let fits = stack.can_accept(cx);
+                if !fits {
+                    stack.wait_to_accept(cx.budget);
+                }
+                fits
+            })
     }
 
     /// Takes one connection, a held one before a new one, and serves it.
@@ -327,14 +345,26 @@ impl Seat {
         let queued = sys::socket_queued_bytes(stream.as_fd()).map_or(0, |(_, received)| received);
         let begun = self
             .with_stack(budget, shared, |stack, cx| stack.on_accept(cx, guest_port, peer, queued));
-        let Some((flow, caps)) = begun else {
-            // The budget has room for a flow, but not for the bytes that its client has sent already. The backlog's
-            // charge covers them until the retry.
-            let listener = &mut self.listeners[index];
-            listener.accepted = Some((stream, peer));
-            listener.ready = false;
-            listener.rest_until = Some(shared.now + ACCEPT_REST);
-            return;
+        let (flow, caps) = match begun {
+            Ok(begun) => begun,
+            Err(NotAccepted::NoRoom) => {
+                // The budget has room for a flow, but not for the bytes that its client has sent already. The backlog's
+                // charge covers them until the retry.
+                let listener = &mut self.listeners[index];
+                listener.accepted = Some((stream, peer));
+                listener.ready = false;
+                listener.rest_until = Some(shared.now + ACCEPT_REST);
+                return;
+            }
+            Err(NotAccepted::NoPort) => {
+                // The stream is dropped, and by the listener's SO_LINGER that resets the connection. The next client
+                // does not wait behind it.
+                log::debug!(
+                    "container {}: published port {guest_port}: no port for {peer}",
+                    self.name
+                );
+                return;
+            }
         };
         // From here on the flow exists: the socket joins it, or the flow is closed.
         if let Err(e) = self.host.adopt(flow, stream, peer, caps) {
