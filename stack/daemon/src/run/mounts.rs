@@ -1,9 +1,11 @@
 //! The command's /proc and /sys: its own processes and its own network, and no settings of the machine.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -49,6 +51,7 @@ pub(super) fn set_up(knobs: Knobs) {
     if let Err(errno) = mount_sys() {
         log::info!("cannot mount /sys for the container, which keeps the outer one: {errno}");
     }
+    cgroups_read_only();
 }
 
 /// Mounts the /proc of this PID namespace.
@@ -63,33 +66,51 @@ fn mount_sys() -> nix::Result<()> {
     let cgroup = handle(CGROUP).ok();
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
     mount(Some("sysfs"), "/sys", Some("sysfs"), flags, NONE)?;
-    if let Some(cgroup) = cgroup {
-        match bind(&cgroup, CGROUP, MsFlags::MS_REC) {
-            Ok(()) => cgroups_read_only(),
-            Err(errno) => log::info!("{CGROUP} is empty in the container: {errno}"),
-        }
+    if let Some(cgroup) = cgroup
+        && let Err(errno) = bind(&cgroup, CGROUP, MsFlags::MS_REC)
+    {
+        log::info!("{CGROUP} is empty in the container: {errno}");
     }
     Ok(())
 }
 
-/// Makes every cgroup mount read-only: root could freeze process 1 there, and a frozen process would not die with
-/// `skbudget`.
+/// Makes every cgroup mount read-only, wherever it is: root could freeze process 1 there, and a frozen process would
+/// not die with `skbudget`.
 fn cgroups_read_only() {
-    let table = match fs::read_to_string("/proc/self/mountinfo") {
+    // As bytes: a mount point may not be UTF-8.
+    let table = match fs::read("/proc/self/mountinfo") {
         Ok(table) => table,
-        Err(e) => return log::warn!("{CGROUP} is writable in the container: mountinfo: {e}"),
+        Err(e) => return log::warn!("cgroups are writable in the container: mountinfo: {e}"),
     };
-    for path in mounts_below(&table, CGROUP) {
-        if let Err(errno) = remount_read_only(path) {
-            log::warn!("{path} is writable in the container: {errno}");
+    for path in cgroup_mounts(&table) {
+        if let Err(errno) = remount_read_only(&path) {
+            log::warn!("{} is writable in the container: {errno}", path.display());
         }
     }
 }
 
-/// Mount points at and below `root`. `table` is in the format of proc_pid_mountinfo(5): they are the fifth field.
-fn mounts_below<'a>(table: &'a str, root: &'a str) -> impl Iterator<Item = &'a str> {
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
-    points.filter(move |point| Path::new(point).starts_with(root))
+/// Mount points of cgroup hierarchies, and all at and below [`CGROUP`]. `table` is in the format of
+/// proc_pid_mountinfo(5): the mount point is the fifth field, the type is the first one after a lone `-`.
+fn cgroup_mounts(table: &[u8]) -> Vec<PathBuf> {
+    let mount = |line: &[u8]| {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let point = PathBuf::from(OsString::from_vec(unescape(fields.nth(4)?)));
+        let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+        (kind.starts_with(b"cgroup") || point.starts_with(CGROUP)).then_some(point)
+    };
+    table.split(|byte| *byte == b'\n').filter_map(mount).collect()
+}
+
+/// Replaces the octal numbers by which the table writes blanks and backslashes: `\040` is a space.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut parts = field.split(|byte| *byte == b'\\');
+    let mut text = parts.next().unwrap_or_default().to_vec();
+    for part in parts {
+        let (number, rest) = part.split_at(part.len().min(3));
+        text.push(number.iter().fold(0u8, |sum, digit| (sum << 3) | (digit & 7)));
+        text.extend_from_slice(rest);
+    }
+    text
 }
 
 /// Makes the settings of the machine read-only, except those of the container's network.
@@ -112,11 +133,11 @@ fn hide(knobs: Knobs) {
 /// Makes the path read-only, by a mount of it over itself.
 fn read_only(path: &str) -> nix::Result<()> {
     bind(&handle(path)?, path, MsFlags::empty())?;
-    remount_read_only(path)
+    remount_read_only(Path::new(path))
 }
 
 /// Makes a mount read-only.
-fn remount_read_only(path: &str) -> nix::Result<()> {
+fn remount_read_only(path: &Path) -> nix::Result<()> {
     // The inherited flags are locked: a remount without them fails.
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let change = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
@@ -145,12 +166,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mount_points_are_found_by_their_folder() {
+    fn cgroup_mounts_are_found_by_their_folder_and_by_their_type() {
         let table = "25 1 0:22 / /sys rw - sysfs sysfs rw\n\
                      31 25 0:27 / /sys/fs/cgroup rw,nosuid - tmpfs tmpfs rw\n\
-                     32 31 0:28 / /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer\n\
-                     33 25 0:29 / /sys/fs/cgroup2 rw - cgroup2 none rw\n";
-        let found: Vec<_> = mounts_below(table, CGROUP).collect();
-        assert_eq!(found, ["/sys/fs/cgroup", "/sys/fs/cgroup/freezer"]);
+                     32 31 0:28 / /sys/fs/cgroup/freezer rw shared:9 - cgroup cgroup rw,freezer\n\
+                     33 25 0:29 / /sys/fs/cgroup2 rw - ext4 /dev/sda rw\n\
+                     34 25 0:30 / /a\\040b\\134 rw shared:1 master:2 - cgroup2 none rw\n";
+        let expected = ["/sys/fs/cgroup", "/sys/fs/cgroup/freezer", "/a b\\"].map(PathBuf::from);
+        assert_eq!(cgroup_mounts(table.as_bytes()), expected);
     }
 }

@@ -189,12 +189,18 @@ fn sys_shows_the_containers_devices_and_is_read_only() {
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn the_command_moves_no_process_to_another_cgroup() {
-    let look = "for f in $(find /sys/fs/cgroup -maxdepth 2 -name cgroup.procs); do \
-                    mkdir $(dirname $f)/skbudget-test && echo made; echo 1 > $f && echo moved; \
-                    mount -o remount,bind,rw $(dirname $f) && echo mounted; \
+    // A hierarchy may be mounted anywhere.
+    let look = "findmnt -nlo TARGET -t cgroup,cgroup2 | while read -r d; do \
+                    mkdir \"$d\"/skbudget-test && echo made; echo 1 > \"$d\"/cgroup.procs && echo moved; \
+                    mount -o remount,bind,rw \"$d\" && echo mounted; \
                 done; true";
-    for options in [&[][..], &["--cap-add", "SYS_ADMIN"], &["--privileged"]] {
-        let output = script(options, look);
+    let at = TempFile::new("cgroup at another place");
+    let around = "mkdir \"$1\"; mount --bind $(findmnt -nlo TARGET -t cgroup,cgroup2 | tail -1) \"$1\"; \
+                  \"$0\" run $2 -- bash -c \"$3\"; code=$?; umount \"$1\"; rmdir \"$1\"; exit $code";
+    for options in ["", "--cap-add SYS_ADMIN", "--privileged"] {
+        let mut outer = Command::new("unshare");
+        outer.args(["--mount", "bash", "-c", around, BINARY, at.path(), options, look]);
+        let output = outer.output().unwrap();
         assert_eq!(succeed(&output), "", "{options:?}: {output:?}");
     }
 }
