@@ -139,6 +139,7 @@ fn set_up(wire: &Wire, orders: &Orders) -> Result<(Tap, Option<OwnedFd>), Attach
     // Additional capabilities require a user namespace: without one they would hold over the host.
     let may_do_without = orders.root && orders.added == CapSet::NONE;
     let inner = if users::enter_outer(wire, orders.root, may_do_without)? {
+        users::forbid_cgroup_namespaces();
         Some(Inner::make(orders.network()).step("new user namespace for the command")?)
     } else {
         None

@@ -28,6 +28,9 @@ use crate::sys;
 /// Maximum number of lines in a map. The kernel takes a map in a single write of less than a page.
 const MAP_LINES_MAX: usize = 340;
 
+/// Maximum number of cgroup namespaces below a user namespace (namespaces(7)).
+const CGROUP_NAMESPACES_MAX: &str = "/proc/sys/user/max_cgroup_namespaces";
+
 /// A map of every id that exists here to itself. `map`: the text of /proc/self/uid_map or gid_map.
 fn identity(map: &str) -> String {
     let mut text = String::new();
@@ -82,6 +85,21 @@ pub(super) fn enter_outer(
         fs::write("/proc/self/gid_map", format!("0 {gid} 1")).step("/proc/self/gid_map")?;
     }
     Ok(true)
+}
+
+/// Limits the cgroup namespaces of the outer user namespace, and of all user namespaces within it, to none. Must run in
+/// the outer one: the limit is that of the calling process's user namespace.
+///
+/// The kernel lets the owner of a cgroup namespace mount cgroup hierarchies, and root's files in them belong to root in
+/// every user namespace. Without the limit, a command that makes a user namespace could freeze process 1, which then
+/// outlives `skbudget`. Fails where /proc is read-only.
+pub(super) fn forbid_cgroup_namespaces() {
+    if let Err(e) = fs::write(CGROUP_NAMESPACES_MAX, "0") {
+        log::warn!(
+            "{CGROUP_NAMESPACES_MAX}: {e}: the command can mount cgroup hierarchies, and freeze processes of its \
+             container so that they outlive this run"
+        );
+    }
 }
 
 /// The command's user namespace, and a network namespace owned by it if requested.

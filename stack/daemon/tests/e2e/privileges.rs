@@ -205,6 +205,24 @@ fn the_command_moves_no_process_to_another_cgroup() {
     }
 }
 
+/// The owner of a cgroup namespace may mount hierarchies, writable. No user namespace within the container can own one.
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn the_command_mounts_no_cgroup_hierarchy() {
+    let look = "mkdir -p $0; try() { \"$@\" 2>/dev/null && echo \"$*\"; }
+mounts='for type in freezer memory pids; do mount -t cgroup -o $type none $0 && echo $type; done
+mount -t cgroup2 none $0 && echo cgroup2'
+try bash -c \"$mounts\" $0; try unshare -C true
+try unshare -UrCm bash -c \"$mounts\" $0; try unshare -Urm bash -c \"$mounts\" $0
+try unshare -Urm unshare -UrCm true; unshare -Urm echo other namespaces are allowed; rmdir $0";
+    for options in [&[][..], &["--cap-add", "SYS_ADMIN"], &["--privileged"]] {
+        let at = TempFile::new("cgroup");
+        let output = skbudget(options).args(["bash", "-c", look, at.path()]).output().unwrap();
+        let expected = "other namespaces are allowed\n";
+        assert_eq!(succeed(&output), expected, "{options:?}: {output:?}");
+    }
+}
+
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn users_and_files_are_those_of_the_caller() {
