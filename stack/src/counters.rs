@@ -108,8 +108,8 @@ stats! {
     GuestKeepAlive,
     GuestKeepAliveRelayed,
     TCPAbortOnTimeout,
-    /// Orphans that were given up without progress, and their bytes that were acknowledged to the guest but not by the
-    /// host's peer.
+    /// Flows reset with undelivered data, without progress or with their container, and their bytes that were
+    /// acknowledged to the guest but not by the host's peer.
     OrphansGivenUp,
     OrphanBytesLost,
     TW,

@@ -37,6 +37,16 @@ pub enum DaemonEvent {
     ContainerEnded { name: String },
 }
 
+/// What is known of a container that ended by itself.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// Its last report: all flows are closed, and only the device queue is still charged.
+    pub report: ContainerReport,
+    /// Flows that the end reset with undelivered data, and their bytes that were acknowledged to the guest.
+    pub lost_flows: u64,
+    pub lost_bytes: u64,
+}
+
 /// A budget shared by containers: the index of its worker, and its index there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BudgetId {
@@ -247,6 +257,11 @@ impl Daemon {
     /// Bytes acknowledged to the container that would be lost if it were removed now.
     pub fn undelivered(&self, name: &str) -> Result<Undelivered, DaemonError> {
         self.of(name, |reply| Command::Undelivered { name: name.to_owned(), reply })?
+    }
+
+    /// What is known of a container that ended by itself. `None`: it has not ended, or many others ended after it.
+    pub fn ended(&self, name: &str) -> Result<Option<Ended>, DaemonError> {
+        self.of(name, |reply| Command::Ended { name: name.to_owned(), reply })
     }
 
     /// The state of everything now. With `meminfo` the kernel is queried for what each host socket holds, too.

@@ -32,5 +32,5 @@ mod worker;
 
 pub use daemon::{
     BudgetId, BudgetRef, ContainerHandle, ContainerSpec, Daemon, DaemonConfig, DaemonError,
-    DaemonEvent, Publish,
+    DaemonEvent, Ended, Publish,
 };

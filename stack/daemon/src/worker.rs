@@ -7,11 +7,12 @@
 //! not on the number of containers.
 
 mod control;
+mod ended;
 mod quiet;
 mod rest;
 mod seat;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
@@ -23,7 +24,7 @@ use skbudget_stack::tap::SCRATCH_BYTES;
 use skbudget_stack::{ChunkPool, Ready, WakeKey};
 
 use crate::clock;
-use crate::daemon::DaemonEvent;
+use crate::daemon::{DaemonEvent, Ended};
 use crate::host_level::HostLevel;
 use crate::token::{self, Kind};
 
@@ -56,6 +57,8 @@ pub(crate) struct Worker {
     scratch: Vec<u8>,
     budgets: Vec<Option<BudgetSeat>>,
     seats: Vec<Option<Seat>>,
+    /// The last containers that ended by themselves.
+    ended: VecDeque<Ended>,
     /// Containers to run in the next turn, each once.
     active: Vec<u16>,
     /// Budgets in use since their waiters and events were last polled.
@@ -112,6 +115,7 @@ impl Worker {
             scratch: vec![0; SCRATCH_BYTES],
             budgets: Vec::new(),
             seats: Vec::new(),
+            ended: VecDeque::new(),
             active: Vec::new(),
             touched: Vec::new(),
             recent: Recent::default(),
@@ -355,15 +359,6 @@ impl Worker {
         // A published port may also have waited for the room: accepts run in the next turn.
         if again || self.seats[usize::from(index)].as_ref().is_some_and(Seat::has_listeners) {
             self.activate(index);
-        }
-    }
-
-    /// Removes a container after its device was closed and reports that.
-    fn on_gone(&mut self, index: u16, now: Instant) {
-        if let Some(seat) = self.remove_seat(index, now) {
-            let name = seat.name;
-            log::info!("container {name}: its device was closed or deleted");
-            self.tell(DaemonEvent::ContainerEnded { name });
         }
     }
 

@@ -128,8 +128,15 @@ fn a_name_is_taken_until_its_container_ends_by_itself() {
     let stats = daemon.stats(false).unwrap();
     assert!(stats.containers.is_empty());
     assert_eq!(stats.host.usage_bytes, 0);
+    // Its last report is kept until the name is used again.
+    let last = daemon.ended("one").unwrap().unwrap();
+    assert_eq!((last.report.flows, last.report.flows_total, last.lost_bytes), (0, 1, 0));
+    assert_eq!(last.report.meter.usage_bytes, last.report.categories.dev_bytes);
     let (_netns, spec) = container("one", own());
     daemon.add_container(spec).unwrap();
+    assert!(daemon.ended("one").unwrap().is_none());
+    daemon.remove("one").unwrap();
+    assert!(daemon.ended("one").is_err());
 }
 
 /// The device of the first container still exists then: the container that takes the name must keep it.

@@ -107,7 +107,13 @@ impl Container {
     pub(super) fn end_with_container(&mut self, cx: &mut Ctx<'_>, flow: Box<Flow>) {
         let reset_by_guest = flow.orphan.is_some_and(|orphan| orphan.how == Close::Reset);
         // A guest that reset the connection did not finish its stream, so its remote must see a reset, too.
-        let complete = flow.host.shut && !reset_by_guest && undelivered(&flow, cx.host) == 0;
+        let left = undelivered(&flow, cx.host);
+        let complete = flow.host.shut && !reset_by_guest && left == 0;
+        // The reset of the host socket discards it.
+        if left > 0 && can_deliver(&flow) {
+            self.stats.add(Stat::OrphansGivenUp);
+            self.stats.add_n(Stat::OrphanBytesLost, bytes_of(&flow, left));
+        }
         // An orphan's guest has ended the connection already.
         if flow.orphan.is_none() {
             self.reset_guest(cx, &flow);
@@ -142,9 +148,7 @@ impl Container {
             ..Undelivered::default()
         };
         for flow in self.flows.iter() {
-            // No byte of the guest was acknowledged in these states.
-            let unanswered = matches!(flow.tcb.state, State::Connecting | State::SynSent);
-            if unanswered || !flow.host.open || flow.host.is_broken() {
+            if !can_deliver(flow) {
                 continue;
             }
             let left = undelivered(flow, host);
@@ -158,6 +162,13 @@ impl Container {
         }
         sum
     }
+}
+
+/// Whether the flow can hold data of the guest, and a socket that takes it.
+fn can_deliver(flow: &Flow) -> bool {
+    // No byte of the guest was acknowledged in these states.
+    let unanswered = matches!(flow.tcb.state, State::Connecting | State::SynSent);
+    !unanswered && flow.host.open && !flow.host.is_broken()
 }
 
 /// Bytes of the guest that the host's peer has not acknowledged, plus one for a FIN that was not passed on.

@@ -276,6 +276,8 @@ fn a_container_that_dies_resets_both_ends_of_every_flow() {
     rig.taken();
     // As when the container is removed in the middle of traffic.
     rig.with_cx(skbudget_stack::Container::abort_all);
+    // The peer's 1000 bytes and the orphan's 10; the flow without an answer of its host has none.
+    assert_eq!((rig.stat("OrphansGivenUp"), rig.stat("OrphanBytesLost")), (2, 1010));
     let resets = segs(rig.taken());
     // The orphan gets no reset: its guest side is gone already.
     assert!(resets.iter().all(|seg| seg.flags & RST != 0), "{resets:?}");
@@ -310,6 +312,8 @@ fn a_host_that_has_the_whole_stream_sees_no_reset_when_the_container_dies() {
     rig.sock(peers[2].flow).unacked = 1;
     rig.with_cx(skbudget_stack::Container::abort_all);
     let closed: Vec<_> = peers.iter().map(|peer| rig.sock(peer.flow).closed).collect();
+    // One FIN is not acknowledged: a flow without lost bytes.
+    assert_eq!((rig.stat("OrphansGivenUp"), rig.stat("OrphanBytesLost")), (1, 0));
     assert_eq!(closed[0], Some(Close::Graceful), "complete, and acknowledged");
     assert_eq!(closed[1], Some(Close::Reset), "its queue would outlive the container");
     assert_eq!(closed[2], Some(Close::Reset), "as the guest did");

@@ -12,7 +12,7 @@ use skbudget_controller::Instant;
 use skbudget_stack::Undelivered;
 
 use crate::clock;
-use crate::daemon::{Daemon, DaemonError};
+use crate::daemon::{Daemon, DaemonError, Ended};
 
 /// Longest time without progress while bytes acknowledged to the command are undelivered.
 const STALLED: Duration = Duration::from_secs(60);
@@ -65,7 +65,8 @@ pub(super) fn drain(
             // The command deleted the device, and that closed all flows.
             Err(DaemonError::NoSuchContainer(_)) => {
                 log::warn!("the command deleted its device: all its connections were reset");
-                return Ok(Lost::default());
+                let lost = |e: Ended| Lost { flows: e.lost_flows, bytes: e.lost_bytes };
+                return Ok(daemon.ended(name)?.map_or_else(Lost::default, lost));
             }
             found => found?,
         };

@@ -308,6 +308,11 @@ fn until_over(
                 // The stats then count the frames that the capture lost.
                 recording.settle();
                 let mut stats = daemon.stats(true).map_err(failed)?;
+                if stats.containers.is_empty() {
+                    // The command deleted the device.
+                    let last = daemon.ended(name).map_err(failed)?;
+                    stats.containers.extend(last.map(|ended| ended.report));
+                }
                 for container in &mut stats.containers {
                     let Tampered { times, bytes } = tampered;
                     container.counters.insert("RingTampered".to_owned(), times);

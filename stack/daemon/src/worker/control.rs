@@ -8,7 +8,7 @@ use skbudget_controller::{Budget, BudgetConfig, Counter, Instant, Limits};
 use skbudget_stack::{Container, FlowInfo, Tap, Undelivered};
 
 use super::{BudgetSeat, Seat, Shared, Worker};
-use crate::daemon::{BudgetId, BudgetRef, ContainerSpec, DaemonError};
+use crate::daemon::{BudgetId, BudgetRef, ContainerSpec, DaemonError, Ended};
 use crate::host::HostSockets;
 use crate::listener::Backlog;
 use crate::stats::{self, Categories, ContainerReport, Meter};
@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Flows { name: String, reply: Sender<Result<Vec<FlowInfo>, DaemonError>> },
     /// Counts the bytes acknowledged to the guest and not yet delivered.
     Undelivered { name: String, reply: Sender<Result<Undelivered, DaemonError>> },
+    /// Returns what is known of a container that ended by itself.
+    Ended { name: String, reply: Sender<Option<Ended>> },
     /// Collects the stats; `meminfo` also reads SO_MEMINFO of each host socket.
     Stats { meminfo: bool, reply: Sender<Report> },
     /// Ends the loop.
@@ -65,7 +67,10 @@ impl Worker {
                     match self.find(&name).map(|index| self.remove_seat(index, now)) {
                         // The reply is sent when the device is closed.
                         Ok(left) => close_aside(left.map(|seat| seat.tap), reply),
-                        Err(e) => drop(reply.send(Err(e))),
+                        Err(e) => {
+                            self.forget_ended(&name);
+                            drop(reply.send(Err(e)));
+                        }
                     }
                 }
                 Command::SetLimits { name, limits, reply } => {
@@ -76,6 +81,9 @@ impl Worker {
                 }
                 Command::Undelivered { name, reply } => {
                     let _ = reply.send(self.undelivered(&name));
+                }
+                Command::Ended { name, reply } => {
+                    let _ = reply.send(self.ended(&name));
                 }
                 Command::Stats { meminfo, reply } => {
                     let _ = reply.send(self.report(meminfo, now));
@@ -95,7 +103,8 @@ impl Worker {
     /// Resets the container's flows and uncharges all that it holds. Returns the seat, with the name and the device;
     /// the device closes when the caller drops it. `None`: there is no such container.
     pub(super) fn remove_seat(&mut self, index: u16, now: Instant) -> Option<Seat> {
-        let mut seat = self.seats[usize::from(index)].take()?;
+        self.abort_seat(index, now);
+        let seat = self.seats[usize::from(index)].take()?;
         // The device may be closed later, on another thread: without this its events would reach a later container of
         // the same index.
         seat.unregister(self.poll.registry());
@@ -105,9 +114,7 @@ impl Worker {
         self.active.retain(|active| *active != index);
         let place = &mut self.budgets[seat.budget];
         if let Some(owner) = place {
-            let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
-            // The reset sends frames and releases memory, so the member is removed after it.
-            seat.abort(&mut owner.budget, &mut Shared { now, pool, scratch });
+            // The reset above sent frames and released memory, so the member is removed after it.
             let member = seat.stack.member();
             owner.budget.remove_member(member, now);
             owner.members[usize::from(member.0)] = None;
@@ -121,6 +128,14 @@ impl Worker {
             }
         }
         Some(seat)
+    }
+
+    /// Resets the container's flows.
+    pub(super) fn abort_seat(&mut self, index: u16, now: Instant) {
+        let Some(seat) = &mut self.seats[usize::from(index)] else { return };
+        let Some(owner) = &mut self.budgets[seat.budget] else { return };
+        let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
+        seat.abort(&mut owner.budget, &mut Shared { now, pool, scratch });
     }
 
     /// Creates a budget below the host level. `own`: it is removed with its container.
@@ -147,6 +162,7 @@ impl Worker {
     /// Creates a container. After an error it is charged nothing.
     fn add_container(&mut self, spec: ContainerSpec, now: Instant) -> Result<(), DaemonError> {
         let ContainerSpec { name, tap, config, budget, publish, outbound_addr } = spec;
+        self.forget_ended(&name);
         // Needs a descriptor and may fail: before a budget of its own would be left over.
         let registry = self.poll.registry().try_clone()?;
         let (at, own) = match budget {
@@ -244,36 +260,44 @@ impl Worker {
             }
         }
         let owners = || self.budgets.iter().flatten();
-        let seats = self.seats.iter().zip(held);
-        let report = |(seat, host_meminfo_bytes): (&Option<Seat>, Option<u64>)| {
-            let seat = seat.as_ref()?;
-            let owner = self.budgets[seat.budget].as_ref()?;
-            let member = owner.budget.member_stats(seat.stack.member());
-            let stack = seat.stack.stats();
-            Some(ContainerReport {
-                name: seat.name.clone(),
-                meter: owner.budget.meter_stats(now).into(),
-                budget: owner.name.clone(),
-                flows: stack.flows,
-                flows_total: stack.flows_total,
-                categories: Categories::from(&member),
-                bytes_from_guest: stack.bytes_from_guest,
-                bytes_to_guest: stack.bytes_to_guest,
-                frames_from_guest: stack.frames_from_guest,
-                frames_to_guest: stack.frames_to_guest,
-                host_meminfo_bytes,
-                host_sockets: seat.host.open() as u64,
-                cpu_ns: seat.cpu_ns,
-                turns: seat.turns,
-                counters: stats::counters(&member, &stack, seat.tap.counters()),
-            })
-        };
+        let containers = held.into_iter().enumerate();
+        let report = |(index, held)| self.report_of(index as u16, held, now);
         Report {
-            containers: seats.filter_map(report).collect(),
+            containers: containers.filter_map(report).collect(),
             budgets: owners().map(|owner| owner.budget.meter_stats(now).into()).collect(),
             platform_bytes: self.scratch.len() as u64,
             pool_bytes: self.pool.slack_bytes(),
         }
+    }
+
+    /// The stats of one container. `host_meminfo_bytes`: what the kernel holds in its host sockets, if queried.
+    pub(super) fn report_of(
+        &self,
+        index: u16,
+        host_meminfo_bytes: Option<u64>,
+        now: Instant,
+    ) -> Option<ContainerReport> {
+        let seat = self.seats[usize::from(index)].as_ref()?;
+        let owner = self.budgets[seat.budget].as_ref()?;
+        let member = owner.budget.member_stats(seat.stack.member());
+        let stack = seat.stack.stats();
+        Some(ContainerReport {
+            name: seat.name.clone(),
+            meter: owner.budget.meter_stats(now).into(),
+            budget: owner.name.clone(),
+            flows: stack.flows,
+            flows_total: stack.flows_total,
+            categories: Categories::from(&member),
+            bytes_from_guest: stack.bytes_from_guest,
+            bytes_to_guest: stack.bytes_to_guest,
+            frames_from_guest: stack.frames_from_guest,
+            frames_to_guest: stack.frames_to_guest,
+            host_meminfo_bytes,
+            host_sockets: seat.host.open() as u64,
+            cpu_ns: seat.cpu_ns,
+            turns: seat.turns,
+            counters: stats::counters(&member, &stack, seat.tap.counters()),
+        })
     }
 }
 

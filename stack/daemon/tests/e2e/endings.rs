@@ -292,3 +292,40 @@ for _ in range(8):
 print('closed', flush=True); sys.stdin.read()",
     ));
 }
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn bytes_that_are_lost_with_a_deleted_device_are_one_message_and_a_code() {
+    agrees(&outside(
+        "
+import json, re, tempfile
+heard, go = [], threading.Event()
+def late(s): go.wait(); heard.append(ended(s))
+listen('127.0.0.1', 9601, late, 65536); listen('127.0.0.1', 9602, ended)
+for code in (0, 7):
+    go.clear(); heard.clear(); stats = tempfile.NamedTemporaryFile()
+    run = [sys.argv[1], 'run', '--cap-add', 'NET_ADMIN', '--stats-file', stats.name, '--']
+    out = subprocess.run([*run, 'python3', '-c', sys.argv[2], str(code)], capture_output=True, text=True)
+    go.set()
+    while not heard: time.sleep(0.01)
+    delivered, how = heard[0].split(); acknowledged = int(out.stdout)
+    lost = re.findall(r'(\\d+) bytes that the command sent on 1 connections', out.stderr)
+    assert out.returncode == (code or 1) and how == 'ECONNRESET', (out, how)
+    assert len(lost) == 1 and int(delivered) + int(lost[0]) == acknowledged, (out, delivered)
+    container, = json.load(open(stats.name))['containers']
+    assert container['bytes_from_guest'] == acknowledged and container['flows'] == 0, container
+    assert container['max_usage_bytes'] > int(lost[0]) and container['flows_total'] == 2, container
+    assert container['counters']['OrphanBytesLost'] == int(lost[0]), container
+print('agrees')",
+        "
+idle = connect('10.0.2.2', 9602)
+s = connect('10.0.2.2', 9601); s.setblocking(False); n = tries = 0
+while tries < 25:
+    try: n += s.send(bytes(65536)); tries = 0
+    except BlockingIOError: tries += 1; time.sleep(0.02)
+left = -1
+while (now := outq(s)) != left: left = now; time.sleep(0.3)
+print(n - left, flush=True)
+subprocess.run(['ip', 'link', 'del', 'tap0'], check=True); time.sleep(0.2); os._exit(int(sys.argv[1]))",
+    ));
+}

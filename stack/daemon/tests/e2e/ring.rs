@@ -83,6 +83,17 @@ fn a_shorter_queue_and_a_smaller_mtu_are_the_commands_own_business() {
     assert!(said.contains("mtu 1400") && said.contains("qlen 5"), "{said}");
 }
 
+/// Deleting the device hides neither the changes nor what was charged.
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn the_stats_of_a_deleted_device_are_its_last() {
+    let lines = "ip link set tap0 txqueuelen 9000; set_back tap0; ip link del tap0; sleep 0.2";
+    let found = counters(&["--cap-add", "NET_ADMIN"], 65520, lines);
+    assert_eq!(found["RingTampered"], 1);
+    assert_eq!(found["RingTamperedBytes"], 589_824_000);
+    assert!(found["OutRsts"].is_u64(), "{found}");
+}
+
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn a_command_that_deletes_the_device_ends_with_its_own_code() {
