@@ -62,8 +62,9 @@ root, CMD has the users and files of the host; otherwise CMD is root in a namesp
 capabilities of a Docker container, but none over its network: ports below 1024 and ping need none. --cap-add adds \
 capabilities, which apply to its own namespaces only; --privileged gives all of them. With NET_ADMIN, CMD can change \
 its device. A longer queue would hold uncharged memory, so skbudget restores queue length and MTU when they exceed the \
-charge, and counts this (RingTampered); for about a millisecond the kernel may hold the frames of a longer queue. \
-Descriptors passed by systemd (LISTEN_FDS) go to CMD; data sent and received through them is not charged.
+charge, and counts this (RingTampered); until then, a millisecond, on a busy machine tens of them, the kernel may hold \
+the frames of a longer queue. CMD can make no cgroup namespace. Descriptors passed by systemd (LISTEN_FDS) go to CMD; \
+data sent and received through them is not charged.
 
 Exit code: CMD's own, 128+N when signal N ended it; 1 failure, 2 usage, 125 the container could not be set up, \
 126 CMD is not executable, 127 CMD was not found.",
