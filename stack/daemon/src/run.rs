@@ -5,6 +5,7 @@ mod capture;
 mod command;
 mod drain;
 mod forward;
+mod inherited;
 mod init;
 mod injection;
 mod lookup;
@@ -85,9 +86,11 @@ pub fn run(config: RunConfig, secret: [u64; 2], options: &[OsString]) -> Result<
         added: config.added_caps,
         privileged: config.privileged,
         listen: command::listens(),
+        ignored: sys::ignored_at_start(),
     };
     let relay = start_relay(options, publish, &mut output)?;
-    let mut sandbox = match Sandbox::start(&orders, &config.command, &mut forwarder) {
+    let start = || Sandbox::start(&orders, &config.command, &mut forwarder);
+    let mut sandbox = match inherited::hand_on(true, start) {
         Ok(sandbox) => sandbox,
         Err(failure) => {
             relay.end();

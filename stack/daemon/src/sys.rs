@@ -1,9 +1,11 @@
 //! The only file of this package with `unsafe`: system calls that neither std nor nix wraps.
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, setrlimit};
@@ -109,6 +111,45 @@ pub(crate) fn is_ignored(signal: u8) -> bool {
     asked == 0 && now.sa_sigaction == libc::SIG_IGN
 }
 
+/// Signals that the caller may have ignored and that this program changes for itself: Rust's runtime ignores SIGPIPE
+/// before `main`, and `notice_children` resets SIGCHLD.
+const CHANGED: [u8; 2] = [libc::SIGPIPE as u8, libc::SIGCHLD as u8];
+
+/// Those of `CHANGED` that were ignored at the start, as bits.
+static IGNORED_AT_START: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn note_ignored() {
+    for signal in CHANGED.into_iter().filter(|signal| is_ignored(*signal)) {
+        IGNORED_AT_START.fetch_or(1 << signal, Ordering::Relaxed);
+    }
+}
+
+/// The C library calls it before `main`, where the caller's setting for SIGPIPE can still be read.
+// SAFETY: the section is an array of such functions, and this one needs nothing that `main` sets up.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = note_ignored;
+
+/// The signals that the process was started to ignore, of those that this program changes.
+pub(crate) fn ignored_at_start() -> Vec<u8> {
+    let ignored = IGNORED_AT_START.load(Ordering::Relaxed);
+    CHANGED.into_iter().filter(|signal| ignored & (1 << signal) != 0).collect()
+}
+
+/// Prepares the program that replaces this process: it ignores these signals.
+pub(crate) fn prepare_ignoring(command: &mut Command, signals: Vec<u8>) {
+    let prepare = move || {
+        for signal in &signals {
+            // SAFETY: the arguments are numbers.
+            unsafe { libc::signal(libc::c_int::from(*signal), libc::SIG_IGN) };
+        }
+        Ok(())
+    };
+    // SAFETY: the closure allocates nothing and calls only async-signal-safe functions. It runs after the standard
+    // library has reset SIGPIPE.
+    unsafe { command.pre_exec(prepare) };
+}
+
 /// Sends a signal, as kill(2). By number, because real-time signals have no name.
 pub(crate) fn send_signal(pid: libc::pid_t, signal: u8) -> io::Result<()> {
     // SAFETY: the arguments are numbers.
@@ -170,6 +211,25 @@ pub(crate) fn inherited_fd(number: RawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: the descriptor is open, and the helper calls this once, before it opened anything itself.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// The descriptors from 3 on that this process inherited and did not take ownership of. They are those that stay open
+/// over an exec: every descriptor of this program is closed by one (FD_CLOEXEC).
+pub(crate) fn inherited() -> io::Result<Vec<RawFd>> {
+    let names = fs::read_dir("/proc/self/fd")?;
+    let names = names.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let numbers = names.filter_map(|name| name.parse().ok());
+    // SAFETY: the arguments are numbers; one that is not open is an error.
+    let stays_open = |number: RawFd| unsafe { libc::fcntl(number, libc::F_GETFD) } == 0;
+    Ok(numbers.filter(|number| *number > libc::STDERR_FILENO && stays_open(*number)).collect())
+}
+
+/// Closes descriptors listed by `inherited`.
+pub(crate) fn close_inherited(numbers: &[RawFd]) {
+    for number in numbers {
+        // SAFETY: no object of this process owns the descriptor, or it would have FD_CLOEXEC.
+        unsafe { libc::close(*number) };
+    }
 }
 
 /// Takes ownership of a descriptor that arrived by SCM_RIGHTS.

@@ -13,7 +13,7 @@ use super::{mounts, users};
 use crate::attach::{AttachError, Step};
 use crate::caps::{self, CapSet};
 use crate::exit::{CANNOT_SET_UP, NOT_EXECUTABLE, NOT_FOUND};
-use crate::logger;
+use crate::{logger, sys};
 
 /// Variables of sd_listen_fds(3): the process that the descriptors are for, their number, their names.
 const LISTEN: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"];
@@ -27,6 +27,7 @@ pub(super) fn main(users: Option<OwnedFd>, orders: &Orders, command: &[OsString]
     let mut child = Command::new(&orders.program);
     child.arg0(&command[0]).args(&command[1..]);
     hand_descriptors_on(&mut child, orders.listen);
+    sys::prepare_ignoring(&mut child, orders.ignored.clone());
     // The command starts with no signal blocked, as any command of the caller's. The call fails only for an invalid
     // set.
     let _ = SigSet::empty().thread_set_mask();

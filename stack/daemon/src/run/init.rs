@@ -18,7 +18,7 @@ use super::mounts::{self, Knobs};
 use super::port::{Note, Port, Received, observe};
 use super::sandbox::Orders;
 use super::signals::{self, Signals};
-use super::{injection, roles};
+use super::{inherited, injection, roles};
 use crate::exit::{CANNOT_SET_UP, FAILURE, SIGNAL_BASE};
 use crate::{logger, sys};
 
@@ -58,7 +58,7 @@ fn run(
     mounts::set_up(knobs(orders));
     set_dumpable(false)?;
     injection::refuse()?;
-    let child = start(users, orders, command)?;
+    let child = inherited::hand_on(false, || start(users, orders, command))?;
     // Drops the signals from before the command: it did not receive them, so they must not be reported as received by
     // its group.
     while signals.next()?.is_some() {}

@@ -27,13 +27,13 @@ use serde::{Deserialize, Serialize};
 use skbudget_stack::Tap;
 
 use super::init::exit_code;
-use super::lookup;
 use super::port::{Note, Port, Received, observe};
 use super::ring::Ring;
 use super::roles;
 use super::signals::{self, Signals};
 use super::users::{self, Inner};
 use super::wire::{Order, Report, Wire};
+use super::{inherited, lookup};
 use crate::attach::{self, AttachError, GuestNet, Step};
 use crate::caps::CapSet;
 use crate::exit::{CANNOT_SET_UP, FAILURE};
@@ -56,6 +56,8 @@ pub(super) struct Orders {
     pub(super) privileged: bool,
     /// systemd passed descriptors to `skbudget` (sd_listen_fds).
     pub(super) listen: bool,
+    /// Signals that the caller ignores and that the processes of the run do not: the command ignores them again.
+    pub(super) ignored: Vec<u8>,
 }
 
 impl Orders {
@@ -117,7 +119,8 @@ fn run(
     // Process 1 holds the other end, so each of the two notices the end of the other.
     let (lifeline, theirs) = Port::pair()?;
     unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS)?;
-    let mut init = start_init(&theirs, &inside, users.as_ref(), orders, command)?;
+    let start = || start_init(&theirs, &inside, users.as_ref(), orders, command);
+    let mut init = inherited::hand_on(false, start)?;
     // Closed here, so that only process 1 holds them.
     drop((theirs, inside, users));
     // From here on a signal to the caller's process group does not reach this process, which distinguishes it from a

@@ -1,4 +1,5 @@
-//! A process without free descriptors: it logs little, and continues as soon as some are free.
+//! A process without free descriptors: it logs little, and continues as soon as some are free. Descriptors of the
+//! caller: the command has them alone.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,7 +10,7 @@ use std::time::Duration;
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::support::{BINARY, free_port, serve};
+use crate::support::{BINARY, free_port, serve, succeed};
 
 const LIMIT: usize = 64;
 
@@ -73,4 +74,26 @@ fn want_of_descriptors_is_reported_once_a_minute_and_ends_with_them() {
     let lines = |what: &str| said.lines().filter(|line| line.contains(what)).count();
     assert_eq!(lines("accept on a published port: Too many open files"), 1, "{said}");
     assert_eq!(lines("cannot open a connection: Too many open files"), 1, "{said}");
+}
+
+/// The reader of a pipe sees its end as soon as the command closes it, and the writer EPIPE.
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn a_descriptor_that_the_command_closes_is_open_nowhere_else() {
+    let caller = "
+import os, select, subprocess, sys
+r, w = os.pipe(); said, say = os.pipe(); pipe = subprocess.PIPE
+inside = f'echo inherited >&{w}; exec {w}>&- 0<&- 1>&- 2>&-; echo closed >&{say}; exec sleep 1000'
+run = [sys.argv[1], 'run', '--', 'sh', '-c', inside]
+job = subprocess.Popen(run, stdin=pipe, stdout=pipe, pass_fds=(w, say))
+os.close(w); os.close(say)
+assert os.read(said, 100) == b'closed\\n' and os.read(r, 100) == b'inherited\\n'
+for fd in (r, job.stdout.fileno()):
+    print('end' if select.select([fd], [], [], 10)[0] and not os.read(fd, 1) else 'open')
+hung = select.poll(); hung.register(job.stdin, 0)
+print('end' if hung.poll(10000) else 'open', job.poll())
+job.terminate(); print(job.wait())
+";
+    let output = Command::new("python3").args(["-c", caller, BINARY]).output().unwrap();
+    assert_eq!(succeed(&output), "end\nend\nend None\n143\n", "{output:?}");
 }

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::pty::Session;
-use crate::support::{BINARY, child_of, script, skbudget, text};
+use crate::support::{BINARY, child_of, script, skbudget, succeed, text};
 
 /// All signals except SIGKILL, SIGSTOP, SIGCHLD and the two of the C library; of the real-time ones only some.
 fn numbers() -> Vec<i32> {
@@ -201,4 +201,30 @@ fn a_new_window_size_reaches_the_command_once() {
     let lines: Vec<_> = session.shown().split_whitespace().map(str::to_owned).collect();
     assert_eq!(lines, ["ready", "28", "^C2"]);
     session.type_in("\u{1c}");
+}
+
+/// Signals that the caller ignores are ignored by the command, whatever our processes need for themselves.
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn ignored_signals_are_inherited_from_the_caller() {
+    let caller = "
+import os, signal, sys
+names = sys.argv[1].split()
+for name in ('SIGPIPE', 'SIGXFSZ', 'SIGHUP', 'SIGCHLD', 'SIGRTMIN'):
+    signal.signal(getattr(signal, name), signal.SIG_IGN if name in names else signal.SIG_DFL)
+os.execvp(sys.argv[2], sys.argv[2:])
+";
+    let ignored = |run: &[&str]| {
+        ["", "SIGHUP SIGPIPE SIGCHLD SIGRTMIN"].map(|names| {
+            let look = ["grep", "SigIgn", "/proc/self/status"];
+            let args = [&["-c", caller, names][..], run, &look].concat();
+            let said = succeed(&Command::new("python3").args(args).output().unwrap());
+            let set = u64::from_str_radix(said.trim().rsplit('\t').next().unwrap(), 16).unwrap();
+            // Signals 32 and 33 belong to the C library, which installs handlers for them.
+            set & !(0b11 << 31)
+        })
+    };
+    let alone = ignored(&[]);
+    assert_ne!(alone[0], alone[1]);
+    assert_eq!(ignored(&[BINARY, "run", "--"]), alone);
 }
