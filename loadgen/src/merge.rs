@@ -10,7 +10,10 @@ use crate::analyse::{self, Frame};
 use crate::compare::comparable;
 use crate::exit::{Exit, Failure};
 use crate::measure::Book;
-use crate::result::{ArmResult, ContainerResult, GateResult, Meta, ProbePhase, RunResult, Verdict};
+use crate::result::{
+    ArmResult, ContainerPhase, ContainerResult, Cost, GateResult, Meta, ProbePhase, RunResult,
+    Verdict,
+};
 
 /// How the results relate to each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -54,10 +57,15 @@ pub fn merge(parts: &[RunResult], how: How) -> Result<RunResult, Failure> {
     Ok(sum)
 }
 
-/// The fingerprints of all parts, including those that a merged part was made of. Refuses a run that appears twice.
-fn distinct(parts: &[RunResult]) -> Result<Vec<String>, Failure> {
+/// The fingerprints of all parts, including those that a merged part was made of.
+///
+/// # Errors
+/// A run occurs twice.
+pub fn distinct<'a>(
+    parts: impl IntoIterator<Item = &'a RunResult>,
+) -> Result<Vec<String>, Failure> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-    for (i, part) in parts.iter().enumerate() {
+    for (i, part) in parts.into_iter().enumerate() {
         // A merged part counts as the runs it was made of.
         let own = if part.merged_of.is_empty() {
             vec![fingerprint(part)?]
@@ -89,16 +97,14 @@ fn fingerprint(result: &RunResult) -> Result<String, Failure> {
 /// Adds budgets and containers of another host. `number`: of the part, to distinguish equal names.
 fn beside(into: &mut ArmResult, arm: &ArmResult, number: usize) {
     let shift = into.budgets.len();
-    let free =
-        |taken: bool, name: &str| if taken { format!("{name}@{number}") } else { name.to_owned() };
     for b in &arm.budgets {
-        let name = free(into.budgets.iter().any(|o| o.name == b.name), &b.name);
+        let name = free(&b.name, number, |n| into.budgets.iter().any(|o| o.name == n));
         let mut b = b.clone();
         b.name = name;
         into.budgets.push(b);
     }
     for c in &arm.containers {
-        let name = free(into.containers.iter().any(|o| o.name == c.name), &c.name);
+        let name = free(&c.name, number, |n| into.containers.iter().any(|o| o.name == n));
         let mut c = c.clone();
         c.name = name;
         // The budgets of this part were appended after those of the earlier parts.
@@ -107,6 +113,15 @@ fn beside(into: &mut ArmResult, arm: &ArmResult, number: usize) {
     }
     into.generator_lag_p99_ns = into.generator_lag_p99_ns.max(arm.generator_lag_p99_ns);
     into.leaked_bytes += arm.leaked_bytes;
+}
+
+/// A name that is not taken: `name`, or `name@number` with the number of its part, or the next free number.
+fn free(name: &str, number: usize, taken: impl Fn(&str) -> bool) -> String {
+    if !taken(name) {
+        return name.to_owned();
+    }
+    // A merged part may contain the number of this part already.
+    (number..).map(|n| format!("{name}@{n}")).find(|n| !taken(n)).unwrap_or_else(|| name.to_owned())
 }
 
 /// Adds a repetition: counts and samples add up, peaks and durations keep the worst.
@@ -129,13 +144,28 @@ fn again(into: &mut ArmResult, arm: &ArmResult) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Adds the samples of both. Of bytes and gaps keeps the worse run, because a mean hides the run that starved.
+/// Adds the samples of both. Of bytes and gaps keeps the worse run, because a mean hides the run that starved. Bytes,
+/// windows and recovery steps are those of one run, because they are compared with each other; of gaps each is the
+/// longest of both.
 fn container(c: &mut ContainerResult, other: &ContainerResult) -> Result<(), Failure> {
-    for (p, more) in c.phases.iter_mut().zip(&other.phases) {
-        p.up_stall_ns = p.up_stall_ns.max(more.up_stall_ns);
-        p.down_stall_ns = p.down_stall_ns.max(more.down_stall_ns);
-        p.probe = probes(p.probe.as_ref(), more.probe.as_ref())?;
+    let worse = if harm(&other.cost) > harm(&c.cost) { other.clone() } else { c.clone() };
+    for ((p, more), bytes) in c.phases.iter_mut().zip(&other.phases).zip(worse.phases) {
+        let merged = ContainerPhase {
+            up_stall_ns: p.up_stall_ns.max(more.up_stall_ns),
+            down_stall_ns: p.down_stall_ns.max(more.down_stall_ns),
+            probe: probes(p.probe.as_ref(), more.probe.as_ref())?,
+            ..bytes
+        };
+        *p = merged;
     }
+    c.up_window_bytes = worse.up_window_bytes;
+    c.down_window_bytes = worse.down_window_bytes;
+    c.up_total_bytes = worse.up_total_bytes;
+    c.down_total_bytes = worse.down_total_bytes;
+    c.recovery = worse.recovery;
+    c.mean_held_bytes = worse.mean_held_bytes;
+    // For the next part: `derive` computes the cost of the sum only at the end.
+    c.cost = worse.cost;
     c.peak_held_bytes = c.peak_held_bytes.max(other.peak_held_bytes);
     c.corrupt += other.corrupt;
     c.broken += other.broken;
@@ -143,6 +173,12 @@ fn container(c: &mut ContainerResult, other: &ContainerResult) -> Result<(), Fai
         *c.counters.entry(name.clone()).or_default() += n;
     }
     Ok(())
+}
+
+/// Order of the cost in bytes: larger is worse. Without a value nothing arrived, or the container did not recover.
+fn harm(cost: &Cost) -> (u64, u64) {
+    let worst = |n: Option<u64>| n.unwrap_or(u64::MAX);
+    (worst(cost.throughput_slowdown_milli), worst(cost.recovery_ns))
 }
 
 /// The merged probe, if either side has one.
