@@ -6,6 +6,7 @@
 //! noise floor of the session, and the rank test is significant after Holm's correction over all selected metrics. An
 //! interval that spans the margin decides nothing: the comparison is inconclusive (exit 5).
 
+mod alike;
 pub mod exact;
 pub mod execute;
 pub mod text;
@@ -14,10 +15,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::exit::{Exit, Failure};
+pub use self::alike::{comparable, first_difference, incomparable};
+use crate::exit::Exit;
 use crate::metrics::{Better, METRICS, Metric, Reading, Unit, find};
 use crate::plan::ArmRole;
-use crate::result::{GateKind, RunResult};
+use crate::result::{GateKind, GateResult, RunResult};
 use crate::stats::{bootstrap, holm, median, noise, rank};
 
 pub const SCHEMA: &str = "loadgen.compare/1";
@@ -30,6 +32,9 @@ const ALPHA: f64 = 0.05;
 #[derive(Debug, Clone)]
 pub struct Question {
     pub metrics: Vec<&'static Metric>,
+    /// The metrics were selected by `--metrics`. Without a value of one of them the comparison does not pass; of the
+    /// default metrics, an arm may lack some: a load without uploads has no upload rate.
+    pub selected: bool,
     /// Relative change up to which a metric counts as unchanged.
     pub margin: f64,
     /// An improvement exits with 4 too.
@@ -88,6 +93,9 @@ pub struct Line {
     /// Medians of A and B.
     pub a: f64,
     pub b: f64,
+    /// Of a value of A or of B only a lower bound is known.
+    pub a_at_least: bool,
+    pub b_at_least: bool,
     /// Median of B over A, and its 95 % interval.
     pub ratio: f64,
     pub ratio_low: f64,
@@ -122,6 +130,8 @@ pub struct Comparison {
     pub discarded: Vec<String>,
     pub margin: f64,
     pub lines: Vec<Line>,
+    /// Gates of B that a subject fails and passed in A. Only an exact comparison has them.
+    pub newly_failed: Vec<GateResult>,
     /// Further remarks, for example the places where two exact results differ.
     pub notes: Vec<String>,
     pub word: String,
@@ -162,12 +172,11 @@ pub fn paired(a: &[Run], b: &[Run], names: (&str, &str), question: &Question) ->
     }
     let asked = asked(question, &pairs.iter().map(|p| p.0).collect::<Vec<_>>());
     let lines = asked.iter().map(|(arm, metric)| {
-        let of = |r: &Run| r.values.get(&(arm.clone(), metric.key)).map(|v| v.value);
+        let of = |r: &Run| r.values.get(&(arm.clone(), metric.key)).copied();
         // Only pairs that have the metric on both sides.
         let known = pairs.iter().filter_map(|(a, b)| of(a).zip(of(b)));
-        let (a, b): (Vec<f64>, Vec<f64>) = known.unzip();
-        let sample = Sample { arm, metric, a: &a, b: &b, tests: asked.len() };
-        sample.paired(question)
+        let (a, b): (Vec<Reading>, Vec<Reading>) = known.unzip();
+        Sample::new(arm, metric, (&a, &b), asked.len()).paired(question)
     });
     finish(Kind::Paired, names, (pairs.len(), pairs.len()), discarded, lines.collect(), question)
 }
@@ -182,23 +191,24 @@ pub fn unpaired(a: &[Run], b: &[Run], names: (&str, &str), question: &Question) 
     let (a, b) = (sane(a), sane(b));
     let asked = asked(question, &a.iter().collect::<Vec<_>>());
     let lines = asked.iter().map(|(arm, metric)| {
-        let of = |runs: &[Run]| -> Vec<f64> {
+        let of = |runs: &[Run]| -> Vec<Reading> {
             let key = (arm.clone(), metric.key);
-            runs.iter().filter_map(|r| r.values.get(&key)).map(|v| v.value).collect()
+            runs.iter().filter_map(|r| r.values.get(&key)).copied().collect()
         };
-        let (a, b) = (of(&a), of(&b));
-        Sample { arm, metric, a: &a, b: &b, tests: asked.len() }.unpaired(question)
+        Sample::new(arm, metric, (&of(&a), &of(&b)), asked.len()).unpaired(question)
     });
     finish(Kind::Unpaired, names, (a.len(), b.len()), discarded, lines.collect(), question)
 }
 
-/// Every arm of A, with each of the selected metrics.
+/// Every arm of A, with each of the selected metrics, or those of the default metrics that A has.
 fn asked(question: &Question, runs: &[&Run]) -> Vec<(String, &'static Metric)> {
     let mut arms: Vec<&String> = runs.iter().flat_map(|r| r.values.keys().map(|k| &k.0)).collect();
     arms.sort();
     arms.dedup();
     let of = |arm: &String| question.metrics.iter().map(|m| (arm.clone(), *m)).collect::<Vec<_>>();
-    arms.into_iter().flat_map(of).collect()
+    let has = |arm: &String, key| runs.iter().any(|r| r.values.contains_key(&(arm.clone(), key)));
+    let all = arms.into_iter().flat_map(of);
+    all.filter(|(arm, m)| question.selected || has(arm, m.key)).collect()
 }
 
 /// Lower bound of a value, because zero has no logarithm; smaller values count as this.
@@ -214,12 +224,25 @@ fn least(unit: Unit) -> f64 {
 struct Sample<'a> {
     arm: &'a str,
     metric: &'static Metric,
-    a: &'a [f64],
-    b: &'a [f64],
+    a: Vec<f64>,
+    b: Vec<f64>,
+    /// Whether A, and B, contains a lower bound.
+    at_least: [bool; 2],
     tests: usize,
 }
 
-impl Sample<'_> {
+impl<'a> Sample<'a> {
+    fn new(
+        arm: &'a str,
+        metric: &'static Metric,
+        (a, b): (&[Reading], &[Reading]),
+        tests: usize,
+    ) -> Self {
+        let values = |side: &[Reading]| side.iter().map(|r| r.value).collect();
+        let at_least = [a, b].map(|side| side.iter().any(|r| r.at_least));
+        Self { arm, metric, a: values(a), b: values(b), at_least, tests }
+    }
+
     /// Logarithm of a value, bounded from below.
     fn log(&self, v: f64) -> f64 {
         v.max(least(self.metric.unit)).ln()
@@ -231,7 +254,7 @@ impl Sample<'_> {
         let refused = refusal(rank::least_p(pairs), pairs, self.tests, "pairs");
         let refused = refused.or_else(|| too_many(pairs));
         let ratios: Vec<f64> =
-            self.a.iter().zip(self.b).map(|(a, b)| self.log(*b) - self.log(*a)).collect();
+            self.a.iter().zip(&self.b).map(|(a, b)| self.log(*b) - self.log(*a)).collect();
         if let Some(reason) = refused {
             return (self.line(median(&ratios), None, None, reason), 1.0);
         }
@@ -247,8 +270,8 @@ impl Sample<'_> {
         let of = |v: &[f64]| -> Vec<f64> {
             v.windows(2).map(|w| self.log(w[1]) - self.log(w[0])).collect()
         };
-        let mut all = of(self.a);
-        all.extend(of(self.b));
+        let mut all = of(&self.a);
+        all.extend(of(&self.b));
         all
     }
 
@@ -256,7 +279,7 @@ impl Sample<'_> {
     fn unpaired(&self, question: &Question) -> (Line, f64) {
         let (n, m) = (self.a.len(), self.b.len());
         let logs = |v: &[f64]| -> Vec<f64> { v.iter().map(|v| self.log(*v)).collect() };
-        let (a, b) = (logs(self.a), logs(self.b));
+        let (a, b) = (logs(&self.a), logs(&self.b));
         // Smallest p of the two-sided rank sum test: 2 over the number of ways to split the runs (n + m choose n).
         let ways: f64 = (1..=n.min(m)).map(|i| (n.max(m) + i) as f64 / i as f64).product();
         let refused = refusal(2.0 / ways, n.min(m), self.tests, "runs per side");
@@ -284,8 +307,10 @@ impl Sample<'_> {
             metric: self.metric.key,
             // Until `judge` decides, after Holm's correction. A refused line stays unclear.
             judgement: Judgement::Unclear,
-            a: median(self.a),
-            b: median(self.b),
+            a: median(&self.a),
+            b: median(&self.b),
+            a_at_least: self.at_least[0],
+            b_at_least: self.at_least[1],
             ratio: log_ratio.exp(),
             ratio_low: interval.map_or(0.0, |i| i.low.exp()),
             ratio_high: interval.map_or(f64::MAX, |i| i.high.exp()),
@@ -311,6 +336,7 @@ fn finish(
     for (line, p) in lines.iter_mut().zip(holm::adjust(&p)) {
         line.p_holm = p;
         judge(line, question.margin);
+        bounds(line);
     }
     let mut notes = Vec::new();
     if lines.is_empty() {
@@ -327,6 +353,7 @@ fn finish(
         discarded,
         margin: question.margin,
         lines,
+        newly_failed: Vec::new(),
         notes,
         word: exit.word().to_owned(),
         exit: exit.code(),
@@ -374,49 +401,29 @@ fn judge(line: &mut Line, margin: f64) {
     };
 }
 
-/// Lists the differences that make two results incomparable; empty if they are comparable.
-pub fn incomparable(a: &RunResult, b: &RunResult, params_too: bool) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut check = |what: &str, a: String, b: String| {
-        if a != b {
-            found.push(format!("{what}: {a} against {b}"));
-        }
+/// Withdraws a judgement that a lower bound does not support. The value behind the bound may be any larger one.
+fn bounds(line: &mut Line) {
+    let more_is_worse = find(line.metric).is_some_and(|m| m.better == Better::Smaller);
+    // A larger value of B is worse, and of A better, if smaller is better.
+    let (may_be_worse, may_be_better) = match more_is_worse {
+        true => (line.b_at_least, line.a_at_least),
+        false => (line.a_at_least, line.b_at_least),
     };
-    check("scenario", a.scenario.clone(), b.scenario.clone());
-    check("target", a.target.clone(), b.target.clone());
-    let phases = |r: &RunResult| {
-        let all = r.phases.iter().map(|p| format!("{} {} ms", p.name, p.nanos() / 1_000_000));
-        all.collect::<Vec<_>>().join(", ")
+    let holds = match line.judgement {
+        Judgement::Unclear => return,
+        Judgement::Worse => !may_be_better,
+        // A smaller change than the margin, or none, even if A is larger than known.
+        Judgement::Better | Judgement::Same => !may_be_worse,
     };
-    if params_too {
-        check("phases", phases(a), phases(b));
-        // Keys of either side: a parameter that one side lacks is a difference.
-        let keys: std::collections::BTreeSet<_> = a.params.keys().chain(b.params.keys()).collect();
-        let of = |r: &RunResult, k: &String| {
-            r.params.get(k).map_or_else(|| "none".to_owned(), u64::to_string)
+    if !holds {
+        let sides = match (line.a_at_least, line.b_at_least) {
+            (true, true) => "A and B",
+            (true, false) => "A",
+            _ => "B",
         };
-        for key in keys {
-            check(key, of(a, key), of(b, key));
-        }
+        line.judgement = Judgement::Unclear;
+        line.reason = format!("of {sides} only a lower bound is known");
     }
-    let arms = |r: &RunResult| {
-        let all = r.arms.iter().filter(|a| a.role == ArmRole::Subject).map(|a| a.name.as_str());
-        all.collect::<Vec<_>>().join(", ")
-    };
-    check("subject arms", arms(a), arms(b));
-    found
-}
-
-/// Returns an error that lists every difference, if there is one.
-pub fn comparable(a: &RunResult, b: &RunResult, params_too: bool) -> Result<(), Failure> {
-    let found = incomparable(a, b, params_too);
-    if found.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::NoBaseline(format!(
-        "these runs cannot be compared; they differ in:\n  {}",
-        found.join("\n  ")
-    )))
 }
 
 #[cfg(test)]

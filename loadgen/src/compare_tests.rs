@@ -53,7 +53,7 @@ impl Session {
 
 fn question(keys: &[&str]) -> Question {
     let metrics = keys.iter().map(|k| find(k).unwrap()).collect();
-    Question { metrics, margin: 0.05, both: false, seed: 1 }
+    Question { metrics, selected: true, margin: 0.05, both: false, seed: 1 }
 }
 
 const FOUR: &[&str] = &["goodput-up", "goodput-down", "p99-contended", "stall"];
@@ -156,4 +156,60 @@ fn groups_without_pairs() {
 fn no_metrics_is_no_pass() {
     let q = question(&[]);
     assert_eq!(paired(&[], &[], ("a", "b"), &q).exit, 5);
+}
+
+/// Runs in which one metric has one value, or only a lower bound.
+fn bounded(values: &[(f64, bool)]) -> Vec<Run> {
+    let run = |(value, at_least): &(f64, bool)| {
+        let reading = Reading { value: *value, at_least: *at_least };
+        let values = [(("container".to_owned(), "p99-contended"), reading)];
+        Run { label: "r".to_owned(), values: values.into(), doubt: None }
+    };
+    values.iter().map(run).collect()
+}
+
+/// The value behind a bound may be any larger one: a bound of B never shows an improvement, one of A no regression.
+#[test]
+fn a_lower_bound_is_no_value() {
+    use Judgement::{Better, Same, Unclear, Worse};
+    let q = question(&["p99-contended"]);
+    let side = |ms: f64, at_least: bool| {
+        let all: Vec<_> = (0..8).map(|i| (ms * (1.0 + f64::from(i) / 1e4), at_least)).collect();
+        bounded(&all)
+    };
+    for (a, b, judgement) in [
+        ((900.0, false), (500.0, true), Unclear),
+        ((500.0, false), (500.0, true), Unclear),
+        ((500.0, false), (900.0, true), Worse),
+        ((500.0, true), (900.0, false), Unclear),
+        ((900.0, true), (500.0, false), Better),
+        ((500.0, true), (500.0, false), Same),
+        ((500.0, true), (900.0, true), Unclear),
+        ((900.0, true), (500.0, true), Unclear),
+    ] {
+        let (of_a, of_b) = (side(a.0, a.1), side(b.0, b.1));
+        for c in [paired(&of_a, &of_b, ("a", "b"), &q), unpaired(&of_a, &of_b, ("a", "b"), &q)] {
+            let line = &c.lines[0];
+            assert_eq!(line.judgement, judgement, "{a:?} {b:?} {:?}: {}", c.kind, line.reason);
+            assert_eq!(judgement == Unclear, c.exit == 5);
+            assert!(judgement != Unclear || line.reason.contains("only a lower bound"));
+        }
+        let lines = exact::lines(&of_a[0], &of_b[0], &q);
+        let found = lines.first().map_or(Same, |l| l.judgement);
+        assert_eq!(found, judgement, "{a:?} {b:?} exact");
+    }
+    // Equal bounds are no difference: identical results are the same.
+    let same = side(500.0, true);
+    assert!(exact::lines(&same[0], &same[0], &q).is_empty());
+}
+
+/// An arm may lack a default metric, but not one that was selected.
+#[test]
+fn a_default_metric_that_no_run_has_is_left_out() {
+    let mut q = question(&["p99-contended", "goodput-up"]);
+    let runs = bounded(&(0..12).map(|i| (f64::from(500 + i), false)).collect::<Vec<_>>());
+    assert_eq!(paired(&runs, &runs, ("a", "b"), &q).exit, 5);
+    q.selected = false;
+    let c = paired(&runs, &runs, ("a", "b"), &q);
+    assert_eq!((c.exit, c.lines.len()), (0, 1), "{:?}", c.lines);
 }

@@ -88,6 +88,13 @@ impl Failure {
             Self::Interrupted => Exit::Interrupted,
         }
     }
+    /// The failure to read a result that is no baseline: an invalid argument.
+    pub fn of_argument(self) -> Self {
+        match self {
+            Self::NoBaseline(why) => Self::Usage(why),
+            other => other,
+        }
+    }
     /// An error of reading or writing `what`.
     pub fn io(what: impl fmt::Display, e: impl fmt::Display) -> Self {
         Self::Io(format!("{what}: {e}"))

@@ -16,6 +16,7 @@ use crate::export::cases;
 use crate::export::{self, json};
 use crate::folder::{self, Folder};
 use crate::interrupt;
+use crate::merge::distinct;
 use crate::metrics::{METRICS, Metric, find};
 use crate::result::RunResult;
 use crate::run;
@@ -47,7 +48,7 @@ pub(crate) struct Compare {
     /// Pair the runs of the same name in the two folders: they ran next to each other
     #[arg(long)]
     paired: bool,
-    /// Compare even if parameters differ
+    /// Compare even if parameters, the scenario's file or the seed differ
     #[arg(long)]
     any_params: bool,
     /// Exit 4 for an improvement too
@@ -68,7 +69,7 @@ pub(crate) struct Compare {
 /// [`Compare::consistent`] can refuse an option given for saved results.
 #[derive(Debug, Args)]
 struct Now {
-    /// With --exec: number of pairs of runs, at least 6 [default: 10]
+    /// With --exec: number of pairs of runs, at least 6, on the virtual target 1 [default: 10, on the virtual target 1]
     #[arg(long, value_name = "PAIRS")]
     rounds: Option<usize>,
     /// With --exec: scenario to run [default: starvation]
@@ -198,12 +199,14 @@ impl Compare {
             some => some.iter().map(String::as_str).collect(),
         };
         let metrics = keys.into_iter().map(metric).collect::<Result<_, _>>()?;
-        Ok(Question { metrics, margin, both: self.both, seed: 1 })
+        let selected = !self.metrics.is_empty();
+        Ok(Question { metrics, selected, margin, both: self.both, seed: 1 })
     }
 
     /// Compares saved results.
     fn saved(&self, a: &Path, b: &Path) -> Result<Comparison, Failure> {
-        let (of_a, of_b) = (load(a)?, load(b)?);
+        // Only A is a baseline, which may be missing.
+        let (of_a, of_b) = (load(a)?, load(b).map_err(Failure::of_argument)?);
         let (Some((_, first)), Some((_, second))) = (of_a.first(), of_b.first()) else {
             return Err(Failure::NoBaseline("no results found".to_owned()));
         };
@@ -211,11 +214,23 @@ impl Compare {
         for (_, other) in of_a.iter().chain(&of_b) {
             comparable(first, other, !self.any_params)?;
         }
+        for (path, side) in [(a, &of_a), (b, &of_b)] {
+            // A copy of a run would count as a further run.
+            let named = |e| Failure::Usage(format!("{}: {e}", path.display()));
+            distinct(side.iter().map(|(_, result)| result)).map_err(named)?;
+        }
         let (name_a, name_b) = (a.display().to_string(), b.display().to_string());
         let names = (name_a.as_str(), name_b.as_str());
         let question = self.question(first.target == VIRTUAL)?;
         // Deterministic runs need no statistics.
         if first.target == VIRTUAL && of_a.len() == 1 && of_b.len() == 1 {
+            if first.seed != second.seed && !self.any_params {
+                // In virtual time another seed is another run: the difference is not that of the builds.
+                let seeds = format!("seed: {} against {}", first.seed, second.seed);
+                return Err(Failure::NoBaseline(format!(
+                    "these runs cannot be compared; they differ in:\n  {seeds}"
+                )));
+            }
             return exact::compare(first, second, names, &question);
         }
         let runs = |all: &[(String, RunResult)]| -> Vec<Run> {
@@ -242,10 +257,16 @@ impl Compare {
         let question = self.question(virtual_time)?;
         // Every virtual run of a seed is the same: one pair suffices.
         let rounds = if virtual_time { 1 } else { now.rounds() };
-        if !virtual_time && rounds < PAIRS_MIN {
-            let why = format!("--rounds {rounds}: at least {PAIRS_MIN} pairs are needed");
-            // Exit 5, as for a target that cannot run: too few pairs are inconclusive, not an error of usage.
-            return Err(Failure::Unavailable(why));
+        match now.rounds {
+            Some(n) if virtual_time && n != 1 => {
+                let why = "the virtual target makes one pair: only 1 is allowed";
+                return Err(Failure::Usage(format!("--rounds {n}: {why}")));
+            }
+            Some(n) if !virtual_time && n < PAIRS_MIN => {
+                let why = format!("at least {PAIRS_MIN} pairs are needed");
+                return Err(Failure::Usage(format!("--rounds {n}: {why}")));
+            }
+            _ => {}
         }
         let (a, b) = (
             self.side("a", self.a.as_ref(), ("--set-a", &now.set_a))?,

@@ -3,10 +3,11 @@
 
 use serde_json::Value;
 
-use super::{Comparison, Judgement, Kind, Line, Question, Run, SCHEMA};
+use super::{Comparison, Judgement, Kind, Line, Question, Run, SCHEMA, bounds};
 use crate::exit::{Exit, Failure};
-use crate::metrics::{Better, METRICS};
-use crate::result::RunResult;
+use crate::metrics::{Better, METRICS, Metric};
+use crate::plan::ArmRole;
+use crate::result::{GateResult, RunResult};
 
 /// Maximum number of paths listed; further ones are only counted.
 const PLACES_MAX: usize = 12;
@@ -25,14 +26,59 @@ pub fn compare(
         // Exact does not mean sound: an interrupted run, or a p99 of ten requests, gives no number to compare.
         notes.insert(0, "no metric was compared: a run is inconclusive or interrupted".to_owned());
         let runs = [&run_a, &run_b].map(|r| usize::from(r.doubt.is_none()));
-        let found = Found { runs, discarded, lines: Vec::new(), notes };
+        let (lines, newly_failed) = (Vec::new(), Vec::new());
+        let found = Found { runs, discarded, lines, newly_failed, notes };
         return Ok(found.comparison((name_a, name_b), question, Exit::Inconclusive));
     }
-    let found = Found { runs: [1, 1], discarded, lines: lines(&run_a, &run_b, question), notes };
-    let any = |j: Judgement| found.lines.iter().any(|l| l.judgement == j);
-    let regression = any(Judgement::Worse) || question.both && any(Judgement::Better);
-    let exit = if regression { Exit::Regression } else { Exit::Passed };
+    let mut lines = lines(&run_a, &run_b, question);
+    lines.extend(absent(&run_a, a, question));
+    let newly_failed = newly_failed(a, b);
+    let any = |j: Judgement| lines.iter().any(|l| l.judgement == j);
+    let worse = any(Judgement::Worse) || !newly_failed.is_empty();
+    let exit = if worse || question.both && any(Judgement::Better) {
+        Exit::Regression
+    } else if any(Judgement::Unclear) || run_a.values.is_empty() {
+        Exit::Inconclusive
+    } else {
+        Exit::Passed
+    };
+    if run_a.values.is_empty() {
+        notes.insert(0, "no metric was compared: no arm of A is a subject with metrics".to_owned());
+    }
+    let found = Found { runs: [1, 1], discarded, lines, newly_failed, notes };
     Ok(found.comparison((name_a, name_b), question, exit))
+}
+
+/// The gates that a subject fails in B and does not fail in A, whatever the metrics.
+fn newly_failed(a: &RunResult, b: &RunResult) -> Vec<GateResult> {
+    let failed_before = |g: &GateResult| {
+        a.gates.iter().any(|old| old.arm == g.arm && old.name == g.name && old.is_fault())
+    };
+    b.gates.iter().filter(|g| g.is_fault() && !failed_before(g)).cloned().collect()
+}
+
+/// A line for each metric selected by `--metrics` that no subject of A has, in the first of them.
+fn absent(run_a: &Run, a: &RunResult, question: &Question) -> Vec<Line> {
+    let arm = a.arms.iter().find(|a| a.role == ArmRole::Subject);
+    let Some(arm) = arm.filter(|_| question.selected) else { return Vec::new() };
+    let lacks = |m: &&&Metric| !run_a.values.keys().any(|(_, key)| *key == m.key);
+    let line = |m: &&'static Metric| Line {
+        arm: arm.name.clone(),
+        metric: m.key,
+        judgement: Judgement::Unclear,
+        a: f64::MAX,
+        b: f64::MAX,
+        a_at_least: false,
+        b_at_least: false,
+        ratio: f64::MAX,
+        ratio_low: 0.0,
+        ratio_high: f64::MAX,
+        p_holm: 1.0,
+        floor_ratio: None,
+        samples: 0,
+        reason: "A has no value of this metric".to_owned(),
+    };
+    question.metrics.iter().filter(lacks).map(line).collect()
 }
 
 /// The parts of a comparison, before its verdict.
@@ -40,6 +86,7 @@ struct Found {
     runs: [usize; 2],
     discarded: Vec<String>,
     lines: Vec<Line>,
+    newly_failed: Vec<GateResult>,
     notes: Vec<String>,
 }
 
@@ -55,6 +102,7 @@ impl Found {
             discarded: self.discarded,
             margin: question.margin,
             lines: self.lines,
+            newly_failed: self.newly_failed,
             notes: self.notes,
             word: exit.word().to_owned(),
             exit: exit.code(),
@@ -63,7 +111,7 @@ impl Found {
 }
 
 /// Every metric that differs, and the selected ones that B lacks.
-fn lines(run_a: &Run, run_b: &Run, question: &Question) -> Vec<Line> {
+pub(super) fn lines(run_a: &Run, run_b: &Run, question: &Question) -> Vec<Line> {
     let mut lines = Vec::new();
     for m in METRICS {
         for (arm, _) in run_a.values.keys().filter(|(_, key)| *key == m.key) {
@@ -74,7 +122,9 @@ fn lines(run_a: &Run, run_b: &Run, question: &Question) -> Vec<Line> {
             let (from, to) = (before.value, after.map_or(f64::MAX, |r| r.value));
             // Only selected metrics decide; others are listed.
             let gated = question.metrics.iter().any(|q| q.key == m.key);
-            if from == to || !gated && after.is_none() {
+            let b_at_least = after.is_some_and(|r| r.at_least);
+            let equal = from == to && before.at_least == b_at_least;
+            if equal || !gated && after.is_none() {
                 continue;
             }
             // Beyond the margin in the worse direction; any improvement counts as better.
@@ -94,12 +144,14 @@ fn lines(run_a: &Run, run_b: &Run, question: &Question) -> Vec<Line> {
             };
             // JSON has no infinity: `f64::MAX` replaces it.
             let ratio = if from == 0.0 { f64::MAX } else { (to / from).min(f64::MAX) };
-            lines.push(Line {
+            let mut line = Line {
                 arm: arm.clone(),
                 metric: m.key,
                 judgement,
                 a: from,
                 b: to,
+                a_at_least: before.at_least,
+                b_at_least,
                 ratio,
                 ratio_low: ratio,
                 ratio_high: ratio,
@@ -107,7 +159,11 @@ fn lines(run_a: &Run, run_b: &Run, question: &Question) -> Vec<Line> {
                 floor_ratio: Some(1.0),
                 samples: 1,
                 reason: if gated { String::new() } else { "not selected (--metrics)".to_owned() },
-            });
+            };
+            if gated {
+                bounds(&mut line);
+            }
+            lines.push(line);
         }
     }
     lines

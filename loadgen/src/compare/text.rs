@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Comparison, Judgement, Kind};
+use super::{Comparison, Judgement, Kind, Line};
 use crate::metrics::{Reading, find};
 
 /// The table of a comparison with its notes.
@@ -38,8 +38,13 @@ pub fn render(c: &Comparison) -> String {
         let _ = writeln!(s, "no metric differs");
     }
     s.push('\n');
-    for l in c.lines.iter().filter(|l| !l.reason.is_empty() && c.kind != Kind::Exact) {
+    // An exact comparison gives a reason for the metrics that decide nothing too, in many lines.
+    let reasoned = |l: &&Line| c.kind != Kind::Exact || l.judgement == Judgement::Unclear;
+    for l in c.lines.iter().filter(|l| !l.reason.is_empty()).filter(reasoned) {
         let _ = writeln!(s, "{} {}: {}", l.arm, l.metric, l.reason);
+    }
+    for g in &c.newly_failed {
+        let _ = writeln!(s, "fails in B only: {} {}: {} ({})", g.arm, g.name, g.observed, g.limit);
     }
     for d in &c.discarded {
         let _ = writeln!(s, "discarded: {d}");
@@ -50,18 +55,22 @@ pub fn render(c: &Comparison) -> String {
     s
 }
 
-fn row(c: &Comparison, l: &super::Line) -> [String; 8] {
+/// A value of a line with its unit; `>=` marks a lower bound.
+pub(crate) fn shown(l: &Line, value: f64, at_least: bool) -> String {
+    match find(l.metric) {
+        _ if value == f64::MAX => "none".to_owned(),
+        Some(m) => m.show(Reading { value, at_least }),
+        None => value.to_string(),
+    }
+}
+
+fn row(c: &Comparison, l: &Line) -> [String; 8] {
     let mark = match l.judgement {
         Judgement::Same if c.kind == Kind::Exact => "differs",
         Judgement::Same => "same",
         Judgement::Worse => "WORSE",
         Judgement::Better => "better",
         Judgement::Unclear => "unclear",
-    };
-    let show = |value: f64| match find(l.metric) {
-        _ if value == f64::MAX => "none".to_owned(),
-        Some(m) => m.show(Reading { value, at_least: false }),
-        None => value.to_string(),
     };
     let percent = |ratio: f64| match ratio {
         r if r == f64::MAX => "-".to_owned(),
@@ -75,8 +84,8 @@ fn row(c: &Comparison, l: &super::Line) -> [String; 8] {
         mark.to_owned(),
         l.arm.clone(),
         l.metric.to_owned(),
-        show(l.a),
-        show(l.b),
+        shown(l, l.a, l.a_at_least),
+        shown(l, l.b, l.b_at_least),
         percent(l.ratio),
         if known { interval } else { "-".to_owned() },
         floor.map_or_else(|| "-".to_owned(), |f| format!("{:.1} %", (f - 1.0) * 100.0)),
@@ -88,8 +97,12 @@ pub fn verdict_line(c: &Comparison) -> String {
     let count = |j: Judgement| c.lines.iter().filter(|l| l.judgement == j).count();
     let (worse, better, unclear) =
         (count(Judgement::Worse), count(Judgement::Better), count(Judgement::Unclear));
+    let failed = match c.newly_failed.len() {
+        0 => String::new(),
+        n => format!(", newly failed gates: {n}"),
+    };
     format!(
-        "VERDICT: {} exit={} ({worse} worse, {better} better, {unclear} unclear)",
+        "VERDICT: {} exit={} ({worse} worse, {better} better, {unclear} unclear{failed})",
         c.word, c.exit
     )
 }

@@ -1,9 +1,9 @@
 //! The cases that a command judged, as CI shows them: JUnit, annotations, the table of a summary. One list serves all
 //! three formats and all commands.
 
+use crate::compare::text::shown;
 use crate::compare::{Comparison, Judgement};
 use crate::gate;
-use crate::metrics::{Reading, find};
 use crate::report::table;
 use crate::result::{ArmResult, GateResult, RunResult};
 use crate::scenario::Scenario;
@@ -139,12 +139,8 @@ pub fn of_comparison(c: &Comparison, both: bool) -> Vec<Suite> {
             Judgement::Worse | Judgement::Better => Outcome::Failed,
             Judgement::Unclear => Outcome::Doubt,
         };
-        let show = |value: f64| match find(l.metric) {
-            _ if value == f64::MAX => "none".to_owned(),
-            Some(m) => m.show(Reading { value, at_least: false }),
-            None => value.to_string(),
-        };
-        let mut said = format!("{} in A, {} in B", show(l.a), show(l.b));
+        let (a, b) = (shown(l, l.a, l.a_at_least), shown(l, l.b, l.b_at_least));
+        let mut said = format!("{a} in A, {b} in B");
         if !l.reason.is_empty() {
             said.push_str(&format!(": {}", l.reason));
         }
@@ -153,6 +149,11 @@ pub fn of_comparison(c: &Comparison, both: bool) -> Vec<Suite> {
             Some(suite) => suite.cases.push(case),
             None => suites.push(Suite::new("compare", &l.arm, vec![case])),
         }
+    }
+    if !c.newly_failed.is_empty() {
+        let gate = |g: &GateResult| Case { name: format!("{}: {}", g.arm, g.name), ..of_gate(g) };
+        let cases = c.newly_failed.iter().map(gate).collect();
+        suites.push(Suite::new("compare", "fails in B only", cases));
     }
     // Without lines, identical runs pass; discarded runs are in doubt.
     if suites.is_empty() {
