@@ -195,7 +195,7 @@ pub(crate) fn dispatch(command: Command) -> Result<u8, Failure> {
 /// `merge`: adds the results and writes the files of the sum.
 fn merged(from: &[PathBuf], how: How, out: &Path, outputs: &Outputs) -> Result<u8, Failure> {
     folder::apart(out, from)?;
-    let parts = from.iter().map(|p| json::read(p)).collect::<Result<Vec<_>, _>>()?;
+    let parts = from.iter().map(|p| json::read_argument(p)).collect::<Result<Vec<_>, _>>()?;
     let sum = merge::merge(&parts, how)?;
     let folder = Folder::for_run(out)?;
     outputs.write(folder.dir(), &sum, false, || {
@@ -207,7 +207,7 @@ fn merged(from: &[PathBuf], how: How, out: &Path, outputs: &Outputs) -> Result<u
 
 /// `report`: writes the files of a saved result again.
 fn report(from: &Path, out: Option<PathBuf>, outputs: &Outputs) -> Result<u8, Failure> {
-    let result = json::read(from)?;
+    let result = json::read_argument(from)?;
     let source = folder::of_result(from);
     let out = out.unwrap_or_else(|| source.clone());
     // In the result's own folder, keep its other files; in another folder, remove the files of a previous result.

@@ -142,9 +142,118 @@ fn what_cannot_be_compared_is_exit_6_with_the_difference() {
     assert_ne!(compare(run(), &other, &["--any-params"]).0, 6);
     let target = changed("target", |v| v["target"] = Value::from("tap"));
     assert_eq!(compare(run(), &target, &["--any-params"]).0, 6);
-    let (code, _, err) = compare(run(), Path::new("/nowhere"), &[]);
-    assert_eq!(code, 6, "{err}");
-    assert_eq!(compare(run(), &scratch("empty"), &[]).0, 6);
+    // A change that is no parameter: `--set group.victim.probe.fresh=true`.
+    let load = changed("load", |v| {
+        let toml = v["scenario_toml"].as_str().unwrap();
+        v["scenario_toml"] =
+            toml.replace("[group.probe]\n", "[group.probe]\nfresh = true\n").into();
+        v["seed"] = Value::from(77);
+    });
+    let (code, _, err) = compare(run(), &load, &[]);
+    assert!(
+        code == 6 && err.contains("scenario file: ") && err.contains("'fresh = true'"),
+        "{err}"
+    );
+    assert_eq!(compare(run(), &load, &["--any-params"]).0, 0);
+    let parts = [run(), load.as_path()].map(|p| p.display().to_string());
+    let out = scratch("not-merged").display().to_string();
+    let (code, _, err) = loadgen(&["merge", &parts[0], &parts[1], "--out", &out]);
+    assert!(code == 6 && err.contains("'fresh = true'"), "{err}");
+    // In virtual time another seed is another run.
+    let seed = changed("seed", |v| v["seed"] = Value::from(77));
+    let (code, _, err) = compare(run(), &seed, &[]);
+    assert!(code == 6 && err.contains("seed: 1 against 77"), "{err}");
+    assert_eq!(compare(run(), &seed, &["--any-params"]).0, 0);
+}
+
+/// A baseline may be missing; a result that is to be judged may not.
+#[test]
+fn only_a_baseline_may_be_missing() {
+    let (nowhere, empty) = (Path::new("/nowhere"), scratch("empty"));
+    let binary = scratch("binary");
+    std::fs::write(binary.join("result.json"), b"\xff\xfe").unwrap();
+    let text = scratch("text");
+    std::fs::write(text.join("result.json"), b"{}").unwrap();
+    let here = run().display().to_string();
+    for bad in [nowhere, &empty, &binary, &text] {
+        assert_eq!(compare(bad, run(), &[]).0, 6, "{bad:?}");
+        assert_eq!(compare(run(), bad, &[]).0, 2, "{bad:?}");
+        let bad = bad.display().to_string();
+        let (code, said, err) = loadgen(&["gate", &here, "--baseline", &bad]);
+        assert!(code == 6 && said.contains("no baseline"), "{said}{err}");
+        let out = scratch("out-of-nothing").display().to_string();
+        for args in [
+            &["gate", &bad][..],
+            &["gate", &bad, "--baseline", &here],
+            &["report", &bad, "--out", &out],
+            &["merge", &here, &bad, "--out", &out],
+        ] {
+            let (code, _, err) = loadgen(args);
+            assert!(code == 2 && err.contains(&bad), "{args:?}: {err}");
+        }
+    }
+}
+
+/// Without a subject nothing is compared and no condition applies.
+#[test]
+fn a_result_without_a_subject_does_not_pass() {
+    let none = changed("no-subject", |v| v["arms"][1]["role"] = Value::from("baseline"));
+    let (code, said, _) = compare(&none, &none, &[]);
+    assert!(code == 5 && said.contains("no arm of A is a subject"), "{said}");
+    let (none, here) = (none.display().to_string(), run().display().to_string());
+    let (code, _, err) = loadgen(&["gate", &none, "--expr", "1 == 2"]);
+    assert!(
+        code == 2 && err.contains("--expr: the result has no arm with the role subject"),
+        "{err}"
+    );
+    let (code, said, _) = loadgen(&["gate", &none, "--baseline", &here]);
+    assert!(code == 6 && said.contains("no arm with the role subject"), "{said}");
+    let renamed = changed("renamed", |v| v["arms"][1]["name"] = Value::from("other"));
+    let (code, said, _) = loadgen(&["gate", &here, "--baseline", &renamed.display().to_string()]);
+    assert!(code == 6 && said.contains("it has no arm 'container'"), "{said}");
+}
+
+/// A doubtful baseline proves nothing, and neither does a doubtful result, even where its numbers are worse.
+#[test]
+fn a_doubtful_side_of_a_baseline_decides_nothing() {
+    let doubtful = changed("doubtful", |v| {
+        let gates = v["gates"].as_array_mut().expect("gates");
+        let gate = gates.iter_mut().find(|g| g["name"] == "probes a phase").expect("a gate");
+        gate["passed"] = Value::from(false);
+    });
+    let (here, doubtful) = (run().display().to_string(), doubtful.display().to_string());
+    let (code, said, _) = loadgen(&["gate", &here, "--baseline", &doubtful]);
+    assert!(code == 6 && said.contains("the baseline is inconclusive: "), "{said}");
+    // The control does not starve, and the subject is slower than in the baseline.
+    let worse = changed("doubtful-worse", |v| {
+        for name in ["stall_ns", "throughput_slowdown_milli"] {
+            v["arms"][0]["fairness"][name] = Value::from(1);
+        }
+        let stall = &mut v["arms"][1]["fairness"]["stall_ns"];
+        *stall = Value::from(stall.as_u64().unwrap() + 1);
+    });
+    let (code, said, _) = loadgen(&["gate", &worse.display().to_string(), "--baseline", &here]);
+    assert!(code == 5 && said.contains("WORSE"), "{said}");
+}
+
+/// A metric that A lacks decides nothing, and a gate that fails in B only is a regression.
+#[test]
+fn a_metric_without_a_value_and_a_gate_that_fails_anew() {
+    let (code, said, _) = compare(run(), run(), &["--metrics", "victim-cpu,stall"]);
+    assert!(code == 5 && said.contains("A has no value of this metric"), "{said}");
+    let failed = changed("gate-fails", |v| {
+        let gates = v["gates"].as_array_mut().expect("gates");
+        let gate = gates.iter_mut().find(|g| g["kind"] == "subject").expect("a gate");
+        gate["passed"] = Value::from(false);
+    });
+    let dir = scratch("newly-failed");
+    let (code, said, _) = compare(run(), &failed, &["--out", &dir.display().to_string()]);
+    assert!(code == 4 && said.contains("fails in B only: container "), "{said}");
+    assert!(said.contains("newly failed gates: 1"), "{said}");
+    is_a_comparison(&json(&dir.join("compare.json")), "exact");
+    assert!(std::fs::read_to_string(dir.join("junit.xml")).unwrap().contains("<failure"));
+    assert_eq!(compare(&failed, &failed, &[]).0, 0);
+    assert_eq!(compare(&failed, run(), &[]).0, 0);
 }
 
 #[test]
@@ -200,6 +309,15 @@ fn folders_of_runs_are_compared_by_statistics() {
         assert_eq!(code, 4, "{out}{err}");
         assert_eq!(compare(&a, &a, &[&metrics, paired].concat()).0, 0);
     }
+    // A copy of a run is no further run.
+    let copies = scratch("copies");
+    for i in 0..8 {
+        let to = copies.join(i.to_string());
+        std::fs::create_dir_all(&to).unwrap();
+        std::fs::copy(a.join("0/result.json"), to.join("result.json")).unwrap();
+    }
+    let (code, _, err) = compare(&copies, &b, &metrics);
+    assert!(code == 2 && err.contains("results 1 and 2 contain the same run"), "{err}");
     let (code, out, _) = compare(&a.join("0"), &b.join("0"), &metrics);
     assert_eq!(code, 5, "{out}");
     assert!(out.contains("at least 6"), "{out}");
@@ -231,8 +349,11 @@ fn binaries_and_configurations_are_run_and_compared() {
     let (code, _, err) = loadgen(&bad);
     assert_eq!(code, 2, "{err}");
     assert!(err.contains("did you mean 'victims'"), "{err}");
-    let (code, _, err) = loadgen(&["compare", "--exec", "--target", "tap", "--rounds", "5"]);
-    assert_eq!(code, 5, "{err}");
+    for (target, rounds) in [("tap", "5"), ("virtual", "3")] {
+        let args = ["compare", "--exec", "--target", target, "--rounds", rounds];
+        let (code, _, err) = loadgen(&args);
+        assert!(code == 2 && err.contains(&format!("--rounds {rounds}: ")), "{err}");
+    }
     let (code, ..) =
         loadgen(&["compare", "--exec", "/nonexistent/a", "/nonexistent/b", "--out", &out]);
     assert_eq!(code, 1);
@@ -312,10 +433,51 @@ fn merging_adds_histograms_and_loses_nothing() {
     let names: Vec<_> =
         arms[1]["containers"].as_array().unwrap().iter().map(|c| c["name"].clone()).collect();
     assert_eq!(names, ["hog", "victim1", "hog@2", "victim1@2"]);
+    // A merged part has a second container of that name already.
+    let third = changed("third", |v| v["seed"] = Value::from(78)).display().to_string();
+    let again = scratch("merged-again").display().to_string();
+    loadgen(&["merge", &to, &third, "--how", "hosts", "--out", &again]);
+    let arms = &result(Path::new(&again))["arms"];
+    let names: Vec<_> =
+        arms[1]["containers"].as_array().unwrap().iter().map(|c| c["name"].clone()).collect();
+    assert_eq!(names, ["hog", "victim1", "hog@2", "victim1@2", "hog@3", "victim1@3"]);
     let other = changed("merge-other", |v| v["params"]["victims"] = Value::from(7));
     let (code, _, err) = loadgen(&["merge", &here, &other.display().to_string(), "--out", &to]);
     assert_eq!(code, 6, "{err}");
     assert_eq!(loadgen(&["merge", &here]).0, 2);
+}
+
+/// The worse part decides, in either order, and `gate` judges the sum as `merge` does.
+#[test]
+fn a_merged_result_keeps_the_worse_part() {
+    let bad = changed("bad-part", |v| {
+        v["seed"] = Value::from(77);
+        let gates = v["gates"].as_array_mut().expect("gates");
+        let gate = gates
+            .iter_mut()
+            .find(|g| g["name"] == "worst throughput slowdown" && g["arm"] == "container");
+        gate.expect("a gate")["passed"] = Value::from(false);
+        v["verdict"]["exit"] = Value::from(3);
+        let victim = &mut v["arms"][1]["containers"][1];
+        victim["cost"]["throughput_slowdown_milli"] = Value::from(10_000);
+        let bytes = &mut victim["phases"][1]["up_bytes"];
+        *bytes = Value::from(bytes.as_u64().unwrap() / 10);
+    });
+    let (good, bad) = (run().display().to_string(), bad.display().to_string());
+    let out = scratch("merged-bad").display().to_string();
+    for parts in [[&good, &bad], [&bad, &good]] {
+        let (code, said, err) = loadgen(&["merge", parts[0], parts[1], "--out", &out]);
+        assert_eq!(code, 3, "{said}{err}");
+        let fairness = &result(Path::new(&out))["arms"][1]["fairness"];
+        let slower = fairness["throughput_slowdown_milli"].as_u64().unwrap();
+        assert!(slower > 9000, "{slower}");
+        let (code, said, _) = loadgen(&["gate", &out]);
+        assert!(code == 3 && said.contains("(part "), "{said}");
+        // A condition is judged by the sum.
+        let expr = "worst(victim.throughput-slowdown) <= 2";
+        let (_, said, _) = loadgen(&["gate", &out, "--expr", expr]);
+        assert!(said.lines().any(|l| l.starts_with("FAIL") && l.contains(expr)), "{said}");
+    }
 }
 
 #[test]

@@ -200,7 +200,12 @@ fn an_inconclusive_result_fails_unless_it_may_warn() {
     ]);
     assert_eq!(code, 5, "{said}");
     assert_eq!(loadgen(&["gate", &dir]).0, 5);
-    assert_eq!(loadgen(&["gate", &dir, "--inconclusive", "warn"]).0, 0);
+    let warn = ["gate", &dir, "--inconclusive", "warn"];
+    assert_eq!(loadgen(&warn).0, 0);
+    // A missing baseline is no doubt about the run.
+    let missing = ["--baseline", "/nowhere/result.json"];
+    assert_eq!(loadgen(&[&warn[..], &missing].concat()).0, 6);
+    assert_eq!(loadgen(&[&["gate", &dir][..], &missing].concat()).0, 5);
 }
 
 #[test]

@@ -73,6 +73,7 @@ pub fn read(path: &Path) -> Result<RunResult, Failure> {
         ErrorKind::NotFound => Failure::NoBaseline(format!("{shown}: no such file")),
         // Not a regular file, or larger than any result.
         ErrorKind::InvalidInput => Failure::Usage(format!("{shown}: {e}")),
+        ErrorKind::InvalidData => Failure::NoBaseline(format!("{shown} is not JSON: {e}")),
         _ => Failure::io(shown.to_string(), e),
     })?;
     // First as a generic value, so that another schema gets its own error.
@@ -84,4 +85,10 @@ pub fn read(path: &Path) -> Result<RunResult, Failure> {
     }
     serde_json::from_value(value)
         .map_err(|e| Failure::NoBaseline(format!("{shown} does not conform to {SCHEMA}: {e}")))
+}
+
+/// Reads a result that a command judges or shows: without it the command line is wrong, whereas a baseline may be
+/// missing, for example in the first build.
+pub fn read_argument(path: &Path) -> Result<RunResult, Failure> {
+    read(path).map_err(Failure::of_argument)
 }
