@@ -4,6 +4,7 @@
 //! Added fields keep the version. On the virtual target, the same seed gives the same bytes except for `meta`.
 
 mod probe;
+pub mod shape;
 
 use std::collections::BTreeMap;
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::bounded;
 use crate::exit::Failure;
-use crate::result::{GateResult, RunResult, SCHEMA, Verdict};
+use crate::result::{GateResult, RunResult, SCHEMA, Verdict, shape};
 
 pub const VERDICT_SCHEMA: &str = "loadgen.verdict/1";
 
@@ -83,8 +83,10 @@ pub fn read(path: &Path) -> Result<RunResult, Failure> {
     if schema != SCHEMA {
         return Err(Failure::NoBaseline(format!("{shown}: schema {schema}, not {SCHEMA}")));
     }
-    serde_json::from_value(value)
-        .map_err(|e| Failure::NoBaseline(format!("{shown} does not conform to {SCHEMA}: {e}")))
+    let wrong = |why: String| Failure::NoBaseline(format!("{shown} does not conform to {SCHEMA}: {why}"));
+    let result: RunResult = serde_json::from_value(value).map_err(|e| wrong(e.to_string()))?;
+    shape::check(&result).map_err(wrong)?;
+    Ok(result)
 }
 
 /// Reads a result that a command judges or shows: without it the command line is wrong, whereas a baseline may be

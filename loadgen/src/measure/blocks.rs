@@ -8,7 +8,8 @@ use super::book::Digits;
 use crate::hdr::{self, Counts};
 use crate::result::IntervalHdr;
 
-const BLOCK_NS: u64 = 1_000_000_000;
+/// Length of each block.
+pub const BLOCK_NS: u64 = 1_000_000_000;
 
 /// Only one histogram is open at a time; finished ones are kept as text to save memory.
 #[derive(Debug)]
