@@ -132,7 +132,7 @@ fn compare_gate_and_sweep_write_what_a_run_does() {
         said.contains("::error title=starvation / baseline::container  longest stall"),
         "{said}"
     );
-    assert_eq!(page, summary);
+    assert_eq!(page.trim(), summary.trim());
     assert_eq!(loadgen(&["gate", &b, "--out", &b]).0, 2);
 
     let args = with_small(&["sweep", "starvation", "--param", "stuff=0,60", "--out", &to]);
@@ -141,7 +141,7 @@ fn compare_gate_and_sweep_write_what_a_run_does() {
     let ([tests, failures, errors], summary) = files(&dir);
     assert!(tests > 20 && failures == 0 && errors >= 1, "{summary}");
     assert!(said.contains("::warning title=starvation stuff=0 / shared::"), "{said}");
-    assert!(page == summary && page.contains("stuff=60"), "{page}");
+    assert!(page.trim() == summary.trim() && page.contains("stuff=60"), "{page}");
 }
 
 /// A stopped run is neither green nor empty.
@@ -202,4 +202,23 @@ fn trackers_keep_a_metric_that_has_no_bound() {
     assert_eq!(flags, ["throughput-slowdown", "recovery"]);
     let slow = &families["loadgen_throughput_slowdown_ratio"].samples;
     assert!(slow.iter().any(|s| s.labels["arm"] == "container" && s.value > 1000.0));
+}
+
+/// A runner may set the variable of the page to nothing; a page that cannot be written is named with its variable.
+#[test]
+fn the_page_of_the_job_may_be_missing() {
+    let result = run().display().to_string();
+    let gate = |page: &str| {
+        Command::new(env!("CARGO_BIN_EXE_loadgen"))
+            .args(["gate", &result, "--github"])
+            .env("GITHUB_STEP_SUMMARY", page)
+            .output()
+            .expect("loadgen starts")
+    };
+    let none = gate("");
+    assert_eq!(none.status.code(), Some(0), "{none:?}");
+    let bad = gate("/nonexistent/page.md");
+    assert_eq!(bad.status.code(), Some(1));
+    let err = String::from_utf8_lossy(&bad.stderr).into_owned();
+    assert!(err.contains("GITHUB_STEP_SUMMARY=/nonexistent/page.md: "), "{err}");
 }

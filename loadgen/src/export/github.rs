@@ -12,6 +12,9 @@ use crate::terminal::{print, say};
 /// Maximum annotations per command. GitHub shows ten errors and ten warnings of a step; a sweep has thousands.
 const ANNOTATIONS_MAX: usize = 50;
 
+/// The variable with the path of the job's summary page.
+const PAGE: &str = "GITHUB_STEP_SUMMARY";
+
 pub fn is_here() -> bool {
     std::env::var("GITHUB_ACTIONS").is_ok_and(|v| v == "true")
 }
@@ -25,11 +28,17 @@ pub fn speak(suites: &[Suite], summary: &str, json: bool) -> Result<(), Failure>
     } else {
         print(&text)?;
     }
-    // Outside a job there is no summary page.
-    let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY") else { return Ok(()) };
+    // Outside a job there is no summary page, and runners of other vendors may set an empty name.
+    let Some(path) = std::env::var_os(PAGE).filter(|path| !path.is_empty()) else { return Ok(()) };
     let file = OpenOptions::new().append(true).create(true).open(&path);
-    let written = file.and_then(|mut f| f.write_all(summary.as_bytes()));
-    written.map_err(|e| Failure::io(Path::new(&path).display(), e))
+    let written = file.and_then(|mut f| f.write_all(section(summary).as_bytes()));
+    written.map_err(|e| Failure::io(format!("{PAGE}={}", Path::new(&path).display()), e))
+}
+
+/// The summary between empty lines. A step may append several, and other tools append theirs: after an HTML element
+/// such as `</details>`, Markdown takes the lines up to the next empty line for HTML (CommonMark 4.6).
+fn section(summary: &str) -> String {
+    format!("\n{}\n\n", summary.trim_end())
 }
 
 /// One error per failure, one warning per doubtful case; errors first.
@@ -61,6 +70,15 @@ fn escape(text: &str, property: bool) -> String {
 mod tests {
     use super::*;
     use crate::export::cases::Case;
+
+    /// Every heading follows an empty line, which ends the HTML of the section before.
+    #[test]
+    fn every_section_of_the_page_keeps_its_heading() {
+        let summary = "## first\n\n<details>\n\n</details>\n";
+        let page = ["</table>\n", &section(summary), &section(summary)].concat();
+        assert_eq!(page.matches("\n\n## first").count(), 2, "{page}");
+        assert!(page.ends_with("</details>\n\n"), "{page}");
+    }
 
     #[test]
     fn errors_come_first_and_are_bounded() {
