@@ -100,10 +100,17 @@ pub(crate) fn interruption(result: &RunResult) -> Option<String> {
     Some(format!("Interrupted in the arm {}, {at}{phase}.", last.name))
 }
 
+/// A text on one line. A runner of CI takes a line that starts with `::` for a command, and the text is the user's.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 pub(crate) fn headline(result: &RunResult) -> String {
+    let [scenario, target, about] =
+        [&result.scenario, &result.target, &result.about].map(|text| one_line(text));
+    let seed = result.seed;
     if result.arms.is_empty() {
-        let (scenario, target, seed) = (&result.scenario, &result.target, result.seed);
-        return format!("{scenario} on the {target} target, seed {seed}: {}.", result.about);
+        return format!("{scenario} on the {target} target, seed {seed}: {about}.");
     }
     let count = |role| {
         result.arms.first().map_or(0, |a| a.containers.iter().filter(|c| c.role == role).count())
@@ -113,11 +120,8 @@ pub(crate) fn headline(result: &RunResult) -> String {
         n => format!("{n} {one}s"),
     };
     format!(
-        "{} on the {} target, seed {}: {}.\n{} and {}; the same load, link and memory in each column.",
-        result.scenario,
-        result.target,
-        result.seed,
-        result.about,
+        "{scenario} on the {target} target, seed {seed}: {about}.\n\
+         {} and {}; the same load, link and memory in each column.",
         of(Role::Hog, "hog"),
         of(Role::Victim, "victim"),
     )
@@ -266,4 +270,20 @@ pub fn verdict_line(result: &RunResult, out: &str) -> String {
         format!(" ({} of {} gates failed)", v.failed, v.gates)
     };
     format!("VERDICT: {} exit={}{failed} out={out}", v.word, v.exit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Before and after the arms are measured.
+    #[test]
+    fn a_text_of_the_user_starts_no_line() {
+        let mut result = crate::selftest::sample();
+        result.about = "a\n::warning title=x::y\r\n\tb".to_owned();
+        let measured = headline(&result);
+        assert!(measured.contains("a ::warning title=x::y b.\n"), "{measured}");
+        result.arms.clear();
+        assert!(!headline(&result).contains('\n'), "{}", headline(&result));
+    }
 }
