@@ -79,6 +79,16 @@ const TOPICS: &[(&str, &str)] = &[
          neither does a subject that passes; the run is inconclusive.",
     ),
     (
+        "target",
+        "The gate fails where the target cannot run: tap needs root, namespaces and /dev/net/tun, kernel needs root and \
+         cgroup v1. Nothing was measured, so the run is inconclusive (exit 5). The virtual target runs everywhere.",
+    ),
+    (
+        "interrupted",
+        "A run that was stopped judges no gate: exit 130. Its JUnit file has one case with an error, 'measured to its \
+         end', and skips the others, so that a stopped build is never green.",
+    ),
+    (
         "leaked",
         "Bytes still charged at the end to budgets whose containers have all ended. Must be 0: a container that ends \
          uncharges everything.",
@@ -107,6 +117,8 @@ const TOPICS: &[(&str, &str)] = &[
 /// Topics of gates: a word in the gate's name, and the topic. The first match counts.
 const GATES: &[(&str, &str)] = &[
     ("(", EXPRESSION),
+    ("the target can run here", "target"),
+    ("measured to its end", "interrupted"),
     ("goodput alone", "control"),
     ("probes", "probes"),
     ("lag", "lag"),
@@ -209,4 +221,18 @@ fn gate(name: &str) -> Option<String> {
     let name = Some(name.to_lowercase()).filter(|n| n.contains(' '))?;
     let (_, topic) = GATES.iter().find(|(word, _)| name.contains(word))?;
     if *topic == EXPRESSION { Some(words::explain()) } else { topic_or_metric(topic) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The cases of a run without measurements, which no result of a complete run has.
+    #[test]
+    fn the_gates_of_a_run_that_ends_early_have_a_topic() {
+        let unavailable = explain(Some("the target can run here")).unwrap();
+        assert!(unavailable.contains("/dev/net/tun"), "{unavailable}");
+        let interrupted = explain(Some("measured to its end")).unwrap();
+        assert!(interrupted.contains("130"), "{interrupted}");
+    }
 }
