@@ -1,5 +1,7 @@
 //! The command line.
 
+mod many;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -9,8 +11,8 @@ use clap::{Parser, Subcommand};
 
 use crate::commands;
 use crate::exit::{Exit, Failure};
-use crate::export::{self, cases};
-use crate::folder::{self, Folder};
+use crate::export;
+use crate::folder::{self, Folder, Place};
 use crate::help;
 use crate::interrupt;
 use crate::names;
@@ -20,7 +22,7 @@ use crate::recheck;
 use crate::report::table;
 use crate::result::RunResult;
 use crate::run;
-use crate::study::{self, Study};
+use crate::study;
 use crate::target::{self, Control, Target};
 use crate::terminal::{print, say};
 
@@ -65,7 +67,7 @@ enum Command {
         #[arg(long, value_name = "KEY=VALUE,...")]
         param: String,
         #[command(flatten)]
-        options: OfMany,
+        options: many::OfMany,
     },
     /// Search the limit between --from and --to: the value of a parameter up to which no gate of a subject fails
     #[command(after_help = help::judging(help::SEARCH))]
@@ -84,7 +86,7 @@ enum Command {
         #[arg(long, default_value_t = 8)]
         steps: u32,
         #[command(flatten)]
-        options: OfMany,
+        options: many::OfMany,
     },
     /// Judge a saved result: exit 3 when a gate fails, 4 when it is worse than the baseline, 6 without one
     #[command(after_help = help::judging(help::GATE))]
@@ -171,33 +173,6 @@ struct Options {
     outputs: commands::Outputs,
 }
 
-/// Options of a command that makes many runs.
-#[derive(Debug, clap::Args)]
-struct OfMany {
-    #[arg(long, default_value = "virtual")]
-    target: String,
-    #[command(flatten)]
-    basics: Basics,
-    /// Write to this folder [default: out/<command>-<scenario>-<seed>]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
-    #[command(flatten)]
-    github: commands::Github,
-}
-
-impl OfMany {
-    /// The settings of a study with these options.
-    fn study<'a>(
-        &'a self,
-        scenario: &'a str,
-        target: &'a dyn Target,
-    ) -> Result<Study<'a>, Failure> {
-        let repeats = self.basics.repeats(target)?;
-        let Basics { seed, set, .. } = &self.basics;
-        Ok(Study { scenario, target, seed: *seed, set, repeats, out: self.out.clone() })
-    }
-}
-
 /// Runs the command line of this process and returns its exit code.
 pub fn main() -> u8 {
     run_with(std::env::args_os())
@@ -238,37 +213,10 @@ fn dispatch(command: Command) -> Result<u8, Failure> {
         }
         Command::List => print(&commands::list::list()?),
         Command::Show { name } => print(&commands::list::show(&name)?),
-        Command::Sweep { scenario, param, options } => {
-            let target = target::find(&options.target)?;
-            let stop = Control { stop: interrupt::watch() };
-            let found = study::sweep(&options.study(&scenario, target.as_ref())?, &param, stop)?;
-            let judged = commands::Judged {
-                of: &format!("sweep {scenario}"),
-                word: Exit::word_of(found.exit),
-                exit: found.exit,
-                suites: &found.suites,
-                text: &found.text,
-            };
-            judged.publish(Some(found.folder.dir()), &options.github, false)?;
-            said((found.text, found.exit))
-        }
+        Command::Sweep { scenario, param, options } => many::sweep(&scenario, &param, &options),
         Command::Search { scenario, param, from, to, steps, options } => {
-            let target = target::find(&options.target)?;
             let range = study::Range { key: &param, from: &from, to: &to, steps };
-            let stop = Control { stop: interrupt::watch() };
-            let found = study::search(&options.study(&scenario, target.as_ref())?, &range, stop)?;
-            let (text, exit) = &found;
-            let suites = [cases::of_search(&scenario, &param, text, *exit)];
-            let judged = commands::Judged {
-                of: &format!("search {scenario}"),
-                word: Exit::word_of(*exit),
-                exit: *exit,
-                suites: &suites,
-                text,
-            };
-            // Only the GitHub output: a search writes neither summary.md nor junit.xml.
-            judged.publish(None, &options.github, false)?;
-            said(found)
+            many::search(&scenario, &range, &options)
         }
         Command::Gate { result, baseline, expr, tolerance, inconclusive, out, github } => {
             let options = recheck::Options {
@@ -296,6 +244,18 @@ fn judge_again(
         [Some(result), options.baseline].into_iter().flatten().map(Path::to_path_buf).collect();
     // Before any work: the output must not overwrite an input.
     out.map_or(Ok(()), |out| folder::apart(out, &inputs))?;
+    let judged = judge_apart(result, options, out, github);
+    // A command that judges nothing must not leave the verdict of an earlier one.
+    judged.inspect_err(|_| out.map_or((), folder::forget))
+}
+
+/// The same, with an output folder that holds no input.
+fn judge_apart(
+    result: &Path,
+    options: &recheck::Options<'_>,
+    out: Option<&Path>,
+    github: &commands::Github,
+) -> Result<u8, Failure> {
     let found = recheck::gate(result, options)?;
     let folder = out.map(Folder::beside).transpose()?;
     let judged = commands::Judged {
@@ -305,14 +265,7 @@ fn judge_again(
         suites: &found.suites,
         text: &found.text,
     };
-    judged.publish(folder.as_ref().map(Folder::dir), github, false)?;
-    said((found.text, found.exit))
-}
-
-/// Prints a text and returns the exit code that belongs to it.
-fn said((text, exit): (String, u8)) -> Result<u8, Failure> {
-    print(&text)?;
-    Ok(exit)
+    judged.publish(folder.as_ref().map(Folder::dir), Vec::new(), github, None)
 }
 
 /// `run` and `repro`: runs a scenario, writes its files and prints the table. `label` replaces the scenario's name.
@@ -329,9 +282,11 @@ fn run_one(
         Ok((target, plan, repeats))
     });
     // A run that does not start must not leave the verdict of an earlier run in its folder.
-    let (target, plan, repeats) =
-        ready.inspect_err(|_| forget(name, label.unwrap_or(name), options))?;
-    let (seed, label) = (options.basics.seed, label.unwrap_or(&plan.scenario));
+    let seed = options.basics.seed;
+    let earlier =
+        Place { out: options.out.as_deref(), prefix: "", label, scenario: name, target, seed };
+    let (target, plan, repeats) = ready.inspect_err(|_| earlier.forget())?;
+    let label = label.unwrap_or(&plan.scenario);
     // Evaluated only without `--out`: a name that gives no valid folder is an error only then.
     let default = || names::default_out(name, "", label, seed);
     let out = options.out.clone().map_or_else(default, Ok)?;
@@ -341,11 +296,12 @@ fn run_one(
             Failure::Unavailable(why) => {
                 leave_word(&out, &run::unavailable(&plan, target.as_ref(), why));
             }
-            _ => forget(name, label, options),
+            _ => earlier.forget(),
         }
         return Err(failure);
     }
     let folder = Folder::for_run(&out)?;
+    options.outputs.keep_foreign(&out, &commands::OF_EVERY_RUN)?;
 
     // `expected` is for one run.
     let expected = expected(&plan, target.as_ref()).map(|once| once * repeats as u32);
@@ -373,15 +329,6 @@ fn ready(name: &str, target: &dyn Target, options: &Options) -> Result<(Plan, us
     let repeats = options.basics.repeats(target)?;
     let set = set.iter().map(|s| ("--set", s));
     Ok((run::parsed(name, target, set, *seed)?, repeats))
-}
-
-/// Removes the verdict of an earlier run from the folder of a run that did not start. A scenario file may set another
-/// name than `name`; the default folder of that name is not known here.
-fn forget(name: &str, label: &str, options: &Options) {
-    let default = || names::default_out(name, "", label, options.basics.seed).ok();
-    if let Some(out) = options.out.clone().or_else(default) {
-        folder::forget(&out);
-    }
 }
 
 /// Writes the verdict of a run that its target cannot run on this machine. The exit code stays that of the target.

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::exit::Failure;
-use crate::export::cases::{self, Suite};
-use crate::export::{self, Format, github, json, junit, summary};
+use crate::exit::{Exit, Failure};
+use crate::export::cases::{self, Outcome, Suite};
+use crate::export::{self, File, Format, Staged, github, json, junit, place, summary};
 use crate::folder::{self, Folder};
 use crate::help;
 use crate::merge::{self, How};
@@ -20,7 +20,7 @@ use crate::terminal::print;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Write the files of a run again from its result.json
+    /// Write the files of a run again from its result.json: exit 0 whatever its verdict, which `gate` judges
     #[command(after_help = help::plain(help::REPORT))]
     Report {
         /// result.json or its folder
@@ -114,19 +114,43 @@ pub(crate) struct Judged<'a> {
 }
 
 impl Judged<'_> {
-    /// Writes `summary.md` and `junit.xml` into `dir`, if there is one, and the GitHub output.
+    /// Names of the files that [`Judged::publish`] adds to those of its caller.
+    pub(crate) const FILES: [&'static str; 2] = ["summary.md", "junit.xml"];
+
+    /// Writes the GitHub output, prints the text, and writes `files`, `summary.md` and `junit.xml` into `dir`, if there
+    /// is one. The files appear after all output: a command that fails to print exits with 1, and no file may
+    /// contradict that. `json`: printed instead of the text. Returns the exit code.
     pub(crate) fn publish(
         &self,
         dir: Option<&Path>,
+        mut files: Vec<File>,
         github: &Github,
-        json: bool,
-    ) -> Result<(), Failure> {
+        json: Option<&str>,
+    ) -> Result<u8, Failure> {
         let summary = || summary::of_cases(self.of, self.word, self.exit, self.suites, self.text);
-        if let Some(dir) = dir {
-            export::write_file(dir, "summary.md", summary())?;
-            export::write_file(dir, "junit.xml", junit::document(self.of, self.suites))?;
+        let staged = match dir {
+            Some(dir) => {
+                files.push(("summary.md".to_owned(), summary()));
+                files.push(("junit.xml".to_owned(), self.junit()));
+                Some(Staged::new(dir, files)?)
+            }
+            None => None,
+        };
+        github.speak(self.suites, summary, json.is_some())?;
+        print(json.unwrap_or(self.text))?;
+        staged.map_or(Ok(()), Staged::finish)?;
+        Ok(self.exit)
+    }
+
+    /// The JUnit file. A CI server fails the job for an `error`, so a doubt that the exit code lets pass is `skipped`.
+    fn junit(&self) -> String {
+        if self.exit != Exit::Passed.code() {
+            return junit::document(self.of, self.suites);
         }
-        github.speak(self.suites, summary, json)
+        let mut suites = self.suites.to_vec();
+        let doubts = suites.iter_mut().flat_map(|s| &mut s.cases);
+        doubts.filter(|c| c.outcome == Outcome::Doubt).for_each(|c| c.outcome = Outcome::Skipped);
+        junit::document(self.of, &suites)
     }
 }
 
@@ -141,9 +165,9 @@ pub(crate) enum SchemaName {
 }
 
 impl Outputs {
-    /// Writes the files of a run; result and verdict are always among them. The verdict appears last, after all output:
-    /// a run that fails to print its result exits with 1, and no verdict may contradict that. `print` writes to
-    /// standard output; `json`: that output is JSON.
+    /// Writes the files of a run; result and verdict are always among them. The verdict, the summary and the JUnit file
+    /// appear last, after all output: a run that fails to print its result exits with 1, and no file may contradict
+    /// that. `print` writes to standard output; `json`: that output is JSON.
     pub(crate) fn write(
         &self,
         dir: &Path,
@@ -157,7 +181,7 @@ impl Outputs {
         formats.sort();
         formats.dedup();
         let mut staged = export::stage(dir, result, &formats)?;
-        // The files exist before the output refers to them.
+        // The measurements and their charts exist before the output refers to them.
         staged.publish()?;
         self.speak(result, json)?;
         print()?;
@@ -167,6 +191,14 @@ impl Outputs {
     /// Writes the GitHub output of a run, before the verdict line, which must be the last.
     pub(crate) fn speak(&self, result: &RunResult, json: bool) -> Result<(), Failure> {
         self.github.speak(&cases::of_run(result), || summary::render(result), json)
+    }
+
+    /// Refuses a folder with files that loadgen did not write and that these formats would overwrite. `own`: formats
+    /// that the command replaces in any case.
+    pub(crate) fn keep_foreign(&self, dir: &Path, own: &[Format]) -> Result<(), Failure> {
+        let formats = self.formats();
+        let written = formats.iter().filter(|format| !own.contains(format));
+        place::keep_foreign(dir, written.flat_map(|format| format.names()))
     }
 
     fn formats(&self) -> Vec<Format> {
@@ -179,8 +211,16 @@ pub(crate) fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Report { result, out, outputs } => report(&result, out, &outputs),
         Command::Compare(compare) => compare.dispatch(),
         Command::Merge { results, how, out, outputs } => merged(&results, how, &out, &outputs),
-        // A closed standard output must not change the outcome of the checks.
-        Command::Selftest => Ok(selftest::run(|line| drop(print(line)))),
+        Command::Selftest => {
+            let mut printed = Ok(0);
+            // A full standard output must not end the checks.
+            let exit = selftest::run(|line| {
+                if let Err(e) = print(line) {
+                    printed = Err(e);
+                }
+            });
+            if exit == Exit::Passed.code() { printed } else { Ok(exit) }
+        }
         Command::Schema { which } => print(match which {
             SchemaName::Result => include_str!("../schema/result.schema.json"),
             SchemaName::Verdict => include_str!("../schema/verdict.schema.json"),
@@ -192,12 +232,21 @@ pub(crate) fn dispatch(command: Command) -> Result<u8, Failure> {
     }
 }
 
+/// Formats that a run replaces, by whichever program they were written.
+pub(crate) const OF_EVERY_RUN: [Format; 2] = [Format::Result, Format::Verdict];
+
 /// `merge`: adds the results and writes the files of the sum.
 fn merged(from: &[PathBuf], how: How, out: &Path, outputs: &Outputs) -> Result<u8, Failure> {
     folder::apart(out, from)?;
+    merged_apart(from, how, out, outputs).inspect_err(|_| folder::forget(out))
+}
+
+/// The same, with an output folder that holds no input.
+fn merged_apart(from: &[PathBuf], how: How, out: &Path, outputs: &Outputs) -> Result<u8, Failure> {
     let parts = from.iter().map(|p| json::read_argument(p)).collect::<Result<Vec<_>, _>>()?;
     let sum = merge::merge(&parts, how)?;
     let folder = Folder::for_run(out)?;
+    outputs.keep_foreign(out, &OF_EVERY_RUN)?;
     outputs.write(folder.dir(), &sum, false, || {
         let line = table::verdict_line(&sum, &out.display().to_string());
         print(&format!("{}\n{line}\n", table::render(&sum)))
@@ -207,12 +256,19 @@ fn merged(from: &[PathBuf], how: How, out: &Path, outputs: &Outputs) -> Result<u
 
 /// `report`: writes the files of a saved result again.
 fn report(from: &Path, out: Option<PathBuf>, outputs: &Outputs) -> Result<u8, Failure> {
-    let result = json::read_argument(from)?;
     let source = folder::of_result(from);
     let out = out.unwrap_or_else(|| source.clone());
     // In the result's own folder, keep its other files; in another folder, remove the files of a previous result.
     let beside = folder::apart(&out, std::slice::from_ref(&source)).is_err();
+    let result = json::read_argument(from).inspect_err(|_| {
+        // The files beside a result that cannot be read may be all that remains of it.
+        if out != source && !beside {
+            folder::forget(&out);
+        }
+    })?;
     let folder = if beside { Folder::beside(&out)? } else { Folder::take(&out)? };
+    // Beside the result, its `result.json` is the file that was read.
+    outputs.keep_foreign(&out, if beside { &OF_EVERY_RUN } else { &[] })?;
     let mut staged = export::stage(folder.dir(), &result, &outputs.formats())?;
     staged.publish()?;
     // The run itself has already written annotations to this job: repeat them only on request.
@@ -224,4 +280,27 @@ fn report(from: &Path, out: Option<PathBuf>, outputs: &Outputs) -> Result<u8, Fa
     staged.finish()?;
     // Rendering judges nothing: exit 0, whatever the verdict.
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::cases::Case;
+
+    /// `gate --inconclusive warn` exits with 0: an `error` in its JUnit file would fail the job nevertheless.
+    #[test]
+    fn a_doubt_that_passes_is_no_error_in_junit() {
+        let said = "too few probes".to_owned();
+        let case = Case { name: "probes".to_owned(), outcome: Outcome::Doubt, said };
+        let suites = [Suite::new("step", "container", vec![case])];
+        let junit = |exit: Exit| {
+            let (word, exit) = (exit.word(), exit.code());
+            Judged { of: "gate step", word, exit, suites: &suites, text: "" }.junit()
+        };
+        let passed = junit(Exit::Passed);
+        assert!(passed.contains("errors=\"0\" skipped=\"1\""), "{passed}");
+        assert!(passed.contains("<skipped message=\"too few probes\"/>"), "{passed}");
+        let doubtful = junit(Exit::Inconclusive);
+        assert!(doubtful.contains("errors=\"1\" skipped=\"0\""), "{doubtful}");
+    }
 }

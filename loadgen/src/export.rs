@@ -19,7 +19,7 @@ use crate::exit::Failure;
 use crate::report::html;
 use crate::result::RunResult;
 
-pub use place::{stage, write, write_file};
+pub use place::{Staged, stage, write, write_file};
 
 /// Formats of the output. A run always writes `result.json` and `verdict.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -53,6 +53,24 @@ pub enum Format {
 impl Format {
     pub fn all() -> Vec<Self> {
         Self::value_variants().to_vec()
+    }
+
+    /// Names of the files of this format that do not depend on the scenario.
+    pub fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Result => &["result.json"],
+            Self::Verdict => &["verdict.json"],
+            Self::Html => &["report.html"],
+            Self::Md => &["summary.md"],
+            Self::Junit => &["junit.xml"],
+            Self::Gab => &["gab.json", "gab-bigger.json"],
+            Self::Bmf => &["bmf.json"],
+            Self::Openmetrics => &["metrics.prom"],
+            Self::Csv => &["containers.csv", "windows.csv"],
+            Self::Ndjson => &["windows.ndjson"],
+            Self::Hgrm => &[],
+            Self::Hlog => &["latency.hlog"],
+        }
     }
 }
 

@@ -1,10 +1,13 @@
 //! The folder that a command writes to, locked for one process at a time: two would mix their files.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use crate::exit::Failure;
-use crate::export::place;
+use crate::export::{place, plain};
+use crate::names;
+use crate::scenario::Scenario;
 
 /// A locked output folder; the lock lasts as long as this value.
 #[derive(Debug)]
@@ -35,6 +38,18 @@ impl Folder {
         Ok(folder)
     }
 
+    /// Locks the folder for a sweep or a search, and removes the files of an earlier one, those of its values included:
+    /// a later sweep may have fewer.
+    ///
+    /// # Errors
+    /// The same as those of [`Folder::take`], for the folder of a value too.
+    pub fn for_study(dir: &Path) -> Result<Self, Failure> {
+        let folder = Self::beside(dir)?;
+        points(dir).iter().try_for_each(|point| Self::take(point).map(drop))?;
+        place::prepare(dir)?;
+        Ok(folder)
+    }
+
     /// Locks the folder and keeps its files.
     ///
     /// # Errors
@@ -62,9 +77,81 @@ impl Folder {
 /// are kept.
 pub fn forget(dir: &Path) {
     if let Some(_folder) = dir.is_dir().then(|| Folder::beside(dir).ok()).flatten() {
+        // The list of the points is in a file that is removed below.
+        points(dir).iter().for_each(|point| forget_alone(point));
         // Ignore errors: a file that cannot be removed could not be overwritten either.
         let _ = place::clear_judgement(dir);
     }
+}
+
+/// As [`forget`], without the points of a sweep.
+fn forget_alone(dir: &Path) {
+    if let Ok(_folder) = Folder::beside(dir) {
+        let _ = place::clear_judgement(dir);
+    }
+}
+
+/// Where a command that runs a scenario writes.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// `--out`.
+    pub out: Option<&'a Path>,
+    /// Of the name of the default folder.
+    pub prefix: &'a str,
+    /// Name instead of the scenario's.
+    pub label: Option<&'a str>,
+    /// The scenario as typed: a name or a file.
+    pub scenario: &'a str,
+    pub target: &'a str,
+    pub seed: u64,
+}
+
+impl Place<'_> {
+    /// Removes the verdict of an earlier command: for one that ends before it takes the folder. Without `--out`, the
+    /// folder is known only if the scenario can be read.
+    pub fn forget(self) {
+        let dir = self.out.map(Path::to_path_buf).or_else(|| self.default());
+        if let Some(dir) = dir {
+            forget(&dir);
+        }
+    }
+
+    fn default(&self) -> Option<PathBuf> {
+        // The target may be the argument that is wrong; the name depends on it only in odd files.
+        let found = || Scenario::find(self.scenario, self.target);
+        let own =
+            || found().or_else(|_| Scenario::find(self.scenario, "virtual")).ok()?.name().ok();
+        // A name that no run accepts may lead out of the folder.
+        let label = self.label.map(str::to_owned).or_else(own).filter(|name| names::fits(name))?;
+        names::default_out(self.scenario, self.prefix, &label, self.seed).ok()
+    }
+}
+
+/// The folder of a value of a sweep, below that of the sweep.
+pub fn point(dir: &Path, key: &str, value: &str) -> PathBuf {
+    dir.join(plain(&format!("{key}-{value}")))
+}
+
+/// The folders of the values of the sweep in `dir`, if there is one. A link is none of them: its target may be of
+/// another command.
+fn points(dir: &Path) -> Vec<PathBuf> {
+    let Some((key, values)) = place::swept(dir) else { return Vec::new() };
+    let folders = values.iter().map(|value| point(dir, &key, value));
+    folders.filter(|p| fs::symlink_metadata(p).is_ok_and(|m| m.is_dir())).collect()
+}
+
+/// Locks the folders of the values of a sweep for its runs.
+///
+/// # Errors
+/// A folder is not writable, or another process writes to it.
+pub fn points_for_run<'a>(
+    dir: &Path,
+    key: &str,
+    values: impl Iterator<Item = &'a str>,
+) -> Result<Vec<Folder>, Failure> {
+    // Two values may share a folder, which one process can lock only once.
+    let dirs: BTreeSet<PathBuf> = values.map(|value| point(dir, key, value)).collect();
+    dirs.iter().map(|dir| Folder::for_run(dir)).collect()
 }
 
 /// The folder of a result given as `result.json` or as its folder.
@@ -128,6 +215,41 @@ mod tests {
             assert_eq!(apart(&dir.join(out), &inputs).unwrap_err().exit().code(), 2, "{out}");
         }
         assert!(apart(&dir, &inputs).is_ok() && apart(&dir.join("new"), &inputs).is_ok());
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    /// A later sweep may have fewer values, and its folder may hold others' folders.
+    #[test]
+    fn a_study_clears_the_values_of_an_earlier_sweep() {
+        let dir = scratch("study");
+        let sweep = r#"{"schema": "loadgen.sweep/1", "param": "rtt",
+            "points": [{"value": "1ms"}, {"value": "3ms"}, {"value": "linked"}]}"#;
+        let result = |at: &str| dir.join(at).join("result.json");
+        for at in ["rtt-1ms", "rtt-3ms", "rtt-5ms", "elsewhere"] {
+            fs::create_dir_all(dir.join(at)).unwrap();
+            fs::write(result(at), "{\"schema\": \"loadgen.result/1\"}").unwrap();
+            fs::write(dir.join(at).join("verdict.json"), "{\"schema\": \"loadgen.verdict/1\"}")
+                .unwrap();
+        }
+        std::os::unix::fs::symlink(dir.join("elsewhere"), dir.join("rtt-linked")).unwrap();
+        fs::write(dir.join("sweep.json"), sweep).unwrap();
+        // A study that does not start removes the verdicts only.
+        forget(&dir);
+        let verdict = |at: &str| dir.join(at).join("verdict.json").exists();
+        assert!(!dir.join("sweep.json").exists() && !verdict("rtt-1ms") && !verdict("rtt-3ms"));
+        assert!(verdict("rtt-5ms") && verdict("elsewhere") && result("rtt-3ms").exists());
+
+        fs::write(dir.join("sweep.json"), sweep).unwrap();
+        let folder = Folder::for_study(&dir).unwrap();
+        assert!(!result("rtt-1ms").exists() && !result("rtt-3ms").exists());
+        assert!(result("rtt-5ms").exists() && result("elsewhere").exists());
+
+        // A run beside the sweep is refused; a value that occurs twice is not.
+        let places =
+            points_for_run(folder.dir(), "rtt", ["1ms", "2ms", "1ms"].into_iter()).unwrap();
+        assert_eq!(Folder::for_run(&dir.join("rtt-1ms")).unwrap_err().exit().code(), 1);
+        drop(places);
+        Folder::for_run(&dir.join("rtt-1ms")).unwrap();
         fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -52,6 +52,9 @@ impl Scenario {
     pub fn knobs(&self) -> Result<Vec<(String, toml::Value)>, Failure> {
         self.source.knobs()
     }
+    pub fn name(&self) -> Result<String, Failure> {
+        Ok(self.source.file()?.name)
+    }
     pub fn about(&self) -> Result<String, Failure> {
         Ok(self.source.file()?.about)
     }

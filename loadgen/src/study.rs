@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use crate::exit::{Exit, Failure};
 use crate::export::cases::{self, Suite};
-use crate::export::{self, Format, json, plain};
-use crate::folder::Folder;
+use crate::export::{self, Format, json};
+use crate::folder::{self, Folder, Place};
 use crate::metrics::{any_bulk, victims};
 use crate::names;
 use crate::plan::{ArmRole, Plan};
@@ -31,6 +31,42 @@ pub struct Study<'a> {
     /// Number of runs that are judged together at each value.
     pub repeats: usize,
     pub out: Option<PathBuf>,
+}
+
+/// The two commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Sweep,
+    Search,
+}
+
+impl Kind {
+    /// Of the name of its default folder.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Sweep => "sweep-",
+            Self::Search => "search-",
+        }
+    }
+
+    /// The files that it writes into its folder.
+    fn files(self) -> &'static [&'static str] {
+        match self {
+            Self::Sweep => &["sweep.json", "summary.md", "junit.xml"],
+            Self::Search => &["sweep.json"],
+        }
+    }
+
+    /// Where it writes.
+    pub fn place<'a>(
+        self,
+        out: Option<&'a Path>,
+        scenario: &'a str,
+        target: &'a str,
+        seed: u64,
+    ) -> Place<'a> {
+        Place { out, prefix: self.prefix(), label: None, scenario, target, seed }
+    }
 }
 
 /// One run of a sweep.
@@ -67,6 +103,9 @@ struct SweepFile<'a> {
     points: &'a [Point],
 }
 
+/// The values of a sweep, each with its plan.
+type Values<'p> = Vec<(&'p str, Plan)>;
+
 /// Maximum number of values of a sweep.
 const VALUES_MAX: usize = 1000;
 
@@ -84,28 +123,16 @@ pub struct Swept {
 
 /// Runs the scenario for each value. `param`: `key=value,value,...`.
 pub fn sweep(study: &Study<'_>, param: &str, control: Control<'_>) -> Result<Swept, Failure> {
-    let (key, values) = param
-        .split_once('=')
-        .ok_or_else(|| Failure::Usage(format!("--param '{param}': must be KEY=VALUE,VALUE,...")))?;
-    // An empty value, as after a trailing comma, is ignored.
-    let values: Vec<&str> = values.split(',').map(str::trim).filter(|v| !v.is_empty()).collect();
-    if values.is_empty() || values.len() > VALUES_MAX {
-        return Err(Failure::Usage(format!("--param '{param}': 1 to {VALUES_MAX} values")));
-    }
-    // Make all plans before the first run: a wrong value must not end a sweep half-way.
-    let plans =
-        values.iter().map(|v| study.plan(&format!("{key}={v}"))).collect::<Result<Vec<_>, _>>()?;
-    let folder = study.place("sweep", &plans[0])?;
+    let (key, values) = study.values(param).inspect_err(|_| study.forget(Kind::Sweep))?;
+    let folder = study.place(Kind::Sweep, &values[0].1)?;
     let out = folder.dir();
-    let place = |value: &str| out.join(plain(&format!("{key}-{value}")));
-    for value in &values {
-        // A killed sweep must not leave verdicts of an earlier one.
-        export::place::prepare_run(&place(value))?;
-    }
+    // The folders stay locked until the end: a run beside the sweep must not write into one of them. A killed sweep
+    // must not leave verdicts of an earlier one.
+    let places = folder::points_for_run(out, key, values.iter().map(|(value, _)| *value))?;
     let (mut points, mut suites) = (Vec::new(), Vec::new());
-    for (value, plan) in values.iter().zip(&plans) {
+    for (value, plan) in &values {
         let result = run::repeated(plan, study.target, control, study.repeats)?;
-        let dir = place(value);
+        let dir = folder::point(out, key, value);
         export::write(&dir, &result, &[Format::Result, Format::Verdict])?;
         points.push(point(value, &result));
         // The value distinguishes the suites of the points.
@@ -119,6 +146,7 @@ pub fn sweep(study: &Study<'_>, param: &str, control: Control<'_>) -> Result<Swe
             break;
         }
     }
+    drop(places);
     let exit = Exit::worst(points.iter().map(|p| p.exit));
     let text = format!(
         "{} over {key} on the {} target, seed {}\n\n{}\n{}\n",
@@ -132,6 +160,27 @@ pub fn sweep(study: &Study<'_>, param: &str, control: Control<'_>) -> Result<Swe
 }
 
 impl Study<'_> {
+    /// The parameter of a sweep, and each of its values with its plan. Makes all plans before the first run: a wrong
+    /// value must not end a sweep half-way.
+    fn values<'p>(&self, param: &'p str) -> Result<(&'p str, Values<'p>), Failure> {
+        let (key, values) = param.split_once('=').ok_or_else(|| {
+            Failure::Usage(format!("--param '{param}': must be KEY=VALUE,VALUE,..."))
+        })?;
+        // An empty value, as after a trailing comma, is ignored.
+        let values: Vec<&str> =
+            values.split(',').map(str::trim).filter(|v| !v.is_empty()).collect();
+        if values.is_empty() || values.len() > VALUES_MAX {
+            return Err(Failure::Usage(format!("--param '{param}': 1 to {VALUES_MAX} values")));
+        }
+        let planned = |value| Ok((value, self.plan(&format!("{key}={value}"))?));
+        Ok((key, values.into_iter().map(planned).collect::<Result<_, Failure>>()?))
+    }
+
+    /// Removes the verdict of an earlier study from the folder of one that does not start.
+    fn forget(&self, kind: Kind) {
+        kind.place(self.out.as_deref(), self.scenario, self.target.name(), self.seed).forget();
+    }
+
     /// The plan with one more setting, `key=value`.
     fn plan(&self, param: &String) -> Result<Plan, Failure> {
         let set = self.set.iter().map(|s| ("--set", s)).chain([("--param", param)]);
@@ -152,11 +201,13 @@ impl Study<'_> {
     }
 
     /// The locked output folder of a study.
-    fn place(&self, what: &str, plan: &Plan) -> Result<Folder, Failure> {
-        let prefix = format!("{what}-");
-        let default = || names::default_out(self.scenario, &prefix, &plan.scenario, self.seed);
+    fn place(&self, kind: Kind, plan: &Plan) -> Result<Folder, Failure> {
+        let default =
+            || names::default_out(self.scenario, kind.prefix(), &plan.scenario, self.seed);
         let out = self.out.clone().map_or_else(default, Ok)?;
-        Folder::take(&out)
+        let folder = Folder::for_study(&out)?;
+        export::place::keep_foreign(&out, kind.files())?;
+        Ok(folder)
     }
 
     /// Writes `sweep.json` with the points so far.

@@ -88,6 +88,23 @@ fn no_verdict_beside_an_output_that_is_full() {
         .expect("loadgen starts");
     assert_eq!(status.code(), Some(1));
     assert!(dir.join("result.json").exists() && !dir.join("verdict.json").exists());
+    assert!(!dir.join("junit.xml").exists() && !dir.join("summary.md").exists());
+
+    // `gate` replaces the files of an earlier judgement; `selftest` writes none.
+    let judged = scratch("full-gate");
+    let (from, to) = (dir.display().to_string(), judged.display().to_string());
+    let gate = ["gate", &from, "--out", &to];
+    assert_eq!(loadgen(&gate).0, 0);
+    assert_eq!(names(&judged), ["junit.xml", "summary.md"]);
+    for args in [&gate[..], &["selftest"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a device");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+        let status = command.args(args).stdout(full).stderr(Stdio::null()).status();
+        let code = status.expect("loadgen starts").code();
+        // 5: a machine too busy to wake up in time.
+        assert!(code == Some(1) || args == ["selftest"] && code == Some(5), "{args:?}: {code:?}");
+    }
+    assert_eq!(names(&judged), Vec::<String>::new());
 
     // The same for the summary on the page of a CI job.
     let full = scratch("full-summary");
@@ -157,4 +174,94 @@ fn a_sweep_begins_with_empty_folders() {
     let (code, said, err) = loadgen(&args[..args.len() - 2]);
     assert_eq!(code, 0, "{said}{err}");
     assert_eq!(json(&point.join("verdict.json"))["verdict"]["word"], "PASS");
+}
+
+/// The files by which a CI server judges, as every command writes them.
+fn judged(dir: &Path) {
+    std::fs::create_dir_all(dir).expect("a folder");
+    for (name, text) in [
+        ("verdict.json", "{\"schema\": \"loadgen.verdict/1\"}"),
+        ("junit.xml", "<!-- loadgen.junit -->"),
+        ("summary.md", "<!-- loadgen.summary -->"),
+        ("compare.json", "{\"schema\": \"loadgen.compare/1\"}"),
+        ("sweep.json", "{\"schema\": \"loadgen.sweep/1\"}"),
+        ("report.html", "<meta name=\"generator\" content=\"loadgen\">"),
+    ] {
+        std::fs::write(dir.join(name), text).expect("written");
+    }
+}
+
+/// A command that fails before it starts judges nothing; the files of an earlier one would still be green.
+#[test]
+fn no_earlier_verdict_stays_beside_an_error() {
+    let dir = scratch("errors");
+    let out = dir.display().to_string();
+    let none = scratch("no-result").display().to_string();
+    for (code, args) in [
+        (6, &["compare", &none, &none][..]),
+        (2, &["compare", &none, &none, "--rounds", "7"]),
+        (2, &["compare", "--exec", "--scenario", "step", "--set-b", "nope=1"]),
+        (2, &["sweep", "step", "--param", "nope=1"]),
+        (2, &["sweep", "step", "--param", "rtt=1ms", "--target", "nope"]),
+        (2, &["sweep", "step", "--param", "rtt=1ms", "--repeat", "3"]),
+        (2, &["search", "step", "--param", "nope", "--from", "1", "--to", "2"]),
+        (6, &["merge", &none, &none]),
+        (6, &["report", &none]),
+        (6, &["gate", &none]),
+    ] {
+        judged(&dir);
+        let (exit, _, err) = loadgen(&[args, &["--out", &out]].concat());
+        // A missing result may be an error of usage too.
+        assert!(exit == code || code == 6 && exit == 2, "{args:?}: {exit} {err}");
+        assert_eq!(names(&dir), ["report.html"], "{args:?}");
+    }
+    // Refused because of the folder: its files are those of the input.
+    judged(&dir);
+    let before = names(&dir);
+    assert_eq!(loadgen(&["gate", &out, "--out", &out]).0, 2);
+    assert_eq!(loadgen(&["compare", &out, &out, "--out", &out, "--rounds", "7"]).0, 2);
+    assert_eq!(names(&dir), before);
+}
+
+/// The default folder has the name that the file sets, not that of the file.
+#[test]
+fn the_default_folder_of_a_file_loses_its_verdict_too() {
+    let home = scratch("home");
+    std::fs::create_dir_all(&home).expect("a folder");
+    std::fs::write(home.join("file.toml"), "name = \"mine\"\nextends = \"builtin:aa\"\n")
+        .expect("written");
+    for (folder, args) in [
+        ("out/mine-1", &["run", "file.toml", "--set", "nope=1"][..]),
+        ("out/mine-4", &["run", "file.toml", "--seed", "4", "--target", "nope"]),
+        ("out/sweep-mine-1", &["sweep", "file.toml", "--param", "nope=1"]),
+        (
+            "out/search-mine-1",
+            &["search", "file.toml", "--param", "nope", "--from", "1", "--to", "2"],
+        ),
+    ] {
+        let dir = home.join(folder);
+        judged(&dir);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+        let done = command.args(args).current_dir(&home).output().expect("loadgen starts");
+        assert_eq!(done.status.code(), Some(2), "{done:?}");
+        assert_eq!(names(&dir), ["report.html"], "{args:?}");
+    }
+}
+
+/// Before the run, which may take minutes.
+#[test]
+fn a_file_of_another_program_is_not_overwritten() {
+    let dir = scratch("foreign");
+    std::fs::create_dir_all(dir.join("junit.xml")).expect("a folder");
+    let out = dir.display().to_string();
+    for args in [
+        &["run", "aa"][..],
+        &["sweep", "aa", "--param", "run.solo=1s"],
+        &["compare", "--exec", "--scenario", "aa"],
+    ] {
+        let (code, said, err) = loadgen(&[args, &["--out", &out]].concat());
+        assert_eq!(code, 2, "{args:?}: {said}{err}");
+        assert!(err.contains("junit.xml: loadgen did not write this"), "{args:?}: {err}");
+        assert_eq!(names(&dir), ["junit.xml"], "{args:?}");
+    }
 }

@@ -13,7 +13,7 @@ use crate::compare::{
 };
 use crate::exit::Failure;
 use crate::export::cases;
-use crate::export::{self, json};
+use crate::export::{json, place};
 use crate::folder::{self, Folder};
 use crate::interrupt;
 use crate::merge::distinct;
@@ -21,10 +21,14 @@ use crate::metrics::{METRICS, Metric, find};
 use crate::result::RunResult;
 use crate::run;
 use crate::target;
-use crate::terminal::{note, print};
+use crate::terminal::note;
 use crate::units::hint;
 
 const VIRTUAL: &str = "virtual";
+/// The default folder of `--exec`, and its folders of the runs of each side.
+const OUT: &str = "out/compare";
+const SIDES: [&str; 2] = ["a", "b"];
+const FILE: &str = "compare.json";
 /// Metrics tested by default: each additional metric needs more pairs (Holm's correction).
 const METRICS_DEFAULT: &[&str] = &["goodput-up", "goodput-down", "p99-contended", "stall"];
 
@@ -131,11 +135,20 @@ impl Now {
 
 impl Compare {
     pub(crate) fn dispatch(&self) -> Result<u8, Failure> {
+        // With `--exec`, A and B are programs.
+        let inputs: Vec<PathBuf> =
+            [&self.a, &self.b].into_iter().flatten().filter(|_| !self.exec).cloned().collect();
+        let out = self.out.as_deref().or_else(|| self.exec.then(|| Path::new(OUT)));
+        out.map_or(Ok(()), |out| folder::apart(out, &inputs))?;
+        // A comparison that fails must not leave the verdict of an earlier one.
+        self.compared().inspect_err(|_| out.map_or((), folder::forget))
+    }
+
+    /// Compares, with an output folder that holds no input.
+    fn compared(&self) -> Result<u8, Failure> {
         self.consistent()?;
         let (comparison, folder) = match (&self.a, &self.b) {
             (Some(a), Some(b)) if !self.exec => {
-                let inputs = [a.clone(), b.clone()];
-                self.out.as_deref().map_or(Ok(()), |out| folder::apart(out, &inputs))?;
                 let comparison = self.saved(a, b)?;
                 (comparison, self.out.as_deref().map(Folder::beside).transpose()?)
             }
@@ -152,17 +165,13 @@ impl Compare {
                 (comparison, Some(folder))
             }
         };
-        self.publish(&comparison, folder.as_ref().map(Folder::dir))?;
-        Ok(comparison.exit)
+        self.publish(&comparison, folder.as_ref().map(Folder::dir))
     }
 
-    /// Writes the files of a comparison and prints it.
-    fn publish(&self, comparison: &Comparison, dir: Option<&Path>) -> Result<(), Failure> {
+    /// Writes the files of a comparison and prints it; returns the exit code.
+    fn publish(&self, comparison: &Comparison, dir: Option<&Path>) -> Result<u8, Failure> {
         let json = json::pretty("compare.json", comparison)?;
         let table = format!("{}\n{}\n", text::render(comparison), text::verdict_line(comparison));
-        if let Some(dir) = dir {
-            export::write_file(dir, "compare.json", json.clone())?;
-        }
         let judged = Judged {
             of: "compare",
             word: &comparison.word,
@@ -170,9 +179,18 @@ impl Compare {
             suites: &cases::of_comparison(comparison, self.both),
             text: &table,
         };
-        judged.publish(dir, &self.github, self.json)?;
-        print(if self.json { &json } else { &table })?;
-        Ok(())
+        let files = vec![(FILE.to_owned(), json.clone())];
+        judged.publish(dir, files, &self.github, self.json.then_some(&json))
+    }
+
+    /// The folder for runs made now, without the runs of an earlier comparison.
+    fn place(&self) -> Result<Folder, Failure> {
+        let folder = Folder::take(self.out.as_deref().unwrap_or_else(|| Path::new(OUT)))?;
+        place::keep_foreign(folder.dir(), [&[FILE][..], &Judged::FILES].concat())?;
+        for side in SIDES {
+            execute::clear(&folder.dir().join(side))?;
+        }
+        Ok(folder)
     }
 
     /// Refuses options that the chosen mode would ignore.
@@ -269,11 +287,11 @@ impl Compare {
             _ => {}
         }
         let (a, b) = (
-            self.side("a", self.a.as_ref(), ("--set-a", &now.set_a))?,
-            self.side("b", self.b.as_ref(), ("--set-b", &now.set_b))?,
+            self.side(SIDES[0], self.a.as_ref(), ("--set-a", &now.set_a))?,
+            self.side(SIDES[1], self.b.as_ref(), ("--set-b", &now.set_b))?,
         );
         // Before the first run: an unusable folder must not waste the runs.
-        let folder = Folder::take(self.out.as_deref().unwrap_or_else(|| Path::new("out/compare")))?;
+        let folder = self.place()?;
         let plan = execute::Rounds { wanted: rounds, replace: !virtual_time, seed: now.seed() };
         let pairs = execute::pairs(&a, &b, plan, folder.dir(), interrupt::watch(), note)?;
         // Parameters may differ on purpose (`--set-a`, `--set-b`): check scenario and target only.

@@ -19,6 +19,7 @@ use skbudget_stack::sim::Rng;
 use super::Run;
 use crate::exit::{Exit, Failure};
 use crate::export::json;
+use crate::folder::Folder;
 use crate::result::RunResult;
 
 /// One side of a comparison.
@@ -58,6 +59,18 @@ pub fn pairs(
         [a, b].into_iter().any(|r| Run::of("", r).doubt.is_some())
     };
     rounds.make(pair, doubtful)
+}
+
+/// Removes the files of earlier runs from the folder of a side: this comparison may have fewer pairs, and `compare` of
+/// the two folders would count the others as its own.
+pub fn clear(side: &Path) -> Result<(), Failure> {
+    // Most comparisons are the first in their folder.
+    let Ok(entries) = fs::read_dir(side) else { return Ok(()) };
+    let is_pair = |p: &PathBuf| {
+        let name = p.file_name().unwrap_or_default().as_encoded_bytes();
+        name.iter().all(u8::is_ascii_digit) && fs::symlink_metadata(p).is_ok_and(|m| m.is_dir())
+    };
+    entries.flatten().map(|e| e.path()).filter(is_pair).try_for_each(|p| Folder::take(&p).map(drop))
 }
 
 /// How many pairs to run, and with which seeds.
@@ -237,6 +250,20 @@ mod tests {
         assert_eq!(made(&[0], Rounds { replace: false, ..rounds }).0, 6);
         // A failure ends the pairs.
         assert!(rounds.make::<()>(|_, _| Err(Failure::Interrupted), |()| false).is_err());
+    }
+
+    #[test]
+    fn earlier_pairs_do_not_stay_beside_fewer_later_ones() {
+        let dir = std::env::temp_dir().join(format!("loadgen-pairs-{}", std::process::id()));
+        let result = |name: &str| dir.join(name).join("result.json");
+        for name in ["01", "07", "mine"] {
+            fs::create_dir_all(dir.join(name)).unwrap();
+            fs::write(result(name), "{\"schema\": \"loadgen.result/1\"}").unwrap();
+        }
+        clear(&dir).unwrap();
+        assert!(!result("01").exists() && !result("07").exists() && result("mine").exists());
+        fs::remove_dir_all(&dir).unwrap();
+        clear(&dir).unwrap();
     }
 
     #[test]

@@ -83,7 +83,8 @@ pub fn read(path: &Path) -> Result<RunResult, Failure> {
     if schema != SCHEMA {
         return Err(Failure::NoBaseline(format!("{shown}: schema {schema}, not {SCHEMA}")));
     }
-    let wrong = |why: String| Failure::NoBaseline(format!("{shown} does not conform to {SCHEMA}: {why}"));
+    let wrong =
+        |why: String| Failure::NoBaseline(format!("{shown} does not conform to {SCHEMA}: {why}"));
     let result: RunResult = serde_json::from_value(value).map_err(|e| wrong(e.to_string()))?;
     shape::check(&result).map_err(wrong)?;
     Ok(result)

@@ -3,13 +3,15 @@
 //!
 //! - The files of an earlier run are removed before the new run starts, so that a killed run leaves no verdict.
 //! - All files are written under temporary names first. A full disk is detected while no final name exists yet.
-//! - The verdict is renamed last, after everything else that can fail.
+//! - The files that a CI server judges by are renamed last, after everything else that can fail.
+//! - A file of the same name that loadgen did not write is never overwritten.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::{Format, render};
+use crate::bounded;
 use crate::exit::Failure;
 use crate::result::RunResult;
 
@@ -42,6 +44,9 @@ const OWN: &[(&str, &str)] = &[
     ("latency.hlog", "#[Logged with loadgen"),
 ];
 
+/// Files that report how a command ended, in the order in which they appear.
+const JUDGEMENT: [&str; 3] = ["summary.md", "junit.xml", VERDICT];
+
 /// Bytes at the start of a file that are searched for its text.
 const HEAD_BYTES: u64 = 16 << 10;
 
@@ -60,7 +65,7 @@ pub fn prepare(dir: &Path) -> Result<(), Failure> {
     make(dir)?;
     // Write a file: permissions alone do not show a read-only file system.
     let probe = dir.join(temporary("probe"));
-    fs::write(&probe, b"").map_err(|e| Failure::io(dir.display(), e))?;
+    fresh(&probe).map_err(|e| Failure::io(dir.display(), e))?;
     fs::remove_file(&probe).map_err(|e| Failure::io(probe.display(), e))?;
     clear(dir)
 }
@@ -98,6 +103,29 @@ pub fn clear_judgement(dir: &Path) -> Result<(), Failure> {
     names.into_iter().try_for_each(|name| remove_own(&dir.join(name), name))
 }
 
+/// Refuses a folder with a file, folder or link of one of these names that loadgen did not write.
+///
+/// # Errors
+/// There is one; the error names it.
+pub fn keep_foreign(dir: &Path, names: impl IntoIterator<Item: AsRef<str>>) -> Result<(), Failure> {
+    for name in names {
+        let path = dir.join(name.as_ref());
+        if fs::symlink_metadata(&path).is_ok() && !is_own(&path, name.as_ref()) {
+            let what = "loadgen did not write this and does not overwrite it: move it, or use another --out";
+            return Err(Failure::Usage(format!("{}: {what}", path.display())));
+        }
+    }
+    Ok(())
+}
+
+/// The parameter and the values of the sweep whose `sweep.json` is in `dir`.
+pub fn swept(dir: &Path) -> Option<(String, Vec<String>)> {
+    let text = bounded::read(&dir.join("sweep.json"), bounded::RESULT_BYTES_MAX).ok()?;
+    let file: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let values = file["points"].as_array()?.iter().filter_map(|p| p["value"].as_str());
+    Some((file["param"].as_str()?.to_owned(), values.map(str::to_owned).collect()))
+}
+
 fn remove_own(path: &Path, name: &str) -> Result<(), Failure> {
     if is_own(path, name) { remove(path) } else { Ok(()) }
 }
@@ -125,8 +153,22 @@ fn is_own(path: &Path, name: &str) -> bool {
         None if name.ends_with(HGRM) => HGRM_HEAD,
         None => return false,
     };
-    mark.is_empty()
-        || head(path).is_some_and(|h| h.is_empty() || String::from_utf8_lossy(&h).contains(mark))
+    // A run without arms has empty lists, which lack the text.
+    let is_empty = |head: &str| matches!(head.trim(), "" | "[]" | "{}" | "# EOF");
+    let is_marked = |head: Vec<u8>| {
+        let head = String::from_utf8_lossy(&head);
+        is_empty(&head) || head.contains(mark)
+    };
+    mark.is_empty() || head(path).is_some_and(is_marked)
+}
+
+/// Creates a file. A link or file of that name is removed first: following it would overwrite another file.
+fn fresh(path: &Path) -> std::io::Result<File> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        Ok(()) | Err(_) => {}
+    }
+    OpenOptions::new().write(true).create_new(true).open(path)
 }
 
 fn head(path: &Path) -> Option<Vec<u8>> {
@@ -144,19 +186,26 @@ fn temporary(name: &str) -> String {
 #[derive(Debug)]
 pub struct Staged {
     dir: PathBuf,
-    /// Names not renamed yet, in order; the verdict is the last.
+    /// Names not renamed yet, in order; those of [`JUDGEMENT`] are the last.
     waiting: Vec<String>,
 }
 
 impl Staged {
     /// Writes `files` under temporary names into `dir`.
+    ///
+    /// # Errors
+    /// A file cannot be written, or would replace one that loadgen did not write.
     pub fn new(dir: &Path, files: impl IntoIterator<Item = super::File>) -> Result<Self, Failure> {
         make(dir)?;
         let mut staged = Self { dir: dir.to_path_buf(), waiting: Vec::new() };
         for (name, text) in files {
+            // The command has removed or read a file with one of these names.
+            if name != VERDICT && name != RESULT {
+                keep_foreign(dir, [&name])?;
+            }
             let path = dir.join(temporary(&name));
             staged.waiting.push(name);
-            let written = File::create(&path).and_then(|mut file| {
+            let written = fresh(&path).and_then(|mut file| {
                 file.write_all(text.as_bytes())?;
                 // Some file systems report a full disk only here.
                 file.sync_data()
@@ -164,13 +213,13 @@ impl Staged {
             written.map_err(|e| Failure::io(path.display(), e))?;
         }
         // The sort is stable: the other files keep their order.
-        staged.waiting.sort_by_key(|name| name == VERDICT);
+        staged.waiting.sort_by_key(|name| rank(name));
         Ok(staged)
     }
 
-    /// Renames every file but the verdict to its final name.
+    /// Renames every file but those of [`JUDGEMENT`] to its final name.
     pub fn publish(&mut self) -> Result<(), Failure> {
-        while self.waiting.first().is_some_and(|name| name != VERDICT) {
+        while self.waiting.first().is_some_and(|name| rank(name) == 0) {
             self.rename_first()?;
         }
         Ok(())
@@ -194,6 +243,11 @@ impl Staged {
         self.waiting.remove(0);
         Ok(())
     }
+}
+
+/// Position among the files of [`JUDGEMENT`]; 0: none of them.
+fn rank(name: &str) -> usize {
+    JUDGEMENT.iter().position(|judgement| *judgement == name).map_or(0, |at| at + 1)
 }
 
 impl Drop for Staged {

@@ -65,7 +65,9 @@ fn a_verdict_is_never_beside_a_failure() {
         // A folder with that name blocks the file.
         fs::create_dir(dir.join(blocked)).unwrap();
         let failed = write(&dir, &result, &Format::all()).unwrap_err();
-        assert_eq!(failed.exit().code(), 1, "{failed}");
+        // A folder with a final name is not loadgen's, which is an error of usage.
+        let code = if is_temporary(blocked) { 1 } else { 2 };
+        assert_eq!(failed.exit().code(), code, "{failed}");
         assert!(failed.to_string().contains(blocked), "{failed}");
         let left = names(&dir);
         assert!(!left.contains(&VERDICT.to_owned()), "{blocked}: {left:?}");
@@ -82,10 +84,59 @@ fn the_verdict_is_the_last() {
     let mut staged = stage(&dir, &sample(), &Format::all()).unwrap();
     assert!(names(&dir).iter().all(|n| is_temporary(n)), "{:?}", names(&dir));
     staged.publish().unwrap();
-    assert!(dir.join("result.json").exists() && !dir.join(VERDICT).exists());
+    assert!(dir.join("result.json").exists() && dir.join("report.html").exists());
+    assert!(JUDGEMENT.iter().all(|name| !dir.join(name).exists()), "{:?}", names(&dir));
     drop(staged);
     assert!(!dir.join(VERDICT).exists() && !names(&dir).iter().any(|n| is_temporary(n)));
     stage(&dir, &sample(), &Format::all()).unwrap().finish().unwrap();
     assert!(dir.join(VERDICT).exists());
+    fs::remove_dir_all(&dir).unwrap();
+}
+
+/// Neither before a run nor after it, when the names of all files are known.
+#[test]
+fn foreign_files_are_not_overwritten() {
+    let dir = scratch("overwrite");
+    let all: Vec<&str> = Format::all().into_iter().flat_map(Format::names).copied().collect();
+    for name in all.iter().copied().chain(["container-a-solo.hgrm"]) {
+        let path = dir.join(name);
+        fs::write(&path, "by hand").unwrap();
+        let refused = keep_foreign(&dir, [name]).unwrap_err();
+        assert_eq!(refused.exit().code(), 2, "{name}");
+        assert!(refused.to_string().contains(&path.display().to_string()), "{refused}");
+        // A run has removed these two, and `report` has read them.
+        if name != VERDICT && name != RESULT {
+            assert!(write_file(&dir, name, "new".to_owned()).is_err(), "{name}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), "by hand");
+        }
+        fs::remove_file(&path).unwrap();
+        // A link, even to a file of loadgen, belongs to the user.
+        std::os::unix::fs::symlink(dir.join("elsewhere"), &path).unwrap();
+        assert!(keep_foreign(&dir, [name]).is_err(), "{name}");
+        fs::remove_file(&path).unwrap();
+    }
+    // The files of a run without arms lack most texts, and are replaced nevertheless.
+    let schema = crate::result::SCHEMA.to_owned();
+    let empty = RunResult { schema, ..RunResult::default() };
+    for _ in 0..2 {
+        write(&dir, &empty, &Format::all()).unwrap();
+        keep_foreign(&dir, &all).unwrap();
+    }
+    fs::remove_dir_all(&dir).unwrap();
+}
+
+/// A link with a temporary name does not lead to another file.
+#[test]
+fn temporary_files_do_not_follow_links() {
+    let dir = scratch("links");
+    let other = dir.join("other");
+    fs::write(&other, "kept").unwrap();
+    for name in ["probe", "containers.csv"] {
+        std::os::unix::fs::symlink(&other, dir.join(temporary(name))).unwrap();
+    }
+    prepare(&dir).unwrap();
+    write(&dir, &sample(), &[Format::Csv]).unwrap();
+    assert_eq!(fs::read_to_string(&other).unwrap(), "kept");
+    assert!(fs::symlink_metadata(dir.join("containers.csv")).unwrap().is_file());
     fs::remove_dir_all(&dir).unwrap();
 }

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::{Study, point, table, verdict_line};
+use super::{Kind, Study, point, table, verdict_line};
 use crate::exit::{Exit, Failure};
+use crate::plan::Plan;
 use crate::result::{GateKind, GateResult, RunResult};
 use crate::run;
 use crate::target::Control;
@@ -35,11 +36,8 @@ pub fn search(
     range: &Range<'_>,
     control: Control<'_>,
 ) -> Result<(String, u8), Failure> {
-    let bounds = bounds(range)?;
-    let plan = study.subject(range.key, range.from)?;
-    // The far end must make a plan too, before the first run.
-    study.subject(range.key, range.to)?;
-    let folder = study.place("search", &plan)?;
+    let (bounds, plan) = ready(study, range).inspect_err(|_| study.forget(Kind::Search))?;
+    let folder = study.place(Kind::Search, &plan)?;
     let out = folder.dir();
     let mut points = Vec::new();
     let mut try_at = |n: u64| {
@@ -68,6 +66,15 @@ pub fn search(
     let (line, exit) = conclusion(range.key, &bounds, &found);
     let _ = writeln!(text, "{line}\n{}", verdict_line(exit, out));
     Ok((text, exit.code()))
+}
+
+/// The range, and the plan of its first value.
+fn ready(study: &Study<'_>, range: &Range<'_>) -> Result<(Bounds, Plan), Failure> {
+    let bounds = bounds(range)?;
+    let plan = study.subject(range.key, range.from)?;
+    // The far end must make a plan too, before the first run.
+    study.subject(range.key, range.to)?;
+    Ok((bounds, plan))
 }
 
 /// The last line of a search, and its exit code.

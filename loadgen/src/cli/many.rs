@@ -1,0 +1,77 @@
+//! The commands that run a scenario many times: `sweep` and `search`.
+
+use std::path::PathBuf;
+
+use super::Basics;
+use crate::commands::{Github, Judged};
+use crate::exit::{Exit, Failure};
+use crate::export::cases;
+use crate::interrupt;
+use crate::study::{self, Kind, Range, Study};
+use crate::target::{self, Control};
+
+/// Options of a command that makes many runs.
+#[derive(Debug, clap::Args)]
+pub(super) struct OfMany {
+    #[arg(long, default_value = "virtual")]
+    target: String,
+    #[command(flatten)]
+    basics: Basics,
+    /// Write to this folder [default: out/<command>-<scenario>-<seed>]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    github: Github,
+}
+
+impl OfMany {
+    /// Calls `run` with a study of these options.
+    fn study<T>(
+        &self,
+        scenario: &str,
+        kind: Kind,
+        run: impl FnOnce(&Study<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let Basics { seed, set, .. } = &self.basics;
+        let ready = target::find(&self.target).and_then(|target| {
+            let repeats = self.basics.repeats(target.as_ref())?;
+            Ok((target, repeats))
+        });
+        // A study that does not start must not leave the verdict of an earlier one in its folder.
+        let place = kind.place(self.out.as_deref(), scenario, &self.target, *seed);
+        let (target, repeats) = ready.inspect_err(|_| place.forget())?;
+        let out = self.out.clone();
+        run(&Study { scenario, target: target.as_ref(), seed: *seed, set, repeats, out })
+    }
+}
+
+/// `sweep`: runs the scenario for each value of a parameter.
+pub(super) fn sweep(scenario: &str, param: &str, options: &OfMany) -> Result<u8, Failure> {
+    let stop = Control { stop: interrupt::watch() };
+    let found = options.study(scenario, Kind::Sweep, |study| study::sweep(study, param, stop))?;
+    let judged = Judged {
+        of: &format!("sweep {scenario}"),
+        word: Exit::word_of(found.exit),
+        exit: found.exit,
+        suites: &found.suites,
+        text: &found.text,
+    };
+    judged.publish(Some(found.folder.dir()), Vec::new(), &options.github, None)
+}
+
+/// `search`: finds the limit of a parameter.
+pub(super) fn search(scenario: &str, range: &Range<'_>, options: &OfMany) -> Result<u8, Failure> {
+    let stop = Control { stop: interrupt::watch() };
+    let (text, exit) =
+        options.study(scenario, Kind::Search, |study| study::search(study, range, stop))?;
+    let suites = [cases::of_search(scenario, range.key, &text, exit)];
+    let judged = Judged {
+        of: &format!("search {scenario}"),
+        word: Exit::word_of(exit),
+        exit,
+        suites: &suites,
+        text: &text,
+    };
+    // Only the GitHub output: a search writes neither summary.md nor junit.xml.
+    judged.publish(None, Vec::new(), &options.github, None)
+}
