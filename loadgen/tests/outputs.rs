@@ -324,7 +324,7 @@ fn a_report_made_again_is_the_same_files() {
 }
 
 #[test]
-fn what_is_no_result_is_exit_6_and_says_what_it_is() {
+fn an_argument_that_is_no_result_is_a_usage_error_that_names_the_fault() {
     let dir = scratch("bad");
     std::fs::create_dir_all(&dir).unwrap();
     for (content, says) in [
@@ -336,11 +336,11 @@ fn what_is_no_result_is_exit_6_and_says_what_it_is() {
         let file = dir.join("result.json");
         std::fs::write(&file, content).unwrap();
         let (code, _, err) = loadgen(&["report", &file.display().to_string()]);
-        assert_eq!(code, 6, "{content}: {err}");
+        assert_eq!(code, 2, "{content}: {err}");
         assert!(err.contains(says), "{content}: {err}");
     }
     let (code, _, err) = loadgen(&["report", "/nonexistent/result.json"]);
-    assert_eq!(code, 6);
+    assert_eq!(code, 2);
     assert!(err.contains("no such file"), "{err}");
     let (code, _, err) = loadgen(&["report", &run().display().to_string(), "--format", "htlm"]);
     assert_eq!(code, 2);
