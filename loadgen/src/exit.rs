@@ -43,6 +43,7 @@ impl Exit {
     /// The code of several runs, in this order: interrupted, failed gate, inconclusive, passed.
     pub fn worst(codes: impl IntoIterator<Item = u8>) -> Self {
         let codes: Vec<u8> = codes.into_iter().collect();
+        // A fault outranks a doubt: one run that failed decides, however many others prove nothing.
         let order = [Self::Interrupted, Self::GateFailed, Self::Inconclusive];
         order.into_iter().find(|e| codes.contains(&e.code())).unwrap_or(Self::Passed)
     }
@@ -83,6 +84,7 @@ impl Failure {
         match self {
             Self::Usage(_) => Exit::Usage,
             Self::Io(_) => Exit::Io,
+            // Nothing was measured, so nothing failed.
             Self::Unavailable(_) => Exit::Inconclusive,
             Self::NoBaseline(_) => Exit::NoBaseline,
             Self::Interrupted => Exit::Interrupted,

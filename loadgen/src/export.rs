@@ -63,11 +63,13 @@ impl Format {
             Self::Html => &["report.html"],
             Self::Md => &["summary.md"],
             Self::Junit => &["junit.xml"],
+            // The action compares smaller and bigger numbers in two files.
             Self::Gab => &["gab.json", "gab-bigger.json"],
             Self::Bmf => &["bmf.json"],
             Self::Openmetrics => &["metrics.prom"],
             Self::Csv => &["containers.csv", "windows.csv"],
             Self::Ndjson => &["windows.ndjson"],
+            // Named after arm, group and phase.
             Self::Hgrm => &[],
             Self::Hlog => &["latency.hlog"],
         }

@@ -142,6 +142,7 @@ pub const METRICS: &[Metric] = &[
         }
     }),
     smaller("overshoot", Unit::Bytes, "maximum charged beyond a hard limit", |_, a| {
+        // Without an enforced limit there is nothing to exceed.
         a.is_limited().then(|| exact(a.fairness.overshoot_bytes as f64))
     }),
     smaller(
@@ -164,6 +165,7 @@ pub const METRICS: &[Metric] = &[
         Unit::BitsPerSecond,
         "goodput of all victims together beside the hog",
         |r, a| {
+            // A victim without bulk adds nothing, so no filter is needed.
             let sum = victims(a).filter_map(|c| c.phases.get(CONTENDED));
             let sum: u64 = sum.map(|p| p.up_bytes + p.down_bytes).sum();
             per_second(r, a, sum)
@@ -240,6 +242,7 @@ type Bytes = fn(&ContainerPhase) -> u64;
 /// second.
 fn slowdown_at_least(result: &RunResult, arm: &ArmResult) -> Option<Reading> {
     let phase = |i: usize| Some((i, result.phases.get(i)?.until(arm.ended_ns).nanos()));
+    // An arm that ended early has shorter phases, or none beside the hog.
     let ((solo, solo_ns), (contended, contended_ns)) = phase(SOLO).zip(phase(CONTENDED))?;
     let per_second =
         |bytes: u64, ns: u64| u128::from(bytes) * 1_000_000_000 / u128::from(ns.max(1));
@@ -248,6 +251,7 @@ fn slowdown_at_least(result: &RunResult, arm: &ArmResult) -> Option<Reading> {
         let ways: [(bool, Bytes); 3] = [
             (c.wants_up, |p| p.up_bytes),
             (c.wants_down, |p| p.down_bytes),
+            // The probe's bytes stand in for a victim without bulk.
             (no_bulk, |p| p.probe_bytes),
         ];
         let (alone, beside) = c.phases.get(solo).zip(c.phases.get(contended))?;
@@ -264,6 +268,7 @@ fn slowdown_at_least(result: &RunResult, arm: &ArmResult) -> Option<Reading> {
 /// Lower bound of the inflation when contended requests never completed: lower bound of their p99 over the solo p99.
 fn inflation_at_least(arm: &ArmResult) -> Option<Reading> {
     let ratio = |p: &Pair| {
+        // With a solo p99 that is itself only a lower bound, the ratio has no bound at all.
         let (solo, contended) = p.solo.zip(p.contended).filter(|(solo, _)| !solo.at_least)?;
         p.enough().then(|| contended.ns as f64 / solo.ns.max(1) as f64)
     };

@@ -182,6 +182,7 @@ impl Metric {
             Self::SlowdownThroughput | Self::SlowdownP99 | Self::Stall | Self::Recovery
         );
         let by_probe = self.is_latency() || matches!(self, Self::SlowdownP99 | Self::Delivered);
+        // A hog arrives after the solo phase and leaves before the end.
         if solo && group.role == Role::Hog {
             return Some("a hog has no run alone and pauses by design; only victims have it");
         }

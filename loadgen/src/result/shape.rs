@@ -17,6 +17,7 @@ const LATE_MAX_NS: u64 = 120 * SECOND;
 /// Names the first value that no run has.
 pub fn check(result: &RunResult) -> Result<(), String> {
     for p in &result.phases {
+        // A bound on the end keeps sums of times far from overflow.
         if p.start_ns > p.end_ns || p.end_ns > END_MAX_NS {
             let (name, start, end) = (&p.name, p.start_ns, p.end_ns);
             return Err(format!(
@@ -53,6 +54,7 @@ fn check_container(
     budgets: usize,
     end_ns: u64,
 ) -> Result<(), String> {
+    // Phases are indexed by number: solo, contended, recovery.
     if c.phases.len() != phases {
         return Err(format!("{} phases; the run has {phases}", c.phases.len()));
     }
@@ -64,6 +66,7 @@ fn check_container(
 
 /// The interval log has a line for every interval up to the last one, whether or not it has samples.
 fn check_intervals(probe: &ProbePhase, end_ns: u64) -> Result<(), String> {
+    // An interval of another length, or a late one, would make the log as long as its number of empty lines.
     let fits = |start: u64, length: u64| length == BLOCK_NS && start <= end_ns;
     let wrong = probe.intervals.iter().find(|i| !fits(i.start_ns, i.length_ns));
     wrong.map_or(Ok(()), |i| {

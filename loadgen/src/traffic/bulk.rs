@@ -123,6 +123,7 @@ fn many(
                     return;
                 }
                 opened += 1;
+                // A burst of SYNs would be dropped by the backlog, and their retransmission takes a second.
                 thread::sleep(DIAL_EVERY);
             }
             // Admission may be refused permanently: the hog retries slowly.
