@@ -63,7 +63,7 @@ enum Command {
     #[command(after_help = help::judging(help::SWEEP))]
     Sweep {
         scenario: String,
-        /// Parameter and its values: `containers=1,10,100`
+        /// Parameter and its values: `containers=10,100`
         #[arg(long, value_name = "KEY=VALUE,...")]
         param: String,
         #[command(flatten)]

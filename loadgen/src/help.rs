@@ -11,7 +11,7 @@ pub(crate) const RUN: &[&str] = &[
 ];
 pub(crate) const LIST: &[&str] = &["loadgen list"];
 pub(crate) const SHOW: &[&str] = &["loadgen show slow-reader > mine.toml"];
-pub(crate) const SWEEP: &[&str] = &["loadgen sweep sweep-n --param containers=1,10,100"];
+pub(crate) const SWEEP: &[&str] = &["loadgen sweep sweep-n --param containers=10,100"];
 pub(crate) const SEARCH: &[&str] =
     &["loadgen search step --param group.hog.stuff.conns --from 1 --to 1000"];
 pub(crate) const GATE: &[&str] = &[
