@@ -312,7 +312,7 @@ for code in (0, 7):
     lost = re.findall(r'(\\d+) bytes that the command sent on 1 connections', out.stderr)
     assert out.returncode == (code or 1) and how == 'ECONNRESET', (out, how)
     assert len(lost) == 1 and int(delivered) + int(lost[0]) == acknowledged, (out, delivered)
-    container, = json.load(open(stats.name))['containers']
+    container, = json.load(open(stats.name))['containers']; stats.close()
     assert container['bytes_from_guest'] == acknowledged and container['flows'] == 0, container
     assert container['max_usage_bytes'] > int(lost[0]) and container['flows_total'] == 2, container
     assert container['counters']['OrphanBytesLost'] == int(lost[0]), container
