@@ -45,6 +45,8 @@ struct Judged {
     worse: f64,
     /// Counted, not timed: never in doubt, and of several runs the worst decides.
     exact: bool,
+    /// Judges response times. A failed sanity gate of this kind puts only such gates in doubt.
+    latency: bool,
 }
 
 /// The observation that a gate judges.
@@ -89,7 +91,13 @@ impl Bench<'_> {
         let Seen { passed, worse, observed, limit } = seen;
         let (arm, name) = (self.arm.name.clone(), name.to_owned());
         let gate = GateResult { arm, kind, name, observed, limit, passed, ..GateResult::default() };
-        self.out.push(Judged { gate, worse, exact });
+        self.out.push(Judged { gate, worse, exact, latency: false });
+    }
+    /// Marks the gate that was added last as one of response times.
+    fn of_latency(&mut self) {
+        if let Some(last) = self.out.last_mut() {
+            last.latency = true;
+        }
     }
 }
 
@@ -113,7 +121,7 @@ pub fn judge_all(
     (gates, verdict)
 }
 
-/// All gates of one run, with doubtful ones marked.
+/// All gates of one run, without the doubts that one casts on another.
 fn judge_run(arms: &[ArmResult], limits: Thresholds, own: &[GatePlan]) -> Vec<Judged> {
     let mut gates = Vec::new();
     for arm in arms {
@@ -139,26 +147,24 @@ fn judge_run(arms: &[ArmResult], limits: Thresholds, own: &[GatePlan]) -> Vec<Ju
             // An undecided condition does not pass.
             let seen = Seen::holds(ok == Some(true), seen, "must hold");
             bench.add(kind, &gate.expr.to_string(), seen, gate.expr.is_exact());
-            if let Some(added) = bench.out.last_mut().filter(|_| ok.is_none()) {
+            if let Some(added) = bench.out.last_mut() {
+                added.latency = gate.expr.is_latency();
                 // A value that was not measured is not the subject's fault.
-                added.gate.in_doubt = true;
+                added.gate.in_doubt = ok.is_none();
             }
         }
         lateness::judge(&mut bench, limits, &own, from, after_sanity);
     }
-    // Last, over all arms: a failed control puts the timed gates of every subject in doubt.
-    doubt(&mut gates);
     gates
 }
 
-/// Marks the timed gates of subjects as doubtful if a sanity or control gate failed.
-fn doubt(gates: &mut [Judged]) {
-    let doubtful = |j: &Judged| j.gate.kind != GateKind::Subject && !j.gate.passed;
-    if !gates.iter().any(doubtful) {
-        return;
-    }
+/// Marks the timed gates of subjects as doubtful if a gate of one of these kinds failed, in whichever arm.
+fn doubt(gates: &mut [Judged], kinds: &[GateKind]) {
+    let failed = |j: &&Judged| kinds.contains(&j.gate.kind) && !j.gate.passed;
+    let of_latency = gates.iter().any(|j| failed(&j));
+    let of_all = gates.iter().filter(failed).any(|j| !j.latency);
     for j in gates.iter_mut().filter(|j| j.gate.kind == GateKind::Subject && !j.exact) {
-        j.gate.in_doubt = true;
+        j.gate.in_doubt |= of_all || of_latency && j.latency;
     }
 }
 
@@ -289,6 +295,7 @@ fn subject(bench: &mut Bench<'_>, limits: Thresholds) {
     if latency_pairs(bench.arm).iter().all(|p| p.samples == 0 || p.enough()) {
         let seen = inflation(bench.arm, limits);
         bench.gate(KIND, "worst p99 inflation", seen);
+        bench.of_latency();
     }
     // Relative to solo: on a slow link gaps occur without a neighbour too.
     let most = f.stall_solo_ns + limits.stall_ns;

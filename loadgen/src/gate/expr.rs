@@ -249,6 +249,11 @@ impl Expr {
         self.tests().iter().all(|(a, _, b)| a.is_exact() && b.is_exact())
     }
 
+    /// Whether response times decide the condition, wholly or in part.
+    pub fn is_latency(&self) -> bool {
+        self.tests().iter().any(|(a, _, b)| a.is_latency() || b.is_latency())
+    }
+
     /// The shortest upper limit of a response time in the condition.
     pub fn least_latency_ns(&self) -> Option<u64> {
         let asked = self.tests().into_iter().filter_map(|test| match test {
@@ -284,6 +289,14 @@ impl Term {
             Self::Number(..) | Self::Overshoot | Self::Leaked => true,
             Self::Over(..) => false,
             Self::Ratio(a, b) => a.is_exact() && b.is_exact(),
+        }
+    }
+
+    fn is_latency(&self) -> bool {
+        match self {
+            Self::Number(..) | Self::Overshoot | Self::Leaked => false,
+            Self::Over(_, _, metric) => metric.is_latency() || *metric == Metric::SlowdownP99,
+            Self::Ratio(a, b) => a.is_latency() || b.is_latency(),
         }
     }
 

@@ -63,8 +63,8 @@ const TOPICS: &[(&str, &str)] = &[
     (
         "lag",
         "Delay from the intended start of a request until the generator handles it. It is part of the response time, so \
-         a gate that fails while the lag is above what the gate allows is in doubt, and a gate that holds, holds, \
-         unless the generator was later alone than beside the hog. A lag above 5 ms makes the run inconclusive. On a \
+         a gate of response times that fails while the lag is above what the gate allows is in doubt, and one that \
+         holds, holds, unless the generator was later alone than beside the hog. A lag above 5 ms makes the run inconclusive. On a \
          wall clock, probes and loads run with real-time scheduling where that is permitted (`meta.scheduling`), so \
          that other processes of the machine delay them little. 0 in virtual time.",
     ),
