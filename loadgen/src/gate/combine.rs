@@ -11,8 +11,8 @@ pub(super) fn combine(mut runs: Vec<Vec<Judged>>) -> Vec<GateResult> {
         doubt(&mut only, &[GateKind::Sanity, GateKind::Control]);
         return only.into_iter().map(|j| j.gate).collect();
     }
-    // The arms of one run are measured one after another. So a control that starves less in one run says nothing about
-    // the subject of that run; only the median control counts, below. What was wrong with the measurement counts here.
+    // The arms of one run are measured one after another. So a control that starves less in one run proves nothing
+    // about the subject of that run; only the median control counts, below. A fault of the measurement counts here.
     runs.iter_mut().for_each(|run| doubt(run, &[GateKind::Sanity]));
     let mut names: Vec<(String, String)> = Vec::new();
     for j in runs.iter().flatten() {
