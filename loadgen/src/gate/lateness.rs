@@ -28,9 +28,13 @@ pub(super) fn judge(
     let tightest = tightest_gate_ns(arm, limits, own);
     let held = |j: &Judged| j.gate.passed || !j.latency || j.gate.kind != GateKind::Subject;
     let harmless = bench.out[from..].iter().all(held) && hidden_ns(arm) <= tightest;
-    let (most, limit) = match lag > tightest && lag <= LAG_NS && harmless {
-        true => (LAG_NS, format!("<= {}, as response times hold", time(LAG_NS))),
-        false => (tightest, format!("<= {}", time(tightest))),
+    // A control is judged by its goodput, and by how much memory it was refused: lateness explains neither.
+    let unjudged = arm.role == ArmRole::Control && !own.iter().any(|g| g.expr.is_latency());
+    let within = |limit: u64, why: &str| (limit, format!("<= {}{why}", time(limit)));
+    let (most, limit) = match lag > tightest {
+        true if unjudged => (u64::MAX, format!("<= {}, or no response time judged", time(LAG_NS))),
+        true if lag <= LAG_NS && harmless => within(LAG_NS, ", as response times hold"),
+        _ => within(tightest, ""),
     };
     bench.gate(GateKind::Sanity, NAME, Seen::at_most(Some(lag), most, time(lag), limit));
     if lag <= LAG_NS {

@@ -210,6 +210,22 @@ fn lateness_excuses_response_times_and_nothing_else() {
     assert_eq!(slow(LAG_NS + 1), (5, "doubt", "doubt"));
 }
 
+/// A control starves by goodput: a generator that was late beside it neither explains that nor taints the subject.
+#[test]
+fn a_late_generator_of_a_control_counts_only_for_conditions_on_response_times() {
+    let [mut control, subject] = [ArmRole::Control, ArmRole::Subject]
+        .map(|role| arm(role, vec![container("v", Victim, [110, 1, 110], [2; 3])]));
+    control.containers[0].counters.insert("PruneCalled".to_owned(), 7);
+    control.generator_lag_p99_ns = 11_700_000;
+    let mut arms = [control, subject];
+    arms.iter_mut().for_each(settle);
+    let limits = Thresholds::wall(50_000_000);
+    assert_eq!(judge(&arms, limits, &[]).1.exit, 3);
+    let expr = Expr::parse("worst(v.p99-contended) >= 1ns", &["v"]).unwrap();
+    let own = [GatePlan { arm: arms[0].name.clone(), expr }];
+    assert_eq!(judge(&arms, limits, &own).1.exit, 5);
+}
+
 /// Arms are measured one after another, so a control that starves less in one run of three taints no subject.
 #[test]
 fn of_the_controls_the_median_counts() {
