@@ -13,20 +13,21 @@ use skbudget_controller::{Budget, Instant, MemberId};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use crate::config::ContainerConfig;
+use crate::container::config::ContainerConfig;
+use crate::container::rate_limit::PerSecond;
 use crate::counters::{Stat, Stats};
-use crate::demux::FlowTable;
-use crate::egress::Egress;
 use crate::flow::Flow;
+use crate::flow::syn_backlog::Parked;
+use crate::flow::table::FlowTable;
+use crate::flow::time_wait::{TimeWait, Verdict};
 use crate::io::{Close, Ctx, FlowId, Ready};
-use crate::parked::Parked;
-use crate::persecond::PerSecond;
-use crate::reassembly::Reassembly;
-use crate::segment::{Outgoing, Segment, Tuple};
 use crate::tcp::{Disposition, Mem};
-use crate::timewait::{TimeWait, Verdict};
+use crate::wire::emit::Egress;
+use crate::wire::reassembly::Reassembly;
+use crate::wire::segment::{Outgoing, Segment, Tuple};
 
 mod admission;
+pub(crate) mod config;
 mod crowd;
 mod ending;
 mod frames;
@@ -34,6 +35,7 @@ mod info;
 mod keepalive;
 mod lists;
 mod memory;
+pub(crate) mod rate_limit;
 mod service;
 
 pub use admission::NotAccepted;

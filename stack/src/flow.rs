@@ -1,15 +1,20 @@
-//! A flow: TCP with the guest, a host socket, and the ledger of both.
+//! A flow: TCP with the guest, a host socket, and the ledger of both; and the tables of a container's flows.
+
+pub(crate) mod orphan;
+pub(crate) mod syn_backlog;
+pub(crate) mod table;
+pub(crate) mod time_wait;
 
 use std::net::SocketAddr;
 
 use skbudget_controller::{Instant, Ledger};
 
 use crate::container::GuestProbes;
+use crate::flow::orphan::Orphan;
 use crate::io::{FlowId, HostCaps, HostError, Ready};
-use crate::orphan::Orphan;
-use crate::segment::Tuple;
-use crate::seq::Seq;
 use crate::tcp::Tcb;
+use crate::wire::segment::Tuple;
+use crate::wire::seq::Seq;
 
 /// Charge of a flow object with its places in tables and queues, bytes (A1: `sock`). The assertion below checks it.
 pub(crate) const FLOW_BYTES: u32 = 1536;

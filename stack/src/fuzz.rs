@@ -11,7 +11,7 @@ mod fragments;
 mod host;
 mod script;
 
-use crate::segment::Options;
+use crate::wire::segment::Options;
 use bench::{Bench, Plan};
 use fragments::Fragments;
 use script::Script;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use skbudget_controller::{Budget, Instant};
 
-use crate::chunk::ChunkPool;
-use crate::vnet::VnetHdr;
+use crate::queue::chunk::ChunkPool;
+use crate::wire::vnet::VnetHdr;
 
 /// Names a flow of one container. Because of the generation, a late event for a flow that has ended has no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

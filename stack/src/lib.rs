@@ -73,49 +73,28 @@
 //! | linux rules | the segment is dropped and the window closes (L6); a sender retries after 8 to 200 ms (L4) | `tcp/input.rs` `count_stored`, `container/service.rs` `retry_later` |
 #![deny(unsafe_code)]
 
-mod arp;
-pub mod chunk;
-mod config;
 pub mod container;
 mod counters;
-mod demux;
-mod egress;
 mod flow;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
-mod icmp;
-mod ingress;
 pub mod io;
-mod ipv6;
-mod ndp;
-mod noroute;
-mod orphan;
-mod parked;
-mod persecond;
-#[cfg(test)]
-mod queue_tests;
-mod ranges;
-mod reassembly;
+mod queue;
 mod relay;
-mod rxq;
 #[cfg(test)]
 mod seeded;
-mod segment;
-mod seq;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod tap;
 mod tcp;
-mod timewait;
-mod txq;
-pub mod vnet;
+mod wire;
 
 pub use skbudget_controller as controller;
 
-pub use chunk::ChunkPool;
-pub use config::{ContainerConfig, Ipv6Net};
+pub use container::config::{ContainerConfig, Ipv6Net};
 pub use container::{Container, ContainerStats, FlowInfo, NotAccepted, Undelivered, WakeKey};
 pub use io::{Close, Ctx, Device, FlowId, Host, HostCaps, HostError, Ready};
+pub use queue::chunk::{self, ChunkPool};
 pub use tap::Tap;
 pub use tcp::congestion::Algorithm;
-pub use vnet::VnetHdr;
+pub use wire::vnet::{self, VnetHdr};

@@ -19,13 +19,13 @@ use std::time::Duration;
 
 use skbudget_controller::{Budget, Counter, Instant, Ledger, Rules};
 
-use crate::chunk::PAYLOAD;
-use crate::config::HOST_FLOOR;
+use crate::container::config::HOST_FLOOR;
 use crate::flow::HostSide;
 use crate::io::{FlowId, Host, HostCaps, HostError};
+use crate::queue::chunk::PAYLOAD;
+use crate::queue::send::{Filled, PARTS_MAX};
 use crate::tcp::rcv::grows_by;
 use crate::tcp::{Mem, Tcb};
-use crate::txq::{Filled, PARTS_MAX};
 
 /// Slices of one write: 256 KiB.
 const WRITE_PARTS: usize = 64;

@@ -24,7 +24,7 @@
 //! Every byte of every stream is a function of its server port, direction and position ([`Pattern`]). The receiving end
 //! checks it and reports to the [`Observer`]s.
 
-use crate::config::HOST_FLOOR;
+use crate::container::config::HOST_FLOOR;
 use crate::io::HostCaps;
 
 mod agenda;

@@ -15,13 +15,12 @@ use std::time::Duration;
 
 use skbudget_controller::{Budget, Instant, Ledger};
 
-use crate::chunk::{ChunkPool, PAYLOAD};
 use crate::counters::Stats;
-use crate::segment::{Flags, Options, Outgoing, Segment};
-use crate::seq::Seq;
+use crate::queue::chunk::{ChunkPool, PAYLOAD};
+use crate::wire::segment::{Flags, Options, Outgoing, Segment};
+use crate::wire::seq::Seq;
 
 mod ack;
-mod board;
 pub(crate) mod congestion;
 pub(crate) mod ecn;
 mod input;
@@ -32,6 +31,7 @@ mod rack;
 pub(crate) mod rcv;
 mod recovery;
 mod rtt;
+mod scoreboard;
 pub(crate) mod snd;
 pub(crate) mod state;
 mod timers;
@@ -313,8 +313,8 @@ impl Tcb {
     }
 
     /// The fields that the TIME-WAIT entry of this flow keeps.
-    pub(crate) fn time_wait_entry(&self) -> crate::timewait::Entry {
-        crate::timewait::Entry {
+    pub(crate) fn time_wait_entry(&self) -> crate::flow::time_wait::Entry {
+        crate::flow::time_wait::Entry {
             snd_nxt: self.snd.nxt(),
             rcv_nxt: self.rcv.nxt(),
             wnd: self.rcv.window_field(),

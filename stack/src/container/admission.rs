@@ -9,16 +9,16 @@ use std::net::{IpAddr, SocketAddr};
 use skbudget_controller::{Budget, Counter, FlowSizes, Instant, Ledger, Refusal};
 
 use super::Container;
-use crate::config::{HOST_FLOOR, NoRoute};
+use crate::container::config::{HOST_FLOOR, NoRoute};
 use crate::counters::Stat;
+use crate::flow::syn_backlog::Parking;
 use crate::flow::{Flow, HostSide};
-use crate::icmp::{self, Unreachable};
 use crate::io::{Ctx, FlowId, HostCaps};
-use crate::parked::Parking;
 use crate::relay;
-use crate::segment::{Segment, Tuple};
-use crate::seq::Seq;
 use crate::tcp::{Link, Tcb};
+use crate::wire::icmp::{self, Unreachable};
+use crate::wire::segment::{Segment, Tuple};
+use crate::wire::seq::Seq;
 
 /// connect(2) calls per turn: each is slow beside reading a frame, and the device queue fills meanwhile.
 const CONNECTS_PER_TURN: usize = 2;
@@ -346,7 +346,7 @@ impl Container {
     fn initial(&self, tuple: &Tuple, now: Instant) -> (Seq, u32) {
         use std::hash::BuildHasher;
         // The low half of the hash offsets the ISN, the high half the timestamps.
-        let hash = crate::demux::Keyed(self.config.secret).hash_one(tuple);
+        let hash = crate::flow::table::Keyed(self.config.secret).hash_one(tuple);
         let clock = (now.0 / 4000) as u32;
         (Seq(clock.wrapping_add(hash as u32)), (hash >> 32) as u32)
     }

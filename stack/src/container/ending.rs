@@ -9,8 +9,8 @@
 use super::Container;
 use crate::counters::Stat;
 use crate::flow::Flow;
+use crate::flow::orphan::{Look, Orphan};
 use crate::io::{Close, Ctx, FlowId, Host};
-use crate::orphan::{Look, Orphan};
 use crate::relay;
 use crate::tcp::state::State;
 

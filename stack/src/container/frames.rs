@@ -7,13 +7,13 @@ use skbudget_controller::Instant;
 
 use super::Container;
 use crate::counters::Stat;
-use crate::ingress::{self, Answer, Ingress};
 use crate::io::Ctx;
-use crate::reassembly::{Fragment, Outcome, Payer};
-use crate::segment::Tuple;
-use crate::seq::Seq;
-use crate::vnet::VnetHdr;
-use crate::{arp, icmp, ndp};
+use crate::wire::parse::{self, Answer, Ingress};
+use crate::wire::reassembly::{Fragment, Outcome, Payer};
+use crate::wire::segment::Tuple;
+use crate::wire::seq::Seq;
+use crate::wire::vnet::VnetHdr;
+use crate::wire::{arp, icmp, ndp};
 
 /// ICMP messages sent per second (Linux' icmp_msgs_per_sec).
 const ICMP_PER_SECOND: u32 = 1000;
@@ -25,14 +25,14 @@ impl Container {
     /// counted and dropped.
     pub fn on_frame(&mut self, cx: &mut Ctx<'_>, vnet: &VnetHdr, frame: &[u8]) {
         self.frames_from_guest += 1;
-        if let Some(mac) = ingress::guest_mac(frame)
+        if let Some(mac) = parse::guest_mac(frame)
             && self.egress.guest_mac != Some(mac)
         {
             self.egress.guest_mac = Some(mac);
             // Flows may be blocked only because this address was unknown.
             self.unblock();
         }
-        match ingress::parse(&self.config, vnet, frame) {
+        match parse::parse(&self.config, vnet, frame) {
             Ingress::Tcp(tuple, seg) => self.on_segment(cx, tuple, &seg),
             Ingress::Fragment(fragment) => self.on_fragment(cx, &fragment),
             other => self.on_other(cx, other),
@@ -71,7 +71,7 @@ impl Container {
             Outcome::Dropped(stat) => self.stats.add(stat),
             Outcome::Whole(datagram) => {
                 self.stats.add(Stat::ReasmOKs);
-                match ingress::parse_whole(&self.config, &datagram) {
+                match parse::parse_whole(&self.config, &datagram) {
                     Ingress::Tcp(tuple, seg) => self.on_segment(cx, tuple, &seg),
                     other => self.on_other(cx, other),
                 }

@@ -18,7 +18,7 @@ use super::Container;
 use crate::counters::Stat;
 use crate::flow::Flow;
 use crate::io::{Ctx, Host};
-use crate::segment::Segment;
+use crate::wire::segment::Segment;
 
 /// Shortest silence before a keep-alive probe. A kernel waits at least a second (TCP_KEEPIDLE counts seconds); this is
 /// half of it, because the stack reads its clock once a turn and may have processed earlier data late.

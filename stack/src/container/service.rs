@@ -5,14 +5,14 @@ use std::time::Duration;
 use skbudget_controller::{Budget, Rules};
 
 use super::Container;
-use crate::config::ContainerConfig;
+use crate::container::config::ContainerConfig;
 use crate::counters::Stat;
 use crate::flow::Flow;
-use crate::icmp::{self, Unreachable};
 use crate::io::{Close, Ctx, HostError};
 use crate::relay::{self, Ends, Moved};
 use crate::tcp::Mem;
 use crate::tcp::state::State;
+use crate::wire::icmp::{self, Unreachable};
 
 /// Pause of a flow after the device refused a frame.
 const DEVICE_RETRY: Duration = Duration::from_millis(1);

@@ -7,8 +7,8 @@ use std::time::Duration;
 use skbudget_controller::{Budget, BudgetConfig, Instant, Limits, MemberId, Rules, SockLimits};
 
 use super::script::Script;
-use crate::reassembly::{Fragment, Key, Outcome, Payer, Reassembly};
-use crate::segment::Addrs;
+use crate::wire::reassembly::{Fragment, Key, Outcome, Payer, Reassembly};
+use crate::wire::segment::Addrs;
 
 /// The byte at a position of a datagram.
 fn byte(id: u32, at: u32) -> u8 {

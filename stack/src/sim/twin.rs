@@ -12,11 +12,11 @@ use super::frame::{Frame, FramePool};
 use super::guest::Guest;
 use super::host::SimHost;
 use super::server::Server;
-use crate::chunk::ChunkPool;
-use crate::config::ContainerConfig;
+use crate::container::config::ContainerConfig;
 use crate::container::{Container, WakeKey};
 use crate::io::{Ctx, Device};
-use crate::vnet::VnetHdr;
+use crate::queue::chunk::ChunkPool;
+use crate::wire::vnet::VnetHdr;
 
 #[derive(Debug)]
 pub struct Twin {

@@ -7,14 +7,14 @@ use skbudget_controller::sizing::{SndbufInput, sndbuf_expand};
 use skbudget_controller::{Instant, Rules};
 
 use crate::counters::Stat;
-use crate::segment::Segment;
-use crate::seq::Seq;
-use crate::tcp::board::Range;
 use crate::tcp::congestion::Acked;
 use crate::tcp::recovery::Phase;
+use crate::tcp::scoreboard::Range;
 use crate::tcp::snd::Snd;
 use crate::tcp::state::{Cause, State};
 use crate::tcp::{Disposition, Mem, Tcb};
+use crate::wire::segment::Segment;
+use crate::wire::seq::Seq;
 
 /// Segments beyond a hole, or duplicate ACKs, that indicate loss (RFC 5681 section 3.2, RFC 6675 section 4).
 const DUP_THRESH: u32 = 3;

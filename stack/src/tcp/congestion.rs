@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use skbudget_controller::Instant;
 
-use crate::seq::Seq;
+use crate::wire::seq::Seq;
 
 mod cubic;
 mod hystart;

@@ -5,8 +5,8 @@
 //! ACKs report marks on the guest's data until the guest reports that it reduced its window (CWR). Marks on our data
 //! that the guest reports (ECE) reduce the window as a loss does, with nothing to retransmit.
 
-use crate::segment::{CE, Segment};
-use crate::seq::Seq;
+use crate::wire::segment::{CE, Segment};
+use crate::wire::seq::Seq;
 
 /// ECN state of a flow.
 #[derive(Debug, Clone, Copy, Default)]

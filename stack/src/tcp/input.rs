@@ -5,10 +5,10 @@ use std::time::Duration;
 use skbudget_controller::{Counter, Instant, Rules};
 
 use crate::counters::Stat;
-use crate::segment::Segment;
-use crate::seq::Seq;
 use crate::tcp::state::{Cause, State};
 use crate::tcp::{Disposition, Mem, Tcb};
+use crate::wire::segment::Segment;
+use crate::wire::seq::Seq;
 
 /// Shortest time between two ACKs that answer unacceptable segments without data (Linux `tcp_invalid_ratelimit` is 500
 /// ms; a guest on this machine probes more often).
@@ -300,7 +300,12 @@ impl Tcb {
     }
 
     /// Counts the outcome of a store by the kernel's names and requests the ACK that a refusal needs.
-    fn count_stored(&mut self, offset: u64, stored: &crate::rxq::Stored, mem: &mut Mem<'_>) {
+    fn count_stored(
+        &mut self,
+        offset: u64,
+        stored: &crate::queue::receive::Stored,
+        mem: &mut Mem<'_>,
+    ) {
         let member = mem.ledger.member();
         if stored.out_of_order {
             mem.budget.count(member, Counter::TCPOFOQueue, 1);

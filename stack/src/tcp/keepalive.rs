@@ -3,8 +3,8 @@
 
 use skbudget_controller::Instant;
 
-use crate::segment::Segment;
 use crate::tcp::Tcb;
+use crate::wire::segment::Segment;
 
 impl Tcb {
     /// `seg` is a keep-alive probe. A probe starts one below RCV.NXT and has no data, or one byte that was acknowledged

@@ -3,14 +3,14 @@
 use std::io::IoSlice;
 
 use crate::counters::Stat;
-use crate::segment::{Flags, Options, Outgoing};
-use crate::seq::Seq;
-use crate::tcp::board::Range;
+use crate::queue::send::PARTS_MAX;
 use crate::tcp::recovery::Phase;
+use crate::tcp::scoreboard::Range;
 use crate::tcp::state::{Cause, State};
 use crate::tcp::tlp::TailProbe;
 use crate::tcp::{Mem, Tcb};
-use crate::txq::PARTS_MAX;
+use crate::wire::segment::{Flags, Options, Outgoing};
+use crate::wire::seq::Seq;
 
 /// Payload of a super-frame, bytes: IPv4's length field less headers with all options.
 const SUPER_MAX: usize = 65_535 - 20 - 60;

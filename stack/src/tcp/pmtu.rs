@@ -1,9 +1,9 @@
 //! Path MTU discovery towards the guest, for a path narrower than the link: RFC 1191 and RFC 8201, with the checks of
 //! RFC 5927 section 5.2 against forged errors.
 
-use crate::config::{HEADERS_V4, HEADERS_V6};
-use crate::seq::Seq;
+use crate::container::config::{HEADERS_V4, HEADERS_V6};
 use crate::tcp::Tcb;
+use crate::wire::seq::Seq;
 
 /// Lower bound for IPv4 (Linux `min_pmtu`): a forged smaller MTU would cost more than a true one could gain.
 const MTU_MIN_V4: u32 = 552;

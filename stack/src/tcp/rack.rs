@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use skbudget_controller::Instant;
 
-use crate::seq::Seq;
-use crate::tcp::board::{Board, Run};
+use crate::tcp::scoreboard::{Board, Run};
+use crate::wire::seq::Seq;
 
 /// Recoveries that a widened reordering window outlives (RFC 8985 section 6.2 step 4).
 const PERSIST: u8 = 16;

@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use skbudget_controller::{Budget, CHUNK_SIZE, Counter, Instant, Ledger, Rules};
 
-use crate::chunk::PAYLOAD;
-use crate::rxq::RxQueue;
-use crate::seq::Seq;
+use crate::queue::chunk::PAYLOAD;
+use crate::queue::receive::RxQueue;
+use crate::wire::seq::Seq;
 
 /// Window of a new flow, bytes: four chunks, about 10 segments of 1460 (B8).
 pub(crate) const TARGET_INITIAL: u64 = 4 * 4032;
@@ -331,8 +331,8 @@ fn linux_window(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chunk::ChunkPool;
-    use crate::queue_tests::{NOW, SIZES};
+    use crate::queue::chunk::ChunkPool;
+    use crate::queue::tests::{NOW, SIZES};
     use crate::seeded::Setting;
 
     #[test]

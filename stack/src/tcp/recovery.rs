@@ -24,9 +24,9 @@
 //! or when the guest reports CE marks in the meantime: the path was congested, whether or not a segment was lost
 //! (`tcp_fastretrans_alert` on ECE).
 
-use crate::seq::Seq;
-use crate::tcp::board::{Board, Range};
 use crate::tcp::congestion::Congestion;
+use crate::tcp::scoreboard::{Board, Range};
+use crate::wire::seq::Seq;
 
 /// State of the diagram above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use skbudget_controller::{Budget, Instant};
 
-use crate::seq::Seq;
-use crate::tcp::board::Board;
+use crate::queue::send::TxQueue;
 use crate::tcp::congestion::{Algorithm, Congestion};
 use crate::tcp::rack::Rack;
 use crate::tcp::rcv::grows_by;
 use crate::tcp::recovery::Recovery;
 use crate::tcp::rtt::Rtt;
+use crate::tcp::scoreboard::Board;
 use crate::tcp::tlp::TailProbe;
-use crate::txq::TxQueue;
+use crate::wire::seq::Seq;
 
 /// First send-queue bound, bytes: until the guest acknowledges data (default of Linux `tcp_wmem`).
 pub(crate) const TARGET_INITIAL: usize = 4 * 4032;
@@ -176,7 +176,7 @@ impl Snd {
 #[cfg(test)]
 mod tests {
     use super::{Algorithm, Board, Snd};
-    use crate::seq::Seq;
+    use crate::wire::seq::Seq;
 
     #[test]
     fn the_queue_begins_at_una_however_far_it_is_from_iss() {

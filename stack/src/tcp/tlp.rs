@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use skbudget_controller::Instant;
 
-use crate::seq::Seq;
 use crate::tcp::recovery::Phase;
 use crate::tcp::{Mem, Tcb};
+use crate::wire::seq::Seq;
 
 /// Shortest time to a probe: a guest's kernel may need that long to be scheduled (Linux TCP_TIMEOUT_MIN is two ticks).
 const PROBE_MIN: Duration = Duration::from_millis(10);

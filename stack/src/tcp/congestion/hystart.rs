@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::seq::Seq;
+use crate::wire::seq::Seq;
 
 use super::Acked;
 

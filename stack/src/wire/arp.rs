@@ -2,9 +2,9 @@
 
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
 
-use crate::config::ContainerConfig;
+use crate::container::config::ContainerConfig;
 use crate::counters::Stat;
-use crate::ingress::{Answer, Ingress};
+use crate::wire::parse::{Answer, Ingress};
 
 /// Handles an ARP packet. Every address of the subnet but the guest's own resolves to our hardware address, so packets
 /// to any of them reach the stack, which then answers them with an error or relays them.

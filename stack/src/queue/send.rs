@@ -10,8 +10,8 @@ use std::io::{IoSlice, IoSliceMut};
 
 use skbudget_controller::{Budget, Instant, Ledger};
 
-use crate::chunk::{Chunk, ChunkPool, PAYLOAD};
 use crate::io::HostError;
+use crate::queue::chunk::{Chunk, ChunkPool, PAYLOAD};
 
 /// Slices of one read or one frame: a 64 KiB super-frame touches at most 17 chunks, 18 if it starts inside one.
 pub(crate) const PARTS_MAX: usize = 18;

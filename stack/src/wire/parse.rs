@@ -8,14 +8,14 @@ use smoltcp::wire::{
     UdpPacket,
 };
 
-use crate::config::ContainerConfig;
+use crate::container::config::ContainerConfig;
 use crate::counters::Stat;
-use crate::icmp::{self, Unreachable};
-use crate::reassembly::{Datagram, Fragment, Key};
-use crate::segment::{self, Addrs, Segment, Tuple};
-use crate::seq::Seq;
-use crate::vnet::{F_DATA_VALID, F_NEEDS_CSUM, VnetHdr};
-use crate::{arp, ipv6, noroute};
+use crate::wire::icmp::{self, Unreachable};
+use crate::wire::reassembly::{Datagram, Fragment, Key};
+use crate::wire::segment::{self, Addrs, Segment, Tuple};
+use crate::wire::seq::Seq;
+use crate::wire::vnet::{F_DATA_VALID, F_NEEDS_CSUM, VnetHdr};
+use crate::wire::{arp, ipv6, noroute};
 
 /// Result of parsing a frame.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::mem::ManuallyDrop;
 use skbudget_controller::{CHUNK_SIZE, MemberId, Rules};
 
 use super::*;
-use crate::queue_tests::{NOW, byte, two_flows};
+use crate::queue::tests::{NOW, byte, two_flows};
 use crate::seeded::{Seeded, Setting, each_seed};
 
 struct World {

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use skbudget_controller::{Budget, Counter, Instant, MemberId};
 
-use crate::demux::Keyed;
-use crate::segment::{Flags, Options, Outgoing, Segment, Tuple};
-use crate::seq::Seq;
+use crate::flow::table::Keyed;
+use crate::wire::segment::{Flags, Options, Outgoing, Segment, Tuple};
+use crate::wire::seq::Seq;
 
 /// Charge of an entry, bytes: its place in the map and in the queue.
 const ENTRY_BYTES: u64 = 128;

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use skbudget_controller::{Budget, Counter, Instant, MemberId};
 
-use crate::segment::{Flags, Options, Segment, Tuple};
-use crate::seq::Seq;
 use crate::tcp::ecn;
+use crate::wire::segment::{Flags, Options, Segment, Tuple};
+use crate::wire::seq::Seq;
 
 /// Largest number of queued SYNs.
 const ENTRIES_MAX: usize = 512;

@@ -20,7 +20,7 @@ use std::collections::VecDeque;
 
 use skbudget_controller::Instant;
 
-use crate::seq::Seq;
+use crate::wire::seq::Seq;
 
 /// Records of a flow beyond those that the charge of its chunks covers.
 const RUNS_MIN: usize = 8;

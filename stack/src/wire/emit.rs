@@ -11,13 +11,13 @@ use smoltcp::wire::{
     Ipv6FragmentHeader, Ipv6Packet, TcpPacket, TcpSeqNumber, checksum,
 };
 
-use crate::config::ContainerConfig;
-use crate::icmp::HOP_LIMIT;
-use crate::ingress::Answer;
+use crate::container::config::ContainerConfig;
 use crate::io::Device;
-use crate::segment::{Addrs, ECT_0, Outgoing, Tuple};
-use crate::txq::PARTS_MAX;
-use crate::vnet::{F_NEEDS_CSUM, GSO_ECN, GSO_TCPV4, GSO_TCPV6, VnetHdr};
+use crate::queue::send::PARTS_MAX;
+use crate::wire::icmp::HOP_LIMIT;
+use crate::wire::parse::Answer;
+use crate::wire::segment::{Addrs, ECT_0, Outgoing, Tuple};
+use crate::wire::vnet::{F_NEEDS_CSUM, GSO_ECN, GSO_TCPV4, GSO_TCPV6, VnetHdr};
 
 const ETH: usize = 14;
 const IPV4: usize = 20;

@@ -15,10 +15,10 @@ use smoltcp::wire::{
     NdiscPrefixInformation, NdiscRepr, NdiscRouterFlags,
 };
 
-use crate::config::{ContainerConfig, Ipv6Net};
+use crate::container::config::{ContainerConfig, Ipv6Net};
 use crate::counters::Stat;
-use crate::ingress::{Answer, Ingress};
-use crate::segment::Addrs;
+use crate::wire::parse::{Answer, Ingress};
+use crate::wire::segment::Addrs;
 
 /// RFC 4861 section 7.1: a lower hop limit shows that the message crossed a router.
 const HOP_LIMIT: u8 = 255;

@@ -15,8 +15,8 @@ use std::time::Duration;
 use skbudget_controller::{Budget, CHUNK_SIZE, Instant, MemberId};
 
 use crate::counters::Stat;
-use crate::ranges;
-use crate::segment::{Addrs, CE, NOT_ECT};
+use crate::queue::ranges;
+use crate::wire::segment::{Addrs, CE, NOT_ECT};
 
 /// Largest number of incomplete datagrams.
 const ENTRIES_MAX: usize = 64;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use smoltcp::wire::{TcpOption, TcpPacket};
 
-use crate::seq::Seq;
+use crate::wire::seq::Seq;
 
 /// Control bits (RFC 9293 section 3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -321,7 +321,7 @@ mod tests {
     use std::hash::BuildHasher;
 
     use super::{Addrs, Options, Tuple};
-    use crate::demux::Keyed;
+    use crate::flow::table::Keyed;
 
     #[test]
     fn a_tuple_holds_either_family() {

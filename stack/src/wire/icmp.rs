@@ -10,13 +10,13 @@ use smoltcp::wire::{
     Icmpv6TimeExceeded, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr,
 };
 
-use crate::config::{ContainerConfig, Ipv6Net};
+use crate::container::config::{ContainerConfig, Ipv6Net};
 use crate::counters::Stat;
-use crate::ingress::{Answer, Ingress};
-use crate::ndp;
-use crate::reassembly::Expired;
-use crate::segment::{Addrs, Tuple};
-use crate::seq::Seq;
+use crate::wire::ndp;
+use crate::wire::parse::{Answer, Ingress};
+use crate::wire::reassembly::Expired;
+use crate::wire::segment::{Addrs, Tuple};
+use crate::wire::seq::Seq;
 
 /// Hop limit of all packets except neighbour discovery.
 pub(crate) const HOP_LIMIT: u8 = 64;

@@ -11,10 +11,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet};
 
-use crate::config::{ContainerConfig, Ipv6Net};
+use crate::container::config::{ContainerConfig, Ipv6Net};
 use crate::counters::Stat;
-use crate::icmp;
-use crate::ingress::Ingress;
+use crate::wire::icmp;
+use crate::wire::parse::Ingress;
 
 /// Echo requests: the only ICMP and ICMPv6 messages that an error may answer here.
 const ECHO_V4: u8 = 8;

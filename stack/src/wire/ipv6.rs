@@ -5,15 +5,15 @@ use std::net::Ipv6Addr;
 
 use smoltcp::wire::{Icmpv6ParamProblem, Ipv6Packet};
 
-use crate::config::{ContainerConfig, Ipv6Net};
+use crate::container::config::{ContainerConfig, Ipv6Net};
 use crate::counters::Stat;
-use crate::icmp;
-use crate::ingress::{self, Ingress};
-use crate::ndp::solicited_node;
-use crate::noroute::{self, unroutable_v6};
-use crate::reassembly::{Fragment, Key};
-use crate::segment::Addrs;
-use crate::vnet::VnetHdr;
+use crate::wire::icmp;
+use crate::wire::ndp::solicited_node;
+use crate::wire::noroute::{self, unroutable_v6};
+use crate::wire::parse::{self, Ingress};
+use crate::wire::reassembly::{Fragment, Key};
+use crate::wire::segment::Addrs;
+use crate::wire::vnet::VnetHdr;
 
 const HEADER: usize = 40;
 /// Most extension headers in one packet. A sender that follows RFC 8200 section 4.1 uses at most six.
@@ -59,7 +59,7 @@ pub(crate) fn on_packet<'a>(
         Walked::Upper { at, protocol, naming } => {
             let upper = &packet[at..];
             let found =
-                ingress::transport(config, vnet, addrs, ip.hop_limit(), protocol.into(), upper);
+                parse::transport(config, vnet, addrs, ip.hop_limit(), protocol.into(), upper);
             match found {
                 // RFC 4443 section 3.4: an unknown next header is reported, except to multicast.
                 Ingress::Drop(Stat::DropProtocol) if !dst.is_multicast() => {
@@ -92,7 +92,7 @@ pub(crate) fn on_reassembled<'a>(
         Walked::Upper { at, protocol, .. } => {
             let vnet = VnetHdr::default();
             // Hop limit 0 makes neighbour discovery drop the message, as RFC 6980 requires of fragments.
-            ingress::transport(config, &vnet, addrs, 0, protocol.into(), &payload[at..])
+            parse::transport(config, &vnet, addrs, 0, protocol.into(), &payload[at..])
         }
         // A fragment inside fragments.
         Walked::Fragment(_) => Ingress::Drop(Stat::DropFragment),

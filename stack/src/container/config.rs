@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use skbudget_controller::{CHUNK_SIZE, FlowSizes, PAGE_SIZE};
 
-use crate::chunk::PAYLOAD;
 use crate::flow::FLOW_BYTES;
+use crate::flow::syn_backlog::LIST_BYTES;
 use crate::io::HostCaps;
-use crate::parked::LIST_BYTES;
+use crate::queue::chunk::PAYLOAD;
 use crate::tcp::Link;
 use crate::tcp::congestion::Algorithm;
 

@@ -5,7 +5,7 @@ use std::mem::ManuallyDrop;
 use skbudget_controller::{CHUNK_SIZE, MemberId, Rules};
 
 use super::*;
-use crate::queue_tests::{NOW, SIZES, byte, two_flows};
+use crate::queue::tests::{NOW, SIZES, byte, two_flows};
 use crate::seeded::{Seeded, Setting, each_seed};
 
 struct World {

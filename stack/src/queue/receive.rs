@@ -19,8 +19,8 @@ use std::io::IoSlice;
 
 use skbudget_controller::{Budget, Instant, Ledger, RxKind};
 
-use crate::chunk::{Chunk, ChunkPool, PAYLOAD};
-use crate::ranges;
+use crate::queue::chunk::{Chunk, ChunkPool, PAYLOAD};
+use crate::queue::ranges;
 
 /// Out-of-order ranges that a flow may hold; a further range is dropped (M2).
 const RANGES_MAX: usize = 64;
