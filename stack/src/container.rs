@@ -13,22 +13,22 @@ use skbudget_controller::{Budget, Instant, MemberId};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use crate::container::config::ContainerConfig;
+use crate::config::ContainerConfig;
 use crate::container::rate_limit::PerSecond;
 use crate::counters::{Stat, Stats};
 use crate::flow::Flow;
 use crate::flow::syn_backlog::Parked;
 use crate::flow::table::FlowTable;
 use crate::flow::time_wait::{TimeWait, Verdict};
-use crate::io::{Close, Ctx, FlowId, Ready};
+use crate::io::{Close, FlowId, Ready};
 use crate::tcp::{Disposition, Mem};
 use crate::wire::emit::Egress;
 use crate::wire::reassembly::Reassembly;
 use crate::wire::segment::{Outgoing, Segment, Tuple};
 
 mod admission;
-pub(crate) mod config;
 mod crowd;
+mod ctx;
 mod ending;
 mod frames;
 mod info;
@@ -39,9 +39,9 @@ pub(crate) mod rate_limit;
 mod service;
 
 pub use admission::NotAccepted;
+pub use ctx::Ctx;
 pub use ending::Undelivered;
 pub use info::{ContainerStats, FlowInfo};
-pub(crate) use keepalive::GuestProbes;
 pub use memory::WakeKey;
 
 /// Challenge ACKs per second, on average (Linux' former default of tcp_challenge_ack_limit).

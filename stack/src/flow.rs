@@ -9,19 +9,36 @@ use std::net::SocketAddr;
 
 use skbudget_controller::{Instant, Ledger};
 
-use crate::container::GuestProbes;
 use crate::flow::orphan::Orphan;
 use crate::io::{FlowId, HostCaps, HostError, Ready};
+use crate::sizes::FLOW_BYTES;
 use crate::tcp::Tcb;
 use crate::wire::segment::Tuple;
 use crate::wire::seq::Seq;
 
-/// Charge of a flow object with its places in tables and queues, bytes (A1: `sock`). The assertion below checks it.
-pub(crate) const FLOW_BYTES: u32 = 1536;
 const _: () = assert!(
     size_of::<Flow>() + 256 <= FLOW_BYTES as usize,
     "a flow and its table entries must fit what is charged for them"
 );
+
+/// Keep-alive state of one guest flow.
+#[derive(Debug, Default)]
+pub(crate) struct GuestProbes {
+    /// Time of the guest's latest probe.
+    pub(crate) at: Option<Instant>,
+    /// The latest probe is not answered yet.
+    pub(crate) open: bool,
+    /// The host socket's keep-alive interval, seconds; 0: off.
+    pub(crate) every: u32,
+    /// Time of the next poll for the peer's answer.
+    pub(crate) look_at: Option<Instant>,
+}
+
+impl GuestProbes {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.look_at
+    }
+}
 
 /// The host side of a flow.
 #[derive(Debug)]

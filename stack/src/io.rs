@@ -1,14 +1,13 @@
 //! The two ends of a container's stack, as values and two small traits: host sockets and the device. The worker loop
 //! and the simulator implement them; the stack itself has neither descriptors nor clocks.
 
+pub mod vnet;
+
 use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use skbudget_controller::{Budget, Instant};
-
-use crate::queue::chunk::ChunkPool;
-use crate::wire::vnet::VnetHdr;
+use vnet::VnetHdr;
 
 /// Names a flow of one container. Because of the generation, a late event for a flow that has ended has no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -112,19 +111,4 @@ pub trait Device {
     /// Sends one frame, given in parts, the Ethernet header first. Returns false if the device is full and took
     /// nothing: the caller sends data again later and forgets control packets.
     fn send(&mut self, vnet: &VnetHdr, parts: &[IoSlice<'_>]) -> bool;
-}
-
-/// Context of every operation of a container's stack: time, memory, both ends.
-pub struct Ctx<'a> {
-    pub now: Instant,
-    pub budget: &'a mut Budget,
-    pub pool: &'a mut ChunkPool,
-    pub host: &'a mut dyn Host,
-    pub device: &'a mut dyn Device,
-}
-
-impl std::fmt::Debug for Ctx<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ctx").field("now", &self.now).finish_non_exhaustive()
-    }
 }

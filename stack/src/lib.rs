@@ -10,15 +10,17 @@
 //!
 //! ```text
 //!  1  tap.rs                  daemon/src/worker/seat.rs reads frames of the guest, a bounded number a turn
-//!  2  container/frames.rs     ingress.rs (ipv6.rs, reassembly.rs) checks the headers: Segment, answer, or drop
-//!  3  container.rs            demux.rs finds the flow; without one: SYN to parked.rs, others to timewait.rs or a RST
+//!  2  container/frames.rs     wire/parse.rs checks the headers (wire/ipv6.rs, wire/reassembly.rs): a segment, an answer,
+//!                             or a drop
+//!  3  container.rs            flow/table.rs finds the flow; without one: SYN to flow/syn_backlog.rs, others to
+//!                             flow/time_wait.rs or a RST
 //!  4  tcp/input.rs            the checks of RFC 9293 in their order; tcp/ack.rs frees acknowledged data
-//!  5  rxq.rs                  data fills chunks that are charged already; the flow is marked dirty
+//!  5  queue/receive.rs        data fills chunks that are charged already; the flow is marked dirty
 //!  6  container/service.rs    once per dirty flow and turn:
 //!  7    relay.rs to_host      in-order data to the host socket, then uncharged
-//!  8    relay.rs to_guest     memory is requested (txq.rs), then the host socket is read
+//!  8    relay.rs to_guest     memory is requested (queue/send.rs), then the host socket is read
 //!  9    tcp/output.rs         tcp/rcv.rs charges the next part of the window and advertises it; data and ACKs
-//! 10    egress.rs             headers, checksums, segmentation offload; tap.rs writes the frame
+//! 10    wire/emit.rs          headers, checksums, segmentation offload; tap.rs writes the frame
 //! ```
 //!
 //! Steps 1 to 5 only mark flows; steps 6 to 10 move bytes and send, so a batch of segments costs one write and one ACK.
@@ -30,16 +32,16 @@
 //! Data that was acknowledged to one end is delivered to the other before that one learns of the end, in
 //! `container/ending.rs`. A host socket in error is read to its end, and the guest is reset when it has acknowledged
 //! everything (`relay.rs` `end_of_host`, `tcp.rs` `reset_is_due`). A flow that has lost its guest is an orphan (K11, in
-//! `orphan.rs`): it is charged until the host's peer has acknowledged everything; a timer polls its send queue. A
+//! `flow/orphan.rs`): it is charged until the host's peer has acknowledged everything; a timer polls its send queue. A
 //! guest's keep-alive is answered once the host's peer has sent a sign of life (`container/keepalive.rs`): a peer that
 //! is gone ends the flow as it would without a relay.
 //!
 //! # Where memory is charged
 //!
-//! In `rxq` (receive), `txq` (send), `container/admission` (the reservation), `relay` (caps of host sockets), `parked`
-//! and `timewait` (small fixed entries), `reassembly` (fragments), in the daemon's `worker/control` (device queues, and
-//! backlogs of published ports, H6), and at no other place; `tests/tidy/main.rs` compares the list with the calls. A
-//! charge is a request to [`controller::Budget`], which knows nothing of packets.
+//! In `queue/receive`, `queue/send`, `container/admission` (the reservation), `relay` (caps of host sockets),
+//! `flow/syn_backlog` and `flow/time_wait` (small fixed entries), `wire/reassembly` (fragments), in the daemon's
+//! `worker/control` (device queues, and backlogs of published ports, H6), and at no other place; `tests/tidy/main.rs`
+//! compares the list with the calls. A charge is a request to [`controller::Budget`], which knows nothing of packets.
 //!
 //! # What happens over soft, what at hard
 //!
@@ -63,16 +65,17 @@
 //! |---|---|---|
 //! | window credit | the window opens less; credit of idle flows is released (H3), otherwise the flow waits | `tcp/rcv.rs` `advance_edge`, `container/memory.rs` `short_of_memory`, `demote` |
 //! | memory to read the host socket | it is not read, the remote's window closes; the target of the send queue drops to half of the queued bytes; as above | `relay.rs` `to_guest`, `tcp/snd.rs` `moderate_target` |
-//! | data inside the window | not possible: it was charged before the window was advertised. Only a demoted flow requests its charge again, and drops what does not fit | `rxq.rs` `store`, `tcp/input.rs` `store` |
+//! | data inside the window | not possible: it was charged before the window was advertised. Only a demoted flow requests its charge again, and drops what does not fit | `queue/receive.rs` `store`, `tcp/input.rs` `store` |
 //! | a new flow | credit and caps of idle flows are released; otherwise its SYN stays in the queue, and connections to a published port stay in its backlog | `container/admission.rs` `reserve`, `wait_for_room`, `can_accept`, `wait_to_accept` |
 //! | growth while SYNs wait | room for their reservations, up to half of the room that reservations leave, is held back from windows, queues and caps (H1) | `container/crowd.rs` `hold_for_admission`, `controller/src/meter.rs` `growth_room` |
 //! | a higher cap of a host socket | it stays as it is | `relay.rs` `raise` |
-//! | a fragment | the oldest incomplete datagram is dropped | `reassembly.rs` `make_room` |
-//! | a TIME-WAIT entry | the flow leaves no entry | `timewait.rs` `insert` |
+//! | a fragment | the oldest incomplete datagram is dropped | `wire/reassembly.rs` `make_room` |
+//! | a TIME-WAIT entry | the flow leaves no entry | `flow/time_wait.rs` `insert` |
 //! | waiting | when memory returns, the oldest waiter runs in the same turn of the loop (B9) | `container/memory.rs` `on_wake`, `daemon/src/worker.rs` `wake` |
 //! | linux rules | the segment is dropped and the window closes (L6); a sender retries after 8 to 200 ms (L4) | `tcp/input.rs` `count_stored`, `container/service.rs` `retry_later` |
 #![deny(unsafe_code)]
 
+mod config;
 pub mod container;
 mod counters;
 mod flow;
@@ -85,16 +88,16 @@ mod relay;
 mod seeded;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod sizes;
 pub mod tap;
 mod tcp;
 mod wire;
 
 pub use skbudget_controller as controller;
 
-pub use container::config::{ContainerConfig, Ipv6Net};
-pub use container::{Container, ContainerStats, FlowInfo, NotAccepted, Undelivered, WakeKey};
-pub use io::{Close, Ctx, Device, FlowId, Host, HostCaps, HostError, Ready};
+pub use config::{Algorithm, ContainerConfig, Ipv6Net};
+pub use container::{Container, ContainerStats, Ctx, FlowInfo, NotAccepted, Undelivered, WakeKey};
+pub use io::vnet::{self, VnetHdr};
+pub use io::{Close, Device, FlowId, Host, HostCaps, HostError, Ready};
 pub use queue::chunk::{self, ChunkPool};
 pub use tap::Tap;
-pub use tcp::congestion::Algorithm;
-pub use wire::vnet::{self, VnetHdr};

@@ -19,11 +19,11 @@ use std::time::Duration;
 
 use skbudget_controller::{Budget, Counter, Instant, Ledger, Rules};
 
-use crate::container::config::HOST_FLOOR;
 use crate::flow::HostSide;
 use crate::io::{FlowId, Host, HostCaps, HostError};
 use crate::queue::chunk::PAYLOAD;
 use crate::queue::send::{Filled, PARTS_MAX};
+use crate::sizes::HOST_FLOOR;
 use crate::tcp::rcv::grows_by;
 use crate::tcp::{Mem, Tcb};
 

@@ -24,8 +24,8 @@
 //! Every byte of every stream is a function of its server port, direction and position ([`Pattern`]). The receiving end
 //! checks it and reports to the [`Observer`]s.
 
-use crate::container::config::HOST_FLOOR;
 use crate::io::HostCaps;
+use crate::sizes::HOST_FLOOR;
 
 mod agenda;
 mod app;

@@ -23,7 +23,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use skbudget_controller::Instant;
 
 use crate::io::Device;
-use crate::wire::vnet::{VNET_HDR_LEN, VnetHdr};
+use crate::io::vnet::{VNET_HDR_LEN, VnetHdr};
 
 pub use pcap::{PCAP_HEADER_LEN, PcapWriter, pcap_record_len};
 

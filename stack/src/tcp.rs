@@ -15,8 +15,10 @@ use std::time::Duration;
 
 use skbudget_controller::{Budget, Instant, Ledger};
 
+use crate::config::{Algorithm, ContainerConfig, OFFLOAD_MSS};
 use crate::counters::Stats;
 use crate::queue::chunk::{ChunkPool, PAYLOAD};
+use crate::sizes::{HEADERS_V4, HEADERS_V6};
 use crate::wire::segment::{Flags, Options, Outgoing, Segment};
 use crate::wire::seq::Seq;
 
@@ -99,7 +101,42 @@ pub(crate) struct Link {
     pub(crate) user_timeout: Duration,
     /// Largest send queue, bytes.
     pub(crate) snd_target_max: usize,
-    pub(crate) congestion: congestion::Algorithm,
+    pub(crate) congestion: Algorithm,
+}
+
+/// MSS of a guest that announces none (RFC 9293 section 3.7.1), bytes.
+const MSS_DEFAULT_V4: u16 = 536;
+const MSS_DEFAULT_V6: u16 = 1220;
+
+impl Link {
+    /// Parameters that all flows of a family share.
+    pub(crate) fn new(config: &ContainerConfig, ipv6: bool, wmem_max: u32) -> Self {
+        let headers = if ipv6 { HEADERS_V6 } else { HEADERS_V4 };
+        // The MTU bounds what is sent to the guest; the smaller advertised MSS bounds what it sends.
+        let segment_max = config.mtu.saturating_sub(headers).max(1);
+        // Without offload each segment is a frame: a full MSS keeps their number small.
+        let mss = if config.offload { segment_max.min(OFFLOAD_MSS) } else { segment_max };
+        Self {
+            mss,
+            segment_max,
+            mss_default: if ipv6 { MSS_DEFAULT_V6 } else { MSS_DEFAULT_V4 },
+            offload: config.offload,
+            keepalive: config.keepalive,
+            user_timeout: config.user_timeout,
+            snd_target_max: wmem_max as usize,
+            congestion: config.congestion,
+        }
+    }
+}
+
+/// State of a closed connection that is needed to answer the guest.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TimeWaitEntry {
+    pub(crate) snd_nxt: Seq,
+    pub(crate) rcv_nxt: Seq,
+    pub(crate) wnd: u16,
+    /// Offset of our timestamp clock, and TS.Recent.
+    pub(crate) ts: Option<(u32, u32)>,
 }
 
 /// Transmission control block: state of one TCP connection with the guest.
@@ -313,8 +350,8 @@ impl Tcb {
     }
 
     /// The fields that the TIME-WAIT entry of this flow keeps.
-    pub(crate) fn time_wait_entry(&self) -> crate::flow::time_wait::Entry {
-        crate::flow::time_wait::Entry {
+    pub(crate) fn time_wait_entry(&self) -> TimeWaitEntry {
+        TimeWaitEntry {
             snd_nxt: self.snd.nxt(),
             rcv_nxt: self.rcv.nxt(),
             wnd: self.rcv.window_field(),

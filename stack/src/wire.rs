@@ -11,4 +11,3 @@ pub(crate) mod parse;
 pub(crate) mod reassembly;
 pub(crate) mod segment;
 pub(crate) mod seq;
-pub mod vnet;

@@ -8,13 +8,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use skbudget_controller::{Budget, Counter, FlowSizes, Instant, Ledger, Refusal};
 
-use super::Container;
-use crate::container::config::{HOST_FLOOR, NoRoute};
+use super::{Container, Ctx};
+use crate::config::NoRoute;
 use crate::counters::Stat;
 use crate::flow::syn_backlog::Parking;
 use crate::flow::{Flow, HostSide};
-use crate::io::{Ctx, FlowId, HostCaps};
+use crate::io::{FlowId, HostCaps};
 use crate::relay;
+use crate::sizes::HOST_FLOOR;
 use crate::tcp::{Link, Tcb};
 use crate::wire::icmp::{self, Unreachable};
 use crate::wire::segment::{Segment, Tuple};
@@ -338,7 +339,7 @@ impl Container {
 
     /// Link parameters for the family of `tuple`.
     fn link(&self, tuple: &Tuple, budget: &Budget) -> Link {
-        self.config.link(tuple.is_ipv6(), budget.sock_limits().wmem[2])
+        Link::new(&self.config, tuple.is_ipv6(), budget.sock_limits().wmem[2])
     }
 
     /// Initial sequence number and timestamp offset of a connection. RFC 6528: a clock of 4 µs plus a keyed hash of the

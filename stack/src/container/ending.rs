@@ -6,11 +6,11 @@
 //! (`Orphan`, K11). Both states have a timer: TCP's retransmissions for the first, polls of the host's send queue for
 //! the second.
 
-use super::Container;
+use super::{Container, Ctx};
 use crate::counters::Stat;
 use crate::flow::Flow;
 use crate::flow::orphan::{Look, Orphan};
-use crate::io::{Close, Ctx, FlowId, Host};
+use crate::io::{Close, FlowId, Host};
 use crate::relay;
 use crate::tcp::state::State;
 

@@ -1,4 +1,4 @@
-//! Handles a received frame: `ingress` classifies it, this file answers or counts all but TCP segments.
+//! Handles a received frame: `wire/parse.rs` classifies it, this file answers or counts all but TCP segments.
 
 use std::net::Ipv6Addr;
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use skbudget_controller::Instant;
 
 use super::Container;
+use super::Ctx;
 use crate::counters::Stat;
-use crate::io::Ctx;
+use crate::io::vnet::VnetHdr;
 use crate::wire::parse::{self, Answer, Ingress};
 use crate::wire::reassembly::{Fragment, Outcome, Payer};
 use crate::wire::segment::Tuple;
 use crate::wire::seq::Seq;
-use crate::wire::vnet::VnetHdr;
 use crate::wire::{arp, icmp, ndp};
 
 /// ICMP messages sent per second (Linux' icmp_msgs_per_sec).

@@ -12,12 +12,10 @@
 
 use std::time::Duration;
 
-use skbudget_controller::Instant;
-
-use super::Container;
+use super::{Container, Ctx};
 use crate::counters::Stat;
 use crate::flow::Flow;
-use crate::io::{Ctx, Host};
+use crate::io::Host;
 use crate::wire::segment::Segment;
 
 /// Shortest silence before a keep-alive probe. A kernel waits at least a second (TCP_KEEPIDLE counts seconds); this is
@@ -35,25 +33,6 @@ const LOOK_FIRST: Duration = Duration::from_millis(10);
 const LOOK_FOR: Duration = Duration::from_secs(30);
 /// Largest value the kernel accepts for TCP_KEEPIDLE and TCP_KEEPINTVL, seconds.
 const EVERY_MAX: u64 = 32_767;
-
-/// Keep-alive state of one guest flow.
-#[derive(Debug, Default)]
-pub(crate) struct GuestProbes {
-    /// Time of the guest's latest probe.
-    at: Option<Instant>,
-    /// The latest probe is not answered yet.
-    open: bool,
-    /// The host socket's keep-alive interval, seconds; 0: off.
-    every: u32,
-    /// Time of the next poll for the peer's answer.
-    look_at: Option<Instant>,
-}
-
-impl GuestProbes {
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.look_at
-    }
-}
 
 impl Container {
     /// Handles a segment that has the form of a keep-alive probe.

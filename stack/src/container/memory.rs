@@ -6,8 +6,8 @@ use std::time::Duration;
 use skbudget_controller::{Budget, CHUNK_SIZE, Counter, Instant, MemberId, Rules};
 
 use super::Container;
+use super::Ctx;
 use crate::flow::Flow;
-use crate::io::Ctx;
 use crate::relay;
 
 /// Without data for this long a flow is idle: its credit may be demoted (H3) and does not count as pressure (K7).

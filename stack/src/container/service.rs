@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use skbudget_controller::{Budget, Rules};
 
-use super::Container;
-use crate::container::config::ContainerConfig;
+use super::{Container, Ctx};
+use crate::config::ContainerConfig;
 use crate::counters::Stat;
 use crate::flow::Flow;
-use crate::io::{Close, Ctx, HostError};
+use crate::io::{Close, HostError};
 use crate::relay::{self, Ends, Moved};
 use crate::tcp::Mem;
 use crate::tcp::state::State;

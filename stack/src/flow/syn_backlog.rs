@@ -11,16 +11,13 @@ use std::time::Duration;
 
 use skbudget_controller::{Budget, Counter, Instant, MemberId};
 
+use crate::sizes::{SYN_BACKLOG_BYTES, SYN_BACKLOG_MAX};
 use crate::tcp::ecn;
 use crate::wire::segment::{Flags, Options, Segment, Tuple};
 use crate::wire::seq::Seq;
 
-/// Largest number of queued SYNs.
-const ENTRIES_MAX: usize = 512;
-/// Charge for the whole queue, bytes.
-pub(crate) const LIST_BYTES: u64 = 64 * ENTRIES_MAX as u64;
 const _: () = assert!(
-    (size_of::<ParkedSyn>() * ENTRIES_MAX) as u64 <= LIST_BYTES,
+    (size_of::<ParkedSyn>() * SYN_BACKLOG_MAX) as u64 <= SYN_BACKLOG_BYTES,
     "the list must fit what is charged for it"
 );
 /// A guest's kernel retransmits its SYN after 1, 2, 4, 8 and 16 s. An entry that was not renewed for longer is dropped.
@@ -126,14 +123,14 @@ impl Parked {
     /// Charges the whole queue unless it is charged already.
     pub(crate) fn charge(&mut self, budget: &mut Budget, member: MemberId, now: Instant) {
         if !self.charged {
-            self.charged = budget.charge_compact(member, LIST_BYTES, now);
+            self.charged = budget.charge_compact(member, SYN_BACKLOG_BYTES, now);
         }
     }
 
     /// Uncharges the whole queue, when the container ends.
     pub(crate) fn uncharge(&mut self, budget: &mut Budget, member: MemberId, now: Instant) {
         if std::mem::take(&mut self.charged) {
-            budget.uncharge_compact(member, LIST_BYTES, now);
+            budget.uncharge_compact(member, SYN_BACKLOG_BYTES, now);
         }
     }
 
@@ -155,7 +152,7 @@ impl Parked {
         // Memory that the budget refused is not used.
         self.charge(budget, member, now);
         // The old entries stay: a flood of SYNs must not displace connections that wait longer.
-        if self.list.len() >= ENTRIES_MAX || !self.charged {
+        if self.list.len() >= SYN_BACKLOG_MAX || !self.charged {
             budget.count(member, Counter::AdmissionDenied, 1);
             return Parking::Denied;
         }

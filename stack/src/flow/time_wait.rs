@@ -9,29 +9,21 @@ use std::time::Duration;
 use skbudget_controller::{Budget, Counter, Instant, MemberId};
 
 use crate::flow::table::Keyed;
+use crate::tcp::TimeWaitEntry;
 use crate::wire::segment::{Flags, Options, Outgoing, Segment, Tuple};
 use crate::wire::seq::Seq;
 
 /// Charge of an entry, bytes: its place in the map and in the queue.
 const ENTRY_BYTES: u64 = 128;
 const _: () = assert!(
-    size_of::<(Tuple, (Entry, Instant))>() + size_of::<(Instant, Tuple)>() <= ENTRY_BYTES as usize,
+    size_of::<(Tuple, (TimeWaitEntry, Instant))>() + size_of::<(Instant, Tuple)>()
+        <= ENTRY_BYTES as usize,
     "an entry must fit what is charged for it"
 );
 /// Largest number of entries of a container; beyond it the oldest is removed.
 const ENTRIES_MAX: usize = 4096;
 /// Time that an entry is kept.
 const HOLD: Duration = Duration::from_secs(1);
-
-/// State of a closed connection that is needed to answer the guest.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Entry {
-    pub(crate) snd_nxt: Seq,
-    pub(crate) rcv_nxt: Seq,
-    pub(crate) wnd: u16,
-    /// Offset of our timestamp clock, and TS.Recent.
-    pub(crate) ts: Option<(u32, u32)>,
-}
 
 /// What a segment for a TIME-WAIT tuple requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +39,7 @@ pub(crate) enum Verdict {
 /// TIME-WAIT entries of a container.
 #[derive(Debug)]
 pub(crate) struct TimeWait {
-    entries: HashMap<Tuple, (Entry, Instant), Keyed>,
+    entries: HashMap<Tuple, (TimeWaitEntry, Instant), Keyed>,
     /// Oldest first. An entry that was reused stays here until its time, and so does its charge.
     order: VecDeque<(Instant, Tuple)>,
 }
@@ -61,7 +53,7 @@ impl TimeWait {
     pub(crate) fn insert(
         &mut self,
         tuple: Tuple,
-        entry: Entry,
+        entry: TimeWaitEntry,
         budget: &mut Budget,
         member: MemberId,
         now: Instant,

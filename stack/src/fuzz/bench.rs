@@ -9,11 +9,12 @@ use smoltcp::wire::{IpProtocol, checksum};
 use super::device::Checked;
 use super::host::{ScriptHost, Sock, guest_byte};
 use super::script::Script;
-use crate::container::config::ContainerConfig;
+use crate::config::ContainerConfig;
+use crate::container::Ctx;
 use crate::container::{Container, WakeKey};
-use crate::io::{Ctx, FlowId, HostError, Ready};
+use crate::io::vnet::{F_DATA_VALID, VnetHdr};
+use crate::io::{FlowId, HostError, Ready};
 use crate::queue::chunk::ChunkPool;
-use crate::wire::vnet::{F_DATA_VALID, VnetHdr};
 
 /// Hardware address of the guest.
 const GUEST_MAC: [u8; 6] = [2, 0x67, 0x75, 0x65, 0x73, 0x74];

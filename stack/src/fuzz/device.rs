@@ -10,8 +10,8 @@ use smoltcp::wire::{
 
 use super::host::host_byte;
 use crate::io::Device;
+use crate::io::vnet::{F_NEEDS_CSUM, VnetHdr};
 use crate::wire::segment::Options;
-use crate::wire::vnet::{F_NEEDS_CSUM, VnetHdr};
 
 /// The guest's view of one connection. Sequence numbers belong to the latest handshake.
 #[derive(Debug, Clone, Copy, Default)]

@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 
-use crate::wire::vnet::VnetHdr;
+use crate::io::vnet::VnetHdr;
 
 /// A frame with its virtio-net header. The buffer keeps its size; the frame is its first `len` bytes.
 #[derive(Debug, Default)]

@@ -12,7 +12,7 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
 
 use super::app::{App, Next};
 use super::frame::{Frame, FramePool};
-use crate::wire::vnet::{F_NEEDS_CSUM, VnetHdr};
+use crate::io::vnet::{F_NEEDS_CSUM, VnetHdr};
 use crate::{ContainerConfig, Ipv6Net};
 
 /// The far end of a link: a whole guest, or a test that builds frames itself.

@@ -8,7 +8,7 @@ use super::agenda::{Agenda, What};
 use super::frame::{Frame, FramePool};
 use super::link::{Fate, Link};
 use crate::io::Device;
-use crate::wire::vnet::VnetHdr;
+use crate::io::vnet::VnetHdr;
 
 /// The stack's end of the link to the guest.
 pub(super) struct DownPort<'a> {

@@ -12,11 +12,12 @@ use super::frame::{Frame, FramePool};
 use super::guest::Guest;
 use super::host::SimHost;
 use super::server::Server;
-use crate::container::config::ContainerConfig;
+use crate::config::ContainerConfig;
+use crate::container::Ctx;
 use crate::container::{Container, WakeKey};
-use crate::io::{Ctx, Device};
+use crate::io::Device;
+use crate::io::vnet::VnetHdr;
 use crate::queue::chunk::ChunkPool;
-use crate::wire::vnet::VnetHdr;
 
 #[derive(Debug)]
 pub struct Twin {

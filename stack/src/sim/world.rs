@@ -12,9 +12,10 @@ use super::link::{Link, LinkConfig};
 use super::port::{DownPort, send};
 use super::rng::Rng;
 use super::server::Server;
-use crate::container::config::ContainerConfig;
+use crate::config::ContainerConfig;
+use crate::container::Ctx;
 use crate::container::{Container, WakeKey};
-use crate::io::{Ctx, FlowId, HostCaps};
+use crate::io::{FlowId, HostCaps};
 use crate::queue::chunk::ChunkPool;
 
 /// Names a budget of a world.

@@ -6,7 +6,7 @@ use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-use crate::wire::vnet::VNET_HDR_LEN;
+use crate::io::vnet::VNET_HDR_LEN;
 
 /// Device node of TUN and TAP devices.
 const NODE: &str = "/dev/net/tun";

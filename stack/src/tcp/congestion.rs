@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use skbudget_controller::Instant;
 
+use crate::config::Algorithm;
 use crate::wire::seq::Seq;
 
 mod cubic;
@@ -19,16 +20,6 @@ use hystart::HyStart;
 
 /// Initial window, segments (RFC 6928).
 const INITIAL_SEGMENTS: u32 = 10;
-
-/// Congestion control of data sent to the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Algorithm {
-    /// RFC 9438, with HyStart++ (RFC 9406) in the first slow start.
-    #[default]
-    Cubic,
-    /// NewReno (RFC 5681), with the same slow start.
-    Reno,
-}
 
 /// What an ACK reports to congestion control.
 #[derive(Debug, Clone, Copy)]

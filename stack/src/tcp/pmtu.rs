@@ -1,7 +1,7 @@
 //! Path MTU discovery towards the guest, for a path narrower than the link: RFC 1191 and RFC 8201, with the checks of
 //! RFC 5927 section 5.2 against forged errors.
 
-use crate::container::config::{HEADERS_V4, HEADERS_V6};
+use crate::sizes::{HEADERS_V4, HEADERS_V6};
 use crate::tcp::Tcb;
 use crate::wire::seq::Seq;
 

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use skbudget_controller::{Budget, Instant};
 
+use crate::config::Algorithm;
 use crate::queue::send::TxQueue;
-use crate::tcp::congestion::{Algorithm, Congestion};
+use crate::tcp::congestion::Congestion;
 use crate::tcp::rack::Rack;
 use crate::tcp::rcv::grows_by;
 use crate::tcp::recovery::Recovery;

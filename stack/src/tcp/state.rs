@@ -2,7 +2,7 @@
 //!
 //! The container's kernel is the peer. LISTEN has no object: a SYN to any address creates a flow. The stack answers the
 //! SYN only after the host side has connected (`Connecting`), so that the guest sees the real outcome. TIME-WAIT is not
-//! a state of a flow but a small entry in a separate table (`timewait`).
+//! a state of a flow but a small entry in a separate table (`flow/time_wait.rs`).
 
 /// State of the TCP connection with the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -2,7 +2,7 @@
 
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
 
-use crate::container::config::ContainerConfig;
+use crate::config::ContainerConfig;
 use crate::counters::Stat;
 use crate::wire::parse::{Answer, Ingress};
 

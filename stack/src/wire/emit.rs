@@ -11,13 +11,13 @@ use smoltcp::wire::{
     Ipv6FragmentHeader, Ipv6Packet, TcpPacket, TcpSeqNumber, checksum,
 };
 
-use crate::container::config::ContainerConfig;
+use crate::config::ContainerConfig;
 use crate::io::Device;
+use crate::io::vnet::{F_NEEDS_CSUM, GSO_ECN, GSO_TCPV4, GSO_TCPV6, VnetHdr};
 use crate::queue::send::PARTS_MAX;
 use crate::wire::icmp::HOP_LIMIT;
 use crate::wire::parse::Answer;
 use crate::wire::segment::{Addrs, ECT_0, Outgoing, Tuple};
-use crate::wire::vnet::{F_NEEDS_CSUM, GSO_ECN, GSO_TCPV4, GSO_TCPV6, VnetHdr};
 
 const ETH: usize = 14;
 const IPV4: usize = 20;
@@ -196,7 +196,7 @@ impl Egress {
         let vnet = self.vnet(tcp_at, headers.len(), payload_len, seg);
         let mut parts = [IoSlice::new(&[]); PARTS_MAX + 1];
         parts[0] = IoSlice::new(headers);
-        // `txq` returns at most PARTS_MAX slices.
+        // The send queue returns at most PARTS_MAX slices.
         parts[1..=payload.len()].copy_from_slice(payload);
         let sent = device.send(&vnet, &parts[..=payload.len()]);
         self.frames += u64::from(sent);

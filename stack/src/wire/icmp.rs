@@ -10,7 +10,7 @@ use smoltcp::wire::{
     Icmpv6TimeExceeded, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr,
 };
 
-use crate::container::config::{ContainerConfig, Ipv6Net};
+use crate::config::{ContainerConfig, Ipv6Net};
 use crate::counters::Stat;
 use crate::wire::ndp;
 use crate::wire::parse::{Answer, Ingress};

@@ -15,7 +15,7 @@ use smoltcp::wire::{
     NdiscPrefixInformation, NdiscRepr, NdiscRouterFlags,
 };
 
-use crate::container::config::{ContainerConfig, Ipv6Net};
+use crate::config::{ContainerConfig, Ipv6Net};
 use crate::counters::Stat;
 use crate::wire::parse::{Answer, Ingress};
 use crate::wire::segment::Addrs;

@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet};
 
-use crate::container::config::{ContainerConfig, Ipv6Net};
+use crate::config::{ContainerConfig, Ipv6Net};
 use crate::counters::Stat;
 use crate::wire::icmp;
 use crate::wire::parse::Ingress;

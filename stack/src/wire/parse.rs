@@ -8,13 +8,13 @@ use smoltcp::wire::{
     UdpPacket,
 };
 
-use crate::container::config::ContainerConfig;
+use crate::config::ContainerConfig;
 use crate::counters::Stat;
+use crate::io::vnet::{F_DATA_VALID, F_NEEDS_CSUM, VnetHdr};
 use crate::wire::icmp::{self, Unreachable};
 use crate::wire::reassembly::{Datagram, Fragment, Key};
 use crate::wire::segment::{self, Addrs, Segment, Tuple};
 use crate::wire::seq::Seq;
-use crate::wire::vnet::{F_DATA_VALID, F_NEEDS_CSUM, VnetHdr};
 use crate::wire::{arp, ipv6, noroute};
 
 /// Result of parsing a frame.

@@ -176,14 +176,14 @@ fn what_ships_reports_through_the_logger() {
 #[test]
 fn memory_is_charged_where_the_head_of_the_stack_says() {
     let charges = [
-        (".rx_open(", &["stack/src/rxq.rs"][..]),
-        (".rx_fill(", &["stack/src/rxq.rs"]),
-        (".tx_grant(", &["stack/src/txq.rs"]),
+        (".rx_open(", &["stack/src/queue/receive.rs"][..]),
+        (".rx_fill(", &["stack/src/queue/receive.rs"]),
+        (".tx_grant(", &["stack/src/queue/send.rs"]),
         (".establish(", &["stack/src/container/admission.rs"]),
         ("budget.admit(", &["stack/src/container/admission.rs"]),
         (".host_raise(", &["stack/src/relay.rs"]),
-        (".charge_compact(", &["stack/src/parked.rs", "stack/src/timewait.rs"]),
-        (".charge_udp(", &["stack/src/reassembly.rs"]),
+        (".charge_compact(", &["stack/src/flow/syn_backlog.rs", "stack/src/flow/time_wait.rs"]),
+        (".charge_udp(", &["stack/src/wire/reassembly.rs"]),
         (".charge_listen(", &["stack/daemon/src/worker/control.rs"]),
     ];
     let head =

@@ -5,22 +5,13 @@ use std::time::Duration;
 
 use skbudget_controller::{CHUNK_SIZE, FlowSizes, PAGE_SIZE};
 
-use crate::flow::FLOW_BYTES;
-use crate::flow::syn_backlog::LIST_BYTES;
-use crate::io::HostCaps;
 use crate::queue::chunk::PAYLOAD;
-use crate::tcp::Link;
-use crate::tcp::congestion::Algorithm;
+use crate::sizes::{FLOW_BYTES, HOST_FLOOR, SYN_BACKLOG_BYTES};
 
-/// Caps of a host socket at its floor, bytes: the least send buffer the kernel grants (SOCK_MIN_SNDBUF), and a receive
-/// window of one chunk, because each window costs a read, a frame and two ACKs. Every admitted flow is charged this;
-/// more is charged when it opens, if the budget has plenty (`relay`). A larger floor would refuse flows to containers
-/// that have room for their real use.
-pub(crate) const HOST_FLOOR: HostCaps = HostCaps { sndbuf: 4608, rcvbuf: 8192 };
 /// Largest frame with segmentation offload, bytes.
 const SUPER_FRAME: u64 = 64 << 10;
 /// MSS advertised with offload at any MTU: small windows stay usable, and super-frames make a larger MSS needless (B8).
-const OFFLOAD_MSS: u16 = 1460;
+pub(crate) const OFFLOAD_MSS: u16 = 1460;
 /// Bounds of the device queue's charge, bytes: 128 KiB to 4 MiB (B12).
 const QUEUE_BYTES_MIN: u64 = 2 * SUPER_FRAME;
 const QUEUE_BYTES_MAX: u64 = 64 * SUPER_FRAME;
@@ -60,6 +51,16 @@ pub struct ContainerConfig {
     pub user_timeout: Duration,
     /// Congestion control towards the guest.
     pub congestion: Algorithm,
+}
+
+/// Congestion control of data sent to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Algorithm {
+    /// RFC 9438, with HyStart++ (RFC 9406) in the first slow start.
+    #[default]
+    Cubic,
+    /// NewReno (RFC 5681), with the same slow start.
+    Reno,
 }
 
 /// The link's IPv6 addresses. The default is fd00::/64: the guest at fd00::100, the gateway at fd00::2.
@@ -157,7 +158,7 @@ impl ContainerConfig {
 
     /// Bytes charged for the SYN queue and one flow.
     pub fn list_and_flow_bytes(&self) -> u64 {
-        LIST_BYTES + self.sizes.total()
+        SYN_BACKLOG_BYTES + self.sizes.total()
     }
 
     /// True if a link of this MTU can carry IPv6.
@@ -182,7 +183,7 @@ impl ContainerConfig {
 
     /// Smallest `hard` that holds the device queue, the SYN queue and one flow, in bytes, rounded up to whole pages.
     pub fn least_hard_bytes(mtu: u16, offload: bool) -> u64 {
-        let fixed = LIST_BYTES + flow_sizes(mtu, offload).total();
+        let fixed = SYN_BACKLOG_BYTES + flow_sizes(mtu, offload).total();
         (fixed + QUEUE_BYTES_MIN).next_multiple_of(PAGE_SIZE)
     }
 
@@ -220,25 +221,6 @@ impl ContainerConfig {
         }
     }
 
-    /// Parameters that all flows of a family share.
-    pub(crate) fn link(&self, ipv6: bool, wmem_max: u32) -> Link {
-        let headers = if ipv6 { HEADERS_V6 } else { HEADERS_V4 };
-        // The MTU bounds what is sent to the guest; the smaller advertised MSS bounds what it sends.
-        let segment_max = self.mtu.saturating_sub(headers).max(1);
-        // Without offload each segment is a frame: a full MSS keeps their number small.
-        let mss = if self.offload { segment_max.min(OFFLOAD_MSS) } else { segment_max };
-        Link {
-            mss,
-            segment_max,
-            mss_default: if ipv6 { MSS_DEFAULT_V6 } else { MSS_DEFAULT_V4 },
-            offload: self.offload,
-            keepalive: self.keepalive,
-            user_timeout: self.user_timeout,
-            snd_target_max: wmem_max as usize,
-            congestion: self.congestion,
-        }
-    }
-
     /// Bytes that all open windows together may have so that the device queue drops nothing. Half of its capacity: the
     /// guest seldom fills its frames, and its ACKs use the same queue (B12).
     pub(crate) fn queue_window(&self) -> u64 {
@@ -247,14 +229,6 @@ impl ContainerConfig {
         if self.offload { self.dev_queue_bytes / 2 } else { frames.min(self.dev_queue_bytes) / 2 }
     }
 }
-
-/// MSS of a guest that announces none (RFC 9293 section 3.7.1), bytes.
-const MSS_DEFAULT_V4: u16 = 536;
-const MSS_DEFAULT_V6: u16 = 1220;
-
-/// IP and TCP headers without options, bytes.
-pub(crate) const HEADERS_V4: u16 = 40;
-pub(crate) const HEADERS_V6: u16 = 60;
 
 /// 127.0.0.1 or ::1, in the family of `ip`.
 fn loopback_of(ip: IpAddr) -> IpAddr {
