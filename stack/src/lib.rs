@@ -10,7 +10,8 @@
 //!
 //! ```text
 //!  1  tap.rs                  daemon/src/worker/seat.rs reads frames of the guest, a bounded number a turn
-//!  2  container/frames.rs     wire/parse.rs checks the headers (wire/ipv6.rs, wire/reassembly.rs): a segment, an answer,
+//!  2  container/frames.rs     wire/parse.rs checks the headers (wire/ipv6.rs, wire/reassembly.rs): a segment, an
+//!                             answer, or a drop
 //!                             or a drop
 //!  3  container.rs            flow/table.rs finds the flow; without one: SYN to flow/syn_backlog.rs, others to
 //!                             flow/time_wait.rs or a RST
@@ -26,6 +27,18 @@
 //! Steps 1 to 5 only mark flows; steps 6 to 10 move bytes and send, so a batch of segments costs one write and one ACK.
 //! A SYN opens a flow in `container/admission` (two a turn), after the flow's whole reservation is charged. The loop,
 //! the host sockets and the TAP's set-up are in the package `skbudget`, in the folder `daemon` beside this one.
+//!
+//! # Modules
+//!
+//! A module uses only modules before it; `tests/tidy/layers.rs` compares the order with the `use` lines:
+//!
+//! ```text
+//! io < queue < sizes < config < counters < wire < tcp < flow < relay < container < tap < sim < fuzz
+//! ```
+//!
+//! `io` has the traits of both ends and the device header, `wire` turns bytes into values and back, `queue` is the
+//! memory that is charged, `tcp` one connection with the guest, `flow` a connection with its host socket and the tables
+//! of all, `relay` moves bytes between the two, `container` is the only module that knows the order of things.
 //!
 //! # How a flow ends
 //!

@@ -1,6 +1,7 @@
 //! Checks that the linter cannot make, over every source file of the workspace.
 
 mod language;
+mod layers;
 mod pages;
 
 use std::fs;

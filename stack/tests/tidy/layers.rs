@@ -1,0 +1,108 @@
+//! The order of a crate's modules: `use` lines make no circle, and none points against the order that the head of
+//! `stack/src/lib.rs` states.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use crate::{Source, none, sources};
+
+/// Source folders whose top modules have no circle.
+const CRATES: &[&str] = &["stack/src"];
+
+/// By module: the modules of the same crate that it uses, with a file that does.
+type Uses = BTreeMap<String, BTreeMap<String, String>>;
+
+/// The top module that a file belongs to; `None` for the crate's root.
+fn top<'a>(path: &'a str, folder: &str) -> Option<&'a str> {
+    let inner = path.strip_prefix(folder)?.strip_prefix('/')?;
+    let top = inner.split('/').next()?.trim_end_matches(".rs");
+    (!["lib", "main"].contains(&top)).then_some(top)
+}
+
+/// The names that follow `crate::` in a text: `crate::a::b` and `crate::{a, b::c}`.
+fn used(code: &str) -> BTreeSet<&str> {
+    let mut names = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let first = |text: &'_ str| text.find(|c: char| !c.is_alphanumeric() && c != '_');
+        match rest.strip_prefix('{').and_then(|inner| inner.split_once('}')) {
+            Some((group, _)) => {
+                names.extend(
+                    group.split(',').map(|n| n.trim()).map(|n| &n[..first(n).unwrap_or(n.len())]),
+                );
+            }
+            None => {
+                names.insert(&rest[..first(rest).unwrap_or(rest.len())]);
+            }
+        }
+    }
+    names
+}
+
+fn uses(sources: &[Source], folder: &str) -> Uses {
+    let tops: BTreeSet<&str> = sources.iter().filter_map(|s| top(&s.path, folder)).collect();
+    let mut uses = Uses::new();
+    for source in sources.iter().filter(|s| !s.is_test()) {
+        let Some(from) = top(&source.path, folder) else { continue };
+        let code: String = source.code().map(|(_, line)| format!("{line}\n")).collect();
+        for to in used(&code).into_iter().filter(|to| *to != from && tops.contains(to)) {
+            let to_files = uses.entry(from.to_owned()).or_default();
+            to_files.entry(to.to_owned()).or_insert_with(|| source.path.clone());
+        }
+    }
+    uses
+}
+
+/// A circle of modules that starts at `from`, if there is one.
+fn circle(
+    uses: &Uses,
+    from: &str,
+    path: &mut Vec<String>,
+    done: &mut BTreeSet<String>,
+) -> Option<String> {
+    if let Some(at) = path.iter().position(|module| module == from) {
+        return Some(format!("{} -> {from}", path[at..].join(" -> ")));
+    }
+    if !done.insert(from.to_owned()) {
+        return None;
+    }
+    path.push(from.to_owned());
+    let mut next = uses.get(from).into_iter().flat_map(BTreeMap::keys);
+    let found = next.find_map(|to| circle(uses, to, path, done));
+    path.pop();
+    found
+}
+
+#[test]
+fn modules_make_no_circle() {
+    let sources = sources();
+    let mut found = Vec::new();
+    for folder in CRATES {
+        let uses = uses(&sources, folder);
+        assert!(uses.len() > 5, "{folder}: {uses:?}");
+        let mut done = BTreeSet::new();
+        let mut circles = uses.keys().filter_map(|m| circle(&uses, m, &mut Vec::new(), &mut done));
+        found.extend(circles.next().map(|c| format!("{folder}: {c}")));
+    }
+    none("circles", &found);
+}
+
+#[test]
+fn the_stacks_modules_use_what_is_before_them() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let head = fs::read_to_string(root.join("src/lib.rs")).expect("the architecture page");
+    let line = head.lines().find(|line| line.contains(" < ")).expect("the order of the modules");
+    let order: Vec<&str> = line.trim_start_matches("//!").split('<').map(str::trim).collect();
+    let place = |module: &str| order.iter().position(|m| *m == module);
+    let mut found = Vec::new();
+    for (from, to) in uses(&sources(), "stack/src") {
+        for (to, file) in to {
+            match (place(&from), place(&to)) {
+                (Some(from), Some(to)) if to < from => {}
+                _ => found.push(format!("{file}: {from} uses {to}")),
+            }
+        }
+    }
+    none(&format!("against the order: {}", order.join(" < ")), &found);
+}
