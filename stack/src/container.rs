@@ -14,10 +14,10 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use crate::config::ContainerConfig;
-use crate::container::rate_limit::PerSecond;
+use crate::container::rate_limit::RateLimit;
 use crate::counters::{Stat, Stats};
 use crate::flow::Flow;
-use crate::flow::syn_backlog::Parked;
+use crate::flow::syn_backlog::SynBacklog;
 use crate::flow::table::FlowTable;
 use crate::flow::time_wait::{TimeWait, Verdict};
 use crate::io::{Close, FlowId, Ready};
@@ -76,16 +76,16 @@ pub struct Container {
     /// Flow deadlines: time, table index, generation. Entries may be stale (`is_live`).
     timers: BinaryHeap<Reverse<(Instant, u32, u32)>>,
     /// The SYN queue.
-    parked: Parked,
-    /// Queue ids of SYNs to admit: `woken` after a wait for memory, `arrived` for the first time.
-    woken: VecDeque<u32>,
-    arrived: VecDeque<u32>,
+    syn_backlog: SynBacklog,
+    /// Queue ids of SYNs to admit: `syns_to_retry` after a wait for memory, `new_syns` for the first time.
+    syns_to_retry: VecDeque<u32>,
+    new_syns: VecDeque<u32>,
     /// Admission is paused until this time (set by `hold_admissions`).
     admit_from: Option<Instant>,
     crowd: crowd::Crowd,
     /// The budget has an entry of the published ports among its waiters.
     accepts_wait: bool,
-    timewait: TimeWait,
+    time_wait: TimeWait,
     /// Flows to test for idleness, in the order of the test times.
     watch: VecDeque<(Instant, FlowId)>,
     /// Flows on `watch` that had data within the idle period. They share the device queue.
@@ -96,10 +96,10 @@ pub struct Container {
     /// State of the random generator, seeded from the secret. Spreads retry times and rate limits.
     rng: u64,
     reassembly: Reassembly,
-    icmp: PerSecond,
+    icmp: RateLimit,
     /// Time of the last router advertisement.
     advertised: Option<Instant>,
-    challenges: PerSecond,
+    challenges: RateLimit,
     /// Time of the last ARP request or neighbour solicitation for the guest.
     arp_asked: Option<Instant>,
     flows_total: u64,
@@ -120,21 +120,21 @@ impl Container {
             blocked: Vec::new(),
             blocked_until: None,
             timers: BinaryHeap::new(),
-            parked: Parked::default(),
-            woken: VecDeque::new(),
-            arrived: VecDeque::new(),
+            syn_backlog: SynBacklog::default(),
+            syns_to_retry: VecDeque::new(),
+            new_syns: VecDeque::new(),
             admit_from: None,
             crowd: crowd::Crowd::default(),
             accepts_wait: false,
-            timewait: TimeWait::new(config.secret),
+            time_wait: TimeWait::new(config.secret),
             watch: VecDeque::new(),
             watched: 0,
             idle: VecDeque::new(),
             rng: config.secret[0] | 1,
             reassembly: Reassembly::default(),
-            icmp: PerSecond::default(),
+            icmp: RateLimit::default(),
             advertised: None,
-            challenges: PerSecond::default(),
+            challenges: RateLimit::default(),
             arp_asked: None,
             flows_total: 0,
             bytes_from_guest: 0,
@@ -172,7 +172,7 @@ impl Container {
             return;
         }
         // No flow. TIME-WAIT is tested before new connections: it decides whether a SYN may reuse its tuple (RFC 6191).
-        match self.timewait.on_segment(&tuple, seg, cx.now) {
+        match self.time_wait.on_segment(&tuple, seg, cx.now) {
             Some(Verdict::Ack(ack)) => {
                 self.egress.segment(cx.device, &tuple, &ack, &[]);
             }
@@ -192,9 +192,9 @@ impl Container {
         }
         // The guest gave up a connection that still waits for admission.
         if seg.flags.rst
-            && let Some(id) = self.parked.find(&tuple)
+            && let Some(id) = self.syn_backlog.find(&tuple)
         {
-            self.unpark(id, cx.budget);
+            self.remove_syn(id, cx.budget);
         }
         self.refuse(cx, &tuple, seg);
     }
@@ -250,7 +250,7 @@ impl Container {
         }
         let entry = flow.tcb.time_wait_entry();
         // Without memory the flow leaves no entry, and a retransmitted FIN is answered with RST (H2).
-        if self.timewait.insert(flow.tuple, entry, cx.budget, self.member, cx.now) {
+        if self.time_wait.insert(flow.tuple, entry, cx.budget, self.member, cx.now) {
             self.stats.add(Stat::TW);
         }
     }
@@ -300,7 +300,7 @@ impl Container {
     /// work is left.
     pub fn turn(&mut self, cx: &mut Ctx<'_>) -> bool {
         // Retried each turn until it succeeds: at the start the budget may have no room yet.
-        self.parked.charge(cx.budget, self.member, cx.now);
+        self.syn_backlog.charge(cx.budget, self.member, cx.now);
         // Timers first: they release memory (TIME-WAIT, fragments, idle flows) that admission can use.
         self.run_timers(cx);
         self.watch_crowd(cx.budget, cx.now);
@@ -333,9 +333,9 @@ impl Container {
         if self.blocked_until.is_some_and(|t| t <= cx.now) {
             self.unblock();
         }
-        self.timewait.expire(cx.budget, self.member, cx.now);
+        self.time_wait.expire(cx.budget, self.member, cx.now);
         self.expire_fragments(cx);
-        self.expire_parked(cx);
+        self.expire_syns(cx);
         // Last: it takes credit of idle flows for waiting SYNs only as far as the room released above is too small.
         self.find_idle(cx);
         while let Some(Reverse((at, index, generation))) = self.timers.peek().copied() {
@@ -415,10 +415,10 @@ impl Container {
     pub fn next_deadline(&self) -> Option<Instant> {
         let timer = self.timers.peek().map(|Reverse((at, ..))| *at);
         let idle = self.watch.front().map(|w| w.0);
-        let [timewait, parked] = [self.timewait.deadline(), self.parked.deadline()];
+        let [time_wait, syns] = [self.time_wait.deadline(), self.syn_backlog.deadline()];
         let [blocked, held] = [self.blocked_until, self.admissions_held()];
         let crowd = self.crowd.deadline();
-        [timer, idle, blocked, held, crowd, timewait, parked, self.reassembly.deadline()]
+        [timer, idle, blocked, held, crowd, time_wait, syns, self.reassembly.deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -434,21 +434,21 @@ impl Container {
                 self.end_with_container(cx, flow);
             }
         }
-        while let Some(id) = self.parked.first() {
-            self.unpark(id, cx.budget);
+        while let Some(id) = self.syn_backlog.first() {
+            self.remove_syn(id, cx.budget);
         }
         if std::mem::take(&mut self.accepts_wait) {
             cx.budget.forget(self.accepts_key().0);
         }
-        self.timewait.clear(cx.budget, self.member, cx.now);
+        self.time_wait.clear(cx.budget, self.member, cx.now);
         self.forget_fragments(cx);
         // After the entries: the list is charged as one block.
-        self.parked.uncharge(cx.budget, self.member, cx.now);
+        self.syn_backlog.uncharge(cx.budget, self.member, cx.now);
         self.crowd = crowd::Crowd::default();
         // Nothing waits any more: release the room that was held back for SYNs (H1).
         self.hold_for_admission(cx.budget);
-        self.woken.clear();
-        self.arrived.clear();
+        self.syns_to_retry.clear();
+        self.new_syns.clear();
         self.timers.clear();
         self.watch.clear();
         self.idle.clear();

@@ -68,7 +68,7 @@ pub trait Host {
     /// True if a connection's window scale follows from its receive buffer at connect and stays fixed, as with Linux
     /// sockets: with plenty of memory they connect with a large buffer. False if the window follows the buffer at any
     /// time.
-    fn keeps_scale(&self) -> bool {
+    fn window_scale_fixed_at_connect(&self) -> bool {
         false
     }
     /// Sets the buffers to `caps`, then starts a non-blocking connect. `Ok`: under way or done; `connect_outcome`

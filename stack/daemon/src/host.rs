@@ -195,7 +195,7 @@ impl HostSockets {
 }
 
 impl Host for HostSockets {
-    fn keeps_scale(&self) -> bool {
+    fn window_scale_fixed_at_connect(&self) -> bool {
         true
     }
 

@@ -11,7 +11,7 @@ use skbudget_controller::{Budget, Counter, FlowSizes, Instant, Ledger, Refusal};
 use super::{Container, Ctx};
 use crate::config::NoRoute;
 use crate::counters::Stat;
-use crate::flow::syn_backlog::Parking;
+use crate::flow::syn_backlog::Pushed;
 use crate::flow::{Flow, HostSide};
 use crate::io::{FlowId, HostCaps};
 use crate::relay;
@@ -55,8 +55,10 @@ impl Container {
             }
         }
         // The next turn admits it, first come, first served.
-        if let Parking::Parked(id) = self.parked.park(tuple, syn, cx.budget, self.member, cx.now) {
-            self.arrived.push_back(id);
+        if let Pushed::Queued(id) =
+            self.syn_backlog.push(tuple, syn, cx.budget, self.member, cx.now)
+        {
+            self.new_syns.push_back(id);
             self.join_crowd(cx.budget, cx.now);
         }
     }
@@ -75,7 +77,7 @@ impl Container {
         let (iss, ts_offset) = self.initial(&tuple, cx.now);
         let tcb = Tcb::passive(self.link(&tuple, cx.budget), iss, ts_offset, syn, cx.now);
         // Where the window scale is fixed at connect, start with larger buffers if the budget has plenty (B10).
-        let caps = if cx.host.keeps_scale() {
+        let caps = if cx.host.window_scale_fixed_at_connect() {
             relay::begin_caps(cx.budget, &mut ledger, HOST_FLOOR, cx.now)
         } else {
             HOST_FLOOR
@@ -144,7 +146,7 @@ impl Container {
         }
     }
 
-    /// Admits SYNs: first those that were woken, then new ones, two connects a turn. No SYN overtakes one that
+    /// Admits SYNs: first those that were syns_to_retry, then new ones, two connects a turn. No SYN overtakes one that
     /// waits: the first that still finds no room sends all behind it back to wait, in their order. Returns true when
     /// SYNs are left for the next turn.
     pub(super) fn admit_some(&mut self, cx: &mut Ctx<'_>) -> bool {
@@ -154,35 +156,35 @@ impl Container {
         }
         self.admit_from = None;
         let (mut room, mut tries) = (true, CONNECTS_PER_TURN);
-        while let Some(id) = self.woken.pop_front() {
+        while let Some(id) = self.syns_to_retry.pop_front() {
             // The SYN left the queue meanwhile: reset by the guest, or expired.
-            if self.parked.get(id).is_none() {
+            if self.syn_backlog.get(id).is_none() {
                 continue;
             }
             // The turn's connects are used up. The SYN keeps its place at the front.
             if room && tries == 0 {
-                self.woken.push_front(id);
+                self.syns_to_retry.push_front(id);
                 return true;
             }
             tries = tries.saturating_sub(1);
-            room = room && self.admit_parked(cx, id);
+            room = room && self.admit_syn(cx, id);
             if !room {
                 // After the first refusal the loop goes on only to register the SYNs behind it, in order.
                 self.wait_for_room(cx, id);
             }
         }
-        while let Some(id) = self.arrived.pop_front() {
-            if self.parked.get(id).is_none() {
+        while let Some(id) = self.new_syns.pop_front() {
+            if self.syn_backlog.get(id).is_none() {
                 continue;
             }
             // A SYN that waits has priority over new ones.
-            room = room && self.parked.waiting() == 0;
+            room = room && self.syn_backlog.waiting() == 0;
             if room && tries == 0 {
-                self.arrived.push_front(id);
+                self.new_syns.push_front(id);
                 return true;
             }
             tries = tries.saturating_sub(1);
-            room = room && self.admit_parked(cx, id);
+            room = room && self.admit_syn(cx, id);
             if !room {
                 self.wait_for_room(cx, id);
             }
@@ -198,35 +200,35 @@ impl Container {
 
     /// End of the pause, if SYNs wait for it.
     pub(super) fn admissions_held(&self) -> Option<Instant> {
-        self.admit_from.filter(|_| !self.arrived.is_empty() || !self.woken.is_empty())
+        self.admit_from.filter(|_| !self.new_syns.is_empty() || !self.syns_to_retry.is_empty())
     }
 
     /// Admits one SYN of the queue. Returns false if there is no room for it.
-    fn admit_parked(&mut self, cx: &mut Ctx<'_>, id: u32) -> bool {
-        let Some(syn) = self.parked.get(id) else { return true };
+    fn admit_syn(&mut self, cx: &mut Ctx<'_>, id: u32) -> bool {
+        let Some(syn) = self.syn_backlog.get(id) else { return true };
         // `on_syn` has tested this: routes never change.
         let Ok(to) = self.config.route(syn.tuple.remote()) else { return true };
         let admitted = self.open_passive(cx, syn.tuple, to, &syn.segment());
         if admitted {
-            self.parked.take(id);
+            self.syn_backlog.remove(id);
             // The entry is a flow now: the room held back for it goes down by its reservation (H1).
             self.hold_for_admission(cx.budget);
             // Memory may be left over: release idle credit for the next SYN that waits.
-            self.demote_for_parked(cx);
+            self.demote_for_syns(cx);
         }
         admitted
     }
 
     /// Registers a refused SYN with the budget, which wakes it when its reservation may fit (B9).
     fn wait_for_room(&mut self, cx: &mut Ctx<'_>, id: u32) {
-        if self.parked.get(id).is_none() {
+        if self.syn_backlog.get(id).is_none() {
             return;
         }
         // Counted once per SYN, however often it is refused.
-        if self.parked.set_waiting(id) {
+        if self.syn_backlog.set_waiting(id) {
             cx.budget.count(self.member, Counter::AdmissionDelayed, 1);
         }
-        cx.budget.wait_for_admission(self.parked_key(id).0, self.config.sizes.total());
+        cx.budget.wait_for_admission(self.syn_key(id).0, self.config.sizes.total());
     }
 
     /// A published port accepted a connection from `peer`: opens a flow towards `guest_port` of the guest, over IPv6 if
@@ -252,7 +254,7 @@ impl Container {
         // The socket exists already, so what it holds is charged whether or not the guest answers.
         let reserved = self.reserve_holding(cx, queued);
         let (id, mut ledger, held) = reserved.ok_or(NotAccepted::NoRoom)?;
-        let caps = if cx.host.keeps_scale() {
+        let caps = if cx.host.window_scale_fixed_at_connect() {
             relay::begin_caps(cx.budget, &mut ledger, held, cx.now)
         } else {
             held
@@ -320,7 +322,7 @@ impl Container {
     }
 
     /// Registers the published ports with the budget after `can_accept` has returned false while a client may be
-    /// queued: the container is woken when a reservation may fit (B9), whichever container releases the memory.
+    /// queued: the container is syns_to_retry when a reservation may fit (B9), whichever container releases the memory.
     pub fn wait_to_accept(&mut self, budget: &mut Budget) {
         // SYNs that wait go first, and the container runs whenever one of them or a flow leaves.
         if !self.may_accept() {
@@ -334,7 +336,7 @@ impl Container {
 
     /// Whether an accepted connection would be the next to be admitted, given room.
     fn may_accept(&self) -> bool {
-        self.parked.waiting() == 0 && self.flows.len() < self.config.flows_max
+        self.syn_backlog.waiting() == 0 && self.flows.len() < self.config.flows_max
     }
 
     /// Link parameters for the family of `tuple`.

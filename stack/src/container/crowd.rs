@@ -2,7 +2,7 @@
 //!
 //! The reservations of queued SYNs are known. But a guest that opens hundreds of connections may be interrupted in the
 //! middle, and the flows opened by then would fill the memory with bytes that cannot be reclaimed. So for one period
-//! the stack expects as many flows again as arrived in the last period.
+//! the stack expects as many flows again as new_syns in the last period.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub(super) struct Crowd {
 }
 
 impl Crowd {
-    fn arrived(&mut self, now: Instant) {
+    fn new_syns(&mut self, now: Instant) {
         self.advance(now);
         self.now += 1;
     }
@@ -50,9 +50,9 @@ impl Crowd {
 }
 
 impl Container {
-    /// Counts a flow that arrived, whether or not it is admitted yet.
+    /// Counts a flow that new_syns, whether or not it is admitted yet.
     pub(super) fn join_crowd(&mut self, budget: &mut Budget, now: Instant) {
-        self.crowd.arrived(now);
+        self.crowd.new_syns(now);
         self.hold_for_admission(budget);
     }
 
@@ -66,7 +66,7 @@ impl Container {
 
     /// Sets the room that the budget holds back from growth: a reservation for each queued and each expected flow.
     pub(super) fn hold_for_admission(&self, budget: &mut Budget) {
-        let flows = self.parked.len() as u64 + self.crowd.expected();
+        let flows = self.syn_backlog.len() as u64 + self.crowd.expected();
         budget.hold_for_admission(self.member, flows * self.config.sizes.total());
     }
 }
@@ -80,13 +80,13 @@ mod tests {
         let mut crowd = Crowd::default();
         assert_eq!((crowd.expected(), crowd.deadline()), (0, None));
         for i in 0..150 {
-            crowd.arrived(Instant::from_millis(1000 + i / 2));
+            crowd.new_syns(Instant::from_millis(1000 + i / 2));
         }
         assert_eq!(crowd.expected(), 150);
         let ends = crowd.deadline().unwrap();
         crowd.advance(ends);
         assert_eq!(crowd.expected(), 150);
-        crowd.arrived(ends);
+        crowd.new_syns(ends);
         crowd.advance(crowd.deadline().unwrap());
         assert_eq!(crowd.expected(), 1);
         crowd.advance(crowd.deadline().unwrap());

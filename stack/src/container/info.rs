@@ -35,7 +35,7 @@ pub struct FlowInfo {
 pub struct ContainerStats {
     pub flows: u32,
     pub flows_total: u64,
-    pub parked: u32,
+    pub syn_backlog: u32,
     pub time_wait: u32,
     /// Entries on the container's lists, stale ones included. The number is bounded by the number of flows.
     pub list_entries: u32,
@@ -52,8 +52,8 @@ impl Container {
         ContainerStats {
             flows: self.flows.len(),
             flows_total: self.flows_total,
-            parked: self.parked.len() as u32,
-            time_wait: self.timewait.len() as u32,
+            syn_backlog: self.syn_backlog.len() as u32,
+            time_wait: self.time_wait.len() as u32,
             list_entries: self.list_entries() as u32,
             bytes_from_guest: self.bytes_from_guest,
             bytes_to_guest: self.bytes_to_guest,
@@ -67,7 +67,7 @@ impl Container {
         // The first three hold stale entries until they are pruned; the other four hold a flow or SYN at most once.
         let stale_some_time = self.timers.len() + self.watch.len() + self.idle.len();
         let by_place = self.dirty.len() + self.blocked.len();
-        stale_some_time + by_place + self.woken.len() + self.arrived.len()
+        stale_some_time + by_place + self.syns_to_retry.len() + self.new_syns.len()
     }
 
     pub fn flows(&self) -> Vec<FlowInfo> {

@@ -1,4 +1,4 @@
-//! Shortage of memory: credit of idle flows is released first (H3); otherwise the flow waits and is woken in order
+//! Shortage of memory: credit of idle flows is released first (H3); otherwise the flow waits and is syns_to_retry in order
 //! (B9).
 
 use std::time::Duration;
@@ -19,7 +19,7 @@ const IDLE_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WakeKey(pub u64);
 
-const PARKED: u64 = 1 << 47;
+const SYN: u64 = 1 << 47;
 const GENERATION_MASK: u64 = 0x7fff;
 /// Stands in a queued SYN's place for the published ports. The SYN queue is far shorter.
 const ACCEPTS: u32 = u32::MAX;
@@ -36,12 +36,12 @@ impl Container {
         WakeKey(u64::from(self.member.0) << 48 | generation << 32 | u64::from(flow.id.index))
     }
 
-    pub(super) fn parked_key(&self, id: u32) -> WakeKey {
-        WakeKey(u64::from(self.member.0) << 48 | PARKED | u64::from(id))
+    pub(super) fn syn_key(&self, id: u32) -> WakeKey {
+        WakeKey(u64::from(self.member.0) << 48 | SYN | u64::from(id))
     }
 
     pub(super) fn accepts_key(&self) -> WakeKey {
-        self.parked_key(ACCEPTS)
+        self.syn_key(ACCEPTS)
     }
 
     /// Memory has returned for this waiter: serves the flow, or retries the SYN, in the next turn. For the published
@@ -52,9 +52,9 @@ impl Container {
             self.accepts_wait = false;
             return;
         }
-        if key.0 & PARKED != 0 {
+        if key.0 & SYN != 0 {
             // The SYN may have expired meanwhile; `admit_some` tests that.
-            self.woken.push_back(index);
+            self.syns_to_retry.push_back(index);
             return;
         }
         let generation = key.0 >> 32 & GENERATION_MASK;
@@ -170,13 +170,13 @@ impl Container {
             self.watch.pop_front();
             let Some(flow) = self.flows.get_mut(id) else { continue };
             if std::mem::take(&mut flow.fresh) && flow.watched {
-                // Data arrived, so the flow has a second entry that decides.
+                // Data new_syns, so the flow has a second entry that decides.
                 continue;
             }
             // Data moves `last_data`, never the entry.
             let due = flow.last_data + IDLE_AFTER;
             if due > cx.now {
-                // Data arrived meanwhile. The entry waits a whole interval again, which keeps the queue sorted.
+                // Data new_syns meanwhile. The entry waits a whole interval again, which keeps the queue sorted.
                 self.watch.push_back((cx.now + IDLE_AFTER, id));
                 continue;
             }
@@ -185,7 +185,7 @@ impl Container {
                 self.flows.put(flow);
             }
             // Waiting SYNs use the new idle credit now: no event would wake them for it.
-            self.demote_for_parked(cx);
+            self.demote_for_syns(cx);
         }
     }
 
@@ -203,26 +203,26 @@ impl Container {
     }
 
     /// Releases idle credit if SYNs wait for room. A waiting SYN takes no turn in which it could do so itself.
-    pub(super) fn demote_for_parked(&mut self, cx: &mut Ctx<'_>) {
-        if self.parked.waiting() > 0 {
+    pub(super) fn demote_for_syns(&mut self, cx: &mut Ctx<'_>) {
+        if self.syn_backlog.waiting() > 0 {
             self.demote(cx, self.config.sizes.total(), Budget::admission_room, None);
         }
     }
 
     /// Removes a SYN from the queue. It also leaves the lists of SYNs to admit: a guest that resets each of its SYNs
     /// must not make those longer than the queue.
-    pub(super) fn unpark(&mut self, id: u32, budget: &mut Budget) {
-        self.parked.take(id);
+    pub(super) fn remove_syn(&mut self, id: u32, budget: &mut Budget) {
+        self.syn_backlog.remove(id);
         self.hold_for_admission(budget);
-        self.woken.retain(|woken| *woken != id);
-        self.arrived.retain(|arrived| *arrived != id);
-        budget.forget(self.parked_key(id).0);
+        self.syns_to_retry.retain(|syns_to_retry| *syns_to_retry != id);
+        self.new_syns.retain(|new_syns| *new_syns != id);
+        budget.forget(self.syn_key(id).0);
     }
 
     /// Drops SYNs that the guest has not retransmitted in time.
-    pub(super) fn expire_parked(&mut self, cx: &mut Ctx<'_>) {
-        while let Some(id) = self.parked.expired(cx.now) {
-            self.unpark(id, cx.budget);
+    pub(super) fn expire_syns(&mut self, cx: &mut Ctx<'_>) {
+        while let Some(id) = self.syn_backlog.expired(cx.now) {
+            self.remove_syn(id, cx.budget);
             self.stats.add(crate::counters::Stat::ParkedExpired);
             cx.budget.count(self.member, Counter::AdmissionDenied, 1);
         }

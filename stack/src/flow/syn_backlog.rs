@@ -17,7 +17,7 @@ use crate::wire::segment::{Flags, Options, Segment, Tuple};
 use crate::wire::seq::Seq;
 
 const _: () = assert!(
-    (size_of::<ParkedSyn>() * SYN_BACKLOG_MAX) as u64 <= SYN_BACKLOG_BYTES,
+    (size_of::<QueuedSyn>() * SYN_BACKLOG_MAX) as u64 <= SYN_BACKLOG_BYTES,
     "the list must fit what is charged for it"
 );
 /// A guest's kernel retransmits its SYN after 1, 2, 4, 8 and 16 s. An entry that was not renewed for longer is dropped.
@@ -25,7 +25,7 @@ const HOLD: Duration = Duration::from_secs(20);
 
 /// A queued SYN: all that the handshake needs of it later.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct ParkedSyn {
+pub(crate) struct QueuedSyn {
     pub(crate) id: u32,
     pub(crate) tuple: Tuple,
     pub(crate) seq: Seq,
@@ -82,7 +82,7 @@ impl SynOptions {
     }
 }
 
-impl ParkedSyn {
+impl QueuedSyn {
     /// Restores the SYN; its payload is not kept, the guest retransmits it.
     pub(crate) fn segment(&self) -> Segment<'static> {
         let asks = self.options.bits & ECN != 0;
@@ -101,9 +101,9 @@ impl ParkedSyn {
 
 /// Result of queueing a SYN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Parking {
+pub(crate) enum Pushed {
     /// Queued under this id; a turn will admit it.
-    Parked(u32),
+    Queued(u32),
     /// A retransmission of a queued SYN, which it renews.
     Renewed,
     /// The queue is full: dropped, and the guest retransmits.
@@ -112,14 +112,14 @@ pub(crate) enum Parking {
 
 /// The queue, in the order of arrival.
 #[derive(Debug, Default)]
-pub(crate) struct Parked {
+pub(crate) struct SynBacklog {
     charged: bool,
-    list: VecDeque<ParkedSyn>,
+    list: VecDeque<QueuedSyn>,
     waiting: usize,
     next_id: u32,
 }
 
-impl Parked {
+impl SynBacklog {
     /// Charges the whole queue unless it is charged already.
     pub(crate) fn charge(&mut self, budget: &mut Budget, member: MemberId, now: Instant) {
         if !self.charged {
@@ -135,30 +135,30 @@ impl Parked {
     }
 
     /// Queues a SYN, or renews its entry.
-    pub(crate) fn park(
+    pub(crate) fn push(
         &mut self,
         tuple: Tuple,
         syn: &Segment<'_>,
         budget: &mut Budget,
         member: MemberId,
         now: Instant,
-    ) -> Parking {
+    ) -> Pushed {
         if let Some(entry) = self.list.iter_mut().find(|e| e.tuple == tuple) {
             // A guest may retry with another ISN, window or options; the latest ones count.
             (entry.seq, entry.wnd, entry.at) = (syn.seq, syn.wnd, now);
             entry.options = SynOptions::pack(syn);
-            return Parking::Renewed;
+            return Pushed::Renewed;
         }
         // Memory that the budget refused is not used.
         self.charge(budget, member, now);
         // The old entries stay: a flood of SYNs must not displace connections that wait longer.
         if self.list.len() >= SYN_BACKLOG_MAX || !self.charged {
             budget.count(member, Counter::AdmissionDenied, 1);
-            return Parking::Denied;
+            return Pushed::Denied;
         }
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1);
-        self.list.push_back(ParkedSyn {
+        self.list.push_back(QueuedSyn {
             id,
             tuple,
             seq: syn.seq,
@@ -167,7 +167,7 @@ impl Parked {
             at: now,
             waits: false,
         });
-        Parking::Parked(id)
+        Pushed::Queued(id)
     }
 
     /// Marks an entry as waiting for memory. Returns true the first time.
@@ -183,12 +183,12 @@ impl Parked {
         self.waiting
     }
 
-    pub(crate) fn get(&self, id: u32) -> Option<ParkedSyn> {
+    pub(crate) fn get(&self, id: u32) -> Option<QueuedSyn> {
         self.list.iter().find(|e| e.id == id).copied()
     }
 
     /// Removes the entry.
-    pub(crate) fn take(&mut self, id: u32) {
+    pub(crate) fn remove(&mut self, id: u32) {
         let Some(at) = self.list.iter().position(|e| e.id == id) else { return };
         if let Some(entry) = self.list.remove(at) {
             self.waiting -= usize::from(entry.waits);

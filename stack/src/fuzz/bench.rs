@@ -393,7 +393,7 @@ impl Bench {
         assert_eq!(self.pool.live(), 0, "chunks nobody holds");
         assert!(self.host.socks.is_empty(), "a host socket left open");
         let stats = self.stack.stats();
-        assert_eq!((stats.flows, stats.parked, stats.time_wait), (0, 0, 0));
+        assert_eq!((stats.flows, stats.syn_backlog, stats.time_wait), (0, 0, 0));
         self.budget.remove_member(self.stack.member(), self.now);
         assert_eq!(self.budget.meter_stats(self.now).usage_bytes, 0);
         assert_eq!(self.budget.waiting(), 0);

@@ -21,7 +21,7 @@ const DUP_THRESH: u32 = 3;
 
 /// What one ACK reports.
 #[derive(Debug, Clone, Copy, Default)]
-struct News {
+struct AckSummary {
     /// Bytes by which SND.UNA advanced.
     acked: u32,
     /// Bytes newly known to have arrived, acknowledged or SACKed.
@@ -117,12 +117,17 @@ impl Tcb {
     pub(super) fn take_ack(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) {
         // Before the scoreboard changes: loss reduces the window from the FlightSize before the ACK (RFC 5681 equation
         // 4).
-        let mut news = News {
-            flight: self.snd.board.outstanding().max(self.snd.said).min(self.snd.cc.cwnd),
+        let mut news = AckSummary {
+            flight: self
+                .snd
+                .board
+                .outstanding()
+                .max(self.snd.flight_at_output)
+                .min(self.snd.cc.cwnd),
             pipe: self.snd.board.pipe(),
             echo: self.ts.and(seg.options.ts).map(|(_, echo)| echo),
             ece: seg.flags.ece,
-            ..News::default()
+            ..AckSummary::default()
         };
         // RFC 8985 section 6.2 step 2: the echo is older than a transmission at `at`.
         let stamps = self.ts.zip(news.echo);
@@ -159,7 +164,7 @@ impl Tcb {
             // The SYN occupies a sequence number but no byte of the queue.
             self.free_acked(news.acked - u32::from(syn), mem);
         }
-        self.digest(&news, mem);
+        self.process_ack_summary(&news, mem);
     }
 
     /// Frees send-queue chunks covered by SEG.ACK and uncharges them, then lets the send queue grow.
@@ -183,7 +188,7 @@ impl Tcb {
 
     /// Updates RTT, recovery, the congestion window and the timers after an ACK that reported something new. The order
     /// matters: undo before loss detection, loss detection before the window.
-    fn digest(&mut self, news: &News, mem: &mut Mem<'_>) {
+    fn process_ack_summary(&mut self, news: &AckSummary, mem: &mut Mem<'_>) {
         if let Some(rtt) = news.rtt {
             self.snd.rtt.on_sample(rtt);
         }
@@ -250,7 +255,7 @@ impl Tcb {
     }
 
     /// Reverts the reduction of a recovery that proves spurious (RFC 4015): Eifel, DSACK or F-RTO, in this order.
-    fn undo_if_spurious(&mut self, news: &News, mem: &mut Mem<'_>) {
+    fn undo_if_spurious(&mut self, news: &AckSummary, mem: &mut Mem<'_>) {
         let snd = &mut self.snd;
         // All three run on each ACK, even if an earlier one decides: each keeps its own state.
         let original =
@@ -270,7 +275,7 @@ impl Tcb {
         snd.cc.undo(before);
         snd.recovery.undone();
         // No range is known to be lost now; RACK marks again the ranges that are.
-        snd.board.find_all();
+        snd.board.unmark_all_lost();
     }
 
     /// RFC 8985 section 6.2 step 5: marks lost ranges and arms the reordering timer. Returns the bytes newly lost.
@@ -338,7 +343,7 @@ impl Tcb {
     }
 
     /// Grows the congestion window for the newly acknowledged bytes.
-    fn grow(&mut self, news: &News, now: Instant) {
+    fn grow(&mut self, news: &AckSummary, now: Instant) {
         let snd = &mut self.snd;
         snd.cc.on_ack(&Acked {
             bytes: news.acked,
@@ -365,15 +370,15 @@ impl Tcb {
             return;
         }
         // RFC 5682 section 2.1 steps 2a and 3a: a duplicate ACK confirms the timeout.
-        snd.recovery.stop_asking();
+        snd.recovery.frto_stop();
         // One segment left the network: the first two duplicates release new data (RFC 3042), the third indicates loss.
         let (flight, pipe) = (outstanding.min(snd.cc.cwnd), snd.board.pipe());
         snd.recovery.repeated += 1;
-        snd.board.one_left(snd.mss);
+        snd.board.add_dup_ack(snd.mss);
         // RFC 6582 section 3.2 step 2: duplicates caused by retransmissions after a timeout indicate no loss.
         let fresh = snd.una().gt(snd.recovery.until) || snd.recovery.until == snd.iss;
         if snd.recovery.phase == Phase::Open && snd.recovery.repeated == DUP_THRESH && fresh {
-            snd.board.lose_head(snd.mss, snd.q.chunks());
+            snd.board.mark_head_lost(snd.mss, snd.q.chunks());
             self.begin_recovery(flight, pipe, mem);
         }
         if self.snd.recovery.phase == Phase::Fast {
@@ -394,10 +399,10 @@ impl Tcb {
             snd.board.forget_sacks();
         } else {
             // The first segment was the hole; the remaining bytes are those that duplicate ACKs reported.
-            snd.board.fewer_left(acked.saturating_sub(snd.mss));
+            snd.board.sub_dup_acks(acked.saturating_sub(snd.mss));
             // Partial ACK: the segment at the new SND.UNA is lost, too.
             if snd.una().lt(snd.recovery.until) {
-                snd.board.lose_head(snd.mss, snd.q.chunks());
+                snd.board.mark_head_lost(snd.mss, snd.q.chunks());
             }
         }
         told - snd.board.sacked()

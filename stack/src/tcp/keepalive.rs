@@ -16,7 +16,7 @@ impl Tcb {
     pub(super) fn is_keepalive(&self, seg: &Segment<'_>) -> bool {
         let flags = seg.flags;
         let plain = flags.ack && !flags.syn && !flags.fin && !flags.rst;
-        let open = self.rcv.window_said() > 0 || self.rcv.fin_taken;
+        let open = self.rcv.advertised_field() > 0 || self.rcv.fin_taken;
         plain && open && seg.payload.len() <= 1 && seg.seq + 1 == self.rcv.nxt()
     }
 

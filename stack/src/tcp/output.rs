@@ -46,7 +46,7 @@ impl Tcb {
             out.short = self.rcv.advance_edge(mem.budget, mem.ledger, mem.now);
         }
         // Before any segment leaves: `count_window` compares it with the field after the last one.
-        let said = self.rcv.window_said();
+        let said = self.rcv.advertised_field();
         // Data segments carry the ACK, so a bare ACK comes last and only if it is still due.
         let sent = self.send_due(mem, emit).and_then(|()| self.send_data(mem, emit));
         match sent {
@@ -69,7 +69,7 @@ impl Tcb {
             self.rcv.count_window(said, mem.budget, mem.ledger);
         }
         // FlightSize for the ACKs that arrive before the next `output` (RFC 5681).
-        self.snd.said = self.snd.board.outstanding();
+        self.snd.flight_at_output = self.snd.board.outstanding();
         out
     }
 
@@ -121,7 +121,7 @@ impl Tcb {
             board.sent(1, mem.now, 0);
         } else {
             mem.stats.add(Stat::RetransSegs);
-            board.sent_again(Range { start: board.una(), end: board.nxt() }, mem.now, 0);
+            board.retransmitted(Range { start: board.una(), end: board.nxt() }, mem.now, 0);
         }
         self.snd.restart_timer(mem.now);
         self.rcv.on_ack_sent(false);
@@ -159,7 +159,7 @@ impl Tcb {
             let fin = self.snd.fin && len == unsent && self.fin_unsent(len);
             if len == 0 && !fin {
                 // F-RTO had no new data to send and ends (RFC 5682 section 2.1 step 2b): try the lost ranges.
-                if self.snd.recovery.cannot_ask() {
+                if self.snd.recovery.frto_has_no_new_data() {
                     continue;
                 }
                 // Data waits and nothing is in flight that an ACK could answer: the persist timer probes the window.
@@ -191,7 +191,7 @@ impl Tcb {
     fn sendable_again(&self, mem: &Mem<'_>) -> Option<Range> {
         let snd = &self.snd;
         // F-RTO sends new data first to find out whether the timeout was spurious.
-        if snd.recovery.holds_back() {
+        if snd.recovery.frto_holds_back() {
             return None;
         }
         let lost = snd.board.first_lost()?;
@@ -222,7 +222,7 @@ impl Tcb {
         let fin = self.snd.fin_seq().is_some_and(|fin| fin.lt(range.end));
         self.send_range(range.start, range.len() as usize - usize::from(fin), fin, mem, emit)?;
         let chunks = self.snd.q.chunks();
-        self.snd.board.sent_again(range, mem.now, chunks);
+        self.snd.board.retransmitted(range, mem.now, chunks);
         // The TSval of the first retransmission: Eifel detection compares echoes with it (RFC 3522).
         let tsval = self.ts.map(|_| self.ts_now(mem.now));
         self.snd.recovery.on_sent_again(range.len(), tsval);
@@ -302,7 +302,7 @@ impl Tcb {
 
     /// Payload bytes of one segment, less the SACK blocks it carries now.
     fn segment_payload(&self, mem: &Mem<'_>) -> usize {
-        if !self.says_blocks() {
+        if !self.sends_sack_blocks() {
             return self.snd.mss as usize;
         }
         // `snd.mss` excludes the timestamps already.
@@ -357,7 +357,7 @@ impl Tcb {
     }
 
     /// The next segment carries SACK blocks (RFC 2018) or a DSACK (RFC 2883).
-    fn says_blocks(&self) -> bool {
+    fn sends_sack_blocks(&self) -> bool {
         self.sack && (self.rcv.q.has_holes() || self.rcv.duplicate.is_some())
     }
 
@@ -367,7 +367,7 @@ impl Tcb {
         if self.ts.is_some() {
             options.ts = Some((self.ts_now(mem.now), self.rcv.ts_recent));
         }
-        if self.says_blocks() {
+        if self.sends_sack_blocks() {
             let base = self.rcv.irs + 1;
             // As many blocks as leave room for one payload byte; 4 is the head of the option with padding.
             let room = usize::from(self.link.segment_max).saturating_sub(options.len() + 4 + 1) / 8;

@@ -30,7 +30,7 @@ impl Tcb {
         self.snd.mss = mss;
         if smaller {
             // Not a congestion loss: the congestion window stays (RFC 8201 section 5.4).
-            self.snd.board.lose(|_| true);
+            self.snd.board.mark_lost(|_| true);
         }
         smaller
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use skbudget_controller::Instant;
 
-use crate::tcp::scoreboard::{Board, Run};
+use crate::tcp::scoreboard::{Run, Scoreboard};
 use crate::wire::seq::Seq;
 
 /// Recoveries that a widened reordering window outlives (RFC 8985 section 6.2 step 4).
@@ -128,14 +128,14 @@ impl Rack {
     /// Step 5: marks lost runs. Returns their bytes, and the time until a further run may be lost.
     pub(crate) fn detect(
         &self,
-        board: &mut Board,
+        board: &mut Scoreboard,
         srtt: Duration,
         sure: bool,
         now: Instant,
     ) -> (u32, Option<Duration>) {
         let wait = self.rtt + self.window(srtt, sure);
         let mut more: Option<Duration> = None;
-        let lost = board.lose(|run| {
+        let lost = board.mark_lost(|run| {
             // Sent after the most recently sent one that arrived: nothing is known about it.
             if self.sent_before(run.at, run.end) || (run.at, run.end) == (self.at, self.end) {
                 return false;
@@ -152,10 +152,10 @@ impl Rack {
 
     /// RFC 8985 section 6.3, at a timeout: the first run is lost, and so are all that are older than a round trip and
     /// the reordering window.
-    pub(crate) fn detect_on_timeout(&self, board: &mut Board, srtt: Duration, now: Instant) {
+    pub(crate) fn detect_on_timeout(&self, board: &mut Scoreboard, srtt: Duration, now: Instant) {
         let wait = self.rtt + self.window(srtt, false);
         let mut first = true;
-        board.lose(|run| std::mem::take(&mut first) || run.at + wait <= now);
+        board.mark_lost(|run| std::mem::take(&mut first) || run.at + wait <= now);
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct Rcv {
     /// The edge in the last segment that left.
     edge_sent: u64,
     /// Window field of the last segment that left.
-    said: u16,
+    advertised_field: u16,
     /// Shift of the windows that this side advertises.
     pub(crate) wscale: u8,
     /// MSS that this side advertised, bytes.
@@ -81,7 +81,7 @@ impl Rcv {
             irs: Seq(0),
             edge: 0,
             edge_sent: 0,
-            said: 0,
+            advertised_field: 0,
             wscale,
             mss,
             fin: None,
@@ -272,7 +272,7 @@ impl Rcv {
         }
         self.ack_sent = self.nxt();
         self.edge_sent = self.edge;
-        self.said = self.window_field();
+        self.advertised_field = self.window_field();
         self.unacked = 0;
         self.ack_now = false;
         self.delack_at = None;
@@ -281,14 +281,14 @@ impl Rcv {
     }
 
     /// Window field of the last segment that left.
-    pub(crate) fn window_said(&self) -> u16 {
-        self.said
+    pub(crate) fn advertised_field(&self) -> u16 {
+        self.advertised_field
     }
 
     /// Counts windows that closed or opened between two segments, by the kernel's names. `before`: the field of the
     /// earlier one.
     pub(crate) fn count_window(&self, before: u16, budget: &mut Budget, ledger: &Ledger) {
-        let after = self.said;
+        let after = self.advertised_field;
         if before > 0 && after == 0 {
             budget.count(ledger.member(), Counter::TCPToZeroWindowAdv, 1);
         } else if before == 0 && after > 0 {

@@ -25,7 +25,7 @@
 //! (`tcp_fastretrans_alert` on ECE).
 
 use crate::tcp::congestion::Congestion;
-use crate::tcp::scoreboard::{Board, Range};
+use crate::tcp::scoreboard::{Range, Scoreboard};
 use crate::wire::seq::Seq;
 
 /// State of the diagram above.
@@ -50,22 +50,22 @@ pub(crate) struct Recovery {
     /// Saved state while the recovery may still prove spurious.
     undo: Option<Undo>,
     /// F-RTO, in recovery after a timeout.
-    forward: Forward,
+    f_rto: FRto,
     /// Duplicate ACKs without SACK (RFC 5681 section 3.2).
     pub(crate) repeated: u32,
 }
 
 /// F-RTO: how far the test for a spurious timeout got (RFC 5682 section 3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Forward {
+enum FRto {
     /// No test runs.
-    Nothing,
+    Idle,
     /// Step 1: the first segment was retransmitted.
-    First,
+    HeadResent,
     /// Step 2: it is acknowledged, and new data is to be sent.
-    New,
+    SendNew,
     /// Step 2b: new data was sent; the next ACK decides.
-    Asked,
+    AwaitAck,
 }
 
 /// Variables of RFC 9937 section 6, bytes.
@@ -99,20 +99,26 @@ impl Recovery {
     /// No recovery; `iss` as `until` means that there was none yet.
     pub(crate) fn new(iss: Seq) -> Self {
         let (phase, prr) = (Phase::Open, Prr::default());
-        Self { phase, until: iss, prr, undo: None, forward: Forward::Nothing, repeated: 0 }
+        Self { phase, until: iss, prr, undo: None, f_rto: FRto::Idle, repeated: 0 }
     }
 
     /// Starts a recovery. `before`: congestion control to return to; `board`: after the ACK that revealed the loss;
     /// `pipe`: bytes in flight before that ACK.
-    pub(crate) fn begin(&mut self, phase: Phase, before: Congestion, board: &Board, pipe: u32) {
+    pub(crate) fn begin(
+        &mut self,
+        phase: Phase,
+        before: Congestion,
+        board: &Scoreboard,
+        pipe: u32,
+    ) {
         // A timeout within a recovery keeps the state saved at its start: an undo reverts both reductions.
-        self.forward = Forward::Nothing;
+        self.f_rto = FRto::Idle;
         if self.phase == Phase::Open {
             self.undo =
                 Some(Undo { before, since: board.una(), stamp: None, resent: 0, any: false });
             // RFC 5682 section 2.1 step 1: only the first timeout can be tested, not one within a recovery.
             if phase == Phase::Timeout {
-                self.forward = Forward::First;
+                self.f_rto = FRto::HeadResent;
             }
         }
         (self.phase, self.until) = (phase, board.nxt());
@@ -124,7 +130,7 @@ impl Recovery {
     /// Ends the recovery; the saved state stays, for DSACKs that arrive later.
     pub(crate) fn end(&mut self) {
         self.phase = Phase::Open;
-        self.forward = Forward::Nothing;
+        self.f_rto = FRto::Idle;
         self.repeated = 0;
     }
 
@@ -193,28 +199,28 @@ impl Recovery {
     }
 
     /// Ends F-RTO without a verdict: a second timeout or a duplicate ACK shows that data is lost.
-    pub(crate) fn stop_asking(&mut self) {
-        self.forward = Forward::Nothing;
+    pub(crate) fn frto_stop(&mut self) {
+        self.f_rto = FRto::Idle;
     }
 
     /// F-RTO runs: lost ranges wait until the ACK of new data shows whether they are lost.
-    pub(crate) fn holds_back(&self) -> bool {
-        matches!(self.forward, Forward::New | Forward::Asked)
+    pub(crate) fn frto_holds_back(&self) -> bool {
+        matches!(self.f_rto, FRto::SendNew | FRto::AwaitAck)
     }
 
     /// New data was sent.
     pub(crate) fn on_sent_new(&mut self) {
-        if self.forward == Forward::New {
-            self.forward = Forward::Asked;
+        if self.f_rto == FRto::SendNew {
+            self.f_rto = FRto::AwaitAck;
         }
     }
 
     /// No new data can be sent now. Returns true if F-RTO needed it: the test ends, so lost ranges may be retransmitted
     /// (RFC 5682 section 2.1 step 2b; `tcp_xmit_recovery`).
-    pub(crate) fn cannot_ask(&mut self) -> bool {
-        let could = self.forward == Forward::New;
+    pub(crate) fn frto_has_no_new_data(&mut self) -> bool {
+        let could = self.f_rto == FRto::SendNew;
         if could {
-            self.stop_asking();
+            self.frto_stop();
         }
         could
     }
@@ -232,10 +238,10 @@ impl Recovery {
         able: bool,
     ) -> Option<Congestion> {
         // Any other ACK ends the test: the state is taken and put back only where the test continues.
-        match std::mem::replace(&mut self.forward, Forward::Nothing) {
-            Forward::First if moved && able => self.forward = Forward::New,
+        match std::mem::replace(&mut self.f_rto, FRto::Idle) {
+            FRto::HeadResent if moved && able => self.f_rto = FRto::SendNew,
             // Step 3b: an original arrived after the timeout, so the timeout was spurious.
-            Forward::New | Forward::Asked if original => {
+            FRto::SendNew | FRto::AwaitAck if original => {
                 return self.undo.as_ref().map(|undo| undo.before);
             }
             _ => {}

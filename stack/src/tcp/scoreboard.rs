@@ -27,7 +27,7 @@ const RUNS_MIN: usize = 8;
 
 /// State of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum SegState {
     /// In flight, as far as this side knows.
     Flying,
     /// SACKed: the guest holds it beyond a hole.
@@ -42,7 +42,7 @@ pub(crate) struct Run {
     /// When it was last sent.
     pub(crate) at: Instant,
     pub(crate) end: Seq,
-    pub(crate) fate: Fate,
+    pub(crate) fate: SegState,
     /// Retransmitted: its round trip is ambiguous (Karn's algorithm).
     pub(crate) again: bool,
     /// Part of it left before `at`: its round trip is longer than the difference.
@@ -53,7 +53,7 @@ const _: () = assert!(size_of::<Run>() == 16, "what the head of this file reckon
 
 /// Runs between SND.UNA and SND.NXT.
 #[derive(Debug)]
-pub(crate) struct Board {
+pub(crate) struct Scoreboard {
     /// Ascending, without gaps: the first starts at `una`, the last ends at `nxt`.
     runs: VecDeque<Run>,
     una: Seq,
@@ -78,7 +78,7 @@ impl Range {
     }
 }
 
-impl Board {
+impl Scoreboard {
     /// Nothing is outstanding.
     pub(crate) fn new(iss: Seq) -> Self {
         Self { runs: VecDeque::new(), una: iss, nxt: iss, sacked: 0, lost: 0 }
@@ -119,7 +119,7 @@ impl Board {
         self.nxt = self.nxt + len;
         let full = self.runs.len() >= RUNS_MIN + chunks;
         if let Some(last) = self.runs.back_mut()
-            && last.fate == Fate::Flying
+            && last.fate == SegState::Flying
             && !last.again
             && (last.at == now || full)
         {
@@ -130,7 +130,7 @@ impl Board {
             return;
         }
         self.grow();
-        let (end, fate) = (self.nxt, Fate::Flying);
+        let (end, fate) = (self.nxt, SegState::Flying);
         self.runs.push_back(Run { at: now, end, fate, again: false, mixed: false });
     }
 
@@ -146,12 +146,12 @@ impl Board {
             let end = if whole { run.end } else { ack };
             let len = end.diff(self.una).cast_unsigned();
             match run.fate {
-                Fate::Flying => {}
-                Fate::Sacked => self.sacked -= len,
-                Fate::Lost => self.lost -= len,
+                SegState::Flying => {}
+                SegState::Sacked => self.sacked -= len,
+                SegState::Lost => self.lost -= len,
             }
             // The caller was informed of SACKed runs when they were SACKed.
-            if run.fate != Fate::Sacked {
+            if run.fate != SegState::Sacked {
                 bytes += len;
                 arrived(Run { end, ..run });
             }
@@ -196,13 +196,13 @@ impl Board {
             let run = &mut self.runs[i];
             let len = run.end.diff(at).cast_unsigned();
             at = run.end;
-            if run.fate != Fate::Sacked {
+            if run.fate != SegState::Sacked {
                 // A lost run arrived after all: it needs no retransmission.
-                if run.fate == Fate::Lost {
+                if run.fate == SegState::Lost {
                     self.lost -= len;
                 }
                 arrived(*run);
-                run.fate = Fate::Sacked;
+                run.fate = SegState::Sacked;
                 self.sacked += len;
                 bytes += len;
             }
@@ -215,12 +215,12 @@ impl Board {
     }
 
     /// Marks each flying run lost for which `lost` returns true; returns their bytes.
-    pub(crate) fn lose(&mut self, mut lost: impl FnMut(Run) -> bool) -> u32 {
+    pub(crate) fn mark_lost(&mut self, mut lost: impl FnMut(Run) -> bool) -> u32 {
         let mut bytes = 0;
         let mut start = self.una;
         for run in &mut self.runs {
-            if run.fate == Fate::Flying && lost(*run) {
-                run.fate = Fate::Lost;
+            if run.fate == SegState::Flying && lost(*run) {
+                run.fate = SegState::Lost;
                 bytes += run.end.diff(start).cast_unsigned();
             }
             start = run.end;
@@ -234,20 +234,20 @@ impl Board {
 
     /// The first `len` outstanding bytes are lost, unless they were retransmitted already (RFC 6582). Returns the bytes
     /// newly marked.
-    pub(crate) fn lose_head(&mut self, len: u32, chunks: usize) -> u32 {
+    pub(crate) fn mark_head_lost(&mut self, len: u32, chunks: usize) -> u32 {
         let end = self.una + len.min(self.outstanding());
-        let fresh = self.runs.front().is_some_and(|run| run.fate == Fate::Flying && !run.again);
+        let fresh = self.runs.front().is_some_and(|run| run.fate == SegState::Flying && !run.again);
         if !fresh || self.split(end, Self::most(chunks)).is_none() {
             return 0;
         }
-        self.lose(|run| run.end.le(end))
+        self.mark_lost(|run| run.end.le(end))
     }
 
     /// Undo: runs marked lost count as in flight again.
-    pub(crate) fn find_all(&mut self) {
+    pub(crate) fn unmark_all_lost(&mut self) {
         for run in &mut self.runs {
-            if run.fate == Fate::Lost {
-                run.fate = Fate::Flying;
+            if run.fate == SegState::Lost {
+                run.fate = SegState::Flying;
             }
         }
         self.lost = 0;
@@ -256,8 +256,8 @@ impl Board {
     /// The guest reneged on its SACKs (RFC 2018 section 8): SACKed runs count as in flight again.
     pub(crate) fn forget_sacks(&mut self) {
         for run in &mut self.runs {
-            if run.fate == Fate::Sacked {
-                run.fate = Fate::Flying;
+            if run.fate == SegState::Sacked {
+                run.fate = SegState::Flying;
             }
         }
         self.sacked = 0;
@@ -265,18 +265,18 @@ impl Board {
 
     /// The guest SACKed the run at SND.UNA but does not acknowledge it: it reneged.
     pub(crate) fn head_is_sacked(&self) -> bool {
-        self.runs.front().is_some_and(|run| run.fate == Fate::Sacked)
+        self.runs.front().is_some_and(|run| run.fate == SegState::Sacked)
     }
 
     /// Without SACK: a duplicate ACK shows that a segment of `len` bytes left the network.
-    pub(crate) fn one_left(&mut self, len: u32) {
+    pub(crate) fn add_dup_ack(&mut self, len: u32) {
         // RFC 5681: never more than is outstanding, or a guest could inflate the window with duplicate ACKs.
         let most = self.outstanding().saturating_sub(self.lost).saturating_sub(len);
         self.sacked = (self.sacked + len).min(most);
     }
 
     /// Without SACK: `len` more bytes are acknowledged, among them those that duplicate ACKs represented.
-    pub(crate) fn fewer_left(&mut self, len: u32) {
+    pub(crate) fn sub_dup_acks(&mut self, len: u32) {
         self.sacked = self.sacked.saturating_sub(len);
     }
 
@@ -285,19 +285,19 @@ impl Board {
         if self.lost == 0 {
             return None;
         }
-        let i = self.runs.iter().position(|run| run.fate == Fate::Lost)?;
+        let i = self.runs.iter().position(|run| run.fate == SegState::Lost)?;
         Some(Range { start: self.start_of(i), end: self.runs[i].end })
     }
 
     /// The last `len` bytes in flight: what a tail loss probe retransmits.
     pub(crate) fn tail(&self, len: u32) -> Option<Range> {
-        let i = self.runs.iter().rposition(|run| run.fate == Fate::Flying)?;
+        let i = self.runs.iter().rposition(|run| run.fate == SegState::Flying)?;
         let (start, end) = (self.start_of(i), self.runs[i].end);
         Some(Range { start: start.max(end - len), end })
     }
 
     /// `range`, within one run, was retransmitted.
-    pub(crate) fn sent_again(&mut self, range: Range, now: Instant, chunks: usize) {
+    pub(crate) fn retransmitted(&mut self, range: Range, now: Instant, chunks: usize) {
         let full = self.runs.len() >= Self::most(chunks);
         // Not refused at the bound: the retransmission has left. The list stays bounded, because at the bound the piece
         // is merged into the retransmitted run before it (below).
@@ -307,14 +307,14 @@ impl Board {
             return;
         };
         let Some(run) = self.runs.get_mut(from) else { return };
-        if run.fate == Fate::Lost {
+        if run.fate == SegState::Lost {
             self.lost -= range.len();
         }
-        *run = Run { at: now, end: range.end, fate: Fate::Flying, again: true, mixed: false };
+        *run = Run { at: now, end: range.end, fate: SegState::Flying, again: true, mixed: false };
         // A lost run is retransmitted in pieces: consecutive pieces become one run again.
         if from > 0 {
             let before = self.runs[from - 1];
-            if before.fate == Fate::Flying && before.again && (before.at == now || full) {
+            if before.fate == SegState::Flying && before.again && (before.at == now || full) {
                 self.runs.remove(from - 1);
             }
         }
@@ -356,7 +356,7 @@ impl Board {
             let (a, b) = (self.runs[kept], self.runs[i]);
             // The send time matters only in flight: a lost or SACKed run gives no more RTT samples.
             let same = a.fate == b.fate
-                && (a.fate != Fate::Flying || (a.at == b.at && a.again == b.again));
+                && (a.fate != SegState::Flying || (a.at == b.at && a.again == b.again));
             if same {
                 let (again, mixed) = (a.again || b.again, a.mixed || b.mixed);
                 self.runs[kept] = Run { again, mixed, ..b };

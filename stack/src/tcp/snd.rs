@@ -11,7 +11,7 @@ use crate::tcp::rack::Rack;
 use crate::tcp::rcv::grows_by;
 use crate::tcp::recovery::Recovery;
 use crate::tcp::rtt::Rtt;
-use crate::tcp::scoreboard::Board;
+use crate::tcp::scoreboard::Scoreboard;
 use crate::tcp::tlp::TailProbe;
 use crate::wire::seq::Seq;
 
@@ -29,7 +29,7 @@ pub(crate) struct Snd {
     /// once sequence numbers wrap.
     pub(crate) syn_acked: bool,
     /// SND.UNA, SND.NXT and the state of the bytes between.
-    pub(crate) board: Board,
+    pub(crate) board: Scoreboard,
     /// SND.WND in bytes.
     pub(crate) wnd: u32,
     /// Largest SND.WND seen, for silly-window avoidance and RFC 5961.
@@ -64,7 +64,7 @@ pub(crate) struct Snd {
     pub(crate) sent_at: Instant,
     /// Bytes outstanding at the end of the last `output`. FlightSize for the ACKs that arrive before the next one (RFC
     /// 5681): the first of them already reduces the current value.
-    pub(crate) said: u32,
+    pub(crate) flight_at_output: u32,
 }
 
 impl Snd {
@@ -73,7 +73,7 @@ impl Snd {
             q: TxQueue::default(),
             iss,
             syn_acked: false,
-            board: Board::new(iss),
+            board: Scoreboard::new(iss),
             wnd: 0,
             wnd_max: 0,
             wl1: Seq(0),
@@ -93,7 +93,7 @@ impl Snd {
             target: TARGET_INITIAL,
             retrans: 0,
             sent_at: Instant(0),
-            said: 0,
+            flight_at_output: 0,
         }
     }
 
@@ -176,7 +176,7 @@ impl Snd {
 
 #[cfg(test)]
 mod tests {
-    use super::{Algorithm, Board, Snd};
+    use super::{Algorithm, Scoreboard, Snd};
     use crate::wire::seq::Seq;
 
     #[test]
@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(snd.data_start(), Seq(8));
         snd.syn_acked = true;
         for distance in [1u32, 1 << 31, (1 << 31) + 1, u32::MAX] {
-            snd.board = Board::new(snd.iss + distance);
+            snd.board = Scoreboard::new(snd.iss + distance);
             assert_eq!(snd.data_start(), snd.una(), "{distance} bytes on");
         }
     }

@@ -101,7 +101,7 @@ impl Tcb {
         if (!outstanding || closed) && !syn {
             mem.stats.add(Stat::TCPWinProbe);
             // Not lost to congestion, so the congestion window stays.
-            self.snd.board.lose(|_| true);
+            self.snd.board.mark_lost(|_| true);
             // RFC 9293 section 3.8.6.2.1: the override timeout sends into a window that stays small.
             self.force_small = self.snd.wnd > 0;
             self.probe_due = !self.force_small;
@@ -134,7 +134,7 @@ impl Tcb {
         if snd.recovery.phase != Phase::Timeout {
             snd.recovery.begin(Phase::Timeout, before, &snd.board, pipe);
         } else {
-            snd.recovery.stop_asking();
+            snd.recovery.frto_stop();
         }
         snd.tail_probe = None;
         snd.tail_probe_at = None;
@@ -146,7 +146,7 @@ impl Tcb {
         if self.sack {
             snd.rack.detect_on_timeout(&mut snd.board, snd.rtt.srtt().unwrap_or_default(), now);
         } else {
-            snd.board.lose(|_| true);
+            snd.board.mark_lost(|_| true);
         }
         // What RACK holds for in flight counts, so that exactly one segment may be sent.
         snd.cc.cwnd = snd.board.pipe() + snd.mss;

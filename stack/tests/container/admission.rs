@@ -86,7 +86,7 @@ fn a_syn_without_room_waits_and_is_answered_when_a_flow_closes() {
     let mut rig = room_for(3);
     let peers = fill(&mut rig);
     assert!(peers.len() >= 2, "{}", peers.len());
-    assert_eq!(rig.stack.stats().parked, 1);
+    assert_eq!(rig.stack.stats().syn_backlog, 1);
     // Earlier SYNs may have waited too, until idle windows were demoted.
     let delayed = rig.counter(Counter::AdmissionDelayed);
     assert!(delayed >= 1);
@@ -94,7 +94,7 @@ fn a_syn_without_room_waits_and_is_answered_when_a_flow_closes() {
     let waiting = 40_000 + peers.len() as u16;
     rig.pass(1000);
     rig.send(Hello::default().syn(waiting, 80));
-    assert_eq!(rig.stack.stats().parked, 1);
+    assert_eq!(rig.stack.stats().syn_backlog, 1);
     // A waiting SYN is counted once, not for each retransmission.
     assert_eq!(rig.counter(Counter::AdmissionDelayed), delayed);
     let before = rig.host.connects.len();
@@ -115,7 +115,7 @@ fn syns_are_admitted_in_the_order_in_which_they_came() {
     for port in first + 1..first + 6 {
         assert_eq!(rig.send(Hello::default().syn(port, 80)), []);
     }
-    assert_eq!(rig.stack.stats().parked, 6);
+    assert_eq!(rig.stack.stats().syn_backlog, 6);
     let admitted = |rig: &Rig, flow: FlowId| rig.flow(flow).map(|f| f.guest.port());
     let mut order = Vec::new();
     let mut open: Vec<(FlowId, Seg)> = peers.iter().map(|p| (p.flow, p.rst())).collect();
@@ -143,14 +143,14 @@ fn a_syn_that_is_not_renewed_is_forgotten_and_a_reset_takes_it_off_the_list() {
     let peers = fill(&mut rig);
     let waiting = 40_000 + peers.len() as u16;
     rig.send(Hello::default().syn(waiting + 1, 80));
-    assert_eq!(rig.stack.stats().parked, 2);
+    assert_eq!(rig.stack.stats().syn_backlog, 2);
     // The SEQ after the SYN: the RST of a guest that gives its connect up.
     let rst = Seg { flags: RST, seq: 1001, ..Hello::default().syn(waiting + 1, 80) };
     rig.send(rst);
-    assert_eq!(rig.stack.stats().parked, 1);
+    assert_eq!(rig.stack.stats().syn_backlog, 1);
     // A waiting SYN is forgotten after 20 s without a retransmission (H1).
     rig.pass(25_000);
-    assert_eq!(rig.stack.stats().parked, 0);
+    assert_eq!(rig.stack.stats().syn_backlog, 0);
     assert_eq!(rig.counter(Counter::AdmissionDenied), 1);
     assert_eq!(rig.stat("ParkedExpired"), 1);
     end(&mut rig);
@@ -345,7 +345,7 @@ fn a_small_tcp_wmem_is_not_exceeded_by_the_caps_of_host_sockets() {
 fn end(rig: &mut Rig) {
     for _ in 0..2000 {
         let flows = rig.stack.flows();
-        if flows.is_empty() && rig.stack.stats().parked == 0 {
+        if flows.is_empty() && rig.stack.stats().syn_backlog == 0 {
             break;
         }
         for flow in flows {

@@ -151,7 +151,7 @@ fn a_flood_of_syns_leaves_those_before_it_half_of_the_room() {
     let later = skbudget_stack::controller::Instant(crowd.rig.now.0 + 1_000_000_000);
     crowd.rig.stack.hold_admissions(later);
     crowd.syn(30_000..31_000);
-    assert_eq!(crowd.rig.stack.stats().parked, 512);
+    assert_eq!(crowd.rig.stack.stats().syn_backlog, 512);
     let held = 512 * ContainerConfig::new(65_520, true, Some(16 << 20), [7, 11]).sizes.total();
     let room = (16 << 20) - crowd.rig.empty;
     assert!(held > room / 2, "a flood that would take more than half");
@@ -163,6 +163,6 @@ fn a_flood_of_syns_leaves_those_before_it_half_of_the_room() {
         crowd.rig.frame(&rst.frame());
     }
     crowd.rig.pass(300);
-    assert_eq!(crowd.rig.stack.stats().parked, 0);
+    assert_eq!(crowd.rig.stack.stats().syn_backlog, 0);
     assert!(crowd.rig.budget.calm_room() > calm);
 }

@@ -418,7 +418,7 @@ impl Rig {
         self.pass(3000);
         let stats = self.stack.stats();
         let flows = self.stack.flows();
-        assert_eq!((stats.flows, stats.parked, stats.time_wait), (0, 0, 0), "{flows:#?}");
+        assert_eq!((stats.flows, stats.syn_backlog, stats.time_wait), (0, 0, 0), "{flows:#?}");
         assert_eq!(self.pool.live(), 0, "chunks nobody holds");
         assert_eq!(self.usage(), self.empty, "charges nobody holds: {:?}", self.memory());
         assert_eq!(self.stack.next_deadline(), None, "a timer of nobody");

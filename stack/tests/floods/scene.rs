@@ -136,7 +136,7 @@ impl Scene {
     #[track_caller]
     pub(crate) fn assert_nothing_left(&mut self) {
         let stats = self.world.container(self.attacker).stats();
-        assert_eq!((stats.flows, stats.parked, stats.time_wait), (0, 0, 0), "{stats:?}");
+        assert_eq!((stats.flows, stats.syn_backlog, stats.time_wait), (0, 0, 0), "{stats:?}");
         let deadline = self.world.container(self.attacker).next_deadline();
         assert_eq!(deadline, None, "a timer of nobody");
         assert_eq!(self.world.host(self.attacker).open_sockets(), 0);

@@ -171,7 +171,7 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
 /// No memory is held, and nothing waits.
 fn assert_rest(world: &mut World, budget: BudgetId, node: NodeId, plan: &Plan) {
     let stats = world.container(node).stats();
-    assert_eq!((stats.flows, stats.parked, stats.time_wait), (0, 0, 0));
+    assert_eq!((stats.flows, stats.syn_backlog, stats.time_wait), (0, 0, 0));
     assert_eq!(world.container(node).next_deadline(), None, "a timer of nobody");
     assert_eq!(world.live_chunks(), 0, "chunks nobody holds");
     assert_eq!(world.host(node).open_sockets(), 0);

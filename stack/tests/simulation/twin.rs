@@ -319,7 +319,7 @@ fn assert_rest(world: &mut World, node: NodeId, budget: skbudget_stack::sim::Bud
         (twin.container().stats(), twin.container().next_deadline())
     });
     for (stats, deadline) in [near, far] {
-        assert_eq!((stats.flows, stats.parked, stats.time_wait), (0, 0, 0));
+        assert_eq!((stats.flows, stats.syn_backlog, stats.time_wait), (0, 0, 0));
         assert_eq!(deadline, None, "a timer of nobody");
     }
     assert_eq!((chunks, world.host(node).open_sockets(), world.host(node).corrupt()), (0, 0, 0));

@@ -37,7 +37,7 @@ impl Flow {
         self.cc.on_ack(&Acked { bytes, flight, una, nxt, rtt, srtt, mss, max, now });
     }
 
-    fn lose(&mut self) {
+    fn mark_lost(&mut self) {
         let cwnd = self.cc.cwnd;
         self.cc.on_loss(cwnd, MSS, false);
         self.cc.cwnd = self.cc.ssthresh;
@@ -63,7 +63,7 @@ fn slow_start_doubles_each_round() {
 fn reno_halves_and_grows_by_a_segment_a_round() {
     let mut flow = Flow::new(Algorithm::Reno);
     flow.cc.cwnd = 200 * MSS;
-    flow.lose();
+    flow.mark_lost();
     assert_eq!(flow.segments(), 100);
     for i in 1..=20 {
         flow.round();
@@ -75,7 +75,7 @@ fn reno_halves_and_grows_by_a_segment_a_round() {
 fn cubic_comes_back_to_the_lost_window_after_k_and_is_flat_there() {
     let mut flow = Flow::new(Algorithm::Cubic);
     flow.cc.cwnd = 1000 * MSS;
-    flow.lose();
+    flow.mark_lost();
     assert_eq!(flow.segments(), 700);
     // K = cbrt(300 / 0.4) = 9.09 s.
     let began = flow.now;
@@ -98,7 +98,7 @@ fn cubic_is_never_below_reno_on_a_short_path() {
     let mut flow = Flow::new(Algorithm::Cubic);
     flow.rtt = Duration::from_millis(1);
     flow.cc.cwnd = 100 * MSS;
-    flow.lose();
+    flow.mark_lost();
     assert_eq!(flow.segments(), 70);
     // RFC 9438 section 4.3: 0.529 segments a round up to the window of the loss, then one a round.
     for _ in 0..56 {
@@ -115,8 +115,8 @@ fn cubic_is_never_below_reno_on_a_short_path() {
 fn a_second_loss_below_the_first_gives_room() {
     let mut flow = Flow::new(Algorithm::Cubic);
     flow.cc.cwnd = 1000 * MSS;
-    flow.lose();
-    flow.lose();
+    flow.mark_lost();
+    flow.mark_lost();
     assert_eq!(flow.segments(), 490);
     // Fast convergence puts the plateau at W_max = 0.85 x 700.
     for _ in 0..80 {
@@ -129,7 +129,7 @@ fn a_second_loss_below_the_first_gives_room() {
 fn a_window_that_is_not_used_does_not_grow_and_its_time_does_not_count() {
     let mut flow = Flow::new(Algorithm::Cubic);
     flow.cc.cwnd = 1000 * MSS;
-    flow.lose();
+    flow.mark_lost();
     flow.round();
     let before = flow.segments();
     for _ in 0..1000 {
@@ -188,7 +188,7 @@ fn undo_puts_everything_back() {
         let mut flow = Flow::new(algorithm);
         flow.cc.cwnd = 300 * MSS;
         let before = flow.cc;
-        flow.lose();
+        flow.mark_lost();
         flow.cc.undo(before);
         assert_eq!((flow.cc.cwnd, flow.cc.ssthresh), (300 * MSS, u32::MAX));
         // Not below the window grown in the meantime.

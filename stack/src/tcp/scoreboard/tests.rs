@@ -6,13 +6,13 @@ use crate::seeded::{Seeded, each_seed};
 /// State of one byte in the model: its fate, when it was last sent, whether it was retransmitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Byte {
-    fate: Fate,
+    fate: SegState,
     at: Instant,
     again: bool,
 }
 
 struct Model {
-    board: Board,
+    board: Scoreboard,
     bytes: VecDeque<Byte>,
     una: Seq,
     now: Instant,
@@ -22,7 +22,7 @@ struct Model {
 impl Model {
     fn new(iss: u32, chunks: usize) -> Self {
         let una = Seq(iss);
-        Self { board: Board::new(una), bytes: VecDeque::new(), una, now: Instant(1), chunks }
+        Self { board: Scoreboard::new(una), bytes: VecDeque::new(), una, now: Instant(1), chunks }
     }
 
     fn step(&mut self, rng: &mut Seeded) {
@@ -35,7 +35,7 @@ impl Model {
                 let start = rng.below(held + 1);
                 self.sack(start, start + rng.below(30));
             }
-            70..78 => self.lose(rng),
+            70..78 => self.mark_lost(rng),
             _ => self.again(rng),
         }
         self.check();
@@ -43,17 +43,17 @@ impl Model {
 
     fn send(&mut self, len: usize) {
         self.board.sent(len as u32, self.now, self.chunks);
-        let byte = Byte { fate: Fate::Flying, at: self.now, again: false };
+        let byte = Byte { fate: SegState::Flying, at: self.now, again: false };
         self.bytes.extend(std::iter::repeat_n(byte, len));
     }
 
     fn ack(&mut self, len: usize) {
-        let fresh = self.bytes.drain(..len).filter(|b| b.fate != Fate::Sacked).count();
+        let fresh = self.bytes.drain(..len).filter(|b| b.fate != SegState::Sacked).count();
         self.una = self.una + len as u32;
         let mut told = 0;
         let mut last = self.una - len as u32;
         let bytes = self.board.acked(self.una, |run| {
-            assert!(run.fate != Fate::Sacked && run.end.gt(last), "in order, once");
+            assert!(run.fate != SegState::Sacked && run.end.gt(last), "in order, once");
             last = run.end;
             told += 1;
         });
@@ -65,44 +65,48 @@ impl Model {
         let end = end.min(self.bytes.len());
         let range = Range { start: self.una + start as u32, end: self.una + end as u32 };
         let fresh = if start < end {
-            self.bytes.range_mut(start..end).filter(|b| b.fate != Fate::Sacked).count()
+            self.bytes.range_mut(start..end).filter(|b| b.fate != SegState::Sacked).count()
         } else {
             0
         };
         let runs = self.board.runs.len();
-        let bytes = self.board.sack(range, self.chunks, |run| assert!(run.fate != Fate::Sacked));
+        let bytes =
+            self.board.sack(range, self.chunks, |run| assert!(run.fate != SegState::Sacked));
         if bytes == 0 && fresh > 0 {
-            assert!(runs + 2 > Board::most(self.chunks), "ignored only where the list is full");
+            assert!(
+                runs + 2 > Scoreboard::most(self.chunks),
+                "ignored only where the list is full"
+            );
             return;
         }
         assert_eq!(bytes as usize, fresh);
         if start < end {
-            self.bytes.range_mut(start..end).for_each(|b| b.fate = Fate::Sacked);
+            self.bytes.range_mut(start..end).for_each(|b| b.fate = SegState::Sacked);
         }
     }
 
-    fn lose(&mut self, rng: &mut Seeded) {
+    fn mark_lost(&mut self, rng: &mut Seeded) {
         // Times are exact only while the list is below its bound.
         let ago = if self.chunks < 100 { 0 } else { rng.below(20) as u64 };
         let before = Instant(self.now.0.saturating_sub(ago));
-        let lost = |b: &&mut Byte| b.fate == Fate::Flying && b.at <= before;
-        let expected = self.bytes.iter_mut().filter(lost).map(|b| b.fate = Fate::Lost).count();
-        assert_eq!(self.board.lose(|run| run.at <= before) as usize, expected);
+        let lost = |b: &&mut Byte| b.fate == SegState::Flying && b.at <= before;
+        let expected = self.bytes.iter_mut().filter(lost).map(|b| b.fate = SegState::Lost).count();
+        assert_eq!(self.board.mark_lost(|run| run.at <= before) as usize, expected);
     }
 
     fn again(&mut self, rng: &mut Seeded) {
         let Some(lost) = self.board.first_lost() else {
-            assert!(self.bytes.iter().all(|b| b.fate != Fate::Lost));
+            assert!(self.bytes.iter().all(|b| b.fate != SegState::Lost));
             return;
         };
-        let first = self.bytes.iter().position(|b| b.fate == Fate::Lost);
+        let first = self.bytes.iter().position(|b| b.fate == SegState::Lost);
         assert_eq!(Some(lost.start.diff(self.una) as usize), first);
         let len = 1 + rng.below(lost.len() as usize) as u32;
         let range = Range { end: lost.start + len, ..lost };
-        self.board.sent_again(range, self.now, self.chunks);
+        self.board.retransmitted(range, self.now, self.chunks);
         let start = lost.start.diff(self.una) as usize;
         for byte in self.bytes.range_mut(start..start + len as usize) {
-            *byte = Byte { fate: Fate::Flying, at: self.now, again: true };
+            *byte = Byte { fate: SegState::Flying, at: self.now, again: true };
         }
     }
 
@@ -115,16 +119,16 @@ impl Model {
         );
         assert_eq!(
             (self.board.sacked(), self.board.lost),
-            (count(Fate::Sacked), count(Fate::Lost))
+            (count(SegState::Sacked), count(SegState::Lost))
         );
-        assert_eq!(self.board.pipe(), count(Fate::Flying));
+        assert_eq!(self.board.pipe(), count(SegState::Flying));
         let mut bytes = self.bytes.iter();
         let mut start = self.una;
         for run in self.board.runs() {
             assert!(run.end.gt(start), "no empty run");
             for byte in bytes.by_ref().take(run.end.diff(start) as usize) {
                 assert_eq!(byte.fate, run.fate);
-                if byte.fate == Fate::Flying {
+                if byte.fate == SegState::Flying {
                     assert!(run.at >= byte.at);
                     assert!(run.at == byte.at || self.chunks < 100);
                 }
@@ -132,7 +136,7 @@ impl Model {
             start = run.end;
         }
         assert!(bytes.next().is_none());
-        assert!(self.board.runs.len() <= 2 * Board::most(self.chunks));
+        assert!(self.board.runs.len() <= 2 * Scoreboard::most(self.chunks));
     }
 }
 
@@ -156,7 +160,7 @@ fn the_board_knows_what_a_list_of_bytes_knows() {
 
 #[test]
 fn a_burst_is_one_record_and_an_ack_in_order_needs_no_more() {
-    let mut board = Board::new(Seq(0));
+    let mut board = Scoreboard::new(Seq(0));
     for _ in 0..64 {
         board.sent(65_000, Instant(5), 1000);
     }
@@ -167,7 +171,7 @@ fn a_burst_is_one_record_and_an_ack_in_order_needs_no_more() {
 
 #[test]
 fn a_flow_of_tiny_segments_holds_no_more_records_than_its_chunks_pay_for() {
-    let mut board = Board::new(Seq(0));
+    let mut board = Scoreboard::new(Seq(0));
     for i in 0..10_000 {
         board.sent(48, Instant(i), 10);
     }
@@ -175,20 +179,20 @@ fn a_flow_of_tiny_segments_holds_no_more_records_than_its_chunks_pay_for() {
         let range = Range { start: Seq(48 * i), end: Seq(48 * (i + 1)) };
         board.sack(range, 10, |_| {});
     }
-    assert!(board.runs.len() <= Board::most(10), "{}", board.runs.len());
-    board.lose(|_| true);
+    assert!(board.runs.len() <= Scoreboard::most(10), "{}", board.runs.len());
+    board.mark_lost(|_| true);
     let mut now = 20_000;
     while let Some(lost) = board.first_lost() {
         now += 1;
         let len = lost.len().min(48);
-        board.sent_again(Range { end: lost.start + len, ..lost }, Instant(now), 10);
+        board.retransmitted(Range { end: lost.start + len, ..lost }, Instant(now), 10);
     }
-    assert!(board.runs.len() <= 2 * Board::most(10), "{}", board.runs.len());
+    assert!(board.runs.len() <= 2 * Scoreboard::most(10), "{}", board.runs.len());
 }
 
 #[test]
 fn a_run_that_others_joined_for_want_of_room_tells_no_round_trip() {
-    let mut board = Board::new(Seq(1));
+    let mut board = Scoreboard::new(Seq(1));
     for i in 0..3 * RUNS_MIN as u64 {
         board.sent(10, Instant(i), 0);
     }
