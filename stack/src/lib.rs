@@ -97,13 +97,13 @@ pub mod fuzz;
 pub mod io;
 mod queue;
 mod relay;
-#[cfg(test)]
-mod seeded;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod sizes;
 pub mod tap;
 mod tcp;
+#[cfg(test)]
+mod test_seed;
 mod wire;
 
 pub use skbudget_controller as controller;

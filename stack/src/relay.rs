@@ -348,7 +348,7 @@ mod tests {
     use skbudget_controller::FlowSizes;
 
     use super::*;
-    use crate::seeded::Setting;
+    use crate::test_seed::Setting;
 
     #[test]
     fn connections_begin_large_while_a_64th_of_the_room_is_enough_and_are_charged_for_it() {

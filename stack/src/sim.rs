@@ -14,7 +14,7 @@
 //!
 //! A test creates a [`World`], adds budgets and containers ([`NodeConfig`]), puts [`Server`]s behind the ports of each
 //! [`SimHost`], opens connections in the [`SmolGuest`]s ([`App`]s), and calls [`World::run_until`]. A test that builds
-//! frames itself implements [`Guest`]; [`Twin`] is a guest that is one of our own stacks.
+//! frames itself implements [`Guest`]; [`PeerStack`] is a guest that is one of our own stacks.
 //!
 //! Order within one instant: frames and timers in the order in which they were created; then, until no work is left:
 //! container by container, host readiness and one turn; budget by budget, waiters to wake; guest by guest, a poll. The
@@ -27,20 +27,20 @@
 use crate::io::HostCaps;
 use crate::sizes::HOST_FLOOR;
 
-mod agenda;
 mod app;
+mod event_queue;
 mod frame;
 mod guest;
 mod host;
 mod link;
-mod observe;
+mod link_port;
+mod observer;
 mod pattern;
 mod peer;
-mod port;
+mod peer_stack;
 mod rng;
 mod server;
 mod sock;
-mod twin;
 mod world;
 
 pub use app::{App, BulkRecv, BulkSend, NeverRead, Next, Probe, ProbePlan};
@@ -48,12 +48,12 @@ pub use frame::{Frame, FramePool};
 pub use guest::{Buffers, ConnId, Guest, GuestConfig, Open, SmolGuest};
 pub use host::{PortStats, SimHost};
 pub use link::{Fate, Faults, Link, LinkConfig, LinkStats, Mishap, WhenFull};
-pub use observe::{Observer, Tally, Watch};
+pub use observer::{Observer, Tally, Watch};
 pub use pattern::Pattern;
+pub use peer_stack::PeerStack;
 pub use rng::Rng;
 pub use server::{Accept, End, Server, Source};
 pub use smoltcp;
-pub use twin::Twin;
 pub use world::{BudgetId, NodeConfig, NodeId, World, WorldStats};
 
 /// Caps of a newly accepted socket: those that its admission charges.

@@ -4,7 +4,7 @@ use std::mem::ManuallyDrop;
 
 use skbudget_controller::{Budget, FlowSizes, Instant, Ledger, MemberId};
 
-use crate::seeded::Setting;
+use crate::test_seed::Setting;
 
 /// The reservation of a test's flow, and the only time in these tests.
 pub(crate) const SIZES: FlowSizes =

@@ -6,7 +6,7 @@ use std::time::Duration;
 use skbudget_controller::Instant;
 use smoltcp::socket::tcp::{self, State};
 
-use super::observe::Watch;
+use super::observer::Watch;
 use super::pattern::Pattern;
 
 /// What an application wants after a poll.

@@ -1,7 +1,7 @@
 //! Two guests on one cable without a stack between them: tests the simulator's own parts.
 
 use super::super::app::{BulkSend, Next};
-use super::super::observe::{Tally, Watch};
+use super::super::observer::{Tally, Watch};
 use super::super::pattern::Pattern;
 use super::*;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use skbudget_controller::Instant;
 
-use super::observe::Watch;
+use super::observer::Watch;
 use crate::io::HostError;
 
 /// Outcome of a connection attempt.
@@ -64,7 +64,7 @@ pub struct Server {
     pub end: End,
     /// Observer of the bytes that it reads.
     pub watch: Option<Watch>,
-    /// True for a server at the guest's end, behind a [`super::Twin`]: it sends the guest's pattern.
+    /// True for a server at the guest's end, behind a [`super::PeerStack`]: it sends the guest's pattern.
     pub at_guest: bool,
 }
 

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 
 use skbudget_controller::{Budget, Instant, MemberId, Refusal};
 
-use super::agenda::{Agenda, Event, What};
+use super::event_queue::{Event, EventQueue, What};
 use super::frame::{Frame, FramePool};
 use super::guest::Guest;
 use super::host::SimHost;
 use super::link::{Link, LinkConfig};
-use super::port::{DownPort, send};
+use super::link_port::{DownPort, send};
 use super::rng::Rng;
 use super::server::Server;
 use crate::config::ContainerConfig;
@@ -68,7 +68,7 @@ pub struct WorldStats {
 pub struct World {
     seed: u64,
     now: Instant,
-    agenda: Agenda,
+    events: EventQueue,
     budgets: Vec<Budget>,
     nodes: Vec<Node>,
     pool: ChunkPool,
@@ -93,7 +93,7 @@ impl World {
         Self {
             seed,
             now: Instant::default(),
-            agenda: Agenda::default(),
+            events: EventQueue::default(),
             budgets: Vec::new(),
             nodes: Vec::new(),
             pool: ChunkPool::new(),
@@ -144,10 +144,10 @@ impl World {
     /// Processes all events up to and including `until`; the time is then `until`.
     pub fn run_until(&mut self, until: Instant) {
         self.settle();
-        while let Some(at) = self.agenda.next_at().filter(|at| *at <= until) {
+        while let Some(at) = self.events.next_at().filter(|at| *at <= until) {
             self.now = self.now.max(at);
-            while self.agenda.next_at().is_some_and(|a| a <= self.now) {
-                let Some(event) = self.agenda.pop() else { break };
+            while self.events.next_at().is_some_and(|a| a <= self.now) {
+                let Some(event) = self.events.pop() else { break };
                 self.dispatch(event);
             }
             self.settle();
@@ -158,7 +158,7 @@ impl World {
     /// Runs until no event is left, or until `until`. Returns true if no event is left.
     pub fn run_until_idle(&mut self, until: Instant) -> bool {
         self.settle();
-        while let Some(at) = self.agenda.next_at() {
+        while let Some(at) = self.events.next_at() {
             if at > until {
                 self.now = self.now.max(until);
                 return false;
@@ -171,7 +171,7 @@ impl World {
     /// Delivers one event. It only marks nodes; `settle` does the work.
     fn dispatch(&mut self, event: Event) {
         self.stats.events += 1;
-        let Self { now, budgets, nodes, pool, agenda, frames, touched, .. } = self;
+        let Self { now, budgets, nodes, pool, events, frames, touched, .. } = self;
         let node = &mut nodes[event.node];
         if !node.alive {
             return;
@@ -179,7 +179,7 @@ impl World {
         touched.push(event.node);
         match event.what {
             What::ToStack(frame) => {
-                node.with(event.node, *now, budgets, pool, agenda, frames, |container, cx| {
+                node.with(event.node, *now, budgets, pool, events, frames, |container, cx| {
                     container.on_frame(cx, &frame.vnet, frame.bytes());
                 });
                 frames.give(frame);
@@ -245,7 +245,7 @@ impl World {
         let mut busy = false;
         for n in 0..self.settling.len() {
             let i = self.settling[n];
-            let Self { now, budgets, nodes, pool, agenda, frames, touched, stats, .. } = self;
+            let Self { now, budgets, nodes, pool, events, frames, touched, stats, .. } = self;
             let node = &mut nodes[i];
             if !node.alive {
                 continue;
@@ -265,7 +265,7 @@ impl World {
             stats.turns += 1;
             busy = true;
             // One turn per round: guests and waiters run before the next.
-            node.stack_dirty = node.with(i, *now, budgets, pool, agenda, frames, Container::turn);
+            node.stack_dirty = node.with(i, *now, budgets, pool, events, frames, Container::turn);
         }
         busy
     }
@@ -305,7 +305,7 @@ impl World {
         let mut busy = false;
         for n in 0..self.settling.len() {
             let i = self.settling[n];
-            let Self { now, nodes, agenda, frames, outbox, touched, stats, .. } = self;
+            let Self { now, nodes, events, frames, outbox, touched, stats, .. } = self;
             let node = &mut nodes[i];
             if !node.alive || !std::mem::take(&mut node.guest_dirty) {
                 continue;
@@ -320,7 +320,7 @@ impl World {
                 node.up.want_room();
             }
             for frame in outbox.drain(..) {
-                send(&mut node.up, *now, frame, agenda, frames, i, What::ToStack);
+                send(&mut node.up, *now, frame, events, frames, i, What::ToStack);
             }
         }
         busy
@@ -328,7 +328,7 @@ impl World {
 
     /// Sets the timers of a node after it was settled.
     fn arm(&mut self, i: usize) {
-        let Self { now, nodes, agenda, .. } = self;
+        let Self { now, nodes, events, .. } = self;
         let node = &mut nodes[i];
         if !node.alive {
             return;
@@ -340,12 +340,12 @@ impl World {
             let Some(at) = due.map(|d| d.max(Instant(now.0 + 1))) else { continue };
             if node.armed[kind].is_none_or(|armed| at < armed) {
                 node.armed[kind] = Some(at);
-                agenda.add(at, i, What::Timer(kind));
+                events.add(at, i, What::Timer(kind));
             }
         }
         for link in [&mut node.up, &mut node.down] {
             if let Some(at) = link.take_room_at() {
-                agenda.add(at.max(*now), i, What::Room);
+                events.add(at.max(*now), i, What::Room);
             }
         }
     }
@@ -354,10 +354,10 @@ impl World {
 
     /// Whether a client of a published port would be accepted now.
     pub fn can_accept(&mut self, id: NodeId) -> bool {
-        let Self { now, budgets, nodes, pool, agenda, frames, .. } = self;
+        let Self { now, budgets, nodes, pool, events, frames, .. } = self;
         let node = &mut nodes[id.0];
         node.host.set_now(*now);
-        node.with(id.0, *now, budgets, pool, agenda, frames, Container::can_accept)
+        node.with(id.0, *now, budgets, pool, events, frames, Container::can_accept)
     }
 
     /// A client connects to a published port. Returns the flow towards `guest_port`, or `None` if the stack has no
@@ -370,10 +370,10 @@ impl World {
         server: Server,
         caps: HostCaps,
     ) -> Option<FlowId> {
-        let Self { now, budgets, nodes, pool, agenda, frames, touched, .. } = self;
+        let Self { now, budgets, nodes, pool, events, frames, touched, .. } = self;
         let node = &mut nodes[id.0];
         node.host.set_now(*now);
-        let (flow, _) = node.with(id.0, *now, budgets, pool, agenda, frames, |container, cx| {
+        let (flow, _) = node.with(id.0, *now, budgets, pool, events, frames, |container, cx| {
             container.on_accept(cx, guest_port, peer, 0).ok()
         })?;
         node.host.adopt(flow, guest_port, server, caps);
@@ -384,12 +384,12 @@ impl World {
 
     /// Ends a container: aborts its flows and removes it from its budget.
     pub fn stop(&mut self, id: NodeId) {
-        let Self { now, budgets, nodes, pool, agenda, frames, touched, .. } = self;
+        let Self { now, budgets, nodes, pool, events, frames, touched, .. } = self;
         let node = &mut nodes[id.0];
         if !std::mem::take(&mut node.alive) {
             return;
         }
-        node.with(id.0, *now, budgets, pool, agenda, frames, Container::abort_all);
+        node.with(id.0, *now, budgets, pool, events, frames, Container::abort_all);
         budgets[node.budget].remove_member(node.container.member(), *now);
         // The released memory may wake others of the same budget; the next settling does that.
         touched.push(id.0);
@@ -473,12 +473,12 @@ impl Node {
         now: Instant,
         budgets: &mut [Budget],
         pool: &mut ChunkPool,
-        agenda: &mut Agenda,
+        events: &mut EventQueue,
         frames: &mut FramePool,
         f: impl FnOnce(&mut Container, &mut Ctx<'_>) -> R,
     ) -> R {
         self.host.set_now(now);
-        let mut device = DownPort { link: &mut self.down, now, agenda, frames, node: index };
+        let mut device = DownPort { link: &mut self.down, now, events, frames, node: index };
         let mut cx = Ctx {
             now,
             budget: &mut budgets[self.budget],

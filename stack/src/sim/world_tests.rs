@@ -9,8 +9,8 @@ impl World {
         id: NodeId,
         f: impl FnOnce(&mut Container, &mut Ctx<'_>) -> R,
     ) -> R {
-        let Self { nodes, now, budgets, pool, agenda, frames, .. } = self;
-        nodes[id.0].with(id.0, *now, budgets, pool, agenda, frames, f)
+        let Self { nodes, now, budgets, pool, events, frames, .. } = self;
+        nodes[id.0].with(id.0, *now, budgets, pool, events, frames, f)
     }
 }
 
@@ -19,7 +19,7 @@ use skbudget_controller::{BudgetConfig, Limits, Rules, SockLimits};
 use super::super::app::{BulkRecv, BulkSend};
 use super::super::guest::{Buffers, GuestConfig, Open, SmolGuest};
 use super::super::link::Faults;
-use super::super::observe::Tally;
+use super::super::observer::Tally;
 use super::*;
 
 const HARD: u64 = 4 << 20;

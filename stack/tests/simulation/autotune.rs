@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use skbudget_stack::ContainerConfig;
 use skbudget_stack::controller::{Budget, Instant, Rules};
-use skbudget_stack::sim::{LinkConfig, NodeConfig, Server, SimHost, Tally, Twin, World};
+use skbudget_stack::sim::{LinkConfig, NodeConfig, PeerStack, Server, SimHost, Tally, World};
 
 use crate::run;
 
@@ -40,8 +40,8 @@ fn flow(
     };
     let mut host = SimHost::new();
     host.serve(80..=80, near.with_delay(host_rtt / 2));
-    let mut twin = Twin::new(&config, budget(), SimHost::new());
-    twin.open(Instant::default(), 80, far.at_guest());
+    let mut peer = PeerStack::new(&config, budget(), SimHost::new());
+    peer.open(Instant::default(), 80, far.at_guest());
     let link = LinkConfig {
         delay: guest_rtt / 2,
         bits_per_second,
@@ -50,7 +50,7 @@ fn flow(
     };
     let mut world = World::new(1);
     let budget = world.add_budget(budget());
-    let (guest, container) = (Box::new(twin), config);
+    let (guest, container) = (Box::new(peer), config);
     world
         .add_container(NodeConfig { container, budget, up: link, down: link, guest, host })
         .expect("room for the device queue");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use skbudget_stack::ContainerConfig;
 use skbudget_stack::controller::Instant;
-use skbudget_stack::sim::{LinkConfig, NodeConfig, Server, SimHost, Tally, Twin, World};
+use skbudget_stack::sim::{LinkConfig, NodeConfig, PeerStack, Server, SimHost, Tally, World};
 
 use crate::autotune::budget;
 
@@ -25,11 +25,11 @@ fn carry(up: bool) {
     let (near, far) = if up { (ends, sends) } else { (sends, ends) };
     let mut host = SimHost::new();
     host.serve(80..=80, near);
-    let mut twin = Twin::new(&config, budget(), SimHost::new());
-    twin.open(Instant::default(), 80, far.at_guest());
+    let mut peer = PeerStack::new(&config, budget(), SimHost::new());
+    peer.open(Instant::default(), 80, far.at_guest());
     let mut world = World::new(2);
     let budget = world.add_budget(budget());
-    let (container, guest, link) = (config, Box::new(twin), LinkConfig::default());
+    let (container, guest, link) = (config, Box::new(peer), LinkConfig::default());
     let node = world
         .add_container(NodeConfig { container, budget, up: link, down: link, guest, host })
         .expect("room for the device queue");
@@ -44,8 +44,8 @@ fn carry(up: bool) {
     }
     assert_eq!((tally.borrow().bytes, tally.borrow().corrupt), (BYTES, 0));
     let resets = world.host(node).port(80).resets;
-    let twins = world.with_guest(node, |twin: &mut Twin| twin.host().port(80).resets);
-    assert_eq!((resets, twins, world.live_chunks()), (0, 0, 0));
+    let peers_resets = world.with_guest(node, |peer: &mut PeerStack| peer.host().port(80).resets);
+    assert_eq!((resets, peers_resets, world.live_chunks()), (0, 0, 0));
 }
 
 #[test]

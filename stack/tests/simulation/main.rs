@@ -8,9 +8,9 @@
 mod autotune;
 mod endings;
 mod halfclose;
+mod peer_stack;
 mod plan;
 mod run;
-mod twin;
 mod vanish;
 
 use plan::Plan;
@@ -63,12 +63,12 @@ fn little_memory_and_faulty_links() {
 
 #[test]
 fn the_stack_with_itself() {
-    each_plan(twin::Plan::rich, twin::run, 4000..5000);
+    each_plan(peer_stack::Plan::rich, peer_stack::run, 4000..5000);
 }
 
 #[test]
 fn the_stack_with_itself_and_little_memory() {
-    each_plan(twin::Plan::short, twin::run, 5000..5400);
+    each_plan(peer_stack::Plan::short, peer_stack::run, 5000..5400);
 }
 
 #[test]

@@ -168,7 +168,7 @@ fn what_ships_reports_through_the_logger() {
     let found = lines_with(&printing, |s| {
         let ships = ["controller/src", "stack/src", "stack/daemon/src"];
         // The writer itself, and the seed harness of tests.
-        let allowed = ["stack/daemon/src/logger/writer.rs", "stack/src/seeded.rs"];
+        let allowed = ["stack/daemon/src/logger/writer.rs", "stack/src/test_seed.rs"];
         ships.iter().any(|folder| s.path.starts_with(folder)) && !allowed.contains(&s.path.as_str())
     });
     none("printed, and not through `logger`", &found);

@@ -6,7 +6,7 @@ use skbudget_controller::{CHUNK_SIZE, MemberId, Rules};
 
 use super::*;
 use crate::queue::tests::{NOW, SIZES, byte, two_flows};
-use crate::seeded::{Seeded, Setting, each_seed};
+use crate::test_seed::{Seeded, Setting, each_seed};
 
 struct World {
     budget: Budget,

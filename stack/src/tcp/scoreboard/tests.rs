@@ -1,7 +1,7 @@
 //! Random ACKs, SACKs, losses and retransmissions against a model of single bytes.
 
 use super::*;
-use crate::seeded::{Seeded, each_seed};
+use crate::test_seed::{Seeded, each_seed};
 
 /// State of one byte in the model: its fate, when it was last sent, whether it was retransmitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use skbudget_controller::{BudgetConfig, Limits, Rules, SockLimits};
 
 use super::*;
-use crate::seeded::Seeded;
+use crate::test_seed::Seeded;
 
 const HARD: u64 = 64 << 20;
 

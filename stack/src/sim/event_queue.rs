@@ -46,12 +46,12 @@ impl Ord for Event {
 
 /// Events in the order of their time; those of one time in the order of creation.
 #[derive(Debug, Default)]
-pub(super) struct Agenda {
+pub(super) struct EventQueue {
     heap: BinaryHeap<Reverse<Event>>,
     made: u64,
 }
 
-impl Agenda {
+impl EventQueue {
     pub(super) fn add(&mut self, at: Instant, node: usize, what: What) {
         self.made += 1;
         self.heap.push(Reverse(Event { at, sequence: self.made, node, what }));

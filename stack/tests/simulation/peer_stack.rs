@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use skbudget_stack::controller::{Instant, PAGE_SIZE, Rules};
 use skbudget_stack::sim::{
-    ACCEPTED_CAPS, Faults, LinkConfig, Mishap, NodeConfig, NodeId, Observer, Rng, Server, SimHost,
-    Twin, WhenFull, World,
+    ACCEPTED_CAPS, Faults, LinkConfig, Mishap, NodeConfig, NodeId, Observer, PeerStack, Rng,
+    Server, SimHost, WhenFull, World,
 };
 use skbudget_stack::{Algorithm, ContainerConfig};
 
@@ -196,9 +196,9 @@ fn build(plan: &Plan) -> Run {
         host.serve(ports, near);
         opens.push((port(i), far.at_guest()));
     }
-    let mut twin = Twin::new(&container, budget(Rules::Strict, RICH), far_host);
+    let mut peer = PeerStack::new(&container, budget(Rules::Strict, RICH), far_host);
     for (port, client) in opens {
-        twin.open(Instant::default(), port, client);
+        peer.open(Instant::default(), port, client);
     }
     let link = LinkConfig {
         delay: plan.delay,
@@ -211,7 +211,7 @@ fn build(plan: &Plan) -> Run {
     let mut world = World::new(plan.seed);
     let budget = world.add_budget(budget(Rules::Strict, plan.hard));
     let config =
-        NodeConfig { container, budget, up: link, down: link, guest: Box::new(twin), host };
+        NodeConfig { container, budget, up: link, down: link, guest: Box::new(peer), host };
     let node = world.add_container(config).expect("room for the device queue");
     Run { world, node, budget, ears, todo }
 }
@@ -230,14 +230,14 @@ pub(crate) fn run(plan: &Plan) {
         }
         world.run_until(world.now() + Duration::from_millis(50));
         let heard = ears.iter().all(|(ear, n)| ear.borrow().bytes == *n);
-        let far = world.with_guest(node, |twin: &mut Twin| twin.container().stats().flows);
+        let far = world.with_guest(node, |peer: &mut PeerStack| peer.container().stats().flows);
         if heard && todo.is_empty() && far == 0 && world.container(node).stats().flows == 0 {
             break;
         }
         if world.now() > LIMIT {
             let got: Vec<u64> = ears.iter().map(|(ear, _)| ear.borrow().bytes).collect();
             let near = world.container(node).flows();
-            let far = world.with_guest(node, |twin: &mut Twin| twin.container().flows());
+            let far = world.with_guest(node, |peer: &mut PeerStack| peer.container().flows());
             panic!("not over: {got:?}\nnear {near:#?}\nfar {far:#?}");
         }
     }
@@ -311,12 +311,12 @@ fn stalls(gaps: &[(Instant, Instant)], round_trip: Duration) -> Vec<Stall> {
 fn assert_rest(world: &mut World, node: NodeId, budget: skbudget_stack::sim::BudgetId) {
     let chunks = world.live_chunks();
     let near = (world.container(node).stats(), world.container(node).next_deadline());
-    let far = world.with_guest(node, |twin: &mut Twin| {
-        assert_eq!((twin.live_chunks(), twin.host().open_sockets()), (0, 0));
-        assert_eq!(twin.host().corrupt(), 0);
-        let member = twin.budget().member_stats(twin.container().member());
+    let far = world.with_guest(node, |peer: &mut PeerStack| {
+        assert_eq!((peer.live_chunks(), peer.host().open_sockets()), (0, 0));
+        assert_eq!(peer.host().corrupt(), 0);
+        let member = peer.budget().member_stats(peer.container().member());
         assert_eq!((member.rmem, member.ofo, member.wmem, member.reserve), (0, 0, 0, 0));
-        (twin.container().stats(), twin.container().next_deadline())
+        (peer.container().stats(), peer.container().next_deadline())
     });
     for (stats, deadline) in [near, far] {
         assert_eq!((stats.flows, stats.syn_backlog, stats.time_wait), (0, 0, 0));

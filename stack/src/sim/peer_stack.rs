@@ -20,7 +20,7 @@ use crate::io::vnet::VnetHdr;
 use crate::queue::chunk::ChunkPool;
 
 #[derive(Debug)]
-pub struct Twin {
+pub struct PeerStack {
     container: Container,
     budget: Budget,
     pool: ChunkPool,
@@ -53,22 +53,22 @@ impl Device for Outbox<'_> {
     }
 }
 
-impl Twin {
+impl PeerStack {
     /// `config` is that of the container that this is the guest of. IPv4 only.
     ///
     /// # Panics
     /// When the budget has no room for the device queue.
     pub fn new(config: &ContainerConfig, mut budget: Budget, host: SimHost) -> Self {
-        let mut twin = config.clone();
+        let mut peer = config.clone();
         // Mirrored: each stack sees the other as the guest.
-        (twin.guest_ip, twin.gateway_ip) = (config.gateway_ip, config.guest_ip);
-        twin.our_mac = [0x02, 0x74, 0x77, 0x69, 0x6e, 0x00];
+        (peer.guest_ip, peer.gateway_ip) = (config.gateway_ip, config.guest_ip);
+        peer.our_mac = [0x02, 0x74, 0x77, 0x69, 0x6e, 0x00];
         // Another secret, so that the two ends choose different ISNs.
-        twin.secret = [!config.secret[0], !config.secret[1]];
-        twin.ipv6 = None;
-        let member = budget.add_member(twin.dev_queue_bytes).expect("room for the device queue");
+        peer.secret = [!config.secret[0], !config.secret[1]];
+        peer.ipv6 = None;
+        let member = budget.add_member(peer.dev_queue_bytes).expect("room for the device queue");
         Self {
-            container: Container::new(twin, member),
+            container: Container::new(peer, member),
             budget,
             pool: ChunkPool::new(),
             host,
@@ -144,7 +144,7 @@ impl Twin {
     }
 }
 
-impl Guest for Twin {
+impl Guest for PeerStack {
     fn on_frame(&mut self, _: Instant, frame: Frame) {
         self.inbox.push_back(frame);
     }
@@ -154,7 +154,7 @@ impl Guest for Twin {
         self.host.advance(now);
         let mut device = Outbox { room, refused: false, frames, out };
         for round in 0.. {
-            assert!(round < 100_000, "the twin never comes to rest at {now:?}");
+            assert!(round < 100_000, "the peer never comes to rest at {now:?}");
             if !self.turn(now, &mut device) {
                 break;
             }
@@ -179,7 +179,7 @@ impl Guest for Twin {
 }
 
 /// Ends all flows: a ledger that is dropped without release panics.
-impl Drop for Twin {
+impl Drop for PeerStack {
     fn drop(&mut self) {
         let (mut frames, mut out) = (FramePool::default(), Vec::new());
         let mut device = Outbox { room: 0, refused: false, frames: &mut frames, out: &mut out };

@@ -4,7 +4,7 @@ use std::io::IoSlice;
 
 use skbudget_controller::Instant;
 
-use super::agenda::{Agenda, What};
+use super::event_queue::{EventQueue, What};
 use super::frame::{Frame, FramePool};
 use super::link::{Fate, Link};
 use crate::io::Device;
@@ -14,7 +14,7 @@ use crate::io::vnet::VnetHdr;
 pub(super) struct DownPort<'a> {
     pub(super) link: &'a mut Link,
     pub(super) now: Instant,
-    pub(super) agenda: &'a mut Agenda,
+    pub(super) events: &'a mut EventQueue,
     pub(super) frames: &'a mut FramePool,
     pub(super) node: usize,
 }
@@ -27,7 +27,7 @@ impl Device for DownPort<'_> {
         }
         let frame = self.frames.gather(vnet, parts);
         let (now, node) = (self.now, self.node);
-        send(self.link, now, frame, self.agenda, self.frames, node, What::ToGuest);
+        send(self.link, now, frame, self.events, self.frames, node, What::ToGuest);
         true
     }
 }
@@ -37,7 +37,7 @@ pub(super) fn send(
     link: &mut Link,
     now: Instant,
     mut frame: Frame,
-    agenda: &mut Agenda,
+    events: &mut EventQueue,
     frames: &mut FramePool,
     node: usize,
     what: fn(Frame) -> What,
@@ -46,12 +46,12 @@ pub(super) fn send(
         Fate::Refused | Fate::Gone => frames.give(frame),
         Fate::Arrives { at, again, corrupt } => {
             if let Some(again) = again {
-                agenda.add(again, node, what(frames.copy(&frame)));
+                events.add(again, node, what(frames.copy(&frame)));
             }
             if let Some((byte, mask)) = corrupt {
                 frame.bytes_mut()[byte] ^= mask;
             }
-            agenda.add(at, node, what(frame));
+            events.add(at, node, what(frame));
         }
     }
 }
