@@ -59,7 +59,7 @@ pub(crate) struct HostSide {
     /// This side shut down its stream.
     pub(crate) shut: bool,
     /// The caps were raised to those of a new flow, or the budget had no room for that.
-    pub(crate) begun: bool,
+    pub(crate) caps_raised: bool,
     /// Caps of the socket, which are charged as `host`.
     pub(crate) caps: HostCaps,
     /// Bytes moved since the cap of each direction was raised: only a fast flow gets a larger cap.
@@ -68,7 +68,7 @@ pub(crate) struct HostSide {
     /// When the receive cap was last raised, or last found sufficient.
     pub(crate) from_host_at: Instant,
     /// Caps that could not be lowered are not tried again before this time.
-    pub(crate) relax_from: Instant,
+    pub(crate) lower_again_at: Instant,
     /// Chunks that the next read requests.
     pub(crate) read_hint: usize,
     /// Bytes read from the host for the guest.
@@ -117,12 +117,12 @@ impl HostSide {
             error: None,
             eof: false,
             shut: false,
-            begun: false,
+            caps_raised: false,
             caps,
             to_host_since: 0,
             from_host_since: 0,
             from_host_at: Instant::default(),
-            relax_from: Instant::default(),
+            lower_again_at: Instant::default(),
             read_hint: 1,
             bytes_to_guest: 0,
         }

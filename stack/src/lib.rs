@@ -51,7 +51,7 @@
 //!
 //! # Where memory is charged
 //!
-//! In `queue/receive`, `queue/send`, `container/admission` (the reservation), `relay` (caps of host sockets),
+//! In `queue/receive`, `queue/send`, `container/admission` (the reservation), `relay/host_caps` (of host sockets),
 //! `flow/syn_backlog` and `flow/time_wait` (small fixed entries), `wire/reassembly` (fragments), in the daemon's
 //! `worker/control` (device queues, and backlogs of published ports, H6), and at no other place; `tests/tidy/main.rs`
 //! compares the list with the calls. A charge is a request to [`controller::Budget`], which knows nothing of packets.
@@ -64,8 +64,8 @@
 //! |---|---|
 //! | the receive window is not opened beyond the flow's reserve | `tcp/rcv.rs` `advance_edge` |
 //! | the host socket is read for one chunk at a time | `relay.rs` `to_guest`, `tcp.rs` `send_room` |
-//! | caps of host sockets return to what a flow started with, and are not raised | `container/service.rs` `move_bytes`, `relay.rs` `relax`; `controller/src/budget/strict.rs` `strict_host_raise` |
-//! | windows, send queues and caps stop growing well before soft: a step takes at most a quarter of the room left | `tcp/rcv.rs` `grows_by`, called by `tcp/rcv.rs`, `tcp/snd.rs` and `relay.rs` |
+//! | caps of host sockets return to what a flow started with, and are not raised | `container/service.rs` `move_bytes`, `relay/host_caps.rs` `lower_under_pressure`; `controller/src/budget/strict.rs` `strict_host_raise` |
+//! | windows, send queues and caps stop growing well before soft: a step takes at most a quarter of the room left | `tcp/rcv.rs` `grows_by`, called by `tcp/rcv.rs`, `tcp/snd.rs` and `relay/host_caps.rs` |
 //! | a flow grows only up to its fair share (H4), a container up to its share of the level (H5) | `controller/src/budget/strict.rs` `grow`, `controller/src/level.rs` `fair_room` |
 //! | 2 flows are served in a turn, not 8 | `container.rs` `turn` |
 //! | 8 frames are read in a turn, not 32 | `daemon/src/worker/seat.rs` `take_frames` |
@@ -81,7 +81,7 @@
 //! | data inside the window | not possible: it was charged before the window was advertised. Only a demoted flow requests its charge again, and drops what does not fit | `queue/receive.rs` `store`, `tcp/input.rs` `store` |
 //! | a new flow | credit and caps of idle flows are released; otherwise its SYN stays in the queue, and connections to a published port stay in its backlog | `container/admission.rs` `reserve`, `wait_for_room`, `can_accept`, `wait_to_accept` |
 //! | growth while SYNs wait | room for their reservations, up to half of the room that reservations leave, is held back from windows, queues and caps (H1) | `container/crowd.rs` `hold_for_admission`, `controller/src/meter.rs` `growth_room` |
-//! | a higher cap of a host socket | it stays as it is | `relay.rs` `raise` |
+//! | a higher cap of a host socket | it stays as it is | `relay/host_caps.rs` `raise` |
 //! | a fragment | the oldest incomplete datagram is dropped | `wire/reassembly.rs` `make_room` |
 //! | a TIME-WAIT entry | the flow leaves no entry | `flow/time_wait.rs` `insert` |
 //! | waiting | when memory returns, the oldest waiter runs in the same turn of the loop (B9) | `container/memory.rs` `on_wake`, `daemon/src/worker.rs` `wake` |

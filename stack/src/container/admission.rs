@@ -78,7 +78,7 @@ impl Container {
         let tcb = Tcb::passive(self.link(&tuple, cx.budget), iss, ts_offset, syn, cx.now);
         // Where the window scale is fixed at connect, start with larger buffers if the budget has plenty (B10).
         let caps = if cx.host.window_scale_fixed_at_connect() {
-            relay::begin_caps(cx.budget, &mut ledger, HOST_FLOOR, cx.now)
+            relay::host_caps::initial_caps(cx.budget, &mut ledger, HOST_FLOOR, cx.now)
         } else {
             HOST_FLOOR
         };
@@ -255,7 +255,7 @@ impl Container {
         let reserved = self.reserve_holding(cx, queued);
         let (id, mut ledger, held) = reserved.ok_or(NotAccepted::NoRoom)?;
         let caps = if cx.host.window_scale_fixed_at_connect() {
-            relay::begin_caps(cx.budget, &mut ledger, held, cx.now)
+            relay::host_caps::initial_caps(cx.budget, &mut ledger, held, cx.now)
         } else {
             held
         };

@@ -72,7 +72,7 @@ impl Container {
             Look::Waits => {
                 flow.orphan = Some(orphan);
                 // Uncharge what the kernel has given back so far.
-                self.with_ends(cx, &mut flow, relay::lower_as_delivered);
+                self.with_ends(cx, &mut flow, relay::host_caps::lower_as_delivered);
                 self.schedule(&mut flow);
                 self.flows.put(flow);
             }

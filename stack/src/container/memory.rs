@@ -127,7 +127,7 @@ impl Container {
             // Caps that the kernel's queues fill cannot be lowered: compare.
             let before = flow.host.caps;
             // May cost the remote 200 ms: its kernel sends into a much smaller window only after the persist timer.
-            self.with_ends(cx, &mut flow, relay::lower_to_floor);
+            self.with_ends(cx, &mut flow, relay::host_caps::lower_to_floor);
             freed |= flow.host.caps != before;
             self.flows.put(flow);
         }
@@ -196,7 +196,7 @@ impl Container {
         flow.idle = true;
         flow.tcb.rcv.on_idle();
         flow.tcb.snd.on_idle();
-        self.with_ends(cx, flow, relay::lower);
+        self.with_ends(cx, flow, relay::host_caps::lower_idle);
         // After the caps: the budget then classifies what is still charged as idle.
         cx.budget.set_idle(&mut flow.ledger, true, cx.now);
         self.idle.push_back((flow.last_data, flow.id));

@@ -121,10 +121,10 @@ impl Container {
             self.with_ends(cx, flow, |ends, mem| {
                 // Caps before bytes: what pressure releases here is available to the reads below (B7).
                 if mem.budget.rules() == Rules::Strict && mem.budget.under_pressure() {
-                    relay::relax(ends, mem);
+                    relay::host_caps::lower_under_pressure(ends, mem);
                 } else if !idle {
                     // Not for an idle flow: it is served for an ACK or a timer, which needs no larger caps.
-                    relay::begin(ends, mem);
+                    relay::host_caps::raise_initial(ends, mem);
                 }
                 // To the host first: bytes that the socket takes free chunks, which `to_guest` may need at once.
                 match relay::to_host(ends, mem) {
