@@ -12,7 +12,6 @@
 //!  1  tap.rs                  daemon/src/worker/seat.rs reads frames of the guest, a bounded number a turn
 //!  2  container/frames.rs     wire/parse.rs checks the headers (wire/ipv6.rs, wire/reassembly.rs): a segment, an
 //!                             answer, or a drop
-//!                             or a drop
 //!  3  container.rs            flow/table.rs finds the flow; without one: SYN to flow/syn_backlog.rs, others to
 //!                             flow/time_wait.rs or a RST
 //!  4  tcp/input.rs            the checks of RFC 9293 in their order; tcp/ack.rs frees acknowledged data

@@ -146,7 +146,7 @@ impl Container {
         }
     }
 
-    /// Admits SYNs: first those that were syns_to_retry, then new ones, two connects a turn. No SYN overtakes one that
+    /// Admits SYNs: first those that were woken, then new ones, two connects a turn. No SYN overtakes one that
     /// waits: the first that still finds no room sends all behind it back to wait, in their order. Returns true when
     /// SYNs are left for the next turn.
     pub(super) fn admit_some(&mut self, cx: &mut Ctx<'_>) -> bool {
@@ -322,7 +322,7 @@ impl Container {
     }
 
     /// Registers the published ports with the budget after `can_accept` has returned false while a client may be
-    /// queued: the container is syns_to_retry when a reservation may fit (B9), whichever container releases the memory.
+    /// queued: the container is woken when a reservation may fit (B9), whichever container releases the memory.
     pub fn wait_to_accept(&mut self, budget: &mut Budget) {
         // SYNs that wait go first, and the container runs whenever one of them or a flow leaves.
         if !self.may_accept() {

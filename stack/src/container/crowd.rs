@@ -2,7 +2,7 @@
 //!
 //! The reservations of queued SYNs are known. But a guest that opens hundreds of connections may be interrupted in the
 //! middle, and the flows opened by then would fill the memory with bytes that cannot be reclaimed. So for one period
-//! the stack expects as many flows again as new_syns in the last period.
+//! the stack expects as many flows again as arrived in the last period.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ impl Crowd {
 }
 
 impl Container {
-    /// Counts a flow that new_syns, whether or not it is admitted yet.
+    /// Counts a flow that arrived, whether or not it is admitted yet.
     pub(super) fn join_crowd(&mut self, budget: &mut Budget, now: Instant) {
         self.crowd.new_syns(now);
         self.hold_for_admission(budget);

@@ -1,7 +1,7 @@
 //! How flows end.
 //!
 //! Either side may end or fail first. Data that was acknowledged to one side is delivered to the other before that side
-//! learns of the end. A flow with a failed host socket lives until the guest has acknowledged all that new_syns before
+//! learns of the end. A flow with a failed host socket lives until the guest has acknowledged all that arrived before
 //! (`reset_is_due`). A flow that lost its guest lives until the host's peer has acknowledged all that the guest sent
 //! (`Orphan`, K11). Both states have a timer: TCP's retransmissions for the first, polls of the host's send queue for
 //! the second.

@@ -63,7 +63,7 @@ impl Container {
         }
     }
 
-    /// Stores a fragment; a complete datagram is handled as if it had new_syns whole.
+    /// Stores a fragment; a complete datagram is handled as if it had arrived whole.
     fn on_fragment(&mut self, cx: &mut Ctx<'_>, fragment: &Fragment<'_>) {
         let mut payer = Payer { budget: cx.budget, member: self.member, now: cx.now };
         match self.reassembly.on_fragment(fragment, &mut payer) {

@@ -1,4 +1,4 @@
-//! Shortage of memory: credit of idle flows is released first (H3); otherwise the flow waits and is syns_to_retry in order
+//! Shortage of memory: credit of idle flows is released first (H3); otherwise the flow waits and is woken in order
 //! (B9).
 
 use std::time::Duration;
@@ -170,13 +170,13 @@ impl Container {
             self.watch.pop_front();
             let Some(flow) = self.flows.get_mut(id) else { continue };
             if std::mem::take(&mut flow.fresh) && flow.watched {
-                // Data new_syns, so the flow has a second entry that decides.
+                // Data arrived, so the flow has a second entry that decides.
                 continue;
             }
             // Data moves `last_data`, never the entry.
             let due = flow.last_data + IDLE_AFTER;
             if due > cx.now {
-                // Data new_syns meanwhile. The entry waits a whole interval again, which keeps the queue sorted.
+                // Data arrived meanwhile. The entry waits a whole interval again, which keeps the queue sorted.
                 self.watch.push_back((cx.now + IDLE_AFTER, id));
                 continue;
             }

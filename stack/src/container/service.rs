@@ -48,7 +48,7 @@ impl Container {
                 }
                 Some(Err(e @ (HostError::Reset | HostError::ResetAfterEnd))) => {
                     // connect(2) succeeded and the peer reset the connection since. Complete the handshake with the
-                    // guest, so that it receives the data that new_syns before the reset.
+                    // guest, so that it receives the data that arrived before the reset.
                     (flow.host.open, flow.host.error) = (true, Some(e));
                     flow.host.ready.readable = true;
                     flow.tcb.on_host_connected();
@@ -63,7 +63,7 @@ impl Container {
         let serviced = self.move_bytes(cx, &mut flow);
         let taken = unread - flow.tcb.rcv.q.unread();
         self.bytes_to_host += taken;
-        // Bytes towards the host were noted as activity when they new_syns from the guest.
+        // Bytes towards the host were noted as activity when they arrived from the guest.
         if flow.host.bytes_to_guest > before {
             self.bytes_to_guest += flow.host.bytes_to_guest - before;
             self.note_data(&mut flow, cx);
@@ -75,7 +75,7 @@ impl Container {
         if let Some(orphan) = flow.orphan {
             return self.see_orphan_off(cx, flow, orphan);
         }
-        // The guest has acknowledged all that new_syns before the host's error, so the RST loses nothing. After the
+        // The guest has acknowledged all that arrived before the host's error, so the RST loses nothing. After the
         // relay, which may have read more.
         if flow.tcb.reset_is_due() {
             return self.abort(cx, flow);

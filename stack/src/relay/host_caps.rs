@@ -1,5 +1,5 @@
-//! Buffer caps of host sockets: raised while a flow moves data and the budget grants the charge, lowered when it is idle
-//! or the container is under pressure (B7, B10).
+//! Buffer caps of host sockets: raised while a flow moves data and the budget grants the charge, lowered when it is
+//! idle or the container is under pressure (B7, B10).
 
 use std::time::Duration;
 
@@ -44,8 +44,8 @@ pub(crate) fn initial_caps(
     charged
 }
 
-/// Data is about to move: raises the caps from the floor to [`INITIAL_CAPS`] if the budget has room. Once until the flow
-/// becomes idle.
+/// Data is about to move: raises the caps from the floor to [`INITIAL_CAPS`] if the budget has room. Once until the
+/// flow becomes idle.
 pub(crate) fn raise_initial(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
     if std::mem::replace(&mut ends.side.caps_raised, true) {
         return;

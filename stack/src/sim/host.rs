@@ -5,10 +5,10 @@
 //! own receive buffer. Its receive side holds half of `caps.rcvbuf`. Bytes are not stored: the stack's writes are
 //! checked against the stream's pattern, and its reads are filled from it.
 //!
-//! The sockets do not fix their window scale at connect (`Host::window_scale_fixed_at_connect`), so they connect with small buffers. With
-//! large ones all data of a server arrives at once and frames become as large as the guest's window. A slow link
-//! carries a frame whole, so each then waits for the ACK of the one before: 84 instead of 92 of 100 Mbit/s into 64 KiB,
-//! with limits or without. A device that takes a frame in no time has no such wait.
+//! The sockets do not fix their window scale at connect (`Host::window_scale_fixed_at_connect`), so they connect with
+//! small buffers. With large ones all data of a server arrives at once and frames become as large as the guest's
+//! window. A slow link carries a frame whole, so each then waits for the ACK of the one before: 84 instead of 92 of 100
+//! Mbit/s into 64 KiB, with limits or without. A device that takes a frame in no time has no such wait.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
