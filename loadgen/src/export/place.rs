@@ -186,7 +186,7 @@ fn temporary(name: &str) -> String {
 #[derive(Debug)]
 pub struct Staged {
     dir: PathBuf,
-    /// Names not renamed yet, in order; those of [`JUDGEMENT`] are the last.
+    /// Names not renamed yet, in order; those of `JUDGEMENT` are the last.
     waiting: Vec<String>,
 }
 
@@ -217,7 +217,7 @@ impl Staged {
         Ok(staged)
     }
 
-    /// Renames every file but those of [`JUDGEMENT`] to its final name.
+    /// Renames every file but those of `JUDGEMENT` to its final name.
     pub fn publish(&mut self) -> Result<(), Failure> {
         while self.waiting.first().is_some_and(|name| rank(name) == 0) {
             self.rename_first()?;
