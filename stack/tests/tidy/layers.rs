@@ -1,5 +1,5 @@
-//! The order of a crate's modules: `use` lines make no circle, and none points against the order that the head of
-//! `stack/src/lib.rs` states.
+//! The order of a crate's modules: `use` lines make no new circle, and in the stack none points against the order that
+//! the head of `stack/src/lib.rs` states.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,8 +7,18 @@ use std::path::Path;
 
 use crate::{Source, none, sources};
 
-/// Source folders whose top modules have no circle.
-const CRATES: &[&str] = &["stack/src"];
+/// Source folders, and the top modules that are still on a circle: the list only gets shorter.
+const CRATES: &[(&str, &[&str])] = &[
+    ("controller/src", &["ledger", "level", "limits", "linux", "sizing"]),
+    ("stack/src", &[]),
+    ("stack/daemon/src", &["daemon", "worker"]),
+    ("loadgen/src", LOADGEN),
+];
+
+const LOADGEN: &[&str] = &[
+    "analyse", "compare", "export", "folder", "gate", "measure", "metrics", "names", "plan",
+    "result", "scenario",
+];
 
 /// By module: the modules of the same crate that it uses, with a file that does.
 type Uses = BTreeMap<String, BTreeMap<String, String>>;
@@ -54,38 +64,33 @@ fn uses(sources: &[Source], folder: &str) -> Uses {
     uses
 }
 
-/// A circle of modules that starts at `from`, if there is one.
-fn circle(
-    uses: &Uses,
-    from: &str,
-    path: &mut Vec<String>,
-    done: &mut BTreeSet<String>,
-) -> Option<String> {
-    if let Some(at) = path.iter().position(|module| module == from) {
-        return Some(format!("{} -> {from}", path[at..].join(" -> ")));
+/// All modules that `from` uses, directly or not.
+fn reached<'a>(uses: &'a Uses, from: &'a str) -> BTreeSet<&'a str> {
+    let (mut found, mut open) = (BTreeSet::new(), vec![from]);
+    while let Some(module) = open.pop() {
+        let next = uses.get(module).into_iter().flat_map(BTreeMap::keys);
+        open.extend(next.map(String::as_str).filter(|to| found.insert(*to)));
     }
-    if !done.insert(from.to_owned()) {
-        return None;
-    }
-    path.push(from.to_owned());
-    let mut next = uses.get(from).into_iter().flat_map(BTreeMap::keys);
-    let found = next.find_map(|to| circle(uses, to, path, done));
-    path.pop();
     found
 }
 
 #[test]
-fn modules_make_no_circle() {
+fn modules_make_no_new_circle() {
     let sources = sources();
     let mut found = Vec::new();
-    for folder in CRATES {
+    for (folder, known) in CRATES {
         let uses = uses(&sources, folder);
         assert!(uses.len() > 5, "{folder}: {uses:?}");
-        let mut done = BTreeSet::new();
-        let mut circles = uses.keys().filter_map(|m| circle(&uses, m, &mut Vec::new(), &mut done));
-        found.extend(circles.next().map(|c| format!("{folder}: {c}")));
+        let on_circle: Vec<&str> = uses
+            .keys()
+            .map(String::as_str)
+            .filter(|module| reached(&uses, module).contains(module))
+            .collect();
+        if on_circle != *known {
+            found.push(format!("{folder}: {on_circle:?}, listed {known:?}"));
+        }
     }
-    none("circles", &found);
+    none("modules on circles", &found);
 }
 
 #[test]
