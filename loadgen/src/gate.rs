@@ -125,7 +125,6 @@ pub fn judge_all(
 fn judge_run(arms: &[ArmResult], limits: Thresholds, own: &[GatePlan]) -> Vec<Judged> {
     let mut gates = Vec::new();
     for arm in arms {
-        // Sanity needs the arm's own conditions: they bound the lag that the generator may have.
         let own: Vec<&GatePlan> = own.iter().filter(|g| g.arm == arm.name).collect();
         let from = gates.len();
         let mut bench = Bench { arm, out: &mut gates };
@@ -153,6 +152,7 @@ fn judge_run(arms: &[ArmResult], limits: Thresholds, own: &[GatePlan]) -> Vec<Ju
                 added.gate.in_doubt = ok.is_none();
             }
         }
+        // Last: whether lateness matters depends on which gates of response times hold.
         lateness::judge(&mut bench, limits, &own, from, after_sanity);
     }
     gates
