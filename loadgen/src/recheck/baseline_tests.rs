@@ -4,22 +4,15 @@ fn number(name: &str) -> &'static Number {
     NUMBERS.iter().find(|n| n.name == name).unwrap()
 }
 
-const NOISE: Noise = Noise {
-    tolerance: 20,
-    thresholds: Thresholds {
-        slowdown_milli: 1150,
-        p99_inflation_milli: 2000,
-        p99_delta_ns: Some(500_000),
-        stall_ns: 50_000_000,
-        delivered_ppm: 999_000,
-        overshoot_bytes: 0,
-        recovery_ns: 200_000_000,
-    },
-};
+/// The tolerance of a tap run.
+fn tap() -> Noise {
+    Noise { tolerance: 20, thresholds: Thresholds::wall(50_000_000) }
+}
 
 /// A percentage of 0 allows nothing: on a wall clock small increases of such a number are noise.
 #[test]
 fn a_baseline_of_zero_has_a_tolerance_on_a_wall_clock() {
+    let tap = tap();
     let worse =
         |name: &str, old: u64, new: u64, noise| number(name).is_worse(Some(new), Some(old), noise);
     for (name, old, new, expected) in [
@@ -34,14 +27,14 @@ fn a_baseline_of_zero_has_a_tolerance_on_a_wall_clock() {
         ("throughput slowdown", 1000, 1201, true),
         ("overshoot", 0, 1, true),
     ] {
-        assert_eq!(worse(name, old, new, Some(&NOISE)), expected, "{name}: {old}, then {new}");
+        assert_eq!(worse(name, old, new, Some(&tap)), expected, "{name}: {old}, then {new}");
         // Exactly in virtual time.
         assert!(worse(name, old, new, None), "{name}");
     }
-    assert!(number("recovery").is_worse(None, Some(1), Some(&NOISE)));
-    assert!(!number("recovery").is_worse(Some(1), None, Some(&NOISE)));
+    assert!(number("recovery").is_worse(None, Some(1), Some(&tap)));
+    assert!(!number("recovery").is_worse(Some(1), None, Some(&tap)));
     // The largest tolerance that the command line accepts.
-    let largest = Noise { tolerance: u64::MAX, ..NOISE };
+    let largest = Noise { tolerance: u64::MAX, ..tap };
     assert!(!worse("throughput slowdown", u64::MAX, u64::MAX, Some(&largest)));
     assert!(worse("throughput slowdown", 0, u64::MAX, Some(&largest)));
 }
