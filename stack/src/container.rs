@@ -216,7 +216,7 @@ impl Container {
         seg: Option<&Segment<'_>>,
     ) {
         match disposition {
-            Disposition::Continue | Disposition::Established => {}
+            Disposition::Output => {}
             // The segment is wrong, not the flow: the flow stays.
             Disposition::Refuse => {
                 if let Some(seg) = seg {

@@ -65,9 +65,7 @@ pub(crate) struct Mem<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Disposition {
     /// Nothing beyond `output`.
-    Continue,
-    /// The handshake with the guest is complete.
-    Established,
+    Output,
     /// Answer the segment with RST and drop it; the flow stays.
     Refuse,
     /// Answer the segment with a challenge ACK if the container's rate limit allows it (RFC 5961).

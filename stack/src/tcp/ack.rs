@@ -1,6 +1,7 @@
 //! Fifth check of RFC 9293 section 3.10.7.4 (the ACK field): frees acknowledged data, updates the scoreboard, detects
 //! loss, and adjusts the congestion window and the timers.
 
+use std::ops::ControlFlow::{Break, Continue};
 use std::time::Duration;
 
 use skbudget_controller::sizing::{SndbufInput, sndbuf_expand};
@@ -8,6 +9,7 @@ use skbudget_controller::{Instant, Rules};
 
 use crate::counters::Stat;
 use crate::tcp::congestion::Acked;
+use crate::tcp::input::Step;
 use crate::tcp::recovery::Phase;
 use crate::tcp::scoreboard::Range;
 use crate::tcp::snd::Snd;
@@ -44,33 +46,27 @@ struct AckSummary {
 }
 
 impl Tcb {
-    /// Processes SEG.ACK, the window and SACK blocks. `Ok(true)`: this ACK completed the handshake.
-    pub(super) fn check_ack(
-        &mut self,
-        seg: &Segment<'_>,
-        mem: &mut Mem<'_>,
-    ) -> Result<bool, Disposition> {
-        let mut established = false;
+    /// Processes SEG.ACK, the window and SACK blocks.
+    pub(super) fn check_ack(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) -> Step {
         // RFC 9293: in SYN-RECEIVED an ACK outside SND.UNA < SEG.ACK =< SND.NXT is answered with RST.
         if self.state == State::SynRcvd {
             if !(seg.ack.gt(self.snd.una()) && seg.ack.le(self.snd.nxt())) {
-                return Err(Disposition::Refuse);
+                return Break(Disposition::Refuse);
             }
             if let Some(next) = self.state.next(Cause::SynAcked) {
                 self.state = next;
             }
             self.syn_due = false;
-            established = true;
         }
         // Acknowledges data that was never sent: answer with an ACK and drop.
         if seg.ack.gt(self.snd.nxt()) {
             mem.stats.add(Stat::AckUnsent);
             self.answer_unacceptable(seg, mem.now);
-            return Err(Disposition::Continue);
+            return Break(Disposition::Output);
         }
         // RFC 5961 section 5.2: older than any window that the guest advertised, so probably forged.
         if seg.ack.lt(self.snd.una() - self.snd.wnd_max) {
-            return Err(self.challenge(seg, mem));
+            return Break(self.challenge(seg, mem));
         }
         // Both are needed from before: `take_ack` advances SND.UNA, `update_window` overwrites the window.
         let fin_acked = self.snd.covers_fin(seg.ack);
@@ -92,12 +88,12 @@ impl Tcb {
         if fin_acked && let Some(next) = self.state.next(Cause::FinAcked) {
             self.state = next;
             match next {
-                State::Closed => return Err(Disposition::Closed),
-                State::TimeWait => return Err(Disposition::TimeWait),
+                State::Closed => return Break(Disposition::Closed),
+                State::TimeWait => return Break(Disposition::TimeWait),
                 _ => {}
             }
         }
-        Ok(established)
+        Continue(())
     }
 
     /// Updates SND.WND (RFC 9293 section 3.10.7.4, fifth check).

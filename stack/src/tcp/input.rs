@@ -1,5 +1,6 @@
 //! A segment arrives: RFC 9293 section 3.10.7, one function per check. Each returns whether the next check follows.
 
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::time::Duration;
 
 use skbudget_controller::{Counter, Instant, Rules};
@@ -14,8 +15,8 @@ use crate::wire::seq::Seq;
 /// ms; a guest on this machine probes more often).
 const OOW_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Outcome of a check: `Ok`, the next check follows; `Err`, the segment is dealt with.
-pub(super) type Step = Result<(), Disposition>;
+/// Outcome of a check: `Continue`, the next check follows; `Break`, the segment is dealt with.
+pub(super) type Step = ControlFlow<Disposition>;
 
 impl Tcb {
     /// Processes one segment from the guest; the answers leave with the next `output`.
@@ -25,14 +26,14 @@ impl Tcb {
             State::SynSent => self.in_syn_sent(seg, mem),
             _ => self.in_window_states(seg, mem),
         };
-        outcome.err().unwrap_or(Disposition::Continue)
+        outcome.break_value().unwrap_or(Disposition::Output)
     }
 
     /// The host side is not connected yet: only a reset has an effect, the guest retransmits everything after its SYN.
     fn in_connecting(&self, seg: &Segment<'_>) -> Step {
         // The guest resets with the number of its SYN or the next one; other resets are not for this SYN.
         let ours = seg.seq == self.rcv.irs || seg.seq == self.rcv.irs + 1;
-        if seg.flags.rst && ours { Err(Disposition::Reset) } else { Ok(()) }
+        if seg.flags.rst && ours { Break(Disposition::Reset) } else { Continue(()) }
     }
 
     /// RFC 9293 section 3.10.7.3.
@@ -40,14 +41,14 @@ impl Tcb {
         // First check (ACK), then second (RST), fourth (SYN).
         let acceptable = seg.ack.gt(self.snd.iss) && seg.ack.le(self.snd.nxt());
         if seg.flags.ack && !acceptable {
-            return Err(Disposition::Refuse);
+            return Break(Disposition::Refuse);
         }
         // A reset counts only with an acceptable ACK: otherwise it could be forged without knowing ISS.
         if seg.flags.rst {
-            return Err(if seg.flags.ack { Disposition::Reset } else { Disposition::Continue });
+            return Break(if seg.flags.ack { Disposition::Reset } else { Disposition::Output });
         }
         if !seg.flags.syn {
-            return Ok(());
+            return Break(Disposition::Output);
         }
         self.rcv.irs = seg.seq;
         let offset = self.ts;
@@ -67,11 +68,11 @@ impl Tcb {
         // Also clears a retransmission of our SYN that is due but did not leave because the device was full.
         self.syn_due = !seg.flags.ack;
         if self.syn_due {
-            return Ok(());
+            return Break(Disposition::Output);
         }
         // A SYN-ACK acknowledges our SYN: takes an RTT sample and stops the retransmission timer.
         self.take_ack(seg, mem);
-        Err(Disposition::Established)
+        Break(Disposition::Output)
     }
 
     /// RFC 9293 section 3.10.7.4: every state with a receive window.
@@ -83,7 +84,7 @@ impl Tcb {
         self.check_syn(seg, mem)?;
         // Fifth check: a segment without ACK is dropped.
         if !seg.flags.ack {
-            return Ok(());
+            return Break(Disposition::Output);
         }
         // The segment passed every check that proves the peer: the guest is alive (keep-alive, user timeout).
         self.last_heard = mem.now;
@@ -91,11 +92,10 @@ impl Tcb {
         self.silent = 0;
         self.note_timestamp(seg, mem.now);
         // The ACK before the text: it may free send memory that storing the text needs.
-        let established = self.check_ack(seg, mem)?;
+        self.check_ack(seg, mem)?;
         // Sixth check (URG) is left out: the relay has no out-of-band data.
         self.take_text(seg, mem);
-        self.take_fin(seg, mem)?;
-        if established { Err(Disposition::Established) } else { Ok(()) }
+        self.take_fin(seg, mem)
     }
 
     /// Our SYN-ACK was lost: the guest retransmits its SYN.
@@ -107,20 +107,20 @@ impl Tcb {
         {
             // Before the sequence check, which would answer with a bare ACK; the guest in SYN-SENT needs the SYN-ACK.
             self.syn_due = true;
-            return Err(Disposition::Continue);
+            return Break(Disposition::Output);
         }
-        Ok(())
+        Continue(())
     }
 
     /// PAWS, RFC 7323 section 5.3 R1: before the sequence check. A reset is exempt (section 5.2).
     fn check_paws(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) -> Step {
-        let (Some(_), Some((tsval, _))) = (self.ts, seg.options.ts) else { return Ok(()) };
+        let (Some(_), Some((tsval, _))) = (self.ts, seg.options.ts) else { return Continue(()) };
         if !seg.flags.rst && self.rcv.is_stale(tsval, mem.now) {
             mem.stats.add(Stat::PAWSEstab);
             self.answer_unacceptable(seg, mem.now);
-            return Err(Disposition::Continue);
+            return Break(Disposition::Output);
         }
-        Ok(())
+        Continue(())
     }
 
     /// First check: does a part of the segment lie in the window?
@@ -148,15 +148,15 @@ impl Tcb {
                 mem.budget.count(mem.ledger.member(), Counter::TCPZeroWindowDrop, 1);
                 self.rcv.ack_now = true;
             }
-            return Ok(());
+            return Continue(());
         }
         // RFC 9293: an unacceptable reset gets no answer.
         if seg.flags.rst {
-            return Err(Disposition::Continue);
+            return Break(Disposition::Output);
         }
         // Before the generic answer: the container checks the host side before the probe is answered.
         if self.is_keepalive(seg) {
-            return Err(Disposition::KeepAlive);
+            return Break(Disposition::KeepAlive);
         }
         mem.stats.add(Stat::OutOfWindow);
         // Arrived twice: the next ACK reports it as DSACK (RFC 2883).
@@ -164,7 +164,7 @@ impl Tcb {
             self.rcv.note_duplicate(seg.seq, seg.payload.len());
         }
         self.answer_unacceptable(seg, mem.now);
-        Err(Disposition::Continue)
+        Break(Disposition::Output)
     }
 
     /// Requests an ACK that shows the guest the current RCV.NXT: always for a segment with data, SYN or FIN, at limited
@@ -188,30 +188,30 @@ impl Tcb {
     /// ACK.
     fn check_reset(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) -> Step {
         if !seg.flags.rst {
-            return Ok(());
+            return Continue(());
         }
         if seg.seq == self.rcv.nxt() {
             if self.state.synchronized() {
                 mem.stats.add(Stat::EstabResets);
             }
-            return Err(Disposition::Reset);
+            return Break(Disposition::Reset);
         }
-        Err(self.challenge(seg, mem))
+        Break(self.challenge(seg, mem))
     }
 
     /// Fourth check, RFC 5961 section 4.2: a SYN in a synchronized state gets a challenge ACK.
     fn check_syn(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) -> Step {
         if !seg.flags.syn {
-            return Ok(());
+            return Continue(());
         }
-        Err(self.challenge(seg, mem))
+        Break(self.challenge(seg, mem))
     }
 
     /// A challenge ACK, unless this flow sent one less than `OOW_INTERVAL` ago.
     pub(super) fn challenge(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) -> Disposition {
         if self.is_limited(seg, mem.now) {
             mem.stats.add(Stat::TCPACKSkippedChallenge);
-            return Disposition::Continue;
+            return Disposition::Output;
         }
         self.oow_at = Some(mem.now);
         Disposition::Challenge
@@ -344,7 +344,7 @@ impl Tcb {
             self.rcv.ack_now = true;
         }
         if self.rcv.fin != Some(self.rcv.q.nxt()) || self.rcv.fin_taken {
-            return Ok(());
+            return Continue(());
         }
         self.rcv.fin_taken = true;
         self.rcv.ack_now = true;
@@ -353,9 +353,9 @@ impl Tcb {
         if let Some(next) = self.state.next(Cause::FinReceived) {
             self.state = next;
             if next == State::TimeWait {
-                return Err(Disposition::TimeWait);
+                return Break(Disposition::TimeWait);
             }
         }
-        Ok(())
+        Continue(())
     }
 }

@@ -71,7 +71,7 @@ impl Tcb {
         if due(self.idle_deadline()) {
             return self.on_keepalive(mem);
         }
-        Disposition::Continue
+        Disposition::Output
     }
 
     /// The retransmission or persist timer fired.
@@ -106,7 +106,7 @@ impl Tcb {
             self.force_small = self.snd.wnd > 0;
             self.probe_due = !self.force_small;
             self.snd.timer = Some(mem.now + self.snd.persist_delay());
-            return Disposition::Continue;
+            return Disposition::Output;
         }
         mem.stats.add(Stat::TCPTimeouts);
         // In SYN-SENT and SYN-RECEIVED the SYN is all that is outstanding.
@@ -115,7 +115,7 @@ impl Tcb {
             self.lose_on_timeout(mem.now);
         }
         self.snd.restart_timer(mem.now);
-        Disposition::Continue
+        Disposition::Output
     }
 
     /// RFC 5681 section 3.1: the window becomes one segment (the loss window), with slow start from there. ssthresh is
@@ -177,6 +177,6 @@ impl Tcb {
         mem.stats.add(Stat::TCPKeepAlive);
         self.keepalive_sent += 1;
         self.probe_due = true;
-        Disposition::Continue
+        Disposition::Output
     }
 }
