@@ -4,20 +4,19 @@
 //! Workers share nothing but the levels above the budgets.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
-use std::{fmt, thread};
+use std::thread::{self, JoinHandle};
 
 use mio::Waker;
-use skbudget_controller::{BudgetConfig, Level, LevelConfig, LimitError, Limits};
-use skbudget_stack::{ContainerConfig, FlowInfo, Tap, Undelivered};
+use skbudget_controller::{BudgetConfig, Level, LevelConfig, Limits};
+use skbudget_stack::{FlowInfo, Undelivered};
 
 use crate::host_level::HostLevel;
 use crate::stats::{ContainerReport, Meter, SCHEMA, Stats};
+use crate::types::{BudgetId, BudgetRef, ContainerSpec, DaemonError, DaemonEvent, Ended};
 use crate::worker::{self, Command};
-use crate::{clock, host, listener};
+use crate::{clock, host};
 
 /// Configuration of a daemon.
 #[derive(Debug, Clone, Default)]
@@ -28,122 +27,6 @@ pub struct DaemonConfig {
     pub host: Option<LevelConfig>,
     /// Receives what happens to containers.
     pub events: Option<Sender<DaemonEvent>>,
-}
-
-/// What the daemon reports without a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DaemonEvent {
-    /// The container's device was closed or deleted. All that it held is released.
-    ContainerEnded { name: String },
-}
-
-/// What is known of a container that ended by itself.
-#[derive(Debug, Clone)]
-pub struct Ended {
-    /// Its last report: all flows are closed, and only the device queue is still charged.
-    pub report: ContainerReport,
-    /// Flows that the end reset with undelivered data, and their bytes that were acknowledged to the guest.
-    pub lost_flows: u64,
-    pub lost_bytes: u64,
-}
-
-/// A budget shared by containers: the index of its worker, and its index there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct BudgetId {
-    pub(crate) worker: usize,
-    pub(crate) index: usize,
-}
-
-/// The budget that a container is charged to.
-#[derive(Debug, Clone)]
-pub enum BudgetRef {
-    /// A budget of its own, removed with the container.
-    Own(BudgetConfig),
-    /// A budget created with [`Daemon::add_budget`].
-    Shared(BudgetId),
-}
-
-/// A port of the host that forwards to one of the guest. The caller binds it, so that a port in use is an early error.
-#[derive(Debug)]
-pub struct Publish {
-    /// The listener on the host.
-    pub listener: TcpListener,
-    /// Port in the container.
-    pub guest_port: u16,
-}
-
-impl Publish {
-    /// Binds a port of the host. An IPv6 address accepts IPv6 only: `0.0.0.0` and `[::]` can both be bound, and each
-    /// forwards to the container's address of its family.
-    pub fn bind(addr: SocketAddr, guest_port: u16) -> io::Result<Self> {
-        Ok(Self { listener: listener::bind(addr)?, guest_port })
-    }
-}
-
-/// A container to be added.
-#[derive(Debug)]
-pub struct ContainerSpec {
-    /// Unique among the containers of the daemon.
-    pub name: String,
-    /// The container's device.
-    pub tap: Tap,
-    /// Parameters of its stack.
-    pub config: ContainerConfig,
-    /// The budget that it is charged to.
-    pub budget: BudgetRef,
-    /// Ports of the host that forward to it.
-    pub publish: Vec<Publish>,
-    /// Source address of its IPv4 connections to hosts other than this one.
-    pub outbound_addr: Option<Ipv4Addr>,
-}
-
-/// Why a request to the daemon failed.
-#[derive(Debug)]
-pub enum DaemonError {
-    NameInUse(String),
-    NoSuchContainer(String),
-    NoSuchBudget,
-    Limits(LimitError),
-    /// The budget has no room for the container's device queue.
-    NoRoom {
-        dev_bytes: u64,
-    },
-    /// The budget has no room for the memory that connections to the published ports can hold before they are accepted.
-    NoRoomForPorts {
-        ports: usize,
-        backlog_bytes: u64,
-    },
-    Io(io::Error),
-    /// The worker has ended: it was shut down, or it failed and logged why.
-    Stopped,
-}
-
-impl fmt::Display for DaemonError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NameInUse(name) => write!(f, "name {name:?} is in use"),
-            Self::NoSuchContainer(name) => write!(f, "no container is named {name:?}"),
-            Self::NoSuchBudget => write!(f, "no such budget"),
-            Self::Limits(e) => write!(f, "limits: {}", crate::units::describe(e)),
-            Self::NoRoom { dev_bytes } => {
-                write!(f, "the budget has no room for the device queue of {dev_bytes} bytes")
-            }
-            Self::NoRoomForPorts { ports, backlog_bytes } => write!(
-                f,
-                "the budget has no room for the backlogs of {ports} published ports, {backlog_bytes} bytes"
-            ),
-            Self::Io(e) => write!(f, "{e}"),
-            Self::Stopped => write!(f, "the daemon has stopped"),
-        }
-    }
-}
-
-impl std::error::Error for DaemonError {}
-
-impl From<io::Error> for DaemonError {
-    fn from(e: io::Error) -> Self {
-        Self::Io(e)
-    }
 }
 
 /// A running daemon. Dropping it shuts the daemon down.

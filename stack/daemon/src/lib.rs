@@ -27,10 +27,9 @@ pub mod stats;
 )]
 mod sys;
 mod token;
+mod types;
 pub mod units;
 mod worker;
 
-pub use daemon::{
-    BudgetId, BudgetRef, ContainerHandle, ContainerSpec, Daemon, DaemonConfig, DaemonError,
-    DaemonEvent, Ended, Publish,
-};
+pub use daemon::{ContainerHandle, Daemon, DaemonConfig};
+pub use types::{BudgetId, BudgetRef, ContainerSpec, DaemonError, DaemonEvent, Ended, Publish};

@@ -37,8 +37,8 @@ use nix::unistd::geteuid;
 
 use crate::attach::GuestNet;
 use crate::config::RunConfig;
-use crate::daemon::Publish;
 use crate::exit::{FAILURE, Failure, SIGNAL_BASE};
+use crate::types::Publish;
 use crate::{names, sys};
 use forward::{Forwarder, Waited};
 use port::Port;

@@ -24,9 +24,9 @@ use skbudget_stack::tap::SCRATCH_BYTES;
 use skbudget_stack::{ChunkPool, Ready, WakeKey};
 
 use crate::clock;
-use crate::daemon::{DaemonEvent, Ended};
 use crate::host_level::HostLevel;
 use crate::token::{self, Kind};
+use crate::types::{DaemonEvent, Ended};
 
 pub(crate) use control::Command;
 use rest::Recent;

@@ -11,7 +11,7 @@ use crate::{Source, none, sources};
 const CRATES: &[(&str, &[&str])] = &[
     ("controller/src", &["ledger", "level", "limits", "linux", "sizing"]),
     ("stack/src", &[]),
-    ("stack/daemon/src", &["daemon", "worker"]),
+    ("stack/daemon/src", &[]),
     ("loadgen/src", LOADGEN),
 ];
 

@@ -12,7 +12,8 @@ use skbudget_controller::Instant;
 use skbudget_stack::Undelivered;
 
 use crate::clock;
-use crate::daemon::{Daemon, DaemonError, Ended};
+use crate::daemon::Daemon;
+use crate::types::{DaemonError, Ended};
 
 /// Longest time without progress while bytes acknowledged to the command are undelivered.
 const STALLED: Duration = Duration::from_secs(60);

@@ -30,8 +30,9 @@ use super::{drain, roles, signals};
 use crate::attach::{AttachError, Step};
 use crate::cli::{Cli, Command};
 use crate::config::RunConfig;
-use crate::daemon::{BudgetRef, ContainerSpec, Daemon, DaemonConfig, DaemonError, Publish};
+use crate::daemon::{Daemon, DaemonConfig};
 use crate::exit::{FAILURE, Failure};
+use crate::types::{BudgetRef, ContainerSpec, DaemonError, Publish};
 use crate::{caps, sys};
 
 /// First of the users that systemd assigns temporarily (DynamicUser=): no other process has one of them.

@@ -8,10 +8,10 @@ use skbudget_controller::{Budget, BudgetConfig, Counter, Instant, Limits};
 use skbudget_stack::{Container, FlowInfo, Tap, Undelivered};
 
 use super::{BudgetSeat, Seat, Shared, Worker};
-use crate::daemon::{BudgetId, BudgetRef, ContainerSpec, DaemonError, Ended};
 use crate::host::HostSockets;
 use crate::listener::Backlog;
 use crate::stats::{self, Categories, ContainerReport, Meter};
+use crate::types::{BudgetId, BudgetRef, ContainerSpec, DaemonError, Ended};
 
 #[derive(Debug)]
 /// One command; the worker sends the result to `reply`.

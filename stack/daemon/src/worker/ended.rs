@@ -4,7 +4,7 @@
 use skbudget_controller::Instant;
 
 use super::Worker;
-use crate::daemon::{DaemonEvent, Ended};
+use crate::types::{DaemonEvent, Ended};
 
 /// Ended containers that a worker remembers; the oldest is forgotten first. A few kilobytes each.
 const ENDED_MAX: usize = 64;

@@ -12,9 +12,9 @@ use skbudget_stack::{ChunkPool, Container, Ctx, NotAccepted, Tap, Undelivered};
 
 use super::quiet::Quiet;
 use super::rest::Recent;
-use crate::daemon::Publish;
 use crate::host::HostSockets;
 use crate::listener::Backlog;
+use crate::types::Publish;
 use crate::{sys, token};
 
 /// Frames taken from one device in one turn. Few enough that the data is still in the CPU cache when it is relayed, and
