@@ -34,11 +34,34 @@ pub enum Event {
     },
 }
 
-/// Counters, by the kernel's names where it has them. The stack increments them through
-/// `Budget::count`, the budget itself those marked "by the budget".
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Counter {
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)+) => {
+        /// Counters, by the kernel's names where it has them. The stack increments them through
+        /// `Budget::count`, the budget itself those marked "by the budget".
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Counter {
+            $($(#[$doc])* $name,)+
+        }
+
+        impl Counter {
+            /// Every counter, in the order of the values in `MemberStats::counters`.
+            pub const ALL: [Self; COUNTERS] = [$(Self::$name,)+];
+
+            /// The name under which the counter is exported.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)+
+                }
+            }
+        }
+
+        /// Number of counters.
+        pub(crate) const COUNTERS: usize = [$(Counter::$name,)+].len();
+    };
+}
+
+counters! {
     /// The soft flag was set (by the budget).
     TCPMemoryPressures,
     /// Milliseconds in the flag (by the budget, when it is cleared).
@@ -80,9 +103,6 @@ pub enum Counter {
     /// Events lost because the queue was full (by the budget).
     EventsLost,
 }
-
-/// Number of counters.
-pub(crate) const COUNTERS: usize = Counter::EventsLost as usize + 1;
 
 /// Events kept until polled; later ones are lost.
 const EVENTS_MAX: usize = 256;

@@ -2,7 +2,7 @@
 
 use skbudget_controller::{
     Budget, BudgetConfig, Counter, Event, FlowSizes, Instant, Level, LevelConfig, LimitError,
-    Limits, Pressure, Rules, SockLimits,
+    Limits, MemberId, Pressure, Rules, SockLimits,
 };
 
 const SIZES: FlowSizes =
@@ -76,6 +76,17 @@ fn events_are_bounded_and_the_lost_are_counted() {
     assert_eq!(counters[Counter::EventsLost as usize], 300 - 256);
     let denied = Event::AdmissionDenied { member, at: Instant(0) };
     assert_eq!(std::iter::from_fn(|| budget.poll_event()).filter(|e| *e == denied).count(), 256);
+}
+
+#[test]
+fn every_counter_is_at_its_index_and_exported_by_its_name() {
+    for (i, counter) in Counter::ALL.into_iter().enumerate() {
+        assert_eq!(counter as usize, i);
+        assert_eq!(counter.name(), format!("{counter:?}"));
+    }
+    let budget = Budget::new(config(1 << 20), None).unwrap();
+    let none = budget.member_stats(MemberId(0));
+    assert_eq!(none.counters.len(), Counter::ALL.len());
 }
 
 #[test]

@@ -6,12 +6,12 @@ use skbudget_controller::{Counter, MemberStats};
 
 /// Nonzero counters with the kernel's names.
 pub(super) fn memory_counters(s: &MemberStats) -> BTreeMap<String, u64> {
-    named(COUNTERS.iter().map(|(name, c)| (*name, s.counters[*c as usize])))
+    named(Counter::ALL.iter().map(|c| c.name()).zip(s.counters))
 }
 
 /// Whether the memory budget keeps this counter; all others belong to the stack.
 pub(in crate::target) fn is_memory(name: &str) -> bool {
-    COUNTERS.iter().any(|(n, _)| *n == name)
+    Counter::ALL.iter().any(|c| c.name() == name)
 }
 
 pub(in crate::target) fn named<'a>(
@@ -20,30 +20,3 @@ pub(in crate::target) fn named<'a>(
     // Zeros are omitted, so that results stay short.
     all.filter(|(_, v)| *v > 0).map(|(n, v)| (n.to_owned(), v)).collect()
 }
-
-macro_rules! counters {
-    ($($name:ident),* $(,)?) => { &[$((stringify!($name), Counter::$name)),*] };
-}
-
-const COUNTERS: &[(&str, Counter)] = counters![
-    TCPMemoryPressures,
-    TCPMemoryPressuresChrono,
-    PruneCalled,
-    RcvPruned,
-    OfoPruned,
-    TCPRcvCollapsed,
-    TCPRcvQDrop,
-    TCPOFOQueue,
-    TCPOFODrop,
-    TCPZeroWindowDrop,
-    TCPFromZeroWindowAdv,
-    TCPToZeroWindowAdv,
-    TCPWantZeroWindowAdv,
-    AdmissionDelayed,
-    AdmissionDenied,
-    CreditDemoted,
-    DemotedTrim,
-    HostMemExcess,
-    TWRecycled,
-    EventsLost,
-];
