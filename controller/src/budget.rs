@@ -92,6 +92,7 @@ struct Member {
     /// Part of `host`: connections that published ports hold before they are accepted.
     listen: u64,
     udp: u64,
+    frag: u64,
     dev: u64,
     /// Bytes that its waiting flows are going to reserve.
     hold: u64,
@@ -225,7 +226,7 @@ impl Budget {
     }
 
     /// Removes a container after all its flows were released. Uncharges `dev`, `listen`, compact
-    /// entries and UDP.
+    /// entries, UDP and fragments.
     pub fn remove_member(&mut self, member: MemberId, now: Instant) {
         self.at(now);
         let Some(gone) = self.members[usize::from(member.0)].take() else {
@@ -234,12 +235,12 @@ impl Budget {
         };
         debug_assert!(gone.flows == 0, "a container left with live flows");
         self.vacant.push(member.0);
-        self.meter.udp -= gone.udp;
+        self.meter.datagrams -= gone.udp + gone.frag;
         // Room held for its waiting SYNs is free again.
         self.meter.hold -= gone.hold;
         if self.rules == Rules::Strict {
             self.meter.fixed -= gone.dev + gone.listen + gone.compact;
-            let bytes = gone.dev + gone.listen + gone.compact + gone.udp;
+            let bytes = gone.dev + gone.listen + gone.compact + gone.udp + gone.frag;
             self.uncharge(bytes, SoftTest::Later);
             self.rescale(member);
         }

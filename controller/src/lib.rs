@@ -36,7 +36,7 @@
 //! rx      = max(rmem_min, 4096 * (in-order + out-of-order + credit chunks))
 //! tx      = max(wmem_min, 4096 * (unsent + unacknowledged chunks))
 //! held    = sock + rx + tx + host                          half-open: sock
-//! bytes   = sum of held + compact + udp + dev + listen     of one budget
+//! bytes   = sum of held + compact + udp + frag + dev + listen of one budget
 //! usage   = ceil(bytes / 4096)                             rounded once a budget
 //! level   = sum over children of max(usage, min)           a min is charged when it is set
 //! fixed   = sum of (sock + rmem_min + wmem_min + host_floor) + compact + dev + listen

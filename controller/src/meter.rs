@@ -43,7 +43,8 @@ pub(crate) struct Meter {
     pub(crate) active: u64,
     /// `sock` bytes of half-open flows (H7).
     pub(crate) half_open: u64,
-    pub(crate) udp: u64,
+    /// UDP datagrams and fragments, bytes (M4).
+    pub(crate) datagrams: u64,
     /// Bytes that flows waiting for admission are going to reserve (H1).
     pub(crate) hold: u64,
     /// Usage above which the flag is set, pages.
@@ -81,7 +82,7 @@ impl Meter {
             idle: 0,
             active: 0,
             half_open: 0,
-            udp: 0,
+            datagrams: 0,
             hold: 0,
             enter_at: 0,
             leave_at: 0,

@@ -106,6 +106,30 @@ fn one_hard_event_for_a_run_of_refusals() {
 }
 
 #[test]
+fn fragments_and_datagrams_share_an_eighth_and_are_reported_apart() {
+    for rules in [Rules::Strict, Rules::Linux] {
+        let mut budget = Budget::new(BudgetConfig { rules, ..config(1 << 20) }, None).unwrap();
+        let member = budget.add_member(0).unwrap();
+        let now = Instant(0);
+        assert!(budget.charge_frag(member, 100_000, now));
+        assert!(!budget.charge_udp(member, 40_000, now), "140,000 of 131,072");
+        assert!(budget.charge_udp(member, 31_072, now));
+        assert!(!budget.charge_frag(member, 1, now));
+        let stats = budget.member_stats(member);
+        assert_eq!((stats.frag, stats.udp), (100_000, 31_072));
+        budget.uncharge_frag(member, 60_000, now);
+        assert!(budget.charge_udp(member, 60_000, now));
+        let stats = budget.member_stats(member);
+        assert_eq!((stats.frag, stats.udp), (40_000, 91_072));
+        // Both are uncharged with the member.
+        budget.remove_member(member, now);
+        assert_eq!(budget.meter_stats(now).usage_bytes, 0);
+        let next = budget.add_member(0).unwrap();
+        assert!(budget.charge_frag(next, 131_072, now));
+    }
+}
+
+#[test]
 fn seats_are_used_again() {
     let mut budget = Budget::new(config(1 << 20), None).unwrap();
     let first = budget.add_member(4096).unwrap();

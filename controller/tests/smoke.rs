@@ -39,6 +39,7 @@ fn every_call_once_and_back_to_zero() {
         budget.rx_close(&mut flow, 100, now);
         assert!(budget.charge_compact(member, 64, now));
         assert!(budget.charge_udp(member, 2048, now));
+        assert!(budget.charge_frag(member, 1024, now));
         budget.set_idle(&mut flow, true, now);
         budget.count(member, Counter::PruneCalled, 2);
         budget.wait(7, 4096);
@@ -48,6 +49,7 @@ fn every_call_once_and_back_to_zero() {
         assert_eq!((stats.wmem, stats.flows, stats.dev), (12_288, 1, 131_072));
         budget.release(flow, now);
         budget.uncharge_udp(member, 2048, now);
+        budget.uncharge_frag(member, 1024, now);
         budget.uncharge_compact(member, 64, now);
         budget.remove_member(member, now);
         assert_eq!(budget.meter_stats(now).usage_bytes, 0);

@@ -275,12 +275,37 @@ impl Budget {
         }
     }
 
-    /// Charges UDP datagrams and fragments, together at most hard/8 (M4); returns whether it was
-    /// granted. Linux rules: the same bound, recorded, not charged.
+    /// Charges UDP datagrams; returns whether it was granted. They and fragments hold at most hard/8
+    /// together (M4). Linux rules: the same bound, recorded, not charged.
     pub fn charge_udp(&mut self, member: MemberId, bytes: u64, now: Instant) -> bool {
+        let granted = self.charge_datagrams(member, bytes, now);
+        self.member_mut(member).udp += if granted { bytes } else { 0 };
+        granted
+    }
+
+    /// Uncharges UDP datagrams.
+    pub fn uncharge_udp(&mut self, member: MemberId, bytes: u64, now: Instant) {
+        self.member_mut(member).udp -= bytes;
+        self.uncharge_datagrams(member, bytes, now);
+    }
+
+    /// As [`Self::charge_udp`], for the fragments of incomplete IP datagrams.
+    pub fn charge_frag(&mut self, member: MemberId, bytes: u64, now: Instant) -> bool {
+        let granted = self.charge_datagrams(member, bytes, now);
+        self.member_mut(member).frag += if granted { bytes } else { 0 };
+        granted
+    }
+
+    /// Uncharges fragments.
+    pub fn uncharge_frag(&mut self, member: MemberId, bytes: u64, now: Instant) {
+        self.member_mut(member).frag -= bytes;
+        self.uncharge_datagrams(member, bytes, now);
+    }
+
+    fn charge_datagrams(&mut self, member: MemberId, bytes: u64, now: Instant) -> bool {
         self.at(now);
-        let udp = self.meter.udp.saturating_add(bytes);
-        if udp > self.meter.limits.hard_bytes() / 8 {
+        let datagrams = self.meter.datagrams.saturating_add(bytes);
+        if datagrams > self.meter.limits.hard_bytes() / 8 {
             return false;
         }
         if self.rules == Rules::Strict {
@@ -295,16 +320,13 @@ impl Budget {
             self.member_mut(member).bytes += bytes;
             self.retest(member);
         }
-        self.meter.udp = udp;
-        self.member_mut(member).udp += bytes;
+        self.meter.datagrams = datagrams;
         true
     }
 
-    /// Uncharges a datagram or fragment.
-    pub fn uncharge_udp(&mut self, member: MemberId, bytes: u64, now: Instant) {
+    fn uncharge_datagrams(&mut self, member: MemberId, bytes: u64, now: Instant) {
         self.at(now);
-        self.meter.udp -= bytes;
-        self.member_mut(member).udp -= bytes;
+        self.meter.datagrams -= bytes;
         if self.rules == Rules::Strict {
             self.member_mut(member).bytes -= bytes;
             self.uncharge(bytes, SoftTest::Now);

@@ -33,8 +33,10 @@ pub struct MemberStats {
     pub fwd: u64,
     /// Unused rmem_min / wmem_min of admitted flows (strict).
     pub reserve: u64,
-    /// UDP datagrams and fragments.
+    /// UDP datagrams.
     pub udp: u64,
+    /// Fragments of incomplete IP datagrams.
+    pub frag: u64,
     /// Flow objects, TIME-WAIT entries, the list of waiting SYNs.
     pub sock: u64,
     /// Caps of host sockets, `listen` included.
@@ -92,6 +94,7 @@ impl Budget {
             host,
             listen,
             udp,
+            frag,
             dev,
             hold: _,
             flows,
@@ -100,7 +103,7 @@ impl Budget {
         let queues = (rmem + ofo + credit + wmem) * CHUNK_SIZE;
         // The part of the charge that no category shows: reserves that queues do not use.
         let reserve = match self.rules {
-            Rules::Strict => bytes - queues - sock - compact - host - udp - dev,
+            Rules::Strict => bytes - queues - sock - compact - host - udp - frag - dev,
             Rules::Linux => 0,
         };
         MemberStats {
@@ -111,6 +114,7 @@ impl Budget {
             fwd,
             reserve,
             udp,
+            frag,
             sock: sock + compact,
             host,
             listen,

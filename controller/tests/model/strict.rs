@@ -351,7 +351,7 @@ impl World {
                 assert_eq!(seen, expected, "{what}: member {member} of {at}");
                 let MemberStats { rmem, ofo, credit, wmem, fwd, reserve, .. } = seen;
                 sum += rmem + ofo + credit + wmem + fwd + reserve;
-                sum += seen.udp + seen.sock + seen.host + seen.dev;
+                sum += seen.udp + seen.frag + seen.sock + seen.host + seen.dev;
             }
             assert_eq!(pg(sum), naive.usage(at), "{what}: the categories of {at} sum up");
             // Headroom is exact: so much fits, and not a byte more.

@@ -339,7 +339,7 @@ impl World {
             "usage" => (meter.usage_bytes / 4096).to_string(),
             "bytes" => {
                 let queues = stats.rmem + stats.ofo + stats.credit + stats.wmem + stats.reserve;
-                (queues + stats.udp + stats.sock + stats.host + stats.dev).to_string()
+                (queues + stats.udp + stats.frag + stats.sock + stats.host + stats.dev).to_string()
             }
             "reserve" => stats.reserve.to_string(),
             "fail" => meter.failcnt.to_string(),

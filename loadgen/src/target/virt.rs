@@ -277,9 +277,9 @@ fn stats_of(world: &World, p: &Player) -> MemberStats {
 
 /// The bytes charged to a container. Under the linux rules the memory of host sockets is recorded but not charged.
 fn held(s: &MemberStats, rules: RuleSet) -> u64 {
-    let MemberStats { rmem, ofo, credit, wmem, fwd, reserve, udp, sock, host, dev, .. } = *s;
+    let MemberStats { rmem, ofo, credit, wmem, fwd, reserve, udp, frag, sock, host, dev, .. } = *s;
     let host = if rules == RuleSet::Strict { host } else { 0 };
-    rmem + ofo + credit + wmem + fwd + reserve + udp + sock + host + dev
+    rmem + ofo + credit + wmem + fwd + reserve + udp + frag + sock + host + dev
 }
 
 /// Usage of the budgets at the end of every window, and the memory held by containers.

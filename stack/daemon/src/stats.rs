@@ -111,8 +111,10 @@ pub struct Categories {
     pub fwd_bytes: u64,
     /// Unused reserves of open flows (`strict` rules).
     pub reserve_bytes: u64,
-    /// UDP datagrams and IP fragments.
+    /// UDP datagrams.
     pub udp_bytes: u64,
+    /// Fragments of incomplete IP datagrams.
+    pub frag_bytes: u64,
     /// Flow objects, TIME-WAIT entries, SYNs without a flow.
     pub sock_bytes: u64,
     /// Caps of host sockets, and backlogs.
@@ -178,6 +180,7 @@ impl From<&MemberStats> for Categories {
             fwd_bytes: m.fwd,
             reserve_bytes: m.reserve,
             udp_bytes: m.udp,
+            frag_bytes: m.frag,
             sock_bytes: m.sock,
             host_bytes: m.host,
             listen_bytes: m.listen,

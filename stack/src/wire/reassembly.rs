@@ -234,7 +234,7 @@ impl Reassembly {
     /// Charges `bytes` to the container; false if its share or the budget refuses.
     fn charge(&mut self, bytes: u64, payer: &mut Payer<'_>) -> bool {
         let fits = self.charged + bytes <= BYTES_MAX
-            && payer.budget.charge_udp(payer.member, bytes, payer.now);
+            && payer.budget.charge_frag(payer.member, bytes, payer.now);
         self.charged += if fits { bytes } else { 0 };
         fits
     }
@@ -242,7 +242,7 @@ impl Reassembly {
     /// Uncharges `bytes`.
     fn uncharge(&mut self, bytes: u64, payer: &mut Payer<'_>) {
         self.charged -= bytes;
-        payer.budget.uncharge_udp(payer.member, bytes, payer.now);
+        payer.budget.uncharge_frag(payer.member, bytes, payer.now);
     }
 
     /// Frees the data of a datagram but keeps the entry, so that later fragments are dropped.

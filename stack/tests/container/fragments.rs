@@ -194,17 +194,17 @@ fn what_never_comes_whole_is_charged_and_given_back() {
         let mut rig = Rig::new();
         let frames = pieces(v6, 17, 5, &bytes(30_000), 1400);
         frames[1..].iter().for_each(|frame| rig.frame(frame));
-        assert!(rig.memory().udp >= 30_000, "{:?}", rig.memory());
+        assert!(rig.memory().frag >= 30_000, "{:?}", rig.memory());
         assert!(rig.usage() >= rig.empty + 30_000);
         rig.pass(if v6 { 59_000 } else { 29_000 });
-        assert!(rig.memory().udp > 0);
+        assert!(rig.memory().frag > 0);
         rig.pass(2000);
-        assert_eq!((rig.memory().udp, rig.stat("ReasmTimeout")), (0, 1));
+        assert_eq!((rig.memory().frag, rig.stat("ReasmTimeout")), (0, 1));
         rig.assert_empty();
         // The charge is released when the container ends, too.
         frames[1..].iter().for_each(|frame| rig.frame(frame));
         rig.with_cx(Container::abort_all);
-        assert_eq!((rig.memory().udp, rig.stack.next_deadline()), (0, None));
+        assert_eq!((rig.memory().frag, rig.stack.next_deadline()), (0, None));
     }
 }
 
@@ -243,7 +243,7 @@ fn a_flood_of_pieces_leaves_room_for_flows() {
         let frames = pieces(id % 2 == 0, 17, id, &bytes(9000), 1400);
         rig.frame(&frames[6]);
         rig.frame(&frames[usize::from(id) % 5]);
-        assert!(rig.memory().udp <= hard / 8);
+        assert!(rig.memory().frag <= hard / 8);
     }
     let mut peer = Peer::open(&mut rig);
     rig.send(peer.data(b"through"));

@@ -184,7 +184,8 @@ fn memory_is_charged_where_the_head_of_the_stack_says() {
         ("budget.admit(", &["stack/src/container/admission.rs"]),
         (".host_raise(", &["stack/src/relay/host_caps.rs"]),
         (".charge_compact(", &["stack/src/flow/syn_backlog.rs", "stack/src/flow/time_wait.rs"]),
-        (".charge_udp(", &["stack/src/wire/reassembly.rs"]),
+        (".charge_udp(", &[]),
+        (".charge_frag(", &["stack/src/wire/reassembly.rs"]),
         (".charge_listen(", &["stack/daemon/src/worker/control.rs"]),
     ];
     let head =

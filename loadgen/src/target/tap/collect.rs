@@ -93,6 +93,7 @@ fn held(c: &Categories, rules: RuleSet) -> u64 {
         fwd_bytes,
         reserve_bytes,
         udp_bytes,
+        frag_bytes,
         sock_bytes,
         host_bytes,
         dev_bytes,
@@ -102,7 +103,7 @@ fn held(c: &Categories, rules: RuleSet) -> u64 {
     // Under the linux rules the memory of host sockets is recorded but not charged.
     let host = if rules == RuleSet::Strict { host_bytes } else { 0 };
     let queued = rmem_bytes + ofo_bytes + credit_bytes + wmem_bytes + fwd_bytes;
-    queued + reserve_bytes + udp_bytes + sock_bytes + host + dev_bytes
+    queued + reserve_bytes + udp_bytes + frag_bytes + sock_bytes + host + dev_bytes
 }
 
 fn container(

@@ -218,7 +218,7 @@ fn fragments_are_in_the_stats() {
         serde_json::from_slice(&std::fs::read(&file.0).unwrap()).unwrap();
     let counters = &stats["containers"][0]["counters"];
     assert_eq!((&counters["ReasmOKs"], &counters["IcmpEchoAnswered"]), (&1.into(), &1.into()));
-    assert_eq!(stats["containers"][0]["udp_bytes"], 0);
+    assert_eq!(stats["containers"][0]["frag_bytes"], 0);
 }
 
 #[test]

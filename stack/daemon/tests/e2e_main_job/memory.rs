@@ -54,7 +54,8 @@ pub(crate) fn cold(words: &[&str]) {
     let now = &stats.containers[0];
     let after = [memory("Rss"), memory("Anonymous")];
     let used = |c: skbudget::stats::Categories| {
-        (c.rmem_bytes + c.ofo_bytes + c.wmem_bytes + c.udp_bytes + c.sock_bytes) as i64
+        (c.rmem_bytes + c.ofo_bytes + c.wmem_bytes + c.udp_bytes + c.frag_bytes + c.sock_bytes)
+            as i64
     };
     let charged = used(now.categories) - used(charged_before);
     let [rss, anonymous] = [after[0] - before[0], after[1] - before[1]];

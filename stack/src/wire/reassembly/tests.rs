@@ -46,7 +46,7 @@ impl Bench {
     fn check(&mut self) {
         let sum: u64 = self.table.entries.iter().map(|e| e.charged).sum();
         assert_eq!(self.table.charged, sum);
-        assert_eq!(self.budget.member_stats(self.member).udp, sum);
+        assert_eq!(self.budget.member_stats(self.member).frag, sum);
         assert!(sum <= BYTES_MAX && self.table.entries.len() <= ENTRIES_MAX);
         for entry in &self.table.entries {
             assert!(entry.buffer.capacity() as u64 + ENTRY_BYTES <= entry.charged);
