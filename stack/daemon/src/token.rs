@@ -1,18 +1,20 @@
 //! Packs the subject of a poll event into its token.
 //!
-//! `| seat 16 | kind 2 | generation 22 | index 24 |`. The generation is truncated: a late event of a closed flow could
-//! be taken for one of the flow 2^22 generations later at the same index, but only within one batch of events.
+//! `| seat 16 | kind 4 | generation 20 | index 24 |`. The generation is truncated: a late event of a closed flow could
+//! be taken for one of the flow 2^20 generations later at the same index, but only within one batch of events.
 
 use mio::Token;
 use skbudget_stack::FlowId;
 
 const INDEX_BITS: u32 = 24;
-const GENERATION_BITS: u32 = 22;
+const GENERATION_BITS: u32 = 20;
+const KIND_BITS: u32 = 4;
 const KIND_SHIFT: u32 = INDEX_BITS + GENERATION_BITS;
-const SEAT_SHIFT: u32 = KIND_SHIFT + 2;
+const SEAT_SHIFT: u32 = KIND_SHIFT + KIND_BITS;
 
 const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
 const GENERATION_MASK: u64 = (1 << GENERATION_BITS) - 1;
+const KIND_MASK: u64 = (1 << KIND_BITS) - 1;
 
 const KIND_FLOW: u64 = 0;
 const KIND_DEVICE: u64 = 1;
@@ -22,7 +24,8 @@ const KIND_WAKER: u64 = 3;
 /// Maximum number of flows of one container.
 pub(crate) const FLOWS_MAX: u32 = 1 << INDEX_BITS;
 
-const _: () = assert!(usize::BITS >= 64, "tokens hold a seat, a generation and an index");
+const _: () = assert!(SEAT_SHIFT + u16::BITS == usize::BITS, "the fields fill a token");
+const _: () = assert!(KIND_WAKER <= KIND_MASK, "every kind fits its bits");
 
 /// What an event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +67,7 @@ pub(crate) fn seat(token: Token) -> u16 {
 
 /// The kind of event.
 pub(crate) fn kind(token: Token) -> Kind {
-    match token.0 as u64 >> KIND_SHIFT & 3 {
+    match token.0 as u64 >> KIND_SHIFT & KIND_MASK {
         KIND_FLOW => Kind::Flow,
         KIND_DEVICE => Kind::Device,
         KIND_LISTENER => Kind::Listener(flow_index(token)),
@@ -84,6 +87,21 @@ fn pack(seat: u16, kind: u64, rest: u64) -> Token {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_field_changes_another() {
+        // The largest value of each field: a bit of one in another would change the kind or the seat.
+        let id = FlowId { index: FLOWS_MAX - 1, generation: u32::MAX };
+        for seat_index in [0, 1, u16::MAX] {
+            let all =
+                [flow(seat_index, id), device(seat_index), listener(seat_index, FLOWS_MAX - 1)];
+            assert_eq!(all.map(seat), [seat_index; 3]);
+            assert_eq!(all.map(kind), [Kind::Flow, Kind::Device, Kind::Listener(FLOWS_MAX - 1)]);
+        }
+        // The generation is truncated to its bits and wraps.
+        let wrapped = FlowId { generation: 1 << GENERATION_BITS, ..id };
+        assert_eq!(flow(0, wrapped), flow(0, FlowId { generation: 0, ..id }));
+    }
 
     #[test]
     fn what_goes_in_comes_out() {
