@@ -108,16 +108,12 @@ fn ipv4<'a>(config: &ContainerConfig, vnet: &VnetHdr, bytes: &'a [u8]) -> Ingres
     if !packet.verify_checksum() {
         return Ingress::Drop(Stat::DropIpv4Checksum);
     }
-    let (src, dst) = (packet.src_addr(), packet.dst_addr());
-    // Only the guest is on this link: another source is spoofed, or the guest has a wrong address.
-    if src != config.guest_ip {
-        return Ingress::Drop(Stat::DropSource);
+    // Before reassembly: a fragment to a destination without a route must not cost memory.
+    if let Some(refused) = check_addrs_v4(config, &packet) {
+        return refused;
     }
-    // Before reassembly: a fragment to such a destination must not cost memory.
-    if noroute::unroutable(dst) || dst == config.guest_ip {
-        return noroute::v4(config, &packet);
-    }
-    let (addrs, protocol) = (Addrs::V4 { src, dst }, packet.next_header());
+    let addrs = Addrs::V4 { src: packet.src_addr(), dst: packet.dst_addr() };
+    let protocol = packet.next_header();
     // Without vnet: the checksum of a fragment covers the whole datagram and is tested after reassembly.
     if packet.more_frags() || packet.frag_offset() != 0 {
         let key = Key { addrs, id: packet.ident().into(), protocol: protocol.into() };
@@ -132,6 +128,19 @@ fn ipv4<'a>(config: &ContainerConfig, vnet: &VnetHdr, bytes: &'a [u8]) -> Ingres
     }
     transport(config, vnet, addrs, packet.hop_limit(), protocol, packet.payload())
         .with_ecn(packet.ecn())
+}
+
+/// Checks the addresses of an IPv4 packet of any protocol. `Some`: the packet is not relayed.
+fn check_addrs_v4<'a>(
+    config: &ContainerConfig,
+    packet: &Ipv4Packet<&'a [u8]>,
+) -> Option<Ingress<'a>> {
+    let (src, dst) = (packet.src_addr(), packet.dst_addr());
+    // Only the guest is on this link: another source is spoofed, or the guest has a wrong address.
+    if src != config.guest_ip {
+        return Some(Ingress::Drop(Stat::DropSource));
+    }
+    (noroute::unroutable(dst) || dst == config.guest_ip).then(|| noroute::v4(config, packet))
 }
 
 /// Checks the transport header of a packet of either family. `vnet` holds the device's statement about its checksum.
@@ -149,17 +158,27 @@ pub(crate) fn transport<'a>(
             Some(net) => icmp::on_v6(config, net, (src, dst), hop_limit, payload),
             None => Ingress::Drop(Stat::DropIpv6),
         },
-        // A connection or datagram needs one address at each end; neighbour discovery above does not.
-        (_, Addrs::V6 { src, .. }) if src.is_unspecified() => Ingress::Drop(Stat::DropSource),
-        (_, Addrs::V6 { dst, .. }) if dst.is_multicast() => Ingress::Drop(Stat::DropDestination),
         (IpProtocol::Tcp, _) => tcp(vnet, addrs, payload),
         (IpProtocol::Udp, _) => udp(addrs, payload),
-        _ => Ingress::Drop(Stat::DropProtocol),
+        _ => Ingress::Drop(check_ends(addrs).err().unwrap_or(Stat::DropProtocol)),
+    }
+}
+
+/// Checks that each end is one address, for protocols that need that: neighbour discovery does not. IPv4 packets were
+/// checked before reassembly.
+fn check_ends(addrs: Addrs) -> Result<(), Stat> {
+    match addrs {
+        Addrs::V6 { src, .. } if src.is_unspecified() => Err(Stat::DropSource),
+        Addrs::V6 { dst, .. } if dst.is_multicast() => Err(Stat::DropDestination),
+        _ => Ok(()),
     }
 }
 
 /// Checks a TCP header and its checksum.
 fn tcp<'a>(vnet: &VnetHdr, addrs: Addrs, payload: &'a [u8]) -> Ingress<'a> {
+    if let Err(stat) = check_ends(addrs) {
+        return Ingress::Drop(stat);
+    }
     let Ok(segment) = TcpPacket::new_checked(payload) else {
         return Ingress::Drop(Stat::DropTcpHeader);
     };
@@ -181,6 +200,9 @@ fn tcp<'a>(vnet: &VnetHdr, addrs: Addrs, payload: &'a [u8]) -> Ingress<'a> {
 
 /// UDP is not relayed yet: the guest receives port unreachable at once (RFC 1122 section 4.1.3.1).
 fn udp<'a>(addrs: Addrs, payload: &[u8]) -> Ingress<'a> {
+    if let Err(stat) = check_ends(addrs) {
+        return Ingress::Drop(stat);
+    }
     // Checked although it is refused: an error must quote the header of a real datagram.
     if UdpPacket::new_checked(payload).is_err() {
         return Ingress::Drop(Stat::DropUdp);
