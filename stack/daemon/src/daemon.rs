@@ -4,7 +4,7 @@
 //! Workers share nothing but the levels above the budgets.
 
 use std::io;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
@@ -12,6 +12,7 @@ use mio::Waker;
 use skbudget_controller::{BudgetConfig, Level, LevelConfig, Limits};
 use skbudget_stack::{FlowInfo, Undelivered};
 
+use crate::events::EventSink;
 use crate::host_level::HostLevel;
 use crate::stats::{ContainerReport, Meter, SCHEMA, Stats};
 use crate::types::{BudgetId, BudgetRef, ContainerSpec, DaemonError, DaemonEvent, Ended};
@@ -25,8 +26,9 @@ pub struct DaemonConfig {
     pub workers: usize,
     /// A meter over all budgets.
     pub host: Option<LevelConfig>,
-    /// Receives what happens to containers.
-    pub events: Option<Sender<DaemonEvent>>,
+    /// Receives what happens to containers and budgets. Events that find the channel full are counted in a
+    /// [`DaemonEvent::Lost`].
+    pub events: Option<SyncSender<DaemonEvent>>,
 }
 
 /// A running daemon. Dropping it shuts the daemon down.
@@ -237,10 +239,10 @@ impl WorkerHandle {
     fn start(
         index: usize,
         host: Option<Arc<HostLevel>>,
-        events: Option<Sender<DaemonEvent>>,
+        events: Option<SyncSender<DaemonEvent>>,
     ) -> io::Result<Self> {
         let (commands, inbox) = mpsc::channel();
-        let (worker, waker) = worker::Worker::new(index, host, inbox, events)?;
+        let (worker, waker) = worker::Worker::new(index, host, inbox, EventSink::new(events))?;
         let name = format!("skb-worker-{index}");
         let thread = thread::Builder::new().name(name).spawn(move || worker.run())?;
         Ok(Self { commands, waker, thread: Some(thread) })

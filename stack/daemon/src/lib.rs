@@ -10,6 +10,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+mod events;
 pub mod exit;
 mod host;
 mod host_level;

@@ -10,11 +10,21 @@ use skbudget_stack::{ContainerConfig, Tap};
 use crate::listener;
 use crate::stats::ContainerReport;
 
-/// What the daemon reports without a request.
+/// What the daemon reports without a request. A budget is named as in the stats.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DaemonEvent {
     /// The container's device was closed or deleted. All that it held is released.
     ContainerEnded { name: String },
+    /// The budget's usage rose above soft.
+    PressureStarted { budget: String },
+    /// The usage fell below low, this time after it had risen above soft.
+    PressureEnded { budget: String, after_ms: u64 },
+    /// A flow got no memory. `container` is `None` if it was removed since.
+    FlowRefused { budget: String, container: Option<String> },
+    /// A charge exceeded hard, and the one before it had not.
+    HardReached { budget: String },
+    /// Events that this channel had no room for.
+    Lost { events: u64 },
 }
 
 /// What is known of a container that ended by itself.

@@ -15,7 +15,7 @@ mod seat;
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use mio::{Events, Poll, Waker};
@@ -24,11 +24,13 @@ use skbudget_stack::tap::SCRATCH_BYTES;
 use skbudget_stack::{ChunkPool, Ready, WakeKey};
 
 use crate::clock;
+use crate::events::EventSink;
 use crate::host_level::HostLevel;
 use crate::token::{self, Kind};
 use crate::types::{DaemonEvent, Ended};
 
 pub(crate) use control::Command;
+use quiet::Quiet;
 use rest::Recent;
 use seat::{After, Seat, Shared};
 
@@ -39,7 +41,7 @@ const EVENTS_PER_TURN: usize = 1024;
 /// memory again. Waiters that remain are polled in the next turn.
 const WAKE_PASSES: usize = 4;
 
-/// Interval between two log lines of one budget.
+/// Least interval between two log lines of one budget.
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -50,7 +52,7 @@ pub(crate) struct Worker {
     host: Option<Arc<HostLevel>>,
     /// When this worker last published the shares; `None` while the host level is not flagged.
     shared: Option<Instant>,
-    listener: Option<Sender<DaemonEvent>>,
+    event_sink: EventSink,
     pool: ChunkPool,
     /// When to return free chunks to the system if no event arrives before; `None`: there is none to return.
     tend_at: Option<Instant>,
@@ -84,10 +86,8 @@ struct BudgetSeat {
     own: bool,
     /// The budget is in the worker's `touched` list.
     touched: bool,
-    /// Time of the last log line.
-    logged: Option<Instant>,
-    /// Events not logged since that line.
-    unlogged: u64,
+    /// Rate limit of the log lines of its events.
+    log_limit: Quiet,
 }
 
 impl Worker {
@@ -96,7 +96,7 @@ impl Worker {
         index: usize,
         host: Option<Arc<HostLevel>>,
         inbox: Receiver<Command>,
-        listener: Option<Sender<DaemonEvent>>,
+        event_sink: EventSink,
     ) -> io::Result<(Self, Arc<Waker>)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), token::WAKER)?);
@@ -109,7 +109,7 @@ impl Worker {
             inbox,
             host,
             shared: None,
-            listener,
+            event_sink,
             pool: ChunkPool::new(),
             tend_at: None,
             scratch: vec![0; SCRATCH_BYTES],
@@ -324,7 +324,8 @@ impl Worker {
                 self.touched.push(index);
             }
             while let Some(event) = owner.budget.poll_event() {
-                owner.log(event, &self.seats, now);
+                let unlogged = owner.log_limit.note(now);
+                self.event_sink.send(owner.describe(event, &self.seats), unlogged);
             }
         }
     }
@@ -361,44 +362,23 @@ impl Worker {
             self.activate(index);
         }
     }
-
-    fn tell(&self, event: DaemonEvent) {
-        if let Some(listener) = &self.listener {
-            // The receiver of events may be dropped: the containers run on without it.
-            let _ = listener.send(event);
-        }
-    }
 }
 
 impl BudgetSeat {
-    /// Writes at most one line in `LOG_EVERY`, with the number of events not logged before it. `seats`: all containers
-    /// of the worker.
-    fn log(&mut self, event: Event, seats: &[Option<Seat>], now: Instant) {
-        if self.logged.is_some_and(|at| now.since(at) < LOG_EVERY) {
-            self.unlogged += 1;
-            return;
-        }
-        self.logged = Some(now);
-        let since = match std::mem::take(&mut self.unlogged) {
-            0 => String::new(),
-            left_out => format!(" ({left_out} events not logged)"),
-        };
-        let name = &self.name;
+    /// The event in the daemon's terms. `seats`: all containers of the worker.
+    fn describe(&self, event: Event, seats: &[Option<Seat>]) -> DaemonEvent {
+        let budget = self.name.clone();
         match event {
-            Event::PressureEnter { .. } => log::info!("budget {name}: under pressure{since}"),
+            Event::PressureEnter { .. } => DaemonEvent::PressureStarted { budget },
             Event::PressureLeave { after_ms, .. } => {
-                log::info!("budget {name}: pressure ended after {after_ms} ms{since}");
+                DaemonEvent::PressureEnded { budget, after_ms }
             }
             Event::AdmissionDenied { member, .. } => {
                 let index = self.members.get(usize::from(member.0)).copied().flatten();
                 let seat = index.and_then(|index| seats[usize::from(index)].as_ref());
-                // The container may have been removed after the event.
-                let container = seat.map_or("(removed)", |seat| &seat.name);
-                log::warn!(
-                    "budget {name}: flow of container {container} refused for want of memory{since}"
-                );
+                DaemonEvent::FlowRefused { budget, container: seat.map(|seat| seat.name.clone()) }
             }
-            Event::HardRefused { .. } => log::info!("budget {name}: hard limit reached{since}"),
+            Event::HardRefused { .. } => DaemonEvent::HardReached { budget },
         }
     }
 }

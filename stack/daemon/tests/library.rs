@@ -108,7 +108,7 @@ fn containers_with_budgets_of_their_own_and_shared() {
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
 fn a_name_is_taken_until_its_container_ends_by_itself() {
-    let (events, happened) = mpsc::channel();
+    let (events, happened) = mpsc::sync_channel(16);
     let config = DaemonConfig { events: Some(events), ..DaemonConfig::default() };
     let daemon = Daemon::new(config).unwrap();
     let own = || BudgetRef::Own(budget(HARD));

@@ -7,7 +7,8 @@ use std::thread;
 use skbudget_controller::{Budget, BudgetConfig, Counter, Instant, Limits};
 use skbudget_stack::{Container, FlowInfo, Tap, Undelivered};
 
-use super::{BudgetSeat, Seat, Shared, Worker};
+use super::quiet::Quiet;
+use super::{BudgetSeat, LOG_EVERY, Seat, Shared, Worker};
 use crate::host::HostSockets;
 use crate::listener::Backlog;
 use crate::stats::{self, Categories, ContainerReport, Meter};
@@ -153,8 +154,7 @@ impl Worker {
             members: Vec::new(),
             own,
             touched: false,
-            logged: None,
-            unlogged: 0,
+            log_limit: Quiet::every(LOG_EVERY),
         };
         Ok(place(&mut self.budgets, seat))
     }

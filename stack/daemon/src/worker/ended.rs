@@ -14,9 +14,7 @@ impl Worker {
     pub(super) fn on_gone(&mut self, index: u16, now: Instant) {
         self.remember(index, now);
         if let Some(seat) = self.remove_seat(index, now) {
-            let name = seat.name;
-            log::info!("container {name}: its device was closed or deleted");
-            self.tell(DaemonEvent::ContainerEnded { name });
+            self.event_sink.send(DaemonEvent::ContainerEnded { name: seat.name }, Some(0));
         }
     }
 

@@ -1,24 +1,27 @@
-//! Reports a lasting failure when it starts, and then once a minute.
+//! Reports what happens often when it starts, and then once an interval, with the number of times between.
 
 use std::time::Duration;
 
 use skbudget_controller::Instant;
 
-/// Interval between two reports of a failure that lasts.
-const AGAIN_AFTER: Duration = Duration::from_secs(60);
-
-/// One kind of failure of one container.
-#[derive(Debug, Default)]
+/// Rate limit of one kind of log line of one container or budget.
+#[derive(Debug)]
 pub(super) struct Quiet {
+    interval: Duration,
     reported: Option<Instant>,
     left_out: u64,
 }
 
 impl Quiet {
+    /// Permits one report in each interval.
+    pub(super) fn every(interval: Duration) -> Self {
+        Self { interval, reported: None, left_out: 0 }
+    }
+
     /// Records one occurrence. `Some` when it is to be reported: the number of occurrences not reported since the last
     /// one.
     pub(super) fn note(&mut self, now: Instant) -> Option<u64> {
-        if self.reported.is_some_and(|at| now.since(at) < AGAIN_AFTER) {
+        if self.reported.is_some_and(|at| now.since(at) < self.interval) {
             self.left_out += 1;
             return None;
         }
@@ -31,9 +34,11 @@ impl Quiet {
 mod tests {
     use super::*;
 
+    const MINUTE: Duration = Duration::from_secs(60);
+
     #[test]
     fn twenty_a_second_are_one_report_a_minute_with_their_number() {
-        let mut quiet = Quiet::default();
+        let mut quiet = Quiet::every(MINUTE);
         let reports: Vec<_> = (0..3600)
             .filter_map(|i| Some((i, quiet.note(Instant::from_millis(50 * i))?)))
             .collect();
@@ -42,7 +47,7 @@ mod tests {
 
     #[test]
     fn what_happens_seldom_is_always_reported() {
-        let mut quiet = Quiet::default();
+        let mut quiet = Quiet::every(MINUTE);
         for minute in 1..=5 {
             assert_eq!(quiet.note(Instant::from_millis(60_000 * minute)), Some(0));
         }

@@ -31,6 +31,9 @@ const ACCEPTS_PER_TURN: usize = 16;
 /// Pause of a listener after accept(2) failed, most likely for want of descriptors: a retry at once would fail again.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
 
+/// Least interval between two reports of a failure that lasts.
+const REPORT_EVERY: Duration = Duration::from_secs(60);
+
 /// Time and buffers that the parts of a turn share.
 pub(super) struct Shared<'a> {
     pub(super) now: Instant,
@@ -104,8 +107,8 @@ impl Seat {
             host,
             tap,
             listeners: Vec::new(),
-            accepts_fail: Quiet::default(),
-            connects_fail: Quiet::default(),
+            accepts_fail: Quiet::every(REPORT_EVERY),
+            connects_fail: Quiet::every(REPORT_EVERY),
             // Frames may have arrived before the device was watched, and they cause no edge.
             device_ready: true,
             active: false,
