@@ -137,7 +137,6 @@ impl Worker {
             }
             // One reading for the whole turn: every part of the turn sees the same time.
             let now = clock::now();
-            self.called = false;
             for event in &events {
                 self.called |= self.on_event(event);
             }
@@ -146,7 +145,8 @@ impl Worker {
             self.wake(now);
             // Commands last: a reply describes the state after the events that arrived before it.
             if self.called {
-                self.on_commands(now);
+                // Still set when commands may remain: the next turn executes them, and does not wait.
+                self.called = self.on_commands(now);
             }
             // Free chunks are kept for the next burst for a while, then returned to the system.
             self.tend_at = self.pool.tend(now);
@@ -156,7 +156,7 @@ impl Worker {
 
     /// Waits for events. Does not block while a container or a budget still has work.
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        let timeout = if self.active.is_empty() && self.touched.is_empty() {
+        let timeout = if self.active.is_empty() && self.touched.is_empty() && !self.called {
             // Here the thread has time: the capture is written between bursts, not within one.
             if self.captures {
                 self.seats.iter_mut().flatten().for_each(|seat| seat.tap.flush_capture());
@@ -164,7 +164,7 @@ impl Worker {
             let due = self.deadlines.first().map(|(at, _)| *at).into_iter();
             due.chain(self.tend_at).min().map(|at| at.since(clock::now()))
         } else {
-            // A bound stopped a container, or waiters remain: only collect what is ready.
+            // A bound stopped a container or the commands, or waiters remain: only collect what is ready.
             Some(Duration::ZERO)
         };
         match self.poll.poll(events, timeout) {

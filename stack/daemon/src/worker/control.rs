@@ -14,8 +14,11 @@ use crate::listener::Backlog;
 use crate::stats::{self, Categories, ContainerReport, Meter};
 use crate::types::{BudgetId, BudgetRef, ContainerSpec, DaemonError, Ended};
 
-#[derive(Debug)]
+/// Commands executed in one turn: many callers must not delay the containers.
+const COMMANDS_PER_TURN: usize = 16;
+
 /// One command; the worker sends the result to `reply`.
+#[derive(Debug)]
 pub(crate) enum Command {
     /// Creates a budget that containers can share.
     AddBudget { name: String, config: BudgetConfig, reply: Sender<Result<BudgetId, DaemonError>> },
@@ -49,9 +52,11 @@ pub(crate) struct Report {
 }
 
 impl Worker {
-    /// Executes all pending commands. A reply is dropped when its receiver is gone.
-    pub(super) fn on_commands(&mut self, now: Instant) {
-        while let Ok(command) = self.inbox.try_recv() {
+    /// Executes pending commands, at most [`COMMANDS_PER_TURN`]. True when it stopped there and more may be pending. A
+    /// reply is dropped when its receiver is gone.
+    pub(super) fn on_commands(&mut self, now: Instant) -> bool {
+        for _ in 0..COMMANDS_PER_TURN {
+            let Ok(command) = self.inbox.try_recv() else { return false };
             match command {
                 Command::AddBudget { name, config, reply } => {
                     let made = self.add_budget(name, config, false);
@@ -92,6 +97,7 @@ impl Worker {
                 Command::Stop => self.stop = true,
             }
         }
+        true
     }
 
     /// Removes every container, before the thread ends.
@@ -325,4 +331,53 @@ fn place<T>(places: &mut Vec<Option<T>>, value: T) -> usize {
         places[free] = Some(value);
     }
     free
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{self, Receiver};
+
+    use super::*;
+    use crate::events::EventSink;
+
+    /// A worker that does not run, its commands, and its waker.
+    fn worker() -> (Worker, Sender<Command>, Arc<mio::Waker>) {
+        let (commands, inbox) = mpsc::channel();
+        let (worker, waker) = Worker::new(0, None, inbox, EventSink::new(None)).unwrap();
+        (worker, commands, waker)
+    }
+
+    fn queue(commands: &Sender<Command>, n: usize) -> Vec<Receiver<bool>> {
+        let send = |_| {
+            let (reply, answer) = mpsc::channel();
+            commands.send(Command::Has { name: "none".to_owned(), reply }).unwrap();
+            answer
+        };
+        (0..n).map(send).collect()
+    }
+
+    #[test]
+    fn a_turn_executes_a_bounded_number_of_commands() {
+        let (mut worker, commands, _waker) = worker();
+        let answers = queue(&commands, 2 * COMMANDS_PER_TURN + 1);
+        let answered = || answers.iter().filter(|answer| answer.try_recv() == Ok(false)).count();
+        for _ in 0..2 {
+            assert!(worker.on_commands(Instant(0)), "one command remains");
+            assert_eq!(answered(), COMMANDS_PER_TURN);
+        }
+        assert!(!worker.on_commands(Instant(0)));
+        assert_eq!(answered(), 1);
+    }
+
+    #[test]
+    fn commands_beyond_the_bound_are_executed_without_another_wake_up() {
+        let (worker, commands, waker) = worker();
+        let answers = queue(&commands, 10 * COMMANDS_PER_TURN);
+        waker.wake().unwrap();
+        let thread = thread::spawn(move || worker.run());
+        assert!(answers.iter().all(|answer| answer.recv() == Ok(false)));
+        commands.send(Command::Stop).unwrap();
+        waker.wake().unwrap();
+        thread.join().unwrap();
+    }
 }
