@@ -9,7 +9,7 @@
 //! Events only mark flows as dirty. All work that moves bytes or sends segments happens once per dirty flow and turn,
 //! so a batch of segments costs one write and one ACK.
 
-use skbudget_controller::{Budget, Instant, MemberId};
+use skbudget_controller::{Instant, MemberId};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -21,7 +21,7 @@ use crate::flow::syn_backlog::SynBacklog;
 use crate::flow::table::FlowTable;
 use crate::flow::time_wait::{TimeWait, Verdict};
 use crate::io::{Close, FlowId, Ready};
-use crate::tcp::{Disposition, Mem};
+use crate::tcp::Disposition;
 use crate::wire::emit::Egress;
 use crate::wire::reassembly::Reassembly;
 use crate::wire::segment::{Outgoing, Segment, Tuple};
@@ -160,7 +160,8 @@ impl Container {
             && let Some(mut flow) = self.flows.take(index)
         {
             let had = flow.tcb.rcv.q.nxt();
-            let disposition = flow.on_segment(seg, cx, &mut self.stats);
+            let mut mem = cx.mem(&mut flow.ledger);
+            let disposition = flow.tcb.on_segment(seg, &mut mem, &mut self.stats);
             let got = flow.tcb.rcv.q.nxt() - had;
             self.bytes_from_guest += got;
             // A retransmission keeps the flow active, too. A keep-alive probe does not: it may carry the last byte once
@@ -250,7 +251,7 @@ impl Container {
         }
         let entry = flow.tcb.time_wait_entry();
         // Without memory the flow leaves no entry, and a retransmitted FIN is answered with RST (H2).
-        if self.time_wait.insert(flow.tuple, entry, cx.budget, self.member, cx.now) {
+        if self.time_wait.insert(flow.tuple, entry, &mut cx.member(self.member)) {
             self.stats.add(Stat::TW);
         }
     }
@@ -300,7 +301,7 @@ impl Container {
     /// work is left.
     pub fn turn(&mut self, cx: &mut Ctx<'_>) -> bool {
         // Retried each turn until it succeeds: at the start the budget may have no room yet.
-        self.syn_backlog.charge(cx.budget, self.member, cx.now);
+        self.syn_backlog.charge(&mut cx.member(self.member));
         // Timers first: they release memory (TIME-WAIT, fragments, idle flows) that admission can use.
         self.run_timers(cx);
         self.watch_crowd(cx.budget, cx.now);
@@ -333,7 +334,7 @@ impl Container {
         if self.blocked_until.is_some_and(|t| t <= cx.now) {
             self.unblock();
         }
-        self.time_wait.expire(cx.budget, self.member, cx.now);
+        self.time_wait.expire(&mut cx.member(self.member));
         self.expire_fragments(cx);
         self.expire_syns(cx);
         // Last: it takes credit of idle flows for waiting SYNs only as far as the room released above is too small.
@@ -397,7 +398,7 @@ impl Container {
         // The pause after a refusal is over: the next service reads the host again (L4).
         flow.retry_at = flow.retry_at.filter(|&t| t > cx.now);
         self.look_for_peer(cx, &mut flow);
-        let disposition = flow.on_timer(cx, &mut self.stats);
+        let disposition = flow.tcb.on_timer(cx.now, &mut self.stats);
         self.settle(cx, flow, disposition, None);
     }
 
@@ -440,10 +441,10 @@ impl Container {
         if std::mem::take(&mut self.accepts_wait) {
             cx.budget.forget(self.accepts_key().0);
         }
-        self.time_wait.clear(cx.budget, self.member, cx.now);
-        self.forget_fragments(cx);
+        self.time_wait.clear(&mut cx.member(self.member));
+        self.reassembly.clear(&mut cx.member(self.member));
         // After the entries: the list is charged as one block.
-        self.syn_backlog.uncharge(cx.budget, self.member, cx.now);
+        self.syn_backlog.uncharge(&mut cx.member(self.member));
         self.crowd = crowd::Crowd::default();
         // Nothing waits any more: release the room that was held back for SYNs (H1).
         self.hold_for_admission(cx.budget);
@@ -473,35 +474,6 @@ impl Container {
         self.rng ^= self.rng >> 7;
         self.rng ^= self.rng << 17;
         self.rng
-    }
-}
-
-impl Flow {
-    fn on_segment(
-        &mut self,
-        seg: &Segment<'_>,
-        cx: &mut Ctx<'_>,
-        stats: &mut Stats,
-    ) -> Disposition {
-        let (tcb, mut mem) = self.tcb_and_mem(cx.now, cx.budget, cx.pool, stats);
-        tcb.on_segment(seg, &mut mem)
-    }
-
-    fn on_timer(&mut self, cx: &mut Ctx<'_>, stats: &mut Stats) -> Disposition {
-        let (tcb, mut mem) = self.tcb_and_mem(cx.now, cx.budget, cx.pool, stats);
-        tcb.on_timer(&mut mem)
-    }
-
-    /// The block and its memory context for input, timers and output. The relay uses `with_ends` instead: only bytes
-    /// that the host takes open the window, so only there does the share of the device queue (`window_max`) count.
-    fn tcb_and_mem<'a>(
-        &'a mut self,
-        now: Instant,
-        budget: &'a mut Budget,
-        pool: &'a mut crate::ChunkPool,
-        stats: &'a mut Stats,
-    ) -> (&'a mut crate::tcp::Tcb, Mem<'a>) {
-        (&mut self.tcb, Mem { now, budget, pool, ledger: &mut self.ledger, stats, window_max: 0 })
     }
 }
 

@@ -64,7 +64,7 @@
 //! | the receive window is not opened beyond the flow's reserve | `tcp/rcv.rs` `advance_edge` |
 //! | the host socket is read for one chunk at a time | `relay.rs` `to_guest`, `tcp.rs` `send_room` |
 //! | caps of host sockets return to what a flow started with, and are not raised | `container/service.rs` `move_bytes`, `relay/host_caps.rs` `lower_under_pressure`; `controller/src/budget/strict.rs` `strict_host_raise` |
-//! | windows, send queues and caps stop growing well before soft: a step takes at most a quarter of the room left | `tcp/rcv.rs` `grows_by`, called by `tcp/rcv.rs`, `tcp/snd.rs` and `relay/host_caps.rs` |
+//! | windows, send queues and caps stop growing well before soft: a step takes at most a quarter of the room left | `controller/src/budget/flow.rs` `may_grow`, called by `tcp/rcv.rs`, `tcp/snd.rs` and `relay/host_caps.rs` |
 //! | a flow grows only up to its fair share (H4), a container up to its share of the level (H5) | `controller/src/budget/strict.rs` `grow`, `controller/src/level.rs` `fair_room` |
 //! | 2 flows are served in a turn, not 8 | `container.rs` `turn` |
 //! | 8 frames are read in a turn, not 32 | `daemon/src/worker/seat.rs` `take_frames` |

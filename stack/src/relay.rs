@@ -21,9 +21,10 @@ use skbudget_controller::Rules;
 
 use crate::flow::HostSide;
 use crate::io::{FlowId, Host, HostError};
+use crate::queue::MemCtx;
 use crate::queue::chunk::PAYLOAD;
 use crate::queue::send::{Filled, PARTS_MAX};
-use crate::tcp::{Mem, Tcb};
+use crate::tcp::Tcb;
 
 /// Slices of one write: 256 KiB.
 const WRITE_PARTS: usize = 64;
@@ -49,8 +50,9 @@ pub(crate) struct Ends<'a> {
     pub(crate) host: &'a mut dyn Host,
 }
 
-/// Writes in-order data to the host socket, and shuts it down after the last byte of the guest's stream.
-pub(crate) fn to_host(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
+/// Writes in-order data to the host socket, and shuts it down after the last byte of the guest's stream. `queue_share`:
+/// see [`Tcb::consume`].
+pub(crate) fn to_host(ends: &mut Ends<'_>, queue_share: u64, mem: &mut MemCtx<'_>) -> Moved {
     let mut left = BYTES_PER_TURN;
     while !ends.tcb.rcv.q.is_empty() && ends.side.ready.writable && !ends.side.is_broken() {
         let mut parts = [std::io::IoSlice::new(&[]); WRITE_PARTS];
@@ -61,7 +63,7 @@ pub(crate) fn to_host(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
         }
         match ends.host.write(ends.id, &parts[..count]) {
             Ok(n) => {
-                ends.tcb.consume(n, mem);
+                ends.tcb.consume(n, queue_share, mem);
                 ends.side.to_host_since += n as u64;
                 left = left.saturating_sub(n);
                 if left == 0 {
@@ -84,7 +86,7 @@ pub(crate) fn to_host(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
     if ends.side.is_broken() {
         let unread = ends.tcb.rcv.q.unread() as usize;
         if unread > 0 {
-            ends.tcb.consume(unread, mem);
+            ends.tcb.consume(unread, queue_share, mem);
         }
         return Moved::Done;
     }
@@ -97,7 +99,7 @@ pub(crate) fn to_host(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
 }
 
 /// Reads from the host socket as much as the guest's window, the queue and the budget allow.
-pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
+pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut MemCtx<'_>) -> Moved {
     let mut left = BYTES_PER_TURN;
     while ends.side.ready.readable && !ends.side.eof {
         // Linux rules: pressure does not bound what a sender may queue, only sndbuf does (L4).
@@ -112,10 +114,7 @@ pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut Mem<'_>) -> Moved {
         // The hint keeps a flow of small replies from requesting memory for a full read.
         let want = room.min(ends.side.read_hint * PAYLOAD);
         let (id, host) = (ends.id, &mut *ends.host);
-        let filled =
-            ends.tcb.snd.q.fill(want, mem.pool, mem.budget, mem.ledger, mem.now, |parts| {
-                host.read(id, parts)
-            });
+        let filled = ends.tcb.snd.q.fill(want, mem, |parts| host.read(id, parts));
         match filled {
             Filled::Bytes { n, full } => {
                 ends.side.from_host_since += n as u64;
@@ -177,6 +176,6 @@ fn end_of_host(ends: &mut Ends<'_>) {
 }
 
 /// Linux rules: the flow has reached its sndbuf (`sk_stream_memory_free` is false).
-fn at_sndbuf(mem: &Mem<'_>) -> bool {
+fn at_sndbuf(mem: &MemCtx<'_>) -> bool {
     mem.budget.rules() == Rules::Linux && mem.ledger.wmem() >= u64::from(mem.ledger.sndbuf())
 }

@@ -13,10 +13,10 @@
 
 use std::time::Duration;
 
-use skbudget_controller::{Budget, Instant, Ledger};
+use skbudget_controller::{Budget, Instant};
 
 use crate::config::{Algorithm, ContainerConfig, OFFLOAD_MSS};
-use crate::counters::Stats;
+use crate::queue::MemCtx;
 use crate::queue::chunk::{ChunkPool, PAYLOAD};
 use crate::sizes::{HEADERS_V4, HEADERS_V6};
 use crate::wire::segment::{Flags, Options, Outgoing, Segment};
@@ -49,17 +49,6 @@ const MSS_MIN: u16 = 48;
 const TURN_MS: u64 = 10;
 /// Window scale that this side advertises: 65535 << 7 is above every window that the budget grants.
 const WSCALE: u8 = 7;
-
-/// Memory and time: what every operation of a [`Tcb`] needs.
-pub(crate) struct Mem<'a> {
-    pub(crate) now: Instant,
-    pub(crate) budget: &'a mut Budget,
-    pub(crate) pool: &'a mut ChunkPool,
-    pub(crate) ledger: &'a mut Ledger,
-    pub(crate) stats: &'a mut Stats,
-    /// Largest receive window of one flow now, bytes: the flow's share of the device queue.
-    pub(crate) window_max: u64,
-}
 
 /// What the caller does after an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -275,11 +264,11 @@ impl Tcb {
 
     /// TCP with the guest is over: frees unsent and unacknowledged data, data beyond a hole and the credit of the
     /// window. Bytes that arrived in order stay queued for the host.
-    pub(crate) fn abandon(&mut self, mem: &mut Mem<'_>) {
+    pub(crate) fn abandon(&mut self, mem: &mut MemCtx<'_>) {
         let unsent = self.snd.q.len();
-        self.snd.q.acked(unsent, mem.pool, mem.budget, mem.ledger, mem.now);
-        self.rcv.q.prune_ofo(mem.pool, mem.budget, mem.ledger, mem.now);
-        self.rcv.q.close_to(0, mem.budget, mem.ledger, mem.now);
+        self.snd.q.acked(unsent, mem);
+        self.rcv.q.prune_ofo(mem);
+        self.rcv.q.close_to(0, mem);
     }
 
     /// The guest's stream ended and the host took every byte of it.
@@ -302,20 +291,21 @@ impl Tcb {
         }
     }
 
-    /// The host took `n` in-order bytes: frees their chunks and lets the window follow.
-    pub(crate) fn consume(&mut self, n: usize, mem: &mut Mem<'_>) {
-        self.rcv.q.consume(n, mem.pool, mem.budget, mem.ledger, mem.now);
-        let window_max = self.window_max(mem);
+    /// The host took `n` in-order bytes: frees their chunks and lets the window follow. `queue_share`: bytes of the
+    /// device queue for this flow, which bound its window.
+    pub(crate) fn consume(&mut self, n: usize, queue_share: u64, mem: &mut MemCtx<'_>) {
+        self.rcv.q.consume(n, mem);
+        let window_max = self.window_max(queue_share, mem.budget);
         self.rcv.on_taken(n as u64, mem.budget, window_max);
     }
 
     /// Bound of the receive window, bytes. The whole window of a guest on this machine may be in the device queue at
     /// once, so the flow's share of that queue is the bound. Of a farther guest only the bytes of one loop turn
     /// ([`TURN_MS`]) are in the queue, so its window may be larger by the ratio of its round trip to a turn.
-    fn window_max(&self, mem: &Mem<'_>) -> u64 {
+    fn window_max(&self, queue_share: u64, budget: &Budget) -> u64 {
         let far = self.snd.rack.min_rtt().as_millis() as u64 / TURN_MS;
-        let most = u64::from(mem.budget.sock_limits().rmem[2]);
-        mem.window_max.saturating_mul(far.max(1)).min(most)
+        let most = u64::from(budget.sock_limits().rmem[2]);
+        queue_share.saturating_mul(far.max(1)).min(most)
     }
 
     /// An RST that the guest accepts, for a flow that this side gives up.

@@ -385,6 +385,12 @@ impl Budget {
         }
     }
 
+    /// Whether autotuning may take `bytes` more: at most a quarter of [`Self::calm_room`]. Many flows
+    /// grow at once, and growth must not put the container under pressure.
+    pub fn may_grow(&self, bytes: u64) -> bool {
+        self.calm_room() / 4 >= bytes
+    }
+
     /// Marks the flow idle (no data for 1 s: its credit leaves the soft test and `n_active`, K7,
     /// H4) or active again. Any growth or arrival ends idleness by itself.
     pub fn set_idle(&mut self, ledger: &mut Ledger, idle: bool, now: Instant) {

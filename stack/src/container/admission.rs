@@ -55,9 +55,8 @@ impl Container {
             }
         }
         // The next turn admits it, first come, first served.
-        if let Pushed::Queued(id) =
-            self.syn_backlog.push(tuple, syn, cx.budget, self.member, cx.now)
-        {
+        let pushed = self.syn_backlog.push(tuple, syn, &mut cx.member(self.member));
+        if let Pushed::Queued(id) = pushed {
             self.new_syns.push_back(id);
             self.join_crowd(cx.budget, cx.now);
         }
@@ -78,7 +77,7 @@ impl Container {
         let tcb = Tcb::passive(self.link(&tuple, cx.budget), iss, ts_offset, syn, cx.now);
         // Where the window scale is fixed at connect, start with larger buffers if the budget has plenty (B10).
         let caps = if cx.host.window_scale_fixed_at_connect() {
-            relay::host_caps::initial_caps(cx.budget, &mut ledger, HOST_FLOOR, cx.now)
+            relay::host_caps::initial_caps(HOST_FLOOR, &mut cx.mem(&mut ledger))
         } else {
             HOST_FLOOR
         };
@@ -255,7 +254,7 @@ impl Container {
         let reserved = self.reserve_holding(cx, queued);
         let (id, mut ledger, held) = reserved.ok_or(NotAccepted::NoRoom)?;
         let caps = if cx.host.window_scale_fixed_at_connect() {
-            relay::host_caps::initial_caps(cx.budget, &mut ledger, held, cx.now)
+            relay::host_caps::initial_caps(held, &mut cx.mem(&mut ledger))
         } else {
             held
         };

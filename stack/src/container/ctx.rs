@@ -1,9 +1,10 @@
 //! What a container's stack works with.
 
-use skbudget_controller::{Budget, Instant};
+use skbudget_controller::{Budget, Instant, Ledger, MemberId};
 
 use crate::io::{Device, Host};
 use crate::queue::chunk::ChunkPool;
+use crate::queue::{MemCtx, MemberCtx};
 
 /// Context of every operation of a container's stack: time, memory, both ends.
 pub struct Ctx<'a> {
@@ -12,6 +13,18 @@ pub struct Ctx<'a> {
     pub pool: &'a mut ChunkPool,
     pub host: &'a mut dyn Host,
     pub device: &'a mut dyn Device,
+}
+
+impl Ctx<'_> {
+    /// The memory context of the flow with this ledger.
+    pub(crate) fn mem<'a>(&'a mut self, ledger: &'a mut Ledger) -> MemCtx<'a> {
+        MemCtx { now: self.now, budget: self.budget, pool: self.pool, ledger }
+    }
+
+    /// The memory context of a container, for charges that belong to no flow.
+    pub(crate) fn member(&mut self, member: MemberId) -> MemberCtx<'_> {
+        MemberCtx { now: self.now, budget: self.budget, member }
+    }
 }
 
 impl std::fmt::Debug for Ctx<'_> {

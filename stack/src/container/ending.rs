@@ -38,9 +38,8 @@ impl Container {
         if !flow.host.open || flow.host.is_broken() {
             return self.end(cx, flow, Close::Reset);
         }
-        let (tcb, mut mem) = flow.tcb_and_mem(cx.now, cx.budget, cx.pool, &mut self.stats);
         // Releases the send queue, out-of-order data and window; in-order data stays for the host.
-        tcb.abandon(&mut mem);
+        flow.tcb.abandon(&mut cx.mem(&mut flow.ledger));
         // An orphan reads nothing and opens no window, so it waits for no memory.
         if std::mem::take(&mut flow.waiting) {
             cx.budget.forget(self.wake_key(&flow).0);

@@ -10,7 +10,7 @@ use super::Ctx;
 use crate::counters::Stat;
 use crate::io::vnet::VnetHdr;
 use crate::wire::parse::{self, Answer, Ingress};
-use crate::wire::reassembly::{Fragment, Outcome, Payer};
+use crate::wire::reassembly::{Fragment, Outcome};
 use crate::wire::segment::Tuple;
 use crate::wire::seq::Seq;
 use crate::wire::{arp, icmp, ndp};
@@ -65,8 +65,7 @@ impl Container {
 
     /// Stores a fragment; a complete datagram is handled as if it had arrived whole.
     fn on_fragment(&mut self, cx: &mut Ctx<'_>, fragment: &Fragment<'_>) {
-        let mut payer = Payer { budget: cx.budget, member: self.member, now: cx.now };
-        match self.reassembly.on_fragment(fragment, &mut payer) {
+        match self.reassembly.on_fragment(fragment, &mut cx.member(self.member)) {
             Outcome::Held => {}
             Outcome::Dropped(stat) => self.stats.add(stat),
             Outcome::Whole(datagram) => {
@@ -81,19 +80,13 @@ impl Container {
 
     /// Drops incomplete datagrams that are too old.
     pub(super) fn expire_fragments(&mut self, cx: &mut Ctx<'_>) {
-        let mut payer = Payer { budget: cx.budget, member: self.member, now: cx.now };
-        while let Some(expired) = self.reassembly.expire(&mut payer) {
+        while let Some(expired) = self.reassembly.expire(&mut cx.member(self.member)) {
             self.stats.add(Stat::ReasmTimeout);
             // No Time Exceeded is sent unless fragment zero was received (RFC 792, RFC 8200 section 4.5).
-            if !expired.begin.is_empty() && self.icmp_allowed(payer.now) {
+            if !expired.begin.is_empty() && self.icmp_allowed(cx.now) {
                 self.egress.answer(cx.device, &icmp::reassembly_timeout(&expired));
             }
         }
-    }
-
-    pub(super) fn forget_fragments(&mut self, cx: &mut Ctx<'_>) {
-        let mut payer = Payer { budget: cx.budget, member: self.member, now: cx.now };
-        self.reassembly.clear(&mut payer);
     }
 
     /// A router or tunnel behind the guest reports that our segments do not fit its link: lowers the flow's MSS if the

@@ -119,7 +119,7 @@ impl Container {
                 continue;
             }
             let Some(mut flow) = self.flows.take(id.index) else { continue };
-            let slots = flow.tcb.rcv.q.close_to(0, cx.budget, &mut flow.ledger, cx.now);
+            let slots = flow.tcb.rcv.q.close_to(0, &mut cx.mem(&mut flow.ledger));
             if slots > 0 {
                 cx.budget.count(self.member, Counter::CreditDemoted, u64::from(slots));
                 freed = true;

@@ -9,8 +9,8 @@ use crate::config::ContainerConfig;
 use crate::counters::Stat;
 use crate::flow::Flow;
 use crate::io::{Close, HostError};
+use crate::queue::MemCtx;
 use crate::relay::{self, Ends, Moved};
-use crate::tcp::Mem;
 use crate::tcp::state::State;
 use crate::wire::icmp::{self, Unreachable};
 
@@ -93,22 +93,15 @@ impl Container {
 
     /// Calls `work` with both ends of a flow and its memory context.
     pub(super) fn with_ends<T>(
-        &mut self,
+        &self,
         cx: &mut Ctx<'_>,
         flow: &mut Flow,
-        work: impl FnOnce(&mut Ends<'_>, &mut Mem<'_>) -> T,
+        work: impl FnOnce(&mut Ends<'_>, &mut MemCtx<'_>) -> T,
     ) -> T {
-        let window_max = share_of_queue(&self.config, cx.budget, self.watched);
-        let mut mem = Mem {
-            now: cx.now,
-            budget: cx.budget,
-            pool: cx.pool,
-            ledger: &mut flow.ledger,
-            stats: &mut self.stats,
-            window_max,
-        };
-        let mut ends =
-            Ends { id: flow.id, tcb: &mut flow.tcb, side: &mut flow.host, host: cx.host };
+        let Ctx { now, budget, pool, host, .. } = cx;
+        let Flow { id, tcb, host: side, ledger, .. } = flow;
+        let mut mem = MemCtx { now: *now, budget, pool, ledger };
+        let mut ends = Ends { id: *id, tcb, side, host: *host };
         work(&mut ends, &mut mem)
     }
 
@@ -118,6 +111,7 @@ impl Container {
         // Nothing more is read for a guest that is gone, nor while a refused sender sleeps (L4).
         let (idle, reads) = (flow.idle, flow.orphan.is_none() && flow.retry_at.is_none());
         if flow.host.open {
+            let queue_share = share_of_queue(&self.config, cx.budget, self.watched);
             self.with_ends(cx, flow, |ends, mem| {
                 // Caps before bytes: what pressure releases here is available to the reads below (B7).
                 if mem.budget.rules() == Rules::Strict && mem.budget.under_pressure() {
@@ -127,7 +121,7 @@ impl Container {
                     relay::host_caps::raise_initial(ends, mem);
                 }
                 // To the host first: bytes that the socket takes free chunks, which `to_guest` may need at once.
-                match relay::to_host(ends, mem) {
+                match relay::to_host(ends, queue_share, mem) {
                     Moved::More => done.more = true,
                     Moved::Done | Moved::NoMemory => {}
                 }
@@ -155,10 +149,12 @@ impl Container {
             done.device_full = true;
             return;
         }
-        let (egress, device, tuple) = (&mut self.egress, &mut *cx.device, flow.tuple);
-        let (tcb, mut mem) = flow.tcb_and_mem(cx.now, cx.budget, cx.pool, &mut self.stats);
-        let out =
-            tcb.output(&mut mem, &mut |seg, parts| egress.segment(device, &tuple, seg, parts));
+        let Self { egress, stats, .. } = self;
+        let Ctx { now, budget, pool, device, .. } = cx;
+        let Flow { tuple, tcb, ledger, .. } = flow;
+        let mut mem = MemCtx { now: *now, budget, pool, ledger };
+        let out = tcb
+            .output(&mut mem, stats, &mut |seg, parts| egress.segment(*device, tuple, seg, parts));
         // Not an assignment: the relay may have set it.
         done.more |= out.more;
         done.device_full = out.device_full;

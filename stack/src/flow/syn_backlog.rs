@@ -9,8 +9,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use skbudget_controller::{Budget, Counter, Instant, MemberId};
+use skbudget_controller::{Counter, Instant};
 
+use crate::queue::MemberCtx;
 use crate::sizes::{SYN_BACKLOG_BYTES, SYN_BACKLOG_MAX};
 use crate::tcp::ecn;
 use crate::wire::segment::{Flags, Options, Segment, Tuple};
@@ -121,16 +122,16 @@ pub(crate) struct SynBacklog {
 
 impl SynBacklog {
     /// Charges the whole queue unless it is charged already.
-    pub(crate) fn charge(&mut self, budget: &mut Budget, member: MemberId, now: Instant) {
+    pub(crate) fn charge(&mut self, mem: &mut MemberCtx<'_>) {
         if !self.charged {
-            self.charged = budget.charge_compact(member, SYN_BACKLOG_BYTES, now);
+            self.charged = mem.budget.charge_compact(mem.member, SYN_BACKLOG_BYTES, mem.now);
         }
     }
 
     /// Uncharges the whole queue, when the container ends.
-    pub(crate) fn uncharge(&mut self, budget: &mut Budget, member: MemberId, now: Instant) {
+    pub(crate) fn uncharge(&mut self, mem: &mut MemberCtx<'_>) {
         if std::mem::take(&mut self.charged) {
-            budget.uncharge_compact(member, SYN_BACKLOG_BYTES, now);
+            mem.budget.uncharge_compact(mem.member, SYN_BACKLOG_BYTES, mem.now);
         }
     }
 
@@ -139,21 +140,19 @@ impl SynBacklog {
         &mut self,
         tuple: Tuple,
         syn: &Segment<'_>,
-        budget: &mut Budget,
-        member: MemberId,
-        now: Instant,
+        mem: &mut MemberCtx<'_>,
     ) -> Pushed {
         if let Some(entry) = self.list.iter_mut().find(|e| e.tuple == tuple) {
             // A guest may retry with another ISN, window or options; the latest ones count.
-            (entry.seq, entry.wnd, entry.at) = (syn.seq, syn.wnd, now);
+            (entry.seq, entry.wnd, entry.at) = (syn.seq, syn.wnd, mem.now);
             entry.options = SynOptions::pack(syn);
             return Pushed::Renewed;
         }
         // Memory that the budget refused is not used.
-        self.charge(budget, member, now);
+        self.charge(mem);
         // The old entries stay: a flood of SYNs must not displace connections that wait longer.
         if self.list.len() >= SYN_BACKLOG_MAX || !self.charged {
-            budget.count(member, Counter::AdmissionDenied, 1);
+            mem.budget.count(mem.member, Counter::AdmissionDenied, 1);
             return Pushed::Denied;
         }
         let id = self.next_id;
@@ -164,7 +163,7 @@ impl SynBacklog {
             seq: syn.seq,
             wnd: syn.wnd,
             options: SynOptions::pack(syn),
-            at: now,
+            at: mem.now,
             waits: false,
         });
         Pushed::Queued(id)

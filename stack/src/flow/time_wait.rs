@@ -6,9 +6,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use skbudget_controller::{Budget, Counter, Instant, MemberId};
+use skbudget_controller::{Counter, Instant};
 
 use crate::flow::table::Keyed;
+use crate::queue::MemberCtx;
 use crate::tcp::TimeWaitEntry;
 use crate::wire::segment::{Flags, Options, Outgoing, Segment, Tuple};
 use crate::wire::seq::Seq;
@@ -54,27 +55,25 @@ impl TimeWait {
         &mut self,
         tuple: Tuple,
         entry: TimeWaitEntry,
-        budget: &mut Budget,
-        member: MemberId,
-        now: Instant,
+        mem: &mut MemberCtx<'_>,
     ) -> bool {
         while self.order.len() >= ENTRIES_MAX {
-            budget.count(member, Counter::TWRecycled, 1);
-            self.pop(budget, member, now);
+            mem.budget.count(mem.member, Counter::TWRecycled, 1);
+            self.pop(mem);
         }
-        if !budget.charge_compact(member, ENTRY_BYTES, now) {
+        if !mem.budget.charge_compact(mem.member, ENTRY_BYTES, mem.now) {
             return false;
         }
-        let until = now + HOLD;
+        let until = mem.now + HOLD;
         self.order.push_back((until, tuple));
         self.entries.insert(tuple, (entry, until));
         true
     }
 
     /// Removes the oldest entry and uncharges it.
-    fn pop(&mut self, budget: &mut Budget, member: MemberId, now: Instant) {
+    fn pop(&mut self, mem: &mut MemberCtx<'_>) {
         if let Some((until, tuple)) = self.order.pop_front() {
-            budget.uncharge_compact(member, ENTRY_BYTES, now);
+            mem.budget.uncharge_compact(mem.member, ENTRY_BYTES, mem.now);
             // The tuple may have been reused, and be in TIME-WAIT a second time.
             if self.entries.get(&tuple).is_some_and(|e| e.1 == until) {
                 self.entries.remove(&tuple);
@@ -83,16 +82,16 @@ impl TimeWait {
     }
 
     /// Removes the entries that have timed out.
-    pub(crate) fn expire(&mut self, budget: &mut Budget, member: MemberId, now: Instant) {
-        while self.order.front().is_some_and(|e| e.0 <= now) {
-            self.pop(budget, member, now);
+    pub(crate) fn expire(&mut self, mem: &mut MemberCtx<'_>) {
+        while self.order.front().is_some_and(|e| e.0 <= mem.now) {
+            self.pop(mem);
         }
     }
 
     /// Removes every entry.
-    pub(crate) fn clear(&mut self, budget: &mut Budget, member: MemberId, now: Instant) {
+    pub(crate) fn clear(&mut self, mem: &mut MemberCtx<'_>) {
         while !self.order.is_empty() {
-            self.pop(budget, member, now);
+            self.pop(mem);
         }
     }
 

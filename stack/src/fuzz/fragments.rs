@@ -7,7 +7,8 @@ use std::time::Duration;
 use skbudget_controller::{Budget, BudgetConfig, Instant, Limits, MemberId, Rules, SockLimits};
 
 use super::script::Script;
-use crate::wire::reassembly::{Fragment, Key, Outcome, Payer, Reassembly};
+use crate::queue::MemberCtx;
+use crate::wire::reassembly::{Fragment, Key, Outcome, Reassembly};
 use crate::wire::segment::Addrs;
 
 /// The byte at a position of a datagram.
@@ -43,12 +44,12 @@ impl Fragments {
 
     /// Sends one fragment, or lets time pass and checks what expires.
     pub(super) fn step(&mut self, script: &mut Script<'_>) {
-        let mut payer = Payer { budget: &mut self.budget, member: self.member, now: self.now };
+        let mut mem = MemberCtx { budget: &mut self.budget, member: self.member, now: self.now };
         let what = script.u8();
         if what == 255 {
             self.now = self.now + Duration::from_secs(script.u8().into());
-            payer.now = self.now;
-            while let Some(expired) = self.reassembly.expire(&mut payer) {
+            mem.now = self.now;
+            while let Some(expired) = self.reassembly.expire(&mut mem) {
                 for (at, found) in expired.begin.iter().enumerate() {
                     assert_eq!(*found, byte(expired.key.id, at as u32), "byte {at}");
                 }
@@ -82,8 +83,8 @@ impl Fragments {
         let more = what & 8 == 0;
         let ecn = what >> 4 & 3;
         let fragment = Fragment { key, next, offset, more, ecn, payload: &payload };
-        let mut payer = Payer { budget: &mut self.budget, member: self.member, now: self.now };
-        if let Outcome::Whole(datagram) = self.reassembly.on_fragment(&fragment, &mut payer) {
+        let mut mem = MemberCtx { budget: &mut self.budget, member: self.member, now: self.now };
+        if let Outcome::Whole(datagram) = self.reassembly.on_fragment(&fragment, &mut mem) {
             assert_eq!(datagram.addrs, addrs);
             assert!(datagram.payload.len() <= 65_535);
             for (at, found) in datagram.payload.iter().enumerate() {
@@ -93,8 +94,8 @@ impl Fragments {
     }
 
     pub(super) fn end(mut self) {
-        let mut payer = Payer { budget: &mut self.budget, member: self.member, now: self.now };
-        self.reassembly.clear(&mut payer);
+        let mut mem = MemberCtx { budget: &mut self.budget, member: self.member, now: self.now };
+        self.reassembly.clear(&mut mem);
         assert_eq!(self.reassembly.deadline(), None);
         self.budget.remove_member(self.member, self.now);
         assert_eq!(self.budget.meter_stats(self.now).usage_bytes, 0);

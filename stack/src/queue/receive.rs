@@ -17,10 +17,10 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-use skbudget_controller::{Budget, Instant, Ledger, RxKind};
+use skbudget_controller::{CHUNK_SIZE, Ledger, RxKind};
 
 use crate::queue::chunk::{Chunk, ChunkPool, PAYLOAD};
-use crate::queue::ranges;
+use crate::queue::{MemCtx, free_front, ranges};
 
 /// Out-of-order ranges that a flow may hold; a further range is dropped (M2).
 const RANGES_MAX: usize = 64;
@@ -104,30 +104,18 @@ impl RxQueue {
 
     /// Charges slots so that `window` bytes beyond `nxt` have one, as far as the budget grants. Returns the bytes
     /// beyond `nxt` that have one.
-    pub(crate) fn open(
-        &mut self,
-        window: u64,
-        budget: &mut Budget,
-        ledger: &mut Ledger,
-        now: Instant,
-    ) -> u64 {
+    pub(crate) fn open(&mut self, window: u64, mem: &mut MemCtx<'_>) -> u64 {
         let want = (self.head + self.len + window as usize).div_ceil(PAYLOAD);
         if want > self.span {
             let more = u32::try_from(want - self.span).unwrap_or(u32::MAX);
-            self.span += budget.rx_open(ledger, more, now) as usize;
+            self.span += mem.budget.rx_open(mem.ledger, more, mem.now) as usize;
         }
         self.room()
     }
 
     /// Returns credit that neither holds data nor is needed for `keep` bytes beyond `nxt`. Returns the number of slots
     /// uncharged.
-    pub(crate) fn close_to(
-        &mut self,
-        keep: u64,
-        budget: &mut Budget,
-        ledger: &mut Ledger,
-        now: Instant,
-    ) -> u32 {
+    pub(crate) fn close_to(&mut self, keep: u64, mem: &mut MemCtx<'_>) -> u32 {
         let need = (self.head + self.len + keep as usize).div_ceil(PAYLOAD).max(self.slots.len());
         let spare = self.span.saturating_sub(need);
         if spare == 0 {
@@ -135,19 +123,11 @@ impl RxQueue {
         }
         let spare = u32::try_from(spare).unwrap_or(u32::MAX);
         self.span -= spare as usize;
-        budget.rx_close(ledger, spare, now)
+        mem.budget.rx_close(mem.ledger, spare, mem.now)
     }
 
     /// Stores `data`; its first byte is `offset` bytes beyond `nxt`, and `offset + data.len()` is within the window.
-    pub(crate) fn store(
-        &mut self,
-        offset: u64,
-        data: &[u8],
-        pool: &mut ChunkPool,
-        budget: &mut Budget,
-        ledger: &mut Ledger,
-        now: Instant,
-    ) -> Stored {
+    pub(crate) fn store(&mut self, offset: u64, data: &[u8], mem: &mut MemCtx<'_>) -> Stored {
         let mut stored = Stored::default();
         let start = self.nxt + offset;
         let want = data.len().min(self.room().saturating_sub(offset) as usize);
@@ -155,7 +135,7 @@ impl RxQueue {
         if offset > 0 && !self.range_fits(start, start + want as u64) {
             return Stored { refused: data.len() as u32, ..stored };
         }
-        let taken = self.fill(offset as usize, &data[..want], pool, budget, ledger, now);
+        let taken = self.fill(offset as usize, &data[..want], mem);
         stored.refused = (data.len() - taken) as u32;
         if taken == 0 {
             return stored;
@@ -168,21 +148,13 @@ impl RxQueue {
             stored.out_of_order = true;
             return stored;
         }
-        stored.advanced = self.advance_to(end, budget, ledger);
+        stored.advanced = self.advance_to(end, mem);
         stored
     }
 
     /// Copies `data` into the slots from `offset` bytes beyond `nxt`, charging slots that were empty. Returns the bytes
     /// copied, which are a prefix of `data`.
-    fn fill(
-        &mut self,
-        offset: usize,
-        data: &[u8],
-        pool: &mut ChunkPool,
-        budget: &mut Budget,
-        ledger: &mut Ledger,
-        now: Instant,
-    ) -> usize {
+    fn fill(&mut self, offset: usize, data: &[u8], mem: &mut MemCtx<'_>) -> usize {
         let kind = if offset == 0 { RxKind::InOrder } else { RxKind::Ofo };
         let mut at = self.head + self.len + offset;
         let mut taken = 0;
@@ -194,10 +166,10 @@ impl RxQueue {
             }
             if self.slots[slot].is_none() {
                 // Strict rules: the slot is charged already and changes its category only, so this is not refused.
-                if budget.rx_fill(ledger, 1, kind, now) == 0 {
+                if mem.budget.rx_fill(mem.ledger, 1, kind, mem.now) == 0 {
                     break;
                 }
-                self.slots[slot] = Some(pool.take());
+                self.slots[slot] = Some(mem.pool.take());
             }
             let n = (PAYLOAD - from).min(data.len() - taken);
             if let Some(chunk) = &mut self.slots[slot] {
@@ -211,7 +183,7 @@ impl RxQueue {
 
     /// Advances `nxt` to `end`, or to the end of stored ranges that touch it. Slots that become in-order change their
     /// category. Returns the bytes by which `nxt` advanced.
-    fn advance_to(&mut self, end: u64, budget: &mut Budget, ledger: &mut Ledger) -> u64 {
+    fn advance_to(&mut self, end: u64, mem: &mut MemCtx<'_>) -> u64 {
         let old_nxt = self.nxt;
         let mut end = end;
         let touched = self.ranges.iter().take_while(|r| r.0 <= end).count();
@@ -220,9 +192,9 @@ impl RxQueue {
         }
         self.len += (end - self.nxt) as usize;
         self.nxt = end;
-        if ledger.ofo() > 0 {
-            let settled = self.settled_slots(ledger);
-            budget.rx_settle(ledger, settled);
+        if mem.ledger.ofo() > 0 {
+            let settled = self.settled_slots(mem.ledger);
+            mem.budget.rx_settle(mem.ledger, settled);
         }
         end - old_nxt
     }
@@ -232,7 +204,7 @@ impl RxQueue {
     fn settled_slots(&self, ledger: &Ledger) -> u32 {
         let edge_slot = (self.head + self.len).div_ceil(PAYLOAD);
         let beyond = self.slots.iter().skip(edge_slot).flatten().count() as u64;
-        let counted = ledger.ofo() / skbudget_controller::CHUNK_SIZE;
+        let counted = ledger.ofo() / CHUNK_SIZE;
         u32::try_from(counted.saturating_sub(beyond)).unwrap_or(u32::MAX)
     }
 
@@ -254,47 +226,27 @@ impl RxQueue {
     }
 
     /// The host took the first `n` in-order bytes: frees and uncharges the slots they filled.
-    pub(crate) fn consume(
-        &mut self,
-        n: usize,
-        pool: &mut ChunkPool,
-        budget: &mut Budget,
-        ledger: &mut Ledger,
-        now: Instant,
-    ) {
+    pub(crate) fn consume(&mut self, n: usize, mem: &mut MemCtx<'_>) {
         assert!(n <= self.len, "the host cannot take more than there is");
         self.head += n;
         self.len -= n;
-        let mut freed = 0;
-        while self.head >= PAYLOAD {
-            if let Some(Some(chunk)) = self.slots.pop_front() {
-                pool.give(chunk);
-            }
-            self.head -= PAYLOAD;
-            self.span -= 1;
-            freed += 1;
-        }
+        let freed = free_front(&mut self.slots, &mut self.head, mem.pool);
+        self.span -= freed as usize;
         if freed > 0 {
-            budget.rx_free(ledger, freed, now);
+            mem.budget.rx_free(mem.ledger, freed, mem.now);
         }
         if self.len == 0 && self.ranges.is_empty() {
-            self.rebase(pool, budget, ledger, now);
+            self.rebase(mem);
         }
     }
 
     /// The queue is empty: frees its last chunk, so that the next byte starts a slot. The slots that the window needs
     /// stay charged; after the rebase it needs as many or fewer, never more.
-    fn rebase(
-        &mut self,
-        pool: &mut ChunkPool,
-        budget: &mut Budget,
-        ledger: &mut Ledger,
-        now: Instant,
-    ) {
+    fn rebase(&mut self, mem: &mut MemCtx<'_>) {
         while let Some(slot) = self.slots.pop_front() {
             if let Some(chunk) = slot {
-                pool.give(chunk);
-                budget.rx_drain(ledger, 1, now);
+                mem.pool.give(chunk);
+                mem.budget.rx_drain(mem.ledger, 1, mem.now);
             }
         }
         self.head = 0;
@@ -302,13 +254,7 @@ impl RxQueue {
 
     /// Drops all out-of-order data (`tcp_prune_ofo_queue`). Returns false if there was none. Nothing is lost: the guest
     /// keeps SACKed bytes until they are acknowledged.
-    pub(crate) fn prune_ofo(
-        &mut self,
-        pool: &mut ChunkPool,
-        budget: &mut Budget,
-        ledger: &mut Ledger,
-        now: Instant,
-    ) -> bool {
+    pub(crate) fn prune_ofo(&mut self, mem: &mut MemCtx<'_>) -> bool {
         if self.ranges.is_empty() {
             return false;
         }
@@ -317,10 +263,10 @@ impl RxQueue {
         let keep = (self.head + self.len).div_ceil(PAYLOAD);
         let mut pruned = 0;
         for chunk in self.slots.drain(keep.min(self.slots.len())..).flatten() {
-            pool.give(chunk);
+            mem.pool.give(chunk);
             pruned += 1;
         }
-        budget.rx_prune(ledger, pruned, now);
+        mem.budget.rx_prune(mem.ledger, pruned, mem.now);
         true
     }
 

@@ -8,10 +8,9 @@
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 
-use skbudget_controller::{Budget, Instant, Ledger};
-
 use crate::io::HostError;
 use crate::queue::chunk::{Chunk, ChunkPool, PAYLOAD};
+use crate::queue::{MemCtx, free_front};
 
 /// Slices of one read or one frame: a 64 KiB super-frame touches at most 17 chunks, 18 if it starts inside one.
 pub(crate) const PARTS_MAX: usize = 18;
@@ -64,22 +63,21 @@ impl TxQueue {
     pub(crate) fn fill(
         &mut self,
         want: usize,
-        pool: &mut ChunkPool,
-        budget: &mut Budget,
-        ledger: &mut Ledger,
-        now: Instant,
+        mem: &mut MemCtx<'_>,
         read: impl FnOnce(&mut [IoSliceMut<'_>]) -> Result<usize, HostError>,
     ) -> Filled {
         let room = self.tail_room();
         // One slice is kept for the free bytes of the tail chunk.
         let need = want.saturating_sub(room).div_ceil(PAYLOAD).min(PARTS_MAX - 1);
-        let granted =
-            if need == 0 { 0 } else { budget.tx_grant(ledger, need as u32, now) as usize };
+        let granted = match need {
+            0 => 0,
+            _ => mem.budget.tx_grant(mem.ledger, need as u32, mem.now) as usize,
+        };
         if granted == 0 && room == 0 {
             return Filled::NoMemory;
         }
         let had = self.chunks.len();
-        self.chunks.extend((0..granted).map(|_| pool.take()));
+        self.chunks.extend((0..granted).map(|_| mem.pool.take()));
         let asked = room + granted * PAYLOAD;
         let from = if room > 0 { had - 1 } else { had };
         let outcome = read_into(&mut self.chunks, from, room, read);
@@ -89,10 +87,10 @@ impl TxQueue {
         let used = (self.head + self.len).div_ceil(PAYLOAD).max(had);
         let unused = self.chunks.len() - used;
         for chunk in self.chunks.drain(used..) {
-            pool.give(chunk);
+            mem.pool.give(chunk);
         }
         if unused > 0 {
-            budget.tx_free(ledger, unused as u32, now);
+            mem.budget.tx_free(mem.ledger, unused as u32, mem.now);
         }
         // A read into room that is never zero returns 0 only at the end of the stream.
         match outcome {
@@ -124,28 +122,17 @@ impl TxQueue {
     }
 
     /// The guest acknowledged the first `n` bytes: frees and uncharges their chunks.
-    pub(crate) fn acked(
-        &mut self,
-        n: usize,
-        pool: &mut ChunkPool,
-        budget: &mut Budget,
-        ledger: &mut Ledger,
-        now: Instant,
-    ) {
+    pub(crate) fn acked(&mut self, n: usize, mem: &mut MemCtx<'_>) {
         assert!(n <= self.len, "the caller checked SEG.ACK against SND.MAX");
         self.head += n;
         self.len -= n;
-        let mut freed = 0;
         // An empty queue keeps no chunk, not even a partly filled one.
-        while self.head >= PAYLOAD || (self.len == 0 && !self.chunks.is_empty()) {
-            if let Some(chunk) = self.chunks.pop_front() {
-                pool.give(chunk);
-                freed += 1;
-            }
-            self.head = if self.len == 0 { 0 } else { self.head - PAYLOAD };
+        if self.len == 0 {
+            self.head = self.chunks.len() * PAYLOAD;
         }
+        let freed = free_front(&mut self.chunks, &mut self.head, mem.pool);
         if freed > 0 {
-            budget.tx_free(ledger, freed, now);
+            mem.budget.tx_free(mem.ledger, freed, mem.now);
         }
     }
 

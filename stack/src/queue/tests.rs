@@ -1,10 +1,12 @@
-//! Set-up shared by the tests of both queues.
+//! What the tests of both queues share: a budget with two flows, and random steps in every setting.
 
 use std::mem::ManuallyDrop;
 
-use skbudget_controller::{Budget, FlowSizes, Instant, Ledger, MemberId};
+use skbudget_controller::{Budget, FlowSizes, Instant, Ledger, MemberId, Rules};
 
-use crate::test_seed::Setting;
+use crate::queue::MemCtx;
+use crate::queue::chunk::ChunkPool;
+use crate::test_seed::{Seeded, Setting, each_seed};
 
 /// The reservation of a test's flow, and the only time in these tests.
 pub(crate) const SIZES: FlowSizes =
@@ -16,15 +18,68 @@ pub(crate) fn byte(position: u64) -> u8 {
     (position.wrapping_mul(0x9e37_79b9) >> 13) as u8
 }
 
-/// A budget, its member, and two flows: the one under test, and one that takes and returns memory.
-pub(crate) fn two_flows(setting: Setting) -> (Budget, MemberId, [ManuallyDrop<Ledger>; 2]) {
-    let mut budget = setting.budget();
-    let member = budget.add_member(0).unwrap();
-    let flows = [(); 2].map(|()| {
-        let mut ledger = budget.admit(member, &SIZES, NOW).unwrap();
-        budget.establish(&mut ledger, NOW).unwrap();
-        // A failed assertion must not be hidden by the panic of a dropped ledger.
-        ManuallyDrop::new(ledger)
-    });
-    (budget, member, flows)
+/// A budget and two flows: the one under test, and one that takes and returns memory.
+pub(crate) struct Memory {
+    pub(crate) budget: Budget,
+    pub(crate) member: MemberId,
+    pub(crate) pool: ChunkPool,
+    // A failed assertion must not be hidden by the panic of a dropped ledger.
+    pub(crate) ledger: ManuallyDrop<Ledger>,
+    pub(crate) other: ManuallyDrop<Ledger>,
+}
+
+impl Memory {
+    pub(crate) fn new(setting: Setting) -> Self {
+        let mut budget = setting.budget();
+        let member = budget.add_member(0).unwrap();
+        let [ledger, other] = [(); 2].map(|()| {
+            let mut ledger = budget.admit(member, &SIZES, NOW).unwrap();
+            budget.establish(&mut ledger, NOW).unwrap();
+            ManuallyDrop::new(ledger)
+        });
+        Self { budget, member, pool: ChunkPool::new(), ledger, other }
+    }
+
+    /// The context of the flow under test.
+    pub(crate) fn cx(&mut self) -> MemCtx<'_> {
+        let Self { budget, pool, ledger, .. } = self;
+        MemCtx { now: NOW, budget, pool, ledger }
+    }
+
+    /// The budget is within its limit (strict rules).
+    pub(crate) fn check(&self) {
+        if self.budget.rules() == Rules::Strict {
+            let meter = self.budget.meter_stats(NOW);
+            assert!(Some(meter.max_usage_bytes) <= meter.hard_bytes, "hard is hard");
+        }
+    }
+
+    /// The queue has returned its chunks: nothing stays charged once both flows are released.
+    pub(crate) fn end(mut self) {
+        assert_eq!(self.pool.live(), 0);
+        self.budget.release(ManuallyDrop::into_inner(self.ledger), NOW);
+        self.budget.release(ManuallyDrop::into_inner(self.other), NOW);
+        assert_eq!(self.budget.meter_stats(NOW).usage_bytes, 0);
+    }
+}
+
+/// A queue and a model of it.
+pub(crate) trait World {
+    fn new(setting: Setting) -> Self;
+    /// One random operation on both, and the comparison.
+    fn step(&mut self, rng: &mut Seeded);
+    fn end(self);
+}
+
+/// Random steps in each setting, with each seed.
+pub(crate) fn random_steps<W: World>() {
+    for setting in Setting::ALL {
+        each_seed(0..30, |rng| {
+            let mut world = W::new(setting);
+            for _ in 0..400 {
+                world.step(rng);
+            }
+            world.end();
+        });
+    }
 }

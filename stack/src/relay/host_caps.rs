@@ -3,15 +3,14 @@
 
 use std::time::Duration;
 
-use skbudget_controller::{Budget, Counter, Instant, Ledger};
+use skbudget_controller::Counter;
 
 use super::Ends;
 use crate::io::HostCaps;
+use crate::queue::MemCtx;
 use crate::queue::chunk::PAYLOAD;
 use crate::queue::send::PARTS_MAX;
 use crate::sizes::HOST_FLOOR;
-use crate::tcp::Mem;
-use crate::tcp::rcv::grows_by;
 
 /// Caps of a flow that starts with enough room, bytes: enough for a usual reply and for an initial window of 10
 /// segments from a real network.
@@ -24,20 +23,15 @@ const INITIAL_RCVBUFS: [u32; 2] = [256 << 10, INITIAL_CAPS.rcvbuf];
 const INITIAL_SHARE: u64 = 64;
 
 /// Caps with which the host socket of a new flow starts: those charged already, or larger ones, which this charges.
-pub(crate) fn initial_caps(
-    budget: &mut Budget,
-    ledger: &mut Ledger,
-    charged: HostCaps,
-    now: Instant,
-) -> HostCaps {
-    let most = budget.sock_limits().rmem[2];
-    let share = budget.calm_room() / INITIAL_SHARE;
+pub(crate) fn initial_caps(charged: HostCaps, mem: &mut MemCtx<'_>) -> HostCaps {
+    let most = mem.budget.sock_limits().rmem[2];
+    let share = mem.budget.calm_room() / INITIAL_SHARE;
     for rcvbuf in INITIAL_RCVBUFS {
         let by = u64::from(rcvbuf.saturating_sub(charged.rcvbuf));
         if by == 0 {
             break;
         }
-        if rcvbuf <= most && by <= share && budget.host_raise(ledger, by, now) {
+        if rcvbuf <= most && by <= share && mem.budget.host_raise(mem.ledger, by, mem.now) {
             return HostCaps { rcvbuf, ..charged };
         }
     }
@@ -46,7 +40,7 @@ pub(crate) fn initial_caps(
 
 /// Data is about to move: raises the caps from the floor to [`INITIAL_CAPS`] if the budget has room. Once until the
 /// flow becomes idle.
-pub(crate) fn raise_initial(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
+pub(crate) fn raise_initial(ends: &mut Ends<'_>, mem: &mut MemCtx<'_>) {
     if std::mem::replace(&mut ends.side.caps_raised, true) {
         return;
     }
@@ -57,7 +51,7 @@ pub(crate) fn raise_initial(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
 }
 
 /// Doubles the send cap of a socket that filled up after it took twice its cap; the difference is charged first (B10).
-pub(super) fn raise_sndbuf(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
+pub(super) fn raise_sndbuf(ends: &mut Ends<'_>, mem: &mut MemCtx<'_>) {
     let cap = ends.side.caps.sndbuf;
     if ends.side.to_host_since < 2 * u64::from(cap) {
         return;
@@ -74,7 +68,7 @@ pub(super) fn raise_sndbuf(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
 /// - A read found a quarter of the cap or more, so half the window: the remote waits for this side.
 /// - Twice the cap arrived within a second. A window that limits the flow carries that in four round trips, so paths of
 ///   up to 250 ms are not limited by the cap, and a slower remote has no use for a larger one.
-pub(super) fn raise_rcvbuf(ends: &mut Ends<'_>, n: usize, mem: &mut Mem<'_>) {
+pub(super) fn raise_rcvbuf(ends: &mut Ends<'_>, n: usize, mem: &mut MemCtx<'_>) {
     let cap = ends.side.caps.rcvbuf;
     let moved = ends.side.from_host_since;
     // A read is limited to its slices, so a full one counts, too.
@@ -102,12 +96,12 @@ const HOST_RCVBUF_MAX: u32 = 4 << 20;
 
 /// Raises the caps to `wanted` if the budget grants the difference. Never lowers a cap, even if
 /// its limit is below the floor.
-fn raise(ends: &mut Ends<'_>, wanted: HostCaps, mem: &mut Mem<'_>) {
+fn raise(ends: &mut Ends<'_>, wanted: HostCaps, mem: &mut MemCtx<'_>) {
     let caps = ends.side.caps;
     let raised =
         HostCaps { sndbuf: wanted.sndbuf.max(caps.sndbuf), rcvbuf: wanted.rcvbuf.max(caps.rcvbuf) };
     let by = u64::from(raised.sndbuf - caps.sndbuf) + u64::from(raised.rcvbuf - caps.rcvbuf);
-    if by == 0 || !grows_by(mem.budget, by) || !mem.budget.host_raise(mem.ledger, by, mem.now) {
+    if by == 0 || !mem.budget.may_grow(by) || !mem.budget.host_raise(mem.ledger, by, mem.now) {
         return;
     }
     ends.side.caps = raised;
@@ -117,7 +111,7 @@ fn raise(ends: &mut Ends<'_>, wanted: HostCaps, mem: &mut Mem<'_>) {
 /// The flow is idle: lowers the send cap of its host socket to the floor, as far as it is empty. The receive cap stays:
 /// a remote kernel sends nothing into a window below half of the largest one it saw until its persist timer fires, 200
 /// ms later.
-pub(crate) fn lower_idle(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
+pub(crate) fn lower_idle(ends: &mut Ends<'_>, mem: &mut MemCtx<'_>) {
     // The flow starts with `INITIAL_CAPS` again when data moves.
     ends.side.caps_raised = false;
     lower_to(ends, HostCaps { sndbuf: HOST_FLOOR.sndbuf, ..ends.side.caps }, mem);
@@ -125,21 +119,21 @@ pub(crate) fn lower_idle(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
 
 /// The caps of an idle flow are needed to admit a connection: lowers all of them to the floor. A remote that was
 /// sending last may wait those 200 ms once.
-pub(crate) fn lower_to_floor(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
+pub(crate) fn lower_to_floor(ends: &mut Ends<'_>, mem: &mut MemCtx<'_>) {
     ends.side.caps_raised = false;
     lower_to(ends, HOST_FLOOR, mem);
 }
 
 /// TCP with the guest is over, so nothing is read from the host any more: lowers the receive cap to the floor, and the
 /// send cap, too, once everything is written. Uncharges what the kernel gave back.
-pub(crate) fn lower_as_delivered(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
+pub(crate) fn lower_as_delivered(ends: &mut Ends<'_>, mem: &mut MemCtx<'_>) {
     let sndbuf = if ends.tcb.rcv.q.is_empty() { HOST_FLOOR.sndbuf } else { ends.side.caps.sndbuf };
     lower_to(ends, HostCaps { sndbuf, ..HOST_FLOOR }, mem);
 }
 
 /// The container is under pressure: lowers the caps of a fast flow to [`INITIAL_CAPS`] (B7, B10). If the kernel still
 /// holds more, tries again after [`RETRY_EVERY`]: a system call at every segment would cost more than the segment.
-pub(crate) fn lower_under_pressure(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
+pub(crate) fn lower_under_pressure(ends: &mut Ends<'_>, mem: &mut MemCtx<'_>) {
     if mem.now < ends.side.lower_again_at {
         return;
     }
@@ -154,7 +148,7 @@ pub(crate) fn lower_under_pressure(ends: &mut Ends<'_>, mem: &mut Mem<'_>) {
 const RETRY_EVERY: Duration = Duration::from_millis(10);
 
 /// Lowers the caps as far as the kernel allows, and uncharges the difference.
-fn lower_to(ends: &mut Ends<'_>, to: HostCaps, mem: &mut Mem<'_>) {
+fn lower_to(ends: &mut Ends<'_>, to: HostCaps, mem: &mut MemCtx<'_>) {
     let before = ends.side.caps;
     let to =
         HostCaps { sndbuf: to.sndbuf.min(before.sndbuf), rcvbuf: to.rcvbuf.min(before.rcvbuf) };
@@ -164,7 +158,7 @@ fn lower_to(ends: &mut Ends<'_>, to: HostCaps, mem: &mut Mem<'_>) {
     let held = ends.host.lower_caps(ends.id, to);
     if held.sndbuf > before.sndbuf || held.rcvbuf > before.rcvbuf {
         // The kernel exceeded its own cap; this cannot be taken back, only counted.
-        mem.budget.count(mem.ledger.member(), Counter::HostMemExcess, 1);
+        mem.count(Counter::HostMemExcess, 1);
     }
     let after =
         HostCaps { sndbuf: held.sndbuf.min(before.sndbuf), rcvbuf: held.rcvbuf.min(before.rcvbuf) };
@@ -175,9 +169,10 @@ fn lower_to(ends: &mut Ends<'_>, to: HostCaps, mem: &mut Mem<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use skbudget_controller::FlowSizes;
+    use skbudget_controller::{FlowSizes, Instant};
 
     use super::*;
+    use crate::queue::chunk::ChunkPool;
     use crate::test_seed::Setting;
 
     #[test]
@@ -187,13 +182,14 @@ mod tests {
         let host_floor = HOST_FLOOR.sndbuf + HOST_FLOOR.rcvbuf;
         let sizes = FlowSizes { sock: 1536, rmem_min: 4096, wmem_min: 4096, host_floor };
         let now = Instant(1);
-        let mut ledgers = Vec::new();
+        let (mut pool, mut ledgers) = (ChunkPool::new(), Vec::new());
         let mut begun = Vec::new();
         while begun.last() != Some(&HOST_FLOOR.rcvbuf) {
             let mut ledger = budget.admit(member, &sizes, now).unwrap();
             budget.establish(&mut ledger, now).unwrap();
             let room = budget.calm_room();
-            let caps = initial_caps(&mut budget, &mut ledger, HOST_FLOOR, now);
+            let mut mem = MemCtx { now, budget: &mut budget, pool: &mut pool, ledger: &mut ledger };
+            let caps = initial_caps(HOST_FLOOR, &mut mem);
             assert_eq!(ledger.host(), u64::from(caps.sndbuf + caps.rcvbuf));
             assert!(u64::from(caps.rcvbuf - HOST_FLOOR.rcvbuf) <= room / INITIAL_SHARE);
             begun.push(caps.rcvbuf);

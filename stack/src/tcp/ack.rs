@@ -7,14 +7,15 @@ use std::time::Duration;
 use skbudget_controller::sizing::{SndbufInput, sndbuf_expand};
 use skbudget_controller::{Instant, Rules};
 
-use crate::counters::Stat;
+use crate::counters::{Stat, Stats};
+use crate::queue::MemCtx;
 use crate::tcp::congestion::Acked;
 use crate::tcp::input::Step;
 use crate::tcp::recovery::Phase;
 use crate::tcp::scoreboard::Range;
 use crate::tcp::snd::Snd;
 use crate::tcp::state::{Cause, State};
-use crate::tcp::{Disposition, Mem, Tcb};
+use crate::tcp::{Disposition, Tcb};
 use crate::wire::segment::Segment;
 use crate::wire::seq::Seq;
 
@@ -47,7 +48,12 @@ struct AckSummary {
 
 impl Tcb {
     /// Processes SEG.ACK, the window and SACK blocks.
-    pub(super) fn check_ack(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) -> Step {
+    pub(super) fn check_ack(
+        &mut self,
+        seg: &Segment<'_>,
+        mem: &mut MemCtx<'_>,
+        stats: &mut Stats,
+    ) -> Step {
         // RFC 9293: in SYN-RECEIVED an ACK outside SND.UNA < SEG.ACK =< SND.NXT is answered with RST.
         if self.state == State::SynRcvd {
             if !(seg.ack.gt(self.snd.una()) && seg.ack.le(self.snd.nxt())) {
@@ -60,13 +66,13 @@ impl Tcb {
         }
         // Acknowledges data that was never sent: answer with an ACK and drop.
         if seg.ack.gt(self.snd.nxt()) {
-            mem.stats.add(Stat::AckUnsent);
+            stats.add(Stat::AckUnsent);
             self.answer_unacceptable(seg, mem.now);
             return Break(Disposition::Output);
         }
         // RFC 5961 section 5.2: older than any window that the guest advertised, so probably forged.
         if seg.ack.lt(self.snd.una() - self.snd.wnd_max) {
-            return Break(self.challenge(seg, mem));
+            return Break(self.challenge(seg, mem.now, stats));
         }
         // Both are needed from before: `take_ack` advances SND.UNA, `update_window` overwrites the window.
         let fin_acked = self.snd.covers_fin(seg.ack);
@@ -74,9 +80,9 @@ impl Tcb {
         self.update_window(seg);
         // SACK blocks count even if SND.UNA stays; only a bare ACK can be a duplicate ACK (RFC 5681 section 2).
         if seg.ack.gt(self.snd.una()) || (self.sack && seg.options.sack[0].is_some()) {
-            self.take_ack(seg, mem);
+            self.take_ack(seg, mem, stats);
         } else if seg.ack == self.snd.una() && seg.payload.is_empty() && !seg.flags.fin {
-            self.on_repeated_ack(old_wnd, mem);
+            self.on_repeated_ack(old_wnd, stats);
         }
         if old_wnd == 0 && self.snd.wnd > 0 {
             // The window opened: leave persist. The next `output` sends what waits and restarts the timer.
@@ -110,7 +116,7 @@ impl Tcb {
     }
 
     /// Takes an ACK that advances SND.UNA or has SACK blocks; SEG.ACK =< SND.NXT was checked.
-    pub(super) fn take_ack(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) {
+    pub(super) fn take_ack(&mut self, seg: &Segment<'_>, mem: &mut MemCtx<'_>, stats: &mut Stats) {
         // Before the scoreboard changes: loss reduces the window from the FlightSize before the ACK (RFC 5681 equation
         // 4).
         let mut news = AckSummary {
@@ -160,15 +166,15 @@ impl Tcb {
             // The SYN occupies a sequence number but no byte of the queue.
             self.free_acked(news.acked - u32::from(syn), mem);
         }
-        self.process_ack_summary(&news, mem);
+        self.process_ack_summary(&news, mem.now, stats);
     }
 
     /// Frees send-queue chunks covered by SEG.ACK and uncharges them, then lets the send queue grow.
-    fn free_acked(&mut self, acked: u32, mem: &mut Mem<'_>) {
+    fn free_acked(&mut self, acked: u32, mem: &mut MemCtx<'_>) {
         let snd = &mut self.snd;
         // SEG.ACK may cover our FIN, which is not in the queue.
         let bytes = (acked as usize).min(snd.q.len());
-        snd.q.acked(bytes, mem.pool, mem.budget, mem.ledger, mem.now);
+        snd.q.acked(bytes, mem);
         // New data was acknowledged, so the path works: the backoff ends even without an RTT sample.
         snd.rtt.reset_backoff();
         let pressure = mem.budget.under_pressure();
@@ -184,13 +190,13 @@ impl Tcb {
 
     /// Updates RTT, recovery, the congestion window and the timers after an ACK that reported something new. The order
     /// matters: undo before loss detection, loss detection before the window.
-    fn process_ack_summary(&mut self, news: &AckSummary, mem: &mut Mem<'_>) {
+    fn process_ack_summary(&mut self, news: &AckSummary, now: Instant, stats: &mut Stats) {
         if let Some(rtt) = news.rtt {
             self.snd.rtt.on_sample(rtt);
         }
         // Before loss detection: a DSACK widens RACK's reordering window (RFC 8985 section 6.2 step 4).
         if news.duplicate.is_some() {
-            mem.stats.add(Stat::TCPDSACKRecv);
+            stats.add(Stat::TCPDSACKRecv);
             let (una, nxt) = (self.snd.una(), self.snd.nxt());
             self.snd.rack.on_duplicate(una, nxt);
         }
@@ -199,14 +205,14 @@ impl Tcb {
         if marked {
             self.snd.recovery.forget_undo();
         }
-        self.undo_if_spurious(news, mem);
+        self.undo_if_spurious(news, stats);
         let mut delivered = news.delivered;
         // Duplicate ACKs have counted these bytes as delivered before.
         if !self.sack && news.acked > 0 {
             delivered = delivered.saturating_sub(self.count_without_sack(news.acked));
         }
         // Without SACK `on_repeated_ack` detects loss.
-        let lost = if self.sack { self.detect_loss(mem.now) } else { 0 };
+        let lost = if self.sack { self.detect_loss(now) } else { 0 };
         // After the undo and before a new recovery: the probe's ACK may itself require a reduction.
         self.end_tail_probe(news.duplicate.is_some());
         // A recovery ends when SND.UNA reaches the SND.NXT of its start (RFC 6675 section 5, RFC 6582).
@@ -219,7 +225,7 @@ impl Tcb {
         match self.snd.recovery.phase {
             Phase::Open if lost > 0 => {
                 // A new loss reduces the window once; further losses in the same recovery do not.
-                self.begin_recovery(news.flight, news.pipe, mem);
+                self.begin_recovery(news.flight, news.pipe, stats);
                 if marked {
                     // One reduction answers both the loss and the marks.
                     self.snd.recovery.forget_undo();
@@ -231,10 +237,10 @@ impl Tcb {
             Phase::Open if over => {}
             // RFC 3168 section 6.1.2: an ACK with ECE does not grow the window.
             Phase::Open if self.ecn.on_ack(news.ece, self.snd.board.una()) => {
-                self.on_mark(news.flight, mem);
+                self.on_mark(news.flight, stats);
             }
             // Slow start or congestion avoidance, also after a timeout.
-            Phase::Open | Phase::Timeout if news.acked > 0 => self.grow(news, mem.now),
+            Phase::Open | Phase::Timeout if news.acked > 0 => self.grow(news, now),
             Phase::Open | Phase::Timeout => {}
         }
         if self.snd.recovery.phase == Phase::Fast {
@@ -245,13 +251,13 @@ impl Tcb {
         // RFC 6298 (5.2) and (5.3): restart on new data, stop when nothing is outstanding.
         if news.acked > 0 {
             let outstanding = self.snd.board.outstanding() > 0;
-            self.snd.timer = outstanding.then(|| mem.now + self.snd.rtt.rto());
-            self.arm_tail_probe(mem.now);
+            self.snd.timer = outstanding.then(|| now + self.snd.rtt.rto());
+            self.arm_tail_probe(now);
         }
     }
 
     /// Reverts the reduction of a recovery that proves spurious (RFC 4015): Eifel, DSACK or F-RTO, in this order.
-    fn undo_if_spurious(&mut self, news: &AckSummary, mem: &mut Mem<'_>) {
+    fn undo_if_spurious(&mut self, news: &AckSummary, stats: &mut Stats) {
         let snd = &mut self.snd;
         // All three run on each ACK, even if an earlier one decides: each keeps its own state.
         let original =
@@ -267,7 +273,7 @@ impl Tcb {
             (.., Some(before)) => (before, Stat::TCPSpuriousRTOs),
             _ => return,
         };
-        mem.stats.add(stat);
+        stats.add(stat);
         snd.cc.undo(before);
         snd.recovery.undone();
         // No range is known to be lost now; RACK marks again the ranges that are.
@@ -292,7 +298,7 @@ impl Tcb {
     }
 
     /// Starts fast recovery. `flight` and `pipe`: FlightSize (at most cwnd) and pipe before the ACK, bytes.
-    pub(super) fn begin_recovery(&mut self, flight: u32, pipe: u32, mem: &mut Mem<'_>) {
+    pub(super) fn begin_recovery(&mut self, flight: u32, pipe: u32, stats: &mut Stats) {
         let snd = &mut self.snd;
         let nxt = snd.nxt();
         // Saves `snd.cc` first: an undo returns to the window before the reduction.
@@ -303,16 +309,16 @@ impl Tcb {
         // RFC 8985 section 7.2: no probe during recovery.
         snd.tail_probe = None;
         snd.tail_probe_at = None;
-        mem.stats.add(if self.sack { Stat::TCPSackRecovery } else { Stat::TCPRenoRecovery });
+        stats.add(if self.sack { Stat::TCPSackRecovery } else { Stat::TCPRenoRecovery });
     }
 
     /// An ACK with ECE outside recovery. The first one in a window of data reduces the window as a loss does (RFC 3168
     /// section 6.1.2); further ones only keep it from growing.
-    fn on_mark(&mut self, flight: u32, mem: &mut Mem<'_>) {
+    fn on_mark(&mut self, flight: u32, stats: &mut Stats) {
         let snd = &mut self.snd;
         if self.ecn.reduces(snd.nxt()) {
             snd.cc.reduce(flight, snd.mss);
-            mem.stats.add(Stat::TCPECNReduced);
+            stats.add(Stat::TCPECNReduced);
         }
     }
 
@@ -357,7 +363,7 @@ impl Tcb {
     /// An ACK that repeats the last one. It is a duplicate ACK of RFC 5681 section 2 if data is outstanding and the
     /// window is unchanged. With a closed window it answers a probe; with SACK the blocks carry the information (RFC
     /// 6675 section 2).
-    fn on_repeated_ack(&mut self, old_wnd: u32, mem: &mut Mem<'_>) {
+    fn on_repeated_ack(&mut self, old_wnd: u32, stats: &mut Stats) {
         // RFC 8985 section 7.4.2: may show that a tail loss probe was a duplicate; this holds with SACK, too.
         self.tail_was_there();
         let snd = &mut self.snd;
@@ -375,7 +381,7 @@ impl Tcb {
         let fresh = snd.una().gt(snd.recovery.until) || snd.recovery.until == snd.iss;
         if snd.recovery.phase == Phase::Open && snd.recovery.repeated == DUP_THRESH && fresh {
             snd.board.mark_head_lost(snd.mss, snd.q.chunks());
-            self.begin_recovery(flight, pipe, mem);
+            self.begin_recovery(flight, pipe, stats);
         }
         if self.snd.recovery.phase == Phase::Fast {
             // Each further duplicate is one delivered segment.
@@ -449,7 +455,7 @@ pub(super) fn ts_at(at: Instant, offset: u32) -> u32 {
 
 /// Linux rules (L5), `tcp_new_space`: the send cap follows the congestion window. `header` is the overhead of one
 /// segment, bytes.
-fn expand_sndbuf(snd: &Snd, mem: &mut Mem<'_>, max: usize) {
+fn expand_sndbuf(snd: &Snd, mem: &mut MemCtx<'_>, max: usize) {
     let expanded = sndbuf_expand(&SndbufInput {
         sndbuf: mem.ledger.sndbuf(),
         mss: snd.mss,

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use skbudget_controller::{Counter, Instant, Rules};
 
-use crate::counters::Stat;
+use crate::counters::{Stat, Stats};
+use crate::queue::MemCtx;
+use crate::queue::receive::Stored;
 use crate::tcp::state::{Cause, State};
-use crate::tcp::{Disposition, Mem, Tcb};
+use crate::tcp::{Disposition, Tcb};
 use crate::wire::segment::Segment;
 use crate::wire::seq::Seq;
 
@@ -20,11 +22,16 @@ pub(super) type Step = ControlFlow<Disposition>;
 
 impl Tcb {
     /// Processes one segment from the guest; the answers leave with the next `output`.
-    pub(crate) fn on_segment(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) -> Disposition {
+    pub(crate) fn on_segment(
+        &mut self,
+        seg: &Segment<'_>,
+        mem: &mut MemCtx<'_>,
+        stats: &mut Stats,
+    ) -> Disposition {
         let outcome = match self.state {
             State::Connecting => self.in_connecting(seg),
-            State::SynSent => self.in_syn_sent(seg, mem),
-            _ => self.in_window_states(seg, mem),
+            State::SynSent => self.in_syn_sent(seg, mem, stats),
+            _ => self.in_window_states(seg, mem, stats),
         };
         outcome.break_value().unwrap_or(Disposition::Output)
     }
@@ -37,7 +44,7 @@ impl Tcb {
     }
 
     /// RFC 9293 section 3.10.7.3.
-    fn in_syn_sent(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) -> Step {
+    fn in_syn_sent(&mut self, seg: &Segment<'_>, mem: &mut MemCtx<'_>, stats: &mut Stats) -> Step {
         // First check (ACK), then second (RST), fourth (SYN).
         let acceptable = seg.ack.gt(self.snd.iss) && seg.ack.le(self.snd.nxt());
         if seg.flags.ack && !acceptable {
@@ -71,17 +78,22 @@ impl Tcb {
             return Break(Disposition::Output);
         }
         // A SYN-ACK acknowledges our SYN: takes an RTT sample and stops the retransmission timer.
-        self.take_ack(seg, mem);
+        self.take_ack(seg, mem, stats);
         Break(Disposition::Output)
     }
 
     /// RFC 9293 section 3.10.7.4: every state with a receive window.
-    fn in_window_states(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) -> Step {
+    fn in_window_states(
+        &mut self,
+        seg: &Segment<'_>,
+        mem: &mut MemCtx<'_>,
+        stats: &mut Stats,
+    ) -> Step {
         self.check_syn_again(seg)?;
-        self.check_paws(seg, mem)?;
-        self.check_sequence(seg, mem)?;
-        self.check_reset(seg, mem)?;
-        self.check_syn(seg, mem)?;
+        self.check_paws(seg, mem.now, stats)?;
+        self.check_sequence(seg, mem, stats)?;
+        self.check_reset(seg, mem.now, stats)?;
+        self.check_syn(seg, mem.now, stats)?;
         // Fifth check: a segment without ACK is dropped.
         if !seg.flags.ack {
             return Break(Disposition::Output);
@@ -92,9 +104,9 @@ impl Tcb {
         self.silent = 0;
         self.note_timestamp(seg, mem.now);
         // The ACK before the text: it may free send memory that storing the text needs.
-        self.check_ack(seg, mem)?;
+        self.check_ack(seg, mem, stats)?;
         // Sixth check (URG) is left out: the relay has no out-of-band data.
-        self.take_text(seg, mem);
+        self.take_text(seg, mem, stats);
         self.take_fin(seg, mem)
     }
 
@@ -113,18 +125,23 @@ impl Tcb {
     }
 
     /// PAWS, RFC 7323 section 5.3 R1: before the sequence check. A reset is exempt (section 5.2).
-    fn check_paws(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) -> Step {
+    fn check_paws(&mut self, seg: &Segment<'_>, now: Instant, stats: &mut Stats) -> Step {
         let (Some(_), Some((tsval, _))) = (self.ts, seg.options.ts) else { return Continue(()) };
-        if !seg.flags.rst && self.rcv.is_stale(tsval, mem.now) {
-            mem.stats.add(Stat::PAWSEstab);
-            self.answer_unacceptable(seg, mem.now);
+        if !seg.flags.rst && self.rcv.is_stale(tsval, now) {
+            stats.add(Stat::PAWSEstab);
+            self.answer_unacceptable(seg, now);
             return Break(Disposition::Output);
         }
         Continue(())
     }
 
     /// First check: does a part of the segment lie in the window?
-    fn check_sequence(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) -> Step {
+    fn check_sequence(
+        &mut self,
+        seg: &Segment<'_>,
+        mem: &mut MemCtx<'_>,
+        stats: &mut Stats,
+    ) -> Step {
         let (nxt, wnd) = (self.rcv.nxt(), self.rcv.wnd());
         let len = seg.seq_len();
         let in_window = |s: Seq| s.ge(nxt) && s.lt(nxt + wnd);
@@ -145,7 +162,7 @@ impl Tcb {
         if acceptable || at_edge {
             if at_edge && !seg.payload.is_empty() {
                 // Data into a closed window: a window probe with data. Answer at once; `take_text` trims the payload.
-                mem.budget.count(mem.ledger.member(), Counter::TCPZeroWindowDrop, 1);
+                mem.count(Counter::TCPZeroWindowDrop, 1);
                 self.rcv.ack_now = true;
             }
             return Continue(());
@@ -158,7 +175,7 @@ impl Tcb {
         if self.is_keepalive(seg) {
             return Break(Disposition::KeepAlive);
         }
-        mem.stats.add(Stat::OutOfWindow);
+        stats.add(Stat::OutOfWindow);
         // Arrived twice: the next ACK reports it as DSACK (RFC 2883).
         if !seg.payload.is_empty() && seg.seq.lt(nxt) {
             self.rcv.note_duplicate(seg.seq, seg.payload.len());
@@ -186,34 +203,39 @@ impl Tcb {
 
     /// Second check, RFC 5961 section 3.2: the exact sequence number resets; one within the window gets a challenge
     /// ACK.
-    fn check_reset(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) -> Step {
+    fn check_reset(&mut self, seg: &Segment<'_>, now: Instant, stats: &mut Stats) -> Step {
         if !seg.flags.rst {
             return Continue(());
         }
         if seg.seq == self.rcv.nxt() {
             if self.state.synchronized() {
-                mem.stats.add(Stat::EstabResets);
+                stats.add(Stat::EstabResets);
             }
             return Break(Disposition::Reset);
         }
-        Break(self.challenge(seg, mem))
+        Break(self.challenge(seg, now, stats))
     }
 
     /// Fourth check, RFC 5961 section 4.2: a SYN in a synchronized state gets a challenge ACK.
-    fn check_syn(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) -> Step {
+    fn check_syn(&mut self, seg: &Segment<'_>, now: Instant, stats: &mut Stats) -> Step {
         if !seg.flags.syn {
             return Continue(());
         }
-        Break(self.challenge(seg, mem))
+        Break(self.challenge(seg, now, stats))
     }
 
     /// A challenge ACK, unless this flow sent one less than `OOW_INTERVAL` ago.
-    pub(super) fn challenge(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) -> Disposition {
-        if self.is_limited(seg, mem.now) {
-            mem.stats.add(Stat::TCPACKSkippedChallenge);
+    pub(super) fn challenge(
+        &mut self,
+        seg: &Segment<'_>,
+        now: Instant,
+        stats: &mut Stats,
+    ) -> Disposition {
+        if self.is_limited(seg, now) {
+            stats.add(Stat::TCPACKSkippedChallenge);
             return Disposition::Output;
         }
-        self.oow_at = Some(mem.now);
+        self.oow_at = Some(now);
         Disposition::Challenge
     }
 
@@ -230,12 +252,12 @@ impl Tcb {
     }
 
     /// Seventh check: the segment text.
-    fn take_text(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) {
+    fn take_text(&mut self, seg: &Segment<'_>, mem: &mut MemCtx<'_>, stats: &mut Stats) {
         if seg.payload.is_empty() || !self.state.receives() {
             return;
         }
         if self.ecn.on_data(seg) {
-            mem.stats.add(Stat::InCEPkts);
+            stats.add(Stat::InCEPkts);
             // At once, as the kernel (`__tcp_ecn_check_ce`): the guest reacts to a mark within a round trip.
             self.rcv.ack_now = true;
         }
@@ -268,29 +290,23 @@ impl Tcb {
     }
 
     /// Stores `data`, `offset` bytes beyond RCV.NXT, and counts what memory was refused for.
-    fn store(&mut self, offset: u64, data: &[u8], mem: &mut Mem<'_>) {
+    fn store(&mut self, offset: u64, data: &[u8], mem: &mut MemCtx<'_>) {
         let need = offset + data.len() as u64;
         if self.rcv.q.room() < need {
             // A demoted flow (H3): the budget took back its credit while it was idle, so the charge is requested again.
-            self.rcv.q.open(need, mem.budget, mem.ledger, mem.now);
+            self.rcv.q.open(need, mem);
         }
-        let mut stored = self.rcv.q.store(offset, data, mem.pool, mem.budget, mem.ledger, mem.now);
+        let mut stored = self.rcv.q.store(offset, data, mem);
         // L6, L7: the kernel prunes the out-of-order queue and tries once more before it drops.
         if stored.refused > 0 && mem.budget.rules() == Rules::Linux {
-            mem.budget.count(mem.ledger.member(), Counter::PruneCalled, 1);
-            if self.rcv.q.prune_ofo(mem.pool, mem.budget, mem.ledger, mem.now) {
-                mem.budget.count(mem.ledger.member(), Counter::OfoPruned, 1);
+            mem.count(Counter::PruneCalled, 1);
+            if self.rcv.q.prune_ofo(mem) {
+                mem.count(Counter::OfoPruned, 1);
                 let kept = data.len() - stored.refused as usize;
                 // In order, the first attempt moved RCV.NXT over the bytes it kept; out of order, RCV.NXT is where it
                 // was.
-                let again = self.rcv.q.store(
-                    offset + kept as u64 * u64::from(offset > 0),
-                    &data[kept..],
-                    mem.pool,
-                    mem.budget,
-                    mem.ledger,
-                    mem.now,
-                );
+                let offset = if offset > 0 { offset + kept as u64 } else { 0 };
+                let again = self.rcv.q.store(offset, &data[kept..], mem);
                 stored.advanced += again.advanced;
                 stored.refused = again.refused;
             }
@@ -300,15 +316,9 @@ impl Tcb {
     }
 
     /// Counts the outcome of a store by the kernel's names and requests the ACK that a refusal needs.
-    fn count_stored(
-        &mut self,
-        offset: u64,
-        stored: &crate::queue::receive::Stored,
-        mem: &mut Mem<'_>,
-    ) {
-        let member = mem.ledger.member();
+    fn count_stored(&mut self, offset: u64, stored: &Stored, mem: &mut MemCtx<'_>) {
         if stored.out_of_order {
-            mem.budget.count(member, Counter::TCPOFOQueue, 1);
+            mem.count(Counter::TCPOFOQueue, 1);
         }
         if stored.refused == 0 {
             return;
@@ -319,9 +329,9 @@ impl Tcb {
             (false, true) => Counter::TCPRcvQDrop,
             (false, false) => Counter::DemotedTrim,
         };
-        mem.budget.count(member, counter, 1);
+        mem.count(counter, 1);
         if linux {
-            mem.budget.count(member, Counter::RcvPruned, 1);
+            mem.count(Counter::RcvPruned, 1);
             // L6: advertise a zero window until memory is granted again.
             self.rcv.on_nomem();
         } else {
@@ -331,7 +341,7 @@ impl Tcb {
     }
 
     /// Eighth check: the FIN, once every byte before it has arrived.
-    fn take_fin(&mut self, seg: &Segment<'_>, mem: &mut Mem<'_>) -> Step {
+    fn take_fin(&mut self, seg: &Segment<'_>, mem: &mut MemCtx<'_>) -> Step {
         // The position is stored even if bytes are missing before the FIN: it takes effect when they arrive.
         if seg.flags.fin && self.rcv.fin.is_none() && self.state.receives() {
             let distance = (seg.seq + seg.payload.len() as u32).diff(self.rcv.nxt());
@@ -349,7 +359,7 @@ impl Tcb {
         self.rcv.fin_taken = true;
         self.rcv.ack_now = true;
         // No byte can follow a FIN: return the credit of the window. The advertised edge stays as it is.
-        self.rcv.q.close_to(0, mem.budget, mem.ledger, mem.now);
+        self.rcv.q.close_to(0, mem);
         if let Some(next) = self.state.next(Cause::FinReceived) {
             self.state = next;
             if next == State::TimeWait {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use skbudget_controller::{Budget, CHUNK_SIZE, Counter, Instant, Ledger, Rules};
 
+use crate::queue::MemCtx;
 use crate::queue::chunk::PAYLOAD;
 use crate::queue::receive::RxQueue;
 use crate::wire::seq::Seq;
@@ -135,7 +136,8 @@ impl Rcv {
         self.taken += n;
         if self.taken >= self.target / 2 {
             self.taken = 0;
-            let doubled = if grows_by(budget, self.target) { self.target * 2 } else { self.target };
+            let grows = budget.may_grow(self.target);
+            let doubled = if grows { self.target * 2 } else { self.target };
             self.target = doubled.min(target_max.max(TARGET_INITIAL));
         }
     }
@@ -148,26 +150,21 @@ impl Rcv {
     }
 
     /// Moves the edge as far as target and budget allow. Returns true if the budget granted less than the flow wanted.
-    pub(crate) fn advance_edge(
-        &mut self,
-        budget: &mut Budget,
-        ledger: &mut Ledger,
-        now: Instant,
-    ) -> bool {
+    pub(crate) fn advance_edge(&mut self, mem: &mut MemCtx<'_>) -> bool {
         self.moved = false;
         // No byte can follow the FIN.
         if self.fin_taken {
             return false;
         }
-        if budget.rules() == Rules::Linux {
-            self.select_window(budget, ledger, now);
+        if mem.budget.rules() == Rules::Linux {
+            self.select_window(mem);
             return false;
         }
         let field_max = u64::from(u16::MAX) << self.wscale;
         // The target bounds the whole queue, so bytes that the host has not taken yet count. Under pressure only the
         // reserve is requested (see `Tcb::send_room`).
-        let (target, want) = if budget.under_pressure() {
-            let reserve = ledger.rmem_min() / CHUNK_SIZE;
+        let (target, want) = if mem.budget.under_pressure() {
+            let reserve = mem.ledger.rmem_min() / CHUNK_SIZE;
             (reserve * PAYLOAD as u64, self.q.room_within(reserve as usize))
         } else {
             (self.target, self.target.saturating_sub(self.q.unread()))
@@ -180,7 +177,7 @@ impl Rcv {
         if nxt + want < self.edge + step {
             return false;
         }
-        let open = self.q.open(want, budget, ledger, now).min(want);
+        let open = self.q.open(want, mem).min(want);
         // The budget may grant less than was requested, so the step is checked again.
         if nxt + open >= self.edge + step {
             // A whole multiple of the scale's unit, so that the field represents this edge exactly.
@@ -192,21 +189,21 @@ impl Rcv {
     }
 
     /// Linux rules: sets the edge as `tcp_select_window`.
-    fn select_window(&mut self, budget: &mut Budget, ledger: &mut Ledger, now: Instant) {
+    fn select_window(&mut self, mem: &mut MemCtx<'_>) {
         let nxt = self.q.nxt();
         // L6: a refused charge closes the window, even though this moves the edge back.
         if self.nomem {
             self.edge = nxt;
             return;
         }
-        let (pressure, arrived) = (budget.under_pressure(), self.unacked > 0);
-        let picked = linux_window(ledger, self.mss, &mut self.ssthresh, pressure, arrived);
+        let (pressure, arrived) = (mem.budget.under_pressure(), self.unacked > 0);
+        let picked = linux_window(mem.ledger, self.mss, &mut self.ssthresh, pressure, arrived);
         let field_max = u64::from(u16::MAX) << self.wscale;
         let window = picked.min(field_max);
         // Never shrinks (`tcp_select_window`): bytes that were advertised stay permitted.
         self.edge = self.edge.max(nxt + window);
         // Under the linux rules this permits slots; they are charged when data fills them.
-        self.q.open(self.edge - nxt, budget, ledger, now);
+        self.q.open(self.edge - nxt, mem);
     }
 
     /// Linux rules: memory for arriving data was refused.
@@ -287,20 +284,14 @@ impl Rcv {
 
     /// Counts windows that closed or opened between two segments, by the kernel's names. `before`: the field of the
     /// earlier one.
-    pub(crate) fn count_window(&self, before: u16, budget: &mut Budget, ledger: &Ledger) {
+    pub(crate) fn count_window(&self, before: u16, mem: &mut MemCtx<'_>) {
         let after = self.advertised_field;
         if before > 0 && after == 0 {
-            budget.count(ledger.member(), Counter::TCPToZeroWindowAdv, 1);
+            mem.count(Counter::TCPToZeroWindowAdv, 1);
         } else if before == 0 && after > 0 {
-            budget.count(ledger.member(), Counter::TCPFromZeroWindowAdv, 1);
+            mem.count(Counter::TCPFromZeroWindowAdv, 1);
         }
     }
-}
-
-/// The budget has room for autotuning to take `bytes` more: at most a quarter of the room below soft. Many flows grow
-/// at once, and growth must not put the container under pressure.
-pub(crate) fn grows_by(budget: &Budget, bytes: u64) -> bool {
-    budget.calm_room() / 4 >= bytes
 }
 
 /// Linux rules: `__tcp_select_window` with `tcp_adv_win_scale` 1, so that half of rcvbuf is window: the free space
@@ -343,10 +334,10 @@ mod tests {
         let mut ledger = budget.admit(member, &SIZES, now).unwrap();
         let mut pool = ChunkPool::new();
         let mut rcv = Rcv::new(1460, 7);
-        rcv.advance_edge(&mut budget, &mut ledger, now);
+        let mut mem = MemCtx { now, budget: &mut budget, pool: &mut pool, ledger: &mut ledger };
+        rcv.advance_edge(&mut mem);
         let mut store = |rcv: &mut Rcv, offset, len| {
-            let stored =
-                rcv.q.store(offset, &vec![0; len], &mut pool, &mut budget, &mut ledger, now);
+            let stored = rcv.q.store(offset, &vec![0; len], &mut mem);
             rcv.on_data(len as u32, stored.advanced > 0, now);
         };
         store(&mut rcv, 9000, 1000);

@@ -8,7 +8,6 @@ use crate::config::Algorithm;
 use crate::queue::send::TxQueue;
 use crate::tcp::congestion::Congestion;
 use crate::tcp::rack::Rack;
-use crate::tcp::rcv::grows_by;
 use crate::tcp::recovery::Recovery;
 use crate::tcp::rtt::Rtt;
 use crate::tcp::scoreboard::Scoreboard;
@@ -152,7 +151,7 @@ impl Snd {
     /// would not grow, and a loss would measure it too small.
     pub(crate) fn grow_target(&mut self, target_max: usize, budget: &Budget) {
         let short = self.target < 2 * self.cc.cwnd as usize;
-        if short && grows_by(budget, self.target as u64) {
+        if short && budget.may_grow(self.target as u64) {
             self.target = (self.target * 2).min(target_max.max(TARGET_INITIAL));
         }
     }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use skbudget_controller::Instant;
 
-use crate::counters::Stat;
+use crate::counters::{Stat, Stats};
 use crate::tcp::recovery::Phase;
 use crate::tcp::state::State;
-use crate::tcp::{Disposition, Mem, Tcb};
+use crate::tcp::{Disposition, Tcb};
 
 /// Retransmissions of a SYN or SYN-ACK (Linux `tcp_syn_retries`, `tcp_synack_retries`).
 const SYN_RETRIES_MAX: u32 = 5;
@@ -51,47 +51,46 @@ impl Tcb {
     }
 
     /// Runs the timers that are due.
-    pub(crate) fn on_timer(&mut self, mem: &mut Mem<'_>) -> Disposition {
-        let now = mem.now;
+    pub(crate) fn on_timer(&mut self, now: Instant, stats: &mut Stats) -> Disposition {
         let due = |t: Option<Instant>| t.is_some_and(|t| t <= now);
         if due(self.rcv.delack_at) {
-            mem.stats.add(Stat::DelayedACKs);
+            stats.add(Stat::DelayedACKs);
             self.rcv.on_delack();
         }
         if due(self.snd.reorder_at) {
-            self.on_reorder_timer(mem);
+            self.on_reorder_timer(now, stats);
         }
         if due(self.snd.tail_probe_at) {
-            self.on_tail_probe_timer(mem);
+            self.on_tail_probe_timer(now);
         }
         // After the others: it may end the flow.
         if due(self.snd.timer) {
-            return self.on_send_timer(mem);
+            return self.on_send_timer(now, stats);
         }
         if due(self.idle_deadline()) {
-            return self.on_keepalive(mem);
+            return self.on_keepalive(stats);
         }
         Disposition::Output
     }
 
     /// The retransmission or persist timer fired.
-    fn on_send_timer(&mut self, mem: &mut Mem<'_>) -> Disposition {
+    fn on_send_timer(&mut self, now: Instant, stats: &mut Stats) -> Disposition {
         self.snd.timer = None;
         self.snd.rtt.back_off();
         let syn = matches!(self.state, State::SynSent | State::SynRcvd);
         // Only silence counts: a guest that answers probes may keep its window closed for ever (RFC 1122 section
         // 4.2.2.17).
         if self.silent == 0 {
-            self.silent_since = mem.now;
+            self.silent_since = now;
         }
         self.silent += 1;
         let over = if syn {
             self.silent > SYN_RETRIES_MAX
         } else {
-            mem.now.since(self.silent_since) >= self.link.user_timeout
+            now.since(self.silent_since) >= self.link.user_timeout
         };
         if over {
-            mem.stats.add(Stat::TCPAbortOnTimeout);
+            stats.add(Stat::TCPAbortOnTimeout);
             return Disposition::Abort;
         }
         // The window may close over data in flight: a guest without memory drops the data and advertises zero. Probe it
@@ -99,22 +98,22 @@ impl Tcb {
         let outstanding = self.snd.board.outstanding() > 0;
         let closed = self.snd.wnd == 0 && !self.snd.q.is_empty();
         if (!outstanding || closed) && !syn {
-            mem.stats.add(Stat::TCPWinProbe);
+            stats.add(Stat::TCPWinProbe);
             // Not lost to congestion, so the congestion window stays.
             self.snd.board.mark_lost(|_| true);
             // RFC 9293 section 3.8.6.2.1: the override timeout sends into a window that stays small.
             self.force_small = self.snd.wnd > 0;
             self.probe_due = !self.force_small;
-            self.snd.timer = Some(mem.now + self.snd.persist_delay());
+            self.snd.timer = Some(now + self.snd.persist_delay());
             return Disposition::Output;
         }
-        mem.stats.add(Stat::TCPTimeouts);
+        stats.add(Stat::TCPTimeouts);
         // In SYN-SENT and SYN-RECEIVED the SYN is all that is outstanding.
         self.syn_due = syn;
         if !syn {
-            self.lose_on_timeout(mem.now);
+            self.lose_on_timeout(now);
         }
-        self.snd.restart_timer(mem.now);
+        self.snd.restart_timer(now);
         Disposition::Output
     }
 
@@ -154,13 +153,13 @@ impl Tcb {
 
     /// The reordering timer fired: data beyond a hole has waited for the reordering window (RFC 8985 section 6.2 step
     /// 5).
-    fn on_reorder_timer(&mut self, mem: &mut Mem<'_>) {
+    fn on_reorder_timer(&mut self, now: Instant, stats: &mut Stats) {
         self.snd.reorder_at = None;
         let (flight, pipe) =
             (self.snd.board.outstanding().min(self.snd.cc.cwnd), self.snd.board.pipe());
-        let lost = self.detect_loss(mem.now);
+        let lost = self.detect_loss(now);
         if lost > 0 && self.snd.recovery.phase == Phase::Open {
-            self.begin_recovery(flight, pipe, mem);
+            self.begin_recovery(flight, pipe, stats);
         }
         // No byte was delivered, but lost runs lowered pipe.
         if self.snd.recovery.phase == Phase::Fast {
@@ -169,12 +168,12 @@ impl Tcb {
     }
 
     /// Keep-alive: sends a probe, or aborts after [`KEEPALIVE_PROBES`] without an answer.
-    fn on_keepalive(&mut self, mem: &mut Mem<'_>) -> Disposition {
+    fn on_keepalive(&mut self, stats: &mut Stats) -> Disposition {
         if self.keepalive_sent >= KEEPALIVE_PROBES {
-            mem.stats.add(Stat::TCPAbortOnTimeout);
+            stats.add(Stat::TCPAbortOnTimeout);
             return Disposition::Abort;
         }
-        mem.stats.add(Stat::TCPKeepAlive);
+        stats.add(Stat::TCPKeepAlive);
         self.keepalive_sent += 1;
         self.probe_due = true;
         Disposition::Output

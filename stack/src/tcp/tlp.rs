@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use skbudget_controller::Instant;
 
+use crate::tcp::Tcb;
 use crate::tcp::recovery::Phase;
-use crate::tcp::{Mem, Tcb};
 use crate::wire::seq::Seq;
 
 /// Shortest time to a probe: a guest's kernel may need that long to be scheduled (Linux TCP_TIMEOUT_MIN is two ticks).
@@ -46,12 +46,12 @@ impl Tcb {
     }
 
     /// RFC 8985 section 7.3: the next `output` sends the probe.
-    pub(super) fn on_tail_probe_timer(&mut self, mem: &Mem<'_>) {
+    pub(super) fn on_tail_probe_timer(&mut self, now: Instant) {
         self.snd.tail_probe_at = None;
         if self.snd.board.outstanding() > 0 {
             self.tail_probe_due = true;
             // The RTO counts from the probe, so that its ACK has time to arrive.
-            self.snd.restart_timer(mem.now);
+            self.snd.restart_timer(now);
         }
     }
 

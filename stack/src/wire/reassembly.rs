@@ -12,10 +12,10 @@
 
 use std::time::Duration;
 
-use skbudget_controller::{Budget, CHUNK_SIZE, Instant, MemberId};
+use skbudget_controller::{CHUNK_SIZE, Instant};
 
 use crate::counters::Stat;
-use crate::queue::ranges;
+use crate::queue::{MemberCtx, ranges};
 use crate::wire::segment::{Addrs, CE, NOT_ECT};
 
 /// Largest number of incomplete datagrams.
@@ -118,19 +118,12 @@ pub(crate) struct Reassembly {
     charged: u64,
 }
 
-/// The budget, the container to charge, and the time.
-pub(crate) struct Payer<'a> {
-    pub(crate) budget: &'a mut Budget,
-    pub(crate) member: MemberId,
-    pub(crate) now: Instant,
-}
-
 impl Reassembly {
     /// Takes one fragment; returns the datagram if this completes it.
     pub(crate) fn on_fragment(
         &mut self,
         fragment: &Fragment<'_>,
-        payer: &mut Payer<'_>,
+        mem: &mut MemberCtx<'_>,
     ) -> Outcome {
         let end = fragment.offset + fragment.payload.len() as u32;
         // RFC 791: every fragment but the last has a multiple of eight bytes.
@@ -142,7 +135,7 @@ impl Reassembly {
             return Outcome::Dropped(Stat::DropFragmentTiny);
         }
         let known = self.entries.iter().position(|e| e.key == fragment.key);
-        let Some(at) = known.or_else(|| self.begin(fragment, payer)) else {
+        let Some(at) = known.or_else(|| self.begin(fragment, mem)) else {
             return Outcome::Dropped(Stat::DropFragmentMemory);
         };
         let entry = &mut self.entries[at];
@@ -154,16 +147,16 @@ impl Reassembly {
             return Outcome::Held;
         }
         if entry.overlaps(fragment, end) {
-            self.refuse(at, payer);
+            self.refuse(at, mem);
             return Outcome::Dropped(Stat::DropFragmentOverlap);
         }
         // Many ranges are many tiny fragments: the datagram is refused as if they overlapped.
         if entry.ranges.len() >= RANGES_MAX && !entry.touches(fragment.offset, end) {
-            self.refuse(at, payer);
+            self.refuse(at, mem);
             return Outcome::Dropped(Stat::DropFragmentTiny);
         }
         // May remove older entries, so the index changes.
-        let Some(at) = self.make_room(at, end, payer) else {
+        let Some(at) = self.make_room(at, end, mem) else {
             return Outcome::Dropped(Stat::DropFragmentMemory);
         };
         let entry = &mut self.entries[at];
@@ -173,7 +166,7 @@ impl Reassembly {
             return Outcome::Held;
         }
         // Uncharged here: the caller delivers the buffer in this turn.
-        let entry = self.remove(at, payer);
+        let entry = self.remove(at, mem);
         let Some(ecn) = entry.whole_ecn() else {
             return Outcome::Dropped(Stat::DropFragmentEcn);
         };
@@ -182,20 +175,20 @@ impl Reassembly {
     }
 
     /// Creates the entry of a new datagram; returns its index. `None`: no memory.
-    fn begin(&mut self, fragment: &Fragment<'_>, payer: &mut Payer<'_>) -> Option<usize> {
+    fn begin(&mut self, fragment: &Fragment<'_>, mem: &mut MemberCtx<'_>) -> Option<usize> {
         if self.entries.len() >= ENTRIES_MAX {
-            self.remove(0, payer);
+            self.remove(0, mem);
         }
-        while !self.charge(ENTRY_BYTES, payer) {
+        while !self.charge(ENTRY_BYTES, mem) {
             if self.entries.is_empty() {
                 return None;
             }
-            self.remove(0, payer);
+            self.remove(0, mem);
         }
         let hold = if matches!(fragment.key.addrs, Addrs::V4 { .. }) { HOLD_V4 } else { HOLD_V6 };
         self.entries.push(Entry {
             key: fragment.key,
-            until: payer.now + hold,
+            until: mem.now + hold,
             next: fragment.next,
             ecn: fragment.ecn,
             ecns: 0,
@@ -210,19 +203,19 @@ impl Reassembly {
 
     /// Charges the bytes up to `end`, dropping older datagrams if necessary; returns the index of the entry afterwards.
     /// `None`: no memory, and the datagram is dropped.
-    fn make_room(&mut self, mut at: usize, end: u32, payer: &mut Payer<'_>) -> Option<usize> {
+    fn make_room(&mut self, mut at: usize, end: u32, mem: &mut MemberCtx<'_>) -> Option<usize> {
         let need = u64::from(end).next_multiple_of(CHUNK_SIZE);
         let have = self.entries[at].buffer.capacity() as u64;
         if need <= have {
             return Some(at);
         }
-        while !self.charge(need - have, payer) {
+        while !self.charge(need - have, mem) {
             // The entry itself is the oldest now: nothing older remains to be dropped.
             if at == 0 {
-                self.remove(0, payer);
+                self.remove(0, mem);
                 return None;
             }
-            self.remove(0, payer);
+            self.remove(0, mem);
             at -= 1;
         }
         let entry = &mut self.entries[at];
@@ -232,48 +225,48 @@ impl Reassembly {
     }
 
     /// Charges `bytes` to the container; false if its share or the budget refuses.
-    fn charge(&mut self, bytes: u64, payer: &mut Payer<'_>) -> bool {
-        let fits = self.charged + bytes <= BYTES_MAX
-            && payer.budget.charge_frag(payer.member, bytes, payer.now);
+    fn charge(&mut self, bytes: u64, mem: &mut MemberCtx<'_>) -> bool {
+        let fits =
+            self.charged + bytes <= BYTES_MAX && mem.budget.charge_frag(mem.member, bytes, mem.now);
         self.charged += if fits { bytes } else { 0 };
         fits
     }
 
     /// Uncharges `bytes`.
-    fn uncharge(&mut self, bytes: u64, payer: &mut Payer<'_>) {
+    fn uncharge(&mut self, bytes: u64, mem: &mut MemberCtx<'_>) {
         self.charged -= bytes;
-        payer.budget.uncharge_frag(payer.member, bytes, payer.now);
+        mem.budget.uncharge_frag(mem.member, bytes, mem.now);
     }
 
     /// Frees the data of a datagram but keeps the entry, so that later fragments are dropped.
-    fn refuse(&mut self, at: usize, payer: &mut Payer<'_>) {
+    fn refuse(&mut self, at: usize, mem: &mut MemberCtx<'_>) {
         let entry = &mut self.entries[at];
         entry.refused = true;
         (entry.buffer, entry.ranges) = (Vec::new(), Vec::new());
         let held = std::mem::replace(&mut entry.charged, ENTRY_BYTES);
-        self.uncharge(held - ENTRY_BYTES, payer);
+        self.uncharge(held - ENTRY_BYTES, mem);
     }
 
     /// Removes an entry and uncharges it.
-    fn remove(&mut self, at: usize, payer: &mut Payer<'_>) -> Entry {
+    fn remove(&mut self, at: usize, mem: &mut MemberCtx<'_>) -> Entry {
         let entry = self.entries.remove(at);
-        self.uncharge(entry.charged, payer);
+        self.uncharge(entry.charged, mem);
         entry
     }
 
     /// Removes one datagram that timed out; `None` when there is no further one.
-    pub(crate) fn expire(&mut self, payer: &mut Payer<'_>) -> Option<Expired> {
-        let at = self.entries.iter().position(|e| e.until <= payer.now)?;
-        let Entry { key, next, mut buffer, ranges, .. } = self.remove(at, payer);
+    pub(crate) fn expire(&mut self, mem: &mut MemberCtx<'_>) -> Option<Expired> {
+        let at = self.entries.iter().position(|e| e.until <= mem.now)?;
+        let Entry { key, next, mut buffer, ranges, .. } = self.remove(at, mem);
         // The part up to the first hole, for the ICMP error that quotes it.
         buffer.truncate(ranges.first().filter(|r| r.0 == 0).map_or(0, |r| r.1 as usize));
         Some(Expired { key, next, begin: buffer })
     }
 
     /// Removes and uncharges every datagram.
-    pub(crate) fn clear(&mut self, payer: &mut Payer<'_>) {
+    pub(crate) fn clear(&mut self, mem: &mut MemberCtx<'_>) {
         while !self.entries.is_empty() {
-            self.remove(0, payer);
+            self.remove(0, mem);
         }
     }
 

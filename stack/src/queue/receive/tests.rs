@@ -1,40 +1,29 @@
 //! Random operations against a map of bytes: same content, same ranges, and a ledger that matches the queue.
 
 use std::collections::VecDeque;
-use std::mem::ManuallyDrop;
 
-use skbudget_controller::{CHUNK_SIZE, MemberId, Rules};
+use skbudget_controller::{CHUNK_SIZE, Rules};
 
 use super::*;
-use crate::queue::tests::{NOW, byte, two_flows};
-use crate::test_seed::{Seeded, Setting, each_seed};
+use crate::queue::tests::{Memory, NOW, World, byte, random_steps};
+use crate::test_seed::{Seeded, Setting};
 
-struct World {
+struct Receiving {
     setting: Setting,
-    budget: Budget,
-    member: MemberId,
-    pool: ChunkPool,
-    ledger: ManuallyDrop<Ledger>,
+    mem: Memory,
     q: RxQueue,
-    /// Another flow of the container, which charges and frees memory.
-    other: ManuallyDrop<Ledger>,
     /// The bytes stored from `nxt` on; `nxt` is the first one missing.
     beyond: VecDeque<bool>,
     nxt: u64,
     taken: u64,
 }
 
-impl World {
+impl World for Receiving {
     fn new(setting: Setting) -> Self {
-        let (budget, member, [ledger, other]) = two_flows(setting);
         Self {
             setting,
-            budget,
-            member,
-            pool: ChunkPool::new(),
-            ledger,
+            mem: Memory::new(setting),
             q: RxQueue::default(),
-            other,
             beyond: VecDeque::new(),
             nxt: 0,
             taken: 0,
@@ -54,16 +43,23 @@ impl World {
             86..90 => self.prune(),
             90..93 => {
                 let idle = rng.chance(50);
-                self.budget.set_idle(&mut self.ledger, idle, NOW);
+                self.mem.budget.set_idle(&mut self.mem.ledger, idle, NOW);
             }
             _ => self.other(rng),
         }
         self.check();
     }
 
+    fn end(mut self) {
+        self.q.clear(&mut self.mem.pool);
+        self.mem.end();
+    }
+}
+
+impl Receiving {
     fn open(&mut self, window: u64) {
         let before = self.q.room();
-        let room = self.q.open(window, &mut self.budget, &mut self.ledger, NOW);
+        let room = self.q.open(window, &mut self.mem.cx());
         assert!(room >= before && room == self.q.room(), "a window that shrank by being opened");
         if matches!(self.setting, Setting::Plenty | Setting::Linux) {
             assert!(room >= window, "there is plenty");
@@ -72,7 +68,7 @@ impl World {
 
     fn close(&mut self, keep: u64) {
         let before = self.q.room();
-        self.q.close_to(keep, &mut self.budget, &mut self.ledger, NOW);
+        self.q.close_to(keep, &mut self.mem.cx());
         assert!(self.q.room() >= keep.min(before), "what was to be kept is kept");
     }
 
@@ -81,10 +77,9 @@ impl World {
         let data: Vec<u8> = (start..start + len as u64).map(byte).collect();
         let covered = (offset + len as u64) <= self.q.room();
         let many = self.q.ranges.len() >= RANGES_MAX;
-        let Self { q, pool, budget, ledger, .. } = self;
-        let stored = q.store(offset, &data, pool, budget, ledger, NOW);
+        let stored = self.q.store(offset, &data, &mut self.mem.cx());
         let kept = len - stored.refused as usize;
-        if covered && !many && budget.rules() == Rules::Strict {
+        if covered && !many && self.mem.budget.rules() == Rules::Strict {
             assert_eq!(stored.refused, 0, "data within the window has its memory");
         }
         let end = offset as usize + kept;
@@ -108,26 +103,25 @@ impl World {
     fn consume(&mut self, rng: &mut Seeded) {
         let unread = (self.nxt - self.taken) as usize;
         let n = if rng.chance(30) { unread } else { rng.below(unread + 1) };
-        let Self { q, pool, budget, ledger, .. } = self;
-        let before = q.room();
-        q.consume(n, pool, budget, ledger, NOW);
-        assert!(q.room() >= before, "an advertised window is never taken back");
+        let before = self.q.room();
+        self.q.consume(n, &mut self.mem.cx());
+        assert!(self.q.room() >= before, "an advertised window is never taken back");
         self.taken += n as u64;
     }
 
     fn prune(&mut self) {
-        let Self { q, pool, budget, ledger, .. } = self;
-        let had = q.has_holes();
-        assert_eq!(q.prune_ofo(pool, budget, ledger, NOW), had);
+        let had = self.q.has_holes();
+        assert_eq!(self.q.prune_ofo(&mut self.mem.cx()), had);
         self.beyond.clear();
     }
 
     fn other(&mut self, rng: &mut Seeded) {
         let chunks = 1 + rng.below(12) as u32;
+        let Memory { budget, other, .. } = &mut self.mem;
         if rng.chance(50) {
-            self.budget.rx_open(&mut self.other, chunks, NOW);
+            budget.rx_open(other, chunks, NOW);
         } else {
-            self.budget.rx_close(&mut self.other, chunks, NOW);
+            budget.rx_close(other, chunks, NOW);
         }
     }
 
@@ -168,46 +162,30 @@ impl World {
 
     fn check_ledger(&self) {
         let q = &self.q;
+        let Memory { budget, member, pool, ledger, .. } = &self.mem;
         let held = q.slots.iter().flatten().count();
         let reached = (q.head + q.len).div_ceil(PAYLOAD);
         let in_order = q.slots.iter().take(reached).flatten().count() as u64;
-        assert_eq!(self.pool.live(), held);
-        assert_eq!(self.ledger.rmem(), in_order * CHUNK_SIZE, "in-order slots");
-        assert_eq!(self.ledger.ofo(), (held as u64 - in_order) * CHUNK_SIZE, "slots beyond");
-        let stats = self.budget.member_stats(self.member);
-        assert_eq!((stats.rmem, stats.ofo), (self.ledger.rmem(), self.ledger.ofo()));
-        if self.budget.rules() == Rules::Strict {
-            assert_eq!(self.ledger.credit(), (q.span - held) as u64 * CHUNK_SIZE, "credit");
-            let meter = self.budget.meter_stats(NOW);
-            assert!(Some(meter.max_usage_bytes) <= meter.hard_bytes, "hard is hard");
+        assert_eq!(pool.live(), held);
+        assert_eq!(ledger.rmem(), in_order * CHUNK_SIZE, "in-order slots");
+        assert_eq!(ledger.ofo(), (held as u64 - in_order) * CHUNK_SIZE, "slots beyond");
+        let stats = budget.member_stats(*member);
+        assert_eq!((stats.rmem, stats.ofo), (ledger.rmem(), ledger.ofo()));
+        if budget.rules() == Rules::Strict {
+            assert_eq!(ledger.credit(), (q.span - held) as u64 * CHUNK_SIZE, "credit");
         }
-    }
-
-    fn end(mut self) {
-        self.q.clear(&mut self.pool);
-        assert_eq!(self.pool.live(), 0);
-        self.budget.release(ManuallyDrop::into_inner(self.ledger), NOW);
-        self.budget.release(ManuallyDrop::into_inner(self.other), NOW);
-        assert_eq!(self.budget.meter_stats(NOW).usage_bytes, 0);
+        self.mem.check();
     }
 }
 
 #[test]
 fn the_queue_is_the_stream_and_the_ledger_is_the_queue() {
-    for setting in Setting::ALL {
-        each_seed(0..30, |rng| {
-            let mut world = World::new(setting);
-            for _ in 0..400 {
-                world.step(rng);
-            }
-            world.end();
-        });
-    }
+    random_steps::<Receiving>();
 }
 
 #[test]
 fn too_many_ranges_are_refused_and_merging_ones_are_not() {
-    let mut world = World::new(Setting::Plenty);
+    let mut world = Receiving::new(Setting::Plenty);
     world.open(100_000);
     for i in 0..RANGES_MAX as u64 {
         world.store(10 + 20 * i, 10);
@@ -226,13 +204,13 @@ fn too_many_ranges_are_refused_and_merging_ones_are_not() {
 #[test]
 fn a_hole_is_filled_at_the_last_byte_of_a_slot() {
     for cut in [PAYLOAD - 1, PAYLOAD, PAYLOAD + 1, 2 * PAYLOAD] {
-        let mut world = World::new(Setting::Tiny);
+        let mut world = Receiving::new(Setting::Tiny);
         world.open(4 * PAYLOAD as u64);
         world.store(cut as u64, PAYLOAD);
         world.check();
         world.store(0, cut);
         world.check();
-        assert_eq!(world.ledger.ofo(), 0);
+        assert_eq!(world.mem.ledger.ofo(), 0);
         assert_eq!(world.q.unread() as usize, cut + PAYLOAD);
         world.end();
     }

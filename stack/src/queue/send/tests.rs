@@ -1,19 +1,13 @@
 //! Random operations against a vector of bytes.
 
-use std::mem::ManuallyDrop;
-
-use skbudget_controller::{CHUNK_SIZE, MemberId, Rules};
+use skbudget_controller::{CHUNK_SIZE, Rules};
 
 use super::*;
-use crate::queue::tests::{NOW, SIZES, byte, two_flows};
-use crate::test_seed::{Seeded, Setting, each_seed};
+use crate::queue::tests::{Memory, NOW, SIZES, World, byte, random_steps};
+use crate::test_seed::{Seeded, Setting};
 
-struct World {
-    budget: Budget,
-    member: MemberId,
-    pool: ChunkPool,
-    ledger: ManuallyDrop<Ledger>,
-    other: ManuallyDrop<Ledger>,
+struct Sending {
+    mem: Memory,
     q: TxQueue,
     /// Stream positions of the first byte stored and of the next byte read.
     una: u64,
@@ -29,11 +23,9 @@ enum Host {
     Broken,
 }
 
-impl World {
+impl World for Sending {
     fn new(setting: Setting) -> Self {
-        let (budget, member, [ledger, other]) = two_flows(setting);
-        let (pool, q) = (ChunkPool::new(), TxQueue::default());
-        Self { budget, member, pool, ledger, other, q, una: 0, end: 0 }
+        Self { mem: Memory::new(setting), q: TxQueue::default(), una: 0, end: 0 }
     }
 
     fn step(&mut self, rng: &mut Seeded) {
@@ -54,13 +46,19 @@ impl World {
         self.check(rng);
     }
 
+    fn end(mut self) {
+        self.q.clear(&mut self.mem.pool);
+        self.mem.end();
+    }
+}
+
+impl Sending {
     fn fill(&mut self, want: usize, host: Host) {
         let room = self.q.tail_room();
         let mut asked = None;
-        let (end, strict) = (self.end, self.budget.rules() == Rules::Strict);
-        let unused_reserve = self.ledger.wmem() < u64::from(SIZES.wmem_min);
-        let Self { q, pool, budget, ledger, .. } = self;
-        let filled = q.fill(want, pool, budget, ledger, NOW, |parts| {
+        let (end, strict) = (self.end, self.mem.budget.rules() == Rules::Strict);
+        let unused_reserve = self.mem.ledger.wmem() < u64::from(SIZES.wmem_min);
+        let filled = self.q.fill(want, &mut self.mem.cx(), |parts| {
             let total: usize = parts.iter().map(|p| p.len()).sum();
             asked = Some(total);
             match host {
@@ -103,18 +101,18 @@ impl World {
     fn acked(&mut self, rng: &mut Seeded) {
         let held = (self.end - self.una) as usize;
         let n = if rng.chance(25) { held } else { rng.below(held + 1) };
-        let Self { q, pool, budget, ledger, .. } = self;
-        q.acked(n, pool, budget, ledger, NOW);
+        self.q.acked(n, &mut self.mem.cx());
         self.una += n as u64;
     }
 
     fn other(&mut self, rng: &mut Seeded) {
         let chunks = 1 + rng.below(12) as u32;
+        let Memory { budget, other, .. } = &mut self.mem;
         if rng.chance(50) {
-            self.budget.tx_grant(&mut self.other, chunks, NOW);
+            budget.tx_grant(other, chunks, NOW);
         } else {
-            let chunks = chunks.min((self.other.wmem() / CHUNK_SIZE) as u32);
-            self.budget.tx_free(&mut self.other, chunks, NOW);
+            let chunks = chunks.min((other.wmem() / CHUNK_SIZE) as u32);
+            budget.tx_free(other, chunks, NOW);
         }
     }
 
@@ -134,44 +132,26 @@ impl World {
         assert!(bytes == expected, "{len} bytes from {offset}");
         let chunks = (q.head + q.len).div_ceil(PAYLOAD);
         assert_eq!(q.chunks.len(), if q.len == 0 { 0 } else { chunks }, "no chunk without a byte");
-        assert_eq!(self.pool.live(), q.chunks.len());
-        assert_eq!(self.ledger.wmem(), q.chunks.len() as u64 * CHUNK_SIZE);
-        let stats = self.budget.member_stats(self.member);
-        assert_eq!(stats.wmem, self.ledger.wmem() + self.other.wmem());
-        if self.budget.rules() == Rules::Strict {
-            let meter = self.budget.meter_stats(NOW);
-            assert!(Some(meter.max_usage_bytes) <= meter.hard_bytes, "hard is hard");
-        }
-    }
-
-    fn end(mut self) {
-        self.q.clear(&mut self.pool);
-        assert_eq!(self.pool.live(), 0);
-        self.budget.release(ManuallyDrop::into_inner(self.ledger), NOW);
-        self.budget.release(ManuallyDrop::into_inner(self.other), NOW);
-        assert_eq!(self.budget.meter_stats(NOW).usage_bytes, 0);
+        let Memory { budget, member, pool, ledger, other } = &self.mem;
+        assert_eq!(pool.live(), q.chunks.len());
+        assert_eq!(ledger.wmem(), q.chunks.len() as u64 * CHUNK_SIZE);
+        let stats = budget.member_stats(*member);
+        assert_eq!(stats.wmem, ledger.wmem() + other.wmem());
+        self.mem.check();
     }
 }
 
 #[test]
 fn the_queue_is_the_stream_and_the_ledger_is_the_queue() {
-    for setting in Setting::ALL {
-        each_seed(0..30, |rng| {
-            let mut world = World::new(setting);
-            for _ in 0..400 {
-                world.step(rng);
-            }
-            world.end();
-        });
-    }
+    random_steps::<Sending>();
 }
 
 #[test]
 fn a_read_that_meets_nothing_gives_its_memory_back() {
-    let mut world = World::new(Setting::Plenty);
-    let before = world.budget.meter_stats(NOW).usage_bytes;
+    let mut world = Sending::new(Setting::Plenty);
+    let before = world.mem.budget.meter_stats(NOW).usage_bytes;
     world.fill(60_000, Host::Nothing);
-    assert_eq!(world.budget.meter_stats(NOW).usage_bytes, before);
-    assert_eq!(world.pool.live(), 0);
+    assert_eq!(world.mem.budget.meter_stats(NOW).usage_bytes, before);
+    assert_eq!(world.mem.pool.live(), 0);
     world.end();
 }

@@ -1,6 +1,6 @@
 //! Random fragments in random order against a simple model.
 
-use skbudget_controller::{BudgetConfig, Limits, Rules, SockLimits};
+use skbudget_controller::{Budget, BudgetConfig, Limits, MemberId, Rules, SockLimits};
 
 use super::*;
 use crate::test_seed::Seeded;
@@ -31,13 +31,13 @@ impl Bench {
         Self { budget, member, table: Reassembly::default(), now, empty }
     }
 
-    fn with<T>(&mut self, f: impl FnOnce(&mut Reassembly, &mut Payer<'_>) -> T) -> T {
-        let mut payer = Payer { budget: &mut self.budget, member: self.member, now: self.now };
-        f(&mut self.table, &mut payer)
+    fn with<T>(&mut self, f: impl FnOnce(&mut Reassembly, &mut MemberCtx<'_>) -> T) -> T {
+        let mut mem = MemberCtx { budget: &mut self.budget, member: self.member, now: self.now };
+        f(&mut self.table, &mut mem)
     }
 
     fn give(&mut self, fragment: &Fragment<'_>) -> Outcome {
-        let outcome = self.with(|table, payer| table.on_fragment(fragment, payer));
+        let outcome = self.with(|table, mem| table.on_fragment(fragment, mem));
         self.check();
         outcome
     }
@@ -59,7 +59,7 @@ impl Bench {
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        self.with(|table, payer| table.clear(payer));
+        self.with(|table, mem| table.clear(mem));
         if !std::thread::panicking() {
             assert_eq!(self.budget.meter_stats(self.now).usage_bytes, self.empty);
             assert_eq!(self.table.deadline(), None);
