@@ -21,7 +21,7 @@ use std::time::Duration;
 use bench::{Cable, Far};
 use clap::Parser;
 use flow::{Reading, Run, Toward};
-use skbudget_stack::sim::Faults;
+use skbudget_sim::Faults;
 
 #[derive(Debug, Parser)]
 struct Args {

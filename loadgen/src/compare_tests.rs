@@ -1,6 +1,6 @@
 use super::*;
 use crate::metrics::find;
-use skbudget_stack::sim::Rng;
+use skbudget_sim::Rng;
 
 /// A session of pairs with noise per run, a drift over the session, and occasional spikes, as on a shared runner.
 struct Session {

@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use skbudget_stack::sim::Server;
+use skbudget_sim::Server;
 
 use crate::exit::Exit;
 use crate::measure::ProbeLog;

@@ -3,7 +3,7 @@
 
 use skbudget_controller::Instant;
 use skbudget_loadgen::selftest::probe;
-use skbudget_stack::sim::Server;
+use skbudget_sim::Server;
 
 const SECOND: u64 = 1_000_000_000;
 

@@ -32,7 +32,7 @@
 //! A module uses only modules before it; `tests/tidy/layers.rs` compares the order with the `use` lines:
 //!
 //! ```text
-//! io < queue < sizes < config < counters < wire < tcp < flow < relay < container < tap < sim < fuzz
+//! io < queue < sizes < config < counters < wire < tcp < flow < relay < container < tap < fuzz
 //! ```
 //!
 //! `io` has the traits of both ends and the device header, `wire` turns bytes into values and back, `queue` is the
@@ -96,8 +96,6 @@ pub mod fuzz;
 pub mod io;
 mod queue;
 mod relay;
-#[cfg(feature = "sim")]
-pub mod sim;
 mod sizes;
 pub mod tap;
 mod tcp;
@@ -112,4 +110,5 @@ pub use container::{Container, ContainerStats, Ctx, FlowInfo, NotAccepted, Undel
 pub use io::vnet::{self, VnetHdr};
 pub use io::{Close, Device, FlowId, Host, HostCaps, HostError, Ready};
 pub use queue::chunk::{self, ChunkPool};
+pub use sizes::HOST_FLOOR;
 pub use tap::Tap;

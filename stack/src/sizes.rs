@@ -10,7 +10,7 @@ pub(crate) const HEADERS_V6: u16 = 60;
 /// window of one chunk, because each window costs a read, a frame and two ACKs. Every admitted flow is charged this;
 /// more is charged when it opens, if the budget has plenty (`relay`). A larger floor would refuse flows to containers
 /// that have room for their real use.
-pub(crate) const HOST_FLOOR: HostCaps = HostCaps { sndbuf: 4608, rcvbuf: 8192 };
+pub const HOST_FLOOR: HostCaps = HostCaps { sndbuf: 4608, rcvbuf: 8192 };
 
 /// Charge of a flow object with its places in tables and queues, bytes (A1: `sock`). `flow` asserts that it fits.
 pub(crate) const FLOW_BYTES: u32 = 1536;

@@ -4,8 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-use skbudget_stack::fuzz::TARGETS;
-use skbudget_stack::sim::Rng;
+use skbudget_sim::Rng;
+use skbudget_sim::fuzz::TARGETS;
 
 /// Bytes of all committed inputs together, at most.
 const CORPUS_BYTES_MAX: u64 = 200 << 10;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use skbudget_stack::sim::Rng;
+use skbudget_sim::Rng;
 
 use super::Run;
 use crate::exit::{Exit, Failure};

@@ -20,7 +20,7 @@
 use std::collections::BTreeMap;
 
 use skbudget_controller::Instant;
-use skbudget_stack::sim::Observer;
+use skbudget_sim::Observer;
 
 use super::blocks::Blocks;
 use crate::hdr::{self, Counts};

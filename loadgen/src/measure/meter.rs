@@ -1,7 +1,7 @@
 //! Counts the bytes of one direction of one container.
 
 use skbudget_controller::Instant;
-use skbudget_stack::sim::Observer;
+use skbudget_sim::Observer;
 
 /// The bytes of one phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

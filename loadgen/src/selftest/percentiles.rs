@@ -1,7 +1,7 @@
 //! Percentiles with requests that did not complete: they rise with their rank, lie between their lower and upper
 //! bounds, and are the same in every file.
 
-use skbudget_stack::sim::{Observer as _, Rng};
+use skbudget_sim::{Observer as _, Rng};
 
 use super::SECOND;
 use crate::export::hgrm;

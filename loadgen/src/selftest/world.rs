@@ -6,11 +6,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use skbudget_controller::{Budget, BudgetConfig, Instant, Limits, Rules, SockLimits};
-use skbudget_stack::ContainerConfig;
-use skbudget_stack::sim::{
+use skbudget_sim::{
     Buffers, GuestConfig, LinkConfig, NodeConfig, Open, Probe, ProbePlan, Server, SimHost,
     SmolGuest, World,
 };
+use skbudget_stack::ContainerConfig;
 
 use super::SECOND;
 use crate::measure::ProbeLog;

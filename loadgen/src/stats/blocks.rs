@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use skbudget_stack::sim::Rng;
+use skbudget_sim::Rng;
 
 use super::at;
 use crate::exit::Failure;

@@ -1,6 +1,6 @@
 //! Percentile bootstrap (Efron 1979) of a median.
 
-use skbudget_stack::sim::Rng;
+use skbudget_sim::Rng;
 
 use super::{at, median};
 

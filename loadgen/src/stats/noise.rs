@@ -4,7 +4,7 @@
 //! are pairs, gives them random signs, and takes the median; the floor is the 95 % quantile of such medians. An effect
 //! below it may be real, but it cannot be distinguished from noise in this session.
 
-use skbudget_stack::sim::Rng;
+use skbudget_sim::Rng;
 
 use super::{at, median};
 

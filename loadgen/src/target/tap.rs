@@ -16,8 +16,8 @@ use skbudget::attach::{self, GuestNet};
 use skbudget::stats::ContainerReport;
 use skbudget::{BudgetRef, ContainerSpec, Daemon, DaemonConfig};
 use skbudget_controller::{BudgetConfig, Limits};
+use skbudget_sim::Rng;
 use skbudget_stack::ContainerConfig;
-use skbudget_stack::sim::Rng;
 
 use self::collect::Samples;
 use super::actor::{self, Actor, carries};

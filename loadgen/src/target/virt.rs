@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use skbudget_controller::share::{Share, fair_level};
 use skbudget_controller::{Instant, MemberStats};
-use skbudget_stack::sim::{BudgetId, World};
+use skbudget_sim::{BudgetId, World};
 
 use self::build::{Cast, Player};
 use self::counters::memory_counters;

@@ -13,7 +13,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, connect as connect_socket, setsockopt, socket,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
-use skbudget_stack::sim::Pattern;
+use skbudget_sim::Pattern;
 
 use super::{LOOK, Shared, locked};
 use crate::measure::Meter;

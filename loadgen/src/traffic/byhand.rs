@@ -7,9 +7,9 @@
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
-use skbudget_stack::sim::Pattern;
-use skbudget_stack::sim::smoltcp::phy::ChecksumCapabilities;
-use skbudget_stack::sim::smoltcp::wire::{
+use skbudget_sim::Pattern;
+use skbudget_sim::smoltcp::phy::ChecksumCapabilities;
+use skbudget_sim::smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
     EthernetRepr, IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr,
     TcpSeqNumber,

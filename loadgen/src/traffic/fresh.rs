@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use skbudget_stack::sim::Pattern;
+use skbudget_sim::Pattern;
 
 use super::probe::Ledger;
 use super::{LOOK, Shared};

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 
-use skbudget_stack::sim::{Observer, Pattern};
+use skbudget_sim::{Observer, Pattern};
 
 use super::bulk::{PIECE, connect, is_wait};
 use super::{LOOK, Shared, locked};

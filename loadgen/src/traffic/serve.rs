@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{RcvBuf, SndBuf, TcpMaxSeg};
-use skbudget_stack::sim::Pattern;
+use skbudget_sim::Pattern;
 
 use super::bulk::{Filled, HOG_PIECE, PIECE, is_wait};
 use super::pace::Pacer;

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| skbudget_stack::fuzz::reassembly(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| skbudget_sim::fuzz::reassembly(input));

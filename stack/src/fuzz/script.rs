@@ -2,46 +2,46 @@
 
 /// The remaining bytes of a script. Reads beyond its end return zeros.
 #[derive(Debug)]
-pub(super) struct Script<'a>(&'a [u8]);
+pub struct Script<'a>(&'a [u8]);
 
 impl<'a> Script<'a> {
-    pub(super) fn new(input: &'a [u8]) -> Self {
+    pub fn new(input: &'a [u8]) -> Self {
         Self(input)
     }
 
-    pub(super) fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn u8(&mut self) -> u8 {
+    pub fn u8(&mut self) -> u8 {
         self.bytes(1).first().copied().unwrap_or(0)
     }
 
-    pub(super) fn u16(&mut self) -> u16 {
+    pub fn u16(&mut self) -> u16 {
         u16::from_be_bytes([self.u8(), self.u8()])
     }
 
-    pub(super) fn u32(&mut self) -> u32 {
+    pub fn u32(&mut self) -> u32 {
         u32::from(self.u16()) << 16 | u32::from(self.u16())
     }
 
     /// Takes at most `n` bytes.
-    pub(super) fn bytes(&mut self, n: usize) -> &'a [u8] {
+    pub fn bytes(&mut self, n: usize) -> &'a [u8] {
         let (front, rest) = self.0.split_at(n.min(self.0.len()));
         self.0 = rest;
         front
     }
 
-    pub(super) fn below(&mut self, n: u8) -> u8 {
+    pub fn below(&mut self, n: u8) -> u8 {
         self.u8() % n
     }
 
-    pub(super) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[usize::from(self.u8()) % of.len()]
     }
 
     /// A number equal or near to `it`, or any.
-    pub(super) fn near(&mut self, it: u32) -> u32 {
+    pub fn near(&mut self, it: u32) -> u32 {
         match self.below(8) {
             0..=3 => it,
             4 => it.wrapping_add_signed(i32::from(self.u8().cast_signed())),

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use skbudget_sim::Rng;
 use skbudget_stack::controller::Instant;
-use skbudget_stack::sim::Rng;
 
 use crate::raw::{ACK, GUEST, NEVER_READS, NOBODY, PUSHER, Plot, SILENT, SINK, SYN, Seg};
 

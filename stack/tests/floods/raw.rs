@@ -3,10 +3,10 @@
 use std::any::Any;
 use std::fmt::Debug;
 
+use skbudget_sim::smoltcp::wire::{EthernetFrame, Ipv4Packet, TcpPacket};
+use skbudget_sim::{Frame, FramePool, Guest};
 use skbudget_stack::VnetHdr;
 use skbudget_stack::controller::Instant;
-use skbudget_stack::sim::smoltcp::wire::{EthernetFrame, Ipv4Packet, TcpPacket};
-use skbudget_stack::sim::{Frame, FramePool, Guest};
 use skbudget_stack::vnet::F_DATA_VALID;
 
 /// Ports of the gateway, by the server behind them.

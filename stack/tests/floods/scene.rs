@@ -6,13 +6,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use skbudget_sim::{
+    BudgetId, Buffers, Guest, GuestConfig, LinkConfig, NodeConfig, NodeId, Observer, Open, Probe,
+    ProbePlan, Server, SimHost, SmolGuest, World,
+};
 use skbudget_stack::ContainerConfig;
 use skbudget_stack::controller::{
     Budget, BudgetConfig, Instant, Level, LevelConfig, Limits, PAGE_SIZE, Rules, SockLimits,
-};
-use skbudget_stack::sim::{
-    BudgetId, Buffers, Guest, GuestConfig, LinkConfig, NodeConfig, NodeId, Observer, Open, Probe,
-    ProbePlan, Server, SimHost, SmolGuest, World,
 };
 
 use crate::raw::{NEVER_READS, PUSHER, RESPONDER, SILENT, SINK};

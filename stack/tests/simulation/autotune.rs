@@ -5,9 +5,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use skbudget_sim::{LinkConfig, NodeConfig, PeerStack, Server, SimHost, Tally, World};
 use skbudget_stack::ContainerConfig;
 use skbudget_stack::controller::{Budget, Instant, Rules};
-use skbudget_stack::sim::{LinkConfig, NodeConfig, PeerStack, Server, SimHost, Tally, World};
 
 use crate::run;
 

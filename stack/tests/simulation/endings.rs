@@ -4,13 +4,13 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use skbudget_stack::ContainerConfig;
-use skbudget_stack::controller::Instant;
-use skbudget_stack::sim::smoltcp::socket::tcp::{RecvError, Socket, State};
-use skbudget_stack::sim::{
+use skbudget_sim::smoltcp::socket::tcp::{RecvError, Socket, State};
+use skbudget_sim::{
     App, Buffers, End, GuestConfig, LinkConfig, Next, NodeConfig, NodeId, Open, Pattern, PortStats,
     Server, SimHost, SmolGuest, World,
 };
+use skbudget_stack::ContainerConfig;
+use skbudget_stack::controller::Instant;
 
 use crate::autotune::budget;
 

@@ -8,6 +8,7 @@
 mod autotune;
 mod endings;
 mod halfclose;
+mod lists;
 mod peer_stack;
 mod plan;
 mod run;

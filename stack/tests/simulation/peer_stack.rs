@@ -6,11 +6,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use skbudget_stack::controller::{Instant, PAGE_SIZE, Rules};
-use skbudget_stack::sim::{
+use skbudget_sim::{
     ACCEPTED_CAPS, Faults, LinkConfig, Mishap, NodeConfig, NodeId, Observer, PeerStack, Rng,
     Server, SimHost, WhenFull, World,
 };
+use skbudget_stack::controller::{Instant, PAGE_SIZE, Rules};
 use skbudget_stack::{Algorithm, ContainerConfig};
 
 use crate::plan::{faults, pick};
@@ -160,7 +160,7 @@ type Ear = (Rc<RefCell<Progress>>, u64);
 struct Run {
     world: World,
     node: NodeId,
-    budget: skbudget_stack::sim::BudgetId,
+    budget: skbudget_sim::BudgetId,
     ears: Vec<Ear>,
     /// Clients of published ports that had no room yet.
     todo: Vec<(u16, Server)>,
@@ -308,7 +308,7 @@ fn stalls(gaps: &[(Instant, Instant)], round_trip: Duration) -> Vec<Stall> {
 }
 
 /// No memory is held at either end.
-fn assert_rest(world: &mut World, node: NodeId, budget: skbudget_stack::sim::BudgetId) {
+fn assert_rest(world: &mut World, node: NodeId, budget: skbudget_sim::BudgetId) {
     let chunks = world.live_chunks();
     let near = (world.container(node).stats(), world.container(node).next_deadline());
     let far = world.with_guest(node, |peer: &mut PeerStack| {

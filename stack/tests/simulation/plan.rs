@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use skbudget_sim::{Faults, Rng};
 use skbudget_stack::controller::Rules;
-use skbudget_stack::sim::{Faults, Rng};
 
 /// One connection of the guest.
 #[derive(Debug, Clone, Copy)]

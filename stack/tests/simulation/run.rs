@@ -2,14 +2,14 @@
 
 use std::net::SocketAddr;
 
-use skbudget_stack::ContainerConfig;
-use skbudget_stack::controller::{
-    Budget, BudgetConfig, Instant, Limits, PAGE_SIZE, Rules, SockLimits,
-};
-use skbudget_stack::sim::{
+use skbudget_sim::{
     ACCEPTED_CAPS, App, BudgetId, Buffers, BulkRecv, BulkSend, GuestConfig, LinkConfig, Next,
     NodeConfig, NodeId, Open, Pattern, Server, SimHost, SmolGuest, Tally, Watch, WhenFull, World,
     smoltcp,
+};
+use skbudget_stack::ContainerConfig;
+use skbudget_stack::controller::{
+    Budget, BudgetConfig, Instant, Limits, PAGE_SIZE, Rules, SockLimits,
 };
 use smoltcp::socket::tcp;
 

@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use skbudget_stack::ContainerConfig;
-use skbudget_stack::controller::Instant;
-use skbudget_stack::sim::smoltcp::socket::tcp::{Socket, State};
-use skbudget_stack::sim::smoltcp::time::Duration as SmolDuration;
-use skbudget_stack::sim::{
+use skbudget_sim::smoltcp::socket::tcp::{Socket, State};
+use skbudget_sim::smoltcp::time::Duration as SmolDuration;
+use skbudget_sim::{
     App, Buffers, GuestConfig, LinkConfig, Next, NodeConfig, NodeId, Open, Server, SimHost,
     SmolGuest, World,
 };
+use skbudget_stack::ContainerConfig;
+use skbudget_stack::controller::Instant;
 
 use crate::autotune::budget;
 
@@ -42,7 +42,7 @@ impl App for Quiet {
         let due = self.again_at.is_some_and(|at| at <= now);
         if socket.may_send() && (!self.sent || due) {
             (self.sent, self.again_at) = (true, self.again_at.filter(|_| !due));
-            let pattern = skbudget_stack::sim::Pattern::from_guest(80);
+            let pattern = skbudget_sim::Pattern::from_guest(80);
             let mut bytes = [0; 100];
             pattern.fill(if due { 100 } else { 0 }, &mut bytes);
             assert_eq!(socket.send_slice(&bytes), Ok(100));

@@ -11,6 +11,7 @@ use crate::{Source, none, sources};
 const CRATES: &[(&str, &[&str])] = &[
     ("controller/src", &["ledger", "level", "limits", "linux", "sizing"]),
     ("stack/src", &[]),
+    ("stack/sim/src", &[]),
     ("stack/daemon/src", &[]),
     ("loadgen/src", LOADGEN),
 ];

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use skbudget_controller::Instant;
-use skbudget_stack::sim::smoltcp::socket::tcp::{self, State};
-use skbudget_stack::sim::{App, Next, Pattern, ProbePlan, Watch};
+use skbudget_sim::smoltcp::socket::tcp::{self, State};
+use skbudget_sim::{App, Next, Pattern, ProbePlan, Watch};
 
 use crate::plan::Span;
 

@@ -9,11 +9,11 @@ use std::time::Duration;
 use skbudget_controller::{
     Budget, BudgetConfig, Level, LevelConfig, Limits, MemberStats, PAGE_SIZE,
 };
-use skbudget_stack::ContainerConfig;
-use skbudget_stack::sim::{
+use skbudget_sim::{
     BudgetId, Guest, GuestConfig, LinkConfig, NodeConfig, NodeId, Rng, Server, SimHost, SmolGuest,
     Source, Tally, World,
 };
+use skbudget_stack::ContainerConfig;
 
 use super::flood::FloodGuest;
 use crate::exit::Failure;

@@ -3,7 +3,7 @@
 use std::any::Any;
 
 use skbudget_controller::Instant;
-use skbudget_stack::sim::{Frame, FramePool, Guest};
+use skbudget_sim::{Frame, FramePool, Guest};
 
 use crate::traffic::byhand::ByHand;
 

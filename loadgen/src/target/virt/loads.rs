@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use skbudget_controller::Instant;
-use skbudget_stack::sim::{
+use skbudget_sim::{
     ACCEPTED_CAPS, App, Buffers, BulkRecv, BulkSend, NeverRead, Open, Probe, ProbePlan, Rng,
     Server, SmolGuest, Tally, World,
 };

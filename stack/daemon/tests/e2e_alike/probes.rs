@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use skbudget_stack::sim::Faults;
+use skbudget_sim::Faults;
 use skbudget_stack::tap::PcapWriter;
 
 use crate::bench::{Bench, Cable, Far, GATEWAY};

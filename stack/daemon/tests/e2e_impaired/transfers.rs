@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use skbudget_stack::sim::Faults;
+use skbudget_sim::Faults;
 
 use crate::bench::{Bench, Cable, Far};
 use crate::streams::{receive_all, send_all};

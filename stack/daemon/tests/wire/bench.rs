@@ -20,7 +20,7 @@ use nix::sys::socket::{
 use skbudget::attach::{self, GuestNet};
 use skbudget::{BudgetRef, ContainerSpec, Daemon, DaemonConfig};
 use skbudget_controller::{BudgetConfig, Limits, Rules, SockLimits};
-use skbudget_stack::sim::{Faults, LinkConfig, WhenFull};
+use skbudget_sim::{Faults, LinkConfig, WhenFull};
 use skbudget_stack::tap::PcapWriter;
 use skbudget_stack::{ContainerConfig, Tap};
 

@@ -18,8 +18,8 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
 };
 use skbudget::attach;
+use skbudget_sim::smoltcp::wire::{IpAddress, TcpPacket};
 use skbudget_stack::controller::Instant;
-use skbudget_stack::sim::smoltcp::wire::{IpAddress, TcpPacket};
 
 use crate::raw::{NEVER_READS, PUSHER, Plot, SILENT, SINK, Seg};
 use crate::world::{GATEWAY, World};

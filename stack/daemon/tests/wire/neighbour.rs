@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant as Clock};
 
 use skbudget::attach;
-use skbudget_stack::sim::Pattern;
+use skbudget_sim::Pattern;
 
 use crate::world::{GATEWAY, World};
 

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant as Clock};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::SigSet;
 use nix::sys::time::TimeSpec;
+use skbudget_sim::{Fate, Link, LinkConfig, LinkStats, Mishap, Rng};
 use skbudget_stack::controller::Instant;
-use skbudget_stack::sim::{Fate, Link, LinkConfig, LinkStats, Mishap, Rng};
 use skbudget_stack::tap::PcapWriter;
 
 /// Maximum length of a frame, bytes: an Ethernet header and an MTU of 1500.

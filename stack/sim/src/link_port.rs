@@ -3,20 +3,20 @@
 use std::io::IoSlice;
 
 use skbudget_controller::Instant;
+use skbudget_stack::Device;
+use skbudget_stack::vnet::VnetHdr;
 
-use super::event_queue::{EventQueue, What};
-use super::frame::{Frame, FramePool};
-use super::link::{Fate, Link};
-use crate::io::Device;
-use crate::io::vnet::VnetHdr;
+use crate::event_queue::{EventQueue, What};
+use crate::frame::{Frame, FramePool};
+use crate::link::{Fate, Link};
 
 /// The stack's end of the link to the guest.
-pub(super) struct DownPort<'a> {
-    pub(super) link: &'a mut Link,
-    pub(super) now: Instant,
-    pub(super) events: &'a mut EventQueue,
-    pub(super) frames: &'a mut FramePool,
-    pub(super) node: usize,
+pub(crate) struct DownPort<'a> {
+    pub(crate) link: &'a mut Link,
+    pub(crate) now: Instant,
+    pub(crate) events: &'a mut EventQueue,
+    pub(crate) frames: &'a mut FramePool,
+    pub(crate) node: usize,
 }
 
 impl Device for DownPort<'_> {
@@ -33,7 +33,7 @@ impl Device for DownPort<'_> {
 }
 
 /// Offers a frame to a link and schedules its arrival, a duplicate's too.
-pub(super) fn send(
+pub(crate) fn send(
     link: &mut Link,
     now: Instant,
     mut frame: Frame,

@@ -2,25 +2,13 @@
 
 use std::time::Duration;
 
-impl World {
-    /// Calls a container with its context, as a turn does.
-    pub(crate) fn with_container<R>(
-        &mut self,
-        id: NodeId,
-        f: impl FnOnce(&mut Container, &mut Ctx<'_>) -> R,
-    ) -> R {
-        let Self { nodes, now, budgets, pool, events, frames, .. } = self;
-        nodes[id.0].with(id.0, *now, budgets, pool, events, frames, f)
-    }
-}
-
 use skbudget_controller::{BudgetConfig, Limits, Rules, SockLimits};
 
-use super::super::app::{BulkRecv, BulkSend};
-use super::super::guest::{Buffers, GuestConfig, Open, SmolGuest};
-use super::super::link::Faults;
-use super::super::observer::Tally;
 use super::*;
+use crate::app::{BulkRecv, BulkSend};
+use crate::guest::{Buffers, GuestConfig, Open, SmolGuest};
+use crate::link::Faults;
+use crate::observer::Tally;
 
 const HARD: u64 = 4 << 20;
 const BYTES: u64 = 1_000_000;

@@ -22,7 +22,7 @@ fn connected(server: Server) -> SimHost {
 
 fn write_all(host: &mut SimHost, mut from: u64, want: usize) -> u64 {
     let mut data = vec![0; want];
-    super::super::pattern::Pattern::from_guest(80).fill(from, &mut data);
+    crate::pattern::Pattern::from_guest(80).fill(from, &mut data);
     let start = from;
     loop {
         let at = (from - start) as usize;

@@ -4,17 +4,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use skbudget_controller::{Budget, BudgetConfig, Instant, Limits, Rules, SockLimits};
+use skbudget_stack::fuzz::Script;
+use skbudget_stack::vnet::{F_DATA_VALID, VnetHdr};
+use skbudget_stack::{
+    ChunkPool, Container, ContainerConfig, Ctx, FlowId, HostError, Ready, WakeKey,
+};
 use smoltcp::wire::{IpProtocol, checksum};
 
 use super::device::Checked;
 use super::host::{ScriptHost, Sock, guest_byte};
-use super::script::Script;
-use crate::config::ContainerConfig;
-use crate::container::Ctx;
-use crate::container::{Container, WakeKey};
-use crate::io::vnet::{F_DATA_VALID, VnetHdr};
-use crate::io::{FlowId, HostError, Ready};
-use crate::queue::chunk::ChunkPool;
 
 /// Hardware address of the guest.
 const GUEST_MAC: [u8; 6] = [2, 0x67, 0x75, 0x65, 0x73, 0x74];

@@ -1,13 +1,13 @@
 //! The end of a simulated connection: what is still delivered, and which operation returns the error.
 
 use skbudget_controller::Instant;
+use skbudget_stack::HostError;
 
 use super::{NEVER, PortStats, Sock, State};
-use crate::io::HostError;
 
 impl Sock {
     /// Bytes that the server's kernel has not acknowledged, plus one for the end of the stream.
-    pub(in crate::sim) fn unacknowledged(&self, now: Instant) -> u64 {
+    pub(crate) fn unacknowledged(&self, now: Instant) -> u64 {
         if matches!(self.state, State::Broken { .. } | State::Failed(_)) {
             return 0;
         }
@@ -17,12 +17,12 @@ impl Sock {
     }
 
     /// True once after a break.
-    pub(in crate::sim) fn take_broke(&mut self) -> bool {
+    pub(crate) fn take_broke(&mut self) -> bool {
         std::mem::take(&mut self.broke)
     }
 
     /// close(2): the server still reads all bytes it can.
-    pub(in crate::sim) fn deliver_rest(mut self, now: Instant, stats: &mut PortStats) {
+    pub(crate) fn deliver_rest(mut self, now: Instant, stats: &mut PortStats) {
         if !matches!(self.state, State::Open) {
             return;
         }
@@ -32,7 +32,7 @@ impl Sock {
     }
 
     /// close(2) with a reset: the server reads only what its kernel had acknowledged.
-    pub(in crate::sim) fn deliver_acknowledged(mut self, now: Instant, stats: &mut PortStats) {
+    pub(crate) fn deliver_acknowledged(mut self, now: Instant, stats: &mut PortStats) {
         if !matches!(self.state, State::Open) {
             return;
         }

@@ -5,15 +5,31 @@ use std::io::{IoSlice, IoSliceMut};
 use std::time::Duration;
 
 use skbudget_controller::Instant;
+use skbudget_stack::{HostCaps, HostError, Ready};
 
-use super::host::PortStats;
-use super::pattern::Pattern;
-use super::peer::{NEVER, Peer};
-use super::server::{Accept, End, Server, Source};
-use crate::io::{HostCaps, HostError, Ready};
+use crate::pattern::Pattern;
+use crate::peer::{NEVER, Peer};
+use crate::server::{Accept, End, Server, Source};
 
 mod ending;
 mod reading;
+
+/// Counters of one server port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PortStats {
+    pub connects: u64,
+    /// Bytes that the stack wrote; of these, bytes that the server read.
+    pub written: u64,
+    pub consumed: u64,
+    /// Bytes that the stack read.
+    pub read: u64,
+    /// The guest's end of stream reached the server.
+    pub eofs: u64,
+    pub closed: u64,
+    /// Flows that the stack ended with a reset.
+    pub resets: u64,
+    pub corrupt: u64,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -30,7 +46,7 @@ enum State {
 }
 
 #[derive(Debug)]
-pub(super) struct Sock {
+pub(crate) struct Sock {
     port: u16,
     server: Server,
     caps: HostCaps,
@@ -68,7 +84,7 @@ pub(super) struct Sock {
 }
 
 impl Sock {
-    pub(super) fn connecting(port: u16, server: Server, caps: HostCaps, now: Instant) -> Self {
+    pub(crate) fn connecting(port: u16, server: Server, caps: HostCaps, now: Instant) -> Self {
         let mut sock = Self::open(port, server, caps, now);
         let until = match sock.server.accept {
             Accept::Silent => NEVER,
@@ -79,7 +95,7 @@ impl Sock {
         sock
     }
 
-    pub(super) fn open(port: u16, server: Server, caps: HostCaps, now: Instant) -> Self {
+    pub(crate) fn open(port: u16, server: Server, caps: HostCaps, now: Instant) -> Self {
         let (owed, ending, resetting) = match server.source {
             Source::Push(Some(n)) => (n, server.end != End::Reset, server.end != End::Fin),
             Source::Push(None) => (u64::MAX, false, false),
@@ -112,18 +128,18 @@ impl Sock {
         }
     }
 
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
-    pub(super) fn caps_bytes(&self) -> u64 {
+    pub(crate) fn caps_bytes(&self) -> u64 {
         u64::from(self.caps.sndbuf) + u64::from(self.caps.rcvbuf)
     }
-    pub(super) fn set_caps(&mut self, caps: HostCaps) {
+    pub(crate) fn set_caps(&mut self, caps: HostCaps) {
         self.caps = caps;
     }
 
     /// Bytes in the send and the receive buffer.
-    pub(super) fn held(&self) -> (u32, u32) {
+    pub(crate) fn held(&self) -> (u32, u32) {
         let held = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
         (held(self.written - self.consumed), held(self.available + self.flying_bytes))
     }
@@ -131,12 +147,12 @@ impl Sock {
     // ---- what the stack does ----
 
     /// The remote end, brought to `now`.
-    pub(super) fn peer(&mut self, now: Instant) -> &mut Peer {
+    pub(crate) fn peer(&mut self, now: Instant) -> &mut Peer {
         self.peer.advance(self.consumed < self.written, now);
         &mut self.peer
     }
 
-    pub(super) fn outcome(&mut self) -> Option<Result<(), HostError>> {
+    pub(crate) fn outcome(&mut self) -> Option<Result<(), HostError>> {
         match self.state {
             State::Connecting { .. } => None,
             State::Open => Some(Ok(())),
@@ -145,7 +161,7 @@ impl Sock {
         }
     }
 
-    pub(super) fn write(
+    pub(crate) fn write(
         &mut self,
         now: Instant,
         parts: &[IoSlice<'_>],
@@ -195,7 +211,7 @@ impl Sock {
         Ok(n as usize)
     }
 
-    pub(super) fn read(
+    pub(crate) fn read(
         &mut self,
         parts: &mut [IoSliceMut<'_>],
         stats: &mut PortStats,
@@ -234,7 +250,7 @@ impl Sock {
         Ok((self.read - before) as usize)
     }
 
-    pub(super) fn shutdown_write(&mut self) {
+    pub(crate) fn shutdown_write(&mut self) {
         self.write_closed = true;
     }
 
@@ -301,14 +317,14 @@ impl Sock {
 
     // ---- time ----
 
-    pub(super) fn timer_fired(&mut self, at: Instant) {
+    pub(crate) fn timer_fired(&mut self, at: Instant) {
         if self.timer == Some(at) {
             self.timer = None;
         }
     }
 
     /// Brings the socket to `now`. Returns the readiness edge that is due, if any.
-    pub(super) fn step(&mut self, now: Instant, stats: &mut PortStats) -> Option<Ready> {
+    pub(crate) fn step(&mut self, now: Instant, stats: &mut PortStats) -> Option<Ready> {
         if let State::Connecting { until } = self.state {
             if until > now {
                 return None;
@@ -366,7 +382,7 @@ impl Sock {
     }
 
     /// The time of the next change, if no timer is set for it yet.
-    pub(super) fn arm_timer(&mut self) -> Option<Instant> {
+    pub(crate) fn arm_timer(&mut self) -> Option<Instant> {
         let connect = match self.state {
             State::Connecting { until } => until,
             State::Open | State::Failed(_) | State::Broken { .. } => NEVER,

@@ -1,9 +1,9 @@
 //! Two guests on one cable without a stack between them: tests the simulator's own parts.
 
-use super::super::app::{BulkSend, Next};
-use super::super::observer::{Tally, Watch};
-use super::super::pattern::Pattern;
 use super::*;
+use crate::app::{BulkSend, Next};
+use crate::observer::{Tally, Watch};
+use crate::pattern::Pattern;
 
 /// Checks the stream of `BulkSend`.
 #[derive(Debug)]

@@ -18,27 +18,10 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use skbudget_controller::Instant;
+use skbudget_stack::{Close, FlowId, Host, HostCaps, HostError, Ready};
 
-use super::server::{Accept, Server};
-use super::sock::Sock;
-use crate::io::{Close, FlowId, Host, HostCaps, HostError, Ready};
-
-/// Counters of one server port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct PortStats {
-    pub connects: u64,
-    /// Bytes that the stack wrote; of these, bytes that the server read.
-    pub written: u64,
-    pub consumed: u64,
-    /// Bytes that the stack read.
-    pub read: u64,
-    /// The guest's end of stream reached the server.
-    pub eofs: u64,
-    pub closed: u64,
-    /// Flows that the stack ended with a reset.
-    pub resets: u64,
-    pub corrupt: u64,
-}
+use crate::server::{Accept, Server};
+use crate::sock::{PortStats, Sock};
 
 #[derive(Debug, Default)]
 pub struct SimHost {
@@ -123,11 +106,11 @@ impl SimHost {
 
     // ---- the world's side ----
 
-    pub(super) fn set_now(&mut self, now: Instant) {
+    pub(crate) fn set_now(&mut self, now: Instant) {
         self.now = now;
     }
     /// Runs the sockets' timers up to `now`.
-    pub(super) fn advance(&mut self, now: Instant) {
+    pub(crate) fn advance(&mut self, now: Instant) {
         while let Some(Reverse((at, _, flow))) = self.timers.peek().copied() {
             if at > now {
                 break;
@@ -141,14 +124,14 @@ impl SimHost {
         }
         self.now = now;
     }
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.timers.peek().map(|Reverse((at, _, _))| *at)
     }
-    pub(super) fn poll_ready(&mut self) -> Option<(FlowId, Ready)> {
+    pub(crate) fn poll_ready(&mut self) -> Option<(FlowId, Ready)> {
         self.ready.pop_front()
     }
 
-    pub(super) fn poll_broken(&mut self) -> Option<FlowId> {
+    pub(crate) fn poll_broken(&mut self) -> Option<FlowId> {
         self.broken.pop_front()
     }
 

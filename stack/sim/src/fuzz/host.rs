@@ -5,7 +5,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::io::{Close, FlowId, Host, HostCaps, HostError};
+use skbudget_stack::{Close, FlowId, Host, HostCaps, HostError};
 
 /// The guest's byte at a sequence number.
 pub(super) fn guest_byte(seq: u32) -> u8 {

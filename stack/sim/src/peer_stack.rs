@@ -6,18 +6,14 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 
 use skbudget_controller::{Budget, Instant};
+use skbudget_stack::vnet::VnetHdr;
+use skbudget_stack::{ChunkPool, Container, ContainerConfig, Ctx, Device, WakeKey};
 
-use super::ACCEPTED_CAPS;
-use super::frame::{Frame, FramePool};
-use super::guest::Guest;
-use super::host::SimHost;
-use super::server::Server;
-use crate::config::ContainerConfig;
-use crate::container::Ctx;
-use crate::container::{Container, WakeKey};
-use crate::io::Device;
-use crate::io::vnet::VnetHdr;
-use crate::queue::chunk::ChunkPool;
+use crate::ACCEPTED_CAPS;
+use crate::frame::{Frame, FramePool};
+use crate::guest::Guest;
+use crate::host::SimHost;
+use crate::server::Server;
 
 #[derive(Debug)]
 pub struct PeerStack {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use skbudget_controller::Instant;
 
-pub(super) const NEVER: Instant = Instant(u64::MAX);
+pub(crate) const NEVER: Instant = Instant(u64::MAX);
 /// A kernel gives up after this time without an acknowledgement (Linux' tcp_retries2 of 15).
 const RETRANSMITS_FOR: Duration = Duration::from_secs(924);
 /// Most unanswered keep-alive probes before a kernel gives up (MAX_TCP_KEEPCNT).
@@ -13,7 +13,7 @@ const PROBES_MAX: u32 = 127;
 const ASK_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub(super) struct Peer {
+pub(crate) struct Peer {
     /// From this time on it neither sends nor acknowledges.
     gone_from: Instant,
     /// Round-trip time.
@@ -26,17 +26,17 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(gone_from: Instant, rtt: Duration, now: Instant) -> Self {
+    pub(crate) fn new(gone_from: Instant, rtt: Duration, now: Instant) -> Self {
         Self { gone_from, rtt, heard: now, owes_since: None, every: None, answers_at: None }
     }
 
     /// Records a segment or an acknowledgement of the peer.
-    pub(super) fn heard(&mut self, now: Instant) {
+    pub(crate) fn heard(&mut self, now: Instant) {
         self.heard = self.heard.max(now);
     }
 
     /// Brings the state to `now`. `owes`: there are bytes that the peer has not acknowledged.
-    pub(super) fn advance(&mut self, owes: bool, now: Instant) {
+    pub(crate) fn advance(&mut self, owes: bool, now: Instant) {
         self.owes_since = if owes { self.owes_since.or(Some(now)) } else { None };
         if let Some(at) = self.answers_at.filter(|&at| at <= now) {
             self.heard(at);
@@ -50,24 +50,24 @@ impl Peer {
         }
     }
 
-    pub(super) fn keep_alive(&mut self, every: Duration) {
+    pub(crate) fn keep_alive(&mut self, every: Duration) {
         self.every = Some(every);
     }
 
     /// Probes the peer now; the answer arrives after a round trip, if the probe reaches it in time.
-    pub(super) fn ask(&mut self, now: Instant) {
+    pub(crate) fn ask(&mut self, now: Instant) {
         let sent = now.since(self.heard) >= ASK_AFTER;
         if sent && now + self.rtt / 2 < self.gone_from {
             self.answers_at = Some(now + self.rtt);
         }
     }
 
-    pub(super) fn silence(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn silence(&self, now: Instant) -> Option<Duration> {
         self.owes_since.is_none().then(|| now.since(self.heard))
     }
 
     /// When the kernel gives the peer up.
-    pub(super) fn given_up_at(&self) -> Instant {
+    pub(crate) fn given_up_at(&self) -> Instant {
         match (self.gone_from, self.owes_since, self.every) {
             (NEVER, ..) | (_, None, None) => NEVER,
             (_, Some(since), _) => since.max(self.heard) + RETRANSMITS_FOR,

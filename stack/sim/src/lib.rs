@@ -1,5 +1,7 @@
 //! The virtual world: containers with complete guests, simulated hosts and links, on one seeded virtual clock.
 //!
+//! Tests, benches and loadgen run in it; `fuzz` has the targets of the fuzzers.
+//!
 //! Nothing here reads a clock or calls the system: a seed and a program determine a run, bit for bit. CPU time costs
 //! nothing, so only memory, a link or a bug can starve a flow in this world.
 //!
@@ -24,12 +26,13 @@
 //! Every byte of every stream is a function of its server port, direction and position ([`Pattern`]). The receiving end
 //! checks it and reports to the [`Observer`]s.
 
-use crate::io::HostCaps;
-use crate::sizes::HOST_FLOOR;
+use skbudget_stack::{HOST_FLOOR, HostCaps};
 
 mod app;
 mod event_queue;
 mod frame;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod guest;
 mod host;
 mod link;
@@ -46,7 +49,7 @@ mod world;
 pub use app::{App, BulkRecv, BulkSend, NeverRead, Next, Probe, ProbePlan};
 pub use frame::{Frame, FramePool};
 pub use guest::{Buffers, ConnId, Guest, GuestConfig, Open, SmolGuest};
-pub use host::{PortStats, SimHost};
+pub use host::SimHost;
 pub use link::{Fate, Faults, Link, LinkConfig, LinkStats, Mishap, WhenFull};
 pub use observer::{Observer, Tally, Watch};
 pub use pattern::Pattern;
@@ -54,6 +57,7 @@ pub use peer_stack::PeerStack;
 pub use rng::Rng;
 pub use server::{Accept, End, Server, Source};
 pub use smoltcp;
+pub use sock::PortStats;
 pub use world::{BudgetId, NodeConfig, NodeId, World, WorldStats};
 
 /// Caps of a newly accepted socket: those that its admission charges.

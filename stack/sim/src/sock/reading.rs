@@ -11,7 +11,7 @@ const PACED_PIECE: u64 = 16 * 1024;
 
 impl Sock {
     /// The server starts to read; data that waited is planned anew.
-    pub(in crate::sim) fn start_reading(&mut self, now: Instant) {
+    pub(crate) fn start_reading(&mut self, now: Instant) {
         self.server.reads_from = now;
         let waiting: u64 = self.reading.drain(..).map(|(_, n)| n).sum();
         self.read_until = now;

@@ -7,7 +7,7 @@
 
 use std::sync::OnceLock;
 
-use super::rng::Rng;
+use crate::rng::Rng;
 
 const PERIOD: usize = 65_521;
 

@@ -4,16 +4,16 @@ use std::collections::VecDeque;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use skbudget_controller::Instant;
+use skbudget_stack::vnet::{F_NEEDS_CSUM, VnetHdr};
+use skbudget_stack::{ContainerConfig, Ipv6Net};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant as SmolInstant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
 
-use super::app::{App, Next};
-use super::frame::{Frame, FramePool};
-use crate::io::vnet::{F_NEEDS_CSUM, VnetHdr};
-use crate::{ContainerConfig, Ipv6Net};
+use crate::app::{App, Next};
+use crate::frame::{Frame, FramePool};
 
 /// The far end of a link: a whole guest, or a test that builds frames itself.
 pub trait Guest: std::fmt::Debug {
@@ -45,7 +45,7 @@ pub struct GuestConfig {
 }
 
 impl GuestConfig {
-    /// The addresses of [`crate::ContainerConfig::new`] and the given link.
+    /// The addresses of [`ContainerConfig::new`] and the given link.
     pub fn new(mtu: u16, offload: bool, seed: u64) -> Self {
         Self {
             ip: Ipv4Addr::new(10, 0, 2, 100),

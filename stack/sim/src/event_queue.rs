@@ -5,11 +5,11 @@ use std::collections::BinaryHeap;
 
 use skbudget_controller::Instant;
 
-use super::frame::Frame;
+use crate::frame::Frame;
 
 #[derive(Debug)]
 /// Content of an event.
-pub(super) enum What {
+pub(crate) enum What {
     ToStack(Frame),
     ToGuest(Frame),
     /// A timer of the stack, the guest or the host (the index into `armed`).
@@ -19,11 +19,11 @@ pub(super) enum What {
 }
 
 #[derive(Debug)]
-pub(super) struct Event {
-    pub(super) at: Instant,
+pub(crate) struct Event {
+    pub(crate) at: Instant,
     sequence: u64,
-    pub(super) node: usize,
-    pub(super) what: What,
+    pub(crate) node: usize,
+    pub(crate) what: What,
 }
 
 impl PartialEq for Event {
@@ -46,20 +46,20 @@ impl Ord for Event {
 
 /// Events in the order of their time; those of one time in the order of creation.
 #[derive(Debug, Default)]
-pub(super) struct EventQueue {
+pub(crate) struct EventQueue {
     heap: BinaryHeap<Reverse<Event>>,
     made: u64,
 }
 
 impl EventQueue {
-    pub(super) fn add(&mut self, at: Instant, node: usize, what: What) {
+    pub(crate) fn add(&mut self, at: Instant, node: usize, what: What) {
         self.made += 1;
         self.heap.push(Reverse(Event { at, sequence: self.made, node, what }));
     }
-    pub(super) fn next_at(&self) -> Option<Instant> {
+    pub(crate) fn next_at(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse(e)| e.at)
     }
-    pub(super) fn pop(&mut self) -> Option<Event> {
+    pub(crate) fn pop(&mut self) -> Option<Event> {
         self.heap.pop().map(|Reverse(e)| e)
     }
 }

@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::IoSlice;
 
+use skbudget_stack::Device;
+use skbudget_stack::vnet::{F_NEEDS_CSUM, VnetHdr};
 use smoltcp::wire::{
     ArpPacket, EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet,
-    TcpPacket,
+    TcpOption, TcpPacket,
 };
 
 use super::host::host_byte;
-use crate::io::Device;
-use crate::io::vnet::{F_NEEDS_CSUM, VnetHdr};
-use crate::wire::segment::Options;
 
 /// The guest's view of one connection. Sequence numbers belong to the latest handshake.
 #[derive(Debug, Clone, Copy, Default)]
@@ -94,10 +93,12 @@ impl Checked {
 impl Peer {
     /// Updates the guest's view by a segment of the stack and checks its payload.
     fn hear(&mut self, tcp: &TcpPacket<&[u8]>, seq: u32) {
-        let options = if tcp.header_len() > 20 { tcp.options() } else { &[] };
-        let options = Options::parse(options);
-        if let Some((val, _)) = options.ts {
-            self.ts = Some(val);
+        let mut options = if tcp.header_len() > 20 { tcp.options() } else { &[] };
+        while let Ok((next, option)) = TcpOption::parse(options) {
+            if let TcpOption::TimeStamp { tsval, .. } = option {
+                self.ts = Some(tsval);
+            }
+            options = next;
         }
         if tcp.rst() {
             return;

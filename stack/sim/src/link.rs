@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use skbudget_controller::Instant;
 
-use super::rng::Rng;
+use crate::rng::Rng;
 
 /// What happens to a frame that finds the queue full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

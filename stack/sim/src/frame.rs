@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 
-use crate::io::vnet::VnetHdr;
+use skbudget_stack::vnet::VnetHdr;
 
 /// A frame with its virtio-net header. The buffer keeps its size; the frame is its first `len` bytes.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ impl Frame {
         &mut self.buf[..self.len]
     }
     /// Sets the length. The content is whatever the buffer held before.
-    pub(super) fn reset(&mut self, len: usize) {
+    pub(crate) fn reset(&mut self, len: usize) {
         if self.buf.len() < len {
             self.buf.resize(len, 0);
         }
@@ -45,7 +45,7 @@ impl FramePool {
         f.reset(len);
         f
     }
-    /// A frame from the arguments of [`Device::send`](crate::Device::send).
+    /// A frame from the arguments of [`Device::send`](skbudget_stack::Device::send).
     pub fn gather(&mut self, vnet: &VnetHdr, parts: &[IoSlice<'_>]) -> Frame {
         let mut f = self.take(parts.iter().map(|p| p.len()).sum());
         let mut at = 0;

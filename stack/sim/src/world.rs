@@ -3,20 +3,16 @@
 use std::net::SocketAddr;
 
 use skbudget_controller::{Budget, Instant, MemberId, Refusal};
+use skbudget_stack::{ChunkPool, Container, ContainerConfig, Ctx, FlowId, HostCaps, WakeKey};
 
-use super::event_queue::{Event, EventQueue, What};
-use super::frame::{Frame, FramePool};
-use super::guest::Guest;
-use super::host::SimHost;
-use super::link::{Link, LinkConfig};
-use super::link_port::{DownPort, send};
-use super::rng::Rng;
-use super::server::Server;
-use crate::config::ContainerConfig;
-use crate::container::Ctx;
-use crate::container::{Container, WakeKey};
-use crate::io::{FlowId, HostCaps};
-use crate::queue::chunk::ChunkPool;
+use crate::event_queue::{Event, EventQueue, What};
+use crate::frame::{Frame, FramePool};
+use crate::guest::Guest;
+use crate::host::SimHost;
+use crate::link::{Link, LinkConfig};
+use crate::link_port::{DownPort, send};
+use crate::rng::Rng;
+use crate::server::Server;
 
 /// Names a budget of a world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use skbudget_controller::Instant;
 use smoltcp::socket::tcp::{self, State};
 
-use super::observer::Watch;
-use super::pattern::Pattern;
+use crate::observer::Watch;
+use crate::pattern::Pattern;
 
 /// What an application wants after a poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

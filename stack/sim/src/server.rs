@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use skbudget_controller::Instant;
+use skbudget_stack::HostError;
 
-use super::observer::Watch;
-use crate::io::HostError;
+use crate::observer::Watch;
 
 /// Outcome of a connection attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub struct Server {
     pub end: End,
     /// Observer of the bytes that it reads.
     pub watch: Option<Watch>,
-    /// True for a server at the guest's end, behind a [`super::PeerStack`]: it sends the guest's pattern.
+    /// True for a server at the guest's end, behind a [`crate::PeerStack`]: it sends the guest's pattern.
     pub at_guest: bool,
 }
 
@@ -122,7 +122,7 @@ impl Server {
     }
 
     /// The first time at or after `t` at which the server is neither frozen nor gone.
-    pub(super) fn awake(&self, t: Instant) -> Instant {
+    pub(crate) fn awake(&self, t: Instant) -> Instant {
         let mut t = t;
         for (from, until) in &self.frozen {
             if t >= *from && t < *until {
