@@ -3,7 +3,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 
-use skbudget_controller::{BudgetConfig, Limits, Rules, SockLimits};
+use skbudget_controller::{Budget, BudgetConfig, Limits, Rules, SockLimits};
 
 use super::*;
 use crate::io::{Device, Host, HostCaps, HostError};
