@@ -10,14 +10,10 @@
 //! so a batch of segments costs one write and one ACK.
 
 use skbudget_controller::{Instant, MemberId};
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
 
 use crate::config::ContainerConfig;
-use crate::container::rate_limit::RateLimit;
 use crate::counters::{Stat, Stats};
 use crate::flow::Flow;
-use crate::flow::syn_backlog::SynBacklog;
 use crate::flow::table::FlowTable;
 use crate::flow::time_wait::{TimeWait, Verdict};
 use crate::io::{Close, FlowId, Ready};
@@ -27,16 +23,22 @@ use crate::wire::reassembly::Reassembly;
 use crate::wire::segment::{Outgoing, Segment, Tuple};
 
 mod admission;
+mod admission_queue;
 mod crowd;
 mod ctx;
 mod ending;
 mod frames;
+mod idle;
 mod info;
 mod keepalive;
 mod lists;
 mod memory;
-pub(crate) mod rate_limit;
+mod neighbour;
+mod random;
+mod rate_limit;
+mod ready;
 mod service;
+mod timers;
 
 pub use admission::NotAccepted;
 pub use ctx::Ctx;
@@ -44,8 +46,14 @@ pub use ending::Undelivered;
 pub use info::{ContainerStats, FlowInfo};
 pub use memory::WakeKey;
 
-/// Challenge ACKs per second, on average (Linux' former default of tcp_challenge_ack_limit).
-const CHALLENGES_PER_SECOND: u32 = 1000;
+use admission_queue::AdmissionQueue;
+use idle::IdleTracker;
+use info::Totals;
+use neighbour::Neighbour;
+use random::Random;
+use rate_limit::RateLimits;
+use ready::ReadyList;
+use timers::FlowTimers;
 
 /// Bounds of one turn: bytes moved and flows served. After a turn the loop reads the device again, where the guest's
 /// ACKs wait in a short queue, and serves the other containers. Serving a flow costs two or three system calls, so a
@@ -67,46 +75,17 @@ pub struct Container {
     egress: Egress,
     stats: Stats,
     flows: FlowTable,
-    /// Table indices of flows that the next turns serve, first marked first.
-    dirty: VecDeque<u32>,
-    /// Flows with a frame that the device refused, or without the guest's hardware address. All are marked again at
-    /// `blocked_until`.
-    blocked: Vec<u32>,
-    blocked_until: Option<Instant>,
-    /// Flow deadlines: time, table index, generation. Entries may be stale (`is_live`).
-    timers: BinaryHeap<Reverse<(Instant, u32, u32)>>,
-    /// The SYN queue.
-    syn_backlog: SynBacklog,
-    /// Queue ids of SYNs to admit: `syns_to_retry` after a wait for memory, `new_syns` for the first time.
-    syns_to_retry: VecDeque<u32>,
-    new_syns: VecDeque<u32>,
-    /// Admission is paused until this time (set by `hold_admissions`).
-    admit_from: Option<Instant>,
-    crowd: crowd::Crowd,
-    /// The budget has an entry of the published ports among its waiters.
-    accepts_wait: bool,
+    ready: ReadyList,
+    timers: FlowTimers,
+    idle: IdleTracker,
+    admission: AdmissionQueue,
     time_wait: TimeWait,
-    /// Flows to test for idleness, in the order of the test times.
-    watch: VecDeque<(Instant, FlowId)>,
-    /// Flows on `watch` that had data within the idle period. They share the device queue.
-    watched: usize,
-    /// Idle flows with the time of their last data, longest idle first: memory pressure releases their credit in this
-    /// order (H3).
-    idle: VecDeque<(Instant, FlowId)>,
-    /// State of the random generator, seeded from the secret. Spreads retry times and rate limits.
-    rng: u64,
     reassembly: Reassembly,
-    icmp: RateLimit,
-    /// Time of the last router advertisement.
-    advertised: Option<Instant>,
-    challenges: RateLimit,
-    /// Time of the last ARP request or neighbour solicitation for the guest.
-    arp_asked: Option<Instant>,
-    flows_total: u64,
-    bytes_from_guest: u64,
-    bytes_to_guest: u64,
-    bytes_to_host: u64,
-    frames_from_guest: u64,
+    neighbour: Neighbour,
+    limits: RateLimits,
+    /// Spreads retry times, quotas and ports.
+    random: Random,
+    totals: Totals,
 }
 
 impl Container {
@@ -116,31 +95,16 @@ impl Container {
             egress: Egress::new(&config),
             stats: Stats::default(),
             flows: FlowTable::new(config.flows_max, config.secret),
-            dirty: VecDeque::new(),
-            blocked: Vec::new(),
-            blocked_until: None,
-            timers: BinaryHeap::new(),
-            syn_backlog: SynBacklog::default(),
-            syns_to_retry: VecDeque::new(),
-            new_syns: VecDeque::new(),
-            admit_from: None,
-            crowd: crowd::Crowd::default(),
-            accepts_wait: false,
+            ready: ReadyList::default(),
+            timers: FlowTimers::default(),
+            idle: IdleTracker::default(),
+            admission: AdmissionQueue::default(),
             time_wait: TimeWait::new(config.secret),
-            watch: VecDeque::new(),
-            watched: 0,
-            idle: VecDeque::new(),
-            rng: config.secret[0] | 1,
             reassembly: Reassembly::default(),
-            icmp: RateLimit::default(),
-            advertised: None,
-            challenges: RateLimit::default(),
-            arp_asked: None,
-            flows_total: 0,
-            bytes_from_guest: 0,
-            bytes_to_guest: 0,
-            bytes_to_host: 0,
-            frames_from_guest: 0,
+            neighbour: Neighbour::default(),
+            limits: RateLimits::default(),
+            random: Random::new(config.secret[0]),
+            totals: Totals::default(),
             config,
         }
     }
@@ -163,7 +127,7 @@ impl Container {
             let mut mem = cx.mem(&mut flow.ledger);
             let disposition = flow.tcb.on_segment(seg, &mut mem, &mut self.stats);
             let got = flow.tcb.rcv.q.nxt() - had;
-            self.bytes_from_guest += got;
+            self.totals.bytes_from_guest += got;
             // A retransmission keeps the flow active, too. A keep-alive probe does not: it may carry the last byte once
             // more.
             if got > 0 || (!seg.payload.is_empty() && disposition != Disposition::KeepAlive) {
@@ -193,7 +157,7 @@ impl Container {
         }
         // The guest gave up a connection that still waits for admission.
         if seg.flags.rst
-            && let Some(id) = self.syn_backlog.find(&tuple)
+            && let Some(id) = self.admission.backlog.find(&tuple)
         {
             self.remove_syn(id, cx.budget);
         }
@@ -277,22 +241,7 @@ impl Container {
 
     /// Marks the flow at this table index for service in a turn.
     fn mark(&mut self, index: u32) {
-        // The flag keeps a flow from being on the list twice.
-        if self.flows.set_dirty(index) {
-            self.dirty.push_back(index);
-        }
-    }
-
-    /// Marks all blocked flows: the device may have room now, or the guest's hardware address is known.
-    fn unblock(&mut self) {
-        self.blocked_until = None;
-        for index in std::mem::take(&mut self.blocked) {
-            self.flows.clear_blocked(index);
-            // The flow may have ended while it was blocked.
-            if self.flows.index_mut(index).is_some() {
-                self.mark(index);
-            }
-        }
+        self.ready.mark(index);
     }
 
     // ---- the turn ----
@@ -301,52 +250,41 @@ impl Container {
     /// work is left.
     pub fn turn(&mut self, cx: &mut Ctx<'_>) -> bool {
         // Retried each turn until it succeeds: at the start the budget may have no room yet.
-        self.syn_backlog.charge(&mut cx.member(self.member));
+        self.admission.backlog.charge(&mut cx.member(self.member));
         // Timers first: they release memory (TIME-WAIT, fragments, idle flows) that admission can use.
         self.run_timers(cx);
         self.watch_crowd(cx.budget, cx.now);
         let more_syns = self.admit_some(cx);
-        let begun = self.bytes_moved();
+        let before = self.totals.bytes_moved();
         let flows =
             if cx.budget.under_pressure() { FLOWS_PER_PRESSED_TURN } else { FLOWS_PER_TURN };
         // `service` may mark a flow again. The length is read once, so such a flow waits for the next turn.
-        for _ in 0..self.dirty.len().min(flows) {
-            let Some(index) = self.dirty.pop_front() else { break };
-            self.flows.clear_dirty(index);
+        for _ in 0..self.ready.dirty().min(flows) {
+            let Some(index) = self.ready.pop() else { break };
             if let Some(flow) = self.flows.take(index) {
                 self.service(cx, flow);
             }
             // The device is due for a read; the flows behind stay on the list.
-            if self.bytes_moved() - begun >= BYTES_PER_TURN {
+            if self.totals.bytes_moved() - before >= BYTES_PER_TURN {
                 break;
             }
         }
         // No flow is taken from the table here, which is what `forget_stale_entries` needs.
         self.forget_stale_entries();
-        more_syns || !self.dirty.is_empty()
-    }
-
-    fn bytes_moved(&self) -> u64 {
-        self.bytes_to_guest + self.bytes_to_host
+        more_syns || self.ready.dirty() > 0
     }
 
     fn run_timers(&mut self, cx: &mut Ctx<'_>) {
-        if self.blocked_until.is_some_and(|t| t <= cx.now) {
-            self.unblock();
+        if self.ready.blocked_until().is_some_and(|t| t <= cx.now) {
+            self.ready.unblock();
         }
         self.time_wait.expire(&mut cx.member(self.member));
         self.expire_fragments(cx);
         self.expire_syns(cx);
         // Last: it takes credit of idle flows for waiting SYNs only as far as the room released above is too small.
         self.find_idle(cx);
-        while let Some(Reverse((at, index, generation))) = self.timers.peek().copied() {
-            if at > cx.now {
-                break;
-            }
-            let live = is_live(&self.flows, at, index, generation);
-            // Pop before running: the flow may add a later entry for itself.
-            self.timers.pop();
-            if live && let Some(flow) = self.flows.take(index) {
+        while let Some(index) = self.timers.pop_due(&self.flows, cx.now) {
+            if let Some(flow) = self.flows.take(index) {
                 self.run_flow_timer(cx, flow);
             }
         }
@@ -358,22 +296,9 @@ impl Container {
     /// once, because they would wake the container without need. Call it only while no flow is taken from the table:
     /// the entries of a taken flow seem stale.
     fn forget_stale_entries(&mut self) {
-        let Self { timers, flows, watch, idle, .. } = self;
-        let most = lists::most_entries(flows.len());
-        if timers.len() > most {
-            timers
-                .retain(|&Reverse((at, index, generation))| is_live(flows, at, index, generation));
-            timers.shrink_to(most);
-        }
-        lists::prune(watch, most, |&(_, id)| flows.get(id).is_some());
-        lists::prune(idle, most, |&(since, id)| {
-            flows.get(id).is_some_and(|flow| memory::is_idle_since(flow, since))
-        });
-        while let Some(&Reverse((at, index, generation))) = timers.peek()
-            && !is_live(flows, at, index, generation)
-        {
-            timers.pop();
-        }
+        let most = lists::most_entries(self.flows.len());
+        self.timers.prune(&self.flows, most);
+        self.idle.prune(&self.flows, most);
     }
 
     fn run_flow_timer(&mut self, cx: &mut Ctx<'_>, mut flow: Box<Flow>) {
@@ -385,7 +310,7 @@ impl Container {
         };
         if deadline > cx.now {
             // The deadline moved after the entry was made.
-            self.schedule(&mut flow);
+            self.timers.schedule(&mut flow);
             self.flows.put(flow);
             return;
         }
@@ -402,27 +327,19 @@ impl Container {
         self.settle(cx, flow, disposition, None);
     }
 
-    /// Adds a timer entry unless an earlier one is pending.
-    fn schedule(&mut self, flow: &mut Flow) {
-        if let Some(deadline) = flow.deadline()
-            && flow.timer_at.is_none_or(|at| deadline < at)
-        {
-            flow.timer_at = Some(deadline);
-            self.timers.push(Reverse((deadline, flow.id.index, flow.id.generation)));
-        }
-    }
-
     /// Time at which `turn` must run again if no event arrives earlier.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let timer = self.timers.peek().map(|Reverse((at, ..))| *at);
-        let idle = self.watch.front().map(|w| w.0);
-        let [time_wait, syns] = [self.time_wait.deadline(), self.syn_backlog.deadline()];
-        let [blocked, held] = [self.blocked_until, self.admissions_held()];
-        let crowd = self.crowd.deadline();
-        [timer, idle, blocked, held, crowd, time_wait, syns, self.reassembly.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.timers.deadline(),
+            self.idle.deadline(),
+            self.admission.deadline(),
+            self.ready.blocked_until(),
+            self.time_wait.deadline(),
+            self.reassembly.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     // ---- ends ----
@@ -435,51 +352,29 @@ impl Container {
                 self.end_with_container(cx, flow);
             }
         }
-        while let Some(id) = self.syn_backlog.first() {
+        while let Some(id) = self.admission.backlog.first() {
             self.remove_syn(id, cx.budget);
         }
-        if std::mem::take(&mut self.accepts_wait) {
+        if std::mem::take(&mut self.admission.accepts_wait) {
             cx.budget.forget(self.accepts_key().0);
         }
         self.time_wait.clear(&mut cx.member(self.member));
         self.reassembly.clear(&mut cx.member(self.member));
         // After the entries: the list is charged as one block.
-        self.syn_backlog.uncharge(&mut cx.member(self.member));
-        self.crowd = crowd::Crowd::default();
+        self.admission.backlog.uncharge(&mut cx.member(self.member));
+        self.admission.clear();
         // Nothing waits any more: release the room that was held back for SYNs (H1).
         self.hold_for_admission(cx.budget);
-        self.syns_to_retry.clear();
-        self.new_syns.clear();
         self.timers.clear();
-        self.watch.clear();
         self.idle.clear();
-        std::mem::take(&mut self.dirty).into_iter().for_each(|i| self.flows.clear_dirty(i));
-        std::mem::take(&mut self.blocked).into_iter().for_each(|i| self.flows.clear_blocked(i));
-        self.blocked_until = None;
+        self.ready = ReadyList::default();
     }
 
-    /// RFC 5961 section 7: one rate limit for all flows. The quota of each second is random: a fixed one lets an
-    /// off-path attacker infer other connections' challenge ACKs by counting its own (CVE-2016-5696).
     fn challenge_allowed(&mut self, now: Instant) -> bool {
-        // Uniform from half to one and a half times the average.
-        let spread = self.random() as u32 % CHALLENGES_PER_SECOND;
-        let allowed = self.challenges.allow(now, || CHALLENGES_PER_SECOND / 2 + spread);
+        let allowed = self.limits.allow_challenge(now, self.random.next());
         self.stats.add(if allowed { Stat::TCPChallengeACK } else { Stat::TCPACKSkippedChallenge });
         allowed
     }
-
-    /// xorshift64: spreads load and hides quotas; it is no cryptographic generator.
-    fn random(&mut self) -> u64 {
-        self.rng ^= self.rng << 13;
-        self.rng ^= self.rng >> 7;
-        self.rng ^= self.rng << 17;
-        self.rng
-    }
-}
-
-/// True if the flow's next wake-up is this timer entry.
-fn is_live(flows: &FlowTable, at: Instant, index: u32, generation: u32) -> bool {
-    flows.get(FlowId { index, generation }).is_some_and(|flow| flow.timer_at == Some(at))
 }
 
 #[cfg(test)]

@@ -55,9 +55,9 @@ impl Container {
             }
         }
         // The next turn admits it, first come, first served.
-        let pushed = self.syn_backlog.push(tuple, syn, &mut cx.member(self.member));
+        let pushed = self.admission.backlog.push(tuple, syn, &mut cx.member(self.member));
         if let Pushed::Queued(id) = pushed {
-            self.new_syns.push_back(id);
+            self.admission.push_new(id);
             self.join_crowd(cx.budget, cx.now);
         }
     }
@@ -117,7 +117,7 @@ impl Container {
         };
         match ledger {
             Ok(ledger) => {
-                self.flows_total += 1;
+                self.totals.flows += 1;
                 Ok((id, ledger))
             }
             Err(e) => {
@@ -149,42 +149,21 @@ impl Container {
     /// waits: the first that still finds no room sends all behind it back to wait, in their order. Returns true when
     /// SYNs are left for the next turn.
     pub(super) fn admit_some(&mut self, cx: &mut Ctx<'_>) -> bool {
-        // `next_deadline` includes the end of the pause.
-        if self.admit_from.is_some_and(|from| from > cx.now) {
+        if self.admission.is_paused(cx.now) {
             return false;
         }
-        self.admit_from = None;
         let (mut room, mut tries) = (true, CONNECTS_PER_TURN);
-        while let Some(id) = self.syns_to_retry.pop_front() {
-            // The SYN left the queue meanwhile: reset by the guest, or expired.
-            if self.syn_backlog.get(id).is_none() {
-                continue;
-            }
-            // The turn's connects are used up. The SYN keeps its place at the front.
+        while let Some((id, has_priority)) = self.admission.next() {
+            room = room && has_priority;
+            // The turn's connects are used up. The SYN keeps its place.
             if room && tries == 0 {
-                self.syns_to_retry.push_front(id);
                 return true;
             }
+            self.admission.pop();
             tries = tries.saturating_sub(1);
             room = room && self.admit_syn(cx, id);
             if !room {
                 // After the first refusal the loop goes on only to register the SYNs behind it, in order.
-                self.wait_for_room(cx, id);
-            }
-        }
-        while let Some(id) = self.new_syns.pop_front() {
-            if self.syn_backlog.get(id).is_none() {
-                continue;
-            }
-            // A SYN that waits has priority over new ones.
-            room = room && self.syn_backlog.waiting() == 0;
-            if room && tries == 0 {
-                self.new_syns.push_front(id);
-                return true;
-            }
-            tries = tries.saturating_sub(1);
-            room = room && self.admit_syn(cx, id);
-            if !room {
                 self.wait_for_room(cx, id);
             }
         }
@@ -194,22 +173,17 @@ impl Container {
     /// Pauses admission until the given time, so that a guest that opens connections at a high rate does not take its
     /// neighbours' turns.
     pub fn hold_admissions(&mut self, until: Instant) {
-        self.admit_from = Some(until);
-    }
-
-    /// End of the pause, if SYNs wait for it.
-    pub(super) fn admissions_held(&self) -> Option<Instant> {
-        self.admit_from.filter(|_| !self.new_syns.is_empty() || !self.syns_to_retry.is_empty())
+        self.admission.pause(until);
     }
 
     /// Admits one SYN of the queue. Returns false if there is no room for it.
     fn admit_syn(&mut self, cx: &mut Ctx<'_>, id: u32) -> bool {
-        let Some(syn) = self.syn_backlog.get(id) else { return true };
+        let Some(syn) = self.admission.backlog.get(id) else { return true };
         // `on_syn` has tested this: routes never change.
         let Ok(to) = self.config.route(syn.tuple.remote()) else { return true };
         let admitted = self.open_passive(cx, syn.tuple, to, &syn.segment());
         if admitted {
-            self.syn_backlog.remove(id);
+            self.admission.backlog.remove(id);
             // The entry is a flow now: the room held back for it goes down by its reservation (H1).
             self.hold_for_admission(cx.budget);
             // Memory may be left over: release idle credit for the next SYN that waits.
@@ -220,11 +194,11 @@ impl Container {
 
     /// Registers a refused SYN with the budget, which wakes it when its reservation may fit (B9).
     fn wait_for_room(&mut self, cx: &mut Ctx<'_>, id: u32) {
-        if self.syn_backlog.get(id).is_none() {
+        if self.admission.backlog.get(id).is_none() {
             return;
         }
         // Counted once per SYN, however often it is refused.
-        if self.syn_backlog.set_waiting(id) {
+        if self.admission.backlog.set_waiting(id) {
             cx.budget.count(self.member, Counter::AdmissionDelayed, 1);
         }
         cx.budget.wait_for_admission(self.syn_key(id).0, self.config.sizes.total());
@@ -264,7 +238,7 @@ impl Container {
         let mut flow = Flow::new(id, tuple, tcb, side, ledger, cx.now);
         self.stats.add(Stat::ActiveOpens);
         // The connection may stay silent: it then becomes idle, and its credit can be released (H3).
-        self.watch_new(&mut flow, cx.now);
+        self.idle.watch_new(&mut flow, cx.now);
         self.mark(flow.id.index);
         self.flows.insert(flow);
         Ok((id, caps))
@@ -301,7 +275,7 @@ impl Container {
         }
         (0..PORT_DRAWS).find_map(|_| {
             // The high bits are the better mixed ones.
-            let port = 1024 + ((self.random() >> 32) % 64_512) as u16;
+            let port = 1024 + ((self.random.next() >> 32) % 64_512) as u16;
             self.flows.find(&at(port)).is_none().then(|| at(port))
         })
     }
@@ -313,7 +287,7 @@ impl Container {
         let fits = self.may_accept()
             && (cx.budget.admission_room() >= need
                 || self.demote(cx, need, Budget::admission_room, None));
-        if fits && std::mem::take(&mut self.accepts_wait) {
+        if fits && std::mem::take(&mut self.admission.accepts_wait) {
             // Younger waiters are not kept behind an entry without a purpose.
             cx.budget.forget(self.accepts_key().0);
         }
@@ -327,7 +301,7 @@ impl Container {
         if !self.may_accept() {
             return;
         }
-        if !std::mem::replace(&mut self.accepts_wait, true) {
+        if !std::mem::replace(&mut self.admission.accepts_wait, true) {
             self.stats.add(Stat::AcceptsDelayed);
         }
         budget.wait_for_admission(self.accepts_key().0, self.config.sizes.total());
@@ -335,7 +309,7 @@ impl Container {
 
     /// Whether an accepted connection would be the next to be admitted, given room.
     fn may_accept(&self) -> bool {
-        self.syn_backlog.waiting() == 0 && self.flows.len() < self.config.flows_max
+        self.admission.backlog.waiting() == 0 && self.flows.len() < self.config.flows_max
     }
 
     /// Link parameters for the family of `tuple`.

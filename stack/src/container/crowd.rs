@@ -23,7 +23,7 @@ pub(super) struct Crowd {
 }
 
 impl Crowd {
-    fn new_syns(&mut self, now: Instant) {
+    fn arrive(&mut self, now: Instant) {
         self.advance(now);
         self.now += 1;
     }
@@ -52,21 +52,21 @@ impl Crowd {
 impl Container {
     /// Counts a flow that arrived, whether or not it is admitted yet.
     pub(super) fn join_crowd(&mut self, budget: &mut Budget, now: Instant) {
-        self.crowd.new_syns(now);
+        self.admission.crowd.arrive(now);
         self.hold_for_admission(budget);
     }
 
     /// Lowers the expectation as time passes.
     pub(super) fn watch_crowd(&mut self, budget: &mut Budget, now: Instant) {
-        if self.crowd.deadline().is_some_and(|at| at <= now) {
-            self.crowd.advance(now);
+        if self.admission.crowd.deadline().is_some_and(|at| at <= now) {
+            self.admission.crowd.advance(now);
             self.hold_for_admission(budget);
         }
     }
 
     /// Sets the room that the budget holds back from growth: a reservation for each queued and each expected flow.
     pub(super) fn hold_for_admission(&self, budget: &mut Budget) {
-        let flows = self.syn_backlog.len() as u64 + self.crowd.expected();
+        let flows = self.admission.backlog.len() as u64 + self.admission.crowd.expected();
         budget.hold_for_admission(self.member, flows * self.config.sizes.total());
     }
 }
@@ -80,13 +80,13 @@ mod tests {
         let mut crowd = Crowd::default();
         assert_eq!((crowd.expected(), crowd.deadline()), (0, None));
         for i in 0..150 {
-            crowd.new_syns(Instant::from_millis(1000 + i / 2));
+            crowd.arrive(Instant::from_millis(1000 + i / 2));
         }
         assert_eq!(crowd.expected(), 150);
         let ends = crowd.deadline().unwrap();
         crowd.advance(ends);
         assert_eq!(crowd.expected(), 150);
-        crowd.new_syns(ends);
+        crowd.arrive(ends);
         crowd.advance(crowd.deadline().unwrap());
         assert_eq!(crowd.expected(), 1);
         crowd.advance(crowd.deadline().unwrap());

@@ -72,7 +72,7 @@ impl Container {
                 flow.orphan = Some(orphan);
                 // Uncharge what the kernel has given back so far.
                 self.with_ends(cx, &mut flow, relay::host_caps::lower_as_delivered);
-                self.schedule(&mut flow);
+                self.timers.schedule(&mut flow);
                 self.flows.put(flow);
             }
         }
@@ -131,7 +131,7 @@ impl Container {
         if flow.waiting {
             cx.budget.forget(self.wake_key(&flow).0);
         }
-        self.watched -= usize::from(flow.watched);
+        self.idle.forget(&mut flow);
         flow.tcb.clear(cx.pool);
         self.flows.release(&flow);
         // Last: the ledger covers the chunks freed above.
@@ -141,7 +141,7 @@ impl Container {
     /// Data that would be lost if the container stopped now. A flow that was never answered owes nothing.
     pub fn undelivered(&self, host: &mut dyn Host) -> Undelivered {
         let mut sum = Undelivered {
-            received: self.bytes_from_guest,
+            received: self.totals.bytes_from_guest,
             lost_flows: self.stats.get(Stat::OrphansGivenUp),
             lost_bytes: self.stats.get(Stat::OrphanBytesLost),
             ..Undelivered::default()

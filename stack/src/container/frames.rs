@@ -1,7 +1,6 @@
 //! Handles a received frame: `wire/parse.rs` classifies it, this file answers or counts all but TCP segments.
 
 use std::net::Ipv6Addr;
-use std::time::Duration;
 
 use skbudget_controller::Instant;
 
@@ -15,22 +14,17 @@ use crate::wire::segment::Tuple;
 use crate::wire::seq::Seq;
 use crate::wire::{arp, icmp, ndp};
 
-/// ICMP messages sent per second (Linux' icmp_msgs_per_sec).
-const ICMP_PER_SECOND: u32 = 1000;
-/// MIN_DELAY_BETWEEN_RAS (RFC 4861 section 10).
-const BETWEEN_ADVERTISEMENTS: Duration = Duration::from_secs(3);
-
 impl Container {
     /// Handles a frame of the guest, from the Ethernet header on; the vnet header is separate. Malformed frames are
     /// counted and dropped.
     pub fn on_frame(&mut self, cx: &mut Ctx<'_>, vnet: &VnetHdr, frame: &[u8]) {
-        self.frames_from_guest += 1;
+        self.totals.frames_from_guest += 1;
         if let Some(mac) = parse::guest_mac(frame)
             && self.egress.guest_mac != Some(mac)
         {
             self.egress.guest_mac = Some(mac);
             // Flows may be blocked only because this address was unknown.
-            self.unblock();
+            self.ready.unblock();
         }
         match parse::parse(&self.config, vnet, frame) {
             Ingress::Tcp(tuple, seg) => self.on_segment(cx, tuple, &seg),
@@ -105,10 +99,9 @@ impl Container {
     /// Sends a router advertisement, at most one in three seconds.
     fn on_router_solicitation(&mut self, cx: &mut Ctx<'_>, from: Ipv6Addr) {
         let Some(net) = &self.config.ipv6 else { return };
-        if self.advertised.is_some_and(|at| cx.now.since(at) < BETWEEN_ADVERTISEMENTS) {
+        if !self.neighbour.may_advertise(cx.now) {
             return self.stats.add(Stat::RouterSolicitsIgnored);
         }
-        self.advertised = Some(cx.now);
         self.stats.add(Stat::RouterAdverts);
         let answer = ndp::router_advertisement(&self.config, net, from);
         self.egress.answer(cx.device, &answer);
@@ -125,7 +118,7 @@ impl Container {
     }
 
     pub(super) fn icmp_allowed(&mut self, now: Instant) -> bool {
-        let allowed = self.icmp.allow(now, || ICMP_PER_SECOND);
+        let allowed = self.limits.allow_icmp(now);
         if !allowed {
             self.stats.add(Stat::IcmpRateLimited);
         }

@@ -47,27 +47,42 @@ pub struct ContainerStats {
     pub counters: Vec<(&'static str, u64)>,
 }
 
+/// Sums since the container started.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    pub(super) flows: u64,
+    pub(super) bytes_from_guest: u64,
+    pub(super) bytes_to_guest: u64,
+    pub(super) bytes_to_host: u64,
+    pub(super) frames_from_guest: u64,
+}
+
+impl Totals {
+    /// Bytes that turns relayed, in both directions.
+    pub(super) fn bytes_moved(&self) -> u64 {
+        self.bytes_to_guest + self.bytes_to_host
+    }
+}
+
 impl Container {
     pub fn stats(&self) -> ContainerStats {
         ContainerStats {
             flows: self.flows.len(),
-            flows_total: self.flows_total,
-            syn_backlog: self.syn_backlog.len() as u32,
+            flows_total: self.totals.flows,
+            syn_backlog: self.admission.backlog.len() as u32,
             time_wait: self.time_wait.len() as u32,
             list_entries: self.list_entries() as u32,
-            bytes_from_guest: self.bytes_from_guest,
-            bytes_to_guest: self.bytes_to_guest,
-            frames_from_guest: self.frames_from_guest,
+            bytes_from_guest: self.totals.bytes_from_guest,
+            bytes_to_guest: self.totals.bytes_to_guest,
+            frames_from_guest: self.totals.frames_from_guest,
             frames_to_guest: self.egress.frames,
             counters: self.stats.named().collect(),
         }
     }
 
     fn list_entries(&self) -> usize {
-        // The first three hold stale entries until they are pruned; the other four hold a flow or SYN at most once.
-        let stale_some_time = self.timers.len() + self.watch.len() + self.idle.len();
-        let by_place = self.dirty.len() + self.blocked.len();
-        stale_some_time + by_place + self.syns_to_retry.len() + self.new_syns.len()
+        // The first two hold stale entries until they are pruned; the others hold a flow or SYN at most once.
+        self.timers.len() + self.idle.len() + self.ready.len() + self.admission.len()
     }
 
     pub fn flows(&self) -> Vec<FlowInfo> {

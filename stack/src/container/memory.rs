@@ -1,17 +1,12 @@
 //! Shortage of memory: credit of idle flows is released first (H3); otherwise the flow waits and is woken in order
 //! (B9).
 
-use std::time::Duration;
+use skbudget_controller::{Budget, CHUNK_SIZE, Counter, MemberId, Rules};
 
-use skbudget_controller::{Budget, CHUNK_SIZE, Counter, Instant, MemberId, Rules};
-
-use super::Container;
-use super::Ctx;
+use super::idle::is_idle_since;
+use super::{Container, Ctx};
 use crate::flow::Flow;
 use crate::relay;
-
-/// Without data for this long a flow is idle: its credit may be demoted (H3) and does not count as pressure (K7).
-const IDLE_AFTER: Duration = Duration::from_secs(1);
 
 /// Names a flow, a queued SYN or the published ports that wait for memory; returned by `Budget::poll_wake`. It contains
 /// the member, so that the owner of a shared budget finds the container:
@@ -49,12 +44,12 @@ impl Container {
     pub fn on_wake(&mut self, key: WakeKey) {
         let index = key.0 as u32;
         if key == self.accepts_key() {
-            self.accepts_wait = false;
+            self.admission.accepts_wait = false;
             return;
         }
         if key.0 & SYN != 0 {
             // The SYN may have expired meanwhile; `admit_some` tests that.
-            self.syns_to_retry.push_back(index);
+            self.admission.push_retry(index);
             return;
         }
         let generation = key.0 >> 32 & GENERATION_MASK;
@@ -106,7 +101,7 @@ impl Container {
         let (mut freed, mut kept) = (false, None);
         // Test the room, not the bytes released: credit within a flow's reserve stays reserved and makes no room.
         while room(cx.budget) < need {
-            let Some((since, id)) = self.idle.pop_front() else {
+            let Some((since, id)) = self.idle.pop_idle() else {
                 freed = false;
                 break;
             };
@@ -131,55 +126,23 @@ impl Container {
             freed |= flow.host.caps != before;
             self.flows.put(flow);
         }
-        // It is the oldest of those that are left.
         if let Some(entry) = kept {
-            self.idle.push_front(entry);
+            self.idle.restore(entry);
         }
         freed
     }
 
     /// The guest or the host moved data on this flow: it is active.
     pub(super) fn note_data(&mut self, flow: &mut Flow, cx: &mut Ctx<'_>) {
-        flow.last_data = cx.now;
-        if flow.idle {
-            flow.idle = false;
+        if self.idle.on_data(flow, cx.now) {
             // The budget counts active flows for fair shares (H4) and idle credit for the soft test (K7).
             cx.budget.set_idle(&mut flow.ledger, false, cx.now);
         }
-        if !flow.watched {
-            flow.watched = true;
-            self.watched += 1;
-            self.watch.push_back((cx.now + IDLE_AFTER, flow.id));
-        }
     }
 
-    /// Watches a new flow that may never send: after a second its initial window counts as idle credit like any other.
-    pub(super) fn watch_new(&mut self, flow: &mut Flow, now: Instant) {
-        flow.last_data = now;
-        flow.fresh = true;
-        self.watch.push_back((now + IDLE_AFTER, flow.id));
-    }
-
-    /// Flows without data for `IDLE_AFTER` become idle. The queue is in time order because each entry waits equally
-    /// long.
+    /// Flows without data for the idle period become idle.
     pub(super) fn find_idle(&mut self, cx: &mut Ctx<'_>) {
-        while let Some(&(at, id)) = self.watch.front() {
-            if at > cx.now {
-                break;
-            }
-            self.watch.pop_front();
-            let Some(flow) = self.flows.get_mut(id) else { continue };
-            if std::mem::take(&mut flow.fresh) && flow.watched {
-                // Data arrived, so the flow has a second entry that decides.
-                continue;
-            }
-            // Data moves `last_data`, never the entry.
-            let due = flow.last_data + IDLE_AFTER;
-            if due > cx.now {
-                // Data arrived meanwhile. The entry waits a whole interval again, which keeps the queue sorted.
-                self.watch.push_back((cx.now + IDLE_AFTER, id));
-                continue;
-            }
+        while let Some(id) = self.idle.next_due(&mut self.flows, cx.now) {
             if let Some(mut flow) = self.flows.take(id.index) {
                 self.fall_idle(cx, &mut flow);
                 self.flows.put(flow);
@@ -192,44 +155,34 @@ impl Container {
     /// Marks a flow idle: its targets and its host send cap return to their first values, its credit can be released
     /// (H3).
     fn fall_idle(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow) {
-        self.watched -= usize::from(std::mem::take(&mut flow.watched));
-        flow.idle = true;
+        self.idle.set_idle(flow);
         flow.tcb.rcv.on_idle();
         flow.tcb.snd.on_idle();
         self.with_ends(cx, flow, relay::host_caps::lower_idle);
         // After the caps: the budget then classifies what is still charged as idle.
         cx.budget.set_idle(&mut flow.ledger, true, cx.now);
-        self.idle.push_back((flow.last_data, flow.id));
     }
 
     /// Releases idle credit if SYNs wait for room. A waiting SYN takes no turn in which it could do so itself.
     pub(super) fn demote_for_syns(&mut self, cx: &mut Ctx<'_>) {
-        if self.syn_backlog.waiting() > 0 {
+        if self.admission.backlog.waiting() > 0 {
             self.demote(cx, self.config.sizes.total(), Budget::admission_room, None);
         }
     }
 
-    /// Removes a SYN from the queue. It also leaves the lists of SYNs to admit: a guest that resets each of its SYNs
-    /// must not make those longer than the queue.
+    /// Removes a SYN from the queue.
     pub(super) fn remove_syn(&mut self, id: u32, budget: &mut Budget) {
-        self.syn_backlog.remove(id);
+        self.admission.remove(id);
         self.hold_for_admission(budget);
-        self.syns_to_retry.retain(|syns_to_retry| *syns_to_retry != id);
-        self.new_syns.retain(|new_syns| *new_syns != id);
         budget.forget(self.syn_key(id).0);
     }
 
     /// Drops SYNs that the guest has not retransmitted in time.
     pub(super) fn expire_syns(&mut self, cx: &mut Ctx<'_>) {
-        while let Some(id) = self.syn_backlog.expired(cx.now) {
+        while let Some(id) = self.admission.backlog.expired(cx.now) {
             self.remove_syn(id, cx.budget);
             self.stats.add(crate::counters::Stat::ParkedExpired);
             cx.budget.count(self.member, Counter::AdmissionDenied, 1);
         }
     }
-}
-
-/// True if the flow is idle and had no data since that time.
-pub(super) fn is_idle_since(flow: &Flow, since: Instant) -> bool {
-    flow.idle && flow.last_data == since
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use skbudget_controller::{Budget, Rules};
 
+use super::neighbour::REQUEST_RETRY;
 use super::{Container, Ctx};
 use crate::config::ContainerConfig;
 use crate::counters::Stat;
@@ -16,8 +17,6 @@ use crate::wire::icmp::{self, Unreachable};
 
 /// Pause of a flow after the device refused a frame.
 const DEVICE_RETRY: Duration = Duration::from_millis(1);
-/// Pause between two requests for the guest's hardware address.
-const ARP_RETRY: Duration = Duration::from_millis(100);
 
 /// Reasons for which a served flow has work left.
 #[derive(Debug, Default)]
@@ -44,7 +43,7 @@ impl Container {
                     flow.host.open = true;
                     flow.tcb.on_host_connected();
                     // The flow may stay silent: it then becomes idle, and its credit can be released (H3).
-                    self.watch_new(&mut flow, cx.now);
+                    self.idle.watch_new(&mut flow, cx.now);
                 }
                 Some(Err(e @ (HostError::Reset | HostError::ResetAfterEnd))) => {
                     // connect(2) succeeded and the peer reset the connection since. Complete the handshake with the
@@ -52,7 +51,7 @@ impl Container {
                     (flow.host.open, flow.host.error) = (true, Some(e));
                     flow.host.ready.readable = true;
                     flow.tcb.on_host_connected();
-                    self.watch_new(&mut flow, cx.now);
+                    self.idle.watch_new(&mut flow, cx.now);
                 }
                 Some(Err(e)) => return self.host_connect_failed(cx, flow, e),
             }
@@ -62,10 +61,10 @@ impl Container {
         let unread = flow.tcb.rcv.q.unread();
         let serviced = self.move_bytes(cx, &mut flow);
         let taken = unread - flow.tcb.rcv.q.unread();
-        self.bytes_to_host += taken;
+        self.totals.bytes_to_host += taken;
         // Bytes towards the host were noted as activity when they arrived from the guest.
         if flow.host.bytes_to_guest > before {
-            self.bytes_to_guest += flow.host.bytes_to_guest - before;
+            self.totals.bytes_to_guest += flow.host.bytes_to_guest - before;
             self.note_data(&mut flow, cx);
         }
         if serviced.more {
@@ -87,7 +86,7 @@ impl Container {
         if serviced.no_send_memory || serviced.short_window {
             self.short_of_memory(cx, &mut flow, serviced.no_send_memory);
         }
-        self.schedule(&mut flow);
+        self.timers.schedule(&mut flow);
         self.flows.put(flow);
     }
 
@@ -111,7 +110,7 @@ impl Container {
         // Nothing more is read for a guest that is gone, nor while a refused sender sleeps (L4).
         let (idle, reads) = (flow.idle, flow.orphan.is_none() && flow.retry_at.is_none());
         if flow.host.open {
-            let queue_share = share_of_queue(&self.config, cx.budget, self.watched);
+            let queue_share = share_of_queue(&self.config, cx.budget, self.idle.active());
             self.with_ends(cx, flow, |ends, mem| {
                 // Caps before bytes: what pressure releases here is available to the reads below (B7).
                 if mem.budget.rules() == Rules::Strict && mem.budget.under_pressure() {
@@ -163,22 +162,16 @@ impl Container {
 
     /// Puts the flow on the list of blocked flows: the device is full, or the guest's hardware address is unknown.
     fn block(&mut self, cx: &mut Ctx<'_>, flow: &Flow) {
-        if self.flows.set_blocked(flow.id.index) {
-            self.blocked.push(flow.id.index);
-        }
         let retry = if self.egress.guest_mac.is_some() {
             self.stats.add(Stat::DeviceFull);
             DEVICE_RETRY
         } else {
-            // One request for the whole container, however many flows wait for it.
-            if self.arp_asked.is_none_or(|at| cx.now.since(at) >= ARP_RETRY) {
-                self.arp_asked = Some(cx.now);
+            if self.neighbour.may_request(cx.now) {
                 self.ask_for_guest(cx, flow.tuple.is_ipv6());
             }
-            ARP_RETRY
+            REQUEST_RETRY
         };
-        let at = cx.now + retry;
-        self.blocked_until = Some(self.blocked_until.map_or(at, |t| t.min(at)));
+        self.ready.block(flow.id.index, cx.now + retry);
     }
 
     /// Passes a failed connect to the guest as a network would: RST for a refused connection, an ICMP error for a
@@ -213,7 +206,7 @@ impl Container {
     /// Linux rules: a refused sender sleeps 8 to 200 ms: 2 jiffies to a fifth of a second (L4).
     pub(super) fn retry_later(&mut self, cx: &Ctx<'_>, flow: &mut Flow) {
         debug_assert_eq!(cx.budget.rules(), Rules::Linux);
-        let wait = Duration::from_millis(8 + self.random() % 193);
+        let wait = Duration::from_millis(8 + self.random.next() % 193);
         flow.retry_at = Some(cx.now + wait);
     }
 }

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 
 use skbudget_controller::{Budget, BudgetConfig, Limits, Rules, SockLimits};
 
+pub(super) mod flows;
+
 use super::*;
 use crate::io::{Device, Host, HostCaps, HostError};
 use crate::queue::chunk::ChunkPool;
@@ -72,16 +74,16 @@ fn a_search_for_idle_credit_keeps_the_entry_of_the_served_flow() {
     // Long enough to be idle.
     cx.now = Instant::from_millis(2500);
     while container.turn(&mut cx) {}
-    let entries = container.idle.clone();
+    let entries = container.idle.idle();
     assert_eq!((entries.len(), container.flows.len()), (1, 1));
     let flow = container.flows.take(entries[0].1.index).unwrap();
     let credit = flow.ledger.credit();
     assert!(!container.demote(&mut cx, u64::MAX, Budget::headroom, Some(&flow)));
-    assert_eq!(container.idle, entries);
+    assert_eq!(container.idle.idle(), entries);
     container.flows.put(flow);
     // For another one its credit is released.
     container.demote(&mut cx, u64::MAX, Budget::headroom, None);
-    assert!(container.idle.is_empty());
+    assert!(container.idle.idle().is_empty());
     let flow = container.flows.take(entries[0].1.index).unwrap();
     assert!(flow.ledger.credit() < credit);
     container.flows.put(flow);

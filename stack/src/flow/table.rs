@@ -57,11 +57,6 @@ impl Hasher for KeyedHasher {
 #[derive(Debug, Default)]
 struct Slot {
     generation: u32,
-    /// The index is on the container's list of flows to serve, even if its flow has been removed: so the list holds
-    /// each index once and is never longer than the slab.
-    dirty: bool,
-    /// The same for the list of flows that wait for the device.
-    blocked: bool,
     flow: Option<Box<Flow>>,
 }
 
@@ -161,27 +156,6 @@ impl FlowTable {
         // The generation in later ids differs, so that a stale host event cannot reach the next flow in this slot.
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(flow.id.index);
-    }
-
-    /// Marks the index as on the list of flows to serve. True if it was not: the caller appends it.
-    pub(crate) fn set_dirty(&mut self, index: u32) -> bool {
-        self.slots.get_mut(index as usize).is_some_and(|s| !std::mem::replace(&mut s.dirty, true))
-    }
-
-    /// The index was removed from that list.
-    pub(crate) fn clear_dirty(&mut self, index: u32) {
-        self.slots[index as usize].dirty = false;
-    }
-
-    /// As [`Self::set_dirty`], for the list of flows that wait for the device.
-    pub(crate) fn set_blocked(&mut self, index: u32) -> bool {
-        let slot = self.slots.get_mut(index as usize);
-        slot.is_some_and(|s| !std::mem::replace(&mut s.blocked, true))
-    }
-
-    /// As [`Self::clear_dirty`], for the list of flows that wait for the device.
-    pub(crate) fn clear_blocked(&mut self, index: u32) {
-        self.slots[index as usize].blocked = false;
     }
 
     /// Indices of all slots, with or without a flow.
