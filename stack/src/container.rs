@@ -123,10 +123,10 @@ impl Container {
         if let Some(index) = self.flows.find(&tuple)
             && let Some(mut flow) = self.flows.take(index)
         {
-            let had = flow.tcb.rcv.q.nxt();
+            let had = flow.tcb.received();
             let mut mem = cx.mem(&mut flow.ledger);
             let disposition = flow.tcb.on_segment(seg, &mut mem, &mut self.stats);
-            let got = flow.tcb.rcv.q.nxt() - had;
+            let got = flow.tcb.received() - had;
             self.totals.bytes_from_guest += got;
             // A retransmission keeps the flow active, too. A keep-alive probe does not: it may carry the last byte once
             // more.
@@ -190,7 +190,9 @@ impl Container {
             }
             Disposition::Challenge => {
                 // `output` sends the ACK in the flow's next service.
-                flow.tcb.rcv.ack_now |= self.challenge_allowed(cx.now);
+                if self.challenge_allowed(cx.now) {
+                    flow.tcb.request_ack();
+                }
             }
             Disposition::KeepAlive => self.on_keepalive(cx, &mut flow, seg),
             // The next four end TCP with the guest. The flow lives on as an orphan until the host's peer has all bytes
@@ -209,7 +211,7 @@ impl Container {
 
     fn enter_time_wait(&mut self, cx: &mut Ctx<'_>, flow: &Flow) {
         // Acknowledge the guest's FIN before the flow leaves, unless a simultaneous close did so already.
-        if flow.tcb.rcv.ack_sent != flow.tcb.rcv.nxt() {
+        if flow.tcb.owes_ack() {
             let ack = flow.tcb.time_wait_ack(cx.now);
             self.egress.segment(cx.device, &flow.tuple, &ack, &[]);
         }

@@ -54,10 +54,10 @@ pub(crate) struct Ends<'a> {
 /// see [`Tcb::consume`].
 pub(crate) fn to_host(ends: &mut Ends<'_>, queue_share: u64, mem: &mut MemCtx<'_>) -> Moved {
     let mut left = BYTES_PER_TURN;
-    while !ends.tcb.rcv.q.is_empty() && ends.side.ready.writable && !ends.side.is_broken() {
+    while ends.tcb.unread() > 0 && ends.side.ready.writable && !ends.side.is_broken() {
         let mut parts = [std::io::IoSlice::new(&[]); WRITE_PARTS];
         let mut count = 0;
-        for (slot, part) in parts.iter_mut().zip(ends.tcb.rcv.q.readable(WRITE_PARTS)) {
+        for (slot, part) in parts.iter_mut().zip(ends.tcb.readable(WRITE_PARTS)) {
             *slot = part;
             count += 1;
         }
@@ -84,7 +84,7 @@ pub(crate) fn to_host(ends: &mut Ends<'_>, queue_share: u64, mem: &mut MemCtx<'_
     }
     // The host takes no more data: drop it, so that the guest's window opens (see the head of this file).
     if ends.side.is_broken() {
-        let unread = ends.tcb.rcv.q.unread() as usize;
+        let unread = ends.tcb.unread() as usize;
         if unread > 0 {
             ends.tcb.consume(unread, queue_share, mem);
         }
@@ -114,7 +114,7 @@ pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut MemCtx<'_>) -> Moved {
         // The hint keeps a flow of small replies from requesting memory for a full read.
         let want = room.min(ends.side.read_hint * PAYLOAD);
         let (id, host) = (ends.id, &mut *ends.host);
-        let filled = ends.tcb.snd.q.fill(want, mem, |parts| host.read(id, parts));
+        let filled = ends.tcb.fill(want, mem, |parts| host.read(id, parts));
         match filled {
             Filled::Bytes { n, full } => {
                 ends.side.from_host_since += n as u64;
@@ -137,7 +137,7 @@ pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut MemCtx<'_>) -> Moved {
             // The flow's own cap refused, not the pool: the next ACK makes room and causes another call.
             Filled::NoMemory if at_sndbuf(mem) => return Moved::Done,
             Filled::NoMemory => {
-                ends.tcb.snd.moderate_target();
+                ends.tcb.moderate_send_target();
                 return Moved::NoMemory;
             }
             Filled::Failed(HostError::WouldBlock) => {

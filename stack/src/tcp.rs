@@ -22,6 +22,7 @@ use crate::sizes::{HEADERS_V4, HEADERS_V6};
 use crate::wire::segment::{Flags, Options, Outgoing, Segment};
 use crate::wire::seq::Seq;
 
+mod access;
 mod ack;
 pub(crate) mod congestion;
 pub(crate) mod ecn;
@@ -130,8 +131,8 @@ pub(crate) struct TimeWaitEntry {
 #[derive(Debug)]
 pub(crate) struct Tcb {
     pub(crate) state: State,
-    pub(crate) snd: Snd,
-    pub(crate) rcv: Rcv,
+    snd: Snd,
+    rcv: Rcv,
     link: Link,
     /// Offset of the timestamp clock (RFC 7323 section 5.4), ms. `None`: timestamps are not in use.
     ts: Option<u32>,

@@ -172,11 +172,11 @@ fn can_deliver(flow: &Flow) -> bool {
 
 /// Bytes of the guest that the host's peer has not acknowledged, plus one for a FIN that was not passed on.
 fn undelivered(flow: &Flow, host: &mut dyn Host) -> u64 {
-    let end = u64::from(flow.tcb.rcv.fin_taken && !flow.host.shut);
-    flow.tcb.rcv.q.unread() + end + host.unacknowledged(flow.id)
+    let end = u64::from(flow.tcb.guest_ended() && !flow.host.shut);
+    flow.tcb.unread() + end + host.unacknowledged(flow.id)
 }
 
 /// The part of `undelivered` that is bytes: the FIN taken off.
 fn bytes_of(flow: &Flow, left: u64) -> u64 {
-    left - u64::from(flow.tcb.rcv.fin_taken).min(left)
+    left - u64::from(flow.tcb.guest_ended()).min(left)
 }

@@ -91,7 +91,7 @@ impl Container {
 }
 
 fn info(flow: &Flow) -> FlowInfo {
-    let (snd, rcv) = (&flow.tcb.snd, &flow.tcb.rcv);
+    let tcb = flow.tcb.info();
     FlowInfo {
         id: flow.id,
         guest: flow.tuple.guest(),
@@ -102,15 +102,15 @@ fn info(flow: &Flow) -> FlowInfo {
         credit: flow.ledger.credit(),
         wmem: flow.ledger.wmem(),
         host_bytes: flow.ledger.host(),
-        bytes_from_guest: rcv.q.nxt(),
+        bytes_from_guest: flow.tcb.received(),
         bytes_to_guest: flow.host.bytes_to_guest,
-        cwnd: snd.cc.cwnd,
-        ssthresh: snd.cc.ssthresh,
-        srtt_us: snd.rtt.srtt().map_or(0, |d| d.as_micros() as u64),
-        rto_us: snd.rtt.rto().as_micros() as u64,
-        retrans: snd.retrans,
-        snd_wnd: snd.wnd,
-        rcv_wnd: rcv.wnd(),
-        mss: snd.mss as u16,
+        cwnd: tcb.cwnd,
+        ssthresh: tcb.ssthresh,
+        srtt_us: tcb.srtt_us,
+        rto_us: tcb.rto_us,
+        retrans: tcb.retrans,
+        snd_wnd: tcb.snd_wnd,
+        rcv_wnd: tcb.rcv_wnd,
+        mss: tcb.mss,
     }
 }

@@ -102,7 +102,7 @@ impl Container {
 /// True if the peer sent anything within this time. With unread data or unacknowledged bytes the kernel's own timers
 /// decide, which counts as alive.
 fn heard_within(host: &mut dyn Host, flow: &Flow, within: Duration) -> bool {
-    !flow.tcb.rcv.q.is_empty() || host.silence(flow.id).is_none_or(|silence| silence < within)
+    flow.tcb.unread() > 0 || host.silence(flow.id).is_none_or(|silence| silence < within)
 }
 
 /// Answers the guest's probe and sets the host socket's keep-alive interval if `every` is given, seconds.

@@ -61,7 +61,7 @@ impl Container {
         // `poll_wake` has removed it from the budget's list.
         flow.waiting = false;
         // `output` then requests credit again; the relay reads the host in the same service.
-        flow.tcb.rcv.moved = true;
+        flow.tcb.retry_window();
         self.mark(index);
     }
 
@@ -77,7 +77,7 @@ impl Container {
             return;
         }
         if self.demote(cx, CHUNK_SIZE, Budget::headroom, Some(flow)) {
-            flow.tcb.rcv.moved = true;
+            flow.tcb.retry_window();
             self.mark(flow.id.index);
         } else if !flow.waiting {
             flow.waiting = true;
@@ -114,7 +114,7 @@ impl Container {
                 continue;
             }
             let Some(mut flow) = self.flows.take(id.index) else { continue };
-            let slots = flow.tcb.rcv.q.close_to(0, &mut cx.mem(&mut flow.ledger));
+            let slots = flow.tcb.release_credit(&mut cx.mem(&mut flow.ledger));
             if slots > 0 {
                 cx.budget.count(self.member, Counter::CreditDemoted, u64::from(slots));
                 freed = true;
@@ -156,8 +156,7 @@ impl Container {
     /// (H3).
     fn fall_idle(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow) {
         self.idle.set_idle(flow);
-        flow.tcb.rcv.on_idle();
-        flow.tcb.snd.on_idle();
+        flow.tcb.on_idle();
         self.with_ends(cx, flow, relay::host_caps::lower_idle);
         // After the caps: the budget then classifies what is still charged as idle.
         cx.budget.set_idle(&mut flow.ledger, true, cx.now);

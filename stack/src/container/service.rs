@@ -58,9 +58,9 @@ impl Container {
         }
         // The relay counts neither direction per container: compare before and after.
         let before = flow.host.bytes_to_guest;
-        let unread = flow.tcb.rcv.q.unread();
+        let unread = flow.tcb.unread();
         let serviced = self.move_bytes(cx, &mut flow);
-        let taken = unread - flow.tcb.rcv.q.unread();
+        let taken = unread - flow.tcb.unread();
         self.totals.bytes_to_host += taken;
         // Bytes towards the host were noted as activity when they arrived from the guest.
         if flow.host.bytes_to_guest > before {
@@ -196,8 +196,8 @@ impl Container {
         if let Some(reason) = reason
             && self.icmp_allowed(cx.now)
         {
-            // The guest's SYN is quoted as ICMP requires; `rcv.irs` is its sequence number.
-            let answer = icmp::syn_unreachable(&flow.tuple, flow.tcb.rcv.irs.0, reason);
+            // The guest's SYN is quoted as ICMP requires; `irs` is its sequence number.
+            let answer = icmp::syn_unreachable(&flow.tuple, flow.tcb.irs().0, reason);
             self.egress.answer(cx.device, &answer);
         }
         self.end(cx, flow, Close::Reset);

@@ -127,7 +127,7 @@ pub(crate) fn lower_to_floor(ends: &mut Ends<'_>, mem: &mut MemCtx<'_>) {
 /// TCP with the guest is over, so nothing is read from the host any more: lowers the receive cap to the floor, and the
 /// send cap, too, once everything is written. Uncharges what the kernel gave back.
 pub(crate) fn lower_as_delivered(ends: &mut Ends<'_>, mem: &mut MemCtx<'_>) {
-    let sndbuf = if ends.tcb.rcv.q.is_empty() { HOST_FLOOR.sndbuf } else { ends.side.caps.sndbuf };
+    let sndbuf = if ends.tcb.unread() == 0 { HOST_FLOOR.sndbuf } else { ends.side.caps.sndbuf };
     lower_to(ends, HostCaps { sndbuf, ..HOST_FLOOR }, mem);
 }
 
