@@ -17,6 +17,7 @@ use crate::flow::Flow;
 use crate::flow::table::FlowTable;
 use crate::flow::time_wait::{TimeWait, Verdict};
 use crate::io::{Close, FlowId, Ready};
+use crate::pressure::Throttle;
 use crate::tcp::Disposition;
 use crate::wire::emit::Egress;
 use crate::wire::reassembly::Reassembly;
@@ -55,13 +56,8 @@ use rate_limit::RateLimits;
 use ready::ReadyList;
 use timers::FlowTimers;
 
-/// Bounds of one turn: bytes moved and flows served. After a turn the loop reads the device again, where the guest's
-/// ACKs wait in a short queue, and serves the other containers. Serving a flow costs two or three system calls, so a
-/// container with many busy flows delays its neighbours by a fraction of a millisecond.
+/// Bytes moved in one turn. `pressure.rs` has the bound of flows, and the reason for both.
 const BYTES_PER_TURN: u64 = 512 << 10;
-const FLOWS_PER_TURN: usize = 8;
-/// Under pressure every flow always has work, in the smallest pieces, so a turn serves fewer flows.
-const FLOWS_PER_PRESSED_TURN: usize = 2;
 
 /// One container's flows, timers, SYN queue and counters.
 ///
@@ -258,8 +254,7 @@ impl Container {
         self.watch_crowd(cx.budget, cx.now);
         let more_syns = self.admit_some(cx);
         let before = self.totals.bytes_moved();
-        let flows =
-            if cx.budget.under_pressure() { FLOWS_PER_PRESSED_TURN } else { FLOWS_PER_TURN };
+        let flows = Throttle::of(cx.budget).flows_per_turn;
         // `service` may mark a flow again. The length is read once, so such a flow waits for the next turn.
         for _ in 0..self.ready.dirty().min(flows) {
             let Some(index) = self.ready.pop() else { break };

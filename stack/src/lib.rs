@@ -32,12 +32,13 @@
 //! A module uses only modules before it; `tests/tidy/layers.rs` compares the order with the `use` lines:
 //!
 //! ```text
-//! io < queue < sizes < config < counters < wire < tcp < flow < relay < container < tap < fuzz
+//! io < pressure < queue < sizes < config < counters < wire < tcp < flow < relay < container < tap < fuzz
 //! ```
 //!
-//! `io` has the traits of both ends and the device header, `wire` turns bytes into values and back, `queue` is the
-//! memory that is charged, `tcp` one connection with the guest, `flow` a connection with its host socket and the tables
-//! of all, `relay` moves bytes between the two, `container` is the only module that knows the order of things.
+//! `io` has the traits of both ends and the device header, `pressure` the bounds over soft, `queue` is the memory that
+//! is charged, `wire` turns bytes into values and back, `tcp` is one connection with the guest, `flow` a connection with
+//! its host socket and the tables of all, `relay` moves bytes between the two, `container` is the only module that knows
+//! the order of things.
 //!
 //! # How a flow ends
 //!
@@ -57,19 +58,16 @@
 //!
 //! # What happens over soft, what at hard
 //!
-//! Over soft the container is slower and nothing is lost. `Budget::under_pressure`, strict rules unless marked:
+//! Over soft the container is slower and nothing is lost. `pressure.rs` computes what it does in smaller steps, with a
+//! table of the values and their users: windows and reads fall to the flow's reserve, caps of host sockets return to
+//! what a flow started with, a turn serves fewer flows and reads fewer frames, and the container pauses between turns.
+//! Growth is bounded by the budget:
 //!
-//! | over soft | file |
+//! | over soft, or near it | file |
 //! |---|---|
-//! | the receive window is not opened beyond the flow's reserve | `tcp/rcv.rs` `advance_edge` |
-//! | the host socket is read for one chunk at a time | `relay.rs` `to_guest`, `tcp.rs` `send_room` |
-//! | caps of host sockets return to what a flow started with, and are not raised | `container/service.rs` `move_bytes`, `relay/host_caps.rs` `lower_under_pressure`; `controller/src/budget/strict.rs` `strict_host_raise` |
 //! | windows, send queues and caps stop growing well before soft: a step takes at most a quarter of the room left | `controller/src/budget/flow.rs` `may_grow`, called by `tcp/rcv.rs`, `tcp/snd.rs` and `relay/host_caps.rs` |
+//! | caps of host sockets are not raised | `controller/src/budget/strict.rs` `strict_host_raise` |
 //! | a flow grows only up to its fair share (H4), a container up to its share of the level (H5) | `controller/src/budget/strict.rs` `grow`, `controller/src/level.rs` `fair_room` |
-//! | 2 flows are served in a turn, not 8 | `container.rs` `turn` |
-//! | 8 frames are read in a turn, not 32 | `daemon/src/worker/seat.rs` `take_frames` |
-//! | beside busy neighbours the container pauses eight times as long as its turn took, at most 2 ms | `daemon/src/worker.rs` `pass`, `daemon/src/worker/rest.rs` |
-//! | linux rules: the send cap does not grow, the window is bounded by four segments | `tcp/ack.rs` `free_acked`, `tcp/rcv.rs` `linux_window` |
 //!
 //! At hard a charge is refused; usage never exceeds it.
 //!
@@ -94,6 +92,7 @@ mod flow;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 pub mod io;
+mod pressure;
 mod queue;
 mod relay;
 mod sizes;
@@ -109,6 +108,7 @@ pub use config::{Algorithm, ContainerConfig, Ipv6Net};
 pub use container::{Container, ContainerStats, Ctx, FlowInfo, NotAccepted, Undelivered, WakeKey};
 pub use io::vnet::{self, VnetHdr};
 pub use io::{Close, Device, FlowId, Host, HostCaps, HostError, Ready};
+pub use pressure::Throttle;
 pub use queue::chunk::{self, ChunkPool};
 pub use sizes::HOST_FLOOR;
 pub use tap::Tap;

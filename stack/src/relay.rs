@@ -21,6 +21,7 @@ use skbudget_controller::Rules;
 
 use crate::flow::HostSide;
 use crate::io::{FlowId, Host, HostError};
+use crate::pressure::Throttle;
 use crate::queue::MemCtx;
 use crate::queue::chunk::PAYLOAD;
 use crate::queue::send::{Filled, PARTS_MAX};
@@ -102,9 +103,7 @@ pub(crate) fn to_host(ends: &mut Ends<'_>, queue_share: u64, mem: &mut MemCtx<'_
 pub(crate) fn to_guest(ends: &mut Ends<'_>, mem: &mut MemCtx<'_>) -> Moved {
     let mut left = BYTES_PER_TURN;
     while ends.side.ready.readable && !ends.side.eof {
-        // Linux rules: pressure does not bound what a sender may queue, only sndbuf does (L4).
-        let held_back = mem.budget.rules() == Rules::Strict && mem.budget.under_pressure();
-        let room = ends.tcb.send_room(held_back);
+        let room = ends.tcb.send_room(Throttle::of(mem.budget).host_read);
         if room == 0 {
             return Moved::Done;
         }

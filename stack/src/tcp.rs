@@ -16,6 +16,7 @@ use std::time::Duration;
 use skbudget_controller::{Budget, Instant};
 
 use crate::config::{Algorithm, ContainerConfig, OFFLOAD_MSS};
+use crate::pressure::FlowBound;
 use crate::queue::MemCtx;
 use crate::queue::chunk::{ChunkPool, PAYLOAD};
 use crate::sizes::{HEADERS_V4, HEADERS_V6};
@@ -277,18 +278,17 @@ impl Tcb {
         self.rcv.fin_taken && self.rcv.q.is_empty()
     }
 
-    /// Bytes that may be queued for the guest now. Under pressure a flow is held to its reserve: the room between soft
-    /// and hard belongs to the guarantees of flows that are still to be admitted (B7).
-    pub(crate) fn send_room(&self, pressure: bool) -> usize {
+    /// Bytes that may be queued for the guest now.
+    pub(crate) fn send_room(&self, bound: FlowBound) -> usize {
         let ended = self.snd.fin || self.snd.reset;
         if !matches!(self.state, State::Established | State::CloseWait) || ended {
             return 0;
         }
-        match (pressure, self.snd.q.len()) {
+        match (bound, self.snd.q.len()) {
             // One chunk is the reserve; after that only the free bytes of the tail chunk, which is charged already.
-            (true, 0) => PAYLOAD,
-            (true, _) => self.snd.q.tail_room(),
-            (false, queued) => self.snd.target.saturating_sub(queued),
+            (FlowBound::Reserve, 0) => PAYLOAD,
+            (FlowBound::Reserve, _) => self.snd.q.tail_room(),
+            (_, queued) => self.snd.target.saturating_sub(queued),
         }
     }
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 use mio::{Events, Poll, Waker};
 use skbudget_controller::{Budget, Event, Instant};
 use skbudget_stack::tap::SCRATCH_BYTES;
-use skbudget_stack::{ChunkPool, Ready, WakeKey};
+use skbudget_stack::{ChunkPool, Ready, Throttle, WakeKey};
 
 use crate::clock;
 use crate::events::EventSink;
@@ -263,9 +263,10 @@ impl Worker {
             self.recent.ran(index, now);
             seat.hold_admissions(&self.recent, index, now);
             // Only pressure is throttled. The pause starts after the CPU time just used, as `now` was read before it.
-            if owner.budget.under_pressure() {
+            if let Some(factor) = Throttle::of(&owner.budget).pause_factor {
                 let ran_until = now + Duration::from_nanos(took);
-                seat.rest_until = self.recent.rest(index, took, now).map(|rest| ran_until + rest);
+                seat.rest_until =
+                    self.recent.rest(index, took, factor, now).map(|rest| ran_until + rest);
             }
             self.reschedule(index);
             match after {

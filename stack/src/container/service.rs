@@ -10,6 +10,7 @@ use crate::config::ContainerConfig;
 use crate::counters::Stat;
 use crate::flow::Flow;
 use crate::io::{Close, HostError};
+use crate::pressure::{CapChange, Throttle};
 use crate::queue::MemCtx;
 use crate::relay::{self, Ends, Moved};
 use crate::tcp::state::State;
@@ -113,11 +114,11 @@ impl Container {
             let queue_share = share_of_queue(&self.config, cx.budget, self.idle.active());
             self.with_ends(cx, flow, |ends, mem| {
                 // Caps before bytes: what pressure releases here is available to the reads below (B7).
-                if mem.budget.rules() == Rules::Strict && mem.budget.under_pressure() {
-                    relay::host_caps::lower_under_pressure(ends, mem);
-                } else if !idle {
-                    // Not for an idle flow: it is served for an ACK or a timer, which needs no larger caps.
-                    relay::host_caps::raise_initial(ends, mem);
+                match Throttle::of(mem.budget).host_caps {
+                    CapChange::Lower => relay::host_caps::lower_under_pressure(ends, mem),
+                    // An idle flow is served for an ACK or a timer, which needs no larger caps.
+                    CapChange::Raise if idle => {}
+                    CapChange::Raise => relay::host_caps::raise_initial(ends, mem),
                 }
                 // To the host first: bytes that the socket takes free chunks, which `to_guest` may need at once.
                 match relay::to_host(ends, queue_share, mem) {

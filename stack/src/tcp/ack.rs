@@ -8,6 +8,7 @@ use skbudget_controller::sizing::{SndbufInput, sndbuf_expand};
 use skbudget_controller::{Instant, Rules};
 
 use crate::counters::{Stat, Stats};
+use crate::pressure::Throttle;
 use crate::queue::MemCtx;
 use crate::tcp::congestion::Acked;
 use crate::tcp::input::Step;
@@ -177,12 +178,13 @@ impl Tcb {
         snd.q.acked(bytes, mem);
         // New data was acknowledged, so the path works: the backoff ends even without an RTT sample.
         snd.rtt.reset_backoff();
-        let pressure = mem.budget.under_pressure();
         if bytes > 0 {
             snd.grow_target(self.link.snd_target_max, mem.budget);
         }
         // L5: `tcp_new_space`, only while the window is not full.
-        if mem.budget.rules() == Rules::Linux && !pressure && snd.board.outstanding() < snd.cc.cwnd
+        if mem.budget.rules() == Rules::Linux
+            && Throttle::of(mem.budget).sndbuf_grows
+            && snd.board.outstanding() < snd.cc.cwnd
         {
             expand_sndbuf(snd, mem, self.link.snd_target_max);
         }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use skbudget_controller::{Budget, CHUNK_SIZE, Counter, Instant, Ledger, Rules};
 
+use crate::pressure::{FlowBound, Throttle};
 use crate::queue::MemCtx;
 use crate::queue::chunk::PAYLOAD;
 use crate::queue::receive::RxQueue;
@@ -161,13 +162,13 @@ impl Rcv {
             return false;
         }
         let field_max = u64::from(u16::MAX) << self.wscale;
-        // The target bounds the whole queue, so bytes that the host has not taken yet count. Under pressure only the
-        // reserve is requested (see `Tcb::send_room`).
-        let (target, want) = if mem.budget.under_pressure() {
-            let reserve = mem.ledger.rmem_min() / CHUNK_SIZE;
-            (reserve * PAYLOAD as u64, self.q.room_within(reserve as usize))
-        } else {
-            (self.target, self.target.saturating_sub(self.q.unread()))
+        let (target, want) = match Throttle::of(mem.budget).window {
+            FlowBound::Reserve => {
+                let reserve = mem.ledger.rmem_min() / CHUNK_SIZE;
+                (reserve * PAYLOAD as u64, self.q.room_within(reserve as usize))
+            }
+            // The target bounds the whole queue, so bytes that the host has not taken yet count.
+            _ => (self.target, self.target.saturating_sub(self.q.unread())),
         };
         let want = want.min(field_max);
         let nxt = self.q.nxt();
@@ -196,7 +197,8 @@ impl Rcv {
             self.edge = nxt;
             return;
         }
-        let (pressure, arrived) = (mem.budget.under_pressure(), self.unacked > 0);
+        let pressure = Throttle::of(mem.budget).window == FlowBound::FourSegments;
+        let arrived = self.unacked > 0;
         let picked = linux_window(mem.ledger, self.mss, &mut self.ssthresh, pressure, arrived);
         let field_max = u64::from(u16::MAX) << self.wscale;
         let window = picked.min(field_max);

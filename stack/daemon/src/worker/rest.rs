@@ -2,8 +2,8 @@
 //!
 //! Under pressure a container moves its bytes in the smallest pieces, on hundreds of flows at once, and takes the whole
 //! thread. CPU time is not buffer memory, but the containers beside it notice its loss alike. So, while another
-//! container is active, a container under pressure pauses after each turn for eight times the CPU time of that turn.
-//! Only its own throughput falls.
+//! container is active, a container under pressure pauses after each turn for a multiple of the CPU time of that turn
+//! (`Throttle::pause_factor`). Only its own throughput falls.
 //!
 //! The memory budget does not limit the rate of new connections: a connection costs a dozen system calls before it
 //! holds a byte, and a refused one is closed after them. So, while another container is active, each connection pauses
@@ -13,8 +13,6 @@ use std::time::Duration;
 
 use skbudget_controller::Instant;
 
-/// Length of the pause, in multiples of the CPU time of the turn.
-const REST_FACTOR: u32 = 8;
 /// Shorter turns cause no pause: a pause costs a wake-up at its end, which is worth more than such a turn.
 const TURN_LEAST: Duration = Duration::from_micros(5);
 /// Longest pause: bounds the latency that the throttle adds to a flow.
@@ -42,11 +40,17 @@ impl Recent {
         self.last = Some((seat, now));
     }
 
-    /// The pause of `seat`, which is under pressure and ran for `cpu_ns`; `None`: it may run on.
-    pub(super) fn rest(&self, seat: u16, cpu_ns: u64, now: Instant) -> Option<Duration> {
+    /// The pause of `seat`, which is under pressure and ran for `cpu_ns`: `factor` times that; `None`: it may run on.
+    pub(super) fn rest(
+        &self,
+        seat: u16,
+        cpu_ns: u64,
+        factor: u32,
+        now: Instant,
+    ) -> Option<Duration> {
         let turn = Duration::from_nanos(cpu_ns);
         let rests = turn >= TURN_LEAST && self.beside_a_neighbour(seat, now);
-        rests.then(|| (turn * REST_FACTOR).min(REST_MAX))
+        rests.then(|| (turn * factor).min(REST_MAX))
     }
 
     /// The pause of admissions of a container after a turn with this number of connects; `None`: none is needed.
@@ -72,11 +76,11 @@ mod tests {
         let mut recent = Recent::default();
         recent.ran(1, Instant(MS));
         recent.ran(1, Instant(2 * MS));
-        assert_eq!(recent.rest(1, MS, Instant(2 * MS)), None, "alone");
+        assert_eq!(recent.rest(1, MS, 8, Instant(2 * MS)), None, "alone");
         recent.ran(2, Instant(3 * MS));
         recent.ran(1, Instant(4 * MS));
         recent.ran(1, Instant(5 * MS));
-        let rest = |cpu, at| recent.rest(1, cpu, Instant(at));
+        let rest = |cpu, at| recent.rest(1, cpu, 8, Instant(at));
         assert_eq!(rest(MS / 10, 5 * MS), Some(Duration::from_micros(800)));
         assert_eq!(rest(1000, 5 * MS), None, "turn too short");
         assert_eq!(rest(100 * MS, 5 * MS), Some(REST_MAX));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use skbudget_controller::{Budget, Instant};
-use skbudget_stack::{ChunkPool, Container, Ctx, NotAccepted, Tap, Undelivered};
+use skbudget_stack::{ChunkPool, Container, Ctx, NotAccepted, Tap, Throttle, Undelivered};
 
 use super::quiet::Quiet;
 use super::rest::Recent;
@@ -17,13 +17,8 @@ use crate::listener::Backlog;
 use crate::types::Publish;
 use crate::{sys, token};
 
-/// Frames taken from one device in one turn. Few enough that the data is still in the CPU cache when it is relayed, and
-/// that other containers wait only briefly; enough to amortise the fixed cost of a turn.
-const FRAMES_PER_TURN: usize = 32;
-/// Bytes taken from one device in one turn, for the same reasons.
+/// Bytes taken from one device in one turn, for the reasons that bound the frames (`Throttle::frames_per_turn`).
 const BYTES_PER_TURN: usize = 512 << 10;
-/// The bound under pressure: frames are then small and many, and each of them causes a response.
-const FRAMES_PER_PRESSED_TURN: usize = 8;
 
 /// Connections accepted in one turn, over all published ports of a container.
 const ACCEPTS_PER_TURN: usize = 16;
@@ -248,10 +243,8 @@ impl Seat {
     /// Passes received frames to the stack. True when the device may hold more.
     fn take_frames(&mut self, budget: &mut Budget, shared: &mut Shared<'_>) -> bool {
         let Self { stack, host, tap, device_ready, .. } = self;
-        let frames =
-            if budget.under_pressure() { FRAMES_PER_PRESSED_TURN } else { FRAMES_PER_TURN };
         let mut bytes = 0;
-        for _ in 0..frames {
+        for _ in 0..Throttle::of(budget).frames_per_turn {
             if !*device_ready || bytes >= BYTES_PER_TURN {
                 break;
             }
