@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use skbudget_controller::FlowSizes;
 use skbudget_stack::ContainerConfig;
+use skbudget_stack::tap::{MTU_MAX, MTU_MIN};
 
 use crate::caps::CapSet;
 use crate::listener::Backlog;
@@ -96,15 +97,15 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub low: Option<u64>,
 
-    /// Memory guaranteed to the container within the host's limit
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "0")]
-    pub min: u64,
+    /// Refused: a guarantee within the limit of a host with several containers
+    #[arg(long, hide = true, value_name = "SIZE", value_parser = parse_size)]
+    pub min: Option<u64>,
 
-    /// Weight of the container's share of the host's limit
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub weight: u32,
+    /// Refused: a weight among the containers of a host
+    #[arg(long, hide = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub weight: Option<u32>,
 
-    /// Budget of the container: its own, one that it may share with others, or none
+    /// Budget of the container: its own, or none
     #[arg(long, value_enum, default_value_t = Isolation::Container)]
     pub isolation: Isolation,
 
@@ -122,8 +123,7 @@ pub struct RunArgs {
     pub publish: Vec<PublishArg>,
 
     /// MTU of the container's device, 68 to 65521
-    #[arg(long, value_name = "BYTES",
-          default_value_t = MTU_DEFAULT, value_parser = clap::value_parser!(u16).range(68..=65521))]
+    #[arg(long, value_name = "BYTES", default_value_t = MTU_DEFAULT, value_parser = parse_mtu())]
     pub mtu: u16,
 
     /// IPv6 in addition to IPv4 [default: on if the MTU is 1280 or more and the kernel supports it]
@@ -178,6 +178,8 @@ pub struct RunArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Isolation {
     Container,
+    /// Refused: one budget for several containers.
+    #[value(hide = true)]
     Shared,
     Off,
 }
@@ -215,6 +217,11 @@ pub struct Triple(pub [u32; 3]);
 
 /// Maximum length of a name, characters: it becomes part of a file name.
 const NAME_MAX: usize = 64;
+
+/// An MTU that the kernel accepts for a TAP.
+fn parse_mtu() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(i64::from(MTU_MIN)..=i64::from(MTU_MAX))
+}
 
 /// Checks the name of a container, which must also be usable as a file name.
 pub(crate) fn parse_name(text: &str) -> Result<String, String> {
@@ -296,7 +303,7 @@ mod tests {
     #[test]
     fn defaults() {
         let run = parse(&["--", "true", "-x"]).unwrap();
-        assert_eq!((run.mtu, run.offload, run.weight), (65520, OnOff::On, 100));
+        assert_eq!((run.mtu, run.offload, run.weight), (65520, OnOff::On, None));
         assert_eq!(run.command, ["true", "-x"]);
     }
 

@@ -58,6 +58,7 @@ impl RunConfig {
         }
         check_outbound(args.outbound_addr)?;
         check_outputs(&args)?;
+        check_scope(&args)?;
         let offload = args.offload == OnOff::On;
         let mut container = ContainerConfig::new(args.mtu, offload, hard, secret);
         container.host_loopback = !args.no_host_loopback;
@@ -91,12 +92,8 @@ impl RunConfig {
             RuleSet::Strict => Rules::Strict,
             RuleSet::Linux => Rules::Linux,
         };
-        let budget = BudgetConfig { rules, limits, sock, min_bytes: args.min, weight: args.weight };
-        if let Some(hard) = hard.filter(|hard| args.min > *hard) {
-            let (min_bytes, hard_bytes) = (args.min, hard);
-            let error = describe(&LimitError::MinAboveHard { min_bytes, hard_bytes });
-            return Err(Failure::usage(format!("--min: {error}: at most hard is allowed")));
-        }
+        // Without a host limit a container has neither a guarantee nor a share.
+        let budget = BudgetConfig { rules, limits, sock, min_bytes: 0, weight: 1 };
         Ok(Self {
             name: args.name,
             budget,
@@ -114,6 +111,21 @@ impl RunConfig {
             stats_file: args.stats_file,
             command: args.command,
         })
+    }
+}
+
+/// Refuses options that act among several containers: `run` has one, and no host limit above it.
+fn check_scope(args: &RunArgs) -> Result<(), Failure> {
+    let given = [
+        ("--isolation shared", args.isolation == Isolation::Shared),
+        ("--min", args.min.is_some()),
+        ("--weight", args.weight.is_some()),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        Some((key, _)) => Err(Failure::usage(format!(
+            "{key} acts among the containers of one daemon (`skbudget serve`); `run` has a single one: omit it"
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -142,7 +154,7 @@ fn limits(args: &RunArgs) -> Result<(Option<u64>, Limits), Failure> {
     if args.isolation == Isolation::Off {
         if let Some((key, _)) = given.iter().find(|(_, size)| size.is_some()) {
             return Err(Failure::usage(format!(
-                "{key} has no effect with --isolation off: omit it, or choose container or shared"
+                "{key} has no effect with --isolation off: omit it, or choose container"
             )));
         }
         return Ok((None, Limits::NONE));
@@ -336,8 +348,13 @@ mod tests {
     }
 
     #[test]
-    fn min_must_fit_hard() {
-        let failure = config(&["--hard", "8MiB", "--min", "9MiB"]).unwrap_err();
-        assert!(failure.message.starts_with("--min"), "{failure}");
+    fn options_that_act_among_containers_are_refused() {
+        for (key, value) in [("--min", "1MiB"), ("--weight", "7"), ("--isolation", "shared")] {
+            let failure = config(&[key, value]).unwrap_err();
+            assert_eq!(failure.code, 2);
+            assert!(failure.message.starts_with(key), "{failure}");
+            assert!(failure.message.contains("`skbudget serve`"), "{failure}");
+        }
+        assert!(config(&["--isolation", "container"]).is_ok());
     }
 }

@@ -38,6 +38,12 @@ fn hard_too_small_names_the_least() {
 }
 
 #[test]
+fn options_among_containers_name_the_daemon_that_has_several() {
+    refused(&run(&["--min", "1MiB"], &["true"]), 2, &["--min", "skbudget serve"]);
+    refused(&run(&["--isolation", "shared"], &["true"]), 2, &["--isolation", "skbudget serve"]);
+}
+
+#[test]
 fn mtu_out_of_range() {
     refused(&run(&["--mtu", "67"], &["true"]), 2, &["--mtu", "68..=65521"]);
     refused(&run(&["--mtu", "65522"], &["true"]), 2, &["--mtu", "68..=65521"]);
