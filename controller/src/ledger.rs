@@ -152,14 +152,6 @@ impl Ledger {
     pub fn set_sndbuf(&mut self, bytes: u32) {
         self.sock.sndbuf = bytes;
     }
-    /// Whether the flow's window counts as idle credit.
-    pub fn is_idle(&self) -> bool {
-        self.idle
-    }
-    /// Whether the whole reservation is charged, not only `sock`.
-    pub fn is_established(&self) -> bool {
-        self.established
-    }
 
     /// Strict: all bytes charged for the flow.
     pub fn held(&self) -> u64 {
@@ -177,9 +169,9 @@ impl Ledger {
         self.wmem_min().max(chunks(self.wmem))
     }
 
-    /// Receive reserve, bytes; 0 while half-open, when nothing is reserved yet.
+    /// Receive reserve, bytes: strict rules never charge less for the receive side. 0 while half-open, when
+    /// nothing is reserved yet.
     #[inline]
-    /// Strict rules never charge less for the receive side.
     pub fn rmem_min(&self) -> u64 {
         if self.established { u64::from(self.sizes.rmem_min) } else { 0 }
     }

@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 
-use crate::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use crate::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use crate::limits::{LimitError, Limits};
 use crate::share::{Asking, Family, Share, countable, part};
 use crate::units::scale;
@@ -55,7 +55,6 @@ pub struct Level {
     /// Guarantees of the budgets below.
     mins: AtomicU64,
     share: AtomicU64,
-    weight: AtomicU32,
     /// Sum of the children's weights.
     weights: AtomicU64,
     /// Sum of the children's maxima, each as [`countable`].
@@ -106,6 +105,9 @@ impl core::ops::Sub for Static {
     }
 }
 
+/// Weight of a level among its siblings; only budgets have weights of their own.
+pub(crate) const WEIGHT: u32 = 1;
+
 /// Levels above a budget, at most.
 pub(crate) const DEPTH_MAX: u8 = 3;
 
@@ -121,8 +123,7 @@ impl Level {
             return Err(LimitError::TooDeep);
         }
         if let Some(parent) = &parent {
-            // Weight 1 until `set_weight`.
-            parent.join(1, hard);
+            parent.join(WEIGHT, hard);
         }
         Ok(Arc::new(Self {
             word: AtomicU64::new(0),
@@ -133,7 +134,6 @@ impl Level {
             idle: AtomicU64::new(0),
             mins: AtomicU64::new(0),
             share: AtomicU64::new(Share::NONE.0),
-            weight: AtomicU32::new(1),
             weights: AtomicU64::new(0),
             hards: AtomicU64::new(0),
             watermark: AtomicU64::new(0),
@@ -298,16 +298,6 @@ impl Level {
         Ok(())
     }
 
-    /// Sets the weight of this level among its siblings. 1 unless set; 0 is taken as 1.
-    pub fn set_weight(&self, weight: u32) {
-        let new = weight.max(1);
-        let old = self.weight.swap(new, Relaxed);
-        if let Some(parent) = &self.parent {
-            parent.join(new, 0);
-            parent.leave(old, 0);
-        }
-    }
-
     /// Adds a child's weight and maximum to the sums.
     pub(crate) fn join(&self, weight: u32, hard: u64) {
         self.weights.fetch_add(u64::from(weight), Relaxed);
@@ -433,19 +423,9 @@ impl Level {
         self.word.load(Relaxed) & PRESSURE != 0
     }
 
-    /// Whether a budget waits for room here.
-    pub fn has_waiters(&self) -> bool {
-        self.word.load(SeqCst) & WAITING != 0
-    }
-
     /// The fair level last published.
     pub fn share(&self) -> Share {
         Share(self.share.load(Relaxed))
-    }
-
-    /// Weight among its siblings.
-    pub fn weight(&self) -> u32 {
-        self.weight.load(Relaxed)
     }
 
     /// Charges refused at this level.
@@ -483,7 +463,7 @@ impl Level {
     /// This level as the level above it sees it.
     pub(crate) fn asking(&self) -> Asking {
         let hard = self.hard.load(Relaxed);
-        Asking { held: self.usage(), weight: self.weight(), hard }
+        Asking { held: self.usage(), weight: WEIGHT, hard }
     }
 
     /// This level and the levels above it, up to `end` exclusive.
@@ -496,7 +476,7 @@ impl Level {
 impl Drop for Level {
     fn drop(&mut self) {
         if let Some(parent) = &self.parent {
-            parent.leave(self.weight(), self.hard.load(Relaxed));
+            parent.leave(WEIGHT, self.hard.load(Relaxed));
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use core::fmt;
 
-use crate::ledger::FlowSizes;
 use crate::units::PAGE_SIZE;
 
 /// Three thresholds of a domain in pages, `low <= soft <= hard`: the kernel's `tcp_mem` low,
@@ -29,7 +28,7 @@ pub enum LimitError {
         /// As given.
         hard: u64,
     },
-    /// `hard` cannot hold one flow and the device queue. Bytes.
+    /// `hard` is less than `least_bytes`: less than a page. Bytes.
     TooSmall {
         /// As given.
         hard_bytes: u64,
@@ -114,19 +113,6 @@ impl Limits {
             (None, None) => hard_pages / 2,
         };
         Self::new(low_pages, soft_pages, hard_pages)
-    }
-
-    /// Checks that `hard` can hold the device queue and one flow of these sizes.
-    ///
-    /// # Errors
-    /// `TooSmall`, with the least number of bytes that would fit.
-    pub fn fits_one(&self, sizes: &FlowSizes, dev_bytes: u64) -> Result<(), LimitError> {
-        let least_bytes = dev_bytes.saturating_add(sizes.total());
-        let hard_bytes = self.hard_bytes();
-        if hard_bytes < least_bytes {
-            return Err(LimitError::TooSmall { hard_bytes, least_bytes });
-        }
-        Ok(())
     }
 
     /// `hard` in bytes, saturating.

@@ -14,9 +14,6 @@ use crate::level::Level;
 use crate::sizing;
 use crate::units::{Instant, PAGE_SIZE, pages};
 
-/// `SOCK_MIN_SNDBUF`: 2 * (2048 + 256) bytes, the least send cap.
-pub const SNDBUF_MIN: u32 = 4608;
-
 /// Which of a socket's two queues a charge is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -42,8 +39,6 @@ pub enum Cause {
 pub enum Verdict {
     /// `forward_alloc` covered it; no meter was touched.
     Fwd,
-    /// The socket is outside the pool.
-    Bypass,
     /// The pool is at or below `low`; pressure ends.
     UnderLow,
     /// Receive queue below its guarantee.
@@ -71,7 +66,6 @@ impl Verdict {
         match self {
             Self::Forced(cause) | Self::Deny(cause) => Some(cause),
             Self::Fwd
-            | Self::Bypass
             | Self::UnderLow
             | Self::MinRmem
             | Self::MinWmem
@@ -118,11 +112,6 @@ impl Pool {
             enters: 0,
             chrono_ns: 0,
         }
-    }
-
-    /// Milliseconds in the flag, finished episodes only (`TCPMemoryPressuresChrono`).
-    pub const fn chrono_ms(&self) -> u64 {
-        self.chrono_ns / 1_000_000
     }
 
     fn enter(&mut self, now: Instant) {
@@ -200,8 +189,6 @@ pub struct Sock {
     pub wmem_min: u32,
     /// The user set SO_SNDBUF: no moderation.
     pub sndbuf_locked: bool,
-    /// The pool neither counts nor limits this socket.
-    pub bypass: bool,
 }
 
 impl Sock {
@@ -216,7 +203,6 @@ impl Sock {
             rmem_min: PAGE_SIZE as u32,
             wmem_min: PAGE_SIZE as u32,
             sndbuf_locked: false,
-            bypass: false,
         }
     }
 
@@ -253,9 +239,7 @@ impl Sock {
         raise: Raise,
         now: Instant,
     ) -> Verdict {
-        if !self.bypass {
-            pool.alloc += raise.n;
-        }
+        pool.alloc += raise.n;
         // Gate 1 (L1): a refusal of the container skips the pool's thresholds.
         let charged = chain.charge(raise.n, false);
         let cause = if charged {
@@ -277,9 +261,7 @@ impl Sock {
             }
         }
         // Suppressed: undo both gates.
-        if !self.bypass {
-            pool.alloc -= raise.n;
-        }
+        pool.alloc -= raise.n;
         if charged {
             chain.uncharge(raise.n);
         }
@@ -288,9 +270,6 @@ impl Sock {
 
     /// L2, steps 2 to 6: the pool's decision, once the container has let the charge pass.
     fn ladder(&self, pool: &mut Pool, kind: Kind, now: Instant) -> Result<Verdict, Cause> {
-        if self.bypass {
-            return Ok(Verdict::Bypass);
-        }
         if pool.alloc <= pool.low {
             pool.leave(now);
             return Ok(Verdict::UnderLow);
@@ -328,9 +307,7 @@ impl Sock {
         let n = pages(size - self.fwd);
         self.fwd += n * PAGE_SIZE;
         chain.charge(n, true);
-        if !self.bypass {
-            pool.alloc += n;
-        }
+        pool.alloc += n;
         n
     }
 
@@ -392,21 +369,11 @@ impl Sock {
         }
         self.fwd -= n * PAGE_SIZE;
         chain.uncharge(n);
-        if !self.bypass {
-            pool.release(n, now);
-        }
-    }
-
-    /// Late attribution at `accept`: charges without a test what the socket already holds (L12).
-    /// Returns the pages charged.
-    pub fn charge_accepted(&self, chain: &mut Chain) -> u64 {
-        let n = pages(self.fwd + self.rmem + self.wmem);
-        chain.charge(n, true);
-        n
+        pool.release(n, now);
     }
 
     /// `sk_stream_moderate_sndbuf` (L3): the cap becomes at most half of what is queued, never
-    /// below [`SNDBUF_MIN`].
+    /// below [`SNDBUF_MIN`](crate::units::SNDBUF_MIN).
     pub fn moderate_sndbuf(&mut self) {
         self.sndbuf = sizing::moderate_sndbuf(self.sndbuf, self.wmem, self.sndbuf_locked);
     }

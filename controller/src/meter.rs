@@ -1,6 +1,6 @@
 //! The strict rules' meter of one budget: plain integers, owned by one worker.
 
-use crate::level::{Level, SoftTest, Static};
+use crate::level::{Level, SoftTest, Static, WEIGHT};
 use crate::limits::Limits;
 use crate::share::Asking;
 use crate::units::{CHUNK_SIZE, Instant, PAGE_SIZE, pages, scale};
@@ -266,7 +266,7 @@ impl Meter {
             if over && level.under_pressure() && self.usage > self.min {
                 return true;
             }
-            child = (level.usage(), level.weight());
+            child = (level.usage(), WEIGHT);
         }
         false
     }

@@ -100,9 +100,3 @@ pub(crate) fn part(hard: u64, child: Asking, all: Family) -> u64 {
 pub(crate) fn countable(hard: u64) -> u64 {
     hard.min(1 << 48)
 }
-
-/// The first form of the share (B5), kept for comparison: grows iff `hard * weight > weights *
-/// usage_after`. It neither uses all memory nor protects late arrivals; [`fair_level`] replaced it.
-pub fn proportional_allows(hard: u64, weight: u32, weights: u64, usage_after: u64) -> bool {
-    u128::from(hard) * u128::from(weight) > u128::from(weights) * u128::from(usage_after)
-}

@@ -3,8 +3,7 @@
 //!
 //! Nothing here touches a meter. Bytes unless stated otherwise.
 
-use crate::linux::SNDBUF_MIN;
-use crate::units::{CHUNK_PAYLOAD, CHUNK_SIZE};
+use crate::units::{CHUNK_PAYLOAD, CHUNK_SIZE, SNDBUF_MIN};
 
 // ---- strict: windows in chunks ----
 

@@ -10,6 +10,9 @@ pub const CHUNK_SIZE: u64 = 4096;
 /// Payload bytes of one chunk.
 pub const CHUNK_PAYLOAD: u32 = 4032;
 
+/// `SOCK_MIN_SNDBUF`: 2 * (2048 + 256) bytes, the least send cap that Linux grants.
+pub const SNDBUF_MIN: u32 = 4608;
+
 // A chunk is a whole number of pages: credit and queues never straddle the rounding of a meter.
 const _: () = assert!(CHUNK_SIZE.is_multiple_of(PAGE_SIZE));
 

@@ -138,7 +138,7 @@ impl World {
             "alloc": self.pool.alloc,
             "pressure": u8::from(self.pool.flag),
             "enters": self.pool.enters,
-            "chrono_ms": self.pool.chrono_ms(),
+            "chrono_ms": self.pool.chrono_ns / 1_000_000,
             "usage": self.levels.iter().map(|level| level.usage()).collect::<Vec<_>>(),
             "failcnt": self.levels.iter().map(|level| level.failcnt()).collect::<Vec<_>>(),
             "container_flag": u8::from(self.chain.flag),

@@ -169,16 +169,10 @@ impl ContainerConfig {
     /// Length of the device queue, frames (`txqueuelen`).
     ///
     /// Queued TCP data is inside an advertised window and was charged when the window was; `dev_queue_bytes` covers the
-    /// other frames. A guest that ignores its windows can pin up to `ring_bytes` of kernel memory until the next turn:
-    /// the one exception to `hard` (K10).
+    /// other frames. A guest that ignores its windows can pin a frame of the largest size in each place until the next
+    /// turn, 32 MiB of kernel memory with offload: the one exception to `hard` (K10).
     pub fn txqueuelen(&self) -> u32 {
         QUEUE_FRAMES
-    }
-
-    /// Largest memory that the device queue can pin, bytes: each place taken by a frame of the largest size.
-    pub fn ring_bytes(&self) -> u64 {
-        let frame = if self.offload { SUPER_FRAME } else { u64::from(self.mtu) + 14 };
-        u64::from(QUEUE_FRAMES) * frame
     }
 
     /// Smallest `hard` that holds the device queue, the SYN queue and one flow, in bytes, rounded up to whole pages.

@@ -7,7 +7,7 @@ use skbudget_controller::composite::{
 };
 use skbudget_controller::linux::Kind::{Rmem, Wmem};
 use skbudget_controller::linux::{Chain, Pool, Sock};
-use skbudget_controller::share::{Child, Share, fair_level, proportional_allows};
+use skbudget_controller::share::{Child, Share, fair_level};
 use skbudget_controller::{Instant, Level, LevelConfig, Limits};
 
 fn hundred_mib() -> Composite {
@@ -73,17 +73,6 @@ fn vectors_96_to_98_user_memory_grows() {
     };
     assert!(drain(1280), "vector 98: low = 1280, the release test is strict");
     assert!(!drain(1279), "vector 98");
-}
-
-#[test]
-fn vectors_99_to_101_the_first_form_of_the_share() {
-    assert!(proportional_allows(30_000, 1, 10, 2999), "vector 99");
-    assert!(!proportional_allows(30_000, 1, 10, 3000), "vector 99");
-    assert!(proportional_allows(30_000, 3, 12, 7499), "vector 100");
-    assert!(!proportional_allows(30_000, 3, 12, 7500), "vector 100");
-    for _sockets in [1000, 1] {
-        assert!(!proportional_allows(30_000, 1, 10, 3001), "vector 101: sockets buy nothing");
-    }
 }
 
 fn level_of(children: &[(u64, u32)], soft: u64) -> Share {

@@ -1,11 +1,11 @@
-//! Vectors 48 to 61, 84, 85 and 102: the container's counters beside the pool, orphans, refused
+//! Vectors 48 to 53, 56 to 61, 84, 85 and 102: the container's counters beside the pool, orphans, refused
 //! data.
 
 use std::sync::Arc;
 
 use skbudget_controller::linux::Cause::Container;
 use skbudget_controller::linux::Kind::{Rmem, Wmem};
-use skbudget_controller::linux::Verdict::{Bypass, Deny, Forced, UnderLow};
+use skbudget_controller::linux::Verdict::{Deny, Forced, UnderLow};
 use skbudget_controller::linux::{Chain, Pool, Sock};
 use skbudget_controller::sizing::{Refused, on_refused, orphan_out_of_memory, too_many_orphans};
 use skbudget_controller::{
@@ -70,23 +70,6 @@ fn vectors_48_to_53_the_container_is_asked_first() {
     let mut sock = Sock::new(16_384, 131_072);
     let verdict = sock.schedule(&mut dom, &mut chain, Rmem, 4096, NOW);
     assert_eq!((verdict, dom.flag), (Deny(Container), true), "vector 53: no low test");
-}
-
-#[test]
-fn vectors_54_and_55_bypass_and_late_attribution() {
-    let (mut dom, cg) = (pool(400), level(16, 0, None));
-    let mut chain = Chain { leaf: Some(cg.clone()), flag: false };
-    let mut sock = Sock::new(16_384, 131_072);
-    sock.bypass = true;
-    let verdict = sock.schedule(&mut dom, &mut chain, Rmem, 4096, NOW);
-    assert_eq!((verdict, cg.usage(), dom.alloc), (Bypass, 1, 400), "vector 54");
-
-    let cg = level(16, 0, None);
-    let mut chain = Chain { leaf: Some(cg.clone()), flag: false };
-    let mut sock = Sock::new(16_384, 131_072);
-    (sock.rmem, sock.fwd) = (124_680, 2296);
-    assert_eq!(sock.charge_accepted(&mut chain), 31, "vector 55");
-    assert_eq!((cg.usage(), chain.flag), (31, true), "vector 55");
 }
 
 #[test]

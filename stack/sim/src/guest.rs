@@ -106,7 +106,6 @@ pub struct SmolGuest {
     conns: Vec<Conn>,
     next_port: u16,
     deadline: Option<Instant>,
-    running: bool,
 }
 
 impl std::fmt::Debug for SmolGuest {
@@ -140,7 +139,6 @@ impl SmolGuest {
             conns: Vec::new(),
             next_port: 49_152,
             deadline: None,
-            running: true,
         }
     }
 
@@ -150,13 +148,6 @@ impl SmolGuest {
         self.conns.push(Conn { open, buffers, handle: None, app, wake: Some(at), finished: false });
         self.deadline = Some(self.deadline.map_or(at, |d| d.min(at)));
         id
-    }
-
-    /// Power failure: from now on nothing is received or sent.
-    pub fn halt(&mut self) {
-        self.running = false;
-        self.deadline = None;
-        self.device.rx.clear();
     }
 
     /// The socket of a connection that is open.
@@ -252,15 +243,10 @@ fn smol(t: Instant) -> SmolInstant {
 
 impl Guest for SmolGuest {
     fn on_frame(&mut self, _now: Instant, frame: Frame) {
-        if self.running {
-            self.device.rx.push_back(frame);
-        }
+        self.device.rx.push_back(frame);
     }
 
     fn poll(&mut self, now: Instant, room: usize, frames: &mut FramePool, out: &mut Vec<Frame>) {
-        if !self.running {
-            return;
-        }
         self.device.room = room;
         self.device.exhausted = false;
         // smoltcp's tokens borrow from the device alone, so the device holds the pool during the poll.
@@ -284,7 +270,7 @@ impl Guest for SmolGuest {
         self.deadline
     }
     fn is_blocked(&self) -> bool {
-        self.running && self.device.exhausted
+        self.device.exhausted
     }
     fn as_any(&mut self) -> &mut dyn std::any::Any {
         self

@@ -233,9 +233,6 @@ impl Link {
         self.mishaps.push_back((now, what));
     }
 
-    pub fn set_faults(&mut self, faults: Faults) {
-        self.config.faults = faults;
-    }
     pub fn stats(&self) -> LinkStats {
         self.stats
     }

@@ -151,19 +151,6 @@ impl World {
         self.now = self.now.max(until);
     }
 
-    /// Runs until no event is left, or until `until`. Returns true if no event is left.
-    pub fn run_until_idle(&mut self, until: Instant) -> bool {
-        self.settle();
-        while let Some(at) = self.events.next_at() {
-            if at > until {
-                self.now = self.now.max(until);
-                return false;
-            }
-            self.run_until(at);
-        }
-        true
-    }
-
     /// Delivers one event. It only marks nodes; `settle` does the work.
     fn dispatch(&mut self, event: Event) {
         self.stats.events += 1;
@@ -398,25 +385,6 @@ impl World {
         self.touched.push(id.0);
         let guest = node.guest.as_any().downcast_mut::<G>();
         f(guest.expect("the guest is of the type it was made of"))
-    }
-
-    /// Changes a host's servers.
-    pub fn with_host<R>(&mut self, id: NodeId, f: impl FnOnce(&mut SimHost) -> R) -> R {
-        let node = &mut self.nodes[id.0];
-        node.host.set_now(self.now);
-        self.touched.push(id.0);
-        f(&mut node.host)
-    }
-
-    /// Changes a budget (limits, `min`).
-    pub fn with_budget<R>(&mut self, id: BudgetId, f: impl FnOnce(&mut Budget) -> R) -> R {
-        for (i, node) in self.nodes.iter_mut().enumerate() {
-            if node.budget == id.0 {
-                node.stack_dirty = true;
-                self.touched.push(i);
-            }
-        }
-        f(&mut self.budgets[id.0])
     }
 
     // ---- inspecting it ----
