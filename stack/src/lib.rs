@@ -35,10 +35,10 @@
 //! io < pressure < queue < sizes < config < counters < wire < tcp < flow < relay < container < tap < fuzz
 //! ```
 //!
-//! `io` has the traits of both ends and the device header, `pressure` the bounds over soft, `queue` is the memory that
-//! is charged, `wire` turns bytes into values and back, `tcp` is one connection with the guest, `flow` a connection with
-//! its host socket and the tables of all, `relay` moves bytes between the two, `container` is the only module that knows
-//! the order of things.
+//! `io` has the traits of both ends and the device header, `pressure` the bounds over soft, `queue` is the memory
+//! that is charged, `wire` turns bytes into values and back, `tcp` is one connection with the guest, `flow` a
+//! connection with its host socket and the tables of all, `relay` moves bytes between the two, `container` is the only
+//! module that knows the order of things.
 //!
 //! # How a flow ends
 //!
