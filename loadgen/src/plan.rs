@@ -282,6 +282,9 @@ pub struct GatePlan {
     pub expr: Expr,
 }
 
+/// The places where a plan can run, as `--target` and a scenario's `[on]` name them.
+pub const TARGETS: &[&str] = &["virtual", "tap", "kernel"];
+
 /// A complete run, independent of the target.
 #[derive(Debug, Clone)]
 pub struct Plan {

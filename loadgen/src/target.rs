@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::exit::Failure;
 use crate::gate::Thresholds;
-use crate::plan::{ArmPlan, Plan};
+use crate::plan::{ArmPlan, Plan, TARGETS};
 use crate::result::ArmResult;
 use crate::units::hint_or_all;
 
@@ -59,8 +59,6 @@ const REPEATS: usize = 3;
 /// Least length of a recovery step on the wall clock: a thread that wakes up late must not appear as a starving victim.
 const WALL_STEP_NS: u64 = 50_000_000;
 
-pub const NAMES: &[&str] = &["virtual", "tap", "kernel"];
-
 /// The target with this name.
 pub fn find(name: &str) -> Result<Box<dyn Target>, Failure> {
     match name {
@@ -68,7 +66,7 @@ pub fn find(name: &str) -> Result<Box<dyn Target>, Failure> {
         "tap" => Ok(Box::new(tap::TapTarget)),
         "kernel" => Ok(Box::new(kernel::KernelTarget)),
         _ => {
-            let hint = hint_or_all(name, NAMES.iter().copied());
+            let hint = hint_or_all(name, TARGETS.iter().copied());
             Err(Failure::Usage(format!("no target '{name}'{hint}")))
         }
     }

@@ -11,7 +11,7 @@ use super::file::{File, Paths};
 use super::{BUILTIN, catalogue};
 use crate::bounded;
 use crate::exit::Failure;
-use crate::target;
+use crate::plan::TARGETS;
 use crate::units::{hint, hint_or_all, nearest};
 
 /// A scenario before a plan is made from it.
@@ -199,9 +199,9 @@ fn table(origin: &str, text: &str, depth: usize) -> Result<Table, Failure> {
         let what = format!("{origin}: schema '{}': this is {}", file.schema, super::file::SCHEMA);
         return Err(Failure::Usage(what));
     }
-    if let Some(target) = file.on.keys().find(|name| !target::NAMES.contains(&name.as_str())) {
+    if let Some(target) = file.on.keys().find(|name| !TARGETS.contains(&name.as_str())) {
         let at = line_of(text, &["on", target]).map_or_else(String::new, |l| format!(":{l}"));
-        let hint = hint_or_all(target, target::NAMES.iter().copied());
+        let hint = hint_or_all(target, TARGETS.iter().copied());
         return Err(Failure::Usage(format!("{origin}{at}: on.{target}: no such target{hint}")));
     }
     // As a table too: the typed file does not distinguish a default from a value that is given.
