@@ -8,6 +8,7 @@
 //! Values that are counted byte by byte do not depend on the clock: if one is wrong, the exit is 3 regardless.
 
 mod combine;
+mod evaluate;
 mod expr;
 mod lateness;
 mod limits;
@@ -137,7 +138,7 @@ fn judge_run(arms: &[ArmResult], limits: Thresholds, own: &[GatePlan]) -> Vec<Ju
             ArmRole::Baseline => {}
         }
         for gate in &own {
-            let (ok, seen) = gate.expr.judge(arm);
+            let (ok, seen) = evaluate::judge(&gate.expr, arm);
             let kind = match arm.role {
                 ArmRole::Control => GateKind::Control,
                 ArmRole::Subject => GateKind::Subject,

@@ -9,7 +9,7 @@ use crate::exit::{Exit, Failure};
 use crate::export::cases::{self, Case, Outcome, Suite};
 use crate::export::json;
 use crate::gate::{self, Expr, GroupFacts, Thresholds};
-use crate::plan::{ArmRole, ContainerPlan, GatePlan};
+use crate::plan::{ArmRole, ContainerPlan, GatePlan, Role};
 use crate::result::{ArmResult, GateResult, RunResult};
 use crate::scenario::Scenario;
 use crate::target;
@@ -139,7 +139,7 @@ fn judge(result: &RunResult, exprs: &[String]) -> Result<(Vec<GateResult>, Thres
 }
 
 fn facts(c: &ContainerPlan) -> GroupFacts<'_> {
-    GroupFacts { name: &c.group, role: c.role, probes: c.probe().is_some() }
+    GroupFacts { name: &c.group, is_hog: c.role == Role::Hog, probes: c.probe().is_some() }
 }
 
 /// The gates of a merged result: those of its parts as they were judged, because a sum hides the part that failed, and

@@ -14,14 +14,11 @@
 //! as infinite: it fails every `<=`. A value that was not measured, such as the response times of a group without a
 //! probe, decides nothing: the gate does not pass, but the subject is not at fault.
 
-mod eval;
 mod parse;
 
 use std::fmt;
 
 use self::parse::Parser;
-use crate::plan::Role;
-use crate::result::ArmResult;
 
 /// A parsed condition with its text.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,14 +28,14 @@ pub struct Expr {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum Node {
+pub(crate) enum Node {
     Or(Box<Self>, Box<Self>),
     And(Box<Self>, Box<Self>),
     Test(Term, Op, Term),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Op {
+pub(crate) enum Op {
     AtMost,
     AtLeast,
     Less,
@@ -57,7 +54,7 @@ const OPS: &[(&str, Op)] = &[
 ];
 
 #[derive(Debug, Clone, PartialEq)]
-enum Term {
+pub(crate) enum Term {
     Number(f64, Kind),
     Over(Fun, String, Metric),
     Overshoot,
@@ -67,7 +64,7 @@ enum Term {
 
 /// The kind of a number, which decides what it may be compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     /// A literal without a unit.
     Bare,
     /// A count, a factor, or a ratio.
@@ -88,7 +85,7 @@ impl Kind {
 
 /// The format in which a number is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Show {
+pub(crate) enum Show {
     Times,
     Part,
     Count,
@@ -107,7 +104,7 @@ impl Show {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fun {
+pub(crate) enum Fun {
     /// Maximum of a metric that is better small; minimum of one that is better large.
     Worst,
     Min,
@@ -126,7 +123,7 @@ const FUNS: &[(&str, Fun)] = &[
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Metric {
+pub(crate) enum Metric {
     SlowdownThroughput,
     SlowdownP99,
     ResponseP50,
@@ -167,7 +164,8 @@ const METRICS: &[(&str, Metric, bool, Show)] = &[
 #[derive(Debug, Clone, Copy)]
 pub struct GroupFacts<'a> {
     pub name: &'a str,
-    pub role: Role,
+    /// A hog arrives after the solo phase and leaves before the end.
+    pub is_hog: bool,
     pub probes: bool,
 }
 
@@ -182,13 +180,12 @@ impl Metric {
             Self::SlowdownThroughput | Self::SlowdownP99 | Self::Stall | Self::Recovery
         );
         let by_probe = self.is_latency() || matches!(self, Self::SlowdownP99 | Self::Delivered);
-        // A hog arrives after the solo phase and leaves before the end.
-        if solo && group.role == Role::Hog {
+        if solo && group.is_hog {
             return Some("a hog has no run alone and pauses by design; only victims have it");
         }
         (by_probe && !group.probes).then_some("the group has no probe")
     }
-    fn more_is_better(self) -> bool {
+    pub(crate) fn more_is_better(self) -> bool {
         METRICS.iter().any(|m| m.1 == self && m.2)
     }
     fn show(self) -> Show {
@@ -237,11 +234,8 @@ impl Expr {
         Ok(self)
     }
 
-    /// Whether the condition holds (`None` where its values were not measured), and the text of each observed value.
-    pub fn judge(&self, arm: &ArmResult) -> (Option<bool>, String) {
-        let mut seen = Vec::new();
-        let ok = eval::judge(&self.root, arm, &mut seen);
-        (ok, seen.join(", "))
+    pub(crate) fn root(&self) -> &Node {
+        &self.root
     }
 
     /// Whether the condition depends only on counted bytes, not on measured times: such a gate is never in doubt.
@@ -308,7 +302,7 @@ impl Term {
         }
     }
 
-    fn show(&self) -> Show {
+    pub(crate) fn show(&self) -> Show {
         match self {
             Self::Number(..) => Show::Count,
             Self::Overshoot | Self::Leaked => Show::Bytes,

@@ -201,7 +201,11 @@ impl<'a> Builder<'a> {
 
     fn gates(&self, arms: &[ArmPlan]) -> Result<Vec<GatePlan>, Wrong> {
         let group =
-            |g: &'a Group| GroupFacts { name: &g.name, role: g.role, probes: g.probe.is_some() };
+            |g: &'a Group| GroupFacts {
+            name: &g.name,
+            is_hog: g.role == Role::Hog,
+            probes: g.probe.is_some(),
+        };
         let facts: Vec<GroupFacts<'_>> = self.file.group.iter().map(group).collect();
         let groups: Vec<&str> = facts.iter().map(|g| g.name).collect();
         let gate = |(i, gate): (usize, &file::Gate)| {

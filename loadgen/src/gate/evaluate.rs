@@ -1,15 +1,22 @@
 //! Evaluates a condition against the records of an arm.
 
-use super::{Fun, Metric, Node, Op, Show, Term};
+use super::expr::{Expr, Fun, Metric, Node, Op, Show, Term};
 use crate::analyse::{Pair, group_pairs};
 use crate::plan::{CONTENDED, Role};
 use crate::result::{ArmResult, ContainerResult, Quantile};
 use crate::units::{bytes, time};
 
+/// Whether the condition holds (`None` where its values were not measured), and the text of each observed value.
+pub(super) fn judge(expr: &Expr, arm: &ArmResult) -> (Option<bool>, String) {
+    let mut seen = Vec::new();
+    let holds = holds(expr.root(), arm, &mut seen);
+    (holds, seen.join(", "))
+}
+
 /// `None`: a value in the condition was not measured, and the others do not decide it.
-pub(super) fn judge(node: &Node, arm: &ArmResult, seen: &mut Vec<String>) -> Option<bool> {
+fn holds(node: &Node, arm: &ArmResult, seen: &mut Vec<String>) -> Option<bool> {
     // Evaluate both sides always, so that the report shows both.
-    let mut both = |a: &Node, b: &Node| [judge(a, arm, seen), judge(b, arm, seen)];
+    let mut both = |a: &Node, b: &Node| [holds(a, arm, seen), holds(b, arm, seen)];
     match node {
         Node::Or(a, b) => decided(both(a, b), true),
         Node::And(a, b) => decided(both(a, b), false),
@@ -148,3 +155,7 @@ fn measure(c: &ContainerResult, metric: Metric, arm: &ArmResult) -> Option<f64> 
         Metric::Flows => Some(c.flows_total as f64),
     }
 }
+
+#[cfg(test)]
+#[path = "evaluate_tests.rs"]
+mod tests;
