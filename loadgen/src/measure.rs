@@ -4,6 +4,5 @@ mod blocks;
 mod book;
 mod meter;
 
-pub use blocks::BLOCK_NS;
 pub use book::{Book, Digits, ProbeLog};
 pub use meter::{Meter, PhaseBytes};

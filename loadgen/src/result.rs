@@ -14,7 +14,7 @@ use crate::plan::{
     ArmPlan, ArmRole, ContainerPlan, Isolation, Phase, RECOVERY, Role, RuleSet, SOLO,
 };
 
-pub use probe::{IntervalHdr, Latency, ProbePhase, Quantile, SpectrumRow};
+pub use probe::{BLOCK_NS, IntervalHdr, Latency, ProbePhase, Quantile, SpectrumRow};
 
 pub const SCHEMA: &str = "loadgen.result/1";
 

@@ -6,10 +6,7 @@ use std::collections::BTreeMap;
 
 use super::book::Digits;
 use crate::hdr::{self, Counts};
-use crate::result::IntervalHdr;
-
-/// Length of each block.
-pub const BLOCK_NS: u64 = 1_000_000_000;
+use crate::result::{BLOCK_NS, IntervalHdr};
 
 /// Only one histogram is open at a time; finished ones are kept as text to save memory.
 #[derive(Debug)]

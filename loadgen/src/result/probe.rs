@@ -76,6 +76,9 @@ pub struct ProbePhase {
     pub intervals: Vec<IntervalHdr>,
 }
 
+/// Length of each interval, nanoseconds.
+pub const BLOCK_NS: u64 = 1_000_000_000;
+
 /// The samples that became known in one interval.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IntervalHdr {

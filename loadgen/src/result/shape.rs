@@ -1,8 +1,7 @@
 //! Checks a result that was read: its lists must have the lengths that the program indexes, and its times those of a
 //! run. Any program may have written the file.
 
-use super::{ArmResult, ContainerResult, ProbePhase, RunResult};
-use crate::measure::BLOCK_NS;
+use super::{ArmResult, BLOCK_NS, ContainerResult, ProbePhase, RunResult};
 use crate::plan::RECOVERY;
 
 const SECOND: u64 = 1_000_000_000;

@@ -6,7 +6,7 @@ use skbudget_controller::Limits;
 use skbudget_stack::ContainerConfig;
 
 use super::file::{self, File, Group};
-use super::schedule::{self, Times};
+use super::schedule::{self, Times, Wrong};
 use super::source::Source;
 use super::values::guess;
 use crate::exit::Failure;
@@ -24,9 +24,6 @@ const SECOND: u64 = 1000 * MS;
 const CONTAINERS_MAX: u64 = 4096;
 /// Maximum connections of one load: each needs a port.
 pub(crate) const CONNECTIONS_MAX: u64 = 5000;
-
-/// The path of a wrong value, and the error message.
-type Wrong = (Vec<String>, String);
 
 pub(super) fn plan(source: &Source, seed: u64) -> Result<Plan, Failure> {
     let file = source.file()?;
@@ -457,9 +454,4 @@ fn fill(
         bytes: bytes.map(|b| b.0),
         buffer_bytes: buffer.map(|b| b.0),
     }
-}
-
-/// The contended phase.
-pub(super) fn contended(times: &Times) -> &Phase {
-    &times.phases[CONTENDED]
 }

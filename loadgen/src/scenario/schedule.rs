@@ -1,6 +1,5 @@
 //! Computes when the containers of a group exist, and when their loads are active.
 
-use super::build::contended;
 use super::file::{Action, Group, Step};
 use crate::plan::{Phase, Role, Span};
 use crate::units::{Unit, hint};
@@ -19,7 +18,13 @@ pub(super) struct Presence {
     pub(super) leaves_ns: Option<u64>,
 }
 
-type Wrong = (Vec<String>, String);
+/// The path of a wrong value, and the error message.
+pub(super) type Wrong = (Vec<String>, String);
+
+/// The contended phase.
+fn contended(times: &Times) -> &Phase {
+    &times.phases[CONTENDED]
+}
 
 /// Maximum number of steps that a step with `every` expands to.
 const STEPS_MAX: usize = 10_000;
