@@ -15,7 +15,6 @@ use crate::export;
 use crate::folder::{self, Folder, Place};
 use crate::help;
 use crate::interrupt;
-use crate::names;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::recheck;
@@ -288,7 +287,7 @@ fn run_one(
     let (target, plan, repeats) = ready.inspect_err(|_| earlier.forget())?;
     let label = label.unwrap_or(&plan.scenario);
     // Evaluated only without `--out`: a name that gives no valid folder is an error only then.
-    let default = || names::default_out(name, "", label, seed);
+    let default = || folder::default_out(name, "", label, seed);
     let out = options.out.clone().map_or_else(default, Ok)?;
     if let Err(failure) = target.check(&plan) {
         match &failure {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::exit::Failure;
 use crate::export::{place, plain};
 use crate::names;
-use crate::scenario::Scenario;
+use crate::scenario::{self, Scenario};
 
 /// A locked output folder; the lock lasts as long as this value.
 #[derive(Debug)]
@@ -123,8 +123,29 @@ impl Place<'_> {
             || found().or_else(|_| Scenario::find(self.scenario, "virtual")).ok()?.name().ok();
         // A name that no run accepts may lead out of the folder.
         let label = self.label.map(str::to_owned).or_else(own).filter(|name| names::fits(name))?;
-        names::default_out(self.scenario, self.prefix, &label, self.seed).ok()
+        default_out(self.scenario, self.prefix, &label, self.seed).ok()
     }
+}
+
+/// The default output folder of a command: `out/<prefix><name>-<seed>`.
+///
+/// # Errors
+/// `given`, the argument as typed, is a file that sets the name of a built-in scenario or command: its results would
+/// overwrite those of the built-in one.
+pub fn default_out(given: &str, prefix: &str, name: &str, seed: u64) -> Result<PathBuf, Failure> {
+    // These names belong to built-in scenarios and commands.
+    let taken = name == "repro"
+        || name.starts_with("sweep-")
+        || name.starts_with("search-")
+        || scenario::text(name).is_some();
+    if taken && scenario::text(given).is_none() {
+        let what = format!(
+            "{given}: name: '{name}' is reserved in out/ for a built-in scenario or a command: \
+             set another name in the file, or choose a folder with --out"
+        );
+        return Err(Failure::Usage(what));
+    }
+    Ok(PathBuf::from(format!("out/{prefix}{name}-{seed}")))
 }
 
 /// The folder of a value of a sweep, below that of the sweep.
@@ -251,5 +272,17 @@ mod tests {
         drop(places);
         Folder::for_run(&dir.join("rtt-1ms")).unwrap();
         fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_file_does_not_write_where_a_built_in_does() {
+        let out = |given, name| default_out(given, "", name, 7);
+        assert_eq!(out("step", "step").unwrap(), PathBuf::from("out/step-7"));
+        assert_eq!(out("sweep-n", "sweep-n").unwrap(), PathBuf::from("out/sweep-n-7"));
+        assert_eq!(out("my.toml", "mine").unwrap(), PathBuf::from("out/mine-7"));
+        // A built-in scenario, and the folders of `repro`, `sweep` and `search`.
+        for taken in ["step", "repro", "sweep-step", "search-aa"] {
+            assert_eq!(out("my.toml", taken).unwrap_err().exit().code(), 2, "{taken}");
+        }
     }
 }

@@ -14,7 +14,6 @@ use crate::export::cases::{self, Suite};
 use crate::export::{self, Format, json};
 use crate::folder::{self, Folder, Place};
 use crate::metrics::{any_bulk, victims};
-use crate::names;
 use crate::plan::{ArmRole, Plan};
 use crate::result::{ArmResult, ContainerPhase, RunResult};
 use crate::run;
@@ -203,7 +202,7 @@ impl Study<'_> {
     /// The locked output folder of a study.
     fn place(&self, kind: Kind, plan: &Plan) -> Result<Folder, Failure> {
         let default =
-            || names::default_out(self.scenario, kind.prefix(), &plan.scenario, self.seed);
+            || folder::default_out(self.scenario, kind.prefix(), &plan.scenario, self.seed);
         let out = self.out.clone().map_or_else(default, Ok)?;
         let folder = Folder::for_study(&out)?;
         export::place::keep_foreign(&out, kind.files())?;
