@@ -45,25 +45,6 @@ fn governors() -> Option<String> {
     (!all.is_empty()).then(|| all.into_iter().collect::<Vec<_>>().join(","))
 }
 
-/// One line of text for people.
-pub(crate) fn words(m: &Meta) -> String {
-    let mut words = m.os.clone();
-    if let Some(kernel) = &m.kernel {
-        words.push_str(&format!(" {kernel}"));
-    }
-    words.push_str(&format!(", {} CPUs", m.cpus));
-    if let Some(model) = &m.cpu_model {
-        words.push_str(&format!(" ({model})"));
-    }
-    if let Some(governor) = &m.governor {
-        words.push_str(&format!(", governor {governor}"));
-    }
-    if let Some(scheduling) = &m.scheduling {
-        words.push_str(&format!(", {scheduling} scheduling"));
-    }
-    words
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,17 +54,5 @@ mod tests {
         let text = "processor\t: 0\nmodel\t\t: 85\nmodel name\t: Some CPU @ 2.5GHz\n\nmodel name\t: Other\n";
         assert_eq!(model(text).as_deref(), Some("Some CPU @ 2.5GHz"));
         assert_eq!(model("processor\t: 0\nBogoMIPS\t: 50.00\n"), None);
-    }
-
-    #[test]
-    fn what_is_not_known_is_left_out() {
-        let mut m = Meta { os: "linux".to_owned(), cpus: 2, ..Meta::default() };
-        assert_eq!(words(&m), "linux, 2 CPUs");
-        m.kernel = Some("6.1.0".to_owned());
-        m.cpu_model = Some("X".to_owned());
-        m.governor = Some("performance".to_owned());
-        assert_eq!(words(&m), "linux 6.1.0, 2 CPUs (X), governor performance");
-        m.scheduling = Some("ordinary".to_owned());
-        assert!(words(&m).ends_with(", governor performance, ordinary scheduling"));
     }
 }

@@ -3,6 +3,7 @@
 //! Integers with a unit suffix, no floats, no NaN; `null` for a value that does not exist, with the reason beside it.
 //! Added fields keep the version. On the virtual target, the same seed gives the same bytes except for `meta`.
 
+mod meta;
 mod probe;
 pub mod shape;
 
@@ -14,6 +15,7 @@ use crate::plan::{
     ArmPlan, ArmRole, ContainerPlan, Isolation, Phase, RECOVERY, Role, RuleSet, SOLO,
 };
 
+pub use meta::Meta;
 pub use probe::{BLOCK_NS, IntervalHdr, Latency, ProbePhase, Quantile, SpectrumRow};
 
 pub const SCHEMA: &str = "loadgen.result/1";
@@ -59,35 +61,6 @@ pub struct Repeat {
     pub elapsed_ms: u64,
     pub verdict: Verdict,
     pub arms: Vec<ArmResult>,
-}
-
-/// The circumstances of a run. No verdict depends on them.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Meta {
-    pub loadgen_version: String,
-    pub started_unix_ms: u64,
-    pub elapsed_ms: u64,
-    pub os: String,
-    pub cpus: u64,
-    /// `null`, as the two below, if the machine does not report it.
-    #[serde(default)]
-    pub cpu_model: Option<String>,
-    /// Release of the kernel.
-    #[serde(default)]
-    pub kernel: Option<String>,
-    /// Frequency governors of the processors, separated by commas.
-    #[serde(default)]
-    pub governor: Option<String>,
-    /// Scheduling of the measuring threads and their loads: `real-time`, or `ordinary` where that is not permitted.
-    /// `null` in virtual time.
-    #[serde(default)]
-    pub scheduling: Option<String>,
-    /// The commit that CI names, or of the repository around the current folder.
-    #[serde(default)]
-    pub commit: Option<String>,
-    /// The command line as typed.
-    #[serde(default)]
-    pub command: Option<String>,
 }
 
 /// The records of one arm.

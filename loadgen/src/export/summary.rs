@@ -184,7 +184,7 @@ fn details(s: &mut String, result: &RunResult) {
         cell(&m.loadgen_version),
         cell(&result.target)
     );
-    let _ = writeln!(s, "| machine | {} |", cell(&crate::machine::words(m)));
+    let _ = writeln!(s, "| machine | {} |", cell(&m.machine()));
     let _ = writeln!(s, "| seed | {} |", result.seed);
     let _ = writeln!(s, "| started | {} |", date(m.started_unix_ms));
     for (what, text) in [("commit", &m.commit), ("command", &m.command)] {

@@ -76,7 +76,7 @@ fn verdict(result: &RunResult) -> Value {
 fn meta(result: &RunResult) -> Value {
     let m = &result.meta;
     context! {
-        loadgen_version => m.loadgen_version.as_str(), machine => crate::machine::words(m),
+        loadgen_version => m.loadgen_version.as_str(), machine => m.machine(),
         took => crate::units::time(m.elapsed_ms * 1_000_000), date => crate::units::date(m.started_unix_ms),
         commit => m.commit.as_deref(), command => m.command.as_deref(),
     }
