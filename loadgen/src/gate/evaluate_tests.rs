@@ -7,7 +7,7 @@ fn holds(text: &str) -> bool {
     c.group = "victim".to_owned();
     let mut a = arm(ArmRole::Subject, vec![c]);
     settle(&mut a);
-    super::judge(&Expr::parse(text, &["victim"]).unwrap(), &a).0 == Some(true)
+    judge(&Expr::parse(text, &["victim"]).unwrap(), &a).0 == Some(true)
 }
 
 #[test]
@@ -41,14 +41,14 @@ fn what_was_not_measured_decides_nothing() {
     c.phases.iter_mut().for_each(|p| p.probe = None);
     let mut a = arm(ArmRole::Subject, vec![c]);
     settle(&mut a);
-    let judge = |text: &str| super::judge(&Expr::parse(text, &["hog"]).unwrap(), &a).0;
+    let verdict = |text: &str| judge(&Expr::parse(text, &["hog"]).unwrap(), &a).0;
     let unknown = "worst(hog.p99-contended) <= 5ms";
-    assert_eq!(judge(unknown), None);
-    assert_eq!(judge("worst(hog.p99-contended) / worst(hog.p50-contended) >= 1"), None);
-    assert_eq!(judge(&format!("{unknown} && leaked == 0")), None);
-    assert_eq!(judge(&format!("{unknown} && leaked > 0")), Some(false));
-    assert_eq!(judge(&format!("{unknown} || leaked == 0")), Some(true));
-    assert_eq!(judge(&format!("leaked > 0 || {unknown}")), None);
+    assert_eq!(verdict(unknown), None);
+    assert_eq!(verdict("worst(hog.p99-contended) / worst(hog.p50-contended) >= 1"), None);
+    assert_eq!(verdict(&format!("{unknown} && leaked == 0")), None);
+    assert_eq!(verdict(&format!("{unknown} && leaked > 0")), Some(false));
+    assert_eq!(verdict(&format!("{unknown} || leaked == 0")), Some(true));
+    assert_eq!(verdict(&format!("leaked > 0 || {unknown}")), None);
 }
 
 /// Recursion over a condition of any length would overflow the stack.
@@ -78,7 +78,7 @@ fn a_condition_has_a_depth_and_a_length() {
 /// A victim with too few requests for a p99 has no inflation of its own; the gate of the p99 takes that of its group.
 #[test]
 fn few_samples_are_judged_by_group_or_not_at_all() {
-    let judge = |victims: usize, intended: u64, text: &str| {
+    let of_group = |victims: usize, intended: u64, text: &str| {
         let of = |i: usize| {
             let mut c = container(&format!("victim{i}"), Role::Victim, [110, 100, 110], [2, 3, 2]);
             c.group = "victim".to_owned();
@@ -95,16 +95,16 @@ fn few_samples_are_judged_by_group_or_not_at_all() {
             a.containers[0].phases.iter().filter_map(|p| p.probe.clone()).collect();
         for (probe, ms) in probes.iter_mut().zip([3, 6, 3]) {
             probe.intended = intended * victims as u64;
-            probe.p99 = Some(crate::result::Quantile { ns: ms * 1_000_000, ..Default::default() });
+            probe.p99 = Some(Quantile { ns: ms * 1_000_000, ..Default::default() });
         }
         a.groups[0].probes = probes;
-        super::judge(&Expr::parse(text, &["victim"]).unwrap(), &a)
+        judge(&Expr::parse(text, &["victim"]).unwrap(), &a)
     };
     let text = "worst(victim.p99-inflation) <= 1.5";
-    assert_eq!(judge(3, 2000, text), (Some(true), "1.500x".to_owned()), "each its own");
-    assert_eq!(judge(3, 800, text), (Some(false), "2.000x".to_owned()), "the group");
-    assert_eq!(judge(3, 800, "worst(victim.p99-inflation) >= 5").0, Some(false));
-    for few in [judge(3, 600, text), judge(1, 800, text), judge(3, 0, text)] {
+    assert_eq!(of_group(3, 2000, text), (Some(true), "1.500x".to_owned()), "each its own");
+    assert_eq!(of_group(3, 800, text), (Some(false), "2.000x".to_owned()), "the group");
+    assert_eq!(of_group(3, 800, "worst(victim.p99-inflation) >= 5").0, Some(false));
+    for few in [of_group(3, 600, text), of_group(1, 800, text), of_group(3, 0, text)] {
         assert_eq!(few, (None, "not known".to_owned()));
     }
 }
@@ -133,7 +133,7 @@ fn what_is_seen_has_units() {
         c.group = "victim".to_owned();
         let mut a = arm(ArmRole::Subject, vec![c]);
         settle(&mut a);
-        super::judge(&Expr::parse(text, &["victim"]).unwrap(), &a).1
+        judge(&Expr::parse(text, &["victim"]).unwrap(), &a).1
     };
     assert_eq!(seen("worst(victim.response.p99) <= 3ms"), "3.00 ms");
     assert_eq!(seen("max(victim.held) >= 1MiB"), "1.00 MiB (1048576 B)");

@@ -13,8 +13,8 @@ use crate::exit::Failure;
 use crate::gate::{Expr, GroupFacts};
 use crate::names;
 use crate::plan::{
-    ArmPlan, ArmRole, BudgetPlan, CONTENDED, ContainerPlan, Fill, FloodKind, GatePlan, Isolation,
-    LinkPlan, Load, Phase, Plan, ProbeSpec, Role, RuleSet,
+    ArmPlan, ArmRole, BudgetPlan, ContainerPlan, Fill, FloodKind, GatePlan, Isolation, LinkPlan,
+    Load, Phase, Plan, ProbeSpec, Role, RuleSet,
 };
 use crate::units::Unit;
 
@@ -197,8 +197,7 @@ impl<'a> Builder<'a> {
     }
 
     fn gates(&self, arms: &[ArmPlan]) -> Result<Vec<GatePlan>, Wrong> {
-        let group =
-            |g: &'a Group| GroupFacts {
+        let group = |g: &'a Group| GroupFacts {
             name: &g.name,
             is_hog: g.role == Role::Hog,
             probes: g.probe.is_some(),
