@@ -1,11 +1,11 @@
 //! Computes the fairness numbers from an arm's records.
 
 use crate::measure::Book;
-use crate::plan::{CONTENDED, Phase, Role, SOLO};
 use crate::result::{
     ArmResult, ContainerPhase, ContainerResult, Cost, DirectionSteps, Fairness, GroupResult,
     ProbePhase, Quantile,
 };
+use crate::scenario::plan::{CONTENDED, Phase, Role, SOLO};
 
 /// The phases that the numbers are measured against.
 #[derive(Debug, Clone, Copy)]

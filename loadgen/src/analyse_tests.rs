@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::plan::{ArmRole, Isolation, RuleSet};
 use crate::result::{BudgetResult, DirectionSteps, Quantile, RecoverySteps, RunResult};
+use crate::scenario::plan::{ArmRole, Isolation, RuleSet};
 
 const MS: u64 = 1_000_000;
 

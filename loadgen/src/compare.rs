@@ -18,8 +18,8 @@ use serde::Serialize;
 pub use self::alike::{comparable, first_difference, incomparable};
 use crate::exit::Exit;
 use crate::metrics::{Better, METRICS, Metric, Reading, Unit, find};
-use crate::plan::ArmRole;
 use crate::result::{GateKind, GateResult, RunResult};
+use crate::scenario::plan::ArmRole;
 use crate::stats::{bootstrap, holm, median, noise, rank};
 
 pub const SCHEMA: &str = "loadgen.compare/1";

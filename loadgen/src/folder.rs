@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::exit::Failure;
 use crate::export::{place, plain};
-use crate::names;
+use crate::scenario::names;
 use crate::scenario::{self, Scenario};
 
 /// A locked output folder; the lock lasts as long as this value.

@@ -9,20 +9,17 @@
 
 mod combine;
 mod evaluate;
-mod expr;
 mod lateness;
 mod limits;
-pub mod words;
 
 pub use combine::middle;
-pub use expr::{Expr, GroupFacts};
 pub use limits::Thresholds;
 
 use self::combine::combine;
 use crate::analyse::{Pair, latency_pairs};
 use crate::exit::Exit;
-use crate::plan::{ArmRole, GatePlan};
 use crate::result::{ArmResult, ContainerResult, Fairness, GateKind, GateResult, Verdict};
+use crate::scenario::plan::{ArmRole, GatePlan};
 use crate::units::{after, bytes, percent, time, times};
 
 /// The control counts as starved when it is at least this much slower, or without a byte for this long.

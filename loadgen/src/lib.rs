@@ -13,7 +13,6 @@
 #![forbid(unsafe_code)]
 
 pub mod analyse;
-mod bounded;
 pub mod cli;
 mod commands;
 mod commit;
@@ -29,8 +28,6 @@ mod machine;
 pub mod measure;
 pub mod merge;
 pub mod metrics;
-pub mod names;
-pub mod plan;
 pub mod progress;
 pub mod recheck;
 pub mod report;

@@ -2,8 +2,8 @@
 //! `compare` and `explain` all use these keys.
 
 use crate::analyse::{Pair, latency_pairs};
-use crate::plan::{CONTENDED, RECOVERY, Role, SOLO};
 use crate::result::{ArmResult, ContainerPhase, ContainerResult, ProbePhase, Quantile, RunResult};
+use crate::scenario::plan::{CONTENDED, RECOVERY, Role, SOLO};
 use crate::units::{bits_per_second, bytes, rate, time};
 
 /// The better direction of a metric.
@@ -290,7 +290,7 @@ fn per_second(result: &RunResult, arm: &ArmResult, bytes: u64) -> Option<Reading
 mod tests {
     use super::*;
     use crate::analyse::tests::{arm, container, newcomer, phases, settle};
-    use crate::plan::ArmRole;
+    use crate::scenario::plan::ArmRole;
 
     fn read(c: ContainerResult, key: &str) -> Option<(f64, bool)> {
         read_all(vec![c], key)

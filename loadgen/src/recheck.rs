@@ -8,10 +8,11 @@ use std::path::Path;
 use crate::exit::{Exit, Failure};
 use crate::export::cases::{self, Case, Outcome, Suite};
 use crate::export::json;
-use crate::gate::{self, Expr, GroupFacts, Thresholds};
-use crate::plan::{ArmRole, ContainerPlan, GatePlan, Role};
+use crate::gate::{self, Thresholds};
 use crate::result::{ArmResult, GateResult, RunResult};
 use crate::scenario::Scenario;
+use crate::scenario::expr::{Expr, GroupFacts};
+use crate::scenario::plan::{ArmRole, ContainerPlan, GatePlan, Role};
 use crate::target;
 
 #[derive(Debug)]

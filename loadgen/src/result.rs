@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{
+use crate::scenario::plan::{
     ArmPlan, ArmRole, ContainerPlan, Isolation, Phase, RECOVERY, Role, RuleSet, SOLO,
 };
 

@@ -10,9 +10,9 @@ use crate::analyse::{self, Frame};
 use crate::exit::{Exit, Failure};
 use crate::gate::{self, Thresholds};
 use crate::machine;
-use crate::plan::Plan;
 use crate::result::{ArmResult, GateResult, Meta, Repeat, RunResult, SCHEMA, Verdict};
 use crate::scenario::Scenario;
+use crate::scenario::plan::Plan;
 use crate::target::{Control, Target};
 use crate::terminal::say;
 

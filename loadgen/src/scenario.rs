@@ -1,8 +1,12 @@
 //! Scenarios: TOML files, built in or from the user, and the plans made from them.
 
+pub(crate) mod bounded;
 pub(crate) mod build;
 mod catalogue;
+pub mod expr;
 pub mod file;
+pub mod names;
+pub mod plan;
 mod schedule;
 mod source;
 pub mod values;
@@ -11,7 +15,7 @@ pub use catalogue::{names, text};
 pub use source::Source;
 
 use crate::exit::Failure;
-use crate::plan::Plan;
+use crate::scenario::plan::Plan;
 
 /// Prefix in `extends` for built-in scenarios.
 const BUILTIN: &str = "builtin:";
@@ -64,5 +68,4 @@ impl Scenario {
 }
 
 #[cfg(test)]
-#[path = "scenario_tests.rs"]
 mod tests;

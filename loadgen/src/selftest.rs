@@ -17,7 +17,7 @@ use skbudget_sim::Server;
 
 use crate::exit::Exit;
 use crate::measure::ProbeLog;
-use crate::plan::Phase;
+use crate::scenario::plan::Phase;
 use crate::stats::rank;
 use crate::units::time;
 

@@ -14,9 +14,9 @@ use crate::export::cases::{self, Suite};
 use crate::export::{self, Format, json};
 use crate::folder::{self, Folder, Place};
 use crate::metrics::{any_bulk, victims};
-use crate::plan::{ArmRole, Plan};
 use crate::result::{ArmResult, ContainerPhase, RunResult};
 use crate::run;
+use crate::scenario::plan::{ArmRole, Plan};
 use crate::target::{Control, Target};
 use crate::units::{bytes, percent, time, times};
 
@@ -246,7 +246,7 @@ fn point(value: &str, result: &RunResult) -> Point {
 /// Minimum over maximum of the victims' contended goodput, in millionths; 0 without any. The few bytes of a probe do
 /// not compare with bulk: victims without bulk count only if no victim has bulk.
 fn mmr(arm: &ArmResult) -> u64 {
-    use crate::plan::CONTENDED;
+    use crate::scenario::plan::CONTENDED;
     let bulk = any_bulk(arm);
     let bytes = |p: &ContainerPhase| p.up_bytes + p.down_bytes + p.probe_bytes;
     let counted = victims(arm).filter(|c| c.wants_bulk() == bulk);
@@ -304,8 +304,9 @@ mod tests {
     #[test]
     fn the_ratio_of_victims_is_of_those_with_bulk() {
         use crate::analyse::tests::{arm, container, newcomer};
-        let bulk =
-            |name: &str, mb: u64| container(name, crate::plan::Role::Victim, [mb; 3], [2; 3]);
+        let bulk = |name: &str, mb: u64| {
+            container(name, crate::scenario::plan::Role::Victim, [mb; 3], [2; 3])
+        };
         let of = |containers| mmr(&arm(ArmRole::Subject, containers));
         assert_eq!(of(vec![bulk("victim1", 100), bulk("victim2", 50)]), 500_000);
         assert_eq!(of(vec![newcomer(), bulk("victim1", 100), bulk("victim2", 50)]), 500_000);

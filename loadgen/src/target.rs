@@ -11,8 +11,8 @@ use std::sync::atomic::AtomicBool;
 
 use crate::exit::Failure;
 use crate::gate::Thresholds;
-use crate::plan::{ArmPlan, Plan, TARGETS};
 use crate::result::ArmResult;
+use crate::scenario::plan::{ArmPlan, Plan, TARGETS};
 use crate::units::hint_or_all;
 
 /// The signals to a running target.

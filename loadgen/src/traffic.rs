@@ -25,8 +25,8 @@ use serde::{Deserialize, Serialize};
 
 use self::pace::Clock;
 use crate::measure::{Meter, PhaseBytes, ProbeLog};
-use crate::plan::{Fill, FloodKind, Phase, ProbeSpec};
 use crate::result::ProbePhase;
+use crate::scenario::plan::{Fill, FloodKind, Phase, ProbeSpec};
 
 /// One load with the address of its server.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

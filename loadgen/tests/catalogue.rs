@@ -4,9 +4,9 @@
 
 use std::sync::atomic::AtomicBool;
 
-use skbudget_loadgen::plan::{ArmRole, Plan};
 use skbudget_loadgen::result::{GateKind, RunResult};
 use skbudget_loadgen::run;
+use skbudget_loadgen::scenario::plan::{ArmRole, Plan};
 use skbudget_loadgen::scenario::{Scenario, names};
 use skbudget_loadgen::target::{Control, find};
 

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::Command;
 
 use skbudget_loadgen::export::json;
-use skbudget_loadgen::plan::Role;
 use skbudget_loadgen::result::ArmResult;
+use skbudget_loadgen::scenario::plan::Role;
 
 #[test]
 #[ignore = "needs root and cgroup v1 with memory.kmem.tcp"]

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::bounded;
 use crate::exit::Failure;
+use crate::scenario::bounded;
 use crate::scenario::{self, Scenario};
 
 /// Maximum characters per line.

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::exit::Failure;
-use crate::plan::ArmRole;
 use crate::result::RunResult;
+use crate::scenario::plan::ArmRole;
 
 /// Lists the differences that make two results incomparable; empty if they are comparable.
 pub fn incomparable(a: &RunResult, b: &RunResult, params_too: bool) -> Vec<String> {

@@ -90,7 +90,7 @@ pub fn render(probe: &ProbePhase) -> String {
 mod tests {
     use super::*;
     use crate::measure::ProbeLog;
-    use crate::plan::Phase;
+    use crate::scenario::plan::Phase;
 
     fn sample() -> ProbePhase {
         let phase = Phase { name: "p".to_owned(), start_ns: 0, end_ns: 10_000_000_000 };

@@ -17,8 +17,8 @@ use super::plain;
 use crate::exit::Failure;
 use crate::hdr::{self, Counts};
 use crate::metrics::victims;
-use crate::plan::ArmRole;
 use crate::result::{ArmResult, ContainerResult, RunResult};
+use crate::scenario::plan::ArmRole;
 
 /// Recorded values are nanoseconds; the Interval_Max column is in milliseconds.
 const DIVISOR: f64 = 1e6;

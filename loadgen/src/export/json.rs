@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::bounded;
 use crate::exit::Failure;
 use crate::result::{GateResult, RunResult, SCHEMA, Verdict, shape};
+use crate::scenario::bounded;
 
 pub const VERDICT_SCHEMA: &str = "loadgen.verdict/1";
 

@@ -11,9 +11,9 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::{Format, render};
-use crate::bounded;
 use crate::exit::Failure;
 use crate::result::RunResult;
+use crate::scenario::bounded;
 
 const VERDICT: &str = "verdict.json";
 const RESULT: &str = "result.json";

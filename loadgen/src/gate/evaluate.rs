@@ -1,9 +1,9 @@
 //! Evaluates a condition against the records of an arm.
 
-use super::expr::{Expr, Fun, Metric, Node, Op, Show, Term};
 use crate::analyse::{Pair, group_pairs};
-use crate::plan::{CONTENDED, Role};
 use crate::result::{ArmResult, ContainerResult, Quantile};
+use crate::scenario::expr::{Expr, Fun, Metric, Node, Op, Show, Term};
+use crate::scenario::plan::{CONTENDED, Role};
 use crate::units::{bytes, time};
 
 /// Whether the condition holds (`None` where its values were not measured), and the text of each observed value.

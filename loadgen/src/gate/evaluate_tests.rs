@@ -1,6 +1,6 @@
 use super::*;
 use crate::analyse::tests::{arm, container, settle};
-use crate::plan::{ArmRole, Role};
+use crate::scenario::plan::{ArmRole, Role};
 
 fn holds(text: &str) -> bool {
     let mut c = container("victim1", Role::Victim, [110, 100, 110], [2, 3, 2]);

@@ -9,8 +9,8 @@
 use super::{Bench, Judged, LAG_NS, Seen, Thresholds};
 use crate::analyse::latency_pairs;
 use crate::metrics::victims;
-use crate::plan::{ArmRole, CONTENDED, GatePlan, SOLO};
 use crate::result::{ArmResult, ContainerResult, GateKind};
+use crate::scenario::plan::{ArmRole, CONTENDED, GatePlan, SOLO};
 use crate::units::time;
 
 const NAME: &str = "generator's lag, p99";

@@ -24,8 +24,8 @@ use skbudget_sim::Observer;
 
 use super::blocks::Blocks;
 use crate::hdr::{self, Counts};
-use crate::plan::Phase;
 use crate::result::{Latency, ProbePhase, Quantile, SpectrumRow};
+use crate::scenario::plan::Phase;
 
 /// Resolution of the histograms. Runs with many containers use coarse ones to limit memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,8 +11,8 @@ use crate::compare::first_difference;
 use crate::exit::Exit;
 use crate::export::json;
 use crate::gate::Thresholds;
-use crate::plan::ArmRole;
 use crate::result::{ArmResult, Fairness, GateKind, RunResult};
+use crate::scenario::plan::ArmRole;
 use crate::units::{bytes, percent, time, times};
 
 /// A number of an arm; smaller is better.

@@ -9,8 +9,8 @@ pub use latency::{by_percentile, over_time};
 
 use super::pick::{slowdown_milli, worst, worst_bulk_first, worst_first};
 use super::svg::{Band, Chart, Mark, Scale, Series, Show, log_steps, steps};
-use crate::plan::{CONTENDED, Phase, Role, SOLO};
 use crate::result::{ArmResult, ContainerResult, RunResult};
+use crate::scenario::plan::{CONTENDED, Phase, Role, SOLO};
 use crate::units::bytes;
 
 /// Number of colours for arms.

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::exit::{Exit, Failure};
-use crate::gate::words;
 use crate::metrics::{Better, METRICS, find};
+use crate::scenario::expr::words;
 use crate::units::hint;
 
 /// The topic that lists the terms of a gate condition.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::analyse::tests::{arm, container, phases};
-use crate::plan::{ArmRole, Role};
 use crate::result::{Meta, Verdict};
+use crate::scenario::plan::{ArmRole, Role};
 
 fn sample() -> RunResult {
     let containers = || {

@@ -5,8 +5,8 @@ use minijinja::{Value, context};
 
 use super::table;
 use crate::metrics::{victims, worst_quantile};
-use crate::plan::{CONTENDED, SOLO};
 use crate::result::{ArmResult, ProbePhase, RunResult};
+use crate::scenario::plan::{CONTENDED, SOLO};
 use crate::units::time;
 
 pub(super) fn rows(result: &RunResult) -> Vec<Value> {

@@ -1,8 +1,8 @@
 //! Selects the containers that a rendering shows. There may be thousands; only selected ones are drawn or listed.
 
 use crate::metrics::victims;
-use crate::plan::{CONTENDED, Role};
 use crate::result::{ArmResult, ContainerResult};
+use crate::scenario::plan::{CONTENDED, Role};
 
 pub fn role(role: Role) -> &'static str {
     match role {

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use crate::analyse::stall;
 use crate::metrics::{DOWN, UP, Way, any_bulk, least_bytes, victims, worst_quantile};
-use crate::plan::{CONTENDED, Phase, Role};
 use crate::result::{ArmResult, Quantile, RunResult};
+use crate::scenario::plan::{CONTENDED, Phase, Role};
 use crate::units::{after, bits_per_second, bytes, percent, rate, time, times};
 
 type Cell = Box<dyn Fn(&ArmResult) -> String>;

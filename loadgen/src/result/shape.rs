@@ -2,7 +2,7 @@
 //! run. Any program may have written the file.
 
 use super::{ArmResult, BLOCK_NS, ContainerResult, ProbePhase, RunResult};
-use crate::plan::RECOVERY;
+use crate::scenario::plan::RECOVERY;
 
 const SECOND: u64 = 1_000_000_000;
 /// Latest end of a phase: more than the longest warm-up, phases and grace time that a scenario may have.

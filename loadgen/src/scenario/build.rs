@@ -10,9 +10,9 @@ use super::schedule::{self, Times, Wrong};
 use super::source::Source;
 use super::values::guess;
 use crate::exit::Failure;
-use crate::gate::{Expr, GroupFacts};
-use crate::names;
-use crate::plan::{
+use crate::scenario::expr::{Expr, GroupFacts};
+use crate::scenario::names;
+use crate::scenario::plan::{
     ArmPlan, ArmRole, BudgetPlan, ContainerPlan, Fill, FloodKind, GatePlan, Isolation, LinkPlan,
     Load, Phase, Plan, ProbeSpec, Role, RuleSet,
 };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::values::{Bytes, Count, Flag, Rate, Time};
-use crate::plan::{ArmRole, Isolation, Role, RuleSet};
+use crate::scenario::plan::{ArmRole, Isolation, Role, RuleSet};
 
 pub const SCHEMA: &str = "loadgen.scenario/1";
 

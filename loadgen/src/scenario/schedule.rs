@@ -1,7 +1,7 @@
 //! Computes when the containers of a group exist, and when their loads are active.
 
 use super::file::{Action, Group, Step};
-use crate::plan::{CONTENDED, Phase, Role, Span};
+use crate::scenario::plan::{CONTENDED, Phase, Role, Span};
 use crate::units::{Unit, hint};
 
 /// The phases that times refer to.

@@ -9,9 +9,9 @@ use toml::{Table, Value};
 
 use super::file::{File, Paths};
 use super::{BUILTIN, catalogue};
-use crate::bounded;
 use crate::exit::Failure;
-use crate::plan::TARGETS;
+use crate::scenario::bounded;
+use crate::scenario::plan::TARGETS;
 use crate::units::{hint, hint_or_all, nearest};
 
 /// A scenario before a plan is made from it.

@@ -6,10 +6,10 @@ use super::SECOND;
 use crate::export::{Format, render};
 use crate::hdr;
 use crate::measure::ProbeLog;
-use crate::plan::{ArmRole, Phase, Role};
 use crate::result::{
     ArmResult, ContainerPhase, ContainerResult, GateKind, GateResult, RunResult, SCHEMA,
 };
+use crate::scenario::plan::{ArmRole, Phase, Role};
 
 const REQUESTS: u64 = 3000;
 

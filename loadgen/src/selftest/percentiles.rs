@@ -7,8 +7,8 @@ use super::SECOND;
 use crate::export::hgrm;
 use crate::hdr::{self, Counts};
 use crate::measure::{Book, ProbeLog};
-use crate::plan::Phase;
 use crate::result::{ProbePhase, Quantile};
+use crate::scenario::plan::Phase;
 
 const CASES: u64 = 200;
 const MS: u64 = 1_000_000;

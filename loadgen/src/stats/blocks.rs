@@ -10,8 +10,8 @@ use super::at;
 use crate::exit::Failure;
 use crate::hdr;
 use crate::metrics::victims;
-use crate::plan::CONTENDED;
 use crate::result::{ArmResult, IntervalHdr, ProbePhase};
+use crate::scenario::plan::CONTENDED;
 
 /// Fewer blocks give no usable estimate of their spread.
 const BLOCKS_MIN: usize = 6;

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use super::{Kind, Study, point, table, verdict_line};
 use crate::exit::{Exit, Failure};
-use crate::plan::Plan;
 use crate::result::{GateKind, GateResult, RunResult};
 use crate::run;
+use crate::scenario::plan::Plan;
 use crate::target::Control;
 use crate::units::Unit;
 

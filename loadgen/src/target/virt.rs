@@ -20,10 +20,10 @@ use super::{Control, Target};
 use crate::exit::Failure;
 use crate::gate::Thresholds;
 use crate::measure::Meter;
-use crate::plan::{ArmPlan, CONTENDED, Plan, RuleSet, SOLO};
 use crate::result::{
     ArmResult, BudgetResult, ContainerPhase, ContainerResult, DirectionSteps, RecoverySteps,
 };
+use crate::scenario::plan::{ArmPlan, CONTENDED, Plan, RuleSet, SOLO};
 
 #[derive(Debug, Clone, Copy)]
 pub struct Virtual;

@@ -17,7 +17,7 @@ use skbudget_sim::Pattern;
 
 use super::{LOOK, Shared, locked};
 use crate::measure::Meter;
-use crate::plan::Fill;
+use crate::scenario::plan::Fill;
 
 /// Bytes of one read or write.
 pub(super) const PIECE: usize = 64 * 1024;

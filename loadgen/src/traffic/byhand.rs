@@ -15,7 +15,7 @@ use skbudget_sim::smoltcp::wire::{
     TcpSeqNumber,
 };
 
-use crate::plan::FloodKind;
+use crate::scenario::plan::FloodKind;
 
 /// Addresses of a flood.
 #[derive(Debug, Clone, Copy)]

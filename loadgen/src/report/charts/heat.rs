@@ -2,10 +2,10 @@
 //! upload would hide behind a download that continues.
 
 use super::{bands, seconds, short, time_axis};
-use crate::plan::{Phase, SOLO};
 use crate::report::pick::worst_bulk_first;
 use crate::report::svg::{Heat, HeatPart, HeatRow};
 use crate::result::{ArmResult, ContainerPhase, ContainerResult, RunResult};
+use crate::scenario::plan::{Phase, SOLO};
 
 /// Maximum rows and columns.
 const ROWS_MAX: usize = 40;
@@ -141,7 +141,7 @@ fn parts(result: &RunResult, arm: &ArmResult, way: &Way<'_>) -> Vec<Option<f64>>
 mod tests {
     use super::*;
     use crate::analyse::tests::{arm, container, phases};
-    use crate::plan::{ArmRole, Role};
+    use crate::scenario::plan::{ArmRole, Role};
 
     fn result(containers: Vec<ContainerResult>) -> RunResult {
         RunResult {

@@ -4,9 +4,9 @@
 use super::{COLOURS, Key, bands, seconds, short, time_axis};
 use crate::hdr::{self, Counts};
 use crate::metrics::victims;
-use crate::plan::{CONTENDED, SOLO};
 use crate::report::svg::{Chart, Scale, Series, Show, log_steps};
 use crate::result::{ArmResult, ProbePhase, RunResult};
+use crate::scenario::plan::{CONTENDED, SOLO};
 
 type Points = Vec<(f64, f64)>;
 
@@ -214,8 +214,8 @@ fn spectrum(probe: &ProbePhase) -> Points {
 mod tests {
     use super::*;
     use crate::analyse::tests::{arm, container, phases};
-    use crate::plan::{ArmRole, Role};
     use crate::result::IntervalHdr;
+    use crate::scenario::plan::{ArmRole, Role};
 
     fn histogram(ms: &[u64]) -> String {
         let mut h = Counts::new_with_bounds(1, 60_000_000_000, 2).unwrap();

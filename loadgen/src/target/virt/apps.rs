@@ -7,7 +7,7 @@ use skbudget_controller::Instant;
 use skbudget_sim::smoltcp::socket::tcp::{self, State};
 use skbudget_sim::{App, Next, Pattern, ProbePlan, Watch};
 
-use crate::plan::Span;
+use crate::scenario::plan::Span;
 
 fn port(socket: &tcp::Socket<'_>) -> Option<u16> {
     socket.remote_endpoint().map(|e| e.port)

@@ -18,7 +18,7 @@ use skbudget_stack::ContainerConfig;
 use super::flood::FloodGuest;
 use crate::exit::Failure;
 use crate::measure::{Digits, Meter, ProbeLog};
-use crate::plan::{ArmPlan, BudgetPlan, ContainerPlan, Isolation, Load, Plan, ProbeSpec};
+use crate::scenario::plan::{ArmPlan, BudgetPlan, ContainerPlan, Isolation, Load, Plan, ProbeSpec};
 use crate::traffic::byhand::{ByHand, Target};
 
 /// One container of the run, and its meters.
@@ -223,7 +223,7 @@ fn guest(c: &ContainerPlan, config: &GuestConfig, stack: &ContainerConfig) -> Bo
         to_port: FLOOD,
         port_each: true,
     };
-    let span = |f: fn(&crate::plan::Span) -> u64, last: bool| {
+    let span = |f: fn(&crate::scenario::plan::Span) -> u64, last: bool| {
         let span = if last { c.active.last() } else { c.active.first() };
         span.map_or(0, f)
     };

@@ -14,7 +14,7 @@ use super::apps::{FreshProbe, HoardSome, Make, SendSome, SlowRead, Timed};
 use super::build::{
     ACCEPT, DOWN, HOARD, INCAST, INCAST_REQUEST, ORPHANS, OUTSIDE, PROBE, Player, STUFF, UP,
 };
-use crate::plan::{Fill, Load, Plan, ProbeSpec, Role};
+use crate::scenario::plan::{Fill, Load, Plan, ProbeSpec, Role};
 
 /// A container opens its connections one after another, as a program does, plus a seeded jitter of up to this time.
 const DIAL_EVERY_NS: u64 = 5_000;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use skbudget_controller::{Rules, SockLimits};
 
-use crate::gate::Expr;
+use crate::scenario::expr::Expr;
 
 /// How memory is divided between the containers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -83,8 +83,8 @@ pub fn explain() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::Expr;
     use crate::metrics;
+    use crate::scenario::expr::Expr;
 
     /// Every explained word parses, by both names; an earlier name is not the key of another exported metric.
     #[test]

@@ -1,7 +1,6 @@
 //! Parses a condition, and refuses everything that cannot be judged.
 
-use super::super::words;
-use super::{FUNS, Kind, METRICS, Node, OPS, Term};
+use super::{FUNS, Kind, METRICS, Node, OPS, Term, words};
 use crate::units::{Unit, hint_or_all};
 
 /// Maximum depth of parentheses, and number of terms of a condition. Parser, evaluation and drop recurse: one frame for

@@ -15,6 +15,7 @@
 //! probe, decides nothing: the gate does not pass, but the subject is not at fault.
 
 mod parse;
+pub mod words;
 
 use std::fmt;
 
