@@ -1,7 +1,7 @@
 //! Computes the fairness numbers from an arm's records.
 
 use crate::measure::Book;
-use crate::result::{
+use crate::measure::result::{
     ArmResult, ContainerPhase, ContainerResult, Cost, DirectionSteps, Fairness, GroupResult,
     ProbePhase, Quantile,
 };

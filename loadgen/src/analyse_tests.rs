@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::result::{BudgetResult, DirectionSteps, Quantile, RecoverySteps, RunResult};
+use crate::measure::result::{BudgetResult, DirectionSteps, Quantile, RecoverySteps, RunResult};
 use crate::scenario::plan::{ArmRole, Isolation, RuleSet};
 
 const MS: u64 = 1_000_000;

@@ -12,9 +12,9 @@ use crate::export::cases::{self, Outcome, Suite};
 use crate::export::{self, File, Format, Staged, github, json, junit, place, summary};
 use crate::folder::{self, Folder};
 use crate::help;
+use crate::measure::result::RunResult;
 use crate::merge::{self, How};
 use crate::report::{explain, table};
-use crate::result::RunResult;
 use crate::selftest;
 use crate::terminal::print;
 

@@ -17,8 +17,8 @@ use serde::Serialize;
 
 pub use self::alike::{comparable, first_difference, incomparable};
 use crate::exit::Exit;
+use crate::measure::result::{GateKind, GateResult, RunResult};
 use crate::metrics::{Better, METRICS, Metric, Reading, Unit, find};
-use crate::result::{GateKind, GateResult, RunResult};
 use crate::scenario::plan::ArmRole;
 use crate::stats::{bootstrap, holm, median, noise, rank};
 

@@ -16,8 +16,8 @@ pub mod windows;
 use clap::ValueEnum;
 
 use crate::exit::Failure;
+use crate::measure::result::RunResult;
 use crate::report::html;
-use crate::result::RunResult;
 
 pub use place::{Staged, stage, write, write_file};
 

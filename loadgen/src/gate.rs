@@ -18,7 +18,7 @@ pub use limits::Thresholds;
 use self::combine::combine;
 use crate::analyse::{Pair, latency_pairs};
 use crate::exit::Exit;
-use crate::result::{ArmResult, ContainerResult, Fairness, GateKind, GateResult, Verdict};
+use crate::measure::result::{ArmResult, ContainerResult, Fairness, GateKind, GateResult, Verdict};
 use crate::scenario::plan::{ArmRole, GatePlan};
 use crate::units::{after, bytes, percent, time, times};
 
@@ -220,7 +220,7 @@ fn sanity(bench: &mut Bench<'_>, limits: Thresholds) {
 /// The recovery phase must be long enough to contain the slowest recovery that passes.
 fn recovery_phase(bench: &mut Bench<'_>, limits: Thresholds) {
     let victims = crate::metrics::victims(bench.arm).filter_map(|c| c.recovery.as_ref());
-    let steps = |r: &crate::result::RecoverySteps| {
+    let steps = |r: &crate::measure::result::RecoverySteps| {
         r.up.recovery_bytes.len().max(r.down.recovery_bytes.len())
     };
     let spans = victims.map(|r| (steps(r) as u64 * r.step_ns, r.step_ns));

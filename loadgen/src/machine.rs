@@ -6,7 +6,7 @@ use std::fs;
 use std::thread;
 
 use crate::commit;
-use crate::result::Meta;
+use crate::measure::result::Meta;
 
 /// Collects what is known before a run.
 pub(crate) fn look() -> Meta {

@@ -2,7 +2,9 @@
 
 mod blocks;
 mod book;
+pub mod hdr;
 mod meter;
+pub mod result;
 
 pub use book::{Book, Digits, ProbeLog};
 pub use meter::{Meter, PhaseBytes};

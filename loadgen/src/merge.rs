@@ -10,7 +10,7 @@ use crate::analyse::{self, Frame};
 use crate::compare::comparable;
 use crate::exit::{Exit, Failure};
 use crate::measure::Book;
-use crate::result::{
+use crate::measure::result::{
     ArmResult, ContainerPhase, ContainerResult, Cost, GateResult, Meta, ProbePhase, RunResult,
     Verdict,
 };

@@ -2,7 +2,9 @@
 //! `compare` and `explain` all use these keys.
 
 use crate::analyse::{Pair, latency_pairs};
-use crate::result::{ArmResult, ContainerPhase, ContainerResult, ProbePhase, Quantile, RunResult};
+use crate::measure::result::{
+    ArmResult, ContainerPhase, ContainerResult, ProbePhase, Quantile, RunResult,
+};
 use crate::scenario::plan::{CONTENDED, RECOVERY, Role, SOLO};
 use crate::units::{bits_per_second, bytes, rate, time};
 

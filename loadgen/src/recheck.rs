@@ -9,7 +9,7 @@ use crate::exit::{Exit, Failure};
 use crate::export::cases::{self, Case, Outcome, Suite};
 use crate::export::json;
 use crate::gate::{self, Thresholds};
-use crate::result::{ArmResult, GateResult, RunResult};
+use crate::measure::result::{ArmResult, GateResult, RunResult};
 use crate::scenario::Scenario;
 use crate::scenario::expr::{Expr, GroupFacts};
 use crate::scenario::plan::{ArmRole, ContainerPlan, GatePlan, Role};

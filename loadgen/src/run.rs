@@ -10,7 +10,7 @@ use crate::analyse::{self, Frame};
 use crate::exit::{Exit, Failure};
 use crate::gate::{self, Thresholds};
 use crate::machine;
-use crate::result::{ArmResult, GateResult, Meta, Repeat, RunResult, SCHEMA, Verdict};
+use crate::measure::result::{ArmResult, GateResult, Meta, Repeat, RunResult, SCHEMA, Verdict};
 use crate::scenario::Scenario;
 use crate::scenario::plan::Plan;
 use crate::target::{Control, Target};

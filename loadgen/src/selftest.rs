@@ -85,7 +85,7 @@ fn freeze() -> Result<String, String> {
     let frozen =
         (skbudget_controller::Instant(4 * SECOND), skbudget_controller::Instant(5 * SECOND));
     let p = probe(Server { frozen: vec![frozen], ..Server::responder(64, 512) }, 10);
-    let at = |q: Option<crate::result::Quantile>| q.map(|q| q.ns);
+    let at = |q: Option<crate::measure::result::Quantile>| q.map(|q| q.ns);
     let p99 = near("p99", at(p.p99), 900_000_000)?;
     let p999 = near("p99.9", at(p.p999), 990_000_000)?;
     Ok(format!("{p99}, {p999}"))

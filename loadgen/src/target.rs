@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::exit::Failure;
 use crate::gate::Thresholds;
-use crate::result::ArmResult;
+use crate::measure::result::ArmResult;
 use crate::scenario::plan::{ArmPlan, Plan, TARGETS};
 use crate::units::hint_or_all;
 

@@ -24,8 +24,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use self::pace::Clock;
+use crate::measure::result::ProbePhase;
 use crate::measure::{Meter, PhaseBytes, ProbeLog};
-use crate::result::ProbePhase;
 use crate::scenario::plan::{Fill, FloodKind, Phase, ProbeSpec};
 
 /// One load with the address of its server.

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use skbudget_loadgen::result::{GateKind, RunResult};
+use skbudget_loadgen::measure::result::{GateKind, RunResult};
 use skbudget_loadgen::run;
 use skbudget_loadgen::scenario::plan::{ArmRole, Plan};
 use skbudget_loadgen::scenario::{Scenario, names};
@@ -28,7 +28,7 @@ fn passes(name: &str) {
     assert_eq!(result.verdict.exit, 0);
     // Every subject was judged by the gates of the contract.
     for arm in result.arms.iter().filter(|a| a.role == ArmRole::Subject) {
-        let of = |g: &&skbudget_loadgen::result::GateResult| {
+        let of = |g: &&skbudget_loadgen::measure::result::GateResult| {
             g.arm == arm.name && g.kind == GateKind::Subject
         };
         assert!(result.gates.iter().filter(of).count() >= 8, "{:#?}", result.gates);

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use skbudget_loadgen::export::json;
-use skbudget_loadgen::result::ArmResult;
+use skbudget_loadgen::measure::result::ArmResult;
 use skbudget_loadgen::scenario::plan::Role;
 
 #[test]
@@ -33,7 +33,7 @@ fn the_kernel_has_three_arms_and_its_limits_are_seen() {
     let names: Vec<&str> = result.arms.iter().map(|a| a.name.as_str()).collect();
     assert_eq!(names, ["none", "shared", "container"]);
     let hog = |arm: usize| {
-        let of = |c: &&skbudget_loadgen::result::ContainerResult| c.role == Role::Hog;
+        let of = |c: &&skbudget_loadgen::measure::result::ContainerResult| c.role == Role::Hog;
         result.arms[arm].containers.iter().find(of).expect("a hog").peak_held_bytes
     };
     // The hog holds more without a limit than with its own, so that limit takes effect.

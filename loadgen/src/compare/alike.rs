@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::exit::Failure;
-use crate::result::RunResult;
+use crate::measure::result::RunResult;
 use crate::scenario::plan::ArmRole;
 
 /// Lists the differences that make two results incomparable; empty if they are comparable.

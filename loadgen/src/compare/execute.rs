@@ -20,7 +20,7 @@ use super::Run;
 use crate::exit::{Exit, Failure};
 use crate::export::json;
 use crate::folder::Folder;
-use crate::result::RunResult;
+use crate::measure::result::RunResult;
 
 /// One side of a comparison.
 #[derive(Debug, Clone)]

@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::File;
 use super::json::pretty;
 use crate::exit::Failure;
+use crate::measure::result::{ArmResult, RunResult};
 use crate::metrics::{Better, METRICS, Metric, Reading, Unit};
-use crate::result::{ArmResult, RunResult};
 use crate::stats::blocks;
 
 #[derive(Debug, Serialize)]

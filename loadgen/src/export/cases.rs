@@ -4,8 +4,8 @@
 use crate::compare::text::shown;
 use crate::compare::{Comparison, Judgement};
 use crate::gate;
+use crate::measure::result::{ArmResult, GateResult, RunResult};
 use crate::report::table;
-use crate::result::{ArmResult, GateResult, RunResult};
 use crate::scenario::Scenario;
 use crate::target;
 

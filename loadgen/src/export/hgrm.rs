@@ -11,8 +11,8 @@ use super::place::HGRM_HEAD;
 use super::{File, plain};
 use crate::exit::Failure;
 use crate::measure::Book;
+use crate::measure::result::{ArmResult, ProbePhase, RunResult};
 use crate::report::pick::group_of;
-use crate::result::{ArmResult, ProbePhase, RunResult};
 
 /// With more containers than this, only the groups have files.
 const CONTAINERS_MAX: usize = 32;

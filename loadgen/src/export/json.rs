@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::exit::Failure;
-use crate::result::{GateResult, RunResult, SCHEMA, Verdict, shape};
+use crate::measure::result::{GateResult, RunResult, SCHEMA, Verdict, shape};
 use crate::scenario::bounded;
 
 pub const VERDICT_SCHEMA: &str = "loadgen.verdict/1";

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::cases::{self, Case, Outcome, Suite};
-use crate::result::RunResult;
+use crate::measure::result::RunResult;
 
 /// An XML comment by which a later run recognizes the file as loadgen's and may remove it.
 pub(super) const MARK: &str = "<!-- loadgen.junit -->";

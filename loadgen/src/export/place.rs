@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Format, render};
 use crate::exit::Failure;
-use crate::result::RunResult;
+use crate::measure::result::RunResult;
 use crate::scenario::bounded;
 
 const VERDICT: &str = "verdict.json";

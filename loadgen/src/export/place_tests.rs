@@ -116,7 +116,7 @@ fn foreign_files_are_not_overwritten() {
         fs::remove_file(&path).unwrap();
     }
     // The files of a run without arms lack most texts, and are replaced nevertheless.
-    let schema = crate::result::SCHEMA.to_owned();
+    let schema = crate::measure::result::SCHEMA.to_owned();
     let empty = RunResult { schema, ..RunResult::default() };
     for _ in 0..2 {
         write(&dir, &empty, &Format::all()).unwrap();

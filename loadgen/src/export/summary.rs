@@ -4,10 +4,10 @@
 use std::fmt::Write as _;
 
 use super::cases::{Case, Outcome, Suite};
+use crate::measure::result::{ArmResult, ContainerResult, RunResult};
 use crate::metrics::METRICS;
 use crate::report::pick::{slowdown_milli, worst_first};
 use crate::report::table;
-use crate::result::{ArmResult, ContainerResult, RunResult};
 use crate::scenario::plan::{CONTENDED, Phase, SOLO};
 use crate::units::{bits_per_second, date, param, percent, rate, time, times};
 

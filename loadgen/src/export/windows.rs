@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use crate::result::RunResult;
+use crate::measure::result::RunResult;
 
 /// Maximum number of rows. Beyond it, neighbouring windows are combined until they fit; each row has its own length.
 const ROWS_MAX: usize = 1_000_000;
@@ -55,8 +55,8 @@ fn place(result: &RunResult, first: usize, count: usize) -> (u64, u64) {
 
 /// Number of windows that are combined into one row.
 fn step(result: &RunResult) -> usize {
-    let of = |a: &crate::result::ArmResult| -> usize {
-        let bytes = |c: &crate::result::ContainerResult| {
+    let of = |a: &crate::measure::result::ArmResult| -> usize {
+        let bytes = |c: &crate::measure::result::ContainerResult| {
             c.up_window_bytes.len() + c.down_window_bytes.len()
         };
         let usage = a.budgets.iter().map(|b| b.usage_bytes.len());

@@ -2,7 +2,7 @@
 //! two of three is a property of the subject.
 
 use super::{Judged, doubt};
-use crate::result::{GateKind, GateResult, GateRun};
+use crate::measure::result::{GateKind, GateResult, GateRun};
 
 /// Takes each gate from its median run; a counted gate from its worst run.
 pub(super) fn combine(mut runs: Vec<Vec<Judged>>) -> Vec<GateResult> {

@@ -1,7 +1,7 @@
 //! Evaluates a condition against the records of an arm.
 
 use crate::analyse::{Pair, group_pairs};
-use crate::result::{ArmResult, ContainerResult, Quantile};
+use crate::measure::result::{ArmResult, ContainerResult, Quantile};
 use crate::scenario::expr::{Expr, Fun, Metric, Node, Op, Show, Term};
 use crate::scenario::plan::{CONTENDED, Role};
 use crate::units::{bytes, time};

@@ -8,8 +8,8 @@
 
 use super::{Bench, Judged, LAG_NS, Seen, Thresholds};
 use crate::analyse::latency_pairs;
+use crate::measure::result::{ArmResult, ContainerResult, GateKind};
 use crate::metrics::victims;
-use crate::result::{ArmResult, ContainerResult, GateKind};
 use crate::scenario::plan::{ArmRole, CONTENDED, GatePlan, SOLO};
 use crate::units::time;
 

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use super::book::Digits;
-use crate::hdr::{self, Counts};
-use crate::result::{BLOCK_NS, IntervalHdr};
+use crate::measure::hdr::{self, Counts};
+use crate::measure::result::{BLOCK_NS, IntervalHdr};
 
 /// Only one histogram is open at a time; finished ones are kept as text to save memory.
 #[derive(Debug)]

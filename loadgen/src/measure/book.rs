@@ -23,8 +23,8 @@ use skbudget_controller::Instant;
 use skbudget_sim::Observer;
 
 use super::blocks::Blocks;
-use crate::hdr::{self, Counts};
-use crate::result::{Latency, ProbePhase, Quantile, SpectrumRow};
+use crate::measure::hdr::{self, Counts};
+use crate::measure::result::{Latency, ProbePhase, Quantile, SpectrumRow};
 use crate::scenario::plan::Phase;
 
 /// Resolution of the histograms. Runs with many containers use coarse ones to limit memory.

@@ -11,7 +11,7 @@ use crate::compare::first_difference;
 use crate::exit::Exit;
 use crate::export::json;
 use crate::gate::Thresholds;
-use crate::result::{ArmResult, Fairness, GateKind, RunResult};
+use crate::measure::result::{ArmResult, Fairness, GateKind, RunResult};
 use crate::scenario::plan::ArmRole;
 use crate::units::{bytes, percent, time, times};
 

@@ -47,7 +47,7 @@ fn repeated_runs_are_compared_by_their_medians() {
         let (name, role) = ("container".to_owned(), ArmRole::Subject);
         ArmResult { name, role, fairness, ..ArmResult::default() }
     };
-    let run = |a: ArmResult| crate::result::Repeat { arms: vec![a], ..Default::default() };
+    let run = |a: ArmResult| crate::measure::result::Repeat { arms: vec![a], ..Default::default() };
     let shown = arm(Some(900), 0);
     let runs = vec![run(shown.clone()), run(arm(Some(100), 7)), run(arm(Some(200), 0))];
     let mut result = RunResult { arms: vec![shown.clone()], runs, ..RunResult::default() };

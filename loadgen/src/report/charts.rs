@@ -9,7 +9,7 @@ pub use latency::{by_percentile, over_time};
 
 use super::pick::{slowdown_milli, worst, worst_bulk_first, worst_first};
 use super::svg::{Band, Chart, Mark, Scale, Series, Show, log_steps, steps};
-use crate::result::{ArmResult, ContainerResult, RunResult};
+use crate::measure::result::{ArmResult, ContainerResult, RunResult};
 use crate::scenario::plan::{CONTENDED, Phase, Role, SOLO};
 use crate::units::bytes;
 
@@ -227,7 +227,7 @@ fn gate_limit(result: &RunResult) -> Option<f64> {
     let gate = result
         .gates
         .iter()
-        .find(|g| g.kind == crate::result::GateKind::Subject && about(&g.name))?;
+        .find(|g| g.kind == crate::measure::result::GateKind::Subject && about(&g.name))?;
     let number = |c: char| c.is_ascii_digit() || c == '.';
     // The limit is a text such as `<= 1.05x`.
     let from = gate.limit.find(|c: char| c.is_ascii_digit())?;

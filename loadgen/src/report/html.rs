@@ -6,7 +6,7 @@ use super::charts::{self, Key};
 use super::svg::LEVELS;
 use super::{method, table};
 use crate::exit::Failure;
-use crate::result::{ArmResult, RunResult};
+use crate::measure::result::{ArmResult, RunResult};
 
 const TEMPLATE: &str = include_str!("report.html.jinja");
 
@@ -91,7 +91,7 @@ fn head(arm: &ArmResult) -> Value {
 fn gates(result: &RunResult) -> Vec<Value> {
     let mut gates: Vec<_> = result.gates.iter().collect();
     gates.sort_by_key(|g| g.passed);
-    let value = |g: &crate::result::GateResult| {
+    let value = |g: &crate::measure::result::GateResult| {
         context! {
             arm => g.arm.as_str(), name => g.name.as_str(), seen => g.observed.as_str(),
             limit => g.limit.as_str(), ok => g.passed, mark => g.mark(),

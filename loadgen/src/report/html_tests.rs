@@ -1,6 +1,6 @@
 use super::*;
 use crate::analyse::tests::{arm, container, phases};
-use crate::result::{Meta, Verdict};
+use crate::measure::result::{Meta, Verdict};
 use crate::scenario::plan::{ArmRole, Role};
 
 fn sample() -> RunResult {

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::analyse::stall;
+use crate::measure::result::{ArmResult, Quantile, RunResult};
 use crate::metrics::{DOWN, UP, Way, any_bulk, least_bytes, victims, worst_quantile};
-use crate::result::{ArmResult, Quantile, RunResult};
 use crate::scenario::plan::{CONTENDED, Phase, Role};
 use crate::units::{after, bits_per_second, bytes, percent, rate, time, times};
 
@@ -189,7 +189,7 @@ fn rows(result: &RunResult) -> Vec<Row> {
     rows
 }
 
-type PickQ = fn(&crate::result::ProbePhase) -> Option<Quantile>;
+type PickQ = fn(&crate::measure::result::ProbePhase) -> Option<Quantile>;
 
 /// `-` in a phase that was not measured, and where no victim has bulk in this direction.
 fn least_rate(arm: &ArmResult, i: usize, way: Way, phase: &Phase) -> String {
@@ -242,7 +242,8 @@ fn index(ppm: u64) -> String {
 }
 
 fn gates(result: &RunResult) -> String {
-    let width = |f: fn(&crate::result::GateResult) -> usize| result.gates.iter().map(f).max();
+    let width =
+        |f: fn(&crate::measure::result::GateResult) -> usize| result.gates.iter().map(f).max();
     let name = width(|g| g.name.len()).unwrap_or(0);
     let arm = width(|g| g.arm.len()).unwrap_or(0);
     let seen = width(|g| g.observed.chars().count()).unwrap_or(0);

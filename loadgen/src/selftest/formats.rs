@@ -4,9 +4,9 @@ use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 
 use super::SECOND;
 use crate::export::{Format, render};
-use crate::hdr;
 use crate::measure::ProbeLog;
-use crate::result::{
+use crate::measure::hdr;
+use crate::measure::result::{
     ArmResult, ContainerPhase, ContainerResult, GateKind, GateResult, RunResult, SCHEMA,
 };
 use crate::scenario::plan::{ArmRole, Phase, Role};

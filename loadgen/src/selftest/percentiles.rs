@@ -5,9 +5,9 @@ use skbudget_sim::{Observer as _, Rng};
 
 use super::SECOND;
 use crate::export::hgrm;
-use crate::hdr::{self, Counts};
+use crate::measure::hdr::{self, Counts};
+use crate::measure::result::{ProbePhase, Quantile};
 use crate::measure::{Book, ProbeLog};
-use crate::result::{ProbePhase, Quantile};
 use crate::scenario::plan::Phase;
 
 const CASES: u64 = 200;

@@ -14,7 +14,7 @@ use skbudget_stack::ContainerConfig;
 
 use super::SECOND;
 use crate::measure::ProbeLog;
-use crate::result::ProbePhase;
+use crate::measure::result::ProbePhase;
 use crate::scenario::plan::Phase;
 
 /// Runs one probe with a request per millisecond for `seconds` against `server`.

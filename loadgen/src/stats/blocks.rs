@@ -8,9 +8,9 @@ use skbudget_sim::Rng;
 
 use super::at;
 use crate::exit::Failure;
-use crate::hdr;
+use crate::measure::hdr;
+use crate::measure::result::{ArmResult, IntervalHdr, ProbePhase};
 use crate::metrics::victims;
-use crate::result::{ArmResult, IntervalHdr, ProbePhase};
 use crate::scenario::plan::CONTENDED;
 
 /// Fewer blocks give no usable estimate of their spread.
@@ -68,7 +68,7 @@ pub fn worst_victim(arm: &ArmResult, q: f64) -> Result<Option<(f64, f64)>, Failu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hdr::Counts;
+    use crate::measure::hdr::Counts;
 
     fn block(i: u64, ns: u64) -> IntervalHdr {
         let mut counts = Counts::new_with_bounds(1, 60_000_000_000, 3).unwrap();

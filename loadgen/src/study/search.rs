@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{Kind, Study, point, table, verdict_line};
 use crate::exit::{Exit, Failure};
-use crate::result::{GateKind, GateResult, RunResult};
+use crate::measure::result::{GateKind, GateResult, RunResult};
 use crate::run;
 use crate::scenario::plan::Plan;
 use crate::target::Control;

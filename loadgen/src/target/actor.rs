@@ -17,7 +17,7 @@ use super::agent::Agent;
 use super::{Control, WALL_STEP_NS};
 use crate::exit::Failure;
 use crate::measure::Meter;
-use crate::result::{ContainerPhase, ContainerResult, DirectionSteps, RecoverySteps};
+use crate::measure::result::{ContainerPhase, ContainerResult, DirectionSteps, RecoverySteps};
 use crate::scenario::plan::{ContainerPlan, Load, Plan, SOLO};
 use crate::traffic::serve::Servers;
 use crate::traffic::{Assigned, FloodNet, MeterReport, Orders, Report, Shared, keep_time, locked};

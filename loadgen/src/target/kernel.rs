@@ -21,7 +21,7 @@ use super::virt::{is_memory, named};
 use super::{Control, Target, WALL_STEP_NS};
 use crate::exit::Failure;
 use crate::gate::Thresholds;
-use crate::result::{ArmResult, BudgetResult, ContainerResult};
+use crate::measure::result::{ArmResult, BudgetResult, ContainerResult};
 use crate::scenario::plan::{ArmPlan, ArmRole, ContainerPlan, Isolation, Plan, RuleSet};
 use crate::traffic::serve::Servers;
 use crate::traffic::{Report, Shared};

@@ -24,7 +24,7 @@ use super::actor::{self, Actor, carries};
 use super::{Control, Target, WALL_STEP_NS};
 use crate::exit::Failure;
 use crate::gate::Thresholds;
-use crate::result::ArmResult;
+use crate::measure::result::ArmResult;
 use crate::scenario::plan::{ArmPlan, BudgetPlan, ContainerPlan, Isolation, Plan, Role};
 use crate::traffic::serve::Servers;
 use crate::traffic::{FloodNet, Shared};

@@ -20,7 +20,7 @@ use super::{Control, Target};
 use crate::exit::Failure;
 use crate::gate::Thresholds;
 use crate::measure::Meter;
-use crate::result::{
+use crate::measure::result::{
     ArmResult, BudgetResult, ContainerPhase, ContainerResult, DirectionSteps, RecoverySteps,
 };
 use crate::scenario::plan::{ArmPlan, CONTENDED, Plan, RuleSet, SOLO};

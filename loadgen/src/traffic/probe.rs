@@ -11,7 +11,7 @@ use skbudget_sim::{Observer, Pattern};
 use super::bulk::{PIECE, connect, is_wait};
 use super::{LOOK, Shared, locked};
 use crate::measure::ProbeLog;
-use crate::result::ProbePhase;
+use crate::measure::result::ProbePhase;
 use crate::scenario::plan::ProbeSpec;
 
 /// The schedule and the books, shared by sender, receiver and timekeeper.

@@ -2,9 +2,9 @@
 //! upload would hide behind a download that continues.
 
 use super::{bands, seconds, short, time_axis};
+use crate::measure::result::{ArmResult, ContainerPhase, ContainerResult, RunResult};
 use crate::report::pick::worst_bulk_first;
 use crate::report::svg::{Heat, HeatPart, HeatRow};
-use crate::result::{ArmResult, ContainerPhase, ContainerResult, RunResult};
 use crate::scenario::plan::{Phase, SOLO};
 
 /// Maximum rows and columns.

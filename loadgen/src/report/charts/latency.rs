@@ -2,10 +2,10 @@
 //! curves of all others are below the worst.
 
 use super::{COLOURS, Key, bands, seconds, short, time_axis};
-use crate::hdr::{self, Counts};
+use crate::measure::hdr::{self, Counts};
+use crate::measure::result::{ArmResult, ProbePhase, RunResult};
 use crate::metrics::victims;
 use crate::report::svg::{Chart, Scale, Series, Show, log_steps};
-use crate::result::{ArmResult, ProbePhase, RunResult};
 use crate::scenario::plan::{CONTENDED, SOLO};
 
 type Points = Vec<(f64, f64)>;
@@ -214,7 +214,7 @@ fn spectrum(probe: &ProbePhase) -> Points {
 mod tests {
     use super::*;
     use crate::analyse::tests::{arm, container, phases};
-    use crate::result::IntervalHdr;
+    use crate::measure::result::IntervalHdr;
     use crate::scenario::plan::{ArmRole, Role};
 
     fn histogram(ms: &[u64]) -> String {

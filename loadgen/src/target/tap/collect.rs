@@ -4,7 +4,7 @@ use skbudget::stats::{Categories, ContainerReport, Meter, Stats};
 
 use super::{Stage, Tapped};
 use crate::exit::Failure;
-use crate::result::{ArmResult, BudgetResult, ContainerResult};
+use crate::measure::result::{ArmResult, BudgetResult, ContainerResult};
 use crate::scenario::plan::{ArmPlan, CONTENDED, Phase, Plan, RuleSet};
 use crate::target::actor::{Actor, lag_p99_ns};
 use crate::target::virt::{is_memory, named};

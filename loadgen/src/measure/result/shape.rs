@@ -79,7 +79,7 @@ fn check_intervals(probe: &ProbePhase, end_ns: u64) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::result::{BudgetResult, IntervalHdr, Repeat};
+    use crate::measure::result::{BudgetResult, IntervalHdr, Repeat};
 
     fn sample() -> RunResult {
         let mut result = crate::selftest::sample();
