@@ -8,7 +8,6 @@
 
 mod alike;
 pub mod exact;
-pub mod execute;
 pub mod text;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! One run from plan to verdict.
 
+pub mod pairs;
+
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{Github, Judged};
-use crate::compare::execute::{self, Side};
 use crate::compare::{
     Comparison, PAIRS_MIN, Question, Run, comparable, exact, paired, text, unpaired,
 };
@@ -20,6 +19,7 @@ use crate::measure::result::RunResult;
 use crate::merge::distinct;
 use crate::metrics::{METRICS, Metric, find};
 use crate::run;
+use crate::run::pairs::{self, Side};
 use crate::target;
 use crate::terminal::note;
 use crate::units::hint;

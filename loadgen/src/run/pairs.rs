@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use skbudget_sim::Rng;
 
-use super::Run;
+use crate::compare::Run;
 use crate::exit::{Exit, Failure};
 use crate::export::json;
 use crate::folder::Folder;
