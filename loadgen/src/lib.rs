@@ -12,28 +12,23 @@
 //! ```
 #![forbid(unsafe_code)]
 
-pub mod analyse;
 pub mod cli;
 mod commands;
 mod commit;
-pub mod compare;
 pub mod exit;
 pub mod export;
 pub mod folder;
-pub mod gate;
 mod help;
 mod interrupt;
+pub mod judge;
 mod machine;
 pub mod measure;
-pub mod merge;
-pub mod metrics;
 pub mod progress;
 pub mod recheck;
 pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod selftest;
-pub mod stats;
 pub mod study;
 pub mod target;
 mod terminal;

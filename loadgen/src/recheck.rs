@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::exit::{Exit, Failure};
 use crate::export::cases::{self, Case, Outcome, Suite};
 use crate::export::json;
-use crate::gate::{self, Thresholds};
+use crate::judge::gate::{self, Thresholds};
 use crate::measure::result::{ArmResult, GateResult, RunResult};
 use crate::scenario::Scenario;
 use crate::scenario::expr::{Expr, GroupFacts};

@@ -8,9 +8,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use skbudget::scheduling::RealTime;
 
-use crate::analyse::{self, Frame};
 use crate::exit::{Exit, Failure};
-use crate::gate::{self, Thresholds};
+use crate::judge::analyse::{self, Frame};
+use crate::judge::gate::{self, Thresholds};
 use crate::machine;
 use crate::measure::result::{ArmResult, GateResult, Meta, Repeat, RunResult, SCHEMA, Verdict};
 use crate::scenario::Scenario;

@@ -16,9 +16,9 @@ use hdrhistogram::Histogram;
 use skbudget_sim::Server;
 
 use crate::exit::Exit;
+use crate::judge::stats::rank;
 use crate::measure::ProbeLog;
 use crate::scenario::plan::Phase;
-use crate::stats::rank;
 use crate::units::time;
 
 const SECOND: u64 = 1_000_000_000;

@@ -13,8 +13,8 @@ use crate::exit::{Exit, Failure};
 use crate::export::cases::{self, Suite};
 use crate::export::{self, Format, json};
 use crate::folder::{self, Folder, Place};
+use crate::judge::metrics::{any_bulk, victims};
 use crate::measure::result::{ArmResult, ContainerPhase, RunResult};
-use crate::metrics::{any_bulk, victims};
 use crate::run;
 use crate::scenario::plan::{ArmRole, Plan};
 use crate::target::{Control, Target};
@@ -303,7 +303,7 @@ mod tests {
     /// The bytes of a probe are no starved bulk.
     #[test]
     fn the_ratio_of_victims_is_of_those_with_bulk() {
-        use crate::analyse::tests::{arm, container, newcomer};
+        use crate::judge::analyse::tests::{arm, container, newcomer};
         let bulk = |name: &str, mb: u64| {
             container(name, crate::scenario::plan::Role::Victim, [mb; 3], [2; 3])
         };

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::atomic::AtomicBool;
 
 use crate::exit::Failure;
-use crate::gate::Thresholds;
+use crate::judge::gate::Thresholds;
 use crate::measure::result::ArmResult;
 use crate::scenario::plan::{ArmPlan, Plan, TARGETS};
 use crate::units::hint_or_all;

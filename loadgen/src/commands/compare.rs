@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{Github, Judged};
-use crate::compare::{
-    Comparison, PAIRS_MIN, Question, Run, comparable, exact, paired, text, unpaired,
-};
 use crate::exit::Failure;
 use crate::export::cases;
 use crate::export::{json, place};
 use crate::folder::{self, Folder};
 use crate::interrupt;
+use crate::judge::compare::{
+    Comparison, PAIRS_MIN, Question, Run, comparable, exact, paired, text, unpaired,
+};
+use crate::judge::merge::distinct;
+use crate::judge::metrics::{METRICS, Metric, find};
 use crate::measure::result::RunResult;
-use crate::merge::distinct;
-use crate::metrics::{METRICS, Metric, find};
 use crate::run;
 use crate::run::pairs::{self, Side};
 use crate::target;

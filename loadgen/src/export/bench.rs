@@ -11,9 +11,9 @@ use serde::Serialize;
 use super::File;
 use super::json::pretty;
 use crate::exit::Failure;
+use crate::judge::metrics::{Better, METRICS, Metric, Reading, Unit};
+use crate::judge::stats::blocks;
 use crate::measure::result::{ArmResult, RunResult};
-use crate::metrics::{Better, METRICS, Metric, Reading, Unit};
-use crate::stats::blocks;
 
 #[derive(Debug, Serialize)]
 struct Entry {

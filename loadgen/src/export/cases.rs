@@ -1,9 +1,9 @@
 //! The cases that a command judged, as CI shows them: JUnit, annotations, the table of a summary. One list serves all
 //! three formats and all commands.
 
-use crate::compare::text::shown;
-use crate::compare::{Comparison, Judgement};
-use crate::gate;
+use crate::judge::compare::text::shown;
+use crate::judge::compare::{Comparison, Judgement};
+use crate::judge::gate;
 use crate::measure::result::{ArmResult, GateResult, RunResult};
 use crate::report::table;
 use crate::scenario::Scenario;

@@ -15,9 +15,9 @@ use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
 use super::plain;
 use crate::exit::Failure;
+use crate::judge::metrics::victims;
 use crate::measure::hdr::{self, Counts};
 use crate::measure::result::{ArmResult, ContainerResult, RunResult};
-use crate::metrics::victims;
 use crate::scenario::plan::ArmRole;
 
 /// Recorded values are nanoseconds; the Interval_Max column is in milliseconds.

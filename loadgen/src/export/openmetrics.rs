@@ -7,9 +7,9 @@
 use std::fmt::Write as _;
 
 use crate::exit::Failure;
+use crate::judge::metrics::{METRICS, Unit, victims};
 use crate::measure::hdr;
 use crate::measure::result::{ArmResult, RunResult};
-use crate::metrics::{METRICS, Unit, victims};
 
 /// With more containers than this, no series per container.
 const CONTAINERS_MAX: usize = 200;

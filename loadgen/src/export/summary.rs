@@ -4,8 +4,8 @@
 use std::fmt::Write as _;
 
 use super::cases::{Case, Outcome, Suite};
+use crate::judge::metrics::METRICS;
 use crate::measure::result::{ArmResult, ContainerResult, RunResult};
-use crate::metrics::METRICS;
 use crate::report::pick::{slowdown_milli, worst_first};
 use crate::report::table;
 use crate::scenario::plan::{CONTENDED, Phase, SOLO};

@@ -7,10 +7,10 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::compare::first_difference;
 use crate::exit::Exit;
 use crate::export::json;
-use crate::gate::Thresholds;
+use crate::judge::compare::first_difference;
+use crate::judge::gate::Thresholds;
 use crate::measure::result::{ArmResult, Fairness, GateKind, RunResult};
 use crate::scenario::plan::ArmRole;
 use crate::units::{bytes, percent, time, times};

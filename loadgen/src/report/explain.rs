@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::exit::{Exit, Failure};
-use crate::metrics::{Better, METRICS, find};
+use crate::judge::metrics::{Better, METRICS, find};
 use crate::scenario::expr::words;
 use crate::units::hint;
 

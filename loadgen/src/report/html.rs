@@ -34,7 +34,7 @@ pub fn render(result: &RunResult) -> Result<String, Failure> {
         context! { key, value }
     });
     // Every arm has the same containers.
-    let victims = result.arms.first().map_or(0, |a| crate::metrics::victims(a).count());
+    let victims = result.arms.first().map_or(0, |a| crate::judge::metrics::victims(a).count());
     let context = context! {
         scenario => result.scenario.as_str(), seed => result.seed,
         target => result.target.as_str(), interrupted => result.interrupted,

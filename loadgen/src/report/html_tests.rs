@@ -1,5 +1,5 @@
 use super::*;
-use crate::analyse::tests::{arm, container, phases};
+use crate::judge::analyse::tests::{arm, container, phases};
 use crate::measure::result::{Meta, Verdict};
 use crate::scenario::plan::{ArmRole, Role};
 

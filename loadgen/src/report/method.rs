@@ -4,8 +4,8 @@
 use minijinja::{Value, context};
 
 use super::table;
+use crate::judge::metrics::{victims, worst_quantile};
 use crate::measure::result::{ArmResult, ProbePhase, RunResult};
-use crate::metrics::{victims, worst_quantile};
 use crate::scenario::plan::{CONTENDED, SOLO};
 use crate::units::time;
 

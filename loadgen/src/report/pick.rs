@@ -1,7 +1,7 @@
 //! Selects the containers that a rendering shows. There may be thousands; only selected ones are drawn or listed.
 
+use crate::judge::metrics::victims;
 use crate::measure::result::{ArmResult, ContainerResult};
-use crate::metrics::victims;
 use crate::scenario::plan::{CONTENDED, Role};
 
 pub fn role(role: Role) -> &'static str {

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::analyse::stall;
+use crate::judge::analyse::stall;
+use crate::judge::metrics::{DOWN, UP, Way, any_bulk, least_bytes, victims, worst_quantile};
 use crate::measure::result::{ArmResult, Quantile, RunResult};
-use crate::metrics::{DOWN, UP, Way, any_bulk, least_bytes, victims, worst_quantile};
 use crate::scenario::plan::{CONTENDED, Phase, Role};
 use crate::units::{after, bits_per_second, bytes, percent, rate, time, times};
 

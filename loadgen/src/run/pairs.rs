@@ -16,10 +16,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use skbudget_sim::Rng;
 
-use crate::compare::Run;
 use crate::exit::{Exit, Failure};
 use crate::export::json;
 use crate::folder::Folder;
+use crate::judge::compare::Run;
 use crate::measure::result::RunResult;
 
 /// One side of a comparison.

@@ -20,7 +20,7 @@ use super::actor::{self, Actor, carries, lag_p99_ns};
 use super::virt::{is_memory, named};
 use super::{Control, Target, WALL_STEP_NS};
 use crate::exit::Failure;
-use crate::gate::Thresholds;
+use crate::judge::gate::Thresholds;
 use crate::measure::result::{ArmResult, BudgetResult, ContainerResult};
 use crate::scenario::plan::{ArmPlan, ArmRole, ContainerPlan, Isolation, Plan, RuleSet};
 use crate::traffic::serve::Servers;

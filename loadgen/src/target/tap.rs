@@ -23,7 +23,7 @@ use self::collect::Samples;
 use super::actor::{self, Actor, carries};
 use super::{Control, Target, WALL_STEP_NS};
 use crate::exit::Failure;
-use crate::gate::Thresholds;
+use crate::judge::gate::Thresholds;
 use crate::measure::result::ArmResult;
 use crate::scenario::plan::{ArmPlan, BudgetPlan, ContainerPlan, Isolation, Plan, Role};
 use crate::traffic::serve::Servers;

@@ -18,7 +18,7 @@ use self::counters::memory_counters;
 pub(super) use self::counters::{is_memory, named};
 use super::{Control, Target};
 use crate::exit::Failure;
-use crate::gate::Thresholds;
+use crate::judge::gate::Thresholds;
 use crate::measure::Meter;
 use crate::measure::result::{
     ArmResult, BudgetResult, ContainerPhase, ContainerResult, DirectionSteps, RecoverySteps,

@@ -140,7 +140,7 @@ fn parts(result: &RunResult, arm: &ArmResult, way: &Way<'_>) -> Vec<Option<f64>>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analyse::tests::{arm, container, phases};
+    use crate::judge::analyse::tests::{arm, container, phases};
     use crate::scenario::plan::{ArmRole, Role};
 
     fn result(containers: Vec<ContainerResult>) -> RunResult {

@@ -2,9 +2,9 @@
 //! curves of all others are below the worst.
 
 use super::{COLOURS, Key, bands, seconds, short, time_axis};
+use crate::judge::metrics::victims;
 use crate::measure::hdr::{self, Counts};
 use crate::measure::result::{ArmResult, ProbePhase, RunResult};
-use crate::metrics::victims;
 use crate::report::svg::{Chart, Scale, Series, Show, log_steps};
 use crate::scenario::plan::{CONTENDED, SOLO};
 
@@ -213,7 +213,7 @@ fn spectrum(probe: &ProbePhase) -> Points {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analyse::tests::{arm, container, phases};
+    use crate::judge::analyse::tests::{arm, container, phases};
     use crate::measure::result::IntervalHdr;
     use crate::scenario::plan::{ArmRole, Role};
 

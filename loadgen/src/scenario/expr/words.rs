@@ -83,7 +83,7 @@ pub fn explain() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics;
+    use crate::judge::metrics;
     use crate::scenario::expr::Expr;
 
     /// Every explained word parses, by both names; an earlier name is not the key of another exported metric.

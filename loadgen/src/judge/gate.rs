@@ -16,8 +16,8 @@ pub use combine::middle;
 pub use limits::Thresholds;
 
 use self::combine::combine;
-use crate::analyse::{Pair, latency_pairs};
 use crate::exit::Exit;
+use crate::judge::analyse::{Pair, latency_pairs};
 use crate::measure::result::{ArmResult, ContainerResult, Fairness, GateKind, GateResult, Verdict};
 use crate::scenario::plan::{ArmRole, GatePlan};
 use crate::units::{after, bytes, percent, time, times};
@@ -219,7 +219,7 @@ fn sanity(bench: &mut Bench<'_>, limits: Thresholds) {
 
 /// The recovery phase must be long enough to contain the slowest recovery that passes.
 fn recovery_phase(bench: &mut Bench<'_>, limits: Thresholds) {
-    let victims = crate::metrics::victims(bench.arm).filter_map(|c| c.recovery.as_ref());
+    let victims = crate::judge::metrics::victims(bench.arm).filter_map(|c| c.recovery.as_ref());
     let steps = |r: &crate::measure::result::RecoverySteps| {
         r.up.recovery_bytes.len().max(r.down.recovery_bytes.len())
     };

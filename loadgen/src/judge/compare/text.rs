@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Comparison, Judgement, Kind, Line};
-use crate::metrics::{Reading, find};
+use crate::judge::metrics::{Reading, find};
 
 /// The table of a comparison with its notes.
 pub fn render(c: &Comparison) -> String {

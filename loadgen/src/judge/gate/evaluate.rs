@@ -1,6 +1,6 @@
 //! Evaluates a condition against the records of an arm.
 
-use crate::analyse::{Pair, group_pairs};
+use crate::judge::analyse::{Pair, group_pairs};
 use crate::measure::result::{ArmResult, ContainerResult, Quantile};
 use crate::scenario::expr::{Expr, Fun, Metric, Node, Op, Show, Term};
 use crate::scenario::plan::{CONTENDED, Role};
@@ -151,7 +151,7 @@ fn measure(c: &ContainerResult, metric: Metric, arm: &ArmResult) -> Option<f64> 
         Metric::Held => Some(c.peak_held_bytes as f64),
         Metric::HeldMean => Some(c.mean_held_bytes as f64),
         Metric::Pressure => arm.budgets.get(c.budget).map(|b| b.pressure_ns as f64),
-        Metric::Refusals => Some(crate::analyse::refusals(c) as f64),
+        Metric::Refusals => Some(crate::judge::analyse::refusals(c) as f64),
         Metric::Flows => Some(c.flows_total as f64),
     }
 }

@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use super::{Comparison, Judgement, Kind, Line, Question, Run, SCHEMA, bounds};
 use crate::exit::{Exit, Failure};
+use crate::judge::metrics::{Better, METRICS, Metric};
 use crate::measure::result::{GateResult, RunResult};
-use crate::metrics::{Better, METRICS, Metric};
 use crate::scenario::plan::ArmRole;
 
 /// Maximum number of paths listed; further ones are only counted.

@@ -6,9 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::analyse::{self, Frame};
-use crate::compare::comparable;
 use crate::exit::{Exit, Failure};
+use crate::judge::analyse::{self, Frame};
+use crate::judge::compare::comparable;
 use crate::measure::Book;
 use crate::measure::result::{
     ArmResult, ContainerPhase, ContainerResult, Cost, GateResult, Meta, ProbePhase, RunResult,

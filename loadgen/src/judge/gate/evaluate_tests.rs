@@ -1,5 +1,5 @@
 use super::*;
-use crate::analyse::tests::{arm, container, settle};
+use crate::judge::analyse::tests::{arm, container, settle};
 use crate::scenario::plan::{ArmRole, Role};
 
 fn holds(text: &str) -> bool {

@@ -1,7 +1,7 @@
 //! The numbers of an arm that are worth tracking from run to run, each with its unit and its better direction. Exports,
 //! `compare` and `explain` all use these keys.
 
-use crate::analyse::{Pair, latency_pairs};
+use crate::judge::analyse::{Pair, latency_pairs};
 use crate::measure::result::{
     ArmResult, ContainerPhase, ContainerResult, ProbePhase, Quantile, RunResult,
 };
@@ -291,7 +291,7 @@ fn per_second(result: &RunResult, arm: &ArmResult, bytes: u64) -> Option<Reading
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analyse::tests::{arm, container, newcomer, phases, settle};
+    use crate::judge::analyse::tests::{arm, container, newcomer, phases, settle};
     use crate::scenario::plan::ArmRole;
 
     fn read(c: ContainerResult, key: &str) -> Option<(f64, bool)> {

@@ -7,9 +7,9 @@
 //! puts them in doubt.
 
 use super::{Bench, Judged, LAG_NS, Seen, Thresholds};
-use crate::analyse::latency_pairs;
+use crate::judge::analyse::latency_pairs;
+use crate::judge::metrics::victims;
 use crate::measure::result::{ArmResult, ContainerResult, GateKind};
-use crate::metrics::victims;
 use crate::scenario::plan::{ArmRole, CONTENDED, GatePlan, SOLO};
 use crate::units::time;
 

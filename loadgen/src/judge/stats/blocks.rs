@@ -8,9 +8,9 @@ use skbudget_sim::Rng;
 
 use super::at;
 use crate::exit::Failure;
+use crate::judge::metrics::victims;
 use crate::measure::hdr;
 use crate::measure::result::{ArmResult, IntervalHdr, ProbePhase};
-use crate::metrics::victims;
 use crate::scenario::plan::CONTENDED;
 
 /// Fewer blocks give no usable estimate of their spread.

@@ -16,10 +16,10 @@ use serde::Serialize;
 
 pub use self::alike::{comparable, first_difference, incomparable};
 use crate::exit::Exit;
+use crate::judge::metrics::{Better, METRICS, Metric, Reading, Unit, find};
+use crate::judge::stats::{bootstrap, holm, median, noise, rank};
 use crate::measure::result::{GateKind, GateResult, RunResult};
-use crate::metrics::{Better, METRICS, Metric, Reading, Unit, find};
 use crate::scenario::plan::ArmRole;
-use crate::stats::{bootstrap, holm, median, noise, rank};
 
 pub const SCHEMA: &str = "loadgen.compare/1";
 /// With fewer pairs no outcome of the rank test is significant.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::metrics::find;
+use crate::judge::metrics::find;
 use skbudget_sim::Rng;
 
 /// A session of pairs with noise per run, a drift over the session, and occasional spikes, as on a shared runner.

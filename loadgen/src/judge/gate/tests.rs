@@ -1,6 +1,6 @@
 use super::lateness::tightest_gate_ns;
 use super::*;
-use crate::analyse::tests::{arm, container, settle};
+use crate::judge::analyse::tests::{arm, container, settle};
 use crate::scenario::plan::Role::Victim;
 
 const EXACT: Thresholds = Thresholds::exact(100_000, 10_000_000);
