@@ -11,19 +11,19 @@ use clap::{Parser, Subcommand};
 
 use crate::commands;
 use crate::exit::{Exit, Failure};
-use crate::export;
-use crate::folder::{self, Folder, Place};
 use crate::help;
 use crate::interrupt;
 use crate::measure::result::RunResult;
+use crate::output::export;
+use crate::output::folder::{self, Folder, Place};
+use crate::output::report::table;
+use crate::output::terminal::{print, say};
 use crate::progress::Progress;
 use crate::recheck;
-use crate::report::table;
 use crate::run;
 use crate::scenario::plan::Plan;
 use crate::study;
 use crate::target::{self, Control, Target};
-use crate::terminal::{print, say};
 
 #[derive(Debug, Parser)]
 #[command(name = "loadgen", version, about, max_term_width = 100, after_help = help::codes())]

@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::exit::{Exit, Failure};
-use crate::export::cases::{self, Outcome, Suite};
-use crate::export::{self, File, Format, Staged, github, json, junit, place, summary};
-use crate::folder::{self, Folder};
 use crate::help;
 use crate::judge::merge::{self, How};
 use crate::measure::result::RunResult;
-use crate::report::{explain, table};
+use crate::output::export::cases::{self, Outcome, Suite};
+use crate::output::export::{self, File, Format, Staged, github, json, junit, place, summary};
+use crate::output::folder::{self, Folder};
+use crate::output::report::{explain, table};
+use crate::output::terminal::print;
 use crate::selftest;
-use crate::terminal::print;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -285,7 +285,7 @@ fn report(from: &Path, out: Option<PathBuf>, outputs: &Outputs) -> Result<u8, Fa
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::cases::Case;
+    use crate::output::export::cases::Case;
 
     /// `gate --inconclusive warn` exits with 0: an `error` in its JUnit file would fail the job nevertheless.
     #[test]

@@ -6,7 +6,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::terminal;
+use crate::output::terminal;
 
 const EVERY: Duration = Duration::from_millis(200);
 

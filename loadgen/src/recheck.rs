@@ -6,10 +6,10 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::exit::{Exit, Failure};
-use crate::export::cases::{self, Case, Outcome, Suite};
-use crate::export::json;
 use crate::judge::gate::{self, Thresholds};
 use crate::measure::result::{ArmResult, GateResult, RunResult};
+use crate::output::export::cases::{self, Case, Outcome, Suite};
+use crate::output::export::json;
 use crate::scenario::Scenario;
 use crate::scenario::expr::{Expr, GroupFacts};
 use crate::scenario::plan::{ArmRole, ContainerPlan, GatePlan, Role};

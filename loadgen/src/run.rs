@@ -13,10 +13,10 @@ use crate::judge::analyse::{self, Frame};
 use crate::judge::gate::{self, Thresholds};
 use crate::machine;
 use crate::measure::result::{ArmResult, GateResult, Meta, Repeat, RunResult, SCHEMA, Verdict};
+use crate::output::terminal::say;
 use crate::scenario::Scenario;
 use crate::scenario::plan::Plan;
 use crate::target::{Control, Target};
-use crate::terminal::say;
 
 /// The plan of a scenario with these settings, each with its command line option, checked against the target: errors
 /// are reported before an output folder is created.

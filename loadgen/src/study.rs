@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure};
-use crate::export::cases::{self, Suite};
-use crate::export::{self, Format, json};
-use crate::folder::{self, Folder, Place};
 use crate::judge::metrics::{any_bulk, victims};
 use crate::measure::result::{ArmResult, ContainerPhase, RunResult};
+use crate::output::export::cases::{self, Suite};
+use crate::output::export::{self, Format, json};
+use crate::output::folder::{self, Folder, Place};
 use crate::run;
 use crate::scenario::plan::{ArmRole, Plan};
 use crate::target::{Control, Target};

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use skbudget_loadgen::export::json;
 use skbudget_loadgen::measure::result::ArmResult;
+use skbudget_loadgen::output::export::json;
 use skbudget_loadgen::scenario::plan::Role;
 
 #[test]

@@ -5,8 +5,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use skbudget_loadgen::export::json;
 use skbudget_loadgen::measure::result::{ArmResult, RunResult};
+use skbudget_loadgen::output::export::json;
 use skbudget_loadgen::scenario::plan::Role;
 
 /// Through the program itself: the agents in the namespaces are its children.

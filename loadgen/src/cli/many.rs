@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::Basics;
 use crate::commands::{Github, Judged};
 use crate::exit::{Exit, Failure};
-use crate::export::cases;
 use crate::interrupt;
+use crate::output::export::cases;
 use crate::study::{self, Kind, Range, Study};
 use crate::target::{self, Control};
 

@@ -8,9 +8,6 @@ use clap::Args;
 
 use super::{Github, Judged};
 use crate::exit::Failure;
-use crate::export::cases;
-use crate::export::{json, place};
-use crate::folder::{self, Folder};
 use crate::interrupt;
 use crate::judge::compare::{
     Comparison, PAIRS_MIN, Question, Run, comparable, exact, paired, text, unpaired,
@@ -18,10 +15,13 @@ use crate::judge::compare::{
 use crate::judge::merge::distinct;
 use crate::judge::metrics::{METRICS, Metric, find};
 use crate::measure::result::RunResult;
+use crate::output::export::cases;
+use crate::output::export::{json, place};
+use crate::output::folder::{self, Folder};
+use crate::output::terminal::note;
 use crate::run;
 use crate::run::pairs::{self, Side};
 use crate::target;
-use crate::terminal::note;
 use crate::units::hint;
 
 const VIRTUAL: &str = "virtual";

@@ -148,19 +148,19 @@ fn a_victim_without_bulk_has_no_goodput_to_count() {
     settle(&mut a);
     // (110 + 55)^2 / (2 (110^2 + 55^2))
     assert_eq!(a.fairness.jain_victims_ppm, 900_000);
-    assert_eq!(crate::report::pick::worst(&a).unwrap().name, "victim2");
+    assert_eq!(crate::output::report::pick::worst(&a).unwrap().name, "victim2");
 
     let result = RunResult { arms: vec![a], phases: phases(), ..RunResult::default() };
-    let rows = crate::report::table::cells(&result).1;
+    let rows = crate::output::report::table::cells(&result).1;
     // The name of a row that repeats is printed once.
     let at = |name: &str| rows.iter().position(|r| r.name == name).unwrap() + 1;
     assert_eq!(rows[at("goodput up, worst victim")].cells, ["440 Mbit/s"]);
     assert_eq!(rows[at("goodput down, worst victim")].cells, ["440 Mbit/s"]);
     assert_eq!(rows[at("longest stall of a victim")].cells, ["2.00 ms"], "as the gate");
-    let (chart, keys) = crate::report::charts::goodput(&result, &result.arms[0]);
+    let (chart, keys) = crate::output::report::charts::goodput(&result, &result.arms[0]);
     assert!(!chart.series.is_empty());
     assert!(keys[0].1.starts_with("worst victim (victim2)"), "{keys:?}");
-    let heat = crate::report::charts::heat(&result, &result.arms[0]);
+    let heat = crate::output::report::charts::heat(&result, &result.arms[0]);
     assert_eq!(heat.rows.len(), 4, "both directions of two victims");
 }
 
@@ -228,20 +228,20 @@ fn an_arm_without_limits_has_none_to_show() {
     let mut a = arm(ArmRole::Baseline, vec![hog, container("v", Role::Victim, [9; 3], [2; 3])]);
     settle(&mut a);
     assert_eq!(a.fairness.hog_hard_bytes, Some(1 << 22));
-    assert_eq!(crate::report::table::hog_memory(&a), "1.00 MiB / 4.00 MiB");
+    assert_eq!(crate::output::report::table::hog_memory(&a), "1.00 MiB / 4.00 MiB");
 
     // As in a result of an earlier version, with the scenario's budget in the place of the limit.
     a.isolation = Isolation::Off;
-    assert_eq!(crate::report::table::hog_memory(&a), "1.00 MiB / none");
+    assert_eq!(crate::output::report::table::hog_memory(&a), "1.00 MiB / none");
     settle(&mut a);
     assert_eq!(a.fairness.hog_hard_bytes, None);
 
     let result = RunResult { arms: vec![a], phases: phases(), ..RunResult::default() };
-    let text = crate::report::table::render(&result);
+    let text = crate::output::report::table::render(&result);
     assert!(text.contains("1.00 MiB / none") && text.contains("no limit"), "{text}");
-    let summary = crate::export::summary::render(&result);
+    let summary = crate::output::export::summary::render(&result);
     assert!(summary.contains("| 1.00 MiB / none |"), "{summary}");
     assert!(summary.contains("hard limit) | - |"), "{summary}");
-    let html = crate::report::html::render(&result).unwrap();
+    let html = crate::output::report::html::render(&result).unwrap();
     assert!(html.contains("1.00\u{a0}MiB\u{a0}&#x2f; none"), "{html}");
 }

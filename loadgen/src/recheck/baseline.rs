@@ -8,10 +8,10 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::exit::Exit;
-use crate::export::json;
 use crate::judge::compare::first_difference;
 use crate::judge::gate::Thresholds;
 use crate::measure::result::{ArmResult, Fairness, GateKind, RunResult};
+use crate::output::export::json;
 use crate::scenario::plan::ArmRole;
 use crate::units::{bytes, percent, time, times};
 

@@ -17,10 +17,10 @@ use nix::unistd::Pid;
 use skbudget_sim::Rng;
 
 use crate::exit::{Exit, Failure};
-use crate::export::json;
-use crate::folder::Folder;
 use crate::judge::compare::Run;
 use crate::measure::result::RunResult;
+use crate::output::export::json;
+use crate::output::folder::Folder;
 
 /// One side of a comparison.
 #[derive(Debug, Clone)]

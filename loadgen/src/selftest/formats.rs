@@ -3,12 +3,12 @@
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 
 use super::SECOND;
-use crate::export::{Format, render};
 use crate::measure::ProbeLog;
 use crate::measure::hdr;
 use crate::measure::result::{
     ArmResult, ContainerPhase, ContainerResult, GateKind, GateResult, RunResult, SCHEMA,
 };
+use crate::output::export::{Format, render};
 use crate::scenario::plan::{ArmRole, Phase, Role};
 
 const REQUESTS: u64 = 3000;
@@ -112,7 +112,7 @@ fn json(text: &str) -> Result<(), String> {
 
 fn same_again(text: &str) -> Result<(), String> {
     let read: RunResult = serde_json::from_str(text).map_err(|e| e.to_string())?;
-    let again = crate::export::json::result(&read).map_err(|e| e.to_string())?;
+    let again = crate::output::export::json::result(&read).map_err(|e| e.to_string())?;
     wanted(again == text, "not the same when read and written again")
 }
 

@@ -4,10 +4,10 @@
 use skbudget_sim::{Observer as _, Rng};
 
 use super::SECOND;
-use crate::export::hgrm;
 use crate::measure::hdr::{self, Counts};
 use crate::measure::result::{ProbePhase, Quantile};
 use crate::measure::{Book, ProbeLog};
+use crate::output::export::hgrm;
 use crate::scenario::plan::Phase;
 
 const CASES: u64 = 200;

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use super::cases::{Case, Outcome, Suite};
 use crate::judge::metrics::METRICS;
 use crate::measure::result::{ArmResult, ContainerResult, RunResult};
-use crate::report::pick::{slowdown_milli, worst_first};
-use crate::report::table;
+use crate::output::report::pick::{slowdown_milli, worst_first};
+use crate::output::report::table;
 use crate::scenario::plan::{CONTENDED, Phase, SOLO};
 use crate::units::{bits_per_second, date, param, percent, rate, time, times};
 

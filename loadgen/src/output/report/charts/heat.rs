@@ -3,8 +3,8 @@
 
 use super::{bands, seconds, short, time_axis};
 use crate::measure::result::{ArmResult, ContainerPhase, ContainerResult, RunResult};
-use crate::report::pick::worst_bulk_first;
-use crate::report::svg::{Heat, HeatPart, HeatRow};
+use crate::output::report::pick::worst_bulk_first;
+use crate::output::report::svg::{Heat, HeatPart, HeatRow};
 use crate::scenario::plan::{Phase, SOLO};
 
 /// Maximum rows and columns.

@@ -63,7 +63,7 @@ fn a_thousand_containers_fit_in_a_page() {
     let html = render(&result).unwrap();
     assert!(html.len() < 1_000_000, "{} bytes", html.len());
     assert!(html.contains("victim500") && html.contains("nothing received"));
-    let summary = crate::export::summary::render(&result);
+    let summary = crate::output::export::summary::render(&result);
     assert!(summary.len() < 200 << 10, "{} bytes", summary.len());
     assert!(summary.contains("victim500") && summary.contains("the worst 20 of 1000"));
 }

@@ -5,7 +5,7 @@ use super::{COLOURS, Key, bands, seconds, short, time_axis};
 use crate::judge::metrics::victims;
 use crate::measure::hdr::{self, Counts};
 use crate::measure::result::{ArmResult, ProbePhase, RunResult};
-use crate::report::svg::{Chart, Scale, Series, Show, log_steps};
+use crate::output::report::svg::{Chart, Scale, Series, Show, log_steps};
 use crate::scenario::plan::{CONTENDED, SOLO};
 
 type Points = Vec<(f64, f64)>;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::cases::{Outcome, Suite};
 use crate::exit::Failure;
-use crate::terminal::{print, say};
+use crate::output::terminal::{print, say};
 
 /// Maximum annotations per command. GitHub shows ten errors and ten warnings of a step; a sweep has thousands.
 const ANNOTATIONS_MAX: usize = 50;
@@ -69,7 +69,7 @@ fn escape(text: &str, property: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::cases::Case;
+    use crate::output::export::cases::Case;
 
     /// Every heading follows an empty line, which ends the HTML of the section before.
     #[test]

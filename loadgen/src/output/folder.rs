@@ -5,7 +5,7 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use crate::exit::Failure;
-use crate::export::{place, plain};
+use crate::output::export::{place, plain};
 use crate::scenario::names;
 use crate::scenario::{self, Scenario};
 

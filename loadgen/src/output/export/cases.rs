@@ -5,7 +5,7 @@ use crate::judge::compare::text::shown;
 use crate::judge::compare::{Comparison, Judgement};
 use crate::judge::gate;
 use crate::measure::result::{ArmResult, GateResult, RunResult};
-use crate::report::table;
+use crate::output::report::table;
 use crate::scenario::Scenario;
 use crate::target;
 

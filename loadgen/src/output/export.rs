@@ -17,7 +17,7 @@ use clap::ValueEnum;
 
 use crate::exit::Failure;
 use crate::measure::result::RunResult;
-use crate::report::html;
+use crate::output::report::html;
 
 pub use place::{Staged, stage, write, write_file};
 

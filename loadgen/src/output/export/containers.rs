@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::windows::field;
 use crate::measure::result::{ContainerPhase, ContainerResult, Quantile, RunResult};
-use crate::report::pick::{group_of, role};
+use crate::output::report::pick::{group_of, role};
 
 const HEAD: &str = "arm,container,role,group,phase,phase_ns,up_bytes,down_bytes,up_stall_ns,down_stall_ns,intended,completed,\
                     outstanding,shed,failed,in_deadline,p50_ns,p99_ns,p999_ns,max_ns,known_from_below,peak_held_bytes,\

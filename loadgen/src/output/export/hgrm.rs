@@ -12,7 +12,7 @@ use super::{File, plain};
 use crate::exit::Failure;
 use crate::measure::Book;
 use crate::measure::result::{ArmResult, ProbePhase, RunResult};
-use crate::report::pick::group_of;
+use crate::output::report::pick::group_of;
 
 /// With more containers than this, only the groups have files.
 const CONTAINERS_MAX: usize = 32;
