@@ -12,17 +12,17 @@ use clap::{Parser, Subcommand};
 use crate::commands;
 use crate::exit::{Exit, Failure};
 use crate::help;
-use crate::interrupt;
 use crate::measure::result::RunResult;
 use crate::output::export;
 use crate::output::folder::{self, Folder, Place};
 use crate::output::report::table;
 use crate::output::terminal::{print, say};
-use crate::progress::Progress;
 use crate::recheck;
 use crate::run;
+use crate::run::interrupt;
+use crate::run::progress::Progress;
+use crate::run::study;
 use crate::scenario::plan::Plan;
-use crate::study;
 use crate::target::{self, Control, Target};
 
 #[derive(Debug, Parser)]

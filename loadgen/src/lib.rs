@@ -14,20 +14,15 @@
 
 pub mod cli;
 mod commands;
-mod commit;
 pub mod exit;
 mod help;
-mod interrupt;
 pub mod judge;
-mod machine;
 pub mod measure;
 pub mod output;
-pub mod progress;
 pub mod recheck;
 pub mod run;
 pub mod scenario;
 pub mod selftest;
-pub mod study;
 pub mod target;
 pub mod traffic;
 pub mod units;

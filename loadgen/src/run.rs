@@ -1,6 +1,11 @@
 //! One run from plan to verdict.
 
+mod commit;
+pub(crate) mod interrupt;
+mod machine;
 pub mod pairs;
+pub mod progress;
+pub mod study;
 
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -11,7 +16,6 @@ use skbudget::scheduling::RealTime;
 use crate::exit::{Exit, Failure};
 use crate::judge::analyse::{self, Frame};
 use crate::judge::gate::{self, Thresholds};
-use crate::machine;
 use crate::measure::result::{ArmResult, GateResult, Meta, Repeat, RunResult, SCHEMA, Verdict};
 use crate::output::terminal::say;
 use crate::scenario::Scenario;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use super::Basics;
 use crate::commands::{Github, Judged};
 use crate::exit::{Exit, Failure};
-use crate::interrupt;
 use crate::output::export::cases;
-use crate::study::{self, Kind, Range, Study};
+use crate::run::interrupt;
+use crate::run::study::{self, Kind, Range, Study};
 use crate::target::{self, Control};
 
 /// Options of a command that makes many runs.

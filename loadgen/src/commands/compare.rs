@@ -8,7 +8,6 @@ use clap::Args;
 
 use super::{Github, Judged};
 use crate::exit::Failure;
-use crate::interrupt;
 use crate::judge::compare::{
     Comparison, PAIRS_MIN, Question, Run, comparable, exact, paired, text, unpaired,
 };
@@ -20,6 +19,7 @@ use crate::output::export::{json, place};
 use crate::output::folder::{self, Folder};
 use crate::output::terminal::note;
 use crate::run;
+use crate::run::interrupt;
 use crate::run::pairs::{self, Side};
 use crate::target;
 use crate::units::hint;

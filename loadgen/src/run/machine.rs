@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::thread;
 
-use crate::commit;
 use crate::measure::result::Meta;
+use crate::run::commit;
 
 /// Collects what is known before a run.
 pub(crate) fn look() -> Meta {
