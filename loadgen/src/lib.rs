@@ -12,17 +12,13 @@
 //! ```
 #![forbid(unsafe_code)]
 
-pub mod cli;
-mod commands;
+pub mod command;
 pub mod exit;
-mod help;
 pub mod judge;
 pub mod measure;
 pub mod output;
-pub mod recheck;
 pub mod run;
 pub mod scenario;
-pub mod selftest;
 pub mod target;
 pub mod traffic;
 pub mod units;

@@ -4,5 +4,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ExitCode::from(skbudget_loadgen::cli::main())
+    ExitCode::from(skbudget_loadgen::command::cli::main())
 }

@@ -2,7 +2,7 @@
 //! must result.
 
 use skbudget_controller::Instant;
-use skbudget_loadgen::selftest::probe;
+use skbudget_loadgen::command::selftest::probe;
 use skbudget_sim::Server;
 
 const SECOND: u64 = 1_000_000_000;

@@ -82,7 +82,7 @@ mod tests {
     use crate::measure::result::{BudgetResult, IntervalHdr, Repeat};
 
     fn sample() -> RunResult {
-        let mut result = crate::selftest::sample();
+        let mut result = crate::command::selftest::sample();
         result.arms[0].budgets = vec![BudgetResult::default()];
         result
     }

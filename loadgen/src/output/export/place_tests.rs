@@ -1,5 +1,5 @@
 use super::*;
-use crate::selftest::sample;
+use crate::command::selftest::sample;
 
 fn scratch(name: &str) -> PathBuf {
     let dir = std::env::temp_dir().join(format!("loadgen-place-{}-{name}", std::process::id()));

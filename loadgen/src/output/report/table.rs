@@ -280,7 +280,7 @@ mod tests {
     /// Before and after the arms are measured.
     #[test]
     fn a_text_of_the_user_starts_no_line() {
-        let mut result = crate::selftest::sample();
+        let mut result = crate::command::selftest::sample();
         result.about = "a\n::warning title=x::y\r\n\tb".to_owned();
         let measured = headline(&result);
         assert!(measured.contains("a ::warning title=x::y b.\n"), "{measured}");

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Basics;
-use crate::commands::{Github, Judged};
+use crate::command::commands::{Github, Judged};
 use crate::exit::{Exit, Failure};
 use crate::output::export::cases;
 use crate::run::interrupt;

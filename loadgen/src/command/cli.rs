@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands;
+use crate::command::commands;
+use crate::command::help;
+use crate::command::recheck;
 use crate::exit::{Exit, Failure};
-use crate::help;
 use crate::measure::result::RunResult;
 use crate::output::export;
 use crate::output::folder::{self, Folder, Place};
 use crate::output::report::table;
 use crate::output::terminal::{print, say};
-use crate::recheck;
 use crate::run;
 use crate::run::interrupt;
 use crate::run::progress::Progress;

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::command::help;
+use crate::command::selftest;
 use crate::exit::{Exit, Failure};
-use crate::help;
 use crate::judge::merge::{self, How};
 use crate::measure::result::RunResult;
 use crate::output::export::cases::{self, Outcome, Suite};
@@ -16,7 +17,6 @@ use crate::output::export::{self, File, Format, Staged, github, json, junit, pla
 use crate::output::folder::{self, Folder};
 use crate::output::report::{explain, table};
 use crate::output::terminal::print;
-use crate::selftest;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -222,11 +222,11 @@ pub(crate) fn dispatch(command: Command) -> Result<u8, Failure> {
             if exit == Exit::Passed.code() { printed } else { Ok(exit) }
         }
         Command::Schema { which } => print(match which {
-            SchemaName::Result => include_str!("../schema/result.schema.json"),
-            SchemaName::Verdict => include_str!("../schema/verdict.schema.json"),
-            SchemaName::Scenario => include_str!("../schema/scenario.schema.json"),
-            SchemaName::Compare => include_str!("../schema/compare.schema.json"),
-            SchemaName::Sweep => include_str!("../schema/sweep.schema.json"),
+            SchemaName::Result => include_str!("../../schema/result.schema.json"),
+            SchemaName::Verdict => include_str!("../../schema/verdict.schema.json"),
+            SchemaName::Scenario => include_str!("../../schema/scenario.schema.json"),
+            SchemaName::Compare => include_str!("../../schema/compare.schema.json"),
+            SchemaName::Sweep => include_str!("../../schema/sweep.schema.json"),
         }),
         Command::Explain { topic } => print(&explain::explain(topic.as_deref())?),
     }

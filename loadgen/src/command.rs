@@ -1,0 +1,7 @@
+//! The command line: options, their texts, and what each command does.
+
+pub mod cli;
+mod commands;
+mod help;
+mod recheck;
+pub mod selftest;
