@@ -3,5 +3,5 @@
 pub mod cli;
 mod commands;
 mod help;
-mod recheck;
+pub mod recheck;
 pub mod selftest;

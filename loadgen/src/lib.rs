@@ -1,15 +1,34 @@
 //! The load generator of skbudget: reproduces cross-container TCP buffer starvation, measures the cost that a neighbour
 //! causes, and fails a build when it exceeds the limits.
 //!
-//! A [`plan::Plan`], made from a [`scenario`] and its parameters, lists the containers, their loads, the phases and the
-//! arms. A [`target`] runs one arm of it and returns plain records ([`result::ArmResult`]). Everything after that is
-//! shared and pure: [`analyse`] derives the fairness numbers, [`gate`] judges them, [`report`] and [`export`] render
-//! them.
+//! # The way of a run
 //!
 //! ```text
-//!  scenario ──▶ Plan ──▶ target::{virt, tap, kernel} ──▶ ArmResult ──▶ analyse ──▶ gate ──▶ report, export
-//!                             measure: the meters and probe books of all targets
+//!  scenario ──▶ Plan ──▶ target::{virt, tap, kernel} ──▶ ArmResult ──▶ judge ──▶ RunResult ──▶ output
+//!                             │         ▲
+//!                             ▼         │
+//!                          traffic ──▶ measure
 //! ```
+//! 1. [`scenario`] reads a TOML file and its parameters and makes a [`scenario::plan::Plan`]: containers, loads, phases,
+//!    arms and gates.
+//! 2. A [`target`] runs one arm of the plan. On the wall clock, [`traffic`] has its clients and servers.
+//! 3. [`measure`] has the meters of all targets and the records that they fill: [`measure::result::ArmResult`] of an
+//!    arm, [`measure::result::RunResult`] of the run (`result.json`).
+//! 4. [`judge`] is pure: `analyse` derives the fairness numbers, `gate` decides, `compare` and `merge` take several
+//!    results.
+//! 5. [`output`] renders the result: files in a locked folder, and the table on the terminal.
+//! 6. [`run`] does 2 to 4 for all arms, as often as the target needs; `sweep` and `search` do it for many plans.
+//! 7. [`command`] has the command line.
+//!
+//! # Modules
+//!
+//! A module uses only modules before it; `stack/tests/tidy/layers.rs` compares the order with the `use` lines:
+//!
+//! ```text
+//! exit < units < scenario < measure < traffic < judge < target < output < run < command
+//! ```
+//!
+//! Integers with a unit in their name (`_ns`, `_bytes`, `_ppm`, `_milli`: thousandths), no floats, in all records.
 #![forbid(unsafe_code)]
 
 pub mod command;

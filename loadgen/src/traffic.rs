@@ -292,5 +292,4 @@ fn work(orders: &Orders, shared: &Shared) -> Report {
 }
 
 #[cfg(test)]
-#[path = "traffic_tests.rs"]
 mod tests;

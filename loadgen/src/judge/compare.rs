@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-pub use self::alike::{comparable, first_difference, incomparable};
+pub use self::alike::{comparable, first_difference};
 use crate::exit::Exit;
 use crate::judge::metrics::{Better, METRICS, Metric, Reading, Unit, find};
 use crate::judge::stats::{bootstrap, holm, median, noise, rank};

@@ -188,7 +188,7 @@ impl Compare {
         let folder = Folder::take(self.out.as_deref().unwrap_or_else(|| Path::new(OUT)))?;
         place::keep_foreign(folder.dir(), [&[FILE][..], &Judged::FILES].concat())?;
         for side in SIDES {
-            execute::clear(&folder.dir().join(side))?;
+            pairs::clear(&folder.dir().join(side))?;
         }
         Ok(folder)
     }
@@ -292,8 +292,8 @@ impl Compare {
         );
         // Before the first run: an unusable folder must not waste the runs.
         let folder = self.place()?;
-        let plan = execute::Rounds { wanted: rounds, replace: !virtual_time, seed: now.seed() };
-        let pairs = execute::pairs(&a, &b, plan, folder.dir(), interrupt::watch(), note)?;
+        let plan = pairs::Rounds { wanted: rounds, replace: !virtual_time, seed: now.seed() };
+        let pairs = pairs::pairs(&a, &b, plan, folder.dir(), interrupt::watch(), note)?;
         // Parameters may differ on purpose (`--set-a`, `--set-b`): check scenario and target only.
         for (of_a, of_b) in &pairs {
             comparable(of_a, of_b, false)?;

@@ -7,7 +7,7 @@ use crate::measure::result::RunResult;
 use crate::scenario::plan::ArmRole;
 
 /// Lists the differences that make two results incomparable; empty if they are comparable.
-pub fn incomparable(a: &RunResult, b: &RunResult, params_too: bool) -> Vec<String> {
+fn incomparable(a: &RunResult, b: &RunResult, params_too: bool) -> Vec<String> {
     let mut found = Vec::new();
     let mut check = |what: &str, a: String, b: String| {
         if a != b {

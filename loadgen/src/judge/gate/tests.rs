@@ -1,6 +1,7 @@
 use super::lateness::tightest_gate_ns;
 use super::*;
 use crate::judge::analyse::tests::{arm, container, settle};
+use crate::scenario::expr::Expr;
 use crate::scenario::plan::Role::Victim;
 
 const EXACT: Thresholds = Thresholds::exact(100_000, 10_000_000);
