@@ -13,7 +13,7 @@ use skbudget_controller::share::{Share, fair_level};
 use skbudget_controller::{Instant, MemberStats};
 use skbudget_sim::{BudgetId, World};
 
-use self::build::{Cast, Player};
+use self::build::{ArmRun, ContainerRun};
 use self::counters::memory_counters;
 pub(super) use self::counters::{is_memory, named};
 use super::{Control, Target};
@@ -52,8 +52,8 @@ impl Target for Virtual {
         control: Control<'_>,
     ) -> Result<ArmResult, Failure> {
         let mut world = World::new(plan.seed);
-        let mut cast = build::cast(&mut world, plan, arm)?;
-        let mut samples = Samples::new(&cast);
+        let mut run = build::arm_run(&mut world, plan, arm)?;
+        let mut samples = UsageSamples::new(&run);
         let mut stopped = false;
         for stop in stops(plan) {
             // Checked at every pause: the wall-clock time between two is short.
@@ -62,21 +62,21 @@ impl Target for Virtual {
                 break;
             }
             world.run_until(Instant(stop.at_ns));
-            for act in stop.acts {
-                perform(act, &mut world, &mut cast, plan)?;
+            for action in stop.actions {
+                apply(action, &mut world, &mut run, plan)?;
             }
             // After the actions, as a worker does after its turn.
-            share(&world, &mut cast);
+            share(&world, &mut run);
             if stop.held {
                 let phase = &plan.phases[CONTENDED];
                 // Without both ends: there the hog has just arrived or left.
                 let contended = (phase.start_ns + 1..phase.end_ns).contains(&stop.at_ns);
-                samples.take_held(&world, &cast, arm.rules, contended);
+                samples.take_held(&world, &run, arm.rules, contended);
             }
             if stop.sample {
-                samples.take_usage(&world, &cast);
+                samples.take_usage(&world, &run);
                 // Nothing reads the events here; drain them so that they do not accumulate.
-                for (id, _) in &cast.budgets {
+                for (id, _) in &run.budgets {
                     while world.budget_mut(*id).poll_event().is_some() {}
                 }
             }
@@ -87,22 +87,22 @@ impl Target for Virtual {
             if now <= plan.phases[SOLO].start_ns {
                 return Err(Failure::Interrupted);
             }
-            cut_short(&world, &mut cast, plan);
+            cut_short(&world, &mut run, plan);
         }
-        Ok(ArmResult { ended_ns, ..collect(&world, &cast, plan, arm, samples) })
+        Ok(ArmResult { ended_ns, ..collect(&world, &run, plan, arm, samples) })
     }
 }
 
 /// Actions between two spans of virtual time. At one instant they run in the order of the variants. Numbers are indices
 /// of phases or containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Act {
+enum Action {
     EndPhase(usize),
     Leave(usize),
     BeginPhase(usize),
     Join(usize),
-    Raise(usize),
-    CloseBook(usize),
+    StartLoads(usize),
+    ClosePhase(usize),
     /// Check the host's level and publish shares.
     Share,
 }
@@ -111,7 +111,7 @@ enum Act {
 #[derive(Debug, Default)]
 struct Stop {
     at_ns: u64,
-    acts: Vec<Act>,
+    actions: Vec<Action>,
     /// A window of the charts ends.
     sample: bool,
     /// The charged memory is sampled.
@@ -129,34 +129,34 @@ const SHARE_EVERY_NS: u64 = 5_000_000;
 /// All pauses of a plan in the order of time.
 fn stops(plan: &Plan) -> Vec<Stop> {
     let mut at: BTreeMap<u64, Stop> = BTreeMap::new();
-    let mut add = |ns: u64, act: Option<Act>| {
+    let mut add = |ns: u64, action: Option<Action>| {
         let stop = at.entry(ns).or_default();
         stop.at_ns = ns;
-        stop.acts.extend(act);
+        stop.actions.extend(action);
         // Without an action: the end of a window.
-        stop.sample |= act.is_none();
+        stop.sample |= action.is_none();
     };
     for i in 1..=plan.end_ns().div_ceil(plan.window_ns) {
         add(i * plan.window_ns, None);
     }
     for (i, phase) in plan.phases.iter().enumerate() {
-        add(phase.start_ns, Some(Act::BeginPhase(i)));
-        add(phase.end_ns, Some(Act::EndPhase(i)));
+        add(phase.start_ns, Some(Action::BeginPhase(i)));
+        add(phase.end_ns, Some(Action::EndPhase(i)));
         // Late responses count until the end of the grace time.
-        add(phase.end_ns + plan.grace_ns, Some(Act::CloseBook(i)));
+        add(phase.end_ns + plan.grace_ns, Some(Action::ClosePhase(i)));
     }
     for (i, c) in plan.containers.iter().enumerate() {
-        add(c.joins_ns, Some(Act::Join(i)));
+        add(c.joins_ns, Some(Action::Join(i)));
         if let Some(first) = c.active.first() {
-            add(first.from_ns, Some(Act::Raise(i)));
+            add(first.from_ns, Some(Action::StartLoads(i)));
         }
         if let Some(ns) = c.leaves_ns {
-            add(ns, Some(Act::Leave(i)));
+            add(ns, Some(Action::Leave(i)));
         }
     }
     if plan.host.is_some() {
         for i in 1..=plan.end_ns() / LOOK_EVERY_NS {
-            add(i * LOOK_EVERY_NS, Some(Act::Share));
+            add(i * LOOK_EVERY_NS, Some(Action::Share));
         }
     }
     for i in 1..=plan.end_ns().div_ceil(HELD_EVERY_NS) {
@@ -164,46 +164,46 @@ fn stops(plan: &Plan) -> Vec<Stop> {
         (stop.at_ns, stop.held) = (i * HELD_EVERY_NS, true);
     }
     let mut stops: Vec<Stop> = at.into_values().collect();
-    // Actions at one instant run in the order of the variants of `Act`.
-    stops.iter_mut().for_each(|s| s.acts.sort_unstable());
+    // Actions at one instant run in the order of the variants of `Action`.
+    stops.iter_mut().for_each(|s| s.actions.sort_unstable());
     stops
 }
 
 /// Carries out one action.
-fn perform(act: Act, world: &mut World, cast: &mut Cast, plan: &Plan) -> Result<(), Failure> {
+fn apply(action: Action, world: &mut World, run: &mut ArmRun, plan: &Plan) -> Result<(), Failure> {
     let now = world.now().0;
-    match act {
-        Act::BeginPhase(_) => {
-            for p in &mut cast.players {
+    match action {
+        Action::BeginPhase(_) => {
+            for p in &mut run.containers {
                 p.up.borrow_mut().begin(now);
                 p.down.borrow_mut().begin(now);
                 // The counter is cumulative: remember its value at the start of the phase.
                 p.moved_before = moved(world, p);
             }
         }
-        Act::EndPhase(_) => end_phase(world, cast),
-        Act::CloseBook(i) => {
-            for p in &cast.players {
+        Action::EndPhase(_) => end_phase(world, run),
+        Action::ClosePhase(i) => {
+            for p in &run.containers {
                 p.probe.borrow_mut().close(i, now);
             }
         }
-        Act::Join(i) => build::join(world, &mut cast.players[i], plan)?,
-        Act::Raise(i) => {
+        Action::Join(i) => build::join(world, &mut run.containers[i], plan)?,
+        Action::StartLoads(i) => {
             // Stagger containers that exist from the start.
             let apart = STAGGER_NS.min(STAGGER_ALL_NS / plan.containers.len() as u64);
             let first = if now == 0 { i as u64 * apart } else { now };
-            loads::raise(world, &cast.players[i], plan, Instant(first));
-            loads::knock(world, &cast.players[i]);
+            loads::start_loads(world, &run.containers[i], plan, Instant(first));
+            loads::connect_clients(world, &run.containers[i]);
         }
-        Act::Leave(i) => {
-            let p = &mut cast.players[i];
+        Action::Leave(i) => {
+            let p = &mut run.containers[i];
             if let Some(node) = p.node {
                 // Save the counters now: they are removed with the member.
                 p.last_stats = Some(world.budget(p.budget).member_stats(world.member(node)));
                 world.stop(node);
             }
         }
-        Act::Share => {}
+        Action::Share => {}
     }
     Ok(())
 }
@@ -212,9 +212,9 @@ fn perform(act: Act, world: &mut World, cast: &mut Cast, plan: &Plan) -> Result<
 const STAGGER_NS: u64 = 100_000;
 const STAGGER_ALL_NS: u64 = 50_000_000;
 
-fn end_phase(world: &World, cast: &mut Cast) {
+fn end_phase(world: &World, run: &mut ArmRun) {
     let now = world.now().0;
-    for p in &mut cast.players {
+    for p in &mut run.containers {
         p.up.borrow_mut().end(now);
         p.down.borrow_mut().end(now);
         // A container that has ended counts as 0, so the difference saturates.
@@ -224,12 +224,12 @@ fn end_phase(world: &World, cast: &mut Cast) {
 }
 
 /// Ends the run early: closes open phases and books; those that have not started stay empty.
-fn cut_short(world: &World, cast: &mut Cast, plan: &Plan) {
+fn cut_short(world: &World, run: &mut ArmRun, plan: &Plan) {
     let now = world.now().0;
     if plan.phases.iter().any(|p| (p.start_ns..p.end_ns).contains(&now)) {
-        end_phase(world, cast);
+        end_phase(world, run);
     }
-    for p in &cast.players {
+    for p in &run.containers {
         p.up.borrow_mut().stop(now);
         p.down.borrow_mut().stop(now);
         for i in 0..plan.phases.len() {
@@ -239,34 +239,34 @@ fn cut_short(world: &World, cast: &mut Cast, plan: &Plan) {
 }
 
 /// Publishes the fair level under a host's limit, as the daemon's workers do.
-fn share(world: &World, cast: &mut Cast) {
-    let Some(host) = &cast.host else { return };
+fn share(world: &World, run: &mut ArmRun) {
+    let Some(host) = &run.host else { return };
     let now = world.now().0;
-    match (host.under_pressure(), cast.shared_ns) {
+    match (host.under_pressure(), run.shared_ns) {
         // Under pressure, and the shares are recent.
         (true, Some(at)) if now - at < SHARE_EVERY_NS => return,
         (true, _) => {}
         (false, None) => return,
         // The pressure has ended: lift the shares.
         (false, Some(_)) => {
-            cast.shared_ns = None;
+            run.shared_ns = None;
             host.publish_share(Share::NONE);
             return;
         }
     }
-    let all: Vec<_> = cast.budgets.iter().map(|(id, _)| world.budget(*id).as_child()).collect();
+    let all: Vec<_> = run.budgets.iter().map(|(id, _)| world.budget(*id).as_child()).collect();
     host.publish_share(fair_level(&all, host.soft_effective()));
-    cast.shared_ns = Some(now);
+    run.shared_ns = Some(now);
 }
 
-fn moved(world: &World, p: &Player) -> u64 {
+fn moved(world: &World, p: &ContainerRun) -> u64 {
     let Some(node) = p.node else { return 0 };
     let s = world.container(node).stats();
     s.bytes_from_guest + s.bytes_to_guest
 }
 
 /// The member statistics of a container; those saved at its end if it has left.
-fn stats_of(world: &World, p: &Player) -> MemberStats {
+fn stats_of(world: &World, p: &ContainerRun) -> MemberStats {
     match (p.last_stats, p.node) {
         // The container has ended: its saved counters.
         (Some(stats), _) => stats,
@@ -284,7 +284,7 @@ fn held(s: &MemberStats, rules: RuleSet) -> u64 {
 
 /// Usage of the budgets at the end of every window, and the memory held by containers.
 #[derive(Debug)]
-struct Samples {
+struct UsageSamples {
     usage: Vec<Vec<u64>>,
     held: Vec<Held>,
 }
@@ -297,20 +297,20 @@ struct Held {
     count: u64,
 }
 
-impl Samples {
-    fn new(cast: &Cast) -> Self {
+impl UsageSamples {
+    fn new(run: &ArmRun) -> Self {
         Self {
-            usage: vec![Vec::new(); cast.budgets.len()],
-            held: vec![Held::default(); cast.players.len()],
+            usage: vec![Vec::new(); run.budgets.len()],
+            held: vec![Held::default(); run.containers.len()],
         }
     }
-    fn take_usage(&mut self, world: &World, cast: &Cast) {
-        for (series, (id, _)) in self.usage.iter_mut().zip(&cast.budgets) {
+    fn take_usage(&mut self, world: &World, run: &ArmRun) {
+        for (series, (id, _)) in self.usage.iter_mut().zip(&run.budgets) {
             series.push(world.budget(*id).meter_stats(world.now()).usage_bytes);
         }
     }
-    fn take_held(&mut self, world: &World, cast: &Cast, rules: RuleSet, contended: bool) {
-        for (sum, p) in self.held.iter_mut().zip(&cast.players) {
+    fn take_held(&mut self, world: &World, run: &ArmRun, rules: RuleSet, contended: bool) {
+        for (sum, p) in self.held.iter_mut().zip(&run.containers) {
             let held = held(&stats_of(world, p), rules);
             sum.peak = sum.peak.max(held);
             sum.sum += if contended { held } else { 0 };
@@ -320,8 +320,14 @@ impl Samples {
 }
 
 /// The records of an arm.
-fn collect(world: &World, cast: &Cast, plan: &Plan, arm: &ArmPlan, samples: Samples) -> ArmResult {
-    let budgets = cast.budgets.iter().zip(samples.usage);
+fn collect(
+    world: &World,
+    run: &ArmRun,
+    plan: &Plan,
+    arm: &ArmPlan,
+    samples: UsageSamples,
+) -> ArmResult {
+    let budgets = run.budgets.iter().zip(samples.usage);
     let budgets = budgets.map(|((id, name), usage)| {
         let m = world.budget(*id).meter_stats(world.now());
         BudgetResult {
@@ -337,26 +343,32 @@ fn collect(world: &World, cast: &Cast, plan: &Plan, arm: &ArmPlan, samples: Samp
         }
     });
     let budgets: Vec<BudgetResult> = budgets.collect();
-    let players = cast.players.iter().zip(samples.held);
+    let containers = run.containers.iter().zip(samples.held);
     ArmResult {
-        leaked_bytes: leaked(world, cast),
+        leaked_bytes: leaked(world, run),
         budgets,
-        containers: players.map(|(p, held)| container(world, cast, p, held, plan)).collect(),
+        containers: containers.map(|(p, held)| container(world, run, p, held, plan)).collect(),
         ..ArmResult::of(arm)
     }
 }
 
 /// Bytes charged to budgets whose containers have all ended.
-fn leaked(world: &World, cast: &Cast) -> u64 {
+fn leaked(world: &World, run: &ArmRun) -> u64 {
     let gone = |id: BudgetId| {
-        let mut of = cast.players.iter().filter(|p| p.budget == id);
+        let mut of = run.containers.iter().filter(|p| p.budget == id);
         of.all(|p| p.last_stats.is_some())
     };
-    let empty = cast.budgets.iter().filter(|(id, _)| gone(*id));
+    let empty = run.budgets.iter().filter(|(id, _)| gone(*id));
     empty.map(|(id, _)| world.budget(*id).meter_stats(world.now()).usage_bytes).sum()
 }
 
-fn container(world: &World, cast: &Cast, p: &Player, held: Held, plan: &Plan) -> ContainerResult {
+fn container(
+    world: &World,
+    run: &ArmRun,
+    p: &ContainerRun,
+    held: Held,
+    plan: &Plan,
+) -> ContainerResult {
     let (up, down, probe) = (p.up.borrow(), p.down.borrow(), p.probe.borrow());
     let mut books: Vec<_> = probe.books().iter().map(|b| p.spec.map(|_| b.summary())).collect();
     if plan.containers.len() > build::FINE_MAX {
@@ -376,7 +388,7 @@ fn container(world: &World, cast: &Cast, p: &Player, held: Held, plan: &Plan) ->
         probe: books[i].clone(),
     };
     let stats = p.node.map(|n| world.container(n).stats()).unwrap_or_default();
-    let budget = cast.budgets.iter().position(|(id, _)| *id == p.budget).unwrap_or(0);
+    let budget = run.budgets.iter().position(|(id, _)| *id == p.budget).unwrap_or(0);
     let work =
         [("FramesFromGuest", stats.frames_from_guest), ("FramesToGuest", stats.frames_to_guest)];
     ContainerResult {

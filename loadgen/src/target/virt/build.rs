@@ -23,7 +23,7 @@ use crate::traffic::byhand::{ByHand, Target};
 
 /// One container of the run, and its meters.
 #[derive(Debug)]
-pub(super) struct Player {
+pub(super) struct ContainerRun {
     pub(super) plan: ContainerPlan,
     pub(super) index: u64,
     /// Set when the container joins.
@@ -42,8 +42,8 @@ pub(super) struct Player {
 
 /// The containers and budgets of an arm.
 #[derive(Debug)]
-pub(super) struct Cast {
-    pub(super) players: Vec<Player>,
+pub(super) struct ArmRun {
+    pub(super) containers: Vec<ContainerRun>,
     pub(super) budgets: Vec<(BudgetId, String)>,
     /// The level above all budgets.
     pub(super) host: Option<Arc<Level>>,
@@ -78,13 +78,14 @@ const EXPRESS_MAX: usize = 1200;
 pub(super) const FINE_MAX: usize = 64;
 
 /// Creates the budgets of an arm. The containers join later.
-pub(super) fn cast(world: &mut World, plan: &Plan, arm: &ArmPlan) -> Result<Cast, Failure> {
-    let mut cast = Cast { players: Vec::new(), budgets: Vec::new(), host: None, shared_ns: None };
+pub(super) fn arm_run(world: &mut World, plan: &Plan, arm: &ArmPlan) -> Result<ArmRun, Failure> {
+    let mut run =
+        ArmRun { containers: Vec::new(), budgets: Vec::new(), host: None, shared_ns: None };
     // Only the arm with a budget per container has a level above them; in the shared arm the pool is that level.
     if let Some(host) = &plan.host
         && arm.isolation == Isolation::Container
     {
-        cast.host = Some(level(host)?);
+        run.host = Some(level(host)?);
     }
     if arm.isolation == Isolation::Shared {
         // The pool gets the total memory of the other arms.
@@ -92,25 +93,25 @@ pub(super) fn cast(world: &mut World, plan: &Plan, arm: &ArmPlan) -> Result<Cast
         let pool = plan.host.unwrap_or_default();
         let id =
             world.add_budget(budget(&BudgetPlan { hard_bytes, ..pool }, 100, None, plan, arm)?);
-        cast.budgets.push((id, "pool".to_owned()));
+        run.budgets.push((id, "pool".to_owned()));
     }
     for (i, c) in plan.containers.iter().enumerate() {
         // Containers that exist one after another use the same budget.
-        let of = |name: &str| cast.budgets.iter().find(|(_, n)| n == name).map(|(id, _)| *id);
-        let shared = cast.budgets.first().filter(|_| arm.isolation == Isolation::Shared);
+        let of = |name: &str| run.budgets.iter().find(|(_, n)| n == name).map(|(id, _)| *id);
+        let shared = run.budgets.first().filter(|_| arm.isolation == Isolation::Shared);
         let known = shared.map(|(id, _)| *id).or_else(|| of(&c.budget_name));
         let id = match known {
             Some(id) => id,
             None => {
-                let made = budget(&c.budget, c.weight, cast.host.clone(), plan, arm)?;
+                let made = budget(&c.budget, c.weight, run.host.clone(), plan, arm)?;
                 let id = world.add_budget(made);
-                cast.budgets.push((id, c.budget_name.clone()));
+                run.budgets.push((id, c.budget_name.clone()));
                 id
             }
         };
-        cast.players.push(player(plan, c, i as u64, id));
+        run.containers.push(container_run(plan, c, i as u64, id));
     }
-    Ok(cast)
+    Ok(run)
 }
 
 fn level(host: &BudgetPlan) -> Result<Arc<Level>, Failure> {
@@ -149,14 +150,14 @@ fn budget(
 /// Least length of a recovery step.
 pub(super) const STEP_NS: u64 = 10_000_000;
 
-fn player(plan: &Plan, c: &ContainerPlan, index: u64, budget: BudgetId) -> Player {
+fn container_run(plan: &Plan, c: &ContainerPlan, index: u64, budget: BudgetId) -> ContainerRun {
     let step_ns = plan.recovery_step_ns(STEP_NS);
     let meter = || Rc::new(RefCell::new(Meter::new(plan.window_ns, step_ns, plan.end_ns())));
     let spec = c.probe();
     let deadline = spec.map_or(0, |s| s.deadline_ns);
     let digits = if plan.containers.len() > FINE_MAX { Digits::Two } else { Digits::Three };
     let log = ProbeLog::with_digits(&plan.phases, deadline, digits);
-    Player {
+    ContainerRun {
         plan: c.clone(),
         index,
         node: None,
@@ -173,7 +174,7 @@ fn player(plan: &Plan, c: &ContainerPlan, index: u64, budget: BudgetId) -> Playe
 }
 
 /// Creates the container, and the servers that it connects to.
-pub(super) fn join(world: &mut World, p: &mut Player, plan: &Plan) -> Result<(), Failure> {
+pub(super) fn join(world: &mut World, p: &mut ContainerRun, plan: &Plan) -> Result<(), Failure> {
     let mut rng = Rng::fork(plan.seed, 1000 + p.index);
     let (c, link) = (&p.plan, plan.link);
     let secret = [rng.next_u64(), rng.next_u64()];
@@ -233,7 +234,7 @@ fn guest(c: &ContainerPlan, config: &GuestConfig, stack: &ContainerConfig) -> Bo
 }
 
 /// The servers of a container's loads, one port range per load.
-fn servers(p: &Player) -> SimHost {
+fn servers(p: &ContainerRun) -> SimHost {
     let mut host = SimHost::new();
     let near = |server: Server| server.with_delay(HOST_DELAY);
     for load in &p.plan.loads {
@@ -278,7 +279,7 @@ fn servers(p: &Player) -> SimHost {
             Load::Flood { .. } => {
                 host.serve(FLOOD..=FLOOD + FILL_MAX, near(Server::never_reads()));
             }
-            // Clients connect from outside: see `loads::knock`.
+            // Clients connect from outside: see `loads::connect_clients`.
             Load::Accept { .. } => {}
         }
     }

@@ -12,7 +12,7 @@ use skbudget_sim::{
 
 use super::apps::{FreshProbe, HoardSome, Make, SendSome, SlowRead, Timed};
 use super::build::{
-    ACCEPT, DOWN, HOARD, INCAST, INCAST_REQUEST, ORPHANS, OUTSIDE, PROBE, Player, STUFF, UP,
+    ACCEPT, ContainerRun, DOWN, HOARD, INCAST, INCAST_REQUEST, ORPHANS, OUTSIDE, PROBE, STUFF, UP,
 };
 use crate::scenario::plan::{Fill, Load, Plan, ProbeSpec, Role};
 
@@ -32,7 +32,7 @@ struct Dial {
 
 /// Collects the connections, each with its time.
 struct Dialer<'a> {
-    p: &'a Player,
+    p: &'a ContainerRun,
     rng: Rng,
     at: Instant,
     dials: Vec<Dial>,
@@ -61,7 +61,7 @@ impl Dialer<'_> {
 }
 
 /// Opens all connections of all spans, the first at `from`.
-pub(super) fn raise(world: &mut World, p: &Player, plan: &Plan, from: Instant) {
+pub(super) fn start_loads(world: &mut World, p: &ContainerRun, plan: &Plan, from: Instant) {
     let Some(node) = p.node else { return };
     let mut rng = Rng::fork(plan.seed, 2000 + p.index);
     // Avoid that all containers start in step.
@@ -201,7 +201,7 @@ fn orphans(d: &mut Dialer<'_>, per_second: u32, bytes: u64) {
 }
 
 /// Clients outside connect to the container's port, where no application accepts, and send.
-pub(super) fn knock(world: &mut World, p: &Player) {
+pub(super) fn connect_clients(world: &mut World, p: &ContainerRun) {
     let Some(node) = p.node else { return };
     let count = p.plan.loads.iter().find_map(|l| match l {
         Load::Accept { connections } => Some(*connections),
@@ -226,11 +226,11 @@ fn probe_plan(spec: &ProbeSpec, plan: &Plan, jitter_ns: u64) -> ProbePlan {
 }
 
 /// Number of bytes that reached the container's loads altered.
-pub(super) fn corrupt(p: &Player) -> u64 {
+pub(super) fn corrupt(p: &ContainerRun) -> u64 {
     p.up.borrow().corrupt() + p.down.borrow().corrupt() + p.probe.borrow().corrupt()
 }
 
-pub(super) fn broken(p: &Player) -> u64 {
+pub(super) fn broken(p: &ContainerRun) -> u64 {
     let bulk = p.up.borrow().broken() + p.down.borrow().broken();
     bulk + p.probe.borrow().broken() + Rc::clone(&p.sender).borrow().broken
 }
