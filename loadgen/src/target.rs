@@ -1,10 +1,10 @@
 //! The places where a plan runs. A target runs one arm of a plan and returns records; it judges nothing.
 
-mod actor;
 pub(crate) mod agent;
 pub mod kernel;
 pub mod tap;
 pub mod virt;
+mod wall;
 
 use std::fmt;
 use std::sync::atomic::AtomicBool;

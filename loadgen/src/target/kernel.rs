@@ -15,9 +15,9 @@ use std::sync::Arc;
 
 use skbudget::attach;
 
-use self::cgroup::{Group, Groups};
-use super::actor::{self, Actor, carries, lag_p99_ns};
+use self::cgroup::{Cgroup, Cgroups};
 use super::virt::{is_memory, named};
+use super::wall::{self, WallContainer, check_loads, lag_p99_ns};
 use super::{Control, Target, WALL_STEP_NS};
 use crate::exit::Failure;
 use crate::judge::gate::Thresholds;
@@ -69,14 +69,14 @@ impl Target for KernelTarget {
         arm: &ArmPlan,
         control: Control<'_>,
     ) -> Result<ArmResult, Failure> {
-        let stage = Stage::set(plan, arm)?;
-        let (samples, ended_ns) = stage.play(plan, control)?;
-        Ok(ArmResult { ended_ns, ..stage.result(plan, arm, samples, ended_ns.is_some())? })
+        let testbed = KernelTestbed::build(plan, arm)?;
+        let (samples, ended_ns) = testbed.run_timeline(plan, control)?;
+        Ok(ArmResult { ended_ns, ..testbed.result(plan, arm, samples, ended_ns.is_some())? })
     }
 }
 
 fn check(plan: &Plan) -> Result<(), Failure> {
-    carries(plan)?;
+    check_loads(plan)?;
     if let Some(c) = plan.containers.iter().find(|c| c.floods()) {
         let what = "load 'flood' is supported on the targets virtual and tap only";
         return Err(Failure::Usage(format!("{}: {}: {what}", plan.scenario, c.name)));
@@ -94,17 +94,17 @@ fn check(plan: &Plan) -> Result<(), Failure> {
 
 /// A container of the run and its cgroup.
 #[derive(Debug)]
-struct Grouped {
-    actor: Actor,
-    group: Group,
+struct KernelContainer {
+    base: WallContainer,
+    group: Cgroup,
 }
 
 /// Everything that exists during one arm.
 #[derive(Debug)]
-struct Stage {
+struct KernelTestbed {
     // Drop order: agents end before their cgroups are removed, and the servers last.
-    actors: Vec<Grouped>,
-    groups: Groups,
+    containers: Vec<KernelContainer>,
+    groups: Cgroups,
     servers: Servers,
     shared: Arc<Shared>,
     world: OwnedFd,
@@ -112,24 +112,24 @@ struct Stage {
 
 /// Usage of each container and of the pool at the start of every window.
 #[derive(Debug, Default)]
-struct Samples {
+struct CgroupSamples {
     containers: Vec<Vec<u64>>,
     pool: Vec<u64>,
 }
 
-impl Stage {
-    fn set(plan: &Plan, arm: &ArmPlan) -> Result<Self, Failure> {
+impl KernelTestbed {
+    fn build(plan: &Plan, arm: &ArmPlan) -> Result<Self, Failure> {
         let world = attach::create_netns().map_err(|e| Failure::io("namespace", e))?;
-        let shared = actor::prepare()?;
+        let shared = wall::prepare()?;
         let servers = Servers::on(Arc::clone(&shared), Ipv4Addr::UNSPECIFIED);
         // One limit for all; per-container limits are set in `add`.
         let pool = (arm.isolation == Isolation::Shared).then(|| plan.pool_bytes());
-        let groups = Groups::make(pool)?;
-        let mut stage = Self { actors: Vec::new(), groups, servers, shared, world };
+        let groups = Cgroups::make(pool)?;
+        let mut testbed = Self { containers: Vec::new(), groups, servers, shared, world };
         for (i, c) in plan.containers.iter().enumerate() {
-            stage.add(plan, arm, c, i as u8)?;
+            testbed.add(plan, arm, c, i as u8)?;
         }
-        Ok(stage)
+        Ok(testbed)
     }
 
     /// Creates a container: cgroup, namespace, veth, servers, agent.
@@ -149,32 +149,37 @@ impl Stage {
         let device = format!("v{index}");
         attach::veth_between(self.world.as_fd(), &device, near, netns.as_fd(), far)
             .map_err(fail)?;
-        let up = actor::meter(plan);
+        let up = wall::meter(plan);
         let servers = &mut self.servers;
         // A server's sockets and threads belong to the namespace in which it is created.
-        let loads =
-            attach::run_in(self.world.as_fd(), || actor::serve(servers, c, near, None, &up));
+        let loads = attach::run_in(self.world.as_fd(), || wall::serve(servers, c, near, None, &up));
         let loads = loads.map_err(fail)?.map_err(|e| Failure::io("server", e))?;
-        let actor = Actor::start(plan, c, &self.shared, netns, loads, up)?;
+        let base = WallContainer::start(plan, c, &self.shared, netns, loads, up)?;
         // Long before the run starts: all of its sockets are created in this cgroup.
-        group.enter(actor.agent_id())?;
-        self.actors.push(Grouped { actor, group });
+        group.enter(base.agent_id())?;
+        self.containers.push(KernelContainer { base, group });
         Ok(())
     }
 
     /// Runs the phases; returns the samples and the time at which the run was stopped, if it was.
-    fn play(&self, plan: &Plan, control: Control<'_>) -> Result<(Samples, Option<u64>), Failure> {
-        let mut samples =
-            Samples { containers: vec![Vec::new(); self.actors.len()], ..Samples::default() };
-        let meters: Vec<_> = self.actors.iter().map(|a| a.actor.up()).collect();
-        let look = |_| {
-            for (series, a) in samples.containers.iter_mut().zip(&self.actors) {
+    fn run_timeline(
+        &self,
+        plan: &Plan,
+        control: Control<'_>,
+    ) -> Result<(CgroupSamples, Option<u64>), Failure> {
+        let mut samples = CgroupSamples {
+            containers: vec![Vec::new(); self.containers.len()],
+            ..CgroupSamples::default()
+        };
+        let meters: Vec<_> = self.containers.iter().map(|a| a.base.up()).collect();
+        let sample = |_| {
+            for (series, a) in samples.containers.iter_mut().zip(&self.containers) {
                 series.push(a.group.usage_bytes());
             }
             samples.pool.push(self.groups.pool().usage_bytes());
             Ok(())
         };
-        let ended_ns = actor::play(plan, &self.shared, &meters, control, look)?;
+        let ended_ns = wall::run_timeline(plan, &self.shared, &meters, control, sample)?;
         Ok((samples, ended_ns))
     }
 
@@ -182,17 +187,17 @@ impl Stage {
         mut self,
         plan: &Plan,
         arm: &ArmPlan,
-        samples: Samples,
+        samples: CgroupSamples,
         stopped: bool,
     ) -> Result<ArmResult, Failure> {
-        let reports = actor::reports(self.actors.iter_mut().map(|g| &mut g.actor), stopped)?;
+        let reports = wall::reports(self.containers.iter_mut().map(|g| &mut g.base), stopped)?;
         let mut budgets = Vec::new();
         let mut containers = Vec::new();
         if arm.isolation == Isolation::Shared {
             let hard = Some(plan.pool_bytes());
             budgets.push(budget("pool", hard, self.groups.pool(), samples.pool, plan));
         }
-        for ((a, report), usage) in self.actors.iter().zip(&reports).zip(samples.containers) {
+        for ((a, report), usage) in self.containers.iter().zip(&reports).zip(samples.containers) {
             let mut c = container(a, report, plan);
             let own = (arm.isolation == Isolation::Container).then_some(c.hard_bytes);
             // In the shared arm every container has budget 0, the pool.
@@ -215,7 +220,7 @@ impl Stage {
 fn budget(
     name: &str,
     hard_bytes: Option<u64>,
-    group: &Group,
+    group: &Cgroup,
     usage_bytes: Vec<u64>,
     plan: &Plan,
 ) -> BudgetResult {
@@ -235,14 +240,14 @@ fn budget(
     }
 }
 
-fn container(a: &Grouped, report: &Report, plan: &Plan) -> ContainerResult {
+fn container(a: &KernelContainer, report: &Report, plan: &Plan) -> ContainerResult {
     // Here the guest's kernel is the stack under test, so its memory counters are those of the container.
     let counters = report.guest_counters.iter().map(|(n, v)| (n.as_str(), *v));
     let mut c = ContainerResult {
         peak_held_bytes: a.group.max_usage_bytes(),
         counters: named(counters.filter(|(n, _)| is_memory(n))),
         flows_total: report.connected,
-        ..a.actor.result(plan, report)
+        ..a.base.result(plan, report)
     };
     for p in &mut c.phases {
         // The kernel does not count the hog's bytes here: use the goodput.

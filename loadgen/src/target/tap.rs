@@ -19,8 +19,8 @@ use skbudget_controller::{BudgetConfig, Limits};
 use skbudget_sim::Rng;
 use skbudget_stack::ContainerConfig;
 
-use self::collect::Samples;
-use super::actor::{self, Actor, carries};
+use self::collect::DaemonSamples;
+use super::wall::{self, WallContainer, check_loads};
 use super::{Control, Target, WALL_STEP_NS};
 use crate::exit::Failure;
 use crate::judge::gate::Thresholds;
@@ -53,7 +53,7 @@ impl Target for TapTarget {
     }
 
     fn check(&self, plan: &Plan) -> Result<(), Failure> {
-        carries(plan)?;
+        check_loads(plan)?;
         check_privileges()
     }
 
@@ -63,46 +63,46 @@ impl Target for TapTarget {
         arm: &ArmPlan,
         control: Control<'_>,
     ) -> Result<ArmResult, Failure> {
-        let mut stage = Stage::set(plan, arm)?;
-        let (samples, ended_ns) = stage.play(plan, control)?;
-        let actors = stage.actors.iter_mut().map(|t| &mut t.actor);
-        let reports = actor::reports(actors, ended_ns.is_some())?;
-        let result = collect::arm_result(&stage, plan, arm, &samples, &reports, ended_ns)?;
+        let mut testbed = TapTestbed::build(plan, arm)?;
+        let (samples, ended_ns) = testbed.run_timeline(plan, control)?;
+        let containers = testbed.containers.iter_mut().map(|t| &mut t.base);
+        let reports = wall::reports(containers, ended_ns.is_some())?;
+        let result = collect::arm_result(&testbed, plan, arm, &samples, &reports, ended_ns)?;
         Ok(ArmResult { ended_ns, ..result })
     }
 }
 
 /// A container of the run.
 #[derive(Debug)]
-struct Tapped {
-    actor: Actor,
+struct TapContainer {
+    base: WallContainer,
     /// The daemon's last report about it, if it left before the end.
     last: Option<ContainerReport>,
 }
 
 /// Everything that exists during one arm.
 #[derive(Debug)]
-struct Stage {
+struct TapTestbed {
     // Drop order: the agents, then the daemon, then the servers.
-    actors: Vec<Tapped>,
+    containers: Vec<TapContainer>,
     daemon: Daemon,
     servers: Servers,
     shared: Arc<Shared>,
 }
 
-impl Stage {
-    fn set(plan: &Plan, arm: &ArmPlan) -> Result<Self, Failure> {
-        let shared = actor::prepare()?;
+impl TapTestbed {
+    fn build(plan: &Plan, arm: &ArmPlan) -> Result<Self, Failure> {
+        let shared = wall::prepare()?;
         let servers = Servers::new(Arc::clone(&shared));
         let daemon = Daemon::new(DaemonConfig::default()).map_err(|e| Failure::io("daemon", e))?;
-        let mut stage = Self { actors: Vec::new(), daemon, servers, shared };
+        let mut testbed = Self { containers: Vec::new(), daemon, servers, shared };
         let pool = match arm.isolation {
             Isolation::Container | Isolation::Off => None,
             Isolation::Shared => {
                 // The pool has the total memory of the other arm.
                 let pool = BudgetPlan { hard_bytes: plan.pool_bytes(), ..BudgetPlan::default() };
                 let config = budget(&pool, plan, arm)?;
-                let id = stage.daemon.add_budget("pool", config);
+                let id = testbed.daemon.add_budget("pool", config);
                 Some(id.map_err(|e| Failure::io("budget", e))?)
             }
         };
@@ -111,9 +111,9 @@ impl Stage {
                 Some(id) => BudgetRef::Shared(id),
                 None => BudgetRef::Own(budget(&c.budget, plan, arm)?),
             };
-            stage.add(plan, c, i as u64, budget)?;
+            testbed.add(plan, c, i as u64, budget)?;
         }
-        Ok(stage)
+        Ok(testbed)
     }
 
     /// Creates a container: namespace, TAP, servers, agent.
@@ -150,38 +150,38 @@ impl Stage {
             outbound_addr: None,
         };
         self.daemon.add_container(spec).map_err(|e| Failure::io(name, e))?;
-        let up = actor::meter(plan);
+        let up = wall::meter(plan);
         // The servers are on the loopback; the container reaches them at its gateway's address.
-        let loads = actor::serve(&mut self.servers, c, GATEWAY, Some(net), &up)
+        let loads = wall::serve(&mut self.servers, c, GATEWAY, Some(net), &up)
             .map_err(|e| Failure::io("server", e))?;
-        let actor = Actor::start(plan, c, &self.shared, netns, loads, up)?;
-        self.actors.push(Tapped { actor, last: None });
+        let base = WallContainer::start(plan, c, &self.shared, netns, loads, up)?;
+        self.containers.push(TapContainer { base, last: None });
         Ok(())
     }
 
     /// Runs the phases: samples at every window, and removes the hogs at their end. Returns the time at which the run
     /// was stopped, if it was.
-    fn play(
+    fn run_timeline(
         &mut self,
         plan: &Plan,
         control: Control<'_>,
-    ) -> Result<(Samples, Option<u64>), Failure> {
-        let mut samples = Samples::default();
+    ) -> Result<(DaemonSamples, Option<u64>), Failure> {
+        let mut samples = DaemonSamples::default();
         let shared = Arc::clone(&self.shared);
-        let meters: Vec<_> = self.actors.iter().map(|a| a.actor.up()).collect();
+        let meters: Vec<_> = self.containers.iter().map(|a| a.base.up()).collect();
         let hog_ends = plan.containers.iter().find_map(|c| c.leaves_ns).unwrap_or(u64::MAX);
-        let look = |at| self.look(&mut samples, at == hog_ends);
-        let ended_ns = actor::play(plan, &shared, &meters, control, look)?;
+        let sample = |at| self.sample(&mut samples, at == hog_ends);
+        let ended_ns = wall::run_timeline(plan, &shared, &meters, control, sample)?;
         Ok((samples, ended_ns))
     }
 
     /// Takes a sample; at their end, removes the hogs.
-    fn look(&mut self, samples: &mut Samples, hog_leaves: bool) -> Result<(), Failure> {
+    fn sample(&mut self, samples: &mut DaemonSamples, hog_leaves: bool) -> Result<(), Failure> {
         let stats = self.daemon.stats(false).map_err(|e| Failure::io("daemon", e))?;
         if hog_leaves {
-            let hogs = self.actors.iter_mut().filter(|a| a.actor.plan.role == Role::Hog);
-            for Tapped { actor, last } in hogs {
-                let name = &actor.plan.name;
+            let hogs = self.containers.iter_mut().filter(|a| a.base.plan.role == Role::Hog);
+            for TapContainer { base, last } in hogs {
+                let name = &base.plan.name;
                 // Save the report first: the daemon forgets a removed container.
                 *last = stats.containers.iter().find(|c| c.name == *name).cloned();
                 self.daemon.remove(name).map_err(|e| Failure::io("daemon", e))?;

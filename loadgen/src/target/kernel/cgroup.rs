@@ -35,29 +35,29 @@ fn first_limit() -> Option<PathBuf> {
 
 /// A cgroup, removed on drop.
 #[derive(Debug)]
-pub(super) struct Group(PathBuf);
+pub(super) struct Cgroup(PathBuf);
 
 /// The cgroups of a run, below a common parent.
 #[derive(Debug)]
-pub(super) struct Groups {
-    pool: Group,
+pub(super) struct Cgroups {
+    pool: Cgroup,
 }
 
-impl Groups {
+impl Cgroups {
     /// Creates the parent; `limit` applies to all together.
     pub(super) fn make(limit: Option<u64>) -> Result<Self, Failure> {
         let path = Path::new(ROOT).join(format!("loadgen-{}", std::process::id()));
-        Ok(Self { pool: Group::make(path, limit)? })
+        Ok(Self { pool: Cgroup::make(path, limit)? })
     }
-    pub(super) fn add(&self, name: &str, limit: Option<u64>) -> Result<Group, Failure> {
-        Group::make(self.pool.0.join(name), limit)
+    pub(super) fn add(&self, name: &str, limit: Option<u64>) -> Result<Cgroup, Failure> {
+        Cgroup::make(self.pool.0.join(name), limit)
     }
-    pub(super) fn pool(&self) -> &Group {
+    pub(super) fn pool(&self) -> &Cgroup {
         &self.pool
     }
 }
 
-impl Group {
+impl Cgroup {
     fn make(path: PathBuf, limit: Option<u64>) -> Result<Self, Failure> {
         fs::create_dir(&path).map_err(|e| Failure::io(path.display(), e))?;
         let group = Self(path);
@@ -90,7 +90,7 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for Cgroup {
     /// Retries: the processes of the group may take a moment to exit.
     fn drop(&mut self) {
         for _ in 0..100 {

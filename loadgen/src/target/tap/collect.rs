@@ -2,19 +2,19 @@
 
 use skbudget::stats::{Categories, ContainerReport, Meter, Stats};
 
-use super::{Stage, Tapped};
+use super::{TapContainer, TapTestbed};
 use crate::exit::Failure;
 use crate::measure::result::{ArmResult, BudgetResult, ContainerResult};
 use crate::scenario::plan::{ArmPlan, CONTENDED, Phase, Plan, RuleSet};
-use crate::target::actor::{Actor, lag_p99_ns};
 use crate::target::virt::{is_memory, named};
+use crate::target::wall::{WallContainer, lag_p99_ns};
 use crate::traffic::Report;
 
 /// The daemon's statistics at the start of every window.
 #[derive(Debug, Default)]
-pub(super) struct Samples(Vec<Stats>);
+pub(super) struct DaemonSamples(Vec<Stats>);
 
-impl Samples {
+impl DaemonSamples {
     pub(super) fn add(&mut self, stats: Stats) {
         self.0.push(stats);
     }
@@ -29,10 +29,10 @@ impl Samples {
 }
 
 pub(super) fn arm_result(
-    stage: &Stage,
+    testbed: &TapTestbed,
     plan: &Plan,
     arm: &ArmPlan,
-    samples: &Samples,
+    samples: &DaemonSamples,
     reports: &[Report],
     ended_ns: Option<u64>,
 ) -> Result<ArmResult, Failure> {
@@ -40,8 +40,8 @@ pub(super) fn arm_result(
     let last = samples.0.last().ok_or_else(|| Failure::Io("the run has no samples".to_owned()))?;
     let mut budgets: Vec<BudgetResult> = Vec::new();
     let mut containers = Vec::new();
-    for (Tapped { actor, last: left }, report) in stage.actors.iter().zip(reports) {
-        let name = &actor.plan.name;
+    for (TapContainer { base, last: left }, report) in testbed.containers.iter().zip(reports) {
+        let name = &base.plan.name;
         // A hog that was removed has its saved report instead.
         let here = last.containers.iter().find(|c| c.name == *name).or(left.as_ref());
         let here = here.ok_or_else(|| Failure::Io(format!("{name} ended unexpectedly")))?;
@@ -52,7 +52,7 @@ pub(super) fn arm_result(
             let stays = last.containers.iter().find(|c| c.budget == here.budget).unwrap_or(here);
             budgets.push(budget_result(stays, samples));
         }
-        let c = container(actor, here, report, samples, plan, arm, &phases);
+        let c = container(base, here, report, samples, plan, arm, &phases);
         containers.push(ContainerResult { budget, ..c });
     }
     Ok(ArmResult {
@@ -63,7 +63,7 @@ pub(super) fn arm_result(
     })
 }
 
-fn budget_result(c: &ContainerReport, samples: &Samples) -> BudgetResult {
+fn budget_result(c: &ContainerReport, samples: &DaemonSamples) -> BudgetResult {
     let Meter { low_bytes, soft_bytes, hard_bytes, max_usage_bytes, pressure_ns, failcnt, .. } =
         c.meter;
     let usage = |s: &Stats| {
@@ -107,15 +107,15 @@ fn held(c: &Categories, rules: RuleSet) -> u64 {
 }
 
 fn container(
-    actor: &Actor,
+    base: &WallContainer,
     here: &ContainerReport,
     report: &Report,
-    samples: &Samples,
+    samples: &DaemonSamples,
     plan: &Plan,
     arm: &ArmPlan,
     phases: &[Phase],
 ) -> ContainerResult {
-    let name = &actor.plan.name;
+    let name = &base.plan.name;
     let window = |ns: u64| ns / plan.window_ns;
     // The daemon's counters are cumulative: take the difference over the phase.
     let between = |i: usize, f: fn(&ContainerReport) -> u64| {
@@ -138,7 +138,7 @@ fn container(
         stack_counters: named(counters().filter(|(n, _)| !is_memory(n)).chain(work)),
         flows_total: here.flows_total,
         stack_cpu_ns: Some(between(CONTENDED, |c| c.cpu_ns)),
-        ..actor.result(plan, report)
+        ..base.result(plan, report)
     };
     for (i, phase) in c.phases.iter_mut().enumerate() {
         phase.moved_bytes = between(i, |c| c.bytes_from_guest + c.bytes_to_guest);

@@ -28,7 +28,7 @@ const START_IN: Duration = Duration::from_millis(500);
 const ANSWER_IN: Duration = Duration::from_secs(5);
 
 /// Refuses loads that only the virtual target has, before anything is set up.
-pub(super) fn carries(plan: &Plan) -> Result<(), Failure> {
+pub(super) fn check_loads(plan: &Plan) -> Result<(), Failure> {
     for c in &plan.containers {
         // An agent runs its loads in a single span.
         let one_life = c.joins_ns == 0 && c.active.len() == 1;
@@ -86,7 +86,7 @@ pub(super) fn serve(
                 let port = servers.responder(spec.request_bytes, spec.response_bytes)?;
                 Assigned::Probe { to: at(port), spec }
             }
-            // `carries` has refused loads with a read rate.
+            // `check_loads` has refused loads with a read rate.
             (Load::Stuff(fill), _) if fill.reads_bits_per_second.is_none() => {
                 Assigned::Stuff { to: at(servers.never_reads()?), fill }
             }
@@ -115,7 +115,7 @@ pub(super) fn serve(
 
 /// A container with its agent process, which ends on drop.
 #[derive(Debug)]
-pub(super) struct Actor {
+pub(super) struct WallContainer {
     pub(super) plan: ContainerPlan,
     /// Bytes that the servers received from it.
     up: Arc<Mutex<Meter>>,
@@ -129,7 +129,7 @@ pub(super) fn meter(plan: &Plan) -> Arc<Mutex<Meter>> {
     Arc::new(Mutex::new(Meter::new(plan.window_ns, step_ns, plan.end_ns())))
 }
 
-impl Actor {
+impl WallContainer {
     /// Starts the agent; `loads` and `up` are those of `serve`.
     pub(super) fn start(
         plan: &Plan,
@@ -212,32 +212,32 @@ impl Actor {
 
 /// Collects the reports of the agents. `stopped`: the run ended early, so the agents must be told to stop.
 pub(super) fn reports<'a>(
-    actors: impl Iterator<Item = &'a mut Actor>,
+    containers: impl Iterator<Item = &'a mut WallContainer>,
     stopped: bool,
 ) -> Result<Vec<Report>, Failure> {
-    let mut actors: Vec<&mut Actor> = actors.collect();
+    let mut containers: Vec<&mut WallContainer> = containers.collect();
     if stopped {
         // Stop all agents before waiting for the first report.
-        actors.iter_mut().for_each(|a| a.agent.stop());
+        containers.iter_mut().for_each(|a| a.agent.stop());
     }
-    actors.into_iter().map(Actor::report).collect()
+    containers.into_iter().map(WallContainer::report).collect()
 }
 
-/// Runs the phases: they start and end on the servers' `meters`, and `look` is called at the start of every window.
+/// Runs the phases: they start and end on the servers' `meters`, and `sample` is called at the start of every window.
 /// Returns the time at which the run was stopped, if it was.
 ///
-/// # Errors `Interrupted`: stopped before anything was measured. Otherwise the error of `look`.
-pub(super) fn play(
+/// # Errors `Interrupted`: stopped before anything was measured. Otherwise the error of `sample`.
+pub(super) fn run_timeline(
     plan: &Plan,
     shared: &Shared,
     meters: &[Arc<Mutex<Meter>>],
     control: Control<'_>,
-    look: impl FnMut(u64) -> Result<(), Failure>,
+    sample: impl FnMut(u64) -> Result<(), Failure>,
 ) -> Result<Option<u64>, Failure> {
     thread::scope(|scope| {
-        // In its own thread: a slow `look` must not shift the phases.
+        // In its own thread: a slow `sample` must not shift the phases.
         scope.spawn(|| keep_time(shared, &plan.phases, plan.grace_ns, meters, None));
-        let outcome = windows(plan, shared, control, look);
+        let outcome = windows(plan, shared, control, sample);
         // Stopped or failed: without this, the timekeeper would wait for the planned end.
         if !matches!(outcome, Ok(None)) {
             shared.end();
@@ -246,12 +246,12 @@ pub(super) fn play(
     })
 }
 
-/// Waits for each window and calls `look`.
+/// Waits for each window and calls `sample`.
 fn windows(
     plan: &Plan,
     shared: &Shared,
     control: Control<'_>,
-    mut look: impl FnMut(u64) -> Result<(), Failure>,
+    mut sample: impl FnMut(u64) -> Result<(), Failure>,
 ) -> Result<Option<u64>, Failure> {
     for i in 0..=plan.end_ns().div_ceil(plan.window_ns) {
         let at = i * plan.window_ns;
@@ -266,7 +266,7 @@ fn windows(
             let measured = now > plan.phases[SOLO].start_ns;
             return if measured { Ok(Some(now)) } else { Err(Failure::Interrupted) };
         }
-        look(at)?;
+        sample(at)?;
     }
     Ok(None)
 }
