@@ -1,10 +1,14 @@
-//! The counters of all targets: goodput meters and probe books. Times are nanoseconds since the start of the run.
+//! The counters of all targets: goodput meters and recorders of probes. Times are nanoseconds since the start of the run.
 
 mod blocks;
-mod book;
 pub mod hdr;
+mod histogram;
 mod meter;
+mod phase_latency;
+mod probe_recorder;
 pub mod result;
 
-pub use book::{Book, Digits, ProbeLog};
+pub use histogram::Digits;
 pub use meter::{Meter, PhaseBytes};
+pub use phase_latency::PhaseLatency;
+pub use probe_recorder::ProbeRecorder;

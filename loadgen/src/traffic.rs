@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use self::pace::Clock;
 use crate::measure::result::ProbePhase;
-use crate::measure::{Meter, PhaseBytes, ProbeLog};
+use crate::measure::{Meter, PhaseBytes, ProbeRecorder};
 use crate::scenario::plan::{Fill, FloodKind, Phase, ProbeSpec};
 
 /// One load with the address of its server.
@@ -178,7 +178,7 @@ pub fn locked<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Opens and closes the phases of the meters and the probe at their times; returns after the last book is closed. If
+/// Opens and closes the phases of the meters and the probe at their times; returns after the last phase is closed. If
 /// the run stops early, closes everything that is open.
 pub fn keep_time(
     shared: &Shared,
@@ -241,7 +241,7 @@ fn work(orders: &Orders, shared: &Shared) -> Report {
         | Assigned::Flood { .. } => None,
     });
     let ledger = spec.map(|spec| {
-        let log = ProbeLog::new(&orders.phases, spec.deadline_ns);
+        let log = ProbeRecorder::new(&orders.phases, spec.deadline_ns);
         probe::Ledger::new(spec, log, orders.end_ns())
     });
     thread::scope(|scope| {

@@ -17,7 +17,7 @@ use skbudget_sim::Server;
 
 use crate::exit::Exit;
 use crate::judge::stats::rank;
-use crate::measure::ProbeLog;
+use crate::measure::ProbeRecorder;
 use crate::scenario::plan::Phase;
 use crate::units::time;
 
@@ -102,7 +102,7 @@ fn silence() -> Result<String, String> {
 /// Latencies of 1..=10,000 microseconds, one each; the last 50 requests do not complete.
 fn known_histogram() -> Result<String, String> {
     let phase = Phase { name: "all".to_owned(), start_ns: 0, end_ns: SECOND };
-    let mut log = ProbeLog::new(&[phase], SECOND);
+    let mut log = ProbeRecorder::new(&[phase], SECOND);
     for i in 1..=10_000u64 {
         log.intend(i, 0);
         if i <= 9950 {
@@ -110,7 +110,7 @@ fn known_histogram() -> Result<String, String> {
         }
     }
     log.close(0, SECOND);
-    let p = log.books()[0].summary();
+    let p = log.latencies()[0].summary();
     let p99 = p.p99.filter(|q| !q.at_least).map(|q| q.ns).ok_or("p99 is not known")?;
     if p99.abs_diff(9_900_000) > 9_900_000 / 900 {
         return Err(format!("p99 {}", time(p99)));

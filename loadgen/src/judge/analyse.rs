@@ -1,6 +1,6 @@
 //! Computes the fairness numbers from an arm's records.
 
-use crate::measure::Book;
+use crate::measure::PhaseLatency;
 use crate::measure::result::{
     ArmResult, ContainerPhase, ContainerResult, Cost, DirectionSteps, Fairness, GroupResult,
     ProbePhase, Quantile,
@@ -126,7 +126,7 @@ fn groups(arm: &ArmResult) -> Vec<GroupResult> {
         g.bytes =
             (0..phases).map(|p| members.iter().map(|c| c.phases[p].moved_bytes).sum()).collect();
         let merge = |p: usize| {
-            Book::merged(members.iter().filter_map(|c| c.phases[p].probe.as_ref()))
+            PhaseLatency::merged(members.iter().filter_map(|c| c.phases[p].probe.as_ref()))
                 .unwrap_or_default()
         };
         if members.iter().any(|c| c.phases.iter().any(|p| p.probe.is_some())) {

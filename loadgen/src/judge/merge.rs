@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use crate::exit::{Exit, Failure};
 use crate::judge::analyse::{self, Frame};
 use crate::judge::compare::comparable;
-use crate::measure::Book;
+use crate::measure::PhaseLatency;
 use crate::measure::result::{
     ArmResult, ContainerPhase, ContainerResult, Cost, GateResult, Meta, ProbePhase, RunResult,
     Verdict,
@@ -186,7 +186,9 @@ fn probes(a: Option<&ProbePhase>, b: Option<&ProbePhase>) -> Result<Option<Probe
     let both: Vec<&ProbePhase> = a.into_iter().chain(b).collect();
     match both.as_slice() {
         [] => Ok(None),
-        some => Book::merged(some.iter().copied()).map(Some).map_err(|e| Failure::io("merge", e)),
+        some => PhaseLatency::merged(some.iter().copied())
+            .map(Some)
+            .map_err(|e| Failure::io("merge", e)),
     }
 }
 

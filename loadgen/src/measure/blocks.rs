@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::book::Digits;
+use super::histogram::Digits;
 use crate::measure::hdr::{self, Counts};
 use crate::measure::result::{BLOCK_NS, IntervalHdr};
 

@@ -340,7 +340,7 @@ impl Plan {
         // Rounded up to a multiple of `least_ns`.
         wanted.div_ceil(least_ns.max(1)).max(1) * least_ns.max(1)
     }
-    /// Time at which the last books are closed.
+    /// Time at which the last phase is closed, after its grace time.
     pub fn end_ns(&self) -> u64 {
         self.phases.last().map_or(0, |p| p.end_ns) + self.grace_ns
     }

@@ -223,7 +223,7 @@ fn end_phase(world: &World, run: &mut ArmRun) {
     }
 }
 
-/// Ends the run early: closes open phases and books; those that have not started stay empty.
+/// Ends the run early: closes open phases; those that have not started stay empty.
 fn cut_short(world: &World, run: &mut ArmRun, plan: &Plan) {
     let now = world.now().0;
     if plan.phases.iter().any(|p| (p.start_ns..p.end_ns).contains(&now)) {
@@ -370,12 +370,13 @@ fn container(
     plan: &Plan,
 ) -> ContainerResult {
     let (up, down, probe) = (p.up.borrow(), p.down.borrow(), p.probe.borrow());
-    let mut books: Vec<_> = probe.books().iter().map(|b| p.spec.map(|_| b.summary())).collect();
+    let mut latencies: Vec<_> =
+        probe.latencies().iter().map(|b| p.spec.map(|_| b.summary())).collect();
     if plan.containers.len() > build::FINE_MAX {
         // With many containers only the groups have spectra, to bound the result; each probe keeps its histogram.
-        books.iter_mut().flatten().for_each(|b| b.spectrum.clear());
+        latencies.iter_mut().flatten().for_each(|b| b.spectrum.clear());
     }
-    let answered = |i: usize| books[i].as_ref().map_or(0, |b| b.completed);
+    let answered = |i: usize| latencies[i].as_ref().map_or(0, |b| b.completed);
     let response = p.spec.map_or(0, |s| u64::from(s.response_bytes));
     let part = |m: &Meter, i: usize| m.phases().get(i).copied().unwrap_or_default();
     let phase = |i: usize| ContainerPhase {
@@ -385,7 +386,7 @@ fn container(
         down_stall_ns: part(&down, i).stall_ns,
         moved_bytes: p.moved.get(i).copied().unwrap_or(0),
         probe_bytes: answered(i) * response,
-        probe: books[i].clone(),
+        probe: latencies[i].clone(),
     };
     let stats = p.node.map(|n| world.container(n).stats()).unwrap_or_default();
     let budget = run.budgets.iter().position(|(id, _)| *id == p.budget).unwrap_or(0);

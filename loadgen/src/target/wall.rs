@@ -273,6 +273,6 @@ fn windows(
 
 /// The largest p99 lag of all agents.
 pub(super) fn lag_p99_ns(reports: &[Report]) -> u64 {
-    let books = reports.iter().flat_map(|r| r.probe.iter().flatten());
-    books.filter_map(|p| p.lag.p99_ns).max().unwrap_or(0)
+    let latencies = reports.iter().flat_map(|r| r.probe.iter().flatten());
+    latencies.filter_map(|p| p.lag.p99_ns).max().unwrap_or(0)
 }

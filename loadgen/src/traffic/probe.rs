@@ -10,11 +10,11 @@ use skbudget_sim::{Observer, Pattern};
 
 use super::bulk::{PIECE, connect, is_wait};
 use super::{LOOK, Shared, locked};
-use crate::measure::ProbeLog;
+use crate::measure::ProbeRecorder;
 use crate::measure::result::ProbePhase;
 use crate::scenario::plan::ProbeSpec;
 
-/// The schedule and the books, shared by sender, receiver and timekeeper.
+/// The schedule and the recorder, shared by sender, receiver and timekeeper.
 #[derive(Debug)]
 pub struct Ledger {
     spec: ProbeSpec,
@@ -26,7 +26,7 @@ pub struct Ledger {
 
 #[derive(Debug)]
 struct Inner {
-    log: ProbeLog,
+    log: ProbeRecorder,
     next_id: u64,
     outstanding: std::collections::VecDeque<u64>,
     /// Requests of `outstanding` without a written byte.
@@ -40,7 +40,7 @@ struct Inner {
 }
 
 impl Ledger {
-    pub fn new(spec: ProbeSpec, log: ProbeLog, end_ns: u64) -> Self {
+    pub fn new(spec: ProbeSpec, log: ProbeRecorder, end_ns: u64) -> Self {
         let inner = Inner {
             log,
             next_id: 0,
@@ -134,7 +134,7 @@ impl Ledger {
         }
     }
 
-    /// Closes the book of a phase; called by the timekeeper.
+    /// Closes a phase; called by the timekeeper.
     pub fn close(&self, phase: usize, now_ns: u64) {
         let mut inner = locked(&self.inner);
         // Record requests that are due but that the blocked sender has not handled: they belong to this phase.
@@ -143,7 +143,12 @@ impl Ledger {
     }
 
     pub fn summaries(&self) -> Vec<ProbePhase> {
-        locked(&self.inner).log.books().iter().map(crate::measure::Book::summary).collect()
+        locked(&self.inner)
+            .log
+            .latencies()
+            .iter()
+            .map(crate::measure::PhaseLatency::summary)
+            .collect()
     }
 
     /// Counts all outstanding requests as failed with their connection.
@@ -154,7 +159,7 @@ impl Ledger {
         inner.to_send = 0;
         inner.unsent.clear();
         while let Some(id) = inner.outstanding.pop_front() {
-            // After the end of the run they stay outstanding, and the books close them.
+            // After the end of the run they stay outstanding, and closing the phases counts them.
             if !shared.stopped() {
                 inner.log.failed(id);
             }

@@ -97,7 +97,7 @@ fn a_hog_fills_what_nobody_reads_and_leaves_when_told() {
     assert!((600 * MS..5000 * MS).contains(&took), "{took}");
 }
 
-/// The books contain the requests that were due before the stop, and none after it.
+/// The phases contain the requests that were due before the stop, and none after it.
 #[test]
 fn an_agent_that_is_stopped_says_what_it_has() {
     let epoch_ns = skbudget::clock::now().as_nanos();

@@ -3,7 +3,7 @@
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 
 use super::SECOND;
-use crate::measure::ProbeLog;
+use crate::measure::ProbeRecorder;
 use crate::measure::hdr;
 use crate::measure::result::{
     ArmResult, ContainerPhase, ContainerResult, GateKind, GateResult, RunResult, SCHEMA,
@@ -21,7 +21,7 @@ pub(crate) fn sample() -> RunResult {
         end_ns: (i + 1) * SECOND,
     };
     let phases = vec![phase("solo", 0), phase("contended", 1), phase("recovery", 2)];
-    let mut log = ProbeLog::new(&phases, SECOND);
+    let mut log = ProbeRecorder::new(&phases, SECOND);
     for i in 0..REQUESTS {
         let at = i * (3 * SECOND / REQUESTS);
         log.intend(i, at);
@@ -31,7 +31,7 @@ pub(crate) fn sample() -> RunResult {
         }
     }
     (0..3).for_each(|i| log.close(i, 3 * SECOND));
-    let of = |b: &crate::measure::Book| ContainerPhase {
+    let of = |b: &crate::measure::PhaseLatency| ContainerPhase {
         up_bytes: 1 << 20,
         down_bytes: 1 << 20,
         probe: Some(b.summary()),
@@ -40,7 +40,7 @@ pub(crate) fn sample() -> RunResult {
     let victim = ContainerResult {
         name: "a \"b\", <c> & d|e".to_owned(),
         role: Role::Victim,
-        phases: log.books().iter().map(of).collect(),
+        phases: log.latencies().iter().map(of).collect(),
         up_window_bytes: vec![10, 0, 30],
         down_window_bytes: vec![0, 0, 0],
         ..ContainerResult::default()

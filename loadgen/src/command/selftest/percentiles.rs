@@ -6,7 +6,7 @@ use skbudget_sim::{Observer as _, Rng};
 use super::SECOND;
 use crate::measure::hdr::{self, Counts};
 use crate::measure::result::{ProbePhase, Quantile};
-use crate::measure::{Book, ProbeLog};
+use crate::measure::{PhaseLatency, ProbeRecorder};
 use crate::output::export::hgrm;
 use crate::scenario::plan::Phase;
 
@@ -17,22 +17,25 @@ pub(super) fn all() -> Result<String, String> {
     let mut censored = 0;
     for seed in 0..CASES {
         let (log, truth) = case(seed);
-        let book = &log.books()[0];
-        let p = book.summary();
+        let latency = &log.latencies()[0];
+        let p = latency.summary();
         censored += p.intended - p.completed;
-        rising(book).and_then(|()| bounded(book, &truth)).and_then(|()| agreeing(&p)).map_err(
-            |e| format!("case {seed}, {} of {} completed: {e}", p.completed, p.intended),
-        )?;
+        rising(latency)
+            .and_then(|()| bounded(latency, &truth))
+            .and_then(|()| agreeing(&p))
+            .map_err(|e| {
+                format!("case {seed}, {} of {} completed: {e}", p.completed, p.intended)
+            })?;
     }
     Ok(format!("{CASES} cases, {censored} requests without a response"))
 }
 
 /// Some hundred requests, and the true latency of each. Whether a request completes, and how long the others wait, is
 /// independent of its latency.
-fn case(seed: u64) -> (ProbeLog, Vec<u64>) {
+fn case(seed: u64) -> (ProbeRecorder, Vec<u64>) {
     let mut rng = Rng::new(seed);
     let phase = Phase { name: "all".to_owned(), start_ns: 0, end_ns: SECOND };
-    let mut log = ProbeLog::new(&[phase], SECOND);
+    let mut log = ProbeRecorder::new(&[phase], SECOND);
     let count = 1 + rng.below(400);
     // Latencies up to about 900 ms, and from none to all of the requests missing.
     let (slowest, missing) = (1 + rng.below(900), rng.below(101));
@@ -59,12 +62,12 @@ fn ascending(what: &str, values: &[u64]) -> Result<(), String> {
     if values.is_sorted() { Ok(()) } else { Err(format!("{what} fall: {values:?}")) }
 }
 
-fn rising(book: &Book) -> Result<(), String> {
+fn rising(latency: &PhaseLatency) -> Result<(), String> {
     let levels = [0.0, 0.1, 0.5, 0.75, 0.9, 0.99, 0.999, 1.0];
-    let read: Option<Vec<Quantile>> = levels.iter().map(|q| book.quantile(*q)).collect();
+    let read: Option<Vec<Quantile>> = levels.iter().map(|q| latency.quantile(*q)).collect();
     let read = read.ok_or("there is no percentile")?;
-    let p = book.summary();
-    let named = [p.p50, book.quantile(0.9), p.p99, p.p999, p.max];
+    let p = latency.summary();
+    let named = [p.p50, latency.quantile(0.9), p.p99, p.p999, p.max];
     let named: Option<Vec<u64>> = named.iter().map(|q| q.map(|q| q.ns)).collect();
     ascending("p50, p90, p99, p99.9 and max", &named.ok_or("a percentile is missing")?)?;
     ascending("percentiles", &read.iter().map(|q| q.ns).collect::<Vec<_>>())?;
@@ -75,10 +78,10 @@ fn rising(book: &Book) -> Result<(), String> {
 }
 
 /// `truth`: the true latencies, sorted.
-fn bounded(book: &Book, truth: &[u64]) -> Result<(), String> {
+fn bounded(latency: &PhaseLatency, truth: &[u64]) -> Result<(), String> {
     for q in [0.5, 0.9, 0.99] {
         let rank = ((q * truth.len() as f64).ceil() as usize).clamp(1, truth.len());
-        let (real, read) = (truth[rank - 1], book.quantile(q).ok_or("no percentile")?);
+        let (real, read) = (truth[rank - 1], latency.quantile(q).ok_or("no percentile")?);
         // Tolerance: a bucket of three digits; and 1 % where both bounds are that close.
         let low = read.ns <= real + real / 500;
         let high = read.upper_ns().is_none_or(|ns| ns + ns / 80 >= real);

@@ -13,7 +13,7 @@ use skbudget_sim::{
 use skbudget_stack::ContainerConfig;
 
 use super::SECOND;
-use crate::measure::ProbeLog;
+use crate::measure::ProbeRecorder;
 use crate::measure::result::ProbePhase;
 use crate::scenario::plan::Phase;
 
@@ -48,7 +48,7 @@ pub fn probe(server: Server, seconds: u64) -> ProbePhase {
     let (start, end) = (SECOND, SECOND * (1 + seconds));
     // The connection opens in the first second, before the phase.
     let phase = Phase { name: "all".to_owned(), start_ns: start, end_ns: end };
-    let log = Rc::new(RefCell::new(ProbeLog::new(&[phase], 60 * SECOND)));
+    let log = Rc::new(RefCell::new(ProbeRecorder::new(&[phase], 60 * SECOND)));
     let plan = ProbePlan {
         start: Instant(start),
         every: Duration::from_millis(1),
@@ -66,5 +66,5 @@ pub fn probe(server: Server, seconds: u64) -> ProbePhase {
     log.borrow_mut().close(0, end);
     let log = log.borrow();
     assert_eq!(log.corrupt(), 0);
-    log.books()[0].summary()
+    log.latencies()[0].summary()
 }

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use super::place::HGRM_HEAD;
 use super::{File, plain};
 use crate::exit::Failure;
-use crate::measure::Book;
+use crate::measure::PhaseLatency;
 use crate::measure::result::{ArmResult, ProbePhase, RunResult};
 use crate::output::report::pick::group_of;
 
@@ -29,7 +29,7 @@ pub fn files(result: &RunResult) -> Result<Vec<File>, Failure> {
             };
             for (group, probes) in groups(arm, i) {
                 // Add the histograms: percentiles must not be averaged.
-                let merged = Book::merged(probes).map_err(|e| Failure::io(group, e))?;
+                let merged = PhaseLatency::merged(probes).map_err(|e| Failure::io(group, e))?;
                 put(group, &merged);
             }
             // With few containers also one file each.
@@ -89,18 +89,18 @@ pub fn render(probe: &ProbePhase) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::ProbeLog;
+    use crate::measure::ProbeRecorder;
     use crate::scenario::plan::Phase;
 
     fn sample() -> ProbePhase {
         let phase = Phase { name: "p".to_owned(), start_ns: 0, end_ns: 10_000_000_000 };
-        let mut log = ProbeLog::new(&[phase], 1_000_000_000);
+        let mut log = ProbeRecorder::new(&[phase], 1_000_000_000);
         for i in 0..10_000u64 {
             log.intend(i, i * 1_000_000);
             log.complete(i, i * 1_000_000 + 100_000 + i * 37);
         }
         log.close(0, 10_000_000_000);
-        log.books()[0].summary()
+        log.latencies()[0].summary()
     }
 
     /// plotFiles: trim, skip `#`, split on spaces, rows of exactly four fields count.

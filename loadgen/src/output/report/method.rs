@@ -19,11 +19,11 @@ pub(super) fn rows(result: &RunResult) -> Vec<Value> {
 }
 
 fn of_phase(arm: &ArmResult, phase: usize, name: &str) -> Value {
-    let books: Vec<&ProbePhase> =
+    let probes: Vec<&ProbePhase> =
         victims(arm).filter_map(|c| c.phases.get(phase)?.probe.as_ref()).collect();
-    let sum = |count: fn(&ProbePhase) -> u64| books.iter().map(|p| count(p)).sum::<u64>();
+    let sum = |count: fn(&ProbePhase) -> u64| probes.iter().map(|p| count(p)).sum::<u64>();
     let response = worst_quantile(arm, phase, |p| p.p99);
-    let service = books.iter().filter_map(|p| p.service.p99_ns).max();
+    let service = probes.iter().filter_map(|p| p.service.p99_ns).max();
     context! {
         arm => arm.name.as_str(), phase => name,
         asked => sum(|p| p.intended), answered => sum(|p| p.completed),
@@ -31,12 +31,12 @@ fn of_phase(arm: &ArmResult, phase: usize, name: &str) -> Value {
         outstanding => sum(|p| p.outstanding), shed => sum(|p| p.shed), failed => sum(|p| p.failed),
         response => response.map_or_else(table::none, table::quantile),
         service => service.map_or_else(table::none, time),
-        lag => lag(arm, &books),
+        lag => lag(arm, &probes),
     }
 }
 
 /// The lag that the probes recorded, or that of the arm if they recorded none.
-fn lag(arm: &ArmResult, books: &[&ProbePhase]) -> String {
-    let of_probes = books.iter().filter_map(|p| p.lag.p99_ns).max();
+fn lag(arm: &ArmResult, probes: &[&ProbePhase]) -> String {
+    let of_probes = probes.iter().filter_map(|p| p.lag.p99_ns).max();
     time(of_probes.unwrap_or(arm.generator_lag_p99_ns))
 }

@@ -17,7 +17,7 @@ use skbudget_stack::ContainerConfig;
 
 use super::flood::FloodGuest;
 use crate::exit::Failure;
-use crate::measure::{Digits, Meter, ProbeLog};
+use crate::measure::{Digits, Meter, ProbeRecorder};
 use crate::scenario::plan::{ArmPlan, BudgetPlan, ContainerPlan, Isolation, Load, Plan, ProbeSpec};
 use crate::traffic::byhand::{ByHand, Target};
 
@@ -31,7 +31,7 @@ pub(super) struct ContainerRun {
     pub(super) budget: BudgetId,
     pub(super) up: Rc<RefCell<Meter>>,
     pub(super) down: Rc<RefCell<Meter>>,
-    pub(super) probe: Rc<RefCell<ProbeLog>>,
+    pub(super) probe: Rc<RefCell<ProbeRecorder>>,
     pub(super) spec: Option<ProbeSpec>,
     /// Observer of the sending ends; used only to detect broken connections.
     pub(super) sender: Rc<RefCell<Tally>>,
@@ -156,7 +156,7 @@ fn container_run(plan: &Plan, c: &ContainerPlan, index: u64, budget: BudgetId) -
     let spec = c.probe();
     let deadline = spec.map_or(0, |s| s.deadline_ns);
     let digits = if plan.containers.len() > FINE_MAX { Digits::Two } else { Digits::Three };
-    let log = ProbeLog::with_digits(&plan.phases, deadline, digits);
+    let log = ProbeRecorder::with_digits(&plan.phases, deadline, digits);
     ContainerRun {
         plan: c.clone(),
         index,

@@ -20,10 +20,10 @@ pub fn by_percentile(result: &RunResult) -> (Chart, Vec<Key>) {
         // Solo dashed, contended solid.
         for (phase, style) in [(SOLO, " dash"), (CONTENDED, "")] {
             let Some(name) = result.phases.get(phase).map(|p| p.name.as_str()) else { continue };
-            let books = sorted(arm, phase);
-            let Some(worst) = books.last() else { continue };
-            let mut add = |book: &ProbePhase, who: &str, style: &str| {
-                let (known, below) = curve(book);
+            let probes = sorted(arm, phase);
+            let Some(worst) = probes.last() else { continue };
+            let mut add = |probe: &ProbePhase, who: &str, style: &str| {
+                let (known, below) = curve(probe);
                 drawn |= known.len() + below.len() > 0;
                 let name = format!("{}, {name}, {who}", arm.name);
                 let from_below = format!("{name}: at least");
@@ -35,8 +35,8 @@ pub fn by_percentile(result: &RunResult) -> (Chart, Vec<Key>) {
                 }
             };
             // The median, if it differs from the worst and the best.
-            if phase == CONTENDED && books.len() > 2 {
-                add(books[books.len() / 2], "median victim", " faint");
+            if phase == CONTENDED && probes.len() > 2 {
+                add(probes[probes.len() / 2], "median victim", " faint");
             }
             add(worst, "worst victim", style);
         }
@@ -114,8 +114,8 @@ pub fn over_time(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
 fn seconds_of(arm: &ArmResult) -> (Points, Points, Points) {
     let mut sums: std::collections::BTreeMap<u64, (f64, u64, Counts)> =
         std::collections::BTreeMap::new();
-    let books = victims(arm).flat_map(|c| &c.phases).filter_map(|p| p.probe.as_ref());
-    for i in books.flat_map(|b| &b.intervals) {
+    let probes = victims(arm).flat_map(|c| &c.phases).filter_map(|p| p.probe.as_ref());
+    for i in probes.flat_map(|b| &b.intervals) {
         let Ok(Some(h)) = hdr::decode(&i.hdr) else { continue };
         let p99 = h.value_at_quantile(0.99) as f64;
         let middle = i.start_ns + i.length_ns / 2;
@@ -162,12 +162,12 @@ fn round_time(ns: f64) -> String {
 
 /// The probes of the victims in a phase, sorted by p99; the worst is the last.
 fn sorted(arm: &ArmResult, phase: usize) -> Vec<&ProbePhase> {
-    let mut books: Vec<&ProbePhase> =
+    let mut probes: Vec<&ProbePhase> =
         victims(arm).filter_map(|c| c.phases.get(phase)?.probe.as_ref()).collect();
-    books.retain(|b| b.p99.is_some());
+    probes.retain(|b| b.p99.is_some());
     // A p99 without an upper bound is worse than any bounded one.
-    books.sort_by_key(|b| b.p99.map(|q| (q.at_least, q.ns)));
-    books
+    probes.sort_by_key(|b| b.p99.map(|q| (q.at_least, q.ns)));
+    probes
 }
 
 /// Splits a spectrum into the known part and the part with only lower bounds, which starts where the other ends.

@@ -154,7 +154,7 @@ fn an_empty_book_has_no_percentile() {
     assert!(s.spectrum.is_empty());
 }
 
-/// Encoded and merged, two books equal one book of all their requests.
+/// Encoded and merged, two phases equal one phase of all their requests.
 #[test]
 fn merged_books_are_one_book() {
     let phases = [phase(0, 10_000_000)];
@@ -179,7 +179,7 @@ fn merged_books_are_one_book() {
     assert_eq!(merged.spectrum, parts[2].spectrum);
 }
 
-/// Blocks and books contain the same samples, including requests that did not complete.
+/// Blocks and percentiles contain the same samples, including requests that did not complete.
 #[test]
 fn blocks_add_up_to_the_phase() {
     let phases = [phase(0, 2_500), phase(2_500, 4_000)];
