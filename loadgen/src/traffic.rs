@@ -5,12 +5,12 @@
 //! the pattern of its stream, as in virtual time.
 
 pub mod bulk;
-pub mod byhand;
 mod flood;
 mod fresh;
 mod guest;
 pub mod pace;
 pub mod probe;
+pub mod raw_tcp;
 pub mod serve;
 
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ use crate::scenario::plan::{Fill, FloodKind, Phase, ProbeSpec};
 
 /// One load with the address of its server.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub enum Assigned {
+pub enum AssignedLoad {
     Up {
         to: SocketAddr,
     },
@@ -68,7 +68,7 @@ pub struct FloodNet {
 
 /// The instructions to an agent, one line of JSON on its standard input. All times but `epoch_ns` count from it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Orders {
+pub struct AgentSpec {
     /// Namespace to enter; `None`: stay in the present one.
     pub netns: Option<PathBuf>,
     /// Start of the run on the monotonic clock.
@@ -79,10 +79,10 @@ pub struct Orders {
     pub phases: Vec<Phase>,
     pub from_ns: u64,
     pub until_ns: u64,
-    pub loads: Vec<Assigned>,
+    pub loads: Vec<AssignedLoad>,
 }
 
-impl Orders {
+impl AgentSpec {
     fn end_ns(&self) -> u64 {
         self.phases.last().map_or(0, |p| p.end_ns) + self.grace_ns
     }
@@ -115,7 +115,7 @@ impl From<&Meter> for MeterReport {
 
 /// The report of an agent, one line of JSON on its standard output.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Report {
+pub struct AgentReport {
     pub down: MeterReport,
     /// One per phase, if the load contains a probe.
     pub probe: Option<Vec<ProbePhase>>,
@@ -171,7 +171,7 @@ impl Shared {
 }
 
 /// Interval at which a blocked thread checks the stop flag.
-pub const LOOK: Duration = Duration::from_millis(50);
+pub const STOP_CHECK_EVERY: Duration = Duration::from_millis(50);
 
 /// Locks a mutex, even after a panic of another thread: the counts so far must not be lost.
 pub fn locked<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -185,7 +185,7 @@ pub fn keep_time(
     phases: &[Phase],
     grace_ns: u64,
     meters: &[Arc<Mutex<Meter>>],
-    probe: Option<&probe::Ledger>,
+    probe: Option<&probe::ProbeClient>,
 ) {
     // The second field orders marks at one time: end of a phase, start of the next, then the end of a grace time.
     let mut marks: Vec<(u64, u8, usize)> = Vec::new();
@@ -200,8 +200,8 @@ pub fn keep_time(
             // Stopped early: the open phase ends now, and phases that never started are closed empty.
             let now = shared.clock.now();
             meters.iter().for_each(|m| locked(m).stop(now));
-            if let Some(ledger) = probe {
-                (0..phases.len()).for_each(|i| ledger.close(i, now));
+            if let Some(client) = probe {
+                (0..phases.len()).for_each(|i| client.close(i, now));
             }
             return;
         }
@@ -210,9 +210,9 @@ pub fn keep_time(
             0 => meters.iter().for_each(|m| locked(m).end(at)),
             1 => meters.iter().for_each(|m| locked(m).begin(at)),
             _ => {
-                if let Some(ledger) = probe {
+                if let Some(client) = probe {
                     // After the grace time: responses that arrive later count as missing.
-                    ledger.close(i, shared.clock.now());
+                    client.close(i, shared.clock.now());
                 }
             }
         }
@@ -220,70 +220,70 @@ pub fn keep_time(
 }
 
 /// Runs the loads in the given namespace, until their end or that of `shared`.
-pub fn obey(orders: &Orders, shared: &Shared) -> Result<Report, String> {
+pub fn run_agent(agent: &AgentSpec, shared: &Shared) -> Result<AgentReport, String> {
     // Without a namespace, as in tests, run here.
-    let Some(path) = &orders.netns else { return Ok(work(orders, shared)) };
+    let Some(path) = &agent.netns else { return Ok(run_loads(agent, shared)) };
     let netns =
         skbudget::attach::open_netns(path).map_err(|e| format!("open {}: {e}", path.display()))?;
     let fd = std::os::fd::AsFd::as_fd(&netns);
-    skbudget::attach::run_in(fd, || work(orders, shared)).map_err(|e| e.to_string())
+    skbudget::attach::run_in(fd, || run_loads(agent, shared)).map_err(|e| e.to_string())
 }
 
-fn work(orders: &Orders, shared: &Shared) -> Report {
-    let meter = Meter::new(orders.window_ns, orders.step_ns, orders.end_ns());
+fn run_loads(agent: &AgentSpec, shared: &Shared) -> AgentReport {
+    let meter = Meter::new(agent.window_ns, agent.step_ns, agent.end_ns());
     let down = Arc::new(Mutex::new(meter));
-    let spec = orders.loads.iter().find_map(|l| match l {
-        Assigned::Probe { spec, .. } => Some(*spec),
-        Assigned::Up { .. }
-        | Assigned::Down { .. }
-        | Assigned::Stuff { .. }
-        | Assigned::Hoard { .. }
-        | Assigned::Flood { .. } => None,
+    let spec = agent.loads.iter().find_map(|l| match l {
+        AssignedLoad::Probe { spec, .. } => Some(*spec),
+        AssignedLoad::Up { .. }
+        | AssignedLoad::Down { .. }
+        | AssignedLoad::Stuff { .. }
+        | AssignedLoad::Hoard { .. }
+        | AssignedLoad::Flood { .. } => None,
     });
-    let ledger = spec.map(|spec| {
-        let log = ProbeRecorder::new(&orders.phases, spec.deadline_ns);
-        probe::Ledger::new(spec, log, orders.end_ns())
+    let client = spec.map(|spec| {
+        let log = ProbeRecorder::new(&agent.phases, spec.deadline_ns);
+        probe::ProbeClient::new(spec, log, agent.end_ns())
     });
     thread::scope(|scope| {
         // A thread inherits the namespace of the thread that creates it.
-        for load in &orders.loads {
-            let (down, ledger) = (&down, &ledger);
+        for load in &agent.loads {
+            let (down, client) = (&down, &client);
             scope.spawn(move || {
                 // Stopped before the load started.
-                if !shared.clock.sleep_until(orders.from_ns, &shared.stop) {
+                if !shared.clock.sleep_until(agent.from_ns, &shared.stop) {
                     return;
                 }
                 match *load {
-                    Assigned::Up { to } => bulk::send(to, shared),
-                    Assigned::Down { to } => bulk::receive(to, shared, down),
-                    Assigned::Probe { to, spec } => {
-                        if let Some(ledger) = ledger {
+                    AssignedLoad::Up { to } => bulk::send(to, shared),
+                    AssignedLoad::Down { to } => bulk::receive(to, shared, down),
+                    AssignedLoad::Probe { to, spec } => {
+                        if let Some(client) = client {
                             let run = if spec.fresh { fresh::run } else { probe::run };
-                            run(to, shared, ledger);
+                            run(to, shared, client);
                         }
                     }
-                    Assigned::Stuff { to, fill } => bulk::stuff(to, fill, shared),
-                    Assigned::Hoard { to, fill } => bulk::hoard(to, fill, shared),
-                    Assigned::Flood { .. } => flood::run(load, orders.until_ns, shared),
+                    AssignedLoad::Stuff { to, fill } => bulk::stuff(to, fill, shared),
+                    AssignedLoad::Hoard { to, fill } => bulk::hoard(to, fill, shared),
+                    AssignedLoad::Flood { .. } => flood::run(load, agent.until_ns, shared),
                 }
             });
         }
         // A hog leaves before the end of the run and measures nothing; the others keep the phases.
-        let early = orders.until_ns < orders.end_ns();
+        let early = agent.until_ns < agent.end_ns();
         if early {
-            shared.clock.sleep_until(orders.until_ns, &shared.stop);
+            shared.clock.sleep_until(agent.until_ns, &shared.stop);
         } else {
             let meters = [Arc::clone(&down)];
-            keep_time(shared, &orders.phases, orders.grace_ns, &meters, ledger.as_ref());
+            keep_time(shared, &agent.phases, agent.grace_ns, &meters, client.as_ref());
         }
         // Ends the load threads, which the scope then joins.
         shared.end();
     });
     let read = |c: &AtomicU64| c.load(Ordering::Relaxed);
     let down = locked(&down);
-    Report {
+    AgentReport {
         down: MeterReport::from(&*down),
-        probe: ledger.as_ref().map(probe::Ledger::summaries),
+        probe: client.as_ref().map(probe::ProbeClient::summaries),
         connected: read(&shared.connected),
         broken: read(&shared.broken),
         corrupt: read(&shared.corrupt),

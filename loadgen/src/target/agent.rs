@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
-use crate::traffic::{Orders, Report, Shared, obey};
+use crate::traffic::{AgentReport, AgentSpec, Shared, run_agent};
 
 /// The hidden subcommand of `loadgen`.
 pub(crate) const SUBCOMMAND: &str = "__agent";
@@ -26,10 +26,10 @@ pub(super) struct Agent {
 
 impl Agent {
     /// Starts the agent in a namespace that this process holds open.
-    pub(super) fn start(netns: BorrowedFd<'_>, orders: Orders) -> io::Result<Self> {
+    pub(super) fn start(netns: BorrowedFd<'_>, spec: AgentSpec) -> io::Result<Self> {
         // The child opens the descriptor of this process, which stays open while the caller holds the namespace.
         let path = format!("/proc/{}/fd/{}", std::process::id(), netns.as_raw_fd());
-        let orders = Orders { netns: Some(PathBuf::from(path)), ..orders };
+        let spec = AgentSpec { netns: Some(PathBuf::from(path)), ..spec };
         // This very binary, even if its file was replaced meanwhile.
         let mut child = Command::new("/proc/self/exe")
             .arg(SUBCOMMAND)
@@ -42,8 +42,8 @@ impl Agent {
             .spawn()?;
         let mut stdin = child.stdin.take();
         if let Some(pipe) = &mut stdin {
-            // The orders are one line. The pipe stays open: its end tells the agent to exit.
-            let mut line = serde_json::to_string(&orders)?;
+            // The specification is one line. The pipe stays open: its end tells the agent to exit.
+            let mut line = serde_json::to_string(&spec)?;
             line.push('\n');
             pipe.write_all(line.as_bytes())?;
         }
@@ -72,7 +72,7 @@ impl Agent {
     }
 
     /// Returns the agent's report; an error if none arrives in time.
-    pub(super) fn answer(&mut self, within: Duration) -> Result<Report, String> {
+    pub(super) fn answer(&mut self, within: Duration) -> Result<AgentReport, String> {
         let text = match self.answer.recv_timeout(within) {
             Ok(text) => text.map_err(|e| e.to_string())?,
             Err(_) => return Err("the agent did not answer".to_owned()),
@@ -95,13 +95,14 @@ impl Drop for Agent {
 /// The line that ends the run early.
 const STOP: &str = "stop\n";
 
-/// Main function of the agent: orders arrive on standard input, the report is written to standard output.
+/// Main function of the agent: its specification arrives on standard input, the report is written to standard output.
 pub(crate) fn main() -> Result<(), String> {
     let mut line = String::new();
     let mut stdin = BufReader::new(io::stdin());
     stdin.read_line(&mut line).map_err(|e| e.to_string())?;
-    let orders: Orders = serde_json::from_str(&line).map_err(|e| format!("orders: {e}"))?;
-    let shared = Shared::new(orders.epoch_ns);
+    let spec: AgentSpec =
+        serde_json::from_str(&line).map_err(|e| format!("the specification of the agent: {e}"))?;
+    let shared = Shared::new(spec.epoch_ns);
     let told = Arc::clone(&shared);
     thread::spawn(move || {
         let mut word = String::new();
@@ -114,7 +115,7 @@ pub(crate) fn main() -> Result<(), String> {
         // The end of standard input means that the parent has exited.
         std::process::exit(1);
     });
-    let report = obey(&orders, &shared)?;
+    let report = run_agent(&spec, &shared)?;
     let text = serde_json::to_string(&report).map_err(|e| e.to_string())?;
     writeln!(io::stdout(), "{text}").map_err(|e| e.to_string())
 }

@@ -24,7 +24,7 @@ use crate::judge::gate::Thresholds;
 use crate::measure::result::{ArmResult, BudgetResult, ContainerResult};
 use crate::scenario::plan::{ArmPlan, ArmRole, ContainerPlan, Isolation, Plan, RuleSet};
 use crate::traffic::serve::Servers;
-use crate::traffic::{Report, Shared};
+use crate::traffic::{AgentReport, Shared};
 
 #[derive(Debug, Clone, Copy)]
 pub struct KernelTarget;
@@ -240,7 +240,7 @@ fn budget(
     }
 }
 
-fn container(a: &KernelContainer, report: &Report, plan: &Plan) -> ContainerResult {
+fn container(a: &KernelContainer, report: &AgentReport, plan: &Plan) -> ContainerResult {
     // Here the guest's kernel is the stack under test, so its memory counters are those of the container.
     let counters = report.guest_counters.iter().map(|(n, v)| (n.as_str(), *v));
     let mut c = ContainerResult {

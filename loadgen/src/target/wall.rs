@@ -20,7 +20,9 @@ use crate::measure::Meter;
 use crate::measure::result::{ContainerPhase, ContainerResult, DirectionSteps, RecoverySteps};
 use crate::scenario::plan::{ContainerPlan, Load, Plan, SOLO};
 use crate::traffic::serve::Servers;
-use crate::traffic::{Assigned, FloodNet, MeterReport, Orders, Report, Shared, keep_time, locked};
+use crate::traffic::{
+    AgentReport, AgentSpec, AssignedLoad, FloodNet, MeterReport, Shared, keep_time, locked,
+};
 
 /// Time from now to the start of the run, in which agents start and enter their namespaces.
 const START_IN: Duration = Duration::from_millis(500);
@@ -74,28 +76,30 @@ pub(super) fn serve(
     gateway: Ipv4Addr,
     flood: Option<FloodNet>,
     up: &Arc<Mutex<Meter>>,
-) -> io::Result<Vec<Assigned>> {
+) -> io::Result<Vec<AssignedLoad>> {
     let at = |port: u16| SocketAddr::from((gateway, port));
     let one = |load: &Load| {
         Ok(match (*load, flood) {
             (Load::Up { reads_bits_per_second, .. }, _) => {
-                Assigned::Up { to: at(servers.sink(reads_bits_per_second, Arc::clone(up))?) }
+                AssignedLoad::Up { to: at(servers.sink(reads_bits_per_second, Arc::clone(up))?) }
             }
-            (Load::Down { .. }, _) => Assigned::Down { to: at(servers.pusher(c.bits_per_second)?) },
+            (Load::Down { .. }, _) => {
+                AssignedLoad::Down { to: at(servers.pusher(c.bits_per_second)?) }
+            }
             (Load::Probe(spec), _) => {
                 let port = servers.responder(spec.request_bytes, spec.response_bytes)?;
-                Assigned::Probe { to: at(port), spec }
+                AssignedLoad::Probe { to: at(port), spec }
             }
             // `check_loads` has refused loads with a read rate.
             (Load::Stuff(fill), _) if fill.reads_bits_per_second.is_none() => {
-                Assigned::Stuff { to: at(servers.never_reads()?), fill }
+                AssignedLoad::Stuff { to: at(servers.never_reads()?), fill }
             }
             (Load::Hoard(fill), _) => {
-                Assigned::Hoard { to: at(servers.pushers(fill.bytes)?), fill }
+                AssignedLoad::Hoard { to: at(servers.pushers(fill.bytes)?), fill }
             }
             (Load::Flood { kind, connections, per_second }, Some(net)) => {
                 let to = at(servers.never_reads()?);
-                Assigned::Flood { to, kind, connections, per_second, net }
+                AssignedLoad::Flood { to, kind, connections, per_second, net }
             }
             (
                 Load::Stuff(_)
@@ -136,7 +140,7 @@ impl WallContainer {
         c: &ContainerPlan,
         shared: &Shared,
         netns: OwnedFd,
-        loads: Vec<Assigned>,
+        loads: Vec<AssignedLoad>,
         up: Arc<Mutex<Meter>>,
     ) -> Result<Self, Failure> {
         // A hog has a span and leaves at its end; a victim stays for the whole run.
@@ -144,7 +148,7 @@ impl WallContainer {
             (Some(span), Some(leaves)) => (span.from_ns, leaves),
             (_, _) => (0, u64::MAX),
         };
-        let orders = Orders {
+        let spec = AgentSpec {
             // The agent enters the namespace itself, by a path that `Agent::start` fills in.
             netns: None,
             epoch_ns: shared.clock.epoch_ns,
@@ -156,7 +160,7 @@ impl WallContainer {
             until_ns,
             loads,
         };
-        let agent = Agent::start(netns.as_fd(), orders).map_err(|e| Failure::io(&c.name, e))?;
+        let agent = Agent::start(netns.as_fd(), spec).map_err(|e| Failure::io(&c.name, e))?;
         Ok(Self { plan: c.clone(), up, agent, _netns: netns })
     }
 
@@ -166,12 +170,12 @@ impl WallContainer {
     pub(super) fn agent_id(&self) -> u32 {
         self.agent.id()
     }
-    fn report(&mut self) -> Result<Report, Failure> {
+    fn report(&mut self) -> Result<AgentReport, Failure> {
         self.agent.answer(ANSWER_IN).map_err(|e| Failure::io(&self.plan.name, e))
     }
 
     /// The values that agent and servers know; the caller adds those of the path between them.
-    pub(super) fn result(&self, plan: &Plan, report: &Report) -> ContainerResult {
+    pub(super) fn result(&self, plan: &Plan, report: &AgentReport) -> ContainerResult {
         let up = MeterReport::from(&*locked(&self.up));
         let of = |m: &MeterReport, i: usize| m.phases.get(i).copied().unwrap_or_default();
         let response = self.plan.probe().map_or(0, |s| u64::from(s.response_bytes));
@@ -214,7 +218,7 @@ impl WallContainer {
 pub(super) fn reports<'a>(
     containers: impl Iterator<Item = &'a mut WallContainer>,
     stopped: bool,
-) -> Result<Vec<Report>, Failure> {
+) -> Result<Vec<AgentReport>, Failure> {
     let mut containers: Vec<&mut WallContainer> = containers.collect();
     if stopped {
         // Stop all agents before waiting for the first report.
@@ -272,7 +276,7 @@ fn windows(
 }
 
 /// The largest p99 lag of all agents.
-pub(super) fn lag_p99_ns(reports: &[Report]) -> u64 {
+pub(super) fn lag_p99_ns(reports: &[AgentReport]) -> u64 {
     let latencies = reports.iter().flat_map(|r| r.probe.iter().flatten());
     latencies.filter_map(|p| p.lag.p99_ns).max().unwrap_or(0)
 }

@@ -15,7 +15,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 use skbudget_sim::Pattern;
 
-use super::{LOOK, Shared, locked};
+use super::{STOP_CHECK_EVERY, Shared, locked};
 use crate::measure::Meter;
 use crate::scenario::plan::Fill;
 
@@ -39,8 +39,8 @@ pub(super) fn connect(to: SocketAddr, shared: &Shared) -> Option<TcpStream> {
         match TcpStream::connect_timeout(&to, Duration::from_secs(1)) {
             Ok(stream) => {
                 let set = stream
-                    .set_read_timeout(Some(LOOK))
-                    .and_then(|()| stream.set_write_timeout(Some(LOOK)));
+                    .set_read_timeout(Some(STOP_CHECK_EVERY))
+                    .and_then(|()| stream.set_write_timeout(Some(STOP_CHECK_EVERY)));
                 if set.is_ok() {
                     shared.note_connected();
                     return Some(stream);

@@ -13,8 +13,8 @@ use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
 };
 
-use super::byhand::{ByHand, Target};
-use super::{Assigned, Shared};
+use super::raw_tcp::{FloodAddresses, RawTcpClient};
+use super::{AssignedLoad, Shared};
 
 /// A locally administered address, unique on this link.
 const OWN_MAC: [u8; 6] = [0x02, 0x66, 0x6c, 0x6f, 0x6f, 0x64];
@@ -23,12 +23,12 @@ const EVERY: Duration = Duration::from_micros(500);
 /// Maximum frames per poll, each way.
 const BATCH: usize = 256;
 
-pub(super) fn run(load: &Assigned, until_ns: u64, shared: &Shared) {
-    let Assigned::Flood { to: SocketAddr::V4(to), kind, connections, per_second, net } = *load
+pub(super) fn run(load: &AssignedLoad, until_ns: u64, shared: &Shared) {
+    let AssignedLoad::Flood { to: SocketAddr::V4(to), kind, connections, per_second, net } = *load
     else {
         return;
     };
-    let target = Target {
+    let addresses = FloodAddresses {
         own_mac: OWN_MAC,
         own_ip: net.own_ip,
         peer_mac: net.peer_mac,
@@ -38,7 +38,7 @@ pub(super) fn run(load: &Assigned, until_ns: u64, shared: &Shared) {
         port_each: false,
     };
     let from = shared.clock.now();
-    let mut flood = ByHand::new(target, kind, connections, per_second, from, until_ns);
+    let mut flood = RawTcpClient::new(addresses, kind, connections, per_second, from, until_ns);
     let Ok(device) = device() else {
         shared.note_broken();
         return;

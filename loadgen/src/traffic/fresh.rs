@@ -7,32 +7,32 @@ use std::time::Duration;
 
 use skbudget_sim::Pattern;
 
-use super::probe::Ledger;
-use super::{LOOK, Shared};
+use super::probe::ProbeClient;
+use super::{STOP_CHECK_EVERY, Shared};
 
 /// Maximum number of concurrent requests.
 const WORKERS: usize = 16;
 
-pub(super) fn run(to: SocketAddr, shared: &Shared, ledger: &Ledger) {
+pub(super) fn run(to: SocketAddr, shared: &Shared, client: &ProbeClient) {
     thread::scope(|scope| {
         for _ in 0..WORKERS {
-            scope.spawn(|| work(to, shared, ledger));
+            scope.spawn(|| work(to, shared, client));
         }
     });
 }
 
-fn work(to: SocketAddr, shared: &Shared, ledger: &Ledger) {
+fn work(to: SocketAddr, shared: &Shared, client: &ProbeClient) {
     while !shared.stopped() {
         let now = shared.clock.now();
-        match ledger.take_due(now) {
+        match client.take_due(now) {
             Ok(id) => {
-                if once(to, id, shared, ledger).is_none() && !shared.stopped() {
-                    ledger.fail(id);
+                if once(to, id, shared, client).is_none() && !shared.stopped() {
+                    client.fail(id);
                 }
             }
             // Nothing is due: sleep until the next request, or until the stop flag must be checked.
             Err(next) => {
-                let at = next.unwrap_or(now + LOOK.as_nanos() as u64);
+                let at = next.unwrap_or(now + STOP_CHECK_EVERY.as_nanos() as u64);
                 let _ = shared.clock.sleep_until(at, &shared.stop);
             }
         }
@@ -40,16 +40,16 @@ fn work(to: SocketAddr, shared: &Shared, ledger: &Ledger) {
 }
 
 /// One request on one connection; `None`: it failed, or the run ended.
-fn once(to: SocketAddr, id: u64, shared: &Shared, ledger: &Ledger) -> Option<()> {
-    let spec = ledger.spec();
+fn once(to: SocketAddr, id: u64, shared: &Shared, client: &ProbeClient) -> Option<()> {
+    let spec = client.spec();
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5)).ok()?;
     let _ = stream.set_nodelay(true);
-    stream.set_read_timeout(Some(LOOK)).ok()?;
+    stream.set_read_timeout(Some(STOP_CHECK_EVERY)).ok()?;
     shared.note_connected();
     let mut request = vec![0; spec.request_bytes as usize];
     Pattern::from_guest(to.port()).fill(0, &mut request);
     // Before the write, which is a part of the service time.
-    ledger.sent(id, shared.clock.now());
+    client.sent(id, shared.clock.now());
     stream.write_all(&request).ok()?;
     let mut buf = vec![0; 16 << 10];
     let mut received = 0;
@@ -65,6 +65,6 @@ fn once(to: SocketAddr, id: u64, shared: &Shared, ledger: &Ledger) -> Option<()>
             Ok(_) | Err(_) => return None,
         }
     }
-    ledger.completed(id, shared.clock.now());
+    client.completed(id, shared.clock.now());
     Some(())
 }

@@ -29,7 +29,7 @@ impl Clock {
                 return true;
             }
             // In short steps, so that a stop is noticed.
-            thread::sleep(Duration::from_nanos(left).min(super::LOOK));
+            thread::sleep(Duration::from_nanos(left).min(super::STOP_CHECK_EVERY));
         }
     }
 }

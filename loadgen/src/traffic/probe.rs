@@ -9,23 +9,23 @@ use std::thread;
 use skbudget_sim::{Observer, Pattern};
 
 use super::bulk::{PIECE, connect, is_wait};
-use super::{LOOK, Shared, locked};
+use super::{STOP_CHECK_EVERY, Shared, locked};
 use crate::measure::ProbeRecorder;
 use crate::measure::result::ProbePhase;
 use crate::scenario::plan::ProbeSpec;
 
 /// The schedule and the recorder, shared by sender, receiver and timekeeper.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct ProbeClient {
     spec: ProbeSpec,
     end_ns: u64,
-    inner: Mutex<Inner>,
+    state: Mutex<ProbeState>,
     /// Signals a new connection to the receiver.
     opened: Condvar,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct ProbeState {
     log: ProbeRecorder,
     next_id: u64,
     outstanding: std::collections::VecDeque<u64>,
@@ -39,9 +39,9 @@ struct Inner {
     done: bool,
 }
 
-impl Ledger {
+impl ProbeClient {
     pub fn new(spec: ProbeSpec, log: ProbeRecorder, end_ns: u64) -> Self {
-        let inner = Inner {
+        let state = ProbeState {
             log,
             next_id: 0,
             outstanding: std::collections::VecDeque::new(),
@@ -51,7 +51,7 @@ impl Ledger {
             stream: None,
             done: false,
         };
-        Self { spec, end_ns, inner: Mutex::new(inner), opened: Condvar::new() }
+        Self { spec, end_ns, state: Mutex::new(state), opened: Condvar::new() }
     }
 
     fn due_ns(&self, id: u64) -> Option<u64> {
@@ -59,26 +59,26 @@ impl Ledger {
         (at < self.end_ns).then_some(at)
     }
 
-    /// Records every request due by now, even while the sender is blocked in a write. `looking`: the caller is the
+    /// Records every request due by now, even while the sender is blocked in a write. `by_sender`: the caller is the
     /// sender, so the delay is the generator's lag.
-    fn issue(&self, inner: &mut Inner, now_ns: u64, looking: bool) {
-        while let Some(at) = self.due_ns(inner.next_id).filter(|at| *at <= now_ns) {
-            let id = inner.next_id;
-            inner.next_id += 1;
-            inner.log.intend(id, at);
-            if looking {
+    fn issue(&self, state: &mut ProbeState, now_ns: u64, by_sender: bool) {
+        while let Some(at) = self.due_ns(state.next_id).filter(|at| *at <= now_ns) {
+            let id = state.next_id;
+            state.next_id += 1;
+            state.log.intend(id, at);
+            if by_sender {
                 // Counted from `held_until_ns`: a blocked write is not the generator's delay.
-                let late = now_ns - at.max(inner.held_until_ns.min(now_ns));
-                inner.log.look(id, at + late);
+                let late = now_ns - at.max(state.held_until_ns.min(now_ns));
+                state.log.look(id, at + late);
             }
-            if inner.outstanding.len() >= self.spec.outstanding_max as usize {
+            if state.outstanding.len() >= self.spec.outstanding_max as usize {
                 // Above the limit of outstanding requests: recorded, but not sent.
-                inner.log.shed(id);
+                state.log.shed(id);
                 continue;
             }
-            inner.outstanding.push_back(id);
-            inner.unsent.push_back(id);
-            inner.to_send += u64::from(self.spec.request_bytes);
+            state.outstanding.push_back(id);
+            state.unsent.push_back(id);
+            state.to_send += u64::from(self.spec.request_bytes);
         }
     }
 
@@ -88,62 +88,62 @@ impl Ledger {
 
     /// Takes the oldest request that is due and not started; otherwise returns the time of the next one.
     pub(super) fn take_due(&self, now_ns: u64) -> Result<u64, Option<u64>> {
-        let mut inner = locked(&self.inner);
-        self.issue(&mut inner, now_ns, false);
-        match inner.unsent.pop_front() {
+        let mut state = locked(&self.state);
+        self.issue(&mut state, now_ns, false);
+        match state.unsent.pop_front() {
             Some(id) => {
                 // All workers were waiting for responses until then: that delay is not the generator's lag.
                 let at = self.spec.offset_ns + id * self.spec.every_ns;
-                let late = now_ns - at.max(inner.held_until_ns.min(now_ns));
-                inner.log.look(id, at + late);
+                let late = now_ns - at.max(state.held_until_ns.min(now_ns));
+                state.log.look(id, at + late);
                 Ok(id)
             }
             None => {
-                inner.held_until_ns = 0;
-                Err(self.due_ns(inner.next_id))
+                state.held_until_ns = 0;
+                Err(self.due_ns(state.next_id))
             }
         }
     }
 
     pub(super) fn sent(&self, id: u64, now_ns: u64) {
-        locked(&self.inner).log.send(id, now_ns);
+        locked(&self.state).log.send(id, now_ns);
     }
     pub(super) fn completed(&self, id: u64, now_ns: u64) {
-        let mut inner = locked(&self.inner);
-        inner.outstanding.retain(|o| *o != id);
+        let mut state = locked(&self.state);
+        state.outstanding.retain(|o| *o != id);
         // A worker was busy until now and could not handle another request before.
-        inner.held_until_ns = now_ns;
-        inner.log.complete(id, now_ns);
+        state.held_until_ns = now_ns;
+        state.log.complete(id, now_ns);
     }
     pub(super) fn fail(&self, id: u64) {
-        let mut inner = locked(&self.inner);
-        inner.outstanding.retain(|o| *o != id);
-        inner.log.failed(id);
+        let mut state = locked(&self.state);
+        state.outstanding.retain(|o| *o != id);
+        state.log.failed(id);
     }
 
     /// Records that `n` bytes of requests were written in a call from `from_ns` to `to_ns`.
     fn wrote(&self, n: u64, from_ns: u64, to_ns: u64) {
-        let mut inner = locked(&self.inner);
-        inner.to_send -= n;
-        inner.held_until_ns = to_ns;
+        let mut state = locked(&self.state);
+        state.to_send -= n;
+        state.held_until_ns = to_ns;
         // The remaining bytes end with complete requests that are not started.
-        let untouched = inner.to_send / u64::from(self.spec.request_bytes.max(1));
-        while inner.unsent.len() as u64 > untouched {
-            let Some(id) = inner.unsent.pop_front() else { break };
-            inner.log.send(id, from_ns);
+        let untouched = state.to_send / u64::from(self.spec.request_bytes.max(1));
+        while state.unsent.len() as u64 > untouched {
+            let Some(id) = state.unsent.pop_front() else { break };
+            state.log.send(id, from_ns);
         }
     }
 
     /// Closes a phase; called by the timekeeper.
     pub fn close(&self, phase: usize, now_ns: u64) {
-        let mut inner = locked(&self.inner);
+        let mut state = locked(&self.state);
         // Record requests that are due but that the blocked sender has not handled: they belong to this phase.
-        self.issue(&mut inner, now_ns, false);
-        inner.log.close(phase, now_ns);
+        self.issue(&mut state, now_ns, false);
+        state.log.close(phase, now_ns);
     }
 
     pub fn summaries(&self) -> Vec<ProbePhase> {
-        locked(&self.inner)
+        locked(&self.state)
             .log
             .latencies()
             .iter()
@@ -153,57 +153,57 @@ impl Ledger {
 
     /// Counts all outstanding requests as failed with their connection.
     fn fail_all(&self, shared: &Shared) {
-        let mut inner = locked(&self.inner);
+        let mut state = locked(&self.state);
         shared.note_broken();
-        inner.stream = None;
-        inner.to_send = 0;
-        inner.unsent.clear();
-        while let Some(id) = inner.outstanding.pop_front() {
+        state.stream = None;
+        state.to_send = 0;
+        state.unsent.clear();
+        while let Some(id) = state.outstanding.pop_front() {
             // After the end of the run they stay outstanding, and closing the phases counts them.
             if !shared.stopped() {
-                inner.log.failed(id);
+                state.log.failed(id);
             }
         }
     }
 }
 
-pub fn run(to: SocketAddr, shared: &Shared, ledger: &Ledger) {
+pub fn run(to: SocketAddr, shared: &Shared, client: &ProbeClient) {
     thread::scope(|scope| {
-        scope.spawn(|| receiver(to, shared, ledger));
+        scope.spawn(|| receiver(to, shared, client));
         while let Some(stream) = connect(to, shared) {
             // Nagle's algorithm would hold a request back behind an earlier one.
             let _ = stream.set_nodelay(true);
-            locked(&ledger.inner).stream = stream.try_clone().ok();
-            ledger.opened.notify_one();
-            sender(to, stream, shared, ledger);
+            locked(&client.state).stream = stream.try_clone().ok();
+            client.opened.notify_one();
+            sender(to, stream, shared, client);
             if !shared.stopped() {
-                ledger.fail_all(shared);
+                client.fail_all(shared);
             }
         }
         // Ends the receiver, which the scope then joins.
-        locked(&ledger.inner).done = true;
-        ledger.opened.notify_one();
+        locked(&client.state).done = true;
+        client.opened.notify_one();
     });
 }
 
 /// Sends until the connection breaks or the run ends.
-fn sender(to: SocketAddr, mut stream: TcpStream, shared: &Shared, ledger: &Ledger) {
+fn sender(to: SocketAddr, mut stream: TcpStream, shared: &Shared, client: &ProbeClient) {
     let pattern = Pattern::from_guest(to.port());
     let mut sent = 0;
     let mut buf = vec![0; PIECE];
     while !shared.stopped() {
         let now = shared.clock.now();
         let (next, want, open) = {
-            let mut inner = locked(&ledger.inner);
-            ledger.issue(&mut inner, now, true);
-            (ledger.due_ns(inner.next_id), inner.to_send, inner.stream.is_some())
+            let mut state = locked(&client.state);
+            client.issue(&mut state, now, true);
+            (client.due_ns(state.next_id), state.to_send, state.stream.is_some())
         };
         // The receiver found the end of the stream and dropped it.
         if !open {
             return;
         }
         if want == 0 {
-            let at = next.unwrap_or(now + LOOK.as_nanos() as u64);
+            let at = next.unwrap_or(now + STOP_CHECK_EVERY.as_nanos() as u64);
             let _ = shared.clock.sleep_until(at, &shared.stop);
             continue;
         }
@@ -212,10 +212,10 @@ fn sender(to: SocketAddr, mut stream: TcpStream, shared: &Shared, ledger: &Ledge
         match stream.write(&buf[..n]) {
             Ok(n) => {
                 sent += n as u64;
-                ledger.wrote(n as u64, now, shared.clock.now());
+                client.wrote(n as u64, now, shared.clock.now());
             }
             Err(e) if is_wait(e.kind()) => {
-                locked(&ledger.inner).held_until_ns = shared.clock.now();
+                locked(&client.state).held_until_ns = shared.clock.now();
             }
             Err(_) => return,
         }
@@ -223,31 +223,31 @@ fn sender(to: SocketAddr, mut stream: TcpStream, shared: &Shared, ledger: &Ledge
 }
 
 /// Receives on each connection that the sender opens.
-fn receiver(to: SocketAddr, shared: &Shared, ledger: &Ledger) {
-    while let Some(stream) = opened(ledger) {
-        receive(to, stream, shared, ledger);
+fn receiver(to: SocketAddr, shared: &Shared, client: &ProbeClient) {
+    while let Some(stream) = opened(client) {
+        receive(to, stream, shared, client);
         // The sender notices that the stream is gone and connects again.
-        locked(&ledger.inner).stream = None;
+        locked(&client.state).stream = None;
     }
 }
 
 /// Waits for the next connection.
-fn opened(ledger: &Ledger) -> Option<TcpStream> {
-    let mut inner = locked(&ledger.inner);
+fn opened(client: &ProbeClient) -> Option<TcpStream> {
+    let mut state = locked(&client.state);
     loop {
-        if inner.done {
+        if state.done {
             return None;
         }
-        if let Some(stream) = inner.stream.as_ref().and_then(|s| s.try_clone().ok()) {
+        if let Some(stream) = state.stream.as_ref().and_then(|s| s.try_clone().ok()) {
             return Some(stream);
         }
-        let waited = ledger.opened.wait_timeout(inner, LOOK);
-        inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let waited = client.opened.wait_timeout(state, STOP_CHECK_EVERY);
+        state = waited.unwrap_or_else(PoisonError::into_inner).0;
     }
 }
 
 /// Receives responses until the connection breaks or the run ends.
-fn receive(to: SocketAddr, mut stream: TcpStream, shared: &Shared, ledger: &Ledger) {
+fn receive(to: SocketAddr, mut stream: TcpStream, shared: &Shared, client: &ProbeClient) {
     let pattern = Pattern::from_host(to.port());
     let mut buf = vec![0; PIECE];
     let (mut received, mut unclaimed) = (0, 0);
@@ -263,12 +263,12 @@ fn receive(to: SocketAddr, mut stream: TcpStream, shared: &Shared, ledger: &Ledg
         }
         received += n as u64;
         unclaimed += n as u64;
-        let mut inner = locked(&ledger.inner);
+        let mut state = locked(&client.state);
         // Responses arrive in the order of the requests.
-        while unclaimed >= u64::from(ledger.spec.response_bytes) {
-            unclaimed -= u64::from(ledger.spec.response_bytes);
-            if let Some(id) = inner.outstanding.pop_front() {
-                inner.log.complete(id, now);
+        while unclaimed >= u64::from(client.spec.response_bytes) {
+            unclaimed -= u64::from(client.spec.response_bytes);
+            if let Some(id) = state.outstanding.pop_front() {
+                state.log.complete(id, now);
             }
         }
     }

@@ -12,7 +12,7 @@ use skbudget_sim::Pattern;
 
 use super::bulk::{Filled, HOG_PIECE, PIECE, is_wait};
 use super::pace::Pacer;
-use super::{LOOK, Shared, locked};
+use super::{STOP_CHECK_EVERY, Shared, locked};
 use crate::measure::Meter;
 
 /// Bytes per piece of a paced stream: 4 ms of data, so that a thread wakes up 250 times a second and windows are even.
@@ -109,8 +109,8 @@ impl Servers {
                     // Blocking with timeouts: the thread serves one connection and must notice the stop.
                     .set_nonblocking(false)
                     .and_then(|()| stream.set_nodelay(true))
-                    .and_then(|()| stream.set_read_timeout(Some(LOOK)))
-                    .and_then(|()| stream.set_write_timeout(Some(LOOK)));
+                    .and_then(|()| stream.set_read_timeout(Some(STOP_CHECK_EVERY)))
+                    .and_then(|()| stream.set_write_timeout(Some(STOP_CHECK_EVERY)));
                 if ready.is_ok() {
                     serve(port, stream, &shared);
                 }

@@ -33,7 +33,7 @@ fn a_victim_moves_its_rate_both_ways_and_its_probe_is_answered() {
         deadline_ns: 500 * MS,
         fresh: false,
     };
-    let orders = Orders {
+    let agent = AgentSpec {
         netns: None,
         epoch_ns,
         window_ns: 10 * MS,
@@ -43,14 +43,14 @@ fn a_victim_moves_its_rate_both_ways_and_its_probe_is_answered() {
         from_ns: 0,
         until_ns: u64::MAX,
         loads: vec![
-            Assigned::Up { to: here(servers.sink(rate, Arc::clone(&up)).unwrap()) },
-            Assigned::Down { to: here(servers.pusher(rate).unwrap()) },
-            Assigned::Probe { to: here(servers.responder(64, 1024).unwrap()), spec },
+            AssignedLoad::Up { to: here(servers.sink(rate, Arc::clone(&up)).unwrap()) },
+            AssignedLoad::Down { to: here(servers.pusher(rate).unwrap()) },
+            AssignedLoad::Probe { to: here(servers.responder(64, 1024).unwrap()), spec },
         ],
     };
     let report = thread::scope(|scope| {
         let keeper = scope.spawn(|| keep_time(&shared, &phases(), 0, &[Arc::clone(&up)], None));
-        let report = obey(&orders, &Shared::new(epoch_ns)).unwrap();
+        let report = run_agent(&agent, &Shared::new(epoch_ns)).unwrap();
         keeper.join().unwrap();
         report
     });
@@ -77,7 +77,7 @@ fn a_hog_fills_what_nobody_reads_and_leaves_when_told() {
     let mut servers = serve::Servers::new(Arc::clone(&shared));
     let fill =
         Fill { connections: 20, reads_bits_per_second: None, bytes: None, buffer_bytes: None };
-    let orders = Orders {
+    let agent = AgentSpec {
         netns: None,
         epoch_ns,
         window_ns: 10 * MS,
@@ -87,11 +87,11 @@ fn a_hog_fills_what_nobody_reads_and_leaves_when_told() {
         from_ns: 50 * MS,
         until_ns: 600 * MS,
         loads: vec![
-            Assigned::Stuff { to: here(servers.never_reads().unwrap()), fill },
-            Assigned::Hoard { to: here(servers.pushers(None).unwrap()), fill },
+            AssignedLoad::Stuff { to: here(servers.never_reads().unwrap()), fill },
+            AssignedLoad::Hoard { to: here(servers.pushers(None).unwrap()), fill },
         ],
     };
-    let report = obey(&orders, &Shared::new(epoch_ns)).unwrap();
+    let report = run_agent(&agent, &Shared::new(epoch_ns)).unwrap();
     let took = skbudget::clock::now().as_nanos() - epoch_ns;
     assert_eq!(report.connected, 40);
     assert!((600 * MS..5000 * MS).contains(&took), "{took}");
@@ -113,7 +113,7 @@ fn an_agent_that_is_stopped_says_what_it_has() {
         fresh: false,
     };
     let long = |p: Phase| Phase { end_ns: p.end_ns * 100, start_ns: p.start_ns, ..p };
-    let orders = Orders {
+    let agent = AgentSpec {
         netns: None,
         epoch_ns,
         window_ns: 10 * MS,
@@ -123,8 +123,8 @@ fn an_agent_that_is_stopped_says_what_it_has() {
         from_ns: 0,
         until_ns: u64::MAX,
         loads: vec![
-            Assigned::Down { to: here(servers.pusher(80_000_000).unwrap()) },
-            Assigned::Probe { to: here(servers.responder(64, 64).unwrap()), spec },
+            AssignedLoad::Down { to: here(servers.pusher(80_000_000).unwrap()) },
+            AssignedLoad::Probe { to: here(servers.responder(64, 64).unwrap()), spec },
         ],
     };
     let report = thread::scope(|scope| {
@@ -132,7 +132,7 @@ fn an_agent_that_is_stopped_says_what_it_has() {
             thread::sleep(Duration::from_millis(600));
             own.end();
         });
-        obey(&orders, &own).unwrap()
+        run_agent(&agent, &own).unwrap()
     });
     let ended = skbudget::clock::now().as_nanos() - epoch_ns;
     assert!((600 * MS..3000 * MS).contains(&ended), "{ended}");

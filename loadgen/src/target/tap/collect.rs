@@ -8,7 +8,7 @@ use crate::measure::result::{ArmResult, BudgetResult, ContainerResult};
 use crate::scenario::plan::{ArmPlan, CONTENDED, Phase, Plan, RuleSet};
 use crate::target::virt::{is_memory, named};
 use crate::target::wall::{WallContainer, lag_p99_ns};
-use crate::traffic::Report;
+use crate::traffic::AgentReport;
 
 /// The daemon's statistics at the start of every window.
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ pub(super) fn arm_result(
     plan: &Plan,
     arm: &ArmPlan,
     samples: &DaemonSamples,
-    reports: &[Report],
+    reports: &[AgentReport],
     ended_ns: Option<u64>,
 ) -> Result<ArmResult, Failure> {
     let phases: Vec<Phase> = plan.phases.iter().map(|p| p.until(ended_ns)).collect();
@@ -109,7 +109,7 @@ fn held(c: &Categories, rules: RuleSet) -> u64 {
 fn container(
     base: &WallContainer,
     here: &ContainerReport,
-    report: &Report,
+    report: &AgentReport,
     samples: &DaemonSamples,
     plan: &Plan,
     arm: &ArmPlan,

@@ -19,7 +19,7 @@ use super::flood::FloodGuest;
 use crate::exit::Failure;
 use crate::measure::{Digits, Meter, ProbeRecorder};
 use crate::scenario::plan::{ArmPlan, BudgetPlan, ContainerPlan, Isolation, Load, Plan, ProbeSpec};
-use crate::traffic::byhand::{ByHand, Target};
+use crate::traffic::raw_tcp::{FloodAddresses, RawTcpClient};
 
 /// One container of the run, and its meters.
 #[derive(Debug)]
@@ -216,7 +216,7 @@ fn guest(c: &ContainerPlan, config: &GuestConfig, stack: &ContainerConfig) -> Bo
     let Some((kind, connections, per_second)) = flood else {
         return Box::new(SmolGuest::new(config));
     };
-    let target = Target {
+    let addresses = FloodAddresses {
         own_mac: config.mac,
         own_ip: config.ip,
         peer_mac: stack.our_mac,
@@ -230,7 +230,14 @@ fn guest(c: &ContainerPlan, config: &GuestConfig, stack: &ContainerConfig) -> Bo
     };
     // From the start of the first span to the end of the last.
     let (from, until) = (span(|s| s.from_ns, false), span(|s| s.to_ns, true));
-    Box::new(FloodGuest::new(ByHand::new(target, kind, connections, per_second, from, until)))
+    Box::new(FloodGuest::new(RawTcpClient::new(
+        addresses,
+        kind,
+        connections,
+        per_second,
+        from,
+        until,
+    )))
 }
 
 /// The servers of a container's loads, one port range per load.

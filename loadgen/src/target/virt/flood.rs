@@ -5,17 +5,17 @@ use std::any::Any;
 use skbudget_controller::Instant;
 use skbudget_sim::{Frame, FramePool, Guest};
 
-use crate::traffic::byhand::ByHand;
+use crate::traffic::raw_tcp::RawTcpClient;
 
 #[derive(Debug)]
 pub(super) struct FloodGuest {
-    inner: ByHand,
+    inner: RawTcpClient,
     next: Option<Instant>,
     blocked: bool,
 }
 
 impl FloodGuest {
-    pub(super) fn new(inner: ByHand) -> Self {
+    pub(super) fn new(inner: RawTcpClient) -> Self {
         let next = inner.next_deadline(0).map(Instant);
         Self { inner, next, blocked: false }
     }

@@ -69,13 +69,13 @@ pub(super) fn start_loads(world: &mut World, p: &ContainerRun, plan: &Plan, from
     // Shifts the probe's schedule, so that victims do not send in step.
     let jitter_ns = rng.below(100_000);
     let mut dialer = Dialer { p, rng, at, dials: Vec::new() };
-    let mut by_hand = false;
+    let mut is_raw = false;
     for load in &p.plan.loads {
-        by_hand |= matches!(load, Load::Flood { .. });
+        is_raw |= matches!(load, Load::Flood { .. });
         one(&mut dialer, load, plan, jitter_ns);
     }
     // A flood guest has no TCP sockets.
-    if !by_hand {
+    if !is_raw {
         let default = plan.link.guest_buffer_bytes;
         let dials = dialer.dials;
         world.with_guest(node, |guest: &mut SmolGuest| {

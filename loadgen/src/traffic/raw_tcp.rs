@@ -19,7 +19,7 @@ use crate::scenario::plan::FloodKind;
 
 /// Addresses of a flood.
 #[derive(Debug, Clone, Copy)]
-pub struct Target {
+pub struct FloodAddresses {
     pub own_mac: [u8; 6],
     pub own_ip: Ipv4Addr,
     pub peer_mac: [u8; 6],
@@ -30,7 +30,7 @@ pub struct Target {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ConnState {
     /// Waits for a SYN-ACK; the next SYN is due at this time.
     Dialing {
         again_ns: u64,
@@ -43,7 +43,7 @@ enum State {
 struct Conn {
     local: u16,
     remote: u16,
-    state: State,
+    state: ConnState,
     iss: u32,
     una: u32,
     nxt: u32,
@@ -57,8 +57,8 @@ struct Conn {
 }
 
 #[derive(Debug)]
-pub struct ByHand {
-    target: Target,
+pub struct RawTcpClient {
+    addresses: FloodAddresses,
     kind: FloodKind,
     conns: Vec<Conn>,
     every_ns: u64,
@@ -81,10 +81,10 @@ const HOLES: u32 = 60;
 /// Limit of the time that a delayed sender catches up.
 const CATCH_UP_NS: u64 = 5_000_000;
 
-impl ByHand {
+impl RawTcpClient {
     /// A flood from `from_ns` to `until_ns`, with `per_second` segments over all connections.
     pub fn new(
-        target: Target,
+        addresses: FloodAddresses,
         kind: FloodKind,
         connections: u32,
         per_second: u32,
@@ -93,9 +93,9 @@ impl ByHand {
     ) -> Self {
         let conn = |i: u32| Conn {
             local: FIRST_PORT + i as u16,
-            remote: target.to_port + if target.port_each { i as u16 } else { 0 },
+            remote: addresses.to_port + if addresses.port_each { i as u16 } else { 0 },
             // One after another, so that the SYNs are no burst.
-            state: State::Dialing { again_ns: from_ns + u64::from(i) * DIAL_EVERY_NS },
+            state: ConnState::Dialing { again_ns: from_ns + u64::from(i) * DIAL_EVERY_NS },
             // Fixed and distinct: the flood is deterministic.
             iss: 0x0100_0000 + i * 0x0001_0000,
             una: 0,
@@ -107,7 +107,7 @@ impl ByHand {
             moved_ns: 0,
         };
         Self {
-            target,
+            addresses,
             kind,
             conns: (0..connections).map(conn).collect(),
             every_ns: 1_000_000_000 / u64::from(per_second.max(1)),
@@ -128,7 +128,7 @@ impl ByHand {
             EthernetProtocol::Arp => self.on_arp(eth.payload()),
             EthernetProtocol::Ipv4 => {
                 let Ok(ip) = Ipv4Packet::new_checked(eth.payload()) else { return };
-                let own = ip.dst_addr() == self.target.own_ip;
+                let own = ip.dst_addr() == self.addresses.own_ip;
                 if !own || ip.next_header() != IpProtocol::Tcp {
                     return;
                 }
@@ -153,12 +153,12 @@ impl ByHand {
             return;
         };
         // The kernel in the namespace has another address and does not reply for this one.
-        if target_protocol_addr != self.target.own_ip {
+        if target_protocol_addr != self.addresses.own_ip {
             return;
         }
         let reply = ArpRepr::EthernetIpv4 {
             operation: ArpOperation::Reply,
-            source_hardware_addr: EthernetAddress(self.target.own_mac),
+            source_hardware_addr: EthernetAddress(self.addresses.own_mac),
             source_protocol_addr: target_protocol_addr,
             target_hardware_addr: source_hardware_addr,
             target_protocol_addr: source_protocol_addr,
@@ -166,7 +166,7 @@ impl ByHand {
         let mut frame = vec![0; 14 + reply.buffer_len()];
         let mut eth = EthernetFrame::new_unchecked(&mut frame[..]);
         let header = EthernetRepr {
-            src_addr: EthernetAddress(self.target.own_mac),
+            src_addr: EthernetAddress(self.addresses.own_mac),
             dst_addr: source_hardware_addr,
             ethertype: EthernetProtocol::Arp,
         };
@@ -184,23 +184,23 @@ impl ByHand {
         if tcp.rst() {
             // Refused: retry slowly, with a new initial sequence number.
             self.resets += 1;
-            c.state = State::Dialing { again_ns: now_ns + 20_000_000 };
+            c.state = ConnState::Dialing { again_ns: now_ns + 20_000_000 };
             c.iss = c.iss.wrapping_add(0x0010_0000);
             return;
         }
         let window = u32::from(tcp.window_len());
         let answer = match c.state {
-            State::Dialing { .. } if tcp.syn() && tcp.ack() && ack == c.iss.wrapping_add(1) => {
+            ConnState::Dialing { .. } if tcp.syn() && tcp.ack() && ack == c.iss.wrapping_add(1) => {
                 c.scale = window_scale(tcp.options()).min(14);
                 (c.una, c.nxt, c.rcv_nxt) = (ack, ack, seq.wrapping_add(1));
                 // The window of a SYN segment is not scaled (RFC 7323 section 2.2).
                 (c.limit, c.cursor, c.moved_ns) = (ack.wrapping_add(window), ack, now_ns);
-                c.state = State::Open;
+                c.state = ConnState::Open;
                 self.connected += 1;
                 true
             }
-            State::Dialing { .. } => false,
-            State::Open => {
+            ConnState::Dialing { .. } => false,
+            ConnState::Open => {
                 // RFC 9293 section 3.10.7.4: SND.UNA < SEG.ACK =< SND.NXT.
                 if after(ack, c.una) && !after(ack, c.nxt) {
                     c.una = ack;
@@ -242,12 +242,12 @@ impl ByHand {
         }
         for i in 0..self.conns.len() {
             let c = &mut self.conns[i];
-            if let State::Dialing { again_ns } = c.state
+            if let ConnState::Dialing { again_ns } = c.state
                 && again_ns <= now_ns
                 && room > 0
             {
                 // Retransmit the SYN after 1 s, the initial RTO (RFC 6298 section 2).
-                c.state = State::Dialing { again_ns: now_ns + SYN_AGAIN_NS };
+                c.state = ConnState::Dialing { again_ns: now_ns + SYN_AGAIN_NS };
                 emit(&self.segment(i, None, TcpControl::Syn, &[]));
                 room -= 1;
             }
@@ -275,7 +275,7 @@ impl ByHand {
     /// Sequence number and value of the next byte of a connection; `None` if its window has no room.
     fn next_byte(&mut self, i: usize, now_ns: u64) -> Option<(u32, u8)> {
         let c = &mut self.conns[i];
-        if c.state != State::Open {
+        if c.state != ConnState::Open {
             return None;
         }
         let seq = match self.kind {
@@ -334,8 +334,8 @@ impl ByHand {
             payload,
         };
         let ip = Ipv4Repr {
-            src_addr: self.target.own_ip,
-            dst_addr: self.target.to,
+            src_addr: self.addresses.own_ip,
+            dst_addr: self.addresses.to,
             next_header: IpProtocol::Tcp,
             payload_len: tcp.buffer_len(),
             hop_limit: 64,
@@ -343,8 +343,8 @@ impl ByHand {
         let mut frame = vec![0; 14 + ip.buffer_len() + tcp.buffer_len()];
         let mut eth = EthernetFrame::new_unchecked(&mut frame[..]);
         let header = EthernetRepr {
-            src_addr: EthernetAddress(self.target.own_mac),
-            dst_addr: EthernetAddress(self.target.peer_mac),
+            src_addr: EthernetAddress(self.addresses.own_mac),
+            dst_addr: EthernetAddress(self.addresses.peer_mac),
             ethertype: EthernetProtocol::Ipv4,
         };
         header.emit(&mut eth);
@@ -366,8 +366,8 @@ impl ByHand {
             return None;
         }
         let dial = self.conns.iter().filter_map(|c| match c.state {
-            State::Dialing { again_ns } => Some(again_ns),
-            State::Open => None,
+            ConnState::Dialing { again_ns } => Some(again_ns),
+            ConnState::Open => None,
         });
         let flood = (self.kind != FloodKind::Silent).then_some(self.due_ns);
         dial.chain(flood).min()
