@@ -2,8 +2,8 @@
 
 use crate::measure::PhaseLatency;
 use crate::measure::result::{
-    ArmResult, ContainerPhase, ContainerResult, Cost, DirectionSteps, Fairness, GroupResult,
-    ProbePhase, Quantile,
+    ArmResult, BytesOf, ContainerPhase, ContainerResult, Cost, DirectionSteps, Fairness,
+    GroupResult, ProbePhase, Quantile,
 };
 use crate::scenario::plan::{CONTENDED, Phase, Role, SOLO};
 
@@ -231,22 +231,20 @@ fn per_second(bytes: u64, phase: &Phase) -> u64 {
     (u128::from(bytes) * 1_000_000_000 / u128::from(phase.nanos().max(1))) as u64
 }
 
-type Bytes = fn(&ContainerPhase) -> u64;
-
 /// A direction in which a container transfers data: its name, the bytes that count as its goodput, and all bytes that
 /// its link carries in that direction.
 #[derive(Debug, Clone, Copy)]
 struct Direction {
     name: &'static str,
-    bytes: Bytes,
-    carried: Bytes,
+    bytes: BytesOf,
+    carried: BytesOf,
 }
 
 /// The directions that count for a container. A container without bulk transfer is measured by its probe's responses.
 fn directions(c: &ContainerResult) -> Vec<Direction> {
     let up = Direction { name: "up", bytes: |p| p.up_bytes, carried: |p| p.up_bytes };
     // The link carries the probe's responses beside the bulk.
-    let carried: Bytes = |p| p.down_bytes + p.probe_bytes;
+    let carried: BytesOf = |p| p.down_bytes + p.probe_bytes;
     let down = Direction { name: "down", bytes: |p| p.down_bytes, carried };
     let probe = Direction { name: "probe", bytes: |p| p.probe_bytes, carried };
     let mut all = Vec::new();

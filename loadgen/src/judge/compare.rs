@@ -16,7 +16,7 @@ use serde::Serialize;
 
 pub use self::alike::{comparable, first_difference};
 use crate::exit::Exit;
-use crate::judge::metrics::{Better, METRICS, Metric, Reading, Unit, find};
+use crate::judge::metrics::{Better, METRICS, Metric, MetricUnit, Reading, find};
 use crate::judge::stats::{bootstrap, holm, median, noise, rank};
 use crate::measure::result::{GateKind, GateResult, RunResult};
 use crate::scenario::plan::ArmRole;
@@ -43,7 +43,7 @@ pub struct Question {
 
 /// The values of a run that a comparison uses.
 #[derive(Debug, Clone)]
-pub struct Run {
+pub struct RunValues {
     pub label: String,
     /// Keyed by arm and metric.
     pub values: BTreeMap<(String, &'static str), Reading>,
@@ -51,7 +51,7 @@ pub struct Run {
     pub doubt: Option<String>,
 }
 
-impl Run {
+impl RunValues {
     /// Reads the subject arms only: a control arm is expected to be bad.
     pub fn of(label: &str, result: &RunResult) -> Self {
         let arms = result.arms.iter().filter(|a| a.role == ArmRole::Subject);
@@ -110,7 +110,7 @@ pub struct Line {
 /// How the runs were compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum ComparisonKind {
     Paired,
     Unpaired,
     Exact,
@@ -120,7 +120,7 @@ pub enum Kind {
 #[derive(Debug, Clone, Serialize)]
 pub struct Comparison {
     pub schema: &'static str,
-    pub kind: Kind,
+    pub kind: ComparisonKind,
     pub a: String,
     pub b: String,
     pub runs_a: usize,
@@ -159,48 +159,72 @@ fn too_many(values: usize) -> Option<String> {
 }
 
 /// Compares pairs of runs; the runs of a pair ran next to each other.
-pub fn paired(a: &[Run], b: &[Run], names: (&str, &str), question: &Question) -> Comparison {
+pub fn paired(
+    a: &[RunValues],
+    b: &[RunValues],
+    names: (&str, &str),
+    question: &Question,
+) -> Comparison {
     let mut discarded = Vec::new();
-    let mut pairs: Vec<(&Run, &Run)> = Vec::new();
+    let mut pairs: Vec<(&RunValues, &RunValues)> = Vec::new();
     for (a, b) in a.iter().zip(b) {
         // A pair is only as good as its worse run: one doubtful run discards both.
-        match [a, b].into_iter().find_map(Run::left_out) {
+        match [a, b].into_iter().find_map(RunValues::left_out) {
             Some(doubted) => discarded.push(doubted),
             None => pairs.push((a, b)),
         }
     }
     let asked = asked(question, &pairs.iter().map(|p| p.0).collect::<Vec<_>>());
     let lines = asked.iter().map(|(arm, metric)| {
-        let of = |r: &Run| r.values.get(&(arm.clone(), metric.key)).copied();
+        let of = |r: &RunValues| r.values.get(&(arm.clone(), metric.key)).copied();
         // Only pairs that have the metric on both sides.
         let known = pairs.iter().filter_map(|(a, b)| of(a).zip(of(b)));
         let (a, b): (Vec<Reading>, Vec<Reading>) = known.unzip();
         Sample::new(arm, metric, (&a, &b), asked.len()).paired(question)
     });
-    finish(Kind::Paired, names, (pairs.len(), pairs.len()), discarded, lines.collect(), question)
+    finish(
+        ComparisonKind::Paired,
+        names,
+        (pairs.len(), pairs.len()),
+        discarded,
+        lines.collect(),
+        question,
+    )
 }
 
 /// Compares two independent groups of runs. A difference may be due to the day of the runs instead of their builds.
-pub fn unpaired(a: &[Run], b: &[Run], names: (&str, &str), question: &Question) -> Comparison {
+pub fn unpaired(
+    a: &[RunValues],
+    b: &[RunValues],
+    names: (&str, &str),
+    question: &Question,
+) -> Comparison {
     let mut discarded = Vec::new();
-    let mut sane = |runs: &[Run]| {
-        discarded.extend(runs.iter().filter_map(Run::left_out));
-        runs.iter().filter(|r| r.doubt.is_none()).cloned().collect::<Vec<Run>>()
+    let mut sane = |runs: &[RunValues]| {
+        discarded.extend(runs.iter().filter_map(RunValues::left_out));
+        runs.iter().filter(|r| r.doubt.is_none()).cloned().collect::<Vec<RunValues>>()
     };
     let (a, b) = (sane(a), sane(b));
     let asked = asked(question, &a.iter().collect::<Vec<_>>());
     let lines = asked.iter().map(|(arm, metric)| {
-        let of = |runs: &[Run]| -> Vec<Reading> {
+        let of = |runs: &[RunValues]| -> Vec<Reading> {
             let key = (arm.clone(), metric.key);
             runs.iter().filter_map(|r| r.values.get(&key)).copied().collect()
         };
         Sample::new(arm, metric, (&of(&a), &of(&b)), asked.len()).unpaired(question)
     });
-    finish(Kind::Unpaired, names, (a.len(), b.len()), discarded, lines.collect(), question)
+    finish(
+        ComparisonKind::Unpaired,
+        names,
+        (a.len(), b.len()),
+        discarded,
+        lines.collect(),
+        question,
+    )
 }
 
 /// Every arm of A, with each of the selected metrics, or those of the default metrics that A has.
-fn asked(question: &Question, runs: &[&Run]) -> Vec<(String, &'static Metric)> {
+fn asked(question: &Question, runs: &[&RunValues]) -> Vec<(String, &'static Metric)> {
     let mut arms: Vec<&String> = runs.iter().flat_map(|r| r.values.keys().map(|k| &k.0)).collect();
     arms.sort();
     arms.dedup();
@@ -211,11 +235,11 @@ fn asked(question: &Question, runs: &[&Run]) -> Vec<(String, &'static Metric)> {
 }
 
 /// Lower bound of a value, because zero has no logarithm; smaller values count as this.
-fn least(unit: Unit) -> f64 {
+fn least(unit: MetricUnit) -> f64 {
     match unit {
-        Unit::Nanos | Unit::BitsPerSecond | Unit::Bytes => 1.0,
-        Unit::Ratio => 1e-3,
-        Unit::Part => 1e-6,
+        MetricUnit::Nanos | MetricUnit::BitsPerSecond | MetricUnit::Bytes => 1.0,
+        MetricUnit::Ratio => 1e-3,
+        MetricUnit::Part => 1e-6,
     }
 }
 
@@ -323,7 +347,7 @@ impl<'a> Sample<'a> {
 
 /// Applies Holm's correction, judges the lines and derives the exit code.
 fn finish(
-    kind: Kind,
+    kind: ComparisonKind,
     (a, b): (&str, &str),
     (runs_a, runs_b): (usize, usize),
     discarded: Vec<String>,

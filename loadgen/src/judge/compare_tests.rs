@@ -18,7 +18,13 @@ impl Session {
         (0..12).map(|_| self.rng.below(1 << 20) as f64 / f64::from(1 << 20)).sum::<f64>() - 6.0
     }
 
-    fn run(&mut self, label: &str, metrics: &[&'static Metric], drift: f64, slower: f64) -> Run {
+    fn run(
+        &mut self,
+        label: &str,
+        metrics: &[&'static Metric],
+        drift: f64,
+        slower: f64,
+    ) -> RunValues {
         let values = metrics.iter().map(|m| {
             let spike = if self.rng.below(20) == 0 { 0.3 } else { 0.0 };
             let noise = drift + self.noise * self.normal() + spike;
@@ -29,7 +35,7 @@ impl Session {
             (("container".to_owned(), m.key), Reading { value, at_least: false })
         });
         let values = values.collect();
-        Run { label: label.to_owned(), values, doubt: None }
+        RunValues { label: label.to_owned(), values, doubt: None }
     }
 
     fn pairs(
@@ -37,7 +43,7 @@ impl Session {
         metrics: &[&'static Metric],
         n: usize,
         slower: f64,
-    ) -> (Vec<Run>, Vec<Run>) {
+    ) -> (Vec<RunValues>, Vec<RunValues>) {
         let (mut a, mut b) = (Vec::new(), Vec::new());
         for i in 0..n {
             // ABBA: the order alternates, and time passes between the two runs.
@@ -159,11 +165,11 @@ fn no_metrics_is_no_pass() {
 }
 
 /// Runs in which one metric has one value, or only a lower bound.
-fn bounded(values: &[(f64, bool)]) -> Vec<Run> {
+fn bounded(values: &[(f64, bool)]) -> Vec<RunValues> {
     let run = |(value, at_least): &(f64, bool)| {
         let reading = Reading { value: *value, at_least: *at_least };
         let values = [(("container".to_owned(), "p99-contended"), reading)];
-        Run { label: "r".to_owned(), values: values.into(), doubt: None }
+        RunValues { label: "r".to_owned(), values: values.into(), doubt: None }
     };
     values.iter().map(run).collect()
 }

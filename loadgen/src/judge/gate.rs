@@ -37,7 +37,7 @@ const STEPS_AFTER: u64 = 2;
 
 /// One gate of one run.
 #[derive(Debug, Clone)]
-struct Judged {
+struct JudgedGate {
     gate: GateResult,
     /// Observed value over the limit; larger is worse. The median of several runs is taken in this order.
     worse: f64,
@@ -73,12 +73,12 @@ impl Seen {
 }
 
 /// Collects the gates of one arm.
-struct Bench<'a> {
+struct GateSheet<'a> {
     arm: &'a ArmResult,
-    out: &'a mut Vec<Judged>,
+    out: &'a mut Vec<JudgedGate>,
 }
 
-impl Bench<'_> {
+impl GateSheet<'_> {
     fn gate(&mut self, kind: GateKind, name: &str, seen: Seen) {
         self.add(kind, name, seen, false);
     }
@@ -89,7 +89,7 @@ impl Bench<'_> {
         let Seen { passed, worse, observed, limit } = seen;
         let (arm, name) = (self.arm.name.clone(), name.to_owned());
         let gate = GateResult { arm, kind, name, observed, limit, passed, ..GateResult::default() };
-        self.out.push(Judged { gate, worse, exact, latency: false });
+        self.out.push(JudgedGate { gate, worse, exact, latency: false });
     }
     /// Marks the gate that was added last as one of response times.
     fn of_latency(&mut self) {
@@ -120,18 +120,18 @@ pub fn judge_all(
 }
 
 /// All gates of one run, without the doubts that one casts on another.
-fn judge_run(arms: &[ArmResult], limits: Thresholds, own: &[GatePlan]) -> Vec<Judged> {
+fn judge_run(arms: &[ArmResult], limits: Thresholds, own: &[GatePlan]) -> Vec<JudgedGate> {
     let mut gates = Vec::new();
     for arm in arms {
         let own: Vec<&GatePlan> = own.iter().filter(|g| g.arm == arm.name).collect();
         let from = gates.len();
-        let mut bench = Bench { arm, out: &mut gates };
-        sanity(&mut bench, limits);
-        let after_sanity = bench.out.len();
+        let mut sheet = GateSheet { arm, out: &mut gates };
+        sanity(&mut sheet, limits);
+        let after_sanity = sheet.out.len();
         // A baseline is judged only by sanity and the conditions of its own.
         match arm.role {
-            ArmRole::Control => control(&mut bench, !own.is_empty()),
-            ArmRole::Subject => subject(&mut bench, limits),
+            ArmRole::Control => control(&mut sheet, !own.is_empty()),
+            ArmRole::Subject => subject(&mut sheet, limits),
             ArmRole::Baseline => {}
         }
         for gate in &own {
@@ -143,22 +143,22 @@ fn judge_run(arms: &[ArmResult], limits: Thresholds, own: &[GatePlan]) -> Vec<Ju
             };
             // An undecided condition does not pass.
             let seen = Seen::holds(ok == Some(true), seen, "must hold");
-            bench.add(kind, &gate.expr.to_string(), seen, gate.expr.is_exact());
-            if let Some(added) = bench.out.last_mut() {
+            sheet.add(kind, &gate.expr.to_string(), seen, gate.expr.is_exact());
+            if let Some(added) = sheet.out.last_mut() {
                 added.latency = gate.expr.is_latency();
                 // A value that was not measured is not the subject's fault.
                 added.gate.in_doubt = ok.is_none();
             }
         }
         // Last: whether lateness matters depends on which gates of response times hold.
-        lateness::judge(&mut bench, limits, &own, from, after_sanity);
+        lateness::judge(&mut sheet, limits, &own, from, after_sanity);
     }
     gates
 }
 
 /// Marks the timed gates of subjects as doubtful if a gate of one of these kinds failed, in whichever arm.
-fn doubt(gates: &mut [Judged], kinds: &[GateKind]) {
-    let failed = |j: &&Judged| kinds.contains(&j.gate.kind) && !j.gate.passed;
+fn doubt(gates: &mut [JudgedGate], kinds: &[GateKind]) {
+    let failed = |j: &&JudgedGate| kinds.contains(&j.gate.kind) && !j.gate.passed;
     let of_latency = gates.iter().any(|j| failed(&j));
     let of_all = gates.iter().filter(failed).any(|j| !j.latency);
     for j in gates.iter_mut().filter(|j| j.gate.kind == GateKind::Subject && !j.exact) {
@@ -196,30 +196,30 @@ fn verdict(gates: &[GateResult]) -> Verdict {
 }
 
 /// Checks that the run measures what it claims to measure.
-fn sanity(bench: &mut Bench<'_>, limits: Thresholds) {
+fn sanity(sheet: &mut GateSheet<'_>, limits: Thresholds) {
     const KIND: GateKind = GateKind::Sanity;
-    let alone = bench.arm.fairness.solo_share_ppm;
+    let alone = sheet.arm.fairness.solo_share_ppm;
     let seen = Seen::at_least(alone, SOLO_SHARE_PPM, percent(alone), ">= 80 %".to_owned());
-    bench.gate(KIND, "goodput alone, of the link", seen);
-    let pairs = latency_pairs(bench.arm);
+    sheet.gate(KIND, "goodput alone, of the link", seen);
+    let pairs = latency_pairs(sheet.arm);
     // An arm without a probe has 0 samples and fails.
     let least = pairs.iter().map(|p| p.samples).min().unwrap_or(0);
     let limit = ">= 2000 for a p99".to_owned();
     let seen = Seen::at_least(least, Pair::SAMPLES_MIN, least.to_string(), limit);
-    bench.gate(KIND, "probes a phase", seen);
+    sheet.gate(KIND, "probes a phase", seen);
     // Only a subject has a limit of its recovery.
-    if bench.arm.role == ArmRole::Subject {
-        recovery_phase(bench, limits);
+    if sheet.arm.role == ArmRole::Subject {
+        recovery_phase(sheet, limits);
     }
-    let wrong = bench.arm.containers.iter().find_map(unbalanced);
+    let wrong = sheet.arm.containers.iter().find_map(unbalanced);
     let ok = wrong.is_none();
     let seen = wrong.unwrap_or_else(|| "all add up".to_owned());
-    bench.exact(KIND, "conservation", Seen::holds(ok, seen, "nothing lost in counting"));
+    sheet.exact(KIND, "conservation", Seen::holds(ok, seen, "nothing lost in counting"));
 }
 
 /// The recovery phase must be long enough to contain the slowest recovery that passes.
-fn recovery_phase(bench: &mut Bench<'_>, limits: Thresholds) {
-    let victims = crate::judge::metrics::victims(bench.arm).filter_map(|c| c.recovery.as_ref());
+fn recovery_phase(sheet: &mut GateSheet<'_>, limits: Thresholds) {
+    let victims = crate::judge::metrics::victims(sheet.arm).filter_map(|c| c.recovery.as_ref());
     let steps = |r: &crate::measure::result::RecoverySteps| {
         r.up.recovery_bytes.len().max(r.down.recovery_bytes.len())
     };
@@ -228,7 +228,7 @@ fn recovery_phase(bench: &mut Bench<'_>, limits: Thresholds) {
     let Some((seen, step_ns)) = spans.min() else { return };
     let least = limits.recovery_ns + STEPS_AFTER * step_ns;
     let seen = Seen::at_least(seen, least, time(seen), format!(">= {}", time(least)));
-    bench.gate(GateKind::Sanity, "recovery phase", seen);
+    sheet.gate(GateKind::Sanity, "recovery phase", seen);
 }
 
 /// Checks that totals equal the sum of their parts; a difference is a fault of loadgen.
@@ -254,8 +254,8 @@ fn unbalanced(c: &ContainerResult) -> Option<String> {
 }
 
 /// `own`: the scenario file defines itself when the control counts as starved.
-fn control(bench: &mut Bench<'_>, own: bool) {
-    let f = &bench.arm.fairness;
+fn control(sheet: &mut GateSheet<'_>, own: bool) {
+    let f = &sheet.arm.fairness;
     if !own {
         let slow = f.throughput_slowdown_milli.map_or(f64::INFINITY, |s| s as f64);
         // Either symptom is enough: 1 or more means starved.
@@ -263,7 +263,7 @@ fn control(bench: &mut Bench<'_>, own: bool) {
         let observed = format!("{}, stall {}", slowdown(f), time(f.stall_ns));
         let limit = ">= 5x or a stall >= 1 s".to_owned();
         let seen = Seen { passed: reached >= 1.0, worse: reached.recip(), observed, limit };
-        bench.gate(GateKind::Control, "the control starves", seen);
+        sheet.gate(GateKind::Control, "the control starves", seen);
     }
     // A control that is slow for another reason, such as CPU, does not show what the run claims to show.
     let (refused, pressed) = (f.victim_refusals, f.victim_pressure_ns.unwrap_or(0));
@@ -274,13 +274,13 @@ fn control(bench: &mut Bench<'_>, own: bool) {
         observed: format!("{refused} refusals, {} of pressure", time(pressed)),
         limit: "a refusal or 0.1 s".to_owned(),
     };
-    bench.gate(GateKind::Control, "and for lack of memory", seen);
+    sheet.gate(GateKind::Control, "and for lack of memory", seen);
 }
 
 /// The limits that a subject must keep.
-fn subject(bench: &mut Bench<'_>, limits: Thresholds) {
+fn subject(sheet: &mut GateSheet<'_>, limits: Thresholds) {
     const KIND: GateKind = GateKind::Subject;
-    let f = bench.arm.fairness.clone();
+    let f = sheet.arm.fairness.clone();
     let most = limits.slowdown_milli;
     let seen = Seen::at_most(
         f.throughput_slowdown_milli,
@@ -288,17 +288,17 @@ fn subject(bench: &mut Bench<'_>, limits: Thresholds) {
         slowdown(&f),
         format!("<= {}", times(most)),
     );
-    bench.gate(KIND, "worst throughput slowdown", seen);
+    sheet.gate(KIND, "worst throughput slowdown", seen);
     // With too few samples there is no p99 to judge; the sanity gate reports that.
-    if latency_pairs(bench.arm).iter().all(|p| p.samples == 0 || p.enough()) {
-        let seen = inflation(bench.arm, limits);
-        bench.gate(KIND, "worst p99 inflation", seen);
-        bench.of_latency();
+    if latency_pairs(sheet.arm).iter().all(|p| p.samples == 0 || p.enough()) {
+        let seen = inflation(sheet.arm, limits);
+        sheet.gate(KIND, "worst p99 inflation", seen);
+        sheet.of_latency();
     }
     // Relative to solo: on a slow link gaps occur without a neighbour too.
     let most = f.stall_solo_ns + limits.stall_ns;
     let shown = format!("<= {}", time(most));
-    bench.gate(
+    sheet.gate(
         KIND,
         "longest stall",
         Seen::at_most(Some(f.stall_ns), most, time(f.stall_ns), shown),
@@ -306,23 +306,23 @@ fn subject(bench: &mut Bench<'_>, limits: Thresholds) {
     // Without a due request nothing counts as delivered.
     let (delivered, least) = (f.delivered_ppm.unwrap_or(0), limits.delivered_ppm);
     let seen = Seen::at_least(delivered, least, percent(delivered), percent(least));
-    bench.gate(KIND, "least delivered ratio", seen);
+    sheet.gate(KIND, "least delivered ratio", seen);
     let most = limits.recovery_ns;
     let seen =
         Seen::at_most(f.recovery_ns, most, after(f.recovery_ns), format!("<= {}", time(most)));
-    bench.gate(KIND, "recovery", seen);
+    sheet.gate(KIND, "recovery", seen);
     let (over, most) = (f.overshoot_bytes, limits.overshoot_bytes);
-    bench.exact(
+    sheet.exact(
         KIND,
         "hard limit overshoot",
         Seen::at_most(Some(over), most, bytes(over), bytes(most)),
     );
-    let leaked = bench.arm.leaked_bytes;
+    let leaked = sheet.arm.leaked_bytes;
     let seen = Seen::at_most(Some(leaked), 0, bytes(leaked), "0 B".to_owned());
-    bench.exact(KIND, "charged to nobody", seen);
+    sheet.exact(KIND, "charged to nobody", seen);
     let ok = f.corrupt == 0 && f.broken == 0;
     let seen = format!("{} wrong, {} connections broken", f.corrupt, f.broken);
-    bench.exact(KIND, "every byte arrives intact", Seen::holds(ok, seen, "0 and 0"));
+    sheet.exact(KIND, "every byte arrives intact", Seen::holds(ok, seen, "0 and 0"));
 }
 
 /// Judges ratio and difference together per victim: both must be those of the same victim.

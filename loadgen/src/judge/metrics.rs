@@ -3,7 +3,7 @@
 
 use crate::judge::analyse::{Pair, latency_pairs};
 use crate::measure::result::{
-    ArmResult, ContainerPhase, ContainerResult, ProbePhase, Quantile, RunResult,
+    ArmResult, BytesOf, ContainerResult, ProbePhase, Quantile, RunResult,
 };
 use crate::scenario::plan::{CONTENDED, RECOVERY, Role, SOLO};
 use crate::units::{bits_per_second, bytes, rate, time};
@@ -17,10 +17,10 @@ pub enum Better {
 
 /// The unit of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unit {
+pub enum MetricUnit {
     Nanos,
     BitsPerSecond,
-    Bytes,
+    BytesOf,
     /// A quotient; 1 when both values are equal.
     Ratio,
     /// A share between 0 and 1.
@@ -39,7 +39,7 @@ pub struct Reading {
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
     pub key: &'static str,
-    pub unit: Unit,
+    pub unit: MetricUnit,
     pub better: Better,
     pub about: &'static str,
     read: fn(&RunResult, &ArmResult) -> Option<Reading>,
@@ -60,11 +60,11 @@ impl Metric {
     pub fn show(&self, r: Reading) -> String {
         let v = r.value;
         let text = match self.unit {
-            Unit::Nanos => time(v as u64),
-            Unit::BitsPerSecond => rate(v as u64),
-            Unit::Bytes => bytes(v as u64),
-            Unit::Ratio => format!("{v:.2}x"),
-            Unit::Part => format!("{:.2} %", v * 100.0),
+            MetricUnit::Nanos => time(v as u64),
+            MetricUnit::BitsPerSecond => rate(v as u64),
+            MetricUnit::BytesOf => bytes(v as u64),
+            MetricUnit::Ratio => format!("{v:.2}x"),
+            MetricUnit::Part => format!("{:.2} %", v * 100.0),
         };
         format!("{}{text}", if r.at_least { ">= " } else { "" })
     }
@@ -72,7 +72,7 @@ impl Metric {
 
 const fn smaller(
     key: &'static str,
-    unit: Unit,
+    unit: MetricUnit,
     about: &'static str,
     read: fn(&RunResult, &ArmResult) -> Option<Reading>,
 ) -> Metric {
@@ -81,7 +81,7 @@ const fn smaller(
 
 const fn bigger(
     key: &'static str,
-    unit: Unit,
+    unit: MetricUnit,
     about: &'static str,
     read: fn(&RunResult, &ArmResult) -> Option<Reading>,
 ) -> Metric {
@@ -91,7 +91,7 @@ const fn bigger(
 pub const METRICS: &[Metric] = &[
     smaller(
         "throughput-slowdown",
-        Unit::Ratio,
+        MetricUnit::Ratio,
         "solo goodput over goodput beside the hog, worst victim and direction",
         |r, a| match a.fairness.throughput_slowdown_milli {
             Some(milli) => Some(exact(milli as f64 / 1e3)),
@@ -100,71 +100,83 @@ pub const METRICS: &[Metric] = &[
     ),
     smaller(
         "p99-inflation",
-        Unit::Ratio,
+        MetricUnit::Ratio,
         "p99 response beside the hog over solo p99, worst victim",
         |_, a| match a.fairness.p99_inflation_milli {
             Some(milli) => Some(exact(milli as f64 / 1e3)),
             None => inflation_at_least(a),
         },
     ),
-    smaller("p50-contended", Unit::Nanos, "p50 response beside the hog, worst victim", |_, a| {
-        worst_reading(a, CONTENDED, |p| p.p50)
-    }),
-    smaller("p99-contended", Unit::Nanos, "p99 response beside the hog, worst victim", |_, a| {
-        worst_reading(a, CONTENDED, |p| p.p99)
-    }),
+    smaller(
+        "p50-contended",
+        MetricUnit::Nanos,
+        "p50 response beside the hog, worst victim",
+        |_, a| worst_reading(a, CONTENDED, |p| p.p50),
+    ),
+    smaller(
+        "p99-contended",
+        MetricUnit::Nanos,
+        "p99 response beside the hog, worst victim",
+        |_, a| worst_reading(a, CONTENDED, |p| p.p99),
+    ),
     smaller(
         "p999-contended",
-        Unit::Nanos,
+        MetricUnit::Nanos,
         "p99.9 response beside the hog, worst victim",
         |_, a| worst_reading(a, CONTENDED, |p| p.p999),
     ),
-    smaller("p99-solo", Unit::Nanos, "solo p99 response, worst victim", |_, a| {
+    smaller("p99-solo", MetricUnit::Nanos, "solo p99 response, worst victim", |_, a| {
         worst_reading(a, SOLO, |p| p.p99)
     }),
     smaller(
         "stall",
-        Unit::Nanos,
+        MetricUnit::Nanos,
         "longest stall of a victim's bulk transfer beside the hog",
         |_, a| Some(exact(a.fairness.stall_ns as f64)),
     ),
     smaller(
         "not-delivered",
-        Unit::Part,
+        MetricUnit::Part,
         "share of requests not completed within the deadline, worst victim",
         |_, a| a.fairness.delivered_ppm.map(|ppm| exact(1.0 - ppm as f64 / 1e6)),
     ),
-    smaller("unfairness", Unit::Part, "1 - Jain's index of the victims with bulk", |_, a| {
+    smaller("unfairness", MetricUnit::Part, "1 - Jain's index of the victims with bulk", |_, a| {
         any_bulk(a).then(|| exact(1.0 - a.fairness.jain_victims_ppm as f64 / 1e6))
     }),
-    smaller("recovery", Unit::Nanos, "time to 95 % of solo goodput after the hog left", |r, a| {
-        match a.fairness.recovery_ns {
+    smaller(
+        "recovery",
+        MetricUnit::Nanos,
+        "time to 95 % of solo goodput after the hog left",
+        |r, a| match a.fairness.recovery_ns {
             Some(ns) => Some(exact(ns as f64)),
             None => recovery_at_least(r, a),
-        }
-    }),
-    smaller("overshoot", Unit::Bytes, "maximum charged beyond a hard limit", |_, a| {
+        },
+    ),
+    smaller("overshoot", MetricUnit::BytesOf, "maximum charged beyond a hard limit", |_, a| {
         // Without an enforced limit there is nothing to exceed.
         a.is_limited().then(|| exact(a.fairness.overshoot_bytes as f64))
     }),
     smaller(
         "victim-cpu",
-        Unit::Nanos,
+        MetricUnit::Nanos,
         "most CPU time of the stack for a victim beside the hog",
         |_, a| victims(a).filter_map(|c| c.stack_cpu_ns).max().map(|ns| exact(ns as f64)),
     ),
-    bigger("goodput-up", Unit::BitsPerSecond, "goodput up beside the hog, worst victim", |r, a| {
-        per_second(r, a, least_bytes(a, CONTENDED, UP)?)
-    }),
+    bigger(
+        "goodput-up",
+        MetricUnit::BitsPerSecond,
+        "goodput up beside the hog, worst victim",
+        |r, a| per_second(r, a, least_bytes(a, CONTENDED, UP)?),
+    ),
     bigger(
         "goodput-down",
-        Unit::BitsPerSecond,
+        MetricUnit::BitsPerSecond,
         "goodput down beside the hog, worst victim",
         |r, a| per_second(r, a, least_bytes(a, CONTENDED, DOWN)?),
     ),
     bigger(
         "goodput-all",
-        Unit::BitsPerSecond,
+        MetricUnit::BitsPerSecond,
         "goodput of all victims together beside the hog",
         |r, a| {
             // A victim without bulk adds nothing, so no filter is needed.
@@ -199,17 +211,17 @@ pub fn any_bulk(arm: &ArmResult) -> bool {
 
 /// A direction of bulk transfer.
 #[derive(Debug, Clone, Copy)]
-pub struct Way {
+pub struct BulkDirection {
     wants: fn(&ContainerResult) -> bool,
-    bytes: Bytes,
+    bytes: BytesOf,
 }
 
-pub const UP: Way = Way { wants: |c| c.wants_up, bytes: |p| p.up_bytes };
-pub const DOWN: Way = Way { wants: |c| c.wants_down, bytes: |p| p.down_bytes };
+pub const UP: BulkDirection = BulkDirection { wants: |c| c.wants_up, bytes: |p| p.up_bytes };
+pub const DOWN: BulkDirection = BulkDirection { wants: |c| c.wants_down, bytes: |p| p.down_bytes };
 
 /// The fewest bytes that a victim with bulk in this direction moved; `None` without such a victim. A victim with only a
 /// probe moves no bulk by design: its 0 would hide every loss of the others.
-pub fn least_bytes(arm: &ArmResult, phase: usize, way: Way) -> Option<u64> {
+pub fn least_bytes(arm: &ArmResult, phase: usize, way: BulkDirection) -> Option<u64> {
     let wanting = victims(arm).filter(|c| (way.wants)(c));
     wanting.filter_map(|c| c.phases.get(phase)).map(way.bytes).min()
 }
@@ -238,8 +250,6 @@ fn worst_reading(
     Some(Reading { value: worst.ns as f64, at_least: worst.at_least })
 }
 
-type Bytes = fn(&ContainerPhase) -> u64;
-
 /// Lower bound of the slowdown when less than a byte per second arrived beside the hog: solo rate over one byte per
 /// second.
 fn slowdown_at_least(result: &RunResult, arm: &ArmResult) -> Option<Reading> {
@@ -250,7 +260,7 @@ fn slowdown_at_least(result: &RunResult, arm: &ArmResult) -> Option<Reading> {
         |bytes: u64, ns: u64| u128::from(bytes) * 1_000_000_000 / u128::from(ns.max(1));
     let of = |c: &ContainerResult| {
         let no_bulk = !c.wants_bulk();
-        let ways: [(bool, Bytes); 3] = [
+        let ways: [(bool, BytesOf); 3] = [
             (c.wants_up, |p| p.up_bytes),
             (c.wants_down, |p| p.down_bytes),
             // The probe's bytes stand in for a victim without bulk.

@@ -260,6 +260,9 @@ pub struct ContainerPhase {
     pub probe: Option<ProbePhase>,
 }
 
+/// Reads a number of bytes of a phase.
+pub type BytesOf = fn(&ContainerPhase) -> u64;
+
 /// Contended against solo for one container. Ratios in thousandths; `null`: nothing arrived, or no upper bound is
 /// known.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

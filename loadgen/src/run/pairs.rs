@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use skbudget_sim::Rng;
 
 use crate::exit::{Exit, Failure};
-use crate::judge::compare::Run;
+use crate::judge::compare::RunValues;
 use crate::measure::result::RunResult;
 use crate::output::export::json;
 use crate::output::folder::Folder;
@@ -55,8 +55,8 @@ pub fn pairs(
         }
     };
     let doubtful = |(a, b): &(RunResult, RunResult)| {
-        // `Run::of` finds failed sanity gates; the label is not used here.
-        [a, b].into_iter().any(|r| Run::of("", r).doubt.is_some())
+        // `RunValues::of` finds failed sanity gates; the label is not used here.
+        [a, b].into_iter().any(|r| RunValues::of("", r).doubt.is_some())
     };
     rounds.make(pair, doubtful)
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use super::{Github, Judged};
 use crate::exit::Failure;
 use crate::judge::compare::{
-    Comparison, PAIRS_MIN, Question, Run, comparable, exact, paired, text, unpaired,
+    Comparison, PAIRS_MIN, Question, RunValues, comparable, exact, paired, text, unpaired,
 };
 use crate::judge::merge::distinct;
 use crate::judge::metrics::{METRICS, Metric, find};
@@ -251,8 +251,8 @@ impl Compare {
             }
             return exact::compare(first, second, names, &question);
         }
-        let runs = |all: &[(String, RunResult)]| -> Vec<Run> {
-            all.iter().map(|(name, r)| Run::of(name, r)).collect()
+        let runs = |all: &[(String, RunResult)]| -> Vec<RunValues> {
+            all.iter().map(|(name, r)| RunValues::of(name, r)).collect()
         };
         if !self.paired {
             return Ok(unpaired(&runs(&of_a), &runs(&of_b), names, &question));
@@ -306,9 +306,10 @@ impl Compare {
             _ => {
                 let label = |side: &str, i: usize| format!("{side}/{:02}", i + 1);
                 let runs = pairs.iter().enumerate();
-                let runs = runs
-                    .map(|(i, (a, b))| (Run::of(&label("a", i), a), Run::of(&label("b", i), b)));
-                let (of_a, of_b): (Vec<Run>, Vec<Run>) = runs.unzip();
+                let runs = runs.map(|(i, (a, b))| {
+                    (RunValues::of(&label("a", i), a), RunValues::of(&label("b", i), b))
+                });
+                let (of_a, of_b): (Vec<RunValues>, Vec<RunValues>) = runs.unzip();
                 let mut comparison = paired(&of_a, &of_b, names, &question);
                 // Reports how many pairs were replaced because one of their runs failed a sanity gate.
                 comparison.notes.extend(plan.note(comparison.runs_a, pairs.len()));

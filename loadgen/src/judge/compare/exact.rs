@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{Comparison, Judgement, Kind, Line, Question, Run, SCHEMA, bounds};
+use super::{Comparison, ComparisonKind, Judgement, Line, Question, RunValues, SCHEMA, bounds};
 use crate::exit::{Exit, Failure};
 use crate::judge::metrics::{Better, METRICS, Metric};
 use crate::measure::result::{GateResult, RunResult};
@@ -19,9 +19,10 @@ pub fn compare(
     (name_a, name_b): (&str, &str),
     question: &Question,
 ) -> Result<Comparison, Failure> {
-    let (run_a, run_b) = (Run::of(name_a, a), Run::of(name_b, b));
+    let (run_a, run_b) = (RunValues::of(name_a, a), RunValues::of(name_b, b));
     let mut notes = places(a, b)?;
-    let discarded: Vec<String> = [&run_a, &run_b].into_iter().filter_map(Run::left_out).collect();
+    let discarded: Vec<String> =
+        [&run_a, &run_b].into_iter().filter_map(RunValues::left_out).collect();
     if !discarded.is_empty() {
         // Exact does not mean sound: an interrupted run, or a p99 of ten requests, gives no number to compare.
         notes.insert(0, "no metric was compared: a run is inconclusive or interrupted".to_owned());
@@ -58,7 +59,7 @@ fn newly_failed(a: &RunResult, b: &RunResult) -> Vec<GateResult> {
 }
 
 /// A line for each metric selected by `--metrics` that no subject of A has, in the first of them.
-fn absent(run_a: &Run, a: &RunResult, question: &Question) -> Vec<Line> {
+fn absent(run_a: &RunValues, a: &RunResult, question: &Question) -> Vec<Line> {
     let arm = a.arms.iter().find(|a| a.role == ArmRole::Subject);
     let Some(arm) = arm.filter(|_| question.selected) else { return Vec::new() };
     let lacks = |m: &&&Metric| !run_a.values.keys().any(|(_, key)| *key == m.key);
@@ -94,7 +95,7 @@ impl Found {
     fn comparison(self, (a, b): (&str, &str), question: &Question, exit: Exit) -> Comparison {
         Comparison {
             schema: SCHEMA,
-            kind: Kind::Exact,
+            kind: ComparisonKind::Exact,
             a: a.to_owned(),
             b: b.to_owned(),
             runs_a: self.runs[0],
@@ -111,7 +112,7 @@ impl Found {
 }
 
 /// Every metric that differs, and the selected ones that B lacks.
-pub(super) fn lines(run_a: &Run, run_b: &Run, question: &Question) -> Vec<Line> {
+pub(super) fn lines(run_a: &RunValues, run_b: &RunValues, question: &Question) -> Vec<Line> {
     let mut lines = Vec::new();
     for m in METRICS {
         for (arm, _) in run_a.values.keys().filter(|(_, key)| *key == m.key) {

@@ -2,16 +2,16 @@
 
 use std::fmt::Write as _;
 
-use super::{Comparison, Judgement, Kind, Line};
+use super::{Comparison, ComparisonKind, Judgement, Line};
 use crate::judge::metrics::{Reading, find};
 
 /// The table of a comparison with its notes.
 pub fn render(c: &Comparison) -> String {
     let mut s = String::new();
     let how = match c.kind {
-        Kind::Exact => "exactly, in virtual time".to_owned(),
-        Kind::Paired => format!("over {} pairs", c.runs_a),
-        Kind::Unpaired => format!("{} runs against {}, not paired", c.runs_a, c.runs_b),
+        ComparisonKind::Exact => "exactly, in virtual time".to_owned(),
+        ComparisonKind::Paired => format!("over {} pairs", c.runs_a),
+        ComparisonKind::Unpaired => format!("{} runs against {}, not paired", c.runs_a, c.runs_b),
     };
     let _ =
         writeln!(s, "A = {}\nB = {}\ncompared {how}, margin {:.1} %\n", c.a, c.b, c.margin * 100.0);
@@ -39,7 +39,7 @@ pub fn render(c: &Comparison) -> String {
     }
     s.push('\n');
     // An exact comparison gives a reason for the metrics that decide nothing too, in many lines.
-    let reasoned = |l: &&Line| c.kind != Kind::Exact || l.judgement == Judgement::Unclear;
+    let reasoned = |l: &&Line| c.kind != ComparisonKind::Exact || l.judgement == Judgement::Unclear;
     for l in c.lines.iter().filter(|l| !l.reason.is_empty()).filter(reasoned) {
         let _ = writeln!(s, "{} {}: {}", l.arm, l.metric, l.reason);
     }
@@ -66,7 +66,7 @@ pub(crate) fn shown(l: &Line, value: f64, at_least: bool) -> String {
 
 fn row(c: &Comparison, l: &Line) -> [String; 8] {
     let mark = match l.judgement {
-        Judgement::Same if c.kind == Kind::Exact => "differs",
+        Judgement::Same if c.kind == ComparisonKind::Exact => "differs",
         Judgement::Same => "same",
         Judgement::Worse => "WORSE",
         Judgement::Better => "better",
@@ -77,9 +77,9 @@ fn row(c: &Comparison, l: &Line) -> [String; 8] {
         r => format!("{:+.1} %", (r - 1.0) * 100.0),
     };
     // Exact comparisons and refused lines have no interval.
-    let known = l.ratio_high < f64::MAX && c.kind != Kind::Exact;
+    let known = l.ratio_high < f64::MAX && c.kind != ComparisonKind::Exact;
     let interval = format!("{} .. {}", percent(l.ratio_low), percent(l.ratio_high));
-    let floor = l.floor_ratio.filter(|_| c.kind != Kind::Exact);
+    let floor = l.floor_ratio.filter(|_| c.kind != ComparisonKind::Exact);
     [
         mark.to_owned(),
         l.arm.clone(),

@@ -1,11 +1,11 @@
 //! Combines several runs into one judgement. On a wall clock, an event in one run of three is an accident; an event in
 //! two of three is a property of the subject.
 
-use super::{Judged, doubt};
+use super::{JudgedGate, doubt};
 use crate::measure::result::{GateKind, GateResult, GateRun};
 
 /// Takes each gate from its median run; a counted gate from its worst run.
-pub(super) fn combine(mut runs: Vec<Vec<Judged>>) -> Vec<GateResult> {
+pub(super) fn combine(mut runs: Vec<Vec<JudgedGate>>) -> Vec<GateResult> {
     if runs.len() == 1 {
         let mut only = runs.remove(0);
         doubt(&mut only, &[GateKind::Sanity, GateKind::Control]);
@@ -22,11 +22,11 @@ pub(super) fn combine(mut runs: Vec<Vec<Judged>>) -> Vec<GateResult> {
         }
     }
     let of = |(arm, name): &(String, String)| {
-        let is = |j: &&Judged| j.gate.arm == *arm && j.gate.name == *name;
+        let is = |j: &&JudgedGate| j.gate.arm == *arm && j.gate.name == *name;
         runs.iter().filter_map(|gates| gates.iter().find(is)).collect::<Vec<_>>()
     };
     let count = runs.len();
-    let mut judged: Vec<Judged> = names.iter().map(|n| one(&of(n), count)).collect();
+    let mut judged: Vec<JudgedGate> = names.iter().map(|n| one(&of(n), count)).collect();
     // Each run may fail another gate, so the combined set must be checked for doubt again.
     doubt(&mut judged, &[GateKind::Sanity, GateKind::Control]);
     // Keep the gates of one arm together even if the first run lacks one of them.
@@ -35,14 +35,14 @@ pub(super) fn combine(mut runs: Vec<Vec<Judged>>) -> Vec<GateResult> {
 }
 
 /// Combines one gate. `seen` is in the order of the runs; it is shorter than `count` if some runs lack the gate.
-fn one(seen: &[&Judged], count: usize) -> Judged {
-    let mut order: Vec<&Judged> = seen.to_vec();
+fn one(seen: &[&JudgedGate], count: usize) -> JudgedGate {
+    let mut order: Vec<&JudgedGate> = seen.to_vec();
     // Passed runs first, then by severity, so that the middle element is the median verdict.
     order.sort_by(|a, b| (!a.gate.passed).cmp(&!b.gate.passed).then(a.worse.total_cmp(&b.worse)));
     let exact = order.iter().any(|j| j.exact);
     let at = if exact { order.len() - 1 } else { order.len() / 2 };
     let mut judged = order[at].clone();
-    let run = |j: &&Judged| GateRun {
+    let run = |j: &&JudgedGate| GateRun {
         observed: j.gate.observed.clone(),
         passed: j.gate.passed,
         in_doubt: j.gate.in_doubt,

@@ -6,7 +6,7 @@
 //! hog. Goodput, stalls and recovery last much longer than the lateness that is permitted: only a lag above [`LAG_NS`]
 //! puts them in doubt.
 
-use super::{Bench, Judged, LAG_NS, Seen, Thresholds};
+use super::{GateSheet, JudgedGate, LAG_NS, Seen, Thresholds};
 use crate::judge::analyse::latency_pairs;
 use crate::judge::metrics::victims;
 use crate::measure::result::{ArmResult, ContainerResult, GateKind};
@@ -15,19 +15,19 @@ use crate::units::time;
 
 const NAME: &str = "generator's lag, p99";
 
-/// Judges the generator of an arm after the gates of the arm: `bench.out[from..]`. The gate is inserted at `at`, among
+/// Judges the generator of an arm after the gates of the arm: `sheet.out[from..]`. The gate is inserted at `at`, among
 /// the sanity gates.
 pub(super) fn judge(
-    bench: &mut Bench<'_>,
+    sheet: &mut GateSheet<'_>,
     limits: Thresholds,
     own: &[&GatePlan],
     from: usize,
     at: usize,
 ) {
-    let (arm, lag) = (bench.arm, bench.arm.generator_lag_p99_ns);
+    let (arm, lag) = (sheet.arm, sheet.arm.generator_lag_p99_ns);
     let tightest = tightest_gate_ns(arm, limits, own);
-    let held = |j: &Judged| j.gate.passed || !j.latency || j.gate.kind != GateKind::Subject;
-    let harmless = bench.out[from..].iter().all(held) && hidden_ns(arm) <= tightest;
+    let held = |j: &JudgedGate| j.gate.passed || !j.latency || j.gate.kind != GateKind::Subject;
+    let harmless = sheet.out[from..].iter().all(held) && hidden_ns(arm) <= tightest;
     // A control is judged by its goodput, and by how much memory it was refused: lateness explains neither.
     let unjudged = arm.role == ArmRole::Control && !own.iter().any(|g| g.expr.is_latency());
     let within = |limit: u64, why: &str| (limit, format!("<= {}{why}", time(limit)));
@@ -36,11 +36,11 @@ pub(super) fn judge(
         true if lag <= LAG_NS && harmless => within(LAG_NS, ", as response times hold"),
         _ => within(tightest, ""),
     };
-    bench.gate(GateKind::Sanity, NAME, Seen::at_most(Some(lag), most, time(lag), limit));
+    sheet.gate(GateKind::Sanity, NAME, Seen::at_most(Some(lag), most, time(lag), limit));
     if lag <= LAG_NS {
-        bench.of_latency();
+        sheet.of_latency();
     }
-    bench.out[at..].rotate_right(1);
+    sheet.out[at..].rotate_right(1);
 }
 
 /// What the tightest gate on response times allows, nanoseconds. A control starves by far more than any lateness.

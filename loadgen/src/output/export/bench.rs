@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::File;
 use super::json::pretty;
 use crate::exit::Failure;
-use crate::judge::metrics::{Better, METRICS, Metric, Reading, Unit};
+use crate::judge::metrics::{Better, METRICS, Metric, MetricUnit, Reading};
 use crate::judge::stats::blocks;
 use crate::measure::result::{ArmResult, RunResult};
 
@@ -43,11 +43,11 @@ fn readings(result: &RunResult) -> impl Iterator<Item = (&ArmResult, &'static Me
 /// One entry, in the unit that trackers show.
 fn entry(result: &RunResult, arm: &ArmResult, m: &Metric, r: Reading) -> Entry {
     let (unit, scale) = match m.unit {
-        Unit::Nanos => ("ms", 1e-6),
-        Unit::BitsPerSecond => ("Mbit/s", 1e-6),
-        Unit::Bytes => ("bytes", 1.0),
-        Unit::Ratio => ("x", 1.0),
-        Unit::Part => ("%", 100.0),
+        MetricUnit::Nanos => ("ms", 1e-6),
+        MetricUnit::BitsPerSecond => ("Mbit/s", 1e-6),
+        MetricUnit::Bytes => ("bytes", 1.0),
+        MetricUnit::Ratio => ("x", 1.0),
+        MetricUnit::Part => ("%", 100.0),
     };
     let bound = if r.at_least { "\nat least: only this lower bound is known" } else { "" };
     Entry {

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 
 use crate::exit::Failure;
-use crate::judge::metrics::{METRICS, Unit, victims};
+use crate::judge::metrics::{METRICS, MetricUnit, victims};
 use crate::measure::hdr;
 use crate::measure::result::{ArmResult, RunResult};
 
@@ -25,10 +25,10 @@ pub fn render(result: &RunResult) -> Result<String, Failure> {
         format!("scenario=\"{}\",target=\"{}\"", label(&result.scenario), label(&result.target));
     for m in METRICS {
         let (unit, scale) = match m.unit {
-            Unit::Nanos => ("seconds", 1e-9),
-            Unit::BitsPerSecond => ("bits_per_second", 1.0),
-            Unit::Bytes => ("bytes", 1.0),
-            Unit::Ratio | Unit::Part => ("ratio", 1.0),
+            MetricUnit::Nanos => ("seconds", 1e-9),
+            MetricUnit::BitsPerSecond => ("bits_per_second", 1.0),
+            MetricUnit::Bytes => ("bytes", 1.0),
+            MetricUnit::Ratio | MetricUnit::Part => ("ratio", 1.0),
         };
         let name = format!("loadgen_{}_{unit}", m.key.replace('-', "_"));
         family(&mut s, &name, "gauge", unit, m.about);

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::judge::analyse::stall;
-use crate::judge::metrics::{DOWN, UP, Way, any_bulk, least_bytes, victims, worst_quantile};
+use crate::judge::metrics::{
+    BulkDirection, DOWN, UP, any_bulk, least_bytes, victims, worst_quantile,
+};
 use crate::measure::result::{ArmResult, Quantile, RunResult};
 use crate::scenario::plan::{CONTENDED, Phase, Role};
 use crate::units::{after, bits_per_second, bytes, percent, rate, time, times};
@@ -192,7 +194,7 @@ fn rows(result: &RunResult) -> Vec<Row> {
 type PickQ = fn(&crate::measure::result::ProbePhase) -> Option<Quantile>;
 
 /// `-` in a phase that was not measured, and where no victim has bulk in this direction.
-fn least_rate(arm: &ArmResult, i: usize, way: Way, phase: &Phase) -> String {
+fn least_rate(arm: &ArmResult, i: usize, way: BulkDirection, phase: &Phase) -> String {
     let measured = phase.until(arm.ended_ns).nanos();
     let least = least_bytes(arm, i, way).filter(|_| measured > 0);
     least.map_or_else(none, |bytes| rate(bits_per_second(bytes, measured)))

@@ -2,7 +2,7 @@
 //! upload would hide behind a download that continues.
 
 use super::{bands, seconds, short, time_axis};
-use crate::measure::result::{ArmResult, ContainerPhase, ContainerResult, RunResult};
+use crate::measure::result::{ArmResult, BytesOf, ContainerResult, RunResult};
 use crate::output::report::pick::worst_bulk_first;
 use crate::output::report::svg::{Heat, HeatPart, HeatRow};
 use crate::scenario::plan::{Phase, SOLO};
@@ -11,19 +11,23 @@ use crate::scenario::plan::{Phase, SOLO};
 const ROWS_MAX: usize = 40;
 const COLUMNS_MAX: usize = 100;
 
-type Bytes = fn(&ContainerPhase) -> u64;
-
 /// One direction of one container.
-struct Way<'a> {
+struct DirectionWindows<'a> {
     of: &'a ContainerResult,
     name: &'static str,
     windows: &'a [u32],
-    bytes: Bytes,
+    bytes: BytesOf,
 }
 
-fn ways(c: &ContainerResult) -> Vec<Way<'_>> {
-    let up = Way { of: c, name: "up", windows: &c.up_window_bytes, bytes: |p| p.up_bytes };
-    let down = Way { of: c, name: "down", windows: &c.down_window_bytes, bytes: |p| p.down_bytes };
+fn ways(c: &ContainerResult) -> Vec<DirectionWindows<'_>> {
+    let up =
+        DirectionWindows { of: c, name: "up", windows: &c.up_window_bytes, bytes: |p| p.up_bytes };
+    let down = DirectionWindows {
+        of: c,
+        name: "down",
+        windows: &c.down_window_bytes,
+        bytes: |p| p.down_bytes,
+    };
     [(c.wants_up, up), (c.wants_down, down)]
         .into_iter()
         .filter_map(|(wanted, way)| wanted.then_some(way))
@@ -34,7 +38,7 @@ fn ways(c: &ContainerResult) -> Vec<Way<'_>> {
 /// shows the worst of its bundle and both directions, so that one starving victim among a thousand stays visible.
 pub fn heat(result: &RunResult, arm: &ArmResult) -> Heat {
     let order = worst_bulk_first(arm);
-    let all: Vec<Vec<Way<'_>>> = order.iter().map(|c| ways(c)).collect();
+    let all: Vec<Vec<DirectionWindows<'_>>> = order.iter().map(|c| ways(c)).collect();
     let apart = all.iter().map(Vec::len).sum::<usize>() <= ROWS_MAX;
     let rows: Vec<HeatRow> = if apart {
         let each = all.iter().flatten().map(|way| {
@@ -51,7 +55,7 @@ pub fn heat(result: &RunResult, arm: &ArmResult) -> Heat {
                 (Some(a), _) => format!("{}, the worse direction", a.name),
                 (None, _) => String::new(),
             };
-            let ways: Vec<Way<'_>> = some.iter().flat_map(|c| ways(c)).collect();
+            let ways: Vec<DirectionWindows<'_>> = some.iter().flat_map(|c| ways(c)).collect();
             row(result, arm, name, &ways)
         });
         some.collect()
@@ -83,7 +87,12 @@ fn row_names(rows: &[HeatRow], apart: bool) -> Vec<(usize, String)> {
     }
 }
 
-fn row(result: &RunResult, arm: &ArmResult, name: String, ways: &[Way<'_>]) -> HeatRow {
+fn row(
+    result: &RunResult,
+    arm: &ArmResult,
+    name: String,
+    ways: &[DirectionWindows<'_>],
+) -> HeatRow {
     let parts: Vec<Vec<Option<f64>>> = ways.iter().map(|way| parts(result, arm, way)).collect();
     let columns = parts.iter().map(Vec::len).max().unwrap_or(0);
     let worst = |i: usize| {
@@ -114,7 +123,7 @@ fn say(result: &RunResult, parts: &[Option<f64>], phase: &Phase) -> Option<HeatP
 }
 
 /// The share of the solo goodput per column; `None`: not measured, or the container did not exist.
-fn parts(result: &RunResult, arm: &ArmResult, way: &Way<'_>) -> Vec<Option<f64>> {
+fn parts(result: &RunResult, arm: &ArmResult, way: &DirectionWindows<'_>) -> Vec<Option<f64>> {
     let end = result.phases.last().map_or(0, |p| p.end_ns);
     let windows = (end / result.window_ns.max(1)) as usize;
     let step = windows.div_ceil(COLUMNS_MAX).max(1);
