@@ -14,7 +14,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use skbudget::scheduling::RealTime;
 
 use crate::exit::{Exit, Failure};
-use crate::judge::analyse::{self, Frame};
+use crate::judge::analyse;
 use crate::judge::gate::{self, Thresholds};
 use crate::measure::result::{ArmResult, GateResult, Meta, Repeat, RunResult, SCHEMA, Verdict};
 use crate::output::terminal::say;
@@ -141,7 +141,7 @@ fn once(plan: &Plan, target: &dyn Target, control: Control<'_>) -> Result<(Repea
     let clock = Instant::now();
     let mut arms = run_arms(plan, target, control)?;
     for arm in &mut arms {
-        analyse::derive(arm, Frame { phases: &plan.phases });
+        analyse::derive(arm, &plan.phases);
     }
     // Fewer arms than planned, or an arm that stopped early, make the run incomplete.
     let planned = target.arms(plan).len();

@@ -7,12 +7,6 @@ use crate::measure::result::{
 };
 use crate::scenario::plan::{CONTENDED, Phase, Role, SOLO};
 
-/// The phases that the numbers are measured against.
-#[derive(Debug, Clone, Copy)]
-pub struct Frame<'a> {
-    pub phases: &'a [Phase],
-}
-
 /// Counters of data or connections that were refused or dropped for lack of memory.
 const REFUSALS: &[&str] = &[
     "PruneCalled",
@@ -26,21 +20,20 @@ const REFUSALS: &[&str] = &[
     "AdmissionDelayed",
 ];
 
-/// Fills in the derived values of an arm: the cost of each container, the groups, and the fairness of the whole arm.
-pub fn derive(arm: &mut ArmResult, frame: Frame<'_>) {
+/// Fills in the derived values of an arm, from the planned `phases`: the cost of each container, the groups, and the fairness of the whole arm.
+pub fn derive(arm: &mut ArmResult, phases: &[Phase]) {
     // An interrupted run measured only the part of each phase before it ended.
-    let measured: Vec<Phase> = frame.phases.iter().map(|p| p.until(arm.ended_ns)).collect();
-    let frame = Frame { phases: &measured };
+    let phases: Vec<Phase> = phases.iter().map(|p| p.until(arm.ended_ns)).collect();
     for c in &mut arm.containers {
         // Costs before the fairness, which reads them.
-        c.cost = cost(c, frame);
+        c.cost = cost(c, &phases);
     }
     arm.groups = groups(arm);
-    arm.fairness = fairness(arm, frame);
+    arm.fairness = fairness(arm, &phases);
 }
 
 /// Values of the worst victim, and values of the whole arm.
-fn fairness(arm: &ArmResult, frame: Frame<'_>) -> Fairness {
+fn fairness(arm: &ArmResult, phases: &[Phase]) -> Fairness {
     let victims: Vec<&ContainerResult> =
         arm.containers.iter().filter(|c| c.role == Role::Victim).collect();
     let with_bulk = victims.iter().filter(|c| c.wants_bulk());
@@ -66,7 +59,7 @@ fn fairness(arm: &ArmResult, frame: Frame<'_>) -> Fairness {
         ..Fairness::default()
     };
     for c in victims {
-        throughput(&mut f, c, frame);
+        throughput(&mut f, c, phases);
         stalls(&mut f, c);
         if let Some(contended) = &c.phases[CONTENDED].probe {
             let d = contended.delivered_ppm;
@@ -95,17 +88,17 @@ fn worse(new: Option<u64>, old: Option<u64>) -> bool {
 }
 
 /// The cost to one container, contended against solo.
-fn cost(c: &ContainerResult, frame: Frame<'_>) -> Cost {
+fn cost(c: &ContainerResult, phases: &[Phase]) -> Cost {
     let mut cost = Cost { throughput_slowdown_milli: Some(0), ..Cost::default() };
     for d in directions(c) {
-        let slowdown = slowdown(c, d, frame);
+        let slowdown = slowdown(c, d, phases);
         if worse(slowdown, cost.throughput_slowdown_milli) {
             cost.throughput_slowdown_milli = slowdown;
         }
     }
     cost.p99_inflation_milli = Pair::of_container(c).and_then(|p| p.inflation_milli());
     cost.stall_ns = stall(c, CONTENDED);
-    cost.recovery_ns = recovery(c, frame);
+    cost.recovery_ns = recovery(c, phases);
     cost
 }
 
@@ -257,24 +250,24 @@ fn directions(c: &ContainerResult) -> Vec<Direction> {
 }
 
 /// Solo rate over contended rate in thousandths; `None` when nothing arrives in the contended phase.
-fn slowdown(c: &ContainerResult, d: Direction, frame: Frame<'_>) -> Option<u64> {
-    let solo = per_second((d.bytes)(&c.phases[SOLO]), &frame.phases[SOLO]);
-    let contended = per_second((d.bytes)(&c.phases[CONTENDED]), &frame.phases[CONTENDED]);
+fn slowdown(c: &ContainerResult, d: Direction, phases: &[Phase]) -> Option<u64> {
+    let solo = per_second((d.bytes)(&c.phases[SOLO]), &phases[SOLO]);
+    let contended = per_second((d.bytes)(&c.phases[CONTENDED]), &phases[CONTENDED]);
     // `None`: nothing arrived beside the hog.
     (u128::from(solo) * 1000).checked_div(u128::from(contended)).map(|s| s as u64)
 }
 
 /// Takes a victim's directions into the worst slowdown and the least share of a link.
-fn throughput(f: &mut Fairness, c: &ContainerResult, frame: Frame<'_>) {
+fn throughput(f: &mut Fairness, c: &ContainerResult, phases: &[Phase]) {
     for d in directions(c) {
         // The share of the link in the solo phase: a generator that did not fill the link alone proves nothing.
         if c.bits_per_second > 0 && (c.wants_up || c.wants_down) {
-            let carried = per_second((d.carried)(&c.phases[SOLO]), &frame.phases[SOLO]);
+            let carried = per_second((d.carried)(&c.phases[SOLO]), &phases[SOLO]);
             let share =
                 (u128::from(carried) * 8_000_000).checked_div(u128::from(c.bits_per_second));
             f.solo_share_ppm = f.solo_share_ppm.min(share.unwrap_or(0) as u64);
         }
-        let slowdown = slowdown(c, d, frame);
+        let slowdown = slowdown(c, d, phases);
         if worse(slowdown, f.throughput_slowdown_milli) {
             f.throughput_slowdown_milli = slowdown;
             f.throughput_slowdown_of = format!("{} {}", c.name, d.name);
@@ -306,13 +299,13 @@ fn stalls(f: &mut Fairness, c: &ContainerResult) {
 /// Time from the departure of the hog to the first of two consecutive steps that are as good as solo, in every
 /// direction the container wants. As good as solo: 95 % of the solo mean, or the least of the solo steps if that is
 /// lower, because a step holds few segments of a slow link.
-fn recovery(c: &ContainerResult, frame: Frame<'_>) -> Option<u64> {
+fn recovery(c: &ContainerResult, phases: &[Phase]) -> Option<u64> {
     let Some(record) = &c.recovery else {
         // A result of an earlier version has no steps: it derived this value from the windows of the charts. Keep it.
         return c.cost.recovery_ns;
     };
     let wanted = |steps: &DirectionSteps, bytes: u64| {
-        let mean = per_second(bytes, &frame.phases[SOLO]) * record.step_ns / 1_000_000_000;
+        let mean = per_second(bytes, &phases[SOLO]) * record.step_ns / 1_000_000_000;
         let most = mean * 95 / 100;
         // A solo step without a byte is no reference.
         steps.solo_least_bytes.filter(|b| *b > 0).map_or(most, |least| most.min(least))

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::exit::{Exit, Failure};
-use crate::judge::analyse::{self, Frame};
+use crate::judge::analyse;
 use crate::judge::compare::comparable;
 use crate::measure::PhaseLatency;
 use crate::measure::result::{
@@ -196,7 +196,7 @@ fn probes(a: Option<&ProbePhase>, b: Option<&ProbePhase>) -> Result<Option<Probe
 /// all.
 fn derive(sum: &mut RunResult, parts: &[RunResult]) {
     for arm in &mut sum.arms {
-        analyse::derive(arm, Frame { phases: &sum.phases });
+        analyse::derive(arm, &sum.phases);
     }
     let named = |(i, part): (usize, &RunResult)| {
         let rename = move |g: &GateResult| GateResult {

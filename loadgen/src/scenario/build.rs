@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use skbudget_controller::Limits;
 use skbudget_stack::ContainerConfig;
 
-use super::file::{self, File, Group};
+use super::file::{self, GroupTable, ScenarioFile};
 use super::schedule::{self, Times, Wrong};
 use super::source::Source;
 use super::values::guess;
@@ -34,7 +34,7 @@ pub(super) fn plan(source: &Source, seed: u64) -> Result<Plan, Failure> {
 }
 
 struct Builder<'a> {
-    file: &'a File,
+    file: &'a ScenarioFile,
     source: &'a Source,
 }
 
@@ -197,14 +197,14 @@ impl<'a> Builder<'a> {
     }
 
     fn gates(&self, arms: &[ArmPlan]) -> Result<Vec<GatePlan>, Wrong> {
-        let group = |g: &'a Group| GroupFacts {
+        let group = |g: &'a GroupTable| GroupFacts {
             name: &g.name,
             is_hog: g.role == Role::Hog,
             probes: g.probe.is_some(),
         };
         let facts: Vec<GroupFacts<'_>> = self.file.group.iter().map(group).collect();
         let groups: Vec<&str> = facts.iter().map(|g| g.name).collect();
-        let gate = |(i, gate): (usize, &file::Gate)| {
+        let gate = |(i, gate): (usize, &file::GateTable)| {
             let at = i.to_string();
             if !arms.iter().any(|a| a.name == gate.arm) {
                 return wrong(&["gate", &at, "arm"], format!("no arm '{}'", gate.arm));
@@ -217,7 +217,7 @@ impl<'a> Builder<'a> {
         self.file.gate.iter().enumerate().map(gate).collect()
     }
 
-    fn check_group(&self, i: usize, g: &Group) -> Result<(), Wrong> {
+    fn check_group(&self, i: usize, g: &GroupTable) -> Result<(), Wrong> {
         let at = if g.name.is_empty() { i.to_string() } else { g.name.clone() };
         // A gate separates the group from the metric by a dot.
         if !names::fits(&g.name) || g.name.contains('.') {
@@ -238,7 +238,7 @@ impl<'a> Builder<'a> {
         check_loads(&at, g)
     }
 
-    fn check_budget(&self, at: &str, b: &file::Budget) -> Result<(), Wrong> {
+    fn check_budget(&self, at: &str, b: &file::BudgetTable) -> Result<(), Wrong> {
         let link = &self.file.link;
         let mtu = u16::try_from(link.mtu.0).unwrap_or(u16::MAX);
         let least = ContainerConfig::least_hard_bytes(mtu, link.offload.0 != 0);
@@ -256,7 +256,7 @@ impl<'a> Builder<'a> {
     /// Adds the containers of a group. `nth` is the index of the first among `victims`, to stagger their probes.
     fn members(
         &self,
-        g: &Group,
+        g: &GroupTable,
         times: &Times,
         nth: u64,
         victims: u64,
@@ -326,7 +326,7 @@ fn distinct(containers: &[ContainerPlan]) -> Result<(), Wrong> {
     Ok(())
 }
 
-fn budget(b: &file::Budget) -> BudgetPlan {
+fn budget(b: &file::BudgetTable) -> BudgetPlan {
     BudgetPlan {
         hard_bytes: b.hard.0,
         soft_bytes: b.soft.map(|s| s.0),
@@ -335,7 +335,7 @@ fn budget(b: &file::Budget) -> BudgetPlan {
     }
 }
 
-fn check_loads(at: &str, g: &Group) -> Result<(), Wrong> {
+fn check_loads(at: &str, g: &GroupTable) -> Result<(), Wrong> {
     let conns = |load: &str, n: u64| {
         range(&["group", at, load, "conns"], Unit::Count, n, 0, CONNECTIONS_MAX)
     };
@@ -389,7 +389,7 @@ fn check_loads(at: &str, g: &Group) -> Result<(), Wrong> {
     Ok(())
 }
 
-fn loads(g: &Group, nth: u64, victims: u64) -> Vec<Load> {
+fn loads(g: &GroupTable, nth: u64, victims: u64) -> Vec<Load> {
     let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     let mut loads = Vec::new();
     if let Some(up) = &g.up {

@@ -56,8 +56,8 @@ const OPS: &[(&str, Op)] = &[
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Term {
-    Number(f64, Kind),
-    Over(Fun, String, Metric),
+    Number(f64, ValueKind),
+    Over(GroupFunction, String, ContainerMetric),
     Overshoot,
     Leaked,
     Ratio(Box<Self>, Box<Self>),
@@ -65,7 +65,7 @@ pub(crate) enum Term {
 
 /// The kind of a number, which decides what it may be compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ValueKind {
     /// A literal without a unit.
     Bare,
     /// A count, a factor, or a ratio.
@@ -74,7 +74,7 @@ pub(crate) enum Kind {
     Bytes,
 }
 
-impl Kind {
+impl ValueKind {
     fn word(self) -> &'static str {
         match self {
             Self::Bare | Self::Plain => "a number",
@@ -86,7 +86,7 @@ impl Kind {
 
 /// The format in which a number is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Show {
+pub(crate) enum ValueFormat {
     Times,
     Part,
     Count,
@@ -94,18 +94,18 @@ pub(crate) enum Show {
     Bytes,
 }
 
-impl Show {
-    fn kind(self) -> Kind {
+impl ValueFormat {
+    fn kind(self) -> ValueKind {
         match self {
-            Self::Times | Self::Part | Self::Count => Kind::Plain,
-            Self::Time => Kind::Time,
-            Self::Bytes => Kind::Bytes,
+            Self::Times | Self::Part | Self::Count => ValueKind::Plain,
+            Self::Time => ValueKind::Time,
+            Self::Bytes => ValueKind::Bytes,
         }
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fun {
+pub(crate) enum GroupFunction {
     /// Maximum of a metric that is better small; minimum of one that is better large.
     Worst,
     Min,
@@ -115,16 +115,16 @@ pub(crate) enum Fun {
     Mmr,
 }
 
-const FUNS: &[(&str, Fun)] = &[
-    ("worst", Fun::Worst),
-    ("min", Fun::Min),
-    ("max", Fun::Max),
-    ("sum", Fun::Sum),
-    ("mmr", Fun::Mmr),
+const FUNS: &[(&str, GroupFunction)] = &[
+    ("worst", GroupFunction::Worst),
+    ("min", GroupFunction::Min),
+    ("max", GroupFunction::Max),
+    ("sum", GroupFunction::Sum),
+    ("mmr", GroupFunction::Mmr),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Metric {
+pub(crate) enum ContainerMetric {
     SlowdownThroughput,
     SlowdownP99,
     ResponseP50,
@@ -143,22 +143,22 @@ pub(crate) enum Metric {
 }
 
 /// Name, metric, whether larger is better, and format.
-const METRICS: &[(&str, Metric, bool, Show)] = &[
-    ("throughput-slowdown", Metric::SlowdownThroughput, false, Show::Times),
-    ("p99-inflation", Metric::SlowdownP99, false, Show::Times),
-    ("p50-contended", Metric::ResponseP50, false, Show::Time),
-    ("p99-contended", Metric::ResponseP99, false, Show::Time),
-    ("p999-contended", Metric::ResponseP999, false, Show::Time),
-    ("max-contended", Metric::ResponseMax, false, Show::Time),
-    ("stall", Metric::Stall, false, Show::Time),
-    ("delivered", Metric::Delivered, true, Show::Part),
-    ("recovery", Metric::Recovery, false, Show::Time),
-    ("moved", Metric::Moved, true, Show::Bytes),
-    ("held", Metric::Held, true, Show::Bytes),
-    ("held-mean", Metric::HeldMean, true, Show::Bytes),
-    ("pressure", Metric::Pressure, false, Show::Time),
-    ("refusals", Metric::Refusals, false, Show::Count),
-    ("flows", Metric::Flows, true, Show::Count),
+const METRICS: &[(&str, ContainerMetric, bool, ValueFormat)] = &[
+    ("throughput-slowdown", ContainerMetric::SlowdownThroughput, false, ValueFormat::Times),
+    ("p99-inflation", ContainerMetric::SlowdownP99, false, ValueFormat::Times),
+    ("p50-contended", ContainerMetric::ResponseP50, false, ValueFormat::Time),
+    ("p99-contended", ContainerMetric::ResponseP99, false, ValueFormat::Time),
+    ("p999-contended", ContainerMetric::ResponseP999, false, ValueFormat::Time),
+    ("max-contended", ContainerMetric::ResponseMax, false, ValueFormat::Time),
+    ("stall", ContainerMetric::Stall, false, ValueFormat::Time),
+    ("delivered", ContainerMetric::Delivered, true, ValueFormat::Part),
+    ("recovery", ContainerMetric::Recovery, false, ValueFormat::Time),
+    ("moved", ContainerMetric::Moved, true, ValueFormat::Bytes),
+    ("held", ContainerMetric::Held, true, ValueFormat::Bytes),
+    ("held-mean", ContainerMetric::HeldMean, true, ValueFormat::Bytes),
+    ("pressure", ContainerMetric::Pressure, false, ValueFormat::Time),
+    ("refusals", ContainerMetric::Refusals, false, ValueFormat::Count),
+    ("flows", ContainerMetric::Flows, true, ValueFormat::Count),
 ];
 
 /// The facts about a group that decide which of its values can be measured.
@@ -170,7 +170,7 @@ pub struct GroupFacts<'a> {
     pub probes: bool,
 }
 
-impl Metric {
+impl ContainerMetric {
     fn name(self) -> &'static str {
         METRICS.iter().find(|m| m.1 == self).map_or("", |m| m.0)
     }
@@ -189,8 +189,8 @@ impl Metric {
     pub(crate) fn more_is_better(self) -> bool {
         METRICS.iter().any(|m| m.1 == self && m.2)
     }
-    fn show(self) -> Show {
-        METRICS.iter().find(|m| m.1 == self).map_or(Show::Count, |m| m.3)
+    fn show(self) -> ValueFormat {
+        METRICS.iter().find(|m| m.1 == self).map_or(ValueFormat::Count, |m| m.3)
     }
     /// Measured by requests, so a lag of the generator is part of it.
     fn is_latency(self) -> bool {
@@ -290,7 +290,9 @@ impl Term {
     fn is_latency(&self) -> bool {
         match self {
             Self::Number(..) | Self::Overshoot | Self::Leaked => false,
-            Self::Over(_, _, metric) => metric.is_latency() || *metric == Metric::SlowdownP99,
+            Self::Over(_, _, metric) => {
+                metric.is_latency() || *metric == ContainerMetric::SlowdownP99
+            }
             Self::Ratio(a, b) => a.is_latency() || b.is_latency(),
         }
     }
@@ -303,19 +305,19 @@ impl Term {
         }
     }
 
-    pub(crate) fn show(&self) -> Show {
+    pub(crate) fn show(&self) -> ValueFormat {
         match self {
-            Self::Number(..) => Show::Count,
-            Self::Overshoot | Self::Leaked => Show::Bytes,
-            Self::Over(Fun::Mmr, ..) => Show::Part,
+            Self::Number(..) => ValueFormat::Count,
+            Self::Overshoot | Self::Leaked => ValueFormat::Bytes,
+            Self::Over(GroupFunction::Mmr, ..) => ValueFormat::Part,
             Self::Over(_, _, metric) => metric.show(),
             // A value over a plain number keeps its unit.
             Self::Ratio(a, b) if matches!(**b, Self::Number(..)) => a.show(),
-            Self::Ratio(..) => Show::Times,
+            Self::Ratio(..) => ValueFormat::Times,
         }
     }
 
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> ValueKind {
         match self {
             Self::Number(_, kind) => *kind,
             other => other.show().kind(),

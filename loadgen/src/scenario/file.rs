@@ -11,7 +11,7 @@ pub const SCHEMA: &str = "loadgen.scenario/1";
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct File {
+pub struct ScenarioFile {
     pub schema: String,
     pub name: String,
     /// One line about the scenario.
@@ -19,14 +19,14 @@ pub struct File {
     /// `builtin:NAME` or the path of a file that supplies the values not given here. Arms and groups are matched by
     /// their names.
     pub extends: Option<String>,
-    pub run: Run,
-    pub link: Link,
-    pub socket: Socket,
+    pub run: RunTable,
+    pub link: LinkTable,
+    pub socket: SocketTable,
     /// A limit above all containers together.
-    pub host: Option<Budget>,
-    pub arm: Vec<Arm>,
-    pub group: Vec<Group>,
-    pub gate: Vec<Gate>,
+    pub host: Option<BudgetTable>,
+    pub arm: Vec<ArmTable>,
+    pub group: Vec<GroupTable>,
+    pub gate: Vec<GateTable>,
     /// Short names for `--set`: each sets one or more paths.
     pub params: BTreeMap<String, Paths>,
     /// By target: paths and their values on that target.
@@ -54,7 +54,7 @@ impl Paths {
 /// The phases, in this order.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct Run {
+pub struct RunTable {
     /// Time before the first phase.
     pub warmup: Time,
     /// The victims run alone.
@@ -69,7 +69,7 @@ pub struct Run {
     pub grace: Time,
 }
 
-impl Default for Run {
+impl Default for RunTable {
     fn default() -> Self {
         let ms = |n: u64| Time(n * 1_000_000);
         Self {
@@ -85,7 +85,7 @@ impl Default for Run {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct Link {
+pub struct LinkTable {
     /// Round trip time between guest and server (virtual).
     pub rtt: Time,
     pub mtu: Count,
@@ -93,7 +93,7 @@ pub struct Link {
     pub offload: Flag,
 }
 
-impl Default for Link {
+impl Default for LinkTable {
     fn default() -> Self {
         Self { rtt: Time(1_000_000), mtu: Count(1500), offload: Flag(1) }
     }
@@ -101,7 +101,7 @@ impl Default for Link {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct Socket {
+pub struct SocketTable {
     /// tcp_rmem's default, as autotuning leaves it on a used flow.
     pub rmem: Bytes,
     /// tcp_wmem's maximum; limits host sockets too.
@@ -110,7 +110,7 @@ pub struct Socket {
     pub guest_buffer: Bytes,
 }
 
-impl Default for Socket {
+impl Default for SocketTable {
     fn default() -> Self {
         let kib = |n: u64| Bytes(n << 10);
         Self { rmem: kib(256), wmem_max: kib(256), guest_buffer: kib(128) }
@@ -119,7 +119,7 @@ impl Default for Socket {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct Budget {
+pub struct BudgetTable {
     pub hard: Bytes,
     pub soft: Option<Bytes>,
     pub low: Option<Bytes>,
@@ -128,7 +128,7 @@ pub struct Budget {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct Arm {
+pub struct ArmTable {
     pub name: String,
     pub isolation: Isolation,
     /// Default: `linux` where all containers share one budget, `strict` otherwise.
@@ -139,12 +139,12 @@ pub struct Arm {
 /// Containers of one kind.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct Group {
+pub struct GroupTable {
     pub name: String,
     pub role: Role,
     pub count: Count,
     pub weight: Option<Count>,
-    pub budget: Budget,
+    pub budget: BudgetTable,
     /// Rate of each container's link, each way.
     pub rate: Rate,
     pub up: Option<Up>,
@@ -157,7 +157,7 @@ pub struct Group {
     pub incast: Option<Incast>,
     pub flood: Option<Flood>,
     pub churn: Option<Churn>,
-    pub schedule: Vec<Step>,
+    pub schedule: Vec<ScheduleStep>,
 }
 
 /// Bulk transfer to a server that reads.
@@ -323,18 +323,18 @@ impl Default for Churn {
 /// One step of a group's schedule.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Step {
+pub struct ScheduleStep {
     /// A phase, with or without a time after its start: `"contended"`, `"contended+100ms"`; or a time since the start
     /// of the run.
     pub at: String,
-    pub action: Action,
+    pub action: ScheduleAction,
     /// Repeat the step at this interval, up to the end of the phase.
     pub every: Option<Time>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Action {
+pub enum ScheduleAction {
     /// The load starts.
     Start,
     /// Its connections close; the container stays.
@@ -346,7 +346,7 @@ pub enum Action {
 /// A condition on the numbers of one arm.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Gate {
+pub struct GateTable {
     pub arm: String,
     pub expr: String,
 }

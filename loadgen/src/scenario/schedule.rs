@@ -1,6 +1,6 @@
 //! Computes when the containers of a group exist, and when their loads are active.
 
-use super::file::{Action, Group, Step};
+use super::file::{GroupTable, ScheduleAction, ScheduleStep};
 use crate::scenario::plan::{CONTENDED, Phase, Role, Span};
 use crate::units::{Unit, hint};
 
@@ -30,7 +30,7 @@ fn contended(times: &Times) -> &Phase {
 const STEPS_MAX: usize = 10_000;
 
 /// Victims exist all the time, hogs are active in the contended phase; a schedule or churn changes that for hogs.
-pub(super) fn presence(g: &Group, times: &Times) -> Result<Vec<Presence>, Wrong> {
+pub(super) fn presence(g: &GroupTable, times: &Times) -> Result<Vec<Presence>, Wrong> {
     let wrong = |key: &str, message: String| {
         Err((vec!["group".to_owned(), g.name.clone(), key.to_owned()], message))
     };
@@ -76,9 +76,9 @@ pub(super) fn presence(g: &Group, times: &Times) -> Result<Vec<Presence>, Wrong>
 }
 
 /// The presence of a container with a schedule.
-fn steps(schedule: &[Step], times: &Times) -> Result<Presence, String> {
+fn steps(schedule: &[ScheduleStep], times: &Times) -> Result<Presence, String> {
     let phase = contended(times);
-    let mut all: Vec<(u64, Action)> = Vec::new();
+    let mut all: Vec<(u64, ScheduleAction)> = Vec::new();
     for step in schedule {
         let (first, end) = moment(&step.at, times)?;
         // A single step.
@@ -86,7 +86,7 @@ fn steps(schedule: &[Step], times: &Times) -> Result<Presence, String> {
             all.push((first, step.action));
             continue;
         };
-        if every.0 < 1_000_000 || step.action == Action::Leave {
+        if every.0 < 1_000_000 || step.action == ScheduleAction::Leave {
             return Err(format!("every {every}: must be at least 1ms, and a leave cannot repeat"));
         }
         let again = (0..STEPS_MAX as u64).map(|i| first + i * every.0);
@@ -110,19 +110,19 @@ fn steps(schedule: &[Step], times: &Times) -> Result<Presence, String> {
             return Err(format!("step at {at}: the contended phase ends at {end}"));
         }
         match (action, since) {
-            (Action::Start, None) => since = Some(at),
-            (Action::Start, Some(_)) => {
+            (ScheduleAction::Start, None) => since = Some(at),
+            (ScheduleAction::Start, Some(_)) => {
                 return Err(format!("start at {}: the load is already active", show(at)));
             }
-            (Action::Stop, Some(from_ns)) if at > from_ns => {
+            (ScheduleAction::Stop, Some(from_ns)) if at > from_ns => {
                 active.push(Span { from_ns, to_ns: at });
                 since = None;
             }
-            (Action::Stop, _) => {
+            (ScheduleAction::Stop, _) => {
                 return Err(format!("stop at {}: no start before it", show(at)));
             }
             // Leaving also ends an active load.
-            (Action::Leave, started) => {
+            (ScheduleAction::Leave, started) => {
                 active.extend(started.map(|from_ns| Span { from_ns, to_ns: at }));
                 since = None;
                 leaves_ns = Some(at);

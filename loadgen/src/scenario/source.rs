@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Deserialize as _;
 use toml::{Table, Value};
 
-use super::file::{File, Paths};
+use super::file::{Paths, ScenarioFile};
 use super::{BUILTIN, catalogue};
 use crate::exit::Failure;
 use crate::scenario::bounded;
@@ -109,12 +109,14 @@ impl Source {
             self.set.push((segments, typed.clone()));
         }
         // Deserialize now, so that the error names this option and not the file.
-        File::deserialize(self.table.clone()).map_err(|e| wrong(explain(e.message()))).map(|_| ())
+        ScenarioFile::deserialize(self.table.clone())
+            .map_err(|e| wrong(explain(e.message())))
+            .map(|_| ())
     }
 
     /// The file with all changes applied.
-    pub fn file(&self) -> Result<File, Failure> {
-        File::deserialize(self.table.clone())
+    pub fn file(&self) -> Result<ScenarioFile, Failure> {
+        ScenarioFile::deserialize(self.table.clone())
             .map_err(|e| Failure::Usage(format!("{}: {}", self.origin, explain(e.message()))))
     }
 
@@ -194,7 +196,7 @@ fn table(origin: &str, text: &str, depth: usize) -> Result<Table, Failure> {
         let at = line.map_or_else(String::new, |l| format!(":{l}"));
         Failure::Usage(format!("{origin}{at}: {}", explain(e.message())))
     };
-    let file: File = toml::from_str(text).map_err(|e| wrong(&e))?;
+    let file: ScenarioFile = toml::from_str(text).map_err(|e| wrong(&e))?;
     if !file.schema.is_empty() && file.schema != super::file::SCHEMA {
         let what = format!("{origin}: schema '{}': this is {}", file.schema, super::file::SCHEMA);
         return Err(Failure::Usage(what));

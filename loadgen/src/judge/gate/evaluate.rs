@@ -2,7 +2,7 @@
 
 use crate::judge::analyse::{Pair, group_pairs};
 use crate::measure::result::{ArmResult, ContainerResult, Quantile};
-use crate::scenario::expr::{Expr, Fun, Metric, Node, Op, Show, Term};
+use crate::scenario::expr::{ContainerMetric, Expr, GroupFunction, Node, Op, Term, ValueFormat};
 use crate::scenario::plan::{CONTENDED, Role};
 use crate::units::{bytes, time};
 
@@ -57,7 +57,7 @@ fn value(term: &Term, arm: &ArmResult, seen: &mut Vec<String>) -> Option<f64> {
             let members = arm.containers.iter().filter(|c| c.group == *group);
             // One member without a value makes the value of the group unknown.
             let values: Option<Vec<f64>> = match metric {
-                Metric::SlowdownP99 => inflations(arm, group),
+                ContainerMetric::SlowdownP99 => inflations(arm, group),
                 _ => members.map(|c| measure(c, *metric, arm)).collect(),
             };
             values.filter(|v| !v.is_empty()).map(|v| fold(*fun, *metric, &v))
@@ -72,35 +72,35 @@ fn value(term: &Term, arm: &ArmResult, seen: &mut Vec<String>) -> Option<f64> {
 }
 
 /// A value with its unit, for people.
-fn shown(v: f64, show: Show) -> String {
+fn shown(v: f64, show: ValueFormat) -> String {
     match show {
-        Show::Times => format!("{v:.3}x"),
-        Show::Part => format!("{:.2} %", v * 100.0),
-        Show::Count => format!("{v:.0}"),
-        Show::Time => time(v as u64),
+        ValueFormat::Times => format!("{v:.3}x"),
+        ValueFormat::Part => format!("{:.2} %", v * 100.0),
+        ValueFormat::Count => format!("{v:.0}"),
+        ValueFormat::Time => time(v as u64),
         // Print the exact bytes too: three digits would hide an excess of one byte.
-        Show::Bytes if v >= 1024.0 => format!("{} ({v:.0} B)", bytes(v as u64)),
-        Show::Bytes => bytes(v as u64),
+        ValueFormat::Bytes if v >= 1024.0 => format!("{} ({v:.0} B)", bytes(v as u64)),
+        ValueFormat::Bytes => bytes(v as u64),
     }
 }
 
-fn fold(fun: Fun, metric: Metric, v: &[f64]) -> f64 {
+fn fold(fun: GroupFunction, metric: ContainerMetric, v: &[f64]) -> f64 {
     let min = v.iter().copied().fold(f64::INFINITY, f64::min);
     let max = v.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     match fun {
-        Fun::Min => min,
-        Fun::Max => max,
+        GroupFunction::Min => min,
+        GroupFunction::Max => max,
         // Where larger is better, the worst value is the smallest.
-        Fun::Worst => {
+        GroupFunction::Worst => {
             if metric.more_is_better() {
                 min
             } else {
                 max
             }
         }
-        Fun::Sum => v.iter().sum(),
+        GroupFunction::Sum => v.iter().sum(),
         // All zero gives 0, not 1: the shares are equal, but no container has anything.
-        Fun::Mmr => {
+        GroupFunction::Mmr => {
             if max > 0.0 {
                 min / max
             } else {
@@ -126,7 +126,7 @@ fn inflations(arm: &ArmResult, group: &str) -> Option<Vec<f64>> {
     if all { pairs.iter().map(of).collect() } else { None }
 }
 
-fn measure(c: &ContainerResult, metric: Metric, arm: &ArmResult) -> Option<f64> {
+fn measure(c: &ContainerResult, metric: ContainerMetric, arm: &ArmResult) -> Option<f64> {
     let probe = |phase: usize| c.phases.get(phase)?.probe.as_ref();
     let quantile =
         |q: Option<Quantile>| q.map(|q| q.upper_ns().map_or(f64::INFINITY, |ns| ns as f64));
@@ -134,25 +134,25 @@ fn measure(c: &ContainerResult, metric: Metric, arm: &ArmResult) -> Option<f64> 
     let victim = c.role == Role::Victim;
     match metric {
         // Only victims run alone first, so only victims have values relative to solo.
-        Metric::SlowdownThroughput => {
+        ContainerMetric::SlowdownThroughput => {
             victim.then(|| unbounded(c.cost.throughput_slowdown_milli) / 1000.0)
         }
         // `inflations` measures whole groups.
-        Metric::SlowdownP99 => None,
-        Metric::ResponseP50 => quantile(probe(CONTENDED)?.p50),
-        Metric::ResponseP99 => quantile(probe(CONTENDED)?.p99),
-        Metric::ResponseP999 => quantile(probe(CONTENDED)?.p999),
-        Metric::ResponseMax => quantile(probe(CONTENDED)?.max),
+        ContainerMetric::SlowdownP99 => None,
+        ContainerMetric::ResponseP50 => quantile(probe(CONTENDED)?.p50),
+        ContainerMetric::ResponseP99 => quantile(probe(CONTENDED)?.p99),
+        ContainerMetric::ResponseP999 => quantile(probe(CONTENDED)?.p999),
+        ContainerMetric::ResponseMax => quantile(probe(CONTENDED)?.max),
         // A hog may pause by design: only victims have stalls.
-        Metric::Stall => victim.then_some(c.cost.stall_ns as f64),
-        Metric::Delivered => probe(CONTENDED)?.delivered_ppm.map(|d| d as f64 / 1e6),
-        Metric::Recovery => victim.then(|| unbounded(c.cost.recovery_ns)),
-        Metric::Moved => Some(contended.moved_bytes as f64),
-        Metric::Held => Some(c.peak_held_bytes as f64),
-        Metric::HeldMean => Some(c.mean_held_bytes as f64),
-        Metric::Pressure => arm.budgets.get(c.budget).map(|b| b.pressure_ns as f64),
-        Metric::Refusals => Some(crate::judge::analyse::refusals(c) as f64),
-        Metric::Flows => Some(c.flows_total as f64),
+        ContainerMetric::Stall => victim.then_some(c.cost.stall_ns as f64),
+        ContainerMetric::Delivered => probe(CONTENDED)?.delivered_ppm.map(|d| d as f64 / 1e6),
+        ContainerMetric::Recovery => victim.then(|| unbounded(c.cost.recovery_ns)),
+        ContainerMetric::Moved => Some(contended.moved_bytes as f64),
+        ContainerMetric::Held => Some(c.peak_held_bytes as f64),
+        ContainerMetric::HeldMean => Some(c.mean_held_bytes as f64),
+        ContainerMetric::Pressure => arm.budgets.get(c.budget).map(|b| b.pressure_ns as f64),
+        ContainerMetric::Refusals => Some(crate::judge::analyse::refusals(c) as f64),
+        ContainerMetric::Flows => Some(c.flows_total as f64),
     }
 }
 

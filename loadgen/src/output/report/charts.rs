@@ -8,7 +8,7 @@ pub use heat::heat;
 pub use latency::{by_percentile, over_time};
 
 use super::pick::{slowdown_milli, worst, worst_bulk_first, worst_first};
-use super::svg::{Band, Chart, Mark, Scale, Series, Show, log_steps, steps};
+use super::svg::{AxisFormat, Band, Chart, Mark, Scale, Series, log_steps, steps};
 use crate::measure::result::{ArmResult, ContainerResult, RunResult};
 use crate::scenario::plan::{CONTENDED, Phase, Role, SOLO};
 use crate::units::bytes;
@@ -114,7 +114,7 @@ pub fn goodput(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
         y_ticks,
         bands: bands(result, arm),
         series,
-        show: (Show::Seconds, Show::BitsPerSecond),
+        show: (AxisFormat::Seconds, AxisFormat::BitsPerSecond),
         ..Chart::default()
     };
     (chart, keys)
@@ -156,7 +156,7 @@ pub fn usage(result: &RunResult, arm: &ArmResult, budget: usize) -> Chart {
             points: b.usage_bytes.iter().enumerate().map(point).collect(),
             dots: false,
         }],
-        show: (Show::Seconds, Show::Bytes),
+        show: (AxisFormat::Seconds, AxisFormat::Bytes),
         ..Chart::default()
     }
 }
@@ -215,7 +215,7 @@ pub fn slowdowns(result: &RunResult) -> (Chart, Vec<Key>) {
         y_ticks: log_steps(y.0, y.1).into_iter().map(|t| (t, format!("{}x", short(t)))).collect(),
         marks,
         series,
-        show: (Show::Part, Show::Times),
+        show: (AxisFormat::Part, AxisFormat::Times),
         ..Chart::default()
     };
     (chart, keys)

@@ -7,7 +7,7 @@ mod heat;
 mod hover;
 
 pub use heat::{Heat, HeatPart, HeatRow, LEVELS};
-pub use hover::Show;
+pub use hover::AxisFormat;
 
 use std::fmt::Write as _;
 
@@ -64,7 +64,7 @@ pub struct Chart {
     pub marks: Vec<Mark>,
     pub series: Vec<Series>,
     /// Formats of the x and y values in tooltips.
-    pub show: (Show, Show),
+    pub show: (AxisFormat, AxisFormat),
 }
 
 const W: f64 = 560.0;

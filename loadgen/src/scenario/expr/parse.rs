@@ -1,6 +1,6 @@
 //! Parses a condition, and refuses everything that cannot be judged.
 
-use super::{FUNS, Kind, METRICS, Node, OPS, Term, words};
+use super::{FUNS, METRICS, Node, OPS, Term, ValueKind, words};
 use crate::units::{Unit, hint_or_all};
 
 /// Maximum depth of parentheses, and number of terms of a condition. Parser, evaluation and drop recurse: one frame for
@@ -82,7 +82,7 @@ impl<'a> Parser<'a> {
         }
         let (a, b) = (left.kind(), right.kind());
         let unit = match (a, b) {
-            (Kind::Bare, Kind::Time) | (Kind::Time, Kind::Bare) => {
+            (ValueKind::Bare, ValueKind::Time) | (ValueKind::Time, ValueKind::Bare) => {
                 "; a time needs a unit, for example 5ms"
             }
             _ => "",
@@ -104,7 +104,7 @@ impl<'a> Parser<'a> {
         while self.eat("/") {
             let right = self.term()?;
             let (a, b) = (left.kind(), right.kind());
-            if a != b && !matches!(b, Kind::Bare | Kind::Plain) {
+            if a != b && !matches!(b, ValueKind::Bare | ValueKind::Plain) {
                 let what = format!("{} cannot be divided by {}", a.word(), b.word());
                 self.unlike.get_or_insert(what);
             }
@@ -164,25 +164,26 @@ fn unknown<'a>(what: &str, word: &str, known: impl Iterator<Item = &'a str> + Cl
 
 /// Whether two terms may be compared: same kind, or a literal without a unit against a count or a size; 0 always.
 fn comparable(a: &Term, b: &Term) -> bool {
-    let zero = |t: &Term| matches!(t, Term::Number(n, Kind::Bare) if *n == 0.0);
+    let zero = |t: &Term| matches!(t, Term::Number(n, ValueKind::Bare) if *n == 0.0);
     match (a.kind(), b.kind()) {
         (a, b) if a == b => true,
-        (Kind::Bare, Kind::Plain | Kind::Bytes) | (Kind::Plain | Kind::Bytes, Kind::Bare) => true,
+        (ValueKind::Bare, ValueKind::Plain | ValueKind::Bytes)
+        | (ValueKind::Plain | ValueKind::Bytes, ValueKind::Bare) => true,
         _ => zero(a) || zero(b),
     }
 }
 
 /// Parses a literal: `1.2`, `5x`, `99.9%`, `1ms`, `4KiB`.
-fn number(word: &str) -> Result<(f64, Kind), String> {
+fn number(word: &str) -> Result<(f64, ValueKind), String> {
     let end = word.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(word.len());
     let (digits, unit) = word.split_at(end);
     let n: f64 = digits.parse().map_err(|_| format!("'{word}' is not a number"))?;
     let (scale, kind) = match unit {
-        "" => (1.0, Kind::Bare),
-        "x" => (1.0, Kind::Plain),
-        "%" => (0.01, Kind::Plain),
+        "" => (1.0, ValueKind::Bare),
+        "x" => (1.0, ValueKind::Plain),
+        "%" => (0.01, ValueKind::Plain),
         // The scale of a unit is the value of "1" with that unit.
-        _ => [(Unit::Nanos, Kind::Time), (Unit::Bytes, Kind::Bytes)]
+        _ => [(Unit::Nanos, ValueKind::Time), (Unit::Bytes, ValueKind::Bytes)]
             .iter()
             .find_map(|(u, kind)| Some((u.parse(&format!("1{unit}")).ok()? as f64, *kind)))
             .ok_or_else(|| format!("'{word}': no unit '{unit}'"))?,

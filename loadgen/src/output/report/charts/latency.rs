@@ -5,7 +5,7 @@ use super::{COLOURS, Key, bands, seconds, short, time_axis};
 use crate::judge::metrics::victims;
 use crate::measure::hdr::{self, Counts};
 use crate::measure::result::{ArmResult, ProbePhase, RunResult};
-use crate::output::report::svg::{Chart, Scale, Series, Show, log_steps};
+use crate::output::report::svg::{AxisFormat, Chart, Scale, Series, log_steps};
 use crate::scenario::plan::{CONTENDED, SOLO};
 
 type Points = Vec<(f64, f64)>;
@@ -65,7 +65,7 @@ pub fn by_percentile(result: &RunResult) -> (Chart, Vec<Key>) {
         y_ticks,
         x_grid: true,
         series,
-        show: (Show::Nines, Show::Nanos),
+        show: (AxisFormat::Nines, AxisFormat::Nanos),
         ..Chart::default()
     };
     (chart, keys)
@@ -104,7 +104,7 @@ pub fn over_time(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
         y_ticks,
         bands: bands(result, arm),
         series,
-        show: (Show::Seconds, Show::Nanos),
+        show: (AxisFormat::Seconds, AxisFormat::Nanos),
         ..Chart::default()
     };
     (chart, keys)

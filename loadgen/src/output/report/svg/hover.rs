@@ -7,7 +7,7 @@ use crate::units;
 
 /// The format of a value.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Show {
+pub enum AxisFormat {
     #[default]
     Plain,
     Seconds,
@@ -21,7 +21,7 @@ pub enum Show {
     Nines,
 }
 
-impl Show {
+impl AxisFormat {
     fn text(self, v: f64) -> String {
         match self {
             Self::Plain => format!("{v:.3}"),
@@ -108,13 +108,13 @@ mod tests {
             y: (0.0, 1e9),
             // Two points in the first strip, then none until the last.
             series: vec![line(&[(0.5, 1e6), (0.6, 5e6), (10.5, 5e6)])],
-            show: (Show::Seconds, Show::BitsPerSecond),
+            show: (AxisFormat::Seconds, AxisFormat::BitsPerSecond),
             ..Chart::default()
         };
         let svg = chart.render();
         assert!(svg.contains("<title>0.50 s\na&lt;b: 1.00 Mbit/s to 5.00 Mbit/s</title>"), "{svg}");
         assert!(svg.contains("<title>5.50 s\na&lt;b: 5.00 Mbit/s</title>"), "between two points");
         assert_eq!(svg.matches("class=\"over\"").count(), 11, "nothing beyond its end");
-        assert_eq!(Show::Nines.text(3.0), "p99.9");
+        assert_eq!(AxisFormat::Nines.text(3.0), "p99.9");
     }
 }
