@@ -17,7 +17,7 @@ use crate::exit::{Exit, Failure};
 use crate::judge::analyse;
 use crate::judge::gate::{self, Thresholds};
 use crate::measure::result::{ArmResult, GateResult, Meta, Repeat, RunResult, SCHEMA, Verdict};
-use crate::output::terminal::say;
+use crate::output::terminal::print_stderr;
 use crate::scenario::Scenario;
 use crate::scenario::plan::Plan;
 use crate::target::{Control, Target};
@@ -107,8 +107,8 @@ pub fn repeated(
         }
     }
     let outcome = match cut_short {
-        Some(last) => Outcome::interrupted(runs, last),
-        None => Outcome::judged(runs, target.thresholds(plan), plan),
+        Some(last) => JudgedRuns::interrupted(runs, last),
+        None => JudgedRuns::judged(runs, target.thresholds(plan), plan),
     };
     Ok(RunResult {
         schema: SCHEMA.to_owned(),
@@ -156,7 +156,7 @@ fn once(plan: &Plan, target: &dyn Target, control: Control<'_>) -> Result<(Repea
 }
 
 /// The combined outcome of several runs.
-struct Outcome {
+struct JudgedRuns {
     interrupted: bool,
     arms: Vec<ArmResult>,
     gates: Vec<GateResult>,
@@ -164,7 +164,7 @@ struct Outcome {
     runs: Vec<Repeat>,
 }
 
-impl Outcome {
+impl JudgedRuns {
     /// The outcome of complete runs.
     fn judged(mut runs: Vec<Repeat>, limits: Thresholds, plan: &Plan) -> Self {
         let arms: Vec<&[ArmResult]> = runs.iter().map(|r| r.arms.as_slice()).collect();
@@ -203,7 +203,7 @@ fn run_arms(
             Err(Failure::Interrupted) => {}
             // An error while the run stops must not discard what was measured before.
             Err(e) if control.stop.load(Ordering::Relaxed) => {
-                say(&format!("loadgen: error while stopping: {e}"));
+                print_stderr(&format!("loadgen: error while stopping: {e}"));
             }
             other => done.push(other?),
         }

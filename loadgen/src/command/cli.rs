@@ -17,7 +17,7 @@ use crate::measure::result::RunResult;
 use crate::output::export;
 use crate::output::folder::{self, Folder, Place};
 use crate::output::report::table;
-use crate::output::terminal::{print, say};
+use crate::output::terminal::{print, print_stderr};
 use crate::run;
 use crate::run::interrupt;
 use crate::run::progress::Progress;
@@ -186,7 +186,7 @@ pub fn run_with(args: impl IntoIterator<Item = OsString>) -> u8 {
             // characters.
             let text = e.render().to_string();
             if e.use_stderr() {
-                say(&text);
+                print_stderr(&text);
                 return Exit::Usage.code();
             }
             return print(&text).unwrap_or_else(|f| f.exit().code());
@@ -195,7 +195,7 @@ pub fn run_with(args: impl IntoIterator<Item = OsString>) -> u8 {
     match dispatch(cli.command) {
         Ok(exit) => exit,
         Err(failure) => {
-            say(&format!("loadgen: {failure}"));
+            print_stderr(&format!("loadgen: {failure}"));
             failure.exit().code()
         }
     }
@@ -314,7 +314,7 @@ fn run_one(
         // Standard output carries JSON only, so the verdict line goes to standard error.
         if options.json {
             print(&export::json::result(&result)?)?;
-            say(&line);
+            print_stderr(&line);
             return Ok(0);
         }
         print(&format!("{}\n{line}\n", table::render(&result)))
@@ -336,7 +336,7 @@ fn leave_word(out: &Path, result: &RunResult) {
     let written =
         Folder::for_run(out).and_then(|folder| export::write(folder.dir(), result, &formats));
     if let Err(e) = written {
-        say(&format!("loadgen: cannot write the verdict: {e}"));
+        print_stderr(&format!("loadgen: cannot write the verdict: {e}"));
     }
 }
 

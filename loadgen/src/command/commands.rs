@@ -12,8 +12,10 @@ use crate::command::selftest;
 use crate::exit::{Exit, Failure};
 use crate::judge::merge::{self, How};
 use crate::measure::result::RunResult;
-use crate::output::export::cases::{self, Outcome, Suite};
-use crate::output::export::{self, File, Format, Staged, github, json, junit, place, summary};
+use crate::output::export::cases::{self, CaseOutcome, Suite};
+use crate::output::export::{
+    self, Format, OutputFile, Staged, github, json, junit, place, summary,
+};
 use crate::output::folder::{self, Folder};
 use crate::output::report::{explain, table};
 use crate::output::terminal::print;
@@ -123,7 +125,7 @@ impl Judged<'_> {
     pub(crate) fn publish(
         &self,
         dir: Option<&Path>,
-        mut files: Vec<File>,
+        mut files: Vec<OutputFile>,
         github: &Github,
         json: Option<&str>,
     ) -> Result<u8, Failure> {
@@ -149,7 +151,9 @@ impl Judged<'_> {
         }
         let mut suites = self.suites.to_vec();
         let doubts = suites.iter_mut().flat_map(|s| &mut s.cases);
-        doubts.filter(|c| c.outcome == Outcome::Doubt).for_each(|c| c.outcome = Outcome::Skipped);
+        doubts
+            .filter(|c| c.outcome == CaseOutcome::Doubt)
+            .for_each(|c| c.outcome = CaseOutcome::Skipped);
         junit::document(self.of, &suites)
     }
 }
@@ -290,8 +294,8 @@ mod tests {
     /// `gate --inconclusive warn` exits with 0: an `error` in its JUnit file would fail the job nevertheless.
     #[test]
     fn a_doubt_that_passes_is_no_error_in_junit() {
-        let said = "too few probes".to_owned();
-        let case = Case { name: "probes".to_owned(), outcome: Outcome::Doubt, said };
+        let detail = "too few probes".to_owned();
+        let case = Case { name: "probes".to_owned(), outcome: CaseOutcome::Doubt, detail };
         let suites = [Suite::new("step", "container", vec![case])];
         let junit = |exit: Exit| {
             let (word, exit) = (exit.word(), exit.code());

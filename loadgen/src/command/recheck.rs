@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::exit::{Exit, Failure};
 use crate::judge::gate::{self, Thresholds};
 use crate::measure::result::{ArmResult, GateResult, RunResult};
-use crate::output::export::cases::{self, Case, Outcome, Suite};
+use crate::output::export::cases::{self, Case, CaseOutcome, Suite};
 use crate::output::export::json;
 use crate::scenario::Scenario;
 use crate::scenario::expr::{Expr, GroupFacts};
@@ -80,24 +80,24 @@ pub fn gate(path: &Path, options: &Options<'_>) -> Result<Recheck, Failure> {
 }
 
 /// The comparison with the baseline as a suite: one case per number that is worse, or one case that none is.
-fn against(scenario: &str, verdict: Exit, said: &str) -> Suite {
+fn against(scenario: &str, verdict: Exit, detail: &str) -> Suite {
     let outcome = match verdict {
-        Exit::Passed => Outcome::Passed,
-        Exit::Regression => Outcome::Failed,
-        _ => Outcome::Doubt,
+        Exit::Passed => CaseOutcome::Passed,
+        Exit::Regression => CaseOutcome::Failed,
+        _ => CaseOutcome::Doubt,
     };
     let case = |line: &str| {
-        let (name, said) =
+        let (name, detail) =
             // A line is `WORSE  ARM  NUMBER: was X, now Y`.
             line.trim_start_matches("WORSE").trim().split_once(": ").unwrap_or(("baseline", line));
-        Case { name: name.to_owned(), outcome, said: said.to_owned() }
+        Case { name: name.to_owned(), outcome, detail: detail.to_owned() }
     };
-    let mut cases: Vec<Case> = said.lines().map(case).collect();
+    let mut cases: Vec<Case> = detail.lines().map(case).collect();
     if cases.is_empty() {
         cases.push(Case {
             name: "no worse".to_owned(),
             outcome,
-            said: "no number is worse".to_owned(),
+            detail: "no number is worse".to_owned(),
         });
     }
     Suite::new(scenario, "baseline", cases)

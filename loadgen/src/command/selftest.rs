@@ -29,7 +29,7 @@ const LATE_NS: u64 = 5_000_000;
 type Check = fn() -> Result<String, String>;
 
 /// The observation of a check, and whether it is right.
-struct Found {
+struct CheckResult {
     name: &'static str,
     ok: Result<String, String>,
 }
@@ -47,7 +47,7 @@ pub fn run(mut each: impl FnMut(&str)) -> u8 {
     ];
     let mut wrong = 0;
     for (name, check) in checks {
-        let found = Found { name, ok: check() };
+        let found = CheckResult { name, ok: check() };
         wrong += u32::from(found.ok.is_err());
         each(&line(&found));
     }
@@ -62,7 +62,7 @@ pub fn run(mut each: impl FnMut(&str)) -> u8 {
     }
 }
 
-fn line(f: &Found) -> String {
+fn line(f: &CheckResult) -> String {
     let mut s = String::new();
     let (mark, text) = match &f.ok {
         Ok(text) => ("ok  ", text),
@@ -74,9 +74,9 @@ fn line(f: &Found) -> String {
 
 fn near(what: &str, ns: Option<u64>, want: u64) -> Result<String, String> {
     let ns = ns.ok_or_else(|| format!("{what}: no samples"))?;
-    let said = format!("{what} {} (known: {})", time(ns), time(want));
+    let text = format!("{what} {} (known: {})", time(ns), time(want));
     // Tolerance: a bucket of three digits, and a millisecond of the probes' interval.
-    if ns.abs_diff(want) <= want / 500 + 1_000_000 { Ok(said) } else { Err(said) }
+    if ns.abs_diff(want) <= want / 500 + 1_000_000 { Ok(text) } else { Err(text) }
 }
 
 /// A server frozen for F = 1 s of T = 10 s: the q quantile of the response is F - (1 - q) T. Through the whole stack,
@@ -94,9 +94,9 @@ fn freeze() -> Result<String, String> {
 fn silence() -> Result<String, String> {
     let p = probe(Server::silent(), 2);
     let at_least = p.p50.is_some_and(|q| q.at_least && q.ns >= SECOND - 5_000_000);
-    let said = format!("{} of {} answered", p.completed, p.intended);
+    let text = format!("{} of {} answered", p.completed, p.intended);
     let right = at_least && p.completed == 0 && p.delivered_ppm == Some(0);
-    if right { Ok(said) } else { Err(said) }
+    if right { Ok(text) } else { Err(text) }
 }
 
 /// Latencies of 1..=10,000 microseconds, one each; the last 50 requests do not complete.
@@ -123,9 +123,9 @@ fn known_histogram() -> Result<String, String> {
 
 fn ranks() -> Result<String, String> {
     let (six, five) = (rank::least_p(6), rank::signed_rank(&[1.0, 2.0, 3.0, 4.0, 5.0]));
-    let said = format!("6 pairs reach p = {six:.4}, 5 pairs {five:.4}");
+    let text = format!("6 pairs reach p = {six:.4}, 5 pairs {five:.4}");
     let right = (six - 0.03125).abs() < 1e-12 && (five - 0.0625).abs() < 1e-12;
-    if right { Ok(said) } else { Err(said) }
+    if right { Ok(text) } else { Err(text) }
 }
 
 fn twice() -> Result<String, String> {
@@ -135,10 +135,10 @@ fn twice() -> Result<String, String> {
 }
 
 /// A thousand wake-ups, a millisecond apart: the delay that this machine adds to every request on the wall clock.
-fn wake_ups() -> Found {
+fn wake_ups() -> CheckResult {
     let name = "this machine wakes the generator in time";
     let Ok(mut lag) = Histogram::<u32>::new_with_bounds(1, 60 * SECOND, 3) else {
-        return Found { name, ok: Err("no histogram".to_owned()) };
+        return CheckResult { name, ok: Err("no histogram".to_owned()) };
     };
     let start = Instant::now();
     for i in 1..=1000u32 {
@@ -147,6 +147,6 @@ fn wake_ups() -> Found {
         lag.saturating_record(due.elapsed().as_nanos() as u64);
     }
     let (p50, p99) = (lag.value_at_quantile(0.5), lag.value_at_quantile(0.99));
-    let said = format!("p50 {}, p99 {}, max {} late", time(p50), time(p99), time(lag.max()));
-    Found { name, ok: if p99 <= LATE_NS { Ok(said) } else { Err(said) } }
+    let text = format!("p50 {}, p99 {}, max {} late", time(p50), time(p99), time(lag.max()));
+    CheckResult { name, ok: if p99 <= LATE_NS { Ok(text) } else { Err(text) } }
 }

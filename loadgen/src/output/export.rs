@@ -77,10 +77,10 @@ impl Format {
 }
 
 /// Name and content of a file.
-pub type File = (String, String);
+pub type OutputFile = (String, String);
 
 /// Renders the files of one format.
-pub fn render(result: &RunResult, format: Format) -> Result<Vec<File>, Failure> {
+pub fn render(result: &RunResult, format: Format) -> Result<Vec<OutputFile>, Failure> {
     let one = |name: &str, text: String| vec![(name.to_owned(), text)];
     Ok(match format {
         Format::Result => one("result.json", json::result(result)?),

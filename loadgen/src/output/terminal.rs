@@ -20,14 +20,14 @@ pub(crate) fn print(text: &str) -> Result<u8, Failure> {
 }
 
 /// Prints one or more lines to standard error; ignores errors, because there is no other place to report them.
-pub(crate) fn say(text: &str) {
+pub(crate) fn print_stderr(text: &str) {
     let _ = writeln!(io::stderr(), "{}", escape(text.trim_end()));
 }
 
 /// The same, but only on a terminal: progress messages are of no use in a log.
 pub(crate) fn note(text: &str) {
     if io::stderr().is_terminal() {
-        say(text);
+        print_stderr(text);
     }
 }
 

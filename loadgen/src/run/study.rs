@@ -75,12 +75,12 @@ struct Point {
     exit: u8,
     elapsed_ms: u64,
     containers: u64,
-    arms: Vec<Row>,
+    arms: Vec<ArmRow>,
 }
 
 /// One arm of a run. Ratios in thousandths.
 #[derive(Debug, Clone, Serialize)]
-struct Row {
+struct ArmRow {
     arm: String,
     throughput_slowdown_milli: Option<u64>,
     p99_inflation_milli: Option<u64>,
@@ -224,7 +224,7 @@ impl Study<'_> {
 }
 
 fn point(value: &str, result: &RunResult) -> Point {
-    let row = |a: &ArmResult| Row {
+    let row = |a: &ArmResult| ArmRow {
         arm: a.name.clone(),
         throughput_slowdown_milli: a.fairness.throughput_slowdown_milli,
         p99_inflation_milli: a.fairness.p99_inflation_milli,

@@ -28,7 +28,7 @@ pub fn compare(
         notes.insert(0, "no metric was compared: a run is inconclusive or interrupted".to_owned());
         let runs = [&run_a, &run_b].map(|r| usize::from(r.doubt.is_none()));
         let (lines, newly_failed) = (Vec::new(), Vec::new());
-        let found = Found { runs, discarded, lines, newly_failed, notes };
+        let found = ExactResult { runs, discarded, lines, newly_failed, notes };
         return Ok(found.comparison((name_a, name_b), question, Exit::Inconclusive));
     }
     let mut lines = lines(&run_a, &run_b, question);
@@ -46,7 +46,7 @@ pub fn compare(
     if run_a.values.is_empty() {
         notes.insert(0, "no metric was compared: no arm of A is a subject with metrics".to_owned());
     }
-    let found = Found { runs: [1, 1], discarded, lines, newly_failed, notes };
+    let found = ExactResult { runs: [1, 1], discarded, lines, newly_failed, notes };
     Ok(found.comparison((name_a, name_b), question, exit))
 }
 
@@ -83,7 +83,7 @@ fn absent(run_a: &RunValues, a: &RunResult, question: &Question) -> Vec<Line> {
 }
 
 /// The parts of a comparison, before its verdict.
-struct Found {
+struct ExactResult {
     runs: [usize; 2],
     discarded: Vec<String>,
     lines: Vec<Line>,
@@ -91,7 +91,7 @@ struct Found {
     notes: Vec<String>,
 }
 
-impl Found {
+impl ExactResult {
     fn comparison(self, (a, b): (&str, &str), question: &Question, exit: Exit) -> Comparison {
         Comparison {
             schema: SCHEMA,

@@ -24,7 +24,7 @@ struct Entry {
 }
 
 /// `gab.json` for `customSmallerIsBetter`, `gab-bigger.json` for `customBiggerIsBetter`.
-pub fn github_action_benchmark(result: &RunResult) -> Result<Vec<File>, Failure> {
+pub fn github_action_benchmark(result: &RunResult) -> Result<Vec<OutputFile>, Failure> {
     let of = |better| -> Vec<Entry> {
         let readings = readings(result).filter(|(_, m, _)| m.better == better);
         readings.map(|(arm, m, r)| entry(result, arm, m, r)).collect()

@@ -10,7 +10,7 @@ use crate::scenario::Scenario;
 use crate::target;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CaseOutcome {
     Passed,
     /// The subject failed.
     Failed,
@@ -23,9 +23,9 @@ pub enum Outcome {
 #[derive(Debug, Clone)]
 pub struct Case {
     pub name: String,
-    pub outcome: Outcome,
+    pub outcome: CaseOutcome,
     /// The observed value and its limit.
-    pub said: String,
+    pub detail: String,
 }
 
 /// Cases that belong together, for example those of one arm.
@@ -47,20 +47,20 @@ impl Suite {
 /// The case of a gate.
 pub fn of_gate(g: &GateResult) -> Case {
     let outcome = match (g.passed, g.is_fault()) {
-        (true, _) => Outcome::Passed,
-        (false, true) => Outcome::Failed,
-        (false, false) => Outcome::Doubt,
+        (true, _) => CaseOutcome::Passed,
+        (false, true) => CaseOutcome::Failed,
+        (false, false) => CaseOutcome::Doubt,
     };
-    let mut said = match g.limit.as_str() {
+    let mut detail = match g.limit.as_str() {
         // A condition from the scenario file contains its own limit.
         "must hold" => format!("{} (must hold)", g.observed),
         limit => format!("{} (limit {limit})", g.observed),
     };
     if !g.runs.is_empty() {
         let each: Vec<&str> = g.runs.iter().map(|r| r.observed.as_str()).collect();
-        said.push_str(&format!("; each run: {}", each.join("; ")));
+        detail.push_str(&format!("; each run: {}", each.join("; ")));
     }
-    Case { name: g.name.clone(), outcome, said }
+    Case { name: g.name.clone(), outcome, detail }
 }
 
 /// One suite per arm. A gate without an arm concerns the whole run.
@@ -94,14 +94,15 @@ pub fn of_run(result: &RunResult) -> Vec<Suite> {
 /// An interrupted run has no verdict: its gates are skipped, and one more case fails with an error, because a stopped
 /// build must not appear green.
 fn unjudged(result: &RunResult) -> Vec<Suite> {
-    let said = table::interruption(result).unwrap_or_default();
+    let detail = table::interruption(result).unwrap_or_default();
     // A result whose target or scenario is unknown has no gates to list.
     let gates = planned(result).unwrap_or_default();
     let mut suites = of_gates(&result.scenario, &gates);
     for case in suites.iter_mut().flat_map(|s| &mut s.cases) {
-        (case.outcome, case.said) = (Outcome::Skipped, said.clone());
+        (case.outcome, case.detail) = (CaseOutcome::Skipped, detail.clone());
     }
-    let ended = Case { name: "measured to its end".to_owned(), outcome: Outcome::Doubt, said };
+    let ended =
+        Case { name: "measured to its end".to_owned(), outcome: CaseOutcome::Doubt, detail };
     suites.push(Suite::new(&result.scenario, "run", vec![ended]));
     suites
 }
@@ -119,12 +120,12 @@ fn planned(result: &RunResult) -> Option<Vec<GateResult>> {
 pub fn of_search(scenario: &str, key: &str, text: &str, exit: u8) -> Suite {
     // 3: the first value fails already. Others are inconclusive.
     let outcome = match exit {
-        0 => Outcome::Passed,
-        3 => Outcome::Failed,
-        _ => Outcome::Doubt,
+        0 => CaseOutcome::Passed,
+        3 => CaseOutcome::Failed,
+        _ => CaseOutcome::Doubt,
     };
-    let said = text.lines().rev().nth(1).unwrap_or_default().to_owned();
-    Suite::new("search", scenario, vec![Case { name: key.to_owned(), outcome, said }])
+    let detail = text.lines().rev().nth(1).unwrap_or_default().to_owned();
+    Suite::new("search", scenario, vec![Case { name: key.to_owned(), outcome, detail }])
 }
 
 /// One suite per arm, one case per metric.
@@ -134,17 +135,17 @@ pub fn of_comparison(c: &Comparison, both: bool) -> Vec<Suite> {
     let mut suites: Vec<Suite> = Vec::new();
     for l in &c.lines {
         let outcome = match l.judgement {
-            Judgement::Same => Outcome::Passed,
-            Judgement::Better if !both => Outcome::Passed,
-            Judgement::Worse | Judgement::Better => Outcome::Failed,
-            Judgement::Unclear => Outcome::Doubt,
+            Judgement::Same => CaseOutcome::Passed,
+            Judgement::Better if !both => CaseOutcome::Passed,
+            Judgement::Worse | Judgement::Better => CaseOutcome::Failed,
+            Judgement::Unclear => CaseOutcome::Doubt,
         };
         let (a, b) = (shown(l, l.a, l.a_at_least), shown(l, l.b, l.b_at_least));
-        let mut said = format!("{a} in A, {b} in B");
+        let mut detail = format!("{a} in A, {b} in B");
         if !l.reason.is_empty() {
-            said.push_str(&format!(": {}", l.reason));
+            detail.push_str(&format!(": {}", l.reason));
         }
-        let case = Case { name: l.metric.to_owned(), outcome, said };
+        let case = Case { name: l.metric.to_owned(), outcome, detail };
         match suites.iter_mut().find(|s| s.name == l.arm) {
             Some(suite) => suite.cases.push(case),
             None => suites.push(Suite::new("compare", &l.arm, vec![case])),
@@ -157,14 +158,14 @@ pub fn of_comparison(c: &Comparison, both: bool) -> Vec<Suite> {
     }
     // Without lines, identical runs pass; discarded runs are in doubt.
     if suites.is_empty() {
-        let outcome = if c.exit == 0 { Outcome::Passed } else { Outcome::Doubt };
-        let said = c
+        let outcome = if c.exit == 0 { CaseOutcome::Passed } else { CaseOutcome::Doubt };
+        let detail = c
             .discarded
             .first()
             .or_else(|| c.notes.first())
             .cloned()
             .unwrap_or_else(|| "no metric differs".to_owned());
-        let case = Case { name: "every metric".to_owned(), outcome, said };
+        let case = Case { name: "every metric".to_owned(), outcome, detail };
         suites.push(Suite::new("compare", "run", vec![case]));
     }
     suites
@@ -189,11 +190,11 @@ mod tests {
         let text = "a table\n\nstuff = 120; 121 fails\nVERDICT: PASS exit=0 out=x\n";
         let suite = of_search("step", "stuff", text, 0);
         assert_eq!(
-            (suite.cases[0].outcome, suite.cases[0].said.as_str()),
-            (Outcome::Passed, "stuff = 120; 121 fails")
+            (suite.cases[0].outcome, suite.cases[0].detail.as_str()),
+            (CaseOutcome::Passed, "stuff = 120; 121 fails")
         );
-        assert_eq!(of_search("step", "stuff", text, 3).cases[0].outcome, Outcome::Failed);
-        assert_eq!(of_search("step", "stuff", text, 5).cases[0].outcome, Outcome::Doubt);
+        assert_eq!(of_search("step", "stuff", text, 3).cases[0].outcome, CaseOutcome::Failed);
+        assert_eq!(of_search("step", "stuff", text, 5).cases[0].outcome, CaseOutcome::Doubt);
     }
 
     /// Stopped before any measurement: the cases are listed nevertheless, and none of them passes.
@@ -206,9 +207,9 @@ mod tests {
         assert!(of("shared").len() >= 5 && of("container").len() >= 10);
         assert!(of("container").iter().any(|c| c.name == "longest stall"));
         for suite in ["shared", "container"] {
-            assert!(of(suite).iter().all(|c| c.outcome == Outcome::Skipped));
+            assert!(of(suite).iter().all(|c| c.outcome == CaseOutcome::Skipped));
         }
-        assert_eq!(of("run")[0].outcome, Outcome::Doubt);
+        assert_eq!(of("run")[0].outcome, CaseOutcome::Doubt);
         // A result without its scenario has only the case of the run.
         assert_eq!(of_run(&stopped("")).len(), 1);
     }

@@ -5,9 +5,9 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::Path;
 
-use super::cases::{Outcome, Suite};
+use super::cases::{CaseOutcome, Suite};
 use crate::exit::Failure;
-use crate::output::terminal::{print, say};
+use crate::output::terminal::{print, print_stderr};
 
 /// Maximum annotations per command. GitHub shows ten errors and ten warnings of a step; a sweep has thousands.
 const ANNOTATIONS_MAX: usize = 50;
@@ -24,7 +24,7 @@ pub fn is_here() -> bool {
 pub fn speak(suites: &[Suite], summary: &str, json: bool) -> Result<(), Failure> {
     let text = annotations(suites);
     if json && !text.is_empty() {
-        say(&text);
+        print_stderr(&text);
     } else {
         print(&text)?;
     }
@@ -45,13 +45,13 @@ fn section(summary: &str) -> String {
 pub fn annotations(suites: &[Suite]) -> String {
     let mut s = String::new();
     let mut shown = 0;
-    for (outcome, level) in [(Outcome::Failed, "error"), (Outcome::Doubt, "warning")] {
+    for (outcome, level) in [(CaseOutcome::Failed, "error"), (CaseOutcome::Doubt, "warning")] {
         for suite in suites {
             for c in
                 suite.cases.iter().filter(|c| c.outcome == outcome).take(ANNOTATIONS_MAX - shown)
             {
                 let title = escape(&format!("{} / {}", suite.of, suite.name), true);
-                let text = escape(&format!("{}: {}", c.name, c.said), false);
+                let text = escape(&format!("{}: {}", c.name, c.detail), false);
                 let _ = writeln!(s, "::{level} title={title}::{text}");
                 shown += 1;
             }
@@ -82,11 +82,11 @@ mod tests {
 
     #[test]
     fn errors_come_first_and_are_bounded() {
-        let case = |outcome| Case { name: "a".to_owned(), outcome, said: "b: 5 %\nc".to_owned() };
+        let case = |outcome| Case { name: "a".to_owned(), outcome, detail: "b: 5 %\nc".to_owned() };
         let suite = Suite::new(
             "x",
             "y,z",
-            vec![case(Outcome::Doubt), case(Outcome::Failed), case(Outcome::Passed)],
+            vec![case(CaseOutcome::Doubt), case(CaseOutcome::Failed), case(CaseOutcome::Passed)],
         );
         let text = annotations(std::slice::from_ref(&suite));
         assert_eq!(

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::place::HGRM_HEAD;
-use super::{File, plain};
+use super::{OutputFile, plain};
 use crate::exit::Failure;
 use crate::measure::PhaseLatency;
 use crate::measure::result::{ArmResult, ProbePhase, RunResult};
@@ -18,7 +18,7 @@ use crate::output::report::pick::group_of;
 const CONTAINERS_MAX: usize = 32;
 
 /// `<arm>-<group>-<phase>.hgrm`, and with few containers the same for each of them.
-pub fn files(result: &RunResult) -> Result<Vec<File>, Failure> {
+pub fn files(result: &RunResult) -> Result<Vec<OutputFile>, Failure> {
     let mut out = BTreeMap::new();
     for arm in &result.arms {
         for (i, phase) in result.phases.iter().enumerate() {

@@ -24,10 +24,10 @@ use crate::scenario::plan::ArmRole;
 const DIVISOR: f64 = 1e6;
 
 /// Start and length in nanoseconds, then the tag: the sort order of the lines.
-type Line = (u64, u64, Option<String>);
+type LineKey = (u64, u64, Option<String>);
 
 pub fn render(result: &RunResult) -> Result<String, Failure> {
-    let mut lines: BTreeMap<Line, Counts> = BTreeMap::new();
+    let mut lines: BTreeMap<LineKey, Counts> = BTreeMap::new();
     for arm in &result.arms {
         for c in &arm.containers {
             // `plain` replaces commas and spaces, which would end the tag.
@@ -53,7 +53,7 @@ fn aggregate(result: &RunResult) -> Option<&ArmResult> {
 
 /// Adds the intervals of a container to the lines with this tag.
 fn add(
-    lines: &mut BTreeMap<Line, Counts>,
+    lines: &mut BTreeMap<LineKey, Counts>,
     c: &ContainerResult,
     tag: Option<&str>,
 ) -> Result<(), Failure> {
@@ -75,7 +75,7 @@ fn add(
 }
 
 /// Adds an empty line for each second without a sample between two seconds with samples: silence is data.
-fn fill_gaps(lines: &mut BTreeMap<Line, Counts>) {
+fn fill_gaps(lines: &mut BTreeMap<LineKey, Counts>) {
     let mut last: BTreeMap<Option<String>, (u64, u64)> = BTreeMap::new();
     let mut silent = Vec::new();
     for ((start, length, tag), samples) in lines.iter() {
@@ -93,7 +93,7 @@ fn fill_gaps(lines: &mut BTreeMap<Line, Counts>) {
 }
 
 /// The log as text, with version line and legend.
-fn write(result: &RunResult, lines: &BTreeMap<Line, Counts>) -> Result<String, String> {
+fn write(result: &RunResult, lines: &BTreeMap<LineKey, Counts>) -> Result<String, String> {
     let mut out = String::new();
     let _ = writeln!(out, "#[Logged with loadgen {}]", result.meta.loadgen_version);
     // Readers check the version; the library does not write it.

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::cases::{self, Case, Outcome, Suite};
+use super::cases::{self, Case, CaseOutcome, Suite};
 use crate::measure::result::RunResult;
 
 /// An XML comment by which a later run recognizes the file as loadgen's and may remove it.
@@ -35,20 +35,22 @@ fn suite(s: &mut String, suite: &Suite) {
     let _ = writeln!(s, "    </properties>");
     let class = escape(&format!("{}.{}", suite.of, suite.name));
     for c in &suite.cases {
-        let (name, said) = (escape(&c.name), escape(&c.said));
+        let (name, detail) = (escape(&c.name), escape(&c.detail));
         let case = format!("<testcase classname=\"{class}\" name=\"{name}\" time=\"0\"");
         let _ = match c.outcome {
-            Outcome::Passed => writeln!(s, "    {case}/>"),
-            Outcome::Failed => {
-                writeln!(s, "    {case}><failure type=\"gate\" message=\"{said}\"/></testcase>")
+            CaseOutcome::Passed => writeln!(s, "    {case}/>"),
+            CaseOutcome::Failed => {
+                writeln!(s, "    {case}><failure type=\"gate\" message=\"{detail}\"/></testcase>")
             }
-            Outcome::Doubt => {
+            CaseOutcome::Doubt => {
                 writeln!(
                     s,
-                    "    {case}><error type=\"inconclusive\" message=\"{said}\"/></testcase>"
+                    "    {case}><error type=\"inconclusive\" message=\"{detail}\"/></testcase>"
                 )
             }
-            Outcome::Skipped => writeln!(s, "    {case}><skipped message=\"{said}\"/></testcase>"),
+            CaseOutcome::Skipped => {
+                writeln!(s, "    {case}><skipped message=\"{detail}\"/></testcase>")
+            }
         };
     }
     let _ = writeln!(s, "  </testsuite>");
@@ -59,10 +61,10 @@ fn counts<'a>(cases: impl Iterator<Item = &'a Case>) -> String {
     for c in cases {
         tests += 1;
         match c.outcome {
-            Outcome::Passed => {}
-            Outcome::Failed => failures += 1,
-            Outcome::Doubt => errors += 1,
-            Outcome::Skipped => skipped += 1,
+            CaseOutcome::Passed => {}
+            CaseOutcome::Failed => failures += 1,
+            CaseOutcome::Doubt => errors += 1,
+            CaseOutcome::Skipped => skipped += 1,
         }
     }
     format!("tests=\"{tests}\" failures=\"{failures}\" errors=\"{errors}\" skipped=\"{skipped}\"")

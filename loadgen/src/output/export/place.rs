@@ -195,7 +195,10 @@ impl Staged {
     ///
     /// # Errors
     /// A file cannot be written, or would replace one that loadgen did not write.
-    pub fn new(dir: &Path, files: impl IntoIterator<Item = super::File>) -> Result<Self, Failure> {
+    pub fn new(
+        dir: &Path,
+        files: impl IntoIterator<Item = super::OutputFile>,
+    ) -> Result<Self, Failure> {
         make(dir)?;
         let mut staged = Self { dir: dir.to_path_buf(), waiting: Vec::new() };
         for (name, text) in files {

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::cases::{Case, Outcome, Suite};
+use super::cases::{Case, CaseOutcome, Suite};
 use crate::judge::metrics::METRICS;
 use crate::measure::result::{ArmResult, ContainerResult, RunResult};
 use crate::output::report::pick::{slowdown_milli, worst_first};
@@ -56,10 +56,10 @@ pub fn of_cases(of: &str, word: &str, exit: u8, suites: &[Suite], text: &str) ->
     let all: Vec<(&Suite, &Case)> =
         suites.iter().flat_map(|s| s.cases.iter().map(move |c| (s, c))).collect();
     let marks = [
-        (Outcome::Failed, "**FAIL**"),
-        (Outcome::Doubt, "**unclear**"),
-        (Outcome::Skipped, "skipped"),
-        (Outcome::Passed, "ok"),
+        (CaseOutcome::Failed, "**FAIL**"),
+        (CaseOutcome::Doubt, "**unclear**"),
+        (CaseOutcome::Skipped, "skipped"),
+        (CaseOutcome::Passed, "ok"),
     ];
     let _ = writeln!(s, "| | suite | case | observed |\n|---|---|---|---|");
     // Failures first: they are read, passes are only counted.
@@ -73,9 +73,9 @@ pub fn of_cases(of: &str, word: &str, exit: u8, suites: &[Suite], text: &str) ->
         } else {
             format!("{} / {}", suite.of, suite.name)
         };
-        let _ = writeln!(s, "| {mark} | {} | {} | {} |", cell(&of), cell(&c.name), cell(&c.said));
+        let _ = writeln!(s, "| {mark} | {} | {} | {} |", cell(&of), cell(&c.name), cell(&c.detail));
     }
-    let passed = all.iter().filter(|(_, c)| c.outcome == Outcome::Passed).count();
+    let passed = all.iter().filter(|(_, c)| c.outcome == CaseOutcome::Passed).count();
     let _ = writeln!(s, "\n{passed} of {} passed.\n", all.len());
     let _ = writeln!(
         s,

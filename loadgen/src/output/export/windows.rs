@@ -10,7 +10,7 @@ const ROWS_MAX: usize = 1_000_000;
 
 /// One row of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row<'a> {
+pub struct WindowRow<'a> {
     /// Start of the window since the start of the run.
     pub t_ns: u64,
     pub length_ns: u64,
@@ -22,7 +22,7 @@ pub struct Row<'a> {
 }
 
 /// Calls `each` for every row, by arm, then name, then time.
-fn rows<'a>(result: &'a RunResult, mut each: impl FnMut(Row<'a>)) {
+fn rows<'a>(result: &'a RunResult, mut each: impl FnMut(WindowRow<'a>)) {
     let step = step(result);
     for arm in &result.arms {
         for c in &arm.containers {
@@ -33,7 +33,7 @@ fn rows<'a>(result: &'a RunResult, mut each: impl FnMut(Row<'a>)) {
                     let value = chunk.iter().map(|b| u64::from(*b)).sum();
                     let (t_ns, length_ns) = place(result, i * step, chunk.len());
                     let (arm, name) = (arm.name.as_str(), c.name.as_str());
-                    each(Row { t_ns, length_ns, arm, name, metric, value });
+                    each(WindowRow { t_ns, length_ns, arm, name, metric, value });
                 }
             }
         }
@@ -43,7 +43,7 @@ fn rows<'a>(result: &'a RunResult, mut each: impl FnMut(Row<'a>)) {
                 let value = chunk.iter().copied().max().unwrap_or(0);
                 let (t_ns, length_ns) = place(result, i * step, chunk.len());
                 let (arm, name) = (arm.name.as_str(), b.name.as_str());
-                each(Row { t_ns, length_ns, arm, name, metric: "usage_bytes", value });
+                each(WindowRow { t_ns, length_ns, arm, name, metric: "usage_bytes", value });
             }
         }
     }

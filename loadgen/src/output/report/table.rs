@@ -12,7 +12,7 @@ use crate::units::{after, bits_per_second, bytes, percent, rate, time, times};
 
 type Cell = Box<dyn Fn(&ArmResult) -> String>;
 
-struct Row {
+struct TableRow {
     name: String,
     detail: String,
     cell: Cell,
@@ -72,7 +72,7 @@ pub(crate) struct TextRow {
 /// Headline and rows of the table, for other renderings.
 pub(crate) fn cells(result: &RunResult) -> (String, Vec<TextRow>) {
     let mut before = String::new();
-    let text = |row: Row| {
+    let text = |row: TableRow| {
         let repeated = row.name == before;
         before.clone_from(&row.name);
         TextRow {
@@ -129,10 +129,10 @@ pub(crate) fn headline(result: &RunResult) -> String {
     )
 }
 
-fn rows(result: &RunResult) -> Vec<Row> {
-    let mut rows: Vec<Row> = Vec::new();
+fn rows(result: &RunResult) -> Vec<TableRow> {
+    let mut rows: Vec<TableRow> = Vec::new();
     let mut add = |name: &str, detail: &str, cell: Cell| {
-        rows.push(Row { name: name.to_owned(), detail: detail.to_owned(), cell });
+        rows.push(TableRow { name: name.to_owned(), detail: detail.to_owned(), cell });
     };
     for (name, way) in [("goodput up, worst victim", UP), ("goodput down, worst victim", DOWN)] {
         for (i, phase) in result.phases.iter().enumerate() {

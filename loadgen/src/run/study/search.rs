@@ -22,7 +22,7 @@ pub struct Range<'a> {
 
 /// The outcome of a run at one value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Outcome {
+enum SearchOutcome {
     Passes,
     Fails,
     /// Neither, with the reason: a value with too few probes does not count as failing.
@@ -78,20 +78,20 @@ fn ready(study: &Study<'_>, range: &Range<'_>) -> Result<(Bounds, Plan), Failure
 }
 
 /// The last line of a search, and its exit code.
-fn conclusion(key: &str, bounds: &Bounds, found: &Found) -> (String, Exit) {
+fn conclusion(key: &str, bounds: &Bounds, found: &SearchResult) -> (String, Exit) {
     let show = |n: u64| bounds.unit.show(n);
     match (found.best, &found.beyond) {
         (Some(best), None) => {
             (format!("{key} = {}, the end of the range", show(best)), Exit::Passed)
         }
-        (Some(best), Some((n, Outcome::Inconclusive(why)))) => {
+        (Some(best), Some((n, SearchOutcome::Inconclusive(why)))) => {
             let why = format!("{key} = {}; {} is inconclusive: {why}", show(best), show(*n));
             (why, Exit::Inconclusive)
         }
         (Some(best), Some((n, _))) => {
             (format!("{key} = {}; {} fails", show(best), show(*n)), Exit::Passed)
         }
-        (None, Some((n, Outcome::Inconclusive(why)))) => {
+        (None, Some((n, SearchOutcome::Inconclusive(why)))) => {
             (format!("{key} = {} is inconclusive: {why}", show(*n)), Exit::Inconclusive)
         }
         (None, beyond) => {
@@ -102,15 +102,15 @@ fn conclusion(key: &str, bounds: &Bounds, found: &Found) -> (String, Exit) {
 }
 
 /// A search has no control arm, so a doubt has another cause: a sanity gate, which is named first.
-fn outcome(result: &RunResult) -> Outcome {
+fn outcome(result: &RunResult) -> SearchOutcome {
     if result.gates.iter().any(GateResult::is_fault) {
-        return Outcome::Fails;
+        return SearchOutcome::Fails;
     }
     let failed = || result.gates.iter().filter(|g| !g.passed && g.kind != GateKind::Control);
     let sanity = failed().find(|g| g.kind == GateKind::Sanity);
     match sanity.or_else(|| failed().next()) {
-        Some(g) => Outcome::Inconclusive(format!("{} {} ({})", g.name, g.observed, g.limit)),
-        None => Outcome::Passes,
+        Some(g) => SearchOutcome::Inconclusive(format!("{} {} ({})", g.name, g.observed, g.limit)),
+        None => SearchOutcome::Passes,
     }
 }
 
@@ -122,27 +122,27 @@ struct Bounds {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Found {
+struct SearchResult {
     /// The last value that passed; `None`: not even the first.
     best: Option<u64>,
     /// The nearest tested value beyond it that did not pass, if any.
-    beyond: Option<(u64, Outcome)>,
+    beyond: Option<(u64, SearchOutcome)>,
 }
 
 /// Halves the range until the last passing and the first other value are neighbours.
 fn bisect(
     bounds: &Bounds,
     steps: u32,
-    try_at: &mut impl FnMut(u64) -> Result<Outcome, Failure>,
-) -> Result<Found, Failure> {
+    try_at: &mut impl FnMut(u64) -> Result<SearchOutcome, Failure>,
+) -> Result<SearchResult, Failure> {
     let first = try_at(bounds.from)?;
-    if first != Outcome::Passes {
-        return Ok(Found { best: None, beyond: Some((bounds.from, first)) });
+    if first != SearchOutcome::Passes {
+        return Ok(SearchResult { best: None, beyond: Some((bounds.from, first)) });
     }
     // If the far end passes, no search is needed.
     let last = try_at(bounds.to)?;
-    if last == Outcome::Passes {
-        return Ok(Found { best: Some(bounds.to), beyond: None });
+    if last == SearchOutcome::Passes {
+        return Ok(SearchResult { best: Some(bounds.to), beyond: None });
     }
     let (mut best, mut beyond) = (bounds.from, (bounds.to, last));
     // Both ends are known now: halve the interval between them.
@@ -151,11 +151,11 @@ fn bisect(
         // Without a value between the two, the search is finished.
         let Some(middle) = middle(best, beyond.0, grain) else { break };
         match try_at(middle)? {
-            Outcome::Passes => best = middle,
+            SearchOutcome::Passes => best = middle,
             other => beyond = (middle, other),
         }
     }
-    Ok(Found { best: Some(best), beyond: Some(beyond) })
+    Ok(SearchResult { best: Some(best), beyond: Some(beyond) })
 }
 
 /// A multiple of `grain` between the two; `None`: there is none.
@@ -211,34 +211,35 @@ mod tests {
             let mut asked = 0;
             let mut up = |n: u64| {
                 asked += 1;
-                Ok(if n <= edge { Outcome::Passes } else { Outcome::Fails })
+                Ok(if n <= edge { SearchOutcome::Passes } else { SearchOutcome::Fails })
             };
             let found = bisect(&range(10, 100), 20, &mut up).unwrap();
-            let beyond = (to > 0).then_some((to, Outcome::Fails));
-            assert_eq!(found, Found { best: (edge >= 10).then_some(edge), beyond });
+            let beyond = (to > 0).then_some((to, SearchOutcome::Fails));
+            assert_eq!(found, SearchResult { best: (edge >= 10).then_some(edge), beyond });
             assert!(asked <= 9, "{asked}");
         }
         for (edge, to) in [(57, 56), (11, 10), (10, 0)] {
-            let mut down = |n: u64| Ok(if n >= edge { Outcome::Passes } else { Outcome::Fails });
+            let mut down =
+                |n: u64| Ok(if n >= edge { SearchOutcome::Passes } else { SearchOutcome::Fails });
             let found = bisect(&range(100, 10), 20, &mut down).unwrap();
-            let beyond = (to > 0).then_some((to, Outcome::Fails));
-            assert_eq!(found, Found { best: Some(edge), beyond });
+            let beyond = (to > 0).then_some((to, SearchOutcome::Fails));
+            assert_eq!(found, SearchResult { best: Some(edge), beyond });
         }
     }
 
     /// An inconclusive value ends the search as a failing one does, but is not reported as failing.
     #[test]
     fn what_is_inconclusive_is_not_called_a_failure() {
-        let why = || Outcome::Inconclusive("probes a phase 100 (>= 2000)".to_owned());
+        let why = || SearchOutcome::Inconclusive("probes a phase 100 (>= 2000)".to_owned());
         let mut at = |n: u64| {
             Ok(match n {
-                0..=30 => Outcome::Passes,
+                0..=30 => SearchOutcome::Passes,
                 31..=60 => why(),
-                _ => Outcome::Fails,
+                _ => SearchOutcome::Fails,
             })
         };
         let found = bisect(&range(1, 100), 20, &mut at).unwrap();
-        assert_eq!(found, Found { best: Some(30), beyond: Some((31, why())) });
+        assert_eq!(found, SearchResult { best: Some(30), beyond: Some((31, why())) });
         let (line, exit) = conclusion("conns", &range(1, 100), &found);
         assert_eq!(line, "conns = 30; 31 is inconclusive: probes a phase 100 (>= 2000)");
         assert_eq!(exit, Exit::Inconclusive);
@@ -251,13 +252,16 @@ mod tests {
         // An inconclusive value beyond a failing one has no effect.
         let mut at = |n: u64| {
             Ok(match n {
-                0..=30 => Outcome::Passes,
-                31..=60 => Outcome::Fails,
+                0..=30 => SearchOutcome::Passes,
+                31..=60 => SearchOutcome::Fails,
                 _ => why(),
             })
         };
         let found = bisect(&range(1, 100), 20, &mut at).unwrap();
-        assert_eq!(found, Found { best: Some(30), beyond: Some((31, Outcome::Fails)) });
+        assert_eq!(
+            found,
+            SearchResult { best: Some(30), beyond: Some((31, SearchOutcome::Fails)) }
+        );
         assert_eq!(conclusion("conns", &range(1, 100), &found).1, Exit::Passed);
     }
 

@@ -101,12 +101,12 @@ fn row(
         here.reduce(f64::min)
     };
     let parts: Vec<Option<f64>> = (0..columns).map(worst).collect();
-    let said = result.phases.iter().filter_map(|p| say(result, &parts, p)).collect();
-    HeatRow { name, parts, said }
+    let texts = result.phases.iter().filter_map(|p| phase_text(result, &parts, p)).collect();
+    HeatRow { name, parts, texts }
 }
 
 /// The text of one phase of a row.
-fn say(result: &RunResult, parts: &[Option<f64>], phase: &Phase) -> Option<HeatPart> {
+fn phase_text(result: &RunResult, parts: &[Option<f64>], phase: &Phase) -> Option<HeatPart> {
     let end = result.phases.last().map_or(1, |p| p.end_ns).max(1) as f64;
     let at = |ns: u64| ns as f64 / end * parts.len() as f64;
     // Columns that lie completely in the phase.
@@ -175,7 +175,11 @@ mod tests {
         assert_eq!(names, ["v1 up", "v1 down"]);
         assert_eq!(map.rows[0].parts[50], Some(0.0));
         assert_eq!(map.rows[1].parts[50], Some(1.0));
-        assert!(map.rows[0].said[1].text.contains("contended: mean 0 %"), "{:?}", map.rows[0].said);
+        assert!(
+            map.rows[0].texts[1].text.contains("contended: mean 0 %"),
+            "{:?}",
+            map.rows[0].texts
+        );
         // With many victims, a row shows the worse direction.
         let fine = |i: usize| container(&format!("v{i}"), Role::Victim, [100; 3], [2; 3]);
         let many = result((0..99).map(fine).chain([stalled("bad")]).collect());
@@ -194,7 +198,7 @@ mod tests {
         let map = heat(&stopped, &stopped.arms[0]);
         assert_eq!(map.rows[0].parts[45], Some(0.0), "contended, and nothing came");
         assert!(map.rows[0].parts[50..].iter().all(Option::is_none));
-        assert!(map.rows[0].said.iter().all(|s| !s.text.starts_with("recovery")));
+        assert!(map.rows[0].texts.iter().all(|s| !s.text.starts_with("recovery")));
         assert!(map.bands.iter().any(|b| b.name == "not measured" && (b.from, b.to) == (1.5, 3.0)));
     }
 }

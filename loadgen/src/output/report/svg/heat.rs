@@ -22,7 +22,7 @@ pub struct HeatRow {
     /// By column; `None` where nothing was measured, or without a reference.
     pub parts: Vec<Option<f64>>,
     /// Texts of the tooltips.
-    pub said: Vec<HeatPart>,
+    pub texts: Vec<HeatPart>,
 }
 
 /// The text of a range of a row.
@@ -80,7 +80,7 @@ impl Heat {
                 );
             };
             over(LEFT, width, "");
-            for p in &row.said {
+            for p in &row.texts {
                 let (from, to) = (self.at(p.from), self.at(p.to));
                 over(from, to - from, &format!("\n{}", escape(&p.text)));
             }
@@ -156,7 +156,7 @@ mod tests {
         let row = HeatRow {
             name: "v".to_owned(),
             parts: vec![Some(1.0), Some(1.0), None, Some(0.0)],
-            said: Vec::new(),
+            texts: Vec::new(),
         };
         let svg = Heat { rows: vec![row], x: (0.0, 1.0), ..Heat::default() }.render();
         let pieces = |class: &str| {
