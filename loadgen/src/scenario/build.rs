@@ -13,8 +13,8 @@ use crate::exit::Failure;
 use crate::scenario::expr::{Expr, GroupFacts};
 use crate::scenario::names;
 use crate::scenario::plan::{
-    ArmPlan, ArmRole, BudgetPlan, ContainerPlan, Fill, FloodKind, GatePlan, Isolation, LinkPlan,
-    Load, Phase, Plan, ProbeSpec, Role, RuleSet,
+    ArmPlan, ArmRole, BudgetPlan, ContainerPlan, Fill, GatePlan, Isolation, LinkPlan, Load, Phase,
+    Plan, ProbeSpec, Role, RuleSet,
 };
 use crate::units::Unit;
 
@@ -430,13 +430,8 @@ fn loads(g: &GroupTable, nth: u64, victims: u64) -> Vec<Load> {
         loads.push(Load::Incast { connections, bytes, every_ns: i.every.0 });
     }
     if let Some(f) = &g.flood {
-        let kind = match f.kind {
-            file::FloodKind::OutOfOrder => FloodKind::OutOfOrder,
-            file::FloodKind::Tiny => FloodKind::Tiny,
-            file::FloodKind::Silent => FloodKind::Silent,
-        };
         let (connections, per_second) = (count(f.conns.0), count(f.rate.0));
-        loads.push(Load::Flood { kind, connections, per_second });
+        loads.push(Load::Flood { kind: f.kind, connections, per_second });
     }
     loads
 }

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::values::{Bytes, Count, Flag, Rate, Time};
-use crate::scenario::plan::{ArmRole, Isolation, Role, RuleSet};
+use crate::scenario::plan::{ArmRole, FloodKind, Isolation, Role, RuleSet};
 
 pub const SCHEMA: &str = "loadgen.scenario/1";
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
 pub struct ScenarioFile {
     pub schema: String,
     pub name: String,
@@ -53,7 +53,7 @@ impl Paths {
 
 /// The phases, in this order.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
 pub struct RunTable {
     /// Time before the first phase.
     pub warmup: Time,
@@ -84,7 +84,7 @@ impl Default for RunTable {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
 pub struct LinkTable {
     /// Round trip time between guest and server (virtual).
     pub rtt: Time,
@@ -100,7 +100,7 @@ impl Default for LinkTable {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
 pub struct SocketTable {
     /// tcp_rmem's default, as autotuning leaves it on a used flow.
     pub rmem: Bytes,
@@ -118,7 +118,7 @@ impl Default for SocketTable {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
 pub struct BudgetTable {
     pub hard: Bytes,
     pub soft: Option<Bytes>,
@@ -127,7 +127,7 @@ pub struct BudgetTable {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
 pub struct ArmTable {
     pub name: String,
     pub isolation: Isolation,
@@ -138,7 +138,7 @@ pub struct ArmTable {
 
 /// Containers of one kind.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
 pub struct GroupTable {
     pub name: String,
     pub role: Role,
@@ -162,7 +162,7 @@ pub struct GroupTable {
 
 /// Bulk transfer to a server that reads.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
 pub struct Up {
     pub conns: Count,
     /// Read rate of all its servers together, in percent of the link. A value a little below 100 leaves a standing
@@ -178,7 +178,7 @@ impl Default for Up {
 
 /// Bulk transfer from a server, read at once.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
 pub struct Down {
     pub conns: Count,
 }
@@ -191,7 +191,7 @@ impl Default for Down {
 
 /// An open-loop request/response client.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
 pub struct Probe {
     /// Requests per second.
     pub rate: Count,
@@ -218,7 +218,7 @@ impl Default for Probe {
 
 /// Connections that send to servers that read slowly or never.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
 pub struct Stuff {
     pub conns: Count,
     /// Read rate of each server; none: it never reads.
@@ -231,7 +231,7 @@ pub struct Stuff {
 
 /// Connections from servers that send to a container that reads slowly or never.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
 pub struct Hoard {
     pub conns: Count,
     /// Rate at which the container reads each; none: it never reads.
@@ -244,7 +244,7 @@ pub struct Hoard {
 
 /// Connections that send, close and are forgotten, to servers that never read.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
 pub struct Orphans {
     /// New connections per second.
     pub rate: Count,
@@ -259,14 +259,14 @@ impl Default for Orphans {
 
 /// Clients outside connect to a port of the container and send; the container never accepts.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
 pub struct Accept {
     pub conns: Count,
 }
 
 /// Many servers respond to one container at once, periodically.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
 pub struct Incast {
     pub conns: Count,
     pub bytes: Bytes,
@@ -281,7 +281,7 @@ impl Default for Incast {
 
 /// Handcrafted segments from a guest without TCP.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
 pub struct Flood {
     pub kind: FloodKind,
     pub conns: Count,
@@ -295,20 +295,9 @@ impl Default for Flood {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FloodKind {
-    /// One byte, then a hole of one byte; the first hole is never filled.
-    OutOfOrder,
-    /// Segments of one byte, in order.
-    Tiny,
-    /// Opens connections and sends nothing on them.
-    Silent,
-}
-
 /// Short-lived containers: a new one starts every `every`, and each lives for `life`.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
 pub struct Churn {
     pub every: Time,
     pub life: Time,
@@ -322,7 +311,7 @@ impl Default for Churn {
 
 /// One step of a group's schedule.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct ScheduleStep {
     /// A phase, with or without a time after its start: `"contended"`, `"contended+100ms"`; or a time since the start
     /// of the run.
@@ -345,7 +334,7 @@ pub enum ScheduleAction {
 
 /// A condition on the numbers of one arm.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct GateTable {
     pub arm: String,
     pub expr: String,

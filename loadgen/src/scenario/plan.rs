@@ -115,6 +115,7 @@ pub struct Fill {
 
 /// Kinds of handcrafted segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum FloodKind {
     /// One byte, a hole of one byte, and so on; the first hole is never filled.
     OutOfOrder,
