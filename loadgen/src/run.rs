@@ -5,7 +5,7 @@ pub(crate) mod interrupt;
 mod machine;
 pub mod pairs;
 pub mod progress;
-pub mod study;
+pub mod sweep;
 
 use std::sync::atomic::Ordering;
 use std::thread;

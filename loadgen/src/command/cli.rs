@@ -21,7 +21,7 @@ use crate::output::terminal::{print, print_stderr};
 use crate::run;
 use crate::run::interrupt;
 use crate::run::progress::Progress;
-use crate::run::study;
+use crate::run::sweep;
 use crate::scenario::plan::Plan;
 use crate::target::{self, Control, Target};
 
@@ -66,7 +66,7 @@ enum Command {
         #[arg(long, value_name = "KEY=VALUE,...")]
         param: String,
         #[command(flatten)]
-        options: many::OfMany,
+        options: many::BatchOptions,
     },
     /// Search the limit between --from and --to: the value of a parameter up to which no gate of a subject fails
     #[command(after_help = help::judging(help::SEARCH))]
@@ -85,7 +85,7 @@ enum Command {
         #[arg(long, default_value_t = 8)]
         steps: u32,
         #[command(flatten)]
-        options: many::OfMany,
+        options: many::BatchOptions,
     },
     /// Judge a saved result: exit 3 when a gate fails, 4 when it is worse than the baseline, 6 without one
     #[command(after_help = help::judging(help::GATE))]
@@ -124,7 +124,7 @@ enum Inconclusive {
 
 /// Options of every command that runs a scenario.
 #[derive(Debug, clap::Args)]
-struct Basics {
+struct CommonOptions {
     /// Seed of the run: on the virtual target the same seed gives the same result
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -137,7 +137,7 @@ struct Basics {
     repeat: Option<usize>,
 }
 
-impl Basics {
+impl CommonOptions {
     /// The number of runs: the option, the environment, or the default of the target.
     fn repeats(&self, target: &dyn Target) -> Result<usize, Failure> {
         let usual = target.repeats();
@@ -161,7 +161,7 @@ impl Basics {
 #[derive(Debug, clap::Args)]
 struct Options {
     #[command(flatten)]
-    basics: Basics,
+    common: CommonOptions,
     /// Write the result to this folder [default: out/<name>-<seed>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -214,7 +214,7 @@ fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Show { name } => print(&commands::list::show(&name)?),
         Command::Sweep { scenario, param, options } => many::sweep(&scenario, &param, &options),
         Command::Search { scenario, param, from, to, steps, options } => {
-            let range = study::Range { key: &param, from: &from, to: &to, steps };
+            let range = sweep::Range { key: &param, from: &from, to: &to, steps };
             many::search(&scenario, &range, &options)
         }
         Command::Gate { result, baseline, expr, tolerance, inconclusive, out, github } => {
@@ -281,7 +281,7 @@ fn run_one(
         Ok((target, plan, repeats))
     });
     // A run that does not start must not leave the verdict of an earlier run in its folder.
-    let seed = options.basics.seed;
+    let seed = options.common.seed;
     let earlier =
         Place { out: options.out.as_deref(), prefix: "", label, scenario: name, target, seed };
     let (target, plan, repeats) = ready.inspect_err(|_| earlier.forget())?;
@@ -324,8 +324,8 @@ fn run_one(
 
 /// The plan to run, and how many times.
 fn ready(name: &str, target: &dyn Target, options: &Options) -> Result<(Plan, usize), Failure> {
-    let Basics { seed, set, .. } = &options.basics;
-    let repeats = options.basics.repeats(target)?;
+    let CommonOptions { seed, set, .. } = &options.common;
+    let repeats = options.common.repeats(target)?;
     let set = set.iter().map(|s| ("--set", s));
     Ok((run::parsed(name, target, set, *seed)?, repeats))
 }

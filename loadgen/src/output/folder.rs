@@ -43,7 +43,7 @@ impl Folder {
     ///
     /// # Errors
     /// The same as those of [`Folder::take`], for the folder of a value too.
-    pub fn for_study(dir: &Path) -> Result<Self, Failure> {
+    pub fn for_batch(dir: &Path) -> Result<Self, Failure> {
         let folder = Self::beside(dir)?;
         points(dir).iter().try_for_each(|point| Self::take(point).map(drop))?;
         place::prepare(dir)?;
@@ -241,8 +241,8 @@ mod tests {
 
     /// A later sweep may have fewer values, and its folder may hold others' folders.
     #[test]
-    fn a_study_clears_the_values_of_an_earlier_sweep() {
-        let dir = scratch("study");
+    fn a_batch_clears_the_values_of_an_earlier_sweep() {
+        let dir = scratch("batch");
         let sweep = r#"{"schema": "loadgen.sweep/1", "param": "rtt",
             "points": [{"value": "1ms"}, {"value": "3ms"}, {"value": "linked"}]}"#;
         let result = |at: &str| dir.join(at).join("result.json");
@@ -254,14 +254,14 @@ mod tests {
         }
         std::os::unix::fs::symlink(dir.join("elsewhere"), dir.join("rtt-linked")).unwrap();
         fs::write(dir.join("sweep.json"), sweep).unwrap();
-        // A study that does not start removes the verdicts only.
+        // A batch that does not start removes the verdicts only.
         forget(&dir);
         let verdict = |at: &str| dir.join(at).join("verdict.json").exists();
         assert!(!dir.join("sweep.json").exists() && !verdict("rtt-1ms") && !verdict("rtt-3ms"));
         assert!(verdict("rtt-5ms") && verdict("elsewhere") && result("rtt-3ms").exists());
 
         fs::write(dir.join("sweep.json"), sweep).unwrap();
-        let folder = Folder::for_study(&dir).unwrap();
+        let folder = Folder::for_batch(&dir).unwrap();
         assert!(!result("rtt-1ms").exists() && !result("rtt-3ms").exists());
         assert!(result("rtt-5ms").exists() && result("elsewhere").exists());
 

@@ -201,12 +201,12 @@ fn no_result(binary: &Path, status: ExitStatus, said: &str) -> Failure {
 fn said(errors: &Path) -> String {
     let mut head = Vec::new();
     // A file that cannot be read gives an empty text.
-    let _ = File::open(errors).and_then(|f| f.take(SAID_BYTES_MAX).read_to_end(&mut head));
+    let _ = File::open(errors).and_then(|f| f.take(OUTPUT_BYTES_MAX).read_to_end(&mut head));
     String::from_utf8_lossy(&head).trim().to_owned()
 }
 
 /// Maximum bytes of a run's error output that are reported.
-const SAID_BYTES_MAX: u64 = 64 << 10;
+const OUTPUT_BYTES_MAX: u64 = 64 << 10;
 
 /// Waits for the end of a run. On `stop`, sends SIGINT once; the run then ends soon.
 fn wait(child: &mut Child, stop: &AtomicBool) -> std::io::Result<ExitStatus> {

@@ -2,21 +2,21 @@
 
 use std::path::PathBuf;
 
-use super::Basics;
+use super::CommonOptions;
 use crate::command::commands::{Github, Judged};
 use crate::exit::{Exit, Failure};
 use crate::output::export::cases;
 use crate::run::interrupt;
-use crate::run::study::{self, Kind, Range, Study};
+use crate::run::sweep::{self, Batch, BatchKind, Range};
 use crate::target::{self, Control};
 
 /// Options of a command that makes many runs.
 #[derive(Debug, clap::Args)]
-pub(super) struct OfMany {
+pub(super) struct BatchOptions {
     #[arg(long, default_value = "virtual")]
     target: String,
     #[command(flatten)]
-    basics: Basics,
+    common: CommonOptions,
     /// Write to this folder [default: out/<command>-<scenario>-<seed>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -24,31 +24,32 @@ pub(super) struct OfMany {
     github: Github,
 }
 
-impl OfMany {
-    /// Calls `run` with a study of these options.
-    fn study<T>(
+impl BatchOptions {
+    /// Calls `run` with a batch of these options.
+    fn batch<T>(
         &self,
         scenario: &str,
-        kind: Kind,
-        run: impl FnOnce(&Study<'_>) -> Result<T, Failure>,
+        kind: BatchKind,
+        run: impl FnOnce(&Batch<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let Basics { seed, set, .. } = &self.basics;
+        let CommonOptions { seed, set, .. } = &self.common;
         let ready = target::find(&self.target).and_then(|target| {
-            let repeats = self.basics.repeats(target.as_ref())?;
+            let repeats = self.common.repeats(target.as_ref())?;
             Ok((target, repeats))
         });
-        // A study that does not start must not leave the verdict of an earlier one in its folder.
+        // A batch that does not start must not leave the verdict of an earlier one in its folder.
         let place = kind.place(self.out.as_deref(), scenario, &self.target, *seed);
         let (target, repeats) = ready.inspect_err(|_| place.forget())?;
         let out = self.out.clone();
-        run(&Study { scenario, target: target.as_ref(), seed: *seed, set, repeats, out })
+        run(&Batch { scenario, target: target.as_ref(), seed: *seed, set, repeats, out })
     }
 }
 
 /// `sweep`: runs the scenario for each value of a parameter.
-pub(super) fn sweep(scenario: &str, param: &str, options: &OfMany) -> Result<u8, Failure> {
+pub(super) fn sweep(scenario: &str, param: &str, options: &BatchOptions) -> Result<u8, Failure> {
     let stop = Control { stop: interrupt::watch() };
-    let found = options.study(scenario, Kind::Sweep, |study| study::sweep(study, param, stop))?;
+    let found =
+        options.batch(scenario, BatchKind::Sweep, |batch| sweep::sweep(batch, param, stop))?;
     let judged = Judged {
         of: &format!("sweep {scenario}"),
         word: Exit::word_of(found.exit),
@@ -60,10 +61,14 @@ pub(super) fn sweep(scenario: &str, param: &str, options: &OfMany) -> Result<u8,
 }
 
 /// `search`: finds the limit of a parameter.
-pub(super) fn search(scenario: &str, range: &Range<'_>, options: &OfMany) -> Result<u8, Failure> {
+pub(super) fn search(
+    scenario: &str,
+    range: &Range<'_>,
+    options: &BatchOptions,
+) -> Result<u8, Failure> {
     let stop = Control { stop: interrupt::watch() };
     let (text, exit) =
-        options.study(scenario, Kind::Search, |study| study::search(study, range, stop))?;
+        options.batch(scenario, BatchKind::Search, |batch| sweep::search(batch, range, stop))?;
     let suites = [cases::of_search(scenario, range.key, &text, exit)];
     let judged = Judged {
         of: &format!("search {scenario}"),

@@ -20,9 +20,9 @@ use crate::scenario::plan::{ArmRole, Plan};
 use crate::target::{Control, Target};
 use crate::units::{bytes, percent, time, times};
 
-/// The settings that all runs of a study share.
+/// The settings that all runs of a sweep or a search share.
 #[derive(Debug)]
-pub struct Study<'a> {
+pub struct Batch<'a> {
     pub scenario: &'a str,
     pub target: &'a dyn Target,
     pub seed: u64,
@@ -34,12 +34,12 @@ pub struct Study<'a> {
 
 /// The two commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum BatchKind {
     Sweep,
     Search,
 }
 
-impl Kind {
+impl BatchKind {
     /// Of the name of its default folder.
     fn prefix(self) -> &'static str {
         match self {
@@ -121,16 +121,16 @@ pub struct Swept {
 }
 
 /// Runs the scenario for each value. `param`: `key=value,value,...`.
-pub fn sweep(study: &Study<'_>, param: &str, control: Control<'_>) -> Result<Swept, Failure> {
-    let (key, values) = study.values(param).inspect_err(|_| study.forget(Kind::Sweep))?;
-    let folder = study.place(Kind::Sweep, &values[0].1)?;
+pub fn sweep(batch: &Batch<'_>, param: &str, control: Control<'_>) -> Result<Swept, Failure> {
+    let (key, values) = batch.values(param).inspect_err(|_| batch.forget(BatchKind::Sweep))?;
+    let folder = batch.place(BatchKind::Sweep, &values[0].1)?;
     let out = folder.dir();
     // The folders stay locked until the end: a run beside the sweep must not write into one of them. A killed sweep
     // must not leave verdicts of an earlier one.
     let places = folder::points_for_run(out, key, values.iter().map(|(value, _)| *value))?;
     let (mut points, mut suites) = (Vec::new(), Vec::new());
     for (value, plan) in &values {
-        let result = run::repeated(plan, study.target, control, study.repeats)?;
+        let result = run::repeated(plan, batch.target, control, batch.repeats)?;
         let dir = folder::point(out, key, value);
         export::write(&dir, &result, &[Format::Result, Format::Verdict])?;
         points.push(point(value, &result));
@@ -140,7 +140,7 @@ pub fn sweep(study: &Study<'_>, param: &str, control: Control<'_>) -> Result<Swe
             Suite { of, ..s }
         }));
         // Write after every point: a killed sweep keeps its finished points.
-        study.write_sweep(out, key, &points)?;
+        batch.write_sweep(out, key, &points)?;
         if result.interrupted {
             break;
         }
@@ -149,16 +149,16 @@ pub fn sweep(study: &Study<'_>, param: &str, control: Control<'_>) -> Result<Swe
     let exit = Exit::worst(points.iter().map(|p| p.exit));
     let text = format!(
         "{} over {key} on the {} target, seed {}\n\n{}\n{}\n",
-        study.scenario,
-        study.target.name(),
-        study.seed,
+        batch.scenario,
+        batch.target.name(),
+        batch.seed,
         table(key, &points),
         verdict_line(exit, out)
     );
     Ok(Swept { text, exit: exit.code(), suites, folder })
 }
 
-impl Study<'_> {
+impl Batch<'_> {
     /// The parameter of a sweep, and each of its values with its plan. Makes all plans before the first run: a wrong
     /// value must not end a sweep half-way.
     fn values<'p>(&self, param: &'p str) -> Result<(&'p str, Values<'p>), Failure> {
@@ -175,8 +175,8 @@ impl Study<'_> {
         Ok((key, values.into_iter().map(planned).collect::<Result<_, Failure>>()?))
     }
 
-    /// Removes the verdict of an earlier study from the folder of one that does not start.
-    fn forget(&self, kind: Kind) {
+    /// Removes the verdict of an earlier batch from the folder of one that does not start.
+    fn forget(&self, kind: BatchKind) {
         kind.place(self.out.as_deref(), self.scenario, self.target.name(), self.seed).forget();
     }
 
@@ -199,12 +199,12 @@ impl Study<'_> {
         Ok(plan)
     }
 
-    /// The locked output folder of a study.
-    fn place(&self, kind: Kind, plan: &Plan) -> Result<Folder, Failure> {
+    /// The locked output folder of a batch.
+    fn place(&self, kind: BatchKind, plan: &Plan) -> Result<Folder, Failure> {
         let default =
             || folder::default_out(self.scenario, kind.prefix(), &plan.scenario, self.seed);
         let out = self.out.clone().map_or_else(default, Ok)?;
-        let folder = Folder::for_study(&out)?;
+        let folder = Folder::for_batch(&out)?;
         export::place::keep_foreign(&out, kind.files())?;
         Ok(folder)
     }

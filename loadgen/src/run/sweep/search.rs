@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Kind, Study, point, table, verdict_line};
+use super::{Batch, BatchKind, point, table, verdict_line};
 use crate::exit::{Exit, Failure};
 use crate::measure::result::{GateKind, GateResult, RunResult};
 use crate::run;
@@ -32,32 +32,32 @@ enum SearchOutcome {
 /// Finds the last value between the two at which no gate of a subject fails. Assumes that if a value passes, all values
 /// nearer to `from` pass.
 pub fn search(
-    study: &Study<'_>,
+    batch: &Batch<'_>,
     range: &Range<'_>,
     control: Control<'_>,
 ) -> Result<(String, u8), Failure> {
-    let (bounds, plan) = ready(study, range).inspect_err(|_| study.forget(Kind::Search))?;
-    let folder = study.place(Kind::Search, &plan)?;
+    let (bounds, plan) = ready(batch, range).inspect_err(|_| batch.forget(BatchKind::Search))?;
+    let folder = batch.place(BatchKind::Search, &plan)?;
     let out = folder.dir();
     let mut points = Vec::new();
     let mut try_at = |n: u64| {
         let value = bounds.unit.show(n);
-        let plan = study.subject(range.key, &value)?;
-        let result = run::repeated(&plan, study.target, control, study.repeats)?;
+        let plan = batch.subject(range.key, &value)?;
+        let result = run::repeated(&plan, batch.target, control, batch.repeats)?;
         // A partial search has no answer.
         if result.interrupted {
             return Err(Failure::Interrupted);
         }
         points.push(point(&value, &result));
-        study.write_sweep(out, range.key, &points)?;
+        batch.write_sweep(out, range.key, &points)?;
         Ok(outcome(&result))
     };
     let found = bisect(&bounds, range.steps, &mut try_at)?;
     let which = if bounds.from < bounds.to { "largest" } else { "smallest" };
     let mut text = format!(
         "{} on the {} target: the {which} {} that passes, {} to {}\n\n{}\n",
-        study.scenario,
-        study.target.name(),
+        batch.scenario,
+        batch.target.name(),
         range.key,
         range.from,
         range.to,
@@ -69,11 +69,11 @@ pub fn search(
 }
 
 /// The range, and the plan of its first value.
-fn ready(study: &Study<'_>, range: &Range<'_>) -> Result<(Bounds, Plan), Failure> {
+fn ready(batch: &Batch<'_>, range: &Range<'_>) -> Result<(Bounds, Plan), Failure> {
     let bounds = bounds(range)?;
-    let plan = study.subject(range.key, range.from)?;
+    let plan = batch.subject(range.key, range.from)?;
     // The far end must make a plan too, before the first run.
-    study.subject(range.key, range.to)?;
+    batch.subject(range.key, range.to)?;
     Ok((bounds, plan))
 }
 
