@@ -1,7 +1,12 @@
 //! The command line: options, their texts, and what each command does.
 
+mod batch;
 pub mod cli;
-mod commands;
+mod compare;
+mod gate;
 mod help;
-pub mod recheck;
+mod list;
+mod options;
+mod outcome;
+mod results;
 pub mod selftest;

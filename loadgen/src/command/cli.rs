@@ -1,7 +1,5 @@
 //! The command line.
 
-mod many;
-
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -9,19 +7,19 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::command::commands;
-use crate::command::help;
-use crate::command::recheck;
+use super::batch::{self, BatchOptions};
+use super::gate::{self, GateOptions};
+use super::options::{CommonOptions, Github, OF_EVERY_RUN, Outputs};
+use super::results::{self, ResultCommand};
+use super::{help, list};
 use crate::exit::{Exit, Failure};
 use crate::measure::result::RunResult;
 use crate::output::export;
 use crate::output::folder::{self, Folder, Place};
 use crate::output::report::table;
 use crate::output::terminal::{print, print_stderr};
-use crate::run;
-use crate::run::interrupt;
 use crate::run::progress::Progress;
-use crate::run::sweep;
+use crate::run::{self, interrupt, sweep};
 use crate::scenario::plan::Plan;
 use crate::target::{self, Control, Target};
 
@@ -38,7 +36,7 @@ enum Command {
     #[command(after_help = help::judging(help::REPRO))]
     Repro {
         #[command(flatten)]
-        options: Options,
+        options: RunOptions,
     },
     /// Run a scenario
     #[command(after_help = help::judging(help::RUN))]
@@ -50,7 +48,7 @@ enum Command {
         #[arg(long, default_value = "virtual")]
         target: String,
         #[command(flatten)]
-        options: Options,
+        options: RunOptions,
     },
     /// List the built-in scenarios and their parameters
     #[command(after_help = help::plain(help::LIST))]
@@ -66,7 +64,7 @@ enum Command {
         #[arg(long, value_name = "KEY=VALUE,...")]
         param: String,
         #[command(flatten)]
-        options: many::BatchOptions,
+        options: BatchOptions,
     },
     /// Search the limit between --from and --to: the value of a parameter up to which no gate of a subject fails
     #[command(after_help = help::judging(help::SEARCH))]
@@ -85,7 +83,7 @@ enum Command {
         #[arg(long, default_value_t = 8)]
         steps: u32,
         #[command(flatten)]
-        options: many::BatchOptions,
+        options: BatchOptions,
     },
     /// Judge a saved result: exit 3 when a gate fails, 4 when it is worse than the baseline, 6 without one
     #[command(after_help = help::judging(help::GATE))]
@@ -108,12 +106,12 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
         #[command(flatten)]
-        github: commands::Github,
+        github: Github,
     },
     #[command(name = crate::target::agent::SUBCOMMAND, hide = true)]
     Agent,
     #[command(flatten)]
-    OfResults(commands::Command),
+    OfResults(ResultCommand),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -122,44 +120,9 @@ enum Inconclusive {
     Warn,
 }
 
-/// Options of every command that runs a scenario.
-#[derive(Debug, clap::Args)]
-struct CommonOptions {
-    /// Seed of the run: on the virtual target the same seed gives the same result
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Change a parameter (repeatable)
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// Number of runs that are judged together, by the median of each gate: odd [default: 3 on tap and kernel, 1 on
-    /// virtual, where every run is the same]
-    #[arg(long, value_name = "N")]
-    repeat: Option<usize>,
-}
-
-impl CommonOptions {
-    /// The number of runs: the option, the environment, or the default of the target.
-    fn repeats(&self, target: &dyn Target) -> Result<usize, Failure> {
-        let usual = target.repeats();
-        let Some(count) = self.repeat else {
-            // `compare --exec` sets this variable: its pairs already repeat the run.
-            let once = std::env::var(run::REPEAT_VARIABLE).is_ok_and(|v| v == "1");
-            return Ok(if once { 1 } else { usual });
-        };
-        let what = match (count, usual) {
-            (1, _) => return Ok(1),
-            (_, 1) => "must be 1: on the virtual target every run of a seed is the same",
-            // Odd, so that the median is one of the runs.
-            (n, _) if n % 2 == 1 && n <= run::REPEATS_MAX => return Ok(n),
-            _ => "must be an odd number from 1 to 99, for the median",
-        };
-        Err(Failure::Usage(format!("--repeat {count}: {what}")))
-    }
-}
-
 /// Options of a single run.
 #[derive(Debug, clap::Args)]
-struct Options {
+struct RunOptions {
     #[command(flatten)]
     common: CommonOptions,
     /// Write the result to this folder [default: out/<name>-<seed>]
@@ -169,7 +132,7 @@ struct Options {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    outputs: commands::Outputs,
+    outputs: Outputs,
 }
 
 /// Runs the command line of this process and returns its exit code.
@@ -210,61 +173,26 @@ fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Run { scenario: name, target, options } => {
             run_one(&name, &target, None, &options, interrupt::watch())
         }
-        Command::List => print(&commands::list::list()?),
-        Command::Show { name } => print(&commands::list::show(&name)?),
-        Command::Sweep { scenario, param, options } => many::sweep(&scenario, &param, &options),
+        Command::List => print(&list::list()?),
+        Command::Show { name } => print(&list::show(&name)?),
+        Command::Sweep { scenario, param, options } => batch::sweep(&scenario, &param, &options),
         Command::Search { scenario, param, from, to, steps, options } => {
             let range = sweep::Range { key: &param, from: &from, to: &to, steps };
-            many::search(&scenario, &range, &options)
+            batch::search(&scenario, &range, &options)
         }
         Command::Gate { result, baseline, expr, tolerance, inconclusive, out, github } => {
-            let options = recheck::Options {
+            let options = GateOptions {
                 baseline: baseline.as_deref(),
                 exprs: &expr,
                 tolerance,
                 warn_only: inconclusive == Inconclusive::Warn,
             };
-            judge_again(&result, &options, out.as_deref(), &github)
+            gate::gate_command(&result, &options, out.as_deref(), &github)
         }
         // The agent process of the wall-clock targets.
         Command::Agent => target::agent::main().map(|()| 0).map_err(Failure::Io),
-        Command::OfResults(command) => commands::dispatch(command),
+        Command::OfResults(command) => results::dispatch(command),
     }
-}
-
-/// `gate`: judges a saved result and writes the outcome for CI.
-fn judge_again(
-    result: &Path,
-    options: &recheck::Options<'_>,
-    out: Option<&Path>,
-    github: &commands::Github,
-) -> Result<u8, Failure> {
-    let inputs: Vec<PathBuf> =
-        [Some(result), options.baseline].into_iter().flatten().map(Path::to_path_buf).collect();
-    // Before any work: the output must not overwrite an input.
-    out.map_or(Ok(()), |out| folder::apart(out, &inputs))?;
-    let judged = judge_apart(result, options, out, github);
-    // A command that judges nothing must not leave the verdict of an earlier one.
-    judged.inspect_err(|_| out.map_or((), folder::forget))
-}
-
-/// The same, with an output folder that holds no input.
-fn judge_apart(
-    result: &Path,
-    options: &recheck::Options<'_>,
-    out: Option<&Path>,
-    github: &commands::Github,
-) -> Result<u8, Failure> {
-    let found = recheck::gate(result, options)?;
-    let folder = out.map(Folder::beside).transpose()?;
-    let judged = commands::Judged {
-        of: &format!("gate {}", found.scenario),
-        word: found.word,
-        exit: found.exit,
-        suites: &found.suites,
-        text: &found.text,
-    };
-    judged.publish(folder.as_ref().map(Folder::dir), Vec::new(), github, None)
 }
 
 /// `run` and `repro`: runs a scenario, writes its files and prints the table. `label` replaces the scenario's name.
@@ -272,7 +200,7 @@ fn run_one(
     name: &str,
     target: &str,
     label: Option<&str>,
-    options: &Options,
+    options: &RunOptions,
     stop: &AtomicBool,
 ) -> Result<u8, Failure> {
     let found = target::find(target);
@@ -293,14 +221,14 @@ fn run_one(
         match &failure {
             // CI reads a verdict even where the target cannot run: "unavailable" is inconclusive, not a missing file.
             Failure::Unavailable(why) => {
-                leave_word(&out, &run::unavailable(&plan, target.as_ref(), why));
+                write_unavailable(&out, &run::unavailable(&plan, target.as_ref(), why));
             }
             _ => earlier.forget(),
         }
         return Err(failure);
     }
     let folder = Folder::for_run(&out)?;
-    options.outputs.keep_foreign(&out, &commands::OF_EVERY_RUN)?;
+    options.outputs.keep_foreign(&out, &OF_EVERY_RUN)?;
 
     // `expected` is for one run.
     let expected = expected(&plan, target.as_ref()).map(|once| once * repeats as u32);
@@ -323,7 +251,7 @@ fn run_one(
 }
 
 /// The plan to run, and how many times.
-fn ready(name: &str, target: &dyn Target, options: &Options) -> Result<(Plan, usize), Failure> {
+fn ready(name: &str, target: &dyn Target, options: &RunOptions) -> Result<(Plan, usize), Failure> {
     let CommonOptions { seed, set, .. } = &options.common;
     let repeats = options.common.repeats(target)?;
     let set = set.iter().map(|s| ("--set", s));
@@ -331,7 +259,7 @@ fn ready(name: &str, target: &dyn Target, options: &Options) -> Result<(Plan, us
 }
 
 /// Writes the verdict of a run that its target cannot run on this machine. The exit code stays that of the target.
-fn leave_word(out: &Path, result: &RunResult) {
+fn write_unavailable(out: &Path, result: &RunResult) {
     let formats = [export::Format::Verdict, export::Format::Junit];
     let written =
         Folder::for_run(out).and_then(|folder| export::write(folder.dir(), result, &formats));

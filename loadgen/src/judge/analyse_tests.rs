@@ -106,7 +106,7 @@ pub(crate) fn arm(role: ArmRole, containers: Vec<ContainerResult>) -> ArmResult 
 
 pub(crate) fn settle(arm: &mut ArmResult) {
     let phases = phases();
-    derive(arm, Frame { phases: &phases });
+    derive(arm, &phases);
 }
 
 fn judge(arm: &ArmResult) -> Fairness {

@@ -20,7 +20,7 @@ pub enum Better {
 pub enum MetricUnit {
     Nanos,
     BitsPerSecond,
-    BytesOf,
+    Bytes,
     /// A quotient; 1 when both values are equal.
     Ratio,
     /// A share between 0 and 1.
@@ -62,7 +62,7 @@ impl Metric {
         let text = match self.unit {
             MetricUnit::Nanos => time(v as u64),
             MetricUnit::BitsPerSecond => rate(v as u64),
-            MetricUnit::BytesOf => bytes(v as u64),
+            MetricUnit::Bytes => bytes(v as u64),
             MetricUnit::Ratio => format!("{v:.2}x"),
             MetricUnit::Part => format!("{:.2} %", v * 100.0),
         };
@@ -152,7 +152,7 @@ pub const METRICS: &[Metric] = &[
             None => recovery_at_least(r, a),
         },
     ),
-    smaller("overshoot", MetricUnit::BytesOf, "maximum charged beyond a hard limit", |_, a| {
+    smaller("overshoot", MetricUnit::Bytes, "maximum charged beyond a hard limit", |_, a| {
         // Without an enforced limit there is nothing to exceed.
         a.is_limited().then(|| exact(a.fairness.overshoot_bytes as f64))
     }),

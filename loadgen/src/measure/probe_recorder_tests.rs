@@ -1,4 +1,6 @@
 use super::*;
+use crate::measure::hdr;
+use crate::measure::result::{ProbePhase, Quantile};
 
 const MS: u64 = 1_000_000;
 
@@ -18,7 +20,7 @@ fn close_to(q: Option<Quantile>, ns: u64) {
 #[test]
 fn freeze_oracle() {
     let (t, freeze) = (30_000, 1_000);
-    let mut log = ProbeLog::new(&[phase(0, t)], 10_000 * MS);
+    let mut log = ProbeRecorder::new(&[phase(0, t)], 10_000 * MS);
     let thaw = 20_000;
     for i in 0..t {
         log.intend(i, i * MS);
@@ -31,12 +33,12 @@ fn freeze_oracle() {
         }
     }
     log.close(0, t * MS);
-    let book = &log.books()[0];
-    close_to(book.quantile(0.99), 700 * MS);
-    close_to(book.quantile(0.97), 100 * MS);
-    close_to(book.quantile(0.999), 970 * MS);
-    close_to(book.quantile(0.5), 2_000);
-    let s = book.summary();
+    let latency = &log.latencies()[0];
+    close_to(latency.quantile(0.99), 700 * MS);
+    close_to(latency.quantile(0.97), 100 * MS);
+    close_to(latency.quantile(0.999), 970 * MS);
+    close_to(latency.quantile(0.5), 2_000);
+    let s = latency.summary();
     assert_eq!((s.intended, s.completed, s.delivered_ppm), (t, t, Some(1_000_000)));
     assert_eq!(s.max, Some(Quantile::exact(freeze * MS)));
 }
@@ -44,10 +46,10 @@ fn freeze_oracle() {
 /// Never served: nothing is delivered, and every percentile is only a lower bound.
 #[test]
 fn full_starvation_oracle() {
-    let mut log = ProbeLog::new(&[phase(0, 2000)], 100 * MS);
+    let mut log = ProbeRecorder::new(&[phase(0, 2000)], 100 * MS);
     (0..2000).for_each(|i| log.intend(i, i * MS));
     log.close(0, 2000 * MS);
-    let s = log.books()[0].summary();
+    let s = log.latencies()[0].summary();
     assert_eq!((s.intended, s.completed, s.outstanding), (2000, 0, 2000));
     assert_eq!(s.delivered_ppm, Some(0));
     let p50 = s.p50.unwrap();
@@ -58,7 +60,7 @@ fn full_starvation_oracle() {
 /// The example at the head of the module.
 #[test]
 fn a_percentile_lies_between_what_was_waited_for_and_what_came_back() {
-    let mut log = ProbeLog::new(&[phase(0, 100)], 100 * MS);
+    let mut log = ProbeRecorder::new(&[phase(0, 100)], 100 * MS);
     let came = [1, 2, 2, 3, 5, 5, 7, 8];
     for (id, ms) in (0u64..).zip(came) {
         log.intend(id, 0);
@@ -68,9 +70,9 @@ fn a_percentile_lies_between_what_was_waited_for_and_what_came_back() {
         log.intend(id, (9 - waited) * MS);
     }
     log.close(0, 9 * MS);
-    let book = &log.books()[0];
+    let latency = &log.latencies()[0];
     let of = |q: f64| {
-        let q = book.quantile(q).unwrap();
+        let q = latency.quantile(q).unwrap();
         let ms = |ns: u64| (ns + MS / 2) / MS;
         (ms(q.ns), q.at_least, q.at_most_ns.map(ms))
     };
@@ -83,7 +85,7 @@ fn a_percentile_lies_between_what_was_waited_for_and_what_came_back() {
 /// Slow responses first, then requests with a short waiting time.
 #[test]
 fn percentiles_rise_with_their_rank_whatever_is_missing() {
-    let mut log = ProbeLog::new(&[phase(0, 3000)], 100 * MS);
+    let mut log = ProbeRecorder::new(&[phase(0, 3000)], 100 * MS);
     for i in 0..3000 {
         log.intend(i, i * MS);
         if i < 1700 {
@@ -91,7 +93,7 @@ fn percentiles_rise_with_their_rank_whatever_is_missing() {
         }
     }
     log.close(0, 3000 * MS);
-    let s = log.books()[0].summary();
+    let s = log.latencies()[0].summary();
     let [p50, p99, max] = [s.p50, s.p99, s.max].map(|q| q.expect("there are samples"));
     assert!(p50.ns <= p99.ns && p99.ns <= max.ns, "{p50:?} {p99:?} {max:?}");
     assert!(p50.at_least && p50.at_most_ns.is_some_and(|ns| ns >= p50.ns), "{p50:?}");
@@ -106,7 +108,7 @@ fn percentiles_rise_with_their_rank_whatever_is_missing() {
 
 #[test]
 fn those_that_came_back_rank_below_those_that_did_not() {
-    let mut log = ProbeLog::new(&[phase(0, 1000)], 100 * MS);
+    let mut log = ProbeRecorder::new(&[phase(0, 1000)], 100 * MS);
     for i in 0..100 {
         log.intend(i, i * MS);
         if i < 90 {
@@ -115,14 +117,14 @@ fn those_that_came_back_rank_below_those_that_did_not() {
     }
     // A bound far below the completed requests is not a short latency.
     log.close(0, 100 * MS);
-    let book = &log.books()[0];
-    close_to(book.quantile(0.9), 5 * MS);
-    assert!(book.quantile(0.91).unwrap().at_least);
+    let latency = &log.latencies()[0];
+    close_to(latency.quantile(0.9), 5 * MS);
+    assert!(latency.quantile(0.91).unwrap().at_least);
 }
 
 #[test]
 fn every_probe_is_counted_once() {
-    let mut log = ProbeLog::new(&[phase(0, 100), phase(200, 300)], 100 * MS);
+    let mut log = ProbeRecorder::new(&[phase(0, 100), phase(200, 300)], 100 * MS);
     for i in 0..400u64 {
         log.intend(i, i * MS);
         match i % 5 {
@@ -138,8 +140,8 @@ fn every_probe_is_counted_once() {
     // Responses after the closing change nothing.
     log.complete(2, 390 * MS);
     log.close(1, 310 * MS);
-    for book in log.books() {
-        let s = book.summary();
+    for latency in log.latencies() {
+        let s = latency.summary();
         assert_eq!(s.intended, 100);
         assert_eq!(s.intended, s.completed + s.outstanding + s.shed + s.failed, "{s:?}");
         assert_eq!((s.completed, s.outstanding, s.shed, s.failed), (40, 20, 20, 20));
@@ -148,8 +150,8 @@ fn every_probe_is_counted_once() {
 
 #[test]
 fn an_empty_book_has_no_percentile() {
-    let log = ProbeLog::new(&[phase(0, 100)], 100 * MS);
-    let s = log.books()[0].summary();
+    let log = ProbeRecorder::new(&[phase(0, 100)], 100 * MS);
+    let s = log.latencies()[0].summary();
     assert_eq!((s.p50, s.max, s.delivered_ppm), (None, None, None));
     assert!(s.spectrum.is_empty());
 }
@@ -158,7 +160,7 @@ fn an_empty_book_has_no_percentile() {
 #[test]
 fn merged_books_are_one_book() {
     let phases = [phase(0, 10_000_000)];
-    let mut logs = [0, 1, 2].map(|_| ProbeLog::new(&phases, 1_000_000));
+    let mut logs = [0, 1, 2].map(|_| ProbeRecorder::new(&phases, 1_000_000));
     for i in 0..3000u64 {
         for (n, log) in logs.iter_mut().enumerate() {
             if n == 2 || i % 2 == n as u64 {
@@ -171,9 +173,9 @@ fn merged_books_are_one_book() {
     }
     let parts = logs.each_mut().map(|log| {
         log.close(0, 20_000_000);
-        log.books()[0].summary()
+        log.latencies()[0].summary()
     });
-    let merged = Book::merged(&parts[..2]).unwrap();
+    let merged = PhaseLatency::merged(&parts[..2]).unwrap();
     assert_eq!(merged.intended, 3000);
     assert_eq!((merged.p50, merged.p99, merged.max), (parts[2].p50, parts[2].p99, parts[2].max));
     assert_eq!(merged.spectrum, parts[2].spectrum);
@@ -183,7 +185,7 @@ fn merged_books_are_one_book() {
 #[test]
 fn blocks_add_up_to_the_phase() {
     let phases = [phase(0, 2_500), phase(2_500, 4_000)];
-    let mut log = ProbeLog::new(&phases, 1_000 * MS);
+    let mut log = ProbeRecorder::new(&phases, 1_000 * MS);
     for i in 0..4_000 {
         log.intend(i, i * MS);
         if i % 10 > 0 {
@@ -194,10 +196,10 @@ fn blocks_add_up_to_the_phase() {
         }
     }
     log.close(1, 4_400 * MS);
-    let of = |p: usize| log.books()[p].summary();
+    let of = |p: usize| log.latencies()[p].summary();
     let starts = |p: &ProbePhase| p.intervals.iter().map(|i| i.start_ns / MS).collect::<Vec<_>>();
     assert_eq!(starts(&of(0)), [0, 1000, 2000]);
-    let both = Book::merged([&of(0), &of(1)]).unwrap();
+    let both = PhaseLatency::merged([&of(0), &of(1)]).unwrap();
     assert_eq!(starts(&both), [0, 1000, 2000, 3000, 4000]);
     for p in [of(0), of(1), both] {
         let sum = |texts: &[&String]| {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::File;
+use super::OutputFile;
 use super::json::pretty;
 use crate::exit::Failure;
 use crate::judge::metrics::{Better, METRICS, Metric, MetricUnit, Reading};

@@ -21,7 +21,7 @@ pub fn is_here() -> bool {
 
 /// Prints the annotations and appends the summary to `$GITHUB_STEP_SUMMARY`, if that is set. When standard output
 /// carries JSON, the annotations go to standard error: the runner reads both.
-pub fn speak(suites: &[Suite], summary: &str, json: bool) -> Result<(), Failure> {
+pub fn write(suites: &[Suite], summary: &str, json: bool) -> Result<(), Failure> {
     let text = annotations(suites);
     if json && !text.is_empty() {
         print_stderr(&text);

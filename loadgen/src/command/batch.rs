@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::CommonOptions;
-use crate::command::commands::{Github, Judged};
+use super::options::{CommonOptions, Github};
+use super::outcome::CommandOutcome;
 use crate::exit::{Exit, Failure};
 use crate::output::export::cases;
 use crate::run::interrupt;
@@ -50,7 +50,7 @@ pub(super) fn sweep(scenario: &str, param: &str, options: &BatchOptions) -> Resu
     let stop = Control { stop: interrupt::watch() };
     let found =
         options.batch(scenario, BatchKind::Sweep, |batch| sweep::sweep(batch, param, stop))?;
-    let judged = Judged {
+    let judged = CommandOutcome {
         of: &format!("sweep {scenario}"),
         word: Exit::word_of(found.exit),
         exit: found.exit,
@@ -70,7 +70,7 @@ pub(super) fn search(
     let (text, exit) =
         options.batch(scenario, BatchKind::Search, |batch| sweep::search(batch, range, stop))?;
     let suites = [cases::of_search(scenario, range.key, &text, exit)];
-    let judged = Judged {
+    let judged = CommandOutcome {
         of: &format!("search {scenario}"),
         word: Exit::word_of(exit),
         exit,

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Github, Judged};
+use super::options::Github;
+use super::outcome::CommandOutcome;
 use crate::exit::Failure;
 use crate::judge::compare::{
     Comparison, PAIRS_MIN, Question, RunValues, comparable, exact, paired, text, unpaired,
@@ -172,7 +173,7 @@ impl Compare {
     fn publish(&self, comparison: &Comparison, dir: Option<&Path>) -> Result<u8, Failure> {
         let json = json::pretty("compare.json", comparison)?;
         let table = format!("{}\n{}\n", text::render(comparison), text::verdict_line(comparison));
-        let judged = Judged {
+        let judged = CommandOutcome {
             of: "compare",
             word: &comparison.word,
             exit: comparison.exit,
@@ -186,7 +187,7 @@ impl Compare {
     /// The folder for runs made now, without the runs of an earlier comparison.
     fn place(&self) -> Result<Folder, Failure> {
         let folder = Folder::take(self.out.as_deref().unwrap_or_else(|| Path::new(OUT)))?;
-        place::keep_foreign(folder.dir(), [&[FILE][..], &Judged::FILES].concat())?;
+        place::keep_foreign(folder.dir(), [&[FILE][..], &CommandOutcome::FILES].concat())?;
         for side in SIDES {
             pairs::clear(&folder.dir().join(side))?;
         }

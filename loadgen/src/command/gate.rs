@@ -3,43 +3,81 @@
 mod baseline;
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::options::Github;
+use super::outcome::CommandOutcome;
 use crate::exit::{Exit, Failure};
 use crate::judge::gate::{self, Thresholds};
 use crate::measure::result::{ArmResult, GateResult, RunResult};
 use crate::output::export::cases::{self, Case, CaseOutcome, Suite};
 use crate::output::export::json;
+use crate::output::folder::{self, Folder};
 use crate::scenario::Scenario;
 use crate::scenario::expr::{Expr, GroupFacts};
 use crate::scenario::plan::{ArmRole, ContainerPlan, GatePlan, Role};
 use crate::target;
 
 #[derive(Debug)]
-pub struct Options<'a> {
-    pub baseline: Option<&'a Path>,
+pub(super) struct GateOptions<'a> {
+    pub(super) baseline: Option<&'a Path>,
     /// Additional conditions on every subject.
-    pub exprs: &'a [String],
+    pub(super) exprs: &'a [String],
     /// Percent by which a number of a wall-clock run may exceed the baseline's before it counts as worse. Virtual runs
     /// are compared exactly.
-    pub tolerance: u64,
+    pub(super) tolerance: u64,
     /// Treat an inconclusive result as a warning (exit 0).
-    pub warn_only: bool,
+    pub(super) warn_only: bool,
 }
 
-/// The outcome of a recheck.
+/// What `gate` found.
 #[derive(Debug)]
-pub struct Recheck {
-    pub scenario: String,
-    pub text: String,
-    pub word: &'static str,
-    pub exit: u8,
-    pub suites: Vec<Suite>,
+struct GateReport {
+    scenario: String,
+    text: String,
+    word: &'static str,
+    exit: u8,
+    suites: Vec<Suite>,
+}
+
+/// `gate`: judges a saved result and writes the outcome for CI.
+pub(super) fn gate_command(
+    result: &Path,
+    options: &GateOptions<'_>,
+    out: Option<&Path>,
+    github: &Github,
+) -> Result<u8, Failure> {
+    let inputs: Vec<PathBuf> =
+        [Some(result), options.baseline].into_iter().flatten().map(Path::to_path_buf).collect();
+    // Before any work: the output must not overwrite an input.
+    out.map_or(Ok(()), |out| folder::apart(out, &inputs))?;
+    let judged = judge_apart(result, options, out, github);
+    // A command that judges nothing must not leave the verdict of an earlier one.
+    judged.inspect_err(|_| out.map_or((), folder::forget))
+}
+
+/// The same, with an output folder that holds no input.
+fn judge_apart(
+    result: &Path,
+    options: &GateOptions<'_>,
+    out: Option<&Path>,
+    github: &Github,
+) -> Result<u8, Failure> {
+    let found = judge_again(result, options)?;
+    let folder = out.map(Folder::beside).transpose()?;
+    let judged = CommandOutcome {
+        of: &format!("gate {}", found.scenario),
+        word: found.word,
+        exit: found.exit,
+        suites: &found.suites,
+        text: &found.text,
+    };
+    judged.publish(folder.as_ref().map(Folder::dir), Vec::new(), github, None)
 }
 
 /// Judges a saved result. Precedence of the exit code: interrupted, failed gate, inconclusive, regression or no
 /// baseline. A missing baseline is no warning: with `warn_only` it outweighs an inconclusive result.
-pub fn gate(path: &Path, options: &Options<'_>) -> Result<Recheck, Failure> {
+fn judge_again(path: &Path, options: &GateOptions<'_>) -> Result<GateReport, Failure> {
     let result = json::read_argument(path)?;
     let mut text = String::new();
     let (gates, thresholds) = judge(&result, options.exprs)?;
@@ -76,7 +114,7 @@ pub fn gate(path: &Path, options: &Options<'_>) -> Result<Recheck, Failure> {
     }
     let (word, all) = (exit.word(), gates.len());
     let _ = writeln!(text, "VERDICT: {word} exit={code} ({failed} of {all} gates failed)");
-    Ok(Recheck { scenario: result.scenario, text, word, exit: code, suites })
+    Ok(GateReport { scenario: result.scenario, text, word, exit: code, suites })
 }
 
 /// The comparison with the baseline as a suite: one case per number that is worse, or one case that none is.
