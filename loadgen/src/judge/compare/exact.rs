@@ -3,7 +3,8 @@
 
 use serde_json::Value;
 
-use super::{Comparison, ComparisonKind, Judgement, Line, Question, RunValues, SCHEMA, bounds};
+use super::verdict::bounds;
+use super::{Comparison, ComparisonKind, Judgement, Line, Question, RunValues, SCHEMA};
 use crate::exit::{Exit, Failure};
 use crate::judge::metrics::{Better, METRICS, Metric};
 use crate::measure::result::{GateResult, RunResult};
