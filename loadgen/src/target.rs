@@ -1,6 +1,7 @@
 //! The places where a plan runs. A target runs one arm of a plan and returns records; it judges nothing.
 
 pub(crate) mod agent;
+mod counters;
 pub mod kernel;
 pub mod tap;
 pub mod virt;

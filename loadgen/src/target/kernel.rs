@@ -16,7 +16,7 @@ use std::sync::Arc;
 use skbudget::attach;
 
 use self::cgroup::{Cgroup, Cgroups};
-use super::virt::{is_memory, named};
+use super::counters::{is_memory, named};
 use super::wall::{self, WallContainer, check_loads, lag_p99_ns};
 use super::{Control, Target, WALL_STEP_NS};
 use crate::exit::Failure;

@@ -6,7 +6,7 @@ use super::{TapContainer, TapTestbed};
 use crate::exit::Failure;
 use crate::measure::result::{ArmResult, BudgetResult, ContainerResult};
 use crate::scenario::plan::{ArmPlan, CONTENDED, Phase, Plan, RuleSet};
-use crate::target::virt::{is_memory, named};
+use crate::target::counters::{is_memory, named};
 use crate::target::wall::{WallContainer, lag_p99_ns};
 use crate::traffic::AgentReport;
 

@@ -10,13 +10,11 @@ pub(super) fn memory_counters(s: &MemberStats) -> BTreeMap<String, u64> {
 }
 
 /// Whether the memory budget keeps this counter; all others belong to the stack.
-pub(in crate::target) fn is_memory(name: &str) -> bool {
+pub(super) fn is_memory(name: &str) -> bool {
     Counter::ALL.iter().any(|c| c.name() == name)
 }
 
-pub(in crate::target) fn named<'a>(
-    all: impl Iterator<Item = (&'a str, u64)>,
-) -> BTreeMap<String, u64> {
+pub(super) fn named<'a>(all: impl Iterator<Item = (&'a str, u64)>) -> BTreeMap<String, u64> {
     // Zeros are omitted, so that results stay short.
     all.filter(|(_, v)| *v > 0).map(|(n, v)| (n.to_owned(), v)).collect()
 }
