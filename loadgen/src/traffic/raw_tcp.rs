@@ -4,30 +4,19 @@
 //! namespace. It opens connections normally and sends its flood within the advertised windows: it costs memory and
 //! work, and breaks no rule that would let a stack simply drop its segments.
 
+mod frames;
+
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
 
 use skbudget_sim::Pattern;
-use skbudget_sim::smoltcp::phy::ChecksumCapabilities;
 use skbudget_sim::smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
-    EthernetRepr, IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr,
+    EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpControl, TcpPacket, TcpRepr,
     TcpSeqNumber,
 };
 
+pub use self::frames::FloodAddresses;
+use self::frames::window_scale;
 use crate::scenario::plan::FloodKind;
-
-/// Addresses of a flood.
-#[derive(Debug, Clone, Copy)]
-pub struct FloodAddresses {
-    pub own_mac: [u8; 6],
-    pub own_ip: Ipv4Addr,
-    pub peer_mac: [u8; 6],
-    pub to: Ipv4Addr,
-    pub to_port: u16,
-    /// Each connection has its own server port, counted from `to_port`; otherwise all use that one.
-    pub port_each: bool,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ConnState {
@@ -125,7 +114,7 @@ impl RawTcpClient {
     pub fn on_frame(&mut self, now_ns: u64, frame: &[u8]) {
         let Ok(eth) = EthernetFrame::new_checked(frame) else { return };
         match eth.ethertype() {
-            EthernetProtocol::Arp => self.on_arp(eth.payload()),
+            EthernetProtocol::Arp => self.answers.extend(self.addresses.arp_reply(eth.payload())),
             EthernetProtocol::Ipv4 => {
                 let Ok(ip) = Ipv4Packet::new_checked(eth.payload()) else { return };
                 let own = ip.dst_addr() == self.addresses.own_ip;
@@ -138,41 +127,6 @@ impl RawTcpClient {
             }
             _ => {}
         }
-    }
-
-    fn on_arp(&mut self, bytes: &[u8]) {
-        let parsed = ArpPacket::new_checked(bytes).and_then(|p| ArpRepr::parse(&p));
-        let Ok(ArpRepr::EthernetIpv4 {
-            operation: ArpOperation::Request,
-            source_hardware_addr,
-            source_protocol_addr,
-            target_protocol_addr,
-            ..
-        }) = parsed
-        else {
-            return;
-        };
-        // The kernel in the namespace has another address and does not reply for this one.
-        if target_protocol_addr != self.addresses.own_ip {
-            return;
-        }
-        let reply = ArpRepr::EthernetIpv4 {
-            operation: ArpOperation::Reply,
-            source_hardware_addr: EthernetAddress(self.addresses.own_mac),
-            source_protocol_addr: target_protocol_addr,
-            target_hardware_addr: source_hardware_addr,
-            target_protocol_addr: source_protocol_addr,
-        };
-        let mut frame = vec![0; 14 + reply.buffer_len()];
-        let mut eth = EthernetFrame::new_unchecked(&mut frame[..]);
-        let header = EthernetRepr {
-            src_addr: EthernetAddress(self.addresses.own_mac),
-            dst_addr: source_hardware_addr,
-            ethertype: EthernetProtocol::Arp,
-        };
-        header.emit(&mut eth);
-        reply.emit(&mut ArpPacket::new_unchecked(eth.payload_mut()));
-        self.answers.push_back(frame);
     }
 
     /// Updates a connection by a received segment (RFC 9293 section 3.10.7, as far as a flood needs it).
@@ -333,28 +287,7 @@ impl RawTcpClient {
             timestamp: None,
             payload,
         };
-        let ip = Ipv4Repr {
-            src_addr: self.addresses.own_ip,
-            dst_addr: self.addresses.to,
-            next_header: IpProtocol::Tcp,
-            payload_len: tcp.buffer_len(),
-            hop_limit: 64,
-        };
-        let mut frame = vec![0; 14 + ip.buffer_len() + tcp.buffer_len()];
-        let mut eth = EthernetFrame::new_unchecked(&mut frame[..]);
-        let header = EthernetRepr {
-            src_addr: EthernetAddress(self.addresses.own_mac),
-            dst_addr: EthernetAddress(self.addresses.peer_mac),
-            ethertype: EthernetProtocol::Ipv4,
-        };
-        header.emit(&mut eth);
-        let sums = ChecksumCapabilities::default();
-        let mut packet = Ipv4Packet::new_unchecked(eth.payload_mut());
-        ip.emit(&mut packet, &sums);
-        let (src, dst) = (IpAddress::Ipv4(ip.src_addr), IpAddress::Ipv4(ip.dst_addr));
-        let mut segment = TcpPacket::new_unchecked(packet.payload_mut());
-        tcp.emit(&mut segment, &src, &dst, &sums);
-        frame
+        self.addresses.frame(&tcp)
     }
 
     /// Time at which `poll` has work.
@@ -377,30 +310,4 @@ impl RawTcpClient {
 fn after(a: u32, b: u32) -> bool {
     // Modulo 2^32 (RFC 9293 section 3.4).
     a.wrapping_sub(b).cast_signed() > 0
-}
-
-/// The window scale option of a SYN; 0 without one.
-fn window_scale(options: &[u8]) -> u8 {
-    let mut rest = options;
-    while let Some((&kind, tail)) = rest.split_first() {
-        match kind {
-            // End of option list (RFC 9293 section 3.2).
-            0 => break,
-            // No-operation: a single byte.
-            1 => rest = tail,
-            _ => {
-                let len = tail.first().map_or(0, |l| usize::from(*l));
-                // A malformed length ends the parse.
-                if len < 2 || rest.len() < len {
-                    break;
-                }
-                // Window scale (RFC 7323 section 2.2).
-                if kind == 3 && len == 3 {
-                    return rest[2];
-                }
-                rest = &rest[len..];
-            }
-        }
-    }
-    0
 }
