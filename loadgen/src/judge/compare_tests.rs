@@ -1,4 +1,6 @@
 use super::*;
+use crate::exit::Exit;
+use crate::judge::metrics::Better;
 use crate::judge::metrics::find;
 use skbudget_sim::Rng;
 

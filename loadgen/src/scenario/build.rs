@@ -16,8 +16,8 @@ use crate::exit::Failure;
 use crate::scenario::expr::{Expr, GroupFacts};
 use crate::scenario::names;
 use crate::scenario::plan::{
-    ArmPlan, ArmRole, BudgetPlan, ContainerPlan, Fill, GatePlan, Isolation, LinkPlan, Load, Phase,
-    Plan, ProbeSpec, Role, RuleSet,
+    ArmPlan, ArmRole, BudgetPlan, ContainerPlan, GatePlan, Isolation, LinkPlan, Phase, Plan, Role,
+    RuleSet,
 };
 use crate::units::Unit;
 
