@@ -5,9 +5,9 @@
 //!                   └──────▶ metrics ──▶ compare (with stats)
 //! ```
 
-pub mod analyse;
-pub mod compare;
+pub(crate) mod analyse;
+pub(crate) mod compare;
 pub mod gate;
-pub mod merge;
-pub mod metrics;
-pub mod stats;
+pub(crate) mod merge;
+pub(crate) mod metrics;
+pub(crate) mod stats;

@@ -11,7 +11,7 @@
 //! ```
 //! 1. [`scenario`] reads a TOML file and its parameters and makes a [`scenario::plan::Plan`]: containers, loads, phases,
 //!    arms and gates.
-//! 2. A [`target`] runs one arm of the plan. On the wall clock, [`traffic`] has its clients and servers.
+//! 2. A [`target`] runs one arm of the plan. On the wall clock, `traffic` has its clients and servers.
 //! 3. [`measure`] has the meters of all targets and the records that they fill: [`measure::result::ArmResult`] of an
 //!    arm, [`measure::result::RunResult`] of the run (`result.json`).
 //! 4. [`judge`] is pure: `analyse` derives the fairness numbers, `gate` decides, `compare` and `merge` take several
@@ -30,6 +30,7 @@
 //!
 //! Integers with a unit in their name (`_ns`, `_bytes`, `_ppm`, `_milli`: thousandths), no floats, in all records.
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 pub mod command;
 pub mod exit;
@@ -39,7 +40,7 @@ pub mod output;
 pub mod run;
 pub mod scenario;
 pub mod target;
-pub mod traffic;
-pub mod units;
+mod traffic;
+mod units;
 
 pub use exit::Exit;

@@ -1,14 +1,14 @@
 //! The counters of all targets: goodput meters and recorders of probes. Times are nanoseconds since the start of the run.
 
 mod blocks;
-pub mod hdr;
+pub(crate) mod hdr;
 mod histogram;
 mod meter;
 mod phase_latency;
 mod probe_recorder;
 pub mod result;
 
-pub use histogram::Digits;
-pub use meter::{Meter, PhaseBytes};
-pub use phase_latency::PhaseLatency;
-pub use probe_recorder::ProbeRecorder;
+pub(crate) use histogram::Digits;
+pub(crate) use meter::{Meter, PhaseBytes};
+pub(crate) use phase_latency::PhaseLatency;
+pub(crate) use probe_recorder::ProbeRecorder;

@@ -3,9 +3,9 @@
 mod commit;
 pub(crate) mod interrupt;
 mod machine;
-pub mod pairs;
-pub mod progress;
-pub mod sweep;
+pub(crate) mod pairs;
+pub(crate) mod progress;
+pub(crate) mod sweep;
 
 use std::sync::atomic::Ordering;
 use std::thread;

@@ -4,16 +4,16 @@ pub(crate) mod bounded;
 pub(crate) mod build;
 mod catalogue;
 pub mod expr;
-pub mod file;
-pub mod names;
+mod file;
+pub(crate) mod names;
 pub mod plan;
 mod schedule;
 mod source;
-pub mod values;
+mod values;
 
 pub use catalogue::{names, text};
-pub use source::Source;
 
+use self::source::Source;
 use crate::exit::Failure;
 use crate::scenario::plan::Plan;
 

@@ -2,9 +2,9 @@
 
 pub(crate) mod agent;
 mod counters;
-pub mod kernel;
-pub mod tap;
-pub mod virt;
+mod kernel;
+mod tap;
+mod virt;
 mod wall;
 
 use std::fmt;

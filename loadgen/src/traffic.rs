@@ -4,14 +4,14 @@
 //! arrive. The hundreds of connections of the hog are non-blocking and share one thread. Every byte is checked against
 //! the pattern of its stream, as in virtual time.
 
-pub mod bulk;
+pub(crate) mod bulk;
 mod flood;
 mod fresh;
 mod guest;
-pub mod pace;
-pub mod probe;
-pub mod raw_tcp;
-pub mod serve;
+pub(crate) mod pace;
+pub(crate) mod probe;
+pub(crate) mod raw_tcp;
+pub(crate) mod serve;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -30,7 +30,7 @@ use crate::scenario::plan::{Fill, FloodKind, Phase, ProbeSpec};
 
 /// One load with the address of its server.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub enum AssignedLoad {
+pub(crate) enum AssignedLoad {
     Up {
         to: SocketAddr,
     },
@@ -61,14 +61,14 @@ pub enum AssignedLoad {
 
 /// Source address and next hop of a flood.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct FloodNet {
+pub(crate) struct FloodNet {
     pub own_ip: Ipv4Addr,
     pub peer_mac: [u8; 6],
 }
 
 /// The instructions to an agent, one line of JSON on its standard input. All times but `epoch_ns` count from it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct AgentSpec {
+pub(crate) struct AgentSpec {
     /// Namespace to enter; `None`: stay in the present one.
     pub netns: Option<PathBuf>,
     /// Start of the run on the monotonic clock.
@@ -90,7 +90,7 @@ impl AgentSpec {
 
 /// The counts of a meter.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct MeterReport {
+pub(crate) struct MeterReport {
     /// Bytes and longest gap of each phase.
     pub phases: Vec<(u64, u64)>,
     pub windows: Vec<u32>,
@@ -115,7 +115,7 @@ impl From<&Meter> for MeterReport {
 
 /// The report of an agent, one line of JSON on its standard output.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct AgentReport {
+pub(crate) struct AgentReport {
     pub down: MeterReport,
     /// One per phase, if the load contains a probe.
     pub probe: Option<Vec<ProbePhase>>,
@@ -129,7 +129,7 @@ pub struct AgentReport {
 
 /// State shared by the threads of one process.
 #[derive(Debug)]
-pub struct Shared {
+pub(crate) struct Shared {
     pub clock: Clock,
     pub stop: AtomicBool,
     pub connected: AtomicU64,
@@ -138,7 +138,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub fn new(epoch_ns: u64) -> Arc<Self> {
+    pub(crate) fn new(epoch_ns: u64) -> Arc<Self> {
         Arc::new(Self {
             clock: Clock { epoch_ns },
             stop: AtomicBool::new(false),
@@ -147,40 +147,40 @@ impl Shared {
             corrupt: AtomicU64::new(0),
         })
     }
-    pub fn stopped(&self) -> bool {
+    pub(crate) fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
     fn count(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
     }
     /// Counts a broken connection, unless the run has ended: then all of them break.
-    pub fn note_broken(&self) {
+    pub(crate) fn note_broken(&self) {
         if !self.stopped() {
             Self::count(&self.broken);
         }
     }
-    pub fn note_corrupt(&self) {
+    pub(crate) fn note_corrupt(&self) {
         Self::count(&self.corrupt);
     }
-    pub fn note_connected(&self) {
+    pub(crate) fn note_connected(&self) {
         Self::count(&self.connected);
     }
 }
 
 /// Interval at which a blocked thread checks the stop flag.
-pub const STOP_CHECK_EVERY: Duration = Duration::from_millis(50);
+pub(crate) const STOP_CHECK_EVERY: Duration = Duration::from_millis(50);
 
 /// Locks a mutex, even after a panic of another thread: the counts so far must not be lost.
-pub fn locked<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Opens and closes the phases of the meters and the probe at their times; returns after the last phase is closed. If
 /// the run stops early, closes everything that is open.
-pub fn keep_time(
+pub(crate) fn keep_time(
     shared: &Shared,
     phases: &[Phase],
     grace_ns: u64,
@@ -220,7 +220,7 @@ pub fn keep_time(
 }
 
 /// Runs the loads in the given namespace, until their end or that of `shared`.
-pub fn run_agent(agent: &AgentSpec, shared: &Shared) -> Result<AgentReport, String> {
+pub(crate) fn run_agent(agent: &AgentSpec, shared: &Shared) -> Result<AgentReport, String> {
     // Without a namespace, as in tests, run here.
     let Some(path) = &agent.netns else { return Ok(run_loads(agent, shared)) };
     let netns =

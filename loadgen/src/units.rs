@@ -2,7 +2,7 @@
 
 /// The kind of a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unit {
+pub(crate) enum Unit {
     Count,
     Bytes,
     Nanos,
@@ -13,7 +13,7 @@ pub enum Unit {
 
 impl Unit {
     /// The suffix of a JSON key with this unit.
-    pub fn suffix(self) -> &'static str {
+    pub(crate) fn suffix(self) -> &'static str {
         match self {
             Self::Count | Self::Flag => "",
             Self::Bytes => "_bytes",
@@ -44,7 +44,7 @@ impl Unit {
     }
 
     /// Parses `12`, `4MiB`, `100us`, `1Gbit`, `on`. The error names the allowed units.
-    pub fn parse(self, text: &str) -> Result<u64, String> {
+    pub(crate) fn parse(self, text: &str) -> Result<u64, String> {
         let names = || self.scales().iter().map(|s| s.0).filter(|s| !s.is_empty());
         if self == Self::Flag {
             return match text {
@@ -73,7 +73,7 @@ impl Unit {
     }
 
     /// The shortest exact text that `parse` reads back.
-    pub fn show(self, value: u64) -> String {
+    pub(crate) fn show(self, value: u64) -> String {
         let scales = self.scales();
         if self == Self::Flag {
             return scales[usize::from(value != 0)].0.to_owned();
@@ -89,7 +89,7 @@ impl Unit {
 }
 
 /// `938 Mbit/s`
-pub fn rate(bits_per_second: u64) -> String {
+pub(crate) fn rate(bits_per_second: u64) -> String {
     let (n, unit) = match bits_per_second {
         0 => return "0".to_owned(),
         b if b >= 1_000_000_000 => (b as f64 / 1e9, "Gbit/s"),
@@ -100,12 +100,12 @@ pub fn rate(bits_per_second: u64) -> String {
     format!("{} {unit}", three(n))
 }
 
-pub fn bits_per_second(bytes: u64, ns: u64) -> u64 {
+pub(crate) fn bits_per_second(bytes: u64, ns: u64) -> u64 {
     (u128::from(bytes) * 8_000_000_000 / u128::from(ns.max(1))) as u64
 }
 
 /// `1.24 ms`
-pub fn time(ns: u64) -> String {
+pub(crate) fn time(ns: u64) -> String {
     let (n, unit) = match ns {
         n if n >= 1_000_000_000 => (n as f64 / 1e9, "s"),
         n if n >= 1_000_000 => (n as f64 / 1e6, "ms"),
@@ -116,7 +116,7 @@ pub fn time(ns: u64) -> String {
 }
 
 /// A delay after an event: `1.24 ms`, `at once`, `never`
-pub fn after(ns: Option<u64>) -> String {
+pub(crate) fn after(ns: Option<u64>) -> String {
     match ns {
         None => "never".to_owned(),
         Some(0) => "at once".to_owned(),
@@ -125,7 +125,7 @@ pub fn after(ns: Option<u64>) -> String {
 }
 
 /// `31.9 MiB`
-pub fn bytes(n: u64) -> String {
+pub(crate) fn bytes(n: u64) -> String {
     match n {
         n if n >= 1 << 30 => format!("{} GiB", three(n as f64 / (1u64 << 30) as f64)),
         n if n >= 1 << 20 => format!("{} MiB", three(n as f64 / (1u64 << 20) as f64)),
@@ -135,7 +135,7 @@ pub fn bytes(n: u64) -> String {
 }
 
 /// `2026-11-27 23:01 UTC`
-pub fn date(unix_ms: u64) -> String {
+pub(crate) fn date(unix_ms: u64) -> String {
     let (minutes, days) = (unix_ms / 60_000 % 1440, unix_ms / 86_400_000);
     // Days since 0000-03-01, in eras of 400 years with the same number of days each.
     let days = days + 719_468;
@@ -150,7 +150,7 @@ pub fn date(unix_ms: u64) -> String {
 }
 
 /// A key of a result's parameters and its value, as they are typed: `rtt_ns` and 1000000 are `rtt` and `1ms`.
-pub fn param(key: &str, value: u64) -> (String, String) {
+pub(crate) fn param(key: &str, value: u64) -> (String, String) {
     let units = [Unit::Bytes, Unit::Nanos, Unit::BitsPerSecond];
     let found = units.into_iter().find_map(|u| Some((u, key.strip_suffix(u.suffix())?)));
     let (unit, name) = found.unwrap_or((Unit::Count, key));
@@ -158,12 +158,12 @@ pub fn param(key: &str, value: u64) -> (String, String) {
 }
 
 /// `1.05x`
-pub fn times(milli: u64) -> String {
+pub(crate) fn times(milli: u64) -> String {
     format!("{}.{:02}x", milli / 1000, milli % 1000 / 10)
 }
 
 /// `99.99 %`, rounded down.
-pub fn percent(ppm: u64) -> String {
+pub(crate) fn percent(ppm: u64) -> String {
     format!("{}.{:02} %", ppm / 10_000, ppm % 10_000 / 100)
 }
 
@@ -180,19 +180,25 @@ fn three(n: f64) -> String {
 }
 
 /// The known word closest to the typed one, if any is close.
-pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(
+    typed: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     let best = known.into_iter().map(|k| (distance(typed, k), k)).min()?;
     // A word that differs in more than half of its letters is not similar.
     (best.0 <= typed.len().max(best.1.len()).div_ceil(2)).then_some(best.1)
 }
 
 /// A suffix for a message about an unknown word: a suggestion, or nothing.
-pub fn hint<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn hint<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     nearest(typed, known).map_or_else(String::new, |near| format!("; did you mean '{near}'?"))
 }
 
 /// The same, but lists all known words if none is close.
-pub fn hint_or_all<'a>(typed: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
+pub(crate) fn hint_or_all<'a>(
+    typed: &str,
+    known: impl IntoIterator<Item = &'a str> + Clone,
+) -> String {
     match hint(typed, known.clone()) {
         none if none.is_empty() => {
             format!("; known are {}", known.into_iter().collect::<Vec<_>>().join(", "))

@@ -21,7 +21,7 @@ const REFUSALS: &[&str] = &[
 ];
 
 /// Fills in the derived values of an arm, from the planned `phases`: the cost of each container, the groups, and the fairness of the whole arm.
-pub fn derive(arm: &mut ArmResult, phases: &[Phase]) {
+pub(crate) fn derive(arm: &mut ArmResult, phases: &[Phase]) {
     // An interrupted run measured only the part of each phase before it ended.
     let phases: Vec<Phase> = phases.iter().map(|p| p.until(arm.ended_ns)).collect();
     for c in &mut arm.containers {
@@ -131,7 +131,7 @@ fn groups(arm: &ArmResult) -> Vec<GroupResult> {
 
 /// The p99 of a victim, or of a group of victims, alone and contended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pair {
+pub(crate) struct Pair {
     pub of: String,
     pub solo: Option<Quantile>,
     pub contended: Option<Quantile>,
@@ -141,7 +141,7 @@ pub struct Pair {
 
 impl Pair {
     /// A p99 is meaningful only when at least 20 samples lie beyond it.
-    pub const SAMPLES_MIN: u64 = 2000;
+    pub(crate) const SAMPLES_MIN: u64 = 2000;
 
     fn new(of: &str, solo: &ProbePhase, contended: &ProbePhase) -> Self {
         let samples = solo.intended.min(contended.intended);
@@ -153,31 +153,31 @@ impl Pair {
     }
     /// Lower bound of the solo p99 and upper bound of the contended p99, in nanoseconds; `None` unless both phases have
     /// an upper bound and enough samples. Their quotient is the worst possible inflation.
-    pub fn known(&self) -> Option<(u64, u64)> {
+    pub(crate) fn known(&self) -> Option<(u64, u64)> {
         // A solo p99 without an upper bound is no reference.
         self.solo.and_then(|q| q.upper_ns())?;
         let pair = self.solo.zip(self.contended.and_then(|q| q.upper_ns()));
         pair.filter(|_| self.enough()).map(|(solo, most)| (solo.ns, most))
     }
     /// Whether a p99 of these samples is meaningful.
-    pub fn enough(&self) -> bool {
+    pub(crate) fn enough(&self) -> bool {
         self.samples >= Self::SAMPLES_MIN
     }
     /// `None`: too few samples (see `enough`), or a p99 without an upper bound.
-    pub fn inflation_milli(&self) -> Option<u64> {
+    pub(crate) fn inflation_milli(&self) -> Option<u64> {
         self.known().map(|(solo, contended)| contended * 1000 / solo.max(1))
     }
 }
 
 /// The pairs of all groups of victims.
-pub fn latency_pairs(arm: &ArmResult) -> Vec<Pair> {
+pub(crate) fn latency_pairs(arm: &ArmResult) -> Vec<Pair> {
     let victims = arm.groups.iter().filter(|g| g.role == Role::Victim);
     victims.flat_map(|g| group_pairs(arm, g)).collect()
 }
 
 /// One pair for each victim of a group. A group with several victims, at least one of them with too few samples, has
 /// one pair for the merged group instead.
-pub fn group_pairs(arm: &ArmResult, g: &GroupResult) -> Vec<Pair> {
+pub(crate) fn group_pairs(arm: &ArmResult, g: &GroupResult) -> Vec<Pair> {
     let of = |c: &&ContainerResult| c.group == g.name && c.role == g.role;
     let pairs: Vec<Pair> =
         arm.containers.iter().filter(of).filter_map(Pair::of_container).collect();
@@ -191,7 +191,7 @@ pub fn group_pairs(arm: &ArmResult, g: &GroupResult) -> Vec<Pair> {
 }
 
 /// How often data or connections of a container were refused or dropped for lack of memory.
-pub fn refusals(c: &ContainerResult) -> u64 {
+pub(crate) fn refusals(c: &ContainerResult) -> u64 {
     count(c, REFUSALS)
 }
 

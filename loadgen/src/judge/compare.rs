@@ -7,16 +7,16 @@
 //! interval that spans the margin decides nothing: the comparison is inconclusive (exit 5).
 
 mod alike;
-pub mod exact;
+pub(crate) mod exact;
 mod sample;
-pub mod text;
+pub(crate) mod text;
 mod verdict;
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-pub use self::alike::{comparable, first_difference};
+pub(crate) use self::alike::{comparable, first_difference};
 use self::sample::Sample;
 use self::verdict::{bounds, exit, judge};
 use crate::judge::metrics::{METRICS, Metric, Reading};
@@ -24,15 +24,15 @@ use crate::judge::stats::holm;
 use crate::measure::result::{GateKind, GateResult, RunResult};
 use crate::scenario::plan::ArmRole;
 
-pub const SCHEMA: &str = "loadgen.compare/1";
+pub(crate) const SCHEMA: &str = "loadgen.compare/1";
 /// With fewer pairs no outcome of the rank test is significant.
-pub const PAIRS_MIN: usize = 6;
+pub(crate) const PAIRS_MIN: usize = 6;
 /// Error rate over all lines of a comparison.
 const ALPHA: f64 = 0.05;
 
 /// The metrics and limits of a comparison.
 #[derive(Debug, Clone)]
-pub struct Question {
+pub(crate) struct Question {
     pub metrics: Vec<&'static Metric>,
     /// The metrics were selected by `--metrics`. Without a value of one of them the comparison does not pass; of the
     /// default metrics, an arm may lack some: a load without uploads has no upload rate.
@@ -46,7 +46,7 @@ pub struct Question {
 
 /// The values of a run that a comparison uses.
 #[derive(Debug, Clone)]
-pub struct RunValues {
+pub(crate) struct RunValues {
     pub label: String,
     /// Keyed by arm and metric.
     pub values: BTreeMap<(String, &'static str), Reading>,
@@ -56,7 +56,7 @@ pub struct RunValues {
 
 impl RunValues {
     /// Reads the subject arms only: a control arm is expected to be bad.
-    pub fn of(label: &str, result: &RunResult) -> Self {
+    pub(crate) fn of(label: &str, result: &RunResult) -> Self {
         let arms = result.arms.iter().filter(|a| a.role == ArmRole::Subject);
         let values = arms.flat_map(|arm| {
             let read = |m: &'static Metric| Some(((arm.name.clone(), m.key), m.read(result, arm)?));
@@ -78,7 +78,7 @@ impl RunValues {
 /// The outcome for one metric of one arm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Judgement {
+pub(crate) enum Judgement {
     Same,
     Worse,
     Better,
@@ -88,7 +88,7 @@ pub enum Judgement {
 
 /// One metric of one arm.
 #[derive(Debug, Clone, Serialize)]
-pub struct Line {
+pub(crate) struct Line {
     pub arm: String,
     pub metric: &'static str,
     pub judgement: Judgement,
@@ -113,7 +113,7 @@ pub struct Line {
 /// How the runs were compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum ComparisonKind {
+pub(crate) enum ComparisonKind {
     Paired,
     Unpaired,
     Exact,
@@ -121,7 +121,7 @@ pub enum ComparisonKind {
 
 /// The content of `compare.json`.
 #[derive(Debug, Clone, Serialize)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     pub schema: &'static str,
     pub kind: ComparisonKind,
     pub a: String,
@@ -141,7 +141,7 @@ pub struct Comparison {
 }
 
 /// Compares pairs of runs; the runs of a pair ran next to each other.
-pub fn paired(
+pub(crate) fn paired(
     a: &[RunValues],
     b: &[RunValues],
     names: (&str, &str),
@@ -175,7 +175,7 @@ pub fn paired(
 }
 
 /// Compares two independent groups of runs. A difference may be due to the day of the runs instead of their builds.
-pub fn unpaired(
+pub(crate) fn unpaired(
     a: &[RunValues],
     b: &[RunValues],
     names: (&str, &str),

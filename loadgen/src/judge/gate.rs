@@ -12,7 +12,7 @@ mod evaluate;
 mod lateness;
 mod limits;
 
-pub use combine::middle;
+pub(crate) use combine::middle;
 pub use limits::Thresholds;
 
 use self::combine::combine;
@@ -100,7 +100,7 @@ impl GateSheet<'_> {
 }
 
 /// Judges one run. `own`: conditions from the scenario file.
-pub fn judge(
+pub(crate) fn judge(
     arms: &[ArmResult],
     limits: Thresholds,
     own: &[GatePlan],
@@ -109,7 +109,7 @@ pub fn judge(
 }
 
 /// Judges several runs of one plan together, by the median of each gate.
-pub fn judge_all(
+pub(crate) fn judge_all(
     runs: &[&[ArmResult]],
     limits: Thresholds,
     own: &[GatePlan],
@@ -167,13 +167,13 @@ fn doubt(gates: &mut [JudgedGate], kinds: &[GateKind]) {
 }
 
 /// The verdict of a run that was stopped.
-pub fn interrupted() -> Verdict {
+pub(crate) fn interrupted() -> Verdict {
     let exit = Exit::Interrupted;
     Verdict { word: exit.word().to_owned(), exit: exit.code(), gates: 0, failed: 0 }
 }
 
 /// The exit code of a set of gates: a fault first, then a doubt.
-pub fn exit_of(gates: &[GateResult]) -> Exit {
+pub(crate) fn exit_of(gates: &[GateResult]) -> Exit {
     // A fault outweighs doubts: `is_fault` is false for a gate in doubt.
     if gates.iter().any(GateResult::is_fault) {
         Exit::GateFailed

@@ -17,7 +17,7 @@ use crate::measure::result::{
 
 /// How the results relate to each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum How {
+pub(crate) enum How {
     /// Parts of one run at the same time: the containers of all parts are listed together
     Hosts,
     /// The same run again: the samples of each container are added
@@ -28,7 +28,7 @@ pub enum How {
 ///
 /// # Errors
 /// The parts have different scenarios, targets or arms, or a histogram cannot be decoded.
-pub fn merge(parts: &[RunResult], how: How) -> Result<RunResult, Failure> {
+pub(crate) fn merge(parts: &[RunResult], how: How) -> Result<RunResult, Failure> {
     let Some((first, rest)) = parts.split_first() else {
         return Err(Failure::Usage("no results to merge".to_owned()));
     };
@@ -61,7 +61,7 @@ pub fn merge(parts: &[RunResult], how: How) -> Result<RunResult, Failure> {
 ///
 /// # Errors
 /// A run occurs twice.
-pub fn distinct<'a>(
+pub(crate) fn distinct<'a>(
     parts: impl IntoIterator<Item = &'a RunResult>,
 ) -> Result<Vec<String>, Failure> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();

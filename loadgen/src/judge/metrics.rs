@@ -10,14 +10,14 @@ use crate::units::{bits_per_second, bytes, rate, time};
 
 /// The better direction of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Better {
+pub(crate) enum Better {
     Smaller,
     Bigger,
 }
 
 /// The unit of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MetricUnit {
+pub(crate) enum MetricUnit {
     Nanos,
     BitsPerSecond,
     Bytes,
@@ -30,14 +30,14 @@ pub enum MetricUnit {
 /// A value of a metric. `at_least`: only this lower bound is known. Trackers record the bound: "never" or "unbounded"
 /// would be a gap in their curve exactly when it matters.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Reading {
+pub(crate) struct Reading {
     pub value: f64,
     pub at_least: bool,
 }
 
 /// A tracked number of an arm.
 #[derive(Debug, Clone, Copy)]
-pub struct Metric {
+pub(crate) struct Metric {
     pub key: &'static str,
     pub unit: MetricUnit,
     pub better: Better,
@@ -47,7 +47,7 @@ pub struct Metric {
 
 impl Metric {
     /// The value of the metric; `None` where there is none, for example a percentile without samples.
-    pub fn read(&self, result: &RunResult, arm: &ArmResult) -> Option<Reading> {
+    pub(crate) fn read(&self, result: &RunResult, arm: &ArmResult) -> Option<Reading> {
         // The contended phase was not measured: no value, which differs from a value of zero.
         let contended = result.phases.get(CONTENDED);
         if self.key != "p99-solo" && contended.is_some_and(|p| p.until(arm.ended_ns).nanos() == 0) {
@@ -57,7 +57,7 @@ impl Metric {
     }
 
     /// A value as text with its unit; `>=` marks a lower bound.
-    pub fn show(&self, r: Reading) -> String {
+    pub(crate) fn show(&self, r: Reading) -> String {
         let v = r.value;
         let text = match self.unit {
             MetricUnit::Nanos => time(v as u64),
@@ -88,7 +88,7 @@ const fn bigger(
     Metric { key, unit, better: Better::Bigger, about, read }
 }
 
-pub const METRICS: &[Metric] = &[
+pub(crate) const METRICS: &[Metric] = &[
     smaller(
         "throughput-slowdown",
         MetricUnit::Ratio,
@@ -187,7 +187,7 @@ pub const METRICS: &[Metric] = &[
     ),
 ];
 
-pub fn find(key: &str) -> Option<&'static Metric> {
+pub(crate) fn find(key: &str) -> Option<&'static Metric> {
     METRICS.iter().find(|m| m.key == key)
 }
 
@@ -200,35 +200,36 @@ fn at_least(value: f64) -> Reading {
 }
 
 /// The victims of an arm.
-pub fn victims(arm: &ArmResult) -> impl Iterator<Item = &ContainerResult> {
+pub(crate) fn victims(arm: &ArmResult) -> impl Iterator<Item = &ContainerResult> {
     arm.containers.iter().filter(|c| c.role == Role::Victim)
 }
 
 /// Whether a victim has bulk transfer. Without one there is no goodput to compare.
-pub fn any_bulk(arm: &ArmResult) -> bool {
+pub(crate) fn any_bulk(arm: &ArmResult) -> bool {
     victims(arm).any(ContainerResult::wants_bulk)
 }
 
 /// A direction of bulk transfer.
 #[derive(Debug, Clone, Copy)]
-pub struct BulkDirection {
+pub(crate) struct BulkDirection {
     wants: fn(&ContainerResult) -> bool,
     bytes: BytesOf,
 }
 
-pub const UP: BulkDirection = BulkDirection { wants: |c| c.wants_up, bytes: |p| p.up_bytes };
-pub const DOWN: BulkDirection = BulkDirection { wants: |c| c.wants_down, bytes: |p| p.down_bytes };
+pub(crate) const UP: BulkDirection = BulkDirection { wants: |c| c.wants_up, bytes: |p| p.up_bytes };
+pub(crate) const DOWN: BulkDirection =
+    BulkDirection { wants: |c| c.wants_down, bytes: |p| p.down_bytes };
 
 /// The fewest bytes that a victim with bulk in this direction moved; `None` without such a victim. A victim with only a
 /// probe moves no bulk by design: its 0 would hide every loss of the others.
-pub fn least_bytes(arm: &ArmResult, phase: usize, way: BulkDirection) -> Option<u64> {
+pub(crate) fn least_bytes(arm: &ArmResult, phase: usize, way: BulkDirection) -> Option<u64> {
     let wanting = victims(arm).filter(|c| (way.wants)(c));
     wanting.filter_map(|c| c.phases.get(phase)).map(way.bytes).min()
 }
 
 /// The largest quantile over the victims. It is only a lower bound as soon as that of one victim is, because that
 /// victim may be the worst. So it rises with its rank, as each victim's quantile does.
-pub fn worst_quantile(
+pub(crate) fn worst_quantile(
     arm: &ArmResult,
     phase: usize,
     pick: fn(&ProbePhase) -> Option<Quantile>,

@@ -7,14 +7,14 @@
 //! - [`noise`]: the effects that the procedure reports without a change;
 //! - [`blocks`]: resampling within one run, by the second.
 
-pub mod blocks;
-pub mod bootstrap;
-pub mod holm;
-pub mod noise;
-pub mod rank;
+pub(crate) mod blocks;
+pub(crate) mod bootstrap;
+pub(crate) mod holm;
+pub(crate) mod noise;
+pub(crate) mod rank;
 
 /// The median; of an even number of values, the mean of the middle two. 0 for no values.
-pub fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let n = sorted.len();

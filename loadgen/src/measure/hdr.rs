@@ -6,10 +6,10 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer as _, V2DeflateSerializer};
 
 /// Counts are 32 bits wide: no phase has a billion requests.
-pub type Counts = Histogram<u32>;
+pub(crate) type Counts = Histogram<u32>;
 
 /// Encodes a histogram; an empty one becomes the empty text.
-pub fn encode(histogram: &Counts) -> String {
+pub(crate) fn encode(histogram: &Counts) -> String {
     if histogram.is_empty() {
         return String::new();
     }
@@ -20,7 +20,7 @@ pub fn encode(histogram: &Counts) -> String {
 }
 
 /// Decodes a histogram; `None` for the empty text.
-pub fn decode(text: &str) -> Result<Option<Counts>, String> {
+pub(crate) fn decode(text: &str) -> Result<Option<Counts>, String> {
     if text.is_empty() {
         return Ok(None);
     }

@@ -5,7 +5,7 @@ use super::result::Latency;
 
 /// Resolution of the histograms. Runs with many containers use coarse ones to limit memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Digits {
+pub(crate) enum Digits {
     /// 108 KiB per histogram.
     Three,
     /// 10.5 KiB per histogram; values start at 1 us.

@@ -5,7 +5,7 @@ use skbudget_sim::Observer;
 
 /// The bytes of one phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct PhaseBytes {
+pub(crate) struct PhaseBytes {
     pub bytes: u64,
     /// Longest time without a byte. Gaps at both ends of the phase count.
     pub stall_ns: u64,
@@ -26,7 +26,7 @@ struct OpenPhase {
 /// There are two kinds of intervals. The length of windows, which charts show, is up to the user. Recovery is judged by
 /// steps: their length follows from the scenario alone, and they start with their phase.
 #[derive(Debug)]
-pub struct Meter {
+pub(crate) struct Meter {
     window_ns: u64,
     windows: Vec<u32>,
     step_ns: u64,
@@ -41,7 +41,7 @@ pub struct Meter {
 
 impl Meter {
     /// Allocates all windows: a window without bytes is a zero, not a gap.
-    pub fn new(window_ns: u64, step_ns: u64, end_ns: u64) -> Self {
+    pub(crate) fn new(window_ns: u64, step_ns: u64, end_ns: u64) -> Self {
         let count = end_ns.div_ceil(window_ns.max(1)) as usize;
         Self {
             window_ns: window_ns.max(1),
@@ -57,14 +57,14 @@ impl Meter {
     }
 
     /// Starts a phase.
-    pub fn begin(&mut self, now_ns: u64) {
+    pub(crate) fn begin(&mut self, now_ns: u64) {
         let steps = Vec::new();
         self.open =
             Some(OpenPhase { start_ns: now_ns, bytes: 0, last_ns: now_ns, stall_ns: 0, steps });
     }
 
     /// Ends the open phase, if there is one.
-    pub fn end(&mut self, now_ns: u64) {
+    pub(crate) fn end(&mut self, now_ns: u64) {
         if let Some(mut p) = self.open.take() {
             // A step without a byte is a zero. A last step that the phase cuts short is dropped: it is no measure.
             p.steps.resize((now_ns.saturating_sub(p.start_ns) / self.step_ns) as usize, 0);
@@ -75,14 +75,14 @@ impl Meter {
     }
 
     /// Ends the open phase and the windows of a run that was stopped. Windows that never started are removed, not zero.
-    pub fn stop(&mut self, now_ns: u64) {
+    pub(crate) fn stop(&mut self, now_ns: u64) {
         self.end(now_ns);
         // At least one window, so that bytes in flight have a place.
         self.windows.truncate((now_ns.div_ceil(self.window_ns) as usize).max(1));
     }
 
     /// Counts `n` bytes at `now_ns`.
-    pub fn add(&mut self, now_ns: u64, n: u64) {
+    pub(crate) fn add(&mut self, now_ns: u64, n: u64) {
         if n == 0 {
             return;
         }
@@ -106,23 +106,23 @@ impl Meter {
     }
 
     /// Bytes in complete steps, by phase.
-    pub fn steps(&self) -> &[Vec<u32>] {
+    pub(crate) fn steps(&self) -> &[Vec<u32>] {
         &self.steps
     }
 
-    pub fn phases(&self) -> &[PhaseBytes] {
+    pub(crate) fn phases(&self) -> &[PhaseBytes] {
         &self.done
     }
-    pub fn windows(&self) -> &[u32] {
+    pub(crate) fn windows(&self) -> &[u32] {
         &self.windows
     }
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.total
     }
-    pub fn corrupt(&self) -> u64 {
+    pub(crate) fn corrupt(&self) -> u64 {
         self.corrupt
     }
-    pub fn broken(&self) -> u64 {
+    pub(crate) fn broken(&self) -> u64 {
         self.broken
     }
 }

@@ -24,7 +24,7 @@ use super::result::{ProbePhase, Quantile, SpectrumRow};
 
 /// One phase of one probe.
 #[derive(Debug)]
-pub struct PhaseLatency {
+pub(crate) struct PhaseLatency {
     pub(super) completed: Histogram,
     /// Waiting times of requests that did not complete: lower bounds of their latency.
     pub(super) missing: Histogram,
@@ -101,7 +101,7 @@ impl PhaseLatency {
     }
 
     /// The `q` quantile of all requests; `None` without a sample.
-    pub fn quantile(&self, q: f64) -> Option<Quantile> {
+    pub(crate) fn quantile(&self, q: f64) -> Option<Quantile> {
         Some(self.read(&self.all()?, q))
     }
 
@@ -145,7 +145,7 @@ impl PhaseLatency {
     }
 
     /// The record of this phase for the result.
-    pub fn summary(&self) -> ProbePhase {
+    pub(crate) fn summary(&self) -> ProbePhase {
         let all = self.all();
         // One missing request suffices to make the maximum a lower bound.
         let max =
@@ -180,7 +180,7 @@ impl PhaseLatency {
     ///
     /// # Errors
     /// A histogram that cannot be decoded.
-    pub fn merged<'a>(
+    pub(crate) fn merged<'a>(
         parts: impl IntoIterator<Item = &'a ProbePhase>,
     ) -> Result<ProbePhase, String> {
         let mut sum = Self::new(Digits::Three);

@@ -19,7 +19,7 @@ struct Request {
 
 /// All phases of one probe.
 #[derive(Debug)]
-pub struct ProbeRecorder {
+pub(crate) struct ProbeRecorder {
     phases: Vec<Phase>,
     latencies: Vec<PhaseLatency>,
     /// Requests of phases that are not closed, by id.
@@ -30,11 +30,11 @@ pub struct ProbeRecorder {
 }
 
 impl ProbeRecorder {
-    pub fn new(phases: &[Phase], deadline_ns: u64) -> Self {
+    pub(crate) fn new(phases: &[Phase], deadline_ns: u64) -> Self {
         Self::with_digits(phases, deadline_ns, Digits::Three)
     }
 
-    pub fn with_digits(phases: &[Phase], deadline_ns: u64, digits: Digits) -> Self {
+    pub(crate) fn with_digits(phases: &[Phase], deadline_ns: u64, digits: Digits) -> Self {
         Self {
             phases: phases.to_vec(),
             latencies: phases.iter().map(|_| PhaseLatency::new(digits)).collect(),
@@ -46,7 +46,7 @@ impl ProbeRecorder {
     }
 
     /// A request is due at `at_ns`; it belongs to the phase at that time.
-    pub fn intend(&mut self, id: u64, at_ns: u64) {
+    pub(crate) fn intend(&mut self, id: u64, at_ns: u64) {
         let phase = self.phases.iter().position(|p| at_ns >= p.start_ns && at_ns < p.end_ns);
         // Requests between the phases belong to none and are not counted.
         let Some(phase) = phase.filter(|p| !self.latencies[*p].closed) else { return };
@@ -56,20 +56,20 @@ impl ProbeRecorder {
 
     /// Records the generator's lag: the delay until it handles a request that is due. A later delay before the send is
     /// not due to the generator.
-    pub fn look(&mut self, id: u64, now_ns: u64) {
+    pub(crate) fn look(&mut self, id: u64, now_ns: u64) {
         if let Some(r) = self.open.get(&id) {
             self.latencies[r.phase].lag.record(now_ns.saturating_sub(r.intended_ns));
         }
     }
 
-    pub fn send(&mut self, id: u64, now_ns: u64) {
+    pub(crate) fn send(&mut self, id: u64, now_ns: u64) {
         if let Some(r) = self.open.get_mut(&id) {
             r.sent_ns.get_or_insert(now_ns);
         }
     }
 
     /// The last byte of the response arrived.
-    pub fn complete(&mut self, id: u64, now_ns: u64) {
+    pub(crate) fn complete(&mut self, id: u64, now_ns: u64) {
         if let Some(r) = self.open.remove(&id) {
             let latency = &mut self.latencies[r.phase];
             latency.complete(now_ns.saturating_sub(r.intended_ns), self.deadline_ns, now_ns);
@@ -90,7 +90,7 @@ impl ProbeRecorder {
 
     /// Closes a phase. A request that has not completed is outstanding; its latency is at least the time to
     /// now.
-    pub fn close(&mut self, phase: usize, now_ns: u64) {
+    pub(crate) fn close(&mut self, phase: usize, now_ns: u64) {
         self.latencies[phase].closed = true;
         // Collected first, because the loop removes from the map.
         let late: Vec<u64> =
@@ -105,13 +105,13 @@ impl ProbeRecorder {
         self.latencies[phase].blocks.end();
     }
 
-    pub fn latencies(&self) -> &[PhaseLatency] {
+    pub(crate) fn latencies(&self) -> &[PhaseLatency] {
         &self.latencies
     }
-    pub fn corrupt(&self) -> u64 {
+    pub(crate) fn corrupt(&self) -> u64 {
         self.corrupt
     }
-    pub fn broken(&self) -> u64 {
+    pub(crate) fn broken(&self) -> u64 {
         self.broken
     }
 }

@@ -1,17 +1,17 @@
 //! The files that a run writes. Each is made from the result alone, so `loadgen report` can make them again.
 
-pub mod bench;
-pub mod cases;
-pub mod containers;
-pub mod github;
-pub mod hgrm;
-pub mod hlog;
+pub(crate) mod bench;
+pub(crate) mod cases;
+pub(crate) mod containers;
+pub(crate) mod github;
+pub(crate) mod hgrm;
+pub(crate) mod hlog;
 pub mod json;
-pub mod junit;
-pub mod openmetrics;
-pub mod place;
-pub mod summary;
-pub mod windows;
+pub(crate) mod junit;
+pub(crate) mod openmetrics;
+pub(crate) mod place;
+pub(crate) mod summary;
+pub(crate) mod windows;
 
 use clap::ValueEnum;
 
@@ -19,7 +19,7 @@ use crate::exit::Failure;
 use crate::measure::result::RunResult;
 use crate::output::report::html;
 
-pub use place::{Staged, stage, write, write_file};
+pub(crate) use place::{Staged, stage, write, write_file};
 
 /// Formats of the output. A run always writes `result.json` and `verdict.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]

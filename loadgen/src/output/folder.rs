@@ -11,7 +11,7 @@ use crate::scenario::{self, Scenario};
 
 /// A locked output folder; the lock lasts as long as this value.
 #[derive(Debug)]
-pub struct Folder {
+pub(crate) struct Folder {
     dir: PathBuf,
     /// Lock on the folder itself, so that no lock file remains; the kernel releases it when the process ends.
     _lock: File,
@@ -22,7 +22,7 @@ impl Folder {
     ///
     /// # Errors
     /// The folder is not writable, or another process writes to it.
-    pub fn take(dir: &Path) -> Result<Self, Failure> {
+    pub(crate) fn take(dir: &Path) -> Result<Self, Failure> {
         let folder = Self::beside(dir)?;
         place::prepare(dir)?;
         Ok(folder)
@@ -32,7 +32,7 @@ impl Folder {
     ///
     /// # Errors
     /// The same as those of [`Folder::take`].
-    pub fn for_run(dir: &Path) -> Result<Self, Failure> {
+    pub(crate) fn for_run(dir: &Path) -> Result<Self, Failure> {
         let folder = Self::beside(dir)?;
         place::prepare_run(dir)?;
         Ok(folder)
@@ -43,7 +43,7 @@ impl Folder {
     ///
     /// # Errors
     /// The same as those of [`Folder::take`], for the folder of a value too.
-    pub fn for_batch(dir: &Path) -> Result<Self, Failure> {
+    pub(crate) fn for_batch(dir: &Path) -> Result<Self, Failure> {
         let folder = Self::beside(dir)?;
         points(dir).iter().try_for_each(|point| Self::take(point).map(drop))?;
         place::prepare(dir)?;
@@ -54,7 +54,7 @@ impl Folder {
     ///
     /// # Errors
     /// The same as those of [`Folder::take`].
-    pub fn beside(dir: &Path) -> Result<Self, Failure> {
+    pub(crate) fn beside(dir: &Path) -> Result<Self, Failure> {
         place::make(dir)?;
         let lock = File::open(dir).map_err(|e| Failure::io(dir.display(), e))?;
         match lock.try_lock() {
@@ -68,14 +68,14 @@ impl Folder {
         Ok(Self { dir: dir.to_path_buf(), _lock: lock })
     }
 
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 }
 
 /// Removes the verdict that an earlier command left in `dir`, unless another process is writing there now. Measurements
 /// are kept.
-pub fn forget(dir: &Path) {
+pub(crate) fn forget(dir: &Path) {
     if let Some(_folder) = dir.is_dir().then(|| Folder::beside(dir).ok()).flatten() {
         // The list of the points is in a file that is removed below.
         points(dir).iter().for_each(|point| forget_alone(point));
@@ -93,7 +93,7 @@ fn forget_alone(dir: &Path) {
 
 /// Where a command that runs a scenario writes.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub(crate) struct Place<'a> {
     /// `--out`.
     pub out: Option<&'a Path>,
     /// Of the name of the default folder.
@@ -109,7 +109,7 @@ pub struct Place<'a> {
 impl Place<'_> {
     /// Removes the verdict of an earlier command: for one that ends before it takes the folder. Without `--out`, the
     /// folder is known only if the scenario can be read.
-    pub fn forget(self) {
+    pub(crate) fn forget(self) {
         let dir = self.out.map(Path::to_path_buf).or_else(|| self.default());
         if let Some(dir) = dir {
             forget(&dir);
@@ -132,7 +132,12 @@ impl Place<'_> {
 /// # Errors
 /// `given`, the argument as typed, is a file that sets the name of a built-in scenario or command: its results would
 /// overwrite those of the built-in one.
-pub fn default_out(given: &str, prefix: &str, name: &str, seed: u64) -> Result<PathBuf, Failure> {
+pub(crate) fn default_out(
+    given: &str,
+    prefix: &str,
+    name: &str,
+    seed: u64,
+) -> Result<PathBuf, Failure> {
     // These names belong to built-in scenarios and commands.
     let taken = name == "repro"
         || name.starts_with("sweep-")
@@ -149,7 +154,7 @@ pub fn default_out(given: &str, prefix: &str, name: &str, seed: u64) -> Result<P
 }
 
 /// The folder of a value of a sweep, below that of the sweep.
-pub fn point(dir: &Path, key: &str, value: &str) -> PathBuf {
+pub(crate) fn point(dir: &Path, key: &str, value: &str) -> PathBuf {
     dir.join(plain(&format!("{key}-{value}")))
 }
 
@@ -165,7 +170,7 @@ fn points(dir: &Path) -> Vec<PathBuf> {
 ///
 /// # Errors
 /// A folder is not writable, or another process writes to it.
-pub fn points_for_run<'a>(
+pub(crate) fn points_for_run<'a>(
     dir: &Path,
     key: &str,
     values: impl Iterator<Item = &'a str>,
@@ -176,7 +181,7 @@ pub fn points_for_run<'a>(
 }
 
 /// The folder of a result given as `result.json` or as its folder.
-pub fn of_result(path: &Path) -> PathBuf {
+pub(crate) fn of_result(path: &Path) -> PathBuf {
     if path.is_dir() {
         return path.to_path_buf();
     }
@@ -189,7 +194,7 @@ pub fn of_result(path: &Path) -> PathBuf {
 ///
 /// # Errors
 /// An input is in `out`; the error names it.
-pub fn apart(out: &Path, inputs: &[PathBuf]) -> Result<(), Failure> {
+pub(crate) fn apart(out: &Path, inputs: &[PathBuf]) -> Result<(), Failure> {
     // A folder that does not exist yet cannot hold an input.
     let Ok(real) = fs::canonicalize(out) else { return Ok(()) };
     let same = |p: &&PathBuf| fs::canonicalize(of_result(p)).is_ok_and(|dir| dir == real);

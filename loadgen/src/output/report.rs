@@ -1,9 +1,9 @@
 //! Renderings of a result, each from the result alone.
 
-pub mod charts;
-pub mod explain;
-pub mod html;
+pub(crate) mod charts;
+pub(crate) mod explain;
+pub(crate) mod html;
 mod method;
-pub mod pick;
-pub mod svg;
-pub mod table;
+pub(crate) mod pick;
+pub(crate) mod svg;
+pub(crate) mod table;

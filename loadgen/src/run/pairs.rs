@@ -24,7 +24,7 @@ use crate::output::folder::Folder;
 
 /// One side of a comparison.
 #[derive(Debug, Clone)]
-pub struct Side {
+pub(crate) struct Side {
     pub name: String,
     pub binary: PathBuf,
     /// Arguments after `run`: scenario, target, settings.
@@ -32,7 +32,7 @@ pub struct Side {
 }
 
 /// Runs the pairs and returns their results, `(a, b)` each. Progress messages go to `note`.
-pub fn pairs(
+pub(crate) fn pairs(
     a: &Side,
     b: &Side,
     rounds: Rounds,
@@ -63,7 +63,7 @@ pub fn pairs(
 
 /// Removes the files of earlier runs from the folder of a side: this comparison may have fewer pairs, and `compare` of
 /// the two folders would count the others as its own.
-pub fn clear(side: &Path) -> Result<(), Failure> {
+pub(crate) fn clear(side: &Path) -> Result<(), Failure> {
     // Most comparisons are the first in their folder.
     let Ok(entries) = fs::read_dir(side) else { return Ok(()) };
     let is_pair = |p: &PathBuf| {
@@ -75,7 +75,7 @@ pub fn clear(side: &Path) -> Result<(), Failure> {
 
 /// How many pairs to run, and with which seeds.
 #[derive(Debug, Clone, Copy)]
-pub struct Rounds {
+pub(crate) struct Rounds {
     /// Number of sound pairs to reach.
     pub wanted: usize,
     /// Run another pair for each pair with a doubtful run.
@@ -109,7 +109,7 @@ impl Rounds {
     }
 
     /// A message about discarded pairs, if there are any.
-    pub fn note(self, sound: usize, made: usize) -> Option<String> {
+    pub(crate) fn note(self, sound: usize, made: usize) -> Option<String> {
         let wanted = self.wanted;
         match made - sound {
             0 => None,

@@ -12,11 +12,11 @@ const EVERY: Duration = Duration::from_millis(200);
 
 /// The progress line, shown until this value is dropped.
 #[derive(Debug)]
-pub struct Progress(Option<(Sender<()>, JoinHandle<()>)>);
+pub(crate) struct Progress(Option<(Sender<()>, JoinHandle<()>)>);
 
 impl Progress {
     /// Starts the display. `expected`: the expected duration, if known.
-    pub fn start(what: &str, expected: Option<Duration>) -> Self {
+    pub(crate) fn start(what: &str, expected: Option<Duration>) -> Self {
         if !std::io::stderr().is_terminal() || std::env::var_os("CI").is_some() {
             return Self(None);
         }

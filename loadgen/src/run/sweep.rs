@@ -2,7 +2,7 @@
 
 mod search;
 
-pub use search::{Range, search};
+pub(crate) use search::{Range, search};
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use crate::units::{bytes, percent, time, times};
 
 /// The settings that all runs of a sweep or a search share.
 #[derive(Debug)]
-pub struct Batch<'a> {
+pub(crate) struct Batch<'a> {
     pub scenario: &'a str,
     pub target: &'a dyn Target,
     pub seed: u64,
@@ -34,7 +34,7 @@ pub struct Batch<'a> {
 
 /// The two commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BatchKind {
+pub(crate) enum BatchKind {
     Sweep,
     Search,
 }
@@ -57,7 +57,7 @@ impl BatchKind {
     }
 
     /// Where it writes.
-    pub fn place<'a>(
+    pub(crate) fn place<'a>(
         self,
         out: Option<&'a Path>,
         scenario: &'a str,
@@ -110,7 +110,7 @@ const VALUES_MAX: usize = 1000;
 
 /// The outcome of a sweep.
 #[derive(Debug)]
-pub struct Swept {
+pub(crate) struct Swept {
     /// The table, and the path of the files.
     pub text: String,
     /// The worst exit code of all runs.
@@ -121,7 +121,11 @@ pub struct Swept {
 }
 
 /// Runs the scenario for each value. `param`: `key=value,value,...`.
-pub fn sweep(batch: &Batch<'_>, param: &str, control: Control<'_>) -> Result<Swept, Failure> {
+pub(crate) fn sweep(
+    batch: &Batch<'_>,
+    param: &str,
+    control: Control<'_>,
+) -> Result<Swept, Failure> {
     let (key, values) = batch.values(param).inspect_err(|_| batch.forget(BatchKind::Sweep))?;
     let folder = batch.place(BatchKind::Sweep, &values[0].1)?;
     let out = folder.dir();

@@ -7,11 +7,11 @@ use serde::Deserialize;
 use super::values::{Bytes, Count, Flag, Rate, Time};
 use crate::scenario::plan::{ArmRole, FloodKind, Isolation, Role, RuleSet};
 
-pub const SCHEMA: &str = "loadgen.scenario/1";
+pub(super) const SCHEMA: &str = "loadgen.scenario/1";
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
-pub struct ScenarioFile {
+pub(super) struct ScenarioFile {
     pub schema: String,
     pub name: String,
     /// One line about the scenario.
@@ -35,13 +35,13 @@ pub struct ScenarioFile {
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
-pub enum Paths {
+pub(super) enum Paths {
     One(String),
     Many(Vec<String>),
 }
 
 impl Paths {
-    pub fn iter(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
         match self {
             Self::One(path) => std::slice::from_ref(path),
             Self::Many(paths) => paths.as_slice(),
@@ -54,7 +54,7 @@ impl Paths {
 /// The phases, in this order.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
-pub struct RunTable {
+pub(super) struct RunTable {
     /// Time before the first phase.
     pub warmup: Time,
     /// The victims run alone.
@@ -85,7 +85,7 @@ impl Default for RunTable {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
-pub struct LinkTable {
+pub(super) struct LinkTable {
     /// Round trip time between guest and server (virtual).
     pub rtt: Time,
     pub mtu: Count,
@@ -101,7 +101,7 @@ impl Default for LinkTable {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
-pub struct SocketTable {
+pub(super) struct SocketTable {
     /// tcp_rmem's default, as autotuning leaves it on a used flow.
     pub rmem: Bytes,
     /// tcp_wmem's maximum; limits host sockets too.
@@ -119,7 +119,7 @@ impl Default for SocketTable {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
-pub struct BudgetTable {
+pub(super) struct BudgetTable {
     pub hard: Bytes,
     pub soft: Option<Bytes>,
     pub low: Option<Bytes>,
@@ -128,7 +128,7 @@ pub struct BudgetTable {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
-pub struct ArmTable {
+pub(super) struct ArmTable {
     pub name: String,
     pub isolation: Isolation,
     /// Default: `linux` where all containers share one budget, `strict` otherwise.
@@ -139,7 +139,7 @@ pub struct ArmTable {
 /// Containers of one kind.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
-pub struct GroupTable {
+pub(super) struct GroupTable {
     pub name: String,
     pub role: Role,
     pub count: Count,
@@ -163,7 +163,7 @@ pub struct GroupTable {
 /// Bulk transfer to a server that reads.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
-pub struct Up {
+pub(super) struct Up {
     pub conns: Count,
     /// Read rate of all its servers together, in percent of the link. A value a little below 100 leaves a standing
     /// queue in the stack, as behind any server that is slower than its network.
@@ -179,7 +179,7 @@ impl Default for Up {
 /// Bulk transfer from a server, read at once.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
-pub struct Down {
+pub(super) struct Down {
     pub conns: Count,
 }
 
@@ -192,7 +192,7 @@ impl Default for Down {
 /// An open-loop request/response client.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
-pub struct Probe {
+pub(super) struct Probe {
     /// Requests per second.
     pub rate: Count,
     pub request: Bytes,
@@ -219,7 +219,7 @@ impl Default for Probe {
 /// Connections that send to servers that read slowly or never.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
-pub struct Stuff {
+pub(super) struct Stuff {
     pub conns: Count,
     /// Read rate of each server; none: it never reads.
     pub reads: Option<Rate>,
@@ -232,7 +232,7 @@ pub struct Stuff {
 /// Connections from servers that send to a container that reads slowly or never.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
-pub struct Hoard {
+pub(super) struct Hoard {
     pub conns: Count,
     /// Rate at which the container reads each; none: it never reads.
     pub reads: Option<Rate>,
@@ -245,7 +245,7 @@ pub struct Hoard {
 /// Connections that send, close and are forgotten, to servers that never read.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
-pub struct Orphans {
+pub(super) struct Orphans {
     /// New connections per second.
     pub rate: Count,
     pub bytes: Bytes,
@@ -260,14 +260,14 @@ impl Default for Orphans {
 /// Clients outside connect to a port of the container and send; the container never accepts.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
-pub struct Accept {
+pub(super) struct Accept {
     pub conns: Count,
 }
 
 /// Many servers respond to one container at once, periodically.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
-pub struct Incast {
+pub(super) struct Incast {
     pub conns: Count,
     pub bytes: Bytes,
     pub every: Time,
@@ -282,7 +282,7 @@ impl Default for Incast {
 /// Handcrafted segments from a guest without TCP.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
-pub struct Flood {
+pub(super) struct Flood {
     pub kind: FloodKind,
     pub conns: Count,
     /// Segments per second, over all connections.
@@ -298,7 +298,7 @@ impl Default for Flood {
 /// Short-lived containers: a new one starts every `every`, and each lives for `life`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
-pub struct Churn {
+pub(super) struct Churn {
     pub every: Time,
     pub life: Time,
 }
@@ -312,7 +312,7 @@ impl Default for Churn {
 /// One step of a group's schedule.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
-pub struct ScheduleStep {
+pub(super) struct ScheduleStep {
     /// A phase, with or without a time after its start: `"contended"`, `"contended+100ms"`; or a time since the start
     /// of the run.
     pub at: String,
@@ -323,7 +323,7 @@ pub struct ScheduleStep {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum ScheduleAction {
+pub(super) enum ScheduleAction {
     /// The load starts.
     Start,
     /// Its connections close; the container stays.
@@ -335,7 +335,7 @@ pub enum ScheduleAction {
 /// A condition on the numbers of one arm.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
-pub struct GateTable {
+pub(super) struct GateTable {
     pub arm: String,
     pub expr: String,
 }

@@ -1,12 +1,12 @@
 //! Names of scenarios and arms, which become part of file names, tags and labels.
 
 /// The rule that `fits` checks, for error messages.
-pub const RULE: &str =
+pub(crate) const RULE: &str =
     "1 to 64 letters, digits, '.', '_' and '-', starting with a letter or a digit";
 const LENGTH_MAX: usize = 64;
 
 /// Whether a name follows [`RULE`].
-pub fn fits(name: &str) -> bool {
+pub(crate) fn fits(name: &str) -> bool {
     let part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     (1..=LENGTH_MAX).contains(&name.len())
         && name.chars().all(part)

@@ -16,7 +16,7 @@ use crate::units::{hint, hint_or_all, nearest};
 
 /// A scenario before a plan is made from it.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub(super) struct Source {
     /// Its name in messages.
     origin: String,
     text: String,
@@ -30,7 +30,7 @@ const DEPTH_MAX: usize = 8;
 
 impl Source {
     /// Opens a built-in scenario by name, or a file by path.
-    pub fn open(name: &str) -> Result<Self, Failure> {
+    pub(super) fn open(name: &str) -> Result<Self, Failure> {
         if let Some(text) = catalogue::text(name) {
             return Self::parse(name, text);
         }
@@ -49,14 +49,14 @@ impl Source {
         Self::parse(name, &text)
     }
 
-    pub fn parse(origin: &str, text: &str) -> Result<Self, Failure> {
+    pub(super) fn parse(origin: &str, text: &str) -> Result<Self, Failure> {
         let table = table(origin, text, DEPTH_MAX)?;
         Ok(Self { origin: origin.to_owned(), text: text.to_owned(), table, set: Vec::new() })
     }
 
     /// Applies the scenario's values for a target. The kernel target runs on the wall clock as tap does: its values are
     /// applied on top of those for tap.
-    pub fn on(&mut self, target: &str) -> Result<(), Failure> {
+    pub(super) fn on(&mut self, target: &str) -> Result<(), Failure> {
         let file = self.file()?;
         let layers = if target == "kernel" { &["tap", "kernel"][..] } else { &[target] };
         let of = |layer: &&str| file.on.get(*layer).map(|values| (layer.to_string(), values));
@@ -73,7 +73,7 @@ impl Source {
     }
 
     /// Applies `key=value`, given after `option` on the command line. The key is a parameter of the scenario or a path.
-    pub fn set(&mut self, option: &str, assignment: &str) -> Result<(), Failure> {
+    pub(super) fn set(&mut self, option: &str, assignment: &str) -> Result<(), Failure> {
         let typed = format!("{option} {assignment}");
         let wrong = |e: String| Failure::Usage(format!("{typed}: {e}"));
         let Some((key, text)) = assignment.split_once('=') else {
@@ -115,13 +115,13 @@ impl Source {
     }
 
     /// The file with all changes applied.
-    pub fn file(&self) -> Result<ScenarioFile, Failure> {
+    pub(super) fn file(&self) -> Result<ScenarioFile, Failure> {
         ScenarioFile::deserialize(self.table.clone())
             .map_err(|e| Failure::Usage(format!("{}: {}", self.origin, explain(e.message()))))
     }
 
     /// Names and values of the parameters.
-    pub fn params(&self) -> Result<Vec<(String, Value)>, Failure> {
+    pub(super) fn params(&self) -> Result<Vec<(String, Value)>, Failure> {
         let first = |(name, paths): (String, Paths)| {
             let path: Vec<String> = paths.iter().next()?.split('.').map(str::to_owned).collect();
             Some((name, look(&self.table, &path)?.clone()))
@@ -131,7 +131,7 @@ impl Source {
 
     /// Paths and values of the groups that the scenario adds to the common one, such as its hogs, except those that a
     /// parameter covers.
-    pub fn knobs(&self) -> Result<Vec<(String, Value)>, Failure> {
+    pub(super) fn knobs(&self) -> Result<Vec<(String, Value)>, Failure> {
         let params = self.file()?.params;
         let named = |path: &str| params.values().any(|paths| paths.iter().any(|p| p == path));
         let mut found = Vec::new();
@@ -147,7 +147,7 @@ impl Source {
     }
 
     /// The complete scenario as TOML.
-    pub fn render(&self) -> String {
+    pub(super) fn render(&self) -> String {
         let mut table = self.table.clone();
         // The values of the base are already merged.
         table.remove("extends");
@@ -157,12 +157,12 @@ impl Source {
     }
 
     /// Whether the command line set the value at this path.
-    pub fn is_set(&self, path: &[&str]) -> bool {
+    pub(super) fn is_set(&self, path: &[&str]) -> bool {
         self.set.iter().any(|(p, _)| p.iter().map(String::as_str).eq(path.iter().copied()))
     }
 
     /// An error about the meaning of a value, with the option or the line that set it.
-    pub fn wrong(&self, path: &[&str], message: &str) -> Failure {
+    pub(super) fn wrong(&self, path: &[&str], message: &str) -> Failure {
         let same = |p: &[String]| p.iter().map(String::as_str).eq(path.iter().copied());
         // The last setting of a path is the one in force.
         if let Some((_, typed)) = self.set.iter().rev().find(|(p, _)| same(p)) {

@@ -43,7 +43,7 @@ macro_rules! values {
     ($($(#[$doc:meta])* $name:ident: $unit:ident;)*) => { $(
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-        pub struct $name(pub u64);
+        pub(crate) struct $name(pub(crate) u64);
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {

@@ -27,7 +27,7 @@ use crate::traffic::serve::Servers;
 use crate::traffic::{AgentReport, Shared};
 
 #[derive(Debug, Clone, Copy)]
-pub struct KernelTarget;
+pub(super) struct KernelTarget;
 
 /// Each container has its own /24.
 const CONTAINERS_MAX: usize = 250;

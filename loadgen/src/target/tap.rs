@@ -30,7 +30,7 @@ use crate::traffic::serve::Servers;
 use crate::traffic::{FloodNet, Shared};
 
 #[derive(Debug, Clone, Copy)]
-pub struct TapTarget;
+pub(super) struct TapTarget;
 
 /// Address at which a container reaches the servers.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);

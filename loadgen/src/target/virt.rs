@@ -22,7 +22,7 @@ use crate::measure::result::ArmResult;
 use crate::scenario::plan::{ArmPlan, CONTENDED, Plan, SOLO};
 
 #[derive(Debug, Clone, Copy)]
-pub struct Virtual;
+pub(super) struct Virtual;
 
 impl Target for Virtual {
     fn name(&self) -> &'static str {

@@ -58,7 +58,7 @@ pub(super) fn is_wait(kind: ErrorKind) -> bool {
 }
 
 /// Sends as much as possible until the run ends.
-pub fn send(to: SocketAddr, shared: &Shared) {
+pub(crate) fn send(to: SocketAddr, shared: &Shared) {
     let pattern = Pattern::from_guest(to.port());
     let mut buf = vec![0; PIECE];
     while let Some(mut stream) = connect(to, shared) {
@@ -79,7 +79,7 @@ pub fn send(to: SocketAddr, shared: &Shared) {
 }
 
 /// Reads everything until the run ends.
-pub fn receive(to: SocketAddr, shared: &Shared, meter: &Arc<Mutex<Meter>>) {
+pub(crate) fn receive(to: SocketAddr, shared: &Shared, meter: &Arc<Mutex<Meter>>) {
     let pattern = Pattern::from_host(to.port());
     let mut buf = vec![0; PIECE];
     while let Some(mut stream) = connect(to, shared) {
@@ -160,7 +160,7 @@ fn open(to: SocketAddr, buffer: Option<usize>, option: BufferOption) -> io::Resu
 }
 
 /// Fills connections to servers that never read, and keeps them full; or sends each a fixed number of bytes.
-pub fn stuff(to: SocketAddr, fill: Fill, shared: &Shared) {
+pub(crate) fn stuff(to: SocketAddr, fill: Fill, shared: &Shared) {
     let mut buf = vec![0; HOG_PIECE];
     Pattern::from_guest(to.port()).fill(0, &mut buf);
     let (dialed, streams) = mpsc::channel();
@@ -178,7 +178,7 @@ pub fn stuff(to: SocketAddr, fill: Fill, shared: &Shared) {
 const SLOW_EVERY: Duration = Duration::from_millis(20);
 
 /// Holds connections from servers that send, and reads slowly or never.
-pub fn hoard(to: SocketAddr, fill: Fill, shared: &Shared) {
+pub(crate) fn hoard(to: SocketAddr, fill: Fill, shared: &Shared) {
     let rate = fill.reads_bits_per_second.unwrap_or(0);
     // Bytes per round at this rate.
     let each = u128::from(rate / 8) * SLOW_EVERY.as_nanos() / 1_000_000_000;

@@ -6,19 +6,19 @@ use std::time::Duration;
 
 /// The monotonic clock, which all processes of a run share.
 #[derive(Debug, Clone, Copy)]
-pub struct Clock {
+pub(crate) struct Clock {
     /// Start of the run on this clock.
     pub epoch_ns: u64,
 }
 
 impl Clock {
     /// Nanoseconds since the start of the run; zero before it.
-    pub fn now(self) -> u64 {
+    pub(crate) fn now(self) -> u64 {
         skbudget::clock::now().as_nanos().saturating_sub(self.epoch_ns)
     }
 
     /// Sleeps; returns false if the run was stopped first.
-    pub fn sleep_until(self, at_ns: u64, stop: &AtomicBool) -> bool {
+    pub(crate) fn sleep_until(self, at_ns: u64, stop: &AtomicBool) -> bool {
         loop {
             if stop.load(Ordering::Relaxed) {
                 return false;
@@ -36,7 +36,7 @@ impl Clock {
 
 /// Limits a stream to a rate on an absolute schedule, so that a late wake-up is caught up, within a bound.
 #[derive(Debug)]
-pub struct Pacer {
+pub(crate) struct Pacer {
     bytes_per_second: u64,
     due_ns: u64,
 }
@@ -45,12 +45,12 @@ pub struct Pacer {
 const CATCH_UP_NS: u64 = 5_000_000;
 
 impl Pacer {
-    pub fn new(bits_per_second: u64, now_ns: u64) -> Self {
+    pub(crate) fn new(bits_per_second: u64, now_ns: u64) -> Self {
         Self { bytes_per_second: (bits_per_second / 8).max(1), due_ns: now_ns }
     }
 
     /// Records that `n` bytes were moved at `now`; returns the time of the next piece.
-    pub fn moved(&mut self, n: usize, now_ns: u64) -> u64 {
+    pub(crate) fn moved(&mut self, n: usize, now_ns: u64) -> u64 {
         let takes = n as u64 * 1_000_000_000 / self.bytes_per_second;
         // Absolute, so that late pieces are caught up; a backlog beyond the bound is dropped.
         self.due_ns = self.due_ns.max(now_ns.saturating_sub(CATCH_UP_NS)) + takes;

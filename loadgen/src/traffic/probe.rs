@@ -16,7 +16,7 @@ use crate::scenario::plan::ProbeSpec;
 
 /// The schedule and the recorder, shared by sender, receiver and timekeeper.
 #[derive(Debug)]
-pub struct ProbeClient {
+pub(crate) struct ProbeClient {
     spec: ProbeSpec,
     end_ns: u64,
     state: Mutex<ProbeState>,
@@ -40,7 +40,7 @@ struct ProbeState {
 }
 
 impl ProbeClient {
-    pub fn new(spec: ProbeSpec, log: ProbeRecorder, end_ns: u64) -> Self {
+    pub(crate) fn new(spec: ProbeSpec, log: ProbeRecorder, end_ns: u64) -> Self {
         let state = ProbeState {
             log,
             next_id: 0,
@@ -135,14 +135,14 @@ impl ProbeClient {
     }
 
     /// Closes a phase; called by the timekeeper.
-    pub fn close(&self, phase: usize, now_ns: u64) {
+    pub(crate) fn close(&self, phase: usize, now_ns: u64) {
         let mut state = locked(&self.state);
         // Record requests that are due but that the blocked sender has not handled: they belong to this phase.
         self.issue(&mut state, now_ns, false);
         state.log.close(phase, now_ns);
     }
 
-    pub fn summaries(&self) -> Vec<ProbePhase> {
+    pub(crate) fn summaries(&self) -> Vec<ProbePhase> {
         locked(&self.state)
             .log
             .latencies()
@@ -167,7 +167,7 @@ impl ProbeClient {
     }
 }
 
-pub fn run(to: SocketAddr, shared: &Shared, client: &ProbeClient) {
+pub(crate) fn run(to: SocketAddr, shared: &Shared, client: &ProbeClient) {
     thread::scope(|scope| {
         scope.spawn(|| receiver(to, shared, client));
         while let Some(stream) = connect(to, shared) {

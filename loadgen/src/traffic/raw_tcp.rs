@@ -14,7 +14,7 @@ use skbudget_sim::smoltcp::wire::{
     TcpSeqNumber,
 };
 
-pub use self::frames::FloodAddresses;
+pub(crate) use self::frames::FloodAddresses;
 use self::frames::window_scale;
 use crate::scenario::plan::FloodKind;
 
@@ -46,7 +46,7 @@ struct Conn {
 }
 
 #[derive(Debug)]
-pub struct RawTcpClient {
+pub(crate) struct RawTcpClient {
     addresses: FloodAddresses,
     kind: FloodKind,
     conns: Vec<Conn>,
@@ -72,7 +72,7 @@ const CATCH_UP_NS: u64 = 5_000_000;
 
 impl RawTcpClient {
     /// A flood from `from_ns` to `until_ns`, with `per_second` segments over all connections.
-    pub fn new(
+    pub(crate) fn new(
         addresses: FloodAddresses,
         kind: FloodKind,
         connections: u32,
@@ -111,7 +111,7 @@ impl RawTcpClient {
     }
 
     /// Handles a received frame: ARP requests and TCP segments.
-    pub fn on_frame(&mut self, now_ns: u64, frame: &[u8]) {
+    pub(crate) fn on_frame(&mut self, now_ns: u64, frame: &[u8]) {
         let Ok(eth) = EthernetFrame::new_checked(frame) else { return };
         match eth.ethertype() {
             EthernetProtocol::Arp => self.answers.extend(self.addresses.arp_reply(eth.payload())),
@@ -181,7 +181,7 @@ impl RawTcpClient {
     }
 
     /// Sends everything due by now, at most `room` frames.
-    pub fn poll(&mut self, now_ns: u64, room: usize, mut emit: impl FnMut(&[u8])) {
+    pub(crate) fn poll(&mut self, now_ns: u64, room: usize, mut emit: impl FnMut(&[u8])) {
         let mut room = room;
         // Replies first: without its ACKs a connection does not open.
         while room > 0
@@ -291,7 +291,7 @@ impl RawTcpClient {
     }
 
     /// Time at which `poll` has work.
-    pub fn next_deadline(&self, now_ns: u64) -> Option<u64> {
+    pub(crate) fn next_deadline(&self, now_ns: u64) -> Option<u64> {
         if !self.answers.is_empty() {
             return Some(now_ns);
         }

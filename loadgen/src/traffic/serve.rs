@@ -30,38 +30,42 @@ const ACCEPT_EVERY: Duration = Duration::from_millis(1);
 
 /// The servers of one run. All end with `Shared::end`.
 #[derive(Debug)]
-pub struct Servers {
+pub(crate) struct Servers {
     shared: Arc<Shared>,
     ip: Ipv4Addr,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Servers {
-    pub fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self::on(shared, Ipv4Addr::LOCALHOST)
     }
     /// The same on another address than the loopback's.
-    pub fn on(shared: Arc<Shared>, ip: Ipv4Addr) -> Self {
+    pub(crate) fn on(shared: Arc<Shared>, ip: Ipv4Addr) -> Self {
         Self { shared, ip, threads: Vec::new() }
     }
 
     /// A server that reads at a rate and meters the bytes.
-    pub fn sink(&mut self, bits_per_second: u64, meter: Arc<Mutex<Meter>>) -> io::Result<u16> {
+    pub(crate) fn sink(
+        &mut self,
+        bits_per_second: u64,
+        meter: Arc<Mutex<Meter>>,
+    ) -> io::Result<u16> {
         self.one_by_one(move |port, stream, shared| {
             sink(port, stream, shared, bits_per_second, &meter);
         })
     }
     /// A server that sends at a rate.
-    pub fn pusher(&mut self, bits_per_second: u64) -> io::Result<u16> {
+    pub(crate) fn pusher(&mut self, bits_per_second: u64) -> io::Result<u16> {
         self.one_by_one(move |port, stream, shared| push(port, stream, shared, bits_per_second))
     }
-    pub fn responder(&mut self, request: u32, response: u32) -> io::Result<u16> {
+    pub(crate) fn responder(&mut self, request: u32, response: u32) -> io::Result<u16> {
         self.one_by_one(move |port, stream, shared| {
             respond(port, stream, shared, request as usize, response as usize);
         })
     }
     /// A server that accepts all connections and never reads.
-    pub fn never_reads(&mut self) -> io::Result<u16> {
+    pub(crate) fn never_reads(&mut self) -> io::Result<u16> {
         self.all_at_once(|_, streams, shared| {
             while !shared.stopped() {
                 streams.accept();
@@ -70,7 +74,7 @@ impl Servers {
         })
     }
     /// A server that accepts all connections and sends each as much as possible, or `bytes`.
-    pub fn pushers(&mut self, bytes: Option<u64>) -> io::Result<u16> {
+    pub(crate) fn pushers(&mut self, bytes: Option<u64>) -> io::Result<u16> {
         self.all_at_once(move |port, streams, shared| {
             streams.open = Filled::limited(bytes);
             let mut buf = vec![0; HOG_PIECE];

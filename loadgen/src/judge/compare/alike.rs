@@ -51,7 +51,7 @@ fn incomparable(a: &RunResult, b: &RunResult, params_too: bool) -> Vec<String> {
 }
 
 /// Returns an error that lists every difference, if there is one.
-pub fn comparable(a: &RunResult, b: &RunResult, params_too: bool) -> Result<(), Failure> {
+pub(crate) fn comparable(a: &RunResult, b: &RunResult, params_too: bool) -> Result<(), Failure> {
     let found = incomparable(a, b, params_too);
     if found.is_empty() {
         return Ok(());
@@ -63,7 +63,10 @@ pub fn comparable(a: &RunResult, b: &RunResult, params_too: bool) -> Result<(), 
 }
 
 /// The first lines in which two scenario files differ; `None` at the end of the shorter one.
-pub fn first_difference<'a>(a: &'a str, b: &'a str) -> Option<(Option<&'a str>, Option<&'a str>)> {
+pub(crate) fn first_difference<'a>(
+    a: &'a str,
+    b: &'a str,
+) -> Option<(Option<&'a str>, Option<&'a str>)> {
     let (mut a, mut b) = (a.lines(), b.lines());
     loop {
         match (a.next(), b.next()) {

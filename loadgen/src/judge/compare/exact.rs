@@ -14,7 +14,7 @@ use crate::scenario::plan::ArmRole;
 const PLACES_MAX: usize = 12;
 
 /// Compares two runs exactly.
-pub fn compare(
+pub(crate) fn compare(
     a: &RunResult,
     b: &RunResult,
     (name_a, name_b): (&str, &str),

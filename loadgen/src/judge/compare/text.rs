@@ -6,7 +6,7 @@ use super::{Comparison, ComparisonKind, Judgement, Line};
 use crate::judge::metrics::{Reading, find};
 
 /// The table of a comparison with its notes.
-pub fn render(c: &Comparison) -> String {
+pub(crate) fn render(c: &Comparison) -> String {
     let mut s = String::new();
     let how = match c.kind {
         ComparisonKind::Exact => "exactly, in virtual time".to_owned(),
@@ -93,7 +93,7 @@ fn row(c: &Comparison, l: &Line) -> [String; 8] {
 }
 
 /// The last line of the output.
-pub fn verdict_line(c: &Comparison) -> String {
+pub(crate) fn verdict_line(c: &Comparison) -> String {
     let count = |j: Judgement| c.lines.iter().filter(|l| l.judgement == j).count();
     let (worse, better, unclear) =
         (count(Judgement::Worse), count(Judgement::Better), count(Judgement::Unclear));

@@ -57,7 +57,7 @@ fn one(seen: &[&JudgedGate], count: usize) -> JudgedGate {
 }
 
 /// Index of the median run by the number of failed gates, which reports show. `runs`: the gates of each run.
-pub fn middle(runs: &[Vec<GateResult>]) -> usize {
+pub(crate) fn middle(runs: &[Vec<GateResult>]) -> usize {
     let failed = |gates: &Vec<GateResult>| gates.iter().filter(|g| !g.passed).count();
     let mut order: Vec<usize> = (0..runs.len()).collect();
     order.sort_by_key(|i| failed(&runs[*i]));

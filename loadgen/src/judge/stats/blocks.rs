@@ -18,7 +18,11 @@ const BLOCKS_MIN: usize = 6;
 const DRAWS: usize = 1000;
 
 /// The middle 95 % of a percentile of a phase; `None` with too few blocks.
-pub fn bounds(intervals: &[IntervalHdr], q: f64, seed: u64) -> Result<Option<(f64, f64)>, String> {
+pub(crate) fn bounds(
+    intervals: &[IntervalHdr],
+    q: f64,
+    seed: u64,
+) -> Result<Option<(f64, f64)>, String> {
     // For each value, the blocks that contain it and its count in each: the percentile of a draw needs no merged
     // histogram.
     let mut values: BTreeMap<u64, Vec<(usize, u64)>> = BTreeMap::new();
@@ -57,7 +61,7 @@ pub fn bounds(intervals: &[IntervalHdr], q: f64, seed: u64) -> Result<Option<(f6
 }
 
 /// Bounds for the victim with the worst percentile beside the hog.
-pub fn worst_victim(arm: &ArmResult, q: f64) -> Result<Option<(f64, f64)>, Failure> {
+pub(crate) fn worst_victim(arm: &ArmResult, q: f64) -> Result<Option<(f64, f64)>, Failure> {
     let probes = victims(arm).filter_map(|c| c.phases.get(CONTENDED)?.probe.as_ref());
     let quantile = |p: &ProbePhase| if q > 0.9 { p.p99 } else { p.p50 };
     let worst = probes.max_by_key(|p| quantile(p).map(|q| q.ns));

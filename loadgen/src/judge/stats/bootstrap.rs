@@ -4,11 +4,11 @@ use skbudget_sim::Rng;
 
 use super::{at, median};
 
-pub const RESAMPLES: usize = 10_000;
+pub(crate) const RESAMPLES: usize = 10_000;
 
 /// The middle 95 % of the draws.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Interval {
+pub(crate) struct Interval {
     pub low: f64,
     pub high: f64,
 }
@@ -26,13 +26,13 @@ fn resample(values: &[f64], rng: &mut Rng, out: &mut Vec<f64>) -> f64 {
 }
 
 /// Interval of the median of paired differences. `values` is not empty.
-pub fn median_interval(values: &[f64], seed: u64) -> Interval {
+pub(crate) fn median_interval(values: &[f64], seed: u64) -> Interval {
     let (mut rng, mut space) = (Rng::new(seed), Vec::new());
     middle((0..RESAMPLES).map(|_| resample(values, &mut rng, &mut space)).collect())
 }
 
 /// Interval of the difference of two medians, `b - a`. Neither slice is empty.
-pub fn difference_interval(a: &[f64], b: &[f64], seed: u64) -> Interval {
+pub(crate) fn difference_interval(a: &[f64], b: &[f64], seed: u64) -> Interval {
     let (mut rng, mut space) = (Rng::new(seed), Vec::new());
     let draw = |_| {
         // The two sides are independent: resample each.

@@ -1,7 +1,7 @@
 //! Holm's step-down correction (1979): keeps the chance of any false alarm over all metrics below alpha.
 
 /// Adjusted p values, in the given order: reject those that are at most alpha.
-pub fn adjust(p: &[f64]) -> Vec<f64> {
+pub(crate) fn adjust(p: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p.len()).collect();
     order.sort_by(|a, b| p[*a].total_cmp(&p[*b]));
     let mut adjusted = vec![1.0; p.len()];

@@ -11,7 +11,7 @@ use super::{at, median};
 const DRAWS: usize = 2000;
 
 /// `differences`: log ratios of runs of the same build. `None` without any.
-pub fn floor(differences: &[f64], pairs: usize, seed: u64) -> Option<f64> {
+pub(crate) fn floor(differences: &[f64], pairs: usize, seed: u64) -> Option<f64> {
     if differences.is_empty() {
         return None;
     }

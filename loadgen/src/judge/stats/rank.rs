@@ -2,7 +2,7 @@
 //! out: Wilcoxon's signed ranks for pairs, Mann and Whitney's rank sum for two groups, mid-ranks for ties.
 
 /// Maximum number of values: time and memory for counting out grow with the third power. Callers refuse more.
-pub const VALUES_MAX: usize = 200;
+pub(crate) const VALUES_MAX: usize = 200;
 
 /// Twice the mid-rank of each value, so that ties have whole numbers.
 fn doubled_ranks(values: &[f64]) -> Vec<usize> {
@@ -23,7 +23,7 @@ fn doubled_ranks(values: &[f64]) -> Vec<usize> {
 }
 
 /// Two-sided p of paired differences by signed ranks. Zero differences are discarded; if none remain, p is 1.
-pub fn signed_rank(differences: &[f64]) -> f64 {
+pub(crate) fn signed_rank(differences: &[f64]) -> f64 {
     let real: Vec<f64> = differences.iter().copied().filter(|d| *d != 0.0).collect();
     let sizes: Vec<f64> = real.iter().map(|d| d.abs()).collect();
     let ranks = doubled_ranks(&sizes);
@@ -42,7 +42,7 @@ pub fn signed_rank(differences: &[f64]) -> f64 {
 }
 
 /// Two-sided p of two groups: the share of random splits with a rank sum at least as extreme as the observed one.
-pub fn rank_sum(a: &[f64], b: &[f64]) -> f64 {
+pub(crate) fn rank_sum(a: &[f64], b: &[f64]) -> f64 {
     if a.is_empty() || b.is_empty() {
         return 1.0;
     }
@@ -75,7 +75,7 @@ fn two_sided(chance: &[f64], seen: usize) -> f64 {
 }
 
 /// The smallest p that `pairs` pairs can reach.
-pub fn least_p(pairs: usize) -> f64 {
+pub(crate) fn least_p(pairs: usize) -> f64 {
     2.0 * 0.5f64.powi(pairs.min(1000) as i32)
 }
 

@@ -24,7 +24,7 @@ struct Entry {
 }
 
 /// `gab.json` for `customSmallerIsBetter`, `gab-bigger.json` for `customBiggerIsBetter`.
-pub fn github_action_benchmark(result: &RunResult) -> Result<Vec<OutputFile>, Failure> {
+pub(crate) fn github_action_benchmark(result: &RunResult) -> Result<Vec<OutputFile>, Failure> {
     let of = |better| -> Vec<Entry> {
         let readings = readings(result).filter(|(_, m, _)| m.better == better);
         readings.map(|(arm, m, r)| entry(result, arm, m, r)).collect()
@@ -73,7 +73,7 @@ struct Measure {
 }
 
 /// Bencher Metric Format: benchmark, then measure, then value. The percentiles of the contended phase have bounds.
-pub fn bencher(result: &RunResult) -> Result<String, Failure> {
+pub(crate) fn bencher(result: &RunResult) -> Result<String, Failure> {
     let mut out: BTreeMap<String, BTreeMap<&'static str, Measure>> = BTreeMap::new();
     for (arm, m, r) in readings(result) {
         // Only percentiles have histograms per second to resample.

@@ -10,7 +10,7 @@ use crate::scenario::Scenario;
 use crate::target;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CaseOutcome {
+pub(crate) enum CaseOutcome {
     Passed,
     /// The subject failed.
     Failed,
@@ -21,7 +21,7 @@ pub enum CaseOutcome {
 }
 
 #[derive(Debug, Clone)]
-pub struct Case {
+pub(crate) struct Case {
     pub name: String,
     pub outcome: CaseOutcome,
     /// The observed value and its limit.
@@ -30,7 +30,7 @@ pub struct Case {
 
 /// Cases that belong together, for example those of one arm.
 #[derive(Debug, Clone)]
-pub struct Suite {
+pub(crate) struct Suite {
     /// A scenario, or a point of a sweep.
     pub of: String,
     pub name: String,
@@ -39,13 +39,13 @@ pub struct Suite {
 }
 
 impl Suite {
-    pub fn new(of: &str, name: &str, cases: Vec<Case>) -> Self {
+    pub(crate) fn new(of: &str, name: &str, cases: Vec<Case>) -> Self {
         Self { of: of.to_owned(), name: name.to_owned(), properties: Vec::new(), cases }
     }
 }
 
 /// The case of a gate.
-pub fn of_gate(g: &GateResult) -> Case {
+pub(crate) fn of_gate(g: &GateResult) -> Case {
     let outcome = match (g.passed, g.is_fault()) {
         (true, _) => CaseOutcome::Passed,
         (false, true) => CaseOutcome::Failed,
@@ -64,7 +64,7 @@ pub fn of_gate(g: &GateResult) -> Case {
 }
 
 /// One suite per arm. A gate without an arm concerns the whole run.
-pub fn of_gates(of: &str, gates: &[GateResult]) -> Vec<Suite> {
+pub(crate) fn of_gates(of: &str, gates: &[GateResult]) -> Vec<Suite> {
     let mut suites: Vec<Suite> = Vec::new();
     for g in gates {
         let name = if g.arm.is_empty() { "run" } else { &g.arm };
@@ -77,7 +77,7 @@ pub fn of_gates(of: &str, gates: &[GateResult]) -> Vec<Suite> {
 }
 
 /// The suites of a run.
-pub fn of_run(result: &RunResult) -> Vec<Suite> {
+pub(crate) fn of_run(result: &RunResult) -> Vec<Suite> {
     let mut suites = if result.interrupted {
         unjudged(result)
     } else {
@@ -117,7 +117,7 @@ fn planned(result: &RunResult) -> Option<Vec<GateResult>> {
 }
 
 /// One case: its text is the line before the verdict line.
-pub fn of_search(scenario: &str, key: &str, text: &str, exit: u8) -> Suite {
+pub(crate) fn of_search(scenario: &str, key: &str, text: &str, exit: u8) -> Suite {
     // 3: the first value fails already. Others are inconclusive.
     let outcome = match exit {
         0 => CaseOutcome::Passed,
@@ -131,7 +131,7 @@ pub fn of_search(scenario: &str, key: &str, text: &str, exit: u8) -> Suite {
 /// One suite per arm, one case per metric.
 ///
 /// `both`: an improvement is a failure too.
-pub fn of_comparison(c: &Comparison, both: bool) -> Vec<Suite> {
+pub(crate) fn of_comparison(c: &Comparison, both: bool) -> Vec<Suite> {
     let mut suites: Vec<Suite> = Vec::new();
     for l in &c.lines {
         let outcome = match l.judgement {

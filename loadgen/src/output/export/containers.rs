@@ -10,7 +10,7 @@ const HEAD: &str = "arm,container,role,group,phase,phase_ns,up_bytes,down_bytes,
                     outstanding,shed,failed,in_deadline,p50_ns,p99_ns,p999_ns,max_ns,known_from_below,peak_held_bytes,\
                     hard_bytes,stack_cpu_ns,corrupt,broken";
 
-pub fn csv(result: &RunResult) -> String {
+pub(crate) fn csv(result: &RunResult) -> String {
     let mut s = format!("{HEAD}\n");
     for arm in &result.arms {
         for c in &arm.containers {

@@ -15,13 +15,13 @@ const ANNOTATIONS_MAX: usize = 50;
 /// The variable with the path of the job's summary page.
 const PAGE: &str = "GITHUB_STEP_SUMMARY";
 
-pub fn is_here() -> bool {
+pub(crate) fn is_here() -> bool {
     std::env::var("GITHUB_ACTIONS").is_ok_and(|v| v == "true")
 }
 
 /// Prints the annotations and appends the summary to `$GITHUB_STEP_SUMMARY`, if that is set. When standard output
 /// carries JSON, the annotations go to standard error: the runner reads both.
-pub fn write(suites: &[Suite], summary: &str, json: bool) -> Result<(), Failure> {
+pub(crate) fn write(suites: &[Suite], summary: &str, json: bool) -> Result<(), Failure> {
     let text = annotations(suites);
     if json && !text.is_empty() {
         print_stderr(&text);
@@ -42,7 +42,7 @@ fn section(summary: &str) -> String {
 }
 
 /// One error per failure, one warning per doubtful case; errors first.
-pub fn annotations(suites: &[Suite]) -> String {
+pub(crate) fn annotations(suites: &[Suite]) -> String {
     let mut s = String::new();
     let mut shown = 0;
     for (outcome, level) in [(CaseOutcome::Failed, "error"), (CaseOutcome::Doubt, "warning")] {

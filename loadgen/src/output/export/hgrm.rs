@@ -18,7 +18,7 @@ use crate::output::report::pick::group_of;
 const CONTAINERS_MAX: usize = 32;
 
 /// `<arm>-<group>-<phase>.hgrm`, and with few containers the same for each of them.
-pub fn files(result: &RunResult) -> Result<Vec<OutputFile>, Failure> {
+pub(crate) fn files(result: &RunResult) -> Result<Vec<OutputFile>, Failure> {
     let mut out = BTreeMap::new();
     for arm in &result.arms {
         for (i, phase) in result.phases.iter().enumerate() {
@@ -60,7 +60,7 @@ fn ms(ns: u64) -> f64 {
     ns as f64 / 1e6
 }
 
-pub fn render(probe: &ProbePhase) -> String {
+pub(crate) fn render(probe: &ProbePhase) -> String {
     let mut s = String::new();
     let missing = probe.outstanding + probe.shed + probe.failed;
     let _ = writeln!(s, "{HGRM_HEAD}");

@@ -26,7 +26,7 @@ const DIVISOR: f64 = 1e6;
 /// Start and length in nanoseconds, then the tag: the sort order of the lines.
 type LineKey = (u64, u64, Option<String>);
 
-pub fn render(result: &RunResult) -> Result<String, Failure> {
+pub(crate) fn render(result: &RunResult) -> Result<String, Failure> {
     let mut lines: BTreeMap<LineKey, Counts> = BTreeMap::new();
     for arm in &result.arms {
         for c in &arm.containers {

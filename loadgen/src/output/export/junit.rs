@@ -9,11 +9,11 @@ use crate::measure::result::RunResult;
 /// An XML comment by which a later run recognizes the file as loadgen's and may remove it.
 pub(super) const MARK: &str = "<!-- loadgen.junit -->";
 
-pub fn render(result: &RunResult) -> String {
+pub(crate) fn render(result: &RunResult) -> String {
     document(&format!("{} on {}", result.scenario, result.target), &cases::of_run(result))
 }
 
-pub fn document(name: &str, suites: &[Suite]) -> String {
+pub(crate) fn document(name: &str, suites: &[Suite]) -> String {
     let mut s = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{MARK}\n");
     let all = counts(suites.iter().flat_map(|s| &s.cases));
     let _ = writeln!(s, "<testsuites name=\"{}\" {all}>", escape(name));

@@ -19,7 +19,7 @@ const BOUNDS: &[&str] = &[
     "0.25", "0.5", "1.0", "2.5", "5.0", "10.0", "30.0", "60.0",
 ];
 
-pub fn render(result: &RunResult) -> Result<String, Failure> {
+pub(crate) fn render(result: &RunResult) -> Result<String, Failure> {
     let mut s = String::new();
     let run =
         format!("scenario=\"{}\",target=\"{}\"", label(&result.scenario), label(&result.target));

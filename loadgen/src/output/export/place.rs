@@ -51,7 +51,7 @@ const JUDGEMENT: [&str; 3] = ["summary.md", "junit.xml", VERDICT];
 const HEAD_BYTES: u64 = 16 << 10;
 
 /// Creates the folder if it does not exist.
-pub fn make(dir: &Path) -> Result<(), Failure> {
+pub(crate) fn make(dir: &Path) -> Result<(), Failure> {
     if dir.exists() && !dir.is_dir() {
         let text = format!("{}: is a file; a folder is needed", dir.display());
         return Err(Failure::Usage(text));
@@ -61,7 +61,7 @@ pub fn make(dir: &Path) -> Result<(), Failure> {
 
 /// Creates the folder, checks that it is writable, and removes the files of an earlier run. Called before the work: a
 /// run of minutes must not fail at its end on a read-only disk, and a killed run must not leave the verdict of another.
-pub fn prepare(dir: &Path) -> Result<(), Failure> {
+pub(crate) fn prepare(dir: &Path) -> Result<(), Failure> {
     make(dir)?;
     // Write a file: permissions alone do not show a read-only file system.
     let probe = dir.join(temporary("probe"));
@@ -71,7 +71,7 @@ pub fn prepare(dir: &Path) -> Result<(), Failure> {
 }
 
 /// As [`prepare`], for a run, which always writes a result and a verdict: removes any files with these names.
-pub fn prepare_run(dir: &Path) -> Result<(), Failure> {
+pub(crate) fn prepare_run(dir: &Path) -> Result<(), Failure> {
     make(dir)?;
     // Unconditionally: the run writes its own files with these names.
     remove(&dir.join(VERDICT))?;
@@ -80,7 +80,7 @@ pub fn prepare_run(dir: &Path) -> Result<(), Failure> {
 }
 
 /// Removes the files that loadgen wrote, the verdict first, and keeps everything else in the folder.
-pub fn clear(dir: &Path) -> Result<(), Failure> {
+pub(crate) fn clear(dir: &Path) -> Result<(), Failure> {
     // The verdict is the first entry: if a later removal fails, no old verdict remains.
     for (name, _) in OWN {
         remove_own(&dir.join(name), name)?;
@@ -98,7 +98,7 @@ pub fn clear(dir: &Path) -> Result<(), Failure> {
 }
 
 /// Removes the files that report how a run ended, for people and for CI, if loadgen wrote them.
-pub fn clear_judgement(dir: &Path) -> Result<(), Failure> {
+pub(crate) fn clear_judgement(dir: &Path) -> Result<(), Failure> {
     let names = [VERDICT, "junit.xml", "summary.md", "compare.json", "sweep.json"];
     names.into_iter().try_for_each(|name| remove_own(&dir.join(name), name))
 }
@@ -107,7 +107,10 @@ pub fn clear_judgement(dir: &Path) -> Result<(), Failure> {
 ///
 /// # Errors
 /// There is one; the error names it.
-pub fn keep_foreign(dir: &Path, names: impl IntoIterator<Item: AsRef<str>>) -> Result<(), Failure> {
+pub(crate) fn keep_foreign(
+    dir: &Path,
+    names: impl IntoIterator<Item: AsRef<str>>,
+) -> Result<(), Failure> {
     for name in names {
         let path = dir.join(name.as_ref());
         if fs::symlink_metadata(&path).is_ok() && !is_own(&path, name.as_ref()) {
@@ -119,7 +122,7 @@ pub fn keep_foreign(dir: &Path, names: impl IntoIterator<Item: AsRef<str>>) -> R
 }
 
 /// The parameter and the values of the sweep whose `sweep.json` is in `dir`.
-pub fn swept(dir: &Path) -> Option<(String, Vec<String>)> {
+pub(crate) fn swept(dir: &Path) -> Option<(String, Vec<String>)> {
     let text = bounded::read(&dir.join("sweep.json"), bounded::RESULT_BYTES_MAX).ok()?;
     let file: serde_json::Value = serde_json::from_str(&text).ok()?;
     let values = file["points"].as_array()?.iter().filter_map(|p| p["value"].as_str());
@@ -184,7 +187,7 @@ fn temporary(name: &str) -> String {
 
 /// Files that are complete under temporary names. Drop removes those that were not published.
 #[derive(Debug)]
-pub struct Staged {
+pub(crate) struct Staged {
     dir: PathBuf,
     /// Names not renamed yet, in order; those of `JUDGEMENT` are the last.
     waiting: Vec<String>,
@@ -195,7 +198,7 @@ impl Staged {
     ///
     /// # Errors
     /// A file cannot be written, or would replace one that loadgen did not write.
-    pub fn new(
+    pub(crate) fn new(
         dir: &Path,
         files: impl IntoIterator<Item = super::OutputFile>,
     ) -> Result<Self, Failure> {
@@ -221,7 +224,7 @@ impl Staged {
     }
 
     /// Renames every file but those of `JUDGEMENT` to its final name.
-    pub fn publish(&mut self) -> Result<(), Failure> {
+    pub(crate) fn publish(&mut self) -> Result<(), Failure> {
         while self.waiting.first().is_some_and(|name| rank(name) == 0) {
             self.rename_first()?;
         }
@@ -229,7 +232,7 @@ impl Staged {
     }
 
     /// Renames the remaining files, the verdict last.
-    pub fn finish(mut self) -> Result<(), Failure> {
+    pub(crate) fn finish(mut self) -> Result<(), Failure> {
         while !self.waiting.is_empty() {
             self.rename_first()?;
         }
@@ -262,7 +265,7 @@ impl Drop for Staged {
 }
 
 /// Writes the files of `formats` under temporary names. Removes an earlier verdict now: it belongs to other files.
-pub fn stage(dir: &Path, result: &RunResult, formats: &[Format]) -> Result<Staged, Failure> {
+pub(crate) fn stage(dir: &Path, result: &RunResult, formats: &[Format]) -> Result<Staged, Failure> {
     let mut files = Vec::new();
     for format in formats {
         files.extend(render(result, *format)?);
@@ -275,12 +278,12 @@ pub fn stage(dir: &Path, result: &RunResult, formats: &[Format]) -> Result<Stage
 }
 
 /// Writes and publishes all files, for callers that have nothing to do in between that can fail.
-pub fn write(dir: &Path, result: &RunResult, formats: &[Format]) -> Result<(), Failure> {
+pub(crate) fn write(dir: &Path, result: &RunResult, formats: &[Format]) -> Result<(), Failure> {
     stage(dir, result, formats)?.finish()
 }
 
 /// Writes one file that does not belong to a run, such as `sweep.json`: complete or not at all.
-pub fn write_file(dir: &Path, name: &str, text: String) -> Result<(), Failure> {
+pub(crate) fn write_file(dir: &Path, name: &str, text: String) -> Result<(), Failure> {
     Staged::new(dir, [(name.to_owned(), text)])?.finish()
 }
 

@@ -23,7 +23,7 @@ const TEXT_MAX: usize = 100_000;
 /// An HTML comment by which a later run recognizes the file as loadgen's and may remove it.
 pub(super) const MARK: &str = "<!-- loadgen.summary -->";
 
-pub fn render(result: &RunResult) -> String {
+pub(crate) fn render(result: &RunResult) -> String {
     let mut s = String::new();
     let v = &result.verdict;
     heading(&mut s, &result.scenario, &v.word, v.exit);
@@ -50,7 +50,7 @@ fn heading(s: &mut String, of: &str, word: &str, exit: u8) {
 
 /// The summary of a command that judges without a run, or runs many times. `of` names the command, `text` is its
 /// printed output.
-pub fn of_cases(of: &str, word: &str, exit: u8, suites: &[Suite], text: &str) -> String {
+pub(crate) fn of_cases(of: &str, word: &str, exit: u8, suites: &[Suite], text: &str) -> String {
     let mut s = String::new();
     heading(&mut s, of, word, exit);
     let all: Vec<(&Suite, &Case)> =

@@ -10,7 +10,7 @@ const ROWS_MAX: usize = 1_000_000;
 
 /// One row of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WindowRow<'a> {
+pub(crate) struct WindowRow<'a> {
     /// Start of the window since the start of the run.
     pub t_ns: u64,
     pub length_ns: u64,
@@ -66,7 +66,7 @@ fn step(result: &RunResult) -> usize {
     result.arms.iter().map(of).sum::<usize>().div_ceil(ROWS_MAX).max(1)
 }
 
-pub fn ndjson(result: &RunResult) -> String {
+pub(crate) fn ndjson(result: &RunResult) -> String {
     let mut s = String::new();
     rows(result, |r| {
         // JSON strings, with quotes and escapes.
@@ -80,7 +80,7 @@ pub fn ndjson(result: &RunResult) -> String {
     s
 }
 
-pub fn csv(result: &RunResult) -> String {
+pub(crate) fn csv(result: &RunResult) -> String {
     let mut s = String::from("t_ns,length_ns,arm,name,metric,value\n");
     rows(result, |r| {
         let (arm, name) = (field(r.arm), field(r.name));

@@ -4,8 +4,8 @@
 mod heat;
 mod latency;
 
-pub use heat::heat;
-pub use latency::{by_percentile, over_time};
+pub(crate) use heat::heat;
+pub(crate) use latency::{by_percentile, over_time};
 
 use super::pick::{slowdown_milli, worst, worst_bulk_first, worst_first};
 use super::svg::{AxisFormat, Band, Chart, Mark, Scale, Series, log_steps, steps};
@@ -20,7 +20,7 @@ const COLOURS: usize = 6;
 const SLOWDOWN_END: u64 = 1_000_000;
 
 /// An entry of a legend: CSS class and name.
-pub type Key = (String, String);
+pub(crate) type Key = (String, String);
 
 fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
@@ -69,7 +69,7 @@ const SIZES: &[(f64, &str)] =
     &[(1.0, "B"), (1024.0, "KiB"), (1_048_576.0, "MiB"), (1_073_741_824.0, "GiB")];
 
 /// Goodput over time of the worst victim, with the median victim faintly behind it for comparison.
-pub fn goodput(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
+pub(crate) fn goodput(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
     let per_second = 8e9 / result.window_ns.max(1) as f64;
     let order = worst_bulk_first(arm);
     let mut series = Vec::new();
@@ -121,7 +121,7 @@ pub fn goodput(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
 }
 
 /// The budgets of the hog and of the worst victim; a single one when it is shared.
-pub fn shown_budgets(arm: &ArmResult) -> Vec<usize> {
+pub(crate) fn shown_budgets(arm: &ArmResult) -> Vec<usize> {
     let hog = arm.containers.iter().find(|c| c.role == Role::Hog).map(|c| c.budget);
     let mut shown: Vec<usize> = hog.into_iter().chain(worst(arm).map(|c| c.budget)).collect();
     shown.dedup();
@@ -129,7 +129,7 @@ pub fn shown_budgets(arm: &ArmResult) -> Vec<usize> {
     shown
 }
 
-pub fn usage(result: &RunResult, arm: &ArmResult, budget: usize) -> Chart {
+pub(crate) fn usage(result: &RunResult, arm: &ArmResult, budget: usize) -> Chart {
     let b = &arm.budgets[budget];
     let point = |(i, v): (usize, &u64)| (seconds((i as u64 + 1) * result.window_ns), *v as f64);
     let limits = [("low", b.low_bytes), ("soft", b.soft_bytes), ("hard", b.hard_bytes)].into_iter();
@@ -162,7 +162,7 @@ pub fn usage(result: &RunResult, arm: &ArmResult, budget: usize) -> Chart {
 }
 
 /// The victims of each arm sorted by slowdown, with the limit of the gate.
-pub fn slowdowns(result: &RunResult) -> (Chart, Vec<Key>) {
+pub(crate) fn slowdowns(result: &RunResult) -> (Chart, Vec<Key>) {
     let ns = |i: usize| result.phases.get(i).map_or(1, Phase::nanos);
     let sorted = |arm: &ArmResult| {
         let of = |c: &&ContainerResult| slowdown_milli(c, ns(SOLO), ns(CONTENDED));

@@ -143,7 +143,7 @@ const GATES: &[(&str, &str)] = &[
 ///
 /// # Errors
 /// No topic has that name; the error suggests similar ones.
-pub fn explain(topic: Option<&str>) -> Result<String, Failure> {
+pub(crate) fn explain(topic: Option<&str>) -> Result<String, Failure> {
     let metrics = METRICS.iter().map(|m| m.key).filter(|key| about(key).is_none());
     let topics = TOPICS.iter().map(|t| t.0).chain(metrics).chain([EXPRESSION, "exit"]);
     let Some(name) = topic else { return Ok(contents(topics)) };

@@ -13,7 +13,7 @@ const TEMPLATE: &str = include_str!("report.html.jinja");
 /// Maximum number of arms with charts; the tables contain all.
 const ARMS_MAX: usize = 6;
 
-pub fn render(result: &RunResult) -> Result<String, Failure> {
+pub(crate) fn render(result: &RunResult) -> Result<String, Failure> {
     let mut env = Environment::new();
     // Names come from the user's files.
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::Html);

@@ -4,7 +4,7 @@ use crate::judge::metrics::victims;
 use crate::measure::result::{ArmResult, ContainerResult};
 use crate::scenario::plan::{CONTENDED, Role};
 
-pub fn role(role: Role) -> &'static str {
+pub(crate) fn role(role: Role) -> &'static str {
     match role {
         Role::Victim => "victim",
         Role::Hog => "hog",
@@ -12,17 +12,17 @@ pub fn role(role: Role) -> &'static str {
 }
 
 /// The name of its group, or of its role in a result without groups.
-pub fn group_of(c: &ContainerResult) -> &str {
+pub(crate) fn group_of(c: &ContainerResult) -> &str {
     if c.group.is_empty() { role(c.role) } else { &c.group }
 }
 
-pub fn contended_bytes(c: &ContainerResult) -> u64 {
+pub(crate) fn contended_bytes(c: &ContainerResult) -> u64 {
     c.phases.get(CONTENDED).map_or(0, |p| p.up_bytes + p.down_bytes)
 }
 
 /// Slowdown beside the hog in thousandths; `u64::MAX`: no byte arrived. Uses the recorded cost, or computes it from the
 /// bytes of the phases if there is none.
-pub fn slowdown_milli(c: &ContainerResult, solo_ns: u64, contended_ns: u64) -> u64 {
+pub(crate) fn slowdown_milli(c: &ContainerResult, solo_ns: u64, contended_ns: u64) -> u64 {
     // `None`: nothing arrived, or the result is of an earlier version. Compute it from the bytes.
     if c.cost.throughput_slowdown_milli.is_some() {
         return c.cost.throughput_slowdown_milli.unwrap_or(u64::MAX);
@@ -47,19 +47,19 @@ pub fn slowdown_milli(c: &ContainerResult, solo_ns: u64, contended_ns: u64) -> u
 
 /// The victims, sorted by goodput beside the hog; the least is the first. Victims without bulk have no goodput and are
 /// last.
-pub fn worst_first(arm: &ArmResult) -> Vec<&ContainerResult> {
+pub(crate) fn worst_first(arm: &ArmResult) -> Vec<&ContainerResult> {
     let mut victims: Vec<_> = victims(arm).collect();
     victims.sort_by_key(|c| (!c.wants_bulk(), contended_bytes(c)));
     victims
 }
 
 /// As `worst_first`, but only the victims with bulk.
-pub fn worst_bulk_first(arm: &ArmResult) -> Vec<&ContainerResult> {
+pub(crate) fn worst_bulk_first(arm: &ArmResult) -> Vec<&ContainerResult> {
     let mut victims = worst_first(arm);
     victims.retain(|c| c.wants_bulk());
     victims
 }
 
-pub fn worst(arm: &ArmResult) -> Option<&ContainerResult> {
+pub(crate) fn worst(arm: &ArmResult) -> Option<&ContainerResult> {
     worst_first(arm).first().copied()
 }

@@ -6,14 +6,14 @@
 mod heat;
 mod hover;
 
-pub use heat::{Heat, HeatPart, HeatRow, LEVELS};
-pub use hover::AxisFormat;
+pub(crate) use heat::{Heat, HeatPart, HeatRow, LEVELS};
+pub(crate) use hover::AxisFormat;
 
 use std::fmt::Write as _;
 
 /// One line of a chart.
 #[derive(Debug, Clone, Default)]
-pub struct Series {
+pub(crate) struct Series {
     pub name: String,
     /// CSS classes that set colour and dash.
     pub class: String,
@@ -24,7 +24,7 @@ pub struct Series {
 
 /// A horizontal line with a name, such as a limit.
 #[derive(Debug, Clone)]
-pub struct Mark {
+pub(crate) struct Mark {
     pub name: String,
     pub class: &'static str,
     pub y: f64,
@@ -32,7 +32,7 @@ pub struct Mark {
 
 /// A named range of the x axis, such as a phase.
 #[derive(Debug, Clone)]
-pub struct Band {
+pub(crate) struct Band {
     pub name: String,
     pub from: f64,
     pub to: f64,
@@ -40,14 +40,14 @@ pub struct Band {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Scale {
+pub(crate) enum Scale {
     #[default]
     Linear,
     Log10,
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct Chart {
+pub(crate) struct Chart {
     /// Text alternative for screen readers.
     pub title: String,
     /// Unit of the y ticks.
@@ -95,7 +95,7 @@ impl Chart {
         H - BOTTOM - part.clamp(0.0, 1.0) * (H - TOP - BOTTOM)
     }
 
-    pub fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let mut s = open(&self.title, H);
         self.bands(&mut s);
         self.axes(&mut s);
@@ -228,12 +228,12 @@ fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
         .collect()
 }
 
-pub fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// About four round steps from 0 to at least `top`.
-pub fn steps(top: f64) -> Vec<f64> {
+pub(crate) fn steps(top: f64) -> Vec<f64> {
     let top = top.max(1e-9);
     let raw = top / 4.0;
     let power = 10f64.powf(raw.log10().floor());
@@ -243,7 +243,7 @@ pub fn steps(top: f64) -> Vec<f64> {
 }
 
 /// Ticks of a logarithmic axis within `low..=high`: powers of ten, with 2 and 5 between them when those are few.
-pub fn log_steps(low: f64, high: f64) -> Vec<f64> {
+pub(crate) fn log_steps(low: f64, high: f64) -> Vec<f64> {
     let (low, high) = (low.max(1e-9), high.max(low * 1.01));
     let between: &[f64] = if (high / low).log10() < 2.2 { &[1.0, 2.0, 5.0] } else { &[1.0] };
     let decades = low.log10().floor() as i32..=high.log10().ceil() as i32;

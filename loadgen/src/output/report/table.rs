@@ -18,7 +18,7 @@ struct TableRow {
     cell: Cell,
 }
 
-pub fn render(result: &RunResult) -> String {
+pub(crate) fn render(result: &RunResult) -> String {
     let mut s = String::new();
     let _ = writeln!(s, "{}", headline(result));
     if let Some(what) = interruption(result) {
@@ -265,7 +265,7 @@ fn gates(result: &RunResult) -> String {
 }
 
 /// The last line of every run.
-pub fn verdict_line(result: &RunResult, out: &str) -> String {
+pub(crate) fn verdict_line(result: &RunResult, out: &str) -> String {
     let v = &result.verdict;
     let failed = if v.failed == 0 {
         String::new()

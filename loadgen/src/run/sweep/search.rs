@@ -12,7 +12,7 @@ use crate::units::Unit;
 
 /// The range to search: from a value that is expected to pass to one that may fail, in either direction.
 #[derive(Debug)]
-pub struct Range<'a> {
+pub(crate) struct Range<'a> {
     pub key: &'a str,
     pub from: &'a str,
     pub to: &'a str,
@@ -31,7 +31,7 @@ enum SearchOutcome {
 
 /// Finds the last value between the two at which no gate of a subject fails. Assumes that if a value passes, all values
 /// nearer to `from` pass.
-pub fn search(
+pub(crate) fn search(
     batch: &Batch<'_>,
     range: &Range<'_>,
     control: Control<'_>,

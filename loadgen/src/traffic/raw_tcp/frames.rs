@@ -10,7 +10,7 @@ use skbudget_sim::smoltcp::wire::{
 
 /// Addresses of a flood.
 #[derive(Debug, Clone, Copy)]
-pub struct FloodAddresses {
+pub(crate) struct FloodAddresses {
     pub own_mac: [u8; 6],
     pub own_ip: Ipv4Addr,
     pub peer_mac: [u8; 6],

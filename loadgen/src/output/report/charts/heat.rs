@@ -36,7 +36,7 @@ fn ways(c: &ContainerResult) -> Vec<DirectionWindows<'_>> {
 
 /// Draws a row per victim and direction if they fit. Otherwise victims are sorted by goodput and bundled, and each row
 /// shows the worst of its bundle and both directions, so that one starving victim among a thousand stays visible.
-pub fn heat(result: &RunResult, arm: &ArmResult) -> Heat {
+pub(crate) fn heat(result: &RunResult, arm: &ArmResult) -> Heat {
     let order = worst_bulk_first(arm);
     let all: Vec<Vec<DirectionWindows<'_>>> = order.iter().map(|c| ways(c)).collect();
     let apart = all.iter().map(Vec::len).sum::<usize>() <= ROWS_MAX;

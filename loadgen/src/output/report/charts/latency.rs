@@ -12,7 +12,7 @@ type Points = Vec<(f64, f64)>;
 
 /// Latency against log10(1/(1-p)), where each additional nine has the same width. The line is dotted from the point on
 /// where only a lower bound is known, because of requests that did not complete.
-pub fn by_percentile(result: &RunResult) -> (Chart, Vec<Key>) {
+pub(crate) fn by_percentile(result: &RunResult) -> (Chart, Vec<Key>) {
     let (mut series, mut keys) = (Vec::new(), Vec::new());
     for (i, arm) in result.arms.iter().enumerate() {
         let colour = format!("a{}", i % COLOURS);
@@ -72,7 +72,7 @@ pub fn by_percentile(result: &RunResult) -> (Chart, Vec<Key>) {
 }
 
 /// The p99 of each second: of the worst victim, and of all requests of all victims.
-pub fn over_time(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
+pub(crate) fn over_time(result: &RunResult, arm: &ArmResult) -> (Chart, Vec<Key>) {
     let (worst, all, middle) = seconds_of(arm);
     let mut series = Vec::new();
     for (class, name, points) in [

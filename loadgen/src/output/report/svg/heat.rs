@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::{BOTTOM, Band, H, LEFT, LETTER, LINE, RIGHT, TOP, W, escape, open, text};
 
 /// Lower bounds of the levels, as a share of the row's solo goodput, and their names.
-pub const LEVELS: &[(f64, &str)] = &[
+pub(crate) const LEVELS: &[(f64, &str)] = &[
     (0.0, "nothing"),
     (0.001, "< 10 %"),
     (0.1, "10-25 %"),
@@ -17,7 +17,7 @@ pub const LEVELS: &[(f64, &str)] = &[
 ];
 
 #[derive(Debug, Clone, Default)]
-pub struct HeatRow {
+pub(crate) struct HeatRow {
     pub name: String,
     /// By column; `None` where nothing was measured, or without a reference.
     pub parts: Vec<Option<f64>>,
@@ -27,14 +27,14 @@ pub struct HeatRow {
 
 /// The text of a range of a row.
 #[derive(Debug, Clone, Default)]
-pub struct HeatPart {
+pub(crate) struct HeatPart {
     pub from: f64,
     pub to: f64,
     pub text: String,
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct Heat {
+pub(crate) struct Heat {
     pub title: String,
     pub rows: Vec<HeatRow>,
     /// Labels of rows on the axis, by row index.
@@ -51,7 +51,7 @@ fn level(part: f64) -> usize {
 }
 
 impl Heat {
-    pub fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let (width, height) = (W - LEFT - RIGHT, H - TOP - BOTTOM);
         let mut s = open(&self.title, H);
         let _ = write!(

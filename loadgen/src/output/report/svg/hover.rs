@@ -7,7 +7,7 @@ use crate::units;
 
 /// The format of a value.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum AxisFormat {
+pub(crate) enum AxisFormat {
     #[default]
     Plain,
     Seconds,
