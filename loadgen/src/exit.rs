@@ -5,17 +5,26 @@ use std::fmt;
 /// Exit codes of `loadgen`. GNU make turns every failure into 2; `verdict.json` keeps them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
+    /// All gates passed.
     Passed = 0,
+    /// A crash, or an error of input or output.
     Io = 1,
+    /// A wrong argument.
     Usage = 2,
+    /// A gate of a subject failed.
     GateFailed = 3,
+    /// Worse than the baseline.
     Regression = 4,
+    /// The measurement proves nothing.
     Inconclusive = 5,
+    /// The baseline is missing or not comparable.
     NoBaseline = 6,
+    /// Stopped by a signal.
     Interrupted = 130,
 }
 
 impl Exit {
+    /// Every exit code with its meaning, as `--help` prints it.
     pub const ALL: [(Self, &'static str); 8] = [
         (Self::Passed, "all gates passed: the control starved, the subject did not"),
         (
@@ -37,6 +46,7 @@ impl Exit {
         ),
     ];
 
+    /// The number that the process returns.
     pub fn code(self) -> u8 {
         self as u8
     }
@@ -76,10 +86,12 @@ pub enum Failure {
     Unavailable(String),
     /// The baseline is missing, or its scenario, target or parameters differ.
     NoBaseline(String),
+    /// The user stopped the run before anything was measured.
     Interrupted,
 }
 
 impl Failure {
+    /// The exit code of this failure.
     pub fn exit(&self) -> Exit {
         match self {
             Self::Usage(_) => Exit::Usage,

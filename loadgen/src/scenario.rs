@@ -56,12 +56,18 @@ impl Scenario {
     pub fn knobs(&self) -> Result<Vec<(String, toml::Value)>, Failure> {
         self.source.knobs()
     }
+    /// The name that the file sets.
     pub fn name(&self) -> Result<String, Failure> {
         Ok(self.source.file()?.name)
     }
+    /// One line about the scenario.
     pub fn about(&self) -> Result<String, Failure> {
         Ok(self.source.file()?.about)
     }
+    /// The plan of a run with this seed.
+    ///
+    /// # Errors
+    /// A value that cannot run; the error names its place in the file, or the option that set it.
     pub fn plan(&self, seed: u64) -> Result<Plan, Failure> {
         build::plan(&self.source, seed)
     }

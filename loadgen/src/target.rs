@@ -26,6 +26,7 @@ pub struct Control<'a> {
 
 /// A place to run plans.
 pub trait Target: fmt::Debug + Sync {
+    /// Name of the target, one of [`TARGETS`].
     fn name(&self) -> &'static str;
     /// Length of the steps that recovery is judged by.
     fn recovery_step_ns(&self, plan: &Plan) -> u64;
@@ -46,6 +47,10 @@ pub trait Target: fmt::Debug + Sync {
     fn arms(&self, plan: &Plan) -> Vec<ArmPlan> {
         plan.arms.clone()
     }
+    /// Runs one arm to its end, or until `control` stops it.
+    ///
+    /// # Errors
+    /// The arm could not be set up, a part of it failed, or it was stopped before anything was measured.
     fn run_arm(
         &self,
         plan: &Plan,

@@ -18,12 +18,15 @@ use crate::scenario::plan::{
 pub use meta::Meta;
 pub use probe::{BLOCK_NS, IntervalHdr, Latency, ProbePhase, Quantile, SpectrumRow};
 
+/// The schema of `result.json`.
 pub const SCHEMA: &str = "loadgen.result/1";
 
 /// The content of `result.json`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RunResult {
+    /// [`SCHEMA`].
     pub schema: String,
+    /// Name of the scenario.
     pub scenario: String,
     /// One line about the scenario.
     #[serde(default)]
@@ -31,8 +34,11 @@ pub struct RunResult {
     /// The scenario as it was run, including all changes by `--set`: TOML that `run` accepts.
     #[serde(default)]
     pub scenario_toml: String,
+    /// Name of the target.
     pub target: String,
+    /// Seed of the run.
     pub seed: u64,
+    /// Named parameters of the scenario; the unit is in the key.
     pub params: BTreeMap<String, u64>,
     /// The run was stopped early: the data are incomplete, and the verdict judges nothing.
     #[serde(default)]
@@ -42,11 +48,13 @@ pub struct RunResult {
     pub merged_of: Vec<String>,
     /// Length of the windows of the charts. No gate depends on it.
     pub window_ns: u64,
+    /// The planned phases: solo, contended, recovery.
     pub phases: Vec<Phase>,
     /// The arms; of repeated runs, those of the median run.
     pub arms: Vec<ArmResult>,
     /// The gates, judged over all runs.
     pub gates: Vec<GateResult>,
+    /// The outcome of the gates.
     pub verdict: Verdict,
     /// All runs in order, if there were several: wall-clock runs are judged by the median of each gate.
     #[serde(default)]
@@ -58,19 +66,28 @@ pub struct RunResult {
 /// One of several runs of the same plan, with its own verdict.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Repeat {
+    /// Duration on the wall clock, milliseconds.
     pub elapsed_ms: u64,
+    /// The outcome of its own gates.
     pub verdict: Verdict,
+    /// Its arms.
     pub arms: Vec<ArmResult>,
 }
 
 /// The records of one arm.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ArmResult {
+    /// Name of the arm, unique in the run.
     pub name: String,
+    /// The purpose of the arm.
     pub role: ArmRole,
+    /// How memory was divided.
     pub isolation: Isolation,
+    /// The rules of all budgets.
     pub rules: RuleSet,
+    /// The budgets; containers refer to them by index.
     pub budgets: Vec<BudgetResult>,
+    /// The containers of the arm.
     pub containers: Vec<ContainerResult>,
     /// p99 of the generator's lag behind the intended start of the probes; 0 in virtual time.
     pub generator_lag_p99_ns: u64,
@@ -108,10 +125,13 @@ impl ArmResult {
 /// A merged group of a scenario: histograms are added, percentiles are never averaged.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupResult {
+    /// Name of the group.
     pub name: String,
+    /// Role of its containers.
     pub role: Role,
+    /// Number of its containers.
     pub containers: u64,
-    /// By phase.
+    /// Bytes that the stack moved for the group, by phase.
     pub bytes: Vec<u64>,
     /// By phase, over all probes of the group; empty if none of its containers has a probe.
     pub probes: Vec<ProbePhase>,
@@ -120,39 +140,52 @@ pub struct GroupResult {
 /// The records of one budget.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct BudgetResult {
+    /// Name of the budget: that of its container, or `pool`.
     pub name: String,
+    /// Low limit, bytes; `null`: none.
     pub low_bytes: Option<u64>,
+    /// Soft limit, bytes; `null`: none.
     pub soft_bytes: Option<u64>,
+    /// Hard limit, bytes; `null`: none.
     pub hard_bytes: Option<u64>,
+    /// Maximum of the bytes charged.
     pub max_usage_bytes: u64,
+    /// Bytes of the maximum beyond the hard limit.
     pub overshoot_bytes: u64,
+    /// Time under memory pressure, nanoseconds.
     pub pressure_ns: u64,
+    /// Number of charges that the limit refused.
     pub failcnt: u64,
-    /// One sample at the end of each window.
+    /// Bytes charged at the end of each window.
     pub usage_bytes: Vec<u64>,
 }
 
 /// The records of one container.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ContainerResult {
+    /// Name of the container, unique in the arm.
     pub name: String,
+    /// Its role in the comparison.
     pub role: Role,
     /// The group of the scenario that it belongs to.
     #[serde(default)]
     pub group: String,
+    /// Its share of a host level, relative to the others.
     #[serde(default)]
     pub weight: u32,
     /// Rate of its link, each way; 0: unlimited.
     #[serde(default)]
     pub bits_per_second: u64,
-    /// Whether its load has a bulk transfer in this direction.
+    /// Whether its load has a bulk transfer from the container.
     #[serde(default = "yes")]
     pub wants_up: bool,
+    /// Whether its load has a bulk transfer to the container.
     #[serde(default = "yes")]
     pub wants_down: bool,
-    /// Time of its start, and of its end if that is before the end of the run.
+    /// Time of its start, nanoseconds since the start of the run.
     #[serde(default)]
     pub joined_ns: u64,
+    /// Time of its end; `null`: at the end of the run.
     #[serde(default)]
     pub left_ns: Option<u64>,
     /// The cost that the neighbour caused; computed by `analyse`.
@@ -160,10 +193,15 @@ pub struct ContainerResult {
     pub cost: Cost,
     /// Index into `budgets`.
     pub budget: usize,
+    /// Bytes, gaps and requests, by phase.
     pub phases: Vec<ContainerPhase>,
+    /// Bytes that the servers received from it, by window.
     pub up_window_bytes: Vec<u32>,
+    /// Bytes that it received, by window.
     pub down_window_bytes: Vec<u32>,
+    /// Bytes that the servers received from it.
     pub up_total_bytes: u64,
+    /// Bytes that it received.
     pub down_total_bytes: u64,
     /// The steps that recovery is judged by; `null` in results of earlier versions.
     #[serde(default)]
@@ -171,8 +209,9 @@ pub struct ContainerResult {
     /// Mean of the bytes charged at the end of each window of the contended phase.
     #[serde(default)]
     pub mean_held_bytes: u64,
-    /// Maximum of the bytes charged at the end of a window, and the container's own limit.
+    /// Maximum of the bytes charged at the end of a window.
     pub peak_held_bytes: u64,
+    /// Its own hard limit in the scenario, bytes.
     pub hard_bytes: u64,
     /// Memory counters with the kernel's names; zeros are omitted.
     pub counters: BTreeMap<String, u64>,
@@ -180,6 +219,7 @@ pub struct ContainerResult {
     pub stack_counters: BTreeMap<String, u64>,
     /// Counters of the guest's kernel (not in virtual time); zeros are omitted.
     pub guest_counters: BTreeMap<String, u64>,
+    /// Connections opened.
     pub flows_total: u64,
     /// Number of received bytes that differ from the bytes sent.
     pub corrupt: u64,
@@ -221,8 +261,11 @@ fn yes() -> bool {
 /// Bytes of a container in steps. The length of a step does not depend on the windows of the charts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecoverySteps {
+    /// Length of a step, nanoseconds.
     pub step_ns: u64,
+    /// Bytes from the container.
     pub up: DirectionSteps,
+    /// Bytes to the container.
     pub down: DirectionSteps,
 }
 
@@ -249,14 +292,19 @@ impl DirectionSteps {
 /// The bytes and gaps of one container in one phase.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ContainerPhase {
+    /// Bulk bytes that the servers received from the container.
     pub up_bytes: u64,
+    /// Bulk bytes that the container received.
     pub down_bytes: u64,
+    /// Longest time without a byte from the container, nanoseconds.
     pub up_stall_ns: u64,
+    /// Longest time without a byte to the container, nanoseconds.
     pub down_stall_ns: u64,
     /// Response bytes of completed probes: goodput as well, beside the bulk.
     pub probe_bytes: u64,
     /// All bytes that the stack moved for this container, including unwanted ones.
     pub moved_bytes: u64,
+    /// Its requests; `null`: its load has no probe.
     pub probe: Option<ProbePhase>,
 }
 
@@ -271,7 +319,9 @@ pub struct Cost {
     pub throughput_slowdown_milli: Option<u64>,
     /// Contended over solo.
     pub p99_inflation_milli: Option<u64>,
+    /// Longest stall in the contended phase, nanoseconds.
     pub stall_ns: u64,
+    /// Time from the departure of the hog to solo goodput; `null`: it did not recover.
     pub recovery_ns: Option<u64>,
 }
 
@@ -280,32 +330,42 @@ pub struct Cost {
 pub struct Fairness {
     /// Worst victim in its worse direction: solo over contended; `null`: nothing arrived at all.
     pub throughput_slowdown_milli: Option<u64>,
+    /// That victim, and the direction.
     pub throughput_slowdown_of: String,
     /// Worst victim: contended over solo; `null`: too few samples, or no upper bound is known.
     pub p99_inflation_milli: Option<u64>,
+    /// That victim, or its group.
     pub p99_inflation_of: String,
-    /// Longest stall of a victim in the contended phase, and the longest in the solo phase.
+    /// Longest stall of a victim in the contended phase, nanoseconds.
     pub stall_ns: u64,
+    /// Longest stall of a victim in the solo phase, nanoseconds.
     pub stall_solo_ns: u64,
+    /// The victim with the longest stall.
     pub stall_of: String,
     /// Least of the victims, contended.
     pub delivered_ppm: Option<u64>,
+    /// Jain's index of the bulk goodput of the victims that have bulk, contended.
     pub jain_victims_ppm: u64,
+    /// Jain's index of the bytes moved for all containers, contended.
     pub jain_all_ppm: u64,
     /// Least over victims and directions: solo goodput over the rate of the link.
     pub solo_share_ppm: u64,
     /// Time from the departure of the hog to the first of two consecutive steps with 95 % of solo, of the slowest
     /// victim; `null`: a victim did not recover.
     pub recovery_ns: Option<u64>,
+    /// Maximum of the bytes charged to a hog.
     pub hog_peak_bytes: u64,
     /// `null`: the arm enforces no limit, or has no hog.
     pub hog_hard_bytes: Option<u64>,
+    /// Largest overshoot of a hard limit of the arm.
     pub overshoot_bytes: u64,
     /// Sum over the victims.
     pub victim_refusals: u64,
     /// Longest of the budgets of the victims; `null`: no victims.
     pub victim_pressure_ns: Option<u64>,
+    /// Altered bytes, over all containers.
     pub corrupt: u64,
+    /// Connections of victims that ended unexpectedly.
     pub broken: u64,
 }
 
@@ -325,12 +385,17 @@ pub enum GateKind {
 /// One judged gate.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GateResult {
+    /// Name of the arm; empty: the whole run.
     pub arm: String,
+    /// The purpose of the gate.
     pub kind: GateKind,
+    /// Name of the gate, or the condition of the scenario.
     pub name: String,
     /// The observed value; of several runs that of the median run, or of the worst run for a counted gate.
     pub observed: String,
+    /// The limit, as text for people.
     pub limit: String,
+    /// The observed value keeps the limit.
     pub passed: bool,
     /// The run proves nothing about this gate, for example because the generator fell behind: a failure is not the
     /// subject's fault.
@@ -360,16 +425,23 @@ impl GateResult {
 /// One gate in one of several runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GateRun {
+    /// The observed value, as text for people.
     pub observed: String,
+    /// The observed value keeps the limit.
     pub passed: bool,
+    /// As in [`GateResult`].
     pub in_doubt: bool,
 }
 
 /// The verdict of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
+    /// The word for the exit code.
     pub word: String,
+    /// The exit code of the run.
     pub exit: u8,
+    /// Number of gates.
     pub gates: usize,
+    /// Number of gates that did not pass.
     pub failed: usize,
 }

@@ -51,6 +51,7 @@ pub enum Format {
 }
 
 impl Format {
+    /// Every format.
     pub fn all() -> Vec<Self> {
         Self::value_variants().to_vec()
     }

@@ -164,9 +164,11 @@ const METRICS: &[(&str, ContainerMetric, bool, ValueFormat)] = &[
 /// The facts about a group that decide which of its values can be measured.
 #[derive(Debug, Clone, Copy)]
 pub struct GroupFacts<'a> {
+    /// Name of the group.
     pub name: &'a str,
     /// A hog arrives after the solo phase and leaves before the end.
     pub is_hog: bool,
+    /// The load of the group has a probe.
     pub probes: bool,
 }
 

@@ -48,18 +48,22 @@ impl ArmRole {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RuleSet {
+    /// The rules of Linux: charges may exceed the limit, segments are dropped and queues pruned.
     Linux,
+    /// The strict rules: charged before it is advertised, usage never exceeds the hard limit.
     #[default]
     Strict,
 }
 
 impl RuleSet {
+    /// The rules as the controller names them.
     pub fn rules(self) -> Rules {
         match self {
             Self::Linux => Rules::Linux,
             Self::Strict => Rules::Strict,
         }
     }
+    /// The name in files.
     pub fn word(self) -> &'static str {
         match self {
             Self::Linux => "linux",
@@ -71,9 +75,13 @@ impl RuleSet {
 /// One arm: all containers under one way to divide memory.
 #[derive(Debug, Clone)]
 pub struct ArmPlan {
+    /// Name of the arm, unique in the plan.
     pub name: String,
+    /// The purpose of the arm.
     pub role: ArmRole,
+    /// How memory is divided.
     pub isolation: Isolation,
+    /// The rules of all budgets.
     pub rules: RuleSet,
 }
 
@@ -81,19 +89,25 @@ pub struct ArmPlan {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
+    /// Measured alone, beside the hogs, and after they have left.
     #[default]
     Victim,
+    /// Active in the contended phase.
     Hog,
 }
 
 /// An open-loop request/response client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeSpec {
+    /// Interval between two requests, nanoseconds.
     pub every_ns: u64,
     /// Time of the first request after the start of the run; differs between containers to stagger them.
     pub offset_ns: u64,
+    /// Length of a request.
     pub request_bytes: u32,
+    /// Length of a response.
     pub response_bytes: u32,
+    /// Requests beyond this number of outstanding ones are shed.
     pub outstanding_max: u32,
     /// A response later than this after its intended start counts as not delivered.
     pub deadline_ns: u64,
@@ -104,6 +118,7 @@ pub struct ProbeSpec {
 /// Connections that fill buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fill {
+    /// Number of connections.
     pub connections: u32,
     /// Rate at which the remote end of each reads; `None`: it never reads.
     pub reads_bits_per_second: Option<u64>,
@@ -131,13 +146,17 @@ pub enum Load {
     /// Sends as much as possible to servers that each read at a given rate. A rate just below the link's leaves a
     /// standing queue in the stack, as any real server does that is slower than its network.
     Up {
+        /// Number of connections, one server each.
         connections: u32,
+        /// Rate at which each server reads.
         reads_bits_per_second: u64,
     },
     /// Reads everything from servers that send as much as possible.
     Down {
+        /// Number of connections.
         connections: u32,
     },
+    /// Sends requests at fixed times.
     Probe(ProbeSpec),
     /// Sends to servers that read slowly or never.
     Stuff(Fill),
@@ -145,22 +164,32 @@ pub enum Load {
     Hoard(Fill),
     /// Sends, closes and forgets, to servers that never read.
     Orphans {
+        /// Connections opened in a second.
         per_second: u32,
+        /// Bytes that each sends.
         bytes: u64,
     },
     /// Clients outside connect and send; the container never accepts.
     Accept {
+        /// Number of clients.
         connections: u32,
     },
     /// Servers respond all at once.
     Incast {
+        /// Number of servers, one connection each.
         connections: u32,
+        /// Length of each response.
         bytes: u32,
+        /// Interval between two requests, nanoseconds.
         every_ns: u64,
     },
+    /// Sends handcrafted segments, without a TCP of its own.
     Flood {
+        /// What the segments are.
         kind: FloodKind,
+        /// Number of connections.
         connections: u32,
+        /// Segments in a second, over all connections.
         per_second: u32,
     },
 }
@@ -185,25 +214,35 @@ impl Load {
 /// Limits of a budget as given; missing ones are derived from `hard`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BudgetPlan {
+    /// Hard limit.
     pub hard_bytes: u64,
+    /// Soft limit: pressure begins above it.
     pub soft_bytes: Option<u64>,
+    /// Low limit: pressure ends below it.
     pub low_bytes: Option<u64>,
+    /// Guaranteed part of the level above.
     pub min_bytes: u64,
 }
 
 /// A time span since the start of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Span {
+    /// Start, nanoseconds.
     pub from_ns: u64,
+    /// End, nanoseconds.
     pub to_ns: u64,
 }
 
 /// One container with its budget, link and loads.
 #[derive(Debug, Clone)]
 pub struct ContainerPlan {
+    /// Name of the container, unique in the plan.
     pub name: String,
+    /// The group of the scenario that it belongs to.
     pub group: String,
+    /// Its role in the comparison.
     pub role: Role,
+    /// Its share of the level above all containers, relative to the others.
     pub weight: u32,
     /// Its own budget under `Isolation::Container`; its part of the pool under `Shared`.
     pub budget: BudgetPlan,
@@ -211,6 +250,7 @@ pub struct ContainerPlan {
     pub budget_name: String,
     /// Rate of its link, each way. No two containers share a link, so no link can cause the starvation.
     pub bits_per_second: u64,
+    /// Its traffic.
     pub loads: Vec<Load>,
     /// Time at which the container is created.
     pub joins_ns: u64,
@@ -223,12 +263,16 @@ pub struct ContainerPlan {
 /// A measured interval of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Phase {
+    /// Name of the phase.
     pub name: String,
+    /// Start, nanoseconds since the start of the run.
     pub start_ns: u64,
+    /// End, nanoseconds since the start of the run.
     pub end_ns: u64,
 }
 
 impl ContainerPlan {
+    /// Its probe, if it has one.
     pub fn probe(&self) -> Option<ProbeSpec> {
         self.loads.iter().find_map(|l| match l {
             Load::Probe(spec) => Some(*spec),
@@ -239,15 +283,18 @@ impl ContainerPlan {
     pub fn floods(&self) -> bool {
         self.loads.iter().any(|l| matches!(l, Load::Flood { .. }))
     }
+    /// Whether it has a bulk transfer from the container.
     pub fn wants_up(&self) -> bool {
         self.loads.iter().any(|l| matches!(l, Load::Up { .. }))
     }
+    /// Whether it has a bulk transfer to the container.
     pub fn wants_down(&self) -> bool {
         self.loads.iter().any(|l| matches!(l, Load::Down { .. }))
     }
 }
 
 impl Phase {
+    /// Length, nanoseconds.
     pub fn nanos(&self) -> u64 {
         self.end_ns - self.start_ns
     }
@@ -260,9 +307,11 @@ impl Phase {
     }
 }
 
-/// Indices of the three phases in `Plan::phases`.
+/// Index of a phase in `Plan::phases`: the victims run alone.
 pub const SOLO: usize = 0;
+/// Index of a phase: the victims run beside the hogs.
 pub const CONTENDED: usize = 1;
+/// Index of a phase: the hogs have left.
 pub const RECOVERY: usize = 2;
 
 /// The link between each container and the stack.
@@ -271,15 +320,20 @@ pub struct LinkPlan {
     /// Round trip time between guest and server, nearly all of it between guest and stack: as between a sender and the
     /// kernel that charges its memory.
     pub rtt_ns: u64,
+    /// Send and receive buffer of each socket of a guest in virtual time.
     pub guest_buffer_bytes: u64,
+    /// MTU, bytes.
     pub mtu: u16,
+    /// Checksum and segmentation offload.
     pub offload: bool,
 }
 
 /// A condition of the scenario file on one arm.
 #[derive(Debug, Clone)]
 pub struct GatePlan {
+    /// Name of the arm.
     pub arm: String,
+    /// The condition.
     pub expr: Expr,
 }
 
@@ -289,28 +343,37 @@ pub const TARGETS: &[&str] = &["virtual", "tap", "kernel"];
 /// A complete run, independent of the target.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// Name of the scenario.
     pub scenario: String,
+    /// One line about the scenario.
     pub about: String,
     /// The full text of the scenario.
     pub toml: String,
+    /// Seed of everything random in the run.
     pub seed: u64,
     /// Key and value (the unit is in the key) of every named parameter of the scenario, for the record.
     pub params: Vec<(String, u64)>,
+    /// The link of every container.
     pub link: LinkPlan,
     /// `tcp_rmem[1]` of every budget.
     pub rmem_bytes: u32,
     /// `tcp_wmem[2]` of every budget. The capacity of a host socket is slack that hides starvation in the shared arm,
     /// where no budget is charged for it.
     pub wmem_max_bytes: u32,
+    /// Length of the windows of the charts, nanoseconds.
     pub window_ns: u64,
     /// Time after the end of a phase in which its probes may still complete. A gap of this length, which no phase
     /// measures, separates solo and contended.
     pub grace_ns: u64,
+    /// The phases: solo, contended, recovery.
     pub phases: Vec<Phase>,
     /// The budget above all containers.
     pub host: Option<BudgetPlan>,
+    /// All containers, hogs first.
     pub containers: Vec<ContainerPlan>,
+    /// The arms in their order.
     pub arms: Vec<ArmPlan>,
+    /// The conditions of the scenario file.
     pub gates: Vec<GatePlan>,
 }
 
@@ -345,6 +408,7 @@ impl Plan {
     pub fn end_ns(&self) -> u64 {
         self.phases.last().map_or(0, |p| p.end_ns) + self.grace_ns
     }
+    /// The containers with the role victim.
     pub fn victims(&self) -> impl Iterator<Item = &ContainerPlan> {
         self.containers.iter().filter(|c| c.role == Role::Victim)
     }

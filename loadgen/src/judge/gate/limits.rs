@@ -3,13 +3,17 @@
 /// Limits of the cost to a victim: tight in virtual time, with tolerance for a busy machine on the wall clock.
 #[derive(Debug, Clone, Copy)]
 pub struct Thresholds {
+    /// Limit of the throughput slowdown, thousandths.
     pub slowdown_milli: u64,
+    /// Limit of contended over solo p99, thousandths.
     pub p99_inflation_milli: u64,
     /// Limit of the difference as well; `None`: only the ratio counts.
     pub p99_delta_ns: Option<u64>,
     /// Added to the longest stall of the solo phase.
     pub stall_ns: u64,
+    /// Least share of requests completed within the deadline, millionths.
     pub delivered_ppm: u64,
+    /// Limit of the bytes charged beyond a hard limit.
     pub overshoot_bytes: u64,
     /// Limit of the time from the departure of the hog to 95 % of the solo goodput.
     pub recovery_ns: u64,
@@ -30,6 +34,7 @@ impl Thresholds {
         }
     }
     // For wall-clock targets: scheduling noise of a shared CI machine must not fail a build.
+    /// For the wall clock. `step_ns`: length of a recovery step.
     pub fn wall(step_ns: u64) -> Self {
         Self {
             slowdown_milli: 1150,

@@ -5,12 +5,17 @@ use serde::{Deserialize, Serialize};
 /// The circumstances of a run. No verdict depends on them.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Meta {
+    /// Version of this program.
     pub loadgen_version: String,
+    /// Start of the run, milliseconds since 1970 UTC.
     pub started_unix_ms: u64,
+    /// Duration of all runs on the wall clock, milliseconds.
     pub elapsed_ms: u64,
+    /// Operating system.
     pub os: String,
+    /// Number of processors that the process may use.
     pub cpus: u64,
-    /// `null`, as the two below, if the machine does not report it.
+    /// Model name of the first processor. `null`, as the two below, if the machine does not report it.
     #[serde(default)]
     pub cpu_model: Option<String>,
     /// Release of the kernel.

@@ -9,8 +9,10 @@ use crate::exit::Failure;
 use crate::measure::result::{GateResult, RunResult, SCHEMA, Verdict, shape};
 use crate::scenario::bounded;
 
+/// The schema of `verdict.json`.
 pub const VERDICT_SCHEMA: &str = "loadgen.verdict/1";
 
+/// The text of `result.json`.
 pub fn result(result: &RunResult) -> Result<String, Failure> {
     pretty("result.json", result)
 }
@@ -26,6 +28,7 @@ struct VerdictFile<'a> {
     gates: &'a [GateResult],
 }
 
+/// The text of `verdict.json`.
 pub fn verdict(result: &RunResult) -> Result<String, Failure> {
     let file = VerdictFile {
         schema: VERDICT_SCHEMA,
