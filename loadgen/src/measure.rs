@@ -1,4 +1,5 @@
-//! The counters of all targets: goodput meters and recorders of probes. Times are nanoseconds since the start of the run.
+//! The counters of all targets: goodput meters and recorders of probes. Times are nanoseconds since the start of the
+//! run.
 
 mod blocks;
 pub(crate) mod hdr;

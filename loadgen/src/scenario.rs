@@ -53,8 +53,8 @@ impl Scenario {
         self.source.params()
     }
     /// Paths and values of the scenario's own groups that no parameter covers.
-    pub fn knobs(&self) -> Result<Vec<(String, toml::Value)>, Failure> {
-        self.source.knobs()
+    pub fn group_params(&self) -> Result<Vec<(String, toml::Value)>, Failure> {
+        self.source.group_params()
     }
     /// The name that the file sets.
     pub fn name(&self) -> Result<String, Failure> {

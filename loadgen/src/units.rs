@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_shown_is_read_back() {
+    fn a_shown_value_parses_to_itself() {
         for (unit, value) in [
             (Unit::Bytes, 32 << 20),
             (Unit::Bytes, 1_000_000),
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_with_what_would_do() {
+    fn nonsense_is_refused_with_the_allowed_values() {
         assert!(Unit::Nanos.parse("5").unwrap_err().contains("ms"));
         assert!(Unit::Count.parse("many").is_err());
         assert!(Unit::Count.parse("-1").is_err());

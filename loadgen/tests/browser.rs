@@ -127,7 +127,7 @@ fn the_report_in_a_browser() {
 /// The check itself detects its targets: a request, and overlapping texts.
 #[test]
 #[ignore = "needs Chromium; `.ci/run report-in-a-browser` runs it"]
-fn a_bad_page_in_a_browser_is_seen_to_be_bad() {
+fn a_broken_page_in_a_browser_is_detected() {
     let page = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bad.html");
     let svg = "<svg viewBox='0 0 100 50' width='400' aria-label='c'><text x='5' y='20'>one</text>\
                <text x='8' y='22'>two</text><text x='90' y='40'>far too long</text></svg>";

@@ -37,7 +37,7 @@ fn sets() -> Vec<&'static str> {
 }
 
 #[test]
-fn a_scenario_s_name_leads_nowhere_else() {
+fn a_scenarios_name_leads_to_no_other_folder() {
     let dir = scratch("names");
     let file = dir.join("mine.toml");
     let (path, home) = (file.display().to_string(), dir.join("home"));
@@ -162,7 +162,7 @@ fn a_folder_is_written_by_one_command_at_a_time() {
 
 /// A terminal that hangs up must not discard the measurements; its two signals count as one.
 #[test]
-fn hang_up_and_term_write_what_there_is() {
+fn hang_up_and_term_write_the_measurements() {
     for (name, signals) in [
         ("hup", &[Signal::SIGHUP, Signal::SIGHUP][..]),
         ("term", &[Signal::SIGTERM]),
@@ -231,7 +231,7 @@ fn a_comparison_that_is_stopped_stops_its_run() {
 /// Stopped while the namespaces are created: nothing was measured, and the result reports that.
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
-fn a_tap_run_stopped_in_its_first_second_says_so() {
+fn a_tap_run_stopped_in_its_first_second_is_interrupted() {
     for wait in [0, 100, 400] {
         let dir = program::scratch("early");
         let out = dir.display().to_string();
@@ -251,7 +251,7 @@ fn a_tap_run_stopped_in_its_first_second_says_so() {
 }
 
 #[test]
-fn a_merge_takes_every_run_once_and_leaves_its_inputs_alone() {
+fn a_merge_takes_every_run_once_and_keeps_its_inputs() {
     let dir = scratch("merge");
     let at = |name: &str| dir.join(name).display().to_string();
     for seed in ["1", "2", "3"] {

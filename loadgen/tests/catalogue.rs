@@ -110,7 +110,7 @@ fn without_a_hog_limits_cost_nothing() {
 
 /// A run that is stopped publishes what it has, and its word is not a verdict.
 #[test]
-fn a_run_that_is_stopped_half_way_leaves_what_it_has() {
+fn a_run_stopped_half_way_writes_its_measurements() {
     static STOP: AtomicBool = AtomicBool::new(false);
     let mut scenario = Scenario::find("step", "virtual").unwrap();
     scenario.set("solo=300s").unwrap();

@@ -102,7 +102,7 @@ fn annotations_do_not_mix_with_json() {
 }
 
 #[test]
-fn compare_gate_and_sweep_write_what_a_run_does() {
+fn compare_gate_and_sweep_write_the_files_of_a_run() {
     let slower = changed("slow", |v| {
         v["arms"][1]["fairness"]["stall_ns"] = 999_000_000.into();
         v["arms"][1]["containers"][1]["cost"]["stall_ns"] = 999_000_000.into();

@@ -85,7 +85,7 @@ fn too_few_samples_prove_nothing() {
 /// A control that did not starve, too few probes, or a recovery phase that is too short: none of them is the victim's
 /// fault.
 #[test]
-fn doubt_is_exit_5_and_blames_nobody() {
+fn doubt_is_exit_5_and_no_failure() {
     for (name, sets) in [
         ("short", &["solo=10ms", "contended=10ms", "recovery=10ms"][..]),
         ("far", &["rtt=20ms"]),
@@ -129,7 +129,7 @@ fn no_gate_depends_on_the_charts_windows() {
 }
 
 #[test]
-fn bad_input_is_exit_2_and_names_what_would_do() {
+fn bad_input_is_exit_2_and_names_the_allowed_values() {
     for (args, wants) in [
         (&["run", "starvaton"][..], "did you mean 'starvation'"),
         (&["repro", "--set", "victms=3"], "did you mean 'victims'"),
@@ -211,7 +211,7 @@ fn a_search_without_a_subject_is_refused() {
 }
 
 #[test]
-fn a_place_that_cannot_be_written_is_found_before_the_work() {
+fn an_unwritable_folder_is_reported_before_the_run() {
     let (code, _, err) = loadgen(&["repro", "--out", "/proc/nowhere"]);
     assert_eq!(code, 1);
     assert!(err.contains("/proc/nowhere"), "{err}");
@@ -305,7 +305,7 @@ const PASS: &str = r#"{"schema":"loadgen.verdict/1","verdict":{"word":"PASS","ex
 
 /// The verdict of an earlier run does not remain. Its measurements and foreign files do.
 #[test]
-fn a_run_that_does_not_begin_leaves_no_old_verdict() {
+fn a_run_that_does_not_start_leaves_no_old_verdict() {
     let dir = scratch("old-verdict");
     std::fs::create_dir_all(&dir).unwrap();
     let out = dir.display().to_string();

@@ -54,7 +54,7 @@ fn probes(result: &Value, arm: &str, name: Option<&str>) -> (u64, u64) {
 }
 
 #[test]
-fn result_and_verdict_are_what_their_schemas_say_and_nothing_else() {
+fn result_and_verdict_match_their_schemas_exactly() {
     for which in ["result", "verdict"] {
         let schema = published(which);
         let value = json(&format!("{which}.json"));
@@ -65,7 +65,7 @@ fn result_and_verdict_are_what_their_schemas_say_and_nothing_else() {
 
 /// Every built-in scenario conforms to the schema of scenarios; one with an error does not.
 #[test]
-fn scenarios_are_what_their_schema_says() {
+fn scenarios_match_their_schema() {
     let schema = published("scenario");
     let (_, list, _) = loadgen(&["list"]);
     // A line with only a name.
@@ -174,7 +174,7 @@ fn percentile_files_are_read_by_plot_files_and_agree_with_the_result() {
 }
 
 #[test]
-fn junit_counts_what_the_verdict_says() {
+fn junit_counts_match_the_verdict() {
     let verdict = json("verdict.json");
     let gates = verdict["gates"].as_array().unwrap();
     let suites = readers::junit(&text("junit.xml"));

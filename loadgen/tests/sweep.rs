@@ -209,7 +209,7 @@ fn an_inconclusive_result_fails_unless_it_may_warn() {
 }
 
 #[test]
-fn what_is_shown_can_be_run() {
+fn a_scenario_that_show_prints_runs() {
     let (code, shown, _) = program::loadgen(&["show", "no-hog"]);
     assert_eq!(code, 0);
     let dir = scratch("shown");

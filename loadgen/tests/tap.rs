@@ -117,7 +117,7 @@ fn a_real_fault_is_found() {
 /// Stopped in its first arm: the result has the data of agents and servers so far, with rates over the measured time.
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
-fn an_interrupted_run_leaves_what_it_has() {
+fn an_interrupted_run_writes_its_measurements() {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tap-interrupted");
     let _ = std::fs::remove_dir_all(&dir);
     let mut loadgen = Command::new(env!("CARGO_BIN_EXE_loadgen"));

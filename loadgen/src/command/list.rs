@@ -21,7 +21,7 @@ pub(crate) fn list() -> Result<String, Failure> {
         s.push_str(&format!("{name}\n    {}\n", scenario.about()?));
         // Only the parameters with another value than in the common base.
         let own = scenario.params()?.into_iter().filter(|p| !base.contains(p));
-        let all: Vec<(String, toml::Value)> = own.chain(scenario.knobs()?).collect();
+        let all: Vec<(String, toml::Value)> = own.chain(scenario.group_params()?).collect();
         settings(&mut s, &all);
     }
     s.push_str(
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_common_block_stands_once_and_hogs_have_their_knobs() {
+    fn the_common_block_is_printed_once_and_hogs_have_their_parameters() {
         let text = list().unwrap();
         for common in ["probe-rate=2000", "rtt=1ms", "recovery=200ms"] {
             // Once in the common block; a few scenarios may set it too.
@@ -91,10 +91,10 @@ mod tests {
 
     /// Every listed parameter can be set.
     #[test]
-    fn every_knob_that_is_listed_is_one() {
+    fn every_listed_parameter_can_be_set() {
         for name in scenario::names() {
             let scenario = Scenario::find(name, "virtual").unwrap();
-            for (key, value) in scenario.knobs().unwrap() {
+            for (key, value) in scenario.group_params().unwrap() {
                 let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
                 scenario.clone().set(&format!("{key}={text}")).unwrap();
             }

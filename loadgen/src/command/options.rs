@@ -65,7 +65,7 @@ pub(crate) struct Github {
 
 impl Github {
     /// Whether `--github` was given, whatever the environment.
-    pub(super) fn is_asked_for(&self) -> bool {
+    pub(super) fn is_explicit(&self) -> bool {
         self.github
     }
 

@@ -134,7 +134,7 @@ fn report(from: &Path, out: Option<PathBuf>, outputs: &Outputs) -> Result<u8, Fa
     let mut staged = export::stage(folder.dir(), &result, &outputs.formats())?;
     staged.publish()?;
     // The run itself has already written annotations to this job: repeat them only on request.
-    if outputs.github.is_asked_for() {
+    if outputs.github.is_explicit() {
         outputs.write_github(&result, false)?;
     }
     let line = table::verdict_line(&result, &out.display().to_string());

@@ -20,7 +20,8 @@ const REFUSALS: &[&str] = &[
     "AdmissionDelayed",
 ];
 
-/// Fills in the derived values of an arm, from the planned `phases`: the cost of each container, the groups, and the fairness of the whole arm.
+/// Fills in the derived values of an arm, from the planned `phases`: the cost of each container, the groups, and the
+/// fairness of the whole arm.
 pub(crate) fn derive(arm: &mut ArmResult, phases: &[Phase]) {
     // An interrupted run measured only the part of each phase before it ended.
     let phases: Vec<Phase> = phases.iter().map(|p| p.until(arm.ended_ns)).collect();

@@ -165,7 +165,7 @@ fn a_victim_without_bulk_has_no_goodput_to_count() {
 }
 
 #[test]
-fn nothing_at_all_is_the_worst_slowdown() {
+fn no_delivery_is_the_worst_slowdown() {
     let a = arm(
         ArmRole::Control,
         vec![
@@ -223,7 +223,7 @@ fn jain_of_equals_is_one_and_of_nothing_zero() {
 
 /// Where no limit is enforced, no rendering shows the hog's peak against a limit.
 #[test]
-fn an_arm_without_limits_has_none_to_show() {
+fn an_arm_without_limits_shows_none() {
     let hog = container("hog", Role::Hog, [0, 500, 0], [0; 3]);
     let mut a = arm(ArmRole::Baseline, vec![hog, container("v", Role::Victim, [9; 3], [2; 3])]);
     settle(&mut a);

@@ -156,13 +156,14 @@ pub(crate) fn paired(
             None => pairs.push((a, b)),
         }
     }
-    let asked = asked(question, &pairs.iter().map(|p| p.0).collect::<Vec<_>>());
-    let lines = asked.iter().map(|(arm, metric)| {
+    let compared_metrics =
+        compared_metrics(question, &pairs.iter().map(|p| p.0).collect::<Vec<_>>());
+    let lines = compared_metrics.iter().map(|(arm, metric)| {
         let of = |r: &RunValues| r.values.get(&(arm.clone(), metric.key)).copied();
         // Only pairs that have the metric on both sides.
         let known = pairs.iter().filter_map(|(a, b)| of(a).zip(of(b)));
         let (a, b): (Vec<Reading>, Vec<Reading>) = known.unzip();
-        Sample::new(arm, metric, (&a, &b), asked.len()).paired(question)
+        Sample::new(arm, metric, (&a, &b), compared_metrics.len()).paired(question)
     });
     finish(
         ComparisonKind::Paired,
@@ -187,13 +188,13 @@ pub(crate) fn unpaired(
         runs.iter().filter(|r| r.doubt.is_none()).cloned().collect::<Vec<RunValues>>()
     };
     let (a, b) = (sane(a), sane(b));
-    let asked = asked(question, &a.iter().collect::<Vec<_>>());
-    let lines = asked.iter().map(|(arm, metric)| {
+    let compared_metrics = compared_metrics(question, &a.iter().collect::<Vec<_>>());
+    let lines = compared_metrics.iter().map(|(arm, metric)| {
         let of = |runs: &[RunValues]| -> Vec<Reading> {
             let key = (arm.clone(), metric.key);
             runs.iter().filter_map(|r| r.values.get(&key)).copied().collect()
         };
-        Sample::new(arm, metric, (&of(&a), &of(&b)), asked.len()).unpaired(question)
+        Sample::new(arm, metric, (&of(&a), &of(&b)), compared_metrics.len()).unpaired(question)
     });
     finish(
         ComparisonKind::Unpaired,
@@ -206,7 +207,7 @@ pub(crate) fn unpaired(
 }
 
 /// Every arm of A, with each of the selected metrics, or those of the default metrics that A has.
-fn asked(question: &Question, runs: &[&RunValues]) -> Vec<(String, &'static Metric)> {
+fn compared_metrics(question: &Question, runs: &[&RunValues]) -> Vec<(String, &'static Metric)> {
     let mut arms: Vec<&String> = runs.iter().flat_map(|r| r.values.keys().map(|k| &k.0)).collect();
     arms.sort();
     arms.dedup();

@@ -150,7 +150,7 @@ fn a_run_in_doubt_takes_its_pair_with_it() {
 }
 
 #[test]
-fn groups_without_pairs() {
+fn independent_groups_of_runs_are_compared() {
     let q = question(&["p99-contended"]);
     let (a, b) = Session::new(9, 0.01).pairs(&q.metrics, 8, 1.3);
     assert_eq!(unpaired(&a, &b, ("a", "b"), &q).exit, 4);

@@ -318,7 +318,7 @@ mod tests {
 
     /// Never, nothing and unbounded have a number: the lower bound that is known.
     #[test]
-    fn a_metric_stays_when_it_is_at_its_worst() {
+    fn a_metric_at_its_worst_has_a_lower_bound() {
         let fine = || container("v", Role::Victim, [110, 100, 110], [2, 3, 2]);
         for key in ["throughput-slowdown", "p99-inflation", "recovery"] {
             assert!(!read(fine(), key).unwrap().1, "{key}");

@@ -40,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn an_encoded_histogram_decodes_to_itself() {
         let h = of(3, (1..5000).map(|i| i * i * 37));
         let text = encode(&h);
         assert!(text.starts_with("HISTF"), "{}", &text[..8]);

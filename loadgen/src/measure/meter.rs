@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_meter_has_no_windows_that_never_came() {
+    fn a_stopped_meter_has_no_later_windows() {
         let mut m = Meter::new(10, 10, 100);
         m.begin(10);
         m.add(12, 5);

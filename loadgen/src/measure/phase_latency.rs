@@ -1,8 +1,8 @@
 //! Latency of an open-loop probe, counted from the intended start of each request.
 //!
 //! A request belongs to the phase of its intended start, and is never dropped from the record: when the phase is
-//! closed, the request is completed, outstanding, shed or failed. No other correction for coordinated omission
-//! is applied; none is needed when time runs from the intended start, and both together would count twice.
+//! closed, the request is completed, outstanding, shed or failed. No other correction for coordinated omission is
+//! applied; none is needed when time runs from the intended start, and both together would count twice.
 //!
 //! All files use one estimator. A request that did not complete counts with its waiting time. Its latency is larger, so
 //! a percentile of all requests, read from one histogram, is a lower bound:

@@ -88,8 +88,7 @@ impl ProbeRecorder {
         }
     }
 
-    /// Closes a phase. A request that has not completed is outstanding; its latency is at least the time to
-    /// now.
+    /// Closes a phase. A request that has not completed is outstanding; its latency is at least the time to now.
     pub(crate) fn close(&mut self, phase: usize, now_ns: u64) {
         self.latencies[phase].closed = true;
         // Collected first, because the loop removes from the map.

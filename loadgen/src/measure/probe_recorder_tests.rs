@@ -59,7 +59,7 @@ fn full_starvation_oracle() {
 
 /// The example at the head of the module.
 #[test]
-fn a_percentile_lies_between_what_was_waited_for_and_what_came_back() {
+fn a_percentile_is_between_waiting_times_and_completed_requests() {
     let mut log = ProbeRecorder::new(&[phase(0, 100)], 100 * MS);
     let came = [1, 2, 2, 3, 5, 5, 7, 8];
     for (id, ms) in (0u64..).zip(came) {
@@ -107,7 +107,7 @@ fn percentiles_rise_with_their_rank_whatever_is_missing() {
 }
 
 #[test]
-fn those_that_came_back_rank_below_those_that_did_not() {
+fn completed_requests_rank_below_missing_ones() {
     let mut log = ProbeRecorder::new(&[phase(0, 1000)], 100 * MS);
     for i in 0..100 {
         log.intend(i, i * MS);
@@ -149,7 +149,7 @@ fn every_probe_is_counted_once() {
 }
 
 #[test]
-fn an_empty_book_has_no_percentile() {
+fn an_empty_phase_has_no_percentile() {
     let log = ProbeRecorder::new(&[phase(0, 100)], 100 * MS);
     let s = log.latencies()[0].summary();
     assert_eq!((s.p50, s.max, s.delivered_ppm), (None, None, None));
@@ -158,7 +158,7 @@ fn an_empty_book_has_no_percentile() {
 
 /// Encoded and merged, two phases equal one phase of all their requests.
 #[test]
-fn merged_books_are_one_book() {
+fn merged_phases_equal_one_phase() {
     let phases = [phase(0, 10_000_000)];
     let mut logs = [0, 1, 2].map(|_| ProbeRecorder::new(&phases, 1_000_000));
     for i in 0..3000u64 {

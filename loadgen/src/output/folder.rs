@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_one_process_s_until_it_is_given_back() {
+    fn a_folder_is_locked_until_it_is_dropped() {
         let dir = scratch("place");
         let first = Folder::take(&dir).unwrap();
         let refused = Folder::take(&dir).unwrap_err();
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_is_not_written_over() {
+    fn an_input_is_not_overwritten() {
         let dir = scratch("apart");
         fs::create_dir_all(dir.join("a")).unwrap();
         fs::write(dir.join("a/result.json"), "{}").unwrap();

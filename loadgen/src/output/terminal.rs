@@ -14,7 +14,7 @@ pub(crate) fn print(text: &str) -> Result<u8, Failure> {
     let shown = if colours() { Cow::Owned(paint(&shown)) } else { shown };
     match io::stdout().write_all(shown.as_bytes()) {
         // A full disk behind the redirection loses the verdict: the caller must see it.
-        Err(e) if !gone(&e) => Err(Failure::io("stdout", e)),
+        Err(e) if !is_reader_gone(&e) => Err(Failure::io("stdout", e)),
         Ok(()) | Err(_) => Ok(0),
     }
 }
@@ -37,7 +37,7 @@ pub(crate) fn progress(line: &str) {
 }
 
 /// A closed reader (a pager, `head`, a terminal that hung up) is not an error.
-fn gone(e: &io::Error) -> bool {
+fn is_reader_gone(e: &io::Error) -> bool {
     e.kind() == io::ErrorKind::BrokenPipe || e.raw_os_error() == Some(nix::libc::EIO)
 }
 

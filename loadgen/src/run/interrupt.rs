@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_nohup_ignores_stays_ignored() {
+    fn an_ignored_signal_is_left_out() {
         // Bit n-1 is signal n: here 1 (SIGHUP) and 13 (SIGPIPE).
         let status = "Name:\tx\nSigBlk:\tffffffffffffffff\nSigIgn:\t0000000000001001\n";
         assert!(ignores(status, Signal::SIGHUP) && ignores(status, Signal::SIGPIPE));

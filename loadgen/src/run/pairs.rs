@@ -169,36 +169,42 @@ fn one(side: &Side, seed: u64, dir: &Path, stop: &AtomicBool) -> Result<RunResul
         return Err(Failure::Interrupted);
     }
     if !measured.contains(&code) || !dir.join("result.json").exists() {
-        return Err(no_result(&side.binary, status, &said(&errors)));
+        return Err(no_result(&side.binary, status, &error_output(&errors)));
     }
     json::read(dir)
 }
 
 /// The error for a run that left no result.
-fn no_result(binary: &Path, status: ExitStatus, said: &str) -> Failure {
+fn no_result(binary: &Path, status: ExitStatus, error_output: &str) -> Failure {
     /// Exit code of a Rust program that panics.
     const CRASHED: i32 = 101;
     let binary = binary.display();
     // A process that a signal ended has no code.
     match status.code() {
-        None | Some(CRASHED) => Failure::Io(format!("{binary} run crashed ({status}): {said}")),
-        Some(2) if !said.is_empty() => {
-            Failure::Usage(format!("{binary} run exited with 2: {said}"))
+        None | Some(CRASHED) => {
+            Failure::Io(format!("{binary} run crashed ({status}): {error_output}"))
+        }
+        Some(2) if !error_output.is_empty() => {
+            Failure::Usage(format!("{binary} run exited with 2: {error_output}"))
         }
         // The run reports the reason itself, for example a target that cannot run here.
-        Some(code) if said.contains("loadgen: ") => {
-            Failure::Unavailable(format!("{binary} run exited with {code}: {said}"))
+        Some(code) if error_output.contains("loadgen: ") => {
+            Failure::Unavailable(format!("{binary} run exited with {code}: {error_output}"))
         }
         Some(code) => {
             let what =
                 format!("{binary} is not loadgen: it wrote no result.json and exited with {code}");
-            Failure::Usage(if said.is_empty() { what } else { format!("{what}: {said}") })
+            Failure::Usage(if error_output.is_empty() {
+                what
+            } else {
+                format!("{what}: {error_output}")
+            })
         }
     }
 }
 
 /// The first bytes that a run wrote to standard error; a program other than loadgen may write anything.
-fn said(errors: &Path) -> String {
+fn error_output(errors: &Path) -> String {
     let mut head = Vec::new();
     // A file that cannot be read gives an empty text.
     let _ = File::open(errors).and_then(|f| f.take(OUTPUT_BYTES_MAX).read_to_end(&mut head));

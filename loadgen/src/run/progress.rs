@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_says_how_far_it_is() {
+    fn a_line_shows_the_time_and_the_expected_time() {
         let s = Duration::from_secs;
         assert_eq!(line("x", s(5), Some(s(10))), "x [##########..........] 5 of 10 s");
         assert_eq!(line("x", s(50), Some(s(10))), "x [####################] 50 of 10 s");

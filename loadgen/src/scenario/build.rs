@@ -179,7 +179,7 @@ impl<'a> Builder<'a> {
                 return wrong(&["arm", &at], format!("two arms with the name '{}'", arm.name));
             }
             // The defaults compare Linux as it is (one shared pool) with per-container budgets under the strict rules.
-            let unless_said = match arm.isolation {
+            let default_rules = match arm.isolation {
                 Isolation::Shared => RuleSet::Linux,
                 Isolation::Container | Isolation::Off => RuleSet::Strict,
             };
@@ -187,7 +187,7 @@ impl<'a> Builder<'a> {
                 name: arm.name.clone(),
                 role: arm.role,
                 isolation: arm.isolation,
-                rules: arm.rules.unwrap_or(unless_said),
+                rules: arm.rules.unwrap_or(default_rules),
             });
         }
         if out.iter().all(|a| a.role == ArmRole::Control) {

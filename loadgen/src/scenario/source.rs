@@ -131,7 +131,7 @@ impl Source {
 
     /// Paths and values of the groups that the scenario adds to the common one, such as its hogs, except those that a
     /// parameter covers.
-    pub(super) fn knobs(&self) -> Result<Vec<(String, Value)>, Failure> {
+    pub(super) fn group_params(&self) -> Result<Vec<(String, Value)>, Failure> {
         let params = self.file()?.params;
         let named = |path: &str| params.values().any(|paths| paths.iter().any(|p| p == path));
         let mut found = Vec::new();

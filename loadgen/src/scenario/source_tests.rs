@@ -46,7 +46,7 @@ fn mistakes_are_named_with_their_lines() {
 
 /// No load is dropped silently.
 #[test]
-fn a_flood_by_hand_has_no_load_beside_it() {
+fn a_flood_has_no_load_beside_it() {
     assert!(
         error(&TEXT.replace("stuff = ", "flood = { conns = 1 }\nstuff = ")).contains("has no TCP")
     );
@@ -58,7 +58,7 @@ fn a_flood_by_hand_has_no_load_beside_it() {
 }
 
 #[test]
-fn schedules_that_cannot_be_are_refused_with_the_reason() {
+fn impossible_schedules_are_refused_with_the_reason() {
     let step = |at: &str, action: &str| {
         format!("\n[[group.schedule]]\nat = \"{at}\"\naction = \"{action}\"\n")
     };
@@ -123,7 +123,7 @@ fn no_two_groups_have_a_container_of_one_name() {
 }
 
 #[test]
-fn what_is_set_is_named_when_it_is_wrong() {
+fn a_wrong_setting_is_named() {
     let scenario = || Scenario::parse("mine.toml", TEXT, "virtual").unwrap();
     let e = |set: &str| {
         let mut s = scenario();
@@ -160,7 +160,7 @@ fn what_is_set_is_named_when_it_is_wrong() {
 }
 
 #[test]
-fn the_kernel_has_what_the_taps_have_and_more() {
+fn the_kernel_target_has_the_values_of_tap_and_its_own() {
     let on = "\n[on.tap]\n\"group.hog.count\" = 2\n\"group.victim.count\" = 3\n";
     let text = TEXT.to_owned() + on + "[on.kernel]\n\"group.hog.count\" = 4\n";
     for (target, hogs, victims) in [("virtual", 1, 2), ("tap", 2, 3), ("kernel", 4, 3)] {

@@ -47,13 +47,13 @@ impl Agent {
             line.push('\n');
             pipe.write_all(line.as_bytes())?;
         }
-        let (said, answer) = mpsc::channel();
+        let (sender, answer) = mpsc::channel();
         if let Some(mut stdout) = child.stdout.take() {
             // A thread reads the report, so that `answer` can time out.
             thread::spawn(move || {
                 let mut text = String::new();
                 let read = stdout.read_to_string(&mut text).map(|_| text);
-                let _ = said.send(read);
+                let _ = sender.send(read);
             });
         }
         Ok(Self { child, stdin, answer })
@@ -103,12 +103,12 @@ pub(crate) fn main() -> Result<(), String> {
     let spec: AgentSpec =
         serde_json::from_str(&line).map_err(|e| format!("the specification of the agent: {e}"))?;
     let shared = Shared::new(spec.epoch_ns);
-    let told = Arc::clone(&shared);
+    let stopped = Arc::clone(&shared);
     thread::spawn(move || {
         let mut word = String::new();
         while stdin.read_line(&mut word).is_ok_and(|n| n > 0) {
             if word == STOP {
-                told.end();
+                stopped.end();
             }
             word.clear();
         }

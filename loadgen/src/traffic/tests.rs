@@ -71,7 +71,7 @@ fn a_victim_moves_its_rate_both_ways_and_its_probe_is_answered() {
 }
 
 #[test]
-fn a_hog_fills_what_nobody_reads_and_leaves_when_told() {
+fn a_hog_fills_unread_connections_and_leaves_at_its_end() {
     let epoch_ns = skbudget::clock::now().as_nanos();
     let shared = Shared::new(epoch_ns);
     let mut servers = serve::Servers::new(Arc::clone(&shared));
@@ -99,7 +99,7 @@ fn a_hog_fills_what_nobody_reads_and_leaves_when_told() {
 
 /// The phases contain the requests that were due before the stop, and none after it.
 #[test]
-fn an_agent_that_is_stopped_says_what_it_has() {
+fn a_stopped_agent_reports_its_measurements() {
     let epoch_ns = skbudget::clock::now().as_nanos();
     let (shared, own) = (Shared::new(epoch_ns), Shared::new(epoch_ns));
     let mut servers = serve::Servers::new(Arc::clone(&shared));

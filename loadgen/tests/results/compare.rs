@@ -69,7 +69,7 @@ fn runs_made_now_that_prove_nothing_are_left_out() {
 
 /// A metric that A lacks decides nothing, and a gate that fails in B only is a regression.
 #[test]
-fn a_metric_without_a_value_and_a_gate_that_fails_anew() {
+fn a_metric_without_a_value_is_unclear_and_a_newly_failed_gate_a_regression() {
     let (code, said, _) = compare(run(), run(), &["--metrics", "victim-cpu,stall"]);
     assert!(code == 5 && said.contains("A has no value of this metric"), "{said}");
     let failed = changed("gate-fails", |v| {
@@ -88,7 +88,7 @@ fn a_metric_without_a_value_and_a_gate_that_fails_anew() {
 }
 
 #[test]
-fn bad_words_to_compare_are_exit_2() {
+fn bad_arguments_of_compare_are_exit_2() {
     let (code, _, err) = compare(run(), run(), &["--metrics", "gudput-up"]);
     assert_eq!(code, 2);
     assert!(err.contains("did you mean 'goodput-up'"), "{err}");

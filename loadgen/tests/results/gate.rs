@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn what_cannot_be_compared_is_exit_6_with_the_difference() {
+fn incomparable_results_are_exit_6_with_the_difference() {
     let other = changed("other", |v| v["params"]["victims"] = Value::from(7));
     let (code, _, err) = compare(run(), &other, &[]);
     assert_eq!(code, 6, "{err}");

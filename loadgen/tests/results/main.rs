@@ -73,7 +73,7 @@ fn is_a_comparison(value: &Value, kind: &str) {
 
 /// Neither an endless device nor a FIFO without a writer is read.
 #[test]
-fn what_is_no_file_is_not_read() {
+fn only_regular_files_are_read() {
     let dir = scratch("odd");
     let (fifo, big) = (dir.join("fifo"), dir.join("big.toml"));
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
@@ -111,7 +111,7 @@ fn selftest_knows_its_answers() {
 
 /// Every metric, gate and exit code has an explanation.
 #[test]
-fn explain_knows_every_word_it_is_asked() {
+fn explain_knows_every_topic() {
     let (code, topics, _) = loadgen(&["explain"]);
     assert_eq!(code, 0);
     let lines: Vec<&str> = topics.lines().take_while(|l| !l.is_empty()).collect();

@@ -27,7 +27,7 @@ fn conditions_hold_or_not() {
 }
 
 #[test]
-fn nobody_is_no_pass() {
+fn a_condition_on_an_empty_group_does_not_pass() {
     let a = arm(ArmRole::Subject, Vec::new());
     let e = Expr::parse("worst(victim.stall) <= 1s", &["victim"]).unwrap();
     assert_eq!(judge(&e, &a).0, None);
@@ -35,7 +35,7 @@ fn nobody_is_no_pass() {
 
 /// A group without a probe has no response times: other values may decide the condition, otherwise it stays undecided.
 #[test]
-fn what_was_not_measured_decides_nothing() {
+fn an_unmeasured_value_decides_nothing() {
     let mut c = container("hog1", Role::Hog, [110, 100, 110], [2, 3, 2]);
     c.group = "hog".to_owned();
     c.phases.iter_mut().for_each(|p| p.probe = None);
@@ -127,7 +127,7 @@ fn a_hog_has_no_value_relative_to_solo() {
 }
 
 #[test]
-fn what_is_seen_has_units() {
+fn observed_values_have_units() {
     let seen = |text| {
         let mut c = container("victim1", Role::Victim, [110, 100, 110], [2, 3, 2]);
         c.group = "victim".to_owned();

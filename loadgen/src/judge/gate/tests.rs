@@ -33,7 +33,7 @@ fn exits_follow_the_gates() {
 }
 
 #[test]
-fn starved_without_memory_to_blame_is_no_proof() {
+fn a_control_starved_for_another_reason_proves_nothing() {
     let mut a = arm(ArmRole::Control, vec![container("v", Victim, [110, 1, 110], [2, 2, 2])]);
     settle(&mut a);
     let (gates, verdict) = judge(&[a], EXACT, &[]);
@@ -52,7 +52,7 @@ fn windows_that_do_not_add_up_make_a_run_invalid() {
 }
 
 #[test]
-fn a_victim_that_got_nothing_passes_no_gate() {
+fn a_victim_that_received_nothing_passes_no_gate() {
     let mut c = container("v", Victim, [110, 0, 0], [2; 3]);
     for p in &mut c.phases[1..] {
         let probe = p.probe.as_mut().unwrap();
@@ -73,7 +73,7 @@ fn a_victim_that_got_nothing_passes_no_gate() {
 
 /// Sanity first: if a run proves nothing, a victim's times are in doubt, but corrupt bytes are a fault nevertheless.
 #[test]
-fn doubt_comes_before_blame_but_not_before_bytes() {
+fn doubt_precedes_failure_but_not_of_counted_bytes() {
     type Change = fn(&mut ArmResult);
     let doubts: [(&str, Change); 4] = [
         ("probes a phase", |a| {
@@ -117,7 +117,7 @@ fn doubt_comes_before_blame_but_not_before_bytes() {
 }
 
 #[test]
-fn a_late_generator_is_no_verdict_on_time_but_wrong_bytes_are_wrong() {
+fn a_late_generator_excuses_times_but_no_wrong_bytes() {
     let mut a = arm(ArmRole::Subject, vec![container("v", Victim, [110, 1, 110], [2; 3])]);
     a.generator_lag_p99_ns = LAG_NS + 1;
     settle(&mut a);
@@ -229,7 +229,7 @@ fn a_late_generator_of_a_control_counts_only_for_conditions_on_response_times() 
 
 /// Arms are measured one after another, so a control that starves less in one run of three taints no subject.
 #[test]
-fn of_the_controls_the_median_counts() {
+fn the_median_control_counts() {
     let run = |control_mb: u64, subject_mb: u64| {
         let one = |role, mb| arm(role, vec![container("v", Victim, [110, mb, 110], [2; 3])]);
         let mut arms = [one(ArmRole::Control, control_mb), one(ArmRole::Subject, subject_mb)];
@@ -280,7 +280,7 @@ fn a_late_generator_is_never_a_fault() {
 
 /// A counted value is not subject to chance: one run is enough.
 #[test]
-fn of_bytes_the_worst_run_counts() {
+fn a_counted_gate_takes_the_worst_run() {
     let mut runs = [wall(2, 0), wall(2, 0), wall(2, 0)];
     runs[0][0].budgets[0].overshoot_bytes = 1;
     settle(&mut runs[0][0]);

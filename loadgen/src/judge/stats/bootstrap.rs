@@ -57,7 +57,7 @@ mod tests {
 
     /// The interval of normal-like data covers the true value about as often as its level claims.
     #[test]
-    fn coverage_is_what_it_says() {
+    fn the_interval_covers_the_true_value() {
         let mut rng = Rng::new(11);
         let mut noise = || (0..12).map(|_| rng.below(1000) as f64 / 1000.0 - 0.4995).sum::<f64>();
         let covered = (0..200).filter(|seed| {

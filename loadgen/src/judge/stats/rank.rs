@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_differs_and_ties() {
+    fn equal_values_and_ties_have_their_known_p() {
         near(signed_rank(&[0.0; 9]), 1.0);
         near(signed_rank(&[]), 1.0);
         near(rank_sum(&[1.0; 6], &[1.0; 6]), 1.0);

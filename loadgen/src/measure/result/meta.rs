@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_known_is_left_out() {
+    fn unknown_values_are_omitted() {
         let mut m = Meta { os: "linux".to_owned(), cpus: 2, ..Meta::default() };
         assert_eq!(m.machine(), "linux, 2 CPUs");
         m.kernel = Some("6.1.0".to_owned());

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_search_says_what_it_found() {
+    fn the_case_of_a_search_has_its_last_line() {
         let text = "a table\n\nstuff = 120; 121 fails\nVERDICT: PASS exit=0 out=x\n";
         let suite = of_search("step", "stuff", text, 0);
         assert_eq!(
@@ -199,7 +199,7 @@ mod tests {
 
     /// Stopped before any measurement: the cases are listed nevertheless, and none of them passes.
     #[test]
-    fn a_stopped_run_has_the_tests_it_would_have_had() {
+    fn a_stopped_run_lists_the_gates_of_a_complete_one() {
         let plan = Scenario::find("step", "virtual").unwrap().plan(1).unwrap();
         let suites = of_run(&stopped(&plan.toml));
         let of = |name: &str| &suites.iter().find(|s| s.name == name).unwrap().cases;

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_cannot_break_out() {
+    fn escaped_names_stay_text() {
         assert_eq!(escape("a<\"b\">&\u{1}\n"), "a&lt;&quot;b&quot;&gt;&amp;\u{fffd} ");
     }
 }

@@ -70,7 +70,7 @@ fn a_thousand_containers_fit_in_a_page() {
 
 /// Results of other shapes: no arms, no phases, no victims. All render to a page.
 #[test]
-fn whatever_is_missing_is_left_out() {
+fn missing_parts_are_omitted() {
     let mut result = sample();
     result.arms[0].containers.clear();
     result.arms[1].budgets.clear();

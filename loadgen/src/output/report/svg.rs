@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn names_cannot_break_out() {
+    fn escaped_names_stay_text() {
         assert_eq!(escape("<a \"b\" & c>"), "&lt;a &quot;b&quot; &amp; c&gt;");
     }
 

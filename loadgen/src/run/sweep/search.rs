@@ -229,7 +229,7 @@ mod tests {
 
     /// An inconclusive value ends the search as a failing one does, but is not reported as failing.
     #[test]
-    fn what_is_inconclusive_is_not_called_a_failure() {
+    fn an_inconclusive_value_is_not_reported_as_failing() {
         let why = || SearchOutcome::Inconclusive("probes a phase 100 (>= 2000)".to_owned());
         let mut at = |n: u64| {
             Ok(match n {

@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn what_is_not_understood_is_named_with_what_would_be() {
+fn an_unknown_word_is_named_with_a_suggestion() {
     let e = |text| Expr::parse(text, &["victim", "hog"]).unwrap_err();
     assert!(e("wurst(victim.stall) < 1").contains("did you mean 'worst'"));
     assert!(e("worst(victm.stall) < 1").contains("did you mean 'victim'"));
@@ -51,7 +51,7 @@ fn seconds_are_not_compared_with_bytes() {
 
 /// A term that no run can measure would leave its gate undecided for ever.
 #[test]
-fn what_is_never_measured_is_refused() {
+fn a_term_that_is_never_measured_is_refused() {
     let facts = [
         GroupFacts { name: "hog", is_hog: true, probes: false },
         GroupFacts { name: "victim", is_hog: false, probes: true },
@@ -80,7 +80,7 @@ fn what_is_never_measured_is_refused() {
 }
 
 #[test]
-fn what_an_expression_is_about_is_known() {
+fn an_expression_knows_whether_it_is_exact_or_of_latency() {
     let of = |text| Expr::parse(text, &["victim"]).unwrap();
     assert!(of("overshoot == 0 && leaked == 0").is_exact());
     assert!(!of("overshoot == 0 || worst(victim.stall) < 1s").is_exact());

@@ -88,7 +88,7 @@ mod tests {
 
     /// Every explained word parses, by both names; an earlier name is not the key of another exported metric.
     #[test]
-    fn every_word_is_one() {
+    fn every_explained_word_parses() {
         for (name, before, _) in METRICS {
             for name in [name, before].into_iter().filter(|n| !n.is_empty()) {
                 for (function, _) in FUNCTIONS {

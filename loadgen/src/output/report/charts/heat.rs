@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_measured_is_not_nothing() {
+    fn unmeasured_time_is_not_shown_as_zero() {
         let mut stopped = result(vec![container("v", Role::Victim, [100, 0, 0], [2, 2, 2])]);
         stopped.interrupted = true;
         // Half of the contended phase.
