@@ -1,5 +1,7 @@
 //! Sizes, times and rates as text for people, and integers inside.
 
+use std::borrow::Cow;
+
 /// The kind of a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unit {
@@ -165,6 +167,17 @@ pub(crate) fn times(milli: u64) -> String {
 /// `99.99 %`, rounded down.
 pub(crate) fn percent(ppm: u64) -> String {
     format!("{}.{:02} %", ppm / 10_000, ppm % 10_000 / 100)
+}
+
+/// Characters of a user's text in a message.
+const EXCERPT_MAX: usize = 200;
+
+/// A text that is short enough for a message: its first characters, and `...` if there are more.
+pub(crate) fn excerpt(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(EXCERPT_MAX) {
+        Some((end, _)) => Cow::Owned(format!("{}...", &text[..end])),
+        None => Cow::Borrowed(text),
+    }
 }
 
 /// Three significant digits.

@@ -17,6 +17,7 @@ use crate::scenario::Scenario;
 use crate::scenario::expr::{Expr, GroupFacts};
 use crate::scenario::plan::{ArmRole, ContainerPlan, GatePlan, Role};
 use crate::target;
+use crate::units::excerpt;
 
 #[derive(Debug)]
 pub(super) struct GateOptions<'a> {
@@ -161,7 +162,7 @@ fn judge(result: &RunResult, exprs: &[String]) -> Result<(Vec<GateResult>, Thres
     for text in exprs {
         let expr = Expr::parse(text, &groups)
             .and_then(|expr| expr.measurable(&facts))
-            .map_err(|e| Failure::Usage(format!("--expr '{text}': {e}")))?;
+            .map_err(|e| Failure::Usage(format!("--expr '{}': {e}", excerpt(text))))?;
         added.extend(subjects().map(|a| GatePlan { arm: a.name.clone(), expr: expr.clone() }));
     }
     let limits = target.thresholds(&plan);

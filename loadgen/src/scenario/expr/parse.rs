@@ -1,7 +1,7 @@
 //! Parses a condition, and refuses everything that cannot be judged.
 
 use super::{FUNS, METRICS, Node, OPS, Term, ValueKind, words};
-use crate::units::{Unit, hint_or_all};
+use crate::units::{Unit, excerpt, hint_or_all};
 
 /// Maximum depth of parentheses, and number of terms of a condition. Parser, evaluation and drop recurse: one frame for
 /// each parenthesis, or for each term of a chain of `&&`, `||` or `/`.
@@ -27,7 +27,7 @@ impl<'a> Parser<'a> {
         let root = self.or()?;
         self.rest = self.rest.trim_start();
         if !self.rest.is_empty() {
-            return Err(format!("unexpected '{}': && or || expected", self.rest));
+            return Err(format!("unexpected '{}': && or || expected", excerpt(self.rest)));
         }
         self.unlike.map_or(Ok(root), Err)
     }
@@ -68,9 +68,10 @@ impl<'a> Parser<'a> {
         let (left, left_text) = self.ratio()?;
         // `<=` is before `<` in the table, so the longer operator matches first.
         let Some((_, op)) = OPS.iter().find(|(token, _)| self.eat(token)) else {
-            return Err(format!("expected one of <= >= < > == != before '{}'", self.rest));
+            return Err(format!("expected one of <= >= < > == != before '{}'", excerpt(self.rest)));
         };
         let (right, right_text) = self.ratio()?;
+        let (left_text, right_text) = (excerpt(left_text), excerpt(right_text));
         if [&left, &right].iter().all(|side| side.is_literal()) {
             // The outcome is the same for every run.
             let what =
@@ -140,11 +141,11 @@ impl<'a> Parser<'a> {
             return Err(unknown("function", &word, FUNS.iter().map(|f| f.0)));
         };
         if !self.eat("(") {
-            return Err(format!("expected '(' after '{word}'"));
+            return Err(format!("expected '(' after '{}'", excerpt(&word)));
         }
         let inner = self.word();
         if !self.eat(")") {
-            return Err(format!("expected ')' after '{inner}'"));
+            return Err(format!("expected ')' after '{}'", excerpt(&inner)));
         }
         // At the first dot: a group name has none, an earlier metric name may.
         let (group, metric) = inner.split_once('.').unwrap_or((&inner, ""));
@@ -159,7 +160,7 @@ impl<'a> Parser<'a> {
 }
 
 fn unknown<'a>(what: &str, word: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
-    format!("no {what} '{word}'{}", hint_or_all(word, known))
+    format!("no {what} '{}'{}", excerpt(word), hint_or_all(word, known))
 }
 
 /// Whether two terms may be compared: same kind, or a literal without a unit against a count or a size; 0 always.
@@ -177,7 +178,7 @@ fn comparable(a: &Term, b: &Term) -> bool {
 fn number(word: &str) -> Result<(f64, ValueKind), String> {
     let end = word.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(word.len());
     let (digits, unit) = word.split_at(end);
-    let n: f64 = digits.parse().map_err(|_| format!("'{word}' is not a number"))?;
+    let n: f64 = digits.parse().map_err(|_| format!("'{}' is not a number", excerpt(word)))?;
     let (scale, kind) = match unit {
         "" => (1.0, ValueKind::Bare),
         "x" => (1.0, ValueKind::Plain),
@@ -186,7 +187,7 @@ fn number(word: &str) -> Result<(f64, ValueKind), String> {
         _ => [(Unit::Nanos, ValueKind::Time), (Unit::Bytes, ValueKind::Bytes)]
             .iter()
             .find_map(|(u, kind)| Some((u.parse(&format!("1{unit}")).ok()? as f64, *kind)))
-            .ok_or_else(|| format!("'{word}': no unit '{unit}'"))?,
+            .ok_or_else(|| format!("'{}': no unit '{}'", excerpt(word), excerpt(unit)))?,
     };
     Ok((n * scale, kind))
 }

@@ -88,3 +88,24 @@ fn an_expression_knows_whether_it_is_exact_or_of_latency() {
     assert_eq!(both.least_latency_ns(), Some(300_000));
     assert_eq!(of("worst(victim.response.p99) >= 1us").least_latency_ns(), None);
 }
+
+/// A condition may be as long as a command line.
+#[test]
+fn a_long_condition_is_cut_in_its_error() {
+    let long = "x".repeat(100_000);
+    let nested = vec!["(overshoot / 2)"; 10_000].join(" / ");
+    for text in [
+        long.clone(),
+        format!("leaked == 0 {long}"),
+        format!("leaked {long}"),
+        format!("worst({long}.stall) < 1s"),
+        format!("worst(victim.{long}) < 1s"),
+        format!("worst(victim.stall {long}"),
+        format!("leaked < 1{long}"),
+        format!("overshoot{} == 1ms", " / overshoot".repeat(500)),
+        nested,
+    ] {
+        let error = Expr::parse(&text, &["victim"]).unwrap_err();
+        assert!(error.len() < 700, "{} of {}: {error}", error.len(), text.len());
+    }
+}
