@@ -247,11 +247,19 @@ impl<'a> Builder<'a> {
         let least = ContainerConfig::least_hard_bytes(mtu, link.offload.0 != 0);
         range(&["group", at, "budget", "hard"], Unit::Bytes, b.hard.0, least, 1 << 40)?;
         let limits = Limits::from_bytes(b.hard.0, b.soft.map(|s| s.0), b.low.map(|l| l.0));
+        // Limits contradict each other: name the one that the command line set, if any.
+        let set = |keys: &[&'static str]| {
+            let path = |key| ["group", at, "budget", key];
+            keys.iter().copied().find(|key| self.source.is_set(&path(key)))
+        };
         if let Err(e) = limits {
-            return wrong(&["group", at, "budget"], e.to_string());
+            let mut path = vec!["group", at, "budget"];
+            path.extend(set(&["soft", "low", "hard"]));
+            return wrong(&path, e.to_string());
         }
         if b.min > b.hard {
-            return wrong(&["group", at, "budget", "min"], "must not exceed the hard limit");
+            let key = set(&["min", "hard"]).unwrap_or("min");
+            return wrong(&["group", at, "budget", key], "min must not exceed the hard limit");
         }
         Ok(())
     }

@@ -143,6 +143,11 @@ fn a_wrong_setting_is_named() {
     // Of two values that contradict, the one that was set.
     let e_window = e("run.window=1s");
     assert!(e_window.contains("--set run.window=1s: 1s is longer than run.recovery"), "{e_window}");
+    // So too of limits: hard is 4 MiB in the file.
+    for set in ["soft=8MiB", "low=8MiB", "hard=64KiB", "min=8MiB"] {
+        let set = format!("group.victim.budget.{set}");
+        assert!(e(&set).starts_with(&format!("--set {set}: ")), "{}", e(&set));
+    }
     let mut both = scenario();
     both.set("run.window=30ms").and_then(|()| both.set("run.recovery=20ms")).unwrap();
     let e_both = both.plan(1).unwrap_err().to_string();
