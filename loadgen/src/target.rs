@@ -3,6 +3,7 @@
 pub(crate) mod agent;
 mod counters;
 mod kernel;
+pub(crate) mod open_files;
 mod tap;
 mod virt;
 mod wall;

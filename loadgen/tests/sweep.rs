@@ -221,3 +221,22 @@ fn a_scenario_that_show_prints_runs() {
     assert_eq!(code, 0, "{said}");
     assert_eq!(loadgen(&["show", "no-hgo"]).0, 2);
 }
+
+/// A sweep locks the folders of all its values, and a shell may permit fewer open files.
+#[test]
+fn a_sweep_has_more_values_than_a_shell_has_open_files() {
+    let dir = scratch("many");
+    let values: Vec<String> = (1..=60).map(|ms| format!("{ms}ms")).collect();
+    // The last folder in the order of names is in use, so the sweep ends before its first run.
+    let last = dir.join("rtt-9ms");
+    std::fs::create_dir_all(&last).unwrap();
+    let lock = std::fs::File::open(&last).unwrap();
+    lock.try_lock().unwrap();
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "ulimit -Sn 40 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_loadgen")]);
+    shell.args(["sweep", "starvation", "--param", &format!("rtt={}", values.join(","))]);
+    let out = shell.arg("--out").arg(&dir).output().unwrap();
+    let text = String::from_utf8_lossy(&out.stderr);
+    assert!(text.contains("another loadgen uses this folder"), "{text}");
+    assert_eq!(out.status.code(), Some(1));
+}

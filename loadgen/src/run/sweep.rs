@@ -17,7 +17,7 @@ use crate::output::export::{self, Format, json};
 use crate::output::folder::{self, Folder, Place};
 use crate::run;
 use crate::scenario::plan::{ArmRole, Plan};
-use crate::target::{Control, Target};
+use crate::target::{Control, Target, open_files};
 use crate::units::{bytes, percent, time, times};
 
 /// The settings that all runs of a sweep or a search share.
@@ -129,6 +129,8 @@ pub(crate) fn sweep(
     let (key, values) = batch.values(param).inspect_err(|_| batch.forget(BatchKind::Sweep))?;
     let folder = batch.place(BatchKind::Sweep, &values[0].1)?;
     let out = folder.dir();
+    // Each locked folder takes a descriptor.
+    open_files::raise()?;
     // The folders stay locked until the end: a run beside the sweep must not write into one of them. A killed sweep
     // must not leave verdicts of an earlier one.
     let places = folder::points_for_run(out, key, values.iter().map(|(value, _)| *value))?;

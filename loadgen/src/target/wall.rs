@@ -11,9 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
 use super::agent::Agent;
+use super::open_files;
 use super::{Control, WALL_STEP_NS};
 use crate::exit::Failure;
 use crate::measure::Meter;
@@ -59,11 +58,7 @@ pub(super) fn check_loads(plan: &Plan) -> Result<(), Failure> {
 /// The state that the servers of a run share; the run starts a moment from now. Raises the limit of open files: each of
 /// the hog's connections takes two descriptors of this process.
 pub(super) fn prepare() -> Result<Arc<Shared>, Failure> {
-    let fail = |e| Failure::io("RLIMIT_NOFILE", e);
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(fail)?;
-    if soft < hard {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(fail)?;
-    }
+    open_files::raise()?;
     let epoch_ns = skbudget::clock::now().as_nanos() + START_IN.as_nanos() as u64;
     Ok(Shared::new(epoch_ns))
 }
