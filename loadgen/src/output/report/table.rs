@@ -24,6 +24,9 @@ pub(crate) fn render(result: &RunResult) -> String {
     if let Some(what) = interruption(result) {
         let _ = writeln!(s, "{what}");
     }
+    if let Some(what) = repetition(result) {
+        let _ = writeln!(s, "{what}");
+    }
     let _ = writeln!(s);
     if result.arms.is_empty() {
         return s;
@@ -100,6 +103,14 @@ pub(crate) fn interruption(result: &RunResult) -> Option<String> {
     let phase =
         last.ended_ns.and_then(last_phase).map_or_else(String::new, |p| format!(", in {}", p.name));
     Some(format!("Interrupted in the arm {}, {at}{phase}.", last.name))
+}
+
+/// A sentence about which of several runs the table and the gates show; `None` if there was one.
+fn repetition(result: &RunResult) -> Option<String> {
+    let count = Some(result.runs.len()).filter(|n| *n > 1 && !result.interrupted)?;
+    Some(format!(
+        "The table shows the run with the median number of failed gates of {count} runs; each gate takes its own median."
+    ))
 }
 
 /// A text on one line. A runner of CI takes a line that starts with `::` for a command, and the text is the user's.
@@ -278,6 +289,7 @@ pub(crate) fn verdict_line(result: &RunResult, out: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::result::Repeat;
 
     /// Before and after the arms are measured.
     #[test]
@@ -288,5 +300,18 @@ mod tests {
         assert!(measured.contains("a ::warning title=x::y b.\n"), "{measured}");
         result.arms.clear();
         assert!(!headline(&result).contains('\n'), "{}", headline(&result));
+    }
+
+    /// A gate's median run need not be the run of the table.
+    #[test]
+    fn the_table_tells_which_of_several_runs_it_shows() {
+        let mut result = crate::command::selftest::sample();
+        let one = Repeat { arms: result.arms.clone(), ..Repeat::default() };
+        assert!(!render(&result).contains("median"));
+        result.runs = vec![one.clone(), one.clone(), one];
+        assert!(render(&result).contains("of 3 runs; each gate takes its own median."));
+        // An interrupted run judges no gate.
+        result.interrupted = true;
+        assert!(!render(&result).contains("median"));
     }
 }
