@@ -162,3 +162,27 @@ fn a_load_that_a_target_does_not_carry_is_named() {
     let said = String::from_utf8_lossy(&out.stderr);
     assert!(said.contains("'incast' is supported on the virtual target only"), "{said}");
 }
+
+/// A namespace that nothing has set up yet: the run ends at once, with the reason.
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn a_namespace_without_loopback_is_refused_before_the_run() {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tap-without-loopback");
+    let _ = std::fs::remove_dir_all(&dir);
+    let mut unshare = Command::new("unshare");
+    unshare.args([
+        "--net",
+        env!("CARGO_BIN_EXE_loadgen"),
+        "run",
+        "step",
+        "--target",
+        "tap",
+        "--out",
+    ]);
+    let out = unshare.arg(&dir).output().expect("unshare starts");
+    let text = String::from_utf8_lossy(&out.stderr);
+    assert!(text.contains("ip link set lo up"), "{text}");
+    assert_eq!(out.status.code(), Some(5));
+    let verdict = std::fs::read_to_string(dir.join("verdict.json")).expect("a verdict");
+    assert!(verdict.contains("ip link set lo up"), "{verdict}");
+}

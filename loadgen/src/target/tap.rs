@@ -12,6 +12,8 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::net::if_::InterfaceFlags;
 use skbudget::attach::{self, GuestNet};
 use skbudget::stats::ContainerReport;
 use skbudget::{BudgetRef, ContainerSpec, Daemon, DaemonConfig};
@@ -54,7 +56,7 @@ impl Target for TapTarget {
 
     fn check(&self, plan: &Plan) -> Result<(), Failure> {
         check_loads(plan)?;
-        check_privileges()
+        check_machine()
     }
 
     fn run_arm(
@@ -210,16 +212,22 @@ fn budget(b: &BudgetPlan, plan: &Plan, arm: &ArmPlan) -> Result<BudgetConfig, Fa
     })
 }
 
-/// Checks the privileges; the error names what is missing.
-fn check_privileges() -> Result<(), Failure> {
+/// Checks the privileges and the loopback; the error names what is missing.
+fn check_machine() -> Result<(), Failure> {
     if !nix::unistd::geteuid().is_root() {
         let what =
             "target tap creates network namespaces: run loadgen as root, or use --target virtual";
         return Err(Failure::Unavailable(what.to_owned()));
     }
     let open = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
-    match open {
-        Ok(_) => Ok(()),
-        Err(e) => Err(Failure::Unavailable(format!("target tap needs /dev/net/tun: {e}"))),
+    open.map_err(|e| Failure::Unavailable(format!("target tap needs /dev/net/tun: {e}")))?;
+    // The servers listen on the loopback. In a new namespace it is down, and no connection would open.
+    let is_up =
+        |i: InterfaceAddress| i.interface_name == "lo" && i.flags.contains(InterfaceFlags::IFF_UP);
+    if !getifaddrs().is_ok_and(|mut all| all.any(is_up)) {
+        let what = "target tap reaches its servers over the loopback, which is down here: \
+                    ip link set lo up";
+        return Err(Failure::Unavailable(what.to_owned()));
     }
+    Ok(())
 }
