@@ -67,6 +67,8 @@ pub(crate) fn show(name: &str) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::output::report::explain::explain;
+    use crate::scenario::plan::{ContainerPlan, Load};
 
     #[test]
     fn the_common_block_is_printed_once_and_hogs_have_their_parameters() {
@@ -98,6 +100,21 @@ mod tests {
                 let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
                 scenario.clone().set(&format!("{key}={text}")).unwrap();
             }
+        }
+    }
+
+    /// A reader of the list may look up each load: `group.hog.stuff.conns` and `stuff` are explained by `stuff`.
+    #[test]
+    fn every_listed_load_is_explained() {
+        let mut loads = std::collections::BTreeSet::new();
+        for name in scenario::names() {
+            let scenario = Scenario::find(name, "virtual").unwrap();
+            let load = |c: &ContainerPlan| c.loads.iter().map(Load::word).collect::<Vec<_>>();
+            loads.extend(scenario.plan(1).unwrap().containers.iter().flat_map(load));
+        }
+        assert!(loads.len() > 7, "{loads:?}");
+        for word in loads.into_iter().chain(["churn", "shed"]) {
+            assert!(explain(Some(word)).unwrap().len() > 40, "{word}");
         }
     }
 }

@@ -105,6 +105,51 @@ const TOPICS: &[(&str, &str)] = &[
          fewer the run is inconclusive.",
     ),
     (
+        "up",
+        "A load: bulk transfer from the container to servers that read at a share of the link's rate.",
+    ),
+    ("down", "A load: bulk transfer to the container from servers that send as much as possible."),
+    (
+        "probe",
+        "A load: requests at fixed times, whatever happens to earlier ones (open loop). Their response times are the \
+         latency that gates judge.",
+    ),
+    (
+        "shed",
+        "A request that was due and never sent, because as many were outstanding as `probe.outstanding` permits. It \
+         counts as not delivered, and with its waiting time.",
+    ),
+    (
+        "stuff",
+        "A load: connections on which the container sends to servers that read slowly or never. What they do not read \
+         stays in the stack.",
+    ),
+    (
+        "hoard",
+        "A load: connections on which servers send and the container reads slowly or never. What it does not read \
+         stays in the stack.",
+    ),
+    (
+        "orphans",
+        "A load: connections opened at a rate, on each of which the container sends, closes and forgets, to servers \
+         that never read. The stack keeps the data without an application.",
+    ),
+    (
+        "accept",
+        "A load: clients outside connect to a port of the container and send; the container never accepts.",
+    ),
+    ("incast", "A load: many servers respond at once, again and again."),
+    (
+        "flood",
+        "A load: handcrafted segments from a guest without TCP, within the advertised windows. Kinds: out-of-order \
+         (single bytes with holes between them), tiny (single bytes in order), silent (connections without data).",
+    ),
+    (
+        "churn",
+        "Short-lived containers: a new one starts every `every`, and each lives for `life`. They use one budget, one \
+         after another.",
+    ),
+    (
         "compare",
         "Runs are compared in pairs, A B then B A, so that drift affects both sides. B is worse if the 95 % bootstrap \
          interval of the median of log(B / A) lies beyond the margin, the effect is above the noise floor (the \
