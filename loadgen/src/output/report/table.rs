@@ -109,7 +109,7 @@ pub(crate) fn interruption(result: &RunResult) -> Option<String> {
 fn repetition(result: &RunResult) -> Option<String> {
     let count = Some(result.runs.len()).filter(|n| *n > 1 && !result.interrupted)?;
     Some(format!(
-        "The table shows the run with the median number of failed gates of {count} runs; each gate takes its own median."
+        "The table shows the run of {count} with the median number of failed gates; each gate takes its own median."
     ))
 }
 
@@ -309,7 +309,7 @@ mod tests {
         let one = Repeat { arms: result.arms.clone(), ..Repeat::default() };
         assert!(!render(&result).contains("median"));
         result.runs = vec![one.clone(), one.clone(), one];
-        assert!(render(&result).contains("of 3 runs; each gate takes its own median."));
+        assert!(render(&result).contains("the run of 3 with the median number of failed gates;"));
         // An interrupted run judges no gate.
         result.interrupted = true;
         assert!(!render(&result).contains("median"));
