@@ -9,8 +9,8 @@
 //!                             ▼         │
 //!                          traffic ──▶ measure
 //! ```
-//! 1. [`scenario`] reads a TOML file and its parameters and makes a [`scenario::plan::Plan`]: containers, loads, phases,
-//!    arms and gates.
+//! 1. [`scenario`] reads a TOML file and its parameters and makes a [`scenario::plan::Plan`]: containers, loads,
+//!    phases, arms and gates.
 //! 2. A [`target`] runs one arm of the plan. On the wall clock, `traffic` has its clients and servers.
 //! 3. [`measure`] has the meters of all targets and the records that they fill: [`measure::result::ArmResult`] of an
 //!    arm, [`measure::result::RunResult`] of the run (`result.json`).

@@ -103,7 +103,7 @@ mod tests {
         }
     }
 
-    /// A reader of the list may look up each load: `group.hog.stuff.conns` and `stuff` are explained by `stuff`.
+    /// A reader of the list finds each load in `explain`: `group.hog.stuff.conns` and `stuff` are explained by `stuff`.
     #[test]
     fn every_listed_load_is_explained() {
         let mut loads = std::collections::BTreeSet::new();

@@ -216,7 +216,7 @@ impl Load {
 pub struct BudgetPlan {
     /// Hard limit.
     pub hard_bytes: u64,
-    /// Soft limit: pressure begins above it.
+    /// Soft limit: pressure starts above it.
     pub soft_bytes: Option<u64>,
     /// Low limit: pressure ends below it.
     pub low_bytes: Option<u64>,

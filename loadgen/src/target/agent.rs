@@ -42,7 +42,7 @@ impl Agent {
             .spawn()?;
         let mut stdin = child.stdin.take();
         if let Some(pipe) = &mut stdin {
-            // The specification is one line. The pipe stays open: its end tells the agent to exit.
+            // The specification is one line. The pipe stays open: its end makes the agent exit.
             let mut line = serde_json::to_string(&spec)?;
             line.push('\n');
             pipe.write_all(line.as_bytes())?;

@@ -1,4 +1,4 @@
-//! Baselines and pairs of results that cannot be compared, and the exit codes that tell it.
+//! Baselines and pairs of results that cannot be compared, and their exit codes.
 
 use super::*;
 

@@ -55,7 +55,7 @@ pub struct ProbePhase {
     pub outstanding: u64,
     /// Requests never sent, because too many were outstanding.
     pub shed: u64,
-    /// Requests whose connection failed.
+    /// Requests that failed with their connection.
     pub failed: u64,
     /// Requests completed within the deadline.
     pub in_deadline: u64,

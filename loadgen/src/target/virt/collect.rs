@@ -105,7 +105,7 @@ pub(super) fn collect(
     }
 }
 
-/// Bytes charged to budgets whose containers have all ended.
+/// Bytes charged to budgets without a container that still runs.
 fn leaked(world: &World, run: &ArmRun) -> u64 {
     let gone = |id: BudgetId| {
         let mut of = run.containers.iter().filter(|p| p.budget == id);
