@@ -8,6 +8,7 @@ use std::thread;
 use skbudget_controller::{
     Budget, BudgetConfig, FlowSizes, Instant, Level, LevelConfig, Limits, Rules, RxKind, SockLimits,
 };
+use skbudget_seed::Rng;
 
 const SIZES: FlowSizes = FlowSizes { sock: 1536, rmem_min: 4096, wmem_min: 4096, host_floor: 0 };
 const ROUNDS: u64 = 20_000;
@@ -34,14 +35,13 @@ fn budget(parent: Arc<Level>, min_bytes: u64) -> Budget {
 fn work(mut budget: Budget, seed: u64) -> u64 {
     let member = budget.add_member(0).unwrap();
     let mut moved = 0;
-    let mut state = seed;
+    let mut rng = Rng::new(seed);
     for round in 0..ROUNDS {
         let now = Instant(round);
         let Ok(mut flow) = budget.admit(member, &SIZES, now) else { continue };
         if budget.establish(&mut flow, now).is_ok() {
             for _ in 0..4 {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                let n = 1 + (state >> 60) as u32;
+                let n = 1 + rng.below(16) as u32;
                 let opened = budget.rx_open(&mut flow, n, now);
                 assert_eq!(budget.rx_fill(&mut flow, opened, RxKind::InOrder, now), opened);
                 moved += u64::from(opened + budget.tx_grant(&mut flow, n, now));

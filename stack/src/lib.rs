@@ -99,7 +99,7 @@ mod sizes;
 pub mod tap;
 mod tcp;
 #[cfg(test)]
-mod test_seed;
+mod test_budget;
 mod wire;
 
 pub use skbudget_controller as controller;

@@ -114,7 +114,7 @@ impl Throttle {
 mod tests {
     use super::*;
     use crate::queue::tests::{NOW, SIZES};
-    use crate::test_seed::Setting;
+    use crate::test_budget::Setting;
 
     /// The bounds before and after one flow fills the budget beyond soft.
     fn before_and_after(setting: Setting) -> [Throttle; 2] {

@@ -6,8 +6,7 @@ use skbudget_controller::{
     Budget, BudgetConfig, Event, FlowSizes, Instant, Ledger, Level, LevelConfig, Limits, MemberId,
     Rules, RxKind, SockLimits,
 };
-
-use crate::rng::Rng;
+use skbudget_seed::Rng;
 
 const SIZES: FlowSizes = FlowSizes { sock: 1536, rmem_min: 4096, wmem_min: 4096, host_floor: 6912 };
 const SNDBUF_MIN: u64 = 4608;

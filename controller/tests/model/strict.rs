@@ -8,9 +8,9 @@ use skbudget_controller::{
     Budget, BudgetConfig, Counter, Event, Instant, Ledger, Level, LevelConfig, Limits, MemberId,
     MemberStats, Rules, RxKind, SockLimits,
 };
+use skbudget_seed::Rng;
 
 use crate::naive::{Domain, Group, Member, Naive, SIZES, pg};
-use crate::rng::Rng;
 
 #[derive(Debug, Clone, Copy)]
 enum Op {

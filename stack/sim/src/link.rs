@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use skbudget_controller::Instant;
-
-use crate::rng::Rng;
+use skbudget_seed::Rng;
 
 /// What happens to a frame that finds the queue full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 
 use std::sync::OnceLock;
 
-use crate::rng::Rng;
+use skbudget_seed::Rng;
 
 const PERIOD: usize = 65_521;
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use skbudget_controller::{Budget, Instant, MemberId, Refusal};
+use skbudget_seed::Rng;
 use skbudget_stack::{ChunkPool, Container, ContainerConfig, Ctx, FlowId, HostCaps, WakeKey};
 
 use crate::event_queue::{Event, EventQueue, What};
@@ -11,7 +12,6 @@ use crate::guest::Guest;
 use crate::host::SimHost;
 use crate::link::{Link, LinkConfig};
 use crate::link_port::{DownPort, send};
-use crate::rng::Rng;
 use crate::server::Server;
 
 /// Names a budget of a world.

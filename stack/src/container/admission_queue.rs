@@ -108,7 +108,7 @@ mod tests {
     use super::*;
     use crate::flow::syn_backlog::Pushed;
     use crate::queue::MemberCtx;
-    use crate::test_seed::Setting;
+    use crate::test_budget::Setting;
     use crate::wire::segment::{Flags, Options, Segment, Tuple};
     use crate::wire::seq::Seq;
 

@@ -3,10 +3,11 @@
 use std::mem::ManuallyDrop;
 
 use skbudget_controller::{Budget, FlowSizes, Instant, Ledger, MemberId, Rules};
+use skbudget_seed::Rng;
 
 use crate::queue::MemCtx;
 use crate::queue::chunk::ChunkPool;
-use crate::test_seed::{Seeded, Setting, each_seed};
+use crate::test_budget::Setting;
 
 /// The reservation of a test's flow, and the only time in these tests.
 pub(crate) const SIZES: FlowSizes =
@@ -67,19 +68,18 @@ impl Memory {
 pub(crate) trait World {
     fn new(setting: Setting) -> Self;
     /// One random operation on both, and the comparison.
-    fn step(&mut self, rng: &mut Seeded);
+    fn step(&mut self, rng: &mut Rng);
     fn end(self);
 }
 
-/// Random steps in each setting, with each seed.
-pub(crate) fn random_steps<W: World>() {
+/// Random steps in each setting, with one seed.
+pub(crate) fn random_steps<W: World>(seed: u64) {
     for setting in Setting::ALL {
-        each_seed(0..30, |rng| {
-            let mut world = W::new(setting);
-            for _ in 0..400 {
-                world.step(rng);
-            }
-            world.end();
-        });
+        let rng = &mut Rng::new(seed);
+        let mut world = W::new(setting);
+        for _ in 0..400 {
+            world.step(rng);
+        }
+        world.end();
     }
 }

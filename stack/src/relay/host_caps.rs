@@ -173,7 +173,7 @@ mod tests {
 
     use super::*;
     use crate::queue::chunk::ChunkPool;
-    use crate::test_seed::Setting;
+    use crate::test_budget::Setting;
 
     #[test]
     fn connections_begin_large_while_a_64th_of_the_room_is_enough_and_are_charged_for_it() {

@@ -326,7 +326,7 @@ mod tests {
     use super::*;
     use crate::queue::chunk::ChunkPool;
     use crate::queue::tests::{NOW, SIZES};
-    use crate::test_seed::Setting;
+    use crate::test_budget::Setting;
 
     #[test]
     fn a_hole_filled_beyond_an_edge_that_was_taken_back_leaves_a_closed_window() {

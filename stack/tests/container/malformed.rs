@@ -2,27 +2,13 @@
 
 use std::net::Ipv6Addr;
 
+use skbudget_seed::Rng;
 use skbudget_stack::VnetHdr;
 use skbudget_stack::controller::Rules;
 
 use crate::peer::{Hello, Peer, bytes};
 use crate::rig::{GATEWAY, GATEWAY6, GUEST, GUEST6, Rig, Setup};
 use crate::wire::{ACK, FIN, GUEST_MAC, RST, SYN, Seg, ethernet, icmpv6, ipv4, ipv6};
-
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-    fn below(&mut self, n: usize) -> usize {
-        ((self.next() >> 16) % n.max(1) as u64) as usize
-    }
-}
 
 /// One frame of each kind that a guest sends, with its name.
 fn samples(peer: &Peer) -> Vec<(&'static str, Vec<u8>)> {
@@ -217,10 +203,10 @@ fn a_super_frame_with_lying_lengths_is_taken_for_what_its_header_says_or_dropped
     assert_eq!(rig.sock(peer.flow).heard, bytes(10_000), "once, the rest is old");
     peer.seq = peer.seq.wrapping_add(10_000);
     // Total lengths above or below the real one.
-    let mut rng = Random(77);
+    let mut rng = Rng::new(77);
     for _ in 0..2000 {
         let mut lying = peer.data_at(0, &bytes(3000)).frame();
-        let claimed = rng.below(65_536) as u16;
+        let claimed = rng.index(65_536) as u16;
         lying[16..18].copy_from_slice(&claimed.to_be_bytes());
         ip_sum(&mut lying);
         let before = drops(&rig);
@@ -237,13 +223,13 @@ fn a_super_frame_with_lying_lengths_is_taken_for_what_its_header_says_or_dropped
 }
 
 /// Passes `cases` frames to stacks in many states; checks that they keep working and that nothing is left at the end.
-fn storm(seed: u64, cases: usize, mut make: impl FnMut(&mut Random, &Peer) -> Vec<u8>) {
-    let mut rng = Random(seed);
+fn storm(seed: u64, cases: usize, mut make: impl FnMut(&mut Rng, &Peer) -> Vec<u8>) {
+    let mut rng = Rng::new(seed);
     let mut done = 0;
     while done < cases {
-        let offload = rng.below(2) == 1;
-        let hard = [300 << 10, 1 << 20, 64 << 20][rng.below(3)];
-        let rules = [Rules::Strict, Rules::Linux][rng.below(2)];
+        let offload = rng.index(2) == 1;
+        let hard = [300 << 10, 1 << 20, 64 << 20][rng.index(3)];
+        let rules = [Rules::Strict, Rules::Linux][rng.index(2)];
         let mut rig = Rig::with(Setup { rules, offload, hard, ..Setup::default() });
         let mut peer =
             Peer::open_with(&mut rig, 40_000, &Hello { ts: Some(3), ..Hello::default() });
@@ -251,7 +237,7 @@ fn storm(seed: u64, cases: usize, mut make: impl FnMut(&mut Random, &Peer) -> Ve
             for _ in 0..40 {
                 let frame = make(&mut rng, &peer);
                 // Half of the frames claim a verified checksum in the vnet header, so that they get further.
-                let flags = if rng.below(2) == 1 { 2 } else { 0 };
+                let flags = if rng.index(2) == 1 { 2 } else { 0 };
                 let vnet = VnetHdr { flags, ..VnetHdr::default() };
                 rig.with_cx(|stack, cx| stack.on_frame(cx, &vnet, &frame));
                 done += 1;
@@ -261,7 +247,7 @@ fn storm(seed: u64, cases: usize, mut make: impl FnMut(&mut Random, &Peer) -> Ve
             let connects = rig.host.connects.clone();
             for flow in connects {
                 if rig.flow(flow).is_some() {
-                    match (round + rng.below(9)) % 9 {
+                    match (round + rng.index(9)) % 9 {
                         0 => drop(rig.host_says(flow, &bytes(3000))),
                         1 => drop(rig.host_ends(flow)),
                         2 => rig.sock(flow).room = 0,
@@ -295,19 +281,19 @@ fn storm(seed: u64, cases: usize, mut make: impl FnMut(&mut Random, &Peer) -> Ve
 fn changed_bytes_in_good_frames() {
     storm(1, 200_000, |rng, peer| {
         let mut all = samples(peer);
-        let which = rng.below(all.len());
+        let which = rng.index(all.len());
         let mut frame = all.swap_remove(which).1;
-        for _ in 0..1 + rng.below(4) {
+        for _ in 0..1 + rng.index(4) {
             // The hardware addresses stay: the rig reads the replies.
-            let at = 12 + rng.below(frame.len() - 12);
-            frame[at] = match rng.below(4) {
+            let at = 12 + rng.index(frame.len() - 12);
+            frame[at] = match rng.index(4) {
                 0 => 0,
                 1 => 0xff,
-                2 => frame[at] ^ (1 << rng.below(8)),
-                _ => rng.next() as u8,
+                2 => frame[at] ^ (1 << rng.index(8)),
+                _ => rng.next_u64() as u8,
             };
         }
-        if rng.below(2) == 0 && frame[12..14] == [8, 0] {
+        if rng.index(2) == 0 && frame[12..14] == [8, 0] {
             ip_sum(&mut frame);
         }
         frame
@@ -317,25 +303,25 @@ fn changed_bytes_in_good_frames() {
 #[test]
 fn good_frames_with_any_numbers_and_flags() {
     storm(2, 100_000, |rng, peer| {
-        let near = |rng: &mut Random, n: u32| match rng.below(4) {
+        let near = |rng: &mut Rng, n: u32| match rng.index(4) {
             0 => n,
-            1 => n.wrapping_add(rng.below(3000) as u32),
-            2 => n.wrapping_sub(rng.below(3000) as u32),
-            _ => rng.next() as u32,
+            1 => n.wrapping_add(rng.index(3000) as u32),
+            2 => n.wrapping_sub(rng.index(3000) as u32),
+            _ => rng.next_u64() as u32,
         };
         let mut seg = peer.data_at(0, &[]);
-        seg.data = bytes(if rng.below(3) == 0 { 0 } else { rng.below(3000) });
+        seg.data = bytes(if rng.index(3) == 0 { 0 } else { rng.index(3000) });
         seg.seq = near(rng, peer.seq);
         seg.ack = near(rng, peer.ack);
-        seg.flags = if rng.below(3) == 0 { rng.next() as u8 } else { ACK };
-        seg.wnd = rng.next() as u16;
-        seg.ts = (rng.below(2) == 0).then(|| (near(rng, 3), near(rng, 3)));
-        seg.mss = (rng.below(8) == 0).then(|| rng.next() as u16);
-        seg.wscale = (rng.below(8) == 0).then(|| rng.next() as u8);
-        if rng.below(5) == 0 {
-            seg.guest_port = 40_000 + rng.below(40) as u16;
+        seg.flags = if rng.index(3) == 0 { rng.next_u64() as u8 } else { ACK };
+        seg.wnd = rng.next_u64() as u16;
+        seg.ts = (rng.index(2) == 0).then(|| (near(rng, 3), near(rng, 3)));
+        seg.mss = (rng.index(8) == 0).then(|| rng.next_u64() as u16);
+        seg.wscale = (rng.index(8) == 0).then(|| rng.next_u64() as u8);
+        if rng.index(5) == 0 {
+            seg.guest_port = 40_000 + rng.index(40) as u16;
         }
-        seg.v6 = rng.below(3) == 0;
+        seg.v6 = rng.index(3) == 0;
         seg.frame()
     });
 }
@@ -344,30 +330,29 @@ fn good_frames_with_any_numbers_and_flags() {
 #[test]
 fn ipv6_headers_of_any_kind_and_length() {
     storm(4, 60_000, |rng, peer| {
-        let seg = Seg { v6: true, ..peer.data_at(0, &bytes(rng.below(300))) };
+        let seg = Seg { v6: true, ..peer.data_at(0, &bytes(rng.index(300))) };
         let mut packet = seg.frame()[54..].to_vec();
         let mut next = 6;
-        for _ in 0..rng.below(11) {
-            let kind = [0, 43, 44, 60, 60, 60][rng.below(6)];
-            let units = rng.below(4);
+        for _ in 0..rng.index(11) {
+            let kind = [0, 43, 44, 60, 60, 60][rng.index(6)];
+            let units = rng.index(4);
             let mut header = vec![next, units as u8];
-            header
-                .extend((0..6 + 8 * units).map(|_| {
-                    if rng.below(3) == 0 { rng.next() as u8 } else { rng.below(2) as u8 }
-                }));
+            header.extend((0..6 + 8 * units).map(|_| {
+                if rng.index(3) == 0 { rng.next_u64() as u8 } else { rng.index(2) as u8 }
+            }));
             if kind == 44 {
                 // Few identifications, so that fragments belong together.
-                header[4..8].copy_from_slice(&[0, 0, 0, rng.below(3) as u8]);
+                header[4..8].copy_from_slice(&[0, 0, 0, rng.index(3) as u8]);
                 header.truncate(8);
             }
-            if rng.below(12) == 0 {
-                header[1] = rng.next() as u8;
+            if rng.index(12) == 0 {
+                header[1] = rng.next_u64() as u8;
             }
             packet.splice(0..0, header);
             next = kind;
         }
         let dst =
-            if rng.below(10) == 0 { Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1) } else { GATEWAY6 };
+            if rng.index(10) == 0 { Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1) } else { GATEWAY6 };
         ipv6(next, GUEST6, dst, &packet)
     });
 }
@@ -375,22 +360,22 @@ fn ipv6_headers_of_any_kind_and_length() {
 #[test]
 fn garbage() {
     storm(3, 60_000, |rng, _| {
-        let len = rng.below(200);
-        let mut frame: Vec<u8> = (0..len).map(|_| rng.next() as u8).collect();
+        let len = rng.index(200);
+        let mut frame: Vec<u8> = (0..len).map(|_| rng.next_u64() as u8).collect();
         if (12..15).contains(&len) {
             frame[6..12].copy_from_slice(&GUEST_MAC);
         }
         if len > 14 {
             frame[6..12].copy_from_slice(&GUEST_MAC);
             let kinds = [[8, 0], [8, 6], [0x86, 0xdd], [1, 2]];
-            frame[12..14].copy_from_slice(&kinds[rng.below(4)]);
+            frame[12..14].copy_from_slice(&kinds[rng.index(4)]);
         }
-        if len > 34 && rng.below(2) == 0 {
+        if len > 34 && rng.index(2) == 0 {
             let total = (len as u16 - 14).to_be_bytes();
             frame[14] = 0x45;
             frame[16..18].copy_from_slice(&total);
             frame[20..22].fill(0);
-            frame[23] = [1, 6, 17][rng.below(3)];
+            frame[23] = [1, 6, 17][rng.index(3)];
             frame[26..30].copy_from_slice(&GUEST.octets());
             frame[30..34].copy_from_slice(&GATEWAY.octets());
             ip_sum(&mut frame);

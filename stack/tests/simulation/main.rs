@@ -2,8 +2,7 @@
 //! front of slow hosts, under budgets from plentiful to tiny. In all of them every byte arrives unchanged, usage never
 //! exceeds hard, and nothing is left at the end. Also our stack with itself, where the link's losses explain every
 //! pause as well.
-//!
-//! `SKBUDGET_SEED=n cargo test -p skbudget-stack --test simulation` replays one seed.
+//! A failure prints the plan, and the command that replays its seed.
 
 mod autotune;
 mod endings;
@@ -14,62 +13,57 @@ mod plan;
 mod run;
 mod vanish;
 
+use std::fmt::Debug;
+
+use skbudget_sim::each_seed;
+
 use plan::Plan;
 use run::run;
 
-/// Runs the seeds of one test against the smoltcp guest.
-fn each(kind: fn(u64) -> Plan, seeds: std::ops::Range<u64>) {
-    each_plan(kind, |plan| drop(run(plan)), seeds);
-}
+/// Prints the plan of a run that panics.
+struct OnPanic<'a, P: Debug>(&'a P);
 
-/// Runs the plan of each seed.
-fn each_plan<P: std::fmt::Debug + std::panic::RefUnwindSafe>(
-    kind: fn(u64) -> P,
-    run: fn(&P),
-    seeds: std::ops::Range<u64>,
-) {
-    let only = std::env::var("SKBUDGET_SEED").ok().map(|s| s.parse().expect("a number"));
-    for seed in only.map_or(seeds, |s| s..s + 1) {
-        let plan = kind(seed);
-        // Caught to print the seed and its plan.
-        let outcome = std::panic::catch_unwind(|| run(&plan));
-        if let Err(cause) = outcome {
-            eprintln!(
-                "seed {seed} failed: SKBUDGET_SEED={seed} cargo test -p skbudget-stack --test simulation\n{plan:#?}"
-            );
-            std::panic::resume_unwind(cause);
+impl<P: Debug> Drop for OnPanic<'_, P> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{:#?}", self.0);
         }
     }
 }
 
+fn check<P: Debug, T>(plan: &P, run: impl Fn(&P) -> T) {
+    let _print = OnPanic(plan);
+    run(plan);
+}
+
 #[test]
 fn clean_links_and_plenty() {
-    each(Plan::clean, 0..150);
+    each_seed!(0..150, |seed| check(&Plan::clean(seed), run));
 }
 
 #[test]
 fn faulty_links() {
-    each(|seed| Plan::clean(seed).with_faults(), 1000..1500);
+    each_seed!(1000..1500, |seed| check(&Plan::clean(seed).with_faults(), run));
 }
 
 #[test]
 fn little_memory() {
-    each(Plan::short, 2000..2300);
+    each_seed!(2000..2300, |seed| check(&Plan::short(seed), run));
 }
 
 #[test]
 fn little_memory_and_faulty_links() {
-    each(|seed| Plan::short(seed).with_faults(), 3000..3500);
+    each_seed!(3000..3500, |seed| check(&Plan::short(seed).with_faults(), run));
 }
 
 #[test]
 fn the_stack_with_itself() {
-    each_plan(peer_stack::Plan::rich, peer_stack::run, 4000..5000);
+    each_seed!(4000..5000, |seed| check(&peer_stack::Plan::rich(seed), peer_stack::run));
 }
 
 #[test]
 fn the_stack_with_itself_and_little_memory() {
-    each_plan(peer_stack::Plan::short, peer_stack::run, 5000..5400);
+    each_seed!(5000..5400, |seed| check(&peer_stack::Plan::short(seed), peer_stack::run));
 }
 
 #[test]

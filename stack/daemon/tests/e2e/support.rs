@@ -8,6 +8,8 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 
+use skbudget_sim::Rng;
+
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_skbudget");
 
 /// `skbudget run` with options; the command must be added after `--`.
@@ -164,13 +166,10 @@ pub(crate) fn echo(mut stream: TcpStream) -> u64 {
 
 /// `len` bytes of a pattern that does not repeat.
 pub(crate) fn pattern(len: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut rng = Rng::new(1);
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
+        bytes.extend_from_slice(&rng.next_u64().to_le_bytes());
     }
     bytes.truncate(len);
     bytes

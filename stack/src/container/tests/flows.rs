@@ -10,7 +10,7 @@ use crate::flow::{Flow, HostSide};
 use crate::io::{FlowId, HostCaps};
 use crate::queue::tests::SIZES;
 use crate::tcp::{Link, Tcb};
-use crate::test_seed::Setting;
+use crate::test_budget::Setting;
 use crate::wire::segment::Tuple;
 use crate::wire::seq::Seq;
 

@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 
 use skbudget_controller::{CHUNK_SIZE, Rules};
+use skbudget_seed::{Rng, each_seed};
 
 use super::*;
 use crate::queue::tests::{Memory, NOW, World, byte, random_steps};
-use crate::test_seed::{Seeded, Setting};
+use crate::test_budget::Setting;
 
 struct Receiving {
     setting: Setting,
@@ -30,19 +31,19 @@ impl World for Receiving {
         }
     }
 
-    fn step(&mut self, rng: &mut Seeded) {
-        match rng.below(100) {
-            0..20 => self.open(rng.below(60_000) as u64),
-            20..26 => self.close(rng.below(20_000) as u64),
-            26..50 => self.store(0, 1 + rng.below(9000)),
+    fn step(&mut self, rng: &mut Rng) {
+        match rng.index(100) {
+            0..20 => self.open(rng.index(60_000) as u64),
+            20..26 => self.close(rng.index(20_000) as u64),
+            26..50 => self.store(0, 1 + rng.index(9000)),
             50..68 => {
-                let offset = rng.below(self.q.room() as usize + 2000) as u64;
-                self.store(offset, 1 + rng.below(7000));
+                let offset = rng.index(self.q.room() as usize + 2000) as u64;
+                self.store(offset, 1 + rng.index(7000));
             }
             68..86 => self.consume(rng),
             86..90 => self.prune(),
             90..93 => {
-                let idle = rng.chance(50);
+                let idle = rng.percent(50);
                 self.mem.budget.set_idle(&mut self.mem.ledger, idle, NOW);
             }
             _ => self.other(rng),
@@ -100,9 +101,9 @@ impl Receiving {
         }
     }
 
-    fn consume(&mut self, rng: &mut Seeded) {
+    fn consume(&mut self, rng: &mut Rng) {
         let unread = (self.nxt - self.taken) as usize;
-        let n = if rng.chance(30) { unread } else { rng.below(unread + 1) };
+        let n = if rng.percent(30) { unread } else { rng.index(unread + 1) };
         let before = self.q.room();
         self.q.consume(n, &mut self.mem.cx());
         assert!(self.q.room() >= before, "an advertised window is never taken back");
@@ -115,10 +116,10 @@ impl Receiving {
         self.beyond.clear();
     }
 
-    fn other(&mut self, rng: &mut Seeded) {
-        let chunks = 1 + rng.below(12) as u32;
+    fn other(&mut self, rng: &mut Rng) {
+        let chunks = 1 + rng.index(12) as u32;
         let Memory { budget, other, .. } = &mut self.mem;
-        if rng.chance(50) {
+        if rng.percent(50) {
             budget.rx_open(other, chunks, NOW);
         } else {
             budget.rx_close(other, chunks, NOW);
@@ -180,7 +181,7 @@ impl Receiving {
 
 #[test]
 fn the_queue_is_the_stream_and_the_ledger_is_the_queue() {
-    random_steps::<Receiving>();
+    each_seed!(0..30, random_steps::<Receiving>);
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! Random operations against a vector of bytes.
 
 use skbudget_controller::{CHUNK_SIZE, Rules};
+use skbudget_seed::{Rng, each_seed};
 
 use super::*;
 use crate::queue::tests::{Memory, NOW, SIZES, World, byte, random_steps};
-use crate::test_seed::{Seeded, Setting};
+use crate::test_budget::Setting;
 
 struct Sending {
     mem: Memory,
@@ -28,17 +29,17 @@ impl World for Sending {
         Self { mem: Memory::new(setting), q: TxQueue::default(), una: 0, end: 0 }
     }
 
-    fn step(&mut self, rng: &mut Seeded) {
-        match rng.below(100) {
+    fn step(&mut self, rng: &mut Rng) {
+        match rng.index(100) {
             0..45 => {
-                let host = match rng.below(10) {
+                let host = match rng.index(10) {
                     0 => Host::Nothing,
                     1 => Host::Ended,
                     2 => Host::Broken,
-                    3..6 => Host::Has(1 + rng.below(3000)),
+                    3..6 => Host::Has(1 + rng.index(3000)),
                     _ => Host::Has(usize::MAX),
                 };
-                self.fill(1 + rng.below(90_000), host);
+                self.fill(1 + rng.index(90_000), host);
             }
             45..80 => self.acked(rng),
             _ => self.other(rng),
@@ -98,17 +99,17 @@ impl Sending {
         }
     }
 
-    fn acked(&mut self, rng: &mut Seeded) {
+    fn acked(&mut self, rng: &mut Rng) {
         let held = (self.end - self.una) as usize;
-        let n = if rng.chance(25) { held } else { rng.below(held + 1) };
+        let n = if rng.percent(25) { held } else { rng.index(held + 1) };
         self.q.acked(n, &mut self.mem.cx());
         self.una += n as u64;
     }
 
-    fn other(&mut self, rng: &mut Seeded) {
-        let chunks = 1 + rng.below(12) as u32;
+    fn other(&mut self, rng: &mut Rng) {
+        let chunks = 1 + rng.index(12) as u32;
         let Memory { budget, other, .. } = &mut self.mem;
-        if rng.chance(50) {
+        if rng.percent(50) {
             budget.tx_grant(other, chunks, NOW);
         } else {
             let chunks = chunks.min((other.wmem() / CHUNK_SIZE) as u32);
@@ -116,13 +117,13 @@ impl Sending {
         }
     }
 
-    fn check(&self, rng: &mut Seeded) {
+    fn check(&self, rng: &mut Rng) {
         let q = &self.q;
         assert_eq!(q.len(), (self.end - self.una) as usize);
         assert!(q.head < PAYLOAD);
         let (offset, len) = {
-            let offset = rng.below(q.len() + 1);
-            (offset, rng.below(q.len() - offset + 1).min(65_535))
+            let offset = rng.index(q.len() + 1);
+            (offset, rng.index(q.len() - offset + 1).min(65_535))
         };
         let mut parts = [IoSlice::new(&[]); PARTS_MAX];
         let count = q.slices(offset, len, &mut parts);
@@ -143,7 +144,7 @@ impl Sending {
 
 #[test]
 fn the_queue_is_the_stream_and_the_ledger_is_the_queue() {
-    random_steps::<Sending>();
+    each_seed!(0..30, random_steps::<Sending>);
 }
 
 #[test]

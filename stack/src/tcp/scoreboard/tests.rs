@@ -1,7 +1,8 @@
 //! Random ACKs, SACKs, losses and retransmissions against a model of single bytes.
 
+use skbudget_seed::{Rng, each_seed};
+
 use super::*;
-use crate::test_seed::{Seeded, each_seed};
 
 /// State of one byte in the model: its fate, when it was last sent, whether it was retransmitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,15 +26,15 @@ impl Model {
         Self { board: Scoreboard::new(una), bytes: VecDeque::new(), una, now: Instant(1), chunks }
     }
 
-    fn step(&mut self, rng: &mut Seeded) {
-        self.now = Instant(self.now.0 + rng.below(2) as u64);
+    fn step(&mut self, rng: &mut Rng) {
+        self.now = Instant(self.now.0 + rng.index(2) as u64);
         let held = self.bytes.len();
-        match rng.below(100) {
-            0..30 => self.send(1 + rng.below(40)),
-            30..45 => self.ack(rng.below(held + 1)),
+        match rng.index(100) {
+            0..30 => self.send(1 + rng.index(40)),
+            30..45 => self.ack(rng.index(held + 1)),
             45..70 => {
-                let start = rng.below(held + 1);
-                self.sack(start, start + rng.below(30));
+                let start = rng.index(held + 1);
+                self.sack(start, start + rng.index(30));
             }
             70..78 => self.mark_lost(rng),
             _ => self.again(rng),
@@ -85,23 +86,23 @@ impl Model {
         }
     }
 
-    fn mark_lost(&mut self, rng: &mut Seeded) {
+    fn mark_lost(&mut self, rng: &mut Rng) {
         // Times are exact only while the list is below its bound.
-        let ago = if self.chunks < 100 { 0 } else { rng.below(20) as u64 };
+        let ago = if self.chunks < 100 { 0 } else { rng.index(20) as u64 };
         let before = Instant(self.now.0.saturating_sub(ago));
         let lost = |b: &&mut Byte| b.fate == SegState::Flying && b.at <= before;
         let expected = self.bytes.iter_mut().filter(lost).map(|b| b.fate = SegState::Lost).count();
         assert_eq!(self.board.mark_lost(|run| run.at <= before) as usize, expected);
     }
 
-    fn again(&mut self, rng: &mut Seeded) {
+    fn again(&mut self, rng: &mut Rng) {
         let Some(lost) = self.board.first_lost() else {
             assert!(self.bytes.iter().all(|b| b.fate != SegState::Lost));
             return;
         };
         let first = self.bytes.iter().position(|b| b.fate == SegState::Lost);
         assert_eq!(Some(lost.start.diff(self.una) as usize), first);
-        let len = 1 + rng.below(lost.len() as usize) as u32;
+        let len = 1 + rng.index(lost.len() as usize) as u32;
         let range = Range { end: lost.start + len, ..lost };
         self.board.retransmitted(range, self.now, self.chunks);
         let start = lost.start.diff(self.una) as usize;
@@ -143,8 +144,9 @@ impl Model {
 #[test]
 fn the_board_knows_what_a_list_of_bytes_knows() {
     for chunks in [0, 3, 1000] {
-        each_seed(0..60, |rng| {
-            let mut model = Model::new(u32::MAX - 500 + rng.below(400) as u32, chunks);
+        each_seed!(0..60, |seed| {
+            let rng = &mut Rng::new(seed);
+            let mut model = Model::new(u32::MAX - 500 + rng.index(400) as u32, chunks);
             for _ in 0..400 {
                 model.step(rng);
             }

@@ -1,9 +1,9 @@
 //! Random fragments in random order against a simple model.
 
 use skbudget_controller::{Budget, BudgetConfig, Limits, MemberId, Rules, SockLimits};
+use skbudget_seed::Rng;
 
 use super::*;
-use crate::test_seed::Seeded;
 
 const HARD: u64 = 64 << 20;
 
@@ -141,13 +141,13 @@ impl Naive {
 
 #[test]
 fn any_order_gives_what_was_cut() {
-    let mut rng = Seeded::new(3);
+    let mut rng = Rng::new(3);
     let mut bench = Bench::new(HARD);
     for id in 0..400 {
-        let whole = bytes(rng.below(60_000) + 9, id);
+        let whole = bytes(rng.index(60_000) + 9, id);
         // Uneven cuts, at most as many as the holes an entry may have.
-        let mut cuts: Vec<usize> = (0..rng.below(60))
-            .map(|_| (rng.below(whole.len()) & !7).max(8))
+        let mut cuts: Vec<usize> = (0..rng.index(60))
+            .map(|_| (rng.index(whole.len()) & !7).max(8))
             .filter(|at| *at < whole.len())
             .collect();
         cuts.extend([0, whole.len()]);
@@ -155,7 +155,7 @@ fn any_order_gives_what_was_cut() {
         cuts.dedup();
         let mut order: Vec<usize> = (0..cuts.len() - 1).collect();
         for i in (1..order.len()).rev() {
-            order.swap(i, rng.below(i + 1));
+            order.swap(i, rng.index(i + 1));
         }
         for (n, i) in order.iter().enumerate() {
             let outcome = bench.give(&fragment(id, &whole, cuts[*i], cuts[i + 1]));
@@ -173,19 +173,19 @@ fn any_order_gives_what_was_cut() {
 
 #[test]
 fn overlap_repetition_and_lies_as_the_naive_table_says() {
-    let mut rng = Seeded::new(5);
+    let mut rng = Rng::new(5);
     let (mut overlaps, mut wholes) = (0, 0);
     for id in 0..3000 {
         let mut bench = Bench::new(HARD);
         let mut naive = Naive::new();
-        let size = 8 * (2 + rng.below(20)) + rng.below(8);
+        let size = 8 * (2 + rng.index(20)) + rng.index(8);
         let whole = bytes(size, id);
         let other = bytes(size + 64, id + 77);
         for _ in 0..40 {
-            let from = (rng.below(size)) & !7;
-            let len = 8 * (1 + rng.below(6));
+            let from = (rng.index(size)) & !7;
+            let len = 8 * (1 + rng.index(6));
             let mut f = fragment(id, &whole, from, (from + len).min(size));
-            match rng.below(60) {
+            match rng.index(60) {
                 0 => f.payload = &other[from..from + len],
                 1 => f.more = !f.more && f.payload.len().is_multiple_of(8),
                 _ => {}
@@ -274,10 +274,10 @@ fn a_flood_takes_the_oldest_and_never_more_than_its_share() {
     for hard in [1 << 20, HARD] {
         let mut bench = Bench::new(hard);
         let whole = bytes(65_000, 1);
-        let mut rng = Seeded::new(9);
+        let mut rng = Rng::new(9);
         for id in 0..3000 {
             // A datagram that needs much memory at once, or little.
-            let from = if rng.below(2) == 0 { 64_000 } else { rng.below(4000) & !7 };
+            let from = if rng.index(2) == 0 { 64_000 } else { rng.index(4000) & !7 };
             let outcome = bench.give(&fragment(id, &whole, from, from + 800));
             let dropped = outcome == Outcome::Dropped(Stat::DropFragmentMemory);
             assert!(outcome == Outcome::Held || dropped, "{outcome:?}");

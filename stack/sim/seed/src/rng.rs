@@ -1,5 +1,5 @@
-//! The simulator's random numbers: xoshiro256** seeded by splitmix64, so that a seed gives the same run on every
-//! machine and with every version of every crate.
+//! Random numbers of tests and of the virtual world: xoshiro256** seeded by splitmix64, so that a seed gives the same
+//! run on every machine and with every version of every crate.
 
 /// A stream of numbers that depends only on its seed.
 #[derive(Debug, Clone)]
@@ -8,6 +8,7 @@ pub struct Rng {
 }
 
 impl Rng {
+    /// A stream for each seed.
     pub fn new(seed: u64) -> Self {
         let mut x = seed;
         let mut next = || {
@@ -25,6 +26,7 @@ impl Rng {
         Self::new(seed ^ part.wrapping_add(1).wrapping_mul(0xd6e8_feb8_6659_fd93))
     }
 
+    /// 64 uniform bits.
     pub fn next_u64(&mut self) -> u64 {
         let s = &mut self.s;
         let out = s[1].wrapping_mul(5).rotate_left(7).wrapping_mul(9);
@@ -41,6 +43,24 @@ impl Rng {
     /// Uniform in `0..n`; 0 for `n == 0`. The bias of the multiply-shift is below 2^-32 for the sizes used here.
     pub fn below(&mut self, n: u64) -> u64 {
         ((u128::from(self.next_u64()) * u128::from(n)) >> 64) as u64
+    }
+
+    /// As [`Self::below`], for lengths and positions.
+    pub fn index(&mut self, n: usize) -> usize {
+        self.below(n as u64) as usize
+    }
+
+    /// One of the values.
+    ///
+    /// # Panics
+    /// Without any value.
+    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.index(of.len())]
+    }
+
+    /// True in `percent` of 100 calls.
+    pub fn percent(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
     }
 
     /// True `ppm` times in a million. 0 draws nothing: a fault that is off does not shift the stream.
