@@ -22,8 +22,11 @@ const QUEUE_FRAMES: u32 = 512;
 /// Configuration of one container's stack. Addresses default to those of slirp4netns.
 #[derive(Debug, Clone)]
 pub struct ContainerConfig {
+    /// Address of the guest. Packets from another source are dropped.
     pub guest_ip: Ipv4Addr,
+    /// Address of the stack. Flows to it connect to the host's loopback.
     pub gateway_ip: Ipv4Addr,
+    /// Address of the name server in the guest's network.
     pub dns_ip: Ipv4Addr,
     /// Length of the subnet's prefix, bits.
     pub prefix_len: u8,
@@ -66,8 +69,11 @@ pub enum Algorithm {
 /// The link's IPv6 addresses. The default is fd00::/64: the guest at fd00::100, the gateway at fd00::2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ipv6Net {
+    /// Address of the guest.
     pub guest: Ipv6Addr,
+    /// Address of the stack.
     pub gateway: Ipv6Addr,
+    /// Address of the name server in the guest's network.
     pub dns: Ipv6Addr,
     /// Link-local address of the gateway: router advertisements have it as their source.
     pub router: Ipv6Addr,

@@ -85,6 +85,7 @@ pub struct Container {
 }
 
 impl Container {
+    /// A container without flows. `member` is its place in the budget that every call gets by [`Ctx`].
     pub fn new(config: ContainerConfig, member: MemberId) -> Self {
         Self {
             member,
@@ -105,10 +106,12 @@ impl Container {
         }
     }
 
+    /// The configuration it was made with.
     pub fn config(&self) -> &ContainerConfig {
         &self.config
     }
 
+    /// The member of the budget that is charged.
     pub fn member(&self) -> MemberId {
         self.member
     }

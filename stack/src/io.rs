@@ -12,27 +12,34 @@ use vnet::VnetHdr;
 /// Names a flow of one container. Because of the generation, a late event for a flow that has ended has no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FlowId {
+    /// Index in the container's table. It is used again after the flow.
     pub index: u32,
+    /// Number of flows that had this index before.
     pub generation: u32,
 }
 
 /// What a host socket is ready for. Edge-triggered: reported once, valid until an operation returns `WouldBlock`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ready {
+    /// A read returns data, the end of the stream, or an error.
     pub readable: bool,
+    /// A write takes data, or returns an error; the connect has ended.
     pub writable: bool,
 }
 
 /// Effective (doubled) SO_SNDBUF and SO_RCVBUF of a host socket, bytes: the amount charged as `host`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostCaps {
+    /// SO_SNDBUF.
     pub sndbuf: u32,
+    /// SO_RCVBUF.
     pub rcvbuf: u32,
 }
 
 /// Error of a host operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostError {
+    /// EAGAIN: nothing to read, or no room to write.
     WouldBlock,
     /// ECONNREFUSED
     Refused,

@@ -83,7 +83,30 @@
 //! | a TIME-WAIT entry | the flow leaves no entry | `flow/time_wait.rs` `insert` |
 //! | waiting | when memory returns, the oldest waiter runs in the same turn of the loop (B9) | `container/memory.rs` `on_wake`, `daemon/src/worker.rs` `wake` |
 //! | linux rules | the segment is dropped and the window closes (L6); a sender retries after 8 to 200 ms (L4) | `tcp/input.rs` `count_stored`, `container/service.rs` `retry_later` |
+//!
+//! # To add a protocol
+//!
+//! Only TCP is relayed now. The files that another transport protocol touches, in order:
+//!
+//! 1. `wire/parse.rs` (`transport`): the checks of its header, ends and checksum, and a variant of `Ingress`. Each
+//!    check has a drop reason in `counters.rs`, and a frame in `tests/container/malformed.rs`. UDP is answered with
+//!    port unreachable there today.
+//! 2. `wire/emit.rs`: its headers and checksum towards the guest.
+//! 3. `wire/segment.rs` (`Tuple`) and `flow/table.rs`: the key of a flow has no protocol yet.
+//! 4. `controller/src/ledger.rs` and `controller/src/budget/snapshot.rs`: a category for its charge, with a rule in
+//!    `controller/docs/pressure-model.md`. The file that charges is listed above and in `tests/tidy/main.rs`.
+//! 5. `flow.rs` or a type beside it, with a size that `sizes.rs` or the charge covers; `config.rs`: its limits.
+//! 6. `io.rs`: what it needs of a host socket, as a trait beside `Host`.
+//! 7. `relay.rs`: payload between the guest and that socket, bounded in a turn.
+//! 8. `container/frames.rs` dispatches its frames, `container/service.rs` serves its flows, `container.rs` has its
+//!    timers in `next_deadline` and its end in `abort_all`.
+//! 9. `daemon/src/host.rs`: the sockets; `daemon/src/token.rs`: a kind of event; `daemon/src/worker.rs`: the
+//!    dispatch of that event.
+//! 10. `container/info.rs` and `daemon/src/stats.rs`: what users see; `daemon/src/config.rs` and `daemon/src/cli.rs`:
+//!     what they set.
+//! 11. `sim/src/host.rs`: its servers in the virtual world.
 #![deny(unsafe_code)]
+#![warn(missing_docs)]
 
 mod config;
 pub mod container;

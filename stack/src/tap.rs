@@ -34,8 +34,9 @@ pub const SCRATCH_BYTES: usize = VNET_HDR_LEN + 18 + (64 << 10) + 512;
 /// Most parts that one `writev` takes without a copy. 64 KiB of payload are 17 chunks, so real frames stay below it.
 const PARTS_MAX: usize = 64;
 
-/// Smallest and largest MTU that the kernel accepts for a TAP, bytes.
+/// Smallest MTU that the kernel accepts for a TAP, bytes.
 pub const MTU_MIN: u16 = 68;
+/// Largest such MTU: a frame is at most 65,535 bytes with its Ethernet header.
 pub const MTU_MAX: u16 = 65521;
 
 /// Frames lost at the device, by cause.
@@ -103,6 +104,7 @@ impl Tap {
         self.capture = Some(capture);
     }
 
+    /// True while frames are recorded.
     pub fn has_capture(&self) -> bool {
         self.capture.is_some()
     }

@@ -1,4 +1,5 @@
 //! The command line as typed. [`crate::config`] checks and interprets it.
+#![expect(missing_docs, reason = "clap prints doc comments: a comment here is a help text")]
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,6 +1,7 @@
 //! The shell around the stack: all that touches the outside world, such as worker loops, clocks, sockets, devices,
 //! namespaces and the command line. `controller` makes the decisions, `stack` has the protocols.
 #![deny(unsafe_code)]
+#![warn(missing_docs)]
 // Output goes through `logger`: printing can block, and panics when it fails.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 

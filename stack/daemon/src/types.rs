@@ -14,17 +14,39 @@ use crate::stats::ContainerReport;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DaemonEvent {
     /// The container's device was closed or deleted. All that it held is released.
-    ContainerEnded { name: String },
+    ContainerEnded {
+        /// The container.
+        name: String,
+    },
     /// The budget's usage rose above soft.
-    PressureStarted { budget: String },
-    /// The usage fell below low, this time after it had risen above soft.
-    PressureEnded { budget: String, after_ms: u64 },
-    /// A flow got no memory. `container` is `None` if it was removed since.
-    FlowRefused { budget: String, container: Option<String> },
+    PressureStarted {
+        /// The budget.
+        budget: String,
+    },
+    /// The usage fell below low.
+    PressureEnded {
+        /// The budget.
+        budget: String,
+        /// Time since the usage rose above soft, milliseconds.
+        after_ms: u64,
+    },
+    /// A flow got no memory.
+    FlowRefused {
+        /// The budget.
+        budget: String,
+        /// The container; `None` if it was removed since.
+        container: Option<String>,
+    },
     /// A charge exceeded hard, and the one before it had not.
-    HardReached { budget: String },
+    HardReached {
+        /// The budget.
+        budget: String,
+    },
     /// Events that this channel had no room for.
-    Lost { events: u64 },
+    Lost {
+        /// Their number.
+        events: u64,
+    },
 }
 
 /// What is known of a container that ended by itself.
@@ -32,8 +54,9 @@ pub enum DaemonEvent {
 pub struct Ended {
     /// Its last report: all flows are closed, and only the device queue is still charged.
     pub report: ContainerReport,
-    /// Flows that the end reset with undelivered data, and their bytes that were acknowledged to the guest.
+    /// Flows that the end reset with undelivered data.
     pub lost_flows: u64,
+    /// Bytes of these flows that were acknowledged to the guest.
     pub lost_bytes: u64,
 }
 
@@ -90,19 +113,27 @@ pub struct ContainerSpec {
 /// Why a request to the daemon failed.
 #[derive(Debug)]
 pub enum DaemonError {
+    /// Another container has this name.
     NameInUse(String),
+    /// No container has this name.
     NoSuchContainer(String),
+    /// No budget has this id.
     NoSuchBudget,
+    /// The limits are not in order.
     Limits(LimitError),
     /// The budget has no room for the container's device queue.
     NoRoom {
+        /// Charge of the device queue.
         dev_bytes: u64,
     },
     /// The budget has no room for the memory that connections to the published ports can hold before they are accepted.
     NoRoomForPorts {
+        /// Number of published ports.
         ports: usize,
+        /// What their backlogs can hold, bytes.
         backlog_bytes: u64,
     },
+    /// A system call failed.
     Io(io::Error),
     /// The worker has ended: it was shut down, or it failed and logged why.
     Stopped,

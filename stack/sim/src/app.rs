@@ -12,10 +12,18 @@ use crate::pattern::Pattern;
 /// What an application wants after a poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Poll when the socket changed, or at `wake`. `busy`: it sent or received, so the stack has work.
-    Wait { wake: Option<Instant>, busy: bool },
-    /// Drop the socket and open a new one at `at`.
-    Again { at: Instant },
+    /// Poll when the socket changed, or at this time.
+    Wait {
+        /// Time of the next poll.
+        wake: Option<Instant>,
+        /// The application sent or received, so the stack has work.
+        busy: bool,
+    },
+    /// Drop the socket and open a new one.
+    Again {
+        /// Time of the next connect or listen.
+        at: Instant,
+    },
     /// Drop the socket (a reset, if it was still open).
     Finished,
 }
@@ -49,9 +57,11 @@ pub struct BulkSend {
 }
 
 impl BulkSend {
+    /// Sends this number of bytes, or without end.
     pub fn new(limit: Option<u64>, watch: Watch) -> Self {
         Self { limit, sent: 0, watch, broken: false }
     }
+    /// Bytes sent so far.
     pub fn sent(&self) -> u64 {
         self.sent
     }
@@ -94,6 +104,7 @@ pub struct BulkRecv {
 }
 
 impl BulkRecv {
+    /// Receives until the end of the stream and compares every byte.
     pub fn new(watch: Watch) -> Self {
         Self { received: 0, watch, broken: false, from: Instant::default(), listening: None }
     }
@@ -105,6 +116,7 @@ impl BulkRecv {
     pub fn listening(watch: Watch, port: u16) -> Self {
         Self { listening: Some(port), ..Self::new(watch) }
     }
+    /// Bytes received so far.
     pub fn received(&self) -> u64 {
         self.received
     }
@@ -180,15 +192,21 @@ fn drain(
 /// An open-loop request/response client: request `i` is due at `start + i * every`, independent of the others.
 #[derive(Debug, Clone, Copy)]
 pub struct ProbePlan {
+    /// Time of the first request.
     pub start: Instant,
+    /// Time between two requests.
     pub every: Duration,
     /// No request is due at this time or later.
     pub until: Instant,
+    /// Length of a request, bytes.
     pub request: u32,
+    /// Length of a response, bytes.
     pub response: u32,
+    /// Requests without a response at one time, at most; more are shed.
     pub outstanding_max: usize,
 }
 
+/// Sends requests at times fixed in advance and waits for their responses.
 #[derive(Debug)]
 pub struct Probe {
     plan: ProbePlan,
@@ -205,6 +223,7 @@ pub struct Probe {
 }
 
 impl Probe {
+    /// An application that has sent nothing yet.
     pub fn new(plan: ProbePlan, watch: Watch) -> Self {
         Self {
             plan,

@@ -7,15 +7,18 @@ use skbudget_stack::vnet::VnetHdr;
 /// A frame with its virtio-net header. The buffer keeps its size; the frame is its first `len` bytes.
 #[derive(Debug, Default)]
 pub struct Frame {
+    /// The virtio-net header.
     pub vnet: VnetHdr,
     buf: Vec<u8>,
     len: usize,
 }
 
 impl Frame {
+    /// The frame from its Ethernet header on.
     pub fn bytes(&self) -> &[u8] {
         &self.buf[..self.len]
     }
+    /// As [`Self::bytes`].
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.buf[..self.len]
     }
@@ -62,6 +65,7 @@ impl FramePool {
             self.free.push(frame);
         }
     }
+    /// An equal frame.
     pub fn copy(&mut self, of: &Frame) -> Frame {
         let mut f = self.take(of.bytes().len());
         f.bytes_mut().copy_from_slice(of.bytes());

@@ -29,18 +29,24 @@ pub trait Guest: std::fmt::Debug {
     fn as_any(&mut self) -> &mut dyn std::any::Any;
 }
 
+/// Addresses and link of a guest.
 #[derive(Debug, Clone)]
 pub struct GuestConfig {
+    /// Address of the guest.
     pub ip: Ipv4Addr,
+    /// Length of its network's prefix, bits.
     pub prefix_len: u8,
+    /// Address of the stack.
     pub gateway: Ipv4Addr,
     /// Address, prefix length, gateway; `None` if the MTU is too small for IPv6.
     pub ipv6: Option<(Ipv6Addr, u8, Ipv6Addr)>,
+    /// Hardware address of the guest.
     pub mac: [u8; 6],
     /// IP MTU, bytes.
     pub mtu: u16,
     /// Leaves checksums to the device and accepts super-frames, as a kernel on a TAP with vnet_hdr.
     pub offload: bool,
+    /// Seed of smoltcp's random numbers.
     pub seed: u64,
 }
 
@@ -66,7 +72,9 @@ impl GuestConfig {
 /// Receive and send buffer of one guest socket, bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Buffers {
+    /// Receive buffer.
     pub rx: usize,
+    /// Send buffer.
     pub tx: usize,
 }
 
@@ -79,7 +87,9 @@ impl Default for Buffers {
 /// How a connection of a guest is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Open {
+    /// To this address.
     Connect(SocketAddr),
+    /// At this port.
     Listen(u16),
 }
 
@@ -118,6 +128,7 @@ impl std::fmt::Debug for SmolGuest {
 const ROUNDS_MAX: usize = 10_000;
 
 impl SmolGuest {
+    /// A guest without connections.
     pub fn new(config: &GuestConfig) -> Self {
         let mut device = GuestDevice::new(config);
         let mac = HardwareAddress::Ethernet(EthernetAddress(config.mac));

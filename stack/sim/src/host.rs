@@ -23,6 +23,7 @@ use skbudget_stack::{Close, FlowId, Host, HostCaps, HostError, Ready};
 use crate::server::{Accept, Server};
 use crate::sock::{PortStats, Sock};
 
+/// The host sockets of one container, and the servers behind them.
 #[derive(Debug, Default)]
 pub struct SimHost {
     now: Instant,
@@ -37,6 +38,7 @@ pub struct SimHost {
 }
 
 impl SimHost {
+    /// A host without servers: it refuses every connect.
     pub fn new() -> Self {
         Self::default()
     }
@@ -96,6 +98,7 @@ impl SimHost {
     pub fn corrupt(&self) -> u64 {
         self.ports.values().map(|p| p.corrupt).sum()
     }
+    /// Number of sockets that are not closed.
     pub fn open_sockets(&self) -> usize {
         self.socks.len()
     }

@@ -19,15 +19,19 @@ pub enum WhenFull {
 /// Fault rates, each in frames per million.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Faults {
+    /// Frames that are lost.
     pub loss: u32,
+    /// Frames that arrive twice.
     pub duplicate: u32,
     /// One byte after the Ethernet header is changed.
     pub corrupt: u32,
     /// Delayed by `reorder_by`, so that later frames overtake it.
     pub reorder: u32,
+    /// Additional delay of a reordered frame.
     pub reorder_by: Duration,
 }
 
+/// One direction of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkConfig {
     /// One-way delay after the last bit was sent.
@@ -36,11 +40,13 @@ pub struct LinkConfig {
     pub bits_per_second: Option<u64>,
     /// Most frames in the queue, the one being sent included.
     pub queue_frames: usize,
+    /// What happens to a frame that finds the queue full.
     pub when_full: WhenFull,
     /// Frames up to this length, of flows with nothing queued, do not wait behind frames of other flows, as in a queue
     /// that is fair between flows: it favours ACKs and requests. No frame overtakes another of its own flow, because
     /// smoltcp drops data with an older ACK field than the last one received. 0: one queue for all.
     pub express_max: usize,
+    /// Fault rates.
     pub faults: Faults,
 }
 
@@ -61,23 +67,36 @@ impl Default for LinkConfig {
 /// Frame counters, by cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LinkStats {
+    /// Frames accepted.
     pub frames: u64,
+    /// Bytes of these frames.
     pub bytes: u64,
+    /// Frames that the full queue refused.
     pub refused: u64,
+    /// Frames that the full queue dropped.
     pub dropped_full: u64,
+    /// Frames lost.
     pub lost: u64,
+    /// Frames that arrived twice.
     pub duplicated: u64,
+    /// Frames with changed bits.
     pub corrupted: u64,
+    /// Frames delayed behind later ones.
     pub reordered: u64,
 }
 
 /// What happened to a frame that did not arrive as it was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mishap {
+    /// The queue was full.
     Full,
+    /// Lost by a fault.
     Lost,
+    /// Arrived twice.
     Duplicated,
+    /// Arrived with changed bits.
     Corrupted,
+    /// Arrived behind later frames.
     Reordered,
 }
 
@@ -86,8 +105,11 @@ pub enum Mishap {
 pub enum Fate {
     /// The sender keeps it.
     Refused,
+    /// It never arrives.
     Gone,
+    /// It arrives.
     Arrives {
+        /// Time of arrival.
         at: Instant,
         /// A second copy.
         again: Option<Instant>,
@@ -96,6 +118,7 @@ pub enum Fate {
     },
 }
 
+/// A link's state: it decides when each frame arrives.
 #[derive(Debug)]
 pub struct Link {
     config: LinkConfig,
@@ -115,6 +138,7 @@ pub struct Link {
 const MISHAPS_MAX: usize = 4096;
 
 impl Link {
+    /// An idle link. `rng` decides the faults.
     pub fn new(config: LinkConfig, rng: Rng) -> Self {
         Self {
             config,
@@ -232,6 +256,7 @@ impl Link {
         self.mishaps.push_back((now, what));
     }
 
+    /// A copy of the counters.
     pub fn stats(&self) -> LinkStats {
         self.stats
     }
@@ -279,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_refuses_or_drops_and_says_when_there_is_room() {
+    fn a_full_queue_refuses_or_drops_and_reports_room() {
         let mut config =
             LinkConfig { bits_per_second: Some(8_000_000_000), ..LinkConfig::default() };
         config.queue_frames = 2;

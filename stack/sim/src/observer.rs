@@ -33,17 +33,26 @@ pub type Watch = Rc<RefCell<dyn Observer>>;
 /// An observer that only counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
+    /// Bytes received.
     pub bytes: u64,
+    /// Wrong bytes received.
     pub corrupt: u64,
+    /// Connections that broke.
     pub broken: u64,
+    /// Requests that were due.
     pub intended: u64,
+    /// Requests that were answered.
     pub completed: u64,
+    /// Requests not sent, because too many were outstanding.
     pub shed: u64,
+    /// Connects that failed.
     pub failed: u64,
+    /// Time of the last event.
     pub last: Instant,
 }
 
 impl Tally {
+    /// Counters at zero, for several applications.
     pub fn shared() -> Rc<RefCell<Self>> {
         Rc::new(RefCell::new(Self::default()))
     }

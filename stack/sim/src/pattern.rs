@@ -29,6 +29,7 @@ pub struct Pattern {
 }
 
 impl Pattern {
+    /// The pattern of a stream.
     pub fn new(stream: u64) -> Self {
         Self { start: (stream.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16) as usize % PERIOD }
     }

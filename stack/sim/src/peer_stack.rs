@@ -15,6 +15,7 @@ use crate::guest::Guest;
 use crate::host::SimHost;
 use crate::server::Server;
 
+/// A guest that is a container's stack of our own.
 #[derive(Debug)]
 pub struct PeerStack {
     container: Container,
@@ -81,15 +82,19 @@ impl PeerStack {
         self.todo.push_back((at, port, client));
     }
 
+    /// Its stack.
     pub fn container(&self) -> &Container {
         &self.container
     }
+    /// The budget of its stack.
     pub fn budget(&self) -> &Budget {
         &self.budget
     }
+    /// The host sockets of its stack.
     pub fn host(&self) -> &SimHost {
         &self.host
     }
+    /// Chunks that its queues hold.
     pub fn live_chunks(&self) -> usize {
         self.pool.live()
     }

@@ -10,7 +10,9 @@ use crate::observer::Watch;
 /// Outcome of a connection attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accept {
+    /// The connect succeeds.
     Accepts,
+    /// The connect fails with this error.
     Fails(HostError),
     /// Never answers.
     Silent,
@@ -19,21 +21,27 @@ pub enum Accept {
 /// Source of the bytes that a server sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
+    /// It sends nothing.
     Nothing,
     /// Always has data; `Some(n)` ends the stream after `n` bytes.
     Push(Option<u64>),
     /// `response` bytes for every `request` bytes read, `think` later.
     Respond {
+        /// Length of a request, bytes.
         request: u32,
+        /// Length of a response, bytes.
         response: u32,
+        /// Time from the last byte of a request to the first of its response.
         think: Duration,
     },
+    /// Everything that it read.
     Echo,
 }
 
 /// How a server ends its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
+    /// shutdown(SHUT_WR), or close(2) with all bytes read.
     Fin,
     /// close(2) with SO_LINGER 0, or with bytes unread.
     Reset,
@@ -44,7 +52,9 @@ pub enum End {
 /// One kind of server. Start from a constructor and change the fields that differ.
 #[derive(Debug, Clone)]
 pub struct Server {
+    /// What happens to a connect.
     pub accept: Accept,
+    /// What the server sends.
     pub source: Source,
     /// Does not read before this time; `u64::MAX` nanoseconds: never.
     pub reads_from: Instant,
@@ -88,9 +98,11 @@ impl Server {
             at_guest: false,
         }
     }
+    /// Accepts and reads nothing.
     pub fn never_reads() -> Self {
         Self { reads_from: NEVER, ..Self::sink() }
     }
+    /// Sends this number of bytes, or without end.
     pub fn pusher(bytes: Option<u64>) -> Self {
         Self { source: Source::Push(bytes), ..Self::sink() }
     }
@@ -98,25 +110,32 @@ impl Server {
     pub fn pusher_that_resets(bytes: u64, end: End) -> Self {
         Self { end, ..Self::pusher(Some(bytes)) }
     }
+    /// Answers each request of this length with a response of that length, bytes.
     pub fn responder(request: u32, response: u32) -> Self {
         let source = Source::Respond { request, response, think: Duration::ZERO };
         Self { source, ..Self::sink() }
     }
+    /// Sends everything back.
     pub fn echo() -> Self {
         Self { source: Source::Echo, ..Self::sink() }
     }
+    /// Fails every connect.
     pub fn fails(how: HostError) -> Self {
         Self { accept: Accept::Fails(how), ..Self::sink() }
     }
+    /// Never answers a connect.
     pub fn silent() -> Self {
         Self { accept: Accept::Silent, ..Self::sink() }
     }
+    /// Reports what it receives to an observer.
     pub fn watched(self, watch: Watch) -> Self {
         Self { watch: Some(watch), ..self }
     }
+    /// Sends the guest's pattern: for a server behind a [`crate::PeerStack`].
     pub fn at_guest(self) -> Self {
         Self { at_guest: true, ..self }
     }
+    /// Works for this time before each response.
     pub fn with_delay(self, delay: Duration) -> Self {
         Self { delay, ..self }
     }

@@ -17,17 +17,21 @@ mod reading;
 /// Counters of one server port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PortStats {
+    /// Connects to the port.
     pub connects: u64,
     /// Bytes that the stack wrote; of these, bytes that the server read.
     pub written: u64,
+    /// Bytes that the server read.
     pub consumed: u64,
     /// Bytes that the stack read.
     pub read: u64,
     /// The guest's end of stream reached the server.
     pub eofs: u64,
+    /// Sockets closed.
     pub closed: u64,
     /// Flows that the stack ended with a reset.
     pub resets: u64,
+    /// Wrong bytes that the server read.
     pub corrupt: u64,
 }
 

@@ -25,13 +25,17 @@ pub struct NodeId(usize);
 /// One container with its links, guest and host.
 #[derive(Debug)]
 pub struct NodeConfig {
+    /// Configuration of its stack.
     pub container: ContainerConfig,
+    /// The budget that it is charged to.
     pub budget: BudgetId,
     /// From the guest to the stack.
     pub up: LinkConfig,
     /// From the stack to the guest.
     pub down: LinkConfig,
+    /// The guest.
     pub guest: Box<dyn Guest>,
+    /// Its host sockets.
     pub host: SimHost,
 }
 
@@ -53,9 +57,13 @@ struct Node {
 /// Amount of work done, for performance notes and tests of the simulator itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct WorldStats {
+    /// Events delivered.
     pub events: u64,
+    /// Turns of stacks.
     pub turns: u64,
+    /// Polls of guests.
     pub guest_polls: u64,
+    /// Waiters woken.
     pub wakes: u64,
 }
 
@@ -85,6 +93,7 @@ const GUEST: usize = 1;
 const HOST: usize = 2;
 
 impl World {
+    /// An empty world at time zero. The seed decides all faults of links.
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
@@ -103,6 +112,7 @@ impl World {
 
     // ---- making it ----
 
+    /// Adds a budget for one or more containers.
     pub fn add_budget(&mut self, budget: Budget) -> BudgetId {
         self.budgets.push(budget);
         BudgetId(self.budgets.len() - 1)
@@ -133,6 +143,7 @@ impl World {
 
     // ---- running it ----
 
+    /// The virtual time.
     pub fn now(&self) -> Instant {
         self.now
     }
@@ -389,12 +400,15 @@ impl World {
 
     // ---- inspecting it ----
 
+    /// A container's stack.
     pub fn container(&self, id: NodeId) -> &Container {
         &self.nodes[id.0].container
     }
+    /// A container's member of its budget.
     pub fn member(&self, id: NodeId) -> MemberId {
         self.nodes[id.0].container.member()
     }
+    /// A budget.
     pub fn budget(&self, id: BudgetId) -> &Budget {
         &self.budgets[id.0]
     }
@@ -402,6 +416,7 @@ impl World {
     pub fn budget_mut(&mut self, id: BudgetId) -> &mut Budget {
         &mut self.budgets[id.0]
     }
+    /// A container's host sockets.
     pub fn host(&self, id: NodeId) -> &SimHost {
         &self.nodes[id.0].host
     }
@@ -414,6 +429,7 @@ impl World {
     pub fn live_chunks(&self) -> usize {
         self.pool.live()
     }
+    /// A copy of the counters.
     pub fn stats(&self) -> WorldStats {
         self.stats
     }

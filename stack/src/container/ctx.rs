@@ -8,10 +8,15 @@ use crate::queue::{MemCtx, MemberCtx};
 
 /// Context of every operation of a container's stack: time, memory, both ends.
 pub struct Ctx<'a> {
+    /// The time of the call; it never goes back.
     pub now: Instant,
+    /// The budget that the container is a member of.
     pub budget: &'a mut Budget,
+    /// The memory of all queues.
     pub pool: &'a mut ChunkPool,
+    /// The container's host sockets.
     pub host: &'a mut dyn Host,
+    /// The container's device, towards the guest.
     pub device: &'a mut dyn Device,
 }
 

@@ -23,8 +23,9 @@ pub struct Undelivered {
     pub bytes: u64,
     /// Bytes received from the guest since the container started.
     pub received: u64,
-    /// Flows, and bytes of them, that were given up since the container started.
+    /// Flows that were given up since the container started.
     pub lost_flows: u64,
+    /// Bytes of these flows that were acknowledged to the guest and not delivered.
     pub lost_bytes: u64,
 }
 

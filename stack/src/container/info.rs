@@ -9,39 +9,66 @@ use crate::io::FlowId;
 /// One line of `skbudget flows`.
 #[derive(Debug, Clone)]
 pub struct FlowInfo {
+    /// The flow.
     pub id: FlowId,
+    /// The guest's end.
     pub guest: SocketAddr,
+    /// The address that the host socket is connected to.
     pub host: SocketAddr,
+    /// TCP state as `ss` names it, or `ORPHAN`.
     pub state: &'static str,
+    /// Charge of received data that the host has not taken, bytes.
     pub rmem: u64,
+    /// The part of it behind a hole, bytes.
     pub ofo: u64,
+    /// Charge of the advertised window without data, bytes.
     pub credit: u64,
+    /// Charge of the send queue towards the guest, bytes.
     pub wmem: u64,
+    /// Charge of the host socket's buffers, bytes.
     pub host_bytes: u64,
+    /// In-order bytes that the guest sent.
     pub bytes_from_guest: u64,
+    /// Bytes read from the host for the guest.
     pub bytes_to_guest: u64,
+    /// Congestion window, bytes.
     pub cwnd: u32,
+    /// Slow start threshold, bytes (RFC 5681).
     pub ssthresh: u32,
+    /// Smoothed round-trip time, microseconds; 0 without a sample (RFC 6298).
     pub srtt_us: u64,
+    /// Retransmission timeout, microseconds (RFC 6298).
     pub rto_us: u64,
+    /// Segments retransmitted.
     pub retrans: u64,
+    /// Window that the guest advertises, bytes.
     pub snd_wnd: u32,
+    /// Window advertised to the guest, bytes.
     pub rcv_wnd: u32,
+    /// Payload of a segment to the guest, bytes, at most.
     pub mss: u16,
 }
 
 /// Counters of the stack itself. Memory counters are the budget's, by member.
 #[derive(Debug, Clone, Default)]
 pub struct ContainerStats {
+    /// Flows now, orphans included.
     pub flows: u32,
+    /// Flows opened so far.
     pub flows_total: u64,
+    /// SYNs in the queue.
     pub syn_backlog: u32,
+    /// Entries in TIME-WAIT.
     pub time_wait: u32,
     /// Entries on the container's lists, stale ones included. The number is bounded by the number of flows.
     pub list_entries: u32,
+    /// In-order bytes that the guest sent.
     pub bytes_from_guest: u64,
+    /// Bytes read from the host for the guest.
     pub bytes_to_guest: u64,
+    /// Frames received from the guest, dropped ones included.
     pub frames_from_guest: u64,
+    /// Frames sent to the guest.
     pub frames_to_guest: u64,
     /// Name and value of every drop reason and protocol counter, in a fixed order.
     pub counters: Vec<(&'static str, u64)>,
@@ -65,6 +92,7 @@ impl Totals {
 }
 
 impl Container {
+    /// A copy of all counters.
     pub fn stats(&self) -> ContainerStats {
         ContainerStats {
             flows: self.flows.len(),
@@ -85,6 +113,7 @@ impl Container {
         self.timers.len() + self.idle.len() + self.ready.len() + self.admission.len()
     }
 
+    /// A description of each flow, in the order of the table.
     pub fn flows(&self) -> Vec<FlowInfo> {
         self.flows.iter().map(info).collect()
     }

@@ -20,6 +20,7 @@ const GENERATION_MASK: u64 = 0x7fff;
 const ACCEPTS: u32 = u32::MAX;
 
 impl WakeKey {
+    /// The member that waits.
     pub fn member(self) -> MemberId {
         MemberId((self.0 >> 48) as u16)
     }

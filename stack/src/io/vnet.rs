@@ -3,7 +3,9 @@
 /// virtio-net header v1 as a TAP uses it (virtio 1.2, section 5.1.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct VnetHdr {
+    /// [`F_NEEDS_CSUM`], [`F_DATA_VALID`].
     pub flags: u8,
+    /// [`GSO_NONE`], or what the device cuts a super-frame into.
     pub gso_type: u8,
     /// Length of all headers, bytes; a hint.
     pub hdr_len: u16,
@@ -21,13 +23,17 @@ pub const VNET_HDR_LEN: usize = 12;
 pub const F_NEEDS_CSUM: u8 = 1;
 /// The checksum was verified.
 pub const F_DATA_VALID: u8 = 2;
+/// Not a super-frame.
 pub const GSO_NONE: u8 = 0;
+/// TCP segments over IPv4.
 pub const GSO_TCPV4: u8 = 1;
+/// TCP segments over IPv6.
 pub const GSO_TCPV6: u8 = 4;
 /// Flag of the type: the first segment carries CWR, and the others must not.
 pub const GSO_ECN: u8 = 0x80;
 
 impl VnetHdr {
+    /// The bytes that precede a frame.
     pub fn encode(&self) -> [u8; VNET_HDR_LEN] {
         let mut b = [0; VNET_HDR_LEN];
         b[0] = self.flags;
@@ -39,6 +45,7 @@ impl VnetHdr {
         b
     }
 
+    /// Parses the bytes that precede a frame.
     pub fn decode(b: &[u8; VNET_HDR_LEN]) -> Self {
         let u16_at = |i: usize| u16::from_le_bytes([b[i], b[i + 1]]);
         Self {

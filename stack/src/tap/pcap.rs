@@ -89,6 +89,7 @@ impl PcapWriter {
         Ok(())
     }
 
+    /// Writes buffered records to the file.
     pub fn flush(&mut self) -> io::Result<()> {
         self.out.as_mut().map_or(Ok(()), |out| out.flush())
     }
