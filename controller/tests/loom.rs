@@ -74,7 +74,7 @@ fn a_release_between_refusal_and_sleep_is_noticed() {
 }
 
 #[test]
-fn the_flag_is_what_the_last_usage_says() {
+fn the_flag_follows_the_last_usage() {
     explore(|| {
         let host = level(2, 2, 9, None);
         let worker = {

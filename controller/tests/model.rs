@@ -15,7 +15,7 @@ mod strict_ops;
 use skbudget_seed::each_seed;
 
 #[test]
-fn strict_answers_as_the_model_says() {
+fn strict_answers_as_the_model() {
     each_seed!(1..1501, |seed| {
         strict::World::new(seed).run(150);
     });
@@ -33,7 +33,7 @@ fn strict_is_deterministic() {
 }
 
 #[test]
-fn linux_answers_as_the_model_says() {
+fn linux_answers_as_the_model() {
     each_seed!(1..1501, |seed| {
         linux::World::new(seed).run(150);
     });

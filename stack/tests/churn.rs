@@ -1,15 +1,16 @@
 //! A million connections one after the other, in virtual time, ended in every possible way: the lists and tables of the
 //! container beside its flows must not grow with the number of past connections.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::io::{IoSlice, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use skbudget_sim::fake_host::{FakeHost, Sock};
+use skbudget_sim::packet::{ACK, FIN, RST, SYN, Segment};
 use skbudget_stack::controller::{Budget, BudgetConfig, Instant, Limits, Rules, SockLimits};
 use skbudget_stack::{
-    ChunkPool, Close, Container, ContainerConfig, Ctx, Device, FlowId, Host, HostCaps, HostError,
-    Ready, VnetHdr, WakeKey,
+    ChunkPool, Container, ContainerConfig, Ctx, Device, FlowId, HostError, Ready, VnetHdr, WakeKey,
 };
 
 const CONNECTIONS: u32 = 1_000_000;
@@ -22,63 +23,6 @@ const OPEN_MAX: u32 = 8;
 /// Four lists of at most 4 entries a flow and 64, two of at most one entry for each slot of the table, two of at most
 /// one entry for each waiting SYN.
 const ENTRIES_MAX: u32 = 4 * (4 * OPEN_MAX + 64) + 2 * OPEN_MAX + 2 * OPEN_MAX;
-
-const FIN: u8 = 1;
-const SYN: u8 = 2;
-const RST: u8 = 4;
-const ACK: u8 = 16;
-
-/// A host socket: bytes from its peer, whether the stream ends after them, and whether it takes data.
-#[derive(Debug, Default)]
-struct Sock {
-    bytes: usize,
-    ends: bool,
-    stuck: bool,
-}
-
-#[derive(Debug)]
-struct FakeHost {
-    socks: BTreeMap<FlowId, Sock>,
-    last: Option<FlowId>,
-    connect: Result<(), HostError>,
-    outcome: Result<(), HostError>,
-}
-
-impl Host for FakeHost {
-    fn connect(&mut self, flow: FlowId, _: SocketAddr, _: HostCaps) -> Result<(), HostError> {
-        self.connect?;
-        self.last = Some(flow);
-        self.socks.insert(flow, Sock::default());
-        Ok(())
-    }
-    fn connect_outcome(&mut self, _: FlowId) -> Option<Result<(), HostError>> {
-        Some(self.outcome)
-    }
-    fn write(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<usize, HostError> {
-        match self.socks.get(&flow) {
-            Some(sock) if !sock.stuck => Ok(parts.iter().map(|part| part.len()).sum()),
-            _ => Err(HostError::WouldBlock),
-        }
-    }
-    fn read(&mut self, flow: FlowId, parts: &mut [IoSliceMut<'_>]) -> Result<usize, HostError> {
-        let sock = self.socks.get_mut(&flow).ok_or(HostError::Reset)?;
-        let room: usize = parts.iter().map(|part| part.len()).sum();
-        let n = sock.bytes.min(room);
-        sock.bytes -= n;
-        if n > 0 || sock.ends { Ok(n) } else { Err(HostError::WouldBlock) }
-    }
-    fn shutdown_write(&mut self, _: FlowId) {}
-    fn unacknowledged(&mut self, _: FlowId) -> u64 {
-        0
-    }
-    fn set_caps(&mut self, _: FlowId, _: HostCaps) {}
-    fn lower_caps(&mut self, _: FlowId, caps: HostCaps) -> HostCaps {
-        caps
-    }
-    fn close(&mut self, flow: FlowId, _: Close) {
-        self.socks.remove(&flow);
-    }
-}
 
 /// Records the last segment to the guest.
 #[derive(Debug, Default)]
@@ -148,7 +92,7 @@ impl Bench {
             stack: Container::new(container, member),
             budget,
             pool: ChunkPool::new(),
-            host: FakeHost { socks: BTreeMap::new(), last: None, connect: Ok(()), outcome: Ok(()) },
+            host: FakeHost::new(Instant::from_millis(1000)),
             wire: Wire::default(),
             now: Instant::from_millis(1000),
             stuck: VecDeque::new(),
@@ -179,24 +123,16 @@ impl Bench {
     /// Passes a segment of the guest, without a turn.
     fn segment(&mut self, guest: &mut Guest, flags: u8, data: &[u8]) {
         let ack = if flags & ACK == 0 { 0 } else { self.wire.next };
-        let total = 40 + data.len() as u16;
-        let mut frame = vec![0x52, 0x55, 0x0a, 0, 2, 2, 2, 0x67, 0x75, 0x65, 0x73, 0x74, 8, 0];
-        frame.extend([0x45, 0, (total >> 8) as u8, total as u8, 0, 1, 0x40, 0, 64, 6, 0, 0]);
-        frame.extend(Ipv4Addr::new(10, 0, 2, 100).octets());
-        frame.extend(Ipv4Addr::new(10, 0, 2, 2).octets());
-        let sum: u32 =
-            frame[14..34].chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum();
-        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
-        frame[24..26].copy_from_slice(&sum.to_be_bytes());
-        frame.extend(guest.port.to_be_bytes());
-        frame.extend(guest.remote.to_be_bytes());
-        frame.extend(guest.seq.to_be_bytes());
-        frame.extend(ack.to_be_bytes());
-        frame.extend([0x50, flags, 0xf0, 0, 0, 0, 0, 0]);
-        frame.extend(data);
+        let segment = Segment {
+            seq: guest.seq,
+            ack,
+            data: data.to_vec(),
+            ..Segment::new(guest.port, guest.remote, flags)
+        };
+        let frame = segment.frame();
         let ends = u32::from(flags & (SYN | FIN) != 0);
         guest.seq = guest.seq.wrapping_add(data.len() as u32 + ends);
-        // The vnet header claims a verified checksum, so the segment needs none.
+        // The checksum counts as verified.
         let vnet = VnetHdr { flags: 2, ..VnetHdr::default() };
         self.with_cx(|stack, cx| stack.on_frame(cx, &vnet, &frame));
     }
@@ -214,7 +150,7 @@ impl Bench {
     /// The guest connects; both ends are established.
     fn open(&mut self, guest: &mut Guest) -> FlowId {
         self.send(guest, SYN, &[]);
-        let flow = self.host.last.take().expect("a connect");
+        let flow = self.host.connects.pop().expect("a connect");
         self.ready(flow, false, true);
         assert_eq!(self.wire.flags, SYN | ACK);
         self.send(guest, ACK, &[]);
@@ -223,7 +159,7 @@ impl Bench {
 
     fn host_sends(&mut self, flow: FlowId, bytes: usize, ends: bool) {
         if let Some(sock) = self.host.socks.get_mut(&flow) {
-            sock.bytes += bytes;
+            sock.incoming.extend(std::iter::repeat_n(0, bytes));
             sock.ends |= ends;
         }
         self.ready(flow, true, false);
@@ -263,7 +199,7 @@ impl Bench {
                 let peer = SocketAddr::from(([192, 0, 2, 9], port));
                 let accepted = self.with_cx(|stack, cx| stack.on_accept(cx, 8080, peer, 0));
                 let (flow, _) = accepted.expect("room");
-                self.host.socks.insert(flow, Sock::default());
+                self.host.socks.insert(flow, Sock::open());
                 self.ready(flow, false, true);
                 assert_eq!(self.wire.flags, SYN);
                 *guest = Guest { port: 8080, remote: self.wire.remote_port, seq: 0 };
@@ -276,18 +212,18 @@ impl Bench {
                 self.turn();
             }
             6 => {
-                self.host.outcome = Err(HostError::Refused);
+                self.host.outcome = Some(Err(HostError::Refused));
                 self.send(guest, SYN, &[]);
-                let flow = self.host.last.take().expect("a connect");
+                let flow = self.host.connects.pop().expect("a connect");
                 self.ready(flow, false, true);
                 // A refused connect becomes a reset (RFC 9293 section 3.5.2).
                 assert_eq!(self.wire.flags & RST, RST);
-                self.host.outcome = Ok(());
+                self.host.outcome = Some(Ok(()));
             }
             // The last bytes wait for the host; the bytes of an earlier flow are taken.
             7 => {
                 let flow = self.open(guest);
-                self.host.socks.get_mut(&flow).expect("open").stuck = true;
+                self.host.sock(flow).room = 0;
                 self.send(guest, ACK | FIN, b"the last bytes");
                 self.host_sends(flow, 0, true);
                 self.send(guest, ACK, &[]);
@@ -314,11 +250,14 @@ impl Bench {
                 self.host.connect = Ok(());
             }
         }
+        // The host keeps closed sockets for tests that inspect them.
+        self.host.connects.clear();
+        self.host.socks.retain(|_, sock| sock.closed.is_none());
     }
 
     fn take_stuck(&mut self) {
         let Some(flow) = self.stuck.pop_front() else { return };
-        self.host.socks.get_mut(&flow).expect("not given up").stuck = false;
+        self.host.sock(flow).room = usize::MAX;
         self.ready(flow, false, true);
     }
 

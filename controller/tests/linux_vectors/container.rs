@@ -27,7 +27,7 @@ fn pool(alloc: u64) -> Pool {
 }
 
 #[test]
-fn vectors_48_to_53_the_container_is_asked_first() {
+fn vectors_48_to_53_the_container_is_charged_first() {
     let (mut dom, cg) = (pool(50), level(16, 16, None));
     let mut chain = Chain { leaf: Some(cg.clone()), flag: false };
     let mut sock = Sock::new(16_384, 131_072);

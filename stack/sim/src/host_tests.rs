@@ -38,7 +38,7 @@ fn write_all(host: &mut SimHost, mut from: u64, want: usize) -> u64 {
 }
 
 #[test]
-fn nobody_there_refuses_after_a_round_trip() {
+fn a_port_without_server_refuses_after_a_round_trip() {
     let mut host = SimHost::new();
     host.connect(FLOW, to(81), CAPS).unwrap();
     assert_eq!(host.poll_ready(), None);

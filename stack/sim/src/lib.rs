@@ -25,11 +25,14 @@
 //!
 //! Every byte of every stream is a function of its server port, direction and position ([`Pattern`]). The receiving end
 //! checks it and reports to the [`Observer`]s.
+#![warn(missing_docs)]
 
 use skbudget_stack::{HOST_FLOOR, HostCaps};
 
 mod app;
 mod event_queue;
+pub mod fake_host;
+pub mod flood;
 mod frame;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
@@ -38,6 +41,7 @@ mod host;
 mod link;
 mod link_port;
 mod observer;
+pub mod packet;
 mod pattern;
 mod peer;
 mod peer_stack;

@@ -63,15 +63,15 @@ fn the_least_hard_limit_holds_one_flow_and_it_works() {
             let n = peer.window().min(1460).min(data.len() - at);
             assert!(n > 0, "the reserve is a window");
             let out = rig.send(peer.data(&data[at..at + n]));
-            peer.hear(&out);
+            peer.receive(&out);
             at += n;
         }
-        assert!(rig.sock(peer.flow).heard == data);
+        assert!(rig.sock(peer.flow).received == data);
         // The send reserve must carry the other direction alike.
-        let mut out = rig.host_says(peer.flow, &data);
+        let mut out = rig.host_sends(peer.flow, &data);
         let mut heard = Vec::new();
         while !out.is_empty() {
-            heard.extend(peer.hear(&out));
+            heard.extend(peer.receive(&out));
             out = rig.send(peer.pure_ack());
         }
         assert!(heard == data);
@@ -166,7 +166,7 @@ fn every_flow_keeps_its_reserve_whatever_the_others_do() {
     // No application reads, on either side: everything fills up.
     for peer in &mut peers {
         rig.sock(peer.flow).room = 0;
-        let out = rig.host_says(peer.flow, &bytes(200_000));
+        let out = rig.host_sends(peer.flow, &bytes(200_000));
         let _ = out;
     }
     // The first flow stays out: it shows the guarantee afterwards.
@@ -177,7 +177,7 @@ fn every_flow_keeps_its_reserve_whatever_the_others_do() {
                 break;
             }
             let out = rig.send(peer.data(&vec![1; n]));
-            peer.hear(&out);
+            peer.receive(&out);
         }
     }
     let meter = rig.budget.meter_stats(rig.now);
@@ -192,13 +192,13 @@ fn every_flow_keeps_its_reserve_whatever_the_others_do() {
     }
     rig.sock(peer.flow).room = usize::MAX;
     rig.ready(peer.flow, false, true);
-    assert!(rig.sock(peer.flow).heard == data, "nothing acknowledged is lost");
+    assert!(rig.sock(peer.flow).received == data, "nothing acknowledged is lost");
     assert_eq!(rig.counter(Counter::TCPRcvQDrop) + rig.counter(Counter::DemotedTrim), 0);
     end(&mut rig);
 }
 
 #[test]
-fn under_pressure_a_flow_asks_for_nothing_beyond_its_reserve() {
+fn under_pressure_a_flow_requests_nothing_beyond_its_reserve() {
     let mut rig = Rig::with(Setup { hard: 2 << 20, soft: Some(700 << 10), ..Setup::default() });
     let mut hogs = Vec::new();
     for i in 0..40 {
@@ -207,7 +207,7 @@ fn under_pressure_a_flow_asks_for_nothing_beyond_its_reserve() {
         while peer.window() > 0 && !rig.budget.under_pressure() {
             let n = peer.window().min(1460);
             let out = rig.send(peer.data(&vec![1; n]));
-            peer.hear(&out);
+            peer.receive(&out);
         }
         hogs.push(peer);
     }
@@ -226,7 +226,7 @@ fn a_host_socket_that_holds_more_than_is_charged_for_it_is_counted() {
         let mut peer = Peer::open(&mut rig);
         rig.send(peer.data(b"x"));
         let charged = rig.flow(peer.flow).unwrap().host_bytes;
-        rig.sock(peer.flow).keeps = held;
+        rig.sock(peer.flow).kept = held;
         // An idle flow's caps are lowered, as far as its socket is empty.
         rig.pass(1500);
         let left = rig.flow(peer.flow).unwrap().host_bytes;
@@ -237,7 +237,7 @@ fn a_host_socket_that_holds_more_than_is_charged_for_it_is_counted() {
 }
 
 #[test]
-fn under_pressure_a_socket_that_keeps_its_memory_is_not_asked_for_it_at_every_segment() {
+fn under_pressure_a_socket_that_keeps_its_memory_is_not_lowered_at_every_segment() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
     // A host that takes much and then nothing: the cap is raised.
@@ -245,12 +245,12 @@ fn under_pressure_a_socket_that_keeps_its_memory_is_not_asked_for_it_at_every_se
     let say = |rig: &mut Rig, peer: &mut Peer, segments: usize| {
         for _ in 0..segments {
             let out = rig.send(peer.data(&[1; 1000]));
-            peer.hear(&out);
+            peer.receive(&out);
         }
     };
     say(&mut rig, &mut peer, 45);
     let raised = rig.memory().host;
-    rig.sock(peer.flow).keeps = 30_000;
+    rig.sock(peer.flow).kept = 30_000;
     rig.budget.set_limits(Limits::from_bytes(64 << 20, Some(64 << 10), None).unwrap(), rig.now);
     assert!(rig.budget.under_pressure());
     say(&mut rig, &mut peer, 20);
@@ -258,7 +258,7 @@ fn under_pressure_a_socket_that_keeps_its_memory_is_not_asked_for_it_at_every_se
     let kept = rig.memory().host;
     assert!(kept < raised, "{kept} of {raised}");
     // Later the cap is lowered again, and for the last time once the socket has released everything.
-    rig.sock(peer.flow).keeps = 0;
+    rig.sock(peer.flow).kept = 0;
     for lowered in [2, 2, 2] {
         rig.pass(10);
         say(&mut rig, &mut peer, 3);
@@ -310,12 +310,12 @@ fn credit_of_an_idle_flow_is_written_off_for_one_that_needs_it() {
         let out = rig.send(idle.data_at(from as i32, &data[from..from + n]));
         assert!(out.last().unwrap().is(ACK));
     }
-    assert!(rig.sock(idle.flow).heard[1..] == data[..]);
+    assert!(rig.sock(idle.flow).received[1..] == data[..]);
     end(&mut rig);
 }
 
 fn taken_now(rig: &mut Rig, peer: &Peer) -> usize {
-    rig.sock(peer.flow).heard.len()
+    rig.sock(peer.flow).received.len()
 }
 
 #[test]
@@ -328,12 +328,12 @@ fn a_small_tcp_wmem_is_not_exceeded_by_the_caps_of_host_sockets() {
         for _ in 0..200 {
             rig.sock(peer.flow).room = 1460;
             let out = rig.send(peer.data(&[1; 1460]));
-            peer.hear(&out);
+            peer.receive(&out);
             let out = rig.send(peer.data(&[1; 1]));
-            peer.hear(&out);
+            peer.receive(&out);
             rig.sock(peer.flow).room = usize::MAX;
             let out = rig.ready(peer.flow, false, true);
-            peer.hear(&out);
+            peer.receive(&out);
         }
         let caps = rig.sock(peer.flow).caps.unwrap();
         assert!(caps.sndbuf <= 8192, "{caps:?}");

@@ -135,7 +135,7 @@ fn connections(rtt: Option<Duration>) -> Vec<(Rig, Peer)> {
     for (rig, peer) in &mut all {
         let now = rig.now;
         let sock = rig.sock(peer.flow);
-        (sock.rtt, sock.peer_heard) = (rtt, now);
+        (sock.rtt, sock.last_segment) = (rtt, now);
     }
     all
 }
@@ -179,8 +179,8 @@ fn a_peer_that_is_well_and_idle_is_never_given_up() {
                 // The answer follows the peer's own answer without delay.
                 assert!(seen.waited_ms <= rtt * 2 + 20, "{rtt} ms: {seen:?}");
                 let sock = rig.sock(peer.flow);
-                assert!(sock.asked <= seen.probes, "never more probes than the guest sends");
-                assert!(sock.looked <= 12 * seen.probes, "{} looks", sock.looked);
+                assert!(sock.probes <= seen.probes, "never more probes than the guest sends");
+                assert!(sock.polls <= 12 * seen.probes, "{} looks", sock.polls);
                 end(rig, &peer);
             }
         }
@@ -228,18 +228,18 @@ fn bytes_on_their_way_to_the_peer_are_not_for_keep_alive_to_judge() {
     for held_here in [false, true] {
         for (mut rig, mut peer) in connections(None) {
             // A slow reader: the sent bytes are queued in the host's socket, or in the stack.
-            rig.sock(peer.flow).owes = !held_here;
+            rig.sock(peer.flow).owes_ack = !held_here;
             rig.sock(peer.flow).room = if held_here { 0 } else { usize::MAX };
             let out = rig.send(peer.data(&bytes(100)));
-            peer.hear(&out);
+            peer.receive(&out);
             let seen = keepalive.run(&mut rig, &peer, 600_000);
             assert_eq!(seen, Outcome { probes: 300, answered: 300, ..Outcome::default() });
-            assert_eq!(rig.sock(peer.flow).asked, 0);
+            assert_eq!(rig.sock(peer.flow).probes, 0);
             // The peer took everything and vanished.
-            rig.sock(peer.flow).owes = false;
+            rig.sock(peer.flow).owes_ack = false;
             rig.sock(peer.flow).room = usize::MAX;
             let ready = rig.ready(peer.flow, false, true);
-            peer.hear(&ready);
+            peer.receive(&ready);
             rig.send(peer.pure_ack());
             let seen = keepalive.run(&mut rig, &peer, 600_000);
             assert_eq!(seen.gone_after_ms, Some(6000), "{seen:?}");
@@ -255,7 +255,7 @@ fn a_probe_of_a_closed_window_is_answered_whatever_the_peer_does() {
         while peer.window() > 0 {
             let n = peer.window().min(1460);
             let out = rig.send(peer.data(&vec![1; n]));
-            peer.hear(&out);
+            peer.receive(&out);
         }
         for _ in 0..20 {
             rig.pass(5000);
@@ -263,7 +263,7 @@ fn a_probe_of_a_closed_window_is_answered_whatever_the_peer_does() {
             assert_eq!((ack.ack, ack.wnd), (peer.seq, 0));
         }
         let sock = rig.sock(peer.flow);
-        assert_eq!((sock.asked, sock.keep_alive), (0, None));
+        assert_eq!((sock.probes, sock.keep_alive), (0, None));
         assert_eq!(rig.stat("GuestKeepAlive"), 0);
         end(rig, &peer);
     }
@@ -273,7 +273,7 @@ fn a_probe_of_a_closed_window_is_answered_whatever_the_peer_does() {
 fn a_guest_that_sent_its_end_and_waits_for_the_peers_finds_out_too() {
     for (mut rig, mut peer) in connections(None) {
         let out = rig.send(peer.fin());
-        peer.hear(&out);
+        peer.receive(&out);
         assert!(rig.sock(peer.flow).shut);
         let seen = seconds(2, 2, 3).run(&mut rig, &peer, 60_000);
         assert_eq!((seen.answered, seen.gone_after_ms), (1, Some(10_000)), "{seen:?}");
@@ -301,7 +301,7 @@ fn the_end_of_a_silence_is_not_a_probe_and_data_starts_it_anew() {
     rig.send(peer.data(b"y"));
     let now = rig.now;
     rig.sock(peer.flow).rtt = Some(Duration::ZERO);
-    rig.sock(peer.flow).peer_heard = now;
+    rig.sock(peer.flow).last_segment = now;
     let seen = keepalive.run(&mut rig, &peer, 60_000);
     assert!(seen.answered >= 28 && seen.gone_after_ms.is_none(), "{seen:?}");
     end(rig, &peer);
@@ -317,7 +317,7 @@ fn probes_that_come_too_fast_cost_no_system_calls() {
     }
     let probes = rig.stat("GuestKeepAlive");
     let sock = rig.sock(peer.flow);
-    assert!(probes <= 11 && sock.asked <= 11 && sock.looked <= 60, "{probes} {sock:?}");
+    assert!(probes <= 11 && sock.probes <= 11 && sock.polls <= 60, "{probes} {sock:?}");
     end(rig, &peer);
 }
 

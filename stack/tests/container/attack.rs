@@ -22,7 +22,7 @@ fn challenges_are_limited_for_all_flows_together() {
 }
 
 #[test]
-fn how_many_challenges_a_second_has_cannot_be_told_from_the_last() {
+fn the_challenge_quota_of_a_second_does_not_follow_from_the_last() {
     let mut rig = Rig::new();
     let peer = Peer::open(&mut rig);
     let syn = Seg { flags: SYN, ..peer.pure_ack() };
@@ -41,8 +41,8 @@ fn an_ack_too_old_to_be_honest_is_challenged_and_its_data_not_taken() {
     let mut peer = Peer::open(&mut rig);
     let before = peer.ack;
     for _ in 0..8 {
-        let out = rig.host_says(peer.flow, &bytes(14_000));
-        peer.hear(&out);
+        let out = rig.host_sends(peer.flow, &bytes(14_000));
+        peer.receive(&out);
         rig.send(peer.pure_ack());
     }
     // RFC 5961 section 5.2: older than the largest window so far.
@@ -51,11 +51,11 @@ fn an_ack_too_old_to_be_honest_is_challenged_and_its_data_not_taken() {
     assert!(peer.ack.wrapping_sub(old) > 65_536);
     let challenge = one(rig.send(forged));
     assert!(challenge.is(ACK) && challenge.ack == peer.seq);
-    assert_eq!(rig.sock(peer.flow).heard, []);
+    assert_eq!(rig.sock(peer.flow).received, []);
     // A slightly old ACK belongs to a segment that was overtaken.
     let late = Seg { ack: peer.ack.wrapping_sub(1000), ..peer.data_at(0, b"late") };
     rig.send(late);
-    assert_eq!(rig.sock(peer.flow).heard, b"late");
+    assert_eq!(rig.sock(peer.flow).received, b"late");
     peer.seq += 4;
     end(rig, &peer);
 }
@@ -68,7 +68,7 @@ fn data_with_an_ack_of_the_future_is_not_taken() {
     let forged = Seg { ack: peer.ack + 1, ..peer.data_at(0, b"injected") };
     let answer = one(rig.send(forged));
     assert_eq!((answer.seq, answer.ack), (peer.ack, peer.seq));
-    assert_eq!((rig.sock(peer.flow).heard.len(), rig.stat("AckUnsent")), (0, 1));
+    assert_eq!((rig.sock(peer.flow).received.len(), rig.stat("AckUnsent")), (0, 1));
     end(rig, &peer);
 }
 
@@ -76,7 +76,7 @@ fn data_with_an_ack_of_the_future_is_not_taken() {
 fn acks_of_single_bytes_open_the_window_by_single_bytes() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
-    let said = rig.host_says(peer.flow, &bytes(14_600));
+    let said = rig.host_sends(peer.flow, &bytes(14_600));
     let before = rig.flow(peer.flow).unwrap().cwnd;
     // RFC 3465 section 2: a thousand ACKs of one byte each open the window by a thousand bytes.
     for _ in 0..1000 {
@@ -93,7 +93,7 @@ fn acks_of_single_bytes_open_the_window_by_single_bytes() {
 fn a_storm_of_sack_blocks_costs_a_bounded_list() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
-    let said = rig.host_says(peer.flow, &bytes(14_600));
+    let said = rig.host_sends(peer.flow, &bytes(14_600));
     let base = said[0].seq;
     for i in 0..3000u32 {
         let at = base + 2 * (i * 7 % 7000);
@@ -120,9 +120,9 @@ fn odd_flags_change_nothing() {
         let answers = rig.send(Seg { flags, ..peer.pure_ack() });
         assert!(one(answers).is(ACK), "a SYN in the window is challenged: {flags:#x}");
     }
-    assert_eq!(rig.sock(peer.flow).heard, [], "nothing without ACK is taken");
+    assert_eq!(rig.sock(peer.flow).received, [], "nothing without ACK is taken");
     rig.send(peer.data(b"even"));
-    assert_eq!(rig.sock(peer.flow).heard, b"even");
+    assert_eq!(rig.sock(peer.flow).received, b"even");
     end(rig, &peer);
 }
 
@@ -150,7 +150,7 @@ fn urgent_data_is_data() {
     let urgent = peer.data(b"urgent");
     // RFC 6093 section 6: urgent data is delivered in band.
     rig.send(Seg { flags: ACK | PSH | URG, ..urgent });
-    assert_eq!(rig.sock(peer.flow).heard, b"urgent");
+    assert_eq!(rig.sock(peer.flow).received, b"urgent");
     end(rig, &peer);
 }
 
@@ -161,7 +161,7 @@ fn what_overlaps_and_differs_is_what_came_first_before_a_byte_reaches_the_host()
     rig.send(peer.data(b"AAAA"));
     // Old bytes with other contents are not taken again; bytes that were delivered stay as they are.
     rig.send(peer.data_at(-4, b"BBBBcccc"));
-    assert_eq!(rig.sock(peer.flow).heard, b"AAAAcccc");
+    assert_eq!(rig.sock(peer.flow).received, b"AAAAcccc");
     peer.seq += 4;
     end(rig, &peer);
 }
@@ -177,7 +177,7 @@ fn a_timestamp_of_the_future_outside_the_window_poisons_nothing() {
     // Inside the window but behind a hole: accepted, and not the timestamp to echo (RFC 7323 section 4.3).
     rig.send(Seg { ts: future, ..peer.data_at(10, b"y") });
     rig.send(peer.data(b"0123456789"));
-    assert_eq!(rig.sock(peer.flow).heard, b"0123456789y");
+    assert_eq!(rig.sock(peer.flow).received, b"0123456789y");
     peer.seq += 1;
     end(rig, &peer);
 }
@@ -193,7 +193,7 @@ fn one_byte_segments_are_all_taken_and_cost_no_more_than_their_bytes() {
     assert_eq!(rig.flow(peer.flow).unwrap().rmem, 4096, "3000 bytes are one chunk");
     rig.sock(peer.flow).room = usize::MAX;
     rig.ready(peer.flow, false, true);
-    assert_eq!(rig.sock(peer.flow).heard.len(), 3000);
+    assert_eq!(rig.sock(peer.flow).received.len(), 3000);
     end(rig, &peer);
 }
 
@@ -212,8 +212,8 @@ fn holes_beyond_what_is_kept_are_dropped_and_counted() {
     let data = vec![b'x'; n as usize];
     for part in data.chunks(1000) {
         let out = rig.send(peer.data(part));
-        peer.hear(&out);
+        peer.receive(&out);
     }
-    assert_eq!(rig.sock(peer.flow).heard, data);
+    assert_eq!(rig.sock(peer.flow).received, data);
     end(rig, &peer);
 }

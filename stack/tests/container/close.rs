@@ -7,23 +7,23 @@ use crate::rig::{Rig, one, segs};
 use crate::wire::{ACK, FIN, RST, SYN, Seg};
 
 #[test]
-fn the_guest_ends_first_and_still_hears_everything() {
+fn the_guest_closes_first_and_still_receives_everything() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
     let ack = one(rig.send(peer.fin()));
     assert!(ack.is(ACK) && ack.ack == peer.seq);
     assert!(rig.sock(peer.flow).shut, "end of stream for the host");
     assert_eq!(rig.state(peer.flow), "CLOSE-WAIT");
-    let mut out = rig.host_says(peer.flow, &bytes(50_000));
+    let mut out = rig.host_sends(peer.flow, &bytes(50_000));
     let mut heard = Vec::new();
     while !out.is_empty() {
-        heard.extend(peer.hear(&out));
+        heard.extend(peer.receive(&out));
         out = rig.send(peer.pure_ack());
     }
     assert_eq!(heard, bytes(50_000));
     let fin = one(rig.host_ends(peer.flow));
     assert!(fin.is(FIN | ACK));
-    peer.hear(&[fin]);
+    peer.receive(&[fin]);
     assert_eq!(rig.send(peer.pure_ack()), []);
     assert_eq!(rig.sock(peer.flow).closed, Some(Close::Graceful));
     assert_eq!(rig.stack.stats().time_wait, 0, "the guest keeps TIME-WAIT");
@@ -31,12 +31,12 @@ fn the_guest_ends_first_and_still_hears_everything() {
 }
 
 #[test]
-fn the_host_ends_first_and_still_hears_everything() {
+fn the_host_closes_first_and_still_receives_everything() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
-    rig.sock(peer.flow).says.extend(b"last words");
+    rig.sock(peer.flow).incoming.extend(b"last words");
     let out = rig.host_ends(peer.flow);
-    assert_eq!(peer.hear(&out), b"last words");
+    assert_eq!(peer.receive(&out), b"last words");
     assert_eq!(out.iter().filter(|s| s.flags & FIN != 0).count(), 1);
     rig.send(peer.pure_ack());
     assert_eq!(rig.state(peer.flow), "FIN-WAIT-2");
@@ -45,7 +45,7 @@ fn the_host_ends_first_and_still_hears_everything() {
         let out = rig.send(peer.data(part));
         assert_eq!(one(out).ack, peer.seq);
     }
-    assert_eq!(rig.sock(peer.flow).heard, data);
+    assert_eq!(rig.sock(peer.flow).received, data);
     let last = one(rig.send(peer.fin()));
     assert!(last.is(ACK) && last.ack == peer.seq);
     assert_eq!(rig.sock(peer.flow).closed, Some(Close::Graceful));
@@ -62,7 +62,7 @@ fn fins_that_cross() {
     let ack = one(rig.send(peer.fin()));
     assert_eq!(ack.ack, peer.seq);
     assert_eq!(rig.state(peer.flow), "CLOSING");
-    peer.hear(&[fin]);
+    peer.receive(&[fin]);
     rig.send(peer.pure_ack());
     assert_eq!(rig.stack.stats().time_wait, 1);
     rig.assert_empty();
@@ -73,7 +73,7 @@ fn fin_and_ack_of_ours_in_one() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
     let fin = one(rig.host_ends(peer.flow));
-    peer.hear(&[fin]);
+    peer.receive(&[fin]);
     let ack = one(rig.send(peer.fin()));
     assert_eq!(ack.ack, peer.seq);
     assert_eq!(rig.stack.stats().time_wait, 1);
@@ -91,7 +91,7 @@ fn a_fin_with_data_and_one_that_came_too_early() {
     assert_eq!(ack.sack, [(peer.seq + 100, peer.seq + 300)]);
     let ack = one(rig.send(peer.data_at(0, &data[..100])));
     assert_eq!(ack.ack, peer.seq + 301, "the FIN was remembered");
-    assert_eq!(rig.sock(peer.flow).heard, data);
+    assert_eq!(rig.sock(peer.flow).received, data);
     assert!(rig.sock(peer.flow).shut);
     assert_eq!(rig.state(peer.flow), "CLOSE-WAIT");
     // A retransmission: acknowledged, and nothing changes.
@@ -99,13 +99,13 @@ fn a_fin_with_data_and_one_that_came_too_early() {
     peer.seq += 301;
     // Data beyond a FIN is ignored.
     rig.send(peer.data_at(0, b"ghost"));
-    assert_eq!(rig.sock(peer.flow).heard.len(), 300);
+    assert_eq!(rig.sock(peer.flow).received.len(), 300);
     rig.send(peer.rst());
     rig.assert_empty();
 }
 
 #[test]
-fn a_fin_is_said_again_until_it_is_acknowledged() {
+fn a_fin_is_retransmitted_until_it_is_acknowledged() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
     let fin = one(rig.host_ends(peer.flow));
@@ -113,7 +113,7 @@ fn a_fin_is_said_again_until_it_is_acknowledged() {
     let again = rig.pass_segs(4000);
     assert!(again.len() >= 2);
     assert!(again.iter().all(|(_, s)| s.is(FIN | ACK) && s.seq == fin.seq), "{again:?}");
-    peer.hear(&[fin]);
+    peer.receive(&[fin]);
     rig.send(peer.pure_ack());
     assert_eq!(rig.state(peer.flow), "FIN-WAIT-2");
     assert_eq!(rig.pass_segs(60_000), []);
@@ -130,7 +130,7 @@ fn what_the_guest_sent_before_it_ended_is_still_owed_to_the_host() {
     rig.send(peer.fin());
     assert!(!rig.sock(peer.flow).shut);
     let fin = one(rig.host_ends(peer.flow));
-    peer.hear(&[fin]);
+    peer.receive(&[fin]);
     rig.send(peer.pure_ack());
     // TCP with the guest is over. The guest may reuse the ports while the host still reads.
     assert_eq!(rig.sock(peer.flow).closed, None);
@@ -138,7 +138,7 @@ fn what_the_guest_sent_before_it_ended_is_still_owed_to_the_host() {
     rig.pass(10_000);
     rig.sock(peer.flow).room = usize::MAX;
     rig.ready(peer.flow, false, true);
-    assert_eq!(rig.sock(peer.flow).heard, b"owed");
+    assert_eq!(rig.sock(peer.flow).received, b"owed");
     assert_eq!(rig.sock(peer.flow).closed, Some(Close::Graceful));
     assert_eq!(rig.state(second.flow), "ESTAB");
     rig.send(second.rst());
@@ -208,14 +208,14 @@ fn a_syn_in_a_connection_is_challenged() {
 fn in_time_wait(rig: &mut Rig, hello: &Hello) -> Peer {
     let mut peer = Peer::open_with(rig, 40_000, hello);
     let fin = one(rig.host_ends(peer.flow));
-    peer.hear(&[fin]);
+    peer.receive(&[fin]);
     one(rig.send(peer.fin()));
     assert_eq!(rig.stack.stats().time_wait, 1);
     peer
 }
 
 #[test]
-fn time_wait_answers_a_fin_said_again_and_goes_after_a_second() {
+fn time_wait_answers_a_retransmitted_fin_and_expires_after_a_second() {
     let mut rig = Rig::new();
     let mut peer = in_time_wait(&mut rig, &Hello::default());
     assert!(rig.usage() >= rig.empty);
@@ -269,7 +269,7 @@ fn a_container_that_dies_resets_both_ends_of_every_flow() {
     let mut peer = Peer::open(&mut rig);
     rig.sock(peer.flow).room = 0;
     rig.send(peer.data(&bytes(1000)));
-    let last = rig.host_says(peer.flow, &bytes(20_000)).pop().expect("data for the guest");
+    let last = rig.host_sends(peer.flow, &bytes(20_000)).pop().expect("data for the guest");
     rig.host.outcome = None;
     rig.send(Hello::default().syn(40_001, 81));
     assert!(rig.pool.live() > 0);
@@ -342,7 +342,7 @@ fn a_guest_that_has_forgotten_a_half_closed_socket_is_found_within_minutes() {
     }
     assert_eq!(rig.state(forgotten.flow), "GONE");
     assert_eq!(rig.state(waiting.flow), "CLOSE-WAIT", "it still waits for an answer");
-    assert!(!one(rig.host_says(waiting.flow, b"here")).data.is_empty());
+    assert!(!one(rig.host_sends(waiting.flow, b"here")).data.is_empty());
     rig.send(waiting.rst());
     rig.assert_empty();
 }

@@ -41,7 +41,7 @@ impl Crowd {
         let opened: Vec<FlowId> = rig.host.connects[self.answered..].to_vec();
         self.answered += opened.len();
         for flow in opened {
-            rig.sock(flow).says.extend(std::iter::repeat_n(7, PUSH));
+            rig.sock(flow).incoming.extend(std::iter::repeat_n(7, PUSH));
             rig.stack.on_host_ready(flow, Ready { readable: true, writable: true });
             more = true;
         }
@@ -87,7 +87,7 @@ impl Crowd {
 }
 
 #[test]
-fn a_crowd_whose_first_push_is_admitted_to_the_last_without_a_wait() {
+fn a_crowd_is_admitted_without_a_wait_when_its_first_burst_fits() {
     // All at once, and in groups: the first flows send already when the last SYNs arrive.
     for (hard, flows, group) in
         [(16, 300, 300), (16, 300, 150), (16, 360, 360), (8, 150, 150), (32, 500, 250)]

@@ -13,7 +13,7 @@ fn acknowledge(rig: &mut Rig, peer: &mut Peer, out: &[Seg]) -> Vec<Seg> {
     let acks: Vec<Seg> = out
         .chunks(2)
         .map(|two| {
-            peer.hear(two);
+            peer.receive(two);
             peer.pure_ack()
         })
         .collect();
@@ -25,7 +25,7 @@ fn acks_of_one_turn_open_the_window_as_if_they_came_one_by_one() {
     let mut rig = Rig::new();
     let mut peer = Peer::open_far(&mut rig, &Hello::default(), RTT);
     peer.wnd = u16::MAX;
-    let mut out = rig.host_says(peer.flow, &bytes(1_000_000));
+    let mut out = rig.host_sends(peer.flow, &bytes(1_000_000));
     // Slow start from the initial window of ten segments (RFC 6928).
     for doubled in [10, 20, 40, 80, 160] {
         assert_eq!(out.len(), doubled);
@@ -40,7 +40,7 @@ fn forty() -> (Rig, Peer) {
     let mut rig = Rig::new();
     let mut peer = Peer::open_far(&mut rig, &Hello::default(), RTT);
     peer.wnd = u16::MAX;
-    let mut out = rig.host_says(peer.flow, &bytes(30 * 1460));
+    let mut out = rig.host_sends(peer.flow, &bytes(30 * 1460));
     while !out.is_empty() {
         out = acknowledge(&mut rig, &mut peer, &out);
     }
@@ -53,7 +53,7 @@ fn after_idle_the_window_is_halved_each_timeout_down_to_the_initial_one() {
         let (mut rig, peer) = forty();
         // The retransmission timeout is 240 ms.
         rig.pass(idle);
-        let out = rig.host_says(peer.flow, &bytes(100 * 1460));
+        let out = rig.host_sends(peer.flow, &bytes(100 * 1460));
         assert_eq!(out.len(), expected, "after {idle} ms");
         rig.send(peer.rst());
         rig.assert_empty();
@@ -61,11 +61,11 @@ fn after_idle_the_window_is_halved_each_timeout_down_to_the_initial_one() {
 }
 
 #[test]
-fn idle_counts_once_however_often_a_closed_window_is_asked_after() {
+fn idle_counts_once_however_often_a_closed_window_is_probed() {
     let (mut rig, mut peer) = forty();
     let wide = std::mem::replace(&mut peer.wnd, 0);
     rig.send(peer.pure_ack());
-    assert_eq!(rig.host_says(peer.flow, &bytes(100 * 1460)), []);
+    assert_eq!(rig.host_sends(peer.flow, &bytes(100 * 1460)), []);
     // Meanwhile the window is probed and the guest answers. The timeout is 240 ms: one has passed.
     for _ in 0..6 {
         assert!(rig.pass_segs(50).iter().all(|(_, s)| s.data.is_empty()));
@@ -82,7 +82,7 @@ fn idle_counts_once_though_the_device_takes_nothing() {
     let (mut rig, peer) = forty();
     rig.pass(300);
     rig.wire.room = 0;
-    let mut out = rig.host_says(peer.flow, &bytes(100 * 1460));
+    let mut out = rig.host_sends(peer.flow, &bytes(100 * 1460));
     for _ in 0..3 {
         out.extend(rig.send(peer.pure_ack()));
     }

@@ -12,7 +12,7 @@ fn every_turn_with_data_is_acknowledged_once() {
     let batch: Vec<Seg> = data.chunks(1460).map(|c| peer.data(c)).collect();
     let ack = one(rig.send_all(&batch));
     assert_eq!(ack.ack, peer.seq);
-    assert_eq!(rig.sock(peer.flow).heard, data);
+    assert_eq!(rig.sock(peer.flow).received, data);
     assert_eq!(rig.sock(peer.flow).writes, 1, "a batch costs one write");
     rig.send(peer.rst());
     rig.assert_empty();
@@ -24,17 +24,17 @@ fn an_ack_rides_on_the_reply_or_follows_4_ms_later() {
     let mut peer = Peer::open(&mut rig);
     // The first request is acknowledged at once; its reply shows that replies follow.
     one(rig.send(peer.data(b"one")));
-    let reply = rig.host_says(peer.flow, b"ONE");
-    peer.hear(&reply);
+    let reply = rig.host_sends(peer.flow, b"ONE");
+    peer.receive(&reply);
     rig.send(peer.pure_ack());
     let quick = rig.send(peer.data(b"two"));
     assert_eq!(quick.len(), 1, "data that was acknowledged before its reply is no exchange yet");
     // A reply in the same turn carries the ACK.
-    rig.sock(peer.flow).says.extend(b"THREE");
+    rig.sock(peer.flow).incoming.extend(b"THREE");
     rig.stack.on_host_ready(peer.flow, skbudget_stack::Ready { readable: true, writable: false });
     let both = one(rig.send(peer.data(b"three")));
     assert_eq!((both.ack, &both.data[..]), (peer.seq, &b"THREE"[..]));
-    peer.hear(&[both]);
+    peer.receive(&[both]);
     // Now the flow is interactive: the ACK waits for the reply, for a bounded time.
     assert_eq!(rig.send(peer.data(b"four")), []);
     let later = rig.pass_segs(100);
@@ -51,10 +51,10 @@ fn an_ack_rides_on_the_reply_or_follows_4_ms_later() {
 fn a_delayed_ack_is_not_delayed_past_two_segments() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
-    rig.sock(peer.flow).says.extend(b"x");
+    rig.sock(peer.flow).incoming.extend(b"x");
     rig.stack.on_host_ready(peer.flow, skbudget_stack::Ready { readable: true, writable: false });
     let reply = rig.send(peer.data(b"ping"));
-    peer.hear(&reply);
+    peer.receive(&reply);
     assert_eq!(rig.send(peer.data(&bytes(1460))), []);
     assert_eq!(one(rig.send(peer.data(&bytes(1460)))).ack, peer.seq);
     rig.send(peer.rst());
@@ -62,7 +62,7 @@ fn a_delayed_ack_is_not_delayed_past_two_segments() {
 }
 
 #[test]
-fn holes_are_said_with_sack_the_latest_first() {
+fn sack_reports_holes_the_latest_first() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
     let data = bytes(700);
@@ -79,17 +79,17 @@ fn holes_are_said_with_sack_the_latest_first() {
     assert_eq!(send(&mut rig, &peer, 2), (0, vec![(at(1).0, at(3).1), at(5)]));
     // A duplicate: acknowledged at once, and nothing changes.
     assert_eq!(send(&mut rig, &peer, 5).0, 0);
-    assert_eq!(rig.sock(peer.flow).heard, []);
+    assert_eq!(rig.sock(peer.flow).received, []);
     assert_eq!(send(&mut rig, &peer, 0), (400, vec![at(5)]));
     assert_eq!(send(&mut rig, &peer, 4), (600, vec![]));
-    assert_eq!(rig.sock(peer.flow).heard, &data[..600]);
+    assert_eq!(rig.sock(peer.flow).received, &data[..600]);
     peer.seq += 600;
     rig.send(peer.rst());
     rig.assert_empty();
 }
 
 #[test]
-fn without_sack_holes_are_said_by_repeated_acks_alone() {
+fn without_sack_duplicate_acks_alone_report_holes() {
     let mut rig = Rig::new();
     let hello = Hello { sack_ok: false, ..Hello::default() };
     let peer = Peer::open_with(&mut rig, 40_000, &hello);
@@ -102,7 +102,7 @@ fn without_sack_holes_are_said_by_repeated_acks_alone() {
 }
 
 #[test]
-fn data_said_again_is_acknowledged_and_not_taken_twice() {
+fn retransmitted_data_is_acknowledged_and_not_delivered_twice() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
     let data = bytes(3000);
@@ -114,7 +114,7 @@ fn data_said_again_is_acknowledged_and_not_taken_twice() {
     // Half old, half new; then all of it in one segment.
     assert_eq!(one(rig.send(peer.data_at(-500, &data[500..2000]))).ack, peer.seq + 1000);
     assert_eq!(one(rig.send(peer.data_at(-1000, &data))).ack, peer.seq + 2000);
-    assert_eq!(rig.sock(peer.flow).heard, data);
+    assert_eq!(rig.sock(peer.flow).received, data);
     peer.seq += 2000;
     rig.send(peer.rst());
     rig.assert_empty();
@@ -137,7 +137,7 @@ fn data_beyond_the_window_is_cut_at_its_edge() {
     assert_eq!(rig.stat("OutOfWindow"), 1);
     rig.sock(peer.flow).room = usize::MAX;
     rig.ready(peer.flow, false, true);
-    assert_eq!(rig.sock(peer.flow).heard, &data[..window]);
+    assert_eq!(rig.sock(peer.flow).received, &data[..window]);
     peer.seq = ack.ack;
     rig.send(peer.rst());
     rig.assert_empty();
@@ -161,10 +161,10 @@ fn bulk_to_the_host() {
             }
             assert!(!batch.is_empty(), "a window that stays closed");
             let out = rig.send_all(&batch);
-            peer.hear(&out);
+            peer.receive(&out);
         }
-        assert_eq!(rig.sock(peer.flow).heard.len(), data.len());
-        assert!(rig.sock(peer.flow).heard == data);
+        assert_eq!(rig.sock(peer.flow).received.len(), data.len());
+        assert!(rig.sock(peer.flow).received == data);
         assert!(peer.window() > 100_000, "the window followed what the host took");
         rig.send(peer.rst());
         rig.assert_empty();
@@ -178,11 +178,11 @@ fn bulk_to_the_guest() {
         let mut peer = Peer::open(&mut rig);
         let data = bytes(3 << 20);
         let mut heard = Vec::new();
-        let mut out = rig.host_says(peer.flow, &data);
+        let mut out = rig.host_sends(peer.flow, &data);
         let mut largest = 0;
         while !out.is_empty() {
             largest = out.iter().map(|s| s.data.len()).max().unwrap().max(largest);
-            heard.extend(peer.hear(&out));
+            heard.extend(peer.receive(&out));
             out = rig.send(peer.pure_ack());
         }
         assert!(heard == data, "{} of {}", heard.len(), data.len());
@@ -198,7 +198,7 @@ fn both_ways_at_once_through_a_full_device() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
     let data = bytes(400_000);
-    rig.sock(peer.flow).says.extend(&data);
+    rig.sock(peer.flow).incoming.extend(&data);
     rig.stack.on_host_ready(peer.flow, skbudget_stack::Ready { readable: true, writable: false });
     let (mut heard, mut at) = (Vec::new(), 0);
     for _ in 0..10_000 {
@@ -211,14 +211,14 @@ fn both_ways_at_once_through_a_full_device() {
         let seg = if n > 0 { peer.data(&data[at..at + n]) } else { peer.pure_ack() };
         at += n;
         let out = rig.send(seg);
-        heard.extend(peer.hear(&out));
+        heard.extend(peer.receive(&out));
         rig.wire.room = 3;
         let out: Vec<Seg> = rig.pass_segs(2).into_iter().map(|(_, s)| s).collect();
-        heard.extend(peer.hear(&out));
+        heard.extend(peer.receive(&out));
     }
     rig.wire.room = usize::MAX;
     assert!(heard == data, "{} of {}", heard.len(), data.len());
-    assert!(rig.sock(peer.flow).heard == data);
+    assert!(rig.sock(peer.flow).received == data);
     assert!(rig.stat("DeviceFull") > 0);
     rig.send(peer.rst());
     rig.assert_empty();
@@ -231,8 +231,8 @@ fn an_ack_of_what_was_never_sent_is_answered_and_ignored() {
     let ack = one(rig.send(Seg { ack: peer.ack.wrapping_add(1), ..peer.data_at(0, b"x") }));
     assert_eq!((ack.ack, ack.seq), (peer.seq, peer.ack), "its data is not taken either");
     assert_eq!(rig.stat("AckUnsent"), 1);
-    let said = rig.host_says(peer.flow, b"hello");
-    assert_eq!(peer.hear(&said), b"hello");
+    let said = rig.host_sends(peer.flow, b"hello");
+    assert_eq!(peer.receive(&said), b"hello");
     rig.send(peer.rst());
     rig.assert_empty();
 }
@@ -249,10 +249,10 @@ fn an_old_timestamp_is_refused() {
     let ack = one(rig.send(peer.data_at(0, b"old")));
     assert_eq!(ack.ack, peer.seq);
     assert_eq!(rig.stat("PAWSEstab"), 1);
-    assert_eq!(rig.sock(peer.flow).heard, b"new");
+    assert_eq!(rig.sock(peer.flow).received, b"new");
     peer.ts.as_mut().unwrap().0 = 2001;
     rig.send(peer.data(b"er"));
-    assert_eq!(rig.sock(peer.flow).heard, b"newer");
+    assert_eq!(rig.sock(peer.flow).received, b"newer");
     rig.send(peer.rst());
     rig.assert_empty();
 }

@@ -28,12 +28,12 @@ pub(crate) fn capable(rig: &mut Rig) -> Peer {
 }
 
 #[test]
-fn a_syn_that_asks_is_granted_and_data_may_be_marked() {
+fn an_ecn_syn_is_accepted_and_data_may_be_marked() {
     for v6 in [false, true] {
         let mut rig = Rig::new();
         let (mut peer, syn_ack) = open(&mut rig, &Hello { v6, ..Hello::default() }, ECE | CWR, 0);
         assert_eq!((syn_ack.flags, syn_ack.ecn), (SYN | ACK | ECE, 0));
-        let said = rig.host_says(peer.flow, &bytes(5000));
+        let said = rig.host_sends(peer.flow, &bytes(5000));
         assert!(said.iter().all(|s| s.ecn == ECT_0 && s.flags & (ECE | CWR) == 0), "{said:?}");
         let ack = one(rig.send(peer.data(b"x")));
         assert_eq!((ack.flags, ack.ecn), (ACK, 0), "an ACK alone is not capable");
@@ -48,7 +48,7 @@ fn a_syn_that_does_not_ask_properly_is_granted_nothing() {
         let mut rig = Rig::new();
         let (mut peer, syn_ack) = open(&mut rig, &Hello::default(), bits, ecn);
         assert_eq!(syn_ack.flags, SYN | ACK, "{bits:#x} {ecn}");
-        assert_eq!(one(rig.host_says(peer.flow, b"data")).ecn, 0);
+        assert_eq!(one(rig.host_sends(peer.flow, b"data")).ecn, 0);
         let data = peer.data(b"x");
         // Without ECN a CE mark has no meaning.
         let marked = Seg { ecn: CE, flags: data.flags | ECE | CWR, ..data };
@@ -63,12 +63,12 @@ fn a_published_port_does_not_ask() {
     let mut rig = Rig::new();
     introduce(&mut rig);
     let peer = Peer::accept(&mut rig, 8080);
-    assert_eq!(one(rig.host_says(peer.flow, b"data")).ecn, 0);
+    assert_eq!(one(rig.host_sends(peer.flow, b"data")).ecn, 0);
     end(rig, &peer);
 }
 
 #[test]
-fn a_mark_is_echoed_until_the_guest_says_that_its_window_went_down() {
+fn a_mark_is_echoed_until_the_guest_sends_cwr() {
     for v6 in [false, true] {
         let mut rig = Rig::new();
         let (mut peer, _) = open(&mut rig, &Hello { v6, ..Hello::default() }, ECE | CWR, 0);
@@ -90,20 +90,20 @@ fn a_mark_is_echoed_until_the_guest_says_that_its_window_went_down() {
 }
 
 #[test]
-fn an_echo_costs_one_window_however_often_it_is_said() {
+fn an_echo_costs_one_window_however_often_it_is_repeated() {
     let mut rig = Rig::new();
     let mut peer = capable(&mut rig);
     peer.wnd = u16::MAX;
-    let said = rig.host_says(peer.flow, &bytes(1_000_000));
+    let said = rig.host_sends(peer.flow, &bytes(1_000_000));
     let cwnd = |rig: &Rig, peer: &Peer| rig.flow(peer.flow).expect("the flow").cwnd / 1460;
     assert_eq!(cwnd(&rig, &peer), 10);
-    peer.hear(&said[..2]);
+    peer.receive(&said[..2]);
     let out = rig.send(Seg { flags: ACK | ECE, ..peer.pure_ack() });
     assert_eq!((cwnd(&rig, &peer), &out[..]), (7, &[][..]), "RFC 9438 section 4.6");
     // The next new segment carries CWR, and no other does.
-    peer.hear(&said[2..6]);
+    peer.receive(&said[2..6]);
     let mut next = rig.send(Seg { flags: ACK | ECE, ..peer.pure_ack() });
-    peer.hear(&said[6..]);
+    peer.receive(&said[6..]);
     next.extend(rig.send(Seg { flags: ACK | ECE, ..peer.pure_ack() }));
     assert_eq!(cwnd(&rig, &peer), 7);
     let says: Vec<bool> = next.iter().map(|s| s.flags & CWR != 0).collect();
@@ -111,7 +111,7 @@ fn an_echo_costs_one_window_however_often_it_is_said() {
     assert!(next.iter().all(|s| s.ecn == ECT_0));
     assert_eq!(rig.stat("TCPECNReduced"), 1);
     // A window later, an echo reduces again.
-    peer.hear(&next);
+    peer.receive(&next);
     rig.send(peer.pure_ack());
     assert_eq!(cwnd(&rig, &peer), 7);
     rig.send(Seg { flags: ACK | ECE, ack: peer.ack + 1460, ..peer.pure_ack() });
@@ -120,13 +120,13 @@ fn an_echo_costs_one_window_however_often_it_is_said() {
 }
 
 #[test]
-fn what_is_sent_again_is_not_capable_and_what_follows_a_loss_says_so() {
+fn retransmissions_are_not_ect_and_a_loss_sets_cwr() {
     let mut rig = Rig::new();
     let mut peer = capable(&mut rig);
-    let said = rig.host_says(peer.flow, &bytes(20 * 1460));
+    let said = rig.host_sends(peer.flow, &bytes(20 * 1460));
     let mut out = rig.send(peer.holes(&said, &[(1, 6)]));
     assert_eq!((out[0].seq, out[0].ecn, out[0].flags & CWR), (said[0].seq, 0, 0));
-    peer.hear(&said);
+    peer.receive(&said);
     out.extend(rig.send(peer.pure_ack()));
     let (first, rest) = out[1..].split_first().expect("new data");
     assert_eq!((first.ecn, first.flags & CWR), (ECT_0, CWR), "RFC 3168 section 6.1.2");
@@ -139,25 +139,25 @@ fn what_is_sent_again_is_not_capable_and_what_follows_a_loss_says_so() {
 fn probed(rig: &mut Rig) -> (Peer, Vec<Seg>) {
     let mut peer = capable(rig);
     peer.wnd = u16::MAX;
-    let said = rig.host_says(peer.flow, &bytes(10 * 1460));
+    let said = rig.host_sends(peer.flow, &bytes(10 * 1460));
     let probe = rig.pass_segs(20);
     assert_eq!((probe.len(), probe[0].1.seq), (1, said[9].seq));
     (peer, said)
 }
 
 #[test]
-fn what_follows_a_loss_that_a_probe_repaired_says_so_and_costs_one_window() {
+fn a_loss_repaired_by_a_probe_sets_cwr_and_costs_one_window() {
     let mut rig = Rig::new();
     let (mut peer, said) = probed(&mut rig);
-    peer.hear(&said);
+    peer.receive(&said);
     rig.send(peer.pure_ack());
     let before = rig.flow(peer.flow).unwrap().cwnd;
     // An ACK beyond the probe without a DSACK shows that the last segment was lost; a mark reduces no further.
-    peer.hear(&rig.host_says(peer.flow, &bytes(1460)));
+    peer.receive(&rig.host_sends(peer.flow, &bytes(1460)));
     rig.send(Seg { flags: ACK | ECE, ..peer.pure_ack() });
     let after = rig.flow(peer.flow).unwrap().cwnd;
     assert_eq!((after, rig.stat("TCPECNReduced")), (before * 7 / 10, 0), "RFC 9438 section 4.6");
-    let next = one(rig.host_says(peer.flow, &bytes(1460)));
+    let next = one(rig.host_sends(peer.flow, &bytes(1460)));
     assert_eq!((next.flags & CWR, next.ecn), (CWR, ECT_0), "RFC 3168 section 6.1.2");
     end(rig, &peer);
 }
@@ -166,15 +166,15 @@ fn what_follows_a_loss_that_a_probe_repaired_says_so_and_costs_one_window() {
 fn a_probe_that_repaired_a_loss_in_a_window_with_marks_costs_no_other() {
     let mut rig = Rig::new();
     let (mut peer, said) = probed(&mut rig);
-    peer.hear(&said[..5]);
+    peer.receive(&said[..5]);
     rig.send(Seg { flags: ACK | ECE, ..peer.pure_ack() });
     assert_eq!(rig.stat("TCPECNReduced"), 1);
-    peer.hear(&said[5..]);
+    peer.receive(&said[5..]);
     rig.send(peer.pure_ack());
     let before = rig.flow(peer.flow).unwrap().cwnd;
-    let next = one(rig.host_says(peer.flow, &bytes(1460)));
+    let next = one(rig.host_sends(peer.flow, &bytes(1460)));
     assert_eq!(next.flags & CWR, CWR);
-    peer.hear(&[next]);
+    peer.receive(&[next]);
     rig.send(peer.pure_ack());
     assert!(rig.flow(peer.flow).unwrap().cwnd >= before);
     end(rig, &peer);
@@ -184,8 +184,8 @@ fn a_probe_that_repaired_a_loss_in_a_window_with_marks_costs_no_other() {
 fn super_frames_go_both_ways_with_cwr_in_their_first_segment() {
     let mut rig = Rig::with(Setup { offload: true, ..Setup::default() });
     let mut peer = capable(&mut rig);
-    let said = rig.host_says(peer.flow, &bytes(100_000));
-    peer.hear(&said);
+    let said = rig.host_sends(peer.flow, &bytes(100_000));
+    peer.receive(&said);
     // The vnet header of sent frames is checked wherever frames are read.
     let next = rig.send(Seg { flags: ACK | ECE, ..peer.pure_ack() });
     assert!(next[0].flags & CWR != 0 && next[0].gso == 1460, "{:?}", next[0].gso);
@@ -194,6 +194,6 @@ fn super_frames_go_both_ways_with_cwr_in_their_first_segment() {
     let vnet = VnetHdr { flags: 2, gso_type: 0x81, gso_size: 1460, ..VnetHdr::default() };
     rig.with_cx(|stack, cx| stack.on_frame(cx, &vnet, &frame));
     rig.turn();
-    assert_eq!(rig.sock(peer.flow).heard, bytes(5840));
+    assert_eq!(rig.sock(peer.flow).received, bytes(5840));
     end(rig, &peer);
 }

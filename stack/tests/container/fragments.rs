@@ -106,7 +106,7 @@ fn a_segment_in_pieces_is_a_segment() {
             rig.frame(&piece);
         }
         rig.turn();
-        assert!(rig.sock(peer.flow).heard == bytes(1000));
+        assert!(rig.sock(peer.flow).received == bytes(1000));
         // A wrong checksum is found once all fragments are there, whatever the vnet header claims.
         let mut bad = peer.data_at(0, &bytes(1000)).frame()[if v6 { 54 } else { 34 }..].to_vec();
         // One bit in the second fragment.
@@ -135,7 +135,7 @@ fn a_mark_on_a_piece_is_echoed_and_beside_one_that_cannot_bear_it_drops_the_segm
             rig.turn();
             assert_eq!(rig.stat("InCEPkts"), marked, "{ecns:?}");
         }
-        assert_eq!(rig.sock(peer.flow).heard.len(), 2000, "RFC 3168 section 5.3");
+        assert_eq!(rig.sock(peer.flow).received.len(), 2000, "RFC 3168 section 5.3");
         assert_eq!((rig.stat("DropFragmentEcn"), rig.stat("ReasmOKs")), (1, 2));
         let ack = one(rig.send(peer.data_at(-1000, &bytes(1000))));
         assert!(ack.flags & ECE != 0);
@@ -189,7 +189,7 @@ fn overlap_is_refused_until_it_is_forgotten() {
 }
 
 #[test]
-fn what_never_comes_whole_is_charged_and_given_back() {
+fn an_incomplete_datagram_is_charged_and_uncharged() {
     for v6 in [false, true] {
         let mut rig = Rig::new();
         let frames = pieces(v6, 17, 5, &bytes(30_000), 1400);
@@ -209,7 +209,7 @@ fn what_never_comes_whole_is_charged_and_given_back() {
 }
 
 #[test]
-fn a_guest_is_told_what_never_came_if_it_said_how_it_begins() {
+fn time_exceeded_is_sent_only_if_fragment_zero_arrived() {
     for v6 in [false, true] {
         let mut rig = Rig::new();
         let udp = [&[0x10, 0, 0, 53, 0x0b, 0xc0, 0, 0][..], &bytes(3000)].concat();
@@ -247,7 +247,7 @@ fn a_flood_of_pieces_leaves_room_for_flows() {
     }
     let mut peer = Peer::open(&mut rig);
     rig.send(peer.data(b"through"));
-    assert_eq!(rig.sock(peer.flow).heard, b"through");
+    assert_eq!(rig.sock(peer.flow).received, b"through");
     assert!(rig.budget.meter_stats(rig.now).max_usage_bytes <= hard);
     rig.send(peer.rst());
     rig.pass(60_000);

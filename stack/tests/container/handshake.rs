@@ -9,7 +9,7 @@ use crate::rig::{Rig, Setup, one, segs};
 use crate::wire::{ACK, RST, SYN, Seg, Sent};
 
 #[test]
-fn the_host_is_asked_before_the_guest_is_answered() {
+fn the_host_connects_before_the_guest_is_answered() {
     let mut rig = Rig::new();
     rig.host.outcome = None;
     assert_eq!(rig.send(Hello::default().syn(40_000, 80)), []);
@@ -29,13 +29,13 @@ fn the_host_is_asked_before_the_guest_is_answered() {
     assert_eq!(rig.send(peer.pure_ack()), []);
     assert_eq!(rig.state(flow), "ESTAB");
     assert_eq!(one(rig.send(peer.data(b"hello"))).ack, peer.seq);
-    assert_eq!(rig.sock(flow).heard, b"hello");
+    assert_eq!(rig.sock(flow).received, b"hello");
     rig.send(peer.rst());
     rig.assert_empty();
 }
 
 #[test]
-fn options_are_used_when_both_sides_say_them() {
+fn options_are_used_when_both_sides_offer_them() {
     let bare = Hello { mss: None, wscale: None, sack_ok: false, ts: None, ..Hello::default() };
     let full = Hello { ts: Some(77), ..Hello::default() };
     for (hello, scale, sack, ts) in [(bare, None, false, false), (full, Some(7), true, true)] {
@@ -50,12 +50,12 @@ fn options_are_used_when_both_sides_say_them() {
         let mut peer = Peer::answering(flow, &hello.syn(40_000, 80), &syn_ack);
         rig.send(peer.pure_ack());
         // Segment size: 536 bytes without the option, otherwise the MSS less the timestamps.
-        let said = rig.host_says(flow, &[1; 6000]);
+        let said = rig.host_sends(flow, &[1; 6000]);
         let expected = if ts { 1448 } else { 536 };
         assert!(said.iter().all(|s| s.data.len() <= expected), "{said:?}");
         assert_eq!(said[0].data.len(), expected);
         assert!(said.iter().all(|s| s.ts.is_some() == ts));
-        peer.hear(&said);
+        peer.receive(&said);
         rig.send(peer.rst());
         rig.assert_empty();
     }
@@ -69,7 +69,7 @@ fn a_window_without_scaling_is_never_above_64k() {
     for _ in 0..400 {
         let n = peer.window().min(1460);
         let out = rig.send(peer.data(&vec![5; n]));
-        peer.hear(&out);
+        peer.receive(&out);
     }
     assert!(peer.window() > 60_000 && peer.window() <= 65_535, "{}", peer.window());
     rig.send(peer.rst());
@@ -83,7 +83,7 @@ fn small_and_absurd_segment_sizes_are_mended() {
         let mut rig = Rig::new();
         let hello = Hello { mss: Some(mss), ..Hello::default() };
         let peer = Peer::open_with(&mut rig, 40_000, &hello);
-        let said = rig.host_says(peer.flow, &[1; 12_000]);
+        let said = rig.host_sends(peer.flow, &[1; 12_000]);
         assert_eq!(said[0].data.len(), used, "guest said {mss}");
         rig.send(peer.rst());
         rig.assert_empty();
@@ -99,9 +99,9 @@ fn a_frame_is_never_larger_than_the_mtu() {
             let mut peer = Peer::open_with(&mut rig, 40_000, &hello);
             // A hole, so that segments carry SACK blocks beside their data. `Rig::taken` checks the sizes.
             rig.send(peer.data_at(1, &[1; 1]));
-            let said = rig.host_says(peer.flow, &[1; 20_000]);
+            let said = rig.host_sends(peer.flow, &[1; 20_000]);
             assert!(said.iter().any(|s| !s.data.is_empty() && !s.sack.is_empty()));
-            peer.hear(&said);
+            peer.receive(&said);
             rig.send(peer.rst());
             rig.assert_empty();
         }
@@ -163,7 +163,7 @@ fn a_timeout_of_the_host_is_silence() {
 }
 
 #[test]
-fn addresses_of_the_subnet_that_nobody_has_are_unreachable() {
+fn unused_addresses_of_the_subnet_are_unreachable() {
     let mut rig = Rig::new();
     let to = |remote| Seg { remote: Some(remote), ..Hello::default().syn(40_000, 80) };
     rig.frame(&to(Ipv4Addr::new(10, 0, 2, 77)).frame());
@@ -178,7 +178,7 @@ fn addresses_of_the_subnet_that_nobody_has_are_unreachable() {
 }
 
 #[test]
-fn a_syn_ack_is_said_again_and_then_given_up() {
+fn a_syn_ack_is_retransmitted_and_then_given_up() {
     let mut rig = Rig::new();
     rig.send(Hello::default().syn(40_000, 80));
     let flow = rig.host.connects[0];
@@ -247,14 +247,14 @@ fn data_and_the_end_come_with_the_last_ack_of_the_handshake() {
     let out = rig.send_all(&[Seg { flags: fin.flags, ..data }]);
     assert_eq!(one(out).ack, peer.seq);
     assert_eq!(rig.state(flow), "CLOSE-WAIT");
-    assert_eq!(rig.sock(flow).heard, b"bye");
+    assert_eq!(rig.sock(flow).received, b"bye");
     assert!(rig.sock(flow).shut);
     rig.send(peer.rst());
     rig.assert_empty();
 }
 
 #[test]
-fn data_in_a_syn_is_left_to_be_said_again() {
+fn data_in_a_syn_is_left_to_its_retransmission() {
     let mut rig = Rig::new();
     let syn = Seg { data: b"early".to_vec(), ..Hello::default().syn(40_000, 80) };
     rig.send(syn.clone());
@@ -264,13 +264,13 @@ fn data_in_a_syn_is_left_to_be_said_again() {
     let mut peer = Peer::answering(flow, &syn, &syn_ack);
     rig.send(peer.pure_ack());
     rig.send(peer.data(b"early"));
-    assert_eq!(rig.sock(flow).heard, b"early");
+    assert_eq!(rig.sock(flow).received, b"early");
     rig.send(peer.rst());
     rig.assert_empty();
 }
 
 #[test]
-fn a_syn_ack_said_again_carries_no_holes() {
+fn a_retransmitted_syn_ack_carries_no_sack_blocks() {
     let mut rig = Rig::new();
     let syn = Hello { ts: Some(5), ..Hello::default() }.syn(40_000, 80);
     rig.send(syn.clone());
@@ -287,7 +287,7 @@ fn a_syn_ack_said_again_carries_no_holes() {
 }
 
 #[test]
-fn initial_sequence_numbers_follow_a_clock_and_tell_nothing_of_each_other() {
+fn initial_sequence_numbers_follow_a_clock_and_reveal_nothing_of_each_other() {
     let iss = |rig: &mut Rig, port: u16| {
         rig.send(Hello::default().syn(port, 80));
         let flow = *rig.host.connects.last().unwrap();

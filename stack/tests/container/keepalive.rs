@@ -37,8 +37,8 @@ fn questions_come_every_75_seconds_and_the_ninth_is_the_last() {
 fn a_question_is_outside_the_window_so_that_it_is_always_answered() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
-    let out = rig.host_says(peer.flow, &bytes(3000));
-    peer.hear(&out);
+    let out = rig.host_sends(peer.flow, &bytes(3000));
+    peer.receive(&out);
     rig.send(peer.pure_ack());
     let probe = rig.pass_segs(2 * HOUR + 1000).remove(0).1;
     assert_eq!((probe.seq, probe.data.len()), (peer.ack.wrapping_sub(1), 0));
@@ -47,10 +47,10 @@ fn a_question_is_outside_the_window_so_that_it_is_always_answered() {
 }
 
 #[test]
-fn while_data_is_outstanding_the_timeout_asks() {
+fn with_data_outstanding_the_timeout_probes_the_peer() {
     let mut rig = Rig::new();
     let peer = Peer::open(&mut rig);
-    rig.host_says(peer.flow, b"are you there");
+    rig.host_sends(peer.flow, b"are you there");
     rig.pass(HOUR / 2);
     assert_eq!(rig.stat("TCPKeepAlive"), 0);
     assert_eq!(rig.state(peer.flow), "GONE", "the user timeout is a quarter of an hour");
@@ -58,11 +58,11 @@ fn while_data_is_outstanding_the_timeout_asks() {
 }
 
 #[test]
-fn the_user_timeout_counts_from_the_last_that_was_heard() {
+fn the_user_timeout_counts_from_the_last_segment_received() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
     // An ACK of a few bytes now and then keeps the flow alive, although later bytes stay unacknowledged.
-    rig.host_says(peer.flow, &bytes(14_600));
+    rig.host_sends(peer.flow, &bytes(14_600));
     for _ in 0..8 {
         rig.pass(600_000);
         assert_eq!(rig.state(peer.flow), "ESTAB");

@@ -19,7 +19,7 @@ const NO_SACK: Hello = Hello {
 
 /// Sends ten segments, which stay outstanding.
 fn ten_out(rig: &mut Rig, peer: &Peer) -> Vec<Seg> {
-    let said = rig.host_says(peer.flow, &bytes(14_600));
+    let said = rig.host_sends(peer.flow, &bytes(14_600));
     assert_eq!(said.len(), 10, "the initial window");
     said
 }
@@ -46,16 +46,16 @@ fn silence_is_answered_by_the_first_segment_with_backoff() {
 }
 
 #[test]
-fn after_a_timeout_everything_missing_is_said_again() {
+fn after_a_timeout_everything_missing_is_retransmitted() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
     ten_out(&mut rig, &peer);
     let again = rig.pass_segs(300);
     let first = &again.last().expect("the timeout").1;
-    let mut heard = peer.hear(std::slice::from_ref(first));
+    let mut heard = peer.receive(std::slice::from_ref(first));
     for _ in 0..20 {
         let out = rig.send(peer.pure_ack());
-        heard.extend(peer.hear(&out));
+        heard.extend(peer.receive(&out));
     }
     assert_eq!(heard, bytes(14_600));
     rig.send(peer.rst());
@@ -63,17 +63,17 @@ fn after_a_timeout_everything_missing_is_said_again() {
 }
 
 #[test]
-fn an_ack_of_all_after_a_timeout_says_nothing_again() {
+fn an_ack_of_all_after_a_timeout_stops_retransmission() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
     let said = ten_out(&mut rig, &peer);
     rig.pass(1500);
     // Only the ACKs were lost.
-    assert_eq!(peer.hear(&said), bytes(14_600));
+    assert_eq!(peer.receive(&said), bytes(14_600));
     assert_eq!(rig.send(peer.pure_ack()), []);
     assert_eq!(rig.pass_segs(60_000), []);
-    let more = rig.host_says(peer.flow, b"more");
-    assert_eq!(peer.hear(&more), b"more");
+    let more = rig.host_sends(peer.flow, b"more");
+    assert_eq!(peer.receive(&more), b"more");
     rig.send(peer.rst());
     rig.assert_empty();
 }
@@ -135,13 +135,13 @@ fn a_fast_retransmission_beside_sack_blocks_fits_the_mtu() {
 }
 
 #[test]
-fn what_was_lost_is_said_again_into_a_window_that_is_small() {
+fn lost_data_is_retransmitted_into_a_small_window() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
     // A twentieth of the largest window so far: used after a while, and the segment is lost.
     peer.wnd = 5;
     rig.send(peer.pure_ack());
-    assert_eq!(rig.host_says(peer.flow, &bytes(2000)), []);
+    assert_eq!(rig.host_sends(peer.flow, &bytes(2000)), []);
     let first = rig.pass_segs(1100);
     assert_eq!(first[0].1.data.len(), 640);
     let again = rig.pass_segs(10_000);
@@ -187,17 +187,17 @@ fn acks_with_data_or_another_window_are_no_repeated_acks() {
 }
 
 #[test]
-fn a_lost_super_frame_is_said_again_whole() {
+fn a_lost_super_frame_is_retransmitted_whole() {
     let mut rig = Rig::with(Setup { offload: true, ..Setup::default() });
     let hello = Hello { ts: Some(5), ..Hello::default() };
     let mut peer = Peer::open_with(&mut rig, 40_000, &hello);
     let data = bytes(14_000);
-    let said = one(rig.host_says(peer.flow, &data));
+    let said = one(rig.host_sends(peer.flow, &data));
     assert_eq!((said.data.len(), said.gso), (14_000, 1448));
     let mut heard = Vec::new();
     let mut out: Vec<Seg> = rig.pass_segs(1500).into_iter().map(|(_, s)| s).collect();
     for _ in 0..20 {
-        heard.extend(peer.hear(&out));
+        heard.extend(peer.receive(&out));
         out = rig.send(peer.pure_ack());
     }
     assert_eq!(heard, data);
@@ -206,12 +206,12 @@ fn a_lost_super_frame_is_said_again_whole() {
 }
 
 #[test]
-fn a_reset_after_a_timeout_is_where_the_guest_stands() {
+fn a_reset_after_a_timeout_has_the_guests_next_sequence_number() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
     let said = ten_out(&mut rig, &peer);
     // Everything arrived, the ACKs did not, and the timer expired: the stack went back to the first byte.
-    assert_eq!(peer.hear(&said).len(), 14_600);
+    assert_eq!(peer.receive(&said).len(), 14_600);
     rig.pass(1500);
     let out = rig.host_breaks(peer.flow, HostError::Reset);
     assert_eq!(out, [], "not before the guest has acknowledged what came before");

@@ -3,6 +3,7 @@
 use std::net::Ipv6Addr;
 
 use skbudget_seed::Rng;
+use skbudget_sim::packet::ipv4_checksum;
 use skbudget_stack::VnetHdr;
 use skbudget_stack::controller::Rules;
 
@@ -31,7 +32,7 @@ fn samples(peer: &Peer) -> Vec<(&'static str, Vec<u8>)> {
     let piece = [&[17, 0, 0, 1, 0, 0, 0, 9][..], &[7; 64]].concat();
     let mut piece_v4 = ipv4(17, GUEST, GATEWAY, &[7; 64]);
     piece_v4[20] = 0x20;
-    ip_sum(&mut piece_v4);
+    ipv4_checksum(&mut piece_v4);
     vec![
         ("v6 syn", v6.syn(41_002, 81).frame()),
         ("v6 data", Seg { v6: true, ..peer.data_at(0, &bytes(200)) }.frame()),
@@ -88,7 +89,7 @@ fn a_frame_with_bytes_behind_it_is_as_good_as_without() {
     frame.extend([0xee; 40]);
     rig.frame(&frame);
     rig.turn();
-    assert_eq!(rig.sock(peer.flow).heard, b"padded");
+    assert_eq!(rig.sock(peer.flow).received, b"padded");
     rig.send(peer.rst());
     rig.assert_empty();
 }
@@ -107,18 +108,11 @@ fn one_drop(counter: &str, change: impl Fn(&mut Vec<u8>)) {
     rig.assert_empty();
 }
 
-fn ip_sum(frame: &mut [u8]) {
-    frame[24..26].fill(0);
-    let end = 14 + (usize::from(frame[14] & 15) * 4).max(20);
-    let sum = !smoltcp::wire::checksum::data(&frame[14..end.min(frame.len())]);
-    frame[24..26].copy_from_slice(&sum.to_be_bytes());
-}
-
 /// Changes one byte of the IPv4 header and corrects its checksum.
 fn ip_byte(at: usize, value: u8) -> impl Fn(&mut Vec<u8>) {
     move |frame| {
         frame[14 + at] = value;
-        ip_sum(frame);
+        ipv4_checksum(frame);
     }
 }
 
@@ -176,7 +170,7 @@ fn a_header_shorter_than_a_header_is_no_header() {
 }
 
 #[test]
-fn a_super_frame_with_lying_lengths_is_taken_for_what_its_header_says_or_dropped() {
+fn a_super_frame_with_wrong_lengths_is_delivered_by_its_header_or_dropped() {
     let mut rig = Rig::with(Setup { offload: true, ..Setup::default() });
     let mut peer = Peer::open(&mut rig);
     let frame = peer.data_at(0, &bytes(10_000)).frame();
@@ -200,7 +194,7 @@ fn a_super_frame_with_lying_lengths_is_taken_for_what_its_header_says_or_dropped
         rig.with_cx(|stack, cx| stack.on_frame(cx, &vnet, &frame));
         rig.turn();
     }
-    assert_eq!(rig.sock(peer.flow).heard, bytes(10_000), "once, the rest is old");
+    assert_eq!(rig.sock(peer.flow).received, bytes(10_000), "once, the rest is old");
     peer.seq = peer.seq.wrapping_add(10_000);
     // Total lengths above or below the real one.
     let mut rng = Rng::new(77);
@@ -208,7 +202,7 @@ fn a_super_frame_with_lying_lengths_is_taken_for_what_its_header_says_or_dropped
         let mut lying = peer.data_at(0, &bytes(3000)).frame();
         let claimed = rng.index(65_536) as u16;
         lying[16..18].copy_from_slice(&claimed.to_be_bytes());
-        ip_sum(&mut lying);
+        ipv4_checksum(&mut lying);
         let before = drops(&rig);
         rig.with_cx(|stack, cx| stack.on_frame(cx, &good, &lying));
         if usize::from(claimed) > lying.len() - 14 || claimed < 40 {
@@ -216,7 +210,7 @@ fn a_super_frame_with_lying_lengths_is_taken_for_what_its_header_says_or_dropped
         }
         rig.turn();
     }
-    let heard = rig.sock(peer.flow).heard.len();
+    let heard = rig.sock(peer.flow).received.len();
     peer.seq = peer.seq.wrapping_add(heard as u32 - 10_000);
     rig.send(peer.rst());
     rig.assert_empty();
@@ -248,7 +242,7 @@ fn storm(seed: u64, cases: usize, mut make: impl FnMut(&mut Rng, &Peer) -> Vec<u
             for flow in connects {
                 if rig.flow(flow).is_some() {
                     match (round + rng.index(9)) % 9 {
-                        0 => drop(rig.host_says(flow, &bytes(3000))),
+                        0 => drop(rig.host_sends(flow, &bytes(3000))),
                         1 => drop(rig.host_ends(flow)),
                         2 => rig.sock(flow).room = 0,
                         3 => rig.sock(flow).room = usize::MAX,
@@ -294,7 +288,7 @@ fn changed_bytes_in_good_frames() {
             };
         }
         if rng.index(2) == 0 && frame[12..14] == [8, 0] {
-            ip_sum(&mut frame);
+            ipv4_checksum(&mut frame);
         }
         frame
     });
@@ -378,7 +372,7 @@ fn garbage() {
             frame[23] = [1, 6, 17][rng.index(3)];
             frame[26..30].copy_from_slice(&GUEST.octets());
             frame[30..34].copy_from_slice(&GATEWAY.octets());
-            ip_sum(&mut frame);
+            ipv4_checksum(&mut frame);
         }
         frame
     });

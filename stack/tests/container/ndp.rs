@@ -36,7 +36,7 @@ fn advertised(rig: &mut Rig) -> (Ipv6Addr, Ipv6Addr, u8, Ipv6Addr, Vec<u8>) {
 }
 
 #[test]
-fn our_addresses_are_advertised_to_who_asks() {
+fn our_addresses_are_advertised_to_solicitations() {
     for ours in [GATEWAY6, "fd00::3".parse().unwrap(), ROUTER] {
         for (src, dst) in [(GUEST6, group_of(ours)), (GUEST6, ours), (GUEST_LL, group_of(ours))] {
             let mut rig = Rig::new();
@@ -52,7 +52,7 @@ fn our_addresses_are_advertised_to_who_asks() {
 }
 
 #[test]
-fn a_probe_of_the_guests_own_address_hears_nothing_and_one_of_ours_that_it_is_taken() {
+fn duplicate_address_detection_defends_only_our_address() {
     let mut rig = Rig::new();
     for own in [GUEST6, GUEST_LL, "fd00::5054:ff:fe12:3456".parse().unwrap()] {
         rig.frame(&solicitation(ANY, group_of(own), own, &[]));
@@ -118,7 +118,7 @@ fn neither_in_fragments() {
 }
 
 #[test]
-fn a_router_advertises_itself_when_asked_and_not_too_often() {
+fn solicitations_are_answered_with_advertisements_not_too_often() {
     let mut rig = Rig::new();
     let ask = icmpv6(GUEST_LL, ALL_ROUTERS, 133, 0, &[&[0; 4][..], &lladdr()].concat());
     rig.frame(&ask);
@@ -159,7 +159,7 @@ fn a_router_advertises_itself_when_asked_and_not_too_often() {
 }
 
 #[test]
-fn a_guest_not_heard_of_is_asked_for() {
+fn an_unknown_neighbour_is_solicited() {
     let mut rig = Rig::new();
     let from = SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9), 5555));
     rig.accept(8080, from);

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::peer::{Hello, introduce};
 use crate::rig::{GATEWAY, GATEWAY6, GUEST, GUEST6, Rig};
-use crate::wire::{ACK, Seg, checksum_v6, icmpv6, ipv4, ipv6};
+use crate::wire::{ACK, Seg, icmpv6, ipv4, ipv6, transport_checksum};
 
 const NOWHERE: [&str; 7] =
     ["127.0.0.1", "127.255.255.254", "127.1.2.3", "0.0.0.0", "0.0.0.1", "0.255.3.4", "10.0.2.100"];
@@ -47,7 +47,7 @@ fn packets(to: IpAddr) -> Vec<Vec<u8>> {
             (ipv4(17, GUEST, to, &udp), ipv4(1, GUEST, to, &echo))
         }
         IpAddr::V6(to) => {
-            checksum_v6(GUEST6, to, 17, &mut udp, 6);
+            transport_checksum(GUEST6.into(), to.into(), 17, &mut udp, 6);
             (ipv6(17, GUEST6, to, &udp), icmpv6(GUEST6, to, 128, 0, &[0, 7, 0, 1, 9, 9]))
         }
     };
@@ -92,7 +92,7 @@ fn what_is_sent_nowhere_is_unreachable() {
             );
             let mut icmp = answer[54..].to_vec();
             let sum = [icmp[2], icmp[3]];
-            checksum_v6(GATEWAY6, GUEST6, 58, &mut icmp, 2);
+            transport_checksum(GATEWAY6.into(), GUEST6.into(), 58, &mut icmp, 2);
             assert_eq!(sum, [icmp[2], icmp[3]]);
         }
     }

@@ -21,10 +21,10 @@ fn an_older_one_is_answered_and_not_taken() {
     let (mut rig, mut peer) = open(5000);
     let old = at(&peer, 4999, peer.data_at(0, b"old"));
     assert_eq!(one(rig.send(old)).ack, peer.seq);
-    assert_eq!((rig.sock(peer.flow).heard.len(), rig.stat("PAWSEstab")), (0, 1));
+    assert_eq!((rig.sock(peer.flow).received.len(), rig.stat("PAWSEstab")), (0, 1));
     let data = peer.data(b"same");
     rig.send(at(&peer, 5000, data));
-    assert_eq!(rig.sock(peer.flow).heard, b"same");
+    assert_eq!(rig.sock(peer.flow).received, b"same");
     rig.send(peer.rst());
     rig.assert_empty();
 }
@@ -36,7 +36,7 @@ fn the_clock_may_come_round() {
         let seg = peer.data(data);
         rig.send(at(&peer, val, seg));
     }
-    assert_eq!(rig.sock(peer.flow).heard, b"abc");
+    assert_eq!(rig.sock(peer.flow).received, b"abc");
     rig.send(peer.rst());
     rig.assert_empty();
 }
@@ -48,11 +48,11 @@ fn after_24_days_of_silence_any_is_new() {
     rig.now = skbudget_stack::controller::Instant(rig.now.0 + 23 * DAY * 1_000_000);
     let old = at(&peer, ago(1), peer.data_at(0, b"old"));
     rig.send(old);
-    assert_eq!(rig.sock(peer.flow).heard, []);
+    assert_eq!(rig.sock(peer.flow).received, []);
     rig.now = skbudget_stack::controller::Instant(rig.now.0 + 2 * DAY * 1_000_000);
     let seg = peer.data(b"new");
     rig.send(at(&peer, ago(1), seg));
-    assert_eq!(rig.sock(peer.flow).heard, b"new", "section 5.5");
+    assert_eq!(rig.sock(peer.flow).received, b"new", "section 5.5");
     rig.send(peer.rst());
     rig.assert_empty();
 }

@@ -207,7 +207,7 @@ impl Peer {
     }
 
     /// Receives the stack's segments in order; returns the new bytes.
-    pub(crate) fn hear(&mut self, segs: &[Seg]) -> Vec<u8> {
+    pub(crate) fn receive(&mut self, segs: &[Seg]) -> Vec<u8> {
         let mut heard = Vec::new();
         for seg in segs {
             self.note(seg);

@@ -10,19 +10,19 @@ fn closed(n: usize) -> (Rig, Peer) {
     let mut peer = Peer::open(&mut rig);
     peer.wnd = 0;
     rig.send(peer.pure_ack());
-    assert_eq!(rig.host_says(peer.flow, &bytes(n)), []);
+    assert_eq!(rig.host_sends(peer.flow, &bytes(n)), []);
     (rig, peer)
 }
 
 #[test]
-fn probes_begin_anew_after_the_window_was_open() {
+fn probes_start_again_after_the_window_was_open() {
     let (mut rig, mut peer) = closed(20_000);
     let first: Vec<u64> = rig.pass_segs(60_000).iter().map(|(at, _)| *at).collect();
     assert!(first.len() >= 5);
     // Open for a moment: the back-off of the probes must start again.
     peer.wnd = 20;
     let out = rig.send(peer.pure_ack());
-    peer.hear(&out);
+    peer.receive(&out);
     peer.wnd = 0;
     rig.send(peer.pure_ack());
     let again: Vec<u64> = rig.pass_segs(2000).iter().map(|(at, _)| *at).collect();
@@ -37,7 +37,7 @@ fn a_fin_waits_behind_data_that_waits_for_the_window() {
     assert!(rig.pass_segs(10_000).iter().all(|(_, s)| s.data.is_empty() && s.flags & FIN == 0));
     peer.wnd = 512;
     let out = rig.send(peer.pure_ack());
-    assert_eq!(peer.hear(&out), bytes(5000));
+    assert_eq!(peer.receive(&out), bytes(5000));
     assert!(out.last().unwrap().flags & FIN != 0);
     end(rig, &peer);
 }
@@ -51,15 +51,15 @@ fn a_fin_alone_needs_no_window() {
 }
 
 #[test]
-fn a_guest_that_answers_probes_with_data_is_heard() {
+fn a_guest_that_answers_probes_with_data_stays_connected() {
     let (mut rig, mut peer) = closed(5000);
     assert!(!rig.pass_segs(3000).is_empty());
     one(rig.send(peer.data(b"still here")));
-    assert_eq!(rig.sock(peer.flow).heard, b"still here");
+    assert_eq!(rig.sock(peer.flow).received, b"still here");
     peer.wnd = 512;
     let seg = peer.data(b"and open");
     let out = rig.send(seg);
-    assert_eq!(peer.hear(&out), bytes(5000), "a window update on data counts");
+    assert_eq!(peer.receive(&out), bytes(5000), "a window update on data counts");
     end(rig, &peer);
 }
 
@@ -67,7 +67,7 @@ fn a_guest_that_answers_probes_with_data_is_heard() {
 fn a_window_that_moves_back_over_what_was_sent_is_no_loss() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
-    let said = rig.host_says(peer.flow, &bytes(14_600));
+    let said = rig.host_sends(peer.flow, &bytes(14_600));
     peer.ack = said[4].seq;
     peer.wnd = 1;
     rig.send(peer.pure_ack());
@@ -76,11 +76,11 @@ fn a_window_that_moves_back_over_what_was_sent_is_no_loss() {
     let again: Vec<Seg> = rig.pass_segs(2000).into_iter().map(|(_, s)| s).collect();
     let within = |s: &Seg| s.seq + (s.data.len() as u32) <= edge || s.seq == said[9].seq;
     assert!(!again.is_empty() && again.iter().all(within), "{again:?}");
-    let mut heard = peer.hear(&again);
+    let mut heard = peer.receive(&again);
     peer.wnd = 512;
     let mut out = rig.send(peer.pure_ack());
     for _ in 0..20 {
-        heard.extend(peer.hear(&out));
+        heard.extend(peer.receive(&out));
         out = rig.send(peer.pure_ack());
         out.extend(rig.pass_segs(20).into_iter().map(|(_, s)| s));
     }
@@ -97,7 +97,7 @@ fn an_old_segment_does_not_close_the_window() {
     rig.send(peer.data(b"second"));
     // RFC 9293 section 3.10.7.4: SND.WL1 keeps the order of updates.
     rig.send(old);
-    assert_eq!(rig.host_says(peer.flow, b"open").len(), 1);
+    assert_eq!(rig.host_sends(peer.flow, b"open").len(), 1);
     end(rig, &peer);
 }
 

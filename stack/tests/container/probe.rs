@@ -10,7 +10,7 @@ const MSS: u32 = 1460;
 fn ten_out(more: usize) -> (Rig, Peer, Vec<Seg>) {
     let mut rig = Rig::new();
     let peer = Peer::open_far(&mut rig, &Hello::default(), RTT);
-    let said = rig.host_says(peer.flow, &bytes(14_600 + more));
+    let said = rig.host_sends(peer.flow, &bytes(14_600 + more));
     assert_eq!(said.len(), 10);
     (rig, peer, said)
 }
@@ -60,7 +60,7 @@ fn the_answer_to_a_probe_fills_the_holes_without_a_timeout() {
 fn a_lone_segment_is_left_to_the_timeout() {
     let mut rig = Rig::new();
     let peer = Peer::open_far(&mut rig, &Hello::default(), RTT);
-    one(rig.host_says(peer.flow, b"alone"));
+    one(rig.host_sends(peer.flow, b"alone"));
     // The guest may delay its ACK by 200 ms, and the timeout allows for that.
     let later = rig.pass_segs(400);
     assert!(later[0].0 > 200, "{later:?}");
@@ -90,7 +90,7 @@ fn a_probe_that_repaired_a_loss_costs_as_much_as_a_recovery() {
     peer.ack = said[9].seq + MSS;
     rig.send(peer.pure_ack());
     let before = rig.flow(peer.flow).unwrap().cwnd;
-    peer.hear(&rig.host_says(peer.flow, b"more"));
+    peer.receive(&rig.host_sends(peer.flow, b"more"));
     rig.send(peer.pure_ack());
     let flow = rig.flow(peer.flow).unwrap();
     assert!(flow.cwnd < before && flow.ssthresh < before, "{before} to {}", flow.cwnd);
@@ -109,7 +109,7 @@ fn a_probe_for_nothing_costs_nothing() {
         let twice = (said[9].seq, said[9].seq + MSS);
         let sack = if dsack { vec![twice] } else { vec![] };
         rig.send(Seg { sack, ..peer.pure_ack() });
-        peer.hear(&rig.host_says(peer.flow, b"more"));
+        peer.receive(&rig.host_sends(peer.flow, b"more"));
         rig.send(peer.pure_ack());
         assert!(rig.flow(peer.flow).unwrap().cwnd >= before, "dsack: {dsack}");
         end(rig, &peer);
@@ -121,7 +121,7 @@ fn without_sack_there_is_no_probe() {
     let mut rig = Rig::new();
     let hello = Hello { sack_ok: false, ..Hello::default() };
     let peer = Peer::open_far(&mut rig, &hello, RTT);
-    let said = rig.host_says(peer.flow, &bytes(14_600));
+    let said = rig.host_sends(peer.flow, &bytes(14_600));
     let later = rig.pass_segs(1000);
     assert!(later.iter().all(|(_, s)| s.seq == said[0].seq), "its answer would tell nothing");
     assert_eq!(rig.stat("TCPLossProbes"), 0);
@@ -133,9 +133,9 @@ fn a_guest_that_holds_its_acks_back_is_soon_probed_no_more() {
     let mut rig = Rig::new();
     let mut peer = Peer::open_far(&mut rig, &Hello::default(), 1);
     for _ in 0..100 {
-        let out = rig.host_says(peer.flow, &bytes(4 * 1460));
+        let out = rig.host_sends(peer.flow, &bytes(4 * 1460));
         assert_eq!(out.len(), 4);
-        peer.hear(&out);
+        peer.receive(&out);
         // The guest delays its ACKs by 40 ms; a duplicate is acknowledged at once.
         let probe = (0..40).map(|_| rig.pass_segs(1)).find(|sent| !sent.is_empty());
         let twice = probe.map(|sent| (sent[0].1.seq, sent[0].1.seq + MSS));

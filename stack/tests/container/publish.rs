@@ -28,12 +28,12 @@ fn both_ways_through_a_published_port() {
     let mut peer = Peer::accept(&mut rig, 8080);
     assert_eq!(peer.remote_port, 5555, "the client's own port");
     one(rig.send(peer.data(b"banner")));
-    assert_eq!(rig.sock(peer.flow).heard, b"banner");
-    let said = rig.host_says(peer.flow, b"hello");
-    assert_eq!(peer.hear(&said), b"hello");
+    assert_eq!(rig.sock(peer.flow).received, b"banner");
+    let said = rig.host_sends(peer.flow, b"hello");
+    assert_eq!(peer.receive(&said), b"hello");
     rig.send(peer.fin());
     let fin = rig.host_ends(peer.flow);
-    peer.hear(&fin);
+    peer.receive(&fin);
     rig.send(peer.pure_ack());
     assert_eq!(rig.sock(peer.flow).closed, Some(Close::Graceful));
     rig.assert_empty();
@@ -72,7 +72,7 @@ fn a_guest_that_refuses_resets_the_client() {
 }
 
 #[test]
-fn a_silent_guest_is_asked_again_and_given_up() {
+fn a_silent_guest_is_probed_again_and_given_up() {
     let mut rig = Rig::new();
     introduce(&mut rig);
     let (flow, out) = accepted(&mut rig, 7000);
@@ -86,7 +86,7 @@ fn a_silent_guest_is_asked_again_and_given_up() {
 }
 
 #[test]
-fn a_guest_whose_hardware_address_is_unknown_is_asked_for_it() {
+fn an_unknown_hardware_address_is_requested() {
     let mut rig = Rig::new();
     let (flow, out) = accepted(&mut rig, 7000);
     let ask = |s: &Sent| {
@@ -129,7 +129,7 @@ fn what_a_client_sent_before_it_was_accepted_is_charged() {
             rig.sock(other.flow).room = 0;
             for _ in 0..8 {
                 let out = rig.send(other.data(&[7; 1400]));
-                other.hear(&out);
+                other.receive(&out);
             }
             rig.budget.set_limits(Limits::from_bytes(1 << 20, Some(4096), None).unwrap(), rig.now);
             assert!(rig.budget.under_pressure());
@@ -180,13 +180,13 @@ fn syns_that_cross_make_one_connection() {
     rig.send(peer.pure_ack());
     assert_eq!(rig.state(flow), "ESTAB");
     rig.send(peer.data(b"crossed"));
-    assert_eq!(rig.sock(flow).heard, b"crossed");
+    assert_eq!(rig.sock(flow).received, b"crossed");
     rig.send(peer.rst());
     rig.assert_empty();
 }
 
 #[test]
-fn two_clients_with_one_port_are_told_apart() {
+fn two_clients_with_one_port_have_different_tuples() {
     let mut rig = Rig::new();
     introduce(&mut rig);
     let (first, a) = accepted(&mut rig, 7000);
@@ -229,7 +229,7 @@ fn full() -> (Rig, Vec<Peer>) {
         let mut peer = Peer::accept_from(&mut rig, 8080, from(7000 + peers.len() as u16));
         for _ in 0..20 {
             let out = rig.send(peer.data(&[7; 1000]));
-            peer.hear(&out);
+            peer.receive(&out);
         }
         peers.push(peer);
     }
@@ -275,7 +275,7 @@ fn a_client_that_waits_is_woken_when_room_returns() {
 }
 
 #[test]
-fn a_syn_that_is_answered_while_it_waits_to_be_said_again_is_not_said_again() {
+fn a_syn_answered_before_its_retransmission_is_not_retransmitted() {
     let mut rig = Rig::new();
     introduce(&mut rig);
     let (flow, out) = accepted(&mut rig, 7000);

@@ -20,14 +20,14 @@ fn twenty_out_of(mut rig: Rig, hello: &Hello, more: usize) -> (Rig, Peer, Vec<Se
     let size = if hello.ts.is_some() { 1448 } else { 1460 };
     // Slow start doubles the window once; later data does not fill it, but lets the send queue grow.
     for n in std::iter::once(10).chain([2; 60]) {
-        let out = rig.host_says(peer.flow, &bytes(n * size));
+        let out = rig.host_sends(peer.flow, &bytes(n * size));
         assert_eq!(out.len(), n);
-        peer.hear(&out);
+        peer.receive(&out);
         rig.pass(RTT);
         peer.ts = peer.ts.map(|(val, ecr)| (val + RTT as u32, ecr));
         rig.send(peer.pure_ack());
     }
-    let said = rig.host_says(peer.flow, &bytes(20 * size + more));
+    let said = rig.host_sends(peer.flow, &bytes(20 * size + more));
     assert_eq!(said.len(), 20);
     assert_eq!(rig.pass_segs(RTT), []);
     (rig, peer, said)
@@ -85,7 +85,7 @@ fn the_window_goes_down_once_for_all_holes_of_a_flight() {
 }
 
 #[test]
-fn how_far_the_window_goes_down_is_the_algorithms() {
+fn the_algorithm_decides_how_far_the_window_falls() {
     for (congestion, tenths) in [(Algorithm::Cubic, 7), (Algorithm::Reno, 5)] {
         let rig = Rig::with(Setup { congestion, ..Setup::default() });
         let (mut rig, mut peer, said) = twenty_out_of(rig, &Hello::default(), 0);
@@ -99,7 +99,7 @@ fn how_far_the_window_goes_down_is_the_algorithms() {
 }
 
 #[test]
-fn in_recovery_what_goes_out_follows_what_arrives() {
+fn in_recovery_the_send_rate_follows_the_delivery_rate() {
     let (mut rig, peer, said) = twenty_out(&Hello::default(), 40 * 1460);
     // The first of twenty is lost; each ACK reports one more segment. RFC 9937 (PRR): when the last ACK has arrived,
     // the data sent equals the new window, and it was spread over all ACKs.
@@ -176,7 +176,7 @@ fn after_a_timeout_what_the_guest_has_behind_holes_is_not_sent_again() {
 }
 
 #[test]
-fn a_guest_that_takes_back_what_it_said_it_had_gets_it_again() {
+fn data_of_a_revoked_sack_is_retransmitted() {
     let (mut rig, mut peer, said) = twenty_out(&Hello::default(), 0);
     rig.send(peer.holes(&said, &[(1, 20)]));
     // The hole is filled, yet RCV.NXT stays behind: the guest dropped the other data (renege, RFC 2018 section 8).
@@ -199,7 +199,7 @@ fn a_guest_that_takes_back_what_it_said_it_had_gets_it_again() {
 }
 
 #[test]
-fn absurd_sack_blocks_tell_nothing() {
+fn absurd_sack_blocks_have_no_effect() {
     let (mut rig, peer, said) = twenty_out(&Hello::default(), 0);
     let (una, nxt) = (said[0].seq, said[19].seq + MSS);
     // Beyond SND.NXT, below SND.UNA, reversed, empty, and half the sequence space long.
@@ -346,7 +346,7 @@ fn a_timeout_with_a_reason_goes_on_when_only_new_data_arrives() {
 }
 
 #[test]
-fn without_new_data_a_timeout_asks_nothing() {
+fn without_new_data_a_timeout_is_not_tested_for_being_spurious() {
     let (mut rig, mut peer, said, _) = timed_out(0);
     peer.ack = said[1].seq;
     let out = rig.send(peer.pure_ack());
@@ -358,7 +358,7 @@ fn without_new_data_a_timeout_asks_nothing() {
 }
 
 #[test]
-fn a_timeout_asks_nothing_with_new_data_that_the_window_is_too_small_for() {
+fn a_timeout_is_not_tested_with_new_data_beyond_the_window() {
     let (mut rig, mut peer, said, _) = timed_out(10 * 1460);
     // One of the twenty segments and a probe is acknowledged; the window has room for little more than the others.
     peer.ack = said[1].seq;
@@ -372,7 +372,7 @@ fn a_timeout_asks_nothing_with_new_data_that_the_window_is_too_small_for() {
 }
 
 #[test]
-fn without_sack_a_repeated_ack_says_that_a_timeout_had_a_reason() {
+fn without_sack_a_duplicate_ack_shows_that_a_timeout_was_genuine() {
     let hello = Hello { sack_ok: false, ..Hello::default() };
     let (mut rig, mut peer, said) = twenty_out(&hello, 10 * 1460);
     rig.pass(400);

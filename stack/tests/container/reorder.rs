@@ -11,7 +11,7 @@ const MSS: u32 = 1460;
 fn ten_out() -> (Rig, Peer, Vec<Seg>) {
     let mut rig = Rig::new();
     let peer = Peer::open_far(&mut rig, &Hello::default(), RTT);
-    let said = rig.host_says(peer.flow, &bytes(14_600));
+    let said = rig.host_sends(peer.flow, &bytes(14_600));
     assert_eq!(said.len(), 10);
     assert_eq!(rig.pass_segs(RTT), []);
     (rig, peer, said)
@@ -21,7 +21,7 @@ fn ten_out() -> (Rig, Peer, Vec<Seg>) {
 fn ten_more(rig: &mut Rig, peer: &mut Peer, said: &[Seg]) -> Vec<Seg> {
     peer.ack = said[said.len() - 1].seq + MSS;
     rig.send(peer.pure_ack());
-    let more = rig.host_says(peer.flow, &bytes(14_600));
+    let more = rig.host_sends(peer.flow, &bytes(14_600));
     assert_eq!(rig.pass_segs(RTT), []);
     more
 }
@@ -104,13 +104,13 @@ fn data_of_the_guest_that_was_overtaken_reaches_the_host_in_order() {
         let at = 1000 * i;
         one(rig.send(peer.data_at(at, &data[at as usize..at as usize + 1000])));
     }
-    assert_eq!(rig.sock(peer.flow).heard, data);
+    assert_eq!(rig.sock(peer.flow).received, data);
     peer.seq += 5000;
     end(rig, &peer);
 }
 
 #[test]
-fn what_the_guest_sent_twice_it_is_told() {
+fn data_received_twice_is_reported_in_a_dsack() {
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
     let base = peer.seq;

@@ -58,7 +58,7 @@ fn in_every_state_that_has_a_window() {
         }),
         ("FIN-WAIT-2", |rig, peer| {
             let fin = rig.host_ends(peer.flow);
-            peer.hear(&fin);
+            peer.receive(&fin);
             rig.send(peer.pure_ack());
         }),
         ("CLOSE-WAIT", |rig, peer| {
@@ -118,7 +118,7 @@ fn a_syn_ack_of_another_connection_is_reset() {
 }
 
 #[test]
-fn a_fin_for_nobody_is_reset_with_what_it_would_acknowledge() {
+fn a_fin_without_flow_is_reset_with_the_number_it_would_acknowledge() {
     let mut rig = Rig::new();
     let stray = Seg { flags: FIN, seq: 500, ..Hello::default().syn(9, 9) };
     let rst = one(rig.send(Seg { data: b"four".to_vec(), ..stray }));

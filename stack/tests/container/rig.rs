@@ -1,178 +1,21 @@
 //! Test rig for one container's stack: a scripted host, a device that keeps every frame, a clock that the test moves.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::io::{IoSlice, IoSliceMut};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::io::IoSlice;
+use std::net::SocketAddr;
 
+use skbudget_sim::fake_host::FakeHost;
 use skbudget_stack::controller::{
     Budget, BudgetConfig, Counter, Instant, Limits, MemberStats, Rules, SockLimits,
 };
 use skbudget_stack::{
-    Algorithm, ChunkPool, Close, Container, ContainerConfig, Ctx, Device, FlowId, FlowInfo, Host,
-    HostCaps, HostError, Ready, VnetHdr, WakeKey,
+    Algorithm, ChunkPool, Container, ContainerConfig, Ctx, Device, FlowId, FlowInfo, HostError,
+    Ready, VnetHdr, WakeKey,
 };
 
 use crate::wire::{Seg, Sent, sent};
 
-pub(crate) const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
-pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-pub(crate) const GUEST6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100);
-pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
-
-/// One host socket.
-#[derive(Debug, Default)]
-pub(crate) struct Sock {
-    pub(crate) to: Option<SocketAddr>,
-    /// Result of connect(2); `None`: still in progress.
-    pub(crate) outcome: Option<Result<(), HostError>>,
-    /// Bytes that the peer sends, and whether it ends the stream after them.
-    pub(crate) says: VecDeque<u8>,
-    pub(crate) ends: bool,
-    pub(crate) broken: Option<HostError>,
-    /// The error was returned to a caller.
-    pub(crate) told: bool,
-    /// Bytes and end of stream that the peer has not acknowledged.
-    pub(crate) unacked: u64,
-    /// Bytes that the socket received, and how many more it takes.
-    pub(crate) heard: Vec<u8>,
-    pub(crate) room: usize,
-    pub(crate) shut: bool,
-    pub(crate) closed: Option<Close>,
-    pub(crate) caps: Option<HostCaps>,
-    /// Bytes that stay in its send buffer when its caps are lowered, and the number of lowerings.
-    pub(crate) keeps: u32,
-    pub(crate) lowered: usize,
-    pub(crate) writes: usize,
-    /// The peer's time to answer a probe (`None`: it is gone), and when its last segment arrived.
-    pub(crate) rtt: Option<Duration>,
-    pub(crate) peer_heard: Instant,
-    /// The peer has not acknowledged all that it was sent.
-    pub(crate) owes: bool,
-    /// Keep-alive interval; time and number of the probes sent; number of polls for their answer.
-    pub(crate) keep_alive: Option<Duration>,
-    asked_at: Option<Instant>,
-    pub(crate) asked: usize,
-    pub(crate) looked: usize,
-}
-
-#[derive(Debug)]
-pub(crate) struct FakeHost {
-    now: Instant,
-    pub(crate) socks: BTreeMap<FlowId, Sock>,
-    /// Result of connect(2) itself, and its outcome later.
-    pub(crate) connect: Result<(), HostError>,
-    pub(crate) outcome: Option<Result<(), HostError>>,
-    /// Flows, in the order of their connect(2).
-    pub(crate) connects: Vec<FlowId>,
-}
-
-impl FakeHost {
-    fn sock(&mut self, flow: FlowId) -> &mut Sock {
-        self.socks.get_mut(&flow).expect("a flow the host knows")
-    }
-}
-
-impl Host for FakeHost {
-    fn connect(&mut self, flow: FlowId, to: SocketAddr, caps: HostCaps) -> Result<(), HostError> {
-        self.connects.push(flow);
-        let sock = Sock {
-            to: Some(to),
-            outcome: self.outcome,
-            room: usize::MAX,
-            caps: Some(caps),
-            ..Sock::default()
-        };
-        assert!(self.socks.insert(flow, sock).is_none(), "an id is used once");
-        self.connect
-    }
-    fn connect_outcome(&mut self, flow: FlowId) -> Option<Result<(), HostError>> {
-        self.sock(flow).outcome
-    }
-    fn write(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<usize, HostError> {
-        let sock = self.sock(flow);
-        assert!(!sock.shut && sock.closed.is_none(), "a write after the end");
-        sock.writes += 1;
-        if let Some(e) = sock.broken {
-            // Like SO_ERROR: the error is returned once, afterwards the socket is merely broken.
-            let told = std::mem::replace(&mut sock.told, true);
-            return Err(if told { HostError::ResetAfterEnd } else { e });
-        }
-        let mut n = 0;
-        for part in parts {
-            let take = part.len().min(sock.room);
-            sock.heard.extend_from_slice(&part[..take]);
-            sock.room -= if sock.room == usize::MAX { 0 } else { take };
-            n += take;
-        }
-        if n == 0 { Err(HostError::WouldBlock) } else { Ok(n) }
-    }
-    fn read(&mut self, flow: FlowId, parts: &mut [IoSliceMut<'_>]) -> Result<usize, HostError> {
-        let sock = self.sock(flow);
-        // Data that arrived before a reset is read before the error, as on Linux.
-        assert!(parts.iter().any(|p| !p.is_empty()), "a read of nothing");
-        if sock.says.is_empty() {
-            return match sock.broken {
-                _ if sock.ends => Ok(0),
-                Some(e) if !std::mem::replace(&mut sock.told, true) => Err(e),
-                Some(_) => Ok(0),
-                None => Err(HostError::WouldBlock),
-            };
-        }
-        let mut n = 0;
-        for part in parts {
-            for to in part.iter_mut() {
-                let Some(b) = sock.says.pop_front() else { return Ok(n) };
-                *to = b;
-                n += 1;
-            }
-        }
-        Ok(n)
-    }
-    fn shutdown_write(&mut self, flow: FlowId) {
-        let sock = self.sock(flow);
-        assert!(!sock.shut, "shut down once");
-        sock.shut = true;
-    }
-    fn unacknowledged(&mut self, flow: FlowId) -> u64 {
-        self.sock(flow).unacked
-    }
-    fn set_caps(&mut self, flow: FlowId, caps: HostCaps) {
-        self.sock(flow).caps = Some(caps);
-    }
-    fn lower_caps(&mut self, flow: FlowId, caps: HostCaps) -> HostCaps {
-        let sock = self.sock(flow);
-        sock.lowered += 1;
-        HostCaps { sndbuf: caps.sndbuf.max(sock.keeps), ..caps }
-    }
-    fn keep_alive(&mut self, flow: FlowId, every: Duration) {
-        let sock = self.sock(flow);
-        assert!(sock.closed.is_none(), "an open socket");
-        sock.keep_alive = Some(every);
-    }
-    fn ask_peer(&mut self, flow: FlowId) {
-        let now = self.now;
-        let sock = self.sock(flow);
-        sock.asked += 1;
-        sock.asked_at = Some(now);
-    }
-    fn silence(&mut self, flow: FlowId) -> Option<Duration> {
-        let now = self.now;
-        let sock = self.sock(flow);
-        sock.looked += 1;
-        if let (Some(asked), Some(rtt)) = (sock.asked_at, sock.rtt)
-            && asked + rtt <= now
-        {
-            sock.peer_heard = sock.peer_heard.max(asked + rtt);
-        }
-        (!sock.owes).then(|| now.since(sock.peer_heard))
-    }
-    fn close(&mut self, flow: FlowId, how: Close) {
-        let sock = self.sock(flow);
-        assert!(sock.closed.is_none(), "closed once");
-        sock.closed = Some(how);
-    }
-}
+pub(crate) use skbudget_sim::fake_host::Sock;
+pub(crate) use skbudget_sim::packet::{GATEWAY, GATEWAY6, GUEST, GUEST6};
 
 #[derive(Debug, Default)]
 pub(crate) struct Wire {
@@ -257,13 +100,7 @@ impl Rig {
             stack: Container::new(container, member),
             budget,
             pool: ChunkPool::new(),
-            host: FakeHost {
-                now: setup.start,
-                socks: BTreeMap::new(),
-                connect: Ok(()),
-                outcome: Some(Ok(())),
-                connects: Vec::new(),
-            },
+            host: FakeHost::new(setup.start),
             wire: Wire { frames: Vec::new(), room: usize::MAX },
             now: setup.start,
             setup,
@@ -357,7 +194,7 @@ impl Rig {
     pub(crate) fn accept(&mut self, guest_port: u16, from: SocketAddr) -> FlowId {
         let accepted = self.with_cx(|stack, cx| stack.on_accept(cx, guest_port, from, 0));
         let (flow, _) = accepted.expect("room");
-        self.host.socks.insert(flow, Sock { room: usize::MAX, ..Sock::default() });
+        self.host.socks.insert(flow, Sock::open());
         flow
     }
 
@@ -367,8 +204,8 @@ impl Rig {
     }
 
     /// The host socket receives `data` from its peer.
-    pub(crate) fn host_says(&mut self, flow: FlowId, data: &[u8]) -> Vec<Seg> {
-        self.host.sock(flow).says.extend(data);
+    pub(crate) fn host_sends(&mut self, flow: FlowId, data: &[u8]) -> Vec<Seg> {
+        self.host.sock(flow).incoming.extend(data);
         self.ready(flow, true, false)
     }
 

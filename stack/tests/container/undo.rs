@@ -12,12 +12,12 @@ fn recovered(ece: u8) -> (Rig, Peer, Vec<Seg>) {
     let mut rig = Rig::new();
     let mut peer = capable(&mut rig);
     peer.wnd = u16::MAX;
-    peer.hear(&rig.host_says(peer.flow, &bytes(1460)));
+    peer.receive(&rig.host_sends(peer.flow, &bytes(1460)));
     rig.send(peer.pure_ack());
-    let said = rig.host_says(peer.flow, &bytes(10 * 1460));
+    let said = rig.host_sends(peer.flow, &bytes(10 * 1460));
     let again = one(rig.send(peer.holes(&said, &[(1, 10)])));
     assert_eq!((again.seq, rig.stat("TCPSackRecovery")), (said[0].seq, 1));
-    peer.hear(&said);
+    peer.receive(&said);
     rig.send(Seg { flags: ACK | ece, ..peer.pure_ack() });
     (rig, peer, said)
 }
@@ -33,7 +33,7 @@ fn a_copy_that_is_reported_late_takes_the_recovery_back() {
     let (mut rig, mut peer, said) = recovered(0);
     let reduced = cwnd(&rig, &peer);
     // As in `tcp_try_undo_dsack`, which the kernel calls in its Open and Disorder states.
-    peer.hear(&rig.host_says(peer.flow, &bytes(2 * 1460)));
+    peer.receive(&rig.host_sends(peer.flow, &bytes(2 * 1460)));
     // A DSACK for the one retransmission shows that it was spurious.
     twice(&mut rig, &peer, &said[0]);
     assert!(rig.stat("TCPDSACKUndo") == 1 && cwnd(&rig, &peer) > reduced);
@@ -41,10 +41,10 @@ fn a_copy_that_is_reported_late_takes_the_recovery_back() {
 }
 
 #[test]
-fn a_reduction_for_marks_outlives_what_is_said_of_the_recovery_before_it() {
+fn a_reduction_for_marks_outlives_the_undo_of_an_earlier_recovery() {
     let (mut rig, mut peer, said) = recovered(0);
-    let next = rig.host_says(peer.flow, &bytes(4 * 1460));
-    peer.hear(&next[..2]);
+    let next = rig.host_sends(peer.flow, &bytes(4 * 1460));
+    peer.receive(&next[..2]);
     rig.send(Seg { flags: ACK | ECE, ..peer.pure_ack() });
     let reduced = cwnd(&rig, &peer);
     assert_eq!(rig.stat("TCPECNReduced"), 1);
@@ -54,7 +54,7 @@ fn a_reduction_for_marks_outlives_what_is_said_of_the_recovery_before_it() {
 }
 
 #[test]
-fn a_recovery_during_which_the_guest_told_of_marks_stands() {
+fn a_recovery_with_an_ece_is_not_undone() {
     let (mut rig, peer, said) = recovered(ECE);
     let reduced = cwnd(&rig, &peer);
     twice(&mut rig, &peer, &said[0]);
@@ -65,10 +65,10 @@ fn a_recovery_during_which_the_guest_told_of_marks_stands() {
 #[test]
 fn the_copy_of_a_probe_is_not_that_of_the_recovery_before_it() {
     let (mut rig, mut peer, _) = recovered(0);
-    let next = rig.host_says(peer.flow, &bytes(4 * 1460));
+    let next = rig.host_sends(peer.flow, &bytes(4 * 1460));
     let probe = rig.pass_segs(20);
     assert_eq!((probe.len(), probe[0].1.seq), (1, next[3].seq));
-    peer.hear(&next);
+    peer.receive(&next);
     rig.send(peer.pure_ack());
     twice(&mut rig, &peer, &next[3]);
     assert_eq!(rig.stat("TCPDSACKUndo"), 0);
@@ -76,7 +76,7 @@ fn the_copy_of_a_probe_is_not_that_of_the_recovery_before_it() {
 }
 
 #[test]
-fn the_copy_of_what_was_acknowledged_before_a_recovery_says_nothing_of_it() {
+fn a_copy_acknowledged_before_a_recovery_does_not_undo_it() {
     let (mut rig, peer, said) = recovered(0);
     let older = Seg { seq: said[0].seq - MSS, ..said[0].clone() };
     twice(&mut rig, &peer, &older);

@@ -14,7 +14,7 @@ fn fill(rig: &mut Rig, peer: &mut Peer) -> Vec<u8> {
         let data = vec![sent.len() as u8; peer.window().min(1460)];
         sent.extend(&data);
         let out = rig.send(peer.data(&data));
-        peer.hear(&out);
+        peer.receive(&out);
     }
     sent
 }
@@ -56,10 +56,10 @@ fn the_window_opens_in_the_turn_in_which_the_host_becomes_writable() {
         rig.pass(5000);
         rig.sock(peer.flow).room = usize::MAX;
         let update = one(rig.ready(peer.flow, false, true));
-        assert!(rig.sock(peer.flow).heard == sent, "the first byte moved in this turn");
+        assert!(rig.sock(peer.flow).received == sent, "the first byte moved in this turn");
         assert!(update.is(ACK) && update.ack == peer.seq);
         assert!(update.wnd > 0, "and the guest was told in the same one");
-        peer.hear(&[update]);
+        peer.receive(&[update]);
         let ack = one(rig.send(peer.data(b"more")));
         assert_eq!(ack.ack, peer.seq);
         rig.send(peer.rst());
@@ -92,7 +92,7 @@ fn a_closed_window_of_the_guest_is_probed_with_backoff_for_ever() {
     let mut peer = Peer::open(&mut rig);
     peer.wnd = 0;
     rig.send(peer.pure_ack());
-    assert_eq!(rig.host_says(peer.flow, &bytes(5000)), []);
+    assert_eq!(rig.host_sends(peer.flow, &bytes(5000)), []);
     let start = rig.now;
     let mut times = Vec::new();
     // An hour: more probes than the maximum number of retransmissions.
@@ -114,7 +114,7 @@ fn a_closed_window_of_the_guest_is_probed_with_backoff_for_ever() {
     // The window opens: the data is sent in that turn.
     peer.wnd = 512;
     let out = rig.send(peer.pure_ack());
-    assert_eq!(peer.hear(&out), bytes(5000));
+    assert_eq!(peer.receive(&out), bytes(5000));
     rig.send(peer.rst());
     rig.assert_empty();
 }
@@ -125,7 +125,7 @@ fn a_guest_that_does_not_answer_probes_is_given_up() {
     let mut peer = Peer::open(&mut rig);
     peer.wnd = 0;
     rig.send(peer.pure_ack());
-    rig.host_says(peer.flow, b"data");
+    rig.host_sends(peer.flow, b"data");
     rig.pass(40 * 60 * 1000);
     assert_eq!(rig.state(peer.flow), "GONE");
     assert_eq!(rig.stat("TCPAbortOnTimeout"), 1);
@@ -138,15 +138,15 @@ fn a_window_that_stays_small_is_used_after_a_while() {
     let mut peer = Peer::open(&mut rig);
     peer.wnd = 1;
     rig.send(peer.pure_ack());
-    assert_eq!(rig.host_says(peer.flow, &bytes(300)), [], "not at once: it may grow");
+    assert_eq!(rig.host_sends(peer.flow, &bytes(300)), [], "not at once: it may grow");
     let first = rig.pass_segs(2000);
     assert!(!first.is_empty() && first[0].1.data.len() == 128, "{first:?}");
-    let mut heard = peer.hear(&[first[0].1.clone()]);
+    let mut heard = peer.receive(&[first[0].1.clone()]);
     for _ in 0..10 {
         let out = rig.send(peer.pure_ack());
-        heard.extend(peer.hear(&out));
+        heard.extend(peer.receive(&out));
         let out: Vec<Seg> = rig.pass_segs(2000).into_iter().map(|(_, s)| s).collect();
-        heard.extend(peer.hear(&out));
+        heard.extend(peer.receive(&out));
     }
     assert_eq!(heard, bytes(300));
     rig.send(peer.rst());
@@ -158,7 +158,7 @@ fn a_window_closed_over_data_in_flight_is_probed_too() {
     // A guest without memory drops the data and advertises zero; it need not send anything afterwards.
     let mut rig = Rig::new();
     let mut peer = Peer::open(&mut rig);
-    let said = rig.host_says(peer.flow, &bytes(5000));
+    let said = rig.host_sends(peer.flow, &bytes(5000));
     assert!(!said.is_empty());
     let closed = Seg { wnd: 0, ..peer.pure_ack() };
     rig.send(closed.clone());
@@ -177,7 +177,7 @@ fn a_window_closed_over_data_in_flight_is_probed_too() {
     let mut out = rig.send(peer.pure_ack());
     let mut heard = Vec::new();
     for _ in 0..20 {
-        heard.extend(peer.hear(&out));
+        heard.extend(peer.receive(&out));
         out = rig.send(peer.pure_ack());
     }
     assert_eq!(heard, bytes(5000));
@@ -186,7 +186,7 @@ fn a_window_closed_over_data_in_flight_is_probed_too() {
 }
 
 #[test]
-fn a_silent_guest_is_asked_whether_it_lives() {
+fn a_silent_guest_is_probed() {
     let mut rig = Rig::new();
     let peer = Peer::open(&mut rig);
     let hours = rig.pass_segs(7_100_000);

@@ -1,7 +1,8 @@
 //! Segments by hand: encoded into frames, and decoded from frames with every checksum verified.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use skbudget_sim::packet::Segment;
 use skbudget_stack::VnetHdr;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetFrame, EthernetProtocol, Icmpv4Message, Icmpv4Packet,
@@ -10,16 +11,9 @@ use smoltcp::wire::{
 
 use crate::rig::{GATEWAY, GATEWAY6, GUEST, GUEST6};
 
-pub(crate) const GUEST_MAC: [u8; 6] = [2, 0x67, 0x75, 0x65, 0x73, 0x74];
-pub(crate) const OUR_MAC: [u8; 6] = [0x52, 0x55, 0x0a, 0, 2, 2];
-
-pub(crate) const FIN: u8 = 1;
-pub(crate) const SYN: u8 = 2;
-pub(crate) const RST: u8 = 4;
-pub(crate) const PSH: u8 = 8;
-pub(crate) const ACK: u8 = 16;
-pub(crate) const ECE: u8 = 64;
-pub(crate) const CWR: u8 = 128;
+pub(crate) use skbudget_sim::packet::{
+    ACK, CWR, ECE, FIN, GUEST_MAC, OUR_MAC, PSH, RST, SYN, ethernet, ipv4, ipv6, transport_checksum,
+};
 
 /// A segment of either direction: ports and addresses are the guest's and the remote's. No remote address: the gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -80,69 +74,24 @@ impl Seg {
 
     /// The frame of a guest's segment, with complete checksums.
     pub(crate) fn frame(&self) -> Vec<u8> {
-        let options = self.options();
-        let mut tcp = Vec::with_capacity(20 + options.len() + self.data.len());
-        tcp.extend(self.guest_port.to_be_bytes());
-        tcp.extend(self.remote_port.to_be_bytes());
-        tcp.extend(self.seq.to_be_bytes());
-        tcp.extend(self.ack.to_be_bytes());
-        tcp.push(((20 + options.len()) as u8 / 4) << 4);
-        tcp.push(self.flags);
-        tcp.extend(self.wnd.to_be_bytes());
-        tcp.extend([0; 4]);
-        tcp.extend(&options);
-        tcp.extend(&self.data);
-        if self.v6 {
-            let dst = self.remote6.unwrap_or(GATEWAY6);
-            checksum_v6(GUEST6, dst, 6, &mut tcp, 16);
-            let mut frame = ipv6(6, GUEST6, dst, &tcp);
-            frame[15] |= self.ecn << 4;
-            return frame;
-        }
-        let dst = self.remote.unwrap_or(GATEWAY);
-        let pseudo = checksum::pseudo_header_v4(&GUEST, &dst, IpProtocol::Tcp, tcp.len() as u32);
-        let sum = !checksum::combine(&[pseudo, checksum::data(&tcp)]);
-        tcp[16..18].copy_from_slice(&sum.to_be_bytes());
-        let mut frame = ipv4(6, GUEST, dst, &tcp);
-        let mut ip = Ipv4Packet::new_unchecked(&mut frame[14..]);
-        ip.set_ecn(self.ecn);
-        ip.fill_checksum();
-        frame
+        let (src, dst): (IpAddr, IpAddr) = if self.v6 {
+            (GUEST6.into(), self.remote6.unwrap_or(GATEWAY6).into())
+        } else {
+            (GUEST.into(), self.remote.unwrap_or(GATEWAY).into())
+        };
+        let segment = Segment {
+            src,
+            dst,
+            seq: self.seq,
+            ack: self.ack,
+            wnd: self.wnd,
+            options: self.options(),
+            ecn: self.ecn,
+            data: self.data.clone(),
+            ..Segment::new(self.guest_port, self.remote_port, self.flags)
+        };
+        segment.frame()
     }
-}
-
-/// An IPv4 packet in a frame of the guest.
-pub(crate) fn ipv4(protocol: u8, src: Ipv4Addr, dst: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
-    let mut ip = vec![0x45, 0];
-    ip.extend((20 + payload.len() as u16).to_be_bytes());
-    ip.extend([0, 1, 0x40, 0, 64, protocol, 0, 0]);
-    ip.extend(src.octets());
-    ip.extend(dst.octets());
-    let sum = !checksum::data(&ip);
-    ip[10..12].copy_from_slice(&sum.to_be_bytes());
-    ip.extend(payload);
-    ethernet(0x0800, &ip)
-}
-
-/// An IPv6 packet in a frame of the guest; `next` is the type of its payload.
-pub(crate) fn ipv6(next: u8, src: Ipv6Addr, dst: Ipv6Addr, payload: &[u8]) -> Vec<u8> {
-    let mut ip = vec![0x60, 0, 0, 0];
-    ip.extend((payload.len() as u16).to_be_bytes());
-    // Neighbour discovery requires a hop limit of 255; other protocols accept any.
-    ip.extend([next, 255]);
-    ip.extend(src.octets());
-    ip.extend(dst.octets());
-    ip.extend(payload);
-    ethernet(0x86dd, &ip)
-}
-
-/// Fills in the checksum at `at`, with the pseudo-header of that protocol.
-pub(crate) fn checksum_v6(src: Ipv6Addr, dst: Ipv6Addr, protocol: u8, bytes: &mut [u8], at: usize) {
-    bytes[at..at + 2].fill(0);
-    let len = bytes.len() as u32;
-    let pseudo = checksum::pseudo_header_v6(&src, &dst, protocol.into(), len);
-    let sum = !checksum::combine(&[pseudo, checksum::data(bytes)]);
-    bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// An ICMPv6 message of the guest: type, code, and the bytes after the checksum.
@@ -159,17 +108,8 @@ pub(crate) fn icmpv6_message(
 ) -> Vec<u8> {
     let mut message = vec![kind, code, 0, 0];
     message.extend(body);
-    checksum_v6(src, dst, 58, &mut message, 2);
+    transport_checksum(src.into(), dst.into(), 58, &mut message, 2);
     message
-}
-
-pub(crate) fn ethernet(ethertype: u16, payload: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(14 + payload.len());
-    frame.extend(OUR_MAC);
-    frame.extend(GUEST_MAC);
-    frame.extend(ethertype.to_be_bytes());
-    frame.extend(payload);
-    frame
 }
 
 /// A frame from the stack.

@@ -26,7 +26,7 @@ fn a_stream_to_the_guest_crosses_the_middle_and_the_end() {
         let start = peer.ack;
         assert!(at.wrapping_sub(start) < 400_000);
         let data = bytes(1 << 20);
-        let mut out = rig.host_says(peer.flow, &data);
+        let mut out = rig.host_sends(peer.flow, &data);
         let mut heard = Vec::new();
         let mut lost = false;
         while !out.is_empty() || heard.len() < data.len() {
@@ -34,14 +34,14 @@ fn a_stream_to_the_guest_crosses_the_middle_and_the_end() {
             let at_edge = |s: &Seg| at.wrapping_sub(s.seq) < s.data.len() as u32;
             if let Some(i) = out.iter().position(at_edge).filter(|_| !lost) {
                 lost = true;
-                heard.extend(peer.hear(&out[..i]));
+                heard.extend(peer.receive(&out[..i]));
                 out.drain(..=i);
                 for _ in 0..4 {
                     out.extend(rig.send(peer.pure_ack()));
                 }
             }
             out.sort_by_key(|s| s.seq.wrapping_sub(start));
-            heard.extend(peer.hear(&out));
+            heard.extend(peer.receive(&out));
             out = rig.send(peer.pure_ack());
             if out.is_empty() && heard.len() < data.len() {
                 out = rig.pass_segs(2000).into_iter().map(|(_, s)| s).collect();
@@ -75,10 +75,10 @@ fn a_stream_to_the_host_crosses_the_middle_and_the_end() {
                 let out = rig.send(peer.data_at(0, &data[from..from + half]));
                 peer.seq = peer.seq.wrapping_add(n as u32);
                 assert_eq!(out.last().unwrap().ack, peer.seq);
-                peer.hear(&out);
+                peer.receive(&out);
                 from += n;
             }
-            assert!(rig.sock(peer.flow).heard == data);
+            assert!(rig.sock(peer.flow).received == data);
             rig.send(peer.fin());
             assert_eq!(rig.state(peer.flow), "CLOSE-WAIT");
             rig.send(peer.rst());

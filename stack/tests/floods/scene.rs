@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use skbudget_sim::flood::{NEVER_READS, PUSHER, RESPONDER, SILENT, SINK};
 use skbudget_sim::{
     BudgetId, Buffers, Guest, GuestConfig, LinkConfig, NodeConfig, NodeId, Observer, Open, Probe,
     ProbePlan, Server, SimHost, SmolGuest, World,
@@ -14,8 +15,6 @@ use skbudget_stack::ContainerConfig;
 use skbudget_stack::controller::{
     Budget, BudgetConfig, Instant, Level, LevelConfig, Limits, PAGE_SIZE, Rules, SockLimits,
 };
-
-use crate::raw::{NEVER_READS, PUSHER, RESPONDER, SILENT, SINK};
 
 pub(crate) const ECHOED: u32 = 100;
 

@@ -111,7 +111,7 @@ fn a_server_that_is_well_and_idle_is_kept_for_a_day() {
 }
 
 #[test]
-fn what_a_server_that_is_gone_does_not_acknowledge_ends_in_a_timeout_that_resets_the_guest() {
+fn data_for_a_vanished_server_times_out_and_resets_the_guest() {
     let again_at = Some(GONE_FROM + Duration::from_secs(1));
     for keep_alive in [None, Some(2)] {
         let app = Quiet { again_at, ..quiet(keep_alive, keep_alive.map(|_| 7)) };

@@ -173,7 +173,7 @@ fn what_ships_reports_through_the_logger() {
 }
 
 #[test]
-fn memory_is_charged_where_the_head_of_the_stack_says() {
+fn memory_is_charged_where_the_head_of_the_stack_lists_it() {
     let charges = [
         (".rx_open(", &["stack/src/queue/receive.rs"][..]),
         (".rx_fill(", &["stack/src/queue/receive.rs"]),

@@ -142,7 +142,7 @@ impl Model {
 }
 
 #[test]
-fn the_board_knows_what_a_list_of_bytes_knows() {
+fn the_scoreboard_equals_a_model_of_single_bytes() {
     for chunks in [0, 3, 1000] {
         each_seed!(0..60, |seed| {
             let rng = &mut Rng::new(seed);

@@ -172,7 +172,7 @@ fn any_order_gives_what_was_cut() {
 }
 
 #[test]
-fn overlap_repetition_and_lies_as_the_naive_table_says() {
+fn overlaps_and_repetitions_are_decided_as_by_the_naive_table() {
     let mut rng = Rng::new(5);
     let (mut overlaps, mut wholes) = (0, 0);
     for id in 0..3000 {
@@ -215,7 +215,7 @@ fn overlap_repetition_and_lies_as_the_naive_table_says() {
 }
 
 #[test]
-fn what_can_be_a_part_of_nothing_is_dropped() {
+fn a_fragment_of_no_possible_datagram_is_dropped() {
     let mut bench = Bench::new(HARD);
     let whole = bytes(65_600, 1);
     let good = fragment(2, &whole, 0, 80);
@@ -249,7 +249,7 @@ fn pieces_without_end_end_the_datagram() {
 }
 
 #[test]
-fn time_is_up_after_thirty_seconds_and_sixty() {
+fn fragments_expire_after_thirty_seconds_and_sixty() {
     let mut bench = Bench::new(HARD);
     let whole = bytes(4000, 1);
     bench.give(&fragment(2, &whole, 0, 800));

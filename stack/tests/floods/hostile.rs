@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
+use skbudget_sim::flood::{Attack, Kind, RawGuest};
 use skbudget_stack::controller::Instant;
 
-use crate::attack::{Attack, Kind};
-use crate::raw::Raw;
 use crate::scene::Scene;
 
 const HARD: u64 = 16 << 20;
@@ -13,7 +12,7 @@ const HARD: u64 = 16 << 20;
 /// The neighbour's p99 without an attack.
 fn alone(until: Instant) -> Duration {
     let attack = Attack::new(Kind::Syn, 1, 1, 0);
-    let mut scene = Scene::new(Box::new(Raw::new(attack)), HARD, until);
+    let mut scene = Scene::new(Box::new(RawGuest::new(attack)), HARD, until);
     scene.world.run_until(until);
     scene.neighbours_p99()
 }
@@ -23,18 +22,18 @@ fn flood(kind: Kind, count: u64, per_second: u64) -> Scene {
     let length = Duration::from_millis(1000 * count / per_second + 200);
     let until = Instant::default() + length;
     let attack = Attack::new(kind, count, per_second, 50);
-    let mut scene = Scene::new(Box::new(Raw::new(attack)), HARD, until);
+    let mut scene = Scene::new(Box::new(RawGuest::new(attack)), HARD, until);
     let attacker = scene.attacker;
     scene.world.run_until(until);
-    let said = scene.world.with_guest(attacker, |raw: &mut Raw<Attack>| raw.plot.said);
+    let sent = scene.world.with_guest(attacker, |raw: &mut RawGuest<Attack>| raw.script.sent);
     scene.assert_within_limits();
     let (alone, beside) = (alone(until), scene.neighbours_p99());
     println!(
-        "{kind:?}: {said} segments, peak {} of {HARD}, p99 {alone:?} -> {beside:?}",
+        "{kind:?}: {sent} segments, peak {} of {HARD}, p99 {alone:?} -> {beside:?}",
         scene.peak()
     );
     // Otherwise the flood was too weak to prove anything.
-    assert!(said * 2 > count, "{said} of {count} hostile segments were said");
+    assert!(sent * 2 > count, "{sent} of {count} hostile segments were sent");
     // Virtual time: CPU costs nothing, so only memory and windows could delay the neighbour.
     assert!(beside <= alone.mul_f64(1.2), "the neighbour's p99: {beside:?}, alone {alone:?}");
     scene
@@ -79,7 +78,7 @@ fn segments_of_one_byte() {
 }
 
 #[test]
-fn acknowledgements_that_lie() {
+fn acks_of_data_that_was_not_sent() {
     let mut scene = flood(Kind::AckLie, 200_000, 100_000);
     scene.stop_attacker();
     scene.end();

@@ -2,27 +2,27 @@
 
 use std::time::Duration;
 
+use skbudget_sim::flood::RawGuest;
 use skbudget_stack::controller::Instant;
 
-use crate::crowd::Crowd;
-use crate::raw::Raw;
+use crate::clients::Clients;
 use crate::scene::Scene;
 
 /// The guarantee of a flow (README, "How large --hard should be"), and the largest device queue.
 const FLOW: u64 = 22_528;
 const QUEUE: u64 = 4 << 20;
 
-fn run(crowd: Crowd, hard: u64, length: Duration) -> (Scene, Outcome) {
+fn run(clients: Clients, hard: u64, length: Duration) -> (Scene, Outcome) {
     let until = Instant::default() + length;
-    let mut scene = Scene::new(Box::new(Raw::new(crowd)), hard, until);
+    let mut scene = Scene::new(Box::new(RawGuest::new(clients)), hard, until);
     let attacker = scene.attacker;
     scene.world.run_until(until);
     scene.assert_within_limits();
-    let outcome = scene.world.with_guest(attacker, |raw: &mut Raw<Crowd>| {
-        let mut took = std::mem::take(&mut raw.plot.took);
+    let outcome = scene.world.with_guest(attacker, |raw: &mut RawGuest<Clients>| {
+        let mut took = std::mem::take(&mut raw.script.took);
         took.sort_unstable();
         let p99 = Duration::from_nanos(took.get(took.len() * 99 / 100).copied().unwrap_or(0));
-        let Crowd { established, most, done, resets, .. } = raw.plot;
+        let Clients { established, most, done, resets, .. } = raw.script;
         Outcome { established, most, done, resets, answered: took.len(), p99 }
     });
     (scene, outcome)
@@ -41,7 +41,7 @@ struct Outcome {
 #[test]
 fn ten_thousand_connections_one_after_the_other() {
     // Room for a few flows: earlier ones must be freed completely.
-    let (mut scene, outcome) = run(Crowd::new(10_000, 1), 1 << 20, Duration::from_secs(10));
+    let (mut scene, outcome) = run(Clients::new(10_000, 1), 1 << 20, Duration::from_secs(10));
     assert_eq!((outcome.established, outcome.done, outcome.resets), (10_000, 10_000, 0));
     assert_eq!(outcome.most, 1);
     scene.world.run_until(scene.world.now() + Duration::from_secs(90));
@@ -53,8 +53,8 @@ fn ten_thousand_connections_one_after_the_other() {
 fn five_thousand_connections_at_once() {
     // Soft is two thirds of hard, and admission is bound by hard alone.
     let hard = (5000 * FLOW + QUEUE + (1 << 20)).next_multiple_of(4096);
-    let crowd = Crowd::new(5000, 5000).gathering();
-    let (mut scene, outcome) = run(crowd, hard, Duration::from_secs(30));
+    let clients = Clients::new(5000, 5000).gathering();
+    let (mut scene, outcome) = run(clients, hard, Duration::from_secs(30));
     println!("5000 at once below {hard} bytes: {outcome:?}, peak {}", scene.peak());
     assert_eq!((outcome.established, outcome.done, outcome.resets), (5000, 5000, 0));
     assert_eq!(outcome.most, 5000);
@@ -65,7 +65,7 @@ fn five_thousand_connections_at_once() {
 
 #[test]
 fn two_hundred_dead_destinations_beside_a_hundred_live_flows() {
-    let live = || Crowd::new(100, 100).asking(100, Duration::from_millis(20));
+    let live = || Clients::new(100, 100).requesting(100, Duration::from_millis(20));
     let hard = (300 * FLOW + QUEUE + (4 << 20)).next_multiple_of(4096);
     let length = Duration::from_secs(5);
     let (alone_scene, alone) = run(live(), hard, length);

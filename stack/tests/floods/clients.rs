@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use skbudget_sim::flood::{RESPONDER, SILENT, Script};
+use skbudget_sim::packet::{ACK, FIN, RST, SYN, Segment};
 use skbudget_stack::controller::Instant;
 
-use crate::raw::{ACK, FIN, Plot, RESPONDER, RST, SILENT, SYN, Seg};
 use crate::scene::ECHOED;
 
 /// Time after which an unanswered SYN is retransmitted.
@@ -13,8 +14,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy)]
 enum Stage {
-    Opening { said: Instant },
-    Asked { at: Instant },
+    Opening { sent: Instant },
+    Requested { at: Instant },
     Closing,
 }
 
@@ -29,7 +30,7 @@ struct Conn {
 }
 
 #[derive(Debug)]
-pub(crate) struct Crowd {
+pub(crate) struct Clients {
     /// Connections still to open, and how many may be open at once.
     todo: u32,
     at_once: usize,
@@ -52,7 +53,7 @@ pub(crate) struct Crowd {
     pub(crate) took: Vec<u64>,
 }
 
-impl Crowd {
+impl Clients {
     pub(crate) fn new(conns: u32, at_once: usize) -> Self {
         Self {
             todo: conns,
@@ -78,7 +79,7 @@ impl Crowd {
         Self { gather: true, ..self }
     }
 
-    pub(crate) fn asking(self, requests: u32, every: Duration) -> Self {
+    pub(crate) fn requesting(self, requests: u32, every: Duration) -> Self {
         Self { requests, every, ..self }
     }
 
@@ -86,33 +87,34 @@ impl Crowd {
         Self { dead, ..self }
     }
 
-    fn begin(&mut self, now: Instant, say: &mut Vec<Seg>) {
+    fn connect(&mut self, now: Instant, out: &mut Vec<Segment>) {
         self.todo -= 1;
         let port = self.next_port;
         self.next_port += 1;
         let seq = u32::from(port).wrapping_mul(0x9e37_79b1);
-        let stage = Stage::Opening { said: now };
+        let stage = Stage::Opening { sent: now };
         // ACK 0 marks a SYN without an answer.
         self.conns.insert(port, Conn { stage, seq, ack: 0, got: 0, left: self.requests });
-        say.push(syn(port, RESPONDER, seq));
+        out.push(syn(port, RESPONDER, seq));
     }
 
-    fn ask(&mut self, now: Instant, port: u16, say: &mut Vec<Seg>) {
+    fn request(&mut self, now: Instant, port: u16, out: &mut Vec<Segment>) {
         let Some(conn) = self.conns.get_mut(&port) else { return };
-        let mut seg = Seg::new(port, RESPONDER, ACK);
-        (seg.seq, seg.ack, seg.len) = (conn.seq, conn.ack, ECHOED as u16);
+        let mut seg = Segment::new(port, RESPONDER, ACK);
+        (seg.seq, seg.ack) = (conn.seq, conn.ack);
+        seg.data = vec![0x5a; ECHOED as usize];
         conn.seq = conn.seq.wrapping_add(ECHOED);
         conn.left -= 1;
         conn.got = 0;
-        conn.stage = Stage::Asked { at: now };
-        say.push(seg);
+        conn.stage = Stage::Requested { at: now };
+        out.push(seg);
     }
 
-    fn on_segment(&mut self, now: Instant, seg: &Seg, say: &mut Vec<Seg>) {
-        let Some(conn) = self.conns.get_mut(&seg.port) else { return };
+    fn receive(&mut self, now: Instant, seg: &Segment, out: &mut Vec<Segment>) {
+        let Some(conn) = self.conns.get_mut(&seg.dst_port) else { return };
         if seg.flags & RST != 0 {
             self.resets += 1;
-            self.conns.remove(&seg.port);
+            self.conns.remove(&seg.dst_port);
             return;
         }
         if seg.flags & SYN != 0 {
@@ -120,12 +122,12 @@ impl Crowd {
                 conn.ack = seg.seq.wrapping_add(1);
                 conn.seq = conn.seq.wrapping_add(1);
                 self.established += 1;
-                let mut ack = Seg::new(seg.port, seg.remote, ACK);
+                let mut ack = Segment::new(seg.dst_port, seg.src_port, ACK);
                 (ack.seq, ack.ack) = (conn.seq, conn.ack);
-                say.push(ack);
-                // A gathering crowd waits until all are established.
+                out.push(ack);
+                // Gathering clients wait until all are established.
                 if !self.gather {
-                    self.ask(now, seg.port, say);
+                    self.request(now, seg.dst_port, out);
                 }
             }
             return;
@@ -134,49 +136,49 @@ impl Crowd {
         if seg.seq != conn.ack {
             return;
         }
-        let news = u32::from(seg.len) + u32::from(seg.flags & FIN);
+        let news = seg.data.len() as u32 + u32::from(seg.flags & FIN);
         conn.ack = conn.ack.wrapping_add(news);
-        conn.got += u32::from(seg.len);
+        conn.got += seg.data.len() as u32;
         if news > 0 {
-            let mut ack = Seg::new(seg.port, seg.remote, ACK);
+            let mut ack = Segment::new(seg.dst_port, seg.src_port, ACK);
             (ack.seq, ack.ack) = (conn.seq, conn.ack);
-            say.push(ack);
+            out.push(ack);
         }
         match conn.stage {
-            Stage::Asked { at } if conn.got >= ECHOED => {
+            Stage::Requested { at } if conn.got >= ECHOED => {
                 self.took.push(now.0 - at.0);
                 if conn.left > 0 {
-                    self.due.insert((at + self.every, seg.port));
+                    self.due.insert((at + self.every, seg.dst_port));
                 } else {
                     conn.stage = Stage::Closing;
-                    let mut fin = Seg::new(seg.port, seg.remote, FIN | ACK);
+                    let mut fin = Segment::new(seg.dst_port, seg.src_port, FIN | ACK);
                     (fin.seq, fin.ack) = (conn.seq, conn.ack);
                     conn.seq = conn.seq.wrapping_add(1);
-                    say.push(fin);
+                    out.push(fin);
                 }
             }
             // The responder closes after the client: the guest side needs no TIME-WAIT.
             Stage::Closing if seg.flags & FIN != 0 => {
                 self.done += 1;
-                self.conns.remove(&seg.port);
+                self.conns.remove(&seg.dst_port);
             }
             _ => {}
         }
     }
 }
 
-fn syn(port: u16, remote: u16, seq: u32) -> Seg {
-    let mut syn = Seg::new(port, remote, SYN);
+fn syn(port: u16, remote: u16, seq: u32) -> Segment {
+    let mut syn = Segment::new(port, remote, SYN);
     syn.seq = seq;
     syn.options = vec![2, 4, 5, 180, 3, 3, 7, 1];
     syn
 }
 
-impl Plot for Crowd {
-    fn hear(&mut self, now: Instant, seg: &Seg, say: &mut Vec<Seg>) {
-        self.on_segment(now, seg, say);
+impl Script for Clients {
+    fn on_segment(&mut self, now: Instant, seg: &Segment, out: &mut Vec<Segment>) {
+        self.receive(now, seg, out);
         while self.todo > 0 && self.conns.len() < self.at_once {
-            self.begin(now, say);
+            self.connect(now, out);
         }
         self.most = self.most.max(self.conns.len());
         // All are established: now each sends its request, and closes after the answer.
@@ -184,42 +186,42 @@ impl Plot for Crowd {
             self.gather = false;
             let ports: Vec<u16> = self.conns.keys().copied().collect();
             for port in ports {
-                self.ask(now, port, say);
+                self.request(now, port, out);
             }
         }
     }
 
-    fn act(&mut self, now: Instant, _: usize, say: &mut Vec<Seg>) {
+    fn send_due(&mut self, now: Instant, _: usize, out: &mut Vec<Segment>) {
         for i in 0..std::mem::take(&mut self.dead) {
-            say.push(syn(60_000 + i, SILENT, 77));
+            out.push(syn(60_000 + i, SILENT, 77));
         }
         while self.todo > 0 && self.conns.len() < self.at_once {
-            self.begin(now, say);
+            self.connect(now, out);
         }
         self.most = self.most.max(self.conns.len());
         while let Some(&(at, port)) = self.due.first().filter(|(at, _)| *at <= now) {
             self.due.remove(&(at, port));
-            self.ask(now, port, say);
+            self.request(now, port, out);
         }
         for (&port, conn) in &mut self.conns {
-            if let Stage::Opening { said } = &mut conn.stage
+            if let Stage::Opening { sent } = &mut conn.stage
                 && conn.ack == 0
-                && now.since(*said) >= AGAIN
+                && now.since(*sent) >= AGAIN
             {
-                *said = now;
-                say.push(syn(port, RESPONDER, conn.seq));
+                *sent = now;
+                out.push(syn(port, RESPONDER, conn.seq));
             }
         }
         self.at = None;
     }
 
-    fn next(&self) -> Option<Instant> {
+    fn next_deadline(&self) -> Option<Instant> {
         let due = self.due.first().map(|(at, _)| *at);
         let open = self.conns.values().filter_map(|conn| match conn.stage {
-            Stage::Opening { said } if conn.ack == 0 => Some(said + AGAIN),
+            Stage::Opening { sent } if conn.ack == 0 => Some(sent + AGAIN),
             _ => None,
         });
-        // A crowd that opens all at once scans them rarely; one that opens them in sequence has only one.
+        // Clients that connect all at once scan them rarely; those that connect in sequence have only one.
         [self.at, due, open.min()].into_iter().flatten().min()
     }
 }
