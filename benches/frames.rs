@@ -2,6 +2,7 @@
 
 use std::io::IoSlice;
 
+use skbudget_sim::packet::{SYN, Segment};
 use skbudget_stack::VnetHdr;
 use skbudget_stack::vnet::{F_NEEDS_CSUM, GSO_TCPV4};
 
@@ -11,11 +12,6 @@ const IP: usize = 20;
 const TCP: usize = 32;
 const HEADERS: usize = ETH + IP + TCP;
 
-pub const ACK: u8 = 0x10;
-pub const SYN: u8 = 0x02;
-
-const GUEST: [u8; 4] = [10, 0, 2, 100];
-const GATEWAY: [u8; 4] = [10, 0, 2, 2];
 const GUEST_PORT: u16 = 40_000;
 const HOST_PORT: u16 = 5201;
 /// MSS 1460, SACK permitted, timestamp (not filled in), window scale 7: the options that Linux sends.
@@ -24,12 +20,17 @@ const SYN_OPTIONS: [u8; 20] = [2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 
 /// The fields that change from segment to segment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fields {
+    /// Sequence number.
     pub seq: u32,
+    /// Acknowledgement number.
     pub ack: u32,
+    /// TCP flags.
     pub flags: u8,
     /// The field as sent, not scaled.
     pub window: u16,
+    /// The sender's timestamp (RFC 7323).
     pub tsval: u32,
+    /// The echoed timestamp.
     pub tsecr: u32,
 }
 
@@ -55,31 +56,12 @@ impl FrameBuf {
     }
 
     fn build(options: &[u8], payload: usize, mss: u16) -> Self {
-        let tcp = 20 + options.len();
-        let mut bytes = vec![0x5a; ETH + IP + tcp + payload];
-        bytes[..6].copy_from_slice(&[0x52, 0x55, 0x0a, 0, 2, 2]);
-        bytes[6..12].copy_from_slice(&[0x02, 0, 0, 0, 0, 1]);
-        bytes[12..14].copy_from_slice(&[0x08, 0x00]);
-
-        let ip = &mut bytes[ETH..ETH + IP];
-        ip.fill(0);
-        ip[0] = 0x45;
-        ip[2..4].copy_from_slice(&((IP + tcp + payload) as u16).to_be_bytes());
-        // Don't fragment, as Linux sets it with path MTU discovery.
-        ip[6] = 0x40;
-        (ip[8], ip[9]) = (64, 6);
-        ip[12..16].copy_from_slice(&GUEST);
-        ip[16..20].copy_from_slice(&GATEWAY);
-        let sum = checksum(ip);
-        ip[10..12].copy_from_slice(&sum.to_be_bytes());
-
-        let header = &mut bytes[ETH + IP..ETH + IP + tcp];
-        header.fill(0);
-        header[..2].copy_from_slice(&GUEST_PORT.to_be_bytes());
-        header[2..4].copy_from_slice(&HOST_PORT.to_be_bytes());
-        header[12] = (tcp as u8 / 4) << 4;
-        header[20..].copy_from_slice(options);
-
+        let segment = Segment {
+            options: options.to_vec(),
+            data: vec![0x5a; payload],
+            ..Segment::new(GUEST_PORT, HOST_PORT, 0)
+        };
+        let (bytes, tcp) = (segment.frame(), 20 + options.len());
         let gso = payload > usize::from(mss);
         // Partial checksum, as the guest's kernel sends it with offload.
         let vnet = VnetHdr {
@@ -112,10 +94,15 @@ impl FrameBuf {
 /// The fields of a received frame that the guest needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
+    /// Sequence number.
     pub seq: u32,
+    /// Acknowledgement number.
     pub ack: u32,
+    /// TCP flags.
     pub flags: u8,
+    /// Length of the payload, bytes.
     pub payload: u32,
+    /// The sender's timestamp (RFC 7323).
     pub tsval: u32,
 }
 
@@ -138,12 +125,4 @@ pub fn receive(parts: &[IoSlice<'_>]) -> Option<Received> {
         payload: (all - headers.len()) as u32,
         tsval: if stamped { word(24) } else { 0 },
     })
-}
-
-/// The Internet checksum (RFC 1071) of a header with an empty checksum field.
-fn checksum(header: &[u8]) -> u16 {
-    let words = header.chunks_exact(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));
-    let sum: u32 = words.sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    !(folded as u16)
 }

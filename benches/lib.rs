@@ -3,6 +3,7 @@
 //! The benches themselves are `micro/pressure.rs` and `micro/segment.rs` (criterion), `peers/` (namespaces, real
 //! kernels, other programs), `impaired/` (a cable with loss and delay) and `floods/` (a neighbour beside a flood).
 //! `README.md` explains how to read them.
+#![warn(missing_docs)]
 
 pub mod frames;
 pub mod rig;

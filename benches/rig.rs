@@ -8,12 +8,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use skbudget_controller::{Budget, BudgetConfig, Instant, Limits, Rules, SockLimits};
+use skbudget_sim::packet::{ACK, SYN};
 use skbudget_stack::{
     ChunkPool, Close, Container, ContainerConfig, Ctx, Device, FlowId, Host, HostCaps, HostError,
     Ready, VnetHdr,
 };
 
-use crate::frames::{ACK, Fields, FrameBuf, Received, SYN, receive};
+use crate::frames::{Fields, FrameBuf, Received, receive};
 
 /// Window that the guest advertises: 8 MiB after scaling by 7.
 const GUEST_WINDOW: u16 = u16::MAX;

@@ -7,30 +7,15 @@
 //! `cargo bench -p skbudget-benches --bench floods` as root. `-- --kinds syn --rounds 1` gives a quick result;
 //! `--seconds 20` makes a flood of a million segments.
 
-#[path = "../../stack/tests/floods/attack.rs"]
-mod attack;
-#[path = "../../stack/daemon/tests/wire/hostile.rs"]
-mod hostile;
-#[path = "../../stack/daemon/tests/wire/neighbour.rs"]
-#[allow(dead_code, reason = "shared with the tests, which use the rest of it")]
-mod neighbour;
-#[path = "../../stack/tests/floods/raw.rs"]
-#[allow(dead_code, reason = "shared with the stack's tests, which use the rest of it")]
-mod raw;
-#[path = "../../stack/daemon/tests/wire/siege.rs"]
-mod siege;
-#[path = "../../stack/daemon/tests/wire/world.rs"]
-mod world;
-
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use attack::{Attack, Kind};
 use clap::{Parser, ValueEnum};
-use neighbour::Stretch;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use siege::{HARD, Siege};
+use skbudget_sim::flood::{Attack, Kind};
+use skbudget_testbed::flood_rig::{FloodRig, HARD};
+use skbudget_testbed::neighbour::Stretch;
 
 const PER_SECOND: u64 = 50_000;
 const CONNECTIONS: u16 = 50;
@@ -133,32 +118,32 @@ fn main() {
 /// One round: the neighbour alone, then beside the flood. `apart`: the attacker has its own daemon.
 fn round(args: &Args, kind: Kind, apart: bool) -> Round {
     let phase = Duration::from_secs(args.seconds);
-    let mut siege = Siege::new(args.workers);
+    let mut rig = FloodRig::new(args.workers);
     // The attacker's container exists during the phase alone too, but is silent.
-    siege.let_in(apart);
+    rig.add_attacker(apart);
     thread::sleep(WARM);
-    let alone_from = siege.now();
+    let alone_from = rig.now();
     thread::sleep(phase);
-    let alone_to = siege.now();
+    let alone_to = rig.now();
     // As many segments as the phase holds at this rate.
     let mut attack = Attack::new(kind, args.seconds * args.rate, args.rate, CONNECTIONS);
-    let from = siege.now();
-    let said = siege.attack(&mut attack, &AtomicBool::new(false));
-    let to = siege.now();
+    let from = rig.now();
+    let sent = rig.attack(&mut attack, &AtomicBool::new(false));
+    let to = rig.now();
     // Read before the container is removed: its counters go with it.
-    let report = siege.attacker();
-    siege.throw_out();
-    let (seen, left) = siege.end();
+    let report = rig.attacker();
+    rig.remove_attacker();
+    let (seen, left) = rig.end();
     // After both containers nothing may stay charged at the host level.
     assert_eq!(left, 0, "bytes that nobody has");
     Round {
         alone: seen.between(alone_from, alone_to),
         beside: seen.between(from, to),
-        per_second: said.frames as f64 / said.took.as_secs_f64(),
+        per_second: sent.frames as f64 / sent.took.as_secs_f64(),
         // Frames that the device refused, on either side.
-        lost: said.lost + report.counters.get("DeviceFull").copied().unwrap_or(0),
-        cpu: report.cpu_ns as f64 / said.took.as_nanos() as f64,
-        sent: report.bytes_to_guest as f64 * 8e-6 / said.took.as_secs_f64(),
+        lost: sent.lost + report.counters.get("DeviceFull").copied().unwrap_or(0),
+        cpu: report.cpu_ns as f64 / sent.took.as_nanos() as f64,
+        sent: report.bytes_to_guest as f64 * 8e-6 / sent.took.as_secs_f64(),
         peak: report.meter.max_usage_bytes,
     }
 }

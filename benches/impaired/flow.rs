@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use skbudget_stack::tap::PcapWriter;
-
-use crate::bench::{Bench, Cable, Far};
+use skbudget_testbed::cable::{Bench, Cable, Far};
 
 const PIECE: usize = 128 << 10;
 const SAMPLE: Duration = Duration::from_millis(50);

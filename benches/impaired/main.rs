@@ -5,23 +5,16 @@
 //! takes 40 minutes. `-- --seeds 3 --seconds 8 --at-once` gives a quick result. `--explain` samples the sender's
 //! congestion window; `--capture DIR` keeps the guest's frames.
 
-#[path = "../../stack/daemon/tests/wire/bench.rs"]
-#[allow(dead_code, reason = "shared with the tests, which use the rest of it")]
-mod bench;
-#[path = "../../stack/daemon/tests/wire/relay.rs"]
-#[allow(dead_code, reason = "shared with the tests, which use the rest of it")]
-mod relay;
-
 mod flow;
 
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use bench::{Cable, Far};
 use clap::Parser;
 use flow::{Reading, Run, Toward};
 use skbudget_sim::Faults;
+use skbudget_testbed::cable::{Cable, Far};
 
 #[derive(Debug, Parser)]
 struct Args {

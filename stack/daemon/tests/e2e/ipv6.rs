@@ -143,7 +143,7 @@ threading.Event().wait()
 
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
-fn what_cannot_be_reached_is_said() {
+fn an_unreachable_destination_is_reported() {
     let port = free_port();
     let output = script(&[], &format!("exec 3<>/dev/tcp/fd00::2/{port}"));
     assert!(text(&output.stderr).contains("Connection refused"), "{}", text(&output.stderr));

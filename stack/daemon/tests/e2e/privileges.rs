@@ -79,7 +79,7 @@ print(s.recv(100)[0])
 
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
-fn capabilities_that_are_asked_for_hold_over_the_containers_network() {
+fn requested_capabilities_hold_over_the_containers_network() {
     let change = "ip addr add 10.0.2.101/24 dev tap0 && echo 0 > /proc/sys/net/ipv4/tcp_sack && \
                   grep CapBnd /proc/self/status; echo 1 > /proc/sys/vm/drop_caches";
     let output = script(&["--cap-add", "cap_net_admin"], change);
@@ -291,7 +291,7 @@ os.execv(sys.argv[2], [sys.argv[2], 'run', '--', 'python3', '-c', sys.argv[3]])
 
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
-fn names_nobody_gave_do_not_meet_in_two_pid_namespaces() {
+fn default_names_do_not_collide_across_pid_namespaces() {
     let line = format!("{BINARY} run -- sh -c 'echo ready; cat'");
     let start = || {
         let mut command = Command::new("unshare");

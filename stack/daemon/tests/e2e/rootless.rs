@@ -71,7 +71,7 @@ fn a_user_reaches_the_hosts_loopback() {
 
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
-fn a_user_without_access_is_told_what_to_do() {
+fn a_user_without_access_gets_a_message_that_helps() {
     let output = as_user(false, "-- true");
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(125), "{said}");

@@ -1,28 +1,13 @@
-//! Floods from a container and crowds of connections, against the daemon, the kernel's devices and real time: what the
-//! containers hold, what remains, and whether a neighbour's bytes arrive meanwhile. Nothing here depends on speed,
+//! Floods from a container and many honest connections, against the daemon, the kernel's devices and real time: what
+//! the containers hold, what remains, and whether a neighbour's bytes arrive meanwhile. Nothing here depends on speed,
 //! which is measured by `cargo bench -p skbudget-benches --bench floods`.
 //! `cargo test -p skbudget --test e2e_floods -- --ignored --test-threads=1 --nocapture`.
 //!
 //! `SKBUDGET_E2E_FLOOD` is the number of hostile segments in each flood, at 50,000 a second (default 100,000; the long
 //! form is 1,000,000).
 
-#[path = "../../../tests/floods/attack.rs"]
-mod attack;
-#[path = "../wire/hostile.rs"]
 mod hostile;
-#[path = "../wire/neighbour.rs"]
-#[allow(dead_code, reason = "shared with the benches, which use the rest of it")]
-mod neighbour;
-#[path = "../../../tests/floods/raw.rs"]
-#[allow(dead_code, reason = "shared with the stack's tests, which use the rest of it")]
-mod raw;
-#[path = "../wire/siege.rs"]
-mod siege;
-#[path = "../wire/world.rs"]
-mod world;
-
-mod attacks;
-mod crowds;
+mod many_clients;
 
 /// Open descriptors of this process.
 fn descriptors() -> usize {

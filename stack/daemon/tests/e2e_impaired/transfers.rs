@@ -6,9 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use skbudget_sim::Faults;
-
-use crate::bench::{Bench, Cable, Far};
-use crate::streams::{receive_all, send_all};
+use skbudget_testbed::cable::{Bench, Cable, Far};
+use skbudget_testbed::streams::{receive_all, send_all};
 
 /// Time without any byte after which a transfer hangs: longer than an RTO that was backed off five times.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -33,7 +32,7 @@ fn talk(stream: TcpStream, who: u64, len: u64) -> thread::JoinHandle<()> {
         stream.shutdown(Shutdown::Write).unwrap();
         let heard = heard.join().unwrap().unwrap();
         assert_eq!((heard.got, heard.wrong), (len, 0));
-        assert_eq!(heard.who(), 3 - who);
+        assert_eq!(heard.sender(), 3 - who);
     })
 }
 

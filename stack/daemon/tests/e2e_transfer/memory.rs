@@ -14,7 +14,7 @@ use skbudget::attach;
 
 use crate::guest::{self, LONG, answers};
 use crate::hard::{container, report};
-use crate::streams::Streams;
+use skbudget_testbed::streams::Streams;
 
 const FLOWS: usize = 300;
 const BYTES: u64 = 1 << 20;

@@ -7,11 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::guest::{self, answers};
-use crate::streams::{receive_all, send_all};
 use crate::support::{
     Running, TempFile, free_port, pattern, script, serve, sha256, skbudget, succeed,
 };
 use crate::{LINKS, lacks, length};
+use skbudget_testbed::streams::{receive_all, send_all};
 
 const FILE: usize = 200_000_000;
 

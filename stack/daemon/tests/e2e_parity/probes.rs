@@ -10,9 +10,9 @@ use std::thread;
 use std::time::Duration;
 
 use skbudget_sim::Faults;
+use skbudget_sim::packet::GATEWAY;
 use skbudget_stack::tap::PcapWriter;
-
-use crate::bench::{Bench, Cable, Far, GATEWAY};
+use skbudget_testbed::cable::{Bench, Cable, Far};
 
 /// True, with a message, when a program that the test needs is missing.
 fn lacks(program: &str) -> bool {
@@ -113,9 +113,9 @@ fn transfers(bench: &Bench) {
             from.shutdown(Shutdown::Write).unwrap();
             from.read_to_end(&mut Vec::new()).unwrap();
         });
-        let mut heard = Vec::new();
-        to.read_to_end(&mut heard).unwrap();
-        assert_eq!(heard.len(), 3_000_000);
+        let mut received = Vec::new();
+        to.read_to_end(&mut received).unwrap();
+        assert_eq!(received.len(), 3_000_000);
         to.write_all(b"the other half").unwrap();
         drop(to);
         sender.join().unwrap();

@@ -12,7 +12,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, s
 use skbudget::{Daemon, attach};
 
 use crate::descriptors;
-use crate::world::{GATEWAY, World, container, report};
+use skbudget_sim::packet::GATEWAY;
+use skbudget_testbed::network::{Network, container, report};
 
 /// Bytes guaranteed to a flow (README, "How large --hard should be"), those of the SYN queue, and the largest device
 /// queue.
@@ -76,7 +77,7 @@ fn connect_all(netns: &OwnedFd, port: u16, n: usize) -> Vec<TcpStream> {
 fn five_thousand_at_once_leave_nothing() {
     let n = AT_ONCE.min((most_descriptors() - descriptors() - SPARE) / ENDS);
     let hard = hard(n, 1 << 20);
-    let world = World::new();
+    let world = Network::create();
     let daemon = world.daemon(2 * hard);
     let netns = container(&daemon, "crowd", hard, None, true);
     let listener = world.listen(80, 4096);
@@ -175,7 +176,7 @@ fn two_hundred_dead_destinations_beside_a_hundred_live_flows() {
     most_descriptors();
     // The guarantee of every flow, and the initial buffers of each active one.
     let hard = hard(LIVE + DEAD, LIVE as u64 * AT_WORK);
-    let world = World::new();
+    let world = Network::create();
     let daemon = world.daemon(2 * hard);
     let fds = descriptors();
     let netns = container(&daemon, "crowd", hard, None, true);

@@ -1,5 +1,5 @@
 //! A container that attacks: it builds its segments by hand and sends them through a packet socket in its namespace, at
-//! the rate of its plot. The attackers are those of the stack's own tests (`stack/tests/floods`), here against the
+//! the rate of its script. The attackers are those of the stack's own tests (`stack/tests/floods`), here against the
 //! daemon, the kernel's devices and real time.
 
 use std::collections::BTreeMap;
@@ -18,15 +18,15 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
 };
 use skbudget::attach;
-use skbudget_sim::smoltcp::wire::{IpAddress, TcpPacket};
+use skbudget_sim::flood::{NEVER_READS, PUSHER, SILENT, SINK, Script};
+use skbudget_sim::packet::{GUEST, Segment};
 use skbudget_stack::controller::Instant;
 
-use crate::raw::{NEVER_READS, PUSHER, Plot, SILENT, SINK, Seg};
-use crate::world::{GATEWAY, World};
+use crate::network::Network;
 
 /// Address of the kernel beside an attacker. It differs from the attacker's, so that the kernel does not answer for
 /// connections that it does not know.
-pub(crate) const KERNEL_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 99);
+pub const KERNEL_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 99);
 
 /// Longest pause between two checks for due segments.
 const EVERY: Duration = Duration::from_millis(1);
@@ -37,20 +37,16 @@ const BATCH: usize = 256;
 
 /// The result of an attack.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Said {
-    pub(crate) frames: u64,
+pub struct Sent {
+    pub frames: u64,
     /// Frames that did not fit the device's queue.
-    pub(crate) lost: u64,
-    pub(crate) took: Duration,
+    pub lost: u64,
+    pub took: Duration,
 }
 
-/// Executes a plot in the namespace, until the plot ends or `stop` is set.
-pub(crate) fn attack(
-    netns: BorrowedFd<'_>,
-    plot: &mut (impl Plot + Send),
-    stop: &AtomicBool,
-) -> Said {
-    attach::run_in(netns, || carry_out(plot, stop)).unwrap()
+/// Executes a script in the namespace, until the script ends or `stop` is set.
+pub fn attack(netns: BorrowedFd<'_>, script: &mut (impl Script + Send), stop: &AtomicBool) -> Sent {
+    attach::run_in(netns, || carry_out(script, stop)).unwrap()
 }
 
 /// Gives the attacker's thread the lowest priority: the daemon cannot limit the CPU time of the attacker's own program.
@@ -60,48 +56,40 @@ fn yields_to_all() {
     let _ = Command::new("renice").args(["-n", "19", "-p", &tid]).stdout(Stdio::null()).status();
 }
 
-fn carry_out(plot: &mut impl Plot, stop: &AtomicBool) -> Said {
+fn carry_out(script: &mut impl Script, stop: &AtomicBool) -> Sent {
     yields_to_all();
     let device = device();
-    let (began, mut said) = (Clock::now(), Said::default());
-    let (mut say, mut frame) = (Vec::new(), vec![0; 65_600]);
+    let (start, mut sent) = (Clock::now(), Sent::default());
+    let (mut out, mut frame) = (Vec::new(), vec![0; 65_600]);
     while !stop.load(Ordering::Relaxed) {
-        let now = Instant(began.elapsed().as_nanos() as u64);
+        let now = Instant(start.elapsed().as_nanos() as u64);
         for _ in 0..BATCH {
             let Ok(n) = recv(device.as_raw_fd(), &mut frame, MsgFlags::MSG_DONTWAIT) else { break };
             if let Some(seg) = to_guest(&frame[..n]) {
-                plot.hear(now, &seg, &mut say);
+                script.on_segment(now, &seg, &mut out);
             }
         }
         let earliest = Instant(now.0.saturating_sub(CATCH_UP.as_nanos() as u64));
-        while let Some(due) = plot.next().filter(|due| *due <= now && say.len() < BATCH) {
-            plot.act(due.max(earliest), BATCH, &mut say);
+        while let Some(due) = script.next_deadline().filter(|due| *due <= now && out.len() < BATCH)
+        {
+            script.send_due(due.max(earliest), BATCH, &mut out);
         }
-        for seg in say.drain(..) {
-            let len = seg.bytes();
-            write(&seg, &mut frame[..len]);
-            match send(device.as_raw_fd(), &frame[..len], MsgFlags::MSG_DONTWAIT) {
-                Ok(_) => said.frames += 1,
-                Err(_) => said.lost += 1,
+        for seg in out.drain(..) {
+            match send(device.as_raw_fd(), &seg.frame(), MsgFlags::MSG_DONTWAIT) {
+                Ok(_) => sent.frames += 1,
+                Err(_) => sent.lost += 1,
             }
         }
-        let Some(due) = plot.next() else { break };
-        thread::sleep(due.since(Instant(began.elapsed().as_nanos() as u64)).min(EVERY));
+        let Some(due) = script.next_deadline() else { break };
+        thread::sleep(due.since(Instant(start.elapsed().as_nanos() as u64)).min(EVERY));
     }
-    said.took = began.elapsed();
-    said
+    sent.took = start.elapsed();
+    sent
 }
 
 /// Parses a frame for the guest; `None` for one that the namespace's kernel sent or for another address.
-fn to_guest(frame: &[u8]) -> Option<Seg> {
-    let to = frame.get(30..34)?;
-    (to == crate::raw::GUEST).then(|| Seg::read(frame)).flatten()
-}
-
-fn write(seg: &Seg, frame: &mut [u8]) {
-    seg.write(frame);
-    let (src, dst) = (IpAddress::Ipv4(seg.src.into()), IpAddress::Ipv4(GATEWAY));
-    TcpPacket::new_unchecked(&mut frame[34..]).fill_checksum(&src, &dst);
+fn to_guest(frame: &[u8]) -> Option<Segment> {
+    Segment::parse(frame).filter(|seg| seg.dst == GUEST)
 }
 
 /// Opens a packet socket on the namespace's device.
@@ -120,7 +108,7 @@ fn device() -> OwnedFd {
 
 /// The servers that the attackers connect to: one thread for all connections.
 #[derive(Debug)]
-pub(crate) struct Servers {
+pub struct Servers {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     /// A listener with a full queue: further connections get no answer.
@@ -128,11 +116,11 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    pub(crate) fn start(world: &World) -> Self {
-        let listeners = [SINK, PUSHER, NEVER_READS].map(|port| (port, world.listen(port, 2048)));
-        let silent = world.listen(SILENT, 0);
+    pub fn start(network: &Network) -> Self {
+        let listeners = [SINK, PUSHER, NEVER_READS].map(|port| (port, network.listen(port, 2048)));
+        let silent = network.listen(SILENT, 0);
         let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, SILENT);
-        let first = world.within(|| TcpStream::connect(to).unwrap());
+        let first = network.within(|| TcpStream::connect(to).unwrap());
         let stop = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stop);
         let thread = thread::spawn(move || serve(listeners.into(), &flag));

@@ -11,8 +11,8 @@ use skbudget::{Daemon, attach};
 
 use crate::guest::{GATEWAY, LONG};
 use crate::hard::{connect, container, report};
-use crate::streams::Streams;
 use crate::support::until;
+use skbudget_testbed::streams::Streams;
 
 const IN_SEQUENCE: u64 = 10_000;
 const AT_ONCE: usize = 1000;

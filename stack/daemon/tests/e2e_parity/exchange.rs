@@ -7,35 +7,20 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use skbudget_sim::packet::{self, ACK, GATEWAY, GATEWAY6, GUEST, GUEST6, RST, SYN};
 use skbudget_sim::smoltcp::wire::{
     EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket,
-    checksum,
 };
+use skbudget_testbed::cable::Bare;
 
-use crate::bench::Bare;
-
-pub(crate) const FIN: u8 = 1;
-pub(crate) const SYN: u8 = 2;
-pub(crate) const RST: u8 = 4;
-pub(crate) const PSH: u8 = 8;
-pub(crate) const ACK: u8 = 16;
-pub(crate) const URG: u8 = 32;
-pub(crate) const ECE: u8 = 64;
-pub(crate) const CWR: u8 = 128;
 /// Values of the ECN field.
 pub(crate) const ECT_0: u8 = 2;
 pub(crate) const CE: u8 = 3;
 
-const OUR_MAC: [u8; 6] = [0x52, 0x55, 0x0a, 0, 2, 2];
-const GUEST_MAC: [u8; 6] = [2, 0x67, 0x75, 0x65, 0x73, 0x74];
-const GUEST: [u8; 4] = [10, 0, 2, 100];
-const GATEWAY: [u8; 4] = [10, 0, 2, 2];
-const GUEST6: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
-const GATEWAY6: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
 const TCP: u8 = 6;
 const FRAGMENT: u8 = 44;
 /// The first informational type of ICMPv6. Lower types are errors; neighbour discovery has higher ones.
@@ -49,7 +34,7 @@ const QUIET: Duration = Duration::from_millis(90);
 
 /// A segment to send. Its numbers are relative to the initial ones.
 #[derive(Debug, Clone)]
-pub(crate) struct Say {
+pub(crate) struct Spec {
     pub(crate) flags: u8,
     pub(crate) seq: i64,
     pub(crate) ack: i64,
@@ -61,7 +46,7 @@ pub(crate) struct Say {
     pub(crate) good_sum: bool,
 }
 
-impl Say {
+impl Spec {
     pub(crate) fn new(flags: u8, seq: i64, ack: i64) -> Self {
         let (options, data) = (Vec::new(), Vec::new());
         Self { flags, seq, ack, wnd: 0xffff, urgent: 0, ecn: 0, options, data, good_sum: true }
@@ -83,7 +68,7 @@ impl Say {
 }
 
 #[derive(Debug)]
-pub(crate) struct Talk {
+pub(crate) struct Exchange {
     wire: File,
     listener: TcpListener,
     v6: bool,
@@ -91,34 +76,34 @@ pub(crate) struct Talk {
     remote: u16,
     pub(crate) irs: u32,
     /// Options of the segments received in the last step.
-    pub(crate) heard: Vec<Vec<u8>>,
+    pub(crate) received: Vec<Vec<u8>>,
     log: Vec<String>,
 }
 
-impl Talk {
+impl Exchange {
     pub(crate) fn new(bare: &Bare, v6: bool, index: u16) -> Self {
         let listener = bare.listen(v6);
         let remote = listener.local_addr().unwrap().port();
-        let mut talk = Self {
+        let mut exchange = Self {
             wire: bare.wire.as_fd().try_clone_to_owned().unwrap().into(),
             listener,
             v6,
             port: 40_000 + index,
             remote,
             irs: UNKNOWN_IRS,
-            heard: Vec::new(),
+            received: Vec::new(),
             log: Vec::new(),
         };
         // Drops what earlier scripts left on the wire.
-        talk.listen(Duration::from_millis(1));
-        talk.log.clear();
-        talk
+        exchange.listen(Duration::from_millis(1));
+        exchange.log.clear();
+        exchange
     }
 
     pub(crate) fn end(mut self) -> String {
         // Resets the connection, so that it sends nothing during the next script.
         let text = std::mem::take(&mut self.log).join(" | ");
-        self.say(&Say::new(RST, 1, 0));
+        self.send(&Spec::new(RST, 1, 0));
         text
     }
 
@@ -136,36 +121,36 @@ impl Talk {
         self.remote = 9;
     }
 
-    pub(crate) fn say(&mut self, say: &Say) {
-        let frame = self.packet(TCP, 0, say.ecn, &self.segment(say));
+    pub(crate) fn send(&mut self, spec: &Spec) {
+        let frame = self.packet(TCP, 0, spec.ecn, &self.segment(spec));
         self.wire.write_all(&frame).unwrap();
     }
 
     /// Sends the segment in fragments with these start offsets (multiples of eight), in the order given.
-    pub(crate) fn say_in_pieces(&mut self, say: &Say, begins: &[usize]) {
-        let segment = self.segment(say);
-        for &begin in begins {
-            let next = begins.iter().copied().filter(|other| *other > begin).min();
-            self.say_piece(&segment, begin, next.unwrap_or(segment.len()));
+    pub(crate) fn send_fragments(&mut self, spec: &Spec, starts: &[usize]) {
+        let segment = self.segment(spec);
+        for &start in starts {
+            let next = starts.iter().copied().filter(|other| *other > start).min();
+            self.send_fragment(&segment, start, next.unwrap_or(segment.len()));
         }
     }
 
     /// Sends one fragment of a segment.
-    pub(crate) fn say_piece(&mut self, segment: &[u8], begin: usize, end: usize) {
-        let (more, part) = (end < segment.len(), &segment[begin..end]);
+    pub(crate) fn send_fragment(&mut self, segment: &[u8], start: usize, end: usize) {
+        let (more, part) = (end < segment.len(), &segment[start..end]);
         let frame = if self.v6 {
-            let word = begin as u16 | u16::from(more);
+            let word = start as u16 | u16::from(more);
             let header = [&[TCP, 0][..], &word.to_be_bytes(), &[0, 0], &self.port.to_be_bytes()];
             self.packet(FRAGMENT, 0, 0, &[&header.concat(), part].concat())
         } else {
-            self.packet(TCP, (begin / 8) as u16 | u16::from(more) << 13, 0, part)
+            self.packet(TCP, (start / 8) as u16 | u16::from(more) << 13, 0, part)
         };
         self.wire.write_all(&frame).unwrap();
     }
 
     /// Sends the segment and notes the answers.
-    pub(crate) fn ask(&mut self, say: &Say) {
-        self.say(say);
+    pub(crate) fn exchange(&mut self, spec: &Spec) {
+        self.send(spec);
         self.listen(QUIET);
     }
 
@@ -175,17 +160,17 @@ impl Talk {
     }
 
     pub(crate) fn open_with(&mut self, options: &[u8]) -> TcpStream {
-        self.open_saying(&Say::new(SYN, 0, 0).options(options))
+        self.open_syn(&Spec::new(SYN, 0, 0).options(options))
     }
 
-    pub(crate) fn open_saying(&mut self, syn: &Say) -> TcpStream {
-        self.say(syn);
-        let began = Instant::now();
-        while self.irs == UNKNOWN_IRS && began.elapsed() < Duration::from_secs(2) {
+    pub(crate) fn open_syn(&mut self, syn: &Spec) -> TcpStream {
+        self.send(syn);
+        let start = Instant::now();
+        while self.irs == UNKNOWN_IRS && start.elapsed() < Duration::from_secs(2) {
             self.listen(Duration::from_millis(2));
         }
         assert_ne!(self.irs, UNKNOWN_IRS, "a SYN that was not answered: {:?}", self.log);
-        self.say(&Say::new(ACK, 1, 1));
+        self.send(&Spec::new(ACK, 1, 1));
         let server = self.listener.accept().unwrap().0;
         server.set_nodelay(true).unwrap();
         server.set_read_timeout(Some(QUIET)).unwrap();
@@ -196,23 +181,23 @@ impl Talk {
 
     /// Notes what arrives within this time.
     pub(crate) fn listen(&mut self, length: Duration) {
-        let began = Instant::now();
-        let mut heard = Vec::new();
-        self.heard.clear();
+        let start = Instant::now();
+        let mut received = Vec::new();
+        self.received.clear();
         let mut frame = [0; 2048];
-        while began.elapsed() < length {
+        while start.elapsed() < length {
             match self.wire.read(&mut frame) {
-                Ok(n) => heard.extend(self.hear(&frame[..n])),
+                Ok(n) => received.extend(self.receive(&frame[..n])),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     std::thread::sleep(Duration::from_micros(300));
                 }
                 Err(e) => panic!("{e}"),
             }
         }
-        self.log.push(if heard.is_empty() { "nothing".to_owned() } else { heard.join(", ") });
+        self.log.push(if received.is_empty() { "nothing".to_owned() } else { received.join(", ") });
     }
 
-    fn hear(&mut self, frame: &[u8]) -> Option<String> {
+    fn receive(&mut self, frame: &[u8]) -> Option<String> {
         let eth = EthernetFrame::new_checked(frame).ok()?;
         let (src, dst, next, ecn, payload): (IpAddress, IpAddress, _, _, _) = match eth.ethertype()
         {
@@ -251,7 +236,7 @@ impl Talk {
             self.irs = seq;
         }
         let options = if tcp.header_len() > 20 { tcp.options() } else { &[] };
-        self.heard.push(options.to_vec());
+        self.received.push(options.to_vec());
         // A RST without a connection has the absolute sequence number zero.
         let seq = if tcp.rst() && seq == 0 { 0 } else { seq.wrapping_sub(self.irs).cast_signed() };
         let mut text = String::new();
@@ -282,67 +267,59 @@ impl Talk {
     }
 
     /// Notes the bytes that the server's program has received so far.
-    pub(crate) fn server_heard(&mut self, server: &mut TcpStream) {
-        let mut heard = Vec::new();
+    pub(crate) fn server_received(&mut self, server: &mut TcpStream) {
+        let mut received = Vec::new();
         let mut piece = [0; 4096];
         let text = loop {
             match server.read(&mut piece) {
                 Ok(0) => break "end".to_owned(),
-                Ok(n) => heard.extend_from_slice(&piece[..n]),
+                Ok(n) => received.extend_from_slice(&piece[..n]),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break String::new(),
                 Err(e) => break format!("{:?}", e.kind()),
             }
         };
-        let heard = String::from_utf8_lossy(&heard).into_owned();
-        self.log.push(format!("server {heard:?} {text}").trim_end().to_owned());
+        let received = String::from_utf8_lossy(&received).into_owned();
+        self.log.push(format!("server {received:?} {text}").trim_end().to_owned());
     }
 
-    pub(crate) fn segment(&self, say: &Say) -> Vec<u8> {
-        let number = |base: u32, offset: i64| base.wrapping_add(offset as u32).to_be_bytes();
-        let mut tcp = Vec::new();
-        tcp.extend(self.port.to_be_bytes());
-        tcp.extend(self.remote.to_be_bytes());
-        tcp.extend(number(ISS, say.seq));
-        tcp.extend(if say.flags & ACK != 0 { number(self.irs, say.ack) } else { [0; 4] });
-        tcp.push(((20 + say.options.len()) as u8 / 4) << 4);
-        tcp.push(say.flags);
-        tcp.extend(say.wnd.to_be_bytes());
-        tcp.extend([0, 0]);
-        tcp.extend(say.urgent.to_be_bytes());
-        tcp.extend(&say.options);
-        tcp.extend(&say.data);
-        let len = tcp.len() as u32;
-        let pseudo = if self.v6 {
-            let (src, dst) = (GUEST6.into(), GATEWAY6.into());
-            checksum::pseudo_header_v6(&src, &dst, IpProtocol::Tcp, len)
-        } else {
-            let (src, dst) = (GUEST.into(), GATEWAY.into());
-            checksum::pseudo_header_v4(&src, &dst, IpProtocol::Tcp, len)
+    pub(crate) fn segment(&self, spec: &Spec) -> Vec<u8> {
+        let number = |base: u32, offset: i64| base.wrapping_add(offset as u32);
+        let (src, dst): (IpAddr, IpAddr) = match self.v6 {
+            true => (GUEST6.into(), GATEWAY6.into()),
+            false => (GUEST.into(), GATEWAY.into()),
         };
-        let sum = !checksum::combine(&[pseudo, checksum::data(&tcp)]);
-        let sum = if say.good_sum { sum } else { sum ^ 0x0101 };
-        tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+        let segment = packet::Segment {
+            src,
+            dst,
+            seq: number(ISS, spec.seq),
+            ack: if spec.flags & ACK != 0 { number(self.irs, spec.ack) } else { 0 },
+            wnd: spec.wnd,
+            urgent: spec.urgent,
+            options: spec.options.clone(),
+            data: spec.data.clone(),
+            ..packet::Segment::new(self.port, self.remote, spec.flags)
+        };
+        let mut tcp = segment.bytes();
+        if !spec.good_sum {
+            tcp[16] ^= 1;
+            tcp[17] ^= 1;
+        }
         tcp
     }
 
     /// Builds a frame. `word`: flags and fragment offset of IPv4.
     fn packet(&self, next: u8, word: u16, ecn: u8, payload: &[u8]) -> Vec<u8> {
-        let (ethertype, ip) = if self.v6 {
-            let len = (payload.len() as u16).to_be_bytes();
-            let header = [&[0x60, ecn << 4, 0, 0][..], &len, &[next, 64], &GUEST6, &GATEWAY6];
-            ([0x86, 0xdd], header.concat())
-        } else {
-            let mut ip = vec![0x45, ecn];
-            ip.extend((20 + payload.len() as u16).to_be_bytes());
-            ip.extend(self.port.to_be_bytes());
-            ip.extend(word.to_be_bytes());
-            ip.extend([64, next, 0, 0]);
-            ip.extend(GUEST);
-            ip.extend(GATEWAY);
-            let sum = !checksum::data(&ip);
-            ip[10..12].copy_from_slice(&sum.to_be_bytes());
-            ([8, 0], ip)
-        };
-        [&OUR_MAC[..], &GUEST_MAC, &ethertype, &ip, payload].concat()
+        if self.v6 {
+            let mut frame = packet::ipv6(next, GUEST6, GATEWAY6, payload);
+            frame[15] |= ecn << 4;
+            return frame;
+        }
+        let mut frame = packet::ipv4(next, GUEST, GATEWAY, payload);
+        frame[15] |= ecn;
+        // Fragments of one script belong together.
+        frame[18..20].copy_from_slice(&self.port.to_be_bytes());
+        frame[20..22].copy_from_slice(&word.to_be_bytes());
+        packet::ipv4_checksum(&mut frame);
+        frame
     }
 }

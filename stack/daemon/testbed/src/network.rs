@@ -14,8 +14,7 @@ use skbudget::{BudgetRef, ContainerSpec, Daemon, DaemonConfig};
 use skbudget_controller::{BudgetConfig, LevelConfig, Limits, PAGE_SIZE, Rules, SockLimits};
 use skbudget_stack::ContainerConfig;
 
-pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-pub(crate) const MTU: u16 = 1500;
+pub const MTU: u16 = 1500;
 
 /// Makes addresses that never answer: frames are sent to a hardware address that no device has.
 const SILENCE: &str = "ip link add va type veth peer name vb; ip link set va up; ip link set vb up; \
@@ -23,29 +22,29 @@ const SILENCE: &str = "ip link add va type veth peer name vb; ip link set va up;
      ip route add 198.51.100.0/24 via 192.0.2.9";
 
 #[derive(Debug)]
-pub(crate) struct World {
+pub struct Network {
     netns: OwnedFd,
 }
 
-impl World {
-    pub(crate) fn new() -> Self {
+impl Network {
+    pub fn create() -> Self {
         let netns = attach::create_netns().unwrap();
-        let world = Self { netns };
+        let network = Self { netns };
         let set_up = || Command::new("sh").args(["-ec", SILENCE]).status().unwrap();
-        assert!(world.within(set_up).success(), "{SILENCE}");
-        world
+        assert!(network.within(set_up).success(), "{SILENCE}");
+        network
     }
 
-    pub(crate) fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         attach::run_in(self.netns.as_fd(), work).unwrap()
     }
 
     /// Starts a daemon with this limit for all containers together, bytes.
-    pub(crate) fn daemon(&self, hard: u64) -> Daemon {
+    pub fn daemon(&self, hard: u64) -> Daemon {
         self.daemon_of(1, hard)
     }
 
-    pub(crate) fn daemon_of(&self, workers: usize, hard: u64) -> Daemon {
+    pub fn daemon_of(&self, workers: usize, hard: u64) -> Daemon {
         let pages = hard / PAGE_SIZE;
         let host = Some(LevelConfig { low: pages / 2, soft: pages * 2 / 3, hard: pages });
         let config = DaemonConfig { workers, host, events: None };
@@ -54,7 +53,7 @@ impl World {
     }
 
     /// A listener on the namespace's loopback.
-    pub(crate) fn listen(&self, port: u16, backlog: i32) -> TcpListener {
+    pub fn listen(&self, port: u16, backlog: i32) -> TcpListener {
         self.within(|| {
             let flags = SockFlag::SOCK_CLOEXEC;
             let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
@@ -68,7 +67,7 @@ impl World {
 
 /// A namespace served by the daemon, with a budget of its own. `ip` is its kernel's address: the container's, or
 /// another one if a test program sends and receives for the container.
-pub(crate) fn container(
+pub fn container(
     daemon: &Daemon,
     name: &str,
     hard: u64,
@@ -93,7 +92,7 @@ pub(crate) fn container(
     netns
 }
 
-pub(crate) fn report(daemon: &Daemon, name: &str) -> ContainerReport {
+pub fn report(daemon: &Daemon, name: &str) -> ContainerReport {
     let all = daemon.stats(true).unwrap().containers;
     all.into_iter().find(|container| container.name == name).expect("a container of that name")
 }

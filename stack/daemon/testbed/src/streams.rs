@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, connect, listen, socket,
 };
+use skbudget_sim::Rng;
 
 /// Period of the pattern: a prime, which no buffer size divides.
 const PERIOD: usize = 1_000_003;
@@ -23,40 +24,41 @@ const HEADER: usize = 8;
 fn table() -> &'static [u8] {
     static TABLE: OnceLock<Vec<u8>> = OnceLock::new();
     TABLE.get_or_init(|| {
-        let once = crate::support::pattern(PERIOD);
+        let mut rng = Rng::new(1);
+        let once: Vec<u8> = (0..PERIOD).map(|_| rng.next_u64() as u8).collect();
         [&once[..], &once[..]].concat()
     })
 }
 
-/// The bytes of sender `who` from position `at` on: at most `len`, at least one.
-fn said(who: &[u8; HEADER], at: u64, len: usize) -> &[u8] {
+/// The bytes of sender `sender` from position `at` on: at most `len`, at least one.
+fn bytes_of(sender: &[u8; HEADER], at: u64, len: usize) -> &[u8] {
     if at < HEADER as u64 {
-        let rest = &who[at as usize..];
+        let rest = &sender[at as usize..];
         return &rest[..len.min(rest.len())];
     }
-    let from = (u64::from_le_bytes(*who) * 7919 + at) % PERIOD as u64;
+    let from = (u64::from_le_bytes(*sender) * 7919 + at) % PERIOD as u64;
     &table()[from as usize..][..len.min(PERIOD)]
 }
 
 /// Compares the bytes received from one sender.
 #[derive(Debug, Default)]
-pub(crate) struct Checker {
-    who: [u8; HEADER],
-    pub(crate) got: u64,
-    pub(crate) wrong: u64,
+pub struct Checker {
+    sender: [u8; HEADER],
+    pub got: u64,
+    pub wrong: u64,
 }
 
 impl Checker {
-    pub(crate) fn take(&mut self, mut bytes: &[u8]) {
+    pub fn take(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let n = if let Some(slot) =
-                self.who.get_mut(self.got as usize..).filter(|s| !s.is_empty())
+                self.sender.get_mut(self.got as usize..).filter(|s| !s.is_empty())
             {
                 let n = slot.len().min(bytes.len());
                 slot[..n].copy_from_slice(&bytes[..n]);
                 n
             } else {
-                let expected = said(&self.who, self.got, bytes.len());
+                let expected = bytes_of(&self.sender, self.got, bytes.len());
                 self.wrong += u64::from(expected != &bytes[..expected.len()]);
                 expected.len()
             };
@@ -65,17 +67,17 @@ impl Checker {
         }
     }
 
-    pub(crate) fn who(&self) -> u64 {
-        u64::from_le_bytes(self.who)
+    pub fn sender(&self) -> u64 {
+        u64::from_le_bytes(self.sender)
     }
 }
 
-/// Sends the first `len` bytes of sender `who`.
-pub(crate) fn send_all(to: &mut impl Write, who: u64, len: u64) -> std::io::Result<()> {
-    let who = who.to_le_bytes();
+/// Sends the first `len` bytes of sender `sender`.
+pub fn send_all(to: &mut impl Write, sender: u64, len: u64) -> std::io::Result<()> {
+    let sender = sender.to_le_bytes();
     let mut at = 0;
     while at < len {
-        let part = said(&who, at, (len - at).min(256 << 10) as usize);
+        let part = bytes_of(&sender, at, (len - at).min(256 << 10) as usize);
         to.write_all(part)?;
         at += part.len() as u64;
     }
@@ -83,7 +85,7 @@ pub(crate) fn send_all(to: &mut impl Write, who: u64, len: u64) -> std::io::Resu
 }
 
 /// Receives until the end of the stream.
-pub(crate) fn receive_all(from: &mut impl Read) -> std::io::Result<Checker> {
+pub fn receive_all(from: &mut impl Read) -> std::io::Result<Checker> {
     let mut checker = Checker::default();
     let mut buffer = vec![0; 256 << 10];
     loop {
@@ -98,7 +100,7 @@ pub(crate) fn receive_all(from: &mut impl Read) -> std::io::Result<Checker> {
 struct Stream {
     socket: TcpStream,
     open: bool,
-    who: [u8; HEADER],
+    sender: [u8; HEADER],
     sent: u64,
     shut: bool,
     received: Checker,
@@ -107,11 +109,11 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(socket: TcpStream, who: u64, open: bool) -> Self {
+    fn new(socket: TcpStream, sender: u64, open: bool) -> Self {
         Self {
             socket,
             open,
-            who: who.to_le_bytes(),
+            sender: sender.to_le_bytes(),
             sent: 0,
             shut: false,
             received: Checker::default(),
@@ -127,7 +129,7 @@ impl Stream {
 
 /// The connections of one side of a test.
 #[derive(Debug)]
-pub(crate) struct Streams {
+pub struct Streams {
     listener: Option<TcpListener>,
     all: Vec<Stream>,
     /// Number of bytes that each sends before it closes its half.
@@ -143,18 +145,18 @@ pub(crate) struct Streams {
 
 /// The state of all connections.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
-    pub(crate) open: usize,
-    pub(crate) complete: usize,
-    pub(crate) resets: usize,
-    pub(crate) errors: usize,
-    pub(crate) wrong: u64,
-    pub(crate) sent: u64,
-    pub(crate) received: u64,
-    pub(crate) least: u64,
-    pub(crate) most: u64,
+pub struct Tally {
+    pub open: usize,
+    pub complete: usize,
+    pub resets: usize,
+    pub errors: usize,
+    pub wrong: u64,
+    pub sent: u64,
+    pub received: u64,
+    pub least: u64,
+    pub most: u64,
     /// Number of different senders received from.
-    pub(crate) peers: usize,
+    pub peers: usize,
 }
 
 impl Streams {
@@ -175,22 +177,22 @@ impl Streams {
 
     /// Opens `n` connections at once, in the network namespace of the calling thread. With a `hold` reads start after
     /// that time, and sends only after everything was received.
-    pub(crate) fn connect(to: SocketAddrV4, n: usize, send: u64, hold: Duration) -> Self {
+    pub fn connect(to: SocketAddrV4, n: usize, send: u64, hold: Duration) -> Self {
         let mut streams = Self::new(n, send, hold);
-        for who in 0..n {
+        for sender in 0..n {
             let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
             let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
             match connect(fd.as_raw_fd(), &SockaddrIn::from(to)) {
                 Ok(()) | Err(Errno::EINPROGRESS) => {}
                 Err(e) => panic!("connect: {e}"),
             }
-            streams.all.push(Stream::new(fd.into(), who as u64, false));
+            streams.all.push(Stream::new(fd.into(), sender as u64, false));
         }
         streams
     }
 
     /// Accepts `n` connections.
-    pub(crate) fn accept(listener: TcpListener, n: usize, send: u64, hold: Duration) -> Self {
+    pub fn accept(listener: TcpListener, n: usize, send: u64, hold: Duration) -> Self {
         let mut streams = Self::new(n, send, hold);
         listen(&listener, Backlog::new(2048).unwrap()).unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -199,7 +201,7 @@ impl Streams {
     }
 
     /// Runs until all connections have sent and received everything, or until the deadline.
-    pub(crate) fn run(&mut self, deadline: Duration) -> Tally {
+    pub fn run(&mut self, deadline: Duration) -> Tally {
         self.run_until(deadline, |streams| {
             streams.all.len() == streams.wanted && streams.all.iter().all(Stream::over)
         });
@@ -207,12 +209,12 @@ impl Streams {
     }
 
     /// Runs until every connect has succeeded or failed.
-    pub(crate) fn run_until_open(&mut self, deadline: Duration) -> Option<Duration> {
+    pub fn run_until_open(&mut self, deadline: Duration) -> Option<Duration> {
         self.run_until(deadline, |streams| streams.all_open_after.is_some());
         self.all_open_after
     }
 
-    pub(crate) fn all_open_after(&self) -> Option<Duration> {
+    pub fn all_open_after(&self) -> Option<Duration> {
         self.all_open_after
     }
 
@@ -293,7 +295,7 @@ impl Streams {
         }
     }
 
-    pub(crate) fn tally(&self) -> Tally {
+    pub fn tally(&self) -> Tally {
         let count = |holds: &dyn Fn(&Stream) -> bool| self.all.iter().filter(|s| holds(s)).count();
         let received = || self.all.iter().map(|s| s.received.got);
         let heard = self.all.iter().filter(|s| s.received.got >= HEADER as u64);
@@ -307,7 +309,7 @@ impl Streams {
             received: received().sum(),
             least: received().min().unwrap_or(0),
             most: received().max().unwrap_or(0),
-            peers: heard.map(|s| s.received.who()).collect::<BTreeSet<_>>().len(),
+            peers: heard.map(|s| s.received.sender()).collect::<BTreeSet<_>>().len(),
         }
     }
 }
@@ -338,7 +340,7 @@ impl Stream {
 
     fn say(&mut self, send: u64) -> std::io::Result<()> {
         while self.sent < send {
-            let part = said(&self.who, self.sent, (send - self.sent).min(64 << 10) as usize);
+            let part = bytes_of(&self.sender, self.sent, (send - self.sent).min(64 << 10) as usize);
             match self.socket.write(part) {
                 Ok(n) => self.sent += n as u64,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),

@@ -10,14 +10,14 @@ use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::guest::{self, answers};
-use crate::streams::{receive_all, send_all};
 use crate::support::{BINARY, free_port, serve};
+use skbudget_testbed::streams::{receive_all, send_all};
 
 const AFTER_FIN: u64 = 100 << 20;
 
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
-fn much_is_said_after_the_container_ended_its_half() {
+fn much_is_sent_after_the_container_ended_its_half() {
     let (port, server) = serve(1, |mut stream: TcpStream| {
         let checker = receive_all(&mut stream).unwrap();
         send_all(&mut stream, 2, AFTER_FIN).unwrap();
@@ -31,7 +31,7 @@ fn much_is_said_after_the_container_ended_its_half() {
 
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
-fn much_is_said_after_the_server_ended_its_half() {
+fn much_is_sent_after_the_server_ended_its_half() {
     let (port, server) = serve(1, |mut stream: TcpStream| {
         send_all(&mut stream, 2, 1000).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();

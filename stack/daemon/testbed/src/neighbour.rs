@@ -14,8 +14,9 @@ use std::time::{Duration, Instant as Clock};
 
 use skbudget::attach;
 use skbudget_sim::Pattern;
+use skbudget_sim::packet::GATEWAY;
 
-use crate::world::{GATEWAY, World};
+use crate::network::Network;
 
 const ECHO: u16 = 7;
 const UP: u16 = 1;
@@ -32,7 +33,7 @@ const PIECE: usize = 12_500;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
-pub(crate) struct Neighbour {
+pub struct Neighbour {
     began: Clock,
     stop: Arc<AtomicBool>,
     asks: JoinHandle<Vec<Answer>>,
@@ -56,30 +57,30 @@ struct Arrival {
 
 /// All answers and arrivals.
 #[derive(Debug)]
-pub(crate) struct Seen {
+pub struct Seen {
     answers: Vec<Answer>,
     arrivals: [Vec<Arrival>; 2],
 }
 
 /// Statistics of one interval.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Stretch {
-    pub(crate) answers: usize,
-    pub(crate) p50: Duration,
-    pub(crate) p99: Duration,
-    pub(crate) worst: Duration,
+pub struct Stretch {
+    pub answers: usize,
+    pub p50: Duration,
+    pub p99: Duration,
+    pub worst: Duration,
     /// The longest time without a byte, in either direction.
-    pub(crate) stall: Duration,
+    pub stall: Duration,
     /// Bytes that arrived as a part of those that were due, in the worse direction.
-    pub(crate) delivered: f64,
+    pub delivered: f64,
 }
 
 impl Neighbour {
-    pub(crate) fn start(world: &World, netns: &OwnedFd) -> Self {
+    pub fn start(network: &Network, netns: &OwnedFd) -> Self {
         let began = Clock::now();
         let stop = Arc::new(AtomicBool::new(false));
         let connect = |port| {
-            let listener: TcpListener = world.listen(port, 8);
+            let listener: TcpListener = network.listen(port, 8);
             let to = SocketAddrV4::new(GATEWAY, port);
             let guest = attach::run_in(netns.as_fd(), || TcpStream::connect(to).unwrap()).unwrap();
             let host = listener.accept().unwrap().0;
@@ -110,12 +111,12 @@ impl Neighbour {
     }
 
     /// Time since the start.
-    pub(crate) fn now(&self) -> Duration {
+    pub fn now(&self) -> Duration {
         self.began.elapsed()
     }
 
     /// Ends both directions. All bytes must have arrived, and must be right.
-    pub(crate) fn end(self) -> Seen {
+    pub fn end(self) -> Seen {
         self.stop.store(true, Ordering::Relaxed);
         let sent = self.sends.map(|thread| thread.join().unwrap());
         let arrivals = self.receives.map(|thread| thread.join().unwrap());
@@ -127,7 +128,7 @@ impl Neighbour {
 }
 
 impl Seen {
-    pub(crate) fn between(&self, from: Duration, to: Duration) -> Stretch {
+    pub fn between(&self, from: Duration, to: Duration) -> Stretch {
         let within = |at: Duration| (from..to).contains(&at);
         let mut took: Vec<_> =
             self.answers.iter().filter(|a| within(a.due)).map(|a| a.took).collect();

@@ -16,8 +16,8 @@ use skbudget_stack::ContainerConfig;
 
 use crate::guest::{self, GATEWAY, LONG, answers};
 use crate::length;
-use crate::streams::{Streams, Tally};
 use crate::support::{TempFile, text};
+use skbudget_testbed::streams::{Streams, Tally};
 
 const FLOWS: usize = 300;
 /// Bytes sent by each: together several times the budgets.

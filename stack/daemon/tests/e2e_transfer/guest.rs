@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use crate::streams::{Streams, receive_all, send_all};
 use crate::support::{skbudget, text};
+use skbudget_testbed::streams::{Streams, receive_all, send_all};
 
 const JOB: &str = "SKBUDGET_E2E_JOB";
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);

@@ -1,30 +1,23 @@
 //! Sends the same segments to our stack and to the kernel of a namespace, each with a listener: both must answer alike.
 //! A difference must be listed in `differences` with its reason, and a listed difference that no longer shows fails the
 //! test.
-//! `cargo test -p skbudget --test e2e_alike -- --ignored --nocapture`.
-
-#[path = "../wire/bench.rs"]
-#[allow(dead_code, reason = "shared with the benches, which use the rest of it")]
-mod bench;
-#[path = "../wire/relay.rs"]
-#[allow(dead_code, reason = "shared with the benches, which use the rest of it")]
-mod relay;
+//! `cargo test -p skbudget --test e2e_parity -- --ignored --nocapture`.
 
 mod differences;
+mod exchange;
 mod probes;
 mod scripts;
-mod talk;
 
-use bench::{Bare, Far};
 use differences::DIFFERENCES;
+use exchange::Exchange;
 use scripts::{SCRIPTS, Script};
-use talk::Talk;
+use skbudget_testbed::cable::{Bare, Far};
 
 /// The answers to each script, from one of the two.
 fn answers(far: Far, v6: bool) -> Vec<String> {
     let bare = Bare::new(far);
     let run = |index: usize, script: Script| {
-        let mut talk = Talk::new(&bare, v6, index as u16);
+        let mut talk = Exchange::new(&bare, v6, index as u16);
         script(&mut talk);
         talk.end()
     };
@@ -62,12 +55,12 @@ fn compare(v6: bool) {
 
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
-fn our_stack_answers_as_the_kernel_does() {
+fn our_stack_answers_as_the_kernel() {
     compare(false);
 }
 
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
-fn our_stack_answers_as_the_kernel_does_over_ipv6() {
+fn our_stack_answers_as_the_kernel_over_ipv6() {
     compare(true);
 }

@@ -1,5 +1,5 @@
 //! The main job end to end, as users see it: transfers between the kernel's TCP in a container and servers on the
-//! host's loopback. Prints the numbers: `cargo test -p skbudget --release --test e2e_main_job -- --ignored
+//! host's loopback. Prints the numbers: `cargo test -p skbudget --release --test e2e_transfer -- --ignored
 //! --test-threads=1 --nocapture`.
 //!
 //! The default lengths suit CI. These variables change them: `SKBUDGET_E2E_SECONDS` (one iperf3 run, 3),
@@ -11,13 +11,12 @@
 mod support;
 
 mod bulk;
-mod corners;
+mod edge_cases;
 mod guest;
 mod hard;
 mod iperf;
 mod many;
 mod memory;
-mod streams;
 
 /// Every combination of MTU and offload.
 const LINKS: [[&str; 4]; 4] = [

@@ -20,45 +20,41 @@ use nix::sys::socket::{
 use skbudget::attach::{self, GuestNet};
 use skbudget::{BudgetRef, ContainerSpec, Daemon, DaemonConfig};
 use skbudget_controller::{BudgetConfig, Limits, Rules, SockLimits};
+use skbudget_sim::packet::{GATEWAY, GATEWAY6, GUEST, GUEST_MAC, GUEST6};
 use skbudget_sim::{Faults, LinkConfig, WhenFull};
 use skbudget_stack::tap::PcapWriter;
 use skbudget_stack::{ContainerConfig, Tap};
 
 use crate::relay::{Relay, Report};
 
-const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
-pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-const GUEST6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100);
-pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
-const GUEST_MAC: [u8; 6] = [2, 0x67, 0x75, 0x65, 0x73, 0x74];
 const MTU: u16 = 1500;
 /// Queue of frames between kernel and relay: the relay thread may not run for a while, and a full device drops
 /// silently.
 const TXQUEUELEN: u32 = 4096;
 /// A socket pair's queue, for the same reason.
 const PAIR_BYTES: usize = 16 << 20;
-pub(crate) const HARD: u64 = 256 << 20;
+pub const HARD: u64 = 256 << 20;
 
 /// The TCP that answers the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Far {
+pub enum Far {
     Ours,
     Kernel,
 }
 
 /// How the cable impairs frames, equally in both directions.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Cable {
+pub struct Cable {
     /// Delay of both directions together.
-    pub(crate) round_trip: Duration,
-    pub(crate) bits_per_second: Option<u64>,
-    pub(crate) faults: Faults,
-    pub(crate) seed: u64,
+    pub round_trip: Duration,
+    pub bits_per_second: Option<u64>,
+    pub faults: Faults,
+    pub seed: u64,
 }
 
 /// A guest behind a cable.
 #[derive(Debug)]
-pub(crate) struct Bench {
+pub struct Bench {
     guest: OwnedFd,
     far: Option<OwnedFd>,
     relay: Option<Relay>,
@@ -66,7 +62,7 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    pub(crate) fn new(far: Far, cable: Cable, capture: Option<PcapWriter>) -> Self {
+    pub fn new(far: Far, cable: Cable, capture: Option<PcapWriter>) -> Self {
         let config = ContainerConfig::new(MTU, false, Some(HARD), [cable.seed, 5]);
         let (guest, left) = plain(GUEST, GATEWAY, config.our_mac, GUEST_MAC);
         let link = LinkConfig {
@@ -92,12 +88,12 @@ impl Bench {
         Self { guest, far, relay: Some(relay), daemon }
     }
 
-    pub(crate) fn in_guest<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub fn in_guest<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         attach::run_in(self.guest.as_fd(), work).unwrap()
     }
 
     /// Runs where the guest's servers must be.
-    pub(crate) fn far<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub fn far<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         match &self.far {
             Some(netns) => attach::run_in(netns.as_fd(), work).unwrap(),
             None => work(),
@@ -105,12 +101,12 @@ impl Bench {
     }
 
     /// Starts a server for the guest and connects the guest to it.
-    pub(crate) fn connect(&self, congestion: &str) -> (TcpStream, TcpStream) {
+    pub fn connect(&self, congestion: &str) -> (TcpStream, TcpStream) {
         self.connect_to(GATEWAY.into(), Ipv4Addr::LOCALHOST.into(), congestion)
     }
 
     /// The same over IPv6, which this call configures in the namespaces.
-    pub(crate) fn connect_v6(&self, congestion: &str) -> (TcpStream, TcpStream) {
+    pub fn connect_v6(&self, congestion: &str) -> (TcpStream, TcpStream) {
         let mac = ContainerConfig::new(MTU, false, Some(HARD), [0; 2]).our_mac;
         self.in_guest(|| ipv6_up(GUEST6, GATEWAY6, mac));
         if self.far.is_some() {
@@ -128,23 +124,23 @@ impl Bench {
     }
 
     /// Sets a value under /proc/sys/net/ipv4 of the guest's namespace.
-    pub(crate) fn set_guest(&self, name: &str, value: &str) {
+    pub fn set_guest(&self, name: &str, value: &str) {
         self.in_guest(|| set(&format!("ipv4/{name}"), value));
     }
 
-    pub(crate) fn daemon(&self) -> Option<&Daemon> {
+    pub fn daemon(&self) -> Option<&Daemon> {
         self.daemon.as_ref()
     }
 
     /// Frames that the guest's device dropped before the relay read them.
-    pub(crate) fn device_drops(&self) -> u64 {
+    pub fn device_drops(&self) -> u64 {
         let text = self.in_guest(|| fs::read_to_string("/proc/thread-self/net/dev").unwrap());
         let line = text.lines().find_map(|line| line.trim().strip_prefix("tap0:"));
         let field = line.and_then(|line| line.split_whitespace().nth(11)?.parse().ok());
         field.expect("the twelfth number is what was not sent")
     }
 
-    pub(crate) fn end(mut self) -> Report {
+    pub fn end(mut self) -> Report {
         let report = self.relay.take().map(Relay::stop).unwrap_or_default();
         if let Some(daemon) = self.daemon.take() {
             daemon.shutdown().unwrap();
@@ -155,14 +151,14 @@ impl Bench {
 
 /// The TCP that answers, and the open end of its cable, for frames built by hand.
 #[derive(Debug)]
-pub(crate) struct Bare {
-    pub(crate) wire: OwnedFd,
+pub struct Bare {
+    pub wire: OwnedFd,
     far: Option<OwnedFd>,
     _daemon: Option<Daemon>,
 }
 
 impl Bare {
-    pub(crate) fn new(far: Far) -> Self {
+    pub fn new(far: Far) -> Self {
         let config = ContainerConfig::new(MTU, false, Some(HARD), [3, 5]);
         match far {
             Far::Kernel => {
@@ -180,7 +176,7 @@ impl Bare {
     }
 
     /// A listener that a guest reaches through the gateway's address.
-    pub(crate) fn listen(&self, v6: bool) -> TcpListener {
+    pub fn listen(&self, v6: bool) -> TcpListener {
         let (at, here): (IpAddr, IpAddr) = match v6 {
             true => (GATEWAY6.into(), Ipv6Addr::LOCALHOST.into()),
             false => (GATEWAY.into(), Ipv4Addr::LOCALHOST.into()),

@@ -5,9 +5,9 @@ use std::sync::atomic::AtomicBool;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use skbudget::stats::ContainerReport;
 
-use crate::attack::{Attack, Kind};
-use crate::siege::{HARD, Siege};
 use crate::{descriptors, length};
+use skbudget_sim::flood::{Attack, Kind};
+use skbudget_testbed::flood_rig::{FloodRig, HARD};
 
 const PER_SECOND: u64 = 50_000;
 const CONNECTIONS: u16 = 50;
@@ -17,28 +17,28 @@ fn flood(kind: Kind) -> ContainerReport {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
     let fds_before = descriptors();
-    let mut siege = Siege::new(1);
+    let mut rig = FloodRig::new(1);
     let fds = descriptors();
-    siege.let_in(false);
+    rig.add_attacker(false);
     let mut attack = Attack::new(kind, length("FLOOD", 100_000), PER_SECOND, CONNECTIONS);
-    let from = siege.now();
-    let said = siege.attack(&mut attack, &AtomicBool::new(false));
-    let to = siege.now();
-    let report = siege.attacker();
-    let host = siege.daemon.stats(false).unwrap().host;
-    siege.throw_out();
+    let from = rig.now();
+    let sent = rig.attack(&mut attack, &AtomicBool::new(false));
+    let to = rig.now();
+    let report = rig.attacker();
+    let host = rig.daemon.stats(false).unwrap().host;
+    rig.remove_attacker();
     assert_eq!(descriptors(), fds, "descriptors of the attacker");
-    let (seen, left) = siege.end();
+    let (seen, left) = rig.end();
     let stretch = seen.between(from, to);
     println!(
-        "flood: kind={kind:?} said={} lost={} per_second={:.0} peak={} hard={HARD} flows={} cpu_share={:.3} \
+        "flood: kind={kind:?} sent={} lost={} per_second={:.0} peak={} hard={HARD} flows={} cpu_share={:.3} \
          neighbour: answers={} p50={:?} p99={:?} worst={:?} stall={:?} delivered={:.4}",
-        said.frames,
-        said.lost,
-        said.frames as f64 / said.took.as_secs_f64(),
+        sent.frames,
+        sent.lost,
+        sent.frames as f64 / sent.took.as_secs_f64(),
         report.meter.max_usage_bytes,
         report.flows,
-        report.cpu_ns as f64 / said.took.as_nanos() as f64,
+        report.cpu_ns as f64 / sent.took.as_nanos() as f64,
         stretch.answers,
         stretch.p50,
         stretch.p99,
@@ -47,10 +47,10 @@ fn flood(kind: Kind) -> ContainerReport {
         stretch.delivered,
     );
     // The flood took place.
-    assert!(said.frames > attack.said / 2 && attack.said > 1000, "{said:?} of {}", attack.said);
+    assert!(sent.frames > attack.sent / 2 && attack.sent > 1000, "{sent:?} of {}", attack.sent);
     // The worker throttles a container under pressure beside an active neighbour. Frames that its queue has no room for
     // meanwhile are dropped.
-    assert!(report.frames_from_guest > said.frames / 10, "{report:?}");
+    assert!(report.frames_from_guest > sent.frames / 10, "{report:?}");
     // The container keeps within its hard limit, and all of them within the host's.
     assert!(report.meter.max_usage_bytes <= HARD, "{report:?}");
     assert!(host.max_usage_bytes <= host.hard_bytes.unwrap(), "{host:?}");
@@ -93,7 +93,7 @@ fn segments_of_one_byte() {
 
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
-fn acknowledgements_that_lie() {
+fn acks_of_data_that_was_not_sent() {
     let report = flood(Kind::AckLie);
     assert!(report.counters["AckUnsent"] > 100, "{report:?}");
 }

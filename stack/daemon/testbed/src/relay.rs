@@ -22,7 +22,7 @@ use skbudget_stack::controller::Instant;
 use skbudget_stack::tap::PcapWriter;
 
 /// Maximum length of a frame, bytes: an Ethernet header and an MTU of 1500.
-pub(crate) const FRAME_MAX: usize = 1514;
+pub const FRAME_MAX: usize = 1514;
 /// Frames read from one side before the other is served.
 const BATCH: usize = 64;
 /// Longest wait, after which the stop flag is checked.
@@ -30,27 +30,27 @@ const WAIT_MAX: Duration = Duration::from_millis(50);
 
 /// Direction of a frame. `Up`: from the left descriptor to the right one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Way {
+pub enum Way {
     Up,
     Down,
 }
 
 /// What happened to the frames.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Report {
-    pub(crate) up: LinkStats,
-    pub(crate) down: LinkStats,
+pub struct Report {
+    pub up: LinkStats,
+    pub down: LinkStats,
     /// Time from the start, direction and impairment; the latest 4096 of each direction.
-    pub(crate) log: Vec<(Instant, Way, Mishap)>,
+    pub log: Vec<(Instant, Way, Mishap)>,
     /// Frames that the receiving device did not take: losses that the seed did not plan.
-    pub(crate) full: u64,
+    pub full: u64,
     /// Frames longer than [`FRAME_MAX`], which are dropped.
-    pub(crate) oversized: u64,
+    pub oversized: u64,
 }
 
 /// A running relay. Dropped without `stop`, it ends without a report.
 #[derive(Debug)]
-pub(crate) struct Relay {
+pub struct Relay {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Report>>,
 }
@@ -58,7 +58,7 @@ pub(crate) struct Relay {
 impl Relay {
     /// Both descriptors must be non-blocking and return one frame in each read. `capture` records every frame as the
     /// left side sends and receives it.
-    pub(crate) fn start(
+    pub fn start(
         left: OwnedFd,
         right: OwnedFd,
         up: LinkConfig,
@@ -88,7 +88,7 @@ impl Relay {
         Self { stop, thread: Some(thread) }
     }
 
-    pub(crate) fn stop(mut self) -> Report {
+    pub fn stop(mut self) -> Report {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().map(|thread| thread.join().unwrap()).unwrap_or_default()
     }

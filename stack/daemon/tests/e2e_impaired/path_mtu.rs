@@ -10,9 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use skbudget::attach;
-
-use crate::streams::{receive_all, send_all};
-use crate::world::{World, container, report};
+use skbudget_testbed::network::{Network, container, report};
+use skbudget_testbed::streams::{receive_all, send_all};
 
 const NARROW: u32 = 1300;
 const LEN: u64 = 8_000_000;
@@ -53,12 +52,12 @@ fn script(netns: &OwnedFd, text: &str) {
 }
 
 /// A listener that the daemon can reach, and its address as the container sees it.
-fn listener(world: &World, v6: bool) -> (TcpListener, SocketAddr) {
+fn listener(world: &Network, v6: bool) -> (TcpListener, SocketAddr) {
     let (here, there): (IpAddr, IpAddr) = if v6 {
         let gateway = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
         (Ipv6Addr::LOCALHOST.into(), gateway.into())
     } else {
-        (Ipv4Addr::LOCALHOST.into(), crate::bench::GATEWAY.into())
+        (Ipv4Addr::LOCALHOST.into(), skbudget_sim::packet::GATEWAY.into())
     };
     let listener = world.within(|| TcpListener::bind((here, 0)).unwrap());
     let port = listener.local_addr().unwrap().port();
@@ -66,7 +65,7 @@ fn listener(world: &World, v6: bool) -> (TcpListener, SocketAddr) {
 }
 
 fn down_and_up(offload: bool) {
-    let world = World::new();
+    let world = Network::create();
     let daemon = world.daemon(64 << 20);
     let router = container(&daemon, "router", 32 << 20, None, offload);
     let inner = attach::create_netns().unwrap();
