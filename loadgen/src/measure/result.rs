@@ -116,9 +116,31 @@ impl ArmResult {
         }
     }
 
+    /// The arm was stopped at `ended_ns`, or ran to its end. Agents and servers notice the stop a moment later; bytes
+    /// that they counted after it go into the last window, so that the windows end with the arm and add up.
+    pub fn stopped(self, ended_ns: Option<u64>, window_ns: u64) -> Self {
+        let mut arm = Self { ended_ns, ..self };
+        if let Some(ended_ns) = ended_ns {
+            let most = (ended_ns.div_ceil(window_ns) as usize).max(1);
+            for c in &mut arm.containers {
+                merge_late(&mut c.up_window_bytes, most);
+                merge_late(&mut c.down_window_bytes, most);
+            }
+        }
+        arm
+    }
+
     /// Whether any hard limit is enforced in this arm.
     pub fn is_limited(&self) -> bool {
         self.isolation != Isolation::Off
+    }
+}
+
+/// Adds the windows beyond the first `most` to the last of these.
+fn merge_late(windows: &mut Vec<u32>, most: usize) {
+    let late = windows.drain(most.min(windows.len())..).fold(0, u32::saturating_add);
+    if let Some(last) = windows.last_mut() {
+        *last = last.saturating_add(late);
     }
 }
 
@@ -444,4 +466,23 @@ pub struct Verdict {
     pub gates: usize,
     /// Number of gates that did not pass.
     pub failed: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_after_the_stop_are_merged_into_the_last_one() {
+        let windows = [([1, 2, 3, 4, 5], 20, vec![1, 14]), ([1, 2, 3, 4, 5], 21, vec![1, 2, 12])];
+        for (counted, ended_ns, merged) in windows {
+            let container =
+                ContainerResult { up_window_bytes: counted.to_vec(), ..ContainerResult::default() };
+            let arm = ArmResult { containers: vec![container], ..ArmResult::default() };
+            let arm = arm.stopped(Some(ended_ns), 10);
+            assert_eq!(arm.containers[0].up_window_bytes, merged, "ended at {ended_ns}");
+            assert!(arm.containers[0].down_window_bytes.is_empty());
+            assert_eq!(arm.ended_ns, Some(ended_ns));
+        }
+    }
 }

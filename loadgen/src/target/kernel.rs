@@ -71,7 +71,8 @@ impl Target for KernelTarget {
     ) -> Result<ArmResult, Failure> {
         let testbed = KernelTestbed::build(plan, arm)?;
         let (samples, ended_ns) = testbed.run_timeline(plan, control)?;
-        Ok(ArmResult { ended_ns, ..testbed.result(plan, arm, samples, ended_ns.is_some())? })
+        let result = testbed.result(plan, arm, samples, ended_ns.is_some())?;
+        Ok(result.stopped(ended_ns, plan.window_ns))
     }
 }
 

@@ -70,7 +70,7 @@ impl Target for TapTarget {
         let containers = testbed.containers.iter_mut().map(|t| &mut t.base);
         let reports = wall::reports(containers, ended_ns.is_some())?;
         let result = collect::arm_result(&testbed, plan, arm, &samples, &reports, ended_ns)?;
-        Ok(ArmResult { ended_ns, ..result })
+        Ok(result.stopped(ended_ns, plan.window_ns))
     }
 }
 
