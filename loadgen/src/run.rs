@@ -131,7 +131,7 @@ pub fn repeated(
             started_unix_ms,
             elapsed_ms: clock.elapsed().as_millis() as u64,
             scheduling: scheduling.map(str::to_owned),
-            ..machine::look()
+            ..machine::describe()
         },
     })
 }

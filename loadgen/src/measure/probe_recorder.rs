@@ -56,7 +56,7 @@ impl ProbeRecorder {
 
     /// Records the generator's lag: the delay until it handles a request that is due. A later delay before the send is
     /// not due to the generator.
-    pub(crate) fn look(&mut self, id: u64, now_ns: u64) {
+    pub(crate) fn record_lag(&mut self, id: u64, now_ns: u64) {
         if let Some(r) = self.open.get(&id) {
             self.latencies[r.phase].lag.record(now_ns.saturating_sub(r.intended_ns));
         }
@@ -126,7 +126,7 @@ impl Observer for ProbeRecorder {
         self.intend(id, at.0);
     }
     fn looked(&mut self, id: u64, now: Instant) {
-        self.look(id, now.0);
+        self.record_lag(id, now.0);
     }
     fn sent(&mut self, id: u64, now: Instant) {
         self.send(id, now.0);

@@ -24,11 +24,11 @@ pub(crate) fn watch() -> &'static AtomicBool {
     // Called before any other thread exists: threads inherit the mask.
     if set.thread_block().is_ok() {
         thread::spawn(move || {
-            let mut asked = 0;
+            let mut requests = 0;
             while let Ok(signal) = set.wait() {
                 STOP.store(true, Ordering::Relaxed);
-                asked += u32::from(signal != Signal::SIGHUP);
-                if asked > 1 {
+                requests += u32::from(signal != Signal::SIGHUP);
+                if requests > 1 {
                     std::process::exit(i32::from(Exit::Interrupted.code()));
                 }
             }

@@ -9,7 +9,7 @@ use crate::measure::result::Meta;
 use crate::run::commit;
 
 /// Collects what is known before a run.
-pub(crate) fn look() -> Meta {
+pub(crate) fn describe() -> Meta {
     Meta {
         os: std::env::consts::OS.to_owned(),
         cpus: thread::available_parallelism().map_or(1, |n| n.get() as u64),

@@ -218,13 +218,13 @@ const OUTPUT_BYTES_MAX: u64 = 64 << 10;
 fn wait(child: &mut Child, stop: &AtomicBool) -> std::io::Result<ExitStatus> {
     /// Interval at which the child and the stop flag are polled.
     const EVERY: Duration = Duration::from_millis(20);
-    let mut told = false;
+    let mut stop_sent = false;
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
-        if !told && stop.load(Ordering::Relaxed) {
-            told = true;
+        if !stop_sent && stop.load(Ordering::Relaxed) {
+            stop_sent = true;
             // The child may have exited just now: ignore the error.
             let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT);
         }

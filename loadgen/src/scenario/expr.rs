@@ -253,7 +253,7 @@ impl Expr {
 
     /// The shortest upper limit of a response time in the condition.
     pub fn least_latency_ns(&self) -> Option<u64> {
-        let asked = self.tests().into_iter().filter_map(|test| match test {
+        let limits = self.tests().into_iter().filter_map(|test| match test {
             // `metric <= number`, or `number >= metric`.
             (Term::Over(_, _, m), Op::AtMost | Op::Less, Term::Number(n, _))
             | (Term::Number(n, _), Op::AtLeast | Op::More, Term::Over(_, _, m))
@@ -263,7 +263,7 @@ impl Expr {
             }
             _ => None,
         });
-        asked.min()
+        limits.min()
     }
 
     fn tests(&self) -> Vec<(&Term, Op, &Term)> {

@@ -124,7 +124,7 @@ impl Source {
     pub(super) fn params(&self) -> Result<Vec<(String, Value)>, Failure> {
         let first = |(name, paths): (String, Paths)| {
             let path: Vec<String> = paths.iter().next()?.split('.').map(str::to_owned).collect();
-            Some((name, look(&self.table, &path)?.clone()))
+            Some((name, value_at(&self.table, &path)?.clone()))
         };
         Ok(self.file()?.params.into_iter().filter_map(first).collect())
     }
@@ -304,15 +304,15 @@ fn put(table: &mut Table, path: &[String], value: Value) -> Result<(), String> {
 }
 
 /// The value at a path; elements of arrays by name.
-fn look<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {
+fn value_at<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {
     let (key, rest) = path.split_first()?;
     let next = table.get(key)?;
     match next {
         _ if rest.is_empty() => Some(next),
-        Value::Table(t) => look(t, rest),
+        Value::Table(t) => value_at(t, rest),
         Value::Array(items) => {
             let item = items.iter().find(|v| name(v) == rest.first().map(String::as_str))?;
-            look(item.as_table()?, &rest[1..])
+            value_at(item.as_table()?, &rest[1..])
         }
         _ => None,
     }

@@ -170,17 +170,17 @@ fn apply(action: Action, world: &mut World, run: &mut ArmRun, plan: &Plan) -> Re
     let now = world.now().0;
     match action {
         Action::BeginPhase(_) => {
-            for p in &mut run.containers {
-                p.up.borrow_mut().begin(now);
-                p.down.borrow_mut().begin(now);
+            for c in &mut run.containers {
+                c.up.borrow_mut().begin(now);
+                c.down.borrow_mut().begin(now);
                 // The counter is cumulative: remember its value at the start of the phase.
-                p.moved_before = moved(world, p);
+                c.moved_before = moved(world, c);
             }
         }
         Action::EndPhase(_) => end_phase(world, run),
         Action::ClosePhase(i) => {
-            for p in &run.containers {
-                p.probe.borrow_mut().close(i, now);
+            for c in &run.containers {
+                c.probe.borrow_mut().close(i, now);
             }
         }
         Action::Join(i) => build::join(world, &mut run.containers[i], plan)?,
@@ -192,10 +192,10 @@ fn apply(action: Action, world: &mut World, run: &mut ArmRun, plan: &Plan) -> Re
             loads::connect_clients(world, &run.containers[i]);
         }
         Action::Leave(i) => {
-            let p = &mut run.containers[i];
-            if let Some(node) = p.node {
+            let c = &mut run.containers[i];
+            if let Some(node) = c.node {
                 // Save the counters now: they are removed with the member.
-                p.last_stats = Some(world.budget(p.budget).member_stats(world.member(node)));
+                c.last_stats = Some(world.budget(c.budget).member_stats(world.member(node)));
                 world.stop(node);
             }
         }
@@ -210,12 +210,12 @@ const STAGGER_ALL_NS: u64 = 50_000_000;
 
 fn end_phase(world: &World, run: &mut ArmRun) {
     let now = world.now().0;
-    for p in &mut run.containers {
-        p.up.borrow_mut().end(now);
-        p.down.borrow_mut().end(now);
+    for c in &mut run.containers {
+        c.up.borrow_mut().end(now);
+        c.down.borrow_mut().end(now);
         // A container that has ended counts as 0, so the difference saturates.
-        let moved = moved(world, p).saturating_sub(p.moved_before);
-        p.moved.push(moved);
+        let moved = moved(world, c).saturating_sub(c.moved_before);
+        c.moved.push(moved);
     }
 }
 
@@ -225,11 +225,11 @@ fn cut_short(world: &World, run: &mut ArmRun, plan: &Plan) {
     if plan.phases.iter().any(|p| (p.start_ns..p.end_ns).contains(&now)) {
         end_phase(world, run);
     }
-    for p in &run.containers {
-        p.up.borrow_mut().stop(now);
-        p.down.borrow_mut().stop(now);
+    for c in &run.containers {
+        c.up.borrow_mut().stop(now);
+        c.down.borrow_mut().stop(now);
         for i in 0..plan.phases.len() {
-            p.probe.borrow_mut().close(i, now);
+            c.probe.borrow_mut().close(i, now);
         }
     }
 }
@@ -255,8 +255,8 @@ fn share(world: &World, run: &mut ArmRun) {
     run.shared_ns = Some(now);
 }
 
-fn moved(world: &World, p: &ContainerRun) -> u64 {
-    let Some(node) = p.node else { return 0 };
+fn moved(world: &World, c: &ContainerRun) -> u64 {
+    let Some(node) = c.node else { return 0 };
     let s = world.container(node).stats();
     s.bytes_from_guest + s.bytes_to_guest
 }

@@ -33,13 +33,13 @@ pub(super) fn check_loads(plan: &Plan) -> Result<(), Failure> {
     for c in &plan.containers {
         // An agent runs its loads in a single span.
         let one_life = c.joins_ns == 0 && c.active.len() == 1;
-        let odd = c.loads.iter().find(|l| match l {
+        let unsupported = c.loads.iter().find(|l| match l {
             Load::Up { connections, .. } | Load::Down { connections } => *connections > 1,
             Load::Stuff(fill) => fill.reads_bits_per_second.is_some(),
             Load::Orphans { .. } | Load::Accept { .. } | Load::Incast { .. } => true,
             Load::Probe(_) | Load::Hoard(_) | Load::Flood { .. } => false,
         });
-        let what = match (odd, one_life) {
+        let what = match (unsupported, one_life) {
             (Some(load), _) => format!("load '{}'", load.word()),
             (None, false) => "a schedule with several starts, or a churn,".to_owned(),
             (None, true) => continue,

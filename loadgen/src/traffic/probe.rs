@@ -69,7 +69,7 @@ impl ProbeClient {
             if by_sender {
                 // Counted from `held_until_ns`: a blocked write is not the generator's delay.
                 let late = now_ns - at.max(state.held_until_ns.min(now_ns));
-                state.log.look(id, at + late);
+                state.log.record_lag(id, at + late);
             }
             if state.outstanding.len() >= self.spec.outstanding_max as usize {
                 // Above the limit of outstanding requests: recorded, but not sent.
@@ -95,7 +95,7 @@ impl ProbeClient {
                 // All workers were waiting for responses until then: that delay is not the generator's lag.
                 let at = self.spec.offset_ns + id * self.spec.every_ns;
                 let late = now_ns - at.max(state.held_until_ns.min(now_ns));
-                state.log.look(id, at + late);
+                state.log.record_lag(id, at + late);
                 Ok(id)
             }
             None => {

@@ -216,17 +216,17 @@ fn respond(port: u16, mut stream: TcpStream, shared: &Shared, request: usize, re
     let pattern = Pattern::from_host(port);
     let check = Pattern::from_guest(port);
     let (mut received, mut sent) = (0u64, 0u64);
-    let (mut owed, mut part) = (0usize, 0usize);
+    let (mut due_bytes, mut part) = (0usize, 0usize);
     let mut buf = vec![0; PIECE];
     while !shared.stopped() {
         // Finish the due responses before the next read: a slow client blocks only itself.
-        if owed > 0 {
-            let n = owed.min(buf.len());
+        if due_bytes > 0 {
+            let n = due_bytes.min(buf.len());
             pattern.fill(sent, &mut buf[..n]);
             match stream.write(&buf[..n]) {
                 Ok(n) => {
                     sent += n as u64;
-                    owed -= n;
+                    due_bytes -= n;
                 }
                 Err(e) if is_wait(e.kind()) => {}
                 Err(_) => return,
@@ -243,7 +243,7 @@ fn respond(port: u16, mut stream: TcpStream, shared: &Shared, request: usize, re
                 received += n as u64;
                 part += n;
                 // One response for every complete request in the stream.
-                owed += part / request * response;
+                due_bytes += part / request * response;
                 part %= request;
             }
             Err(e) if is_wait(e.kind()) => {}

@@ -136,7 +136,7 @@ fn rows(text: &str) -> Vec<(f64, f64)> {
 mod tests {
     #[test]
     fn every_case_holds() {
-        let said = super::all().unwrap();
-        assert!(said.starts_with("200 cases"), "{said}");
+        let text = super::all().unwrap();
+        assert!(text.starts_with("200 cases"), "{text}");
     }
 }

@@ -103,15 +103,15 @@ mod tests {
             (|r| interval(r).start_ns = u64::MAX, "18446744073709551615 ns"),
             (|r| interval(r).length_ns = 1, "an interval of 1 ns"),
         ];
-        for (change, said) in changes {
+        for (change, text) in changes {
             let mut result = sample();
             change(&mut result);
             let why = check(&result).unwrap_err();
-            assert!(why.contains(said), "{said}: {why}");
+            assert!(why.contains(text), "{text}: {why}");
             // The runs of a repeated measurement are checked too.
             let arms = std::mem::replace(&mut result.arms, sample().arms);
             result.runs = vec![Repeat { arms, ..Repeat::default() }];
-            assert!(check(&result).is_err(), "{said}");
+            assert!(check(&result).is_err(), "{text}");
         }
     }
 

@@ -26,7 +26,7 @@ fn of_phase(arm: &ArmResult, phase: usize, name: &str) -> Value {
     let service = probes.iter().filter_map(|p| p.service.p99_ns).max();
     context! {
         arm => arm.name.as_str(), phase => name,
-        asked => sum(|p| p.intended), answered => sum(|p| p.completed),
+        intended => sum(|p| p.intended), completed => sum(|p| p.completed),
         missing => sum(|p| p.outstanding + p.shed + p.failed),
         outstanding => sum(|p| p.outstanding), shed => sum(|p| p.shed), failed => sum(|p| p.failed),
         response => response.map_or_else(table::none, table::quantile),

@@ -208,15 +208,15 @@ mod tests {
     fn bisection_finds_the_last_that_passes_in_both_directions() {
         // Edges at the start, within, before and at the end, and below the range.
         for (edge, to) in [(10, 11), (57, 58), (99, 100), (100, 0), (5, 10)] {
-            let mut asked = 0;
+            let mut tried = 0;
             let mut up = |n: u64| {
-                asked += 1;
+                tried += 1;
                 Ok(if n <= edge { SearchOutcome::Passes } else { SearchOutcome::Fails })
             };
             let found = bisect(&range(10, 100), 20, &mut up).unwrap();
             let beyond = (to > 0).then_some((to, SearchOutcome::Fails));
             assert_eq!(found, SearchResult { best: (edge >= 10).then_some(edge), beyond });
-            assert!(asked <= 9, "{asked}");
+            assert!(tried <= 9, "{tried}");
         }
         for (edge, to) in [(57, 56), (11, 10), (10, 0)] {
             let mut down =

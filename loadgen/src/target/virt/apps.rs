@@ -48,18 +48,18 @@ impl App for SendSome {
 /// Sends one request of one byte, and never reads the response.
 #[derive(Debug, Default)]
 pub(super) struct HoardSome {
-    asked: bool,
+    request_sent: bool,
 }
 
 impl App for HoardSome {
     fn poll(&mut self, _now: Instant, socket: &mut tcp::Socket<'static>) -> Next {
-        let Some(port) = port(socket).filter(|_| !self.asked && socket.can_send()) else {
+        let Some(port) = port(socket).filter(|_| !self.request_sent && socket.can_send()) else {
             return Next::Wait { wake: None, busy: false };
         };
         let mut byte = [0];
         Pattern::from_guest(port).fill(0, &mut byte);
-        self.asked = socket.send_slice(&byte).is_ok_and(|n| n == 1);
-        Next::Wait { wake: None, busy: self.asked }
+        self.request_sent = socket.send_slice(&byte).is_ok_and(|n| n == 1);
+        Next::Wait { wake: None, busy: self.request_sent }
     }
 }
 
@@ -86,9 +86,9 @@ impl App for SlowRead {
             return Next::Wait { wake: None, busy: false };
         }
         let since = *self.since.get_or_insert(now);
-        let gone = now.since(since).as_nanos();
+        let elapsed_ns = now.since(since).as_nanos();
         // On an absolute schedule, so that late reads are caught up.
-        let due = (u128::from(self.bytes_per_second) * gone / 1_000_000_000) as u64;
+        let due = (u128::from(self.bytes_per_second) * elapsed_ns / 1_000_000_000) as u64;
         let before = self.read;
         while self.read < due && socket.can_recv() {
             let most = due - self.read;
@@ -173,7 +173,7 @@ pub(super) struct FreshProbe {
     next_id: u64,
     slots: u64,
     /// Requests that are due and not completed, oldest first; the first one uses the connection.
-    owed: VecDeque<u64>,
+    outstanding: VecDeque<u64>,
     to_send: u64,
     sent: u64,
     received: u64,
@@ -188,7 +188,7 @@ impl FreshProbe {
             watch,
             next_id: slot,
             slots,
-            owed: VecDeque::new(),
+            outstanding: VecDeque::new(),
             to_send,
             sent: 0,
             received: 0,
@@ -211,10 +211,10 @@ impl FreshProbe {
             // Counted here even if it is shed: a request that is due and cannot be sent is lost service.
             watch.intended(id, at);
             watch.looked(id, now);
-            if self.owed.len() >= self.plan.outstanding_max {
+            if self.outstanding.len() >= self.plan.outstanding_max {
                 watch.shed(id);
             } else {
-                self.owed.push_back(id);
+                self.outstanding.push_back(id);
             }
         }
     }
@@ -224,7 +224,7 @@ impl FreshProbe {
         (self.to_send, self.sent, self.received) = (u64::from(self.plan.request), 0, 0);
         self.closing = false;
         // Overdue requests: connect at once.
-        if !self.owed.is_empty() {
+        if !self.outstanding.is_empty() {
             return Next::Again { at: now + Duration::from_micros(1) };
         }
         self.due().map_or(Next::Finished, |at| Next::Again { at })
@@ -260,7 +260,7 @@ impl FreshProbe {
             }
         }
         if self.received >= u64::from(self.plan.response) {
-            self.owed.pop_front();
+            self.outstanding.pop_front();
             self.watch.borrow_mut().completed(id, now);
             socket.close();
             self.closing = true;
@@ -287,12 +287,12 @@ impl App for FreshProbe {
                 Next::Wait { wake: self.due(), busy: false }
             };
         }
-        let Some(id) = self.owed.front().copied() else {
+        let Some(id) = self.outstanding.front().copied() else {
             return self.again(now);
         };
         if matches!(socket.state(), State::Closed | State::CloseWait | State::TimeWait) {
             // Refused or reset: count the request as failed and continue with the next.
-            self.owed.pop_front();
+            self.outstanding.pop_front();
             self.watch.borrow_mut().failed(id);
             return self.again(now + Duration::from_millis(1));
         }

@@ -174,34 +174,34 @@ fn container_run(plan: &Plan, c: &ContainerPlan, index: u64, budget: BudgetId) -
 }
 
 /// Creates the container, and the servers that it connects to.
-pub(super) fn join(world: &mut World, p: &mut ContainerRun, plan: &Plan) -> Result<(), Failure> {
-    let mut rng = Rng::fork(plan.seed, 1000 + p.index);
-    let (c, link) = (&p.plan, plan.link);
+pub(super) fn join(world: &mut World, c: &mut ContainerRun, plan: &Plan) -> Result<(), Failure> {
+    let mut rng = Rng::fork(plan.seed, 1000 + c.index);
+    let (own, link) = (&c.plan, plan.link);
     let secret = [rng.next_u64(), rng.next_u64()];
-    let hard = Some(c.budget.hard_bytes);
+    let hard = Some(own.budget.hard_bytes);
     let container = ContainerConfig::new(link.mtu, link.offload, hard, secret);
     let config = GuestConfig::new(link.mtu, link.offload, rng.next_u64());
-    let guest = guest(c, &config, &container);
+    let guest = guest(own, &config, &container);
     // Half of the RTT each way, less the delay between stack and server.
     let way = Duration::from_nanos(link.rtt_ns / 2).saturating_sub(HOST_DELAY);
     // The same each way, and for this container alone.
     let cable = LinkConfig {
         delay: way,
-        bits_per_second: Some(c.bits_per_second),
+        bits_per_second: Some(own.bits_per_second),
         queue_frames: QUEUE_FRAMES,
         express_max: EXPRESS_MAX,
         ..LinkConfig::default()
     };
     let node = world.add_container(NodeConfig {
         container,
-        budget: p.budget,
+        budget: c.budget,
         up: cable,
         down: cable,
         guest,
-        host: servers(p),
+        host: servers(c),
     });
-    p.node = Some(node.map_err(|e| {
-        let name = &p.plan.name;
+    c.node = Some(node.map_err(|e| {
+        let name = &c.plan.name;
         Failure::Usage(format!("{name}: the hard limit is too small for the device queue ({e:?})"))
     })?);
     Ok(())
@@ -241,15 +241,15 @@ fn guest(c: &ContainerPlan, config: &GuestConfig, stack: &ContainerConfig) -> Bo
 }
 
 /// The servers of a container's loads, one port range per load.
-fn servers(p: &ContainerRun) -> SimHost {
+fn servers(c: &ContainerRun) -> SimHost {
     let mut host = SimHost::new();
     let near = |server: Server| server.with_delay(HOST_DELAY);
-    for load in &p.plan.loads {
+    for load in &c.plan.loads {
         match *load {
             Load::Up { reads_bits_per_second, .. } => {
                 let sink = near(Server::sink());
                 let sink = Server { read_rate: Some(reads_bits_per_second / 8), ..sink };
-                host.serve(UP..=UP + BULK_MAX, sink.watched(p.up.clone()));
+                host.serve(UP..=UP + BULK_MAX, sink.watched(c.up.clone()));
             }
             Load::Down { .. } => host.serve(DOWN..=DOWN + BULK_MAX, near(Server::pusher(None))),
             Load::Probe(spec) => {

@@ -13,11 +13,11 @@ use crate::scenario::plan::{ArmPlan, Plan, RuleSet};
 use crate::target::counters::{memory_counters, named};
 
 /// The member statistics of a container; those saved at its end if it has left.
-fn stats_of(world: &World, p: &ContainerRun) -> MemberStats {
-    match (p.last_stats, p.node) {
+fn stats_of(world: &World, c: &ContainerRun) -> MemberStats {
+    match (c.last_stats, c.node) {
         // The container has ended: its saved counters.
         (Some(stats), _) => stats,
-        (None, Some(node)) => world.budget(p.budget).member_stats(world.member(node)),
+        (None, Some(node)) => world.budget(c.budget).member_stats(world.member(node)),
         (None, None) => MemberStats::default(),
     }
 }
@@ -63,8 +63,8 @@ impl UsageSamples {
         rules: RuleSet,
         contended: bool,
     ) {
-        for (sum, p) in self.held.iter_mut().zip(&run.containers) {
-            let held = held(&stats_of(world, p), rules);
+        for (sum, c) in self.held.iter_mut().zip(&run.containers) {
+            let held = held(&stats_of(world, c), rules);
             sum.peak = sum.peak.max(held);
             sum.sum += if contended { held } else { 0 };
             sum.count += u64::from(contended);
@@ -100,49 +100,49 @@ pub(super) fn collect(
     ArmResult {
         leaked_bytes: leaked(world, run),
         budgets,
-        containers: containers.map(|(p, held)| container(world, run, p, held, plan)).collect(),
+        containers: containers.map(|(c, held)| container(world, run, c, held, plan)).collect(),
         ..ArmResult::of(arm)
     }
 }
 
 /// Bytes charged to budgets without a container that still runs.
 fn leaked(world: &World, run: &ArmRun) -> u64 {
-    let gone = |id: BudgetId| {
-        let mut of = run.containers.iter().filter(|p| p.budget == id);
-        of.all(|p| p.last_stats.is_some())
+    let has_ended = |id: BudgetId| {
+        let mut of = run.containers.iter().filter(|c| c.budget == id);
+        of.all(|c| c.last_stats.is_some())
     };
-    let empty = run.budgets.iter().filter(|(id, _)| gone(*id));
+    let empty = run.budgets.iter().filter(|(id, _)| has_ended(*id));
     empty.map(|(id, _)| world.budget(*id).meter_stats(world.now()).usage_bytes).sum()
 }
 
 fn container(
     world: &World,
     run: &ArmRun,
-    p: &ContainerRun,
+    c: &ContainerRun,
     held: Held,
     plan: &Plan,
 ) -> ContainerResult {
-    let (up, down, probe) = (p.up.borrow(), p.down.borrow(), p.probe.borrow());
+    let (up, down, probe) = (c.up.borrow(), c.down.borrow(), c.probe.borrow());
     let mut latencies: Vec<_> =
-        probe.latencies().iter().map(|b| p.spec.map(|_| b.summary())).collect();
+        probe.latencies().iter().map(|b| c.spec.map(|_| b.summary())).collect();
     if plan.containers.len() > build::FINE_MAX {
         // With many containers only the groups have spectra, to bound the result; each probe keeps its histogram.
         latencies.iter_mut().flatten().for_each(|b| b.spectrum.clear());
     }
     let answered = |i: usize| latencies[i].as_ref().map_or(0, |b| b.completed);
-    let response = p.spec.map_or(0, |s| u64::from(s.response_bytes));
+    let response = c.spec.map_or(0, |s| u64::from(s.response_bytes));
     let part = |m: &Meter, i: usize| m.phases().get(i).copied().unwrap_or_default();
     let phase = |i: usize| ContainerPhase {
         up_bytes: part(&up, i).bytes,
         down_bytes: part(&down, i).bytes,
         up_stall_ns: part(&up, i).stall_ns,
         down_stall_ns: part(&down, i).stall_ns,
-        moved_bytes: p.moved.get(i).copied().unwrap_or(0),
+        moved_bytes: c.moved.get(i).copied().unwrap_or(0),
         probe_bytes: answered(i) * response,
         probe: latencies[i].clone(),
     };
-    let stats = p.node.map(|n| world.container(n).stats()).unwrap_or_default();
-    let budget = run.budgets.iter().position(|(id, _)| *id == p.budget).unwrap_or(0);
+    let stats = c.node.map(|n| world.container(n).stats()).unwrap_or_default();
+    let budget = run.budgets.iter().position(|(id, _)| *id == c.budget).unwrap_or(0);
     let work =
         [("FramesFromGuest", stats.frames_from_guest), ("FramesToGuest", stats.frames_to_guest)];
     ContainerResult {
@@ -159,12 +159,12 @@ fn container(
         down_total_bytes: down.total(),
         mean_held_bytes: held.sum.checked_div(held.count).unwrap_or(0),
         peak_held_bytes: held.peak,
-        counters: memory_counters(&stats_of(world, p)),
+        counters: memory_counters(&stats_of(world, c)),
         stack_counters: named(stats.counters.iter().map(|(n, v)| (*n, *v)).chain(work)),
         flows_total: stats.flows_total,
         // Both ends check the pattern: the loads in the guest, and the servers.
-        corrupt: loads::corrupt(p) + p.node.map_or(0, |n| world.host(n).corrupt()),
-        broken: loads::broken(p),
-        ..ContainerResult::of(&p.plan)
+        corrupt: loads::corrupt(c) + c.node.map_or(0, |n| world.host(n).corrupt()),
+        broken: loads::broken(c),
+        ..ContainerResult::of(&c.plan)
     }
 }

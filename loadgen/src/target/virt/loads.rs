@@ -32,7 +32,7 @@ struct Dial {
 
 /// Collects the connections, each with its time.
 struct Dialer<'a> {
-    p: &'a ContainerRun,
+    c: &'a ContainerRun,
     rng: Rng,
     at: Instant,
     dials: Vec<Dial>,
@@ -45,11 +45,11 @@ impl Dialer<'_> {
     }
 
     fn add(&mut self, open: Open, fill: Option<Fill>, make: Make) {
-        let spans = &self.p.plan.active;
+        let spans = &self.c.plan.active;
         let from = spans.first().map_or(0, |s| s.from_ns);
         let offset = self.at.0.saturating_sub(from);
         // A hog's load ends with its span; a victim's single span lasts as long as the run.
-        let app: Box<dyn App> = if spans.len() > 1 || self.p.plan.role == Role::Hog {
+        let app: Box<dyn App> = if spans.len() > 1 || self.c.plan.role == Role::Hog {
             Box::new(Timed::new(make, spans, offset))
         } else {
             make()
@@ -61,16 +61,16 @@ impl Dialer<'_> {
 }
 
 /// Opens all connections of all spans, the first at `from`.
-pub(super) fn start_loads(world: &mut World, p: &ContainerRun, plan: &Plan, from: Instant) {
-    let Some(node) = p.node else { return };
-    let mut rng = Rng::fork(plan.seed, 2000 + p.index);
+pub(super) fn start_loads(world: &mut World, c: &ContainerRun, plan: &Plan, from: Instant) {
+    let Some(node) = c.node else { return };
+    let mut rng = Rng::fork(plan.seed, 2000 + c.index);
     // Avoid that all containers start in step.
     let at = from + Duration::from_nanos(rng.below(1_000_000));
     // Shifts the probe's schedule, so that victims do not send in step.
     let jitter_ns = rng.below(100_000);
-    let mut dialer = Dialer { p, rng, at, dials: Vec::new() };
+    let mut dialer = Dialer { c, rng, at, dials: Vec::new() };
     let mut is_raw = false;
-    for load in &p.plan.loads {
+    for load in &c.plan.loads {
         is_raw |= matches!(load, Load::Flood { .. });
         one(&mut dialer, load, plan, jitter_ns);
     }
@@ -90,11 +90,11 @@ pub(super) fn start_loads(world: &mut World, p: &ContainerRun, plan: &Plan, from
 
 /// Adds the connections of one load.
 fn one(d: &mut Dialer<'_>, load: &Load, plan: &Plan, jitter_ns: u64) {
-    let p = d.p;
+    let c = d.c;
     match *load {
         Load::Up { connections, .. } => {
             for port in (UP..).take(connections as usize) {
-                let sender = p.sender.clone();
+                let sender = c.sender.clone();
                 d.connect(
                     port,
                     None,
@@ -104,7 +104,7 @@ fn one(d: &mut Dialer<'_>, load: &Load, plan: &Plan, jitter_ns: u64) {
         }
         Load::Down { connections } => {
             for port in (DOWN..).take(connections as usize) {
-                let down = p.down.clone();
+                let down = c.down.clone();
                 d.connect(port, None, Box::new(move || Box::new(BulkRecv::new(down.clone()))));
             }
         }
@@ -137,7 +137,7 @@ fn one(d: &mut Dialer<'_>, load: &Load, plan: &Plan, jitter_ns: u64) {
             }
         }
         Load::Incast { connections, bytes, every_ns } => {
-            let Some(span) = p.plan.active.first() else { return };
+            let Some(span) = c.plan.active.first() else { return };
             let plan = ProbePlan {
                 // Leaves time for the connections to open.
                 start: Instant(span.from_ns + 20_000_000),
@@ -158,7 +158,7 @@ fn one(d: &mut Dialer<'_>, load: &Load, plan: &Plan, jitter_ns: u64) {
 }
 
 fn probe(d: &mut Dialer<'_>, plan: &ProbePlan, fresh: bool) {
-    let (plan, log) = (*plan, d.p.probe.clone());
+    let (plan, log) = (*plan, d.c.probe.clone());
     // One slot is enough for a persistent connection; with a new one per request, slots overlap.
     if !fresh {
         d.connect(PROBE, None, Box::new(move || Box::new(Probe::new(plan, log.clone()))));
@@ -179,7 +179,7 @@ fn probe(d: &mut Dialer<'_>, plan: &ProbePlan, fresh: bool) {
 fn orphans(d: &mut Dialer<'_>, per_second: u32, bytes: u64) {
     let every = 1_000_000_000 / u64::from(per_second.max(1));
     let mut port = ORPHANS;
-    for span in d.p.plan.active.clone() {
+    for span in d.c.plan.active.clone() {
         let mut at = span.from_ns;
         // One port per connection: the port range limits their number.
         while at < span.to_ns && port < ORPHANS + 9_999 {
@@ -201,9 +201,9 @@ fn orphans(d: &mut Dialer<'_>, per_second: u32, bytes: u64) {
 }
 
 /// Clients outside connect to the container's port, where no application accepts, and send.
-pub(super) fn connect_clients(world: &mut World, p: &ContainerRun) {
-    let Some(node) = p.node else { return };
-    let count = p.plan.loads.iter().find_map(|l| match l {
+pub(super) fn connect_clients(world: &mut World, c: &ContainerRun) {
+    let Some(node) = c.node else { return };
+    let count = c.plan.loads.iter().find_map(|l| match l {
         Load::Accept { connections } => Some(*connections),
         _ => None,
     });
@@ -226,11 +226,11 @@ fn probe_plan(spec: &ProbeSpec, plan: &Plan, jitter_ns: u64) -> ProbePlan {
 }
 
 /// Number of bytes that reached the container's loads altered.
-pub(super) fn corrupt(p: &ContainerRun) -> u64 {
-    p.up.borrow().corrupt() + p.down.borrow().corrupt() + p.probe.borrow().corrupt()
+pub(super) fn corrupt(c: &ContainerRun) -> u64 {
+    c.up.borrow().corrupt() + c.down.borrow().corrupt() + c.probe.borrow().corrupt()
 }
 
-pub(super) fn broken(p: &ContainerRun) -> u64 {
-    let bulk = p.up.borrow().broken() + p.down.borrow().broken();
-    bulk + p.probe.borrow().broken() + Rc::clone(&p.sender).borrow().broken
+pub(super) fn broken(c: &ContainerRun) -> u64 {
+    let bulk = c.up.borrow().broken() + c.down.borrow().broken();
+    bulk + c.probe.borrow().broken() + Rc::clone(&c.sender).borrow().broken
 }
