@@ -68,7 +68,9 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         let path = entry.path();
-        if path.is_dir() && path.file_name().is_some_and(|n| n != "target" && n != "out") {
+        // Cargo marks its output; a module may be named `target` too.
+        let is_output = path.join("CACHEDIR.TAG").exists();
+        if path.is_dir() && !is_output && path.file_name().is_some_and(|n| n != "out") {
             collect(&path, found);
         } else if path.extension().is_some_and(|e| e == "rs") {
             found.push(path);
