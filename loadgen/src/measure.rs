@@ -1,5 +1,9 @@
-//! The counters of all targets: goodput meters and recorders of probes. Times are nanoseconds since the start of the
-//! run.
+//! The meters of all targets, and the records that they fill. Times are nanoseconds since the start of the run.
+//!
+//! ```text
+//!  bytes ─────▶ Meter ──────────────────────────▶┐
+//!  requests ──▶ ProbeRecorder ──▶ PhaseLatency ──▶ result::ArmResult ──▶ result::RunResult
+//! ```
 
 mod blocks;
 pub(crate) mod hdr;
