@@ -127,7 +127,7 @@ fn run(
     // signal to each pid. A new session, not only a group: with a parent in another group of the same session, the
     // kernel would treat the command's group as one under job control of a shell, not as orphaned.
     setsid()?;
-    let observer = Watch { signals: &signals, apart, lifeline: Some(lifeline), parent };
+    let observer = Watch { signals: &signals, apart, job: Job::new(lifeline, parent) };
     let code = observer.look_after(wire, &mut init)?;
     // Fails if the parent has ended: then nothing waits for the report.
     let _ = wire.send(&Report::Exited { code, tampered: ring.tampered() }, &[]);
@@ -199,11 +199,18 @@ fn start_init(
 struct Watch<'a> {
     signals: &'a Signals,
     apart: &'a Port,
+    job: Job,
+}
+
+/// Stops and continues `skbudget` with the command, as one job of the caller's shell.
+struct Job {
     /// The port to process 1, until that ends.
     lifeline: Option<Port>,
     /// The process to stop and continue: `skbudget`.
-    /// `skbudget` itself.
     parent: Pid,
+    command_stopped: bool,
+    /// `skbudget` was stopped from here.
+    parent_stopped: bool,
 }
 
 impl Watch<'_> {
@@ -211,7 +218,6 @@ impl Watch<'_> {
     /// process 1.
     fn look_after(mut self, wire: &Wire, init: &mut Child) -> io::Result<u8> {
         let mut wire = Some(wire);
-        let (mut command_stopped, mut parent_stopped) = (false, false);
         loop {
             if let Some(status) = init.try_wait()? {
                 return Ok(exit_code(status));
@@ -222,30 +228,15 @@ impl Watch<'_> {
                 init.kill()?;
                 wire = None;
             }
-            // The lifeline before the notes of `skbudget`: a request to stop it needs the latest state of the command.
-            while let Some(lifeline) = &self.lifeline {
-                match lifeline.receive() {
-                    Received::Nothing => break,
-                    Received::End => self.lifeline = None,
-                    Received::Note(Note::Stopped) => command_stopped = true,
-                    Received::Note(Note::Continued) => {
-                        command_stopped = false;
-                        // Continued only if stopped from here: the caller may have stopped it, too.
-                        if std::mem::take(&mut parent_stopped) {
-                            let _ = kill(self.parent, Signal::SIGCONT);
-                        }
-                    }
-                    Received::Note(_) => {}
-                }
-            }
+            self.job.read_lifeline();
+            let Self { signals, apart, job } = &mut self;
             observe(
-                || self.signals.next(),
-                self.apart,
+                || signals.next(),
+                apart,
                 || false,
                 |note| {
-                    if note == Note::StopUs && command_stopped {
-                        parent_stopped = true;
-                        let _ = kill(self.parent, Signal::SIGSTOP);
+                    if note == Note::StopUs {
+                        job.stop_parent();
                     }
                 },
             )?;
@@ -255,12 +246,81 @@ impl Watch<'_> {
     /// Blocks until one of the sources is readable.
     fn wait(&self, wire: Option<&Wire>) -> io::Result<()> {
         let fds = [Some(self.signals.as_fd()), Some(self.apart.as_fd())];
-        let more = [wire.map(Wire::as_fd), self.lifeline.as_ref().map(Port::as_fd)];
+        let more = [wire.map(Wire::as_fd), self.job.lifeline.as_ref().map(Port::as_fd)];
         let fds = fds.into_iter().chain(more).flatten();
         let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
+    }
+}
+
+impl Job {
+    /// A job that runs.
+    fn new(lifeline: Port, parent: Pid) -> Self {
+        Self { lifeline: Some(lifeline), parent, command_stopped: false, parent_stopped: false }
+    }
+
+    /// Reads what process 1 reports of the command.
+    fn read_lifeline(&mut self) {
+        while let Some(lifeline) = &self.lifeline {
+            match lifeline.receive() {
+                Received::Nothing => break,
+                Received::End => self.lifeline = None,
+                Received::Note(Note::Stopped) => self.command_stopped = true,
+                Received::Note(Note::Continued) => {
+                    self.command_stopped = false;
+                    // Continued only if stopped from here: the caller may have stopped it, too.
+                    if std::mem::take(&mut self.parent_stopped) {
+                        let _ = kill(self.parent, Signal::SIGCONT);
+                    }
+                }
+                Received::Note(_) => {}
+            }
+        }
+    }
+
+    /// Stops `skbudget` on its request, if the command is still stopped.
+    fn stop_parent(&mut self) {
+        // After the request has arrived: process 1 reports a stop here before it reports it to `skbudget`, but perhaps
+        // after the last look at the lifeline.
+        self.read_lifeline();
+        if self.command_stopped {
+            self.parent_stopped = true;
+            let _ = kill(self.parent, Signal::SIGSTOP);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+    use super::*;
+
+    /// A stop that process 1 reports after the last look at the lifeline, but before the request of `skbudget`. The
+    /// request was ignored then, and the caller's shell never learnt of the stop.
+    #[test]
+    fn a_request_to_stop_finds_a_stop_that_was_reported_since_the_last_look() {
+        let mut parent = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::from_raw(parent.id().cast_signed());
+        let (ours, process_1) = Port::pair().unwrap();
+        let mut job = Job::new(ours, pid);
+        job.read_lifeline();
+        // Nothing is stopped: an old request has no effect.
+        job.stop_parent();
+        assert!(!job.parent_stopped);
+        process_1.send(Note::Stopped);
+        job.stop_parent();
+        let flags = Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WCONTINUED);
+        assert_eq!(waitpid(pid, flags), Ok(WaitStatus::Stopped(pid, Signal::SIGSTOP)));
+        process_1.send(Note::Continued);
+        job.read_lifeline();
+        assert_eq!(waitpid(pid, flags), Ok(WaitStatus::Continued(pid)));
+        parent.kill().unwrap();
+        parent.wait().unwrap();
     }
 }
