@@ -67,13 +67,13 @@ pub struct Budget {
     refused_at: u64,
     /// Speculative wake-ups since `poll_wake` last returned `None`: waiters refused for a reason
     /// other than room, retried because something was released.
-    hopeful: u32,
+    speculative_wakes: u32,
     events: EventQueue,
     now: Instant,
 }
 
 /// Bound of speculative wake-ups in one turn.
-const HOPEFUL_MAX: u32 = 16;
+const SPECULATIVE_WAKES_MAX: u32 = 16;
 
 /// One container's part of the budget. Queues in chunks, everything from `sock` to `hold` in bytes.
 #[derive(Debug, Default)]
@@ -127,7 +127,7 @@ impl Budget {
             waiters: WaitList::new(),
             releases: 0,
             refused_at: 0,
-            hopeful: 0,
+            speculative_wakes: 0,
             events: EventQueue::new(),
             now: Instant(0),
         };
@@ -195,7 +195,7 @@ impl Budget {
             self.members.push(Some(member));
             (self.members.len() - 1) as u16
         };
-        self.rescale(MemberId(id));
+        self.update_thresholds(MemberId(id));
         Ok(MemberId(id))
     }
 
@@ -217,7 +217,7 @@ impl Budget {
             }
             self.meter.fixed += bytes;
             self.member_mut(member).bytes += bytes;
-            self.rescale(member);
+            self.update_thresholds(member);
         }
         let member = self.member_mut(member);
         member.host += bytes;
@@ -242,7 +242,7 @@ impl Budget {
             self.meter.fixed -= gone.dev + gone.listen + gone.compact;
             let bytes = gone.dev + gone.listen + gone.compact + gone.udp + gone.frag;
             self.uncharge(bytes, SoftTest::Later);
-            self.rescale(member);
+            self.update_thresholds(member);
         }
     }
 
@@ -331,7 +331,7 @@ impl Budget {
             Some(key) => {
                 self.waiters.remove(key);
             }
-            None => self.hopeful = 0,
+            None => self.speculative_wakes = 0,
         }
         key
     }
@@ -349,8 +349,8 @@ impl Budget {
         }
         // It had room when it was refused: retry only after a release, or if the room grew.
         let due = head.releases != self.releases || room > head.room;
-        if due && self.hopeful < HOPEFUL_MAX {
-            self.hopeful += 1;
+        if due && self.speculative_wakes < SPECULATIVE_WAKES_MAX {
+            self.speculative_wakes += 1;
             return Some(head.key);
         }
         None
@@ -384,7 +384,7 @@ impl Budget {
         (self.pool.low, self.pool.pressure, self.pool.high) = (low, soft, hard);
         // Waiters may fit under the new limit.
         self.releases += 1;
-        self.rescale(self.first_member());
+        self.update_thresholds(self.first_member());
     }
 
     /// Sets the guarantee, rounded up to pages.
@@ -417,7 +417,7 @@ impl Budget {
         self.meter.min = min;
         // Waiters below the new guarantee may fit.
         self.releases += 1;
-        self.rescale(self.first_member());
+        self.update_thresholds(self.first_member());
         Ok(())
     }
 
@@ -441,7 +441,7 @@ impl Budget {
             level.uncharge_below(up, common, SoftTest::Later);
         }
         // Reservations move with the charge; the levels' soft tests are made here.
-        self.meter.move_static(from, to.as_deref(), common);
+        self.meter.move_reservations(from, to.as_deref(), common);
         self.chain.leaf = to;
         self.releases += 1;
         Ok(())
@@ -490,7 +490,7 @@ impl Drop for Budget {
     fn drop(&mut self) {
         if let Some(level) = self.chain.leaf.as_deref() {
             level.uncharge_below(self.charged_up(), None, SoftTest::Later);
-            self.meter.move_static(Some(level), None, None);
+            self.meter.move_reservations(Some(level), None, None);
         }
     }
 }

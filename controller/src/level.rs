@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 
 use crate::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use crate::limits::{LimitError, Limits};
-use crate::share::{Asking, Family, Share, countable, part};
+use crate::share::{ChildRequest, ChildTotals, Share, guaranteed_part, summable};
 use crate::units::scale;
 
 /// Thresholds of a level. Pages.
@@ -57,7 +57,7 @@ pub struct Level {
     share: AtomicU64,
     /// Sum of the children's weights.
     weights: AtomicU64,
-    /// Sum of the children's maxima, each as [`countable`].
+    /// Sum of the children's maxima, each as [`summable`].
     hards: AtomicU64,
     watermark: AtomicU64,
     failcnt: AtomicU64,
@@ -78,7 +78,7 @@ const fn freed_if_waiting(word: u64) -> u64 {
 }
 
 /// When a change of usage decides the pressure flag. `Later`: reservations change with it, and the
-/// flag is decided once both are known ([`Level::shift_static`]); otherwise admitting a flow, which
+/// flag is decided once both are known ([`Level::shift_reservations`]); otherwise admitting a flow, which
 /// adds nothing elastic, could set the flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SoftTest {
@@ -88,7 +88,7 @@ pub(crate) enum SoftTest {
 
 /// What a budget reports to the levels above, or the change of it. Pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Static {
+pub(crate) struct Reservations {
     /// Reservations.
     pub(crate) fixed: i64,
     /// Open windows of idle flows.
@@ -97,7 +97,7 @@ pub(crate) struct Static {
     pub(crate) min: i64,
 }
 
-impl core::ops::Sub for Static {
+impl core::ops::Sub for Reservations {
     type Output = Self;
 
     fn sub(self, of: Self) -> Self {
@@ -301,13 +301,13 @@ impl Level {
     /// Adds a child's weight and maximum to the sums.
     pub(crate) fn join(&self, weight: u32, hard: u64) {
         self.weights.fetch_add(u64::from(weight), Relaxed);
-        self.hards.fetch_add(countable(hard), Relaxed);
+        self.hards.fetch_add(summable(hard), Relaxed);
     }
 
     /// Subtracts a child's weight and maximum from the sums.
     pub(crate) fn leave(&self, weight: u32, hard: u64) {
         self.weights.fetch_sub(u64::from(weight), Relaxed);
-        self.hards.fetch_sub(countable(hard), Relaxed);
+        self.hards.fetch_sub(summable(hard), Relaxed);
     }
 
     /// Sets the fair level X (H5): while this level is flagged, a child grows only up to `X *
@@ -320,18 +320,18 @@ impl Level {
     }
 
     /// Pages by which a child may grow: no bound without pressure, then up to the fair level. While
-    /// no fair level is published, or it is no bound, up to the child's part ([`Self::spread`]).
-    pub(crate) fn fair_room(&self, child: Asking) -> u64 {
+    /// no fair level is published, or it is no bound, up to the child's part ([`Self::room_to_part`]).
+    pub(crate) fn fair_room(&self, child: ChildRequest) -> u64 {
         // Flagged, but without a fair level that bounds: the parts apply.
         if self.under_pressure() && self.share() == Share::NONE {
-            return self.spread(child, self.soft_effective());
+            return self.room_to_part(child, self.soft_effective());
         }
         self.published_room(child)
     }
 
     /// As [`Self::fair_room`], for a child that only takes what its sibling releases: without a
     /// published fair level there is no bound.
-    pub(crate) fn published_room(&self, child: Asking) -> u64 {
+    pub(crate) fn published_room(&self, child: ChildRequest) -> u64 {
         if !self.under_pressure() {
             return u64::MAX;
         }
@@ -340,18 +340,19 @@ impl Level {
 
     /// As [`Self::fair_room`] for a flow's reservation, which may stay for good, used or not. It
     /// never sets the flag, so the room above soft is kept free of it here.
-    pub(crate) fn reservation_room(&self, child: Asking) -> u64 {
+    pub(crate) fn reservation_room(&self, child: ChildRequest) -> u64 {
         let (hard, soft) = (self.hard.load(Relaxed), self.soft.load(Relaxed));
         let mins = self.mins.load(Relaxed);
         let most = mins.saturating_add(scale(hard.saturating_sub(mins), soft, hard));
-        self.fair_room(child).min(self.spread(child, most))
+        self.fair_room(child).min(self.room_to_part(child, most))
     }
 
     /// Pages by which a child may grow to its part, or until the level holds `most`, whichever is
     /// more: the room between `most` and `hard` is for children below their part.
-    fn spread(&self, child: Asking, most: u64) -> u64 {
-        let all = Family { weights: self.weights.load(Relaxed), hards: self.hards.load(Relaxed) };
-        let part = part(self.hard.load(Relaxed), child, all);
+    fn room_to_part(&self, child: ChildRequest, most: u64) -> u64 {
+        let all =
+            ChildTotals { weights: self.weights.load(Relaxed), hards: self.hards.load(Relaxed) };
+        let part = guaranteed_part(self.hard.load(Relaxed), child, all);
         part.saturating_sub(child.held).max(most.saturating_sub(self.usage()))
     }
 
@@ -367,9 +368,9 @@ impl Level {
     }
 
     /// Adds a change of a child's reservations, idle credit or guarantee. Then makes the soft test.
-    pub(crate) fn shift_static(&self, by: Static, end: Option<&Self>) {
+    pub(crate) fn shift_reservations(&self, by: Reservations, end: Option<&Self>) {
         for level in self.chain_to(end) {
-            if by != Static::default() {
+            if by != Reservations::default() {
                 // A negative change wraps around: two's complement subtracts it.
                 level.fixed.fetch_add(by.fixed as u64, Relaxed);
                 level.idle.fetch_add(by.idle as u64, Relaxed);
@@ -461,9 +462,9 @@ impl Level {
     }
 
     /// This level as the level above it sees it.
-    pub(crate) fn asking(&self) -> Asking {
+    pub(crate) fn as_request(&self) -> ChildRequest {
         let hard = self.hard.load(Relaxed);
-        Asking { held: self.usage(), weight: WEIGHT, hard }
+        ChildRequest { held: self.usage(), weight: WEIGHT, hard }
     }
 
     /// This level and the levels above it, up to `end` exclusive.

@@ -1,8 +1,8 @@
 //! The strict rules' meter of one budget: plain integers, owned by one worker.
 
-use crate::level::{Level, SoftTest, Static, WEIGHT};
+use crate::level::{Level, Reservations, SoftTest, WEIGHT};
 use crate::limits::Limits;
-use crate::share::Asking;
+use crate::share::ChildRequest;
 use crate::units::{CHUNK_SIZE, Instant, PAGE_SIZE, pages, scale};
 
 /// Why a charge was refused.
@@ -64,11 +64,11 @@ pub(crate) struct Meter {
     /// The current run of refusals has made its event.
     refusing: bool,
     /// The values that the levels above last received.
-    told: Static,
+    reported: Reservations,
 }
 
 /// Pages by which one level lets a child grow.
-pub(crate) type Rule<'a> = &'a dyn Fn(&Level, Asking) -> u64;
+pub(crate) type Rule<'a> = &'a dyn Fn(&Level, ChildRequest) -> u64;
 
 impl Meter {
     pub(crate) fn new(limits: Limits, min: u64, weight: u32) -> Self {
@@ -94,9 +94,9 @@ impl Meter {
             failcnt: 0,
             refused: false,
             refusing: false,
-            told: Static::default(),
+            reported: Reservations::default(),
         };
-        meter.rescale(None);
+        meter.update_thresholds(None);
         meter
     }
 
@@ -249,10 +249,10 @@ impl Meter {
     fn share_room(&self, parent: &Level, rule: Rule<'_>) -> u64 {
         let mut room = u64::MAX;
         let held = self.charged_up(self.usage);
-        let mut child = Asking { held, weight: self.weight, hard: self.limits.hard };
+        let mut child = ChildRequest { held, weight: self.weight, hard: self.limits.hard };
         for level in parent.chain_to(None) {
             room = room.min(rule(level, child));
-            child = level.asking();
+            child = level.as_request();
         }
         room
     }
@@ -312,7 +312,7 @@ impl Meter {
 
     /// Recomputes the thresholds after a change of the fixed part, the idle part, `min` or a limit,
     /// and reports the change to the levels above.
-    pub(crate) fn rescale(&mut self, parent: Option<&Level>) {
+    pub(crate) fn update_thresholds(&mut self, parent: Option<&Level>) {
         let Limits { low, soft, hard } = self.limits;
         let fixed = pages(self.fixed);
         self.room = hard.saturating_sub(fixed);
@@ -320,36 +320,36 @@ impl Meter {
         let calm = fixed + self.idle / PAGE_SIZE;
         self.enter_at = calm.saturating_add(scale(self.room, soft, hard));
         self.leave_at = calm.saturating_add(scale(self.room, low, hard));
-        let now = self.static_pages();
+        let now = self.reservations();
         if let Some(parent) = parent {
-            parent.shift_static(now - self.told, None);
+            parent.shift_reservations(now - self.reported, None);
         }
-        self.told = now;
+        self.reported = now;
     }
 
     /// The fixed and idle parts of this budget as the levels above count them. There a guarantee is
     /// a reservation, used or not, as a flow's reserve is here.
-    fn static_pages(&self) -> Static {
+    fn reservations(&self) -> Reservations {
         let fixed = pages(self.fixed);
         let calm = self.charged_up(fixed + self.idle / PAGE_SIZE);
         let fixed = self.charged_up(fixed);
-        Static { fixed: fixed as i64, idle: (calm - fixed) as i64, min: self.min as i64 }
+        Reservations { fixed: fixed as i64, idle: (calm - fixed) as i64, min: self.min as i64 }
     }
 
     /// Moves what this budget reported: subtracts it from the levels from `from` up to `end`, adds
     /// it to those from `to`.
-    pub(crate) fn move_static(
+    pub(crate) fn move_reservations(
         &self,
         from: Option<&Level>,
         to: Option<&Level>,
         end: Option<&Level>,
     ) {
         if let Some(from) = from {
-            from.shift_static(Static::default() - self.told, end);
+            from.shift_reservations(Reservations::default() - self.reported, end);
             from.leave(self.weight, self.limits.hard);
         }
         if let Some(to) = to {
-            to.shift_static(self.told, end);
+            to.shift_reservations(self.reported, end);
             to.join(self.weight, self.limits.hard);
         }
     }

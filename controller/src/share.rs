@@ -67,7 +67,7 @@ pub fn fair_level(children: &[Child], soft: u64) -> Share {
 
 /// A child that requests growth, as its level sees it. Pages.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Asking {
+pub(crate) struct ChildRequest {
     /// Pages that the level counts for it.
     pub(crate) held: u64,
     pub(crate) weight: u32,
@@ -77,26 +77,26 @@ pub(crate) struct Asking {
 
 /// Sums over all children of a level.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Family {
+pub(crate) struct ChildTotals {
     pub(crate) weights: u64,
-    /// Sum of the maxima, each as [`countable`].
+    /// Sum of the maxima, each as [`summable`].
     pub(crate) hards: u64,
 }
 
 /// The part of `hard` that a child may take whatever its siblings use: by its weight, or more where
 /// the siblings' maxima leave more.
-pub(crate) fn part(hard: u64, child: Asking, all: Family) -> u64 {
+pub(crate) fn guaranteed_part(hard: u64, child: ChildRequest, all: ChildTotals) -> u64 {
     if hard == u64::MAX {
         return hard;
     }
     let weight = u64::from(child.weight);
     let by_weight = u128::from(hard) * u128::from(weight) / u128::from(all.weights.max(weight));
     // Room beyond the siblings' maxima can serve no other child.
-    let others = all.hards.saturating_sub(countable(child.hard));
+    let others = all.hards.saturating_sub(summable(child.hard));
     u64::try_from(by_weight).unwrap_or(u64::MAX).max(hard.saturating_sub(others))
 }
 
 /// A maximum that can be summed without overflow: 2^48 pages are more than any machine has.
-pub(crate) fn countable(hard: u64) -> u64 {
+pub(crate) fn summable(hard: u64) -> u64 {
     hard.min(1 << 48)
 }

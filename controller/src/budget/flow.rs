@@ -61,8 +61,8 @@ impl Budget {
                 // `floor` is part of the ledger: the fixed sum falls by exactly what became
                 // elastic.
                 self.meter.fixed -= before - ledger.floor();
-                self.recount(parts, ledger.parts());
-                self.rescale(ledger.member);
+                self.update_sums(parts, ledger.parts());
+                self.update_thresholds(ledger.member);
             }
             Rules::Linux => ledger.sizes.host_floor = floor,
         }
@@ -89,7 +89,7 @@ impl Budget {
             }
             self.meter.fixed += bytes;
             self.member_mut(member).bytes += bytes;
-            self.rescale(member);
+            self.update_thresholds(member);
         }
         self.member_mut(member).compact += bytes;
         true
@@ -103,7 +103,7 @@ impl Budget {
             self.member_mut(member).bytes -= bytes;
             self.meter.fixed -= bytes;
             self.uncharge(bytes, SoftTest::Later);
-            self.rescale(member);
+            self.update_thresholds(member);
         }
     }
 
@@ -318,7 +318,7 @@ impl Budget {
                 return false;
             }
             self.member_mut(member).bytes += bytes;
-            self.retest(member);
+            self.soft_test(member);
         }
         self.meter.datagrams = datagrams;
         true
@@ -330,7 +330,7 @@ impl Budget {
         if self.rules == Rules::Strict {
             self.member_mut(member).bytes -= bytes;
             self.uncharge(bytes, SoftTest::Now);
-            self.retest(member);
+            self.soft_test(member);
         }
     }
 

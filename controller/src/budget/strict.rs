@@ -34,7 +34,7 @@ impl Budget {
         found.bytes += sock;
         found.sock += sock;
         found.flows += 1;
-        self.rescale(member);
+        self.update_thresholds(member);
         Ok(Ledger::new(member, *sizes, Sock::new(self.sock.wmem[1], self.sock.rmem[1])))
     }
 
@@ -58,18 +58,18 @@ impl Budget {
         self.releases += 1;
         self.meter.half_open -= u64::from(ledger.sizes.sock);
         self.meter.fixed += ledger.sizes.rest();
-        self.recount(before, ledger.parts());
+        self.update_sums(before, ledger.parts());
         let member = self.member_mut(ledger.member);
         member.bytes += more;
         member.host += host;
-        self.rescale(ledger.member);
+        self.update_thresholds(ledger.member);
         Ok(())
     }
 
     pub(super) fn strict_release(&mut self, ledger: &mut Ledger) {
         let parts = ledger.parts();
         let gone = Parts { held: 0, elastic: 0, idle: 0, active: false };
-        self.recount(parts, gone);
+        self.update_sums(parts, gone);
         self.meter.fixed -= ledger.floor();
         if !ledger.established {
             self.meter.half_open -= u64::from(ledger.sizes.sock);
@@ -84,10 +84,10 @@ impl Budget {
         member.wmem -= u64::from(ledger.wmem);
         member.flows -= 1;
         ledger.released = true;
-        // `Later`: the fixed part falls with usage, and `rescale` makes the soft test once both are
+        // `Later`: the fixed part falls with usage, and `update_thresholds` makes the soft test once both are
         // known.
         self.uncharge(parts.held, SoftTest::Later);
-        self.rescale(ledger.member);
+        self.update_thresholds(ledger.member);
     }
 
     // ---- growth: the reserve first, then what the chain and the share allow ----
@@ -146,9 +146,9 @@ impl Budget {
         }
         let before = ledger.parts();
         ledger.host += bytes;
-        self.recount(before, ledger.parts());
+        self.update_sums(before, ledger.parts());
         self.member_mut(ledger.member).bytes += bytes;
-        self.retest(ledger.member);
+        self.soft_test(ledger.member);
         true
     }
 
@@ -176,7 +176,7 @@ impl Budget {
             self.meter.active += u64::from(!ledger.has_elastic());
             apply(ledger, granted);
             self.member_mut(ledger.member).bytes += u64::from(granted) * CHUNK_SIZE;
-            self.retest(ledger.member);
+            self.soft_test(ledger.member);
         }
         granted
     }
@@ -231,7 +231,7 @@ impl Budget {
         self.meter.active -= u64::from(!ledger.idle && !ledger.has_elastic());
         self.member_mut(ledger.member).bytes -= freed;
         self.uncharge(freed, SoftTest::Now);
-        self.retest(ledger.member);
+        self.soft_test(ledger.member);
     }
 
     /// Applies `change`, which lowers what the ledger holds (or moves it between categories), and
@@ -243,22 +243,22 @@ impl Budget {
         let after = ledger.parts();
         debug_assert!(after.held <= before.held, "a release that holds more");
         let idle_moved = before.idle != after.idle;
-        self.recount(before, after);
+        self.update_sums(before, after);
         let freed = before.held - after.held;
         if freed > 0 {
             self.member_mut(ledger.member).bytes -= freed;
             self.uncharge(freed, if idle_moved { SoftTest::Later } else { SoftTest::Now });
         }
         if idle_moved {
-            self.rescale(ledger.member);
+            self.update_thresholds(ledger.member);
         } else {
-            self.retest(ledger.member);
+            self.soft_test(ledger.member);
         }
     }
 
     /// Replaces a flow's part of the budget's sums, `before` by `after`.
     #[inline]
-    pub(super) fn recount(&mut self, before: Parts, after: Parts) {
+    pub(super) fn update_sums(&mut self, before: Parts, after: Parts) {
         self.meter.active += u64::from(after.active);
         self.meter.active -= u64::from(before.active);
         self.meter.idle += after.idle;
@@ -267,7 +267,7 @@ impl Budget {
 
     // ---- the meter and the chain ----
 
-    /// Charges a reservation: the soft test waits for [`Self::rescale`].
+    /// Charges a reservation: the soft test waits for [`Self::update_thresholds`].
     pub(super) fn charge_fixed(&mut self, bytes: u64) -> Result<(), Refusal> {
         self.meter.charge(self.chain.leaf.as_deref(), bytes, SoftTest::Later)
     }
@@ -285,16 +285,16 @@ impl Budget {
 
     /// Reservations, idle credit or limits changed: computes new thresholds, then makes the soft
     /// test.
-    pub(super) fn rescale(&mut self, member: MemberId) {
+    pub(super) fn update_thresholds(&mut self, member: MemberId) {
         if self.rules == Rules::Strict {
-            self.meter.rescale(self.chain.leaf.as_deref());
-            self.retest(member);
+            self.meter.update_thresholds(self.chain.leaf.as_deref());
+            self.soft_test(member);
         }
     }
 
     /// The soft test, the same after every change (K7).
     #[inline]
-    pub(super) fn retest(&mut self, member: MemberId) {
+    pub(super) fn soft_test(&mut self, member: MemberId) {
         if self.meter.flag_due() {
             self.turn_flag(member);
         }

@@ -87,8 +87,8 @@ impl Budget {
         let before = (from.parts(), to.parts());
         from.rmem -= 1;
         to.wmem += 1;
-        self.recount(before.0, from.parts());
-        self.recount(before.1, to.parts());
+        self.update_sums(before.0, from.parts());
+        self.update_sums(before.1, to.parts());
         let giver = self.member_mut(from.member);
         giver.rmem -= 1;
         giver.bytes -= CHUNK_SIZE;
@@ -97,7 +97,7 @@ impl Budget {
         taker.bytes += CHUNK_SIZE;
         // Usage stays, but the giver's flow shrank: a waiter bounded by its share may proceed.
         self.releases += 1;
-        self.rescale(to.member);
+        self.update_thresholds(to.member);
     }
 
     /// Moves one chunk from `giver` to this budget. On a refusal it returns false and nothing
@@ -118,12 +118,12 @@ impl Budget {
         self.book_taken(to, grows);
         giver.book_given(from, frees);
         // The giver first: its change of idle credit belongs to the common levels' test.
-        giver.rescale(from.member);
-        self.rescale(to.member);
+        giver.update_thresholds(from.member);
+        self.update_thresholds(to.member);
         true
     }
 
-    /// The meters' side of one chunk's move. The soft tests follow in [`Self::rescale`].
+    /// The meters' side of one chunk's move. The soft tests follow in [`Self::update_thresholds`].
     fn exchange(&mut self, giver: &mut Self, grows: u64, frees: u64) -> Result<(), Refusal> {
         let usage = pages(self.meter.bytes + grows);
         let left = pages(giver.meter.bytes - frees);
@@ -182,7 +182,7 @@ impl Budget {
     fn book_taken(&mut self, to: &mut Ledger, grows: u64) {
         let before = to.parts();
         to.wmem += 1;
-        self.recount(before, to.parts());
+        self.update_sums(before, to.parts());
         let member = self.member_mut(to.member);
         member.wmem += 1;
         member.bytes += grows;
@@ -194,7 +194,7 @@ impl Budget {
         from.rmem -= 1;
         let after = from.parts();
         debug_assert!(before.held - after.held == frees, "the ledger formula disagrees");
-        self.recount(before, after);
+        self.update_sums(before, after);
         let member = self.member_mut(from.member);
         member.rmem -= 1;
         member.bytes -= frees;
