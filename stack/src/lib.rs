@@ -4,7 +4,7 @@
 //!
 //! This is the architecture page; file names count from `stack/src`, `stack` or the root.
 //! `controller/docs/pressure-model.md` has the rules that comments cite by code (K7) and the glossary (credit, reserve,
-//! demote, park, orphan). `CONTRIBUTING.md` describes how to build, test and write.
+//! demote, orphan). `CONTRIBUTING.md` describes how to build, test and write.
 //!
 //! # The path of a frame
 //!
@@ -12,8 +12,8 @@
 //!  1  tap.rs                  daemon/src/worker/seat.rs reads frames of the guest, a bounded number a turn
 //!  2  container/frames.rs     wire/parse.rs checks the headers (wire/ipv6.rs, wire/reassembly.rs): a segment, an
 //!                             answer, or a drop
-//!  3  container.rs            flow/table.rs finds the flow; without one: SYN to flow/syn_backlog.rs, others to
-//!                             flow/time_wait.rs or a RST
+//!  3  container.rs            flow/table.rs finds the flow; without one: flow/time_wait.rs, then a SYN to
+//!                             flow/syn_backlog.rs, and a RST in answer to others
 //!  4  tcp/input.rs            the checks of RFC 9293 in their order; tcp/ack.rs frees acknowledged data
 //!  5  queue/receive.rs        data fills chunks that are charged already; the flow is marked dirty
 //!  6  container/service.rs    once per dirty flow and turn:
@@ -24,6 +24,7 @@
 //! ```
 //!
 //! Steps 1 to 5 only mark flows; steps 6 to 10 move bytes and send, so a batch of segments costs one write and one ACK.
+//! Answers that belong to no flow (RST, TIME-WAIT, ARP, ICMP) are sent at once.
 //! A SYN opens a flow in `container/admission` (two a turn), after the flow's whole reservation is charged. The loop,
 //! the host sockets and the TAP's set-up are in the package `skbudget`, in the folder `daemon` beside this one.
 //!
@@ -91,15 +92,17 @@
 //! 1. `wire/parse.rs` (`transport`): the checks of its header, ends and checksum, and a variant of `Ingress`. Each
 //!    check has a drop reason in `counters.rs`, and a frame in `tests/container/malformed.rs`. UDP is answered with
 //!    port unreachable there today.
-//! 2. `wire/emit.rs`: its headers and checksum towards the guest.
+//! 2. `wire/emit.rs`: its headers and checksum towards the guest; `wire/icmp.rs`: errors that quote its packets, both
+//!    ways.
 //! 3. `wire/segment.rs` (`Tuple`) and `flow/table.rs`: the key of a flow has no protocol yet.
 //! 4. `controller/src/ledger.rs` and `controller/src/budget/snapshot.rs`: a category for its charge, with a rule in
-//!    `controller/docs/pressure-model.md`. The file that charges is listed above and in `tests/tidy/main.rs`.
+//!    `controller/docs/pressure-model.md`; UDP has one (`Budget::charge_udp`, M4). The file that charges is listed
+//!    above and in `tests/tidy/main.rs`.
 //! 5. `flow.rs` or a type beside it, with a size that `sizes.rs` or the charge covers; `config.rs`: its limits.
 //! 6. `io.rs`: what it needs of a host socket, as a trait beside `Host`.
 //! 7. `relay.rs`: payload between the guest and that socket, bounded in a turn.
-//! 8. `container/frames.rs` dispatches its frames, `container/service.rs` serves its flows, `container.rs` has its
-//!    timers in `next_deadline` and its end in `abort_all`.
+//! 8. `container/frames.rs` dispatches its frames, `container/admission.rs` opens its flows, `container/service.rs`
+//!    serves them, `container.rs` has its timers in `next_deadline` and its end in `abort_all`.
 //! 9. `daemon/src/host.rs`: the sockets; `daemon/src/token.rs`: a kind of event; `daemon/src/worker.rs`: the
 //!    dispatch of that event.
 //! 10. `container/info.rs` and `daemon/src/stats.rs`: what users see; `daemon/src/config.rs` and `daemon/src/cli.rs`:

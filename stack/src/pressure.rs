@@ -4,11 +4,11 @@
 //! |---|---|---|---|---|
 //! | flows served in a turn | 8 | 2 | 2 | `container.rs` `turn` |
 //! | frames read in a turn | 32 | 8 | 8 | the daemon's `take_frames` |
-//! | pause after a turn beside busy neighbours | none | 8 times the turn's CPU time | 8 times the turn's CPU time | the daemon's loop |
+//! | pause after a turn beside busy neighbours | none | 8 times the turn's CPU time, at most 2 ms | the same | the daemon's loop |
 //! | receive window | the flow's target | the flow's reserve | four segments, once less than half of `rcvbuf` is free | `tcp/rcv.rs` `advance_edge`, `select_window` |
 //! | data read from the host socket | up to the target of the send queue | one chunk at a time | up to the target | `relay.rs` `to_guest`, `tcp.rs` `send_room` |
 //! | caps of the host socket | raised | lowered | not raised | `container/service.rs` `move_bytes` |
-//! | send cap of the linux rules | grows | | fixed | `tcp/ack.rs` `free_acked` |
+//! | send cap of the linux rules | grows | does not exist | fixed | `tcp/ack.rs` `free_acked` |
 //!
 //! The budget itself bounds growth: [`Budget::may_grow`], the fair shares (H4, H5), `host_raise`.
 

@@ -30,14 +30,14 @@ pub enum DaemonEvent {
         /// Time since the usage rose above soft, milliseconds.
         after_ms: u64,
     },
-    /// A flow got no memory.
+    /// A SYN was dropped: its reservation did not fit in time, or the queue of SYNs was full.
     FlowRefused {
         /// The budget.
         budget: String,
         /// The container; `None` if it was removed since.
         container: Option<String>,
     },
-    /// A charge exceeded hard, and the one before it had not.
+    /// A charge was refused at hard, the first one after a charge that was granted.
     HardReached {
         /// The budget.
         budget: String,

@@ -1,4 +1,4 @@
-//! Read-only views of a container, which the daemon's `stats` and `flows` print.
+//! Read-only views of a container: its counters and its flows.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,7 @@ use super::Container;
 use crate::flow::Flow;
 use crate::io::FlowId;
 
-/// One line of `skbudget flows`.
+/// One flow, as `Daemon::flows` in the package `skbudget` reports it.
 #[derive(Debug, Clone)]
 pub struct FlowInfo {
     /// The flow.

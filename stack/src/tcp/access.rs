@@ -9,7 +9,7 @@ use crate::queue::send::Filled;
 use crate::tcp::Tcb;
 use crate::wire::seq::Seq;
 
-/// Values of a connection for `skbudget flows`; the units are in the names or those of `tcp_info`.
+/// Values of a connection for [`FlowInfo`](crate::FlowInfo); the units are in the names or those of `tcp_info`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TcbInfo {
     pub(crate) cwnd: u32,
