@@ -6,6 +6,7 @@
 //! (`Orphan`, K11). Both states have a timer: TCP's retransmissions for the first, polls of the host's send queue for
 //! the second.
 
+use super::service::with_ends;
 use super::{Container, Ctx};
 use crate::counters::Stat;
 use crate::flow::Flow;
@@ -72,7 +73,7 @@ impl Container {
             Look::Waits => {
                 flow.orphan = Some(orphan);
                 // Uncharge what the kernel has given back so far.
-                self.with_ends(cx, &mut flow, relay::host_caps::lower_as_delivered);
+                with_ends(cx, &mut flow, relay::host_caps::lower_as_delivered);
                 self.timers.schedule(&mut flow);
                 self.flows.put(flow);
             }

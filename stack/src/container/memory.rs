@@ -4,6 +4,7 @@
 use skbudget_controller::{Budget, CHUNK_SIZE, Counter, MemberId, Rules};
 
 use super::idle::is_idle_since;
+use super::service::with_ends;
 use super::{Container, Ctx};
 use crate::flow::Flow;
 use crate::relay;
@@ -123,7 +124,7 @@ impl Container {
             // Caps that the kernel's queues fill cannot be lowered: compare.
             let before = flow.host.caps;
             // May cost the remote 200 ms: its kernel sends into a much smaller window only after the persist timer.
-            self.with_ends(cx, &mut flow, relay::host_caps::lower_to_floor);
+            with_ends(cx, &mut flow, relay::host_caps::lower_to_floor);
             freed |= flow.host.caps != before;
             self.flows.put(flow);
         }
@@ -158,7 +159,7 @@ impl Container {
     fn fall_idle(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow) {
         self.idle.set_idle(flow);
         flow.tcb.on_idle();
-        self.with_ends(cx, flow, relay::host_caps::lower_idle);
+        with_ends(cx, flow, relay::host_caps::lower_idle);
         // After the caps: the budget then classifies what is still charged as idle.
         cx.budget.set_idle(&mut flow.ledger, true, cx.now);
     }

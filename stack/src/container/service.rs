@@ -91,20 +91,6 @@ impl Container {
         self.flows.put(flow);
     }
 
-    /// Calls `work` with both ends of a flow and its memory context.
-    pub(super) fn with_ends<T>(
-        &self,
-        cx: &mut Ctx<'_>,
-        flow: &mut Flow,
-        work: impl FnOnce(&mut Ends<'_>, &mut MemCtx<'_>) -> T,
-    ) -> T {
-        let Ctx { now, budget, pool, host, .. } = cx;
-        let Flow { id, tcb, host: side, ledger, .. } = flow;
-        let mut mem = MemCtx { now: *now, budget, pool, ledger };
-        let mut ends = Ends { id: *id, tcb, side, host: *host };
-        work(&mut ends, &mut mem)
-    }
-
     /// Relays both directions, then sends segments.
     fn move_bytes(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow) -> Serviced {
         let mut done = Serviced::default();
@@ -112,7 +98,7 @@ impl Container {
         let (idle, reads) = (flow.idle, flow.orphan.is_none() && flow.retry_at.is_none());
         if flow.host.open {
             let queue_share = share_of_queue(&self.config, cx.budget, self.idle.active());
-            self.with_ends(cx, flow, |ends, mem| {
+            with_ends(cx, flow, |ends, mem| {
                 // Caps before bytes: what pressure releases here is available to the reads below (B7).
                 match Throttle::of(mem.budget).host_caps {
                     CapChange::Lower => relay::host_caps::lower_under_pressure(ends, mem),
@@ -210,6 +196,19 @@ impl Container {
         let wait = Duration::from_millis(8 + self.random.next() % 193);
         flow.retry_at = Some(cx.now + wait);
     }
+}
+
+/// Calls `work` with both ends of a flow and its memory context.
+pub(super) fn with_ends<T>(
+    cx: &mut Ctx<'_>,
+    flow: &mut Flow,
+    work: impl FnOnce(&mut Ends<'_>, &mut MemCtx<'_>) -> T,
+) -> T {
+    let Ctx { now, budget, pool, host, .. } = cx;
+    let Flow { id, tcb, host: side, ledger, .. } = flow;
+    let mut mem = MemCtx { now: *now, budget, pool, ledger };
+    let mut ends = Ends { id: *id, tcb, side, host: *host };
+    work(&mut ends, &mut mem)
 }
 
 /// Largest receive window of one flow, bytes: an equal part of the device queue for each active flow, at most
