@@ -17,6 +17,11 @@ impl EventSink {
         Self { channel, lost: 0 }
     }
 
+    /// True while a caller reads the channel.
+    pub(crate) fn has_reader(&self) -> bool {
+        self.channel.is_some()
+    }
+
     /// Logs the event and sends it to the channel. `unlogged`: the number of events that the rate limit of the log
     /// suppressed before this one; `None`: it suppresses this one, too.
     pub(crate) fn send(&mut self, event: DaemonEvent, unlogged: Option<u64>) {
@@ -118,6 +123,6 @@ mod tests {
         let mut sink = EventSink::new(Some(channel));
         drop(reader);
         sink.send(ended("a"), None);
-        assert!(sink.channel.is_none());
+        assert!(!sink.has_reader());
     }
 }

@@ -326,7 +326,10 @@ impl Worker {
             }
             while let Some(event) = owner.budget.poll_event() {
                 let unlogged = owner.log_limit.note(now);
-                self.event_sink.send(owner.describe(event, &self.seats), unlogged);
+                // A flood of SYNs causes many events: one that no line and no caller shows is not described.
+                if unlogged.is_some() || self.event_sink.has_reader() {
+                    self.event_sink.send(owner.describe(event, &self.seats), unlogged);
+                }
             }
         }
     }
