@@ -9,7 +9,7 @@
 //! # The path of a frame
 //!
 //! ```text
-//!  1  tap.rs                  daemon/src/worker/seat.rs reads frames of the guest, a bounded number a turn
+//!  1  tap.rs                  daemon/src/worker/container_slot.rs reads frames of the guest, a bounded number a turn
 //!  2  container/frames.rs     wire/parse.rs checks the headers (wire/ipv6.rs, wire/reassembly.rs): a segment, an
 //!                             answer, or a drop
 //!  3  container.rs            flow/table.rs finds the flow; without one: flow/time_wait.rs, then a SYN to

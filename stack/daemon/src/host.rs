@@ -40,13 +40,13 @@ pub(crate) struct HostSockets {
     /// Watches the sockets in the worker's poll.
     registry: Registry,
     /// Index of the container in the worker, part of each token.
-    seat: u16,
+    container: u16,
     /// Source address of IPv4 connections to other hosts.
     outbound: Option<Ipv4Addr>,
     slots: Vec<Option<Slot>>,
     open: usize,
-    /// Number of connect(2) calls since `take_begun`.
-    begun: u32,
+    /// Number of connect(2) calls since `take_connects`.
+    connects: u32,
     /// Why a connect(2) failed since `take_lack`, when a local resource was missing.
     lack: Option<Errno>,
 }
@@ -65,8 +65,8 @@ struct Slot {
 }
 
 impl HostSockets {
-    pub(crate) fn new(registry: Registry, seat: u16, outbound: Option<Ipv4Addr>) -> Self {
-        Self { registry, seat, outbound, slots: Vec::new(), open: 0, begun: 0, lack: None }
+    pub(crate) fn new(registry: Registry, container: u16, outbound: Option<Ipv4Addr>) -> Self {
+        Self { registry, container, outbound, slots: Vec::new(), open: 0, connects: 0, lack: None }
     }
 
     /// The flow that an event belongs to; `None`: the flow of that token is closed.
@@ -74,7 +74,7 @@ impl HostSockets {
         let index = token::flow_index(token);
         let slot = self.slots.get(index as usize)?.as_ref()?;
         let id = FlowId { index, generation: slot.generation };
-        (token::flow(self.seat, id) == token).then_some(id)
+        (token::flow(self.container, id) == token).then_some(id)
     }
 
     /// Gives the flow a connection that a published port accepted from `peer`. Until now it has the listener's buffers.
@@ -98,8 +98,8 @@ impl HostSockets {
     }
 
     /// Returns the number of connect(2) calls since the last call, and starts again at zero.
-    pub(crate) fn take_begun(&mut self) -> u32 {
-        std::mem::take(&mut self.begun)
+    pub(crate) fn take_connects(&mut self) -> u32 {
+        std::mem::take(&mut self.connects)
     }
 
     /// Number of open sockets.
@@ -131,7 +131,7 @@ impl HostSockets {
     ) -> io::Result<()> {
         let fd = stream.as_raw_fd();
         let interest = Interest::READABLE | Interest::WRITABLE;
-        self.registry.register(&mut SourceFd(&fd), token::flow(self.seat, flow), interest)?;
+        self.registry.register(&mut SourceFd(&fd), token::flow(self.container, flow), interest)?;
         let index = flow.index as usize;
         if index >= self.slots.len() {
             self.slots.resize_with(index + 1, || None);
@@ -200,7 +200,7 @@ impl Host for HostSockets {
     }
 
     fn connect(&mut self, flow: FlowId, to: SocketAddr, caps: HostCaps) -> Result<(), HostError> {
-        self.begun += 1;
+        self.connects += 1;
         let outcome = self.start(flow, to, caps);
         self.note_lack(outcome);
         outcome

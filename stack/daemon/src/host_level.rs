@@ -44,21 +44,21 @@ impl HostLevel {
     pub(crate) fn on_turn(
         &self,
         own: usize,
-        shared: &mut Option<Instant>,
+        computed_at: &mut Option<Instant>,
         budgets: impl FnOnce() -> Vec<Child>,
         now: Instant,
     ) -> bool {
-        match (self.level.under_pressure(), *shared) {
+        match (self.level.under_pressure(), *computed_at) {
             // Flagged, and computed lately.
             (true, Some(at)) if now.since(at) < SHARE_EVERY => {}
             // Newly flagged, or due again.
             (true, _) => {
-                *shared = Some(now);
+                *computed_at = Some(now);
                 self.share(own, budgets());
             }
             // The flag was cleared since: without pressure every budget may grow freely.
             (false, Some(_)) => {
-                *shared = None;
+                *computed_at = None;
                 self.level.publish_share(Share::NONE);
             }
             (false, None) => {}

@@ -1,7 +1,7 @@
 //! Packs the subject of a poll event into its token.
 //!
-//! `| seat 16 | kind 4 | generation 20 | index 24 |`. The generation is truncated: a late event of a closed flow could
-//! be taken for one of the flow 2^20 generations later at the same index, but only within one batch of events.
+//! `| container 16 | kind 4 | generation 20 | index 24 |`. The generation is truncated: a late event of a closed flow
+//! could be taken for one of the flow 2^20 generations later at the same index, but only within one batch of events.
 
 use mio::Token;
 use skbudget_stack::FlowId;
@@ -10,7 +10,7 @@ const INDEX_BITS: u32 = 24;
 const GENERATION_BITS: u32 = 20;
 const KIND_BITS: u32 = 4;
 const KIND_SHIFT: u32 = INDEX_BITS + GENERATION_BITS;
-const SEAT_SHIFT: u32 = KIND_SHIFT + KIND_BITS;
+const CONTAINER_SHIFT: u32 = KIND_SHIFT + KIND_BITS;
 
 const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
 const GENERATION_MASK: u64 = (1 << GENERATION_BITS) - 1;
@@ -24,7 +24,7 @@ const KIND_WAKER: u64 = 3;
 /// Maximum number of flows of one container.
 pub(crate) const FLOWS_MAX: u32 = 1 << INDEX_BITS;
 
-const _: () = assert!(SEAT_SHIFT + u16::BITS == usize::BITS, "the fields fill a token");
+const _: () = assert!(CONTAINER_SHIFT + u16::BITS == usize::BITS, "the fields fill a token");
 const _: () = assert!(KIND_WAKER <= KIND_MASK, "every kind fits its bits");
 
 /// What an event is about.
@@ -44,25 +44,25 @@ pub(crate) enum Kind {
 pub(crate) const WAKER: Token = Token((KIND_WAKER << KIND_SHIFT) as usize);
 
 /// The token of a flow's host socket.
-pub(crate) fn flow(seat: u16, flow: FlowId) -> Token {
+pub(crate) fn flow(container: u16, flow: FlowId) -> Token {
     debug_assert!(flow.index < FLOWS_MAX, "flow index {} beyond the token", flow.index);
     let generation = u64::from(flow.generation) & GENERATION_MASK;
-    pack(seat, KIND_FLOW, generation << INDEX_BITS | u64::from(flow.index))
+    pack(container, KIND_FLOW, generation << INDEX_BITS | u64::from(flow.index))
 }
 
 /// The token of a container's device.
-pub(crate) fn device(seat: u16) -> Token {
-    pack(seat, KIND_DEVICE, 0)
+pub(crate) fn device(container: u16) -> Token {
+    pack(container, KIND_DEVICE, 0)
 }
 
 /// The token of a published port.
-pub(crate) fn listener(seat: u16, index: u32) -> Token {
-    pack(seat, KIND_LISTENER, u64::from(index))
+pub(crate) fn listener(container: u16, index: u32) -> Token {
+    pack(container, KIND_LISTENER, u64::from(index))
 }
 
 /// The container's index.
-pub(crate) fn seat(token: Token) -> u16 {
-    (token.0 as u64 >> SEAT_SHIFT) as u16
+pub(crate) fn container(token: Token) -> u16 {
+    (token.0 as u64 >> CONTAINER_SHIFT) as u16
 }
 
 /// The kind of event.
@@ -80,8 +80,8 @@ pub(crate) fn flow_index(token: Token) -> u32 {
     (token.0 as u64 & INDEX_MASK) as u32
 }
 
-fn pack(seat: u16, kind: u64, rest: u64) -> Token {
-    Token((u64::from(seat) << SEAT_SHIFT | kind << KIND_SHIFT | rest) as usize)
+fn pack(container: u16, kind: u64, rest: u64) -> Token {
+    Token((u64::from(container) << CONTAINER_SHIFT | kind << KIND_SHIFT | rest) as usize)
 }
 
 #[cfg(test)]
@@ -90,12 +90,11 @@ mod tests {
 
     #[test]
     fn no_field_changes_another() {
-        // The largest value of each field: a bit of one in another would change the kind or the seat.
+        // The largest value of each field: a bit of one in another would change the kind or the container.
         let id = FlowId { index: FLOWS_MAX - 1, generation: u32::MAX };
-        for seat_index in [0, 1, u16::MAX] {
-            let all =
-                [flow(seat_index, id), device(seat_index), listener(seat_index, FLOWS_MAX - 1)];
-            assert_eq!(all.map(seat), [seat_index; 3]);
+        for index in [0, 1, u16::MAX] {
+            let all = [flow(index, id), device(index), listener(index, FLOWS_MAX - 1)];
+            assert_eq!(all.map(container), [index; 3]);
             assert_eq!(all.map(kind), [Kind::Flow, Kind::Device, Kind::Listener(FLOWS_MAX - 1)]);
         }
         // The generation is truncated to its bits and wraps.
@@ -107,9 +106,9 @@ mod tests {
     fn what_goes_in_comes_out() {
         let id = FlowId { index: FLOWS_MAX - 1, generation: 7 };
         let t = flow(u16::MAX, id);
-        assert_eq!((seat(t), kind(t), flow_index(t)), (u16::MAX, Kind::Flow, id.index));
+        assert_eq!((container(t), kind(t), flow_index(t)), (u16::MAX, Kind::Flow, id.index));
         assert_ne!(t, flow(u16::MAX, FlowId { generation: 8, ..id }));
-        assert_eq!((seat(device(3)), kind(device(3))), (3, Kind::Device));
+        assert_eq!((container(device(3)), kind(device(3))), (3, Kind::Device));
         assert_eq!(kind(listener(3, 9)), Kind::Listener(9));
         assert_eq!(kind(WAKER), Kind::Waker);
     }

@@ -6,11 +6,11 @@
 //! stopped at a bound runs again in the next turn, which does not wait. The cost of a turn depends on what happened,
 //! not on the number of containers.
 
+mod container_slot;
 mod control;
+mod cpu_throttle;
 mod ended;
-mod quiet;
-mod rest;
-mod seat;
+mod log_limit;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -29,10 +29,10 @@ use crate::host_level::HostLevel;
 use crate::token::{self, Kind};
 use crate::types::{DaemonEvent, Ended};
 
+use container_slot::{ContainerSlot, TurnCtx, TurnOutcome};
 pub(crate) use control::Command;
-use quiet::Quiet;
-use rest::Recent;
-use seat::{After, Seat, Shared};
+use cpu_throttle::Neighbours;
+use log_limit::LogLimit;
 
 /// Events taken from the poll in one turn.
 const EVENTS_PER_TURN: usize = 1024;
@@ -51,43 +51,43 @@ pub(crate) struct Worker {
     inbox: Receiver<Command>,
     host: Option<Arc<HostLevel>>,
     /// When this worker last published the shares; `None` while the host level is not flagged.
-    shared: Option<Instant>,
+    shares_computed_at: Option<Instant>,
     event_sink: EventSink,
     pool: ChunkPool,
     /// When to return free chunks to the system if no event arrives before; `None`: there is none to return.
     tend_at: Option<Instant>,
     scratch: Vec<u8>,
-    budgets: Vec<Option<BudgetSeat>>,
-    seats: Vec<Option<Seat>>,
+    budgets: Vec<Option<BudgetSlot>>,
+    containers: Vec<Option<ContainerSlot>>,
     /// The last containers that ended by themselves.
     ended: VecDeque<Ended>,
     /// Containers to run in the next turn, each once.
     active: Vec<u16>,
     /// Budgets in use since their waiters and events were last polled.
-    touched: Vec<usize>,
+    budgets_to_poll: Vec<usize>,
     /// The last two containers that ran, for the CPU throttle.
-    recent: Recent,
+    neighbours: Neighbours,
     /// Next deadline of each container. The map gives the wait its timeout.
     deadlines: BTreeSet<(Instant, u16)>,
     /// A frame capture is active on at least one container: the worker flushes captures before each wait.
     captures: bool,
     /// The waker fired: commands are pending, or memory was released at the host level.
-    called: bool,
+    wake_requested: bool,
     stop: bool,
 }
 
 #[derive(Debug)]
-struct BudgetSeat {
+struct BudgetSlot {
     name: String,
     budget: Budget,
-    /// Containers (indices of `seats`) by member number.
+    /// Containers (indices of `containers`) by member number.
     members: Vec<Option<u16>>,
     /// The budget belongs to one container and is removed with it.
     own: bool,
-    /// The budget is in the worker's `touched` list.
-    touched: bool,
+    /// The budget is in the worker's `budgets_to_poll` list.
+    to_poll: bool,
     /// Rate limit of the log lines of its events.
-    log_limit: Quiet,
+    log_limit: LogLimit,
 }
 
 impl Worker {
@@ -108,20 +108,20 @@ impl Worker {
             poll,
             inbox,
             host,
-            shared: None,
+            shares_computed_at: None,
             event_sink,
             pool: ChunkPool::new(),
             tend_at: None,
             scratch: vec![0; SCRATCH_BYTES],
             budgets: Vec::new(),
-            seats: Vec::new(),
+            containers: Vec::new(),
             ended: VecDeque::new(),
             active: Vec::new(),
-            touched: Vec::new(),
-            recent: Recent::default(),
+            budgets_to_poll: Vec::new(),
+            neighbours: Neighbours::default(),
             deadlines: BTreeSet::new(),
             captures: false,
-            called: false,
+            wake_requested: false,
             stop: false,
         };
         Ok((worker, waker))
@@ -138,15 +138,15 @@ impl Worker {
             // One reading for the whole turn: every part of the turn sees the same time.
             let now = clock::now();
             for event in &events {
-                self.called |= self.on_event(event);
+                self.wake_requested |= self.on_event(event);
             }
             self.activate_due(now);
             self.pass(now);
             self.wake(now);
             // Commands last: a reply describes the state after the events that arrived before it.
-            if self.called {
+            if self.wake_requested {
                 // Still set when commands may remain: the next turn executes them, and does not wait.
-                self.called = self.on_commands(now);
+                self.wake_requested = self.on_commands(now);
             }
             // Free chunks are kept for the next burst for a while, then returned to the system.
             self.tend_at = self.pool.tend(now);
@@ -156,17 +156,18 @@ impl Worker {
 
     /// Waits for events. Does not block while a container or a budget still has work.
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        let timeout = if self.active.is_empty() && self.touched.is_empty() && !self.called {
-            // Here the thread has time: the capture is written between bursts, not within one.
-            if self.captures {
-                self.seats.iter_mut().flatten().for_each(|seat| seat.tap.flush_capture());
-            }
-            let due = self.deadlines.first().map(|(at, _)| *at).into_iter();
-            due.chain(self.tend_at).min().map(|at| at.since(clock::now()))
-        } else {
-            // A bound stopped a container or the commands, or waiters remain: only collect what is ready.
-            Some(Duration::ZERO)
-        };
+        let timeout =
+            if self.active.is_empty() && self.budgets_to_poll.is_empty() && !self.wake_requested {
+                // Here the thread has time: the capture is written between bursts, not within one.
+                if self.captures {
+                    self.containers.iter_mut().flatten().for_each(|slot| slot.tap.flush_capture());
+                }
+                let due = self.deadlines.first().map(|(at, _)| *at).into_iter();
+                due.chain(self.tend_at).min().map(|at| at.since(clock::now()))
+            } else {
+                // A bound stopped a container or the commands, or waiters remain: only collect what is ready.
+                Some(Duration::ZERO)
+            };
         match self.poll.poll(events, timeout) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {
                 events.clear();
@@ -183,27 +184,28 @@ impl Worker {
         if kind == Kind::Waker {
             return true;
         }
-        let index = token::seat(token);
+        let index = token::container(token);
         // A late event of a container that was removed.
-        let Some(seat) = self.seats.get_mut(usize::from(index)).and_then(Option::as_mut) else {
+        let Some(slot) = self.containers.get_mut(usize::from(index)).and_then(Option::as_mut)
+        else {
             return false;
         };
         match kind {
-            Kind::Device => seat.on_device_event(),
-            Kind::Listener(which) => seat.on_listener_event(which),
+            Kind::Device => slot.on_device_event(),
+            Kind::Listener(which) => slot.on_listener_event(which),
             Kind::Flow => {
                 // The flow of a late event is closed: the generation in the token does not match.
-                let Some(flow) = seat.host.flow(token) else { return false };
+                let Some(flow) = slot.host.flow(token) else { return false };
                 // After a hang-up or an error both directions are ready: the next read or write returns the cause.
                 let ended = event.is_error() || event.is_read_closed() && event.is_write_closed();
                 let ready = Ready {
                     readable: event.is_readable() || event.is_read_closed() || ended,
                     writable: event.is_writable() || event.is_write_closed() || ended,
                 };
-                seat.stack.on_host_ready(flow, ready);
+                slot.stack.on_host_ready(flow, ready);
                 // After the mark the stack writes nothing more and reads up to the error.
                 if event.is_error() {
-                    seat.stack.on_host_broken(flow);
+                    slot.stack.on_host_broken(flow);
                 }
             }
             Kind::Waker => {}
@@ -214,10 +216,10 @@ impl Worker {
 
     /// Puts the container on the list of the next pass, once.
     fn activate(&mut self, index: u16) {
-        if let Some(seat) = &mut self.seats[usize::from(index)]
-            && !seat.active
+        if let Some(slot) = &mut self.containers[usize::from(index)]
+            && !slot.active
         {
-            seat.active = true;
+            slot.active = true;
             self.active.push(index);
         }
     }
@@ -229,9 +231,9 @@ impl Worker {
                 break;
             }
             self.deadlines.pop_first();
-            if let Some(seat) = &mut self.seats[usize::from(index)] {
+            if let Some(slot) = &mut self.containers[usize::from(index)] {
                 // `reschedule` then inserts it again.
-                seat.deadline = None;
+                slot.deadline = None;
             }
             self.activate(index);
         }
@@ -242,55 +244,55 @@ impl Worker {
         let mut cpu = clock::thread_cpu_ns();
         // `activate` fills a new list meanwhile: a container that stops at a bound runs in the next turn.
         for index in std::mem::take(&mut self.active) {
-            let Some(seat) = &mut self.seats[usize::from(index)] else { continue };
-            let Some(owner) = &mut self.budgets[seat.budget] else { continue };
-            seat.active = false;
-            // Throttled: its deadline is the end of the pause. Its events stay recorded in the seat.
-            if seat.rests(now) {
+            let Some(slot) = &mut self.containers[usize::from(index)] else { continue };
+            let Some(owner) = &mut self.budgets[slot.budget] else { continue };
+            slot.active = false;
+            // Throttled: its deadline is the end of the pause. Its events stay recorded in the slot.
+            if slot.is_throttled(now) {
                 self.reschedule(index);
                 continue;
             }
             // The turn may charge and release memory: `wake` polls this budget.
-            if !std::mem::replace(&mut owner.touched, true) {
-                self.touched.push(seat.budget);
+            if !std::mem::replace(&mut owner.to_poll, true) {
+                self.budgets_to_poll.push(slot.budget);
             }
             let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
-            let after = seat.turn(&mut owner.budget, &mut Shared { now, pool, scratch });
+            let after = slot.turn(&mut owner.budget, &mut TurnCtx { now, pool, scratch });
             let before = std::mem::replace(&mut cpu, clock::thread_cpu_ns());
             let took = cpu.saturating_sub(before);
-            seat.cpu_ns += took;
+            slot.cpu_ns += took;
             // Before the throttle is computed: it depends on which other containers ran.
-            self.recent.ran(index, now);
-            seat.hold_admissions(&self.recent, index, now);
+            self.neighbours.ran(index, now);
+            slot.hold_admissions(&self.neighbours, index, now);
             // Only pressure is throttled. The pause starts after the CPU time just used, as `now` was read before it.
             if let Some(factor) = Throttle::of(&owner.budget).pause_factor {
                 let ran_until = now + Duration::from_nanos(took);
-                seat.rest_until =
-                    self.recent.rest(index, took, factor, now).map(|rest| ran_until + rest);
+                slot.throttled_until =
+                    self.neighbours.pause(index, took, factor, now).map(|pause| ran_until + pause);
             }
             self.reschedule(index);
             match after {
-                After::Idle => {}
-                After::Again => self.activate(index),
-                After::Gone => self.on_gone(index, now),
+                TurnOutcome::Idle => {}
+                TurnOutcome::MoreWork => self.activate(index),
+                TurnOutcome::DeviceGone => self.on_device_gone(index, now),
             }
         }
     }
 
     /// Updates the container's entry in `deadlines`.
     fn reschedule(&mut self, index: u16) {
-        let Some(seat) = &mut self.seats[usize::from(index)] else { return };
-        let next = seat.next_deadline();
-        if next == seat.deadline {
+        let Some(slot) = &mut self.containers[usize::from(index)] else { return };
+        let next = slot.next_deadline();
+        if next == slot.deadline {
             return;
         }
-        if let Some(before) = seat.deadline {
+        if let Some(before) = slot.deadline {
             self.deadlines.remove(&(before, index));
         }
         if let Some(at) = next {
             self.deadlines.insert((at, index));
         }
-        seat.deadline = next;
+        slot.deadline = next;
     }
 
     /// Wakes the waiters that released memory now suffices for, and runs their containers in this turn, not in the next
@@ -300,35 +302,37 @@ impl Worker {
             let owners = self.budgets.iter().flatten();
             let usage = || owners.map(|owner| owner.budget.as_child()).collect();
             // Memory that one budget released may be what a waiter of another budget needs.
-            if host.on_turn(self.index, &mut self.shared, usage, now) || self.called {
-                self.touched = (0..self.budgets.len()).collect();
+            if host.on_turn(self.index, &mut self.shares_computed_at, usage, now)
+                || self.wake_requested
+            {
+                self.budgets_to_poll = (0..self.budgets.len()).collect();
             }
         }
-        let touched = std::mem::take(&mut self.touched);
+        let to_poll = std::mem::take(&mut self.budgets_to_poll);
         let mut left_over = true;
         // A container that runs may release memory for the next waiter: hence more than one pass.
         for _ in 0..WAKE_PASSES {
             let woken: BTreeSet<u16> =
-                touched.iter().flat_map(|budget| self.wake_waiters(*budget, now)).collect();
+                to_poll.iter().flat_map(|budget| self.wake_waiters(*budget, now)).collect();
             if woken.is_empty() {
                 left_over = false;
                 break;
             }
             woken.into_iter().for_each(|index| self.run_woken(index, now));
         }
-        for index in touched {
+        for index in to_poll {
             let Some(owner) = &mut self.budgets[index] else { continue };
             // Waiters remain after the last pass: the budget is polled again in the next turn, which then does not
             // wait.
-            owner.touched = left_over;
+            owner.to_poll = left_over;
             if left_over {
-                self.touched.push(index);
+                self.budgets_to_poll.push(index);
             }
             while let Some(event) = owner.budget.poll_event() {
                 let unlogged = owner.log_limit.note(now);
                 // A flood of SYNs causes many events: one that no line and no caller shows is not described.
                 if unlogged.is_some() || self.event_sink.has_reader() {
-                    self.event_sink.send(owner.describe(event, &self.seats), unlogged);
+                    self.event_sink.send(owner.describe(event, &self.containers), unlogged);
                 }
             }
         }
@@ -343,8 +347,8 @@ impl Worker {
             let member = usize::from(key.member().0);
             // No container has this member any more.
             let Some(index) = owner.members.get(member).copied().flatten() else { continue };
-            if let Some(seat) = &mut self.seats[usize::from(index)] {
-                seat.stack.on_wake(key);
+            if let Some(slot) = &mut self.containers[usize::from(index)] {
+                slot.stack.on_wake(key);
                 woken.push(index);
             }
         }
@@ -353,24 +357,28 @@ impl Worker {
 
     /// Runs the stack of a woken container, without its device and accepts, which the next turn serves.
     fn run_woken(&mut self, index: u16, now: Instant) {
-        let Some(seat) = &mut self.seats[usize::from(index)] else { return };
-        let Some(owner) = &mut self.budgets[seat.budget] else { return };
+        let Some(slot) = &mut self.containers[usize::from(index)] else { return };
+        let Some(owner) = &mut self.budgets[slot.budget] else { return };
         let before = clock::thread_cpu_ns();
         let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
-        let again = seat.stack_turn(&mut owner.budget, &mut Shared { now, pool, scratch });
-        seat.cpu_ns += clock::thread_cpu_ns().saturating_sub(before);
-        seat.hold_admissions(&self.recent, index, now);
+        let again = slot.stack_turn(&mut owner.budget, &mut TurnCtx { now, pool, scratch });
+        slot.cpu_ns += clock::thread_cpu_ns().saturating_sub(before);
+        slot.hold_admissions(&self.neighbours, index, now);
         self.reschedule(index);
         // A published port may also have waited for the room: accepts run in the next turn.
-        if again || self.seats[usize::from(index)].as_ref().is_some_and(Seat::has_listeners) {
+        if again
+            || self.containers[usize::from(index)]
+                .as_ref()
+                .is_some_and(ContainerSlot::has_listeners)
+        {
             self.activate(index);
         }
     }
 }
 
-impl BudgetSeat {
-    /// The event in the daemon's terms. `seats`: all containers of the worker.
-    fn describe(&self, event: Event, seats: &[Option<Seat>]) -> DaemonEvent {
+impl BudgetSlot {
+    /// The event in the daemon's terms. `containers`: all containers of the worker.
+    fn describe(&self, event: Event, containers: &[Option<ContainerSlot>]) -> DaemonEvent {
         let budget = self.name.clone();
         match event {
             Event::PressureEnter { .. } => DaemonEvent::PressureStarted { budget },
@@ -379,8 +387,8 @@ impl BudgetSeat {
             }
             Event::AdmissionDenied { member, .. } => {
                 let index = self.members.get(usize::from(member.0)).copied().flatten();
-                let seat = index.and_then(|index| seats[usize::from(index)].as_ref());
-                DaemonEvent::FlowRefused { budget, container: seat.map(|seat| seat.name.clone()) }
+                let slot = index.and_then(|index| containers[usize::from(index)].as_ref());
+                DaemonEvent::FlowRefused { budget, container: slot.map(|slot| slot.name.clone()) }
             }
             Event::HardRefused { .. } => DaemonEvent::HardReached { budget },
         }

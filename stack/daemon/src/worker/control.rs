@@ -7,8 +7,8 @@ use std::thread;
 use skbudget_controller::{Budget, BudgetConfig, Counter, Instant, Limits};
 use skbudget_stack::{Container, FlowInfo, Tap, Undelivered};
 
-use super::quiet::Quiet;
-use super::{BudgetSeat, LOG_EVERY, Seat, Shared, Worker};
+use super::log_limit::LogLimit;
+use super::{BudgetSlot, ContainerSlot, LOG_EVERY, TurnCtx, Worker};
 use crate::host::HostSockets;
 use crate::listener::Backlog;
 use crate::stats::{self, Categories, ContainerReport, Meter};
@@ -70,9 +70,9 @@ impl Worker {
                     let _ = reply.send(self.find(&name).is_ok());
                 }
                 Command::Remove { name, reply } => {
-                    match self.find(&name).map(|index| self.remove_seat(index, now)) {
+                    match self.find(&name).map(|index| self.remove_container(index, now)) {
                         // The reply is sent when the device is closed.
-                        Ok(left) => close_aside(left.map(|seat| seat.tap), reply),
+                        Ok(left) => close_aside(left.map(|slot| slot.tap), reply),
                         Err(e) => {
                             self.forget_ended(&name);
                             drop(reply.send(Err(e)));
@@ -102,47 +102,47 @@ impl Worker {
 
     /// Removes every container, before the thread ends.
     pub(super) fn remove_all(&mut self, now: Instant) {
-        for index in 0..self.seats.len() {
-            self.remove_seat(index as u16, now);
+        for index in 0..self.containers.len() {
+            self.remove_container(index as u16, now);
         }
     }
 
-    /// Resets the container's flows and uncharges all that it holds. Returns the seat, with the name and the device;
+    /// Resets the container's flows and uncharges all that it holds. Returns the slot, with the name and the device;
     /// the device closes when the caller drops it. `None`: there is no such container.
-    pub(super) fn remove_seat(&mut self, index: u16, now: Instant) -> Option<Seat> {
-        self.abort_seat(index, now);
-        let seat = self.seats[usize::from(index)].take()?;
+    pub(super) fn remove_container(&mut self, index: u16, now: Instant) -> Option<ContainerSlot> {
+        self.abort_container(index, now);
+        let slot = self.containers[usize::from(index)].take()?;
         // The device may be closed later, on another thread: without this its events would reach a later container of
         // the same index.
-        seat.unregister(self.poll.registry());
-        if let Some(at) = seat.deadline {
+        slot.unregister(self.poll.registry());
+        if let Some(at) = slot.deadline {
             self.deadlines.remove(&(at, index));
         }
         self.active.retain(|active| *active != index);
-        let place = &mut self.budgets[seat.budget];
+        let place = &mut self.budgets[slot.budget];
         if let Some(owner) = place {
             // The reset above sent frames and released memory, so the member is removed after it.
-            let member = seat.stack.member();
+            let member = slot.stack.member();
             owner.budget.remove_member(member, now);
             owner.members[usize::from(member.0)] = None;
             // What was released may be room for another member's waiters.
-            if !std::mem::replace(&mut owner.touched, true) {
-                self.touched.push(seat.budget);
+            if !std::mem::replace(&mut owner.to_poll, true) {
+                self.budgets_to_poll.push(slot.budget);
             }
             // The budget has no other member.
             if owner.own {
                 *place = None;
             }
         }
-        Some(seat)
+        Some(slot)
     }
 
     /// Resets the container's flows.
-    pub(super) fn abort_seat(&mut self, index: u16, now: Instant) {
-        let Some(seat) = &mut self.seats[usize::from(index)] else { return };
-        let Some(owner) = &mut self.budgets[seat.budget] else { return };
+    pub(super) fn abort_container(&mut self, index: u16, now: Instant) {
+        let Some(slot) = &mut self.containers[usize::from(index)] else { return };
+        let Some(owner) = &mut self.budgets[slot.budget] else { return };
         let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
-        seat.abort(&mut owner.budget, &mut Shared { now, pool, scratch });
+        slot.abort(&mut owner.budget, &mut TurnCtx { now, pool, scratch });
     }
 
     /// Creates a budget below the host level. `own`: it is removed with its container.
@@ -154,15 +154,15 @@ impl Worker {
     ) -> Result<usize, DaemonError> {
         let level = self.host.as_ref().map(|host| Arc::clone(&host.level));
         let budget = Budget::new(config, level).map_err(DaemonError::Limits)?;
-        let seat = BudgetSeat {
+        let slot = BudgetSlot {
             name,
             budget,
             members: Vec::new(),
             own,
-            touched: false,
-            log_limit: Quiet::every(LOG_EVERY),
+            to_poll: false,
+            log_limit: LogLimit::every(LOG_EVERY),
         };
-        Ok(place(&mut self.budgets, seat))
+        Ok(place(&mut self.budgets, slot))
     }
 
     /// Creates a container. After an error it is charged nothing.
@@ -196,24 +196,25 @@ impl Worker {
             return Err(DaemonError::NoRoomForPorts { ports, backlog_bytes });
         }
         let members = &mut owner.members;
-        let slot = usize::from(member.0);
-        members.resize(members.len().max(slot + 1), None);
+        let member_index = usize::from(member.0);
+        members.resize(members.len().max(member_index + 1), None);
 
         let stack = Container::new(config, member);
-        let free = self.seats.iter().position(Option::is_none).unwrap_or(self.seats.len());
+        let free =
+            self.containers.iter().position(Option::is_none).unwrap_or(self.containers.len());
         let index = free as u16;
-        members[slot] = Some(index);
+        members[member_index] = Some(index);
         self.captures |= tap.has_capture();
         let host = HostSockets::new(registry, index, outbound_addr);
-        let seat = Seat::new(name, at, stack, host, tap);
-        place(&mut self.seats, seat);
-        let registered = match &mut self.seats[free] {
-            Some(seat) => seat.register(self.poll.registry(), index, publish, backlog),
+        let slot = ContainerSlot::new(name, at, stack, host, tap);
+        place(&mut self.containers, slot);
+        let registered = match &mut self.containers[free] {
+            Some(slot) => slot.register(self.poll.registry(), index, publish, backlog),
             None => Ok(()),
         };
         if let Err(e) = registered {
-            // `remove_seat` also undoes the charges above.
-            self.remove_seat(index, now);
+            // `remove_container` also undoes the charges above.
+            self.remove_container(index, now);
             return Err(e.into());
         }
         // The device may hold frames that arrived before it was watched.
@@ -223,11 +224,11 @@ impl Worker {
 
     fn set_limits(&mut self, name: &str, limits: Limits, now: Instant) -> Result<(), DaemonError> {
         let index = self.find(name)?;
-        let seat = self.seats[usize::from(index)].as_ref();
-        let owner = seat.and_then(|seat| self.budgets[seat.budget].as_mut());
+        let slot = self.containers[usize::from(index)].as_ref();
+        let owner = slot.and_then(|slot| self.budgets[slot.budget].as_mut());
         let owner = owner.ok_or(DaemonError::NoSuchBudget)?;
         owner.budget.set_limits(limits, now);
-        // Its turn puts the budget on the `touched` list: higher limits may have room for waiters.
+        // Its turn puts the budget on the `budgets_to_poll` list: higher limits may have room for waiters.
         self.activate(index);
         Ok(())
     }
@@ -235,34 +236,35 @@ impl Worker {
     /// Every flow of the container.
     fn flows(&self, name: &str) -> Result<Vec<FlowInfo>, DaemonError> {
         let index = self.find(name)?;
-        let seat = self.seats[usize::from(index)].as_ref();
-        Ok(seat.map(|seat| seat.stack.flows()).unwrap_or_default())
+        let slot = self.containers[usize::from(index)].as_ref();
+        Ok(slot.map(|slot| slot.stack.flows()).unwrap_or_default())
     }
 
     /// Bytes acknowledged to the guest that would be lost if the container were removed now.
     fn undelivered(&mut self, name: &str) -> Result<Undelivered, DaemonError> {
         let index = self.find(name)?;
-        let seat = self.seats[usize::from(index)].as_mut();
-        Ok(seat.map(Seat::undelivered).unwrap_or_default())
+        let slot = self.containers[usize::from(index)].as_mut();
+        Ok(slot.map(ContainerSlot::undelivered).unwrap_or_default())
     }
 
     /// The index of the container with that name.
     fn find(&self, name: &str) -> Result<u16, DaemonError> {
-        let named = |seat: &Option<Seat>| seat.as_ref().is_some_and(|seat| seat.name == name);
-        let at = self.seats.iter().position(named);
+        let named =
+            |slot: &Option<ContainerSlot>| slot.as_ref().is_some_and(|slot| slot.name == name);
+        let at = self.containers.iter().position(named);
         at.map(|at| at as u16).ok_or_else(|| DaemonError::NoSuchContainer(name.to_owned()))
     }
 
     /// Collects the stats of all containers. `meminfo`: one system call for each host socket.
     fn report(&mut self, meminfo: bool, now: Instant) -> Report {
-        let mut held = vec![None; self.seats.len()];
-        for (held, seat) in held.iter_mut().zip(&self.seats).filter(|_| meminfo) {
-            let Some(seat) = seat else { continue };
-            let (bytes, above) = seat.host.queued();
+        let mut held = vec![None; self.containers.len()];
+        for (held, slot) in held.iter_mut().zip(&self.containers).filter(|_| meminfo) {
+            let Some(slot) = slot else { continue };
+            let (bytes, above) = slot.host.queued();
             *held = Some(bytes);
             // A socket that holds more than its charge breaks the accounting: the counter shows it.
-            if let Some(owner) = &mut self.budgets[seat.budget] {
-                owner.budget.count(seat.stack.member(), Counter::HostMemExcess, above);
+            if let Some(owner) = &mut self.budgets[slot.budget] {
+                owner.budget.count(slot.stack.member(), Counter::HostMemExcess, above);
             }
         }
         let owners = || self.budgets.iter().flatten();
@@ -283,12 +285,12 @@ impl Worker {
         host_meminfo_bytes: Option<u64>,
         now: Instant,
     ) -> Option<ContainerReport> {
-        let seat = self.seats[usize::from(index)].as_ref()?;
-        let owner = self.budgets[seat.budget].as_ref()?;
-        let member = owner.budget.member_stats(seat.stack.member());
-        let stack = seat.stack.stats();
+        let slot = self.containers[usize::from(index)].as_ref()?;
+        let owner = self.budgets[slot.budget].as_ref()?;
+        let member = owner.budget.member_stats(slot.stack.member());
+        let stack = slot.stack.stats();
         Some(ContainerReport {
-            name: seat.name.clone(),
+            name: slot.name.clone(),
             meter: owner.budget.meter_stats(now).into(),
             budget: owner.name.clone(),
             flows: stack.flows,
@@ -299,10 +301,10 @@ impl Worker {
             frames_from_guest: stack.frames_from_guest,
             frames_to_guest: stack.frames_to_guest,
             host_meminfo_bytes,
-            host_sockets: seat.host.open() as u64,
-            cpu_ns: seat.cpu_ns,
-            turns: seat.turns,
-            counters: stats::counters(&member, &stack, seat.tap.counters()),
+            host_sockets: slot.host.open() as u64,
+            cpu_ns: slot.cpu_ns,
+            turns: slot.turns,
+            counters: stats::counters(&member, &stack, slot.tap.counters()),
         })
     }
 }

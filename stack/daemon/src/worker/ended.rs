@@ -11,17 +11,17 @@ const ENDED_MAX: usize = 64;
 
 impl Worker {
     /// Removes a container after its device was closed, and reports that.
-    pub(super) fn on_gone(&mut self, index: u16, now: Instant) {
+    pub(super) fn on_device_gone(&mut self, index: u16, now: Instant) {
         self.remember(index, now);
-        if let Some(seat) = self.remove_seat(index, now) {
-            self.event_sink.send(DaemonEvent::ContainerEnded { name: seat.name }, Some(0));
+        if let Some(slot) = self.remove_container(index, now) {
+            self.event_sink.send(DaemonEvent::ContainerEnded { name: slot.name }, Some(0));
         }
     }
 
     /// Resets the container's flows and keeps what is known of it.
     fn remember(&mut self, index: u16, now: Instant) {
         let Some(before) = self.lost(index) else { return };
-        self.abort_seat(index, now);
+        self.abort_container(index, now);
         // After the reset, which counts the bytes that it discards. Before the removal: the budget still has the
         // container's counters.
         let Some((after, report)) = self.lost(index).zip(self.report_of(index, None, now)) else {
@@ -37,7 +37,7 @@ impl Worker {
 
     /// Flows and bytes of the container given up so far.
     fn lost(&mut self, index: u16) -> Option<(u64, u64)> {
-        let lost = self.seats[usize::from(index)].as_mut()?.undelivered();
+        let lost = self.containers[usize::from(index)].as_mut()?.undelivered();
         Some((lost.lost_flows, lost.lost_bytes))
     }
 

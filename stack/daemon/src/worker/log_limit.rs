@@ -6,13 +6,13 @@ use skbudget_controller::Instant;
 
 /// Rate limit of one kind of log line of one container or budget.
 #[derive(Debug)]
-pub(super) struct Quiet {
+pub(super) struct LogLimit {
     interval: Duration,
     reported: Option<Instant>,
     left_out: u64,
 }
 
-impl Quiet {
+impl LogLimit {
     /// Permits one report in each interval.
     pub(super) fn every(interval: Duration) -> Self {
         Self { interval, reported: None, left_out: 0 }
@@ -38,18 +38,18 @@ mod tests {
 
     #[test]
     fn twenty_a_second_are_one_report_a_minute_with_their_number() {
-        let mut quiet = Quiet::every(MINUTE);
+        let mut limit = LogLimit::every(MINUTE);
         let reports: Vec<_> = (0..3600)
-            .filter_map(|i| Some((i, quiet.note(Instant::from_millis(50 * i))?)))
+            .filter_map(|i| Some((i, limit.note(Instant::from_millis(50 * i))?)))
             .collect();
         assert_eq!(reports, [(0, 0), (1200, 1199), (2400, 1199)]);
     }
 
     #[test]
     fn what_happens_seldom_is_always_reported() {
-        let mut quiet = Quiet::every(MINUTE);
+        let mut limit = LogLimit::every(MINUTE);
         for minute in 1..=5 {
-            assert_eq!(quiet.note(Instant::from_millis(60_000 * minute)), Some(0));
+            assert_eq!(limit.note(Instant::from_millis(60_000 * minute)), Some(0));
         }
     }
 }

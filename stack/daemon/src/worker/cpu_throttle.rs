@@ -16,51 +16,59 @@ use skbudget_controller::Instant;
 /// Shorter turns cause no pause: a pause costs a wake-up at its end, which is worth more than such a turn.
 const TURN_LEAST: Duration = Duration::from_micros(5);
 /// Longest pause: bounds the latency that the throttle adds to a flow.
-const REST_MAX: Duration = Duration::from_millis(2);
+const PAUSE_MAX: Duration = Duration::from_millis(2);
 
 /// Pause of admissions for each connection: at most 6,600 connections a second, a tenth of a core.
-const REST_OF_A_CONNECT: Duration = Duration::from_micros(150);
+const PAUSE_PER_CONNECT: Duration = Duration::from_micros(150);
 
 /// A container that did not run for this time does not count as an active neighbour.
 const NEIGHBOUR_FOR: Duration = Duration::from_millis(10);
 
 /// The container that ran last, and the last one before it that is another.
 #[derive(Debug, Default)]
-pub(super) struct Recent {
+pub(super) struct Neighbours {
     last: Option<(u16, Instant)>,
     other: Option<(u16, Instant)>,
 }
 
-impl Recent {
+impl Neighbours {
     /// Records that a container ran.
-    pub(super) fn ran(&mut self, seat: u16, now: Instant) {
-        if self.last.is_some_and(|(last, _)| last != seat) {
+    pub(super) fn ran(&mut self, container: u16, now: Instant) {
+        if self.last.is_some_and(|(last, _)| last != container) {
             self.other = self.last;
         }
-        self.last = Some((seat, now));
+        self.last = Some((container, now));
     }
 
-    /// The pause of `seat`, which is under pressure and ran for `cpu_ns`: `factor` times that; `None`: it may run on.
-    pub(super) fn rest(
+    /// The pause of a container that is under pressure and ran for `cpu_ns`: `factor` times that; `None`: it may run
+    /// on.
+    pub(super) fn pause(
         &self,
-        seat: u16,
+        container: u16,
         cpu_ns: u64,
         factor: u32,
         now: Instant,
     ) -> Option<Duration> {
         let turn = Duration::from_nanos(cpu_ns);
-        let rests = turn >= TURN_LEAST && self.beside_a_neighbour(seat, now);
-        rests.then(|| (turn * factor).min(REST_MAX))
+        let pauses = turn >= TURN_LEAST && self.beside_a_neighbour(container, now);
+        pauses.then(|| (turn * factor).min(PAUSE_MAX))
     }
 
     /// The pause of admissions of a container after a turn with this number of connects; `None`: none is needed.
-    pub(super) fn rest_of_connects(&self, seat: u16, begun: u32, now: Instant) -> Option<Duration> {
-        (begun > 0 && self.beside_a_neighbour(seat, now)).then(|| REST_OF_A_CONNECT * begun)
+    pub(super) fn admission_pause(
+        &self,
+        container: u16,
+        connects: u32,
+        now: Instant,
+    ) -> Option<Duration> {
+        (connects > 0 && self.beside_a_neighbour(container, now))
+            .then(|| PAUSE_PER_CONNECT * connects)
     }
 
     /// Whether another container ran lately. Two entries suffice: `last` and `other` are never the same container.
-    fn beside_a_neighbour(&self, seat: u16, now: Instant) -> bool {
-        let neighbour = [self.last, self.other].into_iter().flatten().find(|(who, _)| *who != seat);
+    fn beside_a_neighbour(&self, container: u16, now: Instant) -> bool {
+        let neighbour =
+            [self.last, self.other].into_iter().flatten().find(|(other, _)| *other != container);
         neighbour.is_some_and(|(_, at)| now.since(at) < NEIGHBOUR_FOR)
     }
 }
@@ -73,30 +81,30 @@ mod tests {
 
     #[test]
     fn only_beside_a_neighbour_at_work_and_never_long() {
-        let mut recent = Recent::default();
-        recent.ran(1, Instant(MS));
-        recent.ran(1, Instant(2 * MS));
-        assert_eq!(recent.rest(1, MS, 8, Instant(2 * MS)), None, "alone");
-        recent.ran(2, Instant(3 * MS));
-        recent.ran(1, Instant(4 * MS));
-        recent.ran(1, Instant(5 * MS));
-        let rest = |cpu, at| recent.rest(1, cpu, 8, Instant(at));
-        assert_eq!(rest(MS / 10, 5 * MS), Some(Duration::from_micros(800)));
-        assert_eq!(rest(1000, 5 * MS), None, "turn too short");
-        assert_eq!(rest(100 * MS, 5 * MS), Some(REST_MAX));
-        assert_eq!(rest(MS, 13 * MS), None, "neighbour idle");
+        let mut neighbours = Neighbours::default();
+        neighbours.ran(1, Instant(MS));
+        neighbours.ran(1, Instant(2 * MS));
+        assert_eq!(neighbours.pause(1, MS, 8, Instant(2 * MS)), None, "alone");
+        neighbours.ran(2, Instant(3 * MS));
+        neighbours.ran(1, Instant(4 * MS));
+        neighbours.ran(1, Instant(5 * MS));
+        let pause = |cpu, at| neighbours.pause(1, cpu, 8, Instant(at));
+        assert_eq!(pause(MS / 10, 5 * MS), Some(Duration::from_micros(800)));
+        assert_eq!(pause(1000, 5 * MS), None, "turn too short");
+        assert_eq!(pause(100 * MS, 5 * MS), Some(PAUSE_MAX));
+        assert_eq!(pause(MS, 13 * MS), None, "neighbour idle");
     }
 
     #[test]
     fn connections_are_paid_for_beside_a_neighbour_at_work() {
-        let mut recent = Recent::default();
-        recent.ran(1, Instant(MS));
-        assert_eq!(recent.rest_of_connects(1, 2, Instant(MS)), None, "alone");
-        recent.ran(2, Instant(2 * MS));
-        recent.ran(1, Instant(3 * MS));
-        let rest = |begun, at| recent.rest_of_connects(1, begun, Instant(at));
-        assert_eq!(rest(2, 3 * MS), Some(2 * REST_OF_A_CONNECT));
-        assert_eq!(rest(0, 3 * MS), None);
-        assert_eq!(rest(2, 12 * MS), None, "neighbour idle");
+        let mut neighbours = Neighbours::default();
+        neighbours.ran(1, Instant(MS));
+        assert_eq!(neighbours.admission_pause(1, 2, Instant(MS)), None, "alone");
+        neighbours.ran(2, Instant(2 * MS));
+        neighbours.ran(1, Instant(3 * MS));
+        let pause = |connects, at| neighbours.admission_pause(1, connects, Instant(at));
+        assert_eq!(pause(2, 3 * MS), Some(2 * PAUSE_PER_CONNECT));
+        assert_eq!(pause(0, 3 * MS), None);
+        assert_eq!(pause(2, 12 * MS), None, "neighbour idle");
     }
 }
