@@ -82,7 +82,7 @@ impl Daemon {
     ) -> Result<BudgetId, DaemonError> {
         let worker = self.least_loaded();
         let name = name.into();
-        self.ask(worker, |reply| Command::AddBudget { name, config, reply })?
+        self.request(worker, |reply| Command::AddBudget { name, config, reply })?
     }
 
     /// Adds a container to the worker of its budget, or to the least loaded one.
@@ -98,7 +98,7 @@ impl Daemon {
             if let Some(at) = names.iter().position(|(taken, _)| *taken == name) {
                 let there = names[at].1;
                 // The worker forgets a container that ended by itself: its name is free again.
-                if self.ask(there, |reply| Command::Has { name: name.clone(), reply })? {
+                if self.request(there, |reply| Command::Has { name: name.clone(), reply })? {
                     return Err(DaemonError::NameInUse(name));
                 }
                 names.remove(at);
@@ -106,7 +106,7 @@ impl Daemon {
             names.push((name.clone(), worker));
         }
         let added = self
-            .ask(worker, |reply| Command::AddContainer { spec: Box::new(spec), reply })
+            .request(worker, |reply| Command::AddContainer { spec: Box::new(spec), reply })
             .and_then(|result| result);
         if added.is_err() {
             self.names().retain(|(taken, _)| *taken != name);
@@ -124,29 +124,29 @@ impl Daemon {
             // The name is free before the device is gone. So it is unlisted here, first: unlisted afterwards, a
             // container that took the name meanwhile would lose its entry.
             let (name, worker) = names.remove(at);
-            self.tell(worker, |reply| Command::Remove { name, reply })?
+            self.send(worker, |reply| Command::Remove { name, reply })?
         };
         answer.recv().map_err(|_| DaemonError::Stopped)?
     }
 
     /// Changes the limits of the container's budget, which may be shared.
     pub fn set_limits(&self, name: &str, limits: Limits) -> Result<(), DaemonError> {
-        self.of(name, |reply| Command::SetLimits { name: name.to_owned(), limits, reply })?
+        self.request_of(name, |reply| Command::SetLimits { name: name.to_owned(), limits, reply })?
     }
 
     /// Every flow of the container.
     pub fn flows(&self, name: &str) -> Result<Vec<FlowInfo>, DaemonError> {
-        self.of(name, |reply| Command::Flows { name: name.to_owned(), reply })?
+        self.request_of(name, |reply| Command::Flows { name: name.to_owned(), reply })?
     }
 
     /// Bytes acknowledged to the container that would be lost if it were removed now.
     pub fn undelivered(&self, name: &str) -> Result<Undelivered, DaemonError> {
-        self.of(name, |reply| Command::Undelivered { name: name.to_owned(), reply })?
+        self.request_of(name, |reply| Command::Undelivered { name: name.to_owned(), reply })?
     }
 
     /// What is known of a container that ended by itself. `None`: it has not ended, or many others ended after it.
     pub fn ended(&self, name: &str) -> Result<Option<Ended>, DaemonError> {
-        self.of(name, |reply| Command::Ended { name: name.to_owned(), reply })
+        self.request_of(name, |reply| Command::Ended { name: name.to_owned(), reply })
     }
 
     /// The state of everything now. With `meminfo` the kernel is queried for what each host socket holds, too.
@@ -155,7 +155,7 @@ impl Daemon {
         let mut budgets = Vec::new();
         let (mut platform_bytes, mut pool_bytes) = (0, 0);
         for worker in 0..self.workers.len() {
-            let report = self.ask(worker, |reply| Command::Stats { meminfo, reply })?;
+            let report = self.request(worker, |reply| Command::Stats { meminfo, reply })?;
             containers.extend(report.containers);
             budgets.extend(report.budgets);
             platform_bytes += report.platform_bytes;
@@ -195,27 +195,27 @@ impl Daemon {
     }
 
     /// Sends a command to the container's worker and waits for the reply.
-    fn of<T>(
+    fn request_of<T>(
         &self,
         name: &str,
         command: impl FnOnce(Sender<T>) -> Command,
     ) -> Result<T, DaemonError> {
         let at = self.names().iter().find(|(taken, _)| taken == name).map(|(_, worker)| *worker);
         let worker = at.ok_or_else(|| DaemonError::NoSuchContainer(name.to_owned()))?;
-        self.ask(worker, command)
+        self.request(worker, command)
     }
 
     /// Sends a command to a worker and waits for the reply.
-    fn ask<T>(
+    fn request<T>(
         &self,
         worker: usize,
         command: impl FnOnce(Sender<T>) -> Command,
     ) -> Result<T, DaemonError> {
-        self.tell(worker, command)?.recv().map_err(|_| DaemonError::Stopped)
+        self.send(worker, command)?.recv().map_err(|_| DaemonError::Stopped)
     }
 
     /// Sends a command without waiting. The receiver returned gets the reply.
-    fn tell<T>(
+    fn send<T>(
         &self,
         worker: usize,
         command: impl FnOnce(Sender<T>) -> Command,

@@ -40,8 +40,8 @@ pub(crate) struct Link {
 /// A rtnetlink socket of one namespace.
 #[derive(Debug)]
 pub(crate) struct Netlink {
-    /// Number of the last request.
     socket: Socket,
+    /// Number of the last request.
     sequence: u32,
 }
 
@@ -124,7 +124,7 @@ impl Netlink {
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(other))),
             ]),
         ];
-        self.ask(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
+        self.request(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Sets MTU and queue length of a device, in packets.
@@ -143,7 +143,7 @@ impl Netlink {
         link.header.index = index;
         link.header.flags = LinkFlags::Up;
         link.header.change_mask = LinkFlags::Up;
-        self.ask(RouteNetlinkMessage::SetLink(link), 0)
+        self.request(RouteNetlinkMessage::SetLink(link), 0)
     }
 
     /// Adds an address. An IPv6 address is usable at once: there is no other node on the link, so duplicate address
@@ -161,7 +161,7 @@ impl Netlink {
             }
             IpAddr::V6(_) => AddressAttribute::Flags(AddressFlags::Nodad),
         });
-        self.ask(RouteNetlinkMessage::NewAddress(address), NLM_F_CREATE | NLM_F_EXCL)
+        self.request(RouteNetlinkMessage::NewAddress(address), NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Adds the default route of the gateway's address family.
@@ -174,7 +174,7 @@ impl Netlink {
         route.header.kind = RouteType::Unicast;
         route.attributes =
             vec![RouteAttribute::Gateway(RouteAddress::from(gateway)), RouteAttribute::Oif(index)];
-        self.ask(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
+        self.request(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Adds a permanent neighbour entry: the guest never resolves this address.
@@ -188,7 +188,7 @@ impl Netlink {
             NeighbourAttribute::Destination(NeighbourAddress::from(ip)),
             NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
         ];
-        self.ask(RouteNetlinkMessage::NewNeighbour(neighbour), NLM_F_CREATE | NLM_F_EXCL)
+        self.request(RouteNetlinkMessage::NewNeighbour(neighbour), NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Changes attributes of a device.
@@ -196,11 +196,11 @@ impl Netlink {
         let mut link = LinkMessage::default();
         link.header.index = index;
         link.attributes = attributes;
-        self.ask(RouteNetlinkMessage::SetLink(link), 0)
+        self.request(RouteNetlinkMessage::SetLink(link), 0)
     }
 
     /// Sends one request and waits for the kernel to acknowledge it.
-    fn ask(&mut self, request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    fn request(&mut self, request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         match self.exchange(request, NLM_F_ACK | flags)?.payload {
             NetlinkPayload::Error(e) if e.code.is_none() => Ok(()),
             other => Err(failure(other)),

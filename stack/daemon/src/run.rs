@@ -3,6 +3,7 @@
 mod arbiter;
 mod capture;
 mod command;
+mod control_channel;
 mod drain;
 mod forward;
 mod inherited;
@@ -20,7 +21,6 @@ mod signals;
 mod stats_file;
 mod terminal;
 mod users;
-mod wire;
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -40,15 +40,15 @@ use crate::config::RunConfig;
 use crate::exit::{FAILURE, Failure, SIGNAL_BASE};
 use crate::types::Publish;
 use crate::{names, sys};
+use control_channel::{ControlChannel, Instruction, SandboxReport};
 use forward::{Forwarder, Waited};
 use port::Port;
 use relay::Relay;
 use ring::Tampered;
 pub use roles::inner_main;
-use sandbox::Orders;
+use sandbox::SandboxSpec;
 use signals::Signals;
 use terminal::Terminal;
-use wire::{Order, Report, Wire};
 
 /// Time for the relay to stop after a signal that ends the run.
 const INTERRUPT_WAIT: Duration = Duration::from_secs(5);
@@ -78,7 +78,7 @@ pub fn run(config: RunConfig, secret: [u64; 2], options: &[OsString]) -> Result<
 
     let mut guest = GuestNet::from(&config.container);
     guest.ipv6.iter_mut().for_each(|net| net.required = config.needs_ipv6);
-    let orders = Orders {
+    let spec = SandboxSpec {
         guest,
         program,
         nofile,
@@ -89,7 +89,7 @@ pub fn run(config: RunConfig, secret: [u64; 2], options: &[OsString]) -> Result<
         ignored: sys::ignored_at_start(),
     };
     let relay = start_relay(options, publish, &mut output)?;
-    let start = || Sandbox::start(&orders, &config.command, &mut forwarder);
+    let start = || Sandbox::start(&spec, &config.command, &mut forwarder);
     let mut sandbox = match inherited::hand_on(true, start) {
         Ok(sandbox) => sandbox,
         Err(failure) => {
@@ -97,8 +97,8 @@ pub fn run(config: RunConfig, secret: [u64; 2], options: &[OsString]) -> Result<
             return Err(failure);
         }
     };
-    let begin = |tap| relay.begin(&tap, held.name(), secret);
-    let result = carry_out(&mut forwarder, &mut sandbox, &relay, begin, &mut output);
+    let start_container = |tap| relay.start_container(&tap, held.name(), secret);
+    let result = carry_out(&mut forwarder, &mut sandbox, &relay, start_container, &mut output);
     // The relay before the sandbox: it resets the remaining flows while the container's network still exists.
     relay.end();
     sandbox.end();
@@ -124,13 +124,16 @@ fn carry_out(
     forwarder: &mut Forwarder,
     sandbox: &mut Sandbox,
     relay: &Relay,
-    begin: impl FnOnce(OwnedFd) -> Result<(), Failure>,
+    start_container: impl FnOnce(OwnedFd) -> Result<(), Failure>,
     output: &mut output::Output,
 ) -> Result<u8, Failure> {
     // The relay serves the device before the command starts, so that no frame of the command is lost.
-    begin(sandbox.wait_ready(forwarder, relay)?)?;
+    start_container(sandbox.wait_ready(forwarder, relay)?)?;
     relay.started()?;
-    sandbox.wire.send(&Order::Go, &[]).map_err(|e| Failure::set_up(format!("sandbox: {e}")))?;
+    sandbox
+        .channel
+        .send(&Instruction::StartCommand, &[])
+        .map_err(|e| Failure::set_up(format!("sandbox: {e}")))?;
     let (code, tampered) = sandbox.wait_exited(forwarder, relay)?;
     // The command has ended, but its kernel may still hold data that it wrote.
     let lost = drain(forwarder, relay)?;
@@ -150,7 +153,7 @@ fn carry_out(
 /// Waits until the relay has delivered what the command sent. A signal that ends the run ends the wait as well.
 fn drain(forwarder: &mut Forwarder, relay: &Relay) -> Result<drain::Lost, Failure> {
     let failed = |e: io::Error| Failure::other(format!("wait for the relay: {e}"));
-    relay.begin_drain()?;
+    relay.start_drain()?;
     // From here on signals are for this process.
     let signals = forwarder.command_ended();
     let mut timeout = PollTimeout::NONE;
@@ -187,29 +190,29 @@ fn either(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> nix::Result<Epoll> {
 #[derive(Debug)]
 struct Sandbox {
     process: Child,
-    wire: Wire,
+    channel: ControlChannel,
 }
 
 impl Sandbox {
     /// Starts the sandbox. Must run on the main thread: the kernel kills the child when the thread that started it
     /// ends.
     fn start(
-        orders: &Orders,
+        spec: &SandboxSpec,
         command: &[OsString],
         forwarder: &mut Forwarder,
     ) -> Result<Self, Failure> {
         let mut start = || -> io::Result<Self> {
-            let (wire, theirs) = Wire::pair()?;
+            let (channel, theirs) = ControlChannel::pair()?;
             let (apart, sandboxs) = Port::pair()?;
             let (inside, inits) = Port::pair()?;
             let fds = [theirs.as_fd(), sandboxs.as_fd(), inits.as_fd()].map(|fd| fd.as_raw_fd());
             let (mut process, fds) = roles::process(roles::SANDBOX, &fds);
-            process.arg(serde_json::to_string(orders)?).args(command);
+            process.arg(serde_json::to_string(spec)?).args(command);
             let mask = signals::blocked();
-            sys::prepare_child(&mut process, fds, mask, Some(orders.nofile));
+            sys::prepare_child(&mut process, fds, mask, Some(spec.nofile));
             let process = process.spawn()?;
             forwarder.connect(process.id(), inside, apart);
-            Ok(Self { process, wire })
+            Ok(Self { process, channel })
         };
         start().map_err(|e| Failure::set_up(format!("start the sandbox process: {e}")))
     }
@@ -219,9 +222,9 @@ impl Sandbox {
         loop {
             let (report, fds) = self.wait_report(forwarder, relay, false)?;
             match (report, fds.into_iter().next()) {
-                (Report::MapUsers, _) => self.map_users()?,
-                (Report::Ready, Some(tap)) => return Ok(tap),
-                (Report::Failed { step, errno, message }, _) => {
+                (SandboxReport::MapUsers, _) => self.map_users()?,
+                (SandboxReport::Ready, Some(tap)) => return Ok(tap),
+                (SandboxReport::Failed { step, errno, message }, _) => {
                     let advice = advice(&step, errno);
                     return Err(Failure::set_up(format!("{step}: {message}{advice}")));
                 }
@@ -235,13 +238,13 @@ impl Sandbox {
     /// Maps the ids of the sandbox's user namespace. Done here because this process has the privileges for it.
     fn map_users(&self) -> Result<(), Failure> {
         let order = match users::map_all(self.process.id()) {
-            Ok(()) => Order::Mapped,
+            Ok(()) => Instruction::UsersMapped,
             Err(e) => {
                 log::info!("only one user id is mapped in the container: {e}");
-                Order::MapOne
+                Instruction::MapOneUser
             }
         };
-        self.wire.send(&order, &[]).map_err(|e| Failure::set_up(format!("sandbox: {e}")))
+        self.channel.send(&order, &[]).map_err(|e| Failure::set_up(format!("sandbox: {e}")))
     }
 
     /// Waits until the command has ended. Returns its exit code and what it changed on the device.
@@ -251,7 +254,7 @@ impl Sandbox {
         relay: &Relay,
     ) -> Result<(u8, Tampered), Failure> {
         match self.wait_report(forwarder, relay, true)? {
-            (Report::Exited { code, tampered }, _) => Ok((code, tampered)),
+            (SandboxReport::Exited { code, tampered }, _) => Ok((code, tampered)),
             (report, _) => Err(Failure::other(format!("sandbox: unexpected {report:?}"))),
         }
     }
@@ -263,13 +266,13 @@ impl Sandbox {
         forwarder: &mut Forwarder,
         relay: &Relay,
         started: bool,
-    ) -> Result<(Report, Vec<OwnedFd>), Failure> {
+    ) -> Result<(SandboxReport, Vec<OwnedFd>), Failure> {
         let lost = |e: io::Error| Failure::other(format!("sandbox: {e}"));
-        let either = either(self.wire.as_fd(), relay.as_fd()).map_err(|e| lost(e.into()))?;
+        let either = either(self.channel.as_fd(), relay.as_fd()).map_err(|e| lost(e.into()))?;
         match forwarder.wait(either.0.as_fd(), started).map_err(lost)? {
             Waited::Readable if relay.has_spoken() => Err(relay.spoke_unasked()),
             Waited::Readable => {
-                let report = self.wire.receive().map_err(lost)?;
+                let report = self.channel.receive().map_err(lost)?;
                 report.ok_or_else(|| Failure::other("the sandbox process was killed"))
             }
             Waited::Interrupted(number) => Err(Failure {
@@ -281,9 +284,9 @@ impl Sandbox {
 
     /// Ends the sandbox, and the container's network with it.
     fn end(self) {
-        let Self { mut process, wire } = self;
+        let Self { mut process, channel } = self;
         // A sandbox that is set up takes this as the end of the run.
-        drop(wire);
+        drop(channel);
         // After a failure of this process the command may still run, and the sandbox would wait for it.
         let _ = process.kill();
         let _ = process.wait();

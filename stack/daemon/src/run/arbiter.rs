@@ -201,7 +201,7 @@ mod tests {
     }
 
     /// Returns all that is forwarded until every case is decided.
-    fn rest(arbiter: &mut Arbiter) -> Vec<u8> {
+    fn decide_all(arbiter: &mut Arbiter) -> Vec<u8> {
         let mut all = Vec::new();
         while let Some(at) = arbiter.deadline() {
             all.extend(arbiter.decide(at));
@@ -216,7 +216,7 @@ mod tests {
         assert!(arbiter.decide(at(0)).is_empty());
         answer(&mut arbiter, id);
         assert_eq!(arbiter.decide(at(1)), [TERM]);
-        assert!(rest(&mut arbiter).is_empty());
+        assert!(decide_all(&mut arbiter).is_empty());
     }
 
     #[test]
@@ -231,7 +231,7 @@ mod tests {
                 arbiter.seen(Inside, TERM, at(0));
             }
             answer(&mut arbiter, id);
-            assert!(rest(&mut arbiter).is_empty());
+            assert!(decide_all(&mut arbiter).is_empty());
         }
     }
 
@@ -242,7 +242,7 @@ mod tests {
         arbiter.seen(Inside, TERM, at(0));
         arbiter.answered(Apart, id, false);
         arbiter.answered(Inside, id, false);
-        assert_eq!(rest(&mut arbiter), [TERM]);
+        assert_eq!(decide_all(&mut arbiter), [TERM]);
     }
 
     #[test]
@@ -263,7 +263,7 @@ mod tests {
                 }
                 sent.extend(arbiter.decide(now));
             }
-            sent.extend(rest(&mut arbiter));
+            sent.extend(decide_all(&mut arbiter));
             assert_eq!(sent, [TERM], "{order:?}");
         }
     }
@@ -273,7 +273,7 @@ mod tests {
         for by in [Inside, Apart] {
             let mut arbiter = Arbiter::default();
             arbiter.seen(by, TERM, at(0));
-            assert_eq!(rest(&mut arbiter), [TERM]);
+            assert_eq!(decide_all(&mut arbiter), [TERM]);
         }
     }
 
@@ -291,7 +291,7 @@ mod tests {
             let id = arbiter.caught(41, at(i));
             answer(&mut arbiter, id);
         }
-        assert_eq!(rest(&mut arbiter), vec![rt; n as usize]);
+        assert_eq!(decide_all(&mut arbiter), vec![rt; n as usize]);
     }
 
     #[test]
@@ -302,7 +302,7 @@ mod tests {
         assert!(arbiter.decide(at(60_000)).is_empty());
         arbiter.seen(Inside, 20, at(60_000));
         answer(&mut arbiter, id);
-        assert!(rest(&mut arbiter).is_empty());
+        assert!(decide_all(&mut arbiter).is_empty());
     }
 
     #[test]
@@ -310,10 +310,10 @@ mod tests {
         let mut arbiter = Arbiter::default();
         let id = arbiter.caught(TERM, at(0));
         arbiter.answered(Apart, id, false);
-        assert_eq!(rest(&mut arbiter), [TERM]);
+        assert_eq!(decide_all(&mut arbiter), [TERM]);
         // A late answer has no effect.
         answer(&mut arbiter, id);
-        assert!(rest(&mut arbiter).is_empty());
+        assert!(decide_all(&mut arbiter).is_empty());
     }
 
     #[test]
@@ -326,7 +326,7 @@ mod tests {
             }
         }
         assert!(arbiter.cases.len() <= CASES_MAX && arbiter.seen.len() <= SEEN_MAX);
-        rest(&mut arbiter);
+        decide_all(&mut arbiter);
         assert!(arbiter.cases.is_empty() && arbiter.seen.is_empty());
     }
 }

@@ -49,7 +49,7 @@ struct Shared {
 struct State {
     queue: Vec<u8>,
     /// The queue has had the file's header, which is no frame.
-    begun: bool,
+    has_header: bool,
     /// The thread is writing.
     busy: bool,
     /// Bytes written; `settle` detects progress by it.
@@ -144,7 +144,7 @@ impl Write for Recorder {
         if state.failed.is_none() && !state.closed && room {
             state.queue.extend_from_slice(record);
             // The first record is the file's header.
-            state.taken += u64::from(std::mem::replace(&mut state.begun, true));
+            state.taken += u64::from(std::mem::replace(&mut state.has_header, true));
             if state.queue.len() >= WAKE_BYTES {
                 self.shared.changed.notify_all();
             }

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 
 use nix::sys::signal::SigSet;
 
-use super::sandbox::Orders;
+use super::sandbox::SandboxSpec;
 use super::{mounts, users};
 use crate::attach::{AttachError, Step};
 use crate::caps::{self, CapSet};
@@ -19,15 +19,15 @@ use crate::{logger, sys};
 const LISTEN: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"];
 
 /// Executes the command; returns only on failure. `users`: the command's user namespace, if there is one.
-pub(super) fn main(users: Option<OwnedFd>, orders: &Orders, command: &[OsString]) -> ExitCode {
-    if let Err(e) = confine(users, orders) {
+pub(super) fn main(users: Option<OwnedFd>, spec: &SandboxSpec, command: &[OsString]) -> ExitCode {
+    if let Err(e) = confine(users, spec) {
         logger::report(format!("command: {e}"));
         return ExitCode::from(CANNOT_SET_UP);
     }
-    let mut child = Command::new(&orders.program);
+    let mut child = Command::new(&spec.program);
     child.arg0(&command[0]).args(&command[1..]);
-    hand_descriptors_on(&mut child, orders.listen);
-    sys::prepare_ignoring(&mut child, orders.ignored.clone());
+    hand_descriptors_on(&mut child, spec.listen);
+    sys::prepare_ignoring(&mut child, spec.ignored.clone());
     // The command starts with no signal blocked, as any command of the caller's. The call fails only for an invalid
     // set.
     let _ = SigSet::empty().thread_set_mask();
@@ -38,13 +38,13 @@ pub(super) fn main(users: Option<OwnedFd>, orders: &Orders, command: &[OsString]
 }
 
 /// Puts this process under the command's restrictions.
-fn confine(users: Option<OwnedFd>, orders: &Orders) -> Result<(), AttachError> {
+fn confine(users: Option<OwnedFd>, spec: &SandboxSpec) -> Result<(), AttachError> {
     if let Some(users) = users {
         // First, because the capabilities in the new namespace are limited after it.
         users::enter(users.as_fd()).step("enter the command's user namespace")?;
         mounts::lock().step("new mount namespace")?;
     }
-    caps::limit_to(CapSet::docker().with(orders.added)).step("limit the capabilities")
+    caps::limit_to(CapSet::docker().with(spec.added)).step("limit the capabilities")
 }
 
 /// Passes the descriptors from systemd on. If they were for `skbudget`, they are for the command now, under its own

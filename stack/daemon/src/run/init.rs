@@ -16,7 +16,7 @@ use nix::unistd::{Pid, getpgid, getpgrp};
 
 use super::mounts::{self, Knobs};
 use super::port::{Note, Port, Received, observe};
-use super::sandbox::Orders;
+use super::sandbox::SandboxSpec;
 use super::signals::{self, Signals};
 use super::{inherited, injection, roles};
 use crate::exit::{CANNOT_SET_UP, FAILURE, SIGNAL_BASE};
@@ -28,10 +28,10 @@ pub(super) fn main(
     lifeline: &Port,
     inside: &Port,
     users: Option<OwnedFd>,
-    orders: &Orders,
+    spec: &SandboxSpec,
     command: &[OsString],
 ) -> ExitCode {
-    match run(lifeline, inside, users, orders, command) {
+    match run(lifeline, inside, users, spec, command) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
             logger::report(format!("init: {e}"));
@@ -45,7 +45,7 @@ fn run(
     lifeline: &Port,
     inside: &Port,
     users: Option<OwnedFd>,
-    orders: &Orders,
+    spec: &SandboxSpec,
     command: &[OsString],
 ) -> io::Result<u8> {
     let signals = Signals::block()?;
@@ -55,10 +55,10 @@ fn run(
         return Ok(FAILURE);
     }
     // Before the command starts: it must see its own /proc, and neither trace this process nor type into the terminal.
-    mounts::set_up(knobs(orders));
+    mounts::set_up(knobs(spec));
     set_dumpable(false)?;
     injection::refuse()?;
-    let child = inherited::hand_on(false, || start(users, orders, command))?;
+    let child = inherited::hand_on(false, || start(users, spec, command))?;
     // Drops the signals from before the command: it did not receive them, so they must not be reported as received by
     // its group.
     while signals.next()?.is_some() {}
@@ -99,17 +99,17 @@ fn send_on(command: Pid, signal: u8) {
 }
 
 /// The parts of /proc that the command may write to.
-fn knobs(orders: &Orders) -> Knobs {
-    if orders.root && !orders.privileged { Knobs::Network } else { Knobs::AsOutside }
+fn knobs(spec: &SandboxSpec) -> Knobs {
+    if spec.root && !spec.privileged { Knobs::Network } else { Knobs::AsOutside }
 }
 
 /// Starts the process that becomes the command.
-fn start(users: Option<OwnedFd>, orders: &Orders, command: &[OsString]) -> io::Result<Pid> {
+fn start(users: Option<OwnedFd>, spec: &SandboxSpec, command: &[OsString]) -> io::Result<Pid> {
     let fds: Vec<_> = users.iter().map(AsRawFd::as_raw_fd).collect();
     let (mut child, fds) = roles::process(roles::COMMAND, &fds);
-    child.arg(serde_json::to_string(orders)?).args(command);
+    child.arg(serde_json::to_string(spec)?).args(command);
     // The child unblocks the signals when it executes the command.
-    sys::prepare_child(&mut child, fds, signals::blocked(), Some(orders.nofile));
+    sys::prepare_child(&mut child, fds, signals::blocked(), Some(spec.nofile));
     // `changes` reaps it together with all other children.
     Ok(Pid::from_raw(child.spawn()?.id().cast_signed()))
 }

@@ -70,14 +70,14 @@ mod tests {
     use super::*;
 
     #[derive(Serialize, Deserialize)]
-    struct Orders(#[serde(with = "as_bytes")] PathBuf);
+    struct Program(#[serde(with = "as_bytes")] PathBuf);
 
     #[test]
     fn a_path_that_is_no_text_arrives_as_it_was() {
         for bytes in [&b"/bin/sh"[..], b"/tmp/\xff\xfe", b"/\x80\"\n"] {
             let path = Path::new(OsStr::from_bytes(bytes)).to_owned();
-            let json = serde_json::to_string(&Orders(path.clone())).unwrap();
-            assert_eq!(serde_json::from_str::<Orders>(&json).unwrap().0, path);
+            let json = serde_json::to_string(&Program(path.clone())).unwrap();
+            assert_eq!(serde_json::from_str::<Program>(&json).unwrap().0, path);
         }
     }
 

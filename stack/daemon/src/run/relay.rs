@@ -23,9 +23,9 @@ use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 use serde::{Deserialize, Serialize};
 use skbudget_stack::Tap;
 
+use super::control_channel::ControlChannel;
 use super::output::Recording;
 use super::ring::Tampered;
-use super::wire::Wire;
 use super::{drain, roles, signals};
 use crate::attach::{AttachError, Step};
 use crate::cli::{Cli, Command};
@@ -77,14 +77,14 @@ enum Answer {
 #[derive(Debug)]
 pub(super) struct Relay {
     process: Child,
-    wire: Wire,
+    channel: ControlChannel,
 }
 
 impl Relay {
     /// Starts the process. `options`: the options of the command line, which the relay parses itself.
     pub(super) fn start(options: &[OsString]) -> Result<Self, Failure> {
         let start = || -> io::Result<Self> {
-            let (wire, theirs) = Wire::pair()?;
+            let (channel, theirs) = ControlChannel::pair()?;
             let fd = theirs.as_fd().as_raw_fd();
             let (mut process, fds) = roles::process(roles::RELAY, &[fd]);
             // The parser needs a command; the relay runs none. `/` keeps no folder of the caller's in use.
@@ -92,7 +92,7 @@ impl Relay {
             process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             sys::prepare_apart(&mut process);
             sys::prepare_child(&mut process, fds, signals::blocked(), None);
-            Ok(Self { process: process.spawn()?, wire })
+            Ok(Self { process: process.spawn()?, channel })
         };
         start().map_err(|e| Failure::set_up(format!("start the relay process: {e}")))
     }
@@ -109,12 +109,17 @@ impl Relay {
     }
 
     /// Hands over the device; `started` waits for the answer.
-    pub(super) fn begin(&self, tap: &OwnedFd, name: &str, secret: [u64; 2]) -> Result<(), Failure> {
+    pub(super) fn start_container(
+        &self,
+        tap: &OwnedFd,
+        name: &str,
+        secret: [u64; 2],
+    ) -> Result<(), Failure> {
         self.hand_over(&Task::Start { name: name.to_owned(), secret }, &[tap.as_fd()])
     }
 
     /// Requests the delivery of what the command sent; `drained` waits for the answer.
-    pub(super) fn begin_drain(&self) -> Result<(), Failure> {
+    pub(super) fn start_drain(&self) -> Result<(), Failure> {
         self.hand_over(&Task::Drain, &[])
     }
 
@@ -125,12 +130,12 @@ impl Relay {
 
     fn hand_over(&self, task: &Task, fds: &[BorrowedFd<'_>]) -> Result<(), Failure> {
         // A relay that has ended sent the reason before.
-        self.wire.send(task, fds).map_err(|_| self.spoke_unasked())
+        self.channel.send(task, fds).map_err(|_| self.spoke_unasked())
     }
 
     /// Waits for the answer to the last request.
     fn answer(&self) -> Result<Answer, Failure> {
-        match self.wire.receive() {
+        match self.channel.receive() {
             Ok(Some((Answer::Failed { code, message }, _))) => {
                 Err(Failure { code: code.max(FAILURE), message })
             }
@@ -167,7 +172,7 @@ impl Relay {
 
     /// Whether a message of the relay is pending, or the relay has ended.
     pub(super) fn has_spoken(&self) -> bool {
-        self.wire.has_message()
+        self.channel.has_message()
     }
 
     /// The reason for a failed run, when the relay sent something without a request.
@@ -180,8 +185,8 @@ impl Relay {
 
     /// Waits until the relay has finished its work and ended. Kills it after `END_WAIT`.
     pub(super) fn end(self) {
-        let Self { mut process, wire } = self;
-        if !wire.finish(END_WAIT) {
+        let Self { mut process, channel } = self;
+        if !channel.finish(END_WAIT) {
             let _ = process.kill();
         }
         let _ = process.wait();
@@ -190,7 +195,7 @@ impl Relay {
 
 impl AsFd for Relay {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.wire.as_fd()
+        self.channel.as_fd()
     }
 }
 
@@ -203,20 +208,20 @@ fn unexpected(answer: &Answer) -> Failure {
 }
 
 /// The relay process itself. `options`: the options of the command line.
-pub(super) fn main(wire: &Wire, options: Vec<OsString>) -> ExitCode {
-    let result = confine(wire).map_err(|e| Failure::set_up(format!("relay: {e}")));
-    match result.and_then(|()| serve(wire, options)) {
+pub(super) fn main(channel: &ControlChannel, options: Vec<OsString>) -> ExitCode {
+    let result = confine(channel).map_err(|e| Failure::set_up(format!("relay: {e}")));
+    match result.and_then(|()| serve(channel, options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { code, message }) => {
             // Fails only when `skbudget` is gone, and with it the reader.
-            let _ = wire.send(&Answer::Failed { code, message }, &[]);
+            let _ = channel.send(&Answer::Failed { code, message }, &[]);
             ExitCode::from(FAILURE)
         }
     }
 }
 
 /// Drops all privileges beyond ordinary sockets. This precedes the first byte read from outside.
-fn confine(wire: &Wire) -> Result<(), AttachError> {
+fn confine(channel: &ControlChannel) -> Result<(), AttachError> {
     // First: a process without capabilities cannot limit those of its children.
     caps::forbid_all().step("limit the capabilities")?;
     if geteuid().is_root() {
@@ -227,7 +232,7 @@ fn confine(wire: &Wire) -> Result<(), AttachError> {
     // The change of the user cleared it.
     set_pdeathsig(Signal::SIGKILL).step("prctl")?;
     // The parent may have ended before the line above.
-    if wire.is_over() {
+    if channel.is_over() {
         return Err(io::Error::from(io::ErrorKind::BrokenPipe)).step("start");
     }
     Ok(())
@@ -249,14 +254,14 @@ fn become_transient() -> io::Result<()> {
 }
 
 /// Receives the container's resources, serves it, and handles requests until `skbudget` ends.
-fn serve(wire: &Wire, options: Vec<OsString>) -> Result<(), Failure> {
+fn serve(channel: &ControlChannel, options: Vec<OsString>) -> Result<(), Failure> {
     let line = [OsString::from("skbudget")].into_iter().chain(options);
     let Command::Run(args) =
         Cli::try_parse_from(line).map_err(|e| Failure::usage(e.to_string()))?.command;
     // Ports and the capture file arrive in any order, the device last.
     let (mut publish, mut capture) = (Vec::new(), None);
     let (name, secret, device) = loop {
-        let (task, fds) = next(wire)?;
+        let (task, fds) = next(channel)?;
         match (task, fds.into_iter().next()) {
             (Task::Publish { guest_port }, Some(fd)) => {
                 publish.push(Publish { listener: TcpListener::from(fd), guest_port });
@@ -280,8 +285,8 @@ fn serve(wire: &Wire, options: Vec<OsString>) -> Result<(), Failure> {
         outbound_addr: config.outbound_addr,
     };
     daemon.add_container(spec).map_err(|e| set_up_failure(&e))?;
-    answer(wire, &Answer::Started)?;
-    let result = until_over(wire, &daemon, &name, &recording);
+    answer(channel, &Answer::Started)?;
+    let result = until_over(channel, &daemon, &name, &recording);
     // The last frames are written by the shutdown, so the capture ends after it.
     let stopped = daemon.shutdown().map_err(|e| Failure::other(e.to_string()));
     recording.end();
@@ -290,20 +295,20 @@ fn serve(wire: &Wire, options: Vec<OsString>) -> Result<(), Failure> {
 
 /// Handles requests until `skbudget` closes its end.
 fn until_over(
-    wire: &Wire,
+    channel: &ControlChannel,
     daemon: &Daemon,
     name: &str,
     recording: &Recording,
 ) -> Result<(), Failure> {
     let failed = |e: DaemonError| Failure::other(e.to_string());
     loop {
-        let Some((task, _)) = receive(wire)? else { return Ok(()) };
+        let Some((task, _)) = receive(channel)? else { return Ok(()) };
         match task {
             Task::Drain => {
                 // Any message interrupts the delivery: it is read below afterwards.
-                let interrupted = || Ok(wire.has_message());
+                let interrupted = || Ok(channel.has_message());
                 let lost = drain::drain(daemon, name, interrupted).map_err(failed)?;
-                answer(wire, &Answer::Drained(lost))?;
+                answer(channel, &Answer::Drained(lost))?;
             }
             Task::Stats { tampered } => {
                 // The stats then count the frames that the capture lost.
@@ -320,7 +325,7 @@ fn until_over(
                     container.counters.insert("RingTamperedBytes".to_owned(), bytes);
                 }
                 let text = serde_json::to_string_pretty(&stats);
-                answer(wire, &Answer::Stats(text.map_err(|e| Failure::other(e.to_string()))?))?;
+                answer(channel, &Answer::Stats(text.map_err(|e| Failure::other(e.to_string()))?))?;
             }
             // Arrived after the last byte was delivered.
             Task::Interrupt => {}
@@ -330,17 +335,18 @@ fn until_over(
 }
 
 /// The next request; its absence is an error.
-fn next(wire: &Wire) -> Result<(Task, Vec<OwnedFd>), Failure> {
-    receive(wire)?.ok_or_else(|| Failure::other("skbudget ended before the container was started"))
+fn next(channel: &ControlChannel) -> Result<(Task, Vec<OwnedFd>), Failure> {
+    receive(channel)?
+        .ok_or_else(|| Failure::other("skbudget ended before the container was started"))
 }
 
 /// The next request; `None`: `skbudget` has closed its end.
-fn receive(wire: &Wire) -> Result<Option<(Task, Vec<OwnedFd>)>, Failure> {
-    wire.receive().map_err(|e| Failure::other(format!("relay: {e}")))
+fn receive(channel: &ControlChannel) -> Result<Option<(Task, Vec<OwnedFd>)>, Failure> {
+    channel.receive().map_err(|e| Failure::other(format!("relay: {e}")))
 }
 
-fn answer(wire: &Wire, answer: &Answer) -> Result<(), Failure> {
-    wire.send(answer, &[]).map_err(|e| Failure::other(format!("relay: {e}")))
+fn answer(channel: &ControlChannel, answer: &Answer) -> Result<(), Failure> {
+    channel.send(answer, &[]).map_err(|e| Failure::other(format!("relay: {e}")))
 }
 
 /// The exit code of a failed set-up: limits that the budget refuses are a mistake of the caller, the others are not.

@@ -6,9 +6,9 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
+use super::control_channel::ControlChannel;
 use super::port::Port;
-use super::sandbox::Orders;
-use super::wire::Wire;
+use super::sandbox::SandboxSpec;
 use super::{command, init, relay, sandbox, users};
 use crate::exit::FAILURE;
 use crate::{logger, sys};
@@ -57,31 +57,31 @@ pub fn inner_main() -> Option<ExitCode> {
 fn inner(role: &str, mut args: impl Iterator<Item = OsString>) -> io::Result<ExitCode> {
     let fds = inherited(&text(&mut args)?)?;
     let mut fds = fds.into_iter();
-    let wire = |fd: Option<OwnedFd>| fd.map(Wire::from_fd).ok_or_else(by_hand);
+    let channel = |fd: Option<OwnedFd>| fd.map(ControlChannel::from_fd).ok_or_else(by_hand);
     let port = |fd: Option<OwnedFd>| fd.map(Port::from_fd).ok_or_else(by_hand);
     if role == RELAY {
-        return Ok(relay::main(&wire(fds.next())?, args.collect()));
+        return Ok(relay::main(&channel(fds.next())?, args.collect()));
     }
     let first = text(&mut args)?;
     if role == OWNER {
-        return Ok(users::owner_main(&wire(fds.next())?, &first));
+        return Ok(users::owner_main(&channel(fds.next())?, &first));
     }
-    let orders: Orders = serde_json::from_str(&first)?;
+    let spec: SandboxSpec = serde_json::from_str(&first)?;
     let command: Vec<OsString> = args.collect();
     if command.is_empty() {
         return Err(by_hand());
     }
     Ok(match role {
         SANDBOX => {
-            let wire = wire(fds.next())?;
+            let channel = channel(fds.next())?;
             let apart = port(fds.next())?;
-            sandbox::main(&wire, &apart, port(fds.next())?, &orders, &command)
+            sandbox::main(&channel, &apart, port(fds.next())?, &spec, &command)
         }
         INIT => {
             let (lifeline, inside) = (port(fds.next())?, port(fds.next())?);
-            init::main(&lifeline, &inside, fds.next(), &orders, &command)
+            init::main(&lifeline, &inside, fds.next(), &spec, &command)
         }
-        _ => command::main(fds.next(), &orders, &command),
+        _ => command::main(fds.next(), &spec, &command),
     })
 }
 

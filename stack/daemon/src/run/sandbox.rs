@@ -26,13 +26,13 @@ use nix::unistd::{Pid, getppid, setsid};
 use serde::{Deserialize, Serialize};
 use skbudget_stack::Tap;
 
+use super::control_channel::{ControlChannel, Instruction, SandboxReport};
 use super::init::exit_code;
 use super::port::{Note, Port, Received, observe};
 use super::ring::Ring;
 use super::roles;
 use super::signals::{self, Signals};
 use super::users::{self, Inner};
-use super::wire::{Order, Report, Wire};
 use super::{inherited, lookup};
 use crate::attach::{self, AttachError, GuestNet, Step};
 use crate::caps::CapSet;
@@ -41,7 +41,7 @@ use crate::{logger, sys};
 
 /// What the sandbox must set up. The command follows as arguments, because it may not be UTF-8.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Orders {
+pub(super) struct SandboxSpec {
     pub(super) guest: GuestNet,
     /// Path of the command's program.
     #[serde(with = "lookup::as_bytes")]
@@ -60,7 +60,7 @@ pub(super) struct Orders {
     pub(super) ignored: Vec<u8>,
 }
 
-impl Orders {
+impl SandboxSpec {
     /// Whether the command may configure the container's network.
     pub(super) fn network(&self) -> bool {
         self.added.intersects(CapSet::network())
@@ -69,13 +69,13 @@ impl Orders {
 
 /// `apart`: the port on which this process reports the signals that it receives; `inside`: that of process 1.
 pub(super) fn main(
-    wire: &Wire,
+    channel: &ControlChannel,
     apart: &Port,
     inside: Port,
-    orders: &Orders,
+    spec: &SandboxSpec,
     command: &[OsString],
 ) -> ExitCode {
-    match run(wire, apart, inside, orders, command) {
+    match run(channel, apart, inside, spec, command) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
             logger::report(format!("sandbox: {e}"));
@@ -86,40 +86,40 @@ pub(super) fn main(
 
 /// Runs until process 1 has ended. Returns the command's exit code.
 fn run(
-    wire: &Wire,
+    channel: &ControlChannel,
     apart: &Port,
     inside: Port,
-    orders: &Orders,
+    spec: &SandboxSpec,
     command: &[OsString],
 ) -> io::Result<u8> {
     let signals = Signals::block()?;
     let parent = getppid();
     set_pdeathsig(Signal::SIGKILL)?;
     // The parent may have ended before the line above.
-    if wire.is_over() {
+    if channel.is_over() {
         return Ok(FAILURE);
     }
-    let (tap, users) = match set_up(wire, orders) {
+    let (tap, users) = match set_up(channel, spec) {
         Ok((tap, users)) => {
-            wire.send(&Report::Ready, &[tap.as_fd()])?;
+            channel.send(&SandboxReport::Ready, &[tap.as_fd()])?;
             (tap, users)
         }
         Err(AttachError { step, source }) => {
             let (errno, message) = (source.raw_os_error(), source.to_string());
-            wire.send(&Report::Failed { step: step.to_owned(), errno, message }, &[])?;
+            channel.send(&SandboxReport::Failed { step: step.to_owned(), errno, message }, &[])?;
             return Ok(CANNOT_SET_UP);
         }
     };
     // The network exists; the command starts when the relay serves the device.
-    if !matches!(wire.receive()?, Some((Order::Go, _))) {
+    if !matches!(channel.receive()?, Some((Instruction::StartCommand, _))) {
         return Ok(FAILURE);
     }
     // Before the PID namespace: after that call this process can start no thread.
-    let ring = if orders.network() { Ring::watch(tap, &orders.guest)? } else { Ring::default() };
+    let ring = if spec.network() { Ring::watch(tap, &spec.guest)? } else { Ring::default() };
     // Process 1 holds the other end, so each of the two notices the end of the other.
     let (lifeline, theirs) = Port::pair()?;
     unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS)?;
-    let start = || start_init(&theirs, &inside, users.as_ref(), orders, command);
+    let start = || start_init(&theirs, &inside, users.as_ref(), spec, command);
     let mut init = inherited::hand_on(false, start)?;
     // Closed here, so that only process 1 holds them.
     drop((theirs, inside, users));
@@ -128,22 +128,25 @@ fn run(
     // kernel would treat the command's group as one under job control of a shell, not as orphaned.
     setsid()?;
     let observer = Watch { signals: &signals, apart, job: Job::new(lifeline, parent) };
-    let code = observer.look_after(wire, &mut init)?;
+    let code = observer.look_after(channel, &mut init)?;
     // Fails if the parent has ended: then nothing waits for the report.
-    let _ = wire.send(&Report::Exited { code, tampered: ring.tampered() }, &[]);
+    let _ = channel.send(&SandboxReport::Exited { code, tampered: ring.tampered() }, &[]);
     // Keeps the network until the parent closes the channel.
-    while wire.receive::<Order>()?.is_some() {}
+    while channel.receive::<Instruction>()?.is_some() {}
     Ok(code)
 }
 
 /// Makes the user namespaces, the container's network namespace, a scratch namespace and the device. The thread is in
 /// the container's namespace afterwards. Returns the device and the command's user namespace.
-fn set_up(wire: &Wire, orders: &Orders) -> Result<(Tap, Option<OwnedFd>), AttachError> {
+fn set_up(
+    channel: &ControlChannel,
+    spec: &SandboxSpec,
+) -> Result<(Tap, Option<OwnedFd>), AttachError> {
     // Additional capabilities require a user namespace: without one they would hold over the host.
-    let may_do_without = orders.root && orders.added == CapSet::NONE;
-    let inner = if users::enter_outer(wire, orders.root, may_do_without)? {
+    let may_do_without = spec.root && spec.added == CapSet::NONE;
+    let inner = if users::enter_outer(channel, spec.root, may_do_without)? {
         users::forbid_cgroup_namespaces();
-        Some(Inner::make(orders.network()).step("new user namespace for the command")?)
+        Some(Inner::make(spec.network()).step("new user namespace for the command")?)
     } else {
         None
     };
@@ -160,7 +163,7 @@ fn set_up(wire: &Wire, orders: &Orders) -> Result<(Tap, Option<OwnedFd>), Attach
     open_to_all();
     let container = attach::current_netns()?;
     unshare(CloneFlags::CLONE_NEWNET).step("new scratch network namespace")?;
-    let tap = attach::tap_into_from_here(container.as_fd(), &orders.guest)?;
+    let tap = attach::tap_into_from_here(container.as_fd(), &spec.guest)?;
     Ok((tap, inner.map(|inner| inner.users)))
 }
 
@@ -184,13 +187,13 @@ fn start_init(
     lifeline: &Port,
     inside: &Port,
     users: Option<&OwnedFd>,
-    orders: &Orders,
+    spec: &SandboxSpec,
     command: &[OsString],
 ) -> io::Result<Child> {
     let mut fds = vec![lifeline.as_fd().as_raw_fd(), inside.as_fd().as_raw_fd()];
     fds.extend(users.map(AsRawFd::as_raw_fd));
     let (mut init, fds) = roles::process(roles::INIT, &fds);
-    init.arg(serde_json::to_string(orders)?).args(command);
+    init.arg(serde_json::to_string(spec)?).args(command);
     sys::prepare_child(&mut init, fds, signals::blocked(), None);
     init.spawn()
 }
@@ -216,17 +219,17 @@ struct Job {
 impl Watch<'_> {
     /// Runs until process 1 ends. Returns its exit code. If `skbudget` ends, the kernel kills this process, and with it
     /// process 1.
-    fn look_after(mut self, wire: &Wire, init: &mut Child) -> io::Result<u8> {
-        let mut wire = Some(wire);
+    fn look_after(mut self, channel: &ControlChannel, init: &mut Child) -> io::Result<u8> {
+        let mut channel = Some(channel);
         loop {
             if let Some(status) = init.try_wait()? {
                 return Ok(exit_code(status));
             }
-            self.wait(wire)?;
+            self.wait(channel)?;
             // The run ends: the container must not outlive it. Its end is then reaped above.
-            if wire.is_some_and(Wire::is_over) {
+            if channel.is_some_and(ControlChannel::is_over) {
                 init.kill()?;
-                wire = None;
+                channel = None;
             }
             self.job.read_lifeline();
             let Self { signals, apart, job } = &mut self;
@@ -244,9 +247,10 @@ impl Watch<'_> {
     }
 
     /// Blocks until one of the sources is readable.
-    fn wait(&self, wire: Option<&Wire>) -> io::Result<()> {
+    fn wait(&self, channel: Option<&ControlChannel>) -> io::Result<()> {
         let fds = [Some(self.signals.as_fd()), Some(self.apart.as_fd())];
-        let more = [wire.map(Wire::as_fd), self.job.lifeline.as_ref().map(Port::as_fd)];
+        let more =
+            [channel.map(ControlChannel::as_fd), self.job.lifeline.as_ref().map(Port::as_fd)];
         let fds = fds.into_iter().chain(more).flatten();
         let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         match poll(&mut fds, PollTimeout::NONE) {

@@ -19,7 +19,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{getegid, geteuid};
 
-use super::wire::{Order, Report, Wire};
+use super::control_channel::{ControlChannel, Instruction, SandboxReport};
 use super::{roles, signals};
 use crate::attach::{AttachError, Step};
 use crate::exit::FAILURE;
@@ -57,7 +57,7 @@ pub(super) fn map_all(child: u32) -> io::Result<()> {
 /// Enters the outer user namespace. False: the kernel grants none, and the caller can do without (root only). `root`:
 /// the parent maps all ids; otherwise, or if it may not, only the id of this process is mapped, to 0.
 pub(super) fn enter_outer(
-    wire: &Wire,
+    channel: &ControlChannel,
     root: bool,
     may_do_without: bool,
 ) -> Result<bool, AttachError> {
@@ -75,8 +75,11 @@ pub(super) fn enter_outer(
     set_pdeathsig(Signal::SIGKILL).step("prctl")?;
     // Only a process outside of the namespace may map more than one id.
     let mapped = root && {
-        wire.send(&Report::MapUsers, &[]).step("request the mapping of the ids")?;
-        matches!(wire.receive().step("request the mapping of the ids")?, Some((Order::Mapped, _)))
+        channel.send(&SandboxReport::MapUsers, &[]).step("request the mapping of the ids")?;
+        matches!(
+            channel.receive().step("request the mapping of the ids")?,
+            Some((Instruction::UsersMapped, _))
+        )
     };
     if !mapped {
         // Without privileges the kernel accepts a gid_map only after this.
@@ -112,7 +115,7 @@ pub(super) struct Inner {
 impl Inner {
     /// Makes the namespaces in a child process, because a process that enters a user namespace cannot return.
     pub(super) fn make(network: bool) -> io::Result<Self> {
-        let (wire, theirs) = Wire::pair()?;
+        let (channel, theirs) = ControlChannel::pair()?;
         let fd = theirs.as_fd().as_raw_fd();
         let (mut owner, fds) = roles::process(roles::OWNER, &[fd]);
         owner.arg(if network { NETWORK_TOO } else { "" });
@@ -120,26 +123,26 @@ impl Inner {
         let mut owner = owner.spawn()?;
         // With only the child holding it, an early end of the child is seen.
         drop(theirs);
-        let made = Self::from_child(&wire, owner.id(), network);
+        let made = Self::from_child(&channel, owner.id(), network);
         // Closing the channel ends the child; the descriptors keep the namespaces.
-        drop(wire);
+        drop(channel);
         owner.wait()?;
         made
     }
 
     /// Answers the child's requests, and opens its namespaces.
-    fn from_child(wire: &Wire, child: u32, network: bool) -> io::Result<Self> {
-        let answer = |expected: Report| match wire.receive()? {
+    fn from_child(channel: &ControlChannel, child: u32, network: bool) -> io::Result<Self> {
+        let answer = |expected: SandboxReport| match channel.receive()? {
             Some((report, _)) if report == expected => Ok(()),
-            Some((Report::Failed { errno: Some(errno), .. }, _)) => {
+            Some((SandboxReport::Failed { errno: Some(errno), .. }, _)) => {
                 Err(io::Error::from_raw_os_error(errno))
             }
             other => Err(io::Error::other(format!("unexpected {other:?}"))),
         };
-        answer(Report::MapUsers)?;
+        answer(SandboxReport::MapUsers)?;
         map_all(child)?;
-        wire.send(&Order::Mapped, &[])?;
-        answer(Report::Ready)?;
+        channel.send(&Instruction::UsersMapped, &[])?;
+        answer(SandboxReport::Ready)?;
         let open =
             |name: &str| Ok::<_, io::Error>(File::open(format!("/proc/{child}/ns/{name}"))?.into());
         Ok(Self { users: open("user")?, netns: network.then(|| open("net")).transpose()? })
@@ -150,17 +153,17 @@ impl Inner {
 const NETWORK_TOO: &str = "network";
 
 /// The child of [`Inner::make`]: keeps its namespaces until the parent has opened them.
-pub(super) fn owner_main(wire: &Wire, what: &str) -> ExitCode {
+pub(super) fn owner_main(channel: &ControlChannel, what: &str) -> ExitCode {
     let work = || -> io::Result<()> {
         let unshared = unshare(CloneFlags::CLONE_NEWUSER);
-        report(wire, unshared, Report::MapUsers)?;
-        if !matches!(wire.receive()?, Some((Order::Mapped, _))) {
+        report(channel, unshared, SandboxReport::MapUsers)?;
+        if !matches!(channel.receive()?, Some((Instruction::UsersMapped, _))) {
             return Ok(());
         }
         // After the user namespace, which owns the network namespace then.
         let unshared = if what == NETWORK_TOO { unshare(CloneFlags::CLONE_NEWNET) } else { Ok(()) };
-        report(wire, unshared, Report::Ready)?;
-        while wire.receive::<Order>()?.is_some() {}
+        report(channel, unshared, SandboxReport::Ready)?;
+        while channel.receive::<Instruction>()?.is_some() {}
         Ok(())
     };
     match work() {
@@ -170,13 +173,17 @@ pub(super) fn owner_main(wire: &Wire, what: &str) -> ExitCode {
 }
 
 /// Reports that a step succeeded, or its error.
-fn report(wire: &Wire, done: nix::Result<()>, success: Report) -> io::Result<()> {
+fn report(
+    channel: &ControlChannel,
+    done: nix::Result<()>,
+    success: SandboxReport,
+) -> io::Result<()> {
     let step = "new user namespace for the command".to_owned();
     match done {
-        Ok(()) => wire.send(&success, &[]),
+        Ok(()) => channel.send(&success, &[]),
         Err(errno) => {
             let (errno, message) = (Some(errno as i32), errno.to_string());
-            wire.send(&Report::Failed { step, errno, message }, &[])
+            channel.send(&SandboxReport::Failed { step, errno, message }, &[])
         }
     }
 }

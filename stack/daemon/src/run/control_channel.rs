@@ -22,7 +22,7 @@ const FDS_MAX: usize = 4;
 
 /// From the sandbox, or from its child that makes the namespaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Report {
+pub(super) enum SandboxReport {
     /// This process is in a new user namespace that has no ids yet.
     MapUsers,
     /// The network is set up. The packet carries the device.
@@ -35,22 +35,22 @@ pub(super) enum Report {
 
 /// To the sandbox. It ends when the socket is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Order {
+pub(super) enum Instruction {
     /// Every id of the caller is mapped.
-    Mapped,
+    UsersMapped,
     /// The ids could not be mapped: map your own.
-    MapOne,
+    MapOneUser,
     /// Start the command.
-    Go,
+    StartCommand,
 }
 
-/// One end of a pair.
+/// One end of a channel between two processes.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(super) struct ControlChannel {
     fd: OwnedFd,
 }
 
-impl Wire {
+impl ControlChannel {
     pub(super) fn pair() -> io::Result<(Self, Self)> {
         let (a, b) = packets::pair()?;
         Ok((Self { fd: a }, Self { fd: b }))
@@ -141,7 +141,7 @@ impl Wire {
     }
 }
 
-impl AsFd for Wire {
+impl AsFd for ControlChannel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -155,31 +155,31 @@ mod tests {
 
     #[test]
     fn messages_arrive_with_their_descriptors_and_the_end_is_seen() {
-        let (ours, theirs) = Wire::pair().unwrap();
+        let (ours, theirs) = ControlChannel::pair().unwrap();
         let null = File::open("/dev/null").unwrap();
-        theirs.send(&Report::Ready, &[null.as_fd(), null.as_fd()]).unwrap();
-        let ended = Report::Exited { code: 7, tampered: Tampered { times: 1, bytes: 2 } };
+        theirs.send(&SandboxReport::Ready, &[null.as_fd(), null.as_fd()]).unwrap();
+        let ended = SandboxReport::Exited { code: 7, tampered: Tampered { times: 1, bytes: 2 } };
         theirs.send(&ended, &[]).unwrap();
-        let (ready, fds) = ours.receive::<Report>().unwrap().unwrap();
-        assert_eq!((ready, fds.len()), (Report::Ready, 2));
-        let (exited, fds) = ours.receive::<Report>().unwrap().unwrap();
+        let (ready, fds) = ours.receive::<SandboxReport>().unwrap().unwrap();
+        assert_eq!((ready, fds.len()), (SandboxReport::Ready, 2));
+        let (exited, fds) = ours.receive::<SandboxReport>().unwrap().unwrap();
         assert_eq!((exited, fds.len()), (ended, 0));
         assert!(!ours.is_over());
         drop(theirs);
         assert!(ours.is_over());
-        assert!(ours.receive::<Report>().unwrap().is_none());
+        assert!(ours.receive::<SandboxReport>().unwrap().is_none());
     }
 
     #[test]
     fn what_is_no_message_is_an_error_and_its_descriptors_are_closed() {
-        let (ours, theirs) = Wire::pair().unwrap();
+        let (ours, theirs) = ControlChannel::pair().unwrap();
         let null = File::open("/dev/null").unwrap();
-        theirs.send(&"Go to a path", &[null.as_fd()]).unwrap();
+        theirs.send(&"Start a path", &[null.as_fd()]).unwrap();
         let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
         let before = open();
-        assert!(ours.receive::<Order>().is_err());
+        assert!(ours.receive::<Instruction>().is_err());
         assert!(open() <= before);
-        theirs.send(&Order::Go, &[]).unwrap();
-        assert_eq!(ours.receive::<Order>().unwrap().unwrap().0, Order::Go);
+        theirs.send(&Instruction::StartCommand, &[]).unwrap();
+        assert_eq!(ours.receive::<Instruction>().unwrap().unwrap().0, Instruction::StartCommand);
     }
 }
