@@ -1,11 +1,14 @@
 //! A budget: one domain (one container, or one pool that several share), with its rules, its limits
 //! and the chain of levels above it.
 
+mod datagrams;
 mod flow;
 mod kernel;
+mod live;
 mod snapshot;
 mod strict;
 mod transfer;
+mod waiting;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -20,8 +23,8 @@ use crate::limits::{LimitError, Limits, SockLimits};
 use crate::linux::{Chain, Pool};
 use crate::meter::{Meter, Refusal};
 use crate::share::Child;
-use crate::units::{Instant, PAGE_SIZE, pages};
-use crate::wait::{WaitList, Waiter};
+use crate::units::Instant;
+use crate::wait::WaitList;
 
 /// Which rule set decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,9 +74,6 @@ pub struct Budget {
     events: EventQueue,
     now: Instant,
 }
-
-/// Bound of speculative wake-ups in one turn.
-const SPECULATIVE_WAKES_MAX: u32 = 16;
 
 /// One container's part of the budget. Queues in chunks, everything from `sock` to `hold` in bytes.
 #[derive(Debug, Default)]
@@ -257,194 +257,9 @@ impl Budget {
         }
     }
 
-    // ---- reopen (B9, H8) ----
-
-    /// Registers a refused flow or SYN under `key`, a value of the stack's. Waiters are woken
-    /// oldest first; a key waits once. `need` is what it waits for, bytes (one chunk, or a whole
-    /// reservation). Also marks the shared levels. Call it right after the refusal, before anything
-    /// is released. Linux rules: no effect (there, no socket is reopened when another one frees
-    /// memory).
-    pub fn wait(&mut self, key: u64, need: u64) {
-        self.wait_for(key, need, false);
-    }
-
-    /// As [`Self::wait`], for the reservation of a new flow.
-    pub fn wait_for_admission(&mut self, key: u64, need: u64) {
-        self.wait_for(key, need, true);
-    }
-
-    fn wait_for(&mut self, key: u64, need: u64, admission: bool) {
-        if self.rules == Rules::Linux {
-            return;
-        }
-        // `ripe` compares this room with `need`: was the refusal for want of room?
-        let room = self.room_of(admission);
-        self.waiters.push(Waiter { key, need, admission, room, releases: self.refused_at });
-        if let Some(level) = &self.chain.leaf {
-            level.mark_waiting();
-        }
-    }
-
-    /// Sets the bytes that the member's flows waiting for admission are going to reserve, all
-    /// together. Flows do not grow beyond their reserve into this room (H1), up to half of the room
-    /// that reservations leave. Linux rules: no effect.
-    pub fn hold_for_admission(&mut self, member: MemberId, bytes: u64) {
-        if self.rules == Rules::Linux {
-            return;
-        }
-        let Some(Some(found)) = self.members.get_mut(usize::from(member.0)) else { return };
-        let before = core::mem::replace(&mut found.hold, bytes);
-        self.meter.hold = self.meter.hold - before + bytes;
-        if bytes < before {
-            // A flow that was refused because of the larger hold may try again.
-            self.releases += 1;
-        }
-    }
-
-    /// Removes the waiter `key`, if there is one.
-    pub fn forget(&mut self, key: u64) {
-        self.waiters.remove(key);
-    }
-
-    /// Number of waiters.
-    pub fn waiting(&self) -> usize {
-        self.waiters.len()
-    }
-
-    /// The oldest waiter, removed from the list, if its need fits now. The stack calls this until
-    /// `None` after each turn.
-    ///
-    /// A waiter that lacked room is woken when the room exists. A waiter that was refused although
-    /// there was room (its share, the half-open bound) is woken when something was released since,
-    /// at most 16 of them in a turn: so the loop ends, and a turn under pressure does
-    /// not visit every waiter.
-    pub fn poll_wake(&mut self, now: Instant) -> Option<u64> {
-        self.at(now);
-        let key = self.ripe().or_else(|| {
-            // Register, then test once more (H8): a release by another worker between the first
-            // test and the mark is not lost.
-            self.waiters.head()?;
-            self.chain.leaf.as_ref()?.mark_waiting();
-            self.ripe()
-        });
-        match key {
-            Some(key) => {
-                self.waiters.remove(key);
-            }
-            None => self.speculative_wakes = 0,
-        }
-        key
-    }
-
-    fn ripe(&mut self) -> Option<u64> {
-        let head = *self.waiters.head()?;
-        let room = self.room_of(head.admission);
-        // Oldest first: younger waiters do not overtake the head, even when their need would fit.
-        if room < head.need {
-            return None;
-        }
-        // It lacked room when it was refused, and now it fits.
-        if head.room < head.need {
-            return Some(head.key);
-        }
-        // It had room when it was refused: retry only after a release, or if the room grew.
-        let due = head.releases != self.releases || room > head.room;
-        if due && self.speculative_wakes < SPECULATIVE_WAKES_MAX {
-            self.speculative_wakes += 1;
-            return Some(head.key);
-        }
-        None
-    }
-
-    fn room_of(&self, admission: bool) -> u64 {
-        if admission { self.admission_room() } else { self.headroom() }
-    }
-
     /// The oldest event not yet polled.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop()
-    }
-
-    // ---- live changes (B13, K6) ----
-
-    /// New limits, at any time. Lowering below usage is legal: `max(hard, usage)` then falls with
-    /// usage, growth is refused until usage is below `hard`, and nothing that is held is taken
-    /// away. Limits out of order are not refused: `soft` is cut to `hard`, and `low` to `soft`.
-    pub fn set_limits(&mut self, limits: Limits, now: Instant) {
-        self.at(now);
-        let Limits { low, soft, hard } = limits;
-        let soft = soft.min(hard);
-        let low = low.min(soft);
-        // The parent sums its children's maxima. Add before subtracting: the sum never dips below.
-        if let Some(level) = &self.chain.leaf {
-            level.join(0, hard);
-            level.leave(0, self.meter.limits.hard);
-        }
-        self.meter.limits = Limits { low, soft, hard };
-        (self.pool.low, self.pool.pressure, self.pool.high) = (low, soft, hard);
-        // Waiters may fit under the new limit.
-        self.releases += 1;
-        self.update_thresholds(self.first_member());
-    }
-
-    /// Sets the guarantee, rounded up to pages.
-    ///
-    /// # Errors
-    /// `MinAboveHard`; `MinDoesNotFit` when a level above has no room. Nothing changes then.
-    pub fn set_min(&mut self, min_bytes: u64, now: Instant) -> Result<(), LimitError> {
-        self.at(now);
-        let min = pages(min_bytes);
-        if min > self.meter.limits.hard {
-            let hard_bytes = self.meter.limits.hard_bytes();
-            return Err(LimitError::MinAboveHard { min_bytes, hard_bytes });
-        }
-        let usage = self.usage();
-        // The levels above count `max(usage, min)`, so only the change of that is charged.
-        let (old, new) = (usage.max(self.meter.min), usage.max(min));
-        if let Some(level) = self.chain.leaf.as_deref()
-            && self.rules == Rules::Strict
-        {
-            if new > old && level.charge_below(new - old, None, SoftTest::Later).is_err() {
-                // Report what the tightest level still allows.
-                let room = level.chain_to(None).map(Level::free).min().unwrap_or(0);
-                let room_bytes = (room + old - usage).saturating_mul(PAGE_SIZE);
-                return Err(LimitError::MinDoesNotFit { min_bytes, room_bytes });
-            }
-            if new < old {
-                level.uncharge_below(old - new, None, SoftTest::Later);
-            }
-        }
-        self.meter.min = min;
-        // Waiters below the new guarantee may fit.
-        self.releases += 1;
-        self.update_thresholds(self.first_member());
-        Ok(())
-    }
-
-    /// Moves the budget with its charge under another level: whole or not at all. Levels above both
-    /// the old and the new place see no change (B13, K6).
-    ///
-    /// # Errors
-    /// `Ancestor` when a new level has no room; nothing changes then.
-    pub fn set_parent(&mut self, to: Option<Arc<Level>>, now: Instant) -> Result<(), Refusal> {
-        self.at(now);
-        let up = self.charged_up();
-        let from = self.chain.leaf.as_deref();
-        let common = common_level(from, to.as_deref());
-        // Charge the new levels before the old ones are uncharged: a refusal needs no undo.
-        if let Some(level) = to.as_deref()
-            && let Err(at) = level.charge_below(up, common, SoftTest::Later)
-        {
-            return Err(Refusal::Ancestor(at));
-        }
-        if let Some(level) = from {
-            level.uncharge_below(up, common, SoftTest::Later);
-        }
-        // Reservations move with the charge; the levels' soft tests are made here.
-        self.meter.move_reservations(from, to.as_deref(), common);
-        self.chain.leaf = to;
-        self.releases += 1;
-        Ok(())
     }
 
     // ---- internals ----
@@ -493,10 +308,4 @@ impl Drop for Budget {
             self.meter.move_reservations(Some(level), None, None);
         }
     }
-}
-
-/// The lowest level above both `a` and `b`, if any.
-fn common_level<'a>(a: Option<&'a Level>, b: Option<&'a Level>) -> Option<&'a Level> {
-    let (a, b) = (a?, b?);
-    a.chain_to(None).find(|of_a| b.chain_to(None).any(|of_b| core::ptr::eq(*of_a, of_b)))
 }

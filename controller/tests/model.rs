@@ -11,6 +11,8 @@ mod naive;
 mod strict;
 #[path = "model/strict_ops.rs"]
 mod strict_ops;
+#[path = "model/strict_plan.rs"]
+mod strict_plan;
 
 use skbudget_seed::each_seed;
 

@@ -19,9 +19,10 @@ use crate::flow::time_wait::{TimeWait, Verdict};
 use crate::io::{Close, FlowId, Ready};
 use crate::pressure::Throttle;
 use crate::tcp::Disposition;
+use crate::wire::addresses::Tuple;
 use crate::wire::emit::Egress;
 use crate::wire::reassembly::Reassembly;
-use crate::wire::segment::{Outgoing, Segment, Tuple};
+use crate::wire::segment::{Outgoing, Segment};
 
 mod admission;
 mod admission_queue;

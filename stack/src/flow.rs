@@ -13,7 +13,7 @@ use crate::flow::orphan::Orphan;
 use crate::io::{FlowId, HostCaps, HostError, Ready};
 use crate::sizes::FLOW_BYTES;
 use crate::tcp::Tcb;
-use crate::wire::segment::Tuple;
+use crate::wire::addresses::Tuple;
 use crate::wire::seq::Seq;
 
 const _: () = assert!(

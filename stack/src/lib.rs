@@ -68,7 +68,7 @@
 //! |---|---|
 //! | windows, send queues and caps stop growing well before soft: a step takes at most a quarter of the room left | `controller/src/budget/flow.rs` `may_grow`, called by `tcp/rcv.rs`, `tcp/snd.rs` and `relay/host_caps.rs` |
 //! | caps of host sockets are not raised | `controller/src/budget/strict.rs` `strict_host_raise` |
-//! | a flow grows only up to its fair share (H4), a container up to its share of the level (H5) | `controller/src/budget/strict.rs` `grow`, `controller/src/level.rs` `fair_room` |
+//! | a flow grows only up to its fair share (H4), a container up to its share of the level (H5) | `controller/src/budget/strict.rs` `grow`, `controller/src/level/bounds.rs` `fair_room` |
 //!
 //! At hard a charge is refused; usage never exceeds it.
 //!
@@ -94,7 +94,7 @@
 //!    port unreachable there today.
 //! 2. `wire/emit.rs`: its headers and checksum towards the guest; `wire/icmp.rs`: errors that quote its packets, both
 //!    ways.
-//! 3. `wire/segment.rs` (`Tuple`) and `flow/table.rs`: the key of a flow has no protocol yet.
+//! 3. `wire/addresses.rs` (`Tuple`) and `flow/table.rs`: the key of a flow has no protocol yet.
 //! 4. `controller/src/ledger.rs` and `controller/src/budget/snapshot.rs`: a category for its charge, with a rule in
 //!    `controller/docs/pressure-model.md`; UDP has one (`Budget::charge_udp`, M4). The file that charges is listed
 //!    above and in `tests/tidy/main.rs`.

@@ -1,6 +1,7 @@
 //! Bytes to values and back: parses what the guest sends, emits what it receives. Nothing here holds a charge but
 //! [`reassembly`], whose fragments the container charges.
 
+pub(crate) mod addresses;
 pub(crate) mod arp;
 pub(crate) mod emit;
 pub(crate) mod icmp;

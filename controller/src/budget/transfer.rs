@@ -1,6 +1,7 @@
 //! Moves a byte between containers: one of them holds it at any time (B11, K5).
 
-use super::{Budget, Rules, common_level};
+use super::live::common_level;
+use super::{Budget, Rules};
 use crate::ledger::Ledger;
 use crate::level::{Level, SoftTest};
 use crate::meter::Refusal;

@@ -1,5 +1,7 @@
 //! Two guests on one cable without a stack between them: tests the simulator's own parts.
 
+use std::collections::VecDeque;
+
 use super::*;
 use crate::app::{BulkSend, Next};
 use crate::observer::{Tally, Watch};

@@ -17,8 +17,9 @@ use crate::io::{FlowId, HostCaps};
 use crate::relay;
 use crate::sizes::HOST_FLOOR;
 use crate::tcp::{Link, Tcb};
+use crate::wire::addresses::Tuple;
 use crate::wire::icmp::{self, Unreachable};
-use crate::wire::segment::{Segment, Tuple};
+use crate::wire::segment::Segment;
 use crate::wire::seq::Seq;
 
 /// connect(2) calls per turn: each is slow beside reading a frame, and the device queue fills meanwhile.

@@ -109,7 +109,8 @@ mod tests {
     use crate::flow::syn_backlog::Pushed;
     use crate::queue::MemberCtx;
     use crate::test_budget::Setting;
-    use crate::wire::segment::{Flags, Options, Segment, Tuple};
+    use crate::wire::addresses::Tuple;
+    use crate::wire::segment::{Flags, Options, Segment};
     use crate::wire::seq::Seq;
 
     /// Queues SYNs, one a port, and returns their ids.

@@ -8,9 +8,9 @@ use super::Container;
 use super::Ctx;
 use crate::counters::Stat;
 use crate::io::vnet::VnetHdr;
+use crate::wire::addresses::Tuple;
 use crate::wire::parse::{self, Answer, Ingress};
 use crate::wire::reassembly::{Fragment, Outcome};
-use crate::wire::segment::Tuple;
 use crate::wire::seq::Seq;
 use crate::wire::{arp, icmp, ndp};
 

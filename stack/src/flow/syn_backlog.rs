@@ -14,7 +14,8 @@ use skbudget_controller::{Counter, Instant};
 use crate::queue::MemberCtx;
 use crate::sizes::{SYN_BACKLOG_BYTES, SYN_BACKLOG_MAX};
 use crate::tcp::ecn;
-use crate::wire::segment::{Flags, Options, Segment, Tuple};
+use crate::wire::addresses::Tuple;
+use crate::wire::segment::{Flags, Options, Segment};
 use crate::wire::seq::Seq;
 
 const _: () = assert!(

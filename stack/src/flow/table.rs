@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, Hasher};
 
 use crate::flow::Flow;
 use crate::io::FlowId;
-use crate::wire::segment::Tuple;
+use crate::wire::addresses::Tuple;
 
 /// Hash builder with a secret per container; multiplies and folds.
 #[derive(Debug, Clone, Copy)]

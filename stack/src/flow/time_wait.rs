@@ -11,7 +11,8 @@ use skbudget_controller::{Counter, Instant};
 use crate::flow::table::Keyed;
 use crate::queue::MemberCtx;
 use crate::tcp::TimeWaitEntry;
-use crate::wire::segment::{Flags, Options, Outgoing, Segment, Tuple};
+use crate::wire::addresses::Tuple;
+use crate::wire::segment::{Flags, Options, Outgoing, Segment};
 use crate::wire::seq::Seq;
 
 /// Charge of an entry, bytes: its place in the map and in the queue.

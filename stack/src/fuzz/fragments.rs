@@ -8,8 +8,8 @@ use skbudget_controller::{Budget, BudgetConfig, Instant, Limits, MemberId, Rules
 
 use super::script::Script;
 use crate::queue::MemberCtx;
+use crate::wire::addresses::Addrs;
 use crate::wire::reassembly::{Fragment, Key, Outcome, Reassembly};
-use crate::wire::segment::Addrs;
 
 /// The byte at a position of a datagram.
 fn byte(id: u32, at: u32) -> u8 {

@@ -15,9 +15,10 @@ use crate::config::ContainerConfig;
 use crate::io::Device;
 use crate::io::vnet::{F_NEEDS_CSUM, GSO_ECN, GSO_TCPV4, GSO_TCPV6, VnetHdr};
 use crate::queue::send::PARTS_MAX;
+use crate::wire::addresses::{Addrs, Tuple};
 use crate::wire::icmp::HOP_LIMIT;
 use crate::wire::parse::Answer;
-use crate::wire::segment::{Addrs, ECT_0, Outgoing, Tuple};
+use crate::wire::segment::{ECT_0, Outgoing};
 
 const ETH: usize = 14;
 const IPV4: usize = 20;

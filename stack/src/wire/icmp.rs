@@ -12,10 +12,10 @@ use smoltcp::wire::{
 
 use crate::config::{ContainerConfig, Ipv6Net};
 use crate::counters::Stat;
+use crate::wire::addresses::{Addrs, Tuple};
 use crate::wire::ndp;
 use crate::wire::parse::{Answer, Ingress};
 use crate::wire::reassembly::Expired;
-use crate::wire::segment::{Addrs, Tuple};
 use crate::wire::seq::Seq;
 
 /// Hop limit of all packets except neighbour discovery.

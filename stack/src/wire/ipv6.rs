@@ -8,12 +8,12 @@ use smoltcp::wire::{Icmpv6ParamProblem, Ipv6Packet};
 use crate::config::{ContainerConfig, Ipv6Net};
 use crate::counters::Stat;
 use crate::io::vnet::VnetHdr;
+use crate::wire::addresses::Addrs;
 use crate::wire::icmp;
 use crate::wire::ndp::solicited_node;
 use crate::wire::noroute::{self, unroutable_v6};
 use crate::wire::parse::{self, Ingress};
 use crate::wire::reassembly::{Fragment, Key};
-use crate::wire::segment::Addrs;
 
 const HEADER: usize = 40;
 /// Most extension headers in one packet. A sender that follows RFC 8200 section 4.1 uses at most six.

@@ -17,8 +17,8 @@ use smoltcp::wire::{
 
 use crate::config::{ContainerConfig, Ipv6Net};
 use crate::counters::Stat;
+use crate::wire::addresses::Addrs;
 use crate::wire::parse::{Answer, Ingress};
-use crate::wire::segment::Addrs;
 
 /// RFC 4861 section 7.1: a lower hop limit shows that the message crossed a router.
 const HOP_LIMIT: u8 = 255;

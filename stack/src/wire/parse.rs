@@ -11,9 +11,10 @@ use smoltcp::wire::{
 use crate::config::ContainerConfig;
 use crate::counters::Stat;
 use crate::io::vnet::{F_DATA_VALID, F_NEEDS_CSUM, VnetHdr};
+use crate::wire::addresses::{Addrs, Tuple};
 use crate::wire::icmp::{self, Unreachable};
 use crate::wire::reassembly::{Datagram, Fragment, Key};
-use crate::wire::segment::{self, Addrs, Segment, Tuple};
+use crate::wire::segment::{self, Segment};
 use crate::wire::seq::Seq;
 use crate::wire::{arp, ipv6, noroute};
 

@@ -16,7 +16,8 @@ use skbudget_controller::{CHUNK_SIZE, Instant};
 
 use crate::counters::Stat;
 use crate::queue::{MemberCtx, ranges};
-use crate::wire::segment::{Addrs, CE, NOT_ECT};
+use crate::wire::addresses::Addrs;
+use crate::wire::segment::{CE, NOT_ECT};
 
 /// Largest number of incomplete datagrams.
 const ENTRIES_MAX: usize = 64;

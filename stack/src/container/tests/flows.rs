@@ -11,7 +11,7 @@ use crate::io::{FlowId, HostCaps};
 use crate::queue::tests::SIZES;
 use crate::tcp::{Link, Tcb};
 use crate::test_budget::Setting;
-use crate::wire::segment::Tuple;
+use crate::wire::addresses::Tuple;
 use crate::wire::seq::Seq;
 
 /// A flow table with a budget that its ledgers belong to.
