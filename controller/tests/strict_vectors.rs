@@ -39,7 +39,7 @@ fn run(table: &[Vector]) {
 const MODEL: &[Vector] = &[
     ("S1", "adapted (admission is two steps): 3449 flows hold 33,551,872 B; 2560 B are free, S fits, the other 8192 B do not",
      "budget A 8192; flows 3449 A; bytes A 33551872; usage A 8192; admit x A = hard; bytes A 33551872; fail A 1"),
-    ("S2", "the parked SYN waits for 9728 B and is woken by the first close, not by a timer",
+    ("S2", "the SYN that waits needs 9728 B and is woken by the first close, not by a timer",
      "budget A 8192; flows 3449 A; flow y A = hard; wait A 8 9728; wake A = none; dropone A; wake A = 8; flow y A; usage A 8192"),
     ("S3", "adapted (bytes of a chunk are the stack's): the chunk of an open window is paid, filling it moves nothing",
      "budget A 3 flat; flow a A; open a 1 = 1; usage A 3; fill a 1 = 1; usage A 3; rmem a 1; credit a 0"),

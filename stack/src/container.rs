@@ -315,7 +315,7 @@ impl Container {
             self.flows.put(flow);
             return;
         }
-        // An orphan has no TCP timers. Service polls its send queue (`see_orphan_off`).
+        // An orphan has no TCP timers. Service polls its send queue (`serve_orphan`).
         if flow.orphan.is_some() {
             self.mark(flow.id.index);
             self.flows.put(flow);

@@ -72,7 +72,7 @@ stats! {
     AcceptsDelayed,
     AcceptsNoPort,
     /// SYNs dropped from the queue because the guest did not retransmit them in time.
-    ParkedExpired,
+    SynExpired,
     PassiveOpens,
     ActiveOpens,
     HostConnectFailed,

@@ -98,7 +98,7 @@ pub(crate) struct Flow {
     /// On the container's queue of flows that may become idle.
     pub(crate) watched: bool,
     /// On that queue since the flow opened, whatever it did since then.
-    pub(crate) fresh: bool,
+    pub(crate) newly_opened: bool,
     pub(crate) probes: GuestProbes,
 }
 
@@ -151,7 +151,7 @@ impl Flow {
             last_data: now,
             idle: false,
             watched: false,
-            fresh: false,
+            newly_opened: false,
             probes: GuestProbes::default(),
         })
     }

@@ -52,7 +52,7 @@ impl Container {
     }
 
     /// Ends a served orphan when everything is delivered or when it has stalled; otherwise schedules the next poll.
-    pub(super) fn see_orphan_off(
+    pub(super) fn serve_orphan(
         &mut self,
         cx: &mut Ctx<'_>,
         mut flow: Box<Flow>,

@@ -108,7 +108,7 @@ impl Container {
     }
 
     /// Requests the guest's hardware address. Any frame in answer carries it.
-    pub(super) fn ask_for_guest(&mut self, cx: &mut Ctx<'_>, ipv6: bool) {
+    pub(super) fn request_guest_mac(&mut self, cx: &mut Ctx<'_>, ipv6: bool) {
         // The family of the waiting flow: a guest without IPv6 answers no solicitation.
         let question = match &self.config.ipv6 {
             Some(net) if ipv6 => ndp::solicitation(&self.config, net),

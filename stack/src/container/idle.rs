@@ -33,7 +33,7 @@ impl IdleTracker {
     /// other.
     pub(super) fn watch_new(&mut self, flow: &mut Flow, now: Instant) {
         flow.last_data = now;
-        flow.fresh = true;
+        flow.newly_opened = true;
         self.watch.push_back((now + IDLE_AFTER, flow.id));
     }
 
@@ -56,7 +56,7 @@ impl IdleTracker {
             }
             self.watch.pop_front();
             let Some(flow) = flows.get_mut(id) else { continue };
-            if std::mem::take(&mut flow.fresh) && flow.watched {
+            if std::mem::take(&mut flow.newly_opened) && flow.watched {
                 // Data arrived, so the flow has a second entry that decides.
                 continue;
             }

@@ -182,7 +182,7 @@ impl Container {
     pub(super) fn expire_syns(&mut self, cx: &mut Ctx<'_>) {
         while let Some(id) = self.admission.backlog.expired(cx.now) {
             self.remove_syn(id, cx.budget);
-            self.stats.add(crate::counters::Stat::ParkedExpired);
+            self.stats.add(crate::counters::Stat::SynExpired);
             cx.budget.count(self.member, Counter::AdmissionDenied, 1);
         }
     }

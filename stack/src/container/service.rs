@@ -73,7 +73,7 @@ impl Container {
         }
         // An orphan sends no segments to the guest, so nothing below applies to it.
         if let Some(orphan) = flow.orphan {
-            return self.see_orphan_off(cx, flow, orphan);
+            return self.serve_orphan(cx, flow, orphan);
         }
         // The guest has acknowledged all that arrived before the host's error, so the RST loses nothing. After the
         // relay, which may have read more.
@@ -123,13 +123,13 @@ impl Container {
         }
         // Last: one `output` then sends the new window edge, the new data and the ACK in as few segments as possible.
         if flow.orphan.is_none() {
-            self.say(cx, flow, &mut done);
+            self.emit_segments(cx, flow, &mut done);
         }
         done
     }
 
     /// Sends the segments that are due to the guest.
-    fn say(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow, done: &mut Serviced) {
+    fn emit_segments(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow, done: &mut Serviced) {
         // A frame needs the guest's hardware address: treat its absence as a full device, so that `block` requests it.
         if self.egress.guest_mac.is_none() {
             done.device_full = true;
@@ -154,7 +154,7 @@ impl Container {
             DEVICE_RETRY
         } else {
             if self.neighbour.may_request(cx.now) {
-                self.ask_for_guest(cx, flow.tuple.is_ipv6());
+                self.request_guest_mac(cx, flow.tuple.is_ipv6());
             }
             REQUEST_RETRY
         };

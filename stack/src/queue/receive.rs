@@ -186,8 +186,8 @@ impl RxQueue {
     fn advance_to(&mut self, end: u64, mem: &mut MemCtx<'_>) -> u64 {
         let old_nxt = self.nxt;
         let mut end = end;
-        let touched = self.ranges.iter().take_while(|r| r.0 <= end).count();
-        for r in self.ranges.drain(..touched) {
+        let merged = self.ranges.iter().take_while(|r| r.0 <= end).count();
+        for r in self.ranges.drain(..merged) {
             end = end.max(r.1);
         }
         self.len += (end - self.nxt) as usize;

@@ -78,10 +78,10 @@ impl TxQueue {
         }
         let had = self.chunks.len();
         self.chunks.extend((0..granted).map(|_| mem.pool.take()));
-        let asked = room + granted * PAYLOAD;
+        let requested = room + granted * PAYLOAD;
         let from = if room > 0 { had - 1 } else { had };
         let outcome = read_into(&mut self.chunks, from, room, read);
-        let n = outcome.unwrap_or(0).min(asked);
+        let n = outcome.unwrap_or(0).min(requested);
         self.len += n;
         // A short read: the chunks that stayed empty are uncharged at once.
         let used = (self.head + self.len).div_ceil(PAYLOAD).max(had);
@@ -95,7 +95,7 @@ impl TxQueue {
         // A read into room that is never zero returns 0 only at the end of the stream.
         match outcome {
             Ok(0) => Filled::Eof,
-            Ok(_) => Filled::Bytes { n, full: n == asked },
+            Ok(_) => Filled::Bytes { n, full: n == requested },
             Err(e) => Filled::Failed(e),
         }
     }

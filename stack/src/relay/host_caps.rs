@@ -183,8 +183,8 @@ mod tests {
         let sizes = FlowSizes { sock: 1536, rmem_min: 4096, wmem_min: 4096, host_floor };
         let now = Instant(1);
         let (mut pool, mut ledgers) = (ChunkPool::new(), Vec::new());
-        let mut begun = Vec::new();
-        while begun.last() != Some(&HOST_FLOOR.rcvbuf) {
+        let mut rcvbufs = Vec::new();
+        while rcvbufs.last() != Some(&HOST_FLOOR.rcvbuf) {
             let mut ledger = budget.admit(member, &sizes, now).unwrap();
             budget.establish(&mut ledger, now).unwrap();
             let room = budget.calm_room();
@@ -192,12 +192,12 @@ mod tests {
             let caps = initial_caps(HOST_FLOOR, &mut mem);
             assert_eq!(ledger.host(), u64::from(caps.sndbuf + caps.rcvbuf));
             assert!(u64::from(caps.rcvbuf - HOST_FLOOR.rcvbuf) <= room / INITIAL_SHARE);
-            begun.push(caps.rcvbuf);
+            rcvbufs.push(caps.rcvbuf);
             ledgers.push(ledger);
         }
-        assert!(begun.is_sorted_by(|a, b| a >= b), "the more there are, the smaller they begin");
-        begun.dedup();
-        assert_eq!(begun, [INITIAL_RCVBUFS[0], INITIAL_RCVBUFS[1], HOST_FLOOR.rcvbuf]);
+        assert!(rcvbufs.is_sorted_by(|a, b| a >= b), "the more there are, the smaller they begin");
+        rcvbufs.dedup();
+        assert_eq!(rcvbufs, [INITIAL_RCVBUFS[0], INITIAL_RCVBUFS[1], HOST_FLOOR.rcvbuf]);
         assert!(!budget.under_pressure());
         ledgers.into_iter().for_each(|ledger| budget.release(ledger, now));
     }

@@ -121,7 +121,7 @@ impl Tcb {
     pub(super) fn take_ack(&mut self, seg: &Segment<'_>, mem: &mut MemCtx<'_>, stats: &mut Stats) {
         // Before the scoreboard changes: loss reduces the window from the FlightSize before the ACK (RFC 5681 equation
         // 4).
-        let mut news = AckSummary {
+        let mut summary = AckSummary {
             flight: self
                 .snd
                 .board
@@ -134,41 +134,41 @@ impl Tcb {
             ..AckSummary::default()
         };
         // RFC 8985 section 6.2 step 2: the echo is older than a transmission at `at`.
-        let stamps = self.ts.zip(news.echo);
+        let stamps = self.ts.zip(summary.echo);
         let older = |at| stamps.is_some_and(|(offset, echo)| Seq(echo).lt(Seq(ts_at(at, offset))));
         let (now, mut rtt, mut again, mut original) = (mem.now, None, false, false);
         // Decides with `run.again` whether the ACK covers an original (F-RTO).
         let until = self.snd.recovery.until;
         let (had, syn, chunks) = (self.snd.una(), !self.snd.syn_acked, self.snd.q.chunks());
         let Snd { board, rack, .. } = &mut self.snd;
-        news.delivered = board.acked(seg.ack, |run| {
+        summary.delivered = board.acked(seg.ack, |run| {
             again |= run.again;
             original |= !run.again && run.end.le(until);
             // No RTT sample behind a retransmitted run: those bytes were acknowledged late because of the hole (Karn's
             // algorithm, extended to its neighbours). Runs before the first retransmission were not delayed by it.
-            let told = rack.on_arrival(run, now, older).filter(|_| !again);
-            rtt = told.or(rtt);
+            let sample = rack.on_arrival(run, now, older).filter(|_| !again);
+            rtt = sample.or(rtt);
         });
-        news.acked = board.una().diff(had).cast_unsigned();
+        summary.acked = board.una().diff(had).cast_unsigned();
         // After SEG.ACK: blocks at or below the new SND.UNA are duplicates.
         if self.sack && seg.options.sack[0].is_some() {
-            news.duplicate = duplicate(seg, board.una());
+            summary.duplicate = duplicate(seg, board.una());
             for range in blocks(seg) {
                 // The echo belongs to the segment that advanced SND.UNA (RFC 7323 section 4.3), not to SACKed ones.
-                news.sacked += board.sack(range, chunks, |run| {
+                summary.sacked += board.sack(range, chunks, |run| {
                     original |= !run.again && run.end.le(until);
                     rtt = rack.on_arrival(run, now, |_| false).or(rtt);
                 });
             }
-            news.delivered += news.sacked;
+            summary.delivered += summary.sacked;
         }
-        (news.rtt, news.original) = (rtt, original);
-        if news.acked > 0 {
+        (summary.rtt, summary.original) = (rtt, original);
+        if summary.acked > 0 {
             self.snd.syn_acked = true;
             // The SYN occupies a sequence number but no byte of the queue.
-            self.free_acked(news.acked - u32::from(syn), mem);
+            self.free_acked(summary.acked - u32::from(syn), mem);
         }
-        self.process_ack_summary(&news, mem.now, stats);
+        self.process_ack_summary(&summary, mem.now, stats);
     }
 
     /// Frees send-queue chunks covered by SEG.ACK and uncharges them, then lets the send queue grow.
@@ -193,42 +193,42 @@ impl Tcb {
 
     /// Updates RTT, recovery, the congestion window and the timers after an ACK that reported something new. The order
     /// matters: undo before loss detection, loss detection before the window.
-    fn process_ack_summary(&mut self, news: &AckSummary, now: Instant, stats: &mut Stats) {
-        if let Some(rtt) = news.rtt {
+    fn process_ack_summary(&mut self, summary: &AckSummary, now: Instant, stats: &mut Stats) {
+        if let Some(rtt) = summary.rtt {
             self.snd.rtt.on_sample(rtt);
         }
         // Before loss detection: a DSACK widens RACK's reordering window (RFC 8985 section 6.2 step 4).
-        if news.duplicate.is_some() {
+        if summary.duplicate.is_some() {
             stats.add(Stat::TCPDSACKRecv);
             let (una, nxt) = (self.snd.una(), self.snd.nxt());
             self.snd.rack.on_duplicate(una, nxt);
         }
-        let marked = self.ecn.on && news.ece;
+        let marked = self.ecn.on && summary.ece;
         // CE marks: the path is congested, so the reduction stays even if nothing was lost.
         if marked {
             self.snd.recovery.forget_undo();
         }
-        self.undo_if_spurious(news, stats);
-        let mut delivered = news.delivered;
+        self.undo_if_spurious(summary, stats);
+        let mut delivered = summary.delivered;
         // Duplicate ACKs have counted these bytes as delivered before.
-        if !self.sack && news.acked > 0 {
-            delivered = delivered.saturating_sub(self.count_without_sack(news.acked));
+        if !self.sack && summary.acked > 0 {
+            delivered = delivered.saturating_sub(self.count_without_sack(summary.acked));
         }
         // Without SACK `on_repeated_ack` detects loss.
         let lost = if self.sack { self.detect_loss(now) } else { 0 };
         // After the undo and before a new recovery: the probe's ACK may itself require a reduction.
-        self.end_tail_probe(news.duplicate.is_some());
+        self.end_tail_probe(summary.duplicate.is_some());
         // A recovery ends when SND.UNA reaches the SND.NXT of its start (RFC 6675 section 5, RFC 6582).
         let over = self.snd.recovery.phase != Phase::Open
             && self.snd.una().ge(self.snd.recovery.until)
-            && news.acked > 0;
+            && summary.acked > 0;
         if over {
             self.recovered();
         }
         match self.snd.recovery.phase {
             Phase::Open if lost > 0 => {
                 // A new loss reduces the window once; further losses in the same recovery do not.
-                self.begin_recovery(news.flight, news.pipe, stats);
+                self.begin_recovery(summary.flight, summary.pipe, stats);
                 if marked {
                     // One reduction answers both the loss and the marks.
                     self.snd.recovery.forget_undo();
@@ -239,20 +239,20 @@ impl Tcb {
             // The ACK that ends a recovery does not also grow the window.
             Phase::Open if over => {}
             // RFC 3168 section 6.1.2: an ACK with ECE does not grow the window.
-            Phase::Open if self.ecn.on_ack(news.ece, self.snd.board.una()) => {
-                self.on_mark(news.flight, stats);
+            Phase::Open if self.ecn.on_ack(summary.ece, self.snd.board.una()) => {
+                self.on_mark(summary.flight, stats);
             }
             // Slow start or congestion avoidance, also after a timeout.
-            Phase::Open | Phase::Timeout if news.acked > 0 => self.grow(news, now),
+            Phase::Open | Phase::Timeout if summary.acked > 0 => self.grow(summary, now),
             Phase::Open | Phase::Timeout => {}
         }
         if self.snd.recovery.phase == Phase::Fast {
             // RFC 9937: SafeACK, which lets the window catch up with ssthresh.
-            let safe = news.acked > 0 && lost == 0;
+            let safe = summary.acked > 0 && lost == 0;
             self.reduce(delivered, safe);
         }
         // RFC 6298 (5.2) and (5.3): restart on new data, stop when nothing is outstanding.
-        if news.acked > 0 {
+        if summary.acked > 0 {
             let outstanding = self.snd.board.outstanding() > 0;
             self.snd.timer = outstanding.then(|| now + self.snd.rtt.rto());
             self.arm_tail_probe(now);
@@ -260,14 +260,14 @@ impl Tcb {
     }
 
     /// Grows the congestion window for the newly acknowledged bytes.
-    fn grow(&mut self, news: &AckSummary, now: Instant) {
+    fn grow(&mut self, summary: &AckSummary, now: Instant) {
         let snd = &mut self.snd;
         snd.cc.on_ack(&Acked {
-            bytes: news.acked,
-            flight: news.flight,
+            bytes: summary.acked,
+            flight: summary.flight,
             una: snd.board.una(),
             nxt: snd.board.nxt(),
-            rtt: news.rtt,
+            rtt: summary.rtt,
             srtt: snd.rtt.srtt().unwrap_or_default(),
             mss: snd.mss,
             max: self.link.snd_target_max as u32,

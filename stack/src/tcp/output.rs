@@ -147,7 +147,7 @@ impl Tcb {
             self.snd.restart_after_idle(now);
         }
         let mut left = BYTES_PER_TURN;
-        let mut fresh = false;
+        let mut sent_new = false;
         for _ in 0..FRAMES_PER_TURN {
             if left == 0 {
                 break;
@@ -174,22 +174,22 @@ impl Tcb {
                 if unsent > 0 && self.snd.timer.is_none() {
                     self.snd.timer = Some(now + self.snd.persist_delay());
                 }
-                self.arm_after(fresh, now);
+                self.arm_after(sent_new, now);
                 return Some(false);
             }
             self.send_new(len, fin, now, emit)?;
-            fresh = true;
+            sent_new = true;
             // The override of the persist timer allows one small segment (RFC 9293 section 3.8.6.2.1).
             self.force_small = false;
             left = left.saturating_sub(len);
         }
-        self.arm_after(fresh, now);
+        self.arm_after(sent_new, now);
         Some(true)
     }
 
     /// Schedules a tail loss probe if new data left (RFC 8985 section 7.2).
-    fn arm_after(&mut self, fresh: bool, now: Instant) {
-        if fresh {
+    fn arm_after(&mut self, sent_new: bool, now: Instant) {
+        if sent_new {
             self.arm_tail_probe(now);
         }
     }

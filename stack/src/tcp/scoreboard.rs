@@ -6,7 +6,7 @@
 //!         │ lost │ sacked │ flying (t1) │ sacked │ flying (t2)│
 //! ```
 //!
-//! One record covers a run of bytes that left at the same instant and share one fate, not one segment: a super-frame is
+//! One record covers a run of bytes that left at the same instant and share a state, not one segment: a super-frame is
 //! one run, and so is the burst of frames of a turn. SACK blocks split runs at their edges. Each ACK removes runs from
 //! the front of the list, so an ACK in order costs time only for the runs it covers.
 //!
@@ -42,7 +42,7 @@ pub(crate) struct Run {
     /// When it was last sent.
     pub(crate) at: Instant,
     pub(crate) end: Seq,
-    pub(crate) fate: SegState,
+    pub(crate) state: SegState,
     /// Retransmitted: its round trip is ambiguous (Karn's algorithm).
     pub(crate) again: bool,
     /// Part of it left before `at`: its round trip is longer than the difference.
@@ -119,7 +119,7 @@ impl Scoreboard {
         self.nxt = self.nxt + len;
         let full = self.runs.len() >= RUNS_MIN + chunks;
         if let Some(last) = self.runs.back_mut()
-            && last.fate == SegState::Flying
+            && last.state == SegState::Flying
             && !last.again
             && (last.at == now || full)
         {
@@ -130,8 +130,8 @@ impl Scoreboard {
             return;
         }
         self.grow();
-        let (end, fate) = (self.nxt, SegState::Flying);
-        self.runs.push_back(Run { at: now, end, fate, again: false, mixed: false });
+        let (end, state) = (self.nxt, SegState::Flying);
+        self.runs.push_back(Run { at: now, end, state, again: false, mixed: false });
     }
 
     /// SEG.ACK advanced to `ack`. Calls `arrived` for each run not known to have arrived; returns the bytes of these
@@ -145,13 +145,13 @@ impl Scoreboard {
             let whole = run.end.le(ack);
             let end = if whole { run.end } else { ack };
             let len = end.diff(self.una).cast_unsigned();
-            match run.fate {
+            match run.state {
                 SegState::Flying => {}
                 SegState::Sacked => self.sacked -= len,
                 SegState::Lost => self.lost -= len,
             }
             // The caller was informed of SACKed runs when they were SACKed.
-            if run.fate != SegState::Sacked {
+            if run.state != SegState::Sacked {
                 bytes += len;
                 arrived(Run { end, ..run });
             }
@@ -196,13 +196,13 @@ impl Scoreboard {
             let run = &mut self.runs[i];
             let len = run.end.diff(at).cast_unsigned();
             at = run.end;
-            if run.fate != SegState::Sacked {
+            if run.state != SegState::Sacked {
                 // A lost run arrived after all: it needs no retransmission.
-                if run.fate == SegState::Lost {
+                if run.state == SegState::Lost {
                     self.lost -= len;
                 }
                 arrived(*run);
-                run.fate = SegState::Sacked;
+                run.state = SegState::Sacked;
                 self.sacked += len;
                 bytes += len;
             }
@@ -219,8 +219,8 @@ impl Scoreboard {
         let mut bytes = 0;
         let mut start = self.una;
         for run in &mut self.runs {
-            if run.fate == SegState::Flying && lost(*run) {
-                run.fate = SegState::Lost;
+            if run.state == SegState::Flying && lost(*run) {
+                run.state = SegState::Lost;
                 bytes += run.end.diff(start).cast_unsigned();
             }
             start = run.end;
@@ -236,8 +236,9 @@ impl Scoreboard {
     /// newly marked.
     pub(crate) fn mark_head_lost(&mut self, len: u32, chunks: usize) -> u32 {
         let end = self.una + len.min(self.outstanding());
-        let fresh = self.runs.front().is_some_and(|run| run.fate == SegState::Flying && !run.again);
-        if !fresh || self.split(end, Self::most(chunks)).is_none() {
+        let sent_once =
+            self.runs.front().is_some_and(|run| run.state == SegState::Flying && !run.again);
+        if !sent_once || self.split(end, Self::most(chunks)).is_none() {
             return 0;
         }
         self.mark_lost(|run| run.end.le(end))
@@ -246,8 +247,8 @@ impl Scoreboard {
     /// Undo: runs marked lost count as in flight again.
     pub(crate) fn unmark_all_lost(&mut self) {
         for run in &mut self.runs {
-            if run.fate == SegState::Lost {
-                run.fate = SegState::Flying;
+            if run.state == SegState::Lost {
+                run.state = SegState::Flying;
             }
         }
         self.lost = 0;
@@ -256,8 +257,8 @@ impl Scoreboard {
     /// The guest reneged on its SACKs (RFC 2018 section 8): SACKed runs count as in flight again.
     pub(crate) fn forget_sacks(&mut self) {
         for run in &mut self.runs {
-            if run.fate == SegState::Sacked {
-                run.fate = SegState::Flying;
+            if run.state == SegState::Sacked {
+                run.state = SegState::Flying;
             }
         }
         self.sacked = 0;
@@ -265,7 +266,7 @@ impl Scoreboard {
 
     /// The guest SACKed the run at SND.UNA but does not acknowledge it: it reneged.
     pub(crate) fn head_is_sacked(&self) -> bool {
-        self.runs.front().is_some_and(|run| run.fate == SegState::Sacked)
+        self.runs.front().is_some_and(|run| run.state == SegState::Sacked)
     }
 
     /// Without SACK: a duplicate ACK shows that a segment of `len` bytes left the network.
@@ -285,13 +286,13 @@ impl Scoreboard {
         if self.lost == 0 {
             return None;
         }
-        let i = self.runs.iter().position(|run| run.fate == SegState::Lost)?;
+        let i = self.runs.iter().position(|run| run.state == SegState::Lost)?;
         Some(Range { start: self.start_of(i), end: self.runs[i].end })
     }
 
     /// The last `len` bytes in flight: what a tail loss probe retransmits.
     pub(crate) fn tail(&self, len: u32) -> Option<Range> {
-        let i = self.runs.iter().rposition(|run| run.fate == SegState::Flying)?;
+        let i = self.runs.iter().rposition(|run| run.state == SegState::Flying)?;
         let (start, end) = (self.start_of(i), self.runs[i].end);
         Some(Range { start: start.max(end - len), end })
     }
@@ -307,14 +308,14 @@ impl Scoreboard {
             return;
         };
         let Some(run) = self.runs.get_mut(from) else { return };
-        if run.fate == SegState::Lost {
+        if run.state == SegState::Lost {
             self.lost -= range.len();
         }
-        *run = Run { at: now, end: range.end, fate: SegState::Flying, again: true, mixed: false };
+        *run = Run { at: now, end: range.end, state: SegState::Flying, again: true, mixed: false };
         // A lost run is retransmitted in pieces: consecutive pieces become one run again.
         if from > 0 {
             let before = self.runs[from - 1];
-            if before.fate == SegState::Flying && before.again && (before.at == now || full) {
+            if before.state == SegState::Flying && before.again && (before.at == now || full) {
                 self.runs.remove(from - 1);
             }
         }
@@ -349,14 +350,14 @@ impl Scoreboard {
         Some(i + 1)
     }
 
-    /// Merges neighbours with the same fate, if no time that matters is lost.
+    /// Merges neighbours with the same state, if no time that matters is lost.
     fn join(&mut self) {
         let mut kept = 0;
         for i in 1..self.runs.len() {
             let (a, b) = (self.runs[kept], self.runs[i]);
             // The send time matters only in flight: a lost or SACKed run gives no more RTT samples.
-            let same = a.fate == b.fate
-                && (a.fate != SegState::Flying || (a.at == b.at && a.again == b.again));
+            let same = a.state == b.state
+                && (a.state != SegState::Flying || (a.at == b.at && a.again == b.again));
             if same {
                 let (again, mixed) = (a.again || b.again, a.mixed || b.mixed);
                 self.runs[kept] = Run { again, mixed, ..b };

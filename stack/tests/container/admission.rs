@@ -152,7 +152,7 @@ fn a_syn_that_is_not_renewed_is_forgotten_and_a_reset_takes_it_off_the_list() {
     rig.pass(25_000);
     assert_eq!(rig.stack.stats().syn_backlog, 0);
     assert_eq!(rig.counter(Counter::AdmissionDenied), 1);
-    assert_eq!(rig.stat("ParkedExpired"), 1);
+    assert_eq!(rig.stat("SynExpired"), 1);
     end(&mut rig);
 }
 
@@ -242,18 +242,18 @@ fn under_pressure_a_socket_that_keeps_its_memory_is_not_lowered_at_every_segment
     let mut peer = Peer::open(&mut rig);
     // A host that takes much and then nothing: the cap is raised.
     rig.sock(peer.flow).room = 40_000;
-    let say = |rig: &mut Rig, peer: &mut Peer, segments: usize| {
+    let send = |rig: &mut Rig, peer: &mut Peer, segments: usize| {
         for _ in 0..segments {
             let out = rig.send(peer.data(&[1; 1000]));
             peer.receive(&out);
         }
     };
-    say(&mut rig, &mut peer, 45);
+    send(&mut rig, &mut peer, 45);
     let raised = rig.memory().host;
     rig.sock(peer.flow).kept = 30_000;
     rig.budget.set_limits(Limits::from_bytes(64 << 20, Some(64 << 10), None).unwrap(), rig.now);
     assert!(rig.budget.under_pressure());
-    say(&mut rig, &mut peer, 20);
+    send(&mut rig, &mut peer, 20);
     assert_eq!(rig.sock(peer.flow).lowered, 1);
     let kept = rig.memory().host;
     assert!(kept < raised, "{kept} of {raised}");
@@ -261,7 +261,7 @@ fn under_pressure_a_socket_that_keeps_its_memory_is_not_lowered_at_every_segment
     rig.sock(peer.flow).kept = 0;
     for lowered in [2, 2, 2] {
         rig.pass(10);
-        say(&mut rig, &mut peer, 3);
+        send(&mut rig, &mut peer, 3);
         assert_eq!(rig.sock(peer.flow).lowered, lowered);
     }
     assert!(rig.memory().host < kept);

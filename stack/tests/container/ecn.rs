@@ -72,18 +72,18 @@ fn a_mark_is_echoed_until_the_guest_sends_cwr() {
     for v6 in [false, true] {
         let mut rig = Rig::new();
         let (mut peer, _) = open(&mut rig, &Hello { v6, ..Hello::default() }, ECE | CWR, 0);
-        let mut say = |rig: &mut Rig, bits, ecn| {
+        let mut send = |rig: &mut Rig, bits, ecn| {
             let data = peer.data(b"x");
             one(rig.send(Seg { ecn, flags: data.flags | bits, ..data })).flags
         };
-        assert_eq!(say(&mut rig, 0, ECT_0), ACK);
-        assert_eq!(say(&mut rig, 0, CE), ACK | ECE);
-        assert_eq!(say(&mut rig, 0, ECT_0), ACK | ECE);
-        assert_eq!(say(&mut rig, CWR, ECT_0), ACK);
+        assert_eq!(send(&mut rig, 0, ECT_0), ACK);
+        assert_eq!(send(&mut rig, 0, CE), ACK | ECE);
+        assert_eq!(send(&mut rig, 0, ECT_0), ACK | ECE);
+        assert_eq!(send(&mut rig, CWR, ECT_0), ACK);
         // The segment with CWR may itself be marked.
-        assert_eq!(say(&mut rig, 0, CE), ACK | ECE);
-        assert_eq!(say(&mut rig, CWR, CE), ACK | ECE);
-        assert_eq!(say(&mut rig, CWR, ECT_0), ACK);
+        assert_eq!(send(&mut rig, 0, CE), ACK | ECE);
+        assert_eq!(send(&mut rig, CWR, CE), ACK | ECE);
+        assert_eq!(send(&mut rig, CWR, ECT_0), ACK);
         assert_eq!(rig.stat("InCEPkts"), 3);
         end(rig, &peer);
     }

@@ -46,7 +46,7 @@ fn a_million_spoofed_syns() {
     let spoofed = scene.stat("DropSource");
     assert!((480_000..520_000).contains(&spoofed), "{spoofed}");
     let opens = scene.stat("PassiveOpens");
-    assert!(opens > 400, "{opens} were begun");
+    assert!(opens > 400, "{opens} were opened");
     // Connections without an answer end by themselves, except those to a host that never answers either.
     // Longer than all retransmissions of a SYN-ACK.
     let later = scene.world.now() + Duration::from_secs(600);

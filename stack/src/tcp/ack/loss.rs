@@ -12,16 +12,16 @@ const DUP_THRESH: u32 = 3;
 
 impl Tcb {
     /// Reverts the reduction of a recovery that proves spurious (RFC 4015): Eifel, DSACK or F-RTO, in this order.
-    pub(super) fn undo_if_spurious(&mut self, news: &AckSummary, stats: &mut Stats) {
+    pub(super) fn undo_if_spurious(&mut self, summary: &AckSummary, stats: &mut Stats) {
         let snd = &mut self.snd;
         // All three run on each ACK, even if an earlier one decides: each keeps its own state.
         let original =
-            if news.acked > 0 { snd.recovery.answered_original(news.echo) } else { None };
-        let twice = news.duplicate.and_then(|twice| snd.recovery.on_duplicate(twice));
-        let moved = news.acked > 0 && snd.una().lt(snd.recovery.until);
+            if summary.acked > 0 { snd.recovery.answered_original(summary.echo) } else { None };
+        let twice = summary.duplicate.and_then(|twice| snd.recovery.on_duplicate(twice));
+        let moved = summary.acked > 0 && snd.una().lt(snd.recovery.until);
         // F-RTO needs a new segment that can leave now.
         let able = snd.unsent() > 0 && snd.wnd > snd.board.outstanding();
-        let late = snd.recovery.on_forward(moved, news.original, able);
+        let late = snd.recovery.on_forward(moved, summary.original, able);
         let (before, stat) = match (original, twice, late) {
             (Some(before), ..) => (before, Stat::TCPTSUndo),
             (_, Some(before), _) => (before, Stat::TCPDSACKUndo),
@@ -117,8 +117,11 @@ impl Tcb {
         snd.recovery.repeated += 1;
         snd.board.add_dup_ack(snd.mss);
         // RFC 6582 section 3.2 step 2: duplicates caused by retransmissions after a timeout indicate no loss.
-        let fresh = snd.una().gt(snd.recovery.until) || snd.recovery.until == snd.iss;
-        if snd.recovery.phase == Phase::Open && snd.recovery.repeated == DUP_THRESH && fresh {
+        let beyond_timeout = snd.una().gt(snd.recovery.until) || snd.recovery.until == snd.iss;
+        if snd.recovery.phase == Phase::Open
+            && snd.recovery.repeated == DUP_THRESH
+            && beyond_timeout
+        {
             snd.board.mark_head_lost(snd.mss, snd.q.chunks());
             self.begin_recovery(flight, pipe, stats);
         }
@@ -134,7 +137,7 @@ impl Tcb {
     /// before.
     pub(super) fn count_without_sack(&mut self, acked: u32) -> u32 {
         let snd = &mut self.snd;
-        let told = snd.board.sacked();
+        let reported = snd.board.sacked();
         snd.recovery.repeated = 0;
         if snd.recovery.phase == Phase::Open {
             snd.board.forget_sacks();
@@ -146,6 +149,6 @@ impl Tcb {
                 snd.board.mark_head_lost(snd.mss, snd.q.chunks());
             }
         }
-        told - snd.board.sacked()
+        reported - snd.board.sacked()
     }
 }

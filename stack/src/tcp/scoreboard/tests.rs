@@ -4,10 +4,10 @@ use skbudget_seed::{Rng, each_seed};
 
 use super::*;
 
-/// State of one byte in the model: its fate, when it was last sent, whether it was retransmitted.
+/// State of one byte in the model: its state, when it was last sent, whether it was retransmitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Byte {
-    fate: SegState,
+    state: SegState,
     at: Instant,
     again: bool,
 }
@@ -44,45 +44,45 @@ impl Model {
 
     fn send(&mut self, len: usize) {
         self.board.sent(len as u32, self.now, self.chunks);
-        let byte = Byte { fate: SegState::Flying, at: self.now, again: false };
+        let byte = Byte { state: SegState::Flying, at: self.now, again: false };
         self.bytes.extend(std::iter::repeat_n(byte, len));
     }
 
     fn ack(&mut self, len: usize) {
-        let fresh = self.bytes.drain(..len).filter(|b| b.fate != SegState::Sacked).count();
+        let newly_sacked = self.bytes.drain(..len).filter(|b| b.state != SegState::Sacked).count();
         self.una = self.una + len as u32;
-        let mut told = 0;
+        let mut reported = 0;
         let mut last = self.una - len as u32;
         let bytes = self.board.acked(self.una, |run| {
-            assert!(run.fate != SegState::Sacked && run.end.gt(last), "in order, once");
+            assert!(run.state != SegState::Sacked && run.end.gt(last), "in order, once");
             last = run.end;
-            told += 1;
+            reported += 1;
         });
-        assert_eq!(bytes as usize, fresh);
-        assert_eq!(told > 0, fresh > 0);
+        assert_eq!(bytes as usize, newly_sacked);
+        assert_eq!(reported > 0, newly_sacked > 0);
     }
 
     fn sack(&mut self, start: usize, end: usize) {
         let end = end.min(self.bytes.len());
         let range = Range { start: self.una + start as u32, end: self.una + end as u32 };
-        let fresh = if start < end {
-            self.bytes.range_mut(start..end).filter(|b| b.fate != SegState::Sacked).count()
+        let newly_sacked = if start < end {
+            self.bytes.range_mut(start..end).filter(|b| b.state != SegState::Sacked).count()
         } else {
             0
         };
         let runs = self.board.runs.len();
         let bytes =
-            self.board.sack(range, self.chunks, |run| assert!(run.fate != SegState::Sacked));
-        if bytes == 0 && fresh > 0 {
+            self.board.sack(range, self.chunks, |run| assert!(run.state != SegState::Sacked));
+        if bytes == 0 && newly_sacked > 0 {
             assert!(
                 runs + 2 > Scoreboard::most(self.chunks),
                 "ignored only where the list is full"
             );
             return;
         }
-        assert_eq!(bytes as usize, fresh);
+        assert_eq!(bytes as usize, newly_sacked);
         if start < end {
-            self.bytes.range_mut(start..end).for_each(|b| b.fate = SegState::Sacked);
+            self.bytes.range_mut(start..end).for_each(|b| b.state = SegState::Sacked);
         }
     }
 
@@ -90,30 +90,30 @@ impl Model {
         // Times are exact only while the list is below its bound.
         let ago = if self.chunks < 100 { 0 } else { rng.index(20) as u64 };
         let before = Instant(self.now.0.saturating_sub(ago));
-        let lost = |b: &&mut Byte| b.fate == SegState::Flying && b.at <= before;
-        let expected = self.bytes.iter_mut().filter(lost).map(|b| b.fate = SegState::Lost).count();
+        let lost = |b: &&mut Byte| b.state == SegState::Flying && b.at <= before;
+        let expected = self.bytes.iter_mut().filter(lost).map(|b| b.state = SegState::Lost).count();
         assert_eq!(self.board.mark_lost(|run| run.at <= before) as usize, expected);
     }
 
     fn again(&mut self, rng: &mut Rng) {
         let Some(lost) = self.board.first_lost() else {
-            assert!(self.bytes.iter().all(|b| b.fate != SegState::Lost));
+            assert!(self.bytes.iter().all(|b| b.state != SegState::Lost));
             return;
         };
-        let first = self.bytes.iter().position(|b| b.fate == SegState::Lost);
+        let first = self.bytes.iter().position(|b| b.state == SegState::Lost);
         assert_eq!(Some(lost.start.diff(self.una) as usize), first);
         let len = 1 + rng.index(lost.len() as usize) as u32;
         let range = Range { end: lost.start + len, ..lost };
         self.board.retransmitted(range, self.now, self.chunks);
         let start = lost.start.diff(self.una) as usize;
         for byte in self.bytes.range_mut(start..start + len as usize) {
-            *byte = Byte { fate: SegState::Flying, at: self.now, again: true };
+            *byte = Byte { state: SegState::Flying, at: self.now, again: true };
         }
     }
 
     /// Compares fates byte by byte; times exactly while the list is below its bound, and never too early.
     fn check(&self) {
-        let count = |fate| self.bytes.iter().filter(|b| b.fate == fate).count() as u32;
+        let count = |state| self.bytes.iter().filter(|b| b.state == state).count() as u32;
         assert_eq!(
             (self.board.una(), self.board.outstanding()),
             (self.una, self.bytes.len() as u32)
@@ -128,8 +128,8 @@ impl Model {
         for run in self.board.runs() {
             assert!(run.end.gt(start), "no empty run");
             for byte in bytes.by_ref().take(run.end.diff(start) as usize) {
-                assert_eq!(byte.fate, run.fate);
-                if byte.fate == SegState::Flying {
+                assert_eq!(byte.state, run.state);
+                if byte.state == SegState::Flying {
                     assert!(run.at >= byte.at);
                     assert!(run.at == byte.at || self.chunks < 100);
                 }
@@ -198,9 +198,9 @@ fn a_run_that_others_joined_for_want_of_room_tells_no_round_trip() {
     for i in 0..3 * RUNS_MIN as u64 {
         board.sent(10, Instant(i), 0);
     }
-    let mut told = Vec::new();
-    board.acked(board.nxt(), |run| told.push((run.at, run.mixed)));
+    let mut reported = Vec::new();
+    board.acked(board.nxt(), |run| reported.push((run.at, run.mixed)));
     let exact: Vec<_> = (0..RUNS_MIN as u64 - 1).map(|i| (Instant(i), false)).collect();
-    assert_eq!(told[..RUNS_MIN - 1], exact);
-    assert_eq!(told[RUNS_MIN - 1..], [(Instant(3 * RUNS_MIN as u64 - 1), true)]);
+    assert_eq!(reported[..RUNS_MIN - 1], exact);
+    assert_eq!(reported[RUNS_MIN - 1..], [(Instant(3 * RUNS_MIN as u64 - 1), true)]);
 }

@@ -235,13 +235,13 @@ impl Bench {
     /// Lets time pass, deadline by deadline.
     pub(in crate::fuzz) fn pass(&mut self, script: &mut Script<'_>) {
         let ms = script.pick(&[1, 40, 250, 1000, 10_000, 60_000, 7_300_000]);
-        let (begun, end) = (self.now, Instant(self.now.0 + ms * 1_000_000));
+        let (start, end) = (self.now, Instant(self.now.0 + ms * 1_000_000));
         let mut still = 0;
         for round in 0.. {
             if round == DEADLINES_MAX {
                 // Reached legitimately when the device has been full for hours. A loop that spins would take less
                 // virtual time.
-                assert!(self.now.since(begun) >= DEADLINES_TAKE, "deadlines that are never met");
+                assert!(self.now.since(start) >= DEADLINES_TAKE, "deadlines that are never met");
                 return;
             }
             let Some(at) = self.stack.next_deadline().filter(|at| *at <= end) else { break };
