@@ -41,9 +41,8 @@ pub struct Child {
 /// allows keeps room to grow: no child is refused while the excess of another child could cover its
 /// need.
 ///
-/// Compute it when the level is flagged and at most every few milliseconds while it is, and pass it
-/// to [`crate::Level::publish_share`]. The cost is the number of children times the bits of the
-/// largest usage.
+/// [`crate::ShareClock`] decides when it is computed and published. The cost is the number of
+/// children times the bits of the largest usage.
 pub fn fair_level(children: &[Child], soft: u64) -> Share {
     let held = |x: u64| {
         children.iter().fold(0_u64, |sum, &Child { usage, min, weight }| {

@@ -1,8 +1,9 @@
 //! Edges of the contract: bounded events, lost ledgers, errors of constructors.
 
+use skbudget_controller::share::{Child, Share};
 use skbudget_controller::{
     Budget, BudgetConfig, Counter, Event, FlowSizes, Instant, Level, LevelConfig, LimitError,
-    Limits, MemberId, Pressure, Rules, SockLimits,
+    Limits, MemberId, Pressure, Rules, ShareClock, SockLimits,
 };
 
 const SIZES: FlowSizes =
@@ -208,4 +209,25 @@ fn many_wait_and_leave_in_any_order() {
         (0..1000).filter(|key| key % 3 == 0).map(|key| key * 0x1_0000_0001).collect();
     assert_eq!(woken, expected, "all, oldest first");
     assert_eq!(budget.waiting(), 0);
+}
+
+#[test]
+fn shares_are_published_at_once_then_at_intervals_and_lifted_after_the_pressure() {
+    let config = LevelConfig { low: 4, soft: 8, hard: 10 };
+    let level = Level::new(config, None).unwrap();
+    let mut clock = ShareClock::default();
+    let mut turn = |usage: u64, ms: u64| {
+        let child = Child { usage, min: 0, weight: 1 };
+        clock.on_turn(&level, || vec![child; 2], Instant::from_millis(ms));
+        level.share()
+    };
+    assert_eq!(turn(9, 0), Share::NONE, "no pressure");
+    level.try_charge(9).unwrap();
+    assert_eq!(turn(9, 1).of(1), 4, "at once");
+    assert_eq!(turn(1, 5).of(1), 4, "not due yet");
+    assert_eq!(turn(7, 6).of(1), 4);
+    assert_eq!(turn(2, 11), Share::NONE, "all demand fits");
+    assert_eq!(turn(8, 16).of(1), 4);
+    level.uncharge(9);
+    assert_eq!(turn(8, 17), Share::NONE, "the pressure has ended");
 }

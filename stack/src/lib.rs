@@ -25,21 +25,22 @@
 //!
 //! Steps 1 to 5 only mark flows; steps 6 to 10 move bytes and send, so a batch of segments costs one write and one ACK.
 //! Answers that belong to no flow (RST, TIME-WAIT, ARP, ICMP) are sent at once.
-//! A SYN opens a flow in `container/admission` (two a turn), after the flow's whole reservation is charged. The loop,
-//! the host sockets and the TAP's set-up are in the package `skbudget`, in the folder `daemon` beside this one.
+//! A SYN opens a flow in `container/admission` (two a turn), after the flow's whole reservation is charged. `schedule`
+//! is the order in which a loop runs containers; the loop itself, the host sockets and the TAP's set-up are in the
+//! package `skbudget`, in the folder `daemon` beside this one, and for virtual time in `sim`.
 //!
 //! # Modules
 //!
 //! A module uses only modules before it; `tests/tidy/layers.rs` compares the order with the `use` lines:
 //!
 //! ```text
-//! io < pressure < queue < sizes < config < counters < wire < tcp < flow < relay < container < tap < fuzz
+//! io < pressure < schedule < queue < sizes < config < counters < wire < tcp < flow < relay < container < tap < fuzz
 //! ```
 //!
-//! `io` has the traits of both ends and the device header, `pressure` the bounds over soft, `queue` is the memory
-//! that is charged, `wire` turns bytes into values and back, `tcp` is one connection with the guest, `flow` a
-//! connection with its host socket and the tables of all, `relay` moves bytes between the two, `container` is the only
-//! module that knows the order of things.
+//! `io` has the traits of both ends and the device header, `pressure` the bounds over soft, `schedule` the order of the
+//! loop that runs containers, `queue` is the memory that is charged, `wire` turns bytes into values and back, `tcp` is
+//! one connection with the guest, `flow` a connection with its host socket and the tables of all, `relay` moves bytes
+//! between the two, `container` is the only module that knows the order of things.
 //!
 //! # How a flow ends
 //!
@@ -82,7 +83,7 @@
 //! | a higher cap of a host socket | it stays as it is | `relay/host_caps.rs` `raise` |
 //! | a fragment | the oldest incomplete datagram is dropped | `wire/reassembly.rs` `make_room` |
 //! | a TIME-WAIT entry | the flow leaves no entry | `flow/time_wait.rs` `insert` |
-//! | waiting | when memory returns, the oldest waiter runs in the same turn of the loop (B9) | `container/memory.rs` `on_wake`, `daemon/src/worker.rs` `wake` |
+//! | waiting | when memory returns, the oldest waiter runs in the same turn of the loop (B9) | `container/memory.rs` `on_wake`, `schedule.rs` `next_step` |
 //! | linux rules | the segment is dropped and the window closes (L6); a sender retries after 8 to 200 ms (L4) | `tcp/input.rs` `count_stored`, `container/service.rs` `retry_later` |
 //!
 //! # To add a protocol
@@ -121,6 +122,7 @@ pub mod io;
 mod pressure;
 mod queue;
 mod relay;
+pub mod schedule;
 mod sizes;
 pub mod tap;
 mod tcp;
@@ -136,5 +138,6 @@ pub use io::vnet::{self, VnetHdr};
 pub use io::{Close, Device, FlowId, Host, HostCaps, HostError, Ready};
 pub use pressure::Throttle;
 pub use queue::chunk::{self, ChunkPool};
+pub use schedule::Schedule;
 pub use sizes::HOST_FLOOR;
 pub use tap::Tap;

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use skbudget_controller::Instant;
-use skbudget_controller::share::{Share, fair_level};
 use skbudget_sim::World;
 
 use self::build::{ArmRun, ContainerRun};
@@ -61,8 +60,6 @@ impl Target for Virtual {
             for action in stop.actions {
                 apply(action, &mut world, &mut run, plan)?;
             }
-            // After the actions, as a worker does after its turn.
-            share(&world, &mut run);
             if stop.held {
                 let phase = &plan.phases[CONTENDED];
                 // Without both ends: there the hog has just arrived or left.
@@ -99,8 +96,6 @@ enum Action {
     Join(usize),
     StartLoads(usize),
     ClosePhase(usize),
-    /// Check the host's level and publish shares.
-    Share,
 }
 
 /// A time at which the world pauses, with its actions.
@@ -116,11 +111,6 @@ struct Stop {
 
 /// Interval of samples of charged memory, independent of the windows of the charts, because gates depend on them.
 const HELD_EVERY_NS: u64 = 10_000_000;
-
-/// The daemon's workers check the host's level after every turn. When it comes under pressure they compute the shares
-/// at once, and repeat that at the second interval while the pressure lasts.
-const LOOK_EVERY_NS: u64 = 100_000;
-const SHARE_EVERY_NS: u64 = 5_000_000;
 
 /// All pauses of a plan in the order of time.
 fn stops(plan: &Plan) -> Vec<Stop> {
@@ -148,11 +138,6 @@ fn stops(plan: &Plan) -> Vec<Stop> {
         }
         if let Some(ns) = c.leaves_ns {
             add(ns, Some(Action::Leave(i)));
-        }
-    }
-    if plan.host.is_some() {
-        for i in 1..=plan.end_ns() / LOOK_EVERY_NS {
-            add(i * LOOK_EVERY_NS, Some(Action::Share));
         }
     }
     for i in 1..=plan.end_ns().div_ceil(HELD_EVERY_NS) {
@@ -199,7 +184,6 @@ fn apply(action: Action, world: &mut World, run: &mut ArmRun, plan: &Plan) -> Re
                 world.stop(node);
             }
         }
-        Action::Share => {}
     }
     Ok(())
 }
@@ -232,27 +216,6 @@ fn cut_short(world: &World, run: &mut ArmRun, plan: &Plan) {
             c.probe.borrow_mut().close(i, now);
         }
     }
-}
-
-/// Publishes the fair level under a host's limit, as the daemon's workers do.
-fn share(world: &World, run: &mut ArmRun) {
-    let Some(host) = &run.host else { return };
-    let now = world.now().0;
-    match (host.under_pressure(), run.shared_ns) {
-        // Under pressure, and the shares are recent.
-        (true, Some(at)) if now - at < SHARE_EVERY_NS => return,
-        (true, _) => {}
-        (false, None) => return,
-        // The pressure has ended: lift the shares.
-        (false, Some(_)) => {
-            run.shared_ns = None;
-            host.publish_share(Share::NONE);
-            return;
-        }
-    }
-    let all: Vec<_> = run.budgets.iter().map(|(id, _)| world.budget(*id).as_child()).collect();
-    host.publish_share(fair_level(&all, host.soft_effective()));
-    run.shared_ns = Some(now);
 }
 
 fn moved(world: &World, c: &ContainerRun) -> u64 {

@@ -3,7 +3,7 @@
 //! Tests, benches and loadgen run in it; `fuzz` has the targets of the fuzzers.
 //!
 //! Nothing here reads a clock or calls the system: a seed and a program determine a run, bit for bit. CPU time costs
-//! nothing, so only memory, a link or a bug can starve a flow in this world.
+//! nothing, so only memory, a link, a pause of admissions or a bug can starve a flow in this world.
 //!
 //! ```text
 //!  SmolGuest (smoltcp + App...)        World                            SimHost
@@ -19,9 +19,10 @@
 //! frames itself implements [`Guest`]; [`PeerStack`] is a guest that is one of our own stacks.
 //!
 //! Order within one instant: frames and timers in the order in which they were created; then, until no work is left:
-//! container by container, host readiness and one turn; budget by budget, waiters to wake; guest by guest, a poll. The
-//! real worker loop has the same order. A deadline in the past is due a nanosecond later, so a stack that always wants
-//! an immediate turn makes time pass instead of hanging the test.
+//! host readiness, one turn of the loop (`skbudget_stack::schedule`, which the daemon's workers use), guest by guest a
+//! poll. The loop has all bounds of the daemon's: flows and frames a turn, wake passes, pauses of admissions beside a
+//! busy neighbour. Only its CPU throttle never acts, as no turn takes time. A deadline in the past is due a nanosecond
+//! later, so a stack that always wants an immediate turn makes time pass instead of hanging the test.
 //!
 //! Every byte of every stream is a function of its server port, direction and position ([`Pattern`]). The receiving end
 //! checks it and reports to the [`Observer`]s.

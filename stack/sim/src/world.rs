@@ -1,18 +1,25 @@
-//! The worker loop in virtual time: one event queue, one fixed order of steps.
+//! The worker loop in virtual time: one event queue, and the schedule that the daemon's workers use.
 
+mod inspect;
+mod node;
+
+use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use skbudget_controller::{Budget, Instant, MemberId, Refusal};
+use skbudget_controller::{Budget, Instant, Level, Refusal, ShareClock};
 use skbudget_seed::Rng;
-use skbudget_stack::{ChunkPool, Container, ContainerConfig, Ctx, FlowId, HostCaps, WakeKey};
+use skbudget_stack::schedule::{Schedule, Step, Used};
+use skbudget_stack::{Container, FlowId, HostCaps, Throttle, WakeKey};
 
-use crate::event_queue::{Event, EventQueue, What};
-use crate::frame::{Frame, FramePool};
-use crate::guest::Guest;
-use crate::host::SimHost;
-use crate::link::{Link, LinkConfig};
-use crate::link_port::{DownPort, send};
+use crate::event_queue::{Event, What};
+use crate::frame::Frame;
+use crate::link::Link;
 use crate::server::Server;
+
+pub use node::NodeConfig;
+use node::{Common, GUEST, HOST, Node, due_after};
 
 /// Names a budget of a world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,38 +28,6 @@ pub struct BudgetId(usize);
 /// Names a container of a world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeId(usize);
-
-/// One container with its links, guest and host.
-#[derive(Debug)]
-pub struct NodeConfig {
-    /// Configuration of its stack.
-    pub container: ContainerConfig,
-    /// The budget that it is charged to.
-    pub budget: BudgetId,
-    /// From the guest to the stack.
-    pub up: LinkConfig,
-    /// From the stack to the guest.
-    pub down: LinkConfig,
-    /// The guest.
-    pub guest: Box<dyn Guest>,
-    /// Its host sockets.
-    pub host: SimHost,
-}
-
-#[derive(Debug)]
-struct Node {
-    container: Container,
-    budget: usize,
-    guest: Box<dyn Guest>,
-    host: SimHost,
-    up: Link,
-    down: Link,
-    alive: bool,
-    stack_dirty: bool,
-    guest_dirty: bool,
-    /// Earliest pending timer event of the stack, the guest and the host.
-    armed: [Option<Instant>; 3],
-}
 
 /// Amount of work done, for performance notes and tests of the simulator itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,42 +42,40 @@ pub struct WorldStats {
     pub wakes: u64,
 }
 
-/// Containers, their budgets, guests and hosts on one virtual clock.
+/// Containers, their budgets, guests and hosts on one virtual clock. All of them run on one worker.
 #[derive(Debug)]
 pub struct World {
     seed: u64,
-    now: Instant,
-    events: EventQueue,
+    common: Common,
     budgets: Vec<Budget>,
     nodes: Vec<Node>,
-    pool: ChunkPool,
-    frames: FramePool,
+    /// Containers are named by their place in `nodes`, budgets by theirs in `budgets`.
+    schedule: Schedule,
+    /// The level above the budgets, if there is one.
+    level: Option<Arc<Level>>,
+    share_clock: ShareClock,
     outbox: Vec<Frame>,
-    /// Nodes with an event since their timers were set: only these can have work.
+    /// Nodes with an event since their timers were set: only these can have host events or guests to poll.
     touched: Vec<usize>,
     /// The same nodes, sorted, while they are settled.
     settling: Vec<usize>,
     stats: WorldStats,
 }
 
-/// Rounds in which stack, guests and budgets wake each other at one instant. More rounds are a livelock.
+/// Turns of the loop in which stack, guests and budgets wake each other at one instant. More turns are a livelock.
 const ROUNDS_MAX: usize = 100_000;
-
-const STACK: usize = 0;
-const GUEST: usize = 1;
-const HOST: usize = 2;
 
 impl World {
     /// An empty world at time zero. The seed decides all faults of links.
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
-            now: Instant::default(),
-            events: EventQueue::default(),
+            common: Common::default(),
             budgets: Vec::new(),
             nodes: Vec::new(),
-            pool: ChunkPool::new(),
-            frames: FramePool::default(),
+            schedule: Schedule::default(),
+            level: None,
+            share_clock: ShareClock::default(),
             outbox: Vec::new(),
             touched: Vec::new(),
             settling: Vec::new(),
@@ -112,8 +85,12 @@ impl World {
 
     // ---- making it ----
 
-    /// Adds a budget for one or more containers.
+    /// Adds a budget for one or more containers. Budgets below a level are all below the same one, as a daemon's are.
     pub fn add_budget(&mut self, budget: Budget) -> BudgetId {
+        if let Some(parent) = budget.parent() {
+            let level = self.level.get_or_insert_with(|| Arc::clone(parent));
+            assert!(Arc::ptr_eq(level, parent), "a world has one level above its budgets");
+        }
         self.budgets.push(budget);
         BudgetId(self.budgets.len() - 1)
     }
@@ -121,66 +98,72 @@ impl World {
     /// Adds a container to its budget and charges its device queue.
     pub fn add_container(&mut self, config: NodeConfig) -> Result<NodeId, Refusal> {
         let NodeConfig { container, budget, up, down, guest, mut host } = config;
-        let id = self.nodes.len();
+        let index = self.nodes.len();
         let member = self.budgets[budget.0].add_member(container.dev_queue_bytes)?;
-        host.set_now(self.now);
+        host.set_now(self.common.now);
         self.nodes.push(Node {
+            index,
             container: Container::new(container, member),
             budget: budget.0,
             guest,
             host,
             // Each link draws from its own stream, so that a new node does not change the faults of others.
-            up: Link::new(up, Rng::fork(self.seed, 2 * id as u64)),
-            down: Link::new(down, Rng::fork(self.seed, 2 * id as u64 + 1)),
+            up: Link::new(up, Rng::fork(self.seed, 2 * index as u64)),
+            down: Link::new(down, Rng::fork(self.seed, 2 * index as u64 + 1)),
             alive: true,
-            stack_dirty: true,
+            device: VecDeque::new(),
             guest_dirty: true,
-            armed: [None; 3],
+            armed: [None; 2],
         });
-        self.touched.push(id);
-        Ok(NodeId(id))
+        self.schedule.add_container(index);
+        self.touched.push(index);
+        Ok(NodeId(index))
     }
 
     // ---- running it ----
 
     /// The virtual time.
     pub fn now(&self) -> Instant {
-        self.now
+        self.common.now
     }
 
     /// Processes all events up to and including `until`; the time is then `until`.
     pub fn run_until(&mut self, until: Instant) {
         self.settle();
-        while let Some(at) = self.events.next_at().filter(|at| *at <= until) {
-            self.now = self.now.max(at);
-            while self.events.next_at().is_some_and(|a| a <= self.now) {
-                let Some(event) = self.events.pop() else { break };
+        while let Some(at) = self.next_at().filter(|at| *at <= until) {
+            self.common.now = self.common.now.max(at);
+            let now = self.common.now;
+            while self.common.events.next_at().is_some_and(|at| at <= now) {
+                let Some(event) = self.common.events.pop() else { break };
                 self.dispatch(event);
             }
             self.settle();
         }
-        self.now = self.now.max(until);
+        self.common.now = self.common.now.max(until);
+    }
+
+    /// Time of the next event, or of the next deadline of a stack.
+    fn next_at(&self) -> Option<Instant> {
+        let times = [self.common.events.next_at(), self.schedule.next_deadline()];
+        times.into_iter().flatten().min()
     }
 
     /// Delivers one event. It only marks nodes; `settle` does the work.
     fn dispatch(&mut self, event: Event) {
         self.stats.events += 1;
-        let Self { now, budgets, nodes, pool, events, frames, touched, .. } = self;
-        let node = &mut nodes[event.node];
+        let now = self.common.now;
+        let node = &mut self.nodes[event.node];
         if !node.alive {
             return;
         }
-        touched.push(event.node);
+        self.touched.push(event.node);
         match event.what {
             What::ToStack(frame) => {
-                node.with(event.node, *now, budgets, pool, events, frames, |container, cx| {
-                    container.on_frame(cx, &frame.vnet, frame.bytes());
-                });
-                frames.give(frame);
-                node.stack_dirty = true;
+                node.device.push_back(frame);
+                self.schedule.activate(event.node);
             }
             What::ToGuest(frame) => {
-                node.guest.on_frame(*now, frame);
+                node.guest.on_frame(now, frame);
                 node.guest_dirty = true;
             }
             What::Timer(kind) => {
@@ -189,40 +172,38 @@ impl World {
                     node.armed[kind] = None;
                 }
                 match kind {
-                    STACK => node.stack_dirty = true,
                     GUEST => node.guest_dirty = true,
-                    HOST => node.host.advance(*now),
+                    HOST => node.host.advance(now),
                     other => unreachable!("timer {other}"),
                 }
             }
             What::Room => {
-                node.stack_dirty = true;
+                self.schedule.activate(event.node);
                 node.guest_dirty |= node.guest.is_blocked();
             }
         }
     }
 
-    /// Lets all nodes with work at `now` do it, in a fixed order, until none has any.
+    /// Runs the loop at `now` until nothing has work. Time does not advance between two of its turns.
     fn settle(&mut self) {
-        if self.touched.is_empty() {
-            return;
-        }
         for round in 0.. {
-            assert!(round < ROUNDS_MAX, "the world never comes to rest at {:?}", self.now);
+            assert!(round < ROUNDS_MAX, "the world never comes to rest at {:?}", self.common.now);
             self.note_touched();
-            // The order of the real worker loop: stacks, then waiters; guests are other processes there.
-            let mut busy = self.settle_stacks();
-            busy |= self.settle_wakes();
-            busy |= self.settle_guests();
+            self.take_host_events();
+            // Last: the guests of a daemon are other processes, which run beside its loop.
+            let mut busy = self.turn();
+            busy |= self.poll_guests();
             if !busy {
                 break;
             }
         }
         self.note_touched();
-        for n in 0..self.settling.len() {
-            self.arm(self.settling[n]);
+        for index in self.settling.drain(..) {
+            let node = &mut self.nodes[index];
+            if node.alive {
+                node.arm(self.common.now, &mut self.common.events);
+            }
         }
-        self.settling.clear();
     }
 
     /// Adds newly touched nodes to those being settled, in the order of their numbers.
@@ -234,124 +215,105 @@ impl World {
         }
     }
 
-    /// Reports host events to each dirty stack and runs one turn of it.
-    fn settle_stacks(&mut self) -> bool {
-        let mut busy = false;
-        for n in 0..self.settling.len() {
-            let i = self.settling[n];
-            let Self { now, budgets, nodes, pool, events, frames, touched, stats, .. } = self;
-            let node = &mut nodes[i];
-            if !node.alive {
-                continue;
+    /// Activates the containers with events of their host sockets.
+    fn take_host_events(&mut self) {
+        for index in &self.settling {
+            let node = &mut self.nodes[*index];
+            if node.alive && node.take_host_events() {
+                self.schedule.activate(*index);
             }
-            while let Some((flow, ready)) = node.host.poll_ready() {
-                node.container.on_host_ready(flow, ready);
-                node.stack_dirty = true;
-            }
-            while let Some(flow) = node.host.poll_broken() {
-                node.container.on_host_broken(flow);
-                node.stack_dirty = true;
-            }
-            if !std::mem::take(&mut node.stack_dirty) {
-                continue;
-            }
-            touched.push(i);
-            stats.turns += 1;
-            busy = true;
-            // One turn per round: guests and waiters run before the next.
-            node.stack_dirty = node.with(i, *now, budgets, pool, events, frames, Container::turn);
         }
-        busy
     }
 
-    /// Wakes waiters of each budget in which memory may have returned.
-    fn settle_wakes(&mut self) -> bool {
-        let mut busy = false;
-        // Without a common level, a release in one budget makes no room in another.
-        let apart = self.budgets.iter().all(|b| b.parent().is_none());
-        let mut concerned: Vec<usize> = if apart {
-            self.settling.iter().map(|i| self.nodes[*i].budget).collect()
-        } else {
-            (0..self.budgets.len()).collect()
-        };
-        // Fixed order, each budget once.
-        concerned.sort_unstable();
-        concerned.dedup();
-        for b in concerned {
-            while let Some(key) = self.budgets[b].poll_wake(self.now) {
-                let key = WakeKey(key);
-                let of =
-                    |n: &Node| n.alive && n.budget == b && n.container.member() == key.member();
-                // The container of the waiter has stopped.
-                let Some(i) = self.nodes.iter().position(of) else { continue };
-                self.nodes[i].container.on_wake(key);
-                self.nodes[i].stack_dirty = true;
-                self.touched.push(i);
-                self.stats.wakes += 1;
-                busy = true;
+    /// One turn of the loop. True when something ran, or has work.
+    fn turn(&mut self) -> bool {
+        let now = self.common.now;
+        let before = (self.stats.turns, self.stats.wakes);
+        self.schedule.start(now);
+        while let Some(step) = self.schedule.next_step(now) {
+            match step {
+                Step::Turn(index) => self.run_container(index, true),
+                Step::Level => self.check_level(),
+                Step::Wake(budget) => self.wake_waiters(budget),
+                Step::StackTurn(index) => self.run_container(index, false),
+                // Those that run the world read the events.
+                Step::Events(_) => {}
             }
         }
-        busy
+        before != (self.stats.turns, self.stats.wakes) || self.schedule.has_work()
+    }
+
+    /// Runs a container's stack, and before it the device unless the container was only woken.
+    fn run_container(&mut self, index: usize, device: bool) {
+        let Self { common, budgets, nodes, schedule, .. } = self;
+        let node = &mut nodes[index];
+        let budget = &mut budgets[node.budget];
+        self.stats.turns += 1;
+        self.touched.push(index);
+        let frames_left = device && node.take_frames(common, budget);
+        let more = node.with(common, budget, Container::turn);
+        schedule.poll_budget(node.budget);
+        let used = Used {
+            // The loop takes no time in this world: only memory, links and pauses of admissions slow a flow down.
+            cpu: Duration::ZERO,
+            connects: node.container.take_connects(),
+            pause_factor: Throttle::of(budget).pause_factor,
+        };
+        if let Some(until) = schedule.ran(index, &used, common.now) {
+            node.container.hold_admissions(until);
+        }
+        let deadline = node.container.next_deadline().map(|at| due_after(common.now, at));
+        schedule.finish(index, deadline, frames_left || more);
+    }
+
+    /// Publishes the shares of the level above the budgets, and polls all budgets if memory was released there.
+    fn check_level(&mut self) {
+        let Some(level) = &self.level else { return };
+        let children = || self.budgets.iter().map(Budget::as_child).collect();
+        self.share_clock.on_turn(level, children, self.common.now);
+        if level.take_wake() {
+            (0..self.budgets.len()).for_each(|budget| self.schedule.poll_budget(budget));
+        }
+    }
+
+    /// Notifies the waiters of a budget that now have room.
+    fn wake_waiters(&mut self, budget: usize) {
+        while let Some(key) = self.budgets[budget].poll_wake(self.common.now) {
+            let key = WakeKey(key);
+            let of = |node: &Node| {
+                node.alive && node.budget == budget && node.container.member() == key.member()
+            };
+            // The container of the waiter has stopped.
+            let Some(index) = self.nodes.iter().position(of) else { continue };
+            self.nodes[index].container.on_wake(key);
+            self.schedule.woken(index);
+            self.touched.push(index);
+            self.stats.wakes += 1;
+        }
     }
 
     /// Polls each dirty guest and sends its frames.
-    fn settle_guests(&mut self) -> bool {
+    fn poll_guests(&mut self) -> bool {
+        self.note_touched();
         let mut busy = false;
-        for n in 0..self.settling.len() {
-            let i = self.settling[n];
-            let Self { now, nodes, events, frames, outbox, touched, stats, .. } = self;
-            let node = &mut nodes[i];
+        for index in &self.settling {
+            let node = &mut self.nodes[*index];
             if !node.alive || !std::mem::take(&mut node.guest_dirty) {
                 continue;
             }
-            touched.push(i);
-            stats.guest_polls += 1;
+            self.stats.guest_polls += 1;
             busy = true;
-            // The guest needs the room beforehand: a frame that it produced cannot be put back.
-            let room = node.up.room(*now);
-            node.guest.poll(*now, room, frames, outbox);
-            if node.guest.is_blocked() {
-                node.up.want_room();
-            }
-            for frame in outbox.drain(..) {
-                send(&mut node.up, *now, frame, events, frames, i, What::ToStack);
-            }
+            node.poll_guest(&mut self.common, &mut self.outbox);
         }
         busy
-    }
-
-    /// Sets the timers of a node after it was settled.
-    fn arm(&mut self, i: usize) {
-        let Self { now, nodes, events, .. } = self;
-        let node = &mut nodes[i];
-        if !node.alive {
-            return;
-        }
-        let due =
-            [node.container.next_deadline(), node.guest.next_deadline(), node.host.next_deadline()];
-        for (kind, due) in due.into_iter().enumerate() {
-            // A deadline in the past is due next, but not again at this instant.
-            let Some(at) = due.map(|d| d.max(Instant(now.0 + 1))) else { continue };
-            if node.armed[kind].is_none_or(|armed| at < armed) {
-                node.armed[kind] = Some(at);
-                events.add(at, i, What::Timer(kind));
-            }
-        }
-        for link in [&mut node.up, &mut node.down] {
-            if let Some(at) = link.take_room_at() {
-                events.add(at.max(*now), i, What::Room);
-            }
-        }
     }
 
     // ---- acting on it ----
 
     /// Whether a client of a published port would be accepted now.
     pub fn can_accept(&mut self, id: NodeId) -> bool {
-        let Self { now, budgets, nodes, pool, events, frames, .. } = self;
-        let node = &mut nodes[id.0];
-        node.host.set_now(*now);
-        node.with(id.0, *now, budgets, pool, events, frames, Container::can_accept)
+        let node = &mut self.nodes[id.0];
+        node.with(&mut self.common, &mut self.budgets[node.budget], Container::can_accept)
     }
 
     /// A client connects to a published port. Returns the flow towards `guest_port`, or `None` if the stack has no
@@ -364,29 +326,30 @@ impl World {
         server: Server,
         caps: HostCaps,
     ) -> Option<FlowId> {
-        let Self { now, budgets, nodes, pool, events, frames, touched, .. } = self;
-        let node = &mut nodes[id.0];
-        node.host.set_now(*now);
-        let (flow, _) = node.with(id.0, *now, budgets, pool, events, frames, |container, cx| {
+        let node = &mut self.nodes[id.0];
+        let budget = &mut self.budgets[node.budget];
+        let (flow, _) = node.with(&mut self.common, budget, |container, cx| {
             container.on_accept(cx, guest_port, peer, 0).ok()
         })?;
         node.host.adopt(flow, guest_port, server, caps);
-        node.stack_dirty = true;
-        touched.push(id.0);
+        self.schedule.activate(id.0);
+        self.touched.push(id.0);
         Some(flow)
     }
 
     /// Ends a container: aborts its flows and removes it from its budget.
     pub fn stop(&mut self, id: NodeId) {
-        let Self { now, budgets, nodes, pool, events, frames, touched, .. } = self;
-        let node = &mut nodes[id.0];
+        let node = &mut self.nodes[id.0];
         if !std::mem::take(&mut node.alive) {
             return;
         }
-        node.with(id.0, *now, budgets, pool, events, frames, Container::abort_all);
-        budgets[node.budget].remove_member(node.container.member(), *now);
-        // The released memory may wake others of the same budget; the next settling does that.
-        touched.push(id.0);
+        let budget = &mut self.budgets[node.budget];
+        node.with(&mut self.common, budget, Container::abort_all);
+        budget.remove_member(node.container.member(), self.common.now);
+        node.device.drain(..).for_each(|frame| self.common.frames.give(frame));
+        self.schedule.remove_container(id.0);
+        // The released memory may wake others of the same budget; the next turn does that.
+        self.schedule.poll_budget(node.budget);
     }
 
     /// Changes a guest's applications and marks it for a poll.
@@ -397,76 +360,14 @@ impl World {
         let guest = node.guest.as_any().downcast_mut::<G>();
         f(guest.expect("the guest is of the type it was made of"))
     }
-
-    // ---- inspecting it ----
-
-    /// A container's stack.
-    pub fn container(&self, id: NodeId) -> &Container {
-        &self.nodes[id.0].container
-    }
-    /// A container's member of its budget.
-    pub fn member(&self, id: NodeId) -> MemberId {
-        self.nodes[id.0].container.member()
-    }
-    /// A budget.
-    pub fn budget(&self, id: BudgetId) -> &Budget {
-        &self.budgets[id.0]
-    }
-    /// For draining events (`Budget::poll_event`) and similar.
-    pub fn budget_mut(&mut self, id: BudgetId) -> &mut Budget {
-        &mut self.budgets[id.0]
-    }
-    /// A container's host sockets.
-    pub fn host(&self, id: NodeId) -> &SimHost {
-        &self.nodes[id.0].host
-    }
-    /// The links: up, down.
-    pub fn links(&mut self, id: NodeId) -> (&mut Link, &mut Link) {
-        let node = &mut self.nodes[id.0];
-        (&mut node.up, &mut node.down)
-    }
-    /// Chunks that any queue holds.
-    pub fn live_chunks(&self) -> usize {
-        self.pool.live()
-    }
-    /// A copy of the counters.
-    pub fn stats(&self) -> WorldStats {
-        self.stats
-    }
 }
 
 /// Ends all containers: a ledger that is dropped without release panics.
 impl Drop for World {
     fn drop(&mut self) {
-        for i in 0..self.nodes.len() {
-            self.stop(NodeId(i));
+        for index in 0..self.nodes.len() {
+            self.stop(NodeId(index));
         }
-    }
-}
-
-impl Node {
-    /// Calls the container with its context.
-    #[expect(clippy::too_many_arguments, reason = "the fields of the world, borrowed apart")]
-    fn with<R>(
-        &mut self,
-        index: usize,
-        now: Instant,
-        budgets: &mut [Budget],
-        pool: &mut ChunkPool,
-        events: &mut EventQueue,
-        frames: &mut FramePool,
-        f: impl FnOnce(&mut Container, &mut Ctx<'_>) -> R,
-    ) -> R {
-        self.host.set_now(now);
-        let mut device = DownPort { link: &mut self.down, now, events, frames, node: index };
-        let mut cx = Ctx {
-            now,
-            budget: &mut budgets[self.budget],
-            pool,
-            host: &mut self.host,
-            device: &mut device,
-        };
-        f(&mut self.container, &mut cx)
     }
 }
 

@@ -1,13 +1,13 @@
 //! A whole world around a real container's stack.
 
-use std::time::Duration;
-
 use skbudget_controller::{BudgetConfig, Limits, Rules, SockLimits};
+use skbudget_stack::ContainerConfig;
 
 use super::*;
+use crate::SimHost;
 use crate::app::{BulkRecv, BulkSend};
 use crate::guest::{Buffers, GuestConfig, Open, SmolGuest};
-use crate::link::Faults;
+use crate::link::{Faults, LinkConfig};
 use crate::observer::Tally;
 
 const HARD: u64 = 4 << 20;

@@ -85,6 +85,7 @@ impl Container {
         let side = HostSide::new(to, caps, false);
         let flow = Flow::new(id, tuple, tcb, side, ledger, cx.now);
         self.stats.add(Stat::PassiveOpens);
+        self.admission.connects = self.admission.connects.saturating_add(1);
         match cx.host.connect(id, to, caps) {
             Ok(()) => {
                 self.mark(flow.id.index);
@@ -175,6 +176,12 @@ impl Container {
     /// neighbours' turns.
     pub fn hold_admissions(&mut self, until: Instant) {
         self.admission.pause(until);
+    }
+
+    /// Returns the number of connect(2) calls since the last call, and starts again at zero. The loop pauses admissions
+    /// for them.
+    pub fn take_connects(&mut self) -> u32 {
+        std::mem::take(&mut self.admission.connects)
     }
 
     /// Admits one SYN of the queue. Returns false if there is no room for it.

@@ -16,6 +16,8 @@ pub(super) struct AdmissionQueue {
     new: VecDeque<u32>,
     /// No SYN is admitted before this time.
     paused_until: Option<Instant>,
+    /// Number of connect(2) calls since `Container::take_connects`.
+    pub(super) connects: u32,
     pub(super) crowd: Crowd,
     /// The budget has an entry of the published ports among its waiters.
     pub(super) accepts_wait: bool,

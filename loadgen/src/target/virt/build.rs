@@ -47,8 +47,6 @@ pub(super) struct ArmRun {
     pub(super) budgets: Vec<(BudgetId, String)>,
     /// The level above all budgets.
     pub(super) host: Option<Arc<Level>>,
-    /// Time at which the shares were last computed, while the host is under pressure.
-    pub(super) shared_ns: Option<u64>,
 }
 
 // One port per connection, so that bytes delivered to the wrong connection are detected.
@@ -79,8 +77,7 @@ pub(super) const FINE_MAX: usize = 64;
 
 /// Creates the budgets of an arm. The containers join later.
 pub(super) fn arm_run(world: &mut World, plan: &Plan, arm: &ArmPlan) -> Result<ArmRun, Failure> {
-    let mut run =
-        ArmRun { containers: Vec::new(), budgets: Vec::new(), host: None, shared_ns: None };
+    let mut run = ArmRun { containers: Vec::new(), budgets: Vec::new(), host: None };
     // Only the arm with a budget per container has a level above them; in the shared arm the pool is that level.
     if let Some(host) = &plan.host
         && arm.isolation == Isolation::Container
