@@ -1,5 +1,7 @@
 //! Reads the clocks; no other file does. All other code gets an [`Instant`] as argument.
 
+use std::time::Duration;
+
 use nix::time::{ClockId, clock_gettime};
 use skbudget_controller::Instant;
 
@@ -8,9 +10,34 @@ pub fn now() -> Instant {
     Instant(read(ClockId::CLOCK_MONOTONIC))
 }
 
-/// CPU time of the calling thread, nanoseconds. Time in which the thread was preempted is not in it.
-pub fn thread_cpu_ns() -> u64 {
-    read(ClockId::CLOCK_THREAD_CPUTIME_ID)
+/// CPU time of the calling thread since it started. Time in which the thread was preempted is not in it.
+fn thread_cpu() -> Duration {
+    Duration::from_nanos(read(ClockId::CLOCK_THREAD_CPUTIME_ID))
+}
+
+/// Measures the CPU time of pieces of work on one thread. A reading is a system call, so work that follows directly on
+/// other work starts at the reading that ended it.
+#[derive(Debug, Default)]
+pub struct CpuMeter {
+    last: Option<Duration>,
+}
+
+impl CpuMeter {
+    /// Work starts.
+    pub fn start(&mut self) {
+        self.last.get_or_insert_with(thread_cpu);
+    }
+
+    /// Work ends: the CPU time since `start`.
+    pub fn stop(&mut self) -> Duration {
+        let now = thread_cpu();
+        now.saturating_sub(self.last.replace(now).unwrap_or(now))
+    }
+
+    /// Something follows that belongs to no piece of work: the next piece does not start at the last reading.
+    pub fn forget(&mut self) {
+        self.last = None;
+    }
 }
 
 /// Wall clock minus monotonic clock, nanoseconds: converts an `Instant` to the timestamps of a capture.

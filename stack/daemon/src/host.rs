@@ -45,8 +45,6 @@ pub(crate) struct HostSockets {
     outbound: Option<Ipv4Addr>,
     slots: Vec<Option<Slot>>,
     open: usize,
-    /// Number of connect(2) calls since `take_connects`.
-    connects: u32,
     /// Why a connect(2) failed since `take_lack`, when a local resource was missing.
     lack: Option<Errno>,
 }
@@ -66,7 +64,7 @@ struct Slot {
 
 impl HostSockets {
     pub(crate) fn new(registry: Registry, container: u16, outbound: Option<Ipv4Addr>) -> Self {
-        Self { registry, container, outbound, slots: Vec::new(), open: 0, connects: 0, lack: None }
+        Self { registry, container, outbound, slots: Vec::new(), open: 0, lack: None }
     }
 
     /// The flow that an event belongs to; `None`: the flow of that token is closed.
@@ -95,11 +93,6 @@ impl HostSockets {
         set_buffers(&stream, caps);
         unclamp(&stream);
         self.watch(flow, stream, None, caps)
-    }
-
-    /// Returns the number of connect(2) calls since the last call, and starts again at zero.
-    pub(crate) fn take_connects(&mut self) -> u32 {
-        std::mem::take(&mut self.connects)
     }
 
     /// Number of open sockets.
@@ -200,7 +193,6 @@ impl Host for HostSockets {
     }
 
     fn connect(&mut self, flow: FlowId, to: SocketAddr, caps: HostCaps) -> Result<(), HostError> {
-        self.connects += 1;
         let outcome = self.start(flow, to, caps);
         self.note_lack(outcome);
         outcome

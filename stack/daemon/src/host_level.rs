@@ -2,16 +2,12 @@
 //! there, and publishes each budget's share while the level is under pressure (H5).
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use mio::Waker;
-use skbudget_controller::share::{Child, Share, fair_level};
-use skbudget_controller::{Instant, Level, LevelStats, PAGE_SIZE, Pressure};
+use skbudget_controller::share::Child;
+use skbudget_controller::{Instant, Level, LevelStats, PAGE_SIZE, Pressure, ShareClock};
 
 use crate::stats::Meter;
-
-/// Interval at which a worker computes the shares while the level is flagged.
-const SHARE_EVERY: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 pub(crate) struct HostLevel {
@@ -39,30 +35,16 @@ impl HostLevel {
         self.workers().push(Seen { waker, budgets: Vec::new() });
     }
 
-    /// After a turn of worker `own`: publishes the shares if they are due, and wakes the other workers if memory was
-    /// released at this level. True when worker `own` must poll its waiters for the same reason.
+    /// After a turn of worker `own`: publishes the shares if they are due by the worker's clock, and wakes the other
+    /// workers if memory was released at this level. True when worker `own` must poll its waiters for the same reason.
     pub(crate) fn on_turn(
         &self,
         own: usize,
-        computed_at: &mut Option<Instant>,
+        clock: &mut ShareClock,
         budgets: impl FnOnce() -> Vec<Child>,
         now: Instant,
     ) -> bool {
-        match (self.level.under_pressure(), *computed_at) {
-            // Flagged, and computed lately.
-            (true, Some(at)) if now.since(at) < SHARE_EVERY => {}
-            // Newly flagged, or due again.
-            (true, _) => {
-                *computed_at = Some(now);
-                self.share(own, budgets());
-            }
-            // The flag was cleared since: without pressure every budget may grow freely.
-            (false, Some(_)) => {
-                *computed_at = None;
-                self.level.publish_share(Share::NONE);
-            }
-            (false, None) => {}
-        }
+        clock.on_turn(&self.level, || self.update(own, budgets()), now);
         if !self.level.take_wake() {
             return false;
         }
@@ -75,15 +57,13 @@ impl HostLevel {
         true
     }
 
-    /// Updates the budgets of worker `own` and publishes the share computed from those of all workers.
-    fn share(&self, own: usize, budgets: Vec<Child>) {
+    /// Updates the budgets of worker `own`. Returns those of all workers.
+    fn update(&self, own: usize, budgets: Vec<Child>) -> Vec<Child> {
         let mut workers = self.workers();
         if let Some(seen) = workers.get_mut(own) {
             seen.budgets = budgets;
         }
-        let all: Vec<_> = workers.iter().flat_map(|seen| seen.budgets.iter().copied()).collect();
-        // Both sides include the reservations: the usage of each budget, and the memory that is divided.
-        self.level.publish_share(fair_level(&all, self.level.soft_effective()));
+        workers.iter().flat_map(|seen| seen.budgets.iter().copied()).collect()
     }
 
     fn workers(&self) -> std::sync::MutexGuard<'_, Vec<Seen>> {

@@ -8,17 +8,14 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use skbudget_controller::{Budget, Instant};
+use skbudget_stack::schedule::DeviceBound;
 use skbudget_stack::{ChunkPool, Container, Ctx, NotAccepted, Tap, Throttle, Undelivered};
 
-use super::cpu_throttle::Neighbours;
 use super::log_limit::LogLimit;
 use crate::host::HostSockets;
 use crate::listener::Backlog;
 use crate::types::Publish;
 use crate::{sys, token};
-
-/// Bytes taken from one device in one turn, for the reasons that bound the frames (`Throttle::frames_per_turn`).
-const BYTES_PER_TURN: usize = 512 << 10;
 
 /// Connections accepted in one turn, over all published ports of a container.
 const ACCEPTS_PER_TURN: usize = 16;
@@ -51,14 +48,8 @@ pub(super) struct ContainerSlot {
     connects_fail: LogLimit,
     /// The device may hold frames. The poll is edge-triggered, so this stays set until a read returns EAGAIN.
     device_ready: bool,
-    /// It is in the worker's `active` list.
-    pub(super) active: bool,
-    /// Its entry in the worker's `deadlines`.
-    pub(super) deadline: Option<Instant>,
-    /// The CPU throttle pauses the container until this time.
-    pub(super) throttled_until: Option<Instant>,
     /// CPU time that its turns took.
-    pub(super) cpu_ns: u64,
+    pub(super) cpu_time: Duration,
     pub(super) turns: u64,
 }
 
@@ -106,10 +97,7 @@ impl ContainerSlot {
             connects_fail: LogLimit::every(REPORT_EVERY),
             // Frames may have arrived before the device was watched, and they cause no edge.
             device_ready: true,
-            active: false,
-            deadline: None,
-            throttled_until: None,
-            cpu_ns: 0,
+            cpu_time: Duration::ZERO,
             turns: 0,
         }
     }
@@ -198,26 +186,8 @@ impl ContainerSlot {
         left
     }
 
-    /// Pauses admissions after a turn that opened connections, if another container is active.
-    pub(super) fn hold_admissions(&mut self, neighbours: &Neighbours, index: u16, now: Instant) {
-        let connects = self.host.take_connects();
-        if let Some(pause) = neighbours.admission_pause(index, connects, now) {
-            self.stack.hold_admissions(now + pause);
-        }
-    }
-
-    /// Whether the CPU throttle pauses the container. Its events stay recorded until the pause ends.
-    pub(super) fn is_throttled(&mut self, now: Instant) -> bool {
-        self.throttled_until = self.throttled_until.filter(|&until| until > now);
-        self.throttled_until.is_some()
-    }
-
     /// The next time at which the container must run without an event.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        // All other deadlines wait for the end of the pause.
-        if self.throttled_until.is_some() {
-            return self.throttled_until;
-        }
         let paused = self.listeners.iter().filter_map(|l| l.paused_until);
         paused.chain(self.stack.next_deadline()).min()
     }
@@ -247,14 +217,11 @@ impl ContainerSlot {
     /// Passes received frames to the stack. True when the device may hold more.
     fn take_frames(&mut self, budget: &mut Budget, turn: &mut TurnCtx<'_>) -> bool {
         let Self { stack, host, tap, device_ready, .. } = self;
-        let mut bytes = 0;
-        for _ in 0..Throttle::of(budget).frames_per_turn {
-            if !*device_ready || bytes >= BYTES_PER_TURN {
-                break;
-            }
+        let mut bound = DeviceBound::new(Throttle::of(budget));
+        while *device_ready && bound.has_room() {
             match tap.recv(turn.scratch) {
                 Ok((vnet, range)) => {
-                    bytes += range.len();
+                    bound.count(range.len());
                     let (now, pool) = (turn.now, &mut *turn.pool);
                     let mut cx = Ctx { now, budget: &mut *budget, pool, host, device: tap };
                     stack.on_frame(&mut cx, &vnet, &turn.scratch[range]);

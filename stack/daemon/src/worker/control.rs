@@ -103,22 +103,19 @@ impl Worker {
     /// Removes every container, before the thread ends.
     pub(super) fn remove_all(&mut self, now: Instant) {
         for index in 0..self.containers.len() {
-            self.remove_container(index as u16, now);
+            self.remove_container(index, now);
         }
     }
 
     /// Resets the container's flows and uncharges all that it holds. Returns the slot, with the name and the device;
     /// the device closes when the caller drops it. `None`: there is no such container.
-    pub(super) fn remove_container(&mut self, index: u16, now: Instant) -> Option<ContainerSlot> {
+    pub(super) fn remove_container(&mut self, index: usize, now: Instant) -> Option<ContainerSlot> {
         self.abort_container(index, now);
-        let slot = self.containers[usize::from(index)].take()?;
+        let slot = self.containers[index].take()?;
         // The device may be closed later, on another thread: without this its events would reach a later container of
         // the same index.
         slot.unregister(self.poll.registry());
-        if let Some(at) = slot.deadline {
-            self.deadlines.remove(&(at, index));
-        }
-        self.active.retain(|active| *active != index);
+        self.schedule.remove_container(index);
         let place = &mut self.budgets[slot.budget];
         if let Some(owner) = place {
             // The reset above sent frames and released memory, so the member is removed after it.
@@ -126,9 +123,7 @@ impl Worker {
             owner.budget.remove_member(member, now);
             owner.members[usize::from(member.0)] = None;
             // What was released may be room for another member's waiters.
-            if !std::mem::replace(&mut owner.to_poll, true) {
-                self.budgets_to_poll.push(slot.budget);
-            }
+            self.schedule.poll_budget(slot.budget);
             // The budget has no other member.
             if owner.own {
                 *place = None;
@@ -138,8 +133,8 @@ impl Worker {
     }
 
     /// Resets the container's flows.
-    pub(super) fn abort_container(&mut self, index: u16, now: Instant) {
-        let Some(slot) = &mut self.containers[usize::from(index)] else { return };
+    pub(super) fn abort_container(&mut self, index: usize, now: Instant) {
+        let Some(slot) = &mut self.containers[index] else { return };
         let Some(owner) = &mut self.budgets[slot.budget] else { return };
         let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
         slot.abort(&mut owner.budget, &mut TurnCtx { now, pool, scratch });
@@ -159,7 +154,6 @@ impl Worker {
             budget,
             members: Vec::new(),
             own,
-            to_poll: false,
             log_limit: LogLimit::every(LOG_EVERY),
         };
         Ok(place(&mut self.budgets, slot))
@@ -200,16 +194,17 @@ impl Worker {
         members.resize(members.len().max(member_index + 1), None);
 
         let stack = Container::new(config, member);
-        let free =
+        let index =
             self.containers.iter().position(Option::is_none).unwrap_or(self.containers.len());
-        let index = free as u16;
         members[member_index] = Some(index);
         self.captures |= tap.has_capture();
-        let host = HostSockets::new(registry, index, outbound_addr);
+        // The index in the tokens of its events.
+        let token_index = index as u16;
+        let host = HostSockets::new(registry, token_index, outbound_addr);
         let slot = ContainerSlot::new(name, at, stack, host, tap);
         place(&mut self.containers, slot);
-        let registered = match &mut self.containers[free] {
-            Some(slot) => slot.register(self.poll.registry(), index, publish, backlog),
+        let registered = match &mut self.containers[index] {
+            Some(slot) => slot.register(self.poll.registry(), token_index, publish, backlog),
             None => Ok(()),
         };
         if let Err(e) = registered {
@@ -218,41 +213,41 @@ impl Worker {
             return Err(e.into());
         }
         // The device may hold frames that arrived before it was watched.
-        self.activate(index);
+        self.schedule.add_container(index);
         Ok(())
     }
 
     fn set_limits(&mut self, name: &str, limits: Limits, now: Instant) -> Result<(), DaemonError> {
         let index = self.find(name)?;
-        let slot = self.containers[usize::from(index)].as_ref();
+        let slot = self.containers[index].as_ref();
         let owner = slot.and_then(|slot| self.budgets[slot.budget].as_mut());
         let owner = owner.ok_or(DaemonError::NoSuchBudget)?;
         owner.budget.set_limits(limits, now);
-        // Its turn puts the budget on the `budgets_to_poll` list: higher limits may have room for waiters.
-        self.activate(index);
+        // After its turn the budget is polled: higher limits may have room for waiters.
+        self.schedule.activate(index);
         Ok(())
     }
 
     /// Every flow of the container.
     fn flows(&self, name: &str) -> Result<Vec<FlowInfo>, DaemonError> {
         let index = self.find(name)?;
-        let slot = self.containers[usize::from(index)].as_ref();
+        let slot = self.containers[index].as_ref();
         Ok(slot.map(|slot| slot.stack.flows()).unwrap_or_default())
     }
 
     /// Bytes acknowledged to the guest that would be lost if the container were removed now.
     fn undelivered(&mut self, name: &str) -> Result<Undelivered, DaemonError> {
         let index = self.find(name)?;
-        let slot = self.containers[usize::from(index)].as_mut();
+        let slot = self.containers[index].as_mut();
         Ok(slot.map(ContainerSlot::undelivered).unwrap_or_default())
     }
 
     /// The index of the container with that name.
-    fn find(&self, name: &str) -> Result<u16, DaemonError> {
+    fn find(&self, name: &str) -> Result<usize, DaemonError> {
         let named =
             |slot: &Option<ContainerSlot>| slot.as_ref().is_some_and(|slot| slot.name == name);
         let at = self.containers.iter().position(named);
-        at.map(|at| at as u16).ok_or_else(|| DaemonError::NoSuchContainer(name.to_owned()))
+        at.ok_or_else(|| DaemonError::NoSuchContainer(name.to_owned()))
     }
 
     /// Collects the stats of all containers. `meminfo`: one system call for each host socket.
@@ -269,7 +264,7 @@ impl Worker {
         }
         let owners = || self.budgets.iter().flatten();
         let containers = held.into_iter().enumerate();
-        let report = |(index, held)| self.report_of(index as u16, held, now);
+        let report = |(index, held)| self.report_of(index, held, now);
         Report {
             containers: containers.filter_map(report).collect(),
             budgets: owners().map(|owner| owner.budget.meter_stats(now).into()).collect(),
@@ -281,11 +276,11 @@ impl Worker {
     /// The stats of one container. `host_meminfo_bytes`: what the kernel holds in its host sockets, if queried.
     pub(super) fn report_of(
         &self,
-        index: u16,
+        index: usize,
         host_meminfo_bytes: Option<u64>,
         now: Instant,
     ) -> Option<ContainerReport> {
-        let slot = self.containers[usize::from(index)].as_ref()?;
+        let slot = self.containers[index].as_ref()?;
         let owner = self.budgets[slot.budget].as_ref()?;
         let member = owner.budget.member_stats(slot.stack.member());
         let stack = slot.stack.stats();
@@ -302,7 +297,7 @@ impl Worker {
             frames_to_guest: stack.frames_to_guest,
             host_meminfo_bytes,
             host_sockets: slot.host.open() as u64,
-            cpu_ns: slot.cpu_ns,
+            cpu_ns: slot.cpu_time.as_nanos() as u64,
             turns: slot.turns,
             counters: stats::counters(&member, &stack, slot.tap.counters()),
         })

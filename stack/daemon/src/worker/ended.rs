@@ -11,7 +11,7 @@ const ENDED_MAX: usize = 64;
 
 impl Worker {
     /// Removes a container after its device was closed, and reports that.
-    pub(super) fn on_device_gone(&mut self, index: u16, now: Instant) {
+    pub(super) fn on_device_gone(&mut self, index: usize, now: Instant) {
         self.remember(index, now);
         if let Some(slot) = self.remove_container(index, now) {
             self.event_sink.send(DaemonEvent::ContainerEnded { name: slot.name }, Some(0));
@@ -19,7 +19,7 @@ impl Worker {
     }
 
     /// Resets the container's flows and keeps what is known of it.
-    fn remember(&mut self, index: u16, now: Instant) {
+    fn remember(&mut self, index: usize, now: Instant) {
         let Some(before) = self.lost(index) else { return };
         self.abort_container(index, now);
         // After the reset, which counts the bytes that it discards. Before the removal: the budget still has the
@@ -36,8 +36,8 @@ impl Worker {
     }
 
     /// Flows and bytes of the container given up so far.
-    fn lost(&mut self, index: u16) -> Option<(u64, u64)> {
-        let lost = self.containers[usize::from(index)].as_mut()?.undelivered();
+    fn lost(&mut self, index: usize) -> Option<(u64, u64)> {
+        let lost = self.containers[index].as_mut()?.undelivered();
         Some((lost.lost_flows, lost.lost_bytes))
     }
 
