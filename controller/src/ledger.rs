@@ -124,6 +124,10 @@ impl Ledger {
     pub fn credit(&self) -> u64 {
         chunks(self.credit)
     }
+    /// Received bytes held, in order and out of order (true size): what the linux rules compare with rcvbuf.
+    pub fn rx_bytes(&self) -> u32 {
+        u32::try_from(self.rmem() + self.ofo()).unwrap_or(u32::MAX)
+    }
     /// Unsent and unacknowledged bytes (true size).
     pub fn wmem(&self) -> u64 {
         chunks(self.wmem)
@@ -144,7 +148,7 @@ impl Ledger {
     pub fn rcvbuf(&self) -> u32 {
         self.sock.rcvbuf
     }
-    /// Sets the receive cap, after autotuning.
+    /// Sets the receive cap, when the kernel raises it to what is held (L7).
     pub fn set_rcvbuf(&mut self, bytes: u32) {
         self.sock.rcvbuf = bytes;
     }

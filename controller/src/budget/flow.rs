@@ -289,6 +289,11 @@ impl Budget {
         }
     }
 
+    /// Linux rules: the pool holds less than its low threshold, so a full receive buffer may grow (L7).
+    pub fn below_low(&self) -> bool {
+        self.pool.alloc < self.pool.low
+    }
+
     /// Bytes that one more charge could take right now, up the chain; a hint, since other workers
     /// change the levels. `u64::MAX` when unlimited.
     pub fn headroom(&self) -> u64 {

@@ -5,6 +5,7 @@ use super::Budget;
 use crate::event::{Counter, Event};
 use crate::ledger::{FlowSizes, Ledger, MemberId, RxKind};
 use crate::linux::{Cause, Kind, Sock, Verdict};
+use crate::sizing::{Refused, on_refused};
 use crate::units::{CHUNK_SIZE, PAGE_SIZE};
 
 impl Budget {
@@ -67,20 +68,21 @@ impl Budget {
     /// `tcp_data_queue`: refused data is dropped, unless it is in order and the receive queue is
     /// empty (L6).
     fn linux_rx_one(&mut self, ledger: &mut Ledger, kind: RxKind) -> bool {
-        // Only in-order data lets the reader progress: data behind a hole is never forced.
+        // Only in-order data lets the reader progress: data behind a hole is never forced. A FIN takes no chunk.
         let empty = ledger.rmem == 0 && kind == RxKind::InOrder;
+        let forced = on_refused(empty, false) == Refused::Force;
         let verdict = self.with_pool(ledger, |sock, pool, chain, now| {
             let verdict = sock.schedule(pool, chain, Kind::Rmem, CHUNK_SIZE, now);
-            if !verdict.is_ok() && empty {
+            if !verdict.is_ok() && forced {
                 sock.force(pool, chain, CHUNK_SIZE);
             }
-            if verdict.is_ok() || empty {
+            if verdict.is_ok() || forced {
                 sock.charge(Kind::Rmem, CHUNK_SIZE);
             }
             verdict
         });
         self.note_verdict(ledger.member, verdict);
-        verdict.is_ok() || empty
+        verdict.is_ok() || forced
     }
 
     pub(super) fn linux_rx_uncharge(&mut self, ledger: &mut Ledger, chunks: u32) {
