@@ -1,28 +1,9 @@
-//! Window and buffer sizes as pure functions: the kernel's (`controller/docs/kernel.md`, L3 to
-//! L11), and the strict rules' chunk arithmetic (A1).
+//! Window and buffer sizes of the kernel as pure functions (`controller/docs/kernel.md`, L3 to L8).
+//! The stack calls each of them; formulas of the kernel that have no use there are with the tests.
 //!
 //! Nothing here touches a meter. Bytes unless stated otherwise.
 
-use crate::units::{CHUNK_PAYLOAD, CHUNK_SIZE, SNDBUF_MIN};
-
-// ---- strict: windows in chunks ----
-
-/// Chunks that an open window costs: `ceil((window - tail_room) / 4032)`. In-order bytes fill the
-/// tail chunk first, so the free room of the last occupied chunk costs nothing (A1).
-pub const fn window_chunks(window: u32, tail_room: u32) -> u32 {
-    window.saturating_sub(tail_room).div_ceil(CHUNK_PAYLOAD)
-}
-
-/// The largest segment whose true size fits the receive reserve (K2).
-pub const fn mss_for_reserve(rmem_min: u32) -> u32 {
-    rmem_min / CHUNK_SIZE as u32 * CHUNK_PAYLOAD
-}
-
-/// Bound of `rcv_ssthresh` under pressure: `max(step, min(4 * mss, share))`, so that a large MSS
-/// does not void it (H9).
-pub fn ssthresh_under_pressure(step: u32, mss: u32, share: u32) -> u32 {
-    step.max(share.min(mss.saturating_mul(4)))
-}
+use crate::units::SNDBUF_MIN;
 
 // ---- receive windows ----
 
@@ -61,6 +42,7 @@ pub struct WindowChoice {
 }
 
 /// `__tcp_select_window` (L8).
+#[inline]
 pub fn select_window(input: &WindowInput) -> WindowChoice {
     let &WindowInput { rcvbuf, rmem, ratio, scale, mss, advmss, window_clamp, open, .. } = input;
     let mut rcv_ssthresh = input.rcv_ssthresh;
@@ -101,6 +83,7 @@ pub fn select_window(input: &WindowInput) -> WindowChoice {
 
 /// `tcp_select_window`: an open window is not taken back, except on purpose (`shrink`) or for want
 /// of memory.
+#[inline]
 pub const fn advertise(window: u32, open: u32, scale: u8, shrink: bool, no_memory: bool) -> u32 {
     if no_memory {
         return 0;
@@ -112,19 +95,16 @@ pub const fn advertise(window: u32, open: u32, scale: u8, shrink: bool, no_memor
 }
 
 /// `tcp_win_from_space`.
+#[inline]
 pub const fn window_of(space: u32, ratio: u32) -> u32 {
     (space as u64 * ratio as u64 / 256) as u32
-}
-
-/// `tcp_space_from_win`.
-pub fn space_of(window: u64, ratio: u32) -> u32 {
-    u32::try_from(window * 256 / u64::from(ratio.max(1))).unwrap_or(u32::MAX)
 }
 
 // ---- receive admission ----
 
 /// `tcp_can_ingest`: data is admitted while the held bytes do not exceed the cap; the arriving
 /// segment's own size does not count (L6).
+#[inline]
 pub const fn can_ingest(rmem: u32, rcvbuf: u32) -> bool {
     rmem <= rcvbuf
 }
@@ -208,50 +188,7 @@ pub fn prune_ofo(
     dropped
 }
 
-// ---- autotuning ----
-
-/// Input of [`autotune`], once a round trip.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DrsInput {
-    /// Bytes the reader took in this round trip.
-    pub copied: u32,
-    /// Bytes the reader took in the round trip before.
-    pub before: u32,
-    /// Round-trip time, microseconds.
-    pub rtt_us: u32,
-    /// Sequence span of out-of-order data.
-    pub ofo_span: u32,
-    /// Receive cap.
-    pub rcvbuf: u32,
-    /// Cap of autotuning.
-    pub rmem_max: u32,
-    /// Payload in 256ths of true size.
-    pub ratio: u32,
-}
-
-/// `tcp_rcvbuf_low_rtt`, microseconds.
-const LOW_RTT_US: u32 = 1000;
-
-/// Dynamic right-sizing, `tcp_rcv_space_adjust` (L9): the new `rcvbuf` and `window_clamp`; `None`
-/// when the reader did not speed up.
-pub fn autotune(input: &DrsInput) -> Option<(u32, u32)> {
-    let &DrsInput { copied, before, rtt_us, ofo_span, rcvbuf, rmem_max, ratio } = input;
-    if copied <= before {
-        return None;
-    }
-    // Twice what was taken: room for the data that arrives while a loss is repaired.
-    let mut window = 2 * u64::from(copied);
-    // Below 1 ms growth is in proportion to the round trip, so that the buffer is not inflated.
-    // Otherwise growth follows the speed-up.
-    window += if rtt_us < LOW_RTT_US {
-        window * u64::from(rtt_us) / u64::from(LOW_RTT_US)
-    } else {
-        2 * window * u64::from(copied - before) / u64::from(before.max(1))
-    };
-    window += u64::from(ofo_span);
-    let rcvbuf = rcvbuf.max(space_of(window, ratio).min(rmem_max));
-    Some((rcvbuf, window_of(rcvbuf, ratio)))
-}
+// ---- send caps ----
 
 /// Input of [`sndbuf_expand`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -291,41 +228,4 @@ pub fn moderate_sndbuf(sndbuf: u32, wmem: u64, locked: bool) -> u32 {
     }
     let half = u32::try_from(wmem / 2).unwrap_or(u32::MAX);
     sndbuf.min(half).max(SNDBUF_MIN)
-}
-
-/// `sk_stream_is_writeable` (L4): whether at most two thirds of the cap are queued.
-pub const fn writable(sndbuf: u32, wmem: u64) -> bool {
-    let sndbuf = sndbuf as u64;
-    wmem < sndbuf && sndbuf - wmem >= wmem / 2
-}
-
-// ---- facts of the kernel ----
-
-/// `tcp_add_backlog` (L11): whether one more buffer may wait while `queued` bytes (backlog and
-/// receive queue) are held.
-pub const fn backlog_accepts(queued: u64, rcvbuf: u32, sndbuf: u32) -> bool {
-    queued <= 2 * rcvbuf as u64 + sndbuf as u64 / 2 + 65_536
-}
-
-/// True size of a frame of at most a page that was read from a TAP device (L11).
-pub const fn tap_truesize(frame: u32) -> u32 {
-    (frame + 64).next_multiple_of(64) + 320 + 256
-}
-
-/// `tcp_init_mem` (L11): low, pressure and high in pages, from the number of free buffer pages.
-pub fn default_tcp_mem(free_buffer_pages: u64) -> [u64; 3] {
-    let pressure = (free_buffer_pages / 16).max(128);
-    let low = pressure / 4 * 3;
-    [low, pressure, 2 * low]
-}
-
-/// `tcp_out_of_memory` (L10): an orphan is reset when it queues more than 4608 bytes while the pool
-/// is above high.
-pub fn orphan_out_of_memory(wmem: u64, alloc: u64, high: u64) -> bool {
-    wmem > u64::from(SNDBUF_MIN) && alloc > high
-}
-
-/// `tcp_too_many_orphans` (L10).
-pub const fn too_many_orphans(orphans: u64, shift: u32, max: u64) -> bool {
-    orphans << shift > max
 }

@@ -6,6 +6,8 @@
 mod composite;
 #[path = "linux_vectors/container.rs"]
 mod container;
+#[path = "linux_vectors/facts.rs"]
+mod facts;
 #[path = "linux_vectors/ladder.rs"]
 mod ladder;
 #[path = "linux_vectors/sizes.rs"]

@@ -1,5 +1,4 @@
-//! Vectors 48 to 53, 56 to 61, 84, 85 and 102: the container's counters beside the pool, orphans, refused
-//! data.
+//! Vectors 48 to 53, 84, 85 and 102: the container's counters beside the pool, refused data.
 
 use std::sync::Arc;
 
@@ -7,7 +6,7 @@ use skbudget_controller::linux::Cause::Container;
 use skbudget_controller::linux::Kind::{Rmem, Wmem};
 use skbudget_controller::linux::Verdict::{Deny, Forced, UnderLow};
 use skbudget_controller::linux::{Chain, Pool, Sock};
-use skbudget_controller::sizing::{Refused, on_refused, orphan_out_of_memory, too_many_orphans};
+use skbudget_controller::sizing::{Refused, on_refused};
 use skbudget_controller::{
     Budget, BudgetConfig, FlowSizes, Instant, Level, LevelConfig, Limits, Rules, RxKind, SockLimits,
 };
@@ -72,21 +71,6 @@ fn vectors_48_to_53_the_container_is_charged_first() {
     assert_eq!((verdict, dom.flag), (Deny(Container), true), "vector 53: no low test");
 }
 
-#[test]
-fn vectors_56_to_61_orphans() {
-    for (number, wmem, alloc, killed) in
-        [(56, 4609, 301, true), (57, 4608, 301, false), (58, 4609, 300, false)]
-    {
-        assert_eq!(orphan_out_of_memory(wmem, alloc, 300), killed, "vector {number}");
-    }
-    for (number, orphans, shift, many) in
-        [(59, 70_000, 1, true), (60, 65_536, 1, false), (61, 70_000, 0, false)]
-    {
-        assert_eq!(too_many_orphans(orphans, shift, 131_072), many, "vector {number}");
-    }
-}
-
-/// 84 and 85, as a pure decision and through a budget with a full pool.
 #[test]
 fn vectors_84_and_85_an_empty_receive_queue_accepts_one() {
     assert_eq!(on_refused(false, false), Refused::Drop, "vector 84");

@@ -1,26 +1,9 @@
-//! Vectors 41 to 47 and 65 to 90: windows, caps and sizes.
+//! Vectors 65 to 76, 80, 81 and 86 to 89: windows, caps and pruning.
 
 use skbudget_controller::sizing::{
-    ClampInput, DrsInput, SndbufInput, WindowChoice, WindowInput, advertise, autotune,
-    backlog_accepts, can_ingest, clamp_window, default_tcp_mem, mss_for_reserve, prune_ofo,
-    select_window, sndbuf_expand, ssthresh_under_pressure, tap_truesize, window_chunks, writable,
+    ClampInput, SndbufInput, WindowChoice, WindowInput, advertise, can_ingest, clamp_window,
+    prune_ofo, select_window, sndbuf_expand,
 };
-
-#[test]
-fn vectors_41_to_47_writable() {
-    let table = [
-        (41, 60_000, 40_000, true),
-        (42, 60_000, 40_001, false),
-        (43, 60_000, 40_002, false),
-        (44, 61_440, 122_880, false),
-        (45, 61_440, 40_960, true),
-        (46, 4608, 3072, true),
-        (47, 4608, 3074, false),
-    ];
-    for (number, sndbuf, wmem, expected) in table {
-        assert_eq!(writable(sndbuf, wmem), expected, "vector {number}");
-    }
-}
 
 const WINDOW: WindowInput = WindowInput {
     rcvbuf: 131_072,
@@ -84,23 +67,7 @@ fn vectors_74_to_76_ingest_and_clamp() {
 }
 
 #[test]
-fn vectors_77_to_81_autotuning() {
-    let drs = DrsInput {
-        copied: 29_200,
-        before: 14_600,
-        rtt_us: 20_000,
-        ofo_span: 0,
-        rcvbuf: 131_072,
-        rmem_max: 6_291_456,
-        ratio: 128,
-    };
-    assert_eq!(autotune(&drs), Some((350_400, 175_200)), "vector 77");
-    let short = DrsInput { rtt_us: 500, ..drs };
-    assert_eq!(autotune(&short), Some((175_200, 87_600)), "vector 78");
-    let holes = DrsInput { copied: 131_072, before: 65_536, ofo_span: 50_000, ..drs };
-    assert_eq!(autotune(&holes), Some((1_672_864, 836_432)), "vector 79");
-    assert_eq!(autotune(&DrsInput { copied: 14_600, ..drs }), None, "no faster");
-
+fn vectors_80_and_81_the_send_cap() {
     let send = SndbufInput {
         sndbuf: 16_384,
         mss: 1460,
@@ -119,23 +86,6 @@ fn vectors_77_to_81_autotuning() {
 }
 
 #[test]
-fn vectors_82_83_and_90_facts_of_the_kernel() {
-    assert!(backlog_accepts(362_240, 131_072, 69_120), "vector 82");
-    assert!(!backlog_accepts(362_241, 131_072, 69_120), "vector 82");
-    for (frame, truesize) in [(54, 704), (67, 768), (118, 768), (590, 1280), (1514, 2176)] {
-        assert_eq!(tap_truesize(frame), truesize, "vector 83, frame {frame}");
-    }
-    let table = [
-        (6_141_904, [287_901, 383_869, 575_802]),
-        (123_739, [5799, 7733, 11_598]),
-        (1000, [96, 128, 192]),
-    ];
-    for (pages, expected) in table {
-        assert_eq!(default_tcp_mem(pages), expected, "vector 90");
-    }
-}
-
-#[test]
 fn vectors_86_to_89_pruning_out_of_order_data() {
     let prune = |n: usize, pressure| prune_ofo(vec![2176; n], 100_000, 131_072, pressure);
     assert_eq!(prune(3, false), 3, "vector 86: the goal is not reached");
@@ -144,19 +94,4 @@ fn vectors_86_to_89_pruning_out_of_order_data() {
     assert_eq!(prune(0, false), 0, "vector 89: nothing lies beyond the segment");
     let over = prune_ofo(vec![2176; 20], 131_072 + 20_000, 131_072, false);
     assert_eq!(over, 16, "still over the cap after one eighth: another one");
-}
-
-/// The cost of A1, the MSS of K2 and the bound of H9.
-#[test]
-fn chunk_arithmetic_of_the_strict_rules() {
-    assert_eq!(window_chunks(0, 0), 0);
-    assert_eq!(window_chunks(4032, 0), 1);
-    assert_eq!(window_chunks(4033, 0), 2);
-    assert_eq!(window_chunks(129_024, 0), 32, "S4");
-    assert_eq!(window_chunks(65_160, 0), 17, "S5");
-    assert_eq!(window_chunks(4031, 4031), 0, "the tail chunk takes it");
-    assert_eq!(mss_for_reserve(4096), 4032);
-    assert_eq!(mss_for_reserve(69_632), 68_544);
-    assert_eq!(ssthresh_under_pressure(4032, 4032, 1 << 20), 16_128);
-    assert_eq!(ssthresh_under_pressure(4032, 4032, 100), 4032);
 }
