@@ -5,7 +5,7 @@
 //! | flows served in a turn | 8 | 2 | 2 | `container.rs` `turn` |
 //! | frames read in a turn | 32 | 8 | 8 | `schedule.rs` `DeviceBound` |
 //! | pause after a turn beside busy neighbours | none | 8 times the turn's CPU time, at most 2 ms | the same | `schedule.rs` `ran` |
-//! | receive window | the flow's target | the flow's reserve | four segments, once less than half of `rcvbuf` is free | `tcp/rcv.rs` `advance_edge`, `select_window` |
+//! | receive window | the flow's target | the flow's reserve | four segments, once less than half of `rcvbuf` is free | `tcp/rcv.rs` `advance_edge`, `tcp/rcv/linux.rs` `select_window` |
 //! | data read from the host socket | up to the target of the send queue | one chunk at a time | up to the target | `relay.rs` `to_guest`, `tcp.rs` `send_room` |
 //! | caps of the host socket | raised | lowered | not raised | `container/service.rs` `move_bytes` |
 //! | send cap of the linux rules | grows | does not exist | fixed | `tcp/ack.rs` `free_acked` |

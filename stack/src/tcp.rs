@@ -269,7 +269,7 @@ impl Tcb {
     pub(crate) fn abandon(&mut self, mem: &mut MemCtx<'_>) {
         let unsent = self.snd.q.len();
         self.snd.q.acked(unsent, mem);
-        self.rcv.q.prune_ofo(mem);
+        self.rcv.q.drop_ofo(mem);
         self.rcv.q.close_to(0, mem);
     }
 

@@ -15,3 +15,11 @@ pub(crate) fn insert<T: Copy + Ord>(ranges: &mut Vec<(T, T)>, start: T, end: T) 
     }
     ranges.insert(at, merged);
 }
+
+/// Removes everything from `end` on.
+pub(crate) fn truncate<T: Copy + Ord>(ranges: &mut Vec<(T, T)>, end: T) {
+    ranges.truncate(ranges.partition_point(|r| r.0 < end));
+    if let Some(last) = ranges.last_mut() {
+        last.1 = last.1.min(end);
+    }
+}

@@ -17,6 +17,7 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
+use skbudget_controller::sizing::prune_ofo;
 use skbudget_controller::{CHUNK_SIZE, Ledger, RxKind};
 
 use crate::queue::chunk::{Chunk, ChunkPool, PAYLOAD};
@@ -202,8 +203,7 @@ impl RxQueue {
     /// Slots that the ledger counts as out-of-order but that the in-order edge has reached: all that it counts, less
     /// those beyond the slot of the edge.
     fn settled_slots(&self, ledger: &Ledger) -> u32 {
-        let edge_slot = (self.head + self.len).div_ceil(PAYLOAD);
-        let beyond = self.slots.iter().skip(edge_slot).flatten().count() as u64;
+        let beyond = self.slots.iter().skip(self.edge_slot()).flatten().count() as u64;
         let counted = ledger.ofo() / CHUNK_SIZE;
         u32::try_from(counted.saturating_sub(beyond)).unwrap_or(u32::MAX)
     }
@@ -252,22 +252,45 @@ impl RxQueue {
         self.head = 0;
     }
 
-    /// Drops all out-of-order data (`tcp_prune_ofo_queue`). Returns false if there was none. Nothing is lost: the guest
-    /// keeps SACKed bytes until they are acknowledged.
-    pub(crate) fn prune_ofo(&mut self, mem: &mut MemCtx<'_>) -> bool {
-        if self.ranges.is_empty() {
+    /// Drops all data beyond a hole. Nothing is lost: the guest keeps SACKed bytes until they are acknowledged.
+    pub(crate) fn drop_ofo(&mut self, mem: &mut MemCtx<'_>) {
+        self.ranges.clear();
+        self.drop_slots(usize::MAX, self.edge_slot(), mem);
+    }
+
+    /// Linux rules: drops out-of-order data as `tcp_prune_ofo_queue` (L7), from the highest slot down, but not the slot
+    /// of the byte that arrived `offset` bytes beyond `nxt` or one before it. Returns false if nothing was dropped.
+    pub(crate) fn prune_ofo(&mut self, offset: u64, pressure: bool, mem: &mut MemCtx<'_>) -> bool {
+        let arrival_slot = (self.head + self.len + offset as usize) / PAYLOAD;
+        let first = self.edge_slot().max(arrival_slot + 1);
+        let beyond = self.slots.iter().skip(first).flatten().count();
+        let sizes = std::iter::repeat_n(CHUNK_SIZE as u32, beyond);
+        let count = prune_ofo(sizes, mem.ledger.rx_bytes(), mem.ledger.rcvbuf(), pressure);
+        if count == 0 {
             return false;
         }
-        self.ranges.clear();
-        // The slot of the in-order edge stays: it holds in-order bytes.
-        let keep = (self.head + self.len).div_ceil(PAYLOAD);
-        let mut pruned = 0;
-        for chunk in self.slots.drain(keep.min(self.slots.len())..).flatten() {
-            mem.pool.give(chunk);
-            pruned += 1;
-        }
-        mem.budget.rx_prune(mem.ledger, pruned, mem.now);
+        self.drop_slots(count, first, mem);
+        // Stream position at which the last slot that stays ends.
+        let end = self.nxt + (self.slots.len() * PAYLOAD - self.head - self.len) as u64;
+        ranges::truncate(&mut self.ranges, end);
         true
+    }
+
+    /// The first slot without in-order bytes. The slot before it may hold both kinds.
+    fn edge_slot(&self) -> usize {
+        (self.head + self.len).div_ceil(PAYLOAD)
+    }
+
+    /// Frees and uncharges the last chunks, at most `count` of them and none before slot `first`.
+    fn drop_slots(&mut self, count: usize, first: usize, mem: &mut MemCtx<'_>) {
+        let mut dropped = 0;
+        while (dropped as usize) < count && self.slots.len() > first {
+            if let Some(chunk) = self.slots.pop_back().flatten() {
+                mem.pool.give(chunk);
+                dropped += 1;
+            }
+        }
+        mem.budget.rx_prune(mem.ledger, dropped, mem.now);
     }
 
     /// The flow ends: returns every chunk to the pool; the owner of the ledger releases the charge.

@@ -296,21 +296,10 @@ impl Tcb {
             // A demoted flow (H3): the budget took back its credit while it was idle, so the charge is requested again.
             self.rcv.q.open(need, mem);
         }
-        let mut stored = self.rcv.q.store(offset, data, mem);
-        // L6, L7: the kernel prunes the out-of-order queue and tries once more before it drops.
-        if stored.refused > 0 && mem.budget.rules() == Rules::Linux {
-            mem.count(Counter::PruneCalled, 1);
-            if self.rcv.q.prune_ofo(mem) {
-                mem.count(Counter::OfoPruned, 1);
-                let kept = data.len() - stored.refused as usize;
-                // In order, the first attempt moved RCV.NXT over the bytes it kept; out of order, RCV.NXT is where it
-                // was.
-                let offset = if offset > 0 { offset + kept as u64 } else { 0 };
-                let again = self.rcv.q.store(offset, &data[kept..], mem);
-                stored.advanced += again.advanced;
-                stored.refused = again.refused;
-            }
-        }
+        let stored = match mem.budget.rules() {
+            Rules::Strict => self.rcv.q.store(offset, data, mem),
+            Rules::Linux => self.rcv.store_or_prune(offset, data, mem),
+        };
         self.count_stored(offset, &stored, mem);
         self.rcv.on_data(data.len() as u32 - stored.refused, stored.advanced > 0, mem.now);
     }
@@ -331,7 +320,6 @@ impl Tcb {
         };
         mem.count(counter, 1);
         if linux {
-            mem.count(Counter::RcvPruned, 1);
             // L6: advertise a zero window until memory is granted again.
             self.rcv.on_nomem();
         } else {

@@ -6,12 +6,13 @@
 //! slow start, which doubles its rate each round trip. A flow with a host that does not read keeps its first window.
 //! Under pressure the target does not grow.
 //!
-//! Linux rules: the window is `__tcp_select_window` over rcvbuf; a refused charge advertises a zero window and moves
-//! the edge back (L6).
+//! Linux rules: the window follows rcvbuf, and a refused charge moves the edge back (`linux.rs`).
+
+mod linux;
 
 use std::time::Duration;
 
-use skbudget_controller::{Budget, CHUNK_SIZE, Counter, Instant, Ledger, Rules};
+use skbudget_controller::{Budget, CHUNK_SIZE, Counter, Instant, Rules};
 
 use crate::pressure::{FlowBound, Throttle};
 use crate::queue::MemCtx;
@@ -189,31 +190,6 @@ impl Rcv {
         open < want.min(u64::from(2 * self.mss))
     }
 
-    /// Linux rules: sets the edge as `tcp_select_window`.
-    fn select_window(&mut self, mem: &mut MemCtx<'_>) {
-        let nxt = self.q.nxt();
-        // L6: a refused charge closes the window, even though this moves the edge back.
-        if self.nomem {
-            self.edge = nxt;
-            return;
-        }
-        let pressure = Throttle::of(mem.budget).window == FlowBound::FourSegments;
-        let arrived = self.unacked > 0;
-        let picked = linux_window(mem.ledger, self.mss, &mut self.ssthresh, pressure, arrived);
-        let field_max = u64::from(u16::MAX) << self.wscale;
-        let window = picked.min(field_max);
-        // Never shrinks (`tcp_select_window`): bytes that were advertised stay permitted.
-        self.edge = self.edge.max(nxt + window);
-        // Under the linux rules this permits slots; they are charged when data fills them.
-        self.q.open(self.edge - nxt, mem);
-    }
-
-    /// Linux rules: memory for arriving data was refused.
-    pub(crate) fn on_nomem(&mut self) {
-        self.nomem = true;
-        self.ack_now = true;
-    }
-
     /// `len` bytes from `start` on arrived. Records the bytes below RCV.NXT or stored already as a duplicate; the first
     /// duplicate of a turn is reported.
     pub(crate) fn note_duplicate(&mut self, start: Seq, len: usize) {
@@ -294,31 +270,6 @@ impl Rcv {
             mem.count(Counter::TCPFromZeroWindowAdv, 1);
         }
     }
-}
-
-/// Linux rules: `__tcp_select_window` with `tcp_adv_win_scale` 1, so that half of rcvbuf is window: the free space
-/// clamped to `rcv_ssthresh`, and zero below one MSS.
-fn linux_window(
-    ledger: &Ledger,
-    mss: u32,
-    ssthresh: &mut u32,
-    pressure: bool,
-    arrived: bool,
-) -> u64 {
-    // Half of rcvbuf is payload, the other half overhead.
-    let full = u64::from(ledger.rcvbuf()) / 2;
-    let free = u64::from(ledger.rcvbuf()).saturating_sub(ledger.rmem() + ledger.ofo()) / 2;
-    if pressure {
-        // `tcp_adjust_rcv_ssthresh`: under pressure and with less than half free, at most four segments.
-        if free < full / 2 {
-            *ssthresh = (*ssthresh).min(4 * mss);
-        }
-    } else if arrived && free > u64::from(*ssthresh) {
-        // `tcp_grow_window`: a full segment that arrived earns room for two more.
-        *ssthresh += (2 * mss).min((free - u64::from(*ssthresh)) as u32);
-    }
-    // No window below a 16th of the buffer or below one MSS: silly-window avoidance of the kernel.
-    if free < full / 16 || free < u64::from(mss) { 0 } else { free.min(u64::from(*ssthresh)) }
 }
 
 #[cfg(test)]

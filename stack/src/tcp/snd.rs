@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use skbudget_controller::sizing::moderate_sndbuf;
 use skbudget_controller::{Budget, Instant};
 
 use crate::config::Algorithm;
@@ -158,8 +159,7 @@ impl Snd {
 
     /// Under pressure or after a refusal: halves the bound as `sk_stream_moderate_sndbuf`.
     pub(crate) fn moderate_target(&mut self) {
-        // Floor of the kernel: SOCK_MIN_SNDBUF.
-        self.target = self.target.min(self.q.len() / 2).max(4608);
+        self.target = moderate_sndbuf(self.target as u32, self.q.len() as u64, false) as usize;
     }
 
     /// The flow became idle: its queue starts small again.

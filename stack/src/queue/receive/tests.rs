@@ -41,7 +41,11 @@ impl World for Receiving {
                 self.store(offset, 1 + rng.index(7000));
             }
             68..86 => self.consume(rng),
-            86..90 => self.prune(),
+            86..89 => self.prune(rng),
+            89 => {
+                self.q.drop_ofo(&mut self.mem.cx());
+                self.beyond.clear();
+            }
             90..93 => {
                 let idle = rng.percent(50);
                 self.mem.budget.set_idle(&mut self.mem.ledger, idle, NOW);
@@ -110,10 +114,21 @@ impl Receiving {
         self.taken += n as u64;
     }
 
-    fn prune(&mut self) {
-        let had = self.q.has_holes();
-        assert_eq!(self.q.prune_ofo(&mut self.mem.cx()), had);
-        self.beyond.clear();
+    fn prune(&mut self, rng: &mut Rng) {
+        let offset = rng.index(self.q.room() as usize + 2000) as u64;
+        let (pressure, before) = (rng.percent(50), self.q.ranges.clone());
+        let pruned = self.q.prune_ofo(offset, pressure, &mut self.mem.cx());
+        assert_eq!(pruned, self.q.ranges != before, "something is dropped, or nothing is");
+        // What is before the byte that arrives stays, and under pressure nothing else does, but for its slot.
+        let (arrival, slot) = (self.nxt + offset, PAYLOAD as u64);
+        let mut kept = before;
+        ranges::truncate(&mut kept, arrival.saturating_sub(slot));
+        let mut below = self.q.ranges.clone();
+        ranges::truncate(&mut below, arrival.saturating_sub(slot));
+        assert_eq!(below, kept, "before {arrival}");
+        let end = self.q.ranges.last().map_or(self.nxt, |last| last.1);
+        assert!(!pressure || end <= arrival + slot, "{end} is beyond {arrival}");
+        self.beyond.truncate((end - self.nxt) as usize);
     }
 
     fn other(&mut self, rng: &mut Rng) {
