@@ -10,8 +10,8 @@ use std::time::Duration;
 use skbudget_controller::{Budget, BudgetConfig, Instant, Limits, Rules, SockLimits};
 use skbudget_sim::packet::{ACK, SYN};
 use skbudget_stack::{
-    ChunkPool, Close, Container, ContainerConfig, Ctx, Device, FlowId, Host, HostCaps, HostError,
-    Ready, VnetHdr,
+    ChunkPool, Close, Container, ContainerConfig, Ctx, DatagramHost, Device, FlowId, Host,
+    HostCaps, HostError, Ready, VnetHdr,
 };
 
 use crate::frames::{Fields, FrameBuf, Received, receive};
@@ -32,6 +32,9 @@ struct Sink {
     taken: u64,
     to_give: usize,
 }
+
+/// Without datagram sockets.
+impl DatagramHost for Sink {}
 
 impl Host for Sink {
     fn connect(&mut self, flow: FlowId, _: SocketAddr, _: HostCaps) -> Result<(), HostError> {

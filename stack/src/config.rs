@@ -193,6 +193,15 @@ impl ContainerConfig {
         ip.to_bits() & mask == self.guest_ip.to_bits() & mask
     }
 
+    /// True for the broadcast address of the guest's subnet.
+    pub(crate) fn is_broadcast(&self, ip: IpAddr) -> bool {
+        // A subnet of one or two addresses has none (RFC 3021).
+        let host_bits = u32::MAX.checked_shr(self.prefix_len.into()).unwrap_or(0);
+        matches!(ip, IpAddr::V4(ip) if host_bits > 1
+            && self.in_subnet(ip)
+            && ip.to_bits() & host_bits == host_bits)
+    }
+
     /// Maps a destination of the guest to a destination of the host. Only the gateway leads to the host's loopback.
     pub(crate) fn route(&self, to: SocketAddr) -> Result<SocketAddr, NoRoute> {
         match to.ip() {

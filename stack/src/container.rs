@@ -19,6 +19,8 @@ use crate::flow::time_wait::{TimeWait, Verdict};
 use crate::io::{Close, FlowId, Ready};
 use crate::pressure::Throttle;
 use crate::tcp::Disposition;
+use crate::udp::Mappings;
+use crate::udp::outbox::Outbox;
 use crate::wire::addresses::Tuple;
 use crate::wire::emit::Egress;
 use crate::wire::reassembly::Reassembly;
@@ -28,6 +30,7 @@ mod admission;
 mod admission_queue;
 mod crowd;
 mod ctx;
+mod datagrams;
 mod ending;
 mod frames;
 mod idle;
@@ -78,6 +81,8 @@ pub struct Container {
     admission: AdmissionQueue,
     time_wait: TimeWait,
     reassembly: Reassembly,
+    mappings: Mappings,
+    outbox: Outbox,
     neighbour: Neighbour,
     limits: RateLimits,
     /// Spreads retry times, quotas and ports.
@@ -99,6 +104,8 @@ impl Container {
             admission: AdmissionQueue::default(),
             time_wait: TimeWait::new(config.secret),
             reassembly: Reassembly::default(),
+            mappings: Mappings::new(config.secret),
+            outbox: Outbox::default(),
             neighbour: Neighbour::default(),
             limits: RateLimits::default(),
             random: Random::new(config.secret[0]),
@@ -253,8 +260,12 @@ impl Container {
     pub fn turn(&mut self, cx: &mut Ctx<'_>) -> bool {
         // Retried each turn until it succeeds: at the start the budget may have no room yet.
         self.admission.backlog.charge(&mut cx.member(self.member));
-        // Timers first: they release memory (TIME-WAIT, fragments, idle flows) that admission can use.
+        // Before the timers, which may end the mappings of these datagrams.
+        self.send_stored(cx);
+        // Timers before admission: they release memory (TIME-WAIT, fragments, idle flows) that admission can use.
         self.run_timers(cx);
+        // Before the flows, which take up to half a megabyte each turn: datagrams do not wait for them.
+        let more_datagrams = self.receive_some(cx);
         self.watch_crowd(cx.budget, cx.now);
         let more_syns = self.admit_some(cx);
         let before = self.totals.bytes_moved();
@@ -272,7 +283,7 @@ impl Container {
         }
         // No flow is taken from the table here, which is what `forget_stale_entries` needs.
         self.forget_stale_entries();
-        more_syns || self.ready.dirty() > 0
+        more_syns || more_datagrams || self.ready.dirty() > 0
     }
 
     fn run_timers(&mut self, cx: &mut Ctx<'_>) {
@@ -281,6 +292,7 @@ impl Container {
         }
         self.time_wait.expire(&mut cx.member(self.member));
         self.expire_fragments(cx);
+        self.expire_mappings(cx);
         self.expire_syns(cx);
         // Last: it takes credit of idle flows for waiting SYNs only as far as the room released above is too small.
         self.find_idle(cx);
@@ -337,6 +349,7 @@ impl Container {
             self.ready.blocked_until(),
             self.time_wait.deadline(),
             self.reassembly.deadline(),
+            self.mappings.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -361,6 +374,7 @@ impl Container {
         }
         self.time_wait.clear(&mut cx.member(self.member));
         self.reassembly.clear(&mut cx.member(self.member));
+        self.end_mappings(cx);
         // After the entries: the list is charged as one block.
         self.admission.backlog.uncharge(&mut cx.member(self.member));
         self.admission.clear();

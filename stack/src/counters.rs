@@ -51,9 +51,31 @@ stats! {
     DropTcpHeader,
     DropTcpChecksum,
     DropIcmp,
+    /// A datagram with a wrong length, or without a source port.
     DropUdp,
-    /// UDP answered with port unreachable.
+    DropUdpChecksum,
+    /// UDP answered with port or host unreachable by the stack itself.
     UdpUnreachable,
+    /// Datagrams answered with time exceeded: their hop limit ended here.
+    IpHopLimitExceeded,
+    /// Datagrams that host sockets took, and those passed to the guest.
+    UdpOutDatagrams,
+    UdpInDatagrams,
+    /// Datagrams without a route on the host, or too large for its path.
+    UdpOutErrors,
+    /// Datagrams dropped: a host socket's send buffer was full; its receive buffer or the guest's device was.
+    UdpSndbufErrors,
+    UdpRcvbufErrors,
+    /// Datagrams from addresses that the guest had not sent to.
+    UdpFiltered,
+    /// ICMP errors of the host's network passed to the guest.
+    UdpErrorsRelayed,
+    UdpMappingsOpened,
+    UdpMappingsExpired,
+    /// Mappings that ended early, because a new one needed their room.
+    UdpMappingsEvicted,
+    /// Datagrams dropped because their mapping got no memory or no socket.
+    UdpMappingsRefused,
     /// ICMP messages that the rate limit suppressed.
     IcmpRateLimited,
     IcmpEchoAnswered,

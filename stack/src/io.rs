@@ -1,12 +1,14 @@
 //! The two ends of a container's stack, as values and two small traits: host sockets and the device. The worker loop
 //! and the simulator implement them; the stack itself has neither descriptors nor clocks.
 
+pub mod datagram;
 pub mod vnet;
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use datagram::DatagramHost;
 use vnet::VnetHdr;
 
 /// Names a flow of one container. Because of the generation, a late event for a flow that has ended has no effect.
@@ -66,12 +68,12 @@ pub enum Close {
     Reset,
 }
 
-/// The host sockets of one container's flows.
+/// The host sockets of one container's flows, and its datagram sockets.
 ///
 /// A connection that the peer reset behaves as a Linux socket does: `read` returns the data that arrived before the
 /// reset, then the error, once. A `write` before that returns the error instead, and `read` then ends with `Ok(0)`. If
 /// the peer ended its stream before it reset the connection, `read` ends with `Ok(0)` and only `write` fails.
-pub trait Host {
+pub trait Host: DatagramHost {
     /// True if a connection's window scale follows from its receive buffer at connect and stays fixed, as with Linux
     /// sockets: with plenty of memory they connect with a large buffer. False if the window follows the buffer at any
     /// time.

@@ -23,6 +23,10 @@
 //! 10    wire/emit.rs          headers, checksums, segmentation offload; tap.rs writes the frame
 //! ```
 //!
+//! A datagram takes a shorter path: `container/datagrams.rs` finds its mapping in `udp.rs` and stores it in
+//! `udp/outbox.rs`; at the start of the turn each mapping sends its own in a batch, and what its socket received goes
+//! to the device without a queue.
+//!
 //! Steps 1 to 5 only mark flows; steps 6 to 10 move bytes and send, so a batch of segments costs one write and one ACK.
 //! Answers that belong to no flow (RST, TIME-WAIT, ARP, ICMP) are sent at once.
 //! A SYN opens a flow in `container/admission` (two a turn), after the flow's whole reservation is charged. `schedule`
@@ -34,13 +38,15 @@
 //! A module uses only modules before it; `tests/tidy/layers.rs` compares the order with the `use` lines:
 //!
 //! ```text
-//! io < pressure < schedule < queue < sizes < config < counters < wire < tcp < flow < relay < container < tap < fuzz
+//! io < pressure < schedule < queue < sizes < config < counters < wire < tcp < flow < udp < relay < container < tap
+//!    < fuzz
 //! ```
 //!
 //! `io` has the traits of both ends and the device header, `pressure` the bounds over soft, `schedule` the order of the
 //! loop that runs containers, `queue` is the memory that is charged, `wire` turns bytes into values and back, `tcp` is
-//! one connection with the guest, `flow` a connection with its host socket and the tables of all, `relay` moves bytes
-//! between the two, `container` is the only module that knows the order of things.
+//! one connection with the guest, `flow` a connection with its host socket and the tables of all, `udp` has the mappings
+//! of the guest's UDP ports, `relay` moves bytes between a flow's two ends, `container` is the only module that knows
+//! the order of things.
 //!
 //! # How a flow ends
 //!
@@ -54,9 +60,10 @@
 //! # Where memory is charged
 //!
 //! In `queue/receive`, `queue/send`, `container/admission` (the reservation), `relay/host_caps` (of host sockets),
-//! `flow/syn_backlog` and `flow/time_wait` (small fixed entries), `wire/reassembly` (fragments), in the daemon's
-//! `worker/control` (device queues, and backlogs of published ports, H6), and at no other place; `tests/tidy/main.rs`
-//! compares the list with the calls. A charge is a request to [`controller::Budget`], which knows nothing of packets.
+//! `flow/syn_backlog` and `flow/time_wait` (small fixed entries), `wire/reassembly` (fragments), `udp` (mappings with
+//! the caps of their sockets) and `udp/outbox` (datagrams of a turn), in the daemon's `worker/control` (device queues,
+//! and backlogs of published ports, H6), and at no other place; `tests/tidy/main.rs` compares the list with the calls.
+//! A charge is a request to [`controller::Budget`], which knows nothing of packets.
 //!
 //! # What happens over soft, what at hard
 //!
@@ -82,33 +89,33 @@
 //! | growth while SYNs wait | room for their reservations, up to half of the room that reservations leave, is held back from windows, queues and caps (H1) | `container/crowd.rs` `hold_for_admission`, `controller/src/meter.rs` `growth_room` |
 //! | a higher cap of a host socket | it stays as it is | `relay/host_caps.rs` `raise` |
 //! | a fragment | the oldest incomplete datagram is dropped | `wire/reassembly.rs` `make_room` |
+//! | a mapping of a UDP port | the one that was silent longest is evicted, once; otherwise the datagram is dropped | `container/datagrams.rs` `open_mapping` |
+//! | a datagram for the host | it is sent at once, without a place in a batch | `container/datagrams.rs` `on_datagram` |
+//! | a larger buffer of a UDP socket | it stays as it is; a full one loses datagrams | `udp.rs` `raise` |
 //! | a TIME-WAIT entry | the flow leaves no entry | `flow/time_wait.rs` `insert` |
 //! | waiting | when memory returns, the oldest waiter runs in the same turn of the loop (B9) | `container/memory.rs` `on_wake`, `schedule.rs` `next_step` |
 //! | linux rules | the segment is dropped and the window closes (L6); a sender retries after 8 to 200 ms (L4) | `tcp/input.rs` `count_stored`, `container/service.rs` `retry_later` |
 //!
 //! # To add a protocol
 //!
-//! Only TCP is relayed now. The files that another transport protocol touches, in order:
+//! TCP and UDP are relayed. The files that another transport protocol touches, in order; UDP's are an example:
 //!
-//! 1. `wire/parse.rs` (`transport`): the checks of its header, ends and checksum, and a variant of `Ingress`. Each
-//!    check has a drop reason in `counters.rs`, and a frame in `tests/container/malformed.rs`. UDP is answered with
-//!    port unreachable there today.
-//! 2. `wire/emit.rs`: its headers and checksum towards the guest; `wire/icmp.rs`: errors that quote its packets, both
-//!    ways.
-//! 3. `wire/addresses.rs` (`Tuple`) and `flow/table.rs`: the key of a flow has no protocol yet.
+//! 1. `wire/parse.rs` (`transport`): the checks of its header, ends and checksum (`wire/udp.rs`), and a variant of
+//!    `Ingress`. Each check has a drop reason in `counters.rs`, and a frame in `tests/container/malformed.rs`.
+//! 2. `wire/emit.rs`: its headers and checksum towards the guest; `wire/icmp.rs` and `wire/icmp/undeliverable.rs`:
+//!    errors that quote its packets, both ways.
+//! 3. The key of what the stack remembers: `flow/table.rs` has tuples of TCP, `udp.rs` the guest's ports of UDP.
 //! 4. `controller/src/ledger.rs` and `controller/src/budget/snapshot.rs`: a category for its charge, with a rule in
-//!    `controller/docs/pressure-model.md`; UDP has one (`Budget::charge_udp`, M4). The file that charges is listed
-//!    above and in `tests/tidy/main.rs`.
-//! 5. `flow.rs` or a type beside it, with a size that `sizes.rs` or the charge covers; `config.rs`: its limits.
-//! 6. `io.rs`: what it needs of a host socket, as a trait beside `Host`.
-//! 7. `relay.rs`: payload between the guest and that socket, bounded in a turn.
-//! 8. `container/frames.rs` dispatches its frames, `container/admission.rs` opens its flows, `container/service.rs`
-//!    serves them, `container.rs` has its timers in `next_deadline` and its end in `abort_all`.
-//! 9. `daemon/src/host.rs`: the sockets; `daemon/src/token.rs`: a kind of event; `daemon/src/worker.rs`: the
+//!    `controller/docs/pressure-model.md`, as M4. The file that charges is listed above and in `tests/tidy/main.rs`.
+//! 5. `config.rs`: its limits; a size that `sizes.rs` or the charge covers.
+//! 6. `io.rs`: what it needs of a host socket, as a trait beside `Host`, as `io/datagram.rs`.
+//! 7. `container/frames.rs` dispatches its frames; a file beside it, as `container/datagrams.rs`, relays them, bounded
+//!    in a turn; `container.rs` has its timers in `next_deadline` and its end in `abort_all`.
+//! 8. `daemon/src/host.rs`: the sockets; `daemon/src/token.rs`: a kind of event; `daemon/src/worker.rs`: the
 //!    dispatch of that event.
-//! 10. `container/info.rs` and `daemon/src/stats.rs`: what users see; `daemon/src/config.rs` and `daemon/src/cli.rs`:
-//!     what they set.
-//! 11. `sim/src/host.rs`: its servers in the virtual world.
+//! 9. `container/info.rs` and `daemon/src/stats.rs`: what users see; `daemon/src/config.rs` and `daemon/src/cli.rs`:
+//!    what they set.
+//! 10. `sim/src/host.rs`: its servers in the virtual world; `sim/src/fake_host.rs`: its sockets in packet scripts.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -128,12 +135,14 @@ pub mod tap;
 mod tcp;
 #[cfg(test)]
 mod test_budget;
+mod udp;
 mod wire;
 
 pub use skbudget_controller as controller;
 
 pub use config::{Algorithm, ContainerConfig, Ipv6Net};
 pub use container::{Container, ContainerStats, Ctx, FlowInfo, NotAccepted, Undelivered, WakeKey};
+pub use io::datagram::{self, DatagramHost, DatagramId};
 pub use io::vnet::{self, VnetHdr};
 pub use io::{Close, Device, FlowId, Host, HostCaps, HostError, Ready};
 pub use pressure::Throttle;

@@ -12,3 +12,4 @@ pub(crate) mod parse;
 pub(crate) mod reassembly;
 pub(crate) mod segment;
 pub(crate) mod seq;
+pub(crate) mod udp;

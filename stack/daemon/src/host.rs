@@ -19,10 +19,12 @@ use crate::sys;
 use crate::token;
 
 mod closing;
+mod datagrams;
 mod descriptors;
 mod errors;
 mod keepalive;
 
+use datagrams::Datagrams;
 pub(crate) use descriptors::grow_descriptor_table;
 use errors::{map, map_io};
 
@@ -34,7 +36,7 @@ const KERNEL_DOUBLES: u32 = 2;
 /// passes larger units on whole.
 const LOOPBACK_MSS: u32 = 4096;
 
-/// Sockets of one container, by flow index.
+/// Sockets of one container: those of flows by flow index, and those of mappings.
 #[derive(Debug)]
 pub(crate) struct HostSockets {
     /// Watches the sockets in the worker's poll.
@@ -45,6 +47,7 @@ pub(crate) struct HostSockets {
     outbound: Option<Ipv4Addr>,
     slots: Vec<Option<Slot>>,
     open: usize,
+    datagrams: Datagrams,
     /// Why a connect(2) failed since `take_lack`, when a local resource was missing.
     lack: Option<Errno>,
 }
@@ -64,7 +67,15 @@ struct Slot {
 
 impl HostSockets {
     pub(crate) fn new(registry: Registry, container: u16, outbound: Option<Ipv4Addr>) -> Self {
-        Self { registry, container, outbound, slots: Vec::new(), open: 0, lack: None }
+        Self {
+            registry,
+            container,
+            outbound,
+            slots: Vec::new(),
+            open: 0,
+            datagrams: Datagrams::default(),
+            lack: None,
+        }
     }
 
     /// The flow that an event belongs to; `None`: the flow of that token is closed.
@@ -97,7 +108,7 @@ impl HostSockets {
 
     /// Number of open sockets.
     pub(crate) fn open(&self) -> usize {
-        self.open
+        self.open + self.datagrams.open()
     }
 
     /// Bytes that the kernel holds in the sockets' queues now, to compare with the `host` charge; and the number of

@@ -62,6 +62,8 @@ pub struct ContainerReport {
     pub host_meminfo_bytes: Option<u64>,
     /// Host sockets open.
     pub host_sockets: u64,
+    /// UDP mappings of the guest's ports.
+    pub udp_mappings: u32,
     /// CPU time that the worker spent on this container.
     pub cpu_ns: u64,
     /// Turns of the container in the worker's loop.

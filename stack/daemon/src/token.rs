@@ -4,7 +4,7 @@
 //! could be taken for one of the flow 2^20 generations later at the same index, but only within one batch of events.
 
 use mio::Token;
-use skbudget_stack::FlowId;
+use skbudget_stack::{DatagramId, FlowId};
 
 const INDEX_BITS: u32 = 24;
 const GENERATION_BITS: u32 = 20;
@@ -20,18 +20,21 @@ const KIND_FLOW: u64 = 0;
 const KIND_DEVICE: u64 = 1;
 const KIND_LISTENER: u64 = 2;
 const KIND_WAKER: u64 = 3;
+const KIND_DATAGRAM: u64 = 4;
 
 /// Maximum number of flows of one container.
 pub(crate) const FLOWS_MAX: u32 = 1 << INDEX_BITS;
 
 const _: () = assert!(CONTAINER_SHIFT + u16::BITS == usize::BITS, "the fields fill a token");
-const _: () = assert!(KIND_WAKER <= KIND_MASK, "every kind fits its bits");
+const _: () = assert!(KIND_DATAGRAM <= KIND_MASK, "every kind fits its bits");
 
 /// What an event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The host socket of a flow.
     Flow,
+    /// The host socket of a mapping.
+    Datagram,
     /// The container's TAP.
     Device,
     /// A published port, by its index in the container.
@@ -48,6 +51,12 @@ pub(crate) fn flow(container: u16, flow: FlowId) -> Token {
     debug_assert!(flow.index < FLOWS_MAX, "flow index {} beyond the token", flow.index);
     let generation = u64::from(flow.generation) & GENERATION_MASK;
     pack(container, KIND_FLOW, generation << INDEX_BITS | u64::from(flow.index))
+}
+
+/// The token of a mapping's host socket.
+pub(crate) fn datagram(container: u16, id: DatagramId) -> Token {
+    let generation = u64::from(id.generation) & GENERATION_MASK;
+    pack(container, KIND_DATAGRAM, generation << INDEX_BITS | u64::from(id.index))
 }
 
 /// The token of a container's device.
@@ -69,6 +78,7 @@ pub(crate) fn container(token: Token) -> u16 {
 pub(crate) fn kind(token: Token) -> Kind {
     match token.0 as u64 >> KIND_SHIFT & KIND_MASK {
         KIND_FLOW => Kind::Flow,
+        KIND_DATAGRAM => Kind::Datagram,
         KIND_DEVICE => Kind::Device,
         KIND_LISTENER => Kind::Listener(flow_index(token)),
         _ => Kind::Waker,

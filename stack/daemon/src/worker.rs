@@ -177,6 +177,10 @@ impl Worker {
         match kind {
             Kind::Device => slot.on_device_event(),
             Kind::Listener(which) => slot.on_listener_event(which),
+            Kind::Datagram => {
+                let Some(id) = slot.host.datagram(token) else { return false };
+                slot.stack.on_datagram_ready(id);
+            }
             Kind::Flow => {
                 // The flow of a late event is closed: the generation in the token does not match.
                 let Some(flow) = slot.host.flow(token) else { return false };

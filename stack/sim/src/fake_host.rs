@@ -6,7 +6,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use skbudget_controller::Instant;
-use skbudget_stack::{Close, FlowId, Host, HostCaps, HostError};
+use skbudget_stack::{Close, DatagramId, FlowId, Host, HostCaps, HostError};
+
+mod datagrams;
+
+pub use datagrams::{FakeSocket, Sent};
 
 /// One host socket.
 #[derive(Debug, Default)]
@@ -76,13 +80,25 @@ pub struct FakeHost {
     pub outcome: Option<Result<(), HostError>>,
     /// Flows, in the order of their connect(2).
     pub connects: Vec<FlowId>,
+    /// All datagram sockets, closed ones included.
+    pub datagrams: BTreeMap<DatagramId, FakeSocket>,
+    /// Result of opening a datagram socket.
+    pub datagrams_open: Result<(), HostError>,
 }
 
 impl FakeHost {
     /// A host on which every connect succeeds.
     pub fn new(now: Instant) -> Self {
         let (socks, connects) = (BTreeMap::new(), Vec::new());
-        Self { now, socks, connect: Ok(()), outcome: Some(Ok(())), connects }
+        Self {
+            now,
+            socks,
+            connect: Ok(()),
+            outcome: Some(Ok(())),
+            connects,
+            datagrams: BTreeMap::new(),
+            datagrams_open: Ok(()),
+        }
     }
 
     /// The socket of a flow.

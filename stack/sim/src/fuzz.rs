@@ -20,12 +20,33 @@ pub type Target = fn(&[u8]);
 
 /// All targets, by the name of the binary and of its corpus folder.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("datagram", datagram),
     ("frame", frame),
     ("options", options),
     ("reassembly", reassembly),
     ("segment", segment),
     ("sequence", sequence),
 ];
+
+/// Datagrams of the guest and of the host, errors, and time steps in any order.
+pub fn datagram(input: &[u8]) {
+    let mut script = Script::new(input);
+    let mut bench = Bench::new(Plan::take(&mut script));
+    for _ in 0..OPERATIONS_MAX {
+        if script.is_over() {
+            break;
+        }
+        match script.below(10) {
+            0 => bench.pass(&mut script),
+            1 => bench.device_room(&mut script),
+            2 => bench.any_frame(&mut script),
+            3..=5 => bench.socket_event(&mut script),
+            _ => bench.datagram(&mut script),
+        }
+        bench.check();
+    }
+    bench.end();
+}
 
 /// Frames of any content, some with corrected headers.
 pub fn frame(input: &[u8]) {

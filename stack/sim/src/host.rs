@@ -18,7 +18,11 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use skbudget_controller::Instant;
-use skbudget_stack::{Close, FlowId, Host, HostCaps, HostError, Ready};
+use skbudget_stack::{Close, DatagramId, FlowId, Host, HostCaps, HostError, Ready};
+
+mod datagrams;
+
+pub use datagrams::{DatagramServer, DatagramStats};
 
 use crate::server::{Accept, Server};
 use crate::sock::{PortStats, Sock};
@@ -34,6 +38,7 @@ pub struct SimHost {
     timers_made: u64,
     ready: VecDeque<(FlowId, Ready)>,
     broken: VecDeque<FlowId>,
+    datagrams: datagrams::Datagrams,
     caps_bytes_max: u64,
 }
 
@@ -100,7 +105,7 @@ impl SimHost {
     }
     /// Number of sockets that are not closed.
     pub fn open_sockets(&self) -> usize {
-        self.socks.len()
+        self.socks.len() + self.datagrams.open()
     }
     /// Largest sum of the caps of all sockets so far, bytes.
     pub fn caps_bytes_max(&self) -> u64 {
@@ -126,9 +131,11 @@ impl SimHost {
             }
         }
         self.now = now;
+        self.datagrams.advance(now);
     }
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.timers.peek().map(|Reverse((at, _, _))| *at)
+        let timer = self.timers.peek().map(|Reverse((at, _, _))| *at);
+        timer.into_iter().chain(self.datagrams.next_deadline()).min()
     }
     pub(crate) fn poll_ready(&mut self) -> Option<(FlowId, Ready)> {
         self.ready.pop_front()
@@ -136,6 +143,10 @@ impl SimHost {
 
     pub(crate) fn poll_broken(&mut self) -> Option<FlowId> {
         self.broken.pop_front()
+    }
+
+    pub(crate) fn poll_datagram_ready(&mut self) -> Option<DatagramId> {
+        self.datagrams.poll_ready()
     }
 
     /// Updates a socket and collects its events. Called after every operation on it.

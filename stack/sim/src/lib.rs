@@ -31,6 +31,7 @@
 use skbudget_stack::{HOST_FLOOR, HostCaps};
 
 mod app;
+mod datagram_guest;
 mod event_queue;
 pub mod fake_host;
 pub mod flood;
@@ -51,9 +52,10 @@ mod sock;
 mod world;
 
 pub use app::{App, BulkRecv, BulkSend, NeverRead, Next, Probe, ProbePlan};
+pub use datagram_guest::DatagramGuest;
 pub use frame::{Frame, FramePool};
 pub use guest::{Buffers, ConnId, Guest, GuestConfig, Open, SmolGuest};
-pub use host::SimHost;
+pub use host::{DatagramServer, DatagramStats, SimHost};
 pub use link::{Fate, Faults, Link, LinkConfig, LinkStats, Mishap, WhenFull};
 pub use observer::{Observer, Tally, Watch};
 pub use pattern::Pattern;

@@ -6,6 +6,10 @@ use smoltcp::wire::{
     EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, checksum,
 };
 
+mod udp;
+
+pub use udp::Datagram;
+
 /// Addresses of `ContainerConfig::new`: the guest and its gateway.
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
 /// See [`GUEST`].

@@ -60,6 +60,8 @@ pub struct ContainerStats {
     pub syn_backlog: u32,
     /// Entries in TIME-WAIT.
     pub time_wait: u32,
+    /// UDP mappings.
+    pub mappings: u32,
     /// Entries on the container's lists, stale ones included. The number is bounded by the number of flows.
     pub list_entries: u32,
     /// In-order bytes that the guest sent.
@@ -99,6 +101,7 @@ impl Container {
             flows_total: self.totals.flows,
             syn_backlog: self.admission.backlog.len() as u32,
             time_wait: self.time_wait.len() as u32,
+            mappings: self.mappings.len() as u32,
             list_entries: self.list_entries() as u32,
             bytes_from_guest: self.totals.bytes_from_guest,
             bytes_to_guest: self.totals.bytes_to_guest,

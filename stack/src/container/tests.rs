@@ -8,12 +8,16 @@ use skbudget_controller::{Budget, BudgetConfig, Limits, Rules, SockLimits};
 pub(super) mod flows;
 
 use super::*;
+use crate::io::datagram::DatagramHost;
 use crate::io::{Device, Host, HostCaps, HostError};
 use crate::queue::chunk::ChunkPool;
 use crate::vnet::VnetHdr;
 
 /// Both ends of a flow that moves no data: a host socket without any, and a device that drops every frame.
 struct Silent;
+
+/// Without datagram sockets.
+impl DatagramHost for Silent {}
 
 impl Host for Silent {
     fn connect(&mut self, _: FlowId, _: SocketAddr, _: HostCaps) -> Result<(), HostError> {

@@ -8,17 +8,19 @@ use std::io::IoSlice;
 
 use smoltcp::wire::{
     ArpPacket, EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet,
-    Ipv6FragmentHeader, Ipv6Packet, TcpPacket, TcpSeqNumber, checksum,
+    Ipv6FragmentHeader, Ipv6Packet, TcpPacket, TcpSeqNumber, UdpPacket, checksum,
 };
 
 use crate::config::ContainerConfig;
 use crate::io::Device;
+use crate::io::datagram::IpFields;
 use crate::io::vnet::{F_NEEDS_CSUM, GSO_ECN, GSO_TCPV4, GSO_TCPV6, VnetHdr};
 use crate::queue::send::PARTS_MAX;
 use crate::wire::addresses::{Addrs, Tuple};
 use crate::wire::icmp::HOP_LIMIT;
 use crate::wire::parse::Answer;
 use crate::wire::segment::{ECT_0, Outgoing};
+use crate::wire::udp::UDP;
 
 const ETH: usize = 14;
 const IPV4: usize = 20;
@@ -27,6 +29,7 @@ const FRAGMENT: usize = 8;
 const TCP: usize = 20;
 const HEADERS_MAX: usize = ETH + IPV6 + TCP + 40;
 const TCP_CHECKSUM_OFFSET: u16 = 16;
+const UDP_CHECKSUM_OFFSET: u16 = 6;
 
 /// Builds frames and counts them: the container's side of the link.
 #[derive(Debug)]
@@ -50,8 +53,9 @@ struct IpHeader {
     hop_limit: u8,
     /// Offset of a fragment in bytes, and whether more fragments follow; `None` for a whole packet.
     fragment: Option<(usize, bool)>,
-    /// The two ECN bits (RFC 3168 section 5).
-    ecn: u8,
+    /// DSCP and the two ECN bits (RFC 2474, RFC 3168 section 5).
+    traffic_class: u8,
+    dont_fragment: bool,
 }
 
 impl IpHeader {
@@ -90,13 +94,12 @@ impl IpHeader {
                 let mut ip = Ipv4Packet::new_unchecked(packet);
                 ip.set_version(4);
                 ip.set_header_len(IPV4 as u8);
-                ip.set_dscp(0);
-                ip.set_ecn(self.ecn);
+                ip.set_dscp(self.traffic_class >> 2);
+                ip.set_ecn(self.traffic_class & 3);
                 ip.set_total_len((IPV4 + len) as u16);
                 ip.set_ident(ident as u16);
                 ip.clear_flags();
-                // RFC 1191: DF on whole packets, so that a router beyond the guest reports its MTU.
-                ip.set_dont_frag(self.fragment.is_none());
+                ip.set_dont_frag(self.dont_fragment && self.fragment.is_none());
                 ip.set_more_frags(more);
                 ip.set_frag_offset(offset as u16);
                 ip.set_hop_limit(self.hop_limit);
@@ -108,7 +111,7 @@ impl IpHeader {
             Addrs::V6 { src, dst } => {
                 let mut ip = Ipv6Packet::new_unchecked(&mut *packet);
                 ip.set_version(6);
-                ip.set_traffic_class(self.ecn);
+                ip.set_traffic_class(self.traffic_class);
                 ip.set_flow_label(0);
                 ip.set_payload_len((self.len() - IPV6 + len) as u16);
                 ip.set_next_header(match self.fragment {
@@ -171,7 +174,9 @@ impl Egress {
             protocol: IpProtocol::Tcp,
             hop_limit: HOP_LIMIT,
             fragment: None,
-            ecn: if seg.ect { ECT_0 } else { 0 },
+            traffic_class: if seg.ect { ECT_0 } else { 0 },
+            // RFC 1191: a router beyond the guest then reports its MTU.
+            dont_fragment: true,
         };
         let tcp_at = ETH + ip.len();
 
@@ -239,30 +244,106 @@ impl Egress {
                     Addrs::V6 { .. } => IpProtocol::Icmpv6,
                 };
                 let (addrs, hop_limit) = (*addrs, *hop_limit);
-                let ip = IpHeader { addrs, protocol, hop_limit, fragment: None, ecn: 0 };
-                self.packet(device, ip, bytes);
+                let (fragment, traffic_class, dont_fragment) = (None, 0, true);
+                let ip =
+                    IpHeader { addrs, protocol, hop_limit, fragment, traffic_class, dont_fragment };
+                self.packet(device, ip, bytes, &[]);
             }
         }
     }
 
-    /// Sends one IP packet, in fragments if it is larger than the MTU. Only a long echo reply ever needs it.
-    fn packet(&mut self, device: &mut dyn Device, whole: IpHeader, bytes: &[u8]) {
+    /// Sends a datagram of the tuple's remote, in fragments if it is larger than the MTU. Returns false if the device
+    /// is full; the datagram is then lost.
+    pub(crate) fn datagram(
+        &mut self,
+        device: &mut dyn Device,
+        tuple: &Tuple,
+        fields: IpFields,
+        payload: &[u8],
+    ) -> bool {
+        let IpFields { hop_limit, traffic_class, dont_fragment } = fields;
+        let ip = IpHeader {
+            addrs: tuple.to_guest(),
+            protocol: IpProtocol::Udp,
+            hop_limit,
+            fragment: None,
+            traffic_class,
+            dont_fragment,
+        };
+        let len = UDP + payload.len();
+        let mut header = [0; UDP];
+        let mut udp = UdpPacket::new_unchecked(&mut header);
+        udp.set_src_port(tuple.remote_port());
+        udp.set_dst_port(tuple.guest_port());
+        udp.set_len(len as u16);
+        let pseudo = ip.pseudo_sum(len);
+        // The device cannot complete the checksum of a datagram in fragments.
+        let sum = if self.offload && ip.len() + len <= self.mtu {
+            pseudo
+        } else {
+            let sum = [pseudo, checksum::data(&header), checksum::data(payload)];
+            // RFC 768: 0 means that there is no checksum.
+            match !checksum::combine(&sum) {
+                0 => u16::MAX,
+                sum => sum,
+            }
+        };
+        let at = usize::from(UDP_CHECKSUM_OFFSET);
+        header[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+        self.packet(device, ip, &header, payload)
+    }
+
+    /// The virtio header of a whole packet: the device completes the checksum of a datagram.
+    fn vnet_of(&self, ip: &IpHeader) -> VnetHdr {
+        if !self.offload || ip.protocol != IpProtocol::Udp || ip.fragment.is_some() {
+            return VnetHdr::default();
+        }
+        VnetHdr {
+            flags: F_NEEDS_CSUM,
+            csum_start: (ETH + ip.len()) as u16,
+            csum_offset: UDP_CHECKSUM_OFFSET,
+            ..VnetHdr::default()
+        }
+    }
+
+    /// Sends one IP packet with `head` and `body` behind its header, in fragments if it is larger than the MTU. Returns
+    /// false if the device did not take all of it.
+    fn packet(
+        &mut self,
+        device: &mut dyn Device,
+        whole: IpHeader,
+        head: &[u8],
+        body: &[u8],
+    ) -> bool {
         self.ident = self.ident.wrapping_add(1);
-        let in_one = whole.len() + bytes.len() <= self.mtu;
+        let len = head.len() + body.len();
+        let in_one = whole.len() + len <= self.mtu;
         // An IPv6 fragment's headers are longer, which `step` must count.
         let piece = IpHeader { fragment: Some((0, false)), ..whole };
         // Fragment offsets count units of 8 bytes.
-        let step = if in_one { bytes.len() } else { (self.mtu - piece.len()) & !7 };
-        for (i, part) in bytes.chunks(step.max(8)).enumerate() {
-            let more = (i + 1) * step < bytes.len();
-            let ip = IpHeader { fragment: (!in_one).then_some((i * step, more)), ..whole };
+        let step = if in_one { len } else { (self.mtu - piece.len()) & !7 };
+        let step = step.max(8);
+        // The part of `from` at `start` bytes into the packet that is within a fragment.
+        let part = |from: &'_ [u8], start: usize, at: usize| {
+            let cut = |offset: usize| offset.saturating_sub(start).min(from.len());
+            cut(at)..cut(at + step)
+        };
+        for at in (0..len).step_by(step) {
+            let more = at + step < len;
+            let ip = IpHeader { fragment: (!in_one).then_some((at, more)), ..whole };
             let mut headers = [0; ETH + IPV6 + FRAGMENT];
             let headers = &mut headers[..ETH + ip.len()];
             self.ethernet(headers, ip.ethertype());
-            ip.emit(&mut headers[ETH..], self.ident, part.len());
-            let parts = [IoSlice::new(headers), IoSlice::new(part)];
-            self.frames += u64::from(device.send(&VnetHdr::default(), &parts));
+            let head = &head[part(head, 0, at)];
+            let body = &body[part(body, len - body.len(), at)];
+            ip.emit(&mut headers[ETH..], self.ident, head.len() + body.len());
+            let parts = [IoSlice::new(headers), IoSlice::new(head), IoSlice::new(body)];
+            if !device.send(&self.vnet_of(&ip), &parts) {
+                return false;
+            }
+            self.frames += 1;
         }
+        true
     }
 }
 

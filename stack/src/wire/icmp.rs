@@ -18,6 +18,8 @@ use crate::wire::parse::{Answer, Ingress};
 use crate::wire::reassembly::Expired;
 use crate::wire::seq::Seq;
 
+pub(crate) mod undeliverable;
+
 /// Hop limit of all packets except neighbour discovery.
 pub(crate) const HOP_LIMIT: u8 = 64;
 /// Bytes of a TCP header that an error must quote (RFC 792): ports and sequence number.

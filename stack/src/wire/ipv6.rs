@@ -7,6 +7,7 @@ use smoltcp::wire::{Icmpv6ParamProblem, Ipv6Packet};
 
 use crate::config::{ContainerConfig, Ipv6Net};
 use crate::counters::Stat;
+use crate::io::datagram::IpFields;
 use crate::io::vnet::VnetHdr;
 use crate::wire::addresses::Addrs;
 use crate::wire::icmp;
@@ -48,6 +49,12 @@ pub(crate) fn on_packet<'a>(
     // Walk the headers even without a route: the error depends on what the packet carries (RFC 4443 section 2.4).
     // Solicited-node and all-nodes groups are multicast, too, but the stack is a member.
     let nowhere = !net.listens_to(dst) && (unroutable_v6(dst) || net.guest == dst);
+    // No router fragments an IPv6 packet (RFC 8200 section 5).
+    let fields = IpFields {
+        hop_limit: ip.hop_limit(),
+        traffic_class: ip.traffic_class(),
+        dont_fragment: true,
+    };
     match chain.walk(addrs) {
         Walked::Upper { at, protocol, .. } if nowhere => {
             noroute::v6(net, packet, Some((protocol, &packet[at..])))
@@ -67,10 +74,10 @@ pub(crate) fn on_packet<'a>(
                     let answer = icmp::param_problem(packet, naming, reason);
                     Ingress::Refuse(answer, Stat::DropProtocol)
                 }
-                found => found.with_ecn(ip.traffic_class() & 3),
+                found => found.with_ip(fields),
             }
         }
-        Walked::Fragment(fragment) => Ingress::Fragment(fragment).with_ecn(ip.traffic_class() & 3),
+        Walked::Fragment(fragment) => Ingress::Fragment(fragment).with_ip(fields),
         Walked::Stop(stat) => Ingress::Drop(stat),
         // An unspecified source cannot receive an error (RFC 4443 section 2.4, e.6).
         Walked::Problem(pointer, reason, stat) if !src.is_unspecified() => {

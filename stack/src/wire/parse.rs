@@ -5,23 +5,24 @@ use std::net::SocketAddr;
 
 use smoltcp::wire::{
     ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket,
-    UdpPacket,
 };
 
 use crate::config::ContainerConfig;
 use crate::counters::Stat;
+use crate::io::datagram::IpFields;
 use crate::io::vnet::{F_DATA_VALID, F_NEEDS_CSUM, VnetHdr};
 use crate::wire::addresses::{Addrs, Tuple};
-use crate::wire::icmp::{self, Unreachable};
+use crate::wire::icmp;
 use crate::wire::reassembly::{Datagram, Fragment, Key};
 use crate::wire::segment::{self, Segment};
 use crate::wire::seq::Seq;
-use crate::wire::{arp, ipv6, noroute};
+use crate::wire::{arp, ipv6, noroute, udp};
 
 /// Result of parsing a frame.
 #[derive(Debug)]
 pub(crate) enum Ingress<'a> {
     Tcp(Tuple, Segment<'a>),
+    Udp(udp::Datagram<'a>),
     Fragment(Fragment<'a>),
     /// The guest reports that one of our segments was too large for its path.
     PathMtu {
@@ -42,11 +43,13 @@ pub(crate) enum Ingress<'a> {
 }
 
 impl Ingress<'_> {
-    /// Sets the ECN field of the IP header that carried this.
-    pub(crate) fn with_ecn(mut self, ecn: u8) -> Self {
+    /// Sets the fields of the IP header that carried this.
+    pub(crate) fn with_ip(mut self, ip: IpFields) -> Self {
+        let ecn = ip.traffic_class & 3;
         match &mut self {
             Self::Tcp(_, segment) => segment.ecn = ecn,
             Self::Fragment(fragment) => fragment.ecn = ecn,
+            Self::Udp(datagram) => datagram.ip = ip,
             _ => {}
         }
         self
@@ -94,7 +97,12 @@ pub(crate) fn parse_whole<'a>(config: &ContainerConfig, datagram: &'a Datagram) 
         // No vnet header vouches for reassembled bytes, so the checksum is verified.
         transport(config, &VnetHdr::default(), *addrs, 0, (*next).into(), payload)
     };
-    found.with_ecn(*ecn)
+    // The fields of its fragments may differ.
+    found.with_ip(IpFields {
+        hop_limit: icmp::HOP_LIMIT,
+        traffic_class: *ecn,
+        dont_fragment: false,
+    })
 }
 
 /// Checks an IPv4 packet in the order: header, checksum, source, destination, fragmentation, transport.
@@ -127,8 +135,12 @@ fn ipv4<'a>(config: &ContainerConfig, vnet: &VnetHdr, bytes: &'a [u8]) -> Ingres
             payload: packet.payload(),
         });
     }
-    transport(config, vnet, addrs, packet.hop_limit(), protocol, packet.payload())
-        .with_ecn(packet.ecn())
+    let ip = IpFields {
+        hop_limit: packet.hop_limit(),
+        traffic_class: packet.dscp() << 2 | packet.ecn(),
+        dont_fragment: packet.dont_frag(),
+    };
+    transport(config, vnet, addrs, packet.hop_limit(), protocol, packet.payload()).with_ip(ip)
 }
 
 /// Checks the addresses of an IPv4 packet of any protocol. `Some`: the packet is not relayed.
@@ -160,14 +172,14 @@ pub(crate) fn transport<'a>(
             None => Ingress::Drop(Stat::DropIpv6),
         },
         (IpProtocol::Tcp, _) => tcp(vnet, addrs, payload),
-        (IpProtocol::Udp, _) => udp(addrs, payload),
+        (IpProtocol::Udp, _) => udp::on_packet(vnet, addrs, payload),
         _ => Ingress::Drop(check_ends(addrs).err().unwrap_or(Stat::DropProtocol)),
     }
 }
 
 /// Checks that each end is one address, for protocols that need that: neighbour discovery does not. IPv4 packets were
 /// checked before reassembly.
-fn check_ends(addrs: Addrs) -> Result<(), Stat> {
+pub(crate) fn check_ends(addrs: Addrs) -> Result<(), Stat> {
     match addrs {
         Addrs::V6 { src, .. } if src.is_unspecified() => Err(Stat::DropSource),
         Addrs::V6 { dst, .. } if dst.is_multicast() => Err(Stat::DropDestination),
@@ -197,17 +209,4 @@ fn tcp<'a>(vnet: &VnetHdr, addrs: Addrs, payload: &'a [u8]) -> Ingress<'a> {
     let guest = SocketAddr::new(src, segment.src_port());
     let remote = SocketAddr::new(dst, segment.dst_port());
     Ingress::Tcp(Tuple::new(guest, remote), segment::parse(&segment))
-}
-
-/// UDP is not relayed yet: the guest receives port unreachable at once (RFC 1122 section 4.1.3.1).
-fn udp<'a>(addrs: Addrs, payload: &[u8]) -> Ingress<'a> {
-    if let Err(stat) = check_ends(addrs) {
-        return Ingress::Drop(stat);
-    }
-    // Checked although it is refused: an error must quote the header of a real datagram.
-    if UdpPacket::new_checked(payload).is_err() {
-        return Ingress::Drop(Stat::DropUdp);
-    }
-    let answer = icmp::unreachable(addrs, IpProtocol::Udp, payload, Unreachable::Port);
-    Ingress::Answer(answer, Stat::UdpUnreachable)
 }

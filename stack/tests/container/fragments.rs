@@ -5,7 +5,7 @@ use skbudget_stack::Container;
 use crate::ecn;
 use crate::peer::{Hello, Peer, bytes};
 use crate::rig::{GATEWAY, GATEWAY6, GUEST, GUEST6, Rig, Setup, one};
-use crate::wire::{CWR, ECE, Sent, ethernet, icmpv6_message, ipv4, ipv6};
+use crate::wire::{CWR, ECE, Sent, ethernet, icmpv6_message, ipv4, ipv6, transport_checksum};
 
 /// `payload` in fragments of `step` bytes, a multiple of eight, in order.
 fn pieces(v6: bool, protocol: u8, id: u16, payload: &[u8], step: usize) -> Vec<Vec<u8>> {
@@ -257,11 +257,15 @@ fn a_flood_of_pieces_leaves_room_for_flows() {
 #[test]
 fn a_udp_datagram_in_pieces_is_answered_as_one() {
     let mut rig = Rig::new();
-    let mut udp = vec![0x10, 0, 0, 53];
+    // To port 0, which no host has.
+    let mut udp = vec![0x10, 0, 0, 0];
     udp.extend(3008u16.to_be_bytes());
     udp.extend([0, 0]);
     udp.extend(bytes(3000));
     for v6 in [false, true] {
+        if v6 {
+            transport_checksum(GUEST6.into(), GATEWAY6.into(), 17, &mut udp, 6);
+        }
         pieces(v6, 17, 5, &udp, 1400).iter().for_each(|frame| rig.frame(frame));
     }
     let out = rig.turn();

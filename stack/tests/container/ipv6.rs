@@ -229,9 +229,9 @@ fn echo_is_answered_by_our_addresses() {
 }
 
 #[test]
-fn udp_is_answered_with_port_unreachable() {
+fn udp_without_a_port_is_answered_with_port_unreachable() {
     let mut rig = Rig::new();
-    let mut udp = vec![0x10, 0, 0, 53, 0, 12, 0, 0, 1, 2, 3, 4];
+    let mut udp = vec![0x10, 0, 0, 0, 0, 12, 0, 0, 1, 2, 3, 4];
     transport_checksum(GUEST6.into(), GATEWAY6.into(), 17, &mut udp, 6);
     rig.frame(&ipv6(17, GUEST6, GATEWAY6, &udp));
     let [Sent::Icmp6 { src, kind: 1, code: 4, body, .. }] = &rig.turn()[..] else {

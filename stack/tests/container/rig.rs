@@ -47,6 +47,7 @@ pub(crate) struct Setup {
     pub(crate) secret: [u64; 2],
     pub(crate) start: Instant,
     pub(crate) congestion: Algorithm,
+    pub(crate) host_loopback: bool,
 }
 
 impl Default for Setup {
@@ -61,6 +62,7 @@ impl Default for Setup {
             secret: [7, 11],
             start: Instant::from_millis(1000),
             congestion: Algorithm::default(),
+            host_loopback: true,
         }
     }
 }
@@ -95,6 +97,7 @@ impl Rig {
         let (mtu, offload) = (setup.mtu, setup.offload);
         let mut container = ContainerConfig::new(mtu, offload, Some(setup.hard), setup.secret);
         container.congestion = setup.congestion;
+        container.host_loopback = setup.host_loopback;
         let member = budget.add_member(container.dev_queue_bytes).unwrap();
         let mut rig = Self {
             stack: Container::new(container, member),
@@ -260,6 +263,7 @@ impl Rig {
         assert_eq!(self.usage(), self.empty, "charges nobody holds: {:?}", self.memory());
         assert_eq!(self.stack.next_deadline(), None, "a timer of nobody");
         assert!(self.host.socks.values().all(|s| s.closed.is_some()), "a host socket left open");
+        assert!(self.host.datagrams.values().all(|s| s.closed), "a datagram socket left open");
     }
 }
 

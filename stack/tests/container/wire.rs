@@ -2,11 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use skbudget_sim::packet::Segment;
+use skbudget_sim::packet::{Datagram, Segment};
 use skbudget_stack::VnetHdr;
 use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetFrame, EthernetProtocol, Icmpv4Message, Icmpv4Packet,
-    Icmpv6Packet, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, checksum,
+    ArpOperation, ArpPacket, ArpRepr, EthernetFrame, EthernetProtocol, Icmpv4Packet, Icmpv6Packet,
+    IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket, checksum,
 };
 
 use crate::rig::{GATEWAY, GATEWAY6, GUEST, GUEST6};
@@ -116,6 +116,7 @@ pub(crate) fn icmpv6_message(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Sent {
     Tcp(Seg),
+    Udp(Datagram),
     Arp {
         operation: ArpOperation,
         source: Ipv4Addr,
@@ -168,10 +169,13 @@ pub(crate) fn sent(vnet: &VnetHdr, frame: &[u8], mtu: u16, offload: bool) -> Sen
     if ip.next_header() == IpProtocol::Icmp {
         let icmp = Icmpv4Packet::new_checked(ip.payload()).unwrap();
         assert!(icmp.verify_checksum());
-        let kind = if icmp.msg_type() == Icmpv4Message::DstUnreachable { 3 } else { 0 };
-        return Sent::Icmp(kind, icmp.msg_code(), ip.payload()[8..].to_vec());
+        let kind = icmp.msg_type();
+        return Sent::Icmp(kind.into(), icmp.msg_code(), ip.payload()[8..].to_vec());
     }
     let (src, dst) = (IpAddress::Ipv4(ip.src_addr()), IpAddress::Ipv4(ip.dst_addr()));
+    if ip.next_header() == IpProtocol::Udp {
+        return datagram(vnet, (src, dst), frame, 34, offload);
+    }
     let seg = segment(vnet, (src, dst), ip.payload(), mtu, offload);
     Sent::Tcp(Seg { remote: Some(ip.src_addr()), ecn: ip.ecn(), ..seg })
 }
@@ -197,6 +201,10 @@ fn sent_v6(vnet: &VnetHdr, eth: &EthernetFrame<&[u8]>, mtu: u16, offload: bool) 
             let (kind, code, hop_limit) = (bytes[0], bytes[1], ip.hop_limit());
             Sent::Icmp6 { src, dst, hop_limit, kind, code, body: bytes[4..].to_vec() }
         }
+        IpProtocol::Udp => {
+            let addrs = (IpAddress::Ipv6(src), IpAddress::Ipv6(dst));
+            datagram(vnet, addrs, eth.clone().into_inner(), 54, offload)
+        }
         IpProtocol::Tcp => {
             assert_eq!((eth.dst_addr().0, dst.segments()[0]), (GUEST_MAC, GUEST6.segments()[0]));
             let addrs = (IpAddress::Ipv6(src), IpAddress::Ipv6(dst));
@@ -205,6 +213,28 @@ fn sent_v6(vnet: &VnetHdr, eth: &EthernetFrame<&[u8]>, mtu: u16, offload: bool) 
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// Decodes a whole datagram; its header is at `at`.
+fn datagram(
+    vnet: &VnetHdr,
+    (src, dst): (IpAddress, IpAddress),
+    frame: &[u8],
+    at: usize,
+    offload: bool,
+) -> Sent {
+    let udp = UdpPacket::new_checked(&frame[at..]).unwrap();
+    assert_eq!(usize::from(udp.len()), frame.len() - at, "nothing behind");
+    if offload {
+        let at = at as u16;
+        let hdr = VnetHdr { flags: 1, csum_start: at, csum_offset: 6, ..VnetHdr::default() };
+        assert_eq!(*vnet, hdr);
+        let len = udp.len().into();
+        assert_eq!(udp.checksum(), checksum::pseudo_header(&src, &dst, IpProtocol::Udp, len));
+    } else {
+        assert!(udp.checksum() != 0 && udp.verify_checksum(&src, &dst));
+    }
+    Sent::Udp(Datagram::parse(frame).unwrap())
 }
 
 /// Decodes a segment in a packet between these addresses.

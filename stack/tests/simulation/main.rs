@@ -5,6 +5,7 @@
 //! A failure prints the plan, and the command that replays its seed.
 
 mod autotune;
+mod datagrams;
 mod endings;
 mod halfclose;
 mod lists;

@@ -297,6 +297,7 @@ impl Worker {
             frames_to_guest: stack.frames_to_guest,
             host_meminfo_bytes,
             host_sockets: slot.host.open() as u64,
+            udp_mappings: stack.mappings,
             cpu_ns: slot.cpu_time.as_nanos() as u64,
             turns: slot.turns,
             counters: stats::counters(&member, &stack, slot.tap.counters()),

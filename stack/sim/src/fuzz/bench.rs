@@ -9,6 +9,7 @@ use super::device::Checked;
 use super::host::{ScriptHost, guest_byte};
 use crate::packet::{SYN, Segment};
 
+mod datagrams;
 mod operations;
 
 /// Turns in a row after which the stack counts as spinning.
@@ -110,6 +111,10 @@ impl Bench {
         if self.plan.rules == Rules::Strict {
             assert!(meter.max_usage_bytes <= self.plan.hard, "{meter:?}");
         }
+        // What the kernel may hold for the mappings is charged, within the bound of M4.
+        let udp = self.budget.member_stats(self.stack.member()).udp;
+        assert!(self.host.datagram_caps() <= udp && udp <= self.plan.hard / 8, "{udp}");
+        assert_eq!(self.host.datagrams.len(), self.stack.stats().mappings as usize);
         for info in self.stack.flows() {
             let ports = (info.guest.port(), info.host.port());
             let Some(irs) = self.device.peers.get(&ports).and_then(|peer| peer.irs) else {
@@ -134,6 +139,7 @@ impl Bench {
         assert_eq!(self.stack.next_deadline(), None, "a timer of nobody");
         assert_eq!(self.pool.live(), 0, "chunks nobody holds");
         assert!(self.host.socks.is_empty(), "a host socket left open");
+        assert!(self.host.datagrams.is_empty(), "a datagram socket left open");
         let stats = self.stack.stats();
         assert_eq!((stats.flows, stats.syn_backlog, stats.time_wait), (0, 0, 0));
         self.budget.remove_member(self.stack.member(), self.now);

@@ -7,7 +7,7 @@ use skbudget_stack::Device;
 use skbudget_stack::vnet::{F_NEEDS_CSUM, VnetHdr};
 use smoltcp::wire::{
     ArpPacket, EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet,
-    TcpOption, TcpPacket,
+    TcpOption, TcpPacket, UdpPacket,
 };
 
 use super::host::host_byte;
@@ -49,6 +49,9 @@ impl Checked {
         if ip.next_header() == IpProtocol::Tcp {
             let addrs = [ip.src_addr().into(), ip.dst_addr().into()];
             self.tcp(vnet, 20, addrs, ip.payload());
+        } else if ip.next_header() == IpProtocol::Udp && !ip.more_frags() && ip.frag_offset() == 0 {
+            let addrs = [ip.src_addr().into(), ip.dst_addr().into()];
+            self.udp(vnet, 20, addrs, ip.payload());
         }
     }
 
@@ -59,6 +62,9 @@ impl Checked {
         if ip.next_header() == IpProtocol::Tcp {
             let addrs = [ip.src_addr().into(), ip.dst_addr().into()];
             self.tcp(vnet, 40, addrs, ip.payload());
+        } else if ip.next_header() == IpProtocol::Udp {
+            let addrs = [ip.src_addr().into(), ip.dst_addr().into()];
+            self.udp(vnet, 40, addrs, ip.payload());
         }
     }
 
@@ -70,6 +76,19 @@ impl Checked {
         // The guest's kernel cuts a super-frame into segments, each within the MTU.
         if vnet.gso_type == 0 {
             assert!(len <= self.mtu, "{len} bytes at an MTU of {}", self.mtu);
+        }
+    }
+
+    /// Checks header and checksum of a whole datagram.
+    fn udp(&self, vnet: &VnetHdr, ip: u16, addrs: [IpAddress; 2], bytes: &[u8]) {
+        let udp = UdpPacket::new_checked(bytes).expect("a whole datagram");
+        assert_eq!(usize::from(udp.len()), bytes.len(), "nothing behind");
+        assert!(udp.src_port() != 0 && udp.dst_port() != 0);
+        if self.offload {
+            assert_eq!((vnet.flags, vnet.gso_type), (F_NEEDS_CSUM, 0));
+            assert_eq!((vnet.csum_start, vnet.csum_offset), (14 + ip, 6));
+        } else {
+            assert!(udp.checksum() != 0 && udp.verify_checksum(&addrs[0], &addrs[1]));
         }
     }
 

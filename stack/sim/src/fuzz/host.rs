@@ -5,7 +5,11 @@ use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use skbudget_stack::{Close, FlowId, Host, HostCaps, HostError};
+use skbudget_stack::datagram::{
+    DatagramError, DatagramSocket, IpFields, ReceivedDatagram, SendDatagram, SendStop,
+    Undeliverable,
+};
+use skbudget_stack::{Close, DatagramHost, DatagramId, FlowId, Host, HostCaps, HostError};
 
 /// The guest's byte at a sequence number.
 pub(super) fn guest_byte(seq: u32) -> u8 {
@@ -48,6 +52,88 @@ pub(super) struct ScriptHost {
     pub(super) socks: BTreeMap<FlowId, Sock>,
     /// Error that the next connect(2) returns.
     pub(super) connect: Option<HostError>,
+    pub(super) datagrams: BTreeMap<DatagramId, ScriptSocket>,
+    /// How the next sends end, the last one first; without any they succeed.
+    pub(super) sends: Vec<SendStop>,
+}
+
+/// One datagram socket.
+#[derive(Debug, Default)]
+pub(super) struct ScriptSocket {
+    ipv6: bool,
+    /// The latest destination: what the socket receives comes from there.
+    pub(super) peer: Option<SocketAddr>,
+    /// Sizes of datagrams that arrived, and reasons of errors.
+    pub(super) incoming: Vec<u16>,
+    pub(super) errors: Vec<Undeliverable>,
+    caps: u64,
+}
+
+/// What a host socket receives.
+static PAYLOAD: [u8; 1 << 16] = [0x5a; 1 << 16];
+
+impl DatagramHost for ScriptHost {
+    fn open_datagram(&mut self, id: DatagramId, spec: &DatagramSocket) -> Result<(), HostError> {
+        if let Some(e) = self.connect.take() {
+            return Err(e);
+        }
+        let caps = u64::from(spec.caps.sndbuf) + u64::from(spec.caps.rcvbuf);
+        let socket = ScriptSocket { ipv6: spec.ipv6, caps, ..ScriptSocket::default() };
+        assert!(self.datagrams.insert(id, socket).is_none(), "an id is used once");
+        Ok(())
+    }
+
+    fn send_datagrams(
+        &mut self,
+        id: DatagramId,
+        batch: &[SendDatagram<'_>],
+    ) -> (usize, Option<SendStop>) {
+        let socket = self.datagrams.get_mut(&id).expect("an open socket");
+        assert!(!batch.is_empty() && batch.iter().all(|d| d.to.is_ipv6() == socket.ipv6));
+        assert!(batch.iter().all(|d| d.to.port() != 0 && d.ip.hop_limit > 0));
+        socket.peer = batch.last().map(|datagram| datagram.to);
+        match self.sends.pop() {
+            Some(stop) => (batch.len() / 2, Some(stop)),
+            None => (batch.len(), None),
+        }
+    }
+
+    fn receive_datagrams(
+        &mut self,
+        id: DatagramId,
+        take: &mut dyn FnMut(&ReceivedDatagram<'_>),
+    ) -> bool {
+        let socket = self.datagrams.get_mut(&id).expect("an open socket");
+        let (Some(from), Some(len)) = (socket.peer, socket.incoming.pop()) else { return false };
+        let ip = IpFields { hop_limit: len as u8, traffic_class: 1, dont_fragment: false };
+        // The largest payload of a datagram.
+        let payload = &PAYLOAD[..usize::from(len).min(65_507)];
+        take(&ReceivedDatagram { from, ip, payload });
+        !socket.incoming.is_empty()
+    }
+
+    fn receive_errors(&mut self, id: DatagramId, take: &mut dyn FnMut(&DatagramError<'_>)) -> bool {
+        let socket = self.datagrams.get_mut(&id).expect("an open socket");
+        let (Some(to), Some(why)) = (socket.peer, socket.errors.pop()) else { return false };
+        take(&DatagramError { to, by: None, why, payload: &PAYLOAD[..2000] });
+        !socket.errors.is_empty()
+    }
+
+    fn set_datagram_caps(&mut self, id: DatagramId, caps: HostCaps) {
+        let socket = self.datagrams.get_mut(&id).expect("an open socket");
+        socket.caps = u64::from(caps.sndbuf) + u64::from(caps.rcvbuf);
+    }
+
+    fn close_datagram(&mut self, id: DatagramId) {
+        assert!(self.datagrams.remove(&id).is_some(), "closed once");
+    }
+}
+
+impl ScriptHost {
+    /// Caps of all datagram sockets, bytes.
+    pub(super) fn datagram_caps(&self) -> u64 {
+        self.datagrams.values().map(|socket| socket.caps).sum()
+    }
 }
 
 impl ScriptHost {

@@ -100,6 +100,10 @@ impl Node {
             self.container.on_host_ready(flow, ready);
             any = true;
         }
+        while let Some(id) = self.host.poll_datagram_ready() {
+            self.container.on_datagram_ready(id);
+            any = true;
+        }
         while let Some(flow) = self.host.poll_broken() {
             self.container.on_host_broken(flow);
             any = true;

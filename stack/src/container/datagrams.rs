@@ -1,0 +1,348 @@
+//! Relays UDP: datagrams of the guest to the sockets of their mappings, datagrams and errors of those sockets to the
+//! guest.
+
+use std::net::{IpAddr, SocketAddr};
+
+use smoltcp::wire::IpProtocol;
+
+use super::{Container, Ctx};
+use crate::config::{ContainerConfig, NoRoute};
+use crate::counters::Stat;
+use crate::io::datagram::{
+    DatagramError, DatagramId, DatagramSocket, IpFields, RECEIVE_BATCH, SEND_BATCH, SendDatagram,
+    SendStop, Undeliverable,
+};
+use crate::pressure::Throttle;
+use crate::queue::MemberCtx;
+use crate::udp::outbox::Entry;
+use crate::udp::{CAPS, Mapping};
+use crate::wire::addresses::Tuple;
+use crate::wire::icmp::undeliverable::{self, Quoted};
+use crate::wire::icmp::{self, Unreachable};
+use crate::wire::parse::Answer;
+use crate::wire::udp::{Datagram, UDP};
+
+/// A place of a batch before it is filled.
+const NO_DATAGRAM: SendDatagram<'_> = SendDatagram {
+    to: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0),
+    ip: IpFields { hop_limit: 0, traffic_class: 0, dont_fragment: false },
+    payload: &[],
+};
+
+impl Container {
+    /// Handles a datagram of the guest: it is sent at the end of the turn, or answered with an error.
+    pub(super) fn on_datagram(&mut self, cx: &mut Ctx<'_>, datagram: &Datagram<'_>) {
+        let (guest, remote) = (datagram.tuple.guest(), datagram.tuple.remote());
+        let to = match self.config.route(remote) {
+            Ok(to) => to,
+            Err(NoRoute::Refused) => {
+                self.stats.add(Stat::UdpUnreachable);
+                return self.refuse_datagram(cx, datagram, Unreachable::Port);
+            }
+            // RFC 1122 section 3.2.2: no error answers a broadcast. It reaches no host but the guest's own.
+            Err(NoRoute::Unreachable) if self.config.is_broadcast(remote.ip()) => {
+                return self.stats.add(Stat::DropDestination);
+            }
+            Err(NoRoute::Unreachable) => {
+                self.stats.add(Stat::UdpUnreachable);
+                return self.refuse_datagram(cx, datagram, Unreachable::Host);
+            }
+        };
+        // The gateway itself is no hop: it is the destination.
+        let is_hop = self.config.gateway_of(remote.ip()) != Some(remote.ip());
+        if is_hop && datagram.ip.hop_limit <= 1 {
+            return self.on_last_hop(cx, datagram);
+        }
+        // A socket sends no packet without a hop left.
+        let hop_limit = (datagram.ip.hop_limit - u8::from(is_hop)).max(1);
+        let ip = IpFields { hop_limit, ..datagram.ip };
+        let Some(id) = self.mappings.find(guest).or_else(|| self.open_mapping(cx, guest)) else {
+            return self.stats.add(Stat::UdpMappingsRefused);
+        };
+        self.mappings.note_sent(id, to, &mut cx.member(self.member));
+        let out = SendDatagram { to, ip, payload: datagram.payload() };
+        if self.store_datagram(cx, id, remote, &out) {
+            return;
+        }
+        // No room: those before it are sent first.
+        self.send_stored(cx);
+        if !self.store_datagram(cx, id, remote, &out) {
+            self.send_batch(cx, id, &[out], |_| remote);
+        }
+    }
+
+    fn store_datagram(
+        &mut self,
+        cx: &mut Ctx<'_>,
+        id: DatagramId,
+        remote: SocketAddr,
+        datagram: &SendDatagram<'_>,
+    ) -> bool {
+        let mut mem = MemberCtx { now: cx.now, budget: cx.budget, member: self.member };
+        self.outbox.push(id, remote, datagram, cx.pool, &mut mem)
+    }
+
+    fn refuse_datagram(&mut self, cx: &mut Ctx<'_>, datagram: &Datagram<'_>, why: Unreachable) {
+        if self.icmp_allowed(cx.now) {
+            let addrs = datagram.tuple.to_guest().reversed();
+            let answer = icmp::unreachable(addrs, IpProtocol::Udp, datagram.bytes, why);
+            self.egress.answer(cx.device, &answer);
+        }
+    }
+
+    /// The datagram may pass no router, and the stack is one (RFC 1812 section 5.3.1).
+    fn on_last_hop(&mut self, cx: &mut Ctx<'_>, datagram: &Datagram<'_>) {
+        self.stats.add(Stat::IpHopLimitExceeded);
+        self.report(cx, datagram.tuple, None, Undeliverable::HopLimit, datagram.payload());
+    }
+
+    /// Creates the mapping of a guest's port, in place of the oldest if there is no room. `None`: no memory, or no
+    /// socket.
+    fn open_mapping(&mut self, cx: &mut Ctx<'_>, guest: SocketAddr) -> Option<DatagramId> {
+        let opened = self.mappings.open(guest, &mut cx.member(self.member));
+        // One is enough: it holds at least what a new one needs.
+        let id = opened.or_else(|| {
+            let oldest = self.mappings.oldest()?;
+            // Its datagrams arrived before this one.
+            self.send_stored(cx);
+            self.stats.add(Stat::UdpMappingsEvicted);
+            self.close_mapping(cx, oldest);
+            self.mappings.open(guest, &mut cx.member(self.member))
+        })?;
+        let spec = DatagramSocket { ipv6: guest.is_ipv6(), port: guest.port(), caps: CAPS };
+        if cx.host.open_datagram(id, &spec).is_err() {
+            self.mappings.close(id, &mut cx.member(self.member));
+            return None;
+        }
+        self.stats.add(Stat::UdpMappingsOpened);
+        Some(id)
+    }
+
+    fn close_mapping(&mut self, cx: &mut Ctx<'_>, id: DatagramId) {
+        cx.host.close_datagram(id);
+        self.mappings.close(id, &mut cx.member(self.member));
+        if self.mappings.len() == 0 {
+            self.outbox.shrink();
+        }
+    }
+
+    // ---- to the host ----
+
+    /// Sends the stored datagrams, a batch for each mapping.
+    pub(super) fn send_stored(&mut self, cx: &mut Ctx<'_>) {
+        if self.outbox.is_empty() {
+            return;
+        }
+        // Taken out for the calls below, which need the container.
+        let mut outbox = std::mem::take(&mut self.outbox);
+        outbox.sort();
+        for entries in outbox.entries().chunk_by(|a: &Entry, b: &Entry| a.id == b.id) {
+            for entries in entries.chunks(SEND_BATCH) {
+                let mut batch = [NO_DATAGRAM; SEND_BATCH];
+                for (place, entry) in batch.iter_mut().zip(entries) {
+                    *place = outbox.datagram(entry);
+                }
+                let batch = &batch[..entries.len()];
+                self.send_batch(cx, entries[0].id, batch, |n| entries[n].remote);
+            }
+        }
+        let mut mem = MemberCtx { now: cx.now, budget: cx.budget, member: self.member };
+        outbox.clear(cx.pool, &mut mem);
+        self.outbox = outbox;
+    }
+
+    /// Sends a batch of one mapping. `remote`: the destination of a datagram as the guest sees it.
+    fn send_batch(
+        &mut self,
+        cx: &mut Ctx<'_>,
+        id: DatagramId,
+        batch: &[SendDatagram<'_>],
+        remote: impl Fn(usize) -> SocketAddr,
+    ) {
+        let Some(guest) = self.mappings.get_mut(id).map(|mapping| mapping.guest) else { return };
+        let mut done = 0;
+        while done < batch.len() {
+            let (sent, stop) = cx.host.send_datagrams(id, &batch[done..]);
+            self.stats.add_n(Stat::UdpOutDatagrams, sent as u64);
+            done += sent;
+            match stop {
+                // The device behind a full buffer is slower than the guest. A larger buffer bridges a burst.
+                Some(SendStop::Full) if !self.raise_caps(cx, id, false) => {
+                    return self.stats.add_n(Stat::UdpSndbufErrors, (batch.len() - done) as u64);
+                }
+                Some(SendStop::Full) => {}
+                Some(SendStop::Undeliverable(why)) => {
+                    self.stats.add(Stat::UdpOutErrors);
+                    let tuple = Tuple::new(guest, remote(done));
+                    match why {
+                        Some(why) => self.report(cx, tuple, None, why, batch[done].payload),
+                        // Among the errors of the socket, which the turn reads.
+                        None => self.mappings.mark_ready(id),
+                    }
+                    done += 1;
+                }
+                // All were sent, or the socket is closed.
+                None if sent == 0 => return,
+                None => {}
+            }
+        }
+    }
+
+    // ---- to the guest ----
+
+    /// The socket of a mapping has datagrams, or errors (edge-triggered).
+    pub fn on_datagram_ready(&mut self, id: DatagramId) {
+        self.mappings.mark_ready(id);
+    }
+
+    /// Passes datagrams of ready sockets to the guest, a batch for each. Returns true when more may be there.
+    pub(super) fn receive_some(&mut self, cx: &mut Ctx<'_>) -> bool {
+        for _ in 0..self.mappings.ready().min(Throttle::of(cx.budget).flows_per_turn) {
+            let Some(id) = self.mappings.pop_ready() else { break };
+            // Errors first: each is as old as the oldest datagram at least, and a full error queue loses the new ones.
+            let errors = self.receive_errors(cx, id);
+            if self.receive_batch(cx, id) || errors {
+                self.mappings.mark_ready(id);
+            }
+        }
+        self.mappings.ready() > 0
+    }
+
+    /// Passes one batch of datagrams to the guest. Returns true when the socket may hold more.
+    fn receive_batch(&mut self, cx: &mut Ctx<'_>, id: DatagramId) -> bool {
+        let Self { mappings, egress, stats, config, .. } = self;
+        let Ctx { host, device, .. } = cx;
+        let Some(mapping) = mappings.get_mut(id) else { return false };
+        let (mut bytes, mut count) = (0, 0);
+        let more = host.receive_datagrams(id, &mut |datagram| {
+            (bytes, count) = (bytes + datagram.payload.len() + PER_DATAGRAM, count + 1);
+            let from = datagram.from;
+            // RFC 4787 REQ-8: an address that the guest has not sent to.
+            let Some(remote) = accepted(config, mapping, from) else {
+                return stats.add(Stat::UdpFiltered);
+            };
+            // The stack is a router between the two networks, except for the gateway's own datagrams.
+            let hop = u8::from(remote.ip() == from.ip());
+            let hop_limit = datagram.ip.hop_limit.saturating_sub(hop).max(1);
+            // Not known of a received datagram. Without it a router beyond the guest fragments.
+            let ip = IpFields { hop_limit, dont_fragment: false, ..datagram.ip };
+            let tuple = Tuple::new(mapping.guest, remote);
+            match egress.datagram(*device, &tuple, ip, datagram.payload) {
+                true => stats.add(Stat::UdpInDatagrams),
+                false => stats.add(Stat::UdpRcvbufErrors),
+            }
+        });
+        if count > 0 {
+            mapping.note_received();
+            stats.add_n(Stat::UdpRcvbufErrors, host.take_datagram_drops(id).into());
+        }
+        // Half full, or more datagrams than one call takes: the next burst may be larger.
+        if 2 * bytes >= mapping.caps.rcvbuf as usize || count >= RECEIVE_BATCH {
+            self.raise_caps(cx, id, true);
+        }
+        more
+    }
+
+    /// Reports errors of a mapping's socket to the guest. Returns true when there may be more.
+    fn receive_errors(&mut self, cx: &mut Ctx<'_>, id: DatagramId) -> bool {
+        let Self { mappings, egress, stats, config, limits, .. } = self;
+        let Ctx { host, device, now, .. } = cx;
+        let Some(mapping) = mappings.get_mut(id) else { return false };
+        host.receive_errors(id, &mut |error: &DatagramError<'_>| {
+            let Some(remote) = accepted(config, mapping, error.to) else {
+                return stats.add(Stat::UdpFiltered);
+            };
+            if !limits.allow_icmp(*now) {
+                return stats.add(Stat::IcmpRateLimited);
+            }
+            stats.add(Stat::UdpErrorsRelayed);
+            let tuple = Tuple::new(mapping.guest, remote);
+            let answer = error_for(config, tuple, error.by, error.why, error.payload);
+            egress.answer(*device, &answer);
+        })
+    }
+
+    /// Reports to the guest that a datagram of this tuple was not delivered.
+    fn report(
+        &mut self,
+        cx: &mut Ctx<'_>,
+        tuple: Tuple,
+        by: Option<IpAddr>,
+        why: Undeliverable,
+        payload: &[u8],
+    ) {
+        if self.icmp_allowed(cx.now) {
+            let answer = error_for(&self.config, tuple, by, why, payload);
+            self.egress.answer(cx.device, &answer);
+        }
+    }
+
+    /// Doubles a cap of a mapping's socket, unless the budget is under pressure or refuses the charge. True if it did.
+    fn raise_caps(&mut self, cx: &mut Ctx<'_>, id: DatagramId, receive: bool) -> bool {
+        if cx.budget.under_pressure() {
+            return false;
+        }
+        let raised = self.mappings.raise(id, receive, &mut cx.member(self.member));
+        raised.into_iter().for_each(|caps| cx.host.set_datagram_caps(id, caps));
+        raised.is_some()
+    }
+
+    // ---- time and end ----
+
+    /// Ends mappings whose time is over, and lowers the caps of those that are silent.
+    pub(super) fn expire_mappings(&mut self, cx: &mut Ctx<'_>) {
+        while let Some(id) = self.mappings.expired(cx.now) {
+            self.stats.add(Stat::UdpMappingsExpired);
+            self.close_mapping(cx, id);
+        }
+        while let Some(id) = self.mappings.lower_idle(&mut cx.member(self.member)) {
+            cx.host.set_datagram_caps(id, CAPS);
+        }
+    }
+
+    /// Ends all mappings and drops the stored datagrams.
+    pub(super) fn end_mappings(&mut self, cx: &mut Ctx<'_>) {
+        let mut mem = MemberCtx { now: cx.now, budget: cx.budget, member: self.member };
+        self.outbox.clear(cx.pool, &mut mem);
+        while let Some(id) = self.mappings.oldest() {
+            self.close_mapping(cx, id);
+        }
+    }
+}
+
+/// What the kernel charges for a datagram beyond its payload, bytes; about that of a small one (SKB_TRUESIZE).
+const PER_DATAGRAM: usize = 1024;
+
+/// The source of a datagram as the guest sees it; `None`: the guest has not sent to it.
+fn accepted(config: &ContainerConfig, mapping: &Mapping, from: SocketAddr) -> Option<SocketAddr> {
+    if from.is_ipv4() != mapping.guest.is_ipv4() || !mapping.remotes.contains(from.ip()) {
+        return None;
+    }
+    // The loopback address was sent to as the gateway.
+    let ip = if from.ip().is_loopback() { config.gateway_of(from.ip())? } else { from.ip() };
+    Some(SocketAddr::new(ip, from.port()))
+}
+
+/// Builds the error for a datagram of this tuple. Its source is the reporter, or the gateway if the guest cannot reach
+/// the reporter.
+fn error_for(
+    config: &ContainerConfig,
+    tuple: Tuple,
+    by: Option<IpAddr>,
+    why: Undeliverable,
+    payload: &[u8],
+) -> Answer {
+    let addrs = tuple.to_guest().reversed();
+    let remote = addrs.ips().1;
+    let reaches = |by: &IpAddr| match by {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_unspecified(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unspecified() && !ip.is_unicast_link_local(),
+    };
+    let by = by.filter(reaches).or_else(|| config.gateway_of(remote)).unwrap_or(remote);
+    let mut header = [0; UDP];
+    header[..2].copy_from_slice(&tuple.guest_port().to_be_bytes());
+    header[2..4].copy_from_slice(&tuple.remote_port().to_be_bytes());
+    header[4..6].copy_from_slice(&((UDP + payload.len()) as u16).to_be_bytes());
+    let quoted = Quoted { addrs, protocol: IpProtocol::Udp, header, payload };
+    undeliverable::answer(&quoted, by, why)
+}
