@@ -79,6 +79,12 @@ stats! {
     /// ICMP messages that the rate limit suppressed.
     IcmpRateLimited,
     IcmpEchoAnswered,
+    /// Echo requests that host sockets took, and replies passed to the guest.
+    IcmpOutEchos,
+    IcmpInEchoReps,
+    /// Echo requests without a route, and those that the host does not allow (ping_group_range).
+    IcmpEchoUnreachable,
+    IcmpEchoProhibited,
     ArpAnswered,
     NdpAnswered,
     RouterAdverts,

@@ -45,8 +45,8 @@
 //! `io` has the traits of both ends and the device header, `pressure` the bounds over soft, `schedule` the order of the
 //! loop that runs containers, `queue` is the memory that is charged, `wire` turns bytes into values and back, `tcp` is
 //! one connection with the guest, `flow` a connection with its host socket and the tables of all, `udp` has the mappings
-//! of the guest's UDP ports, `relay` moves bytes between a flow's two ends, `container` is the only module that knows
-//! the order of things.
+//! of the guest's UDP ports and echo requests, `relay` moves bytes between a flow's two ends, `container` is the only
+//! module that knows the order of things.
 //!
 //! # How a flow ends
 //!

@@ -1,8 +1,10 @@
-//! Mappings of the guest's UDP ports to sockets of the host, as RFC 4787 requires of a NAT.
+//! Mappings of the guest's UDP ports to sockets of the host, as RFC 4787 requires of a NAT; and of the identifiers of
+//! its echo requests (RFC 5508).
 //!
 //! A mapping belongs to one address and port of the guest, whatever the destination (REQ-1), and has one unconnected
 //! socket. Only addresses that the guest has sent to may answer (REQ-8, `remotes`). A mapping ends 120 s after the
-//! last datagram of the guest (REQ-5, REQ-6), and 20 s after it if the guest has only sent to port 53.
+//! last datagram of the guest (REQ-5, REQ-6), 20 s after it if the guest has only sent to port 53, and 60 s after the
+//! last echo request (RFC 5508 REQ-1).
 //!
 //! The table is bounded by number and by memory (M4). When either bound is reached the mapping that was silent for the
 //! longest time is evicted. Datagrams on their way to the host are in `outbox` until the end of the turn; those for the
@@ -16,7 +18,7 @@ use skbudget_controller::Instant;
 
 use crate::flow::table::Keyed;
 use crate::io::HostCaps;
-use crate::io::datagram::DatagramId;
+use crate::io::datagram::{DatagramId, DatagramKind};
 use crate::queue::MemberCtx;
 use remotes::{Remotes, STEPS};
 
@@ -36,7 +38,8 @@ const BEYOND_CAP: u64 = 64 << 10;
 /// Charge of a mapping with its places in tables and lists.
 const MAPPING_BYTES: u64 = 512;
 const _: () = assert!(
-    size_of::<Mapping>() + 4 * size_of::<(SocketAddr, u64)>() <= MAPPING_BYTES as usize,
+    size_of::<Mapping>() + 4 * size_of::<(DatagramKind, SocketAddr, u64)>()
+        <= MAPPING_BYTES as usize,
     "a mapping, its slot and its places in tables and lists must fit what is charged for them"
 );
 /// Charge of a new mapping, bytes.
@@ -45,6 +48,7 @@ const NEW_BYTES: u64 = MAPPING_BYTES + caps_bytes(CAPS) + BEYOND_CAP;
 /// Silence of the guest after which a mapping ends, and the same if it has only sent to port 53.
 const TIMEOUT: Duration = Duration::from_secs(120);
 const TIMEOUT_DNS: Duration = Duration::from_secs(20);
+const TIMEOUT_ECHO: Duration = Duration::from_secs(60);
 const DNS_PORT: u16 = 53;
 /// Silence in both directions after which the caps of a fast socket return to those of a new one.
 const FAST_FOR: Duration = Duration::from_secs(2);
@@ -57,7 +61,8 @@ const fn caps_bytes(caps: HostCaps) -> u64 {
 #[derive(Debug)]
 pub(crate) struct Mapping {
     pub(crate) id: DatagramId,
-    /// Address and port of the guest.
+    pub(crate) kind: DatagramKind,
+    /// Address of the guest, and its port or identifier.
     pub(crate) guest: SocketAddr,
     /// Addresses that may answer.
     pub(crate) remotes: Remotes,
@@ -95,9 +100,9 @@ struct Slot {
 pub(crate) struct Mappings {
     slots: Vec<Slot>,
     free: Vec<u32>,
-    by_guest: HashMap<SocketAddr, u32, Keyed>,
-    /// By timeout: the short one, then the long one.
-    ages: [Age; 2],
+    by_guest: HashMap<(DatagramKind, SocketAddr), u32, Keyed>,
+    /// By timeout.
+    ages: [Age; 3],
     /// Mappings with a socket that may hold datagrams or errors.
     ready: VecDeque<u32>,
     /// Fast sockets, with the time of the next check.
@@ -123,8 +128,8 @@ impl Mappings {
     }
 
     /// The mapping of a guest's address and port.
-    pub(crate) fn find(&self, guest: SocketAddr) -> Option<DatagramId> {
-        let index = *self.by_guest.get(&guest)?;
+    pub(crate) fn find(&self, kind: DatagramKind, guest: SocketAddr) -> Option<DatagramId> {
+        let index = *self.by_guest.get(&(kind, guest))?;
         self.index(index).map(|mapping| mapping.id)
     }
 
@@ -147,6 +152,7 @@ impl Mappings {
     /// Charges a new mapping and creates it. `None`: the budget has no room; the caller may evict one and try again.
     pub(crate) fn open(
         &mut self,
+        kind: DatagramKind,
         guest: SocketAddr,
         mem: &mut MemberCtx<'_>,
     ) -> Option<DatagramId> {
@@ -160,19 +166,20 @@ impl Mappings {
         let id = DatagramId { index, generation: self.slots[index as usize].generation };
         let mapping = Mapping {
             id,
+            kind,
             guest,
             remotes: Remotes::new(self.secret),
             caps: CAPS,
             charged: NEW_BYTES,
             last_sent: mem.now,
-            only_dns: true,
+            only_dns: kind == DatagramKind::Udp,
             ready: false,
             active: false,
             older: None,
             newer: None,
         };
         self.slots[index as usize].mapping = Some(Box::new(mapping));
-        self.by_guest.insert(guest, index);
+        self.by_guest.insert((kind, guest), index);
         self.link(index);
         Some(id)
     }
@@ -186,7 +193,7 @@ impl Mappings {
         let slot = &mut self.slots[id.index as usize];
         slot.generation = slot.generation.wrapping_add(1);
         let Some(mapping) = slot.mapping.take() else { return };
-        self.by_guest.remove(&mapping.guest);
+        self.by_guest.remove(&(mapping.kind, mapping.guest));
         self.free.push(id.index);
         uncharge(mapping.charged, mem);
         if mapping.ready {
@@ -325,7 +332,7 @@ impl Mappings {
     /// Puts a mapping at the new end of its list. Its last datagram is the latest of all.
     fn link(&mut self, index: u32) {
         let Some(mapping) = self.index(index) else { return };
-        let which = usize::from(!mapping.only_dns);
+        let which = mapping.age();
         let before = self.ages[which].newest.replace(index);
         match before.and_then(|before| self.index_mut(before)) {
             Some(before) => before.newer = Some(index),
@@ -338,7 +345,7 @@ impl Mappings {
 
     fn unlink(&mut self, index: u32) {
         let Some(mapping) = self.index(index) else { return };
-        let (which, older, newer) = (usize::from(!mapping.only_dns), mapping.older, mapping.newer);
+        let (which, older, newer) = (mapping.age(), mapping.older, mapping.newer);
         match older.and_then(|older| self.index_mut(older)) {
             Some(older) => older.newer = newer,
             None => self.ages[which].oldest = newer,
@@ -352,7 +359,16 @@ impl Mappings {
 
 impl Mapping {
     fn ends_at(&self) -> Instant {
-        self.last_sent + if self.only_dns { TIMEOUT_DNS } else { TIMEOUT }
+        self.last_sent + [TIMEOUT_DNS, TIMEOUT_ECHO, TIMEOUT][self.age()]
+    }
+
+    /// Index of its list, which has mappings of one timeout.
+    fn age(&self) -> usize {
+        match self.kind {
+            DatagramKind::Udp if self.only_dns => 0,
+            DatagramKind::Echo => 1,
+            DatagramKind::Udp => 2,
+        }
     }
 
     /// A datagram for the guest passed.

@@ -1,16 +1,15 @@
-//! Relays UDP: datagrams of the guest to the sockets of their mappings, datagrams and errors of those sockets to the
-//! guest.
+//! Relays UDP and echo requests: datagrams of the guest to the sockets of their mappings, datagrams and errors of those
+//! sockets to the guest.
 
 use std::net::{IpAddr, SocketAddr};
-
-use smoltcp::wire::IpProtocol;
 
 use super::{Container, Ctx};
 use crate::config::{ContainerConfig, NoRoute};
 use crate::counters::Stat;
+use crate::io::HostError;
 use crate::io::datagram::{
-    DatagramError, DatagramId, DatagramSocket, IpFields, RECEIVE_BATCH, SEND_BATCH, SendDatagram,
-    SendStop, Undeliverable,
+    DatagramError, DatagramId, DatagramKind, DatagramSocket, IpFields, RECEIVE_BATCH, SEND_BATCH,
+    SendDatagram, SendStop, Undeliverable,
 };
 use crate::pressure::Throttle;
 use crate::queue::MemberCtx;
@@ -20,7 +19,7 @@ use crate::wire::addresses::Tuple;
 use crate::wire::icmp::undeliverable::{self, Quoted};
 use crate::wire::icmp::{self, Unreachable};
 use crate::wire::parse::Answer;
-use crate::wire::udp::{Datagram, UDP};
+use crate::wire::udp::{self, Datagram, EchoReply, UDP};
 
 /// A place of a batch before it is filled.
 const NO_DATAGRAM: SendDatagram<'_> = SendDatagram {
@@ -36,7 +35,7 @@ impl Container {
         let to = match self.config.route(remote) {
             Ok(to) => to,
             Err(NoRoute::Refused) => {
-                self.stats.add(Stat::UdpUnreachable);
+                self.stats.add(unreachable(datagram.kind));
                 return self.refuse_datagram(cx, datagram, Unreachable::Port);
             }
             // RFC 1122 section 3.2.2: no error answers a broadcast. It reaches no host but the guest's own.
@@ -44,7 +43,7 @@ impl Container {
                 return self.stats.add(Stat::DropDestination);
             }
             Err(NoRoute::Unreachable) => {
-                self.stats.add(Stat::UdpUnreachable);
+                self.stats.add(unreachable(datagram.kind));
                 return self.refuse_datagram(cx, datagram, Unreachable::Host);
             }
         };
@@ -56,8 +55,17 @@ impl Container {
         // A socket sends no packet without a hop left.
         let hop_limit = (datagram.ip.hop_limit - u8::from(is_hop)).max(1);
         let ip = IpFields { hop_limit, ..datagram.ip };
-        let Some(id) = self.mappings.find(guest).or_else(|| self.open_mapping(cx, guest)) else {
-            return self.stats.add(Stat::UdpMappingsRefused);
+        let known = self.mappings.find(datagram.kind, guest);
+        let id = match known.map_or_else(|| self.open_mapping(cx, datagram.kind, guest), Ok) {
+            Ok(id) => id,
+            // The host does not allow echo requests, or not to this user.
+            Err(Some(HostError::NetUnreachable)) if datagram.kind == DatagramKind::Echo => {
+                self.stats.add(Stat::IcmpEchoProhibited);
+                let payload = datagram.payload();
+                let why = Undeliverable::Prohibited;
+                return self.report(cx, datagram.kind, datagram.tuple, None, why, payload);
+            }
+            Err(_) => return self.stats.add(Stat::UdpMappingsRefused),
         };
         self.mappings.note_sent(id, to, &mut cx.member(self.member));
         let out = SendDatagram { to, ip, payload: datagram.payload() };
@@ -85,7 +93,7 @@ impl Container {
     fn refuse_datagram(&mut self, cx: &mut Ctx<'_>, datagram: &Datagram<'_>, why: Unreachable) {
         if self.icmp_allowed(cx.now) {
             let addrs = datagram.tuple.to_guest().reversed();
-            let answer = icmp::unreachable(addrs, IpProtocol::Udp, datagram.bytes, why);
+            let answer = icmp::unreachable(addrs, datagram.protocol(), datagram.bytes, why);
             self.egress.answer(cx.device, &answer);
         }
     }
@@ -93,13 +101,19 @@ impl Container {
     /// The datagram may pass no router, and the stack is one (RFC 1812 section 5.3.1).
     fn on_last_hop(&mut self, cx: &mut Ctx<'_>, datagram: &Datagram<'_>) {
         self.stats.add(Stat::IpHopLimitExceeded);
-        self.report(cx, datagram.tuple, None, Undeliverable::HopLimit, datagram.payload());
+        let (kind, payload) = (datagram.kind, datagram.payload());
+        self.report(cx, kind, datagram.tuple, None, Undeliverable::HopLimit, payload);
     }
 
-    /// Creates the mapping of a guest's port, in place of the oldest if there is no room. `None`: no memory, or no
-    /// socket.
-    fn open_mapping(&mut self, cx: &mut Ctx<'_>, guest: SocketAddr) -> Option<DatagramId> {
-        let opened = self.mappings.open(guest, &mut cx.member(self.member));
+    /// Creates the mapping of a guest's port, in place of the oldest if there is no room. `None`: no memory; otherwise
+    /// the reason for which there is no socket.
+    fn open_mapping(
+        &mut self,
+        cx: &mut Ctx<'_>,
+        kind: DatagramKind,
+        guest: SocketAddr,
+    ) -> Result<DatagramId, Option<HostError>> {
+        let opened = self.mappings.open(kind, guest, &mut cx.member(self.member));
         // One is enough: it holds at least what a new one needs.
         let id = opened.or_else(|| {
             let oldest = self.mappings.oldest()?;
@@ -107,15 +121,17 @@ impl Container {
             self.send_stored(cx);
             self.stats.add(Stat::UdpMappingsEvicted);
             self.close_mapping(cx, oldest);
-            self.mappings.open(guest, &mut cx.member(self.member))
-        })?;
-        let spec = DatagramSocket { ipv6: guest.is_ipv6(), port: guest.port(), caps: CAPS };
-        if cx.host.open_datagram(id, &spec).is_err() {
+            self.mappings.open(kind, guest, &mut cx.member(self.member))
+        });
+        let id = id.ok_or(None)?;
+        let (ipv6, port) = (guest.is_ipv6(), guest.port());
+        if let Err(e) = cx.host.open_datagram(id, &DatagramSocket { kind, ipv6, port, caps: CAPS })
+        {
             self.mappings.close(id, &mut cx.member(self.member));
-            return None;
+            return Err(Some(e));
         }
         self.stats.add(Stat::UdpMappingsOpened);
-        Some(id)
+        Ok(id)
     }
 
     fn close_mapping(&mut self, cx: &mut Ctx<'_>, id: DatagramId) {
@@ -159,11 +175,16 @@ impl Container {
         batch: &[SendDatagram<'_>],
         remote: impl Fn(usize) -> SocketAddr,
     ) {
-        let Some(guest) = self.mappings.get_mut(id).map(|mapping| mapping.guest) else { return };
+        let Some(Mapping { kind, guest, .. }) = self.mappings.get_mut(id) else { return };
+        let (kind, guest) = (*kind, *guest);
+        let counter = match kind {
+            DatagramKind::Udp => Stat::UdpOutDatagrams,
+            DatagramKind::Echo => Stat::IcmpOutEchos,
+        };
         let mut done = 0;
         while done < batch.len() {
             let (sent, stop) = cx.host.send_datagrams(id, &batch[done..]);
-            self.stats.add_n(Stat::UdpOutDatagrams, sent as u64);
+            self.stats.add_n(counter, sent as u64);
             done += sent;
             match stop {
                 // The device behind a full buffer is slower than the guest. A larger buffer bridges a burst.
@@ -175,7 +196,7 @@ impl Container {
                     self.stats.add(Stat::UdpOutErrors);
                     let tuple = Tuple::new(guest, remote(done));
                     match why {
-                        Some(why) => self.report(cx, tuple, None, why, batch[done].payload),
+                        Some(why) => self.report(cx, kind, tuple, None, why, batch[done].payload),
                         // Among the errors of the socket, which the turn reads.
                         None => self.mappings.mark_ready(id),
                     }
@@ -227,10 +248,18 @@ impl Container {
             // Not known of a received datagram. Without it a router beyond the guest fragments.
             let ip = IpFields { hop_limit, dont_fragment: false, ..datagram.ip };
             let tuple = Tuple::new(mapping.guest, remote);
-            match egress.datagram(*device, &tuple, ip, datagram.payload) {
-                true => stats.add(Stat::UdpInDatagrams),
-                false => stats.add(Stat::UdpRcvbufErrors),
-            }
+            let (sent, counter) = match mapping.kind {
+                DatagramKind::Udp => {
+                    (egress.datagram(*device, &tuple, ip, datagram.payload), Stat::UdpInDatagrams)
+                }
+                DatagramKind::Echo => {
+                    let Some(reply) = EchoReply::parse(datagram.payload, tuple.is_ipv6()) else {
+                        return stats.add(Stat::UdpFiltered);
+                    };
+                    (egress.echo_reply(*device, &tuple, ip, &reply), Stat::IcmpInEchoReps)
+                }
+            };
+            stats.add(if sent { counter } else { Stat::UdpRcvbufErrors });
         });
         if count > 0 {
             mapping.note_received();
@@ -257,7 +286,7 @@ impl Container {
             }
             stats.add(Stat::UdpErrorsRelayed);
             let tuple = Tuple::new(mapping.guest, remote);
-            let answer = error_for(config, tuple, error.by, error.why, error.payload);
+            let answer = error_for(config, mapping.kind, tuple, error.by, error.why, error.payload);
             egress.answer(*device, &answer);
         })
     }
@@ -266,13 +295,14 @@ impl Container {
     fn report(
         &mut self,
         cx: &mut Ctx<'_>,
+        kind: DatagramKind,
         tuple: Tuple,
         by: Option<IpAddr>,
         why: Undeliverable,
         payload: &[u8],
     ) {
         if self.icmp_allowed(cx.now) {
-            let answer = error_for(&self.config, tuple, by, why, payload);
+            let answer = error_for(&self.config, kind, tuple, by, why, payload);
             self.egress.answer(cx.device, &answer);
         }
     }
@@ -327,6 +357,7 @@ fn accepted(config: &ContainerConfig, mapping: &Mapping, from: SocketAddr) -> Op
 /// the reporter.
 fn error_for(
     config: &ContainerConfig,
+    kind: DatagramKind,
     tuple: Tuple,
     by: Option<IpAddr>,
     why: Undeliverable,
@@ -339,10 +370,36 @@ fn error_for(
         IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unspecified() && !ip.is_unicast_link_local(),
     };
     let by = by.filter(reaches).or_else(|| config.gateway_of(remote)).unwrap_or(remote);
-    let mut header = [0; UDP];
-    header[..2].copy_from_slice(&tuple.guest_port().to_be_bytes());
-    header[2..4].copy_from_slice(&tuple.remote_port().to_be_bytes());
-    header[4..6].copy_from_slice(&((UDP + payload.len()) as u16).to_be_bytes());
-    let quoted = Quoted { addrs, protocol: IpProtocol::Udp, header, payload };
+    let (header, payload) = quoted_header(kind, tuple, payload);
+    let quoted = Quoted { addrs, protocol: udp::protocol(kind, &tuple), header, payload };
     undeliverable::answer(&quoted, by, why)
+}
+
+/// Header of a datagram as the guest sent it, and what followed it.
+fn quoted_header(kind: DatagramKind, tuple: Tuple, payload: &[u8]) -> ([u8; UDP], &[u8]) {
+    let guest_port = tuple.guest_port().to_be_bytes();
+    match (kind, payload.split_first_chunk::<UDP>()) {
+        // A whole message, with the identifier of the host socket.
+        (DatagramKind::Echo, Some((message, data))) => {
+            let mut header = *message;
+            header[4..6].copy_from_slice(&guest_port);
+            (header, data)
+        }
+        (DatagramKind::Echo, None) => ([0, 0, 0, 0, guest_port[0], guest_port[1], 0, 0], &[]),
+        (DatagramKind::Udp, _) => {
+            let mut header = [0; UDP];
+            header[..2].copy_from_slice(&guest_port);
+            header[2..4].copy_from_slice(&tuple.remote_port().to_be_bytes());
+            header[4..6].copy_from_slice(&((UDP + payload.len()) as u16).to_be_bytes());
+            (header, payload)
+        }
+    }
+}
+
+/// Counter of what the stack itself answers with an error.
+fn unreachable(kind: DatagramKind) -> Stat {
+    match kind {
+        DatagramKind::Udp => Stat::UdpUnreachable,
+        DatagramKind::Echo => Stat::IcmpEchoUnreachable,
+    }
 }

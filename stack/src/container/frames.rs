@@ -36,7 +36,7 @@ impl Container {
     /// Handles everything but segments and fragments.
     fn on_other(&mut self, cx: &mut Ctx<'_>, ingress: Ingress<'_>) {
         match ingress {
-            Ingress::Udp(datagram) => self.on_datagram(cx, &datagram),
+            Ingress::Datagram(datagram) => self.on_datagram(cx, &datagram),
             Ingress::PathMtu { tuple, seq, mtu } => self.on_path_mtu(&tuple, seq, mtu),
             Ingress::RouterSolicit { from } => self.on_router_solicitation(cx, from),
             Ingress::Answer(answer, stat) => {

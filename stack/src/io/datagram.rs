@@ -14,12 +14,25 @@ pub struct DatagramId {
     pub generation: u32,
 }
 
+/// What a datagram socket carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DatagramKind {
+    /// UDP. Payloads are those of the datagrams.
+    Udp,
+    /// ICMP or ICMPv6 echo, by a ping socket (icmp(7)). Payloads are whole messages; their identifier is the socket's
+    /// port. Addresses have port 0.
+    Echo,
+}
+
 /// What a new datagram socket is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DatagramSocket {
+    /// What it carries.
+    pub kind: DatagramKind,
     /// It sends and receives IPv6, otherwise IPv4.
     pub ipv6: bool,
-    /// Port that the guest uses. The socket has the same one if it is free and not privileged, otherwise any.
+    /// Port or identifier that the guest uses. The socket has the same one if it is free and not privileged, otherwise
+    /// any.
     pub port: u16,
     /// Buffers; the caller has charged them.
     pub caps: HostCaps,

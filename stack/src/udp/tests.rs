@@ -50,7 +50,7 @@ impl Bench {
 
     /// Opens the guest's port if need be, as the container does, and sends to `to`.
     fn send(&mut self, guest: SocketAddr, to: SocketAddr) {
-        let found = self.mappings.find(guest);
+        let found = self.mappings.find(DatagramKind::Udp, guest);
         assert_eq!(found, self.model.get(&guest).map(|naive| naive.id));
         let id = found.or_else(|| self.open(guest));
         let Some(id) = id else { return };
@@ -69,7 +69,7 @@ impl Bench {
     }
 
     fn open(&mut self, guest: SocketAddr) -> Option<DatagramId> {
-        let opened = self.with(|mappings, mem| mappings.open(guest, mem));
+        let opened = self.with(|mappings, mem| mappings.open(DatagramKind::Udp, guest, mem));
         opened.or_else(|| {
             let oldest = self.mappings.oldest()?;
             let expected = self.model.values().map(|naive| naive.last_sent).min();
@@ -77,7 +77,7 @@ impl Bench {
             assert_eq!(Some(naive.last_sent), expected, "the longest silent one");
             self.model.remove(&key);
             self.with(|mappings, mem| mappings.close(oldest, mem));
-            self.with(|mappings, mem| mappings.open(guest, mem))
+            self.with(|mappings, mem| mappings.open(DatagramKind::Udp, guest, mem))
         })
     }
 
@@ -135,7 +135,7 @@ fn the_table_is_that_of_a_plain_list() {
             match rng.below(10) {
                 0 => bench.pass(Duration::from_millis(rng.below(30_000))),
                 1 => {
-                    let id = bench.mappings.find(guest);
+                    let id = bench.mappings.find(DatagramKind::Udp, guest);
                     let receive = rng.below(2) == 0;
                     let raise = |id| bench.with(|m, mem| m.raise(id, receive, mem).is_some());
                     id.map(raise);
@@ -143,7 +143,7 @@ fn the_table_is_that_of_a_plain_list() {
                 2 => while bench.with(|m, mem| m.lower_idle(mem)).is_some() {},
                 3 => bench
                     .mappings
-                    .find(guest)
+                    .find(DatagramKind::Udp, guest)
                     .into_iter()
                     .for_each(|id| bench.mappings.mark_ready(id)),
                 4 => drop(bench.mappings.pop_ready()),
@@ -188,7 +188,7 @@ fn fast_sockets_are_slow_again_after_a_silence() {
     let mut bench = Bench::new(256 << 20, Rules::Strict);
     let guest = SocketAddr::from(([10, 0, 2, 100], 7));
     bench.send(guest, "192.0.2.1:9".parse().unwrap());
-    let id = bench.mappings.find(guest).unwrap();
+    let id = bench.mappings.find(DatagramKind::Udp, guest).unwrap();
     let mut caps = CAPS;
     while let Some(more) = bench.with(|m, mem| m.raise(id, true, mem)) {
         assert_eq!(more, HostCaps { rcvbuf: 2 * caps.rcvbuf, ..caps });

@@ -7,8 +7,9 @@
 use std::io::IoSlice;
 
 use smoltcp::wire::{
-    ArpPacket, EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet,
-    Ipv6FragmentHeader, Ipv6Packet, TcpPacket, TcpSeqNumber, UdpPacket, checksum,
+    ArpPacket, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv4Message, Icmpv6Message,
+    IpProtocol, Ipv4Packet, Ipv6FragmentHeader, Ipv6Packet, TcpPacket, TcpSeqNumber, UdpPacket,
+    checksum,
 };
 
 use crate::config::ContainerConfig;
@@ -20,6 +21,7 @@ use crate::wire::addresses::{Addrs, Tuple};
 use crate::wire::icmp::HOP_LIMIT;
 use crate::wire::parse::Answer;
 use crate::wire::segment::{ECT_0, Outgoing};
+use crate::wire::udp::EchoReply;
 use crate::wire::udp::UDP;
 
 const ETH: usize = 14;
@@ -291,6 +293,39 @@ impl Egress {
         let at = usize::from(UDP_CHECKSUM_OFFSET);
         header[at..at + 2].copy_from_slice(&sum.to_be_bytes());
         self.packet(device, ip, &header, payload)
+    }
+
+    /// Sends an echo reply of the tuple's remote, with the guest's identifier. `reply`: the message as the host has
+    /// received it. Returns false if the device is full; the reply is then lost.
+    pub(crate) fn echo_reply(
+        &mut self,
+        device: &mut dyn Device,
+        tuple: &Tuple,
+        fields: IpFields,
+        reply: &EchoReply<'_>,
+    ) -> bool {
+        let IpFields { hop_limit, traffic_class, dont_fragment } = fields;
+        let (protocol, kind) = match tuple.is_ipv6() {
+            true => (IpProtocol::Icmpv6, u8::from(Icmpv6Message::EchoReply)),
+            false => (IpProtocol::Icmp, u8::from(Icmpv4Message::EchoReply)),
+        };
+        let ip = IpHeader {
+            addrs: tuple.to_guest(),
+            protocol,
+            hop_limit,
+            fragment: None,
+            traffic_class,
+            dont_fragment,
+        };
+        let mut header = [kind, 0, 0, 0, 0, 0, 0, 0];
+        header[4..6].copy_from_slice(&tuple.guest_port().to_be_bytes());
+        header[6..8].copy_from_slice(&reply.seq.to_be_bytes());
+        let (len, data) = (header.len() + reply.data.len(), reply.data);
+        // RFC 4443 section 2.3: only ICMPv6 covers the pseudo-header.
+        let pseudo = if tuple.is_ipv6() { ip.pseudo_sum(len) } else { 0 };
+        let sum = [pseudo, checksum::data(&header), checksum::data(data)];
+        header[2..4].copy_from_slice(&(!checksum::combine(&sum)).to_be_bytes());
+        self.packet(device, ip, &header, data)
     }
 
     /// The virtio header of a whole packet: the device completes the checksum of a datagram.

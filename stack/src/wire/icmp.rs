@@ -1,4 +1,4 @@
-//! ICMP (RFC 792) and ICMPv6 (RFC 4443): echo replies of our own addresses, the errors that the guest must receive, and
+//! ICMP (RFC 792) and ICMPv6 (RFC 4443): echo requests, the errors that the guest must receive, and
 //! the one error of the guest that the stack uses: Packet Too Big, which reports a narrower path.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,10 +13,10 @@ use smoltcp::wire::{
 use crate::config::{ContainerConfig, Ipv6Net};
 use crate::counters::Stat;
 use crate::wire::addresses::{Addrs, Tuple};
-use crate::wire::ndp;
 use crate::wire::parse::{Answer, Ingress};
 use crate::wire::reassembly::Expired;
 use crate::wire::seq::Seq;
+use crate::wire::{ndp, udp};
 
 pub(crate) mod undeliverable;
 
@@ -51,11 +51,11 @@ impl Unreachable {
     }
 }
 
-/// Handles an ICMP message. Echo requests to our own addresses are answered; others would need a host socket.
+/// Handles an ICMP message. Echo requests to our own addresses are answered, others are relayed.
 pub(crate) fn on_v4<'a>(
     config: &ContainerConfig,
     (src, dst): (Ipv4Addr, Ipv4Addr),
-    payload: &[u8],
+    payload: &'a [u8],
 ) -> Ingress<'a> {
     let Ok(packet) = Icmpv4Packet::new_checked(payload) else {
         return DROP;
@@ -73,6 +73,9 @@ pub(crate) fn on_v4<'a>(
         {
             let reply = Icmpv4Repr::EchoReply { ident, seq_no, data };
             Ingress::Answer(answer_v4(src, dst, &reply), Stat::IcmpEchoAnswered)
+        }
+        Ok(Icmpv4Repr::EchoRequest { ident, .. }) => {
+            udp::echo(Addrs::V4 { src, dst }, ident, payload)
         }
         _ => DROP,
     }
@@ -127,7 +130,7 @@ pub(crate) fn on_v6<'a>(
     net: &Ipv6Net,
     (src, dst): (Ipv6Addr, Ipv6Addr),
     hop_limit: u8,
-    payload: &[u8],
+    payload: &'a [u8],
 ) -> Ingress<'a> {
     let Ok(packet) = Icmpv6Packet::new_checked(payload) else {
         return DROP;
@@ -145,6 +148,11 @@ pub(crate) fn on_v6<'a>(
         {
             let reply = Icmpv6Repr::EchoReply { ident, seq_no, data };
             Ingress::Answer(answer_v6(src, dst, &reply), Stat::IcmpEchoAnswered)
+        }
+        Ok(Icmpv6Repr::EchoRequest { ident, .. })
+            if !dst.is_multicast() && !src.is_unspecified() =>
+        {
+            udp::echo(Addrs::V6 { src, dst }, ident, payload)
         }
         Ok(Icmpv6Repr::Ndisc(message)) => {
             ndp::on_message(config, net, (src, dst), hop_limit, &message)

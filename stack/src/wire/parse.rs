@@ -22,7 +22,8 @@ use crate::wire::{arp, ipv6, noroute, udp};
 #[derive(Debug)]
 pub(crate) enum Ingress<'a> {
     Tcp(Tuple, Segment<'a>),
-    Udp(udp::Datagram<'a>),
+    /// A UDP datagram, or an echo request to another host.
+    Datagram(udp::Datagram<'a>),
     Fragment(Fragment<'a>),
     /// The guest reports that one of our segments was too large for its path.
     PathMtu {
@@ -49,7 +50,7 @@ impl Ingress<'_> {
         match &mut self {
             Self::Tcp(_, segment) => segment.ecn = ecn,
             Self::Fragment(fragment) => fragment.ecn = ecn,
-            Self::Udp(datagram) => datagram.ip = ip,
+            Self::Datagram(datagram) => datagram.ip = ip,
             _ => {}
         }
         self

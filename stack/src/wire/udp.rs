@@ -1,11 +1,11 @@
-//! UDP datagrams of the guest: the checks of their header (RFC 768, RFC 8200 section 8.1).
+//! Datagrams of the guest: the checks of a UDP header (RFC 768, RFC 8200 section 8.1), and echo requests as datagrams.
 
 use std::net::SocketAddr;
 
-use smoltcp::wire::{IpProtocol, UdpPacket};
+use smoltcp::wire::{Icmpv4Message, Icmpv6Message, IpProtocol, UdpPacket};
 
 use crate::counters::Stat;
-use crate::io::datagram::IpFields;
+use crate::io::datagram::{DatagramKind, IpFields};
 use crate::io::vnet::{F_DATA_VALID, F_NEEDS_CSUM, VnetHdr};
 use crate::wire::addresses::{Addrs, Tuple};
 use crate::wire::icmp::{self, HOP_LIMIT, Unreachable};
@@ -14,9 +14,11 @@ use crate::wire::parse::{Ingress, check_ends};
 /// Length of the header, bytes.
 pub(crate) const UDP: usize = 8;
 
-/// A datagram of the guest.
+/// A datagram or an echo request of the guest.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Datagram<'a> {
+    pub(crate) kind: DatagramKind,
+    /// Of an echo request: the identifier is the guest's port, the remote's is 0.
     pub(crate) tuple: Tuple,
     pub(crate) ip: IpFields,
     /// Header and payload, for errors that quote them.
@@ -24,10 +26,39 @@ pub(crate) struct Datagram<'a> {
 }
 
 impl<'a> Datagram<'a> {
+    /// What a host socket of this kind takes.
     pub(crate) fn payload(&self) -> &'a [u8] {
-        &self.bytes[UDP..]
+        match self.kind {
+            DatagramKind::Udp => &self.bytes[UDP..],
+            DatagramKind::Echo => self.bytes,
+        }
+    }
+
+    pub(crate) fn protocol(&self) -> IpProtocol {
+        protocol(self.kind, &self.tuple)
     }
 }
+
+/// The protocol of datagrams of this kind and family.
+pub(crate) fn protocol(kind: DatagramKind, tuple: &Tuple) -> IpProtocol {
+    match kind {
+        DatagramKind::Udp => IpProtocol::Udp,
+        DatagramKind::Echo if tuple.is_ipv6() => IpProtocol::Icmpv6,
+        DatagramKind::Echo => IpProtocol::Icmp,
+    }
+}
+
+/// An echo request to another host. `message` starts with its header, and its checksum was verified. The caller sets
+/// `ip`.
+pub(crate) fn echo(addrs: Addrs, ident: u16, message: &[u8]) -> Ingress<'_> {
+    let (src, dst) = addrs.ips();
+    let tuple = Tuple::new(SocketAddr::new(src, ident), SocketAddr::new(dst, 0));
+    Ingress::Datagram(Datagram { kind: DatagramKind::Echo, tuple, ip: NO_FIELDS, bytes: message })
+}
+
+/// Until the caller sets them.
+const NO_FIELDS: IpFields =
+    IpFields { hop_limit: HOP_LIMIT, traffic_class: 0, dont_fragment: false };
 
 /// Checks the header and the checksum. The caller sets `ip`.
 pub(crate) fn on_packet<'a>(vnet: &VnetHdr, addrs: Addrs, payload: &'a [u8]) -> Ingress<'a> {
@@ -57,6 +88,27 @@ pub(crate) fn on_packet<'a>(vnet: &VnetHdr, addrs: Addrs, payload: &'a [u8]) -> 
     }
     let guest = SocketAddr::new(src, udp.src_port());
     let remote = SocketAddr::new(dst, udp.dst_port());
-    let ip = IpFields { hop_limit: HOP_LIMIT, traffic_class: 0, dont_fragment: false };
-    Ingress::Udp(Datagram { tuple: Tuple::new(guest, remote), ip, bytes })
+    let tuple = Tuple::new(guest, remote);
+    Ingress::Datagram(Datagram { kind: DatagramKind::Udp, tuple, ip: NO_FIELDS, bytes })
+}
+
+/// An echo reply from the host's network.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EchoReply<'a> {
+    pub(crate) seq: u16,
+    pub(crate) data: &'a [u8],
+}
+
+impl<'a> EchoReply<'a> {
+    /// Parses a message that a host socket received; `None`: no echo reply. The kernel has verified the checksum.
+    pub(crate) fn parse(message: &'a [u8], ipv6: bool) -> Option<Self> {
+        let (header, data) = message.split_first_chunk::<8>()?;
+        let kind = if ipv6 {
+            u8::from(Icmpv6Message::EchoReply)
+        } else {
+            u8::from(Icmpv4Message::EchoReply)
+        };
+        let seq = u16::from_be_bytes([header[6], header[7]]);
+        (header[0] == kind && header[1] == 0).then_some(Self { seq, data })
+    }
 }

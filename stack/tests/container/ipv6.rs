@@ -223,9 +223,7 @@ fn echo_is_answered_by_our_addresses() {
         };
         assert_eq!((*src, *dst, &body[..]), (to, GUEST6, &[0, 7, 0, 9, 1, 2, 3][..]));
     }
-    rig.frame(&icmpv6(GUEST6, FAR, 128, 0, &[0, 7, 0, 9]));
-    assert_eq!(rig.turn(), []);
-    assert_eq!((rig.stat("IcmpEchoAnswered"), rig.stat("DropIcmp")), (2, 1));
+    assert_eq!((rig.stat("IcmpEchoAnswered"), rig.host.datagrams.len()), (2, 0));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The datagram sockets of one container: unconnected UDP sockets of the host, one for each mapping of the guest.
+//! The datagram sockets of one container: unconnected UDP and ping sockets of the host, one for each mapping of the
+//! guest.
 //!
 //! Errors of the network arrive in the socket's error queue (IP_RECVERR), with the destination of the datagram. The
 //! kernel also fails the next call on the socket with such an error, whatever that call is for: it is repeated.
@@ -11,10 +12,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use nix::errno::Errno;
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage};
 use skbudget_stack::datagram::{
-    DatagramError, DatagramSocket, IpFields, RECEIVE_BATCH, ReceivedDatagram, SendDatagram,
-    SendStop, Undeliverable,
+    DatagramError, DatagramKind, DatagramSocket, IpFields, RECEIVE_BATCH, ReceivedDatagram,
+    SendDatagram, SendStop, Undeliverable,
 };
 use skbudget_stack::{DatagramHost, DatagramId, HostCaps, HostError};
 
@@ -55,6 +56,8 @@ thread_local! {
 pub(super) struct Datagrams {
     slots: Vec<Option<Slot>>,
     open: usize,
+    /// The host has refused a ping socket, and that was logged.
+    echo_refused: bool,
 }
 
 #[derive(Debug)]
@@ -94,7 +97,12 @@ impl HostSockets {
     fn create(&self, id: DatagramId, spec: &DatagramSocket) -> Result<Slot, HostError> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let family = if spec.ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
-        let fd = socket::socket(family, SockType::Datagram, flags, None).map_err(map)?;
+        let protocol = match spec.kind {
+            DatagramKind::Udp => SockProtocol::Udp,
+            DatagramKind::Echo if spec.ipv6 => SockProtocol::IcmpV6,
+            DatagramKind::Echo => SockProtocol::Icmp,
+        };
+        let fd = socket::socket(family, SockType::Datagram, flags, protocol).map_err(map)?;
         // Before the bind: the kernel receives from then on.
         set_buffers(&fd, spec.caps);
         set_options(&fd, spec.ipv6).map_err(|e| super::errors::map_io(&e))?;
@@ -120,7 +128,10 @@ fn bind(fd: &OwnedFd, spec: &DatagramSocket) -> nix::Result<()> {
     let bind =
         |port| socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(any, port)));
     match spec.port {
-        port if port >= PORT_MIN => bind(port).or_else(|_| bind(0)),
+        // An identifier has no privileges. Zero is any.
+        port if port >= PORT_MIN || spec.kind == DatagramKind::Echo => {
+            bind(port).or_else(|_| bind(0))
+        }
         _ => bind(0),
     }
 }
@@ -185,6 +196,15 @@ impl Slot {
 impl DatagramHost for HostSockets {
     fn open_datagram(&mut self, id: DatagramId, spec: &DatagramSocket) -> Result<(), HostError> {
         let created = self.create(id, spec);
+        if spec.kind == DatagramKind::Echo
+            && created.as_ref().is_err_and(|e| *e == HostError::NetUnreachable)
+            && !std::mem::replace(&mut self.datagrams.echo_refused, true)
+        {
+            log::warn!(
+                "the host allows no echo requests (ping): net.ipv4.ping_group_range does not include this process's \
+                 group; the container receives \"administratively prohibited\""
+            );
+        }
         self.note_lack(created.as_ref().map(|_| ()).map_err(|e| *e));
         let slot = created?;
         let index = id.index as usize;

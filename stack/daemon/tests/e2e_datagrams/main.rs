@@ -1,7 +1,8 @@
-//! Datagrams of real programs in a container: UDP with the built binary, end to end.
+//! Datagrams of real programs in a container: UDP and ping with the built binary, end to end.
 //! `cargo test -p skbudget --test e2e_datagrams -- --ignored --test-threads=1`.
 
 mod network;
+mod ping;
 #[path = "../e2e/support.rs"]
 #[allow(dead_code, reason = "other test targets use the rest of it")]
 mod support;

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use skbudget_controller::Instant;
 use skbudget_stack::datagram::{
-    DatagramError, DatagramSocket, IpFields, RECEIVE_BATCH, ReceivedDatagram, SendDatagram,
-    SendStop, Undeliverable,
+    DatagramError, DatagramKind, DatagramSocket, IpFields, RECEIVE_BATCH, ReceivedDatagram,
+    SendDatagram, SendStop, Undeliverable,
 };
 use skbudget_stack::{DatagramHost, DatagramId, HostCaps, HostError};
 
@@ -51,6 +51,7 @@ pub struct DatagramStats {
 
 #[derive(Debug)]
 struct Socket {
+    kind: DatagramKind,
     ipv6: bool,
     caps: HostCaps,
     queue: VecDeque<(SocketAddr, IpFields, Vec<u8>)>,
@@ -120,6 +121,14 @@ impl Datagrams {
 
     fn deliver(&mut self, id: DatagramId, datagram: &SendDatagram<'_>, now: Instant) {
         let port = datagram.to.port();
+        if let Some(socket) = self.sockets.get(&id).filter(|s| s.kind == DatagramKind::Echo) {
+            // Every host answers, a millisecond later.
+            let mut payload = datagram.payload.to_vec();
+            payload[0] = if socket.ipv6 { 129 } else { 0 };
+            self.made += 1;
+            let at = now + Duration::from_millis(1);
+            return self.answers.push(Reverse((at, self.made, id, datagram.to, payload)));
+        }
         let stats = self.ports.entry(port).or_default();
         stats.received += 1;
         stats.bytes += datagram.payload.len() as u64;
@@ -151,6 +160,7 @@ impl Datagrams {
 impl DatagramHost for SimHost {
     fn open_datagram(&mut self, id: DatagramId, spec: &DatagramSocket) -> Result<(), HostError> {
         let socket = Socket {
+            kind: spec.kind,
             ipv6: spec.ipv6,
             caps: spec.caps,
             queue: VecDeque::new(),

@@ -23,7 +23,8 @@ impl Bench {
         let poll = Poll::new().unwrap();
         let mut host = HostSockets::new(poll.registry().try_clone().unwrap(), 1, None);
         let id = DatagramId { index: 3, generation: 9 };
-        host.open_datagram(id, &DatagramSocket { ipv6, port, caps: CAPS }).unwrap();
+        host.open_datagram(id, &DatagramSocket { kind: DatagramKind::Udp, ipv6, port, caps: CAPS })
+            .unwrap();
         Self { host, id, _poll: poll }
     }
 
