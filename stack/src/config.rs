@@ -222,6 +222,25 @@ impl ContainerConfig {
         }
     }
 
+    /// The address under which the guest sees a client of a published port: the client's own, or the gateway's if an
+    /// answer to it would not leave the guest's link, or the guest lacks its family.
+    pub(crate) fn client_address(&self, client: IpAddr) -> IpAddr {
+        match client {
+            IpAddr::V4(ip) => {
+                let here = ip.is_loopback() || ip.is_link_local() || self.in_subnet(ip);
+                let nobody = ip.octets()[0] == 0 || ip.is_multicast() || ip.is_broadcast();
+                if here || nobody { self.gateway_ip.into() } else { client }
+            }
+            IpAddr::V6(ip) => {
+                let Some(net) = &self.ipv6 else { return self.gateway_ip.into() };
+                let here = ip.is_loopback() || ip.is_unicast_link_local() || net.contains(ip);
+                // Mapped and compatible IPv4 addresses include the unspecified one.
+                let nobody = ip.is_multicast() || ip.to_ipv4().is_some();
+                if here || nobody { net.gateway.into() } else { client }
+            }
+        }
+    }
+
     /// The gateway's address in the family of `ip`.
     pub(crate) fn gateway_of(&self, ip: IpAddr) -> Option<IpAddr> {
         match ip {

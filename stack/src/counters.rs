@@ -95,7 +95,7 @@ stats! {
     PathMtuIgnored,
     /// The flow table is full.
     FlowTableFull,
-    /// Times that a client of a published port had to wait for room, and clients reset because no port of the gateway
+    /// Times that a client of a published port had to wait for room, and clients reset because no port of their address
     /// was free for them.
     AcceptsDelayed,
     AcceptsNoPort,

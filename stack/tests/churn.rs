@@ -196,7 +196,8 @@ impl Bench {
             }
             // A published port, refused by the guest.
             4 => {
-                let peer = SocketAddr::from(([192, 0, 2, 9], port));
+                // It appears as the gateway.
+                let peer = SocketAddr::from(([127, 0, 0, 1], port));
                 let accepted = self.with_cx(|stack, cx| stack.on_accept(cx, 8080, peer, 0));
                 let (flow, _) = accepted.expect("room");
                 self.host.socks.insert(flow, Sock::open());

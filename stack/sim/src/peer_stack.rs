@@ -115,7 +115,8 @@ impl PeerStack {
             if at > now || !self.with(now, device, Container::can_accept) {
                 return;
             }
-            let from = SocketAddr::new([192, 0, 2, 1].into(), 40_000 + port);
+            // A client on the loopback appears as the gateway, which is the stack under test.
+            let from = SocketAddr::new([127, 0, 0, 1].into(), 40_000 + port);
             let accepted =
                 self.with(now, device, |container, cx| container.on_accept(cx, port, from, 0));
             let Ok((flow, _)) = accepted else { return };

@@ -34,7 +34,7 @@ const PORT_DRAWS: usize = 64;
 pub enum NotAccepted {
     /// There is no room. Keep the connection and call again later.
     NoRoom,
-    /// The gateway has no port left for it. Reset this connection; others may have one.
+    /// Its address, or the gateway's, has no port left for it. Reset this connection; others may have one.
     NoPort,
 }
 
@@ -213,9 +213,9 @@ impl Container {
     }
 
     /// A published port accepted a connection from `peer`: opens a flow towards `guest_port` of the guest, over IPv6 if
-    /// both the peer and the guest have it. The SYN leaves in the next turn. `queued` bytes (true size) are in the
-    /// socket's receive queue already; they are charged with the reservation. Returns the flow and the caps for the
-    /// socket's buffers.
+    /// both the peer and the guest have it. The guest sees the peer's own address where it can answer to it. The SYN
+    /// leaves in the next turn. `queued` bytes (true size) are in the socket's receive queue already; they are charged
+    /// with the reservation. Returns the flow and the caps for the socket's buffers.
     pub fn on_accept(
         &mut self,
         cx: &mut Ctx<'_>,
@@ -223,12 +223,13 @@ impl Container {
         peer: SocketAddr,
         queued: u32,
     ) -> Result<(FlowId, HostCaps), NotAccepted> {
-        let (guest, gateway): (IpAddr, IpAddr) = match &self.config.ipv6 {
-            Some(net) if peer.is_ipv6() => (net.guest.into(), net.gateway.into()),
-            _ => (self.config.guest_ip.into(), self.config.gateway_ip.into()),
+        let client = self.config.client_address(peer.ip());
+        let guest: IpAddr = match &self.config.ipv6 {
+            Some(net) if client.is_ipv6() => net.guest.into(),
+            _ => self.config.guest_ip.into(),
         };
         let guest = SocketAddr::new(guest, guest_port);
-        let Some(tuple) = self.free_tuple(guest, gateway, peer.port()) else {
+        let Some(tuple) = self.free_tuple(guest, client, peer.port()) else {
             self.stats.add(Stat::AcceptsNoPort);
             return Err(NotAccepted::NoPort);
         };
@@ -272,11 +273,12 @@ impl Container {
         Some((id, ledger, held))
     }
 
-    /// Picks the remote end that the guest sees: the gateway's address, with the peer's own port if that tuple is free,
-    /// otherwise with a port drawn at random. Ports that followed from the peer's would be used up by clients that all
-    /// have one port.
-    fn free_tuple(&mut self, guest: SocketAddr, gateway: IpAddr, port: u16) -> Option<Tuple> {
-        let at = |port| Tuple::new(guest, SocketAddr::new(gateway, port));
+    /// Picks the remote end that the guest sees: `client` with the peer's own port if that tuple is free, otherwise
+    /// with a port drawn at random. A tuple is taken by another client that appears as the gateway, or by a connection
+    /// of the same client to another published port. Ports that followed from the peer's would be used up by clients
+    /// that all have one port.
+    fn free_tuple(&mut self, guest: SocketAddr, client: IpAddr, port: u16) -> Option<Tuple> {
+        let at = |port| Tuple::new(guest, SocketAddr::new(client, port));
         // Only live flows count: a TIME-WAIT entry on the tuple does not stop an active open.
         if self.flows.find(&at(port)).is_none() {
             return Some(at(port));

@@ -128,7 +128,7 @@ fn connections(rtt: Option<Duration>) -> Vec<(Rig, Peer)> {
         all.push((rig, peer));
         let mut rig = Rig::new();
         crate::peer::introduce(&mut rig);
-        let from = if v6 { "[2001:db8::1]:5555" } else { "192.0.2.1:5555" };
+        let from = if v6 { "[::1]:5555" } else { "127.0.0.1:5555" };
         let peer = Peer::accept_from(&mut rig, 80, from.parse().unwrap());
         all.push((rig, peer));
     }

@@ -192,7 +192,7 @@ fn a_source_that_is_not_the_guests_is_dropped() {
 fn a_published_port_uses_the_address_family_of_its_client() {
     let mut rig = Rig::new();
     rig.send(Seg { flags: RST, ..HELLO.syn(1, 1) });
-    let from = SocketAddr::from((FAR, 5555));
+    let from = SocketAddr::from((Ipv6Addr::LOCALHOST, 5555));
     let mut peer = Peer::accept_from(&mut rig, 8080, from);
     assert!(peer.v6 && peer.remote_port == 5555);
     one(rig.send(peer.data(b"banner")));

@@ -161,7 +161,7 @@ fn solicitations_are_answered_with_advertisements_not_too_often() {
 #[test]
 fn an_unknown_neighbour_is_solicited() {
     let mut rig = Rig::new();
-    let from = SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9), 5555));
+    let from = SocketAddr::from((Ipv6Addr::LOCALHOST, 5555));
     rig.accept(8080, from);
     let out = rig.turn();
     let [Sent::Icmp6 { src, dst, hop_limit: 255, kind: 135, body, .. }] = &out[..] else {

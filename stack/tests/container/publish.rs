@@ -1,17 +1,18 @@
 //! Published ports: the stack opens connections to the guest.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use skbudget_stack::controller::{Counter, Limits};
 use skbudget_stack::{Close, Container, ContainerConfig, FlowId, HostCaps, NotAccepted, Ready};
 use smoltcp::wire::ArpOperation;
 
 use crate::peer::{Hello, Peer, introduce};
-use crate::rig::{GATEWAY, GUEST, Rig, Setup, Sock, one, segs};
+use crate::rig::{GATEWAY, GATEWAY6, GUEST, Rig, Setup, Sock, one, segs};
 use crate::wire::{ACK, RST, SYN, Seg, Sent};
 
+/// A client on the host's loopback, which appears as the gateway.
 fn from(port: u16) -> SocketAddr {
-    SocketAddr::from(([192, 0, 2, 9], port))
+    SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 /// A client connected; the stack has run a turn.
@@ -292,5 +293,77 @@ fn a_syn_answered_before_its_retransmission_is_not_retransmitted() {
     // No byte counts as in flight that the queue does not hold.
     assert_eq!(rig.pass(5000), []);
     rig.send(Seg { flags: RST, seq: 1001, ..Hello::default().syn(8080, 7000) });
+    rig.assert_empty();
+}
+
+/// Address and port of the remote in the SYN for a client; the connection is refused then.
+fn seen_of(rig: &mut Rig, client: SocketAddr) -> SocketAddr {
+    rig.accept(8080, client);
+    let syn = one(segs(rig.turn()));
+    assert!(syn.is(SYN) && syn.guest_port == 8080);
+    let seen: IpAddr = match syn.v6 {
+        true => syn.remote6.unwrap().into(),
+        false => syn.remote.unwrap().into(),
+    };
+    let hello = Hello { v6: syn.v6, ..Hello::default() };
+    let answer = hello.syn(8080, syn.remote_port);
+    let (remote, remote6) = (syn.remote, syn.remote6);
+    rig.send(Seg { flags: RST | ACK, ack: syn.seq + 1, remote, remote6, ..answer });
+    SocketAddr::new(seen, syn.remote_port)
+}
+
+#[test]
+fn the_guest_sees_the_clients_own_address() {
+    let mut rig = Rig::new();
+    introduce(&mut rig);
+    for client in ["192.0.2.9:7000", "10.0.3.1:7000", "172.17.0.1:80", "[2001:db8::7]:7000"] {
+        let client = client.parse().unwrap();
+        assert_eq!(seen_of(&mut rig, client), client);
+    }
+    rig.assert_empty();
+}
+
+#[test]
+fn clients_that_the_guest_cannot_answer_appear_as_the_gateway() {
+    let mut rig = Rig::new();
+    introduce(&mut rig);
+    for client in
+        ["127.0.0.1", "127.8.8.8", "10.0.2.100", "10.0.2.2", "10.0.2.3", "10.0.2.77", "169.254.1.1"]
+    {
+        let client = SocketAddr::new(client.parse().unwrap(), 7000);
+        assert_eq!(seen_of(&mut rig, client), (GATEWAY, 7000).into(), "{client}");
+    }
+    for client in
+        ["::1", "fe80::7", "fd00::100", "fd00::2", "fd00::3", "fd00::77", "::ffff:192.0.2.1"]
+    {
+        let client = SocketAddr::new(client.parse().unwrap(), 7000);
+        assert_eq!(seen_of(&mut rig, client), (GATEWAY6, 7000).into(), "{client}");
+    }
+    rig.assert_empty();
+    // A guest without IPv6.
+    let mut rig = Rig::with(Setup { mtu: 1279, ..Setup::default() });
+    introduce(&mut rig);
+    assert_eq!(seen_of(&mut rig, "[2001:db8::7]:7000".parse().unwrap()), (GATEWAY, 7000).into());
+    rig.assert_empty();
+}
+
+/// Two published ports lead to one port of the guest, and a client uses one port of its own for both.
+#[test]
+fn connections_of_one_client_to_two_published_ports_are_told_apart() {
+    let mut rig = Rig::new();
+    introduce(&mut rig);
+    let client: SocketAddr = "192.0.2.9:7000".parse().unwrap();
+    let flows = [rig.accept(8080, client), rig.accept(8080, client)];
+    let syns = segs(rig.turn());
+    assert_eq!(
+        syns.iter().map(|syn| syn.remote).collect::<Vec<_>>(),
+        [Some([192, 0, 2, 9].into()); 2]
+    );
+    assert!(syns[0].remote_port == 7000 && syns[1].remote_port != 7000);
+    for syn in syns {
+        let answer = Hello::default().syn(8080, syn.remote_port);
+        rig.send(Seg { flags: RST | ACK, ack: syn.seq + 1, remote: syn.remote, ..answer });
+    }
+    assert!(flows.iter().all(|flow| rig.flow(*flow).is_none()));
     rig.assert_empty();
 }

@@ -220,7 +220,8 @@ pub(crate) fn run(plan: &Plan) {
     let Run { mut world, node, budget, ears, mut todo } = build(plan);
     loop {
         while let Some((port, client)) = todo.last().cloned() {
-            let peer = std::net::SocketAddr::new([192, 0, 2, 9].into(), 30_000 + port);
+            // It appears as the gateway, the only address that the peer takes frames from.
+            let peer = std::net::SocketAddr::new([127, 0, 0, 1].into(), 30_000 + port);
             if !world.can_accept(node)
                 || world.accept(node, port, peer, client, ACCEPTED_CAPS).is_none()
             {

@@ -3,6 +3,7 @@
 
 mod network;
 mod ping;
+mod published;
 #[path = "../e2e/support.rs"]
 #[allow(dead_code, reason = "other test targets use the rest of it")]
 mod support;

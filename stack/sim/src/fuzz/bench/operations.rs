@@ -210,7 +210,8 @@ impl Bench {
     /// A client connects to a published port.
     pub(in crate::fuzz) fn accept(&mut self, script: &mut Script<'_>) {
         let port = 40_000 + u16::from(script.below(PORTS));
-        let from = SocketAddr::from(([192, 0, 2, 1], 5555));
+        // It appears as the gateway, to which the script's segments go.
+        let from = SocketAddr::from(([127, 0, 0, 1], 5555));
         if !self.with_cx(Container::can_accept) {
             self.stack.wait_to_accept(&mut self.budget);
             return;
