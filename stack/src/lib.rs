@@ -150,3 +150,4 @@ pub use queue::chunk::{self, ChunkPool};
 pub use schedule::Schedule;
 pub use sizes::HOST_FLOOR;
 pub use tap::Tap;
+pub use udp::PUBLISHED_BYTES as PUBLISHED_UDP_BYTES;

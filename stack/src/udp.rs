@@ -6,12 +6,14 @@
 //! last datagram of the guest (REQ-5, REQ-6), 20 s after it if the guest has only sent to port 53, and 60 s after the
 //! last echo request (RFC 5508 REQ-1).
 //!
+//! The mapping of a published port has the socket that is bound to that port, answers to every address, and stays.
+//!
 //! The table is bounded by number and by memory (M4). When either bound is reached the mapping that was silent for the
 //! longest time is evicted. Datagrams on their way to the host are in `outbox` until the end of the turn; those for the
 //! guest pass from the socket to the device without a queue.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use skbudget_controller::Instant;
@@ -20,8 +22,10 @@ use crate::flow::table::Keyed;
 use crate::io::HostCaps;
 use crate::io::datagram::{DatagramId, DatagramKind};
 use crate::queue::MemberCtx;
+use clients::{CLIENTS_BYTES, Clients};
 use remotes::{Remotes, STEPS};
 
+pub(crate) mod clients;
 pub(crate) mod outbox;
 pub(crate) mod remotes;
 #[cfg(test)]
@@ -45,6 +49,9 @@ const _: () = assert!(
 /// Charge of a new mapping, bytes.
 const NEW_BYTES: u64 = MAPPING_BYTES + caps_bytes(CAPS) + BEYOND_CAP;
 
+/// Charge of the mapping of a published port, bytes.
+pub const PUBLISHED_BYTES: u64 = NEW_BYTES + CLIENTS_BYTES;
+
 /// Silence of the guest after which a mapping ends, and the same if it has only sent to port 53.
 const TIMEOUT: Duration = Duration::from_secs(120);
 const TIMEOUT_DNS: Duration = Duration::from_secs(20);
@@ -65,7 +72,9 @@ pub(crate) struct Mapping {
     /// Address of the guest, and its port or identifier.
     pub(crate) guest: SocketAddr,
     /// Addresses that may answer.
-    pub(crate) remotes: Remotes,
+    remotes: Remotes,
+    /// It is a published port: every address may send, and it stays. These clients appear as the gateway.
+    clients: Option<Box<Clients>>,
     pub(crate) caps: HostCaps,
     /// All that is charged for it, bytes.
     charged: u64,
@@ -156,7 +165,28 @@ impl Mappings {
         guest: SocketAddr,
         mem: &mut MemberCtx<'_>,
     ) -> Option<DatagramId> {
-        if self.len() >= MAPPINGS_MAX || !charge(NEW_BYTES, mem) {
+        self.create(kind, guest, false, mem)
+    }
+
+    /// As `open`, for a published port. `None` as well if another port of the host leads to this one.
+    pub(crate) fn publish(
+        &mut self,
+        guest: SocketAddr,
+        mem: &mut MemberCtx<'_>,
+    ) -> Option<DatagramId> {
+        let taken = self.find(DatagramKind::Udp, guest).is_some();
+        (!taken).then(|| self.create(DatagramKind::Udp, guest, true, mem)).flatten()
+    }
+
+    fn create(
+        &mut self,
+        kind: DatagramKind,
+        guest: SocketAddr,
+        published: bool,
+        mem: &mut MemberCtx<'_>,
+    ) -> Option<DatagramId> {
+        let charged = if published { PUBLISHED_BYTES } else { NEW_BYTES };
+        if self.len() >= MAPPINGS_MAX || !charge(charged, mem) {
             return None;
         }
         let index = self.free.pop().unwrap_or_else(|| {
@@ -169,8 +199,9 @@ impl Mappings {
             kind,
             guest,
             remotes: Remotes::new(self.secret),
+            clients: published.then(Box::default),
             caps: CAPS,
-            charged: NEW_BYTES,
+            charged,
             last_sent: mem.now,
             only_dns: kind == DatagramKind::Udp,
             ready: false,
@@ -180,16 +211,18 @@ impl Mappings {
         };
         self.slots[index as usize].mapping = Some(Box::new(mapping));
         self.by_guest.insert((kind, guest), index);
-        self.link(index);
+        if !published {
+            self.link(index);
+        }
         Some(id)
     }
 
     /// Removes a mapping and uncharges it. The caller closes its socket.
     pub(crate) fn close(&mut self, id: DatagramId, mem: &mut MemberCtx<'_>) {
-        if self.get_mut(id).is_none() {
-            return;
+        let Some(mapping) = self.get_mut(id) else { return };
+        if mapping.clients.is_none() {
+            self.unlink(id.index);
         }
-        self.unlink(id.index);
         let slot = &mut self.slots[id.index as usize];
         slot.generation = slot.generation.wrapping_add(1);
         let Some(mapping) = slot.mapping.take() else { return };
@@ -213,6 +246,12 @@ impl Mappings {
         oldest.min_by_key(|mapping| mapping.last_sent).map(|mapping| mapping.id)
     }
 
+    /// Any mapping; published ports last.
+    pub(crate) fn any(&self) -> Option<DatagramId> {
+        let published = || self.slots.iter().find_map(|slot| Some(slot.mapping.as_ref()?.id));
+        self.oldest().or_else(published)
+    }
+
     /// A mapping whose time is over.
     pub(crate) fn expired(&self, now: Instant) -> Option<DatagramId> {
         let oldest = self.ages.iter().filter_map(|age| self.index(age.oldest?));
@@ -232,6 +271,10 @@ impl Mappings {
         let Some(mapping) = self.get_mut(id) else { return };
         mapping.last_sent = mem.now;
         mapping.active = true;
+        // A published port has neither a filter nor a timeout.
+        if mapping.clients.is_some() {
+            return;
+        }
         // Without room in the budget the addresses used longest ago are forgotten.
         if let Some(step) = mapping.remotes.wants(to.ip())
             && charge(STEPS[step].1, mem)
@@ -374,6 +417,26 @@ impl Mapping {
     /// A datagram for the guest passed.
     pub(crate) fn note_received(&mut self) {
         self.active = true;
+    }
+
+    pub(crate) fn is_published(&self) -> bool {
+        self.clients.is_some()
+    }
+
+    /// True if this address may send to the guest.
+    pub(crate) fn accepts(&self, ip: IpAddr) -> bool {
+        self.clients.is_some() || self.remotes.contains(ip)
+    }
+
+    /// The port of the gateway as which a client of this published port appears.
+    pub(crate) fn port_of_client(&mut self, client: SocketAddr) -> u16 {
+        let clients = self.clients.as_mut();
+        clients.map_or_else(|| client.port(), |clients| clients.port_of(client))
+    }
+
+    /// The client that appears as this port of the gateway.
+    pub(crate) fn client_behind(&self, port: u16) -> Option<SocketAddr> {
+        self.clients.as_ref()?.behind(port)
     }
 }
 

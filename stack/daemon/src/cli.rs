@@ -2,7 +2,7 @@
 #![expect(missing_docs, reason = "clap prints doc comments: a comment here is a help text")]
 
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -13,6 +13,11 @@ use skbudget_stack::tap::{MTU_MAX, MTU_MIN};
 use crate::caps::CapSet;
 use crate::listener::Backlog;
 use crate::units::{Size, parse_size};
+
+mod publish;
+
+use publish::parse_publish;
+pub use publish::{Protocol, PublishArg};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -118,9 +123,10 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = Congestion::Cubic)]
     pub congestion: Congestion,
 
-    /// Publish TCP port PORT of the container as HOSTPORT of the host (repeatable); ADDR is 0.0.0.0 by default, an IPv6
-    /// address is written in brackets and forwards to the container's IPv6 address
-    #[arg(short, long, value_name = "[ADDR:]HOSTPORT:PORT", value_parser = parse_publish)]
+    /// Publish TCP port PORT of the container as HOSTPORT of the host, with /udp its UDP port (repeatable); FIRST-LAST
+    /// is a range of ports; ADDR is 0.0.0.0 by default, an IPv6 address is written in brackets and forwards to the
+    /// container's IPv6 address
+    #[arg(short, long, value_name = "[ADDR:]HOSTPORT:PORT[/udp]", value_parser = parse_publish)]
     pub publish: Vec<PublishArg>,
 
     /// MTU of the container's device, 68 to 65521
@@ -203,15 +209,6 @@ pub enum OnOff {
     Off,
 }
 
-/// A published port as typed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PublishArg {
-    /// Address and port on the host.
-    pub host: SocketAddr,
-    /// Port in the container.
-    pub guest_port: u16,
-}
-
 /// `min <= default <= max`, bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Triple(pub [u32; 3]);
@@ -234,44 +231,6 @@ pub(crate) fn parse_name(text: &str) -> Result<String, String> {
     Err(format!(
         "1 to {NAME_MAX} letters, digits, '.', '_' and '-' are allowed; the first must not be '.' or '-'"
     ))
-}
-
-/// Parses `[ADDR:]HOSTPORT:PORT`, with an IPv6 ADDR in brackets, and an optional `/tcp`.
-pub(crate) fn parse_publish(text: &str) -> Result<PublishArg, String> {
-    const ALLOWED: &str =
-        "[ADDR:]HOSTPORT:PORT is allowed, e.g. 8080:80, 127.0.0.1:8080:80 or [::1]:8080:80";
-    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    match protocol {
-        "tcp" => {}
-        "udp" => return Err("UDP ports cannot be published: only TCP is allowed".to_owned()),
-        other => return Err(format!("unknown protocol {other:?}: {ALLOWED}")),
-    }
-    let port = |text: &str| match text.parse::<u16>() {
-        Ok(port) if port > 0 => Ok(port),
-        _ => Err(format!("port {text:?} is not in 1..=65535: {ALLOWED}")),
-    };
-    // IPv6 first: its address contains colons.
-    let (addr, ports) = match ports.strip_prefix('[').map(|rest| rest.split_once("]:")) {
-        None => (None, ports),
-        Some(None) => return Err(ALLOWED.to_owned()),
-        Some(Some((addr, ports))) => {
-            let addr: Result<Ipv6Addr, _> = addr.parse();
-            let addr = addr.map_err(|_| format!("address in [] is not IPv6: {ALLOWED}"))?;
-            (Some(IpAddr::V6(addr)), ports)
-        }
-    };
-    let parts: Vec<&str> = ports.split(':').collect();
-    let (addr, host_port, guest_port) = match (addr, &parts[..]) {
-        (None, [host, guest]) => (Ipv4Addr::UNSPECIFIED.into(), *host, *guest),
-        (Some(addr), [host, guest]) => (addr, *host, *guest),
-        (None, [addr, host, guest]) => {
-            let addr: Result<Ipv4Addr, _> = addr.parse();
-            let addr = addr.map_err(|_| format!("address is not IPv4: {ALLOWED}"))?;
-            (addr.into(), *host, *guest)
-        }
-        _ => return Err(ALLOWED.to_owned()),
-    };
-    Ok(PublishArg { host: SocketAddr::new(addr, port(host_port)?), guest_port: port(guest_port)? })
 }
 
 fn parse_triple(text: &str) -> Result<Triple, String> {
@@ -306,29 +265,6 @@ mod tests {
         let run = parse(&["--", "true", "-x"]).unwrap();
         assert_eq!((run.mtu, run.offload, run.weight), (65520, OnOff::On, None));
         assert_eq!(run.command, ["true", "-x"]);
-    }
-
-    #[test]
-    fn ports() {
-        let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        let expect = |addr: IpAddr, host, guest_port| {
-            Ok(PublishArg { host: SocketAddr::new(addr, host), guest_port })
-        };
-        assert_eq!(parse_publish("8080:80"), expect(any, 8080, 80));
-        let local = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
-        assert_eq!(parse_publish("127.0.0.1:8080:80/tcp"), expect(local.0, 8080, 80));
-        assert_eq!(parse_publish("[::1]:8080:80"), expect(local.1, 8080, 80));
-        let any_v6 = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-        assert_eq!(parse_publish("[::]:8080:80"), expect(any_v6, 8080, 80));
-        for bad in ["80", "0:80", "80:0", "x:80", "::1:80:80", "1:2:3:4", "80:80/udp", "70000:80"] {
-            assert!(parse_publish(bad).is_err(), "{bad}");
-        }
-        for bad in
-            ["[::1]80:80", "[::1:80:80", "[127.0.0.1]:80:80", "[::1]:80", "[]:80:80", "[::1]:1:2:3"]
-        {
-            assert!(parse_publish(bad).is_err(), "{bad}");
-        }
-        assert!(parse_publish("80:80/udp").unwrap_err().contains("only TCP"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Turns the command line into the configuration of a container. Every value is checked, every error names its key.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -7,10 +8,10 @@ use std::path::PathBuf;
 use skbudget_controller::{
     BudgetConfig, CHUNK_SIZE, LimitError, Limits, PAGE_SIZE, Rules, SockLimits,
 };
-use skbudget_stack::{Algorithm, ContainerConfig};
+use skbudget_stack::{Algorithm, ContainerConfig, PUBLISHED_UDP_BYTES};
 
 use crate::caps::CapSet;
-use crate::cli::{Congestion, Isolation, OnOff, PublishArg, RuleSet, RunArgs, Triple};
+use crate::cli::{Congestion, Isolation, OnOff, Protocol, PublishArg, RuleSet, RunArgs, Triple};
 use crate::exit::Failure;
 use crate::listener::Backlog;
 use crate::units::{Size, describe};
@@ -29,7 +30,7 @@ pub struct RunConfig {
     pub container: ContainerConfig,
     /// `--ipv6 on`: the set-up fails without IPv6.
     pub needs_ipv6: bool,
-    /// Ports of the host that forward to the guest.
+    /// Ports of the host that forward to the guest, one by one.
     pub publish: Vec<PublishArg>,
     /// Source address of IPv4 connections to other hosts.
     pub outbound_addr: Option<Ipv4Addr>,
@@ -87,7 +88,10 @@ impl RunConfig {
         let least = ContainerConfig::least_hard_bytes(args.mtu, offload) + u64::from(more);
         // The order of these checks decides which key an error names.
         hard.map_or(Ok(()), |hard| holds_one_flow(hard, least))?;
-        holds_backlogs(limits, container.list_and_flow_bytes(), args.publish.len())?;
+        let publish: Vec<PublishArg> = args.publish.iter().flat_map(|arg| arg.each()).collect();
+        let of_tcp = publish.iter().filter(|port| port.protocol == Protocol::Tcp).count();
+        holds_backlogs(limits, container.list_and_flow_bytes(), of_tcp)?;
+        check_udp_ports(limits, &container, &publish)?;
         let rules = match args.rules {
             RuleSet::Strict => Rules::Strict,
             RuleSet::Linux => Rules::Linux,
@@ -99,7 +103,7 @@ impl RunConfig {
             budget,
             container,
             needs_ipv6: args.ipv6 == Some(OnOff::On),
-            publish: args.publish,
+            publish,
             outbound_addr: args.outbound_addr,
             added_caps: if args.privileged {
                 CapSet::ALL
@@ -218,6 +222,42 @@ fn holds_backlogs(limits: Limits, flow: u64, ports: usize) -> Result<(), Failure
     )))
 }
 
+/// Refuses UDP ports that share a port of the container, need IPv6 where there is none, or do not fit their part of the
+/// budget: their sockets are charged from the start.
+fn check_udp_ports(
+    limits: Limits,
+    container: &ContainerConfig,
+    publish: &[PublishArg],
+) -> Result<(), Failure> {
+    let mut leads_to = BTreeMap::new();
+    for port in publish.iter().filter(|port| port.protocol == Protocol::Udp) {
+        let PublishArg { host, guest_port, .. } = *port;
+        if host.is_ipv6() && container.ipv6.is_none() {
+            return Err(Failure::usage(format!(
+                "--publish {host}:{guest_port}/udp: the container has no IPv6"
+            )));
+        }
+        if let Some(other) = leads_to.insert((host.is_ipv6(), guest_port), host) {
+            return Err(Failure::usage(format!(
+                "--publish: UDP ports {other} and {host} both lead to port {guest_port} of the container, which could \
+                 not tell their clients apart: publish one of them"
+            )));
+        }
+    }
+    let need = leads_to.len() as u64 * PUBLISHED_UDP_BYTES;
+    if need <= limits.hard_bytes() / 8 {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "--publish: {} UDP ports need {}, more than an eighth of --hard {}: publish fewer ports, or raise --hard to at \
+         least {}",
+        leads_to.len(),
+        Size(need),
+        Size(limits.hard_bytes()),
+        Size((need * 8).next_multiple_of(PAGE_SIZE))
+    )))
+}
+
 /// Rounds up to whole chunks, the unit of a reserve.
 fn whole_chunks(bytes: u32) -> u32 {
     (u64::from(bytes).div_ceil(CHUNK_SIZE) * CHUNK_SIZE) as u32
@@ -291,6 +331,25 @@ mod tests {
             assert!(with(&(least - PAGE_SIZE).to_string(), ports).is_err(), "{failure}");
         }
         assert!(config(&["--isolation", "off", "-p80:80"]).is_ok());
+    }
+
+    #[test]
+    fn udp_ports_are_refused_where_they_cannot_be_served() {
+        let ok =
+            config(&["--hard", "4MiB", "-p", "53:53/udp", "-p", "53:53", "-p", "[::]:53:53/udp"]);
+        assert_eq!(ok.unwrap().publish.len(), 3);
+        assert_eq!(config(&["-p", "7000-7009:80-89/udp"]).unwrap().publish.len(), 10);
+        let four = ["--hard", "4MiB", "-p", "7000-7004:80-84/udp"];
+        let failure = config(&four).unwrap_err();
+        let (_, least) = failure.message.split_once("at least ").unwrap();
+        assert!(config(&["--hard", least, four[2], four[3]]).is_ok(), "{failure}");
+        for (args, expected) in [
+            (&["-p", "53:53/udp", "-p", "54:53/udp"][..], "both lead to port 53"),
+            (&["--ipv6", "off", "-p", "[::]:53:53/udp"], "no IPv6"),
+        ] {
+            let failure = config(args).unwrap_err();
+            assert!(failure.code == 2 && failure.message.contains(expected), "{failure}");
+        }
     }
 
     #[test]

@@ -34,4 +34,6 @@ pub mod units;
 mod worker;
 
 pub use daemon::{ContainerHandle, Daemon, DaemonConfig};
-pub use types::{BudgetId, BudgetRef, ContainerSpec, DaemonError, DaemonEvent, Ended, Publish};
+pub use types::{
+    BudgetId, BudgetRef, ContainerSpec, DaemonError, DaemonEvent, Ended, Publish, PublishSocket,
+};

@@ -8,7 +8,7 @@
 //! container can afford it, and the backlog is short.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::sys::socket::{
@@ -116,6 +116,18 @@ pub(crate) fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     let listener = TcpListener::from(fd);
     Backlog { length: 0, rcvbuf: RCVBUF_SMALL }.listen(&listener)?;
     Ok(listener)
+}
+
+/// Binds a UDP port; an IPv6 address receives IPv6 only. Until the container runs, the socket has the smallest buffer.
+pub(crate) fn bind_udp(addr: SocketAddr) -> io::Result<UdpSocket> {
+    let family = if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = socket::socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&fd, sockopt::RcvBuf, &1)?;
+    if addr.is_ipv6() {
+        setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+    }
+    socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(addr))?;
+    Ok(UdpSocket::from(fd))
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 
 use crate::attach::GuestNet;
+use crate::cli::{Protocol, PublishArg};
 use crate::config::RunConfig;
 use crate::exit::{FAILURE, Failure, SIGNAL_BASE};
 use crate::types::Publish;
@@ -295,8 +296,12 @@ impl Sandbox {
 
 /// Binds the published ports.
 fn bind_all(config: &RunConfig) -> Result<Vec<Publish>, Failure> {
-    let bind = |port: &crate::cli::PublishArg| {
-        Publish::bind(port.host, port.guest_port)
+    let bind = |port: &PublishArg| {
+        let bind = match port.protocol {
+            Protocol::Tcp => Publish::bind,
+            Protocol::Udp => Publish::bind_udp,
+        };
+        bind(port.host, port.guest_port)
             .map_err(|e| Failure::set_up(format!("--publish {}: {e}", port.host)))
     };
     config.publish.iter().map(bind).collect()

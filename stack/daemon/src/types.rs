@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use skbudget_controller::{BudgetConfig, LimitError};
 use skbudget_stack::{ContainerConfig, Tap};
@@ -79,17 +79,54 @@ pub enum BudgetRef {
 /// A port of the host that forwards to one of the guest. The caller binds it, so that a port in use is an early error.
 #[derive(Debug)]
 pub struct Publish {
-    /// The listener on the host.
-    pub listener: TcpListener,
+    /// The socket on the host.
+    pub socket: PublishSocket,
     /// Port in the container.
     pub guest_port: u16,
+}
+
+/// Sockets, each with its port in the container.
+pub(crate) type Ports<S> = Vec<(S, u16)>;
+
+/// The socket of a published port.
+#[derive(Debug)]
+pub enum PublishSocket {
+    /// Listens for connections.
+    Tcp(TcpListener),
+    /// Receives datagrams.
+    Udp(UdpSocket),
 }
 
 impl Publish {
     /// Binds a port of the host. An IPv6 address accepts IPv6 only: `0.0.0.0` and `[::]` can both be bound, and each
     /// forwards to the container's address of its family.
     pub fn bind(addr: SocketAddr, guest_port: u16) -> io::Result<Self> {
-        Ok(Self { listener: listener::bind(addr)?, guest_port })
+        Ok(Self { socket: PublishSocket::Tcp(listener::bind(addr)?), guest_port })
+    }
+
+    /// As [`Self::bind`], for a UDP port. At most one port of each family can forward to a port of the container.
+    pub fn bind_udp(addr: SocketAddr, guest_port: u16) -> io::Result<Self> {
+        Ok(Self { socket: PublishSocket::Udp(listener::bind_udp(addr)?), guest_port })
+    }
+
+    /// Address and port on the host.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match &self.socket {
+            PublishSocket::Tcp(listener) => listener.local_addr(),
+            PublishSocket::Udp(socket) => socket.local_addr(),
+        }
+    }
+
+    /// Separates listeners from datagram sockets, each with its port in the container.
+    pub(crate) fn split(all: Vec<Self>) -> (Ports<TcpListener>, Ports<UdpSocket>) {
+        let (mut tcp, mut udp) = (Vec::new(), Vec::new());
+        for Self { socket, guest_port } in all {
+            match socket {
+                PublishSocket::Tcp(listener) => tcp.push((listener, guest_port)),
+                PublishSocket::Udp(socket) => udp.push((socket, guest_port)),
+            }
+        }
+        (tcp, udp)
     }
 }
 
@@ -133,6 +170,12 @@ pub enum DaemonError {
         /// What their backlogs can hold, bytes.
         backlog_bytes: u64,
     },
+    /// A published UDP port of the container: the budget has no room for its socket, it is published twice, or the
+    /// container lacks its family.
+    UdpPort {
+        /// Port in the container.
+        guest_port: u16,
+    },
     /// A system call failed.
     Io(io::Error),
     /// The worker has ended: it was shut down, or it failed and logged why.
@@ -152,6 +195,11 @@ impl fmt::Display for DaemonError {
             Self::NoRoomForPorts { ports, backlog_bytes } => write!(
                 f,
                 "the budget has no room for the backlogs of {ports} published ports, {backlog_bytes} bytes"
+            ),
+            Self::UdpPort { guest_port } => write!(
+                f,
+                "UDP port {guest_port} of the container cannot be published: there is no room for its socket, another \
+                 port leads there, or the container lacks its address family"
             ),
             Self::Io(e) => write!(f, "{e}"),
             Self::Stopped => write!(f, "the daemon has stopped"),

@@ -205,7 +205,7 @@ fn limits_change_live_and_published_ports_wait_for_room() {
     let daemon = Daemon::new(DaemonConfig::default()).unwrap();
     let (netns, mut spec) = container("web", BudgetRef::Own(budget(HARD)));
     let publish = Publish::bind("127.0.0.1:0".parse().unwrap(), 80).unwrap();
-    let outside = publish.listener.local_addr().unwrap();
+    let outside = publish.local_addr().unwrap();
     spec.publish.push(publish);
     let (queue, least) =
         (spec.config.dev_queue_bytes, ContainerConfig::least_hard_bytes(1500, true));
@@ -260,7 +260,7 @@ fn a_client_that_waits_is_served_when_any_member_of_the_budget_makes_room() {
     let pool = daemon.add_budget("pool", budget(HARD)).unwrap();
     let (web, mut spec) = container("web", BudgetRef::Shared(pool));
     spec.publish.push(Publish::bind("127.0.0.1:0".parse().unwrap(), 80).unwrap());
-    let outside = spec.publish[0].listener.local_addr().unwrap();
+    let outside = spec.publish[0].local_addr().unwrap();
     daemon.add_container(spec).unwrap();
     let (other, spec) = container("other", BudgetRef::Shared(pool));
     daemon.add_container(spec).unwrap();
@@ -311,7 +311,7 @@ fn backlogs_hold_no_more_than_is_charged_for_them() {
         let bind = || Publish::bind("127.0.0.1:0".parse().unwrap(), 80).unwrap();
         spec.publish = (0..ports).map(|_| bind()).collect();
         let outside: Vec<SocketAddr> =
-            spec.publish.iter().map(|publish| publish.listener.local_addr().unwrap()).collect();
+            spec.publish.iter().map(|publish| publish.local_addr().unwrap()).collect();
         daemon.add_container(spec).unwrap();
         let charged = report(&daemon, "web");
         assert!(charged.categories.listen_bytes > 0);
@@ -361,7 +361,7 @@ fn accepted_connections_have_a_window_scale() {
     let daemon = Daemon::new(DaemonConfig::default()).unwrap();
     let (netns, mut spec) = container("web", BudgetRef::Own(budget(64 << 20)));
     spec.publish.push(Publish::bind("127.0.0.1:0".parse().unwrap(), 80).unwrap());
-    let outside = spec.publish[0].listener.local_addr().unwrap();
+    let outside = spec.publish[0].local_addr().unwrap();
     daemon.add_container(spec).unwrap();
     let inside =
         attach::run_in(netns.as_fd(), || TcpListener::bind("0.0.0.0:80").unwrap()).unwrap();

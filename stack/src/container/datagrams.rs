@@ -6,11 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use super::{Container, Ctx};
 use crate::config::{ContainerConfig, NoRoute};
 use crate::counters::Stat;
-use crate::io::HostError;
 use crate::io::datagram::{
     DatagramError, DatagramId, DatagramKind, DatagramSocket, IpFields, RECEIVE_BATCH, SEND_BATCH,
     SendDatagram, SendStop, Undeliverable,
 };
+use crate::io::{HostCaps, HostError};
 use crate::pressure::Throttle;
 use crate::queue::MemberCtx;
 use crate::udp::outbox::Entry;
@@ -32,7 +32,12 @@ impl Container {
     /// Handles a datagram of the guest: it is sent at the end of the turn, or answered with an error.
     pub(super) fn on_datagram(&mut self, cx: &mut Ctx<'_>, datagram: &Datagram<'_>) {
         let (guest, remote) = (datagram.tuple.guest(), datagram.tuple.remote());
-        let to = match self.config.route(remote) {
+        let known = self.mappings.find(datagram.kind, guest);
+        let is_gateway = self.config.gateway_of(remote.ip()) == Some(remote.ip());
+        let client = known
+            .filter(|_| is_gateway)
+            .and_then(|id| self.mappings.get_mut(id)?.client_behind(remote.port()));
+        let to = match client.map_or_else(|| self.config.route(remote), Ok) {
             Ok(to) => to,
             Err(NoRoute::Refused) => {
                 self.stats.add(unreachable(datagram.kind));
@@ -48,14 +53,13 @@ impl Container {
             }
         };
         // The gateway itself is no hop: it is the destination.
-        let is_hop = self.config.gateway_of(remote.ip()) != Some(remote.ip());
+        let is_hop = !is_gateway;
         if is_hop && datagram.ip.hop_limit <= 1 {
             return self.on_last_hop(cx, datagram);
         }
         // A socket sends no packet without a hop left.
         let hop_limit = (datagram.ip.hop_limit - u8::from(is_hop)).max(1);
         let ip = IpFields { hop_limit, ..datagram.ip };
-        let known = self.mappings.find(datagram.kind, guest);
         let id = match known.map_or_else(|| self.open_mapping(cx, datagram.kind, guest), Ok) {
             Ok(id) => id,
             // The host does not allow echo requests, or not to this user.
@@ -142,6 +146,24 @@ impl Container {
         }
     }
 
+    /// Publishes a UDP port of the guest, over IPv6 or IPv4. The caller then gives the host the socket that is bound to
+    /// a port of its own, under the returned id, with the returned caps. `None`: no room, or another port leads there.
+    pub fn publish_datagrams(
+        &mut self,
+        cx: &mut Ctx<'_>,
+        ipv6: bool,
+        guest_port: u16,
+    ) -> Option<(DatagramId, HostCaps)> {
+        let ip: IpAddr = match (&self.config.ipv6, ipv6) {
+            (Some(net), true) => net.guest.into(),
+            (None, true) => return None,
+            (_, false) => self.config.guest_ip.into(),
+        };
+        let guest = SocketAddr::new(ip, guest_port);
+        let id = self.mappings.publish(guest, &mut cx.member(self.member))?;
+        Some((id, CAPS))
+    }
+
     // ---- to the host ----
 
     /// Sends the stored datagrams, a batch for each mapping.
@@ -218,6 +240,13 @@ impl Container {
 
     /// Passes datagrams of ready sockets to the guest, a batch for each. Returns true when more may be there.
     pub(super) fn receive_some(&mut self, cx: &mut Ctx<'_>) -> bool {
+        // Only a published port can receive before the guest has sent a frame. The datagrams stay in its socket.
+        if self.mappings.ready() > 0 && self.egress.guest_mac.is_none() {
+            if self.neighbour.may_request(cx.now) {
+                self.request_guest_mac(cx, false);
+            }
+            return false;
+        }
         for _ in 0..self.mappings.ready().min(Throttle::of(cx.budget).flows_per_turn) {
             let Some(id) = self.mappings.pop_ready() else { break };
             // Errors first: each is as old as the oldest datagram at least, and a full error queue loses the new ones.
@@ -334,7 +363,7 @@ impl Container {
     pub(super) fn end_mappings(&mut self, cx: &mut Ctx<'_>) {
         let mut mem = MemberCtx { now: cx.now, budget: cx.budget, member: self.member };
         self.outbox.clear(cx.pool, &mut mem);
-        while let Some(id) = self.mappings.oldest() {
+        while let Some(id) = self.mappings.any() {
             self.close_mapping(cx, id);
         }
     }
@@ -343,10 +372,20 @@ impl Container {
 /// What the kernel charges for a datagram beyond its payload, bytes; about that of a small one (SKB_TRUESIZE).
 const PER_DATAGRAM: usize = 1024;
 
-/// The source of a datagram as the guest sees it; `None`: the guest has not sent to it.
-fn accepted(config: &ContainerConfig, mapping: &Mapping, from: SocketAddr) -> Option<SocketAddr> {
-    if from.is_ipv4() != mapping.guest.is_ipv4() || !mapping.remotes.contains(from.ip()) {
+/// The source of a datagram as the guest sees it; `None`: the guest has not sent to it, or it has no port to answer to.
+fn accepted(
+    config: &ContainerConfig,
+    mapping: &mut Mapping,
+    from: SocketAddr,
+) -> Option<SocketAddr> {
+    let answerable = from.port() != 0 || mapping.kind == DatagramKind::Echo;
+    if from.is_ipv4() != mapping.guest.is_ipv4() || !mapping.accepts(from.ip()) || !answerable {
         return None;
+    }
+    if mapping.is_published() {
+        let ip = config.client_address(from.ip());
+        let port = if ip == from.ip() { from.port() } else { mapping.port_of_client(from) };
+        return Some(SocketAddr::new(ip, port));
     }
     // The loopback address was sent to as the gateway.
     let ip = if from.ip().is_loopback() { config.gateway_of(from.ip())? } else { from.ip() };

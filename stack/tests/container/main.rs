@@ -33,6 +33,7 @@ mod rig;
 mod udp;
 mod udp_bounds;
 mod udp_errors;
+mod udp_published;
 mod undo;
 mod window;
 mod wire;

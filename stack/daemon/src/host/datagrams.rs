@@ -6,13 +6,15 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use nix::errno::Errno;
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage};
+use nix::sys::socket::{
+    self, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, setsockopt, sockopt,
+};
 use skbudget_stack::datagram::{
     DatagramError, DatagramKind, DatagramSocket, IpFields, RECEIVE_BATCH, ReceivedDatagram,
     SendDatagram, SendStop, Undeliverable,
@@ -79,6 +81,16 @@ impl Datagrams {
         (slot.generation == id.generation).then_some(slot)
     }
 
+    fn insert(&mut self, id: DatagramId, slot: Slot) {
+        let index = id.index as usize;
+        if index >= self.slots.len() {
+            self.slots.resize_with(index + 1, || None);
+        }
+        let before = self.slots[index].replace(slot);
+        debug_assert!(before.is_none(), "{id:?} has a socket already");
+        self.open += usize::from(before.is_none());
+    }
+
     /// Number of open sockets.
     pub(super) fn open(&self) -> usize {
         self.open
@@ -94,6 +106,25 @@ impl HostSockets {
         (token::datagram(self.container, id) == token).then_some(id)
     }
 
+    /// Gives a mapping the socket that is bound to a published port.
+    pub(crate) fn adopt_datagram(
+        &mut self,
+        id: DatagramId,
+        socket: UdpSocket,
+        caps: HostCaps,
+    ) -> io::Result<()> {
+        let ipv6 = socket.local_addr()?.is_ipv6();
+        socket.set_nonblocking(true)?;
+        let fd = OwnedFd::from(socket);
+        set_options(&fd, ipv6)?;
+        set_buffers(&fd, caps);
+        let interest = Interest::READABLE;
+        let token = token::datagram(self.container, id);
+        self.registry.register(&mut SourceFd(&fd.as_raw_fd()), token, interest)?;
+        self.datagrams.insert(id, Slot::new(id, fd, ipv6));
+        Ok(())
+    }
+
     fn create(&self, id: DatagramId, spec: &DatagramSocket) -> Result<Slot, HostError> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let family = if spec.ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
@@ -103,13 +134,16 @@ impl HostSockets {
             DatagramKind::Echo => SockProtocol::Icmp,
         };
         let fd = socket::socket(family, SockType::Datagram, flags, protocol).map_err(map)?;
+        if spec.ipv6 {
+            // Only before the bind.
+            setsockopt(&fd, sockopt::Ipv6V6Only, &true).map_err(map)?;
+        }
         // Before the bind: the kernel receives from then on.
         set_buffers(&fd, spec.caps);
         set_options(&fd, spec.ipv6).map_err(|e| super::errors::map_io(&e))?;
         bind(&fd, spec).map_err(map)?;
         watch(&self.registry, &fd, token::datagram(self.container, id))?;
-        let (generation, ipv6) = (id.generation, spec.ipv6);
-        Ok(Slot { generation, socket: fd, ipv6, dont_fragment: true, drops: 0, drops_taken: 0 })
+        Ok(Slot::new(id, fd, spec.ipv6))
     }
 }
 
@@ -141,7 +175,6 @@ fn set_options(fd: &OwnedFd, ipv6: bool) -> io::Result<()> {
     let on = |level, name| sys::set_int(fd.as_fd(), level, name, 1);
     on(libc::SOL_SOCKET, libc::SO_RXQ_OVFL)?;
     let (level, hops) = if ipv6 {
-        on(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)?;
         on(libc::IPPROTO_IPV6, libc::IPV6_RECVERR)?;
         on(libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT)?;
         on(libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS)?;
@@ -167,6 +200,12 @@ fn set_fragmentation(fd: &OwnedFd, ipv6: bool, dont_fragment: bool) -> io::Resul
 }
 
 impl Slot {
+    /// With a socket that was prepared by `set_options`.
+    fn new(id: DatagramId, socket: OwnedFd, ipv6: bool) -> Self {
+        let generation = id.generation;
+        Self { generation, socket, ipv6, dont_fragment: true, drops: 0, drops_taken: 0 }
+    }
+
     /// Sends the datagrams at the front that have one setting of `dont_fragment`.
     fn send(&mut self, batch: &[SendDatagram<'_>], defaults: &Defaults) -> io::Result<usize> {
         let Some(dont_fragment) = batch.first().map(|first| first.ip.dont_fragment) else {
@@ -206,14 +245,7 @@ impl DatagramHost for HostSockets {
             );
         }
         self.note_lack(created.as_ref().map(|_| ()).map_err(|e| *e));
-        let slot = created?;
-        let index = id.index as usize;
-        if index >= self.datagrams.slots.len() {
-            self.datagrams.slots.resize_with(index + 1, || None);
-        }
-        let before = self.datagrams.slots[index].replace(slot);
-        debug_assert!(before.is_none(), "{id:?} has a socket already");
-        self.datagrams.open += usize::from(before.is_none());
+        self.datagrams.insert(id, created?);
         Ok(())
     }
 

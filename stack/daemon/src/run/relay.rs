@@ -11,7 +11,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Child, ExitCode, Stdio};
 use std::time::Duration;
@@ -32,7 +32,7 @@ use crate::cli::{Cli, Command};
 use crate::config::RunConfig;
 use crate::daemon::{Daemon, DaemonConfig};
 use crate::exit::{FAILURE, Failure};
-use crate::types::{BudgetRef, ContainerSpec, DaemonError, Publish};
+use crate::types::{BudgetRef, ContainerSpec, DaemonError, Publish, PublishSocket};
 use crate::{caps, sys};
 
 /// First of the users that systemd assigns temporarily (DynamicUser=): no other process has one of them.
@@ -46,8 +46,8 @@ const END_WAIT: Duration = Duration::from_secs(5);
 /// A request to the relay.
 #[derive(Debug, Serialize, Deserialize)]
 enum Task {
-    /// With a listener: forward it to this port of the guest.
-    Publish { guest_port: u16 },
+    /// With a listener, or a UDP socket: forward it to this port of the guest.
+    Publish { guest_port: u16, udp: bool },
     /// With a file: capture frames to it. The path is for messages.
     Capture { path: OsString },
     /// With the device: serve the container.
@@ -99,8 +99,15 @@ impl Relay {
 
     /// Hands over a published port.
     pub(super) fn publish(&self, publish: &Publish) -> Result<(), Failure> {
-        let task = Task::Publish { guest_port: publish.guest_port };
-        self.hand_over(&task, &[publish.listener.as_fd()])
+        let guest_port = publish.guest_port;
+        match &publish.socket {
+            PublishSocket::Tcp(listener) => {
+                self.hand_over(&Task::Publish { guest_port, udp: false }, &[listener.as_fd()])
+            }
+            PublishSocket::Udp(socket) => {
+                self.hand_over(&Task::Publish { guest_port, udp: true }, &[socket.as_fd()])
+            }
+        }
     }
 
     /// Hands over the capture file.
@@ -263,8 +270,12 @@ fn serve(channel: &ControlChannel, options: Vec<OsString>) -> Result<(), Failure
     let (name, secret, device) = loop {
         let (task, fds) = next(channel)?;
         match (task, fds.into_iter().next()) {
-            (Task::Publish { guest_port }, Some(fd)) => {
-                publish.push(Publish { listener: TcpListener::from(fd), guest_port });
+            (Task::Publish { guest_port, udp }, Some(fd)) => {
+                let socket = match udp {
+                    true => PublishSocket::Udp(UdpSocket::from(fd)),
+                    false => PublishSocket::Tcp(TcpListener::from(fd)),
+                };
+                publish.push(Publish { socket, guest_port });
             }
             (Task::Capture { path }, Some(fd)) => capture = Some((path, File::from(fd))),
             (Task::Start { name, secret }, Some(fd)) => break (name, secret, fd),

@@ -1,7 +1,7 @@
 //! One container of a worker: its stack, its device, its host sockets, its published ports.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use skbudget_stack::{ChunkPool, Container, Ctx, NotAccepted, Tap, Throttle, Unde
 use super::log_limit::LogLimit;
 use crate::host::HostSockets;
 use crate::listener::Backlog;
-use crate::types::Publish;
+use crate::types::Ports;
 use crate::{sys, token};
 
 /// Connections accepted in one turn, over all published ports of a container.
@@ -107,13 +107,13 @@ impl ContainerSlot {
         &mut self,
         registry: &Registry,
         slot: u16,
-        publish: Vec<Publish>,
+        listeners: Ports<TcpListener>,
         backlog: Backlog,
     ) -> io::Result<()> {
         let fd = self.tap.as_fd().as_raw_fd();
         let interest = Interest::READABLE | Interest::WRITABLE;
         registry.register(&mut SourceFd(&fd), token::device(slot), interest)?;
-        for (index, Publish { listener, guest_port }) in publish.into_iter().enumerate() {
+        for (index, (listener, guest_port)) in listeners.into_iter().enumerate() {
             listener.set_nonblocking(true)?;
             backlog.listen(&listener)?;
             let token = token::listener(slot, index as u32);
@@ -128,6 +128,24 @@ impl ContainerSlot {
             });
         }
         Ok(())
+    }
+
+    /// Serves a published UDP port from now on. Returns false if the stack has no room for it.
+    pub(super) fn publish_datagrams(
+        &mut self,
+        budget: &mut Budget,
+        turn: &mut TurnCtx<'_>,
+        socket: UdpSocket,
+        guest_port: u16,
+    ) -> io::Result<bool> {
+        let ipv6 = socket.local_addr()?.is_ipv6();
+        let published = self
+            .with_stack(budget, turn, |stack, cx| stack.publish_datagrams(cx, ipv6, guest_port));
+        let Some((id, caps)) = published else { return Ok(false) };
+        self.host.adopt_datagram(id, socket, caps)?;
+        // Datagrams may have arrived before the socket was watched.
+        self.stack.on_datagram_ready(id);
+        Ok(true)
     }
 
     /// Stops watching the device. Its descriptor may stay open after another container has taken this index.

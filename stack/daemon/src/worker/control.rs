@@ -1,5 +1,6 @@
 //! Commands from other threads.
 
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread;
@@ -12,7 +13,7 @@ use super::{BudgetSlot, ContainerSlot, LOG_EVERY, TurnCtx, Worker};
 use crate::host::HostSockets;
 use crate::listener::Backlog;
 use crate::stats::{self, Categories, ContainerReport, Meter};
-use crate::types::{BudgetId, BudgetRef, ContainerSpec, DaemonError, Ended};
+use crate::types::{BudgetId, BudgetRef, ContainerSpec, DaemonError, Ended, Publish};
 
 /// Commands executed in one turn: many callers must not delay the containers.
 const COMMANDS_PER_TURN: usize = 16;
@@ -179,7 +180,9 @@ impl Worker {
             }
             return Err(DaemonError::NoRoom { dev_bytes });
         };
-        let (ports, backlog) = (publish.len(), Backlog::fit(owner.budget.limits(), publish.len()));
+        let (listeners, datagrams) = Publish::split(publish);
+        let ports = listeners.len();
+        let backlog = Backlog::fit(owner.budget.limits(), ports);
         // Backlogs are charged whole before the ports listen: the kernel receives into them on its own (H6).
         let backlog_bytes = backlog.bytes() * ports as u64;
         if ports > 0 && owner.budget.charge_listen(member, backlog_bytes, now).is_err() {
@@ -204,7 +207,7 @@ impl Worker {
         let slot = ContainerSlot::new(name, at, stack, host, tap);
         place(&mut self.containers, slot);
         let registered = match &mut self.containers[index] {
-            Some(slot) => slot.register(self.poll.registry(), token_index, publish, backlog),
+            Some(slot) => slot.register(self.poll.registry(), token_index, listeners, backlog),
             None => Ok(()),
         };
         if let Err(e) = registered {
@@ -212,9 +215,34 @@ impl Worker {
             self.remove_container(index, now);
             return Err(e.into());
         }
+        for (socket, guest_port) in datagrams {
+            if let Err(e) = self.publish_datagrams(index, socket, guest_port, now) {
+                self.remove_container(index, now);
+                return Err(e);
+            }
+        }
         // The device may hold frames that arrived before it was watched.
         self.schedule.add_container(index);
         Ok(())
+    }
+
+    /// Charges a published UDP port and gives its socket to the container.
+    fn publish_datagrams(
+        &mut self,
+        index: usize,
+        socket: UdpSocket,
+        guest_port: u16,
+        now: Instant,
+    ) -> Result<(), DaemonError> {
+        let failed = DaemonError::UdpPort { guest_port };
+        let Some(slot) = &mut self.containers[index] else { return Err(failed) };
+        let Some(owner) = &mut self.budgets[slot.budget] else { return Err(failed) };
+        let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
+        let mut turn = TurnCtx { now, pool, scratch };
+        match slot.publish_datagrams(&mut owner.budget, &mut turn, socket, guest_port)? {
+            true => Ok(()),
+            false => Err(failed),
+        }
     }
 
     fn set_limits(&mut self, name: &str, limits: Limits, now: Instant) -> Result<(), DaemonError> {

@@ -50,8 +50,10 @@ fn mtu_out_of_range() {
 }
 
 #[test]
-fn udp_ports_are_refused_clearly() {
-    refused(&run(&["-p", "53:53/udp"], &["true"]), 2, &["UDP", "only TCP"]);
+fn ports_that_cannot_be_told_apart_or_counted_are_refused_clearly() {
+    let twice = run(&["-p", "53:53/udp", "-p", "54:53/udp"], &["true"]);
+    refused(&twice, 2, &["--publish", "both lead to port 53"]);
+    refused(&run(&["-p", "80-82:90-91"], &["true"]), 2, &["--publish", "as many of both"]);
 }
 
 #[test]

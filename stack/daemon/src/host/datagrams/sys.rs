@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
@@ -153,12 +153,19 @@ fn extended_error(data: &[u8]) -> Option<ExtendedError> {
 fn address_bytes(bytes: &[u8]) -> Option<SocketAddr> {
     let family = i32::from(u16::from_ne_bytes(*bytes.first_chunk()?));
     let port = u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?);
-    let ip: IpAddr = match family {
-        libc::AF_INET => Ipv4Addr::from(*bytes.get(4..)?.first_chunk::<4>()?).into(),
-        libc::AF_INET6 => Ipv6Addr::from(*bytes.get(8..)?.first_chunk::<16>()?).into(),
-        _ => return None,
-    };
-    Some(SocketAddr::new(ip, port))
+    match family {
+        libc::AF_INET => {
+            let ip = Ipv4Addr::from(*bytes.get(4..)?.first_chunk::<4>()?);
+            Some(SocketAddr::new(ip.into(), port))
+        }
+        libc::AF_INET6 => {
+            let ip = Ipv6Addr::from(*bytes.get(8..)?.first_chunk::<16>()?);
+            // The interface of a link-local address, which an answer to it needs.
+            let scope = u32::from_ne_bytes(*bytes.get(24..)?.first_chunk()?);
+            Some(SocketAddrV6::new(ip, port, 0, scope).into())
+        }
+        _ => None,
+    }
 }
 
 fn address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
@@ -302,7 +309,7 @@ fn write_address(name: &mut libc::sockaddr_storage, addr: SocketAddr) -> libc::s
                 sin6_port: addr.port().to_be(),
                 sin6_flowinfo: 0,
                 sin6_addr: libc::in6_addr { s6_addr: addr.ip().octets() },
-                sin6_scope_id: 0,
+                sin6_scope_id: addr.scope_id(),
             };
             // SAFETY: as above.
             unsafe { place.cast::<libc::sockaddr_in6>().write(value) };
