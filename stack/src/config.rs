@@ -19,6 +19,9 @@ const QUEUE_BYTES_MAX: u64 = 64 * SUPER_FRAME;
 /// writes), and a frame that finds the queue full costs the guest a retransmission timeout.
 const QUEUE_FRAMES: u32 = 512;
 
+/// Port of name servers.
+const DNS_PORT: u16 = 53;
+
 /// Configuration of one container's stack. Addresses default to those of slirp4netns.
 #[derive(Debug, Clone)]
 pub struct ContainerConfig {
@@ -40,6 +43,10 @@ pub struct ContainerConfig {
     pub offload: bool,
     /// The gateway's addresses reach the host's 127.0.0.1 and ::1.
     pub host_loopback: bool,
+    /// The name servers that the forwarder at `dns_ip` uses; `None`: those of the host.
+    pub name_servers: Option<Vec<SocketAddr>>,
+    /// The name server that connections to the forwarder are relayed to; it follows the answers to questions.
+    pub(crate) name_server: Option<SocketAddr>,
     /// Charges of each flow's reservation (B1).
     pub sizes: FlowSizes,
     /// Bytes charged for the device queue as `dev`; no window is larger (B12).
@@ -145,6 +152,8 @@ impl ContainerConfig {
             mtu,
             offload,
             host_loopback: true,
+            name_servers: None,
+            name_server: None,
             sizes: flow_sizes(mtu, offload),
             dev_queue_bytes: Self::dev_queue_bytes(hard_bytes),
             flows_max: 65_536,
@@ -209,17 +218,22 @@ impl ContainerConfig {
                 true => Ok(SocketAddr::new(loopback_of(ip), to.port())),
                 false => Err(NoRoute::Refused),
             },
-            // No resolver answers there, but the address is ours: refused, not unreachable.
-            IpAddr::V4(ip) if ip == self.dns_ip => Err(NoRoute::Refused),
+            // Only the forwarder answers there, and the address is ours: refused, not unreachable.
+            IpAddr::V4(ip) if ip == self.dns_ip => self.route_to_name_server(to.port()),
             // Another host of the subnet does not exist: only the guest and the gateway are on this link.
             IpAddr::V4(ip) if self.in_subnet(ip) => Err(NoRoute::Unreachable),
             IpAddr::V4(_) => Ok(to),
             IpAddr::V6(ip) => match &self.ipv6 {
+                Some(net) if net.dns == ip => self.route_to_name_server(to.port()),
                 Some(net) if net.is_ours(ip) => Err(NoRoute::Refused),
                 Some(net) if !net.contains(ip) && !ip.is_unicast_link_local() => Ok(to),
                 _ => Err(NoRoute::Unreachable),
             },
         }
+    }
+
+    fn route_to_name_server(&self, port: u16) -> Result<SocketAddr, NoRoute> {
+        self.name_server.filter(|_| port == DNS_PORT).ok_or(NoRoute::Refused)
     }
 
     /// The address under which the guest sees a client of a published port: the client's own, or the gateway's if an

@@ -13,6 +13,7 @@ use skbudget_controller::{Instant, MemberId};
 
 use crate::config::ContainerConfig;
 use crate::counters::{Stat, Stats};
+use crate::dns::Forwarder;
 use crate::flow::Flow;
 use crate::flow::table::FlowTable;
 use crate::flow::time_wait::{TimeWait, Verdict};
@@ -38,6 +39,7 @@ mod info;
 mod keepalive;
 mod lists;
 mod memory;
+mod names;
 mod neighbour;
 mod random;
 mod rate_limit;
@@ -82,6 +84,7 @@ pub struct Container {
     time_wait: TimeWait,
     reassembly: Reassembly,
     mappings: Mappings,
+    forwarder: Forwarder,
     outbox: Outbox,
     neighbour: Neighbour,
     limits: RateLimits,
@@ -105,6 +108,7 @@ impl Container {
             time_wait: TimeWait::new(config.secret),
             reassembly: Reassembly::default(),
             mappings: Mappings::new(config.secret),
+            forwarder: Forwarder::new(config.secret),
             outbox: Outbox::default(),
             neighbour: Neighbour::default(),
             limits: RateLimits::default(),
@@ -265,6 +269,7 @@ impl Container {
         // Timers before admission: they release memory (TIME-WAIT, fragments, idle flows) that admission can use.
         self.run_timers(cx);
         // Before the flows, which take up to half a megabyte each turn: datagrams do not wait for them.
+        self.receive_answers(cx);
         let more_datagrams = self.receive_some(cx);
         self.watch_crowd(cx.budget, cx.now);
         let more_syns = self.admit_some(cx);
@@ -293,6 +298,7 @@ impl Container {
         self.time_wait.expire(&mut cx.member(self.member));
         self.expire_fragments(cx);
         self.expire_mappings(cx);
+        self.expire_questions(cx);
         self.expire_syns(cx);
         // Last: it takes credit of idle flows for waiting SYNs only as far as the room released above is too small.
         self.find_idle(cx);
@@ -350,6 +356,7 @@ impl Container {
             self.time_wait.deadline(),
             self.reassembly.deadline(),
             self.mappings.deadline(),
+            self.forwarder.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -375,6 +382,7 @@ impl Container {
         self.time_wait.clear(&mut cx.member(self.member));
         self.reassembly.clear(&mut cx.member(self.member));
         self.end_mappings(cx);
+        self.end_questions(cx);
         // After the entries: the list is charged as one block.
         self.admission.backlog.uncharge(&mut cx.member(self.member));
         self.admission.clear();

@@ -70,6 +70,19 @@ stats! {
     UdpFiltered,
     /// ICMP errors of the host's network passed to the guest.
     UdpErrorsRelayed,
+    /// Questions of the guest that the forwarder took; queries sent to name servers, answers passed to the guest, and
+    /// questions that no name server answered.
+    DnsQuestions,
+    DnsQueries,
+    DnsAnswers,
+    DnsFailed,
+    /// Questions dropped: malformed, and repeated while they were under way.
+    DnsMalformed,
+    DnsRepeated,
+    /// Questions answered with SERVFAIL at once: no name server, too many under way, or no memory.
+    DnsRefused,
+    /// Datagrams from name servers that answer no question.
+    DnsUnmatched,
     UdpMappingsOpened,
     UdpMappingsExpired,
     /// Mappings that ended early, because a new one needed their room.

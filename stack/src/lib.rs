@@ -38,15 +38,15 @@
 //! A module uses only modules before it; `tests/tidy/layers.rs` compares the order with the `use` lines:
 //!
 //! ```text
-//! io < pressure < schedule < queue < sizes < config < counters < wire < tcp < flow < udp < relay < container < tap
-//!    < fuzz
+//! io < pressure < schedule < queue < sizes < config < counters < wire < tcp < flow < udp < dns < relay < container
+//!    < tap < fuzz
 //! ```
 //!
 //! `io` has the traits of both ends and the device header, `pressure` the bounds over soft, `schedule` the order of the
 //! loop that runs containers, `queue` is the memory that is charged, `wire` turns bytes into values and back, `tcp` is
-//! one connection with the guest, `flow` a connection with its host socket and the tables of all, `udp` has the mappings
-//! of the guest's UDP ports and echo requests, `relay` moves bytes between a flow's two ends, `container` is the only
-//! module that knows the order of things.
+//! one connection with the guest, `flow` a connection with its host socket and the tables of all, `udp` has the
+//! mappings of the guest's UDP ports and echo requests, `dns` the questions of the DNS forwarder, `relay` moves bytes
+//! between a flow's two ends, `container` is the only module that knows the order of things.
 //!
 //! # How a flow ends
 //!
@@ -61,9 +61,10 @@
 //!
 //! In `queue/receive`, `queue/send`, `container/admission` (the reservation), `relay/host_caps` (of host sockets),
 //! `flow/syn_backlog` and `flow/time_wait` (small fixed entries), `wire/reassembly` (fragments), `udp` (mappings with
-//! the caps of their sockets) and `udp/outbox` (datagrams of a turn), in the daemon's `worker/control` (device queues,
-//! and backlogs of published ports, H6), and at no other place; `tests/tidy/main.rs` compares the list with the calls.
-//! A charge is a request to [`controller::Budget`], which knows nothing of packets.
+//! the caps of their sockets), `udp/outbox` (datagrams of a turn) and `dns` (questions with their sockets), in the
+//! daemon's `worker/control` (device queues, and backlogs of published ports, H6), and at no other place;
+//! `tests/tidy/main.rs` compares the list with the calls. A charge is a request to [`controller::Budget`], which knows
+//! nothing of packets.
 //!
 //! # What happens over soft, what at hard
 //!
@@ -122,6 +123,7 @@
 mod config;
 pub mod container;
 mod counters;
+mod dns;
 mod flow;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;

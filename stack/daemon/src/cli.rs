@@ -2,7 +2,7 @@
 #![expect(missing_docs, reason = "clap prints doc comments: a comment here is a help text")]
 
 use std::ffi::OsString;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -51,7 +51,7 @@ fn run_help() -> String {
     format!(
         "\
 The container sees one network, 10.0.2.0/24 and fd00::/64: itself at 10.0.2.100 and fd00::100, the gateway at \
-10.0.2.2 and fd00::2. The gateway's addresses reach the loopback of the host, that is every server listening on \
+10.0.2.2 and fd00::2, a DNS forwarder at 10.0.2.3 and fd00::3. The gateway's addresses reach the loopback of the host, that is every server listening on \
 127.0.0.1 or ::1, unless --no-host-loopback is given.
 
 Sizes accept B, KiB, MiB, GiB, KB, MB and GB. low < soft < hard must hold.
@@ -145,6 +145,10 @@ pub struct RunArgs {
     #[arg(long)]
     pub no_host_loopback: bool,
 
+    /// Name server for the container, in place of the host's (repeatable, up to 8)
+    #[arg(long, value_name = "ADDR[:PORT]", value_parser = parse_server)]
+    pub dns: Vec<SocketAddr>,
+
     /// Source address of the container's IPv4 connections to other hosts
     #[arg(long, value_name = "IPV4")]
     pub outbound_addr: Option<Ipv4Addr>,
@@ -233,6 +237,19 @@ pub(crate) fn parse_name(text: &str) -> Result<String, String> {
     ))
 }
 
+/// Parses the address of a name server; the port is 53 by default.
+fn parse_server(text: &str) -> Result<SocketAddr, String> {
+    const ALLOWED: &str =
+        "an address is allowed, e.g. 192.0.2.1, 2001:db8::1, 192.0.2.1:5353 or [2001:db8::1]:5353";
+    let addr = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
+    let addr: SocketAddr = addr.or_else(|_| text.parse()).map_err(|_| ALLOWED.to_owned())?;
+    let ip = addr.ip();
+    if ip.is_unspecified() || ip.is_multicast() || addr.port() == 0 {
+        return Err(format!("{addr} is no server: {ALLOWED}"));
+    }
+    Ok(addr)
+}
+
 fn parse_triple(text: &str) -> Result<Triple, String> {
     const ALLOWED: &str = "min,default,max with 1 <= min <= default <= max < 2GiB is allowed";
     let sizes = text.split(',').map(parse_size).collect::<Result<Vec<_>, _>>()?;
@@ -265,6 +282,17 @@ mod tests {
         let run = parse(&["--", "true", "-x"]).unwrap();
         assert_eq!((run.mtu, run.offload, run.weight), (65520, OnOff::On, None));
         assert_eq!(run.command, ["true", "-x"]);
+    }
+
+    #[test]
+    fn name_servers() {
+        let server = |text: &str| parse_server(text).map(|addr| addr.to_string());
+        assert_eq!(server("192.0.2.1").as_deref(), Ok("192.0.2.1:53"));
+        assert_eq!(server("2001:db8::1").as_deref(), Ok("[2001:db8::1]:53"));
+        assert_eq!(server("127.0.0.1:5353").as_deref(), Ok("127.0.0.1:5353"));
+        for bad in ["", "name", "0.0.0.0", "::", "224.0.0.1", "192.0.2.1:0", "192.0.2.1:x"] {
+            assert!(server(bad).unwrap_err().contains("is allowed"), "{bad}");
+        }
     }
 
     #[test]

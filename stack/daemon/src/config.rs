@@ -16,6 +16,9 @@ use crate::exit::Failure;
 use crate::listener::Backlog;
 use crate::units::{Size, describe};
 
+/// Name servers of a container, at most.
+const NAME_SERVERS_MAX: usize = 8;
+
 /// Default of `--hard`, bytes.
 pub const HARD_DEFAULT: u64 = 256 << 20;
 
@@ -63,6 +66,12 @@ impl RunConfig {
         let offload = args.offload == OnOff::On;
         let mut container = ContainerConfig::new(args.mtu, offload, hard, secret);
         container.host_loopback = !args.no_host_loopback;
+        if args.dns.len() > NAME_SERVERS_MAX {
+            return Err(Failure::usage(format!(
+                "--dns: at most {NAME_SERVERS_MAX} name servers are allowed"
+            )));
+        }
+        container.name_servers = (!args.dns.is_empty()).then(|| args.dns.clone());
         container.congestion = match args.congestion {
             Congestion::Cubic => Algorithm::Cubic,
             Congestion::Reno => Algorithm::Reno,

@@ -23,10 +23,12 @@ mod datagrams;
 mod descriptors;
 mod errors;
 mod keepalive;
+mod resolvers;
 
 use datagrams::Datagrams;
 pub(crate) use descriptors::grow_descriptor_table;
 use errors::{map, map_io};
+use resolvers::Resolvers;
 
 /// The kernel doubles the value that it is given for SO_SNDBUF and SO_RCVBUF; caps are in bytes after the doubling.
 const KERNEL_DOUBLES: u32 = 2;
@@ -48,6 +50,7 @@ pub(crate) struct HostSockets {
     slots: Vec<Option<Slot>>,
     open: usize,
     datagrams: Datagrams,
+    resolvers: Resolvers,
     /// Why a connect(2) failed since `take_lack`, when a local resource was missing.
     lack: Option<Errno>,
 }
@@ -66,7 +69,13 @@ struct Slot {
 }
 
 impl HostSockets {
-    pub(crate) fn new(registry: Registry, container: u16, outbound: Option<Ipv4Addr>) -> Self {
+    /// `name_servers`: those of the container's forwarder; `None`: the host's.
+    pub(crate) fn new(
+        registry: Registry,
+        container: u16,
+        outbound: Option<Ipv4Addr>,
+        name_servers: Option<Vec<SocketAddr>>,
+    ) -> Self {
         Self {
             registry,
             container,
@@ -74,6 +83,7 @@ impl HostSockets {
             slots: Vec::new(),
             open: 0,
             datagrams: Datagrams::default(),
+            resolvers: Resolvers::new(name_servers),
             lack: None,
         }
     }

@@ -20,6 +20,7 @@ pub mod logger;
 mod names;
 mod netlink;
 mod packets;
+mod resolv_conf;
 pub mod run;
 pub mod scheduling;
 pub mod stats;

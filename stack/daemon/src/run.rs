@@ -26,6 +26,7 @@ use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::process::Child;
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ use crate::cli::{Protocol, PublishArg};
 use crate::config::RunConfig;
 use crate::exit::{FAILURE, Failure, SIGNAL_BASE};
 use crate::types::Publish;
-use crate::{names, sys};
+use crate::{names, resolv_conf, sys};
 use control_channel::{ControlChannel, Instruction, SandboxReport};
 use forward::{Forwarder, Waited};
 use port::Port;
@@ -88,6 +89,10 @@ pub fn run(config: RunConfig, secret: [u64; 2], options: &[OsString]) -> Result<
         privileged: config.privileged,
         listen: command::listens(),
         ignored: sys::ignored_at_start(),
+        resolv_conf: resolv_conf::for_container(
+            &resolv_conf::read(Path::new(resolv_conf::PATH)).unwrap_or_default(),
+            &config.container,
+        ),
     };
     let relay = start_relay(options, publish, &mut output)?;
     let start = || Sandbox::start(&spec, &config.command, &mut forwarder);

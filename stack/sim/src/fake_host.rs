@@ -82,6 +82,8 @@ pub struct FakeHost {
     pub connects: Vec<FlowId>,
     /// All datagram sockets, closed ones included.
     pub datagrams: BTreeMap<DatagramId, FakeSocket>,
+    /// Name servers of the host.
+    pub name_servers: Vec<SocketAddr>,
     /// Result of opening a datagram socket.
     pub datagrams_open: Result<(), HostError>,
 }
@@ -97,6 +99,7 @@ impl FakeHost {
             outcome: Some(Ok(())),
             connects,
             datagrams: BTreeMap::new(),
+            name_servers: Vec::new(),
             datagrams_open: Ok(()),
         }
     }

@@ -28,7 +28,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("sequence", sequence),
 ];
 
-/// Datagrams of the guest and of the host, errors, and time steps in any order.
+/// Datagrams and questions of the guest, datagrams and answers of the host, errors, and time steps in any order.
 pub fn datagram(input: &[u8]) {
     let mut script = Script::new(input);
     let mut bench = Bench::new(Plan::take(&mut script));
@@ -41,6 +41,7 @@ pub fn datagram(input: &[u8]) {
             1 => bench.device_room(&mut script),
             2 => bench.any_frame(&mut script),
             3..=5 => bench.socket_event(&mut script),
+            6 => bench.question(&mut script),
             _ => bench.datagram(&mut script),
         }
         bench.check();

@@ -42,6 +42,9 @@ impl Container {
     /// Handles a SYN without flow: refuses it at once if no route exists, otherwise appends it to the SYN queue. A
     /// retransmitted SYN keeps its place.
     pub(super) fn on_syn(&mut self, cx: &mut Ctx<'_>, tuple: Tuple, syn: &Segment<'_>) {
+        if self.is_forwarder(tuple.remote()) {
+            self.refresh_name_servers(cx);
+        }
         // Before queueing: an entry in the queue and a charge would be spent on a SYN that cannot succeed.
         match self.config.route(tuple.remote()) {
             Ok(_) if tuple.remote().port() != 0 => {}

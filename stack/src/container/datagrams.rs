@@ -32,6 +32,9 @@ impl Container {
     /// Handles a datagram of the guest: it is sent at the end of the turn, or answered with an error.
     pub(super) fn on_datagram(&mut self, cx: &mut Ctx<'_>, datagram: &Datagram<'_>) {
         let (guest, remote) = (datagram.tuple.guest(), datagram.tuple.remote());
+        if datagram.kind == DatagramKind::Udp && self.is_forwarder(remote) {
+            return self.on_question(cx, datagram);
+        }
         let known = self.mappings.find(datagram.kind, guest);
         let is_gateway = self.config.gateway_of(remote.ip()) == Some(remote.ip());
         let client = known
@@ -235,6 +238,9 @@ impl Container {
 
     /// The socket of a mapping has datagrams, or errors (edge-triggered).
     pub fn on_datagram_ready(&mut self, id: DatagramId) {
+        if Self::is_of_forwarder(id) {
+            return self.forwarder.mark_ready(id);
+        }
         self.mappings.mark_ready(id);
     }
 
@@ -350,6 +356,10 @@ impl Container {
 
     /// Ends mappings whose time is over, and lowers the caps of those that are silent.
     pub(super) fn expire_mappings(&mut self, cx: &mut Ctx<'_>) {
+        // Most turns, of most containers.
+        if self.mappings.len() == 0 {
+            return;
+        }
         while let Some(id) = self.mappings.expired(cx.now) {
             self.stats.add(Stat::UdpMappingsExpired);
             self.close_mapping(cx, id);

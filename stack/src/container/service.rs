@@ -170,6 +170,9 @@ impl Container {
         error: HostError,
     ) {
         self.stats.add(Stat::HostConnectFailed);
+        if self.is_forwarder(flow.tuple.remote()) {
+            self.name_server_failed();
+        }
         let reason = match error {
             HostError::HostUnreachable => Some(Unreachable::Host),
             HostError::NetUnreachable => Some(Unreachable::Net),

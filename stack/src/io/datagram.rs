@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use skbudget_controller::Instant;
+
 use super::{HostCaps, HostError};
 
 /// Names a datagram socket of one container. Because of the generation, a late event for a socket that was closed has
@@ -144,6 +146,10 @@ pub trait DatagramHost {
     /// Returns the number of datagrams that a full receive buffer lost since the last call.
     fn take_datagram_drops(&mut self, _id: DatagramId) -> u32 {
         0
+    }
+    /// The name servers that the container's forwarder uses, the preferred one first.
+    fn name_servers(&mut self, _now: Instant) -> &[SocketAddr] {
+        &[]
     }
     /// Sets both buffer caps; the caller has charged them.
     fn set_datagram_caps(&mut self, _id: DatagramId, _caps: HostCaps) {}

@@ -7,6 +7,7 @@ mod close;
 mod crowd;
 mod cwnd;
 mod data;
+mod dns;
 mod echo;
 mod ecn;
 mod ending;

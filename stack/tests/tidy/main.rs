@@ -184,7 +184,7 @@ fn memory_is_charged_where_the_head_of_the_stack_lists_it() {
         ("budget.admit(", &["stack/src/container/admission.rs"]),
         (".host_raise(", &["stack/src/relay/host_caps.rs"]),
         (".charge_compact(", &["stack/src/flow/syn_backlog.rs", "stack/src/flow/time_wait.rs"]),
-        (".charge_udp(", &["stack/src/udp.rs", "stack/src/udp/outbox.rs"]),
+        (".charge_udp(", &["stack/src/udp.rs", "stack/src/udp/outbox.rs", "stack/src/dns.rs"]),
         (".charge_frag(", &["stack/src/wire/reassembly.rs"]),
         (".charge_listen(", &["stack/daemon/src/worker/control.rs"]),
     ];

@@ -5,6 +5,7 @@
 //! kernel also fails the next call on the socket with such an error, whatever that call is for: it is repeated.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -15,6 +16,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     self, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, setsockopt, sockopt,
 };
+use skbudget_controller::Instant;
 use skbudget_stack::datagram::{
     DatagramError, DatagramKind, DatagramSocket, IpFields, RECEIVE_BATCH, ReceivedDatagram,
     SendDatagram, SendStop, Undeliverable,
@@ -56,8 +58,8 @@ thread_local! {
 /// Sockets by mapping index.
 #[derive(Debug, Default)]
 pub(super) struct Datagrams {
-    slots: Vec<Option<Slot>>,
-    open: usize,
+    /// A map, because the forwarder's indices are far behind those of the mappings.
+    slots: BTreeMap<u32, Slot>,
     /// The host has refused a ping socket, and that was logged.
     echo_refused: bool,
 }
@@ -77,23 +79,18 @@ struct Slot {
 
 impl Datagrams {
     fn slot(&mut self, id: DatagramId) -> Option<&mut Slot> {
-        let slot = self.slots.get_mut(id.index as usize)?.as_mut()?;
+        let slot = self.slots.get_mut(&id.index)?;
         (slot.generation == id.generation).then_some(slot)
     }
 
     fn insert(&mut self, id: DatagramId, slot: Slot) {
-        let index = id.index as usize;
-        if index >= self.slots.len() {
-            self.slots.resize_with(index + 1, || None);
-        }
-        let before = self.slots[index].replace(slot);
+        let before = self.slots.insert(id.index, slot);
         debug_assert!(before.is_none(), "{id:?} has a socket already");
-        self.open += usize::from(before.is_none());
     }
 
     /// Number of open sockets.
     pub(super) fn open(&self) -> usize {
-        self.open
+        self.slots.len()
     }
 }
 
@@ -101,7 +98,7 @@ impl HostSockets {
     /// The mapping that an event belongs to; `None`: the socket of that token is closed.
     pub(crate) fn datagram(&self, token: mio::Token) -> Option<DatagramId> {
         let index = token::flow_index(token);
-        let slot = self.datagrams.slots.get(index as usize)?.as_ref()?;
+        let slot = self.datagrams.slots.get(&index)?;
         let id = DatagramId { index, generation: slot.generation };
         (token::datagram(self.container, id) == token).then_some(id)
     }
@@ -322,6 +319,10 @@ impl DatagramHost for HostSockets {
         drops
     }
 
+    fn name_servers(&mut self, now: Instant) -> &[SocketAddr] {
+        self.resolvers.servers(now)
+    }
+
     fn set_datagram_caps(&mut self, id: DatagramId, caps: HostCaps) {
         if let Some(slot) = self.datagrams.slot(id) {
             set_buffers(&slot.socket, caps);
@@ -331,11 +332,7 @@ impl DatagramHost for HostSockets {
     fn close_datagram(&mut self, id: DatagramId) {
         if self.datagrams.slot(id).is_some() {
             // Dropping the slot closes the socket, which also removes it from the poll.
-            self.datagrams.slots[id.index as usize] = None;
-            self.datagrams.open -= 1;
-        }
-        if self.datagrams.open == 0 {
-            self.datagrams.slots = Vec::new();
+            self.datagrams.slots.remove(&id.index);
         }
     }
 }

@@ -55,7 +55,7 @@ fn run(
         return Ok(FAILURE);
     }
     // Before the command starts: it must see its own /proc, and neither trace this process nor type into the terminal.
-    mounts::set_up(knobs(spec));
+    mounts::set_up(knobs(spec), &spec.resolv_conf);
     set_dumpable(false)?;
     injection::refuse()?;
     let child = inherited::hand_on(false, || start(users, spec, command))?;

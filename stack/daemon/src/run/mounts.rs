@@ -1,10 +1,11 @@
 //! The command's /proc and /sys: its own processes and its own network, and no settings of the machine.
 
 use std::ffi::OsString;
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -35,7 +36,7 @@ pub(super) enum Knobs {
 
 /// Mounts /proc of this PID namespace and /sys of this network namespace. Must run in process 1, in a new mount
 /// namespace. If the kernel forbids it (an outer container hides parts of its own), the command keeps the outer ones.
-pub(super) fn set_up(knobs: Knobs) {
+pub(super) fn set_up(knobs: Knobs, resolv_conf: &str) {
     // Without this the mounts below would propagate to the host.
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     if let Err(errno) = mount(NONE, "/", NONE, private, NONE) {
@@ -52,6 +53,34 @@ pub(super) fn set_up(knobs: Knobs) {
         log::info!("cannot mount /sys for the container, which keeps the outer one: {errno}");
     }
     cgroups_read_only();
+    match mount_resolv_conf(resolv_conf) {
+        Ok(()) => {}
+        // Without the file, or with a link that leads nowhere, programs use no name server at all.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            log::info!("{}: {e}: the container has none either", crate::resolv_conf::PATH);
+        }
+        Err(e) => log::warn!("the container keeps the host's {}: {e}", crate::resolv_conf::PATH),
+    }
+}
+
+/// Mounts a file with this text over /etc/resolv.conf. A symbolic link is followed, as by the readers of the file.
+fn mount_resolv_conf(text: &str) -> io::Result<()> {
+    let place = fs::canonicalize(crate::resolv_conf::PATH)?;
+    let name = format!("skbudget-resolv-{:016x}", crate::sys::random_u64()?);
+    let path = std::env::temp_dir().join(name);
+    let mut options = OpenOptions::new();
+    // Nothing that is there already, and no link, is written to.
+    let mut file = options.write(true).create_new(true).mode(0o644).open(&path)?;
+    let mounted = (|| {
+        file.write_all(text.as_bytes())?;
+        // The umask must not hide it from other users.
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        mount(Some(&path), &place, NONE, MsFlags::MS_BIND, NONE)?;
+        Ok(())
+    })();
+    // The mount keeps the file; its name is removed in any case.
+    fs::remove_file(&path)?;
+    mounted
 }
 
 /// Mounts the /proc of this PID namespace.

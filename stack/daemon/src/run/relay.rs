@@ -2,7 +2,7 @@
 //! gets this process, so it has no privileges.
 //!
 //! ```text
-//! skbudget run ── relay      frames, connections: no privileges, no files but those it was given
+//! skbudget run ── relay      frames, connections: no privileges, no files but those it was given and resolv.conf
 //!             └── sandbox ── process 1 ── the command
 //! ```
 //! `skbudget` itself opens files, binds ports, makes namespaces, and hands over descriptors. The relay's answers are

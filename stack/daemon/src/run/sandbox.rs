@@ -54,6 +54,8 @@ pub(super) struct SandboxSpec {
     pub(super) added: CapSet,
     /// All of /proc stays writable for the command's root.
     pub(super) privileged: bool,
+    /// The command's /etc/resolv.conf.
+    pub(super) resolv_conf: String,
     /// systemd passed descriptors to `skbudget` (sd_listen_fds).
     pub(super) listen: bool,
     /// Signals that the caller ignores and that the processes of the run do not: the command ignores them again.

@@ -196,6 +196,7 @@ impl Worker {
         let member_index = usize::from(member.0);
         members.resize(members.len().max(member_index + 1), None);
 
+        let name_servers = config.name_servers.clone();
         let stack = Container::new(config, member);
         let index =
             self.containers.iter().position(Option::is_none).unwrap_or(self.containers.len());
@@ -203,7 +204,7 @@ impl Worker {
         self.captures |= tap.has_capture();
         // The index in the tokens of its events.
         let token_index = index as u16;
-        let host = HostSockets::new(registry, token_index, outbound_addr);
+        let host = HostSockets::new(registry, token_index, outbound_addr, name_servers);
         let slot = ContainerSlot::new(name, at, stack, host, tap);
         place(&mut self.containers, slot);
         let registered = match &mut self.containers[index] {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
+use skbudget_controller::Instant;
 use skbudget_stack::datagram::{
     DatagramError, DatagramSocket, IpFields, RECEIVE_BATCH, ReceivedDatagram, SendDatagram,
     SendStop, Undeliverable,
@@ -104,6 +105,10 @@ impl DatagramHost for FakeHost {
 
     fn take_datagram_drops(&mut self, id: DatagramId) -> u32 {
         std::mem::take(&mut self.datagram(id).drops)
+    }
+
+    fn name_servers(&mut self, _: Instant) -> &[SocketAddr] {
+        &self.name_servers
     }
 
     fn set_datagram_caps(&mut self, id: DatagramId, caps: HostCaps) {

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io::{IoSlice, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use skbudget_controller::Instant;
 use skbudget_stack::datagram::{
     DatagramError, DatagramSocket, IpFields, ReceivedDatagram, SendDatagram, SendStop,
     Undeliverable,
@@ -66,6 +67,9 @@ pub(super) struct ScriptSocket {
     /// Sizes of datagrams that arrived, and reasons of errors.
     pub(super) incoming: Vec<u16>,
     pub(super) errors: Vec<Undeliverable>,
+    /// The latest payload sent, and the number of times that it is returned as an answer to a question.
+    sent: Vec<u8>,
+    pub(super) answers: u8,
     caps: u64,
 }
 
@@ -92,6 +96,7 @@ impl DatagramHost for ScriptHost {
         assert!(!batch.is_empty() && batch.iter().all(|d| d.to.is_ipv6() == socket.ipv6));
         assert!(batch.iter().all(|d| d.to.port() != 0 && d.ip.hop_limit > 0));
         socket.peer = batch.last().map(|datagram| datagram.to);
+        socket.sent = batch.last().map(|datagram| datagram.payload.to_vec()).unwrap_or_default();
         match self.sends.pop() {
             Some(stop) => (batch.len() / 2, Some(stop)),
             None => (batch.len(), None),
@@ -104,6 +109,15 @@ impl DatagramHost for ScriptHost {
         take: &mut dyn FnMut(&ReceivedDatagram<'_>),
     ) -> bool {
         let socket = self.datagrams.get_mut(&id).expect("an open socket");
+        if let (Some(from), Some(more)) = (socket.peer, socket.answers.checked_sub(1)) {
+            socket.answers = more;
+            let mut payload = socket.sent.clone();
+            // The bit of a DNS message that makes it an answer.
+            payload.get_mut(2).into_iter().for_each(|byte| *byte |= 0x80);
+            let ip = IpFields { hop_limit: 9, traffic_class: 0, dont_fragment: false };
+            take(&ReceivedDatagram { from, ip, payload: &payload });
+            return true;
+        }
         let (Some(from), Some(len)) = (socket.peer, socket.incoming.pop()) else { return false };
         let ip = IpFields { hop_limit: len as u8, traffic_class: 1, dont_fragment: false };
         // The largest payload of a datagram.
@@ -117,6 +131,14 @@ impl DatagramHost for ScriptHost {
         let (Some(to), Some(why)) = (socket.peer, socket.errors.pop()) else { return false };
         take(&DatagramError { to, by: None, why, payload: &PAYLOAD[..2000] });
         !socket.errors.is_empty()
+    }
+
+    fn name_servers(&mut self, _: Instant) -> &[SocketAddr] {
+        static SERVERS: [SocketAddr; 2] = [
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 53)), 53),
+            SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 5353),
+        ];
+        &SERVERS
     }
 
     fn set_datagram_caps(&mut self, id: DatagramId, caps: HostCaps) {

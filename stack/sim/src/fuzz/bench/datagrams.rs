@@ -61,6 +61,25 @@ impl Bench {
         }
     }
 
+    /// The guest sends a question to the DNS forwarder.
+    pub(in crate::fuzz) fn question(&mut self, script: &mut Script<'_>) {
+        let mut message = vec![0, script.below(4), 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        let label = 1 + script.below(20);
+        message.push(label);
+        message.extend((0..label).map(|n| b'a' + n));
+        message.extend([0, 0, 1, 0, 1]);
+        if script.below(4) == 0 {
+            let at = usize::from(script.u8()) % message.len();
+            message[at] ^= script.u8();
+        }
+        let dst = SocketAddr::from(([10, 0, 2, 3], 53));
+        let port = 5000 + u16::from(script.below(6));
+        let datagram = Datagram { dst, ..Datagram::new(port, 53, &message) };
+        let frame = datagram.frame();
+        self.with_cx(|stack, cx| stack.on_frame(cx, &VnetHdr::default(), &frame));
+        self.turn();
+    }
+
     /// A datagram socket receives, reports an error, or the next sends fail.
     pub(in crate::fuzz) fn socket_event(&mut self, script: &mut Script<'_>) {
         match script.below(6) {
@@ -74,7 +93,8 @@ impl Bench {
         }
         let which = usize::from(script.u8()) % open;
         let Some((&id, socket)) = self.host.datagrams.iter_mut().nth(which) else { return };
-        match script.below(3) {
+        match script.below(4) {
+            3 => socket.answers = script.below(3),
             0 => socket.errors.push(script.pick(&REASONS)),
             1 => socket.incoming.push(script.u16()),
             _ => socket.incoming.extend((0..script.below(50)).map(|_| 1200)),

@@ -1,0 +1,102 @@
+//! resolv.conf(5): the host's name servers, and the file that a container gets.
+
+use std::fs::File;
+use std::io::Read;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::path::Path;
+
+use skbudget_stack::ContainerConfig;
+
+/// The file, on the host and in the container.
+pub(crate) const PATH: &str = "/etc/resolv.conf";
+
+/// Longest file that is read, bytes.
+const LEN_MAX: u64 = 64 << 10;
+/// Name servers that are used, at most.
+const SERVERS_MAX: usize = 8;
+const PORT: u16 = 53;
+
+/// The text of the file; `None` if it cannot be read, is too long, or no text.
+pub(crate) fn read(path: &Path) -> Option<String> {
+    let mut text = String::new();
+    let file = File::open(path).ok()?;
+    let len = file.take(LEN_MAX + 1).read_to_string(&mut text).ok()?;
+    (len as u64 <= LEN_MAX).then_some(text)
+}
+
+/// The name servers, in their order.
+pub(crate) fn servers(text: &str) -> Vec<SocketAddr> {
+    let addresses = lines(text).filter(|(key, _)| *key == "nameserver");
+    addresses.filter_map(|(_, value)| server(value)).take(SERVERS_MAX).collect()
+}
+
+/// One name server: an address, of a link-local one with its interface.
+fn server(value: &str) -> Option<SocketAddr> {
+    let value = value.split_whitespace().next()?;
+    if let Some((ip, interface)) = value.split_once('%') {
+        let ip: Ipv6Addr = ip.parse().ok()?;
+        let index = nix::net::if_::if_nametoindex(interface).ok();
+        let scope = index.or_else(|| interface.parse().ok())?;
+        return Some(SocketAddrV6::new(ip, PORT, 0, scope).into());
+    }
+    let ip: IpAddr = value.parse().ok()?;
+    // As the C library: the unspecified address is this host.
+    let ip = match ip {
+        IpAddr::V4(ip) if ip.is_unspecified() => [127, 0, 0, 1].into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    Some(SocketAddr::new(ip, PORT))
+}
+
+/// Keyword and rest of each line, without comments.
+fn lines(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';']));
+    lines.filter_map(|line| line.split_once(char::is_whitespace))
+}
+
+/// The file for a container: its forwarder's addresses, and the host's search domains and options.
+pub(crate) fn for_container(host: &str, config: &ContainerConfig) -> String {
+    let mut text = format!("nameserver {}\n", config.dns_ip);
+    if let Some(net) = &config.ipv6 {
+        text += &format!("nameserver {}\n", net.dns);
+    }
+    // Of several lines the last one counts.
+    let last = |keys: &[&str]| lines(host).filter(|(key, _)| keys.contains(key)).last();
+    if let Some((key, value)) = last(&["search", "domain"]) {
+        text += &format!("{key} {}\n", value.trim());
+    }
+    for (_, value) in lines(host).filter(|(key, _)| *key == "options") {
+        text += &format!("options {}\n", value.trim());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "# a comment\n; another\nnameserver 192.0.2.1\nnameserver\t127.0.0.53 # stub\n\
+                        nameserver 2001:db8::1\nnameserver fe80::1%lo\nnameserver nonsense\nnameserver 0.0.0.0\n\
+                        domain old.example\nsearch a.example b.example\noptions edns0 trust-ad\noptions ndots:2\n\
+                        sortlist 192.0.2.0\nnameserver";
+
+    #[test]
+    fn servers_of_every_form() {
+        let found: Vec<String> = servers(FILE).iter().map(ToString::to_string).collect();
+        assert_eq!(found[..3], ["192.0.2.1:53", "127.0.0.53:53", "[2001:db8::1]:53"]);
+        assert_eq!(found.last().map(String::as_str), Some("127.0.0.1:53"));
+        assert!(servers("").is_empty());
+        assert_eq!(servers(&"nameserver 192.0.2.1\n".repeat(50)).len(), SERVERS_MAX);
+    }
+
+    #[test]
+    fn a_container_gets_its_forwarder_and_the_hosts_domains() {
+        let mut config = ContainerConfig::new(1500, true, None, [1, 2]);
+        let expected = "nameserver 10.0.2.3\nnameserver fd00::3\nsearch a.example b.example\n\
+                        options edns0 trust-ad\noptions ndots:2\n";
+        assert_eq!(for_container(FILE, &config), expected);
+        config.ipv6 = None;
+        assert_eq!(for_container("", &config), "nameserver 10.0.2.3\n");
+    }
+}
