@@ -8,7 +8,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 use std::time::Duration;
@@ -177,15 +177,23 @@ impl Bare {
 
     /// A listener that a guest reaches through the gateway's address.
     pub fn listen(&self, v6: bool) -> TcpListener {
+        self.at_the_gateway(v6, |ip| TcpListener::bind((ip, 0)).unwrap())
+    }
+
+    /// A UDP socket that a guest reaches through the gateway's address.
+    pub fn bind_udp(&self, v6: bool) -> UdpSocket {
+        self.at_the_gateway(v6, |ip| UdpSocket::bind((ip, 0)).unwrap())
+    }
+
+    /// Calls `bind` with the address that a guest reaches as the gateway, in its namespace.
+    fn at_the_gateway<T: Send>(&self, v6: bool, bind: impl FnOnce(IpAddr) -> T + Send) -> T {
         let (at, here): (IpAddr, IpAddr) = match v6 {
             true => (GATEWAY6.into(), Ipv6Addr::LOCALHOST.into()),
             false => (GATEWAY.into(), Ipv4Addr::LOCALHOST.into()),
         };
         match &self.far {
-            Some(netns) => {
-                attach::run_in(netns.as_fd(), || TcpListener::bind((at, 0)).unwrap()).unwrap()
-            }
-            None => TcpListener::bind((here, 0)).unwrap(),
+            Some(netns) => attach::run_in(netns.as_fd(), || bind(at)).unwrap(),
+            None => bind(here),
         }
     }
 }

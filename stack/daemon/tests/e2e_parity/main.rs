@@ -3,6 +3,7 @@
 //! test.
 //! `cargo test -p skbudget --test e2e_parity -- --ignored --nocapture`.
 
+mod datagrams;
 mod differences;
 mod exchange;
 mod probes;
