@@ -3,7 +3,7 @@
 use skbudget_sim::packet::Datagram;
 use skbudget_stack::{Container, HostError};
 
-use crate::peer::bytes;
+use crate::peer::{Peer, bytes};
 use crate::rig::{Rig, Setup};
 use crate::udp::{FAR, FIELDS, only, open, out, received, rest, send, socket};
 
@@ -79,6 +79,22 @@ fn a_full_table_evicts_the_mapping_that_was_silent_longest() {
     now.sort_unstable();
     assert_eq!(now, [2, 4, 5, 6, 9]);
     assert!(rig.memory().udp <= (4 << 20) / 8);
+    rest(&mut rig);
+}
+
+#[test]
+fn a_full_table_leaves_room_for_flows() {
+    let hard = 4 << 20;
+    let mut rig = Rig::with(Setup { hard, ..Setup::default() });
+    for port in 0..5000 {
+        rig.frame(&out(1 + port, (FAR, 7), b"x").frame());
+        assert!(rig.memory().udp <= hard / 8);
+    }
+    let mut peer = Peer::open(&mut rig);
+    rig.send(peer.data(b"through"));
+    assert_eq!(rig.sock(peer.flow).received, b"through");
+    assert!(rig.budget.meter_stats(rig.now).max_usage_bytes <= hard);
+    rig.send(peer.rst());
     rest(&mut rig);
 }
 

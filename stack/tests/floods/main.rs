@@ -5,5 +5,6 @@
 mod clients;
 mod scene;
 
+mod datagrams;
 mod hostile;
 mod many_clients;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use skbudget_sim::flood::{NEVER_READS, PUSHER, RESPONDER, SILENT, SINK};
 use skbudget_sim::{
-    BudgetId, Buffers, Guest, GuestConfig, LinkConfig, NodeConfig, NodeId, Observer, Open, Probe,
-    ProbePlan, Server, SimHost, SmolGuest, World,
+    BudgetId, Buffers, DatagramServer, Guest, GuestConfig, LinkConfig, NodeConfig, NodeId,
+    Observer, Open, Probe, ProbePlan, Server, SimHost, SmolGuest, World,
 };
 use skbudget_stack::ContainerConfig;
 use skbudget_stack::controller::{
@@ -17,6 +17,8 @@ use skbudget_stack::controller::{
 };
 
 pub(crate) const ECHOED: u32 = 100;
+/// Port with a server that echoes datagrams.
+pub(crate) const DATAGRAMS: u16 = 7;
 
 const NEIGHBOUR_HARD: u64 = 8 << 20;
 const NEIGHBOURS_PROBES: u16 = 4;
@@ -82,6 +84,8 @@ impl Scene {
             host.serve(SILENT..=SILENT, Server::silent());
             host.serve(NEVER_READS..=NEVER_READS, Server::never_reads());
             host.serve(RESPONDER..=RESPONDER, Server::responder(ECHOED, ECHOED));
+            let echo = DatagramServer::Echo { delay: Duration::from_millis(2), copies: 1 };
+            host.serve_datagrams(DATAGRAMS, echo);
             let container = ContainerConfig::new(1500, false, Some(hard), [hard, 5]);
             let link = LinkConfig { queue_frames: 4096, ..LinkConfig::default() };
             let node = NodeConfig { container, budget, up: link, down: link, guest, host };
