@@ -121,8 +121,9 @@ impl HostSockets {
         self.open + self.datagrams.open()
     }
 
-    /// Bytes that the kernel holds in the sockets' queues now, to compare with the `host` charge; and the number of
-    /// sockets that hold more than is charged for them. One system call for each socket.
+    /// Bytes that the kernel holds in the queues of flows' sockets now, to compare with the `host` charge; and the
+    /// number of sockets, those of mappings included, that hold more than is charged for them. One system call for each
+    /// socket.
     pub(crate) fn queued(&self) -> (u64, u64) {
         let (mut bytes, mut above) = (0, 0);
         for slot in self.slots.iter().flatten() {
@@ -132,7 +133,7 @@ impl HostSockets {
             bytes += u64::from(sent) + u64::from(received);
             above += u64::from(sent > slot.charged.sndbuf || received > slot.charged.rcvbuf);
         }
-        (bytes, above)
+        (bytes, above + self.datagrams.above_charge())
     }
 
     /// Registers the socket for reads and writes, and stores it as the flow's.

@@ -36,6 +36,8 @@ use sys::{Defaults, ExtendedError, Inbox};
 const HOP_LIMIT: u8 = 63;
 /// Privileged ports are not for guests, even if this process may bind them.
 const PORT_MIN: u16 = 1024;
+/// What a receive queue may hold beyond its cap, bytes: the kernel checks for room before it adds a datagram (M4).
+const DATAGRAM_MAX: u32 = 64 << 10;
 /// Calls that an error of an earlier datagram may fail before the error counts as the datagram's own.
 const TRIES: usize = 2;
 
@@ -70,6 +72,8 @@ struct Slot {
     generation: u32,
     socket: OwnedFd,
     ipv6: bool,
+    /// The caps that are charged for the socket.
+    caps: HostCaps,
     /// The option for the path MTU that was set last.
     dont_fragment: bool,
     /// Datagrams dropped by the socket so far, and those already returned.
@@ -86,6 +90,16 @@ impl Datagrams {
     fn insert(&mut self, id: DatagramId, slot: Slot) {
         let before = self.slots.insert(id.index, slot);
         debug_assert!(before.is_none(), "{id:?} has a socket already");
+    }
+
+    /// Number of sockets that hold more than is charged for them: their receive cap and one datagram (M4). One system
+    /// call for each socket.
+    pub(super) fn above_charge(&self) -> u64 {
+        let is_above = |slot: &&Slot| {
+            let queued = crate::sys::socket_queued_bytes(slot.socket.as_fd());
+            queued.is_ok_and(|(_, received)| received > slot.caps.rcvbuf + DATAGRAM_MAX)
+        };
+        self.slots.values().filter(is_above).count() as u64
     }
 
     /// Number of open sockets.
@@ -118,7 +132,7 @@ impl HostSockets {
         let interest = Interest::READABLE;
         let token = token::datagram(self.container, id);
         self.registry.register(&mut SourceFd(&fd.as_raw_fd()), token, interest)?;
-        self.datagrams.insert(id, Slot::new(id, fd, ipv6));
+        self.datagrams.insert(id, Slot::new(id, fd, ipv6, caps));
         Ok(())
     }
 
@@ -140,7 +154,7 @@ impl HostSockets {
         set_options(&fd, spec.ipv6).map_err(|e| super::errors::map_io(&e))?;
         bind(&fd, spec).map_err(map)?;
         watch(&self.registry, &fd, token::datagram(self.container, id))?;
-        Ok(Slot::new(id, fd, spec.ipv6))
+        Ok(Slot::new(id, fd, spec.ipv6, spec.caps))
     }
 }
 
@@ -198,9 +212,9 @@ fn set_fragmentation(fd: &OwnedFd, ipv6: bool, dont_fragment: bool) -> io::Resul
 
 impl Slot {
     /// With a socket that was prepared by `set_options`.
-    fn new(id: DatagramId, socket: OwnedFd, ipv6: bool) -> Self {
+    fn new(id: DatagramId, socket: OwnedFd, ipv6: bool, caps: HostCaps) -> Self {
         let generation = id.generation;
-        Self { generation, socket, ipv6, dont_fragment: true, drops: 0, drops_taken: 0 }
+        Self { generation, socket, ipv6, caps, dont_fragment: true, drops: 0, drops_taken: 0 }
     }
 
     /// Sends the datagrams at the front that have one setting of `dont_fragment`.
@@ -325,6 +339,7 @@ impl DatagramHost for HostSockets {
 
     fn set_datagram_caps(&mut self, id: DatagramId, caps: HostCaps) {
         if let Some(slot) = self.datagrams.slot(id) {
+            slot.caps = caps;
             set_buffers(&slot.socket, caps);
         }
     }
