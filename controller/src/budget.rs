@@ -225,6 +225,21 @@ impl Budget {
         Ok(())
     }
 
+    /// Ports are closed: uncharges what [`Self::charge_listen`] charged for them.
+    pub fn uncharge_listen(&mut self, member: MemberId, bytes: u64, now: Instant) {
+        self.at(now);
+        debug_assert!(self.member_mut(member).listen >= bytes, "more than was charged");
+        if self.rules == Rules::Strict {
+            self.meter.fixed -= bytes;
+            self.member_mut(member).bytes -= bytes;
+            self.uncharge(bytes, SoftTest::Later);
+            self.update_thresholds(member);
+        }
+        let member = self.member_mut(member);
+        member.host -= bytes;
+        member.listen -= bytes;
+    }
+
     /// Removes a container after all its flows were released. Uncharges `dev`, `listen`, compact
     /// entries, UDP and fragments.
     pub fn remove_member(&mut self, member: MemberId, now: Instant) {

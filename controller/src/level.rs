@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 
 use crate::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use crate::limits::{LimitError, Limits};
-use crate::share::{ChildRequest, Share};
+use crate::share::{Child, ChildRequest, Share};
 
 /// Thresholds of a level. Pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,8 @@ pub struct Level {
     hards: AtomicU64,
     watermark: AtomicU64,
     failcnt: AtomicU64,
+    /// Its own weight among its siblings.
+    weight: u32,
     parent: Option<Arc<Self>>,
 }
 
@@ -106,25 +108,40 @@ impl core::ops::Sub for Reservations {
     }
 }
 
-/// Weight of a level among its siblings; only budgets have weights of their own.
-pub(crate) const WEIGHT: u32 = 1;
+/// Weight of a level that is given none.
+const WEIGHT: u32 = 1;
 
 /// Levels above a budget, at most.
 pub(crate) const DEPTH_MAX: u8 = 3;
 
 impl Level {
-    /// A level below `parent`.
+    /// A level below `parent`, of weight 1.
     ///
     /// # Errors
-    /// `Disorder` for limits out of order, `TooDeep` below the third level.
+    /// As [`Self::weighted`].
     pub fn new(config: LevelConfig, parent: Option<Arc<Self>>) -> Result<Arc<Self>, LimitError> {
+        Self::weighted(config, WEIGHT, parent)
+    }
+
+    /// A level below `parent`, with a weight among the levels and budgets there.
+    ///
+    /// # Errors
+    /// `Disorder` for limits out of order, `TooDeep` below the third level, `ZeroWeight`.
+    pub fn weighted(
+        config: LevelConfig,
+        weight: u32,
+        parent: Option<Arc<Self>>,
+    ) -> Result<Arc<Self>, LimitError> {
         let LevelConfig { low, soft, hard } = config;
         Limits::new(low, soft, hard)?;
         if parent.as_ref().is_some_and(|p| p.depth() >= DEPTH_MAX) {
             return Err(LimitError::TooDeep);
         }
+        if weight == 0 {
+            return Err(LimitError::ZeroWeight);
+        }
         if let Some(parent) = &parent {
-            parent.join(WEIGHT, hard);
+            parent.join(weight, hard);
         }
         Ok(Arc::new(Self {
             word: AtomicU64::new(0),
@@ -139,6 +156,7 @@ impl Level {
             hards: AtomicU64::new(0),
             watermark: AtomicU64::new(0),
             failcnt: AtomicU64::new(0),
+            weight,
             parent,
         }))
     }
@@ -357,10 +375,23 @@ impl Level {
         self.chain_to(None).count() as u8
     }
 
+    /// Usage, guarantees and weight for [`fair_level`](crate::share::fair_level) at the level above.
+    /// As for a budget, the usage has room to grow by an eighth.
+    pub fn as_child(&self) -> Child {
+        let usage = self.usage();
+        let usage = usage.saturating_add(usage / 8);
+        Child { usage, min: self.mins.load(Relaxed), weight: self.weight }
+    }
+
+    /// Weight among its siblings.
+    pub(crate) fn weight(&self) -> u32 {
+        self.weight
+    }
+
     /// This level as the level above it sees it.
     pub(crate) fn as_request(&self) -> ChildRequest {
         let hard = self.hard.load(Relaxed);
-        ChildRequest { held: self.usage(), weight: WEIGHT, hard }
+        ChildRequest { held: self.usage(), weight: self.weight, hard }
     }
 
     /// This level and the levels above it, up to `end` exclusive.
@@ -373,7 +404,7 @@ impl Level {
 impl Drop for Level {
     fn drop(&mut self) {
         if let Some(parent) = &self.parent {
-            parent.leave(WEIGHT, self.hard.load(Relaxed));
+            parent.leave(self.weight, self.hard.load(Relaxed));
         }
     }
 }

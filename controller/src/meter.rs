@@ -1,6 +1,6 @@
 //! The strict rules' meter of one budget: plain integers, owned by one worker.
 
-use crate::level::{Level, Reservations, SoftTest, WEIGHT};
+use crate::level::{Level, Reservations, SoftTest};
 use crate::limits::Limits;
 use crate::share::ChildRequest;
 use crate::units::{CHUNK_SIZE, Instant, PAGE_SIZE, pages, scale};
@@ -266,7 +266,7 @@ impl Meter {
             if over && level.under_pressure() && self.usage > self.min {
                 return true;
             }
-            child = (level.usage(), WEIGHT);
+            child = (level.usage(), level.weight());
         }
         false
     }

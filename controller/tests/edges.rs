@@ -148,6 +148,10 @@ fn backlogs_are_charged_as_host_memory_until_the_container_leaves() {
     let stats = budget.member_stats(member);
     assert_eq!((stats.host, stats.listen, stats.reserve), (100_000, 100_000, 0));
     assert_eq!(budget.meter_stats(now).usage_bytes, 106_496);
+    budget.uncharge_listen(member, 60_000, now);
+    let stats = budget.member_stats(member);
+    assert_eq!((stats.host, stats.listen), (40_000, 40_000));
+    assert_eq!(budget.meter_stats(now).usage_bytes, 45_056);
     budget.remove_member(member, now);
     assert_eq!(budget.meter_stats(now).usage_bytes, 0);
 }

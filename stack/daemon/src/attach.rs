@@ -78,6 +78,12 @@ impl From<&ContainerConfig> for GuestNet {
     }
 }
 
+/// The step that fails with EEXIST where the namespace has a device of that name.
+pub(crate) const MOVE: &str = "move the device";
+
+/// The step that fails with EEXIST where the namespace has a default route.
+pub(crate) const DEFAULT_ROUTE: &str = "set the default route";
+
 /// A step of the set-up, and why it failed.
 #[derive(Debug)]
 pub struct AttachError {
@@ -118,9 +124,18 @@ pub fn create_netns() -> Result<OwnedFd, AttachError> {
 
 /// Creates a device and moves it into the network namespace, configured. Needs CAP_SYS_ADMIN over that namespace.
 pub fn tap_into(netns: BorrowedFd<'_>, guest: &GuestNet) -> Result<Tap, AttachError> {
+    named_tap_into(netns, DEVICE_NAME, guest)
+}
+
+/// As [`tap_into`], with a name for the device. After an error the namespace has no such device.
+pub fn named_tap_into(
+    netns: BorrowedFd<'_>,
+    device: &str,
+    guest: &GuestNet,
+) -> Result<Tap, AttachError> {
     on_a_thread(|| {
         unshare(CloneFlags::CLONE_NEWNET).step("scratch network namespace")?;
-        tap_into_from_here(netns, guest)
+        tap_into_from_here(netns, device, guest)
     })
 }
 
@@ -164,22 +179,23 @@ pub fn run_in<T: Send>(
 /// As `tap_into`, from the scratch namespace of the calling thread. The thread is in `netns` afterwards.
 pub(crate) fn tap_into_from_here(
     netns: BorrowedFd<'_>,
+    device: &str,
     guest: &GuestNet,
 ) -> Result<Tap, AttachError> {
-    let tap = Tap::open(DEVICE_NAME, guest.offload).step("create the device (/dev/net/tun)")?;
-    let index = if_nametoindex(DEVICE_NAME).step("find the device")?;
+    let tap = Tap::open(device, guest.offload).step("create the device (/dev/net/tun)")?;
+    let index = if_nametoindex(device).step("find the device")?;
     let mut outside = Netlink::open().step("netlink")?;
     // Set before the device is up, while its queue is empty.
     let mtu = guest.mtu.into();
     outside.set_queue(index, mtu, guest.txqueuelen).step("set MTU and queue of the device")?;
-    outside.move_device(index, DEVICE_NAME, netns).step("move the device")?;
+    outside.move_device(index, device, netns).step(MOVE)?;
 
     // A socket of the new namespace is needed: `outside` still configures the scratch one.
     setns(netns, CloneFlags::CLONE_NEWNET).step("enter the network namespace")?;
     let mut inside = Netlink::open().step("netlink")?;
-    let index = if_nametoindex(DEVICE_NAME).step("find the device that was moved")?;
+    let index = if_nametoindex(device).step("find the device that was moved")?;
     // Before the device is up: a router advertisement could arrive at once.
-    no_autoconf();
+    no_autoconf(device);
     inside.add_address(index, guest.ip.into(), SUBNET_PREFIX).step("set the guest's address")?;
     inside.up(index).step("bring the device up")?;
     // After the device is up: the kernel accepts no route through one that is down.
@@ -214,13 +230,13 @@ fn reach(
     mac: [u8; 6],
 ) -> Result<(), AttachError> {
     inside.add_neighbour(index, gateway, mac).step("set the gateway's hardware address")?;
-    inside.add_default_route(index, gateway).step("set the default route")
+    inside.add_default_route(index, gateway).step(DEFAULT_ROUTE)
 }
 
 /// Disables router advertisements: the guest keeps to the addresses configured here. Where /proc is read-only the guest
 /// may get one address more, which works as well.
-fn no_autoconf() {
-    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{DEVICE_NAME}/accept_ra"), "0");
+fn no_autoconf(device: &str) {
+    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{device}/accept_ra"), "0");
 }
 
 /// Brings the loopback of the calling thread's namespace up.

@@ -1,23 +1,31 @@
 //! The command line as typed. [`crate::config`] checks and interprets it.
 #![expect(missing_docs, reason = "clap prints doc comments: a comment here is a help text")]
 
+mod client;
+mod publish;
+mod values;
+
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use skbudget_controller::FlowSizes;
 use skbudget_stack::ContainerConfig;
-use skbudget_stack::tap::{MTU_MAX, MTU_MIN};
 
 use crate::caps::CapSet;
 use crate::listener::Backlog;
 use crate::units::{Size, parse_size};
 
-mod publish;
-
+pub use client::{
+    AttachArgs, ClientArgs, DetachArgs, EventsArgs, ListArgs, PublishArgs, ServeArgs, SetArgs,
+    StatsArgs,
+};
 use publish::parse_publish;
 pub use publish::{Protocol, PublishArg};
+pub(crate) use values::parse_name;
+pub use values::{Congestion, Isolation, NameServer, OnOff, RuleSet, Triple};
+use values::{parse_mtu, parse_server, parse_triple};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -34,10 +42,28 @@ pub struct Cli {
 pub enum Command {
     /// Run one command in a container of its own
     Run(Box<RunArgs>),
+    /// Run the daemon, which serves any number of containers
+    Serve(ServeArgs),
+    /// Put a running container, or a network namespace, behind the daemon
+    Attach(Box<AttachArgs>),
+    /// Remove a container from the daemon: its device disappears, its connections are reset
+    Detach(DetachArgs),
+    /// List the daemon's containers
+    Ls(ListArgs),
+    /// Print usage, limits and counters of the daemon's containers
+    Stats(StatsArgs),
+    /// Print what happens in the daemon, one JSON object a line, until the daemon or the command ends
+    Events(EventsArgs),
+    /// Change limits of a container or a group while it runs, all or none
+    Set(SetArgs),
+    /// Publish TCP ports of a container while it runs
+    Publish(PublishArgs),
+    /// Close published ports; connections that are open stay open
+    Unpublish(PublishArgs),
 }
 
 /// Default of `--mtu`, bytes: that of comparable user-space stacks.
-const MTU_DEFAULT: u16 = 65520;
+pub(crate) const MTU_DEFAULT: u16 = 65520;
 
 /// Text below the options. Its numbers hold for the default MTU with offload.
 fn run_help() -> String {
@@ -91,17 +117,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME", value_parser = parse_name)]
     pub name: Option<String>,
 
-    /// Hard limit of TCP buffer memory: never exceeded [default: 256MiB]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub hard: Option<u64>,
-
-    /// Soft limit: above it the container is under pressure [default: 2/3 of hard]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub soft: Option<u64>,
-
-    /// Low mark: pressure ends when usage falls below it [default: half of hard, at most 3/4 of soft]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub low: Option<u64>,
+    #[command(flatten)]
+    pub container: ContainerArgs,
 
     /// Refused: a guarantee within the limit of a host with several containers
     #[arg(long, hide = true, value_name = "SIZE", value_parser = parse_size)]
@@ -110,48 +127,6 @@ pub struct RunArgs {
     /// Refused: a weight among the containers of a host
     #[arg(long, hide = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub weight: Option<u32>,
-
-    /// Budget of the container: its own, or none
-    #[arg(long, value_enum, default_value_t = Isolation::Container)]
-    pub isolation: Isolation,
-
-    /// Memory rules: strict, or those of the Linux kernel for comparison
-    #[arg(long, value_enum, default_value_t = RuleSet::Strict)]
-    pub rules: RuleSet,
-
-    /// Congestion control of data sent to the container
-    #[arg(long, value_enum, default_value_t = Congestion::Cubic)]
-    pub congestion: Congestion,
-
-    /// Publish TCP port PORT of the container as HOSTPORT of the host, with /udp its UDP port (repeatable); FIRST-LAST
-    /// is a range of ports; ADDR is 0.0.0.0 by default, an IPv6 address is written in brackets and forwards to the
-    /// container's IPv6 address
-    #[arg(short, long, value_name = "[ADDR:]HOSTPORT:PORT[/udp]", value_parser = parse_publish)]
-    pub publish: Vec<PublishArg>,
-
-    /// MTU of the container's device, 68 to 65521
-    #[arg(long, value_name = "BYTES", default_value_t = MTU_DEFAULT, value_parser = parse_mtu())]
-    pub mtu: u16,
-
-    /// IPv6 in addition to IPv4 [default: on if the MTU is 1280 or more and the kernel supports it]
-    #[arg(long, value_enum)]
-    pub ipv6: Option<OnOff>,
-
-    /// Offload checksums and segmentation to the two kernels
-    #[arg(long, value_enum, default_value_t = OnOff::On)]
-    pub offload: OnOff,
-
-    /// Refuse connections to the gateway's address instead of forwarding them to the host's loopback
-    #[arg(long)]
-    pub no_host_loopback: bool,
-
-    /// Name server for the container, in place of the host's (repeatable, up to 8)
-    #[arg(long, value_name = "ADDR[:PORT]", value_parser = parse_server)]
-    pub dns: Vec<SocketAddr>,
-
-    /// Source address of the container's IPv4 connections to other hosts
-    #[arg(long, value_name = "IPV4")]
-    pub outbound_addr: Option<Ipv4Addr>,
 
     /// Give CMD this capability in addition, over its own namespaces (repeatable); ALL gives every capability
     #[arg(long, value_name = "CAP", value_parser = CapSet::parse)]
@@ -169,14 +144,6 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub stats_file: Option<PathBuf>,
 
-    /// Receive buffer of a flow [default: 4096,131072,6MiB]
-    #[arg(long, value_name = "MIN,DEFAULT,MAX", value_parser = parse_triple)]
-    pub tcp_rmem: Option<Triple>,
-
-    /// Send buffer of a flow [default: 4096,16384,4MiB]
-    #[arg(long, value_name = "MIN,DEFAULT,MAX", value_parser = parse_triple)]
-    pub tcp_wmem: Option<Triple>,
-
     /// Log more to stderr: -v adds info, -vv everything
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
@@ -186,78 +153,70 @@ pub struct RunArgs {
     pub command: Vec<OsString>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Isolation {
-    Container,
-    /// Refused: one budget for several containers.
-    #[value(hide = true)]
-    Shared,
-    Off,
-}
+/// Options of a container, in whichever way it is started.
+#[derive(Debug, Args)]
+pub struct ContainerArgs {
+    /// Hard limit of TCP buffer memory: never exceeded [default: 256MiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub hard: Option<u64>,
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum RuleSet {
-    Strict,
-    Linux,
-}
+    /// Soft limit: above it the container is under pressure [default: 2/3 of hard]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub soft: Option<u64>,
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Congestion {
-    Cubic,
-    Reno,
-}
+    /// Low mark: pressure ends when usage falls below it [default: half of hard, at most 3/4 of soft]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub low: Option<u64>,
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OnOff {
-    On,
-    Off,
-}
+    /// Budget of the container: its own, or none [default: container]
+    #[arg(long, value_enum)]
+    pub isolation: Option<Isolation>,
 
-/// `min <= default <= max`, bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Triple(pub [u32; 3]);
+    /// Memory rules: strict, or those of the Linux kernel for comparison [default: strict]
+    #[arg(long, value_enum)]
+    pub rules: Option<RuleSet>,
 
-/// Maximum length of a name, characters: it becomes part of a file name.
-const NAME_MAX: usize = 64;
+    /// Congestion control of data sent to the container [default: cubic]
+    #[arg(long, value_enum)]
+    pub congestion: Option<Congestion>,
 
-/// An MTU that the kernel accepts for a TAP.
-fn parse_mtu() -> clap::builder::RangedI64ValueParser<u16> {
-    clap::value_parser!(u16).range(i64::from(MTU_MIN)..=i64::from(MTU_MAX))
-}
+    /// Publish TCP port PORT of the container as HOSTPORT of the host, with /udp its UDP port (repeatable); FIRST-LAST
+    /// is a range of ports; ADDR is 0.0.0.0 by default, an IPv6 address is written in brackets and forwards to the
+    /// container's IPv6 address
+    #[arg(short, long, value_name = "[ADDR:]HOSTPORT:PORT[/udp]", value_parser = parse_publish)]
+    pub publish: Vec<PublishArg>,
 
-/// Checks the name of a container, which must also be usable as a file name.
-pub(crate) fn parse_name(text: &str) -> Result<String, String> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let fits = (1..=NAME_MAX).contains(&text.len());
-    if fits && text.chars().all(allowed) && !text.starts_with(['.', '-']) {
-        return Ok(text.to_owned());
-    }
-    Err(format!(
-        "1 to {NAME_MAX} letters, digits, '.', '_' and '-' are allowed; the first must not be '.' or '-'"
-    ))
-}
+    /// MTU of the container's device, 68 to 65521 [default: 65520]
+    #[arg(long, value_name = "BYTES", value_parser = parse_mtu())]
+    pub mtu: Option<u16>,
 
-/// Parses the address of a name server; the port is 53 by default.
-fn parse_server(text: &str) -> Result<SocketAddr, String> {
-    const ALLOWED: &str =
-        "an address is allowed, e.g. 192.0.2.1, 2001:db8::1, 192.0.2.1:5353 or [2001:db8::1]:5353";
-    let addr = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
-    let addr: SocketAddr = addr.or_else(|_| text.parse()).map_err(|_| ALLOWED.to_owned())?;
-    let ip = addr.ip();
-    if ip.is_unspecified() || ip.is_multicast() || addr.port() == 0 {
-        return Err(format!("{addr} is no server: {ALLOWED}"));
-    }
-    Ok(addr)
-}
+    /// IPv6 in addition to IPv4 [default: on if the MTU is 1280 or more and the kernel supports it]
+    #[arg(long, value_enum)]
+    pub ipv6: Option<OnOff>,
 
-fn parse_triple(text: &str) -> Result<Triple, String> {
-    const ALLOWED: &str = "min,default,max with 1 <= min <= default <= max < 2GiB is allowed";
-    let sizes = text.split(',').map(parse_size).collect::<Result<Vec<_>, _>>()?;
-    let &[min, default, max] = &sizes[..] else { return Err(ALLOWED.to_owned()) };
-    if !(1 <= min && min <= default && default <= max && max < 1 << 31) {
-        return Err(ALLOWED.to_owned());
-    }
-    Ok(Triple([min as u32, default as u32, max as u32]))
+    /// Offload checksums and segmentation to the two kernels [default: on]
+    #[arg(long, value_enum)]
+    pub offload: Option<OnOff>,
+
+    /// Refuse connections to the gateway's address instead of forwarding them to the host's loopback
+    #[arg(long)]
+    pub no_host_loopback: bool,
+
+    /// Name server for the container, in place of the host's (repeatable, up to 8)
+    #[arg(long, value_name = "ADDR[:PORT]", value_parser = parse_server)]
+    pub dns: Vec<SocketAddr>,
+
+    /// Source address of the container's IPv4 connections to other hosts
+    #[arg(long, value_name = "IPV4")]
+    pub outbound_addr: Option<Ipv4Addr>,
+
+    /// Receive buffer of a flow [default: 4096,131072,6MiB]
+    #[arg(long, value_name = "MIN,DEFAULT,MAX", value_parser = parse_triple)]
+    pub tcp_rmem: Option<Triple>,
+
+    /// Send buffer of a flow [default: 4096,16384,4MiB]
+    #[arg(long, value_name = "MIN,DEFAULT,MAX", value_parser = parse_triple)]
+    pub tcp_wmem: Option<Triple>,
 }
 
 #[cfg(test)]
@@ -268,6 +227,7 @@ mod tests {
         let line = ["skbudget", "run"].iter().chain(args);
         Cli::try_parse_from(line).map(|cli| match cli.command {
             Command::Run(run) => *run,
+            other => panic!("{other:?}"),
         })
     }
 
@@ -280,19 +240,8 @@ mod tests {
     #[test]
     fn defaults() {
         let run = parse(&["--", "true", "-x"]).unwrap();
-        assert_eq!((run.mtu, run.offload, run.weight), (65520, OnOff::On, None));
+        assert_eq!((run.container.mtu, run.container.offload, run.weight), (None, None, None));
         assert_eq!(run.command, ["true", "-x"]);
-    }
-
-    #[test]
-    fn name_servers() {
-        let server = |text: &str| parse_server(text).map(|addr| addr.to_string());
-        assert_eq!(server("192.0.2.1").as_deref(), Ok("192.0.2.1:53"));
-        assert_eq!(server("2001:db8::1").as_deref(), Ok("[2001:db8::1]:53"));
-        assert_eq!(server("127.0.0.1:5353").as_deref(), Ok("127.0.0.1:5353"));
-        for bad in ["", "name", "0.0.0.0", "::", "224.0.0.1", "192.0.2.1:0", "192.0.2.1:x"] {
-            assert!(server(bad).unwrap_err().contains("is allowed"), "{bad}");
-        }
     }
 
     #[test]

@@ -4,18 +4,21 @@
 //! Workers share nothing but the levels above the budgets.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use mio::Waker;
-use skbudget_controller::{BudgetConfig, Level, LevelConfig, Limits};
+use skbudget_controller::{BudgetConfig, Level, LevelConfig, Limits, PAGE_SIZE};
 use skbudget_stack::{FlowInfo, Undelivered};
 
 use crate::events::EventSink;
-use crate::host_level::HostLevel;
-use crate::stats::{ContainerReport, Meter, SCHEMA, Stats};
-use crate::types::{BudgetId, BudgetRef, ContainerSpec, DaemonError, DaemonEvent, Ended};
+use crate::levels::Levels;
+use crate::stats::{ContainerReport, GroupReport, Meter, SCHEMA, Stats};
+use crate::types::{
+    BudgetId, BudgetRef, ContainerSpec, DaemonError, DaemonEvent, Ended, GroupConfig, Publish,
+};
 use crate::worker::{self, Command};
 use crate::{clock, host};
 
@@ -26,6 +29,8 @@ pub struct DaemonConfig {
     pub workers: usize,
     /// A meter over all budgets.
     pub host: Option<LevelConfig>,
+    /// Meters over some budgets. The parent of a group is before it.
+    pub groups: Vec<GroupConfig>,
     /// Receives what happens to containers and budgets. Events that find the channel full are counted in a
     /// [`DaemonEvent::Lost`].
     pub events: Option<SyncSender<DaemonEvent>>,
@@ -35,7 +40,7 @@ pub struct DaemonConfig {
 #[derive(Debug)]
 pub struct Daemon {
     workers: Vec<WorkerHandle>,
-    host: Option<Arc<HostLevel>>,
+    levels: Arc<Levels>,
     /// Name and worker of each container. A name is in use while it is listed here.
     names: Mutex<Vec<(String, usize)>>,
 }
@@ -45,7 +50,7 @@ pub struct Daemon {
 struct WorkerHandle {
     commands: Sender<Command>,
     waker: Arc<Waker>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// A container that was added. Dropping the handle leaves the container running.
@@ -66,12 +71,11 @@ impl Daemon {
     pub fn new(config: DaemonConfig) -> Result<Self, DaemonError> {
         // Before any worker runs: growing it later would stall them all.
         host::grow_descriptor_table()?;
-        let host = config.host.map(|level| Level::new(level, None)).transpose();
-        let host = host.map_err(DaemonError::Limits)?.map(|level| Arc::new(HostLevel::new(level)));
+        let levels = Arc::new(Levels::new(config.host, config.groups)?);
         let workers = (0..config.workers.max(1))
-            .map(|index| WorkerHandle::start(index, host.clone(), config.events.clone()))
+            .map(|index| WorkerHandle::start(index, Arc::clone(&levels), config.events.clone()))
             .collect::<io::Result<_>>()?;
-        Ok(Self { workers, host, names: Mutex::default() })
+        Ok(Self { workers, levels, names: Mutex::default() })
     }
 
     /// Creates a budget for several containers. It exists until the daemon ends.
@@ -89,7 +93,7 @@ impl Daemon {
     pub fn add_container(&self, spec: ContainerSpec) -> Result<ContainerHandle, DaemonError> {
         let worker = match spec.budget {
             BudgetRef::Shared(id) => id.worker,
-            BudgetRef::Own(_) => self.least_loaded(),
+            BudgetRef::Own(_) | BudgetRef::InGroup(..) => self.least_loaded(),
         };
         let name = spec.name.clone();
         {
@@ -134,6 +138,48 @@ impl Daemon {
         self.request_of(name, |reply| Command::SetLimits { name: name.to_owned(), limits, reply })?
     }
 
+    /// Changes limits and guarantee of the container's budget, which may be shared: both or neither.
+    pub fn set_budget(
+        &self,
+        name: &str,
+        limits: Limits,
+        min_bytes: u64,
+    ) -> Result<(), DaemonError> {
+        let name_of = name.to_owned();
+        self.request_of(name, |reply| Command::SetBudget {
+            name: name_of,
+            limits,
+            min_bytes,
+            reply,
+        })?
+    }
+
+    /// Publishes more TCP ports of the container, all or none. A UDP port is refused: it is published when the
+    /// container is added.
+    pub fn publish(&self, name: &str, publish: Vec<Publish>) -> Result<(), DaemonError> {
+        let (listeners, datagrams) = Publish::split(publish);
+        if let Some((_, guest_port)) = datagrams.first() {
+            return Err(DaemonError::UdpPort { guest_port: *guest_port });
+        }
+        let name_of = name.to_owned();
+        self.request_of(name, |reply| Command::Publish { name: name_of, listeners, reply })?
+    }
+
+    /// Closes published ports, by their addresses on the host, all or none. Open connections stay open.
+    pub fn unpublish(&self, name: &str, ports: Vec<SocketAddr>) -> Result<(), DaemonError> {
+        let name_of = name.to_owned();
+        self.request_of(name, |reply| Command::Unpublish { name: name_of, ports, reply })?
+    }
+
+    /// Whether a container of that name runs now.
+    pub fn has(&self, name: &str) -> Result<bool, DaemonError> {
+        let found = self.request_of(name, |reply| Command::Has { name: name.to_owned(), reply });
+        match found {
+            Err(DaemonError::NoSuchContainer(_)) => Ok(false),
+            found => found,
+        }
+    }
+
     /// Every flow of the container.
     pub fn flows(&self, name: &str) -> Result<Vec<FlowInfo>, DaemonError> {
         self.request_of(name, |reply| Command::Flows { name: name.to_owned(), reply })?
@@ -163,22 +209,62 @@ impl Daemon {
         }
         containers.sort_by(|a, b| a.name.cmp(&b.name));
         let time_ns = clock::now().as_nanos();
-        let host = host_meter(self.host.as_deref(), &budgets);
-        Ok(Stats { schema: SCHEMA, time_ns, host, containers, platform_bytes, pool_bytes })
+        let host = host_meter(self.levels.host(), &budgets);
+        let groups = self.groups();
+        Ok(Stats { schema: SCHEMA, time_ns, host, groups, containers, platform_bytes, pool_bytes })
+    }
+
+    /// Every group with its meter, sorted by name.
+    pub fn groups(&self) -> Vec<GroupReport> {
+        let report = |(group, meter): (&GroupConfig, Meter)| GroupReport {
+            name: group.name.clone(),
+            parent: group.parent.clone(),
+            weight: group.weight,
+            meter,
+        };
+        let mut groups: Vec<_> = self.levels.groups().map(report).collect();
+        groups.sort_by(|a, b| a.name.cmp(&b.name));
+        groups
+    }
+
+    /// Changes the limits of a group, or of the host (`None`).
+    pub fn set_level(&self, group: Option<&str>, limits: LevelConfig) -> Result<(), DaemonError> {
+        let level = self.levels.above(group)?.ok_or(DaemonError::NoSuchBudget)?;
+        // A guarantee that is granted at the same time may still exceed the limit: charges then refuse it.
+        let (min, hard) = (level.as_child().min, limits.hard);
+        if min > hard {
+            let (min_bytes, hard_bytes) = (min * PAGE_SIZE, hard * PAGE_SIZE);
+            return Err(DaemonError::GuaranteesAboveHard { min_bytes, hard_bytes });
+        }
+        level.set_limits(limits).map_err(DaemonError::Limits)?;
+        // Higher limits may have room for waiters of any worker.
+        self.levels.wake(None);
+        Ok(())
+    }
+
+    /// Moves a container, with its charge, to a group, or out of all groups (`None`).
+    pub fn set_group(&self, name: &str, group: Option<&str>) -> Result<(), DaemonError> {
+        let level = self.levels.above(group)?;
+        let name_of = name.to_owned();
+        self.request_of(name, |reply| Command::SetParent { name: name_of, level, reply })?
     }
 
     /// Ends every container and every worker. An error when a worker had failed.
-    pub fn shutdown(mut self) -> Result<(), DaemonError> {
+    pub fn shutdown(self) -> Result<(), DaemonError> {
         self.stop()
     }
 
-    fn stop(&mut self) -> Result<(), DaemonError> {
+    /// As [`Self::shutdown`]; requests fail afterwards.
+    pub fn stop(&self) -> Result<(), DaemonError> {
         // A worker that has failed takes no command; its join below returns the error.
         for worker in &self.workers {
             let _ = worker.commands.send(Command::Stop);
             let _ = worker.waker.wake();
         }
-        let threads: Vec<_> = self.workers.iter_mut().filter_map(|w| w.thread.take()).collect();
+        let take = |worker: &WorkerHandle| {
+            worker.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
+        };
+        let threads: Vec<_> = self.workers.iter().filter_map(take).collect();
         let failed = threads.into_iter().filter_map(|thread| thread.join().err()).count();
         if failed > 0 { Err(DaemonError::Stopped) } else { Ok(()) }
     }
@@ -191,7 +277,7 @@ impl Daemon {
     }
 
     fn names(&self) -> std::sync::MutexGuard<'_, Vec<(String, usize)>> {
-        self.names.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends a command to the container's worker and waits for the reply.
@@ -238,20 +324,20 @@ impl Drop for Daemon {
 impl WorkerHandle {
     fn start(
         index: usize,
-        host: Option<Arc<HostLevel>>,
+        levels: Arc<Levels>,
         events: Option<SyncSender<DaemonEvent>>,
     ) -> io::Result<Self> {
         let (commands, inbox) = mpsc::channel();
-        let (worker, waker) = worker::Worker::new(index, host, inbox, EventSink::new(events))?;
+        let (worker, waker) = worker::Worker::new(index, levels, inbox, EventSink::new(events))?;
         let name = format!("skb-worker-{index}");
         let thread = thread::Builder::new().name(name).spawn(move || worker.run())?;
-        Ok(Self { commands, waker, thread: Some(thread) })
+        Ok(Self { commands, waker, thread: Mutex::new(Some(thread)) })
     }
 }
 
 /// The meter above all budgets. Without such a level: the sum of the budgets, and no limits.
-fn host_meter(host: Option<&HostLevel>, budgets: &[Meter]) -> Meter {
-    let limits = host.map_or(Meter::NONE, |host| host.level.stats().into());
+fn host_meter(host: Option<&Arc<Level>>, budgets: &[Meter]) -> Meter {
+    let limits = host.map_or(Meter::NONE, |host| host.stats().into());
     let usage_bytes = match host {
         Some(_) => limits.usage_bytes,
         None => budgets.iter().map(|m| m.usage_bytes).sum(),

@@ -5,16 +5,19 @@
 // Output goes through `logger`: printing can block, and panics when it fails.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod api;
 pub mod attach;
 pub mod caps;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod daemon;
 mod events;
 pub mod exit;
 mod host;
-mod host_level;
+mod keys;
+mod levels;
 pub mod listener;
 pub mod logger;
 mod names;
@@ -23,7 +26,10 @@ mod packets;
 mod resolv_conf;
 pub mod run;
 pub mod scheduling;
+pub mod serve;
+pub mod settings;
 pub mod stats;
+mod stdout;
 #[allow(
     unsafe_code,
     reason = "system calls that neither std nor nix wraps; no other code is in it"
@@ -36,5 +42,6 @@ mod worker;
 
 pub use daemon::{ContainerHandle, Daemon, DaemonConfig};
 pub use types::{
-    BudgetId, BudgetRef, ContainerSpec, DaemonError, DaemonEvent, Ended, Publish, PublishSocket,
+    BudgetId, BudgetRef, ContainerSpec, DaemonError, DaemonEvent, Ended, GroupConfig, Publish,
+    PublishSocket,
 };

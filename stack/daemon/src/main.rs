@@ -10,7 +10,7 @@ use log::LevelFilter;
 use skbudget::cli::{Cli, Command};
 use skbudget::config::RunConfig;
 use skbudget::exit::{FAILURE, Failure};
-use skbudget::{logger, run};
+use skbudget::{client, logger, run, serve};
 
 fn main() -> ExitCode {
     // A child process of a run: it has a role instead of a command line.
@@ -29,20 +29,41 @@ fn main() -> ExitCode {
 
 /// Runs the command of the command line. Returns the exit code.
 fn carry_out() -> Result<u8, Failure> {
-    let Command::Run(args) = match Cli::try_parse() {
+    let command = match Cli::try_parse() {
         Ok(cli) => cli.command,
         Err(answer) => return print(&answer),
     };
-    match args.verbose {
+    match command {
+        Command::Run(args) => {
+            set_level(args.verbose);
+            let secret = run::secret()?;
+            // For the relay process, which parses the options itself and needs no command.
+            let options = std::env::args_os().skip(1).take_while(|arg| arg != "--");
+            let options: Vec<_> = options.collect();
+            run::run(RunConfig::new(*args, secret)?, secret, &options)
+        }
+        Command::Serve(args) => {
+            set_level(args.verbose);
+            serve::serve(args)
+        }
+        Command::Attach(args) => client::attach(*args),
+        Command::Detach(args) => client::detach(args),
+        Command::Ls(args) => client::ls(args),
+        Command::Stats(args) => client::stats(args),
+        Command::Events(args) => client::events(args),
+        Command::Set(args) => client::set(args),
+        Command::Publish(args) => client::publish(args),
+        Command::Unpublish(args) => client::unpublish(args),
+    }
+}
+
+/// Sets the level of the log to that of this number of -v.
+fn set_level(verbose: u8) {
+    match verbose {
         0 => {}
         1 => logger::set_level(LevelFilter::Info),
         _ => logger::set_level(LevelFilter::Trace),
     }
-    let secret = run::secret()?;
-    // For the relay process, which parses the options itself and needs no command.
-    let options = std::env::args_os().skip(1).take_while(|arg| arg != "--");
-    let options: Vec<_> = options.collect();
-    run::run(RunConfig::new(*args, secret)?, secret, &options)
 }
 
 /// Prints the help, the version, or the error in the command line. Nothing runs yet, so a slow reader does no harm.

@@ -78,8 +78,8 @@ pub fn run(config: RunConfig, secret: [u64; 2], options: &[OsString]) -> Result<
     check_tun()?;
     let nofile = raise_nofile()?;
 
-    let mut guest = GuestNet::from(&config.container);
-    guest.ipv6.iter_mut().for_each(|net| net.required = config.needs_ipv6);
+    let mut guest = GuestNet::from(&config.settings.container);
+    guest.ipv6.iter_mut().for_each(|net| net.required = config.settings.needs_ipv6);
     let spec = SandboxSpec {
         guest,
         program,
@@ -91,7 +91,7 @@ pub fn run(config: RunConfig, secret: [u64; 2], options: &[OsString]) -> Result<
         ignored: sys::ignored_at_start(),
         resolv_conf: resolv_conf::for_container(
             &resolv_conf::read(Path::new(resolv_conf::PATH)).unwrap_or_default(),
-            &config.container,
+            &config.settings.container,
         ),
     };
     let relay = start_relay(options, publish, &mut output)?;
@@ -309,11 +309,11 @@ fn bind_all(config: &RunConfig) -> Result<Vec<Publish>, Failure> {
         bind(port.host, port.guest_port)
             .map_err(|e| Failure::set_up(format!("--publish {}: {e}", port.host)))
     };
-    config.publish.iter().map(bind).collect()
+    config.settings.publish.iter().map(bind).collect()
 }
 
 /// Checks access to the TUN device before anything is set up, while the cause of a failure is certain.
-fn check_tun() -> Result<(), Failure> {
+pub(crate) fn check_tun() -> Result<(), Failure> {
     let opened = OpenOptions::new().read(true).write(true).open("/dev/net/tun");
     let Err(e) = opened else { return Ok(()) };
     let what_to_do = match e.raw_os_error() {
@@ -345,7 +345,7 @@ fn advice(step: &str, errno: Option<i32>) -> &'static str {
 
 /// Raises the limit of open files to the hard limit, because every flow needs a descriptor. Returns the limits of
 /// before, which the command gets.
-fn raise_nofile() -> Result<(u64, u64), Failure> {
+pub(crate) fn raise_nofile() -> Result<(u64, u64), Failure> {
     let limits = || {
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;

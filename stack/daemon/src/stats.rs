@@ -23,12 +23,28 @@ pub struct Stats {
     pub time_ns: u64,
     /// The meter above all budgets.
     pub host: Meter,
+    /// The meters of groups, sorted by name.
+    pub groups: Vec<GroupReport>,
     /// Sorted by name.
     pub containers: Vec<ContainerReport>,
     /// The workers' buffers for the frame being processed: charged to no container (B12).
     pub platform_bytes: u64,
     /// Free chunks that the workers keep for reuse: charged to no container (M6).
     pub pool_bytes: u64,
+}
+
+/// A group of containers.
+#[derive(Debug, Clone, Serialize)]
+pub struct GroupReport {
+    /// Name of the group.
+    pub name: String,
+    /// The group around it.
+    pub parent: Option<String>,
+    /// Share among its siblings.
+    pub weight: u32,
+    /// Limits and usage of all containers in it, those of inner groups included.
+    #[serde(flatten)]
+    pub meter: Meter,
 }
 
 /// One container.

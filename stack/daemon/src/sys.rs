@@ -44,6 +44,14 @@ pub(crate) fn socket_unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(bytes.cast_unsigned()) }
 }
 
+/// Columns of a terminal (TIOCGWINSZ).
+pub(crate) fn terminal_width(terminal: BorrowedFd<'_>) -> io::Result<u16> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the kernel writes one `winsize`.
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(size.ws_col) }
+}
+
 /// Sets TCP_WINDOW_CLAMP of a connected or connecting socket, bytes.
 pub(crate) fn set_window_clamp(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
     let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);

@@ -4,11 +4,12 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
-use skbudget_controller::{BudgetConfig, LimitError};
+use skbudget_controller::{BudgetConfig, LevelConfig, LimitError};
 use skbudget_stack::{ContainerConfig, Tap};
 
 use crate::listener;
 use crate::stats::ContainerReport;
+use crate::units::Size;
 
 /// What the daemon reports without a request. A budget is named as in the stats.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +61,19 @@ pub struct Ended {
     pub lost_bytes: u64,
 }
 
+/// A group of containers: a meter above their budgets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupConfig {
+    /// Unique among the groups of the daemon.
+    pub name: String,
+    /// The group around it; `None`: the host.
+    pub parent: Option<String>,
+    /// Limits of all its containers together.
+    pub limits: LevelConfig,
+    /// Share among its siblings, groups and containers, while the level above is under pressure.
+    pub weight: u32,
+}
+
 /// A budget shared by containers: the index of its worker, and its index there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BudgetId {
@@ -72,6 +86,8 @@ pub struct BudgetId {
 pub enum BudgetRef {
     /// A budget of its own, removed with the container.
     Own(BudgetConfig),
+    /// As `Own`, in this group.
+    InGroup(String, BudgetConfig),
     /// A budget created with [`crate::Daemon::add_budget`].
     Shared(BudgetId),
 }
@@ -156,6 +172,17 @@ pub enum DaemonError {
     NoSuchContainer(String),
     /// No budget has this id.
     NoSuchBudget,
+    /// No group has this name.
+    NoSuchGroup(String),
+    /// The guarantees below a level exceed its new hard limit.
+    GuaranteesAboveHard {
+        /// Their sum.
+        min_bytes: u64,
+        /// The limit that was requested.
+        hard_bytes: u64,
+    },
+    /// A level above has no room for the charge of a container that is moved below it.
+    NoRoomInGroup,
     /// The limits are not in order.
     Limits(LimitError),
     /// The budget has no room for the container's device queue.
@@ -176,6 +203,8 @@ pub enum DaemonError {
         /// Port in the container.
         guest_port: u16,
     },
+    /// The container does not publish this port.
+    NoSuchPort(SocketAddr),
     /// A system call failed.
     Io(io::Error),
     /// The worker has ended: it was shut down, or it failed and logged why.
@@ -188,6 +217,12 @@ impl fmt::Display for DaemonError {
             Self::NameInUse(name) => write!(f, "name {name:?} is in use"),
             Self::NoSuchContainer(name) => write!(f, "no container is named {name:?}"),
             Self::NoSuchBudget => write!(f, "no such budget"),
+            Self::NoSuchGroup(name) => write!(f, "no group is named {name:?}"),
+            Self::GuaranteesAboveHard { min_bytes, hard_bytes } => {
+                let (min, hard) = (Size(*min_bytes), Size(*hard_bytes));
+                write!(f, "hard {hard} is below the guarantees of the containers, {min} together")
+            }
+            Self::NoRoomInGroup => write!(f, "the group has no room for what the container holds"),
             Self::Limits(e) => write!(f, "limits: {}", crate::units::describe(e)),
             Self::NoRoom { dev_bytes } => {
                 write!(f, "the budget has no room for the device queue of {dev_bytes} bytes")
@@ -201,6 +236,7 @@ impl fmt::Display for DaemonError {
                 "UDP port {guest_port} of the container cannot be published: there is no room for its socket, another \
                  port leads there, or the container lacks its address family"
             ),
+            Self::NoSuchPort(addr) => write!(f, "port {addr} is not published"),
             Self::Io(e) => write!(f, "{e}"),
             Self::Stopped => write!(f, "the daemon has stopped"),
         }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use skbudget_controller::{LimitError, PAGE_SIZE};
 
 /// Suffixes by increasing size. A number without suffix is in bytes.
@@ -43,6 +45,39 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 fn scale(number: f64, factor: u64) -> Option<u64> {
     let bytes = number * factor as f64;
     (bytes.is_finite() && bytes >= 0.0 && bytes < 2f64.powi(64)).then_some(bytes as u64)
+}
+
+/// A size in the config or in JSON: a number of bytes, or a text for [`parse_size`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Bytes(pub u64);
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(SizeVisitor)
+    }
+}
+
+struct SizeVisitor;
+
+impl Visitor<'_> for SizeVisitor {
+    type Value = Bytes;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a size: a number of bytes, or a text such as \"16MiB\"")
+    }
+
+    fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<Bytes, E> {
+        // The same bound as that of a text.
+        if bytes < 1 << 63 { Ok(Bytes(bytes)) } else { Err(E::custom("below 8 EiB is allowed")) }
+    }
+
+    fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<Bytes, E> {
+        u64::try_from(bytes).map(Bytes).map_err(|_| E::custom("a size is not negative"))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Bytes, E> {
+        parse_size(text).map(Bytes).map_err(E::custom)
+    }
 }
 
 /// Prints a size in the largest binary unit that it is a multiple of.

@@ -7,6 +7,7 @@
 mod container_slot;
 mod control;
 mod ended;
+mod live;
 mod log_limit;
 
 use std::collections::VecDeque;
@@ -16,14 +17,14 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use mio::{Events, Poll, Waker};
-use skbudget_controller::{Budget, Event, Instant, ShareClock};
+use skbudget_controller::{Budget, Event, Instant, Level, ShareClock};
 use skbudget_stack::schedule::{Schedule, Step, Used};
 use skbudget_stack::tap::SCRATCH_BYTES;
 use skbudget_stack::{ChunkPool, Ready, Throttle, WakeKey};
 
 use crate::clock::{self, CpuMeter};
 use crate::events::EventSink;
-use crate::host_level::HostLevel;
+use crate::levels::Levels;
 use crate::token::{self, Kind};
 use crate::types::{DaemonEvent, Ended};
 
@@ -42,9 +43,10 @@ pub(crate) struct Worker {
     index: usize,
     poll: Poll,
     inbox: Receiver<Command>,
-    host: Option<Arc<HostLevel>>,
-    /// When this worker publishes the shares of the host level.
-    share_clock: ShareClock,
+    /// The meters above the budgets.
+    levels: Arc<Levels>,
+    /// When this worker publishes the shares of each level.
+    share_clocks: Vec<ShareClock>,
     event_sink: EventSink,
     pool: ChunkPool,
     /// When to return free chunks to the system if no event arrives before; `None`: there is none to return.
@@ -60,7 +62,7 @@ pub(crate) struct Worker {
     cpu: CpuMeter,
     /// A frame capture is active on at least one container: the worker flushes captures before each wait.
     captures: bool,
-    /// The waker fired: commands are pending, or memory was released at the host level.
+    /// The waker fired: commands are pending, or memory was released at a level above.
     wake_requested: bool,
     stop: bool,
 }
@@ -81,21 +83,19 @@ impl Worker {
     /// A worker that is not running yet, and the waker that interrupts its wait.
     pub(crate) fn new(
         index: usize,
-        host: Option<Arc<HostLevel>>,
+        levels: Arc<Levels>,
         inbox: Receiver<Command>,
         event_sink: EventSink,
     ) -> io::Result<(Self, Arc<Waker>)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), token::WAKER)?);
-        if let Some(host) = &host {
-            host.join(Arc::clone(&waker));
-        }
+        levels.join(Arc::clone(&waker));
         let worker = Self {
             index,
             poll,
             inbox,
-            host,
-            share_clock: ShareClock::default(),
+            share_clocks: (0..levels.len()).map(|_| ShareClock::default()).collect(),
+            levels,
             event_sink,
             pool: ChunkPool::new(),
             tend_at: None,
@@ -256,14 +256,22 @@ impl Worker {
         self.schedule.finish(index, slot.next_deadline(), more);
     }
 
-    /// Publishes shares of the host level, and polls all budgets if memory was released there: what one budget released
-    /// may be what a waiter of another budget needs.
+    /// Publishes shares of the levels above the budgets, and polls all budgets if memory was released there: what one
+    /// budget released may be what a waiter of another budget needs.
     fn check_level(&mut self, now: Instant) {
         self.cpu.forget();
-        let Some(host) = &self.host else { return };
-        let owners = self.budgets.iter().flatten();
-        let usage = || owners.map(|owner| owner.budget.as_child()).collect();
-        if host.on_turn(self.index, &mut self.share_clock, usage, now) || self.wake_requested {
+        if self.levels.len() == 0 {
+            return;
+        }
+        let owners = || self.budgets.iter().flatten().map(|owner| &owner.budget);
+        let is_above = |level: &Level, budget: &&Budget| {
+            budget.parent().is_some_and(|parent| std::ptr::eq(&**parent, level))
+        };
+        let below = |level: &Level| {
+            owners().filter(|budget| is_above(level, budget)).map(Budget::as_child).collect()
+        };
+        let released = self.levels.on_turn(self.index, &mut self.share_clocks, below, now);
+        if released || self.wake_requested {
             (0..self.budgets.len()).for_each(|budget| self.schedule.poll_budget(budget));
         }
     }

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 const ALLOWED: &str = "[ADDR:]HOSTPORT[-LAST]:PORT[-LAST][/udp] is allowed, e.g. 8080:80, 127.0.0.1:8080:80, \
                        [::1]:8080:80, 53:53/udp or 8000-8010:9000-9010";
 
@@ -13,7 +15,8 @@ pub enum Protocol {
 }
 
 /// Published ports as typed: consecutive ones of one address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct PublishArg {
     /// Address and first port on the host.
     pub host: SocketAddr,
@@ -33,6 +36,24 @@ impl PublishArg {
             count: 1,
             ..self
         })
+    }
+}
+
+impl TryFrom<String> for PublishArg {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        parse_publish(&text)
+    }
+}
+
+impl From<PublishArg> for String {
+    fn from(PublishArg { host, guest_port, count, protocol }: PublishArg) -> Self {
+        let last =
+            |first: u16| if count > 1 { format!("-{}", first + (count - 1)) } else { Self::new() };
+        let udp = if protocol == Protocol::Udp { "/udp" } else { "" };
+        // An IPv6 address has its brackets from `SocketAddr`.
+        format!("{host}{}:{guest_port}{}{udp}", last(host.port()), last(guest_port))
     }
 }
 
@@ -91,6 +112,17 @@ fn range(text: &str) -> Result<(u16, u16), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_are_written_in_json_as_they_are_read() {
+        for text in ["0.0.0.0:8080:80", "[::1]:53:53/udp", "127.0.0.1:8000-8010:9000-9010"] {
+            let json = serde_json::to_string(text).unwrap();
+            let ports: PublishArg = serde_json::from_str(&json).unwrap();
+            assert_eq!(serde_json::to_string(&ports).unwrap(), json);
+        }
+        let wrong = serde_json::from_str::<PublishArg>(r#""80""#).unwrap_err();
+        assert!(wrong.to_string().contains("HOSTPORT"), "{wrong}");
+    }
 
     #[test]
     fn ports() {

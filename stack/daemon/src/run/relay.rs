@@ -263,8 +263,10 @@ fn become_transient() -> io::Result<()> {
 /// Receives the container's resources, serves it, and handles requests until `skbudget` ends.
 fn serve(channel: &ControlChannel, options: Vec<OsString>) -> Result<(), Failure> {
     let line = [OsString::from("skbudget")].into_iter().chain(options);
-    let Command::Run(args) =
-        Cli::try_parse_from(line).map_err(|e| Failure::usage(e.to_string()))?.command;
+    let cli = Cli::try_parse_from(line).map_err(|e| Failure::usage(e.to_string()))?;
+    let Command::Run(args) = cli.command else {
+        return Err(Failure::other("the relay serves `run` only"));
+    };
     // Ports and the capture file arrive in any order, the device last.
     let (mut publish, mut capture) = (Vec::new(), None);
     let (name, secret, device) = loop {
@@ -290,10 +292,10 @@ fn serve(channel: &ControlChannel, options: Vec<OsString>) -> Result<(), Failure
     let spec = ContainerSpec {
         name: name.clone(),
         tap,
-        config: config.container,
-        budget: BudgetRef::Own(config.budget),
+        config: config.settings.container,
+        budget: BudgetRef::Own(config.settings.budget),
         publish,
-        outbound_addr: config.outbound_addr,
+        outbound_addr: config.settings.outbound_addr,
     };
     daemon.add_container(spec).map_err(|e| set_up_failure(&e))?;
     answer(channel, &Answer::Started)?;

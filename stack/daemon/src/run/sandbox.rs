@@ -165,7 +165,7 @@ fn set_up(
     open_to_all();
     let container = attach::current_netns()?;
     unshare(CloneFlags::CLONE_NEWNET).step("new scratch network namespace")?;
-    let tap = attach::tap_into_from_here(container.as_fd(), &spec.guest)?;
+    let tap = attach::tap_into_from_here(container.as_fd(), attach::DEVICE_NAME, &spec.guest)?;
     Ok((tap, inner.map(|inner| inner.users)))
 }
 

@@ -14,7 +14,7 @@ use skbudget_stack::{ChunkPool, Container, Ctx, NotAccepted, Tap, Throttle, Unde
 use super::log_limit::LogLimit;
 use crate::host::HostSockets;
 use crate::listener::Backlog;
-use crate::types::Ports;
+use crate::types::{DaemonError, Ports};
 use crate::{sys, token};
 
 /// Connections accepted in one turn, over all published ports of a container.
@@ -56,8 +56,12 @@ pub(super) struct ContainerSlot {
 /// One published port.
 #[derive(Debug)]
 struct Listener {
+    /// Identifies it in the tokens of its events.
+    id: u32,
     socket: TcpListener,
     guest_port: u16,
+    /// Charge of its backlog, bytes (H6).
+    charged: u64,
     /// Connections may be queued: edge-triggered, as `device_ready`.
     ready: bool,
     /// Accepts are paused until this time.
@@ -113,19 +117,43 @@ impl ContainerSlot {
         let fd = self.tap.as_fd().as_raw_fd();
         let interest = Interest::READABLE | Interest::WRITABLE;
         registry.register(&mut SourceFd(&fd), token::device(slot), interest)?;
-        for (index, (listener, guest_port)) in listeners.into_iter().enumerate() {
-            listener.set_nonblocking(true)?;
-            backlog.listen(&listener)?;
-            let token = token::listener(slot, index as u32);
-            let fd = listener.as_raw_fd();
-            registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
-            self.listeners.push(Listener {
-                socket: listener,
-                guest_port,
-                ready: false,
-                paused_until: None,
-                accepted: None,
-            });
+        self.listen(registry, slot, listeners, backlog)
+    }
+
+    /// Listens on more published ports. After an error on none of them.
+    pub(super) fn listen(
+        &mut self,
+        registry: &Registry,
+        slot: u16,
+        listeners: Ports<TcpListener>,
+        backlog: Backlog,
+    ) -> io::Result<()> {
+        let before = self.listeners.len();
+        for (listener, guest_port) in listeners {
+            let open = || {
+                listener.set_nonblocking(true)?;
+                backlog.listen(&listener)?;
+                let id = self.free_listener_id();
+                let fd = listener.as_raw_fd();
+                let token = token::listener(slot, id);
+                registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
+                Ok(id)
+            };
+            match open() {
+                Ok(id) => self.listeners.push(Listener {
+                    id,
+                    socket: listener,
+                    guest_port,
+                    charged: backlog.bytes(),
+                    ready: false,
+                    paused_until: None,
+                    accepted: None,
+                }),
+                Err(e) => {
+                    self.listeners.truncate(before);
+                    return Err(e);
+                }
+            }
         }
         Ok(())
     }
@@ -148,6 +176,31 @@ impl ContainerSlot {
         Ok(true)
     }
 
+    /// The smallest number that no listener has.
+    fn free_listener_id(&self) -> u32 {
+        let is_free = |id: &u32| self.listeners.iter().all(|listener| listener.id != *id);
+        (0..).find(is_free).unwrap_or_default()
+    }
+
+    /// Number of published ports.
+    pub(super) fn ports(&self) -> usize {
+        self.listeners.len()
+    }
+
+    /// Closes published ports, by their addresses on the host, all or none. Returns the charge of their backlogs.
+    pub(super) fn close_ports(&mut self, ports: &[SocketAddr]) -> Result<u64, DaemonError> {
+        let is_at = |listener: &Listener, addr: &SocketAddr| {
+            listener.socket.local_addr().is_ok_and(|own| own == *addr)
+        };
+        let is_open = |addr: &&SocketAddr| self.listeners.iter().any(|own| is_at(own, addr));
+        if let Some(addr) = ports.iter().find(|addr| !is_open(addr)) {
+            return Err(DaemonError::NoSuchPort(*addr));
+        }
+        // Closing a listener ends its registration, and resets the connections in its backlog.
+        let closing = |own: &mut Listener| ports.iter().any(|addr| is_at(own, addr));
+        Ok(self.listeners.extract_if(.., closing).map(|listener| listener.charged).sum())
+    }
+
     /// Stops watching the device. Its descriptor may stay open after another container has taken this index.
     pub(super) fn unregister(&self, registry: &Registry) {
         let fd = self.tap.as_fd().as_raw_fd();
@@ -164,8 +217,8 @@ impl ContainerSlot {
         self.device_ready = true;
     }
 
-    pub(super) fn on_listener_event(&mut self, index: u32) {
-        if let Some(listener) = self.listeners.get_mut(index as usize) {
+    pub(super) fn on_listener_event(&mut self, id: u32) {
+        if let Some(listener) = self.listeners.iter_mut().find(|listener| listener.id == id) {
             listener.ready = true;
         }
     }

@@ -1,11 +1,11 @@
 //! Commands from other threads.
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread;
 
-use skbudget_controller::{Budget, BudgetConfig, Counter, Instant, Limits};
+use skbudget_controller::{Budget, BudgetConfig, Counter, Instant, Level, Limits};
 use skbudget_stack::{Container, FlowInfo, Tap, Undelivered};
 
 use super::log_limit::LogLimit;
@@ -13,7 +13,7 @@ use super::{BudgetSlot, ContainerSlot, LOG_EVERY, TurnCtx, Worker};
 use crate::host::HostSockets;
 use crate::listener::Backlog;
 use crate::stats::{self, Categories, ContainerReport, Meter};
-use crate::types::{BudgetId, BudgetRef, ContainerSpec, DaemonError, Ended, Publish};
+use crate::types::{BudgetId, BudgetRef, ContainerSpec, DaemonError, Ended, Ports, Publish};
 
 /// Commands executed in one turn: many callers must not delay the containers.
 const COMMANDS_PER_TURN: usize = 16;
@@ -31,6 +31,19 @@ pub(crate) enum Command {
     Remove { name: String, reply: Sender<Result<(), DaemonError>> },
     /// Changes the limits of the container's budget.
     SetLimits { name: String, limits: Limits, reply: Sender<Result<(), DaemonError>> },
+    /// Changes limits and guarantee of the container's budget.
+    SetBudget {
+        name: String,
+        limits: Limits,
+        min_bytes: u64,
+        reply: Sender<Result<(), DaemonError>>,
+    },
+    /// Moves the container's budget below another level.
+    SetParent { name: String, level: Option<Arc<Level>>, reply: Sender<Result<(), DaemonError>> },
+    /// Publishes more ports of the container.
+    Publish { name: String, listeners: Ports<TcpListener>, reply: Sender<Result<(), DaemonError>> },
+    /// Closes published ports, by their addresses on the host.
+    Unpublish { name: String, ports: Vec<SocketAddr>, reply: Sender<Result<(), DaemonError>> },
     /// Lists the container's flows.
     Flows { name: String, reply: Sender<Result<Vec<FlowInfo>, DaemonError>> },
     /// Counts the bytes acknowledged to the guest and not yet delivered.
@@ -60,7 +73,7 @@ impl Worker {
             let Ok(command) = self.inbox.try_recv() else { return false };
             match command {
                 Command::AddBudget { name, config, reply } => {
-                    let made = self.add_budget(name, config, false);
+                    let made = self.add_budget(name, config, None, false);
                     let worker = self.index;
                     let _ = reply.send(made.map(|index| BudgetId { worker, index }));
                 }
@@ -82,6 +95,18 @@ impl Worker {
                 }
                 Command::SetLimits { name, limits, reply } => {
                     let _ = reply.send(self.set_limits(&name, limits, now));
+                }
+                Command::SetBudget { name, limits, min_bytes, reply } => {
+                    let _ = reply.send(self.set_budget(&name, limits, min_bytes, now));
+                }
+                Command::SetParent { name, level, reply } => {
+                    let _ = reply.send(self.set_parent(&name, level, now));
+                }
+                Command::Publish { name, listeners, reply } => {
+                    let _ = reply.send(self.publish(&name, listeners, now));
+                }
+                Command::Unpublish { name, ports, reply } => {
+                    let _ = reply.send(self.unpublish(&name, &ports, now));
                 }
                 Command::Flows { name, reply } => {
                     let _ = reply.send(self.flows(&name));
@@ -141,14 +166,15 @@ impl Worker {
         slot.abort(&mut owner.budget, &mut TurnCtx { now, pool, scratch });
     }
 
-    /// Creates a budget below the host level. `own`: it is removed with its container.
+    /// Creates a budget below the level of a group, or of the host. `own`: it is removed with its container.
     fn add_budget(
         &mut self,
         name: String,
         config: BudgetConfig,
+        group: Option<&str>,
         own: bool,
     ) -> Result<usize, DaemonError> {
-        let level = self.host.as_ref().map(|host| Arc::clone(&host.level));
+        let level = self.levels.above(group)?;
         let budget = Budget::new(config, level).map_err(DaemonError::Limits)?;
         let slot = BudgetSlot {
             name,
@@ -167,7 +193,10 @@ impl Worker {
         // Needs a descriptor and may fail: before a budget of its own would be left over.
         let registry = self.poll.registry().try_clone()?;
         let (at, own) = match budget {
-            BudgetRef::Own(config) => (self.add_budget(name.clone(), config, true)?, true),
+            BudgetRef::Own(config) => (self.add_budget(name.clone(), config, None, true)?, true),
+            BudgetRef::InGroup(group, config) => {
+                (self.add_budget(name.clone(), config, Some(&group), true)?, true)
+            }
             BudgetRef::Shared(id) => (id.index, false),
         };
         let owner = self.budgets.get_mut(at).and_then(Option::as_mut);
@@ -272,7 +301,7 @@ impl Worker {
     }
 
     /// The index of the container with that name.
-    fn find(&self, name: &str) -> Result<usize, DaemonError> {
+    pub(super) fn find(&self, name: &str) -> Result<usize, DaemonError> {
         let named =
             |slot: &Option<ContainerSlot>| slot.as_ref().is_some_and(|slot| slot.name == name);
         let at = self.containers.iter().position(named);
@@ -370,7 +399,7 @@ mod tests {
     /// A worker that does not run, its commands, and its waker.
     fn worker() -> (Worker, Sender<Command>, Arc<mio::Waker>) {
         let (commands, inbox) = mpsc::channel();
-        let (worker, waker) = Worker::new(0, None, inbox, EventSink::new(None)).unwrap();
+        let (worker, waker) = Worker::new(0, Arc::default(), inbox, EventSink::new(None)).unwrap();
         (worker, commands, waker)
     }
 

@@ -1,0 +1,181 @@
+//! The commands of the daemon and of its clients.
+#![expect(missing_docs, reason = "clap prints doc comments: a comment here is a help text")]
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{ContainerArgs, PublishArg, parse_name, parse_publish};
+use crate::units::parse_size;
+
+/// Most worker threads: more than any machine that this runs on has cores for.
+const WORKERS_MAX: i64 = 1024;
+
+const SERVE_HELP: &str = "\
+The daemon must run as root. It serves the containers of the config and those that clients attach until SIGTERM or \
+SIGINT; then it accepts no more requests, delivers what containers have sent already for at most `drain` seconds of \
+[daemon] (default 5), and removes the devices. A container whose network namespace ends is removed by itself, and its \
+name is free again.
+
+The socket accepts root and the user that started the daemon. A second daemon on the same socket is refused; the socket \
+of a daemon that was killed is taken over.
+
+Exit code: 0 after a signal, 1 failure, 2 the command line or the config is wrong.";
+
+#[derive(Debug, Args)]
+#[command(after_help = SERVE_HELP)]
+pub struct ServeArgs {
+    /// Configuration (TOML): limits of the host, groups, templates, containers
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Check the config, print what is wrong with it, and exit
+    #[arg(long, requires = "config")]
+    pub check: bool,
+
+    /// Control socket [default: /run/skbudget/skbudget.sock, or SKBUDGET_SOCKET]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// Worker threads [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=WORKERS_MAX))]
+    pub workers: Option<u32>,
+
+    /// Log more to stderr: -v adds info, -vv everything
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// How a client reaches the daemon.
+#[derive(Debug, Args)]
+pub struct ClientArgs {
+    /// Control socket of the daemon [default: /run/skbudget/skbudget.sock, or SKBUDGET_SOCKET]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+const ATTACH_HELP: &str = "\
+The container gets a device with the addresses 10.0.2.100 and fd00::100 and a default route through it, so its \
+namespace must have neither a default route nor a device of that name. It is served until it is detached or its \
+namespace ends. --min and --weight act below a limit of the host or of a group ([host] and [[group]] of the daemon's \
+config).
+
+Exit code: 0, 1 the daemon refused or is not there, 2 the command line or a limit is wrong.";
+
+#[derive(Debug, Args)]
+#[command(after_help = ATTACH_HELP)]
+pub struct AttachArgs {
+    /// Name of the container
+    #[arg(value_name = "NAME", value_parser = parse_name)]
+    pub name: String,
+
+    /// A process in the container
+    #[arg(long, value_name = "PID", required_unless_present = "netns", conflicts_with = "netns",
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    pub pid: Option<u32>,
+
+    /// The container's network namespace, such as /run/netns/NAME
+    #[arg(long, value_name = "PATH")]
+    pub netns: Option<PathBuf>,
+
+    /// Group of the daemon's config that the container is charged to, too
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
+
+    /// Name of the device in the container [default: eth0]
+    #[arg(long, value_name = "NAME")]
+    pub ifname: Option<String>,
+
+    /// Guarantee within the limits of the host and the group
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub min: Option<u64>,
+
+    /// Weight among its siblings while the host or the group is under pressure [default: 100]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub weight: Option<u32>,
+
+    #[command(flatten)]
+    pub container: ContainerArgs,
+
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct DetachArgs {
+    /// Name of the container
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// Name of a container [default: all]
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+
+    /// Print JSON (skbudget.stats/1)
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Resume after the event of this number
+    #[arg(long, value_name = "ID")]
+    pub after: Option<u64>,
+
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+const SET_HELP: &str = "\
+Keys of a container: hard, soft, low, min (a size, or `default` for the value that follows from the others) and group \
+(a name, or `default` for none). Keys of a group, and of the host as @host: hard, soft, low; soft and low follow from \
+hard if they are not given with it. All of them change, or none. A limit below the current usage is allowed: there is \
+no more memory then until the usage has fallen, and nothing that is buffered is dropped.";
+
+#[derive(Debug, Args)]
+#[command(after_help = SET_HELP)]
+pub struct SetArgs {
+    /// Name of a container, or @ and the name of a group
+    #[arg(value_name = "NAME|@GROUP")]
+    pub name: String,
+
+    /// Limits to change
+    #[arg(value_name = "KEY=VALUE", required = true)]
+    pub values: Vec<String>,
+
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct PublishArgs {
+    /// Name of the container
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// TCP ports; ADDR is 0.0.0.0 by default, an IPv6 address is written in brackets, FIRST-LAST is a range
+    #[arg(value_name = "[ADDR:]HOSTPORT:PORT", required = true, value_parser = parse_publish)]
+    pub ports: Vec<PublishArg>,
+
+    #[command(flatten)]
+    pub client: ClientArgs,
+}

@@ -1,0 +1,341 @@
+//! What the requests do: the containers that the daemon serves, and their changes. Every method works whole or changes
+//! nothing. They block for as long as the kernel needs, so they run beside the threads that serve requests and frames.
+
+mod limits;
+mod ports;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use skbudget_controller::Limits;
+
+use super::config::ServeConfig;
+use super::events::Events;
+use super::target::{self, IFNAME_DEFAULT, Netns};
+use crate::api::{ApiError, AttachRequest, ContainerInfo, ContainerList};
+use crate::attach::{self, AttachError, GuestNet};
+use crate::cli::{Protocol, PublishArg, parse_name};
+use crate::daemon::Daemon;
+use crate::run;
+use crate::settings::{ContainerOptions, ContainerSettings, Invalid};
+use crate::stats::Stats;
+use crate::types::{BudgetRef, ContainerSpec, DaemonError, Publish};
+use crate::units::Size;
+
+/// Most containers of one daemon.
+const CONTAINERS_MAX: usize = 16_384;
+
+/// Interval between two checks of what is undelivered, at the end.
+const DRAIN_STEP: Duration = Duration::from_millis(10);
+
+/// The daemon and its containers.
+#[derive(Debug)]
+pub(super) struct Control {
+    daemon: Daemon,
+    config: ServeConfig,
+    /// The namespace of the daemon itself, which is no container.
+    own: (u64, u64),
+    containers: Mutex<BTreeMap<String, Entry>>,
+    /// What happens, for clients that follow it.
+    pub(super) events: Events,
+}
+
+/// An attached container.
+#[derive(Debug)]
+struct Entry {
+    pid: Option<u32>,
+    path: Option<PathBuf>,
+    /// Its network namespace, which is attached once.
+    netns: (u64, u64),
+    ifname: String,
+    group: Option<String>,
+    settings: ContainerSettings,
+    /// As given, changed by requests since.
+    options: ContainerOptions,
+}
+
+impl Control {
+    pub(super) fn new(daemon: Daemon, config: ServeConfig) -> io::Result<Self> {
+        let own = Netns::own()?.id;
+        Ok(Self { daemon, config, own, containers: Mutex::default(), events: Events::default() })
+    }
+
+    /// Attaches a container: makes its device, then serves it.
+    pub(super) fn attach(&self, request: AttachRequest) -> Result<ContainerInfo, ApiError> {
+        let request = self.config.filled(request);
+        let AttachRequest { name, pid, netns: path, ifname, group, options } = request;
+        let missing =
+            |key: &str| ApiError::invalid("missing_key", format!("{key}: missing")).key(key);
+        // All that depends on the request alone comes first: it needs no lock.
+        let name = name.ok_or_else(|| missing("name"))?;
+        parse_name(&name).map_err(|e| bad_value("name", format!("name: {e}")))?;
+        let ifname = ifname.unwrap_or_else(|| IFNAME_DEFAULT.to_owned());
+        target::check_ifname(&ifname)?;
+        self.check_group(group.as_deref())?;
+        let scope = self.config.scope(group.as_deref());
+        let settings =
+            ContainerSettings::new(&options, scope, secret()?).map_err(|e| refused(&e))?;
+        let netns = match (pid, &path) {
+            (Some(_), Some(_)) => {
+                let message = "pid and netns: only one of them is allowed";
+                return Err(bad_value("netns", message.to_owned()));
+            }
+            (None, None) => return Err(missing("netns")),
+            (Some(pid), None) => Netns::of_process(pid)?,
+            (None, Some(path)) => Netns::at(path)?,
+        };
+        // Held until the container runs: two requests cannot both take a name, a namespace or a port.
+        let mut containers = self.containers();
+        self.check_free(&mut containers, &name, &netns)?;
+        // Before the device: a port in use is the more likely failure, and has nothing to undo.
+        let publish = bind_all(&settings.publish)?;
+        let mut guest = GuestNet::from(&settings.container);
+        guest.ipv6.iter_mut().for_each(|net| net.required = settings.needs_ipv6);
+        let tap = attach::named_tap_into(netns.as_fd(), &ifname, &guest)
+            .map_err(|e| not_attached(&ifname, &e))?;
+        let spec = ContainerSpec {
+            name: name.clone(),
+            tap,
+            config: settings.container.clone(),
+            budget: match &group {
+                Some(group) => BudgetRef::InGroup(group.clone(), settings.budget),
+                None => BudgetRef::Own(settings.budget),
+            },
+            publish,
+            outbound_addr: settings.outbound_addr,
+        };
+        self.daemon.add_container(spec).map_err(|e| failed(&e))?;
+        let entry = Entry { pid, path, netns: netns.id, ifname, group, settings, options };
+        let info = entry.info(&name);
+        log::info!("container {name}: attached");
+        self.events.add("attached", json!({ "container": name }));
+        containers.insert(name, entry);
+        Ok(info)
+    }
+
+    /// Refuses a group that does not exist.
+    fn check_group(&self, group: Option<&str>) -> Result<(), ApiError> {
+        match group.filter(|group| !self.config.has_group(group)) {
+            Some(group) => {
+                let message = self.config.no_group(group);
+                Err(ApiError::invalid("no_such_group", message).key("group"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a name or a namespace in use.
+    fn check_free(
+        &self,
+        containers: &mut BTreeMap<String, Entry>,
+        name: &str,
+        netns: &Netns,
+    ) -> Result<(), ApiError> {
+        if netns.id == self.own {
+            let message = "the network namespace is that of the daemon: a container has its own";
+            return Err(ApiError::invalid("not_a_container", message).key("netns"));
+        }
+        let same = |(other, entry): (&String, &Entry)| {
+            (*other == name || entry.netns == netns.id).then(|| other.clone())
+        };
+        // At most two: one of that name, one of that namespace.
+        while let Some(other) = containers.iter().find_map(same) {
+            // A container may have ended, and the event of that may not have arrived yet.
+            if !self.daemon.has(&other).map_err(|e| failed(&e))? {
+                containers.remove(&other);
+            } else if other == name {
+                let message = format!("name {name:?} is in use");
+                return Err(ApiError::conflict("name_in_use", message).key("name"));
+            } else {
+                let message = format!("the network namespace is attached as container {other:?}");
+                return Err(ApiError::conflict("netns_in_use", message).key("netns"));
+            }
+        }
+        if containers.len() >= CONTAINERS_MAX {
+            let message = format!(
+                "{CONTAINERS_MAX} containers are attached, the most that one daemon serves"
+            );
+            return Err(ApiError::new(429, "too_many_containers", message));
+        }
+        Ok(())
+    }
+
+    /// Removes a container. Returns when its device is gone.
+    pub(super) fn detach(&self, name: &str) -> Result<(), ApiError> {
+        self.daemon.remove(name).map_err(|e| failed(&e))?;
+        // The name may belong to another container by now.
+        self.ended(name);
+        log::info!("container {name}: detached");
+        self.events.add("detached", json!({ "container": name }));
+        Ok(())
+    }
+
+    /// A container has ended: its entry is removed, unless another container has taken the name since.
+    pub(super) fn ended(&self, name: &str) {
+        let mut containers = self.containers();
+        if !self.daemon.has(name).unwrap_or(false) {
+            containers.remove(name);
+        }
+    }
+
+    /// Removes the entries of all containers that have ended: events may have been lost.
+    pub(super) fn forget_ended(&self) {
+        let names: Vec<String> = self.containers().keys().cloned().collect();
+        names.iter().for_each(|name| self.ended(name));
+    }
+
+    /// Every container as it was attached and changed since.
+    pub(super) fn list(&self) -> ContainerList {
+        let containers = self.containers();
+        ContainerList { containers: containers.iter().map(|(name, e)| e.info(name)).collect() }
+    }
+
+    /// One container of [`Self::list`].
+    pub(super) fn one(&self, name: &str) -> Result<ContainerInfo, ApiError> {
+        let containers = self.containers();
+        containers.get(name).map(|entry| entry.info(name)).ok_or_else(|| no_such_container(name))
+    }
+
+    /// The state of everything, or of one container.
+    pub(super) fn stats(&self, name: Option<&str>) -> Result<Stats, ApiError> {
+        let mut stats = self.daemon.stats(false).map_err(|e| failed(&e))?;
+        if let Some(name) = name {
+            stats.containers.retain(|container| container.name == name);
+            if stats.containers.is_empty() {
+                return Err(no_such_container(name));
+            }
+        }
+        Ok(stats)
+    }
+
+    /// Waits until what the containers sent is delivered, at most for the time of the config. `interrupted` ends the
+    /// wait. Returns the bytes that are not delivered then.
+    pub(super) fn drain(&self, mut interrupted: impl FnMut() -> bool) -> u64 {
+        let until = Instant::now() + self.config.drain;
+        let names: Vec<String> = self.containers().keys().cloned().collect();
+        loop {
+            // A container that has ended meanwhile has nothing left to deliver.
+            let bytes = |name: &String| self.daemon.undelivered(name).map_or(0, |u| u.bytes);
+            let undelivered: u64 = names.iter().map(bytes).sum();
+            if undelivered == 0 || Instant::now() >= until || interrupted() {
+                return undelivered;
+            }
+            std::thread::sleep(DRAIN_STEP);
+        }
+    }
+
+    /// Ends every container and the workers.
+    pub(super) fn shutdown(&self) -> Result<(), DaemonError> {
+        self.daemon.stop()
+    }
+
+    fn containers(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.containers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn info(&self, name: &str) -> ContainerInfo {
+        let Self { pid, path, ifname, group, settings, .. } = self;
+        let limits = settings.budget.limits;
+        ContainerInfo {
+            name: name.to_owned(),
+            pid: *pid,
+            netns: path.clone(),
+            ifname: ifname.clone(),
+            ip: settings.container.guest_ip,
+            ipv6: settings.container.ipv6.map(|net| net.guest),
+            group: group.clone(),
+            hard_bytes: (limits != Limits::NONE).then(|| limits.hard_bytes()),
+            publish: settings.publish.clone(),
+        }
+    }
+}
+
+/// Key of the hashes of one container.
+fn secret() -> Result<[u64; 2], ApiError> {
+    run::secret().map_err(|e| ApiError::new(500, "internal", e.message))
+}
+
+/// Binds ports of the host.
+fn bind_all(ports: &[PublishArg]) -> Result<Vec<Publish>, ApiError> {
+    ports.iter().map(bind).collect()
+}
+
+/// Binds one port. A port in use is named.
+fn bind(port: &PublishArg) -> Result<Publish, ApiError> {
+    let bind = match port.protocol {
+        Protocol::Tcp => Publish::bind,
+        Protocol::Udp => Publish::bind_udp,
+    };
+    bind(port.host, port.guest_port).map_err(|e| {
+        let message = format!("publish {}: {e}", port.host);
+        let code = if e.kind() == io::ErrorKind::AddrInUse { "port_in_use" } else { "cannot_bind" };
+        ApiError::conflict(code, message).key("publish")
+    })
+}
+
+/// A value that is refused, whatever the state is.
+fn bad_value(key: &str, message: String) -> ApiError {
+    ApiError::invalid("bad_value", message).key(key)
+}
+
+/// There is none, or it has ended.
+fn no_such_container(name: &str) -> ApiError {
+    ApiError::new(404, "no_such_container", format!("no container is named {name:?}"))
+}
+
+/// An option with a value that is refused.
+fn refused(invalid: &Invalid) -> ApiError {
+    bad_value(&invalid.key(), invalid.message())
+}
+
+/// The device could not be made. Nothing of it remains.
+fn not_attached(ifname: &str, error: &AttachError) -> ApiError {
+    let errno = error.source.raw_os_error();
+    match (error.step, errno) {
+        (attach::MOVE, Some(libc::EEXIST)) => {
+            let message =
+                format!("ifname {ifname}: the network namespace has a device of that name");
+            ApiError::conflict("ifname_in_use", message).key("ifname")
+        }
+        (attach::DEFAULT_ROUTE, Some(libc::EEXIST)) => {
+            let message = "the network namespace has a default route: it is connected already";
+            ApiError::conflict("has_default_route", message).key("netns")
+        }
+        _ => ApiError::new(500, "cannot_attach", error.to_string()),
+    }
+}
+
+/// The daemon refused a request.
+fn failed(error: &DaemonError) -> ApiError {
+    let message = error.to_string();
+    match error {
+        DaemonError::NoSuchContainer(name) => no_such_container(name),
+        DaemonError::NameInUse(_) => ApiError::conflict("name_in_use", message).key("name"),
+        DaemonError::Limits(_) => ApiError::conflict("limits", message),
+        DaemonError::NoRoom { dev_bytes } => {
+            let message = format!(
+                "no room for the device queue of {}: the host's limit is used up",
+                Size(*dev_bytes)
+            );
+            ApiError::conflict("no_room", message).key("hard")
+        }
+        DaemonError::NoRoomForPorts { .. } | DaemonError::UdpPort { .. } => {
+            ApiError::conflict("no_room", message).key("publish")
+        }
+        DaemonError::NoRoomInGroup => ApiError::conflict("no_room", message).key("group"),
+        DaemonError::GuaranteesAboveHard { .. } => {
+            ApiError::conflict("limits", message).key("hard")
+        }
+        DaemonError::NoSuchGroup(_) => ApiError::new(404, "no_such_group", message).key("group"),
+        DaemonError::NoSuchPort(_) => ApiError::new(404, "no_such_port", message).key("publish"),
+        DaemonError::NoSuchBudget | DaemonError::Io(_) => ApiError::new(500, "internal", message),
+        DaemonError::Stopped => ApiError::new(503, "stopped", message),
+    }
+}

@@ -1,0 +1,116 @@
+//! Limits that change while containers run: of a container, of a group, of the host.
+
+use serde_json::json;
+use skbudget_controller::{LevelConfig, Limits};
+
+use super::{Control, Entry, bad_value, failed, no_such_container, refused};
+use crate::api::{ApiError, ContainerInfo, LevelRequest, LimitsRequest};
+use crate::cli::Isolation;
+use crate::serve::config::HOST;
+use crate::settings::{ContainerOptions, HARD_DEFAULT, Invalid, Scope, holds_one_flow, ordered};
+use crate::stats::GroupReport;
+use crate::units::Bytes;
+
+impl Control {
+    /// Changes limits and group of a container, all or none.
+    pub(in crate::serve) fn set(
+        &self,
+        name: &str,
+        request: LimitsRequest,
+    ) -> Result<ContainerInfo, ApiError> {
+        let mut containers = self.containers();
+        let entry = containers.get_mut(name).ok_or_else(|| no_such_container(name))?;
+        let LimitsRequest { hard, soft, low, min, group } = request;
+        let group = group.unwrap_or_else(|| entry.group.clone());
+        self.check_group(group.as_deref())?;
+        // What is not given keeps its value, or follows from the others as it did at attach.
+        let options = ContainerOptions {
+            hard: hard.unwrap_or(entry.options.hard),
+            soft: soft.unwrap_or(entry.options.soft),
+            low: low.unwrap_or(entry.options.low),
+            min: min.unwrap_or(entry.options.min),
+            ..entry.options.clone()
+        };
+        let moves = group != entry.group;
+        // Each of the two can be refused for want of room, and the other one then not be undone.
+        if moves && options.min != entry.options.min {
+            let message = "min and group: change them in two requests";
+            return Err(bad_value("min", message.to_owned()));
+        }
+        let limited = self.config.scope(group.as_deref()) == Scope::Daemon { limited: true };
+        if options.min.is_some() && !limited {
+            let message = "min acts only below a limit of the host or of a group";
+            return Err(ApiError::conflict("no_limit_above", message).key("min"));
+        }
+        // Before anything changes.
+        let limits = entry.limits(&options).map_err(|e| refused(&e))?;
+        let min_bytes = options.min.map_or(0, |Bytes(min)| min);
+        self.daemon.set_budget(name, limits, min_bytes).map_err(|e| failed(&e))?;
+        if moves && let Err(e) = self.daemon.set_group(name, group.as_deref()) {
+            let before = entry.settings.budget;
+            // The guarantee is the same, so this cannot be refused.
+            let _ = self.daemon.set_budget(name, before.limits, before.min_bytes);
+            return Err(failed(&e));
+        }
+        (entry.settings.budget.limits, entry.settings.budget.min_bytes) = (limits, min_bytes);
+        (entry.options, entry.group) = (options, group);
+        self.events.add("limits_changed", json!({ "container": name }));
+        Ok(entry.info(name))
+    }
+
+    /// Every group with its meter.
+    pub(in crate::serve) fn groups(&self) -> Vec<GroupReport> {
+        self.daemon.groups()
+    }
+
+    /// Changes the limits of a group, or of the host. Those that are not given follow from `hard`.
+    pub(in crate::serve) fn set_level(
+        &self,
+        name: &str,
+        request: LevelRequest,
+    ) -> Result<Option<GroupReport>, ApiError> {
+        let group = (name != HOST).then_some(name);
+        let exists = match group {
+            Some(group) => self.config.has_group(group),
+            None => self.config.host.is_some(),
+        };
+        if !exists {
+            let message = match group {
+                Some(group) => self.config.no_group(group),
+                None => "the host has no limit: set hard in [host] of the config".to_owned(),
+            };
+            return Err(ApiError::new(404, "no_such_group", message));
+        }
+        let hard = request.hard.ok_or_else(|| {
+            let message = "hard: missing: soft and low follow from it";
+            ApiError::invalid("missing_key", message).key("hard")
+        })?;
+        let bytes = |size: Option<Bytes>| size.map(|Bytes(bytes)| bytes);
+        let limits = ordered(hard.0, bytes(request.soft), bytes(request.low));
+        let Limits { low, soft, hard } = limits.map_err(|e| refused(&e))?;
+        self.daemon.set_level(group, LevelConfig { low, soft, hard }).map_err(|e| failed(&e))?;
+        self.events.add("limits_changed", json!({ "group": name }));
+        Ok(self.daemon.groups().into_iter().find(|report| Some(report.name.as_str()) == group))
+    }
+}
+
+impl Entry {
+    /// The limits that follow from the options for this container, which runs.
+    fn limits(&self, options: &ContainerOptions) -> Result<Limits, Invalid> {
+        let given = options.hard.or(options.soft).or(options.low);
+        if options.isolation == Some(Isolation::Off) {
+            return match given {
+                Some(_) => {
+                    Err(Invalid::new("hard", ": the container has no limits (isolation off)"))
+                }
+                None => Ok(Limits::NONE),
+            };
+        }
+        let bytes = |size: Option<Bytes>| size.map(|Bytes(bytes)| bytes);
+        let hard = bytes(options.hard).unwrap_or(HARD_DEFAULT);
+        // The device queue keeps its length, and its charge, as long as the device exists.
+        let config = &self.settings.container;
+        holds_one_flow(hard, config.dev_queue_bytes + config.list_and_flow_bytes())?;
+        ordered(hard, bytes(options.soft), bytes(options.low))
+    }
+}

@@ -1,0 +1,66 @@
+//! Ports that are published and closed while their container runs.
+
+use std::net::SocketAddr;
+
+use serde_json::json;
+
+use super::{Control, bind_all, failed, no_such_container};
+use crate::api::{ApiError, ContainerInfo};
+use crate::cli::{Protocol, PublishArg};
+
+/// Most published ports of one container.
+const PORTS_MAX: usize = 4096;
+
+impl Control {
+    /// Publishes more ports of a container, all or none.
+    pub(in crate::serve) fn publish(
+        &self,
+        name: &str,
+        ports: &[PublishArg],
+    ) -> Result<ContainerInfo, ApiError> {
+        let ports = each_tcp(ports)?;
+        let mut containers = self.containers();
+        let entry = containers.get_mut(name).ok_or_else(|| no_such_container(name))?;
+        if entry.settings.publish.len() + ports.len() > PORTS_MAX {
+            let message = format!("publish: at most {PORTS_MAX} ports of a container are allowed");
+            return Err(ApiError::new(429, "too_many_ports", message).key("publish"));
+        }
+        // The sockets are closed again if the budget has no room for their backlogs.
+        self.daemon.publish(name, bind_all(&ports)?).map_err(|e| failed(&e))?;
+        entry.settings.publish.extend(ports);
+        self.events.add("ports_changed", json!({ "container": name }));
+        Ok(entry.info(name))
+    }
+
+    /// Closes published ports of a container, all or none. Connections that are open stay open.
+    pub(in crate::serve) fn unpublish(
+        &self,
+        name: &str,
+        ports: &[PublishArg],
+    ) -> Result<ContainerInfo, ApiError> {
+        let ports = each_tcp(ports)?;
+        let mut containers = self.containers();
+        let entry = containers.get_mut(name).ok_or_else(|| no_such_container(name))?;
+        if let Some(port) = ports.iter().find(|port| !entry.settings.publish.contains(port)) {
+            let message = format!("publish {}: not published", String::from(*port));
+            return Err(ApiError::new(404, "no_such_port", message).key("publish"));
+        }
+        let hosts: Vec<SocketAddr> = ports.iter().map(|port| port.host).collect();
+        self.daemon.unpublish(name, hosts).map_err(|e| failed(&e))?;
+        entry.settings.publish.retain(|port| !ports.contains(port));
+        self.events.add("ports_changed", json!({ "container": name }));
+        Ok(entry.info(name))
+    }
+}
+
+/// The ports one by one. UDP ports are published at attach and stay: the stack cannot close one of them yet.
+fn each_tcp(ports: &[PublishArg]) -> Result<Vec<PublishArg>, ApiError> {
+    if let Some(port) = ports.iter().find(|port| port.protocol == Protocol::Udp) {
+        let port = String::from(*port);
+        let message = format!(
+            "publish {port}: UDP ports are published at attach, not while the container runs"
+        );
+        return Err(ApiError::invalid("bad_value", message).key("publish"));
+    }
+    Ok(ports.iter().flat_map(|port| port.each()).collect())
+}

@@ -1,0 +1,26 @@
+//! Writes a command's result to stdout.
+
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+
+use crate::exit::Failure;
+use crate::sys;
+
+/// Prints the text. A reader that closes the pipe early has read enough: that is no failure.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::other(format!("cannot write to stdout: {e}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Columns of the terminal; `None`: stdout is none.
+pub(crate) fn width() -> Option<usize> {
+    let out = io::stdout();
+    let width = if out.is_terminal() { sys::terminal_width(out.as_fd()).ok() } else { None };
+    // A terminal that does not know its size has none.
+    width.map(usize::from).filter(|width| *width > 0)
+}

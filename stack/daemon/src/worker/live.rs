@@ -1,0 +1,97 @@
+//! Changes of a container that runs: its limits, its guarantee and its published ports.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use skbudget_controller::{Instant, Level, Limits};
+
+use super::Worker;
+use crate::listener::Backlog;
+use crate::types::{DaemonError, Ports};
+
+impl Worker {
+    /// Changes limits and guarantee of the container's budget: both or neither.
+    pub(super) fn set_budget(
+        &mut self,
+        name: &str,
+        limits: Limits,
+        min_bytes: u64,
+        now: Instant,
+    ) -> Result<(), DaemonError> {
+        let index = self.find(name)?;
+        let slot = self.containers[index].as_ref();
+        let owner = slot.and_then(|slot| self.budgets[slot.budget].as_mut());
+        let owner = owner.ok_or(DaemonError::NoSuchBudget)?;
+        // The guarantee is tested against the new limits, and they are undone if it does not fit.
+        let before = owner.budget.limits();
+        owner.budget.set_limits(limits, now);
+        if let Err(e) = owner.budget.set_min(min_bytes, now) {
+            owner.budget.set_limits(before, now);
+            return Err(DaemonError::Limits(e));
+        }
+        // Its turn polls the budget: higher limits may have room for waiters.
+        self.schedule.activate(index);
+        Ok(())
+    }
+
+    /// Moves the container's budget, with its charge, below another level: whole or not at all (B13).
+    pub(super) fn set_parent(
+        &mut self,
+        name: &str,
+        level: Option<Arc<Level>>,
+        now: Instant,
+    ) -> Result<(), DaemonError> {
+        let index = self.find(name)?;
+        let slot = self.containers[index].as_ref();
+        let owner = slot.and_then(|slot| self.budgets[slot.budget].as_mut());
+        let owner = owner.ok_or(DaemonError::NoSuchBudget)?;
+        owner.budget.set_parent(level, now).map_err(|_| DaemonError::NoRoomInGroup)?;
+        self.schedule.activate(index);
+        Ok(())
+    }
+
+    /// Publishes more TCP ports. Their backlogs are sized as if all ports were published together; the backlogs of
+    /// those that are open keep their size.
+    pub(super) fn publish(
+        &mut self,
+        name: &str,
+        listeners: Ports<TcpListener>,
+        now: Instant,
+    ) -> Result<(), DaemonError> {
+        let index = self.find(name)?;
+        let slot = self.containers[index].as_mut();
+        let slot = slot.ok_or_else(|| DaemonError::NoSuchContainer(name.to_owned()))?;
+        let owner = self.budgets[slot.budget].as_mut().ok_or(DaemonError::NoSuchBudget)?;
+        let (ports, member) = (listeners.len(), slot.stack.member());
+        let backlog = Backlog::fit(owner.budget.limits(), slot.ports() + ports);
+        let backlog_bytes = backlog.bytes() * ports as u64;
+        // Before the ports listen: the kernel receives into their backlogs on its own (H6).
+        if owner.budget.charge_listen(member, backlog_bytes, now).is_err() {
+            return Err(DaemonError::NoRoomForPorts { ports, backlog_bytes });
+        }
+        if let Err(e) = slot.listen(self.poll.registry(), index as u16, listeners, backlog) {
+            owner.budget.uncharge_listen(member, backlog_bytes, now);
+            return Err(e.into());
+        }
+        self.schedule.activate(index);
+        Ok(())
+    }
+
+    /// Closes published ports, by their addresses on the host. Their flows stay open.
+    pub(super) fn unpublish(
+        &mut self,
+        name: &str,
+        ports: &[SocketAddr],
+        now: Instant,
+    ) -> Result<(), DaemonError> {
+        let index = self.find(name)?;
+        let slot = self.containers[index].as_mut();
+        let slot = slot.ok_or_else(|| DaemonError::NoSuchContainer(name.to_owned()))?;
+        let owner = self.budgets[slot.budget].as_mut().ok_or(DaemonError::NoSuchBudget)?;
+        let charged = slot.close_ports(ports)?;
+        owner.budget.uncharge_listen(slot.stack.member(), charged, now);
+        // What was released may be room for waiters.
+        self.schedule.activate(index);
+        Ok(())
+    }
+}

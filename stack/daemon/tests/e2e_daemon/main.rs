@@ -1,0 +1,8 @@
+//! `skbudget serve` and the commands that control it: `cargo test -p skbudget --test e2e_daemon -- --ignored`.
+
+mod config;
+mod groups;
+mod lifecycle;
+mod live;
+mod refusals;
+mod support;
