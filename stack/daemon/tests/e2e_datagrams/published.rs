@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::network::{HOST, Path};
-use crate::support::{Running, free_port, skbudget, succeed};
+use crate::support::{Running, free_port, skbudget, succeed, until};
 
 /// Prints the address of each client.
 const SERVER: &str = "
@@ -79,6 +79,10 @@ fn udp_ports_and_ranges_of_them_are_published_over_both_families() {
     for options in
         [&["-p", &range, "-p", &six][..], &["-p", &range, "-p", &six, "--no-host-loopback"]]
     {
+        // The relay of the container before, which was killed, may still have the ports for a moment.
+        for port in port..port + 3 {
+            until(|| UdpSocket::bind(("::", port)).is_ok());
+        }
         let mut command = skbudget(options);
         let running = Running::spawn(command.args(["python3", "-c", DATAGRAMS]));
         assert_eq!(running.line, "ready");
