@@ -269,7 +269,7 @@ impl Container {
         // Timers before admission: they release memory (TIME-WAIT, fragments, idle flows) that admission can use.
         self.run_timers(cx);
         // Before the flows, which take up to half a megabyte each turn: datagrams do not wait for them.
-        self.receive_answers(cx);
+        let more_answers = self.receive_answers(cx);
         let more_datagrams = self.receive_some(cx);
         self.watch_crowd(cx.budget, cx.now);
         let more_syns = self.admit_some(cx);
@@ -288,7 +288,7 @@ impl Container {
         }
         // No flow is taken from the table here, which is what `forget_stale_entries` needs.
         self.forget_stale_entries();
-        more_syns || more_datagrams || self.ready.dirty() > 0
+        more_syns || more_answers || more_datagrams || self.ready.dirty() > 0
     }
 
     fn run_timers(&mut self, cx: &mut Ctx<'_>) {

@@ -32,7 +32,7 @@ pub(crate) const QUESTIONS_MAX: usize = 256;
 /// Longest question, bytes. Common ones have less than 100, with all options a few hundred.
 const QUESTION_LEN_MAX: usize = 4096;
 /// Sockets, at most. Beyond them questions share sockets.
-const SOCKETS_MAX: usize = 16;
+pub(crate) const SOCKETS_MAX: usize = 16;
 /// Name servers that are used, at most: resolv.conf(5) allows three.
 pub(crate) const SERVERS_MAX: usize = 8;
 /// Caps of a socket.
@@ -41,7 +41,7 @@ pub(crate) const CAPS: HostCaps = HostCaps { sndbuf: 4608, rcvbuf: 8192 };
 const SOCKET_BYTES: u64 = CAPS.sndbuf as u64 + CAPS.rcvbuf as u64 + (64 << 10) + 128;
 /// Charge of a question beside its message.
 const QUESTION_BYTES: u64 = 512;
-const _: () = assert!(size_of::<Question>() + 64 <= QUESTION_BYTES as usize);
+const _: () = assert!(size_of::<Question>() + 256 <= QUESTION_BYTES as usize);
 
 /// Time for a server to answer before the next one is queried.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
@@ -63,6 +63,8 @@ pub(crate) struct Question {
     server: usize,
     queried: u8,
     tries: u8,
+    /// End of the time for the answer to its last query.
+    due: Option<Instant>,
 }
 
 /// A socket and the number of questions that use it.
@@ -111,7 +113,8 @@ pub(crate) struct Forwarder {
     sockets: [Option<Socket>; SOCKETS_MAX],
     /// Generation of the next socket at each place.
     generations: [u32; SOCKETS_MAX],
-    /// End of the time for an answer, by slot and generation, earliest first: all times are equally long.
+    /// End of the time for an answer, by slot and generation, earliest first: all times are equally long. At most two
+    /// for each question under way (`start_time`).
     times: VecDeque<(Instant, usize, u32)>,
     /// Source of identifiers.
     keyed: Keyed,
@@ -195,8 +198,8 @@ impl Forwarder {
             self.slots.len() - 1
         });
         let server = self.preferred;
-        let (socket, queried, tries) = (usize::MAX, 0, 0);
-        let question = Question { tuple, guest_id, message, socket, server, queried, tries };
+        let (socket, queried, tries, due) = (usize::MAX, 0, 0, None);
+        let question = Question { tuple, guest_id, message, socket, server, queried, tries, due };
         self.slots[index].question = Some(Box::new(question));
         Ok(index)
     }
@@ -241,13 +244,25 @@ impl Forwarder {
             question.socket = socket?;
             question.queried = 0;
         }
-        let Slot { generation, question } = &mut self.slots[index];
-        let question = question.as_mut()?;
+        self.start_time(index, mem.now + ANSWER_TIME);
+        let question = self.slots[index].question.as_mut()?;
         (question.server, question.tries) = (server, question.tries + 1);
         question.queried |= 1 << server;
-        self.times.push_back((mem.now + ANSWER_TIME, index, *generation));
         let id = self.sockets[question.socket]?.id;
         Some((id, to, &question.message))
+    }
+
+    /// Starts the time for the answer to the next query of a question.
+    fn start_time(&mut self, index: usize, due: Instant) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        let generation = slot.generation;
+        slot.question.iter_mut().for_each(|question| question.due = Some(due));
+        // Entries of answered questions stay until their time: a fast server would leave any number of them.
+        if self.times.len() >= 2 * self.len() {
+            let slots = &self.slots;
+            self.times.retain(|entry| is_current(slots, entry));
+        }
+        self.times.push_back((due, index, generation));
     }
 
     /// Uses a new socket, or one of the others if there are enough or no room for more.
@@ -363,15 +378,16 @@ impl Forwarder {
 
     /// A question whose server did not answer in time.
     pub(crate) fn overdue(&mut self, now: Instant) -> Option<usize> {
-        while let Some(&(at, index, generation)) = self.times.front() {
+        while let Some(&entry) = self.times.front() {
+            let (at, index, _) = entry;
             if at > now {
                 return None;
             }
             self.times.pop_front();
-            let slot = self.slots.get(index)?;
-            // A question that was moved to another server after a refusal has a later entry, and this one is early.
-            let live = slot.generation == generation && slot.question.is_some();
-            if live && !self.times.iter().any(|(_, i, g)| (*i, *g) == (index, generation)) {
+            if is_current(&self.slots, &entry) {
+                // Once: a question may have two entries with one time.
+                let question = self.slots.get_mut(index)?.question.as_mut()?;
+                question.due = None;
                 return Some(index);
             }
         }
@@ -422,12 +438,25 @@ impl Forwarder {
         }
     }
 
+    /// True if a socket has the ready mark.
+    pub(crate) fn has_ready(&self) -> bool {
+        self.sockets.iter().flatten().any(|socket| socket.ready)
+    }
+
     /// Takes the ready mark of one socket.
     pub(crate) fn pop_ready(&mut self) -> Option<DatagramId> {
         let ready = self.sockets.iter_mut().flatten().find(|socket| socket.ready)?;
         ready.ready = false;
         Some(ready.id)
     }
+}
+
+/// True if an entry of the times is that of a question's last query: the question is under way, and was not moved to
+/// another server meanwhile.
+fn is_current(slots: &[Slot], (at, index, generation): &(Instant, usize, u32)) -> bool {
+    let slot = slots.get(*index).filter(|slot| slot.generation == *generation);
+    let question = slot.and_then(|slot| slot.question.as_ref());
+    question.is_some_and(|question| question.due == Some(*at))
 }
 
 impl Question {

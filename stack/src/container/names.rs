@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{Container, Ctx};
 use crate::counters::Stat;
-use crate::dns::{CAPS, Change, Forwarder, PORT, Refused, failure};
+use crate::dns::{CAPS, Change, Forwarder, PORT, Refused, SOCKETS_MAX, failure};
 use crate::io::datagram::{
     DatagramId, DatagramKind, DatagramSocket, IpFields, SendDatagram, SendStop,
 };
@@ -121,13 +121,15 @@ impl Container {
         self.egress.datagram(cx.device, &tuple, FIELDS, &message);
     }
 
-    /// Passes answers of ready sockets to the guest.
-    pub(super) fn receive_answers(&mut self, cx: &mut Ctx<'_>) {
+    /// Passes answers of ready sockets to the guest, a batch for each. Returns true when more may be there.
+    pub(super) fn receive_answers(&mut self, cx: &mut Ctx<'_>) -> bool {
         // Most turns, of most containers.
         if self.forwarder.len() == 0 {
-            return;
+            return false;
         }
-        while let Some(id) = self.forwarder.pop_ready() {
+        // Bounded: a server may send faster than the batches are read.
+        for _ in 0..SOCKETS_MAX {
+            let Some(id) = self.forwarder.pop_ready() else { return false };
             let mut refused = Vec::new();
             cx.host.receive_errors(id, &mut |error| refused.push(error.to));
             for to in refused {
@@ -144,6 +146,7 @@ impl Container {
                 self.forwarder.mark_ready(id);
             }
         }
+        self.forwarder.has_ready()
     }
 
     /// Passes one batch. Returns true when the socket may hold more.

@@ -252,3 +252,24 @@ fn whatever_happens_charges_and_sockets_are_those_of_the_questions() {
         bench.assert_empty();
     });
 }
+
+#[test]
+fn the_list_of_times_does_not_grow_with_the_answers_of_a_fast_server() {
+    let mut bench = Bench::new(&["192.0.2.1:53"]);
+    // One question without an answer keeps the lists alive.
+    let silent = bench.accept(1, &question(1, b"silent")).unwrap();
+    bench.query(silent).unwrap();
+    for number in 0..10_000 {
+        let index = bench.accept(5000, &question(number, b"name")).unwrap();
+        bench.query(index).unwrap();
+        bench.end(index);
+        assert!(bench.forwarder.times.len() <= 4, "{}", bench.forwarder.times.len());
+    }
+    // Its time is kept.
+    let due = bench.now + ANSWER_TIME;
+    assert_eq!(bench.forwarder.deadline(), Some(due));
+    assert_eq!(bench.forwarder.overdue(due), Some(silent));
+    assert_eq!(bench.forwarder.overdue(due), None);
+    bench.end(silent);
+    bench.assert_empty();
+}

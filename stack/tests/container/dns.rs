@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use skbudget_sim::packet::Datagram;
-use skbudget_stack::datagram::Undeliverable;
-use skbudget_stack::{DatagramId, HostError};
+use skbudget_stack::datagram::{RECEIVE_BATCH, Undeliverable};
+use skbudget_stack::{Container, DatagramId, HostError};
 
 use crate::peer::{Hello, introduce};
 use crate::rig::{GUEST, GUEST6, Rig, Setup, one};
@@ -268,5 +268,26 @@ fn servers_that_change_are_used_from_the_next_question_on() {
     rig.pass(2001);
     assert_eq!(query(&mut rig, ids[0]).0.to_string(), SECOND);
     rig.pass(11_000);
+    rig.assert_empty();
+}
+
+/// Otherwise a server, or a host that floods the socket, would hold the worker within one turn.
+#[test]
+fn a_turn_reads_a_bounded_number_of_answers() {
+    let mut rig = rig(&[FIRST]);
+    send(&mut rig, &[question(5000, 7, "name")]);
+    let id = only(&rig);
+    let (to, sent) = query(&mut rig, id);
+    let flood = 16 * RECEIVE_BATCH;
+    let stranger = SocketAddr::from(([192, 0, 2, 99], 53));
+    let incoming = &mut socket(&mut rig, id).incoming;
+    incoming.extend((0..flood).map(|_| (stranger, FIELDS, vec![0; 12])));
+    // Behind the flood.
+    let good = (to, FIELDS, answer(&sent));
+    incoming.push_back(good);
+    rig.stack.on_datagram_ready(id);
+    assert!(rig.with_cx(Container::turn), "work is left");
+    assert_eq!(socket(&mut rig, id).incoming.len(), 1);
+    assert_eq!(received(rig.turn()).len(), 1, "without another event");
     rig.assert_empty();
 }
