@@ -394,7 +394,10 @@ fn accepted(
     }
     if mapping.is_published() {
         let ip = config.client_address(from.ip());
-        let port = if ip == from.ip() { from.port() } else { mapping.port_of_client(from) };
+        // A client that has the gateway's address itself is behind a port of the gateway as well: otherwise answers to
+        // it would be for the host's loopback.
+        let is_own = ip == from.ip() && config.gateway_of(ip) != Some(ip);
+        let port = if is_own { from.port() } else { mapping.port_of_client(from) };
         return Some(SocketAddr::new(ip, port));
     }
     // The loopback address was sent to as the gateway.

@@ -57,6 +57,20 @@ fn clients_are_answered_from_the_published_socket() {
     assert!(rig.host.datagrams.values().all(|socket| socket.closed));
 }
 
+/// Its answers are for the client, not for the host's loopback.
+#[test]
+fn a_client_with_the_gateways_own_address_is_answered() {
+    for (ipv6, gateway) in [(false, IpAddr::from(GATEWAY)), (true, IpAddr::from(GATEWAY6))] {
+        let mut rig = Rig::new();
+        introduce(&mut rig);
+        let id = publish(&mut rig, ipv6, 53).unwrap();
+        let client = SocketAddr::new(gateway, 4000);
+        assert_eq!(seen(&mut rig, id, client), client);
+        send(&mut rig, &[out(53, client, b"answer")]);
+        assert_eq!(socket(&mut rig, id).sent.pop().unwrap().0, client);
+    }
+}
+
 #[test]
 fn clients_that_the_guest_cannot_answer_appear_as_the_gateway() {
     for host_loopback in [true, false] {
