@@ -1,8 +1,9 @@
 //! resolv.conf(5): the host's name servers, and the file that a container gets.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::Read;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use skbudget_stack::ContainerConfig;
@@ -16,10 +17,14 @@ const LEN_MAX: u64 = 64 << 10;
 const SERVERS_MAX: usize = 8;
 const PORT: u16 = 53;
 
-/// The text of the file; `None` if it cannot be read, is too long, or no text.
+/// The text of the file; `None` if it cannot be read, is no regular file, too long, or no text.
 pub(crate) fn read(path: &Path) -> Option<String> {
     let mut text = String::new();
-    let file = File::open(path).ok()?;
+    // A FIFO without a writer would block the open, and with it the worker.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
     let len = file.take(LEN_MAX + 1).read_to_string(&mut text).ok()?;
     (len as u64 <= LEN_MAX).then_some(text)
 }
@@ -80,6 +85,15 @@ mod tests {
                         nameserver 2001:db8::1\nnameserver fe80::1%lo\nnameserver nonsense\nnameserver 0.0.0.0\n\
                         domain old.example\nsearch a.example b.example\noptions edns0 trust-ad\noptions ndots:2\n\
                         sortlist 192.0.2.0\nnameserver";
+
+    #[test]
+    fn only_a_regular_file_is_read_and_no_other_blocks() {
+        let path = std::env::temp_dir().join(format!("resolv-fifo-{}", std::process::id()));
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert_eq!(read(&path), None);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(read(&std::env::temp_dir()), None, "a folder");
+    }
 
     #[test]
     fn servers_of_every_form() {
