@@ -277,10 +277,7 @@ impl Worker {
 
     fn set_limits(&mut self, name: &str, limits: Limits, now: Instant) -> Result<(), DaemonError> {
         let index = self.find(name)?;
-        let slot = self.containers[index].as_ref();
-        let owner = slot.and_then(|slot| self.budgets[slot.budget].as_mut());
-        let owner = owner.ok_or(DaemonError::NoSuchBudget)?;
-        owner.budget.set_limits(limits, now);
+        self.budget_of(index)?.set_limits(limits, now);
         // After its turn the budget is polled: higher limits may have room for waiters.
         self.schedule.activate(index);
         Ok(())

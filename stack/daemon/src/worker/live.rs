@@ -3,13 +3,20 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use skbudget_controller::{Instant, Level, Limits};
+use skbudget_controller::{Budget, Instant, Level, Limits};
 
 use super::Worker;
 use crate::listener::Backlog;
 use crate::types::{DaemonError, Ports};
 
 impl Worker {
+    /// The budget that a container is charged to.
+    pub(super) fn budget_of(&mut self, index: usize) -> Result<&mut Budget, DaemonError> {
+        let slot = self.containers[index].as_ref();
+        let owner = slot.and_then(|slot| self.budgets[slot.budget].as_mut());
+        Ok(&mut owner.ok_or(DaemonError::NoSuchBudget)?.budget)
+    }
+
     /// Changes limits and guarantee of the container's budget: both or neither.
     pub(super) fn set_budget(
         &mut self,
@@ -19,14 +26,12 @@ impl Worker {
         now: Instant,
     ) -> Result<(), DaemonError> {
         let index = self.find(name)?;
-        let slot = self.containers[index].as_ref();
-        let owner = slot.and_then(|slot| self.budgets[slot.budget].as_mut());
-        let owner = owner.ok_or(DaemonError::NoSuchBudget)?;
+        let budget = self.budget_of(index)?;
         // The guarantee is tested against the new limits, and they are undone if it does not fit.
-        let before = owner.budget.limits();
-        owner.budget.set_limits(limits, now);
-        if let Err(e) = owner.budget.set_min(min_bytes, now) {
-            owner.budget.set_limits(before, now);
+        let before = budget.limits();
+        budget.set_limits(limits, now);
+        if let Err(e) = budget.set_min(min_bytes, now) {
+            budget.set_limits(before, now);
             return Err(DaemonError::Limits(e));
         }
         // Its turn polls the budget: higher limits may have room for waiters.
@@ -42,10 +47,8 @@ impl Worker {
         now: Instant,
     ) -> Result<(), DaemonError> {
         let index = self.find(name)?;
-        let slot = self.containers[index].as_ref();
-        let owner = slot.and_then(|slot| self.budgets[slot.budget].as_mut());
-        let owner = owner.ok_or(DaemonError::NoSuchBudget)?;
-        owner.budget.set_parent(level, now).map_err(|_| DaemonError::NoRoomInGroup)?;
+        let budget = self.budget_of(index)?;
+        budget.set_parent(level, now).map_err(|_| DaemonError::NoRoomInGroup)?;
         self.schedule.activate(index);
         Ok(())
     }
