@@ -19,6 +19,13 @@ pub struct LevelConfig {
     pub hard: u64,
 }
 
+impl From<Limits> for LevelConfig {
+    fn from(limits: Limits) -> Self {
+        let Limits { low, soft, hard } = limits;
+        Self { low, soft, hard }
+    }
+}
+
 /// The state of a level at one moment. Pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LevelStats {

@@ -349,16 +349,30 @@ fn limits(options: &ContainerOptions) -> Result<(Option<u64>, Limits), Invalid> 
         }
         return Ok((None, Limits::NONE));
     }
-    let bytes = |size: Option<Bytes>| size.map(|Bytes(bytes)| bytes);
-    let hard = bytes(options.hard).unwrap_or(HARD_DEFAULT);
-    // Before soft and low are derived: a `hard` of less than a page would make the error name those.
     let (mtu, offload) = (options.mtu.unwrap_or(MTU_DEFAULT), options.offload != Some(OnOff::Off));
-    holds_one_flow(hard, ContainerConfig::least_hard_bytes(mtu, offload))?;
-    Ok((Some(hard), ordered(hard, bytes(options.soft), bytes(options.low))?))
+    let least = ContainerConfig::least_hard_bytes(mtu, offload);
+    let (hard, limits) = limits_of_options(options, least)?;
+    Ok((Some(hard), limits))
+}
+
+/// The hard limit in bytes, at least `least`, and the three thresholds in pages.
+pub(crate) fn limits_of_options(
+    options: &ContainerOptions,
+    least: u64,
+) -> Result<(u64, Limits), Invalid> {
+    let hard = options.hard.unwrap_or(Bytes(HARD_DEFAULT));
+    // Before soft and low are derived: a `hard` of less than a page would make the error name those.
+    holds_one_flow(hard.0, least)?;
+    Ok((hard.0, ordered(hard, options.soft, options.low)?))
 }
 
 /// The three thresholds in pages, in order.
-pub(crate) fn ordered(hard: u64, soft: Option<u64>, low: Option<u64>) -> Result<Limits, Invalid> {
+pub(crate) fn ordered(
+    hard: Bytes,
+    soft: Option<Bytes>,
+    low: Option<Bytes>,
+) -> Result<Limits, Invalid> {
+    let bytes = |size: Option<Bytes>| size.map(|Bytes(bytes)| bytes);
     let disorder = |low: u64, soft: u64, hard: u64| {
         let size = |pages: u64| Size(pages.saturating_mul(PAGE_SIZE));
         // Names the key with the value that breaks the order.
@@ -368,7 +382,7 @@ pub(crate) fn ordered(hard: u64, soft: Option<u64>, low: Option<u64>) -> Result<
             format!(": low {low} < soft {soft} < hard {hard} is needed (whole pages of 4KiB)");
         Invalid::new(key, what)
     };
-    match Limits::from_bytes(hard, soft, low) {
+    match Limits::from_bytes(hard.0, bytes(soft), bytes(low)) {
         // Rounding down to pages can make two thresholds equal.
         Ok(l) if l.low < l.soft && l.soft < l.hard => Ok(l),
         Ok(l) => Err(disorder(l.low, l.soft, l.hard)),
@@ -378,7 +392,7 @@ pub(crate) fn ordered(hard: u64, soft: Option<u64>, low: Option<u64>) -> Result<
 }
 
 /// Refuses a limit below what one flow and the device queue need.
-pub(crate) fn holds_one_flow(hard: u64, least: u64) -> Result<(), Invalid> {
+fn holds_one_flow(hard: u64, least: u64) -> Result<(), Invalid> {
     if hard >= least {
         return Ok(());
     }

@@ -114,7 +114,7 @@ pub(super) fn arm_run(world: &mut World, plan: &Plan, arm: &ArmPlan) -> Result<A
 fn level(host: &BudgetPlan) -> Result<Arc<Level>, Failure> {
     let usage = |e| Failure::Usage(format!("the host's limit: {e}"));
     let limits = limits(host).map_err(usage)?;
-    let config = LevelConfig { low: limits.low, soft: limits.soft, hard: limits.hard };
+    let config = LevelConfig::from(limits);
     Level::new(config, None).map_err(usage)
 }
 

@@ -222,7 +222,7 @@ impl ServeConfig {
     /// Reads and checks `[host]`.
     fn read_host(&mut self, source: &Source<'_>) -> Result<(), Failure> {
         let table: HostTable = source.table("host", &["hard", "soft", "low"])?;
-        let Some(Bytes(hard)) = table.hard else {
+        let Some(hard) = table.hard else {
             return match [("soft", table.soft), ("low", table.low)].iter().find(|k| k.1.is_some()) {
                 Some((key, _)) => {
                     Err(source
@@ -231,10 +231,9 @@ impl ServeConfig {
                 None => Ok(()),
             };
         };
-        let bytes = |size: Option<Bytes>| size.map(|Bytes(bytes)| bytes);
-        let limits = ordered(hard, bytes(table.soft), bytes(table.low))
+        let limits = ordered(hard, table.soft, table.low)
             .map_err(|e| source.wrong(Place::new("host", &e.key()), &e.message()))?;
-        self.host = Some(LevelConfig { low: limits.low, soft: limits.soft, hard: limits.hard });
+        self.host = Some(limits.into());
         Ok(())
     }
 
@@ -265,11 +264,9 @@ impl ServeConfig {
             }
             _ => {}
         }
-        let Bytes(hard) = table.hard.ok_or_else(|| wrong("", "hard: missing"))?;
-        let bytes = |size: Option<Bytes>| size.map(|Bytes(bytes)| bytes);
-        let limits = ordered(hard, bytes(table.soft), bytes(table.low))
-            .map_err(|e| wrong(&e.key(), &e.message()))?;
-        let limits = LevelConfig { low: limits.low, soft: limits.soft, hard: limits.hard };
+        let hard = table.hard.ok_or_else(|| wrong("", "hard: missing"))?;
+        let limits =
+            ordered(hard, table.soft, table.low).map_err(|e| wrong(&e.key(), &e.message()))?.into();
         let weight = table.weight.unwrap_or(WEIGHT_DEFAULT);
         if !(1..=WEIGHT_MAX).contains(&weight) {
             return Err(wrong("weight", &format!("weight {weight} is not in 1..={WEIGHT_MAX}")));

@@ -1,13 +1,13 @@
 //! Limits that change while containers run: of a container, of a group, of the host.
 
 use serde_json::json;
-use skbudget_controller::{LevelConfig, Limits};
+use skbudget_controller::Limits;
 
 use super::{Control, Entry, bad_value, failed, no_such_container, refused};
 use crate::api::{ApiError, ContainerInfo, LevelRequest, LimitsRequest};
 use crate::cli::Isolation;
 use crate::serve::config::HOST;
-use crate::settings::{ContainerOptions, HARD_DEFAULT, Invalid, Scope, holds_one_flow, ordered};
+use crate::settings::{ContainerOptions, Invalid, Scope, limits_of_options, ordered};
 use crate::stats::GroupReport;
 use crate::units::Bytes;
 
@@ -85,10 +85,8 @@ impl Control {
             let message = "hard: missing: soft and low follow from it";
             ApiError::invalid("missing_key", message).key("hard")
         })?;
-        let bytes = |size: Option<Bytes>| size.map(|Bytes(bytes)| bytes);
-        let limits = ordered(hard.0, bytes(request.soft), bytes(request.low));
-        let Limits { low, soft, hard } = limits.map_err(|e| refused(&e))?;
-        self.daemon.set_level(group, LevelConfig { low, soft, hard }).map_err(|e| failed(&e))?;
+        let limits = ordered(hard, request.soft, request.low).map_err(|e| refused(&e))?;
+        self.daemon.set_level(group, limits.into()).map_err(|e| failed(&e))?;
         self.events.add("limits_changed", json!({ "group": name }));
         Ok(self.daemon.groups().into_iter().find(|report| Some(report.name.as_str()) == group))
     }
@@ -106,11 +104,9 @@ impl Entry {
                 None => Ok(Limits::NONE),
             };
         }
-        let bytes = |size: Option<Bytes>| size.map(|Bytes(bytes)| bytes);
-        let hard = bytes(options.hard).unwrap_or(HARD_DEFAULT);
         // The device queue keeps its length, and its charge, as long as the device exists.
         let config = &self.settings.container;
-        holds_one_flow(hard, config.dev_queue_bytes + config.list_and_flow_bytes())?;
-        ordered(hard, bytes(options.soft), bytes(options.low))
+        let least = config.dev_queue_bytes + config.list_and_flow_bytes();
+        limits_of_options(options, least).map(|(_, limits)| limits)
     }
 }
