@@ -115,7 +115,10 @@ fn control_characters_do_not_reach_the_terminal() {
 }
 
 fn start(args: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_loadgen"))
+    // `env` becomes loadgen, so the process is the same. loadgen keeps ignoring a hang-up that its caller ignores, as
+    // under `nohup`, and the caller of these tests may do so.
+    Command::new("env")
+        .args(["--default-signal=HUP", env!("CARGO_BIN_EXE_loadgen")])
         .args(args)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -330,17 +330,17 @@ impl Stream {
             self.open = true;
         }
         if self.open && !self.eof && reading && !event.is_empty() {
-            self.hear(buffer)?;
+            self.receive(buffer)?;
         }
         if self.open && !self.shut && !event.is_empty() && (!quiet || self.eof) {
-            self.say(send)?;
+            self.send(send)?;
         }
         Ok(())
     }
 
-    fn say(&mut self, send: u64) -> std::io::Result<()> {
-        while self.sent < send {
-            let part = bytes_of(&self.sender, self.sent, (send - self.sent).min(64 << 10) as usize);
+    fn send(&mut self, len: u64) -> std::io::Result<()> {
+        while self.sent < len {
+            let part = bytes_of(&self.sender, self.sent, (len - self.sent).min(64 << 10) as usize);
             match self.socket.write(part) {
                 Ok(n) => self.sent += n as u64,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
@@ -351,7 +351,7 @@ impl Stream {
         self.socket.shutdown(Shutdown::Write)
     }
 
-    fn hear(&mut self, buffer: &mut [u8]) -> std::io::Result<()> {
+    fn receive(&mut self, buffer: &mut [u8]) -> std::io::Result<()> {
         match self.socket.read(buffer) {
             Ok(0) => self.eof = true,
             Ok(n) => self.received.take(&buffer[..n]),
