@@ -4,11 +4,13 @@
 //! of the [`Schedule`], as the virtual world does; execute commands. A container that stopped at a bound runs again in
 //! the next turn, which does not wait.
 
+mod add;
 mod container_slot;
 mod control;
 mod ended;
 mod live;
 mod log_limit;
+mod report;
 
 use std::collections::VecDeque;
 use std::io;

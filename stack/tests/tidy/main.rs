@@ -186,10 +186,7 @@ fn memory_is_charged_where_the_head_of_the_stack_lists_it() {
         (".charge_compact(", &["stack/src/flow/syn_backlog.rs", "stack/src/flow/time_wait.rs"]),
         (".charge_udp(", &["stack/src/udp.rs", "stack/src/udp/outbox.rs", "stack/src/dns.rs"]),
         (".charge_frag(", &["stack/src/wire/reassembly.rs"]),
-        (
-            ".charge_listen(",
-            &["stack/daemon/src/worker/control.rs", "stack/daemon/src/worker/live.rs"],
-        ),
+        (".charge_listen(", &["stack/daemon/src/worker/add.rs", "stack/daemon/src/worker/live.rs"]),
     ];
     let head =
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();

@@ -1,19 +1,16 @@
 //! Commands from other threads.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread;
 
-use skbudget_controller::{Budget, BudgetConfig, Counter, Instant, Level, Limits};
-use skbudget_stack::{Container, FlowInfo, Tap, Undelivered};
+use skbudget_controller::{BudgetConfig, Instant, Level, Limits};
+use skbudget_stack::{FlowInfo, Tap, Undelivered};
 
-use super::log_limit::LogLimit;
-use super::{BudgetSlot, ContainerSlot, LOG_EVERY, TurnCtx, Worker};
-use crate::host::HostSockets;
-use crate::listener::Backlog;
-use crate::stats::{self, Categories, ContainerReport, Meter};
-use crate::types::{BudgetId, BudgetRef, ContainerSpec, DaemonError, Ended, Ports, Publish};
+use super::report::Report;
+use super::{ContainerSlot, TurnCtx, Worker};
+use crate::types::{BudgetId, ContainerSpec, DaemonError, Ended, Ports};
 
 /// Commands executed in one turn: many callers must not delay the containers.
 const COMMANDS_PER_TURN: usize = 16;
@@ -54,15 +51,6 @@ pub(crate) enum Command {
     Stats { meminfo: bool, reply: Sender<Report> },
     /// Ends the loop.
     Stop,
-}
-
-/// One worker's part of the stats; `platform_bytes` and `pool_bytes` are charged to no container.
-#[derive(Debug)]
-pub(crate) struct Report {
-    pub(crate) containers: Vec<ContainerReport>,
-    pub(crate) budgets: Vec<Meter>,
-    pub(crate) platform_bytes: u64,
-    pub(crate) pool_bytes: u64,
 }
 
 impl Worker {
@@ -166,115 +154,6 @@ impl Worker {
         slot.abort(&mut owner.budget, &mut TurnCtx { now, pool, scratch });
     }
 
-    /// Creates a budget below the level of a group, or of the host. `own`: it is removed with its container.
-    fn add_budget(
-        &mut self,
-        name: String,
-        config: BudgetConfig,
-        group: Option<&str>,
-        own: bool,
-    ) -> Result<usize, DaemonError> {
-        let level = self.levels.above(group)?;
-        let budget = Budget::new(config, level).map_err(DaemonError::Limits)?;
-        let slot = BudgetSlot {
-            name,
-            budget,
-            members: Vec::new(),
-            own,
-            log_limit: LogLimit::every(LOG_EVERY),
-        };
-        Ok(place(&mut self.budgets, slot))
-    }
-
-    /// Creates a container. After an error it is charged nothing.
-    fn add_container(&mut self, spec: ContainerSpec, now: Instant) -> Result<(), DaemonError> {
-        let ContainerSpec { name, tap, config, budget, publish, outbound_addr } = spec;
-        self.forget_ended(&name);
-        // Needs a descriptor and may fail: before a budget of its own would be left over.
-        let registry = self.poll.registry().try_clone()?;
-        let (at, own) = match budget {
-            BudgetRef::Own(config) => (self.add_budget(name.clone(), config, None, true)?, true),
-            BudgetRef::InGroup(group, config) => {
-                (self.add_budget(name.clone(), config, Some(&group), true)?, true)
-            }
-            BudgetRef::Shared(id) => (id.index, false),
-        };
-        let owner = self.budgets.get_mut(at).and_then(Option::as_mut);
-        let owner = owner.ok_or(DaemonError::NoSuchBudget)?;
-        // Charged first: the device can hold frames from the moment it is watched.
-        let dev_bytes = config.dev_queue_bytes;
-        let Ok(member) = owner.budget.add_member(dev_bytes) else {
-            if own {
-                self.budgets[at] = None;
-            }
-            return Err(DaemonError::NoRoom { dev_bytes });
-        };
-        let (listeners, datagrams) = Publish::split(publish);
-        let ports = listeners.len();
-        let backlog = Backlog::fit(owner.budget.limits(), ports);
-        // Backlogs are charged whole before the ports listen: the kernel receives into them on its own (H6).
-        let backlog_bytes = backlog.bytes() * ports as u64;
-        if ports > 0 && owner.budget.charge_listen(member, backlog_bytes, now).is_err() {
-            owner.budget.remove_member(member, now);
-            if own {
-                self.budgets[at] = None;
-            }
-            return Err(DaemonError::NoRoomForPorts { ports, backlog_bytes });
-        }
-        let members = &mut owner.members;
-        let member_index = usize::from(member.0);
-        members.resize(members.len().max(member_index + 1), None);
-
-        let name_servers = config.name_servers.clone();
-        let stack = Container::new(config, member);
-        let index =
-            self.containers.iter().position(Option::is_none).unwrap_or(self.containers.len());
-        members[member_index] = Some(index);
-        self.captures |= tap.has_capture();
-        // The index in the tokens of its events.
-        let token_index = index as u16;
-        let host = HostSockets::new(registry, token_index, outbound_addr, name_servers);
-        let slot = ContainerSlot::new(name, at, stack, host, tap);
-        place(&mut self.containers, slot);
-        let registered = match &mut self.containers[index] {
-            Some(slot) => slot.register(self.poll.registry(), token_index, listeners, backlog),
-            None => Ok(()),
-        };
-        if let Err(e) = registered {
-            // `remove_container` also undoes the charges above.
-            self.remove_container(index, now);
-            return Err(e.into());
-        }
-        for (socket, guest_port) in datagrams {
-            if let Err(e) = self.publish_datagrams(index, socket, guest_port, now) {
-                self.remove_container(index, now);
-                return Err(e);
-            }
-        }
-        // The device may hold frames that arrived before it was watched.
-        self.schedule.add_container(index);
-        Ok(())
-    }
-
-    /// Charges a published UDP port and gives its socket to the container.
-    fn publish_datagrams(
-        &mut self,
-        index: usize,
-        socket: UdpSocket,
-        guest_port: u16,
-        now: Instant,
-    ) -> Result<(), DaemonError> {
-        let failed = DaemonError::UdpPort { guest_port };
-        let Some(slot) = &mut self.containers[index] else { return Err(failed) };
-        let Some(owner) = &mut self.budgets[slot.budget] else { return Err(failed) };
-        let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
-        let mut turn = TurnCtx { now, pool, scratch };
-        match slot.publish_datagrams(&mut owner.budget, &mut turn, socket, guest_port)? {
-            true => Ok(()),
-            false => Err(failed),
-        }
-    }
-
     fn set_limits(&mut self, name: &str, limits: Limits, now: Instant) -> Result<(), DaemonError> {
         let index = self.find(name)?;
         self.budget_of(index)?.set_limits(limits, now);
@@ -304,60 +183,6 @@ impl Worker {
         let at = self.containers.iter().position(named);
         at.ok_or_else(|| DaemonError::NoSuchContainer(name.to_owned()))
     }
-
-    /// Collects the stats of all containers. `meminfo`: one system call for each host socket.
-    fn report(&mut self, meminfo: bool, now: Instant) -> Report {
-        let mut held = vec![None; self.containers.len()];
-        for (held, slot) in held.iter_mut().zip(&self.containers).filter(|_| meminfo) {
-            let Some(slot) = slot else { continue };
-            let (bytes, above) = slot.host.queued();
-            *held = Some(bytes);
-            // A socket that holds more than its charge breaks the accounting: the counter shows it.
-            if let Some(owner) = &mut self.budgets[slot.budget] {
-                owner.budget.count(slot.stack.member(), Counter::HostMemExcess, above);
-            }
-        }
-        let owners = || self.budgets.iter().flatten();
-        let containers = held.into_iter().enumerate();
-        let report = |(index, held)| self.report_of(index, held, now);
-        Report {
-            containers: containers.filter_map(report).collect(),
-            budgets: owners().map(|owner| owner.budget.meter_stats(now).into()).collect(),
-            platform_bytes: self.scratch.len() as u64,
-            pool_bytes: self.pool.slack_bytes(),
-        }
-    }
-
-    /// The stats of one container. `host_meminfo_bytes`: what the kernel holds in its host sockets, if queried.
-    pub(super) fn report_of(
-        &self,
-        index: usize,
-        host_meminfo_bytes: Option<u64>,
-        now: Instant,
-    ) -> Option<ContainerReport> {
-        let slot = self.containers[index].as_ref()?;
-        let owner = self.budgets[slot.budget].as_ref()?;
-        let member = owner.budget.member_stats(slot.stack.member());
-        let stack = slot.stack.stats();
-        Some(ContainerReport {
-            name: slot.name.clone(),
-            meter: owner.budget.meter_stats(now).into(),
-            budget: owner.name.clone(),
-            flows: stack.flows,
-            flows_total: stack.flows_total,
-            categories: Categories::from(&member),
-            bytes_from_guest: stack.bytes_from_guest,
-            bytes_to_guest: stack.bytes_to_guest,
-            frames_from_guest: stack.frames_from_guest,
-            frames_to_guest: stack.frames_to_guest,
-            host_meminfo_bytes,
-            host_sockets: slot.host.open() as u64,
-            udp_mappings: stack.mappings,
-            cpu_ns: slot.cpu_time.as_nanos() as u64,
-            turns: slot.turns,
-            counters: stats::counters(&member, &stack, slot.tap.counters()),
-        })
-    }
 }
 
 /// Closes a removed container's device on a thread of its own, and replies when the device is gone. The kernel waits in
@@ -373,17 +198,6 @@ fn close_aside(tap: Option<Tap>, reply: Sender<Result<(), DaemonError>>) {
         // The thread could not start: the closure was dropped, and with it the device was closed on this thread.
         let _ = done.send(Ok(()));
     }
-}
-
-/// Stores the value in the first free place. Returns its index.
-fn place<T>(places: &mut Vec<Option<T>>, value: T) -> usize {
-    let free = places.iter().position(Option::is_none).unwrap_or(places.len());
-    if free == places.len() {
-        places.push(Some(value));
-    } else {
-        places[free] = Some(value);
-    }
-    free
 }
 
 #[cfg(test)]
