@@ -4,6 +4,7 @@
 //! device was opened: opened inside, it would keep the container's network alive after the last process. The descriptor
 //! of a moved device reports the end of the container's namespace at once.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -88,7 +89,7 @@ pub(crate) const DEFAULT_ROUTE: &str = "set the default route";
 #[derive(Debug)]
 pub struct AttachError {
     /// What failed.
-    pub step: &'static str,
+    pub step: Cow<'static, str>,
     /// The error of the kernel.
     pub source: io::Error,
 }
@@ -108,7 +109,7 @@ pub(crate) trait Step<T> {
 
 impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
     fn step(self, step: &'static str) -> Result<T, AttachError> {
-        self.map_err(|e| AttachError { step, source: e.into() })
+        self.map_err(|e| AttachError { step: step.into(), source: e.into() })
     }
 }
 

@@ -8,6 +8,7 @@
 mod api;
 pub mod attach;
 pub mod caps;
+mod channel;
 pub mod cli;
 pub mod client;
 pub mod clock;

@@ -16,6 +16,7 @@ mod http;
 mod http_tests;
 mod metrics;
 mod patience;
+mod privileged;
 mod routes;
 mod socket;
 mod target;
@@ -43,6 +44,7 @@ use crate::types::DaemonEvent;
 use config::ServeConfig;
 use control::Control;
 use http::Server;
+use privileged::Privileged;
 use socket::ControlSocket;
 
 /// Events of the workers that wait for the thread that reads them. Beyond it they are counted, and all containers are
@@ -90,7 +92,7 @@ fn run_daemon(args: ServeArgs) -> Result<u8, Failure> {
     let daemon = Daemon::new(daemon).map_err(|e| failed(&e))?;
     // They are attached once; the rest of the config serves later requests.
     let containers = std::mem::take(&mut config.containers);
-    let control = Arc::new(Control::new(daemon, config).map_err(|e| failed(&e))?);
+    let control = Arc::new(Control::new(daemon, config, Privileged::Here));
     let reader = read_events(Arc::clone(&control), happened).map_err(|e| failed(&e))?;
     for request in containers {
         let name = request.name.clone().unwrap_or_default();

@@ -8,7 +8,7 @@ const ALLOWED: &str = "[ADDR:]HOSTPORT[-LAST]:PORT[-LAST][/udp] is allowed, e.g.
                        [::1]:8080:80, 53:53/udp or 8000-8010:9000-9010";
 
 /// Protocol of a published port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Protocol {
     Tcp,
     Udp,

@@ -108,7 +108,8 @@ fn run(
         }
         Err(AttachError { step, source }) => {
             let (errno, message) = (source.raw_os_error(), source.to_string());
-            channel.send(&SandboxReport::Failed { step: step.to_owned(), errno, message }, &[])?;
+            channel
+                .send(&SandboxReport::Failed { step: step.into_owned(), errno, message }, &[])?;
             return Ok(CANNOT_SET_UP);
         }
     };

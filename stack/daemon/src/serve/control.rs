@@ -6,7 +6,6 @@ mod ports;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,10 +15,11 @@ use skbudget_controller::Limits;
 
 use super::config::ServeConfig;
 use super::events::Events;
-use super::target::{self, IFNAME_DEFAULT, Netns};
+use super::privileged::Privileged;
+use super::target::{self, IFNAME_DEFAULT, Netns, NetnsId, Place};
 use crate::api::{ApiError, AttachRequest, ContainerInfo, ContainerList};
 use crate::attach::{self, AttachError, GuestNet};
-use crate::cli::{Protocol, PublishArg, parse_name};
+use crate::cli::{PublishArg, parse_name};
 use crate::daemon::Daemon;
 use crate::run;
 use crate::settings::{ContainerOptions, ContainerSettings, Invalid};
@@ -38,8 +38,8 @@ const DRAIN_STEP: Duration = Duration::from_millis(10);
 pub(super) struct Control {
     daemon: Daemon,
     config: ServeConfig,
-    /// The namespace of the daemon itself, which is no container.
-    own: (u64, u64),
+    /// What needs privileges.
+    privileged: Privileged,
     containers: Mutex<BTreeMap<String, Entry>>,
     /// What happens, for clients that follow it.
     pub(super) events: Events,
@@ -51,7 +51,7 @@ struct Entry {
     pid: Option<u32>,
     path: Option<PathBuf>,
     /// Its network namespace, which is attached once.
-    netns: (u64, u64),
+    netns: NetnsId,
     ifname: String,
     group: Option<String>,
     settings: ContainerSettings,
@@ -60,9 +60,9 @@ struct Entry {
 }
 
 impl Control {
-    pub(super) fn new(daemon: Daemon, config: ServeConfig) -> io::Result<Self> {
-        let own = Netns::own()?.id;
-        Ok(Self { daemon, config, own, containers: Mutex::default(), events: Events::default() })
+    pub(super) fn new(daemon: Daemon, config: ServeConfig, privileged: Privileged) -> Self {
+        let (containers, events) = (Mutex::default(), Events::default());
+        Self { daemon, config, privileged, containers, events }
     }
 
     /// Attaches a container: makes its device, then serves it.
@@ -80,24 +80,25 @@ impl Control {
         let scope = self.config.scope(group.as_deref());
         let settings =
             ContainerSettings::new(&options, scope, secret()?).map_err(|e| refused(&e))?;
-        let netns = match (pid, &path) {
+        let place = match (pid, &path) {
             (Some(_), Some(_)) => {
                 let message = "pid and netns: only one of them is allowed";
                 return Err(bad_value("netns", message.to_owned()));
             }
             (None, None) => return Err(missing("netns")),
-            (Some(pid), None) => Netns::of_process(pid)?,
-            (None, Some(path)) => Netns::at(path)?,
+            (Some(pid), None) => Place::Process(pid),
+            (None, Some(path)) => Place::at(path)?,
         };
+        let netns = self.privileged.open_netns(&place).map_err(|e| place.refused(&e))?;
         // Held until the container runs: two requests cannot both take a name, a namespace or a port.
         let mut containers = self.containers();
         self.check_free(&mut containers, &name, &netns)?;
         // Before the device: a port in use is the more likely failure, and has nothing to undo.
-        let publish = bind_all(&settings.publish)?;
+        let publish = self.bind_all(&settings.publish)?;
         let mut guest = GuestNet::from(&settings.container);
         guest.ipv6.iter_mut().for_each(|net| net.required = settings.needs_ipv6);
-        let tap = attach::named_tap_into(netns.as_fd(), &ifname, &guest)
-            .map_err(|e| not_attached(&ifname, &e))?;
+        let tap = self.privileged.make_device(&netns, &ifname, &guest);
+        let tap = tap.map_err(|e| not_attached(&ifname, &e))?;
         let spec = ContainerSpec {
             name: name.clone(),
             tap,
@@ -136,7 +137,7 @@ impl Control {
         name: &str,
         netns: &Netns,
     ) -> Result<(), ApiError> {
-        if netns.id == self.own {
+        if netns.is_own {
             let message = "the network namespace is that of the daemon: a container has its own";
             return Err(ApiError::invalid("not_a_container", message).key("netns"));
         }
@@ -163,6 +164,19 @@ impl Control {
             return Err(ApiError::new(429, "too_many_containers", message));
         }
         Ok(())
+    }
+
+    /// Binds ports of the host, all or none. A port in use is named.
+    fn bind_all(&self, ports: &[PublishArg]) -> Result<Vec<Publish>, ApiError> {
+        let bind = |port: &PublishArg| {
+            self.privileged.bind(port).map_err(|e| {
+                let message = format!("publish {}: {e}", port.host);
+                let in_use = e.kind() == io::ErrorKind::AddrInUse;
+                let code = if in_use { "port_in_use" } else { "cannot_bind" };
+                ApiError::conflict(code, message).key("publish")
+            })
+        };
+        ports.iter().map(bind).collect()
     }
 
     /// Removes a container. Returns when its device is gone.
@@ -262,24 +276,6 @@ fn secret() -> Result<[u64; 2], ApiError> {
     run::secret().map_err(|e| ApiError::new(500, "internal", e.message))
 }
 
-/// Binds ports of the host.
-fn bind_all(ports: &[PublishArg]) -> Result<Vec<Publish>, ApiError> {
-    ports.iter().map(bind).collect()
-}
-
-/// Binds one port. A port in use is named.
-fn bind(port: &PublishArg) -> Result<Publish, ApiError> {
-    let bind = match port.protocol {
-        Protocol::Tcp => Publish::bind,
-        Protocol::Udp => Publish::bind_udp,
-    };
-    bind(port.host, port.guest_port).map_err(|e| {
-        let message = format!("publish {}: {e}", port.host);
-        let code = if e.kind() == io::ErrorKind::AddrInUse { "port_in_use" } else { "cannot_bind" };
-        ApiError::conflict(code, message).key("publish")
-    })
-}
-
 /// A value that is refused, whatever the state is.
 fn bad_value(key: &str, message: String) -> ApiError {
     ApiError::invalid("bad_value", message).key(key)
@@ -298,7 +294,7 @@ fn refused(invalid: &Invalid) -> ApiError {
 /// The device could not be made. Nothing of it remains.
 fn not_attached(ifname: &str, error: &AttachError) -> ApiError {
     let errno = error.source.raw_os_error();
-    match (error.step, errno) {
+    match (error.step.as_ref(), errno) {
         (attach::MOVE, Some(libc::EEXIST)) => {
             let message =
                 format!("ifname {ifname}: the network namespace has a device of that name");

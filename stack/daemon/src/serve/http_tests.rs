@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::config::ServeConfig;
 use super::control::Control;
 use super::http::{BODY_BYTES_MAX, Server};
+use super::privileged::Privileged;
 use crate::daemon::{Daemon, DaemonConfig};
 
 /// A server on a socket of its own.
@@ -34,7 +35,7 @@ impl Rig {
         let config = ServeConfig::parse("test", config).unwrap();
         let (host, groups) = (config.host, config.groups.clone());
         let daemon = Daemon::new(DaemonConfig { host, groups, ..DaemonConfig::default() }).unwrap();
-        let control = Arc::new(Control::new(daemon, config).unwrap());
+        let control = Arc::new(Control::new(daemon, config, Privileged::Here));
         let listener = UnixListener::bind(&path).unwrap();
         Self { path, server: Some(Server::start(listener, control).unwrap()) }
     }

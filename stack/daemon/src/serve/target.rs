@@ -2,11 +2,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
+use serde::{Deserialize, Serialize};
 
 use crate::api::ApiError;
 
@@ -16,74 +17,120 @@ pub(super) const IFNAME_DEFAULT: &str = "eth0";
 /// Longest name of a device, bytes (IFNAMSIZ without the end).
 const IFNAME_MAX: usize = 15;
 
-/// An open network namespace.
-#[derive(Debug)]
-pub(super) struct Netns {
-    file: File,
-    /// Device and inode: no other namespace has them as long as this one exists.
-    pub(super) id: (u64, u64),
+/// Where a request finds the network namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Place {
+    /// That of a process.
+    Process(u32),
+    /// An absolute path.
+    Path(PathBuf),
 }
 
-impl Netns {
-    /// Opens the namespace of a process.
-    pub(super) fn of_process(pid: u32) -> Result<Self, ApiError> {
-        let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
-        Self::open(&path).map_err(|e| {
-            match e.raw_os_error() {
+impl Place {
+    /// A path, which must be absolute.
+    pub(super) fn at(path: &Path) -> Result<Self, ApiError> {
+        if path.is_absolute() {
+            return Ok(Self::Path(path.to_owned()));
+        }
+        let message = format!("netns {}: an absolute path is needed", path.display());
+        Err(ApiError::invalid("bad_value", message).key("netns"))
+    }
+
+    /// The error for a namespace that could not be opened.
+    pub(super) fn refused(&self, error: &io::Error) -> ApiError {
+        let errno = error.raw_os_error();
+        match self {
+            Self::Process(pid) => match errno {
                 Some(libc::ENOENT | libc::ESRCH) => {
                     ApiError::new(404, "no_such_process", format!("pid {pid}: no such process"))
                 }
-                _ => ApiError::invalid("cannot_open", format!("pid {pid}: {e}")),
+                _ => ApiError::invalid("cannot_open", format!("pid {pid}: {error}")),
             }
-            .key("pid")
-        })
-    }
-
-    /// Opens a namespace by its path.
-    pub(super) fn at(path: &Path) -> Result<Self, ApiError> {
-        let shown = path.display();
-        if !path.is_absolute() {
-            let message = format!("netns {shown}: an absolute path is needed");
-            return Err(ApiError::invalid("bad_value", message).key("netns"));
+            .key("pid"),
+            Self::Path(path) => {
+                let path = path.display();
+                match errno {
+                    Some(libc::ENOENT) => {
+                        ApiError::new(404, "no_such_netns", format!("netns {path}: {error}"))
+                    }
+                    Some(NOT_A_NETNS) => {
+                        let message = format!("netns {path}: not a network namespace");
+                        ApiError::invalid("not_a_netns", message)
+                    }
+                    _ => ApiError::invalid("cannot_open", format!("netns {path}: {error}")),
+                }
+                .key("netns")
+            }
         }
-        let opened = Self::open(path).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => {
-                ApiError::new(404, "no_such_netns", format!("netns {shown}: {e}"))
-            }
-            io::ErrorKind::InvalidInput => {
-                let message = format!("netns {shown}: not a network namespace");
-                ApiError::invalid("not_a_netns", message)
-            }
-            _ => ApiError::invalid("cannot_open", format!("netns {shown}: {e}")),
-        });
-        opened.map_err(|e| e.key("netns"))
     }
+}
 
-    /// The namespace of this process.
-    pub(super) fn own() -> io::Result<Self> {
-        Self::open(Path::new("/proc/self/ns/net"))
-    }
+/// Error of a file that is no network namespace. open(2) returns it for no file that exists.
+const NOT_A_NETNS: i32 = libc::EBADF;
 
-    fn open(path: &Path) -> io::Result<Self> {
+/// An open network namespace.
+#[derive(Debug)]
+pub(super) struct Netns {
+    fd: OwnedFd,
+    pub(super) id: NetnsId,
+    /// It is that of the daemon itself, which is no container.
+    pub(super) is_own: bool,
+}
+
+/// Device and inode: no other namespace has them as long as this one exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct NetnsId(u64, u64);
+
+impl Netns {
+    /// Opens the namespace. The error of a file that is none is `NOT_A_NETNS`.
+    pub(super) fn open(place: &Place) -> io::Result<Self> {
+        let path = match place {
+            Place::Process(pid) => &PathBuf::from(format!("/proc/{pid}/ns/net")),
+            Place::Path(path) => path,
+        };
         // The path may be that of a FIFO or of a terminal: it must neither block nor become the controlling one.
         let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
         let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        Self::of_fd(file.into())
+    }
+
+    /// Checks that the descriptor is a network namespace.
+    pub(super) fn of_fd(fd: OwnedFd) -> io::Result<Self> {
+        let file = File::from(fd);
+        let id = NetnsId::of(&file)?;
+        let is_own = NetnsId::of(&File::open("/proc/self/ns/net")?)? == id;
+        Ok(Self { fd: file.into(), id, is_own })
+    }
+
+    /// A namespace that another process has checked.
+    pub(super) fn checked(fd: OwnedFd, id: NetnsId, is_own: bool) -> Self {
+        Self { fd, id, is_own }
+    }
+
+    /// The descriptor alone.
+    pub(super) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+}
+
+impl NetnsId {
+    fn of(file: &File) -> io::Result<Self> {
         // Another kind of namespace has the same file system; its kind is the start of its name.
         let name = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
         let is_net =
             name.to_str().is_none_or(|name| name.starts_with("net:[") || name.starts_with('/'));
-        if fstatfs(&file)?.filesystem_type() != NSFS_MAGIC || !is_net {
-            return Err(io::ErrorKind::InvalidInput.into());
+        if fstatfs(file)?.filesystem_type() != NSFS_MAGIC || !is_net {
+            return Err(io::Error::from_raw_os_error(NOT_A_NETNS));
         }
         // Of the open file: the path may lead to another namespace by now.
         let found = file.metadata()?;
-        Ok(Self { file, id: (found.dev(), found.ino()) })
+        Ok(Self(found.dev(), found.ino()))
     }
 }
 
 impl AsFd for Netns {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        self.fd.as_fd()
     }
 }
 
@@ -105,11 +152,17 @@ pub(super) fn check_ifname(name: &str) -> Result<(), ApiError> {
 mod tests {
     use super::*;
 
+    fn at(path: &Path) -> Result<Netns, ApiError> {
+        let place = Place::at(path)?;
+        Netns::open(&place).map_err(|e| place.refused(&e))
+    }
+
     #[test]
     fn only_a_network_namespace_is_one() {
-        let own = Netns::own().unwrap();
-        assert_eq!(Netns::at(Path::new("/proc/self/ns/net")).unwrap().id, own.id);
-        assert_eq!(Netns::of_process(std::process::id()).unwrap().id, own.id);
+        let own = at(Path::new("/proc/self/ns/net")).unwrap();
+        assert!(own.is_own);
+        let of_process = Place::Process(std::process::id());
+        assert_eq!(Netns::open(&of_process).unwrap().id, own.id);
         for (path, status, code) in [
             ("/proc/self/ns/mnt", 400, "not_a_netns"),
             ("/dev/null", 400, "not_a_netns"),
@@ -117,11 +170,12 @@ mod tests {
             ("/nowhere", 404, "no_such_netns"),
             ("ns/net", 400, "bad_value"),
         ] {
-            let error = Netns::at(Path::new(path)).unwrap_err();
+            let error = at(Path::new(path)).unwrap_err();
             assert_eq!((error.status, error.body.code.as_str()), (status, code), "{path}");
             assert_eq!(error.body.key.as_deref(), Some("netns"));
         }
-        let gone = Netns::of_process(i32::MAX as u32).unwrap_err();
+        let gone = Place::Process(i32::MAX as u32);
+        let gone = gone.refused(&Netns::open(&gone).unwrap_err());
         assert_eq!((gone.status, gone.body.code.as_str()), (404, "no_such_process"));
     }
 
@@ -129,7 +183,7 @@ mod tests {
     fn a_fifo_does_not_block() {
         let path = std::env::temp_dir().join(format!("skbudget-fifo-{}", std::process::id()));
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let error = Netns::at(&path).unwrap_err();
+        let error = at(&path).unwrap_err();
         fs::remove_file(&path).unwrap();
         assert_eq!(error.body.code, "not_a_netns");
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde_json::json;
 
-use super::{Control, bind_all, failed, no_such_container};
+use super::{Control, failed, no_such_container};
 use crate::api::{ApiError, ContainerInfo};
 use crate::cli::{Protocol, PublishArg};
 
@@ -26,7 +26,7 @@ impl Control {
             return Err(ApiError::new(429, "too_many_ports", message).key("publish"));
         }
         // The sockets are closed again if the budget has no room for their backlogs.
-        self.daemon.publish(name, bind_all(&ports)?).map_err(|e| failed(&e))?;
+        self.daemon.publish(name, self.bind_all(&ports)?).map_err(|e| failed(&e))?;
         entry.settings.publish.extend(ports);
         self.events.add("ports_changed", json!({ "container": name }));
         Ok(entry.info(name))
