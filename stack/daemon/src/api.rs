@@ -37,6 +37,9 @@ pub(crate) struct AttachRequest {
     /// Name of the device in the container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ifname: Option<String>,
+    /// Its IPv4 address, one of the daemon's subnet; the IPv6 address has the same number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) address: Option<Ipv4Addr>,
     /// The group of its budget.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) group: Option<String>,
@@ -46,7 +49,7 @@ pub(crate) struct AttachRequest {
 }
 
 /// Keys of an attach request beside the options.
-pub(crate) const ATTACH_KEYS: [&str; 5] = ["name", "pid", "netns", "ifname", "group"];
+pub(crate) const ATTACH_KEYS: [&str; 6] = ["name", "pid", "netns", "ifname", "address", "group"];
 
 /// A container as the daemon lists it: `GET /v1/containers`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

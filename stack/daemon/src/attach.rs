@@ -23,8 +23,8 @@ pub const DEVICE_NAME: &str = "tap0";
 
 const LOOPBACK_NAME: &str = "lo";
 
-/// Prefix of the guest's subnet: all of 10.0.2.0/24 is reached through the device.
-const SUBNET_PREFIX: u8 = 24;
+/// Prefix of the addresses of [`veth_between`], bits.
+const VETH_PREFIX: u8 = 24;
 
 /// The guest's IPv6 addresses.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -46,6 +46,8 @@ pub struct GuestNet {
     pub ip: Ipv4Addr,
     /// The IPv4 gateway, which is the default route.
     pub gateway: Ipv4Addr,
+    /// Prefix length of the guest's IPv4 address, bits: this subnet is reached through the device.
+    pub prefix_len: u8,
     /// `None`: the guest gets IPv4 only.
     pub ipv6: Option<GuestNet6>,
     /// The gateway's address, set as a permanent neighbour of the guest's kernel. Without that, the frames that wait
@@ -65,6 +67,7 @@ impl From<&ContainerConfig> for GuestNet {
         Self {
             ip: config.guest_ip,
             gateway: config.gateway_ip,
+            prefix_len: config.prefix_len,
             ipv6: config.ipv6.map(|net| GuestNet6 {
                 ip: net.guest,
                 gateway: net.gateway,
@@ -154,7 +157,7 @@ pub fn veth_between(
     let configure = |device: &str, ip: Ipv4Addr| {
         let index = if_nametoindex(device).step("find the device")?;
         let mut netlink = Netlink::open().step("netlink")?;
-        netlink.add_address(index, ip.into(), SUBNET_PREFIX).step("set the address")?;
+        netlink.add_address(index, ip.into(), VETH_PREFIX).step("set the address")?;
         netlink.single_segments(index).step("set the device's segments")?;
         netlink.up(index).step("bring the device up")
     };
@@ -197,7 +200,8 @@ pub(crate) fn tap_into_from_here(
     let index = if_nametoindex(device).step("find the device that was moved")?;
     // Before the device is up: a router advertisement could arrive at once.
     no_autoconf(device);
-    inside.add_address(index, guest.ip.into(), SUBNET_PREFIX).step("set the guest's address")?;
+    let prefix = guest.prefix_len;
+    inside.add_address(index, guest.ip.into(), prefix).step("set the guest's address")?;
     inside.up(index).step("bring the device up")?;
     // After the device is up: the kernel accepts no route through one that is down.
     reach(&mut inside, index, guest.gateway.into(), guest.gateway_mac)?;

@@ -33,8 +33,8 @@ pub fn attach(args: AttachArgs) -> Result<u8, Failure> {
     };
     // The daemon has another working directory.
     let netns = args.netns.map(|path| std::path::absolute(&path).unwrap_or(path));
-    let AttachArgs { name, pid, ifname, group, .. } = args;
-    let request = AttachRequest { name: Some(name), pid, netns, ifname, group, options };
+    let AttachArgs { name, pid, ifname, address, group, .. } = args;
+    let request = AttachRequest { name: Some(name), pid, netns, ifname, address, group, options };
     send::<ContainerInfo>(&args.client, "POST", "/v1/containers", Some(&request)).map(|_| 0)
 }
 
@@ -52,9 +52,11 @@ pub fn ls(args: ListArgs) -> Result<u8, Failure> {
     }
     let list: ContainerList = parse(answer)?;
     // The columns that may be long come last: a narrow terminal cuts them.
-    let mut table = Table::new(&["NAME", "GROUP", "DEVICE", "HARD", "ATTACHED", "PORTS"]);
+    let mut table =
+        Table::new(&["NAME", "GROUP", "ADDRESS", "DEVICE", "HARD", "ATTACHED", "PORTS"]);
     for container in list.containers {
-        let ContainerInfo { name, pid, netns, ifname, group, hard_bytes, publish, .. } = container;
+        let ContainerInfo { name, pid, netns, ifname, ip, group, hard_bytes, publish, .. } =
+            container;
         let attached = match (pid, netns) {
             (Some(pid), _) => format!("pid {pid}"),
             (None, Some(path)) => path.display().to_string(),
@@ -63,7 +65,7 @@ pub fn ls(args: ListArgs) -> Result<u8, Failure> {
         let hard = hard_bytes.map_or_else(|| "-".to_owned(), |bytes| Size(bytes).to_string());
         let ports: Vec<String> = publish.into_iter().map(String::from).collect();
         let group = group.unwrap_or_else(|| "-".to_owned());
-        table.row([name, group, ifname, hard, attached, ports.join(" ")]);
+        table.row([name, group, ip.to_string(), ifname, hard, attached, ports.join(" ")]);
     }
     print(&table.render()).map(|()| 0)
 }

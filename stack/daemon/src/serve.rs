@@ -19,6 +19,7 @@ mod patience;
 mod privileged;
 mod routes;
 mod socket;
+mod subnet;
 mod target;
 
 use std::io;
@@ -72,6 +73,7 @@ fn run_daemon(args: ServeArgs) -> Result<u8, Failure> {
     if !geteuid().is_root() {
         return Err(Failure::set_up("serve: root is needed, to make devices in containers"));
     }
+    config.subnet.check_routes().map_err(|e| Failure::usage(format!("serve: {e}")))?;
     // Before the first thread: it inherits the mask, and the signals are for this one.
     let signals = signals().map_err(|e| Failure::set_up(format!("signals: {e}")))?;
     run::check_tun()?;

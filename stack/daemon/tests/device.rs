@@ -17,8 +17,16 @@ const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 fn device(offload: bool) -> (OwnedFd, Tap) {
     let (gateway, gateway_mac) = (GATEWAY, OUR_MAC);
-    let guest =
-        GuestNet { ip: GUEST, gateway, gateway_mac, ipv6: None, mtu: 1500, txqueuelen: 8, offload };
+    let guest = GuestNet {
+        ip: GUEST,
+        gateway,
+        gateway_mac,
+        prefix_len: 24,
+        ipv6: None,
+        mtu: 1500,
+        txqueuelen: 8,
+        offload,
+    };
     let netns = attach::create_netns().unwrap();
     let tap = attach::tap_into(netns.as_fd(), &guest).unwrap();
     (netns, tap)

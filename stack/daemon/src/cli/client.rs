@@ -1,6 +1,7 @@
 //! The commands of the daemon and of its clients.
 #![expect(missing_docs, reason = "clap prints doc comments: a comment here is a help text")]
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -55,8 +56,9 @@ pub struct ClientArgs {
 }
 
 const ATTACH_HELP: &str = "\
-The container gets a device with the addresses 10.0.2.100 and fd00::100 and a default route through it, so its \
-namespace must have neither a default route nor a device of that name. It is served until it is detached or its \
+The container gets a device with an address of the daemon's subnet (10.213.0.0/16 and fd00:0:0:213::/64, or as the \
+config gives it) and a default route through it, so its namespace must have neither a default route nor a device of \
+that name. The gateway is 10.213.0.2, the DNS forwarder 10.213.0.3. It is served until it is detached or its \
 namespace ends. --min and --weight act below a limit of the host or of a group ([host] and [[group]] of the daemon's \
 config).
 
@@ -85,6 +87,10 @@ pub struct AttachArgs {
     /// Name of the device in the container [default: eth0]
     #[arg(long, value_name = "NAME")]
     pub ifname: Option<String>,
+
+    /// IPv4 address, one of the daemon's subnet; the IPv6 address has the same number [default: the next free one]
+    #[arg(long, value_name = "ADDR")]
+    pub address: Option<Ipv4Addr>,
 
     /// Guarantee within the limits of the host and the group
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use skbudget_controller::LevelConfig;
 
+use super::subnet::Subnet;
 use crate::api::{ATTACH_KEYS, AttachRequest};
 use crate::cli::parse_name;
 use crate::exit::Failure;
@@ -55,6 +56,8 @@ pub(crate) struct ServeConfig {
     pub(crate) socket: Option<PathBuf>,
     /// How long the end of the daemon waits for data to be delivered.
     pub(crate) drain: Duration,
+    /// The network of all containers.
+    pub(crate) subnet: Subnet,
     /// Limits of all containers together.
     pub(crate) host: Option<LevelConfig>,
     /// Parents before children.
@@ -80,6 +83,7 @@ impl Default for ServeConfig {
             workers: None,
             socket: None,
             drain: DRAIN_DEFAULT,
+            subnet: Subnet::default(),
             host: None,
             groups: Vec::new(),
             templates: Vec::new(),
@@ -95,6 +99,8 @@ struct DaemonTable {
     workers: Option<usize>,
     socket: Option<PathBuf>,
     drain: Option<u64>,
+    subnet: Option<String>,
+    subnet6: Option<String>,
 }
 
 /// `[host]` of the file.
@@ -201,7 +207,7 @@ impl ServeConfig {
 
     /// Reads and checks `[daemon]`.
     fn read_daemon(&mut self, source: &Source<'_>) -> Result<(), Failure> {
-        let allowed = ["workers", "socket", "drain"];
+        let allowed = ["workers", "socket", "drain", "subnet", "subnet6"];
         let table: DaemonTable = source.table("daemon", &allowed)?;
         let wrong = |key, message: String| Err(source.wrong(Place::new("daemon", key), &message));
         if table.workers.is_some_and(|n| !(1..=WORKERS_MAX).contains(&n)) {
@@ -215,6 +221,16 @@ impl ServeConfig {
                 "drain",
                 format!("drain: at most {DRAIN_MAX_SECONDS} seconds are allowed"),
             );
+        }
+        if let Some(text) = &table.subnet
+            && let Err(e) = self.subnet.set_v4(text)
+        {
+            return wrong("subnet", format!("subnet {e}"));
+        }
+        if let Some(text) = &table.subnet6
+            && let Err(e) = self.subnet.set_v6(text)
+        {
+            return wrong("subnet6", format!("subnet6 {e}"));
         }
         (self.workers, self.socket) = (table.workers, table.socket);
         self.drain = table.drain.map_or(DRAIN_DEFAULT, Duration::from_secs);
@@ -328,6 +344,12 @@ impl ServeConfig {
         let netns = request.netns.as_ref().ok_or_else(|| wrong("", "netns: missing"))?;
         if !netns.is_absolute() {
             return Err(wrong("netns", "netns: an absolute path is needed"));
+        }
+        if let Some(address) = request.address {
+            self.subnet.number(address).map_err(|e| wrong("address", &e))?;
+            if self.containers.iter().any(|other| other.address == Some(address)) {
+                return Err(wrong("address", &format!("address {address}: in use above")));
+            }
         }
         if let Some(ifname) = &request.ifname {
             super::target::check_ifname(ifname).map_err(|e| wrong("ifname", &e.body.message))?;

@@ -4,9 +4,11 @@
 mod limits;
 mod ports;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,6 +43,8 @@ pub(super) struct Control {
     /// What needs privileges.
     privileged: Privileged,
     containers: Mutex<BTreeMap<String, Entry>>,
+    /// Number in the subnet of the container that was attached last without an address.
+    last_number: AtomicU32,
     /// What happens, for clients that follow it.
     pub(super) events: Events,
 }
@@ -61,14 +65,20 @@ struct Entry {
 
 impl Control {
     pub(super) fn new(daemon: Daemon, config: ServeConfig, privileged: Privileged) -> Self {
-        let (containers, events) = (Mutex::default(), Events::default());
-        Self { daemon, config, privileged, containers, events }
+        Self {
+            daemon,
+            config,
+            privileged,
+            containers: Mutex::default(),
+            last_number: AtomicU32::new(0),
+            events: Events::default(),
+        }
     }
 
     /// Attaches a container: makes its device, then serves it.
     pub(super) fn attach(&self, request: AttachRequest) -> Result<ContainerInfo, ApiError> {
         let request = self.config.filled(request);
-        let AttachRequest { name, pid, netns: path, ifname, group, options } = request;
+        let AttachRequest { name, pid, netns: path, ifname, address, group, options } = request;
         let missing =
             |key: &str| ApiError::invalid("missing_key", format!("{key}: missing")).key(key);
         // All that depends on the request alone comes first: it needs no lock.
@@ -78,8 +88,11 @@ impl Control {
         target::check_ifname(&ifname)?;
         self.check_group(group.as_deref())?;
         let scope = self.config.scope(group.as_deref());
-        let settings =
+        let mut settings =
             ContainerSettings::new(&options, scope, secret()?).map_err(|e| refused(&e))?;
+        if let Some(address) = address {
+            self.config.subnet.number(address).map_err(|e| bad_value("address", e))?;
+        }
         let place = match (pid, &path) {
             (Some(_), Some(_)) => {
                 let message = "pid and netns: only one of them is allowed";
@@ -92,7 +105,9 @@ impl Control {
         let netns = self.privileged.open_netns(&place).map_err(|e| place.refused(&e))?;
         // Held until the container runs: two requests cannot both take a name, a namespace or a port.
         let mut containers = self.containers();
-        self.check_free(&mut containers, &name, &netns)?;
+        self.check_free(&mut containers, &name, &netns, address)?;
+        let number = self.number(&containers, address)?;
+        self.config.subnet.apply(number, &mut settings.container);
         // Before the device: a port in use is the more likely failure, and has nothing to undo.
         let publish = self.bind_all(&settings.publish)?;
         let mut guest = GuestNet::from(&settings.container);
@@ -130,21 +145,23 @@ impl Control {
         }
     }
 
-    /// Refuses a name or a namespace in use.
+    /// Refuses a name, a namespace or an address in use.
     fn check_free(
         &self,
         containers: &mut BTreeMap<String, Entry>,
         name: &str,
         netns: &Netns,
+        address: Option<Ipv4Addr>,
     ) -> Result<(), ApiError> {
         if netns.is_own {
             let message = "the network namespace is that of the daemon: a container has its own";
             return Err(ApiError::invalid("not_a_container", message).key("netns"));
         }
         let same = |(other, entry): (&String, &Entry)| {
-            (*other == name || entry.netns == netns.id).then(|| other.clone())
+            let same = *other == name || entry.netns == netns.id;
+            (same || address == Some(entry.ip())).then(|| other.clone())
         };
-        // At most two: one of that name, one of that namespace.
+        // At most three: one of that name, one of that namespace, one of that address.
         while let Some(other) = containers.iter().find_map(same) {
             // A container may have ended, and the event of that may not have arrived yet.
             if !self.daemon.has(&other).map_err(|e| failed(&e))? {
@@ -152,6 +169,9 @@ impl Control {
             } else if other == name {
                 let message = format!("name {name:?} is in use");
                 return Err(ApiError::conflict("name_in_use", message).key("name"));
+            } else if containers.get(&other).is_some_and(|entry| entry.netns != netns.id) {
+                let message = format!("address: in use by container {other:?}");
+                return Err(ApiError::conflict("address_in_use", message).key("address"));
             } else {
                 let message = format!("the network namespace is attached as container {other:?}");
                 return Err(ApiError::conflict("netns_in_use", message).key("netns"));
@@ -177,6 +197,26 @@ impl Control {
             })
         };
         ports.iter().map(bind).collect()
+    }
+
+    /// The number of a container's addresses: that of the given address, or the next free one.
+    fn number(
+        &self,
+        containers: &BTreeMap<String, Entry>,
+        address: Option<Ipv4Addr>,
+    ) -> Result<u32, ApiError> {
+        let subnet = &self.config.subnet;
+        if let Some(address) = address {
+            return subnet.number(address).map_err(|e| bad_value("address", e));
+        }
+        let used: BTreeSet<u32> =
+            containers.values().filter_map(|entry| subnet.number(entry.ip()).ok()).collect();
+        let number = subnet.free(self.last_number.load(Ordering::Relaxed), &used).ok_or_else(|| {
+            let message = "all addresses of the daemon's subnet are in use: set a larger one (subnet in [daemon])";
+            ApiError::conflict("no_address", message).key("address")
+        })?;
+        self.last_number.store(number, Ordering::Relaxed);
+        Ok(number)
     }
 
     /// Removes a container. Returns when its device is gone.
@@ -254,6 +294,10 @@ impl Control {
 }
 
 impl Entry {
+    fn ip(&self) -> Ipv4Addr {
+        self.settings.container.guest_ip
+    }
+
     fn info(&self, name: &str) -> ContainerInfo {
         let Self { pid, path, ifname, group, settings, .. } = self;
         let limits = settings.budget.limits;
@@ -262,7 +306,7 @@ impl Entry {
             pid: *pid,
             netns: path.clone(),
             ifname: ifname.clone(),
-            ip: settings.container.guest_ip,
+            ip: self.ip(),
             ipv6: settings.container.ipv6.map(|net| net.guest),
             group: group.clone(),
             hard_bytes: (limits != Limits::NONE).then(|| limits.hard_bytes()),

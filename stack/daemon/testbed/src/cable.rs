@@ -209,6 +209,7 @@ fn plain(
         ip,
         gateway,
         gateway_mac,
+        prefix_len: 24,
         ipv6: None,
         mtu: MTU,
         txqueuelen: TXQUEUELEN,

@@ -1,5 +1,6 @@
 //! `skbudget serve` and the commands that control it: `cargo test -p skbudget --test e2e_daemon -- --ignored`.
 
+mod addresses;
 mod config;
 mod groups;
 mod lifecycle;

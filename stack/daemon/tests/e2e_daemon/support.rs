@@ -16,7 +16,7 @@ use skbudget::attach;
 const BINARY: &str = env!("CARGO_BIN_EXE_skbudget");
 
 /// The gateway, which leads to the host's loopback.
-pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 2);
 
 /// A name that no other test uses, short enough for a device.
 pub(crate) fn unique(what: &str) -> String {
@@ -178,6 +178,10 @@ impl Netns {
         ip(&["netns", "add", &netns.name]);
         netns.ip(&["link", "set", "lo", "up"]);
         netns
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn path(&self) -> String {

@@ -37,6 +37,12 @@ fn an_error_names_file_line_key_and_what_is_allowed() {
         ("[host]\nhard = '1GiB'\nsoft = '2GiB'", "file.toml:3: [host] soft: low"),
         ("[daemon]\nworkers = 0", "file.toml:2: [daemon] workers: 1 to 1024 are allowed"),
         ("[daemon]\nsocket = 'x.sock'", "file.toml:2: [daemon] socket: an absolute path"),
+        ("[daemon]\nsubnet = '10.0.0.1/8'", "file.toml:2: [daemon] subnet 10.0.0.1/8: has bits"),
+        ("[daemon]\nsubnet6 = 'x'", "file.toml:2: [daemon] subnet6 \"x\": a network is needed"),
+        (
+            &format!("{container}address = '10.0.2.100'"),
+            "file.toml:4: [container] address 10.0.2.100: not one of",
+        ),
         ("daemon = 1", "file.toml:1: daemon: must be a table"),
         ("[container]\nname = 'a'", "file.toml:1: container: must be an array of tables"),
         ("[[container]]\n[[container]]\nname = 'a'", "file.toml:1: [container] name: missing"),
