@@ -107,6 +107,7 @@ impl Control {
         let mut containers = self.containers();
         self.check_free(&mut containers, &name, &netns, address)?;
         let number = self.number(&containers, address)?;
+        // Under the lock: no other request can take the number before the entry has it.
         self.config.subnet.apply(number, &mut settings.container);
         // Before the device: a port in use is the more likely failure, and has nothing to undo.
         let publish = self.bind_all(&settings.publish)?;
@@ -209,6 +210,7 @@ impl Control {
         if let Some(address) = address {
             return subnet.number(address).map_err(|e| bad_value("address", e));
         }
+        // Read from the entries, so that no end of a container needs to return its number.
         let used: BTreeSet<u32> =
             containers.values().filter_map(|entry| subnet.number(entry.ip()).ok()).collect();
         let number = subnet.free(self.last_number.load(Ordering::Relaxed), &used).ok_or_else(|| {

@@ -53,6 +53,7 @@ impl Subnet {
         if masked != first {
             return Err(beyond(text, masked.into(), prefix_len));
         }
+        // The kernel refuses addresses of these networks, or does not send packets to them.
         if first.octets()[0] == 0 || first.is_loopback() || !is_unicast_v4(first) {
             return Err(format!("{text}: no container can have an address of this network"));
         }
@@ -77,6 +78,7 @@ impl Subnet {
     /// The number of a container's IPv4 address.
     pub(crate) fn number(&self, address: Ipv4Addr) -> Result<u32, String> {
         let (numbers, first) = (self.numbers(), self.v4.first.to_bits());
+        // An address below the network has no number, either.
         let number = address.to_bits().checked_sub(first).filter(|n| numbers.contains(n));
         number.ok_or_else(|| {
             let at = |number: &u32| Ipv4Addr::from_bits(first + number);
@@ -92,6 +94,7 @@ impl Subnet {
     /// as possible. `None`: all are in use.
     pub(crate) fn free(&self, last: u32, used: &BTreeSet<u32>) -> Option<u32> {
         let numbers = self.numbers();
+        // One beyond the last number starts again at the first.
         let after = (last + 1).clamp(*numbers.start(), numbers.end() + 1);
         (after..=*numbers.end()).chain(*numbers.start()..after).find(|n| !used.contains(n))
     }
@@ -102,6 +105,7 @@ impl Subnet {
         let v6 = |number| Ipv6Addr::from_bits(self.v6.first.to_bits() + u128::from(number));
         config.guest_ip = v4(number);
         (config.gateway_ip, config.dns_ip) = (v4(GATEWAY), v4(DNS));
+        // The whole subnet is on the container's link: its kernel sends packets for siblings without the gateway.
         config.prefix_len = self.v4.prefix_len;
         // Without IPv6 the container stays without.
         if let Some(net) = &mut config.ipv6 {

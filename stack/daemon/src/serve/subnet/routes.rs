@@ -23,6 +23,7 @@ pub(super) struct Route {
 impl Route {
     /// Whether one contains the other.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
+        // The shorter prefix decides: both networks are within it, or only one.
         let shift = self.bits - self.prefix_len.min(other.prefix_len).min(self.bits);
         let prefix = |route: &Self| route.first.checked_shr(shift.into()).unwrap_or(0);
         self.bits == other.bits && prefix(self) == prefix(other)
@@ -70,6 +71,7 @@ pub(super) fn ipv6() -> Vec<Route> {
 }
 
 fn list(path: &str, parse: fn(&str) -> Option<Route>) -> Vec<Route> {
+    // A kernel without IPv6 has no such file, and no such routes.
     let Ok(file) = File::open(path) else { return Vec::new() };
     let lines = BufReader::new(file).lines().take(LINES_MAX).map_while(Result::ok);
     lines.filter_map(|line| parse(&line)).filter(|route| !route.is_default()).collect()
@@ -79,8 +81,10 @@ fn list(path: &str, parse: fn(&str) -> Option<Route>) -> Vec<Route> {
 /// this machine.
 fn ipv4_route(line: &str) -> Option<Route> {
     let mut fields = line.split_whitespace();
+    // The header has no number in the second field.
     let device = fields.next()?.to_owned();
     let number = |field: &str| u32::from_str_radix(field, 16).ok();
+    // The kernel prints the bytes as one number of this machine.
     let first = u32::from_be(number(fields.next()?)?);
     let mask = number(fields.nth(5)?)?;
     Some(Route { first: first.into(), prefix_len: mask.count_ones() as u8, bits: 32, device })
@@ -91,6 +95,7 @@ fn ipv6_route(line: &str) -> Option<Route> {
     let mut fields = line.split_whitespace();
     let first = u128::from_str_radix(fields.next()?, 16).ok()?;
     let prefix_len = u8::from_str_radix(fields.next()?, 16).ok()?;
+    // Between them: source, gateway, metric, counters and flags.
     let device = fields.last()?.to_owned();
     Some(Route { first, prefix_len, bits: 128, device })
 }
