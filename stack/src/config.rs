@@ -41,6 +41,10 @@ pub struct ContainerConfig {
     pub mtu: u16,
     /// The device uses vnet_hdr, with checksum and segmentation offload.
     pub offload: bool,
+    /// Name that DHCP gives the guest; `None`: none.
+    pub host_name: Option<String>,
+    /// Search domains of the guest's resolver, in DHCP and router advertisements.
+    pub search: Vec<String>,
     /// The gateway's addresses reach the host's 127.0.0.1 and ::1.
     pub host_loopback: bool,
     /// The name servers that the forwarder at `dns_ip` uses; `None`: those of the host.
@@ -151,6 +155,8 @@ impl ContainerConfig {
             our_mac: [0x52, 0x55, 0x0a, 0x00, 0x02, 0x02],
             mtu,
             offload,
+            host_name: None,
+            search: Vec::new(),
             host_loopback: true,
             name_servers: None,
             name_server: None,
@@ -196,9 +202,15 @@ impl ContainerConfig {
         (fixed + QUEUE_BYTES_MIN).next_multiple_of(PAGE_SIZE)
     }
 
-    pub(crate) fn in_subnet(&self, ip: Ipv4Addr) -> bool {
+    /// Mask of the guest's subnet.
+    pub(crate) fn netmask(&self) -> Ipv4Addr {
         // A prefix of no bits would shift by all 32, which overflows: it contains every address.
-        let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix_len.min(32))).unwrap_or(0);
+        let bits = 32 - u32::from(self.prefix_len.min(32));
+        Ipv4Addr::from_bits(u32::MAX.checked_shl(bits).unwrap_or(0))
+    }
+
+    pub(crate) fn in_subnet(&self, ip: Ipv4Addr) -> bool {
+        let mask = self.netmask().to_bits();
         ip.to_bits() & mask == self.guest_ip.to_bits() & mask
     }
 

@@ -13,6 +13,7 @@ use skbudget_controller::{Instant, MemberId};
 
 use crate::config::ContainerConfig;
 use crate::counters::{Stat, Stats};
+use crate::dhcp::Leases;
 use crate::dns::Forwarder;
 use crate::flow::Flow;
 use crate::flow::table::FlowTable;
@@ -29,6 +30,7 @@ use crate::wire::segment::{Outgoing, Segment};
 
 mod admission;
 mod admission_queue;
+mod configure;
 mod crowd;
 mod ctx;
 mod datagrams;
@@ -85,6 +87,7 @@ pub struct Container {
     reassembly: Reassembly,
     mappings: Mappings,
     forwarder: Forwarder,
+    leases: Leases,
     outbox: Outbox,
     neighbour: Neighbour,
     limits: RateLimits,
@@ -109,6 +112,7 @@ impl Container {
             reassembly: Reassembly::default(),
             mappings: Mappings::new(config.secret),
             forwarder: Forwarder::new(config.secret),
+            leases: Leases::default(),
             outbox: Outbox::default(),
             neighbour: Neighbour::default(),
             limits: RateLimits::default(),
@@ -299,6 +303,7 @@ impl Container {
         self.expire_fragments(cx);
         self.expire_mappings(cx);
         self.expire_questions(cx);
+        self.advertise_again(cx);
         self.expire_syns(cx);
         // Last: it takes credit of idle flows for waiting SYNs only as far as the room released above is too small.
         self.find_idle(cx);
@@ -357,6 +362,7 @@ impl Container {
             self.reassembly.deadline(),
             self.mappings.deadline(),
             self.forwarder.deadline(),
+            self.neighbour.next_advertisement(),
         ]
         .into_iter()
         .flatten()
@@ -383,6 +389,7 @@ impl Container {
         self.reassembly.clear(&mut cx.member(self.member));
         self.end_mappings(cx);
         self.end_questions(cx);
+        self.neighbour.forget();
         // After the entries: the list is charged as one block.
         self.admission.backlog.uncharge(&mut cx.member(self.member));
         self.admission.clear();

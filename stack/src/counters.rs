@@ -83,6 +83,16 @@ stats! {
     DnsRefused,
     /// Datagrams from name servers that answer no question.
     DnsUnmatched,
+    /// Malformed messages of DHCP and DHCPv6 clients, and those for another server.
+    DropDhcp,
+    /// Answers to DHCP and DHCPv6 clients: with the address or only with options, and without the address: refusals.
+    DhcpAnswered,
+    DhcpRefused,
+    /// Leases that clients returned; addresses that clients reported to be in use.
+    DhcpReleased,
+    DhcpDeclined,
+    /// Messages beyond the rate limit of DHCP.
+    DhcpRateLimited,
     UdpMappingsOpened,
     UdpMappingsExpired,
     /// Mappings that ended early, because a new one needed their room.

@@ -38,15 +38,16 @@
 //! A module uses only modules before it; `tests/tidy/layers.rs` compares the order with the `use` lines:
 //!
 //! ```text
-//! io < pressure < schedule < queue < sizes < config < counters < wire < tcp < flow < udp < dns < relay < container
-//!    < tap < fuzz
+//! io < pressure < schedule < queue < sizes < config < counters < wire < tcp < flow < udp < dns < dhcp < relay
+//!    < container < tap < fuzz
 //! ```
 //!
 //! `io` has the traits of both ends and the device header, `pressure` the bounds over soft, `schedule` the order of the
 //! loop that runs containers, `queue` is the memory that is charged, `wire` turns bytes into values and back, `tcp` is
 //! one connection with the guest, `flow` a connection with its host socket and the tables of all, `udp` has the
-//! mappings of the guest's UDP ports and echo requests, `dns` the questions of the DNS forwarder, `relay` moves bytes
-//! between a flow's two ends, `container` is the only module that knows the order of things.
+//! mappings of the guest's UDP ports and echo requests, `dns` the questions of the DNS forwarder, `dhcp` the lease
+//! of the guest's address, `relay` moves bytes between a flow's two ends, `container` is the only module that knows the
+//! order of things.
 //!
 //! # How a flow ends
 //!
@@ -123,6 +124,7 @@
 mod config;
 pub mod container;
 mod counters;
+mod dhcp;
 mod dns;
 mod flow;
 #[cfg(feature = "fuzz")]

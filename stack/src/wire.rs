@@ -3,6 +3,8 @@
 
 pub(crate) mod addresses;
 pub(crate) mod arp;
+pub(crate) mod configure;
+pub(crate) mod domains;
 pub(crate) mod emit;
 pub(crate) mod icmp;
 pub(crate) mod ipv6;

@@ -20,7 +20,7 @@ use crate::types::{
     BudgetId, BudgetRef, ContainerSpec, DaemonError, DaemonEvent, Ended, GroupConfig, Publish,
 };
 use crate::worker::{self, Command};
-use crate::{clock, host};
+use crate::{clock, host, resolv_conf};
 
 /// Configuration of a daemon.
 #[derive(Debug, Clone, Default)]
@@ -90,7 +90,14 @@ impl Daemon {
     }
 
     /// Adds a container to the worker of its budget, or to the least loaded one.
-    pub fn add_container(&self, spec: ContainerSpec) -> Result<ContainerHandle, DaemonError> {
+    ///
+    /// What DHCP gives the guest follows from its name and the host's resolv.conf, unless the spec has it.
+    pub fn add_container(&self, mut spec: ContainerSpec) -> Result<ContainerHandle, DaemonError> {
+        let ContainerSpec { name, config, .. } = &mut spec;
+        config.host_name.get_or_insert_with(|| host_name(name));
+        if config.search.is_empty() {
+            config.search = resolv_conf::search_of_host();
+        }
         let worker = match spec.budget {
             BudgetRef::Shared(id) => id.worker,
             BudgetRef::Own(_) | BudgetRef::InGroup(..) => self.least_loaded(),
@@ -344,4 +351,9 @@ fn host_meter(host: Option<&Arc<Level>>, budgets: &[Meter]) -> Meter {
     };
     let min_bytes = budgets.iter().map(|m| m.min_bytes).sum();
     Meter { usage_bytes, min_bytes, ..limits }
+}
+
+/// The name that DHCP gives a container: its own, with what no host name may have replaced (RFC 1123 section 2.1).
+fn host_name(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect()
 }

@@ -15,6 +15,8 @@ pub(crate) const PATH: &str = "/etc/resolv.conf";
 const LEN_MAX: u64 = 64 << 10;
 /// Name servers that are used, at most.
 const SERVERS_MAX: usize = 8;
+/// Search domains that are used, at most: what resolv.conf(5) allowed before there was no limit.
+const SEARCH_MAX: usize = 6;
 const PORT: u16 = 53;
 
 /// The text of the file; `None` if it cannot be read, is no regular file, too long, or no text.
@@ -60,15 +62,29 @@ fn lines(text: &str) -> impl Iterator<Item = (&str, &str)> {
     lines.filter_map(|line| line.split_once(char::is_whitespace))
 }
 
+/// The host's search domains now.
+pub(crate) fn search_of_host() -> Vec<String> {
+    read(Path::new(PATH)).map(|text| search(&text)).unwrap_or_default()
+}
+
+/// The search domains. A single dot, which means none, is no domain.
+fn search(text: &str) -> Vec<String> {
+    let domains = last_search(text).map_or("", |(_, value)| value).split_whitespace();
+    domains.filter(|domain| *domain != ".").take(SEARCH_MAX).map(str::to_owned).collect()
+}
+
+/// The line with the search domains: of several the last one counts.
+fn last_search(text: &str) -> Option<(&str, &str)> {
+    lines(text).filter(|(key, _)| ["search", "domain"].contains(key)).last()
+}
+
 /// The file for a container: its forwarder's addresses, and the host's search domains and options.
 pub(crate) fn for_container(host: &str, config: &ContainerConfig) -> String {
     let mut text = format!("nameserver {}\n", config.dns_ip);
     if let Some(net) = &config.ipv6 {
         text += &format!("nameserver {}\n", net.dns);
     }
-    // Of several lines the last one counts.
-    let last = |keys: &[&str]| lines(host).filter(|(key, _)| keys.contains(key)).last();
-    if let Some((key, value)) = last(&["search", "domain"]) {
+    if let Some((key, value)) = last_search(host) {
         text += &format!("{key} {}\n", value.trim());
     }
     for (_, value) in lines(host).filter(|(key, _)| *key == "options") {
@@ -102,6 +118,13 @@ mod tests {
         assert_eq!(found.last().map(String::as_str), Some("127.0.0.1:53"));
         assert!(servers("").is_empty());
         assert_eq!(servers(&"nameserver 192.0.2.1\n".repeat(50)).len(), SERVERS_MAX);
+    }
+
+    #[test]
+    fn search_domains() {
+        assert_eq!(search(FILE), ["a.example", "b.example"]);
+        assert_eq!(search("domain a.example\n"), ["a.example"]);
+        assert!(search("search .\n").is_empty() && search("").is_empty());
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub type Target = fn(&[u8]);
 /// All targets, by the name of the binary and of its corpus folder.
 pub const TARGETS: &[(&str, Target)] = &[
     ("datagram", datagram),
+    ("dhcp", dhcp),
     ("frame", frame),
     ("options", options),
     ("reassembly", reassembly),
@@ -43,6 +44,26 @@ pub fn datagram(input: &[u8]) {
             3..=5 => bench.socket_event(&mut script),
             6 => bench.question(&mut script),
             _ => bench.datagram(&mut script),
+        }
+        bench.check();
+    }
+    bench.end();
+}
+
+/// Messages of DHCP and DHCPv6 clients, router solicitations, and time steps in any order.
+pub fn dhcp(input: &[u8]) {
+    let mut script = Script::new(input);
+    let mut bench = Bench::new(Plan::take(&mut script));
+    for _ in 0..OPERATIONS_MAX {
+        if script.is_over() {
+            break;
+        }
+        match script.below(8) {
+            0 => bench.pass(&mut script),
+            1 => bench.device_room(&mut script),
+            2 => bench.router_solicitation(&mut script),
+            3..=5 => bench.dhcp(&mut script),
+            _ => bench.dhcpv6(&mut script),
         }
         bench.check();
     }

@@ -1,7 +1,5 @@
 //! Handles a received frame: `wire/parse.rs` classifies it, this file answers or counts all but TCP segments.
 
-use std::net::Ipv6Addr;
-
 use skbudget_controller::Instant;
 
 use super::Container;
@@ -37,6 +35,7 @@ impl Container {
     fn on_other(&mut self, cx: &mut Ctx<'_>, ingress: Ingress<'_>) {
         match ingress {
             Ingress::Datagram(datagram) => self.on_datagram(cx, &datagram),
+            Ingress::Configure { from, message } => self.on_client_message(cx, from, message),
             Ingress::PathMtu { tuple, seq, mtu } => self.on_path_mtu(&tuple, seq, mtu),
             Ingress::RouterSolicit { from } => self.on_router_solicitation(cx, from),
             Ingress::Answer(answer, stat) => {
@@ -95,17 +94,6 @@ impl Container {
         }
         // The flow's next service retransmits the lost data in smaller segments.
         index.into_iter().for_each(|index| self.mark(index));
-    }
-
-    /// Sends a router advertisement, at most one in three seconds.
-    fn on_router_solicitation(&mut self, cx: &mut Ctx<'_>, from: Ipv6Addr) {
-        let Some(net) = &self.config.ipv6 else { return };
-        if !self.neighbour.may_advertise(cx.now) {
-            return self.stats.add(Stat::RouterSolicitsIgnored);
-        }
-        self.stats.add(Stat::RouterAdverts);
-        let answer = ndp::router_advertisement(&self.config, net, from);
-        self.egress.answer(cx.device, &answer);
     }
 
     /// Requests the guest's hardware address. Any frame in answer carries it.

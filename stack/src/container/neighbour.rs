@@ -9,6 +9,9 @@ pub(super) const REQUEST_RETRY: Duration = Duration::from_millis(100);
 /// MIN_DELAY_BETWEEN_RAS (RFC 4861 section 10).
 const BETWEEN_ADVERTISEMENTS: Duration = Duration::from_secs(3);
 
+/// MaxRtrAdvInterval (RFC 4861 section 6.2.1), seconds: a third of the lifetimes that advertisements carry.
+const ADVERTISEMENT_SECONDS: u64 = 600;
+
 /// Times of the last packets that were not sent for a flow.
 #[derive(Debug, Default)]
 pub(super) struct Neighbour {
@@ -16,6 +19,8 @@ pub(super) struct Neighbour {
     requested: Option<Instant>,
     /// Router advertisement.
     advertised: Option<Instant>,
+    /// The next advertisement that no solicitation requests.
+    next_advertisement: Option<Instant>,
 }
 
 impl Neighbour {
@@ -28,6 +33,23 @@ impl Neighbour {
     /// True if a router advertisement may be sent.
     pub(super) fn may_advertise(&mut self, now: Instant) -> bool {
         is_due(&mut self.advertised, BETWEEN_ADVERTISEMENTS, now)
+    }
+
+    /// An advertisement was sent: the next one refreshes it. `random` spreads the time, so that many containers do not
+    /// send at once (RFC 4861 section 6.2.4).
+    pub(super) fn plan_advertisement(&mut self, now: Instant, random: u64) {
+        let spread = ADVERTISEMENT_SECONDS / 2 + random % (ADVERTISEMENT_SECONDS / 2);
+        self.next_advertisement = Some(now + Duration::from_secs(spread));
+    }
+
+    /// The container is gone: nothing is due any more.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// When the next advertisement is due; `None` before the first solicitation.
+    pub(super) fn next_advertisement(&self) -> Option<Instant> {
+        self.next_advertisement
     }
 }
 
@@ -52,5 +74,18 @@ mod tests {
         assert!(neighbour.may_advertise(at(6)), "a request is no advertisement");
         assert!(neighbour.may_request(at(105)) && !neighbour.may_request(at(204)));
         assert!(!neighbour.may_advertise(at(3005)) && neighbour.may_advertise(at(3006)));
+    }
+
+    #[test]
+    fn the_next_advertisement_is_due_within_the_lifetimes_of_the_last() {
+        for random in [0, 1, 299, 300, u64::MAX] {
+            let mut neighbour = Neighbour::default();
+            assert_eq!(neighbour.next_advertisement(), None, "no guest has sent a solicitation");
+            neighbour.plan_advertisement(Instant::from_millis(0), random);
+            let due = neighbour.next_advertisement().unwrap();
+            assert!(Instant::from_millis(300_000) <= due && due < Instant::from_millis(600_000));
+            neighbour.forget();
+            assert_eq!(neighbour.next_advertisement(), None);
+        }
     }
 }

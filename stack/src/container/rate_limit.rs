@@ -4,6 +4,8 @@ use skbudget_controller::Instant;
 
 /// ICMP messages sent per second (Linux' icmp_msgs_per_sec).
 const ICMP_PER_SECOND: u32 = 1000;
+/// Messages of DHCP clients answered per second. A client sends one in four seconds.
+const DHCP_PER_SECOND: u32 = 50;
 /// Challenge ACKs per second, on average (Linux' former default of tcp_challenge_ack_limit).
 const CHALLENGES_PER_SECOND: u32 = 1000;
 
@@ -31,6 +33,7 @@ impl RateLimit {
 #[derive(Debug, Default)]
 pub(super) struct RateLimits {
     icmp: RateLimit,
+    dhcp: RateLimit,
     challenges: RateLimit,
 }
 
@@ -38,6 +41,11 @@ impl RateLimits {
     /// True if one more ICMP message may be sent.
     pub(super) fn allow_icmp(&mut self, now: Instant) -> bool {
         self.icmp.allow(now, || ICMP_PER_SECOND)
+    }
+
+    /// True if one more message of a DHCP client may be handled.
+    pub(super) fn allow_dhcp(&mut self, now: Instant) -> bool {
+        self.dhcp.allow(now, || DHCP_PER_SECOND)
     }
 
     /// RFC 5961 section 7: true if one more challenge ACK may be sent; one limit for all flows. `random` makes the

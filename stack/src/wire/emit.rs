@@ -5,6 +5,8 @@
 //! a frame is at most one MTU and its checksum is complete.
 
 use std::io::IoSlice;
+use std::mem::replace;
+use std::net::{IpAddr, Ipv4Addr};
 
 use smoltcp::wire::{
     ArpPacket, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv4Message, Icmpv6Message,
@@ -293,6 +295,23 @@ impl Egress {
         let at = usize::from(UDP_CHECKSUM_OFFSET);
         header[at..at + 2].copy_from_slice(&sum.to_be_bytes());
         self.packet(device, ip, &header, payload)
+    }
+
+    /// As [`Self::datagram`], with a complete checksum, for clients that read frames from a packet socket: there no
+    /// device completes it. A broadcast reaches a client of any hardware address.
+    pub(crate) fn complete_datagram(
+        &mut self,
+        device: &mut dyn Device,
+        tuple: &Tuple,
+        fields: IpFields,
+        payload: &[u8],
+    ) -> bool {
+        let is_broadcast = tuple.guest().ip() == IpAddr::V4(Ipv4Addr::BROADCAST);
+        let to = if is_broadcast { None } else { self.guest_mac };
+        let (offload, mac) = (std::mem::take(&mut self.offload), replace(&mut self.guest_mac, to));
+        let sent = self.datagram(device, tuple, fields, payload);
+        (self.offload, self.guest_mac) = (offload, mac);
+        sent
     }
 
     /// Sends an echo reply of the tuple's remote, with the guest's identifier. `reply`: the message as the host has

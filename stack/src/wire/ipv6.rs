@@ -10,6 +10,7 @@ use crate::counters::Stat;
 use crate::io::datagram::IpFields;
 use crate::io::vnet::VnetHdr;
 use crate::wire::addresses::Addrs;
+use crate::wire::configure;
 use crate::wire::icmp;
 use crate::wire::ndp::solicited_node;
 use crate::wire::noroute::{self, unroutable_v6};
@@ -121,13 +122,14 @@ fn is_guest(net: &Ipv6Net, src: Ipv6Addr, dst: Ipv6Addr) -> bool {
 }
 
 impl Ipv6Net {
-    /// True for multicast groups that a router and owner of our addresses joins: all nodes, all routers,
-    /// solicited-node.
+    /// True for multicast groups that a router, DHCPv6 server and owner of our addresses joins: all nodes, all routers,
+    /// all DHCP servers, solicited-node.
     fn listens_to(&self, dst: Ipv6Addr) -> bool {
         let all = |group| Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, group);
         dst.is_multicast()
             && (dst == all(1)
                 || dst == all(2)
+                || configure::is_for_servers(dst)
                 || self.ours().iter().any(|a| solicited_node(*a) == dst))
     }
 }

@@ -18,6 +18,7 @@ use smoltcp::wire::{
 use crate::config::{ContainerConfig, Ipv6Net};
 use crate::counters::Stat;
 use crate::wire::addresses::Addrs;
+use crate::wire::domains;
 use crate::wire::parse::{Answer, Ingress};
 
 /// RFC 4861 section 7.1: a lower hop limit shows that the message crossed a router.
@@ -26,6 +27,11 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// RFC 4861 section 6.2.1: AdvDefaultLifetime, AdvValidLifetime and AdvPreferredLifetime.
 const ROUTER_LIFETIME: Duration = Duration::from_secs(1800);
 const VALID_LIFETIME: Duration = Duration::from_secs(86_400);
+/// Types of the options of RFC 8106, and the length of the names in one of them: the advertisement fits the smallest
+/// MTU of IPv6.
+const RDNSS: u8 = 25;
+const DNSSL: u8 = 31;
+const SEARCH_BYTES_MAX: usize = 512;
 const PREFERRED_LIFETIME: Duration = Duration::from_secs(14_400);
 
 /// Handles a neighbour discovery message after its checksum and length were checked.
@@ -77,7 +83,9 @@ fn advertisement(config: &ContainerConfig, target_addr: Ipv6Addr, asked_by: Ipv6
     answer(target_addr, if probe { ALL_NODES } else { asked_by }, repr)
 }
 
-/// Section 6.2.3: announces the router, the prefix as on-link, and that addresses may be formed from it.
+/// Section 6.2.3: announces the router, the prefix as on-link, that addresses may be formed from it, and the name
+/// server with its search domains (RFC 8106). The two flags announce DHCPv6: published ports lead to the address that
+/// DHCPv6 gives, not to one that the guest forms.
 pub(crate) fn router_advertisement(
     config: &ContainerConfig,
     net: &Ipv6Net,
@@ -92,7 +100,7 @@ pub(crate) fn router_advertisement(
     };
     let repr = NdiscRepr::RouterAdvert {
         hop_limit: 64,
-        flags: NdiscRouterFlags::empty(),
+        flags: NdiscRouterFlags::MANAGED | NdiscRouterFlags::OTHER,
         router_lifetime: ROUTER_LIFETIME,
         reachable_time: Duration::ZERO,
         retrans_time: Duration::ZERO,
@@ -100,7 +108,40 @@ pub(crate) fn router_advertisement(
         mtu: Some(config.mtu.into()),
         prefix_info: Some(prefix_info),
     };
-    answer(net.router, if asked_by.is_unspecified() { ALL_NODES } else { asked_by }, repr)
+    let to = if asked_by.is_unspecified() { ALL_NODES } else { asked_by };
+    with_options(answer(net.router, to, repr), &[name_server(net), search_domains(config)].concat())
+}
+
+/// Appends options that smoltcp does not have to a message.
+fn with_options(mut answer: Answer, options: &[u8]) -> Answer {
+    if let Answer::Icmp { addrs: Addrs::V6 { src, dst }, bytes, .. } = &mut answer {
+        bytes.extend(options);
+        Icmpv6Packet::new_unchecked(bytes.as_mut_slice()).fill_checksum(src, dst);
+    }
+    answer
+}
+
+/// The recursive DNS server option (RFC 8106 section 5.1).
+fn name_server(net: &Ipv6Net) -> Vec<u8> {
+    let mut option = vec![RDNSS, 3, 0, 0];
+    option.extend((ROUTER_LIFETIME.secs() as u32).to_be_bytes());
+    option.extend(net.dns.octets());
+    option
+}
+
+/// The DNS search list option (RFC 8106 section 5.2); empty without domains.
+fn search_domains(config: &ContainerConfig) -> Vec<u8> {
+    let names = domains::write(&config.search, SEARCH_BYTES_MAX);
+    if names.is_empty() {
+        return Vec::new();
+    }
+    // The length counts units of 8 bytes, with zeros behind the names.
+    let len = (8 + names.len()).next_multiple_of(8);
+    let mut option = vec![DNSSL, (len / 8) as u8, 0, 0];
+    option.extend((ROUTER_LIFETIME.secs() as u32).to_be_bytes());
+    option.extend(names);
+    option.resize(len, 0);
+    option
 }
 
 /// Requests the guest's hardware address.

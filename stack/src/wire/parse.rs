@@ -16,7 +16,7 @@ use crate::wire::icmp;
 use crate::wire::reassembly::{Datagram, Fragment, Key};
 use crate::wire::segment::{self, Segment};
 use crate::wire::seq::Seq;
-use crate::wire::{arp, ipv6, noroute, udp};
+use crate::wire::{arp, configure, ipv6, noroute, udp};
 
 /// Result of parsing a frame.
 #[derive(Debug)]
@@ -25,6 +25,11 @@ pub(crate) enum Ingress<'a> {
     /// A UDP datagram, or an echo request to another host.
     Datagram(udp::Datagram<'a>),
     Fragment(Fragment<'a>),
+    /// A message of a DHCP or DHCPv6 client, by the family of its source.
+    Configure {
+        from: std::net::IpAddr,
+        message: &'a [u8],
+    },
     /// The guest reports that one of our segments was too large for its path.
     PathMtu {
         tuple: Tuple,
@@ -118,6 +123,10 @@ fn ipv4<'a>(config: &ContainerConfig, vnet: &VnetHdr, bytes: &'a [u8]) -> Ingres
     if !packet.verify_checksum() {
         return Ingress::Drop(Stat::DropIpv4Checksum);
     }
+    // A DHCP client may have no address yet.
+    if let Some(found) = configure::v4(config, vnet, &packet) {
+        return found;
+    }
     // Before reassembly: a fragment to a destination without a route must not cost memory.
     if let Some(refused) = check_addrs_v4(config, &packet) {
         return refused;
@@ -173,6 +182,9 @@ pub(crate) fn transport<'a>(
             None => Ingress::Drop(Stat::DropIpv6),
         },
         (IpProtocol::Tcp, _) => tcp(vnet, addrs, payload),
+        (IpProtocol::Udp, Addrs::V6 { src, dst }) if configure::is_for_servers(dst) => {
+            configure::v6(vnet, (src, dst), payload)
+        }
         (IpProtocol::Udp, _) => udp::on_packet(vnet, addrs, payload),
         _ => Ingress::Drop(check_ends(addrs).err().unwrap_or(Stat::DropProtocol)),
     }

@@ -60,14 +60,13 @@ pub(crate) fn echo(addrs: Addrs, ident: u16, message: &[u8]) -> Ingress<'_> {
 const NO_FIELDS: IpFields =
     IpFields { hop_limit: HOP_LIMIT, traffic_class: 0, dont_fragment: false };
 
-/// Checks the header and the checksum. The caller sets `ip`.
-pub(crate) fn on_packet<'a>(vnet: &VnetHdr, addrs: Addrs, payload: &'a [u8]) -> Ingress<'a> {
-    if let Err(stat) = check_ends(addrs) {
-        return Ingress::Drop(stat);
-    }
-    let Ok(udp) = UdpPacket::new_checked(payload) else {
-        return Ingress::Drop(Stat::DropUdp);
-    };
+/// Checks the header and the checksum. Returns header and payload.
+pub(crate) fn checked<'a>(
+    vnet: &VnetHdr,
+    addrs: Addrs,
+    payload: &'a [u8],
+) -> Result<(UdpPacket<&'a [u8]>, &'a [u8]), Stat> {
+    let udp = UdpPacket::new_checked(payload).map_err(|_| Stat::DropUdp)?;
     // As the kernel: bytes behind the length of the header are not part of the datagram.
     let bytes = &payload[..usize::from(udp.len())];
     let (src, dst) = addrs.ips();
@@ -75,8 +74,20 @@ pub(crate) fn on_packet<'a>(vnet: &VnetHdr, addrs: Addrs, payload: &'a [u8]) -> 
     // RFC 8200 section 8.1: without a checksum over IPv6 the datagram is dropped. Over IPv4 it is optional.
     let none = udp.checksum() == 0 && matches!(addrs, Addrs::V6 { .. });
     if !vouched && (none || !udp.verify_checksum(&src.into(), &dst.into())) {
-        return Ingress::Drop(Stat::DropUdpChecksum);
+        return Err(Stat::DropUdpChecksum);
     }
+    Ok((udp, bytes))
+}
+
+/// Checks a datagram of the guest. The caller sets `ip`.
+pub(crate) fn on_packet<'a>(vnet: &VnetHdr, addrs: Addrs, payload: &'a [u8]) -> Ingress<'a> {
+    if let Err(stat) = check_ends(addrs) {
+        return Ingress::Drop(stat);
+    }
+    let (udp, bytes) = match checked(vnet, addrs, payload) {
+        Ok(checked) => checked,
+        Err(stat) => return Ingress::Drop(stat),
+    };
     // No answer could reach it.
     if udp.src_port() == 0 {
         return Ingress::Drop(Stat::DropUdp);
@@ -86,6 +97,7 @@ pub(crate) fn on_packet<'a>(vnet: &VnetHdr, addrs: Addrs, payload: &'a [u8]) -> 
         let answer = icmp::unreachable(addrs, IpProtocol::Udp, bytes, Unreachable::Port);
         return Ingress::Answer(answer, Stat::UdpUnreachable);
     }
+    let (src, dst) = addrs.ips();
     let guest = SocketAddr::new(src, udp.src_port());
     let remote = SocketAddr::new(dst, udp.dst_port());
     let tuple = Tuple::new(guest, remote);

@@ -7,6 +7,8 @@ mod close;
 mod crowd;
 mod cwnd;
 mod data;
+mod dhcp;
+mod dhcpv6;
 mod dns;
 mod echo;
 mod ecn;

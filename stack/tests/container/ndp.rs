@@ -8,6 +8,7 @@ use crate::wire::{GUEST_MAC, OUR_MAC, RST, Seg, Sent, icmpv6, icmpv6_message, ip
 
 const ROUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 const GUEST_LL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x77);
+const DNS6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3);
 const ANY: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
@@ -127,8 +128,8 @@ fn solicitations_are_answered_with_advertisements_not_too_often() {
         panic!("{out:?}")
     };
     assert_eq!((*src, *dst), (ROUTER, GUEST_LL));
-    // Hop limit 64, neither managed nor other, lifetime half an hour.
-    assert_eq!(body[..4], [64, 0, 7, 8]);
+    // Hop limit 64, managed and other, lifetime half an hour.
+    assert_eq!(body[..4], [64, 0xc0, 7, 8]);
     let mut options = &body[12..];
     let mut seen = Vec::new();
     while let [kind, len, ..] = *options {
@@ -141,13 +142,15 @@ fn solicitations_are_answered_with_advertisements_not_too_often() {
                 assert_eq!(option[2..4], [64, 0xc0]);
                 assert_eq!(option[16..32], Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0).octets());
             }
+            // Name server, for half an hour.
+            25 => assert_eq!(option[4..24], [&[0, 0, 7, 8][..], &DNS6.octets()].concat()),
             other => panic!("option {other}"),
         }
         seen.push(kind);
         options = &options[option.len()..];
     }
     seen.sort_unstable();
-    assert_eq!(seen, [1, 3, 5]);
+    assert_eq!(seen, [1, 3, 5, 25]);
     for _ in 0..100 {
         rig.frame(&ask);
     }
@@ -156,6 +159,37 @@ fn solicitations_are_answered_with_advertisements_not_too_often() {
     rig.frame(&icmpv6(ANY, ALL_ROUTERS, 133, 0, &[0; 4]));
     assert!(matches!(rig.turn()[..], [Sent::Icmp6 { dst: ALL_NODES, kind: 134, .. }]));
     assert_eq!((rig.stat("RouterAdverts"), rig.stat("RouterSolicitsIgnored")), (2, 100));
+}
+
+#[test]
+fn an_advertisement_is_repeated_before_its_lifetimes_end() {
+    let mut rig = Rig::new();
+    rig.pass(7_200_000);
+    assert_eq!(rig.stat("RouterAdverts"), 0, "no guest has sent a solicitation");
+    rig.frame(&icmpv6(GUEST_LL, ALL_ROUTERS, 133, 0, &[0; 4]));
+    rig.turn();
+    let sent = rig.pass(7_200_000);
+    let mut last = 0;
+    for (at, advertisement) in &sent {
+        assert!(matches!(advertisement, Sent::Icmp6 { dst: ALL_NODES, kind: 134, .. }));
+        // Two in a row may be lost.
+        assert!((300_000..600_000).contains(&(at - last)), "{last} to {at}");
+        last = *at;
+    }
+    assert!(sent.len() > 12, "{} in two hours", sent.len());
+}
+
+#[test]
+fn an_advertisement_has_the_search_domains() {
+    let search = ["a.example", "b.example"].map(str::to_owned).to_vec();
+    let mut rig = Rig::configured(|config| config.search = search);
+    rig.frame(&icmpv6(GUEST_LL, ALL_ROUTERS, 133, 0, &[0; 4]));
+    let out = rig.turn();
+    let [Sent::Icmp6 { kind: 134, body, .. }] = &out[..] else { panic!("{out:?}") };
+    // Behind the flags and times: hardware address, MTU, prefix, name server.
+    let option = &body[12 + 8 + 8 + 32 + 24..];
+    assert_eq!(option[..8], [31, 4, 0, 0, 0, 0, 7, 8]);
+    assert_eq!(option[8..], *b"\x01a\x07example\0\x01b\x07example\0\0\0");
 }
 
 #[test]

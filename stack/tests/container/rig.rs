@@ -86,6 +86,15 @@ impl Rig {
     }
 
     pub(crate) fn with(setup: Setup) -> Self {
+        Self::build(setup, |_| ())
+    }
+
+    /// As `new`, with other changes of the configuration.
+    pub(crate) fn configured(change: impl FnOnce(&mut ContainerConfig)) -> Self {
+        Self::build(Setup::default(), change)
+    }
+
+    fn build(setup: Setup, change: impl FnOnce(&mut ContainerConfig)) -> Self {
         let config = BudgetConfig {
             rules: setup.rules,
             limits: Limits::from_bytes(setup.hard, setup.soft, None).unwrap(),
@@ -98,6 +107,7 @@ impl Rig {
         let mut container = ContainerConfig::new(mtu, offload, Some(setup.hard), setup.secret);
         container.congestion = setup.congestion;
         container.host_loopback = setup.host_loopback;
+        change(&mut container);
         let member = budget.add_member(container.dev_queue_bytes).unwrap();
         let mut rig = Self {
             stack: Container::new(container, member),

@@ -1,6 +1,7 @@
 //! Datagrams of real programs in a container: UDP and ping with the built binary, end to end.
 //! `cargo test -p skbudget --test e2e_datagrams -- --ignored --test-threads=1`.
 
+mod configure;
 mod names;
 mod network;
 mod ping;

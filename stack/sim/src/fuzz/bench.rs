@@ -9,6 +9,7 @@ use super::device::Checked;
 use super::host::{ScriptHost, guest_byte};
 use crate::packet::{SYN, Segment};
 
+mod configure;
 mod datagrams;
 mod operations;
 

@@ -84,10 +84,13 @@ impl Checked {
         let udp = UdpPacket::new_checked(bytes).expect("a whole datagram");
         assert_eq!(usize::from(udp.len()), bytes.len(), "nothing behind");
         assert!(udp.src_port() != 0 && udp.dst_port() != 0);
-        if self.offload {
+        // Answers of the DHCP servers have a complete checksum: clients read frames, not packets of the kernel.
+        let of_server = [67, 547].contains(&udp.src_port());
+        if self.offload && !of_server {
             assert_eq!((vnet.flags, vnet.gso_type), (F_NEEDS_CSUM, 0));
             assert_eq!((vnet.csum_start, vnet.csum_offset), (14 + ip, 6));
         } else {
+            assert_eq!(*vnet, VnetHdr::default());
             assert!(udp.checksum() != 0 && udp.verify_checksum(&addrs[0], &addrs[1]));
         }
     }
