@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use skbudget_stack::tap::PcapWriter;
+use skbudget_stack::tap::{CaptureHead, CaptureWriter};
 use skbudget_testbed::cable::{Bench, Cable, Far};
 
 const PIECE: usize = 128 << 10;
@@ -94,11 +94,12 @@ impl Run<'_> {
     }
 
     /// A capture file with the run's name.
-    fn writer(&self, dir: &Path, far: Far) -> PcapWriter {
+    fn writer(&self, dir: &Path, far: Far) -> CaptureWriter {
         let loss = self.cable.faults.loss;
-        let name = format!("{far:?}-{}-{loss}ppm-{}.pcap", self.toward.name(), self.cable.seed);
+        let name = format!("{far:?}-{}-{loss}ppm-{}.pcapng", self.toward.name(), self.cable.seed);
         let file = std::fs::File::create(dir.join(name)).expect("a file for the capture");
-        PcapWriter::new(Box::new(std::io::BufWriter::new(file)), SNAPLEN, 0).expect("a capture")
+        let head = CaptureHead { snaplen: SNAPLEN, ..CaptureHead::default() };
+        CaptureWriter::new(Box::new(std::io::BufWriter::new(file)), &head).expect("a capture")
     }
 
     /// Samples of the sender's congestion window, in segments.

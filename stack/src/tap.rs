@@ -11,7 +11,7 @@
 //! scratch namespace and move the device into the container's: the container's end then appears here as `EBADFD`
 //! ([`is_gone`]).
 
-mod pcap;
+mod pcapng;
 #[allow(unsafe_code, reason = "the ioctls of a TAP have no safe wrapper; nothing else lives there")]
 mod sys;
 
@@ -25,7 +25,10 @@ use skbudget_controller::Instant;
 use crate::io::Device;
 use crate::io::vnet::{VNET_HDR_LEN, VnetHdr};
 
-pub use pcap::{PCAP_HEADER_LEN, PcapWriter, pcap_record_len};
+pub use pcapng::{
+    CaptureHead, CaptureWriter, Direction, FrameFilter, SNAPLEN_RANGE, STATISTICS_BYTES, block_len,
+    dropped_frames, is_packet, statistics_block,
+};
 
 /// Smallest buffer `recv` accepts, bytes: the largest frame of the kernel (64 KiB of IP, Ethernet with a VLAN tag) and
 /// the header in front of it.
@@ -48,7 +51,7 @@ pub struct TapCounters {
     pub refused: u64,
     /// A read shorter than the header that each frame must have.
     pub short: u64,
-    /// Frames missing from the capture because the write failed.
+    /// Frames missing from captures because a write failed or a reader was too slow.
     pub capture_lost: u64,
 }
 
@@ -59,7 +62,7 @@ pub struct Tap {
     offload: bool,
     gone: bool,
     now: Instant,
-    capture: Option<PcapWriter>,
+    captures: Vec<CaptureWriter>,
     counters: TapCounters,
 }
 
@@ -94,19 +97,19 @@ impl Tap {
             offload,
             gone: false,
             now: Instant(0),
-            capture: None,
+            captures: Vec::new(),
             counters: TapCounters::default(),
         })
     }
 
-    /// Writes every frame from now on, in both directions, to `capture` as well.
-    pub fn set_capture(&mut self, capture: PcapWriter) {
-        self.capture = Some(capture);
+    /// Writes every frame from now on, in both directions, to `capture` as well. The caller bounds their number.
+    pub fn add_capture(&mut self, capture: CaptureWriter) {
+        self.captures.push(capture);
     }
 
     /// True while frames are recorded.
-    pub fn has_capture(&self) -> bool {
-        self.capture.is_some()
+    pub fn has_captures(&self) -> bool {
+        !self.captures.is_empty()
     }
 
     /// Sets the time stamp of captured frames; the loop calls it once a turn.
@@ -143,9 +146,8 @@ impl Tap {
             } else {
                 (VnetHdr::default(), 0)
             };
-            if let Some(capture) = &mut self.capture {
-                let lost = capture.write(self.now, &[IoSlice::new(&buf[start..n])]).is_err();
-                self.counters.capture_lost += u64::from(lost);
+            if self.has_captures() {
+                self.record(Direction::Outbound, &[IoSlice::new(&buf[start..n])]);
             }
             return Ok((vnet, start..n));
         }
@@ -163,14 +165,28 @@ impl Tap {
 
     /// Losses so far, including those that the capture's writer reports later.
     pub fn counters(&self) -> TapCounters {
-        let later = self.capture.as_ref().map_or(0, PcapWriter::lost_later);
+        let later: u64 = self.captures.iter().map(CaptureWriter::lost_later).sum();
         TapCounters { capture_lost: self.counters.capture_lost + later, ..self.counters }
     }
 
-    /// Flushes the capture to the kernel, so that a reader of the file sees all frames.
-    pub fn flush_capture(&mut self) {
-        if let Some(capture) = &mut self.capture {
-            self.counters.capture_lost += u64::from(capture.flush().is_err());
+    /// Flushes the captures, so that their readers see all frames, and removes those that have ended.
+    pub fn flush_captures(&mut self) {
+        let counters = &mut self.counters;
+        self.captures.retain_mut(|capture| {
+            counters.capture_lost += u64::from(capture.flush().is_err());
+            let ended = capture.has_ended();
+            if ended {
+                counters.capture_lost += capture.lost_later();
+            }
+            !ended
+        });
+    }
+
+    /// Writes a frame to the captures.
+    fn record(&mut self, direction: Direction, parts: &[IoSlice<'_>]) {
+        for capture in &mut self.captures {
+            let lost = capture.write(self.now, direction, parts).is_err();
+            self.counters.capture_lost += u64::from(lost);
         }
     }
 
@@ -218,10 +234,9 @@ impl Device for Tap {
                 }
             }
         }
-        if let Some(capture) = &mut self.capture {
-            // Only frames that the device took are in the capture.
-            let lost = capture.write(self.now, parts).is_err();
-            self.counters.capture_lost += u64::from(lost);
+        // Only frames that the device took are in a capture.
+        if self.has_captures() {
+            self.record(Direction::Inbound, parts);
         }
         true
     }

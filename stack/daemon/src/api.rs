@@ -132,6 +132,9 @@ pub(crate) struct LevelRequest {
 /// Keys of a level request.
 pub(crate) const LEVEL_KEYS: [&str; 3] = ["hard", "soft", "low"];
 
+/// Keys of the query of a capture: `GET /v1/containers/{name}/capture`.
+pub(crate) const CAPTURE_KEYS: [&str; 4] = ["filter", "max_bytes", "seconds", "snaplen"];
+
 /// The body of every answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ErrorBody {

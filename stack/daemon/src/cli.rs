@@ -1,6 +1,7 @@
 //! The command line as typed. [`crate::config`] checks and interprets it.
 #![expect(missing_docs, reason = "clap prints doc comments: a comment here is a help text")]
 
+mod capture;
 mod client;
 mod publish;
 mod values;
@@ -17,6 +18,7 @@ use crate::caps::CapSet;
 use crate::listener::Backlog;
 use crate::units::{Size, parse_size};
 
+pub use capture::CaptureArgs;
 pub use client::{
     AttachArgs, ClientArgs, DetachArgs, EventsArgs, ListArgs, PublishArgs, ServeArgs, SetArgs,
     StatsArgs,
@@ -54,6 +56,8 @@ pub enum Command {
     Stats(StatsArgs),
     /// Print what happens in the daemon, one JSON object a line, until the daemon or the command ends
     Events(EventsArgs),
+    /// Capture the frames of a container while it runs (pcapng)
+    Capture(CaptureArgs),
     /// Change limits of a container or a group while it runs, all or none
     Set(SetArgs),
     /// Publish TCP ports of a container while it runs
@@ -136,7 +140,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub privileged: bool,
 
-    /// Write every frame, in both directions, to this file (pcap)
+    /// Write every frame, in both directions, to this file (pcapng)
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
 

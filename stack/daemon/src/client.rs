@@ -1,5 +1,6 @@
 //! The commands that control a running daemon, over its socket.
 
+mod capture;
 mod http;
 mod table;
 
@@ -21,6 +22,7 @@ use crate::keys::hint;
 use crate::settings::ContainerOptions;
 use crate::stdout::print;
 use crate::units::{Bytes, Size, parse_size};
+pub use capture::capture;
 use http::Connection;
 use table::Table;
 

@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 
 use mio::Waker;
 use skbudget_controller::{BudgetConfig, Level, LevelConfig, Limits, PAGE_SIZE};
+use skbudget_stack::tap::CaptureWriter;
 use skbudget_stack::{FlowInfo, Undelivered};
 
 use crate::events::EventSink;
@@ -190,6 +191,12 @@ impl Daemon {
     /// Every flow of the container.
     pub fn flows(&self, name: &str) -> Result<Vec<FlowInfo>, DaemonError> {
         self.request_of(name, |reply| Command::Flows { name: name.to_owned(), reply })?
+    }
+
+    /// Writes every frame of the container from now on to the capture, until that has ended.
+    pub fn capture(&self, name: &str, capture: CaptureWriter) -> Result<(), DaemonError> {
+        let (name_of, capture) = (name.to_owned(), Box::new(capture));
+        self.request_of(name, |reply| Command::Capture { name: name_of, capture, reply })?
     }
 
     /// Bytes acknowledged to the container that would be lost if it were removed now.

@@ -8,6 +8,7 @@
 mod api;
 pub mod attach;
 pub mod caps;
+pub mod capture;
 mod channel;
 pub mod cli;
 pub mod client;

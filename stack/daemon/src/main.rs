@@ -51,6 +51,7 @@ fn carry_out() -> Result<u8, Failure> {
         Command::Ls(args) => client::ls(args),
         Command::Stats(args) => client::stats(args),
         Command::Events(args) => client::events(args),
+        Command::Capture(args) => client::capture(args),
         Command::Set(args) => client::set(args),
         Command::Publish(args) => client::publish(args),
         Command::Unpublish(args) => client::unpublish(args),

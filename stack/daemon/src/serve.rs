@@ -8,6 +8,7 @@
 //! No request runs on a worker's thread, except for the commands that it sends, which a worker executes in bounded
 //! number each turn.
 
+mod capture;
 mod config;
 mod control;
 mod events;
@@ -17,6 +18,7 @@ mod http_tests;
 mod metrics;
 mod patience;
 mod privileged;
+mod query;
 mod routes;
 mod socket;
 mod subnet;
@@ -110,6 +112,7 @@ fn run_daemon(args: ServeArgs) -> Result<u8, Failure> {
     wait(&signals).map_err(|e| failed(&e))?;
     log::info!("ending");
     control.events.close();
+    control.captures.end_all();
     server.stop();
     let undelivered = control.drain(|| signals.read_signal().is_ok_and(|signal| signal.is_some()));
     if undelivered > 0 {

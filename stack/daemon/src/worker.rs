@@ -150,7 +150,9 @@ impl Worker {
         } else {
             // Here the thread has time: the capture is written between bursts, not within one.
             if self.captures {
-                self.containers.iter_mut().flatten().for_each(|slot| slot.tap.flush_capture());
+                self.containers.iter_mut().flatten().for_each(|slot| slot.tap.flush_captures());
+                // Those that have ended are removed by the flush.
+                self.captures = self.containers.iter().flatten().any(|s| s.tap.has_captures());
             }
             let due = self.schedule.next_deadline().into_iter();
             due.chain(self.tend_at).min().map(|at| at.since(clock::now()))

@@ -1,7 +1,10 @@
 //! One request to the daemon, over HTTP/1.1 on its socket.
 
+use std::future::poll_fn;
 use std::io;
 use std::path::Path;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Full, Limited};
@@ -12,6 +15,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::exit::Failure;
@@ -24,6 +28,15 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// Longest line of a stream, bytes.
 const LINE_BYTES_MAX: usize = 64 << 10;
+
+/// Whether a stream goes on after a piece of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// The next piece is needed.
+    Continue,
+    /// No more is needed.
+    End,
+}
 
 /// A connection to the daemon.
 #[derive(Debug)]
@@ -91,6 +104,52 @@ impl Connection {
         })
     }
 
+    /// Passes on the body of an answer as it arrives, until it ends, or `interrupted` or `piece` ends it.
+    pub(super) fn stream(
+        self,
+        path: &str,
+        interrupted: oneshot::Receiver<()>,
+        mut piece: impl FnMut(&[u8]) -> Result<Flow, Failure>,
+    ) -> Result<(), Failure> {
+        let Self { runtime, stream } = self;
+        let request = Request::builder().uri(path).header(HOST, "skbudget");
+        let request = request.body(Empty::<Bytes>::new());
+        let request = request.map_err(|e| Failure::other(e.to_string()))?;
+        runtime.block_on(async {
+            let failed = |e: hyper::Error| Failure::other(format!("the daemon: {e}"));
+            let (mut sender, connection) =
+                http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+            tokio::spawn(connection);
+            let late = || Failure::other("the daemon does not answer");
+            let answer = timeout(WAIT, sender.send_request(request)).await;
+            let answer = answer.map_err(|_| late())?.map_err(failed)?;
+            let status = answer.status().as_u16();
+            let mut body = answer.into_body();
+            if !(200..300).contains(&status) {
+                let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+                let body = body.map_err(|e| Failure::other(format!("the daemon's answer: {e}")))?;
+                let answer = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
+                return Err(super::refused(status, answer));
+            }
+            // An error means that no signal can arrive.
+            let interrupted = async {
+                if interrupted.await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let pass = async {
+                while let Some(frame) = body.frame().await {
+                    let bytes = frame.map_err(failed)?.into_data().unwrap_or_default();
+                    if piece(&bytes)? == Flow::End {
+                        break;
+                    }
+                }
+                Ok(())
+            };
+            first_of(pass, interrupted).await.unwrap_or(Ok(()))
+        })
+    }
+
     /// Sends the request. Returns status and body of the answer.
     pub(super) fn request(
         self,
@@ -125,4 +184,15 @@ impl Connection {
             Ok((status, body.to_bytes()))
         })
     }
+}
+
+/// The output of `work`; `None`: `end` was first.
+async fn first_of<T>(work: impl Future<Output = T>, end: impl Future<Output = ()>) -> Option<T> {
+    let (mut work, mut end) = (pin!(work), pin!(end));
+    poll_fn(|cx| match (work.as_mut().poll(cx), end.as_mut().poll(cx)) {
+        (Poll::Ready(output), _) => Poll::Ready(Some(output)),
+        (Poll::Pending, Poll::Ready(())) => Poll::Ready(None),
+        _ => Poll::Pending,
+    })
+    .await
 }

@@ -1,8 +1,9 @@
 //! `--pcap`: writes frames to a file, through a thread that no other thread waits for.
 //!
-//! The worker appends whole records to a bounded queue; a record that does not fit is dropped and counted. The thread
-//! writes the queue to the file. A full disk ends the capture: the file is truncated to its last whole record, so that
-//! it stays readable. A stalled reader of a FIFO costs frames of the capture, never the network.
+//! The worker appends whole blocks to a bounded queue; a block that does not fit is dropped and counted. The thread
+//! writes the queue to the file, and at the end the number of dropped frames. A full disk ends the capture: the file is
+//! truncated to its last whole block, so that it stays readable. A stalled reader of a FIFO costs frames of the
+//! capture, never the network.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -14,7 +15,9 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use skbudget_stack::tap::{PCAP_HEADER_LEN, pcap_record_len};
+use skbudget_stack::tap::{block_len, is_packet, statistics_block};
+
+use crate::clock;
 
 /// Maximum size of the queue, bytes; the thread holds at most as much again. It is outside the container's budget: the
 /// user that requests a capture provides the memory.
@@ -48,8 +51,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     queue: Vec<u8>,
-    /// The queue has had the file's header, which is no frame.
-    has_header: bool,
+    /// The queue has had the head of the capture, which is no frame.
+    has_head: bool,
     /// The thread is writing.
     busy: bool,
     /// Bytes written; `settle` detects progress by it.
@@ -58,10 +61,12 @@ struct State {
     taken: u64,
     /// Frames that are whole in the file.
     stored: u64,
-    /// No more records will be appended.
+    /// No more blocks will be appended.
     closed: bool,
     /// Why the capture ended early.
     failed: Option<String>,
+    /// The thread has written all that it will write.
+    finished: bool,
 }
 
 /// Target of a capture.
@@ -127,8 +132,14 @@ impl Capture {
             // The thread counted its losses itself if it failed.
             self.shared.lose(state.taken - state.stored);
         }
-        drop(state);
         self.shared.changed.notify_all();
+        if state.failed.is_none() && state.taken == state.stored {
+            // The target takes data: wait for the last block.
+            let wait = |state: &mut State| !state.finished;
+            drop(self.shared.changed.wait_timeout_while(state, stall, wait));
+        } else {
+            drop(state);
+        }
         let lost = self.shared.lost.load(Ordering::Relaxed);
         if lost > 0 {
             log::warn!("--pcap {}: {lost} frames were not captured", self.shared.name);
@@ -137,14 +148,14 @@ impl Capture {
 }
 
 impl Write for Recorder {
-    /// Appends one record. Always succeeds: a record that cannot be stored is counted as lost.
-    fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+    /// Appends one block. Always succeeds: a block that cannot be stored is counted as lost.
+    fn write(&mut self, block: &[u8]) -> io::Result<usize> {
         let mut state = self.shared.state();
-        let room = state.queue.len() + record.len() <= QUEUE_MAX;
+        let room = state.queue.len() + block.len() <= QUEUE_MAX;
         if state.failed.is_none() && !state.closed && room {
-            state.queue.extend_from_slice(record);
-            // The first record is the file's header.
-            state.taken += u64::from(std::mem::replace(&mut state.has_header, true));
+            state.queue.extend_from_slice(block);
+            // The first write is the head of the capture.
+            state.taken += u64::from(std::mem::replace(&mut state.has_head, true));
             if state.queue.len() >= WAKE_BYTES {
                 self.shared.changed.notify_all();
             }
@@ -160,7 +171,7 @@ impl Write for Recorder {
                 );
             }
         }
-        Ok(record.len())
+        Ok(block.len())
     }
 
     /// Wakes the thread. The worker flushes before each wait.
@@ -183,7 +194,7 @@ impl Drop for Recorder {
 /// The thread: writes what is queued until the recorder is closed or a write fails.
 fn run(shared: &Shared, mut target: impl Target) {
     let mut bytes = Vec::new();
-    // Length of the file up to its last whole record.
+    // Length of the file up to its last whole block.
     let mut whole = 0;
     loop {
         let mut state = shared.state();
@@ -191,6 +202,14 @@ fn run(shared: &Shared, mut target: impl Target) {
             state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.queue.is_empty() {
+            let (taken, lost) = (state.taken, shared.lost.load(Ordering::Relaxed));
+            drop(state);
+            let at_ns = clock::now().as_nanos() + clock::epoch_offset_ns();
+            // The last block: without it the capture is as readable, and its loss was reported.
+            let last = statistics_block(taken + lost, lost, at_ns);
+            let _ = store(shared, &mut target, &last, &mut whole);
+            shared.state().finished = true;
+            shared.changed.notify_all();
             return;
         }
         bytes.clear();
@@ -202,7 +221,7 @@ fn run(shared: &Shared, mut target: impl Target) {
         let mut state = shared.state();
         state.busy = false;
         if let Err(e) = result {
-            // The records of this buffer and of the queue are lost.
+            // The blocks of this buffer and of the queue are lost.
             shared.lose(state.taken - state.stored);
             state.queue = Vec::new();
             state.failed = Some(e.to_string());
@@ -215,7 +234,7 @@ fn run(shared: &Shared, mut target: impl Target) {
     }
 }
 
-/// Writes the records in `bytes` after the first `whole` bytes of the file. After an error only whole records remain.
+/// Writes the blocks in `bytes` after the first `whole` bytes of the file. After an error only whole blocks remain.
 fn store(
     shared: &Shared,
     target: &mut impl Target,
@@ -233,21 +252,19 @@ fn store(
         }
         let mut state = shared.state();
         state.written = start + done as u64;
-        // Advances `end` over the records that are whole in what was written so far.
-        loop {
-            let header = start == 0 && end == 0;
-            let rest = bytes.get(end..).unwrap_or_default();
-            let len = if header { Some(PCAP_HEADER_LEN) } else { pcap_record_len(rest) };
-            let Some(len) = len.filter(|len| end + len <= done) else { break };
+        // Advances `end` over the blocks that are whole in what was written so far.
+        while let Some(rest) = bytes.get(end..)
+            && let Some(len) = block_len(rest).filter(|len| end + len <= done)
+        {
             end += len;
-            state.stored += u64::from(!header);
+            state.stored += u64::from(is_packet(rest));
         }
         *whole = start + end as u64;
     }
     Ok(())
 }
 
-/// Truncates the target to its whole records and returns the error.
+/// Truncates the target to its whole blocks and returns the error.
 fn cut(target: &mut impl Target, whole: u64, error: io::Error) -> io::Error {
     target.cut(whole);
     error

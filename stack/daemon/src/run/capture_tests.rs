@@ -1,7 +1,7 @@
 use std::sync::mpsc::{self, Receiver, Sender};
 
 use skbudget_controller::Instant;
-use skbudget_stack::tap::PcapWriter;
+use skbudget_stack::tap::{CaptureHead, CaptureWriter, Direction, STATISTICS_BYTES};
 
 use super::*;
 
@@ -10,7 +10,12 @@ const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(20);
 
 const FRAME: usize = 100;
-const RECORD: usize = 16 + FRAME;
+/// Length of a frame's block: head, frame, direction, end of the options, length.
+const BLOCK: usize = 28 + FRAME + 8 + 4 + 4;
+
+fn head() -> CaptureHead {
+    CaptureHead { snaplen: 65_536, ..CaptureHead::default() }
+}
 
 /// Takes `room` bytes, then fails. With a gate, each write waits until the test opens it.
 struct Disk {
@@ -38,7 +43,7 @@ impl Target for Disk {
 }
 
 struct Setup {
-    pcap: PcapWriter,
+    pcap: CaptureWriter,
     capture: Capture,
     holds: Arc<Mutex<Vec<u8>>>,
 }
@@ -47,14 +52,15 @@ fn setup(room: usize, gate: Option<Receiver<()>>) -> Setup {
     let holds = Arc::<Mutex<Vec<u8>>>::default();
     let disk = Disk { holds: Arc::clone(&holds), room, gate };
     let (recorder, capture) = start_with(disk, "test".to_owned()).unwrap();
-    let pcap = PcapWriter::new(Box::new(recorder), 65_536, 0).unwrap();
+    let pcap = CaptureWriter::new(Box::new(recorder), &head()).unwrap();
     Setup { pcap: pcap.with_later_losses(capture.lost()), capture, holds }
 }
 
 impl Setup {
     fn write(&mut self, frames: usize) {
         for _ in 0..frames {
-            self.pcap.write(Instant(0), &[io::IoSlice::new(&[7; FRAME])]).unwrap();
+            let frame = [io::IoSlice::new(&[7; FRAME])];
+            self.pcap.write(Instant(0), Direction::Inbound, &frame).unwrap();
         }
         self.pcap.flush().unwrap();
     }
@@ -70,24 +76,23 @@ fn everything_is_written_in_order() {
         setup.write(20);
     }
     setup.capture.settle(LONG).unwrap();
-    assert_eq!(setup.len(), PCAP_HEADER_LEN + 1000 * RECORD);
+    assert_eq!(setup.len(), head().blocks().len() + 1000 * BLOCK);
     assert_eq!(setup.pcap.lost_later(), 0);
 }
 
 #[test]
-fn a_full_disk_leaves_whole_records_and_every_other_frame_is_counted() {
-    for room in
-        [0, 10, PCAP_HEADER_LEN, PCAP_HEADER_LEN + 5 * RECORD + 50, PCAP_HEADER_LEN + 6 * RECORD]
-    {
+fn a_full_disk_leaves_whole_blocks_and_every_other_frame_is_counted() {
+    let start = head().blocks().len();
+    for room in [0, 10, start, start + 5 * BLOCK + 50, start + 6 * BLOCK] {
         let mut setup = setup(room, None);
         setup.write(3);
         setup.write(7);
         let failed = setup.capture.settle(LONG);
         assert!(failed.unwrap_err().contains("No space left"));
         setup.write(5);
-        let whole = room.saturating_sub(PCAP_HEADER_LEN) / RECORD;
-        let header = if room < PCAP_HEADER_LEN { 0 } else { PCAP_HEADER_LEN };
-        assert_eq!(setup.len(), header + whole * RECORD, "room for {room}");
+        let whole = room.saturating_sub(start) / BLOCK;
+        let head = if room < start { 0 } else { start };
+        assert_eq!(setup.len(), head + whole * BLOCK, "room for {room}");
         assert_eq!(setup.pcap.lost_later(), 15 - whole as u64, "room for {room}");
     }
 }
@@ -97,10 +102,10 @@ fn a_reader_that_stalls_blocks_nobody_and_the_loss_is_counted() {
     let (go, gate): (Sender<()>, _) = mpsc::channel();
     let mut setup = setup(usize::MAX, Some(gate));
     // More than the queue holds: this ends only if no write blocks.
-    let frames = 2 * QUEUE_MAX / RECORD;
+    let frames = 2 * QUEUE_MAX / BLOCK;
     setup.write(frames);
     let lost = setup.pcap.lost_later() as usize;
-    let queued = (QUEUE_MAX - PCAP_HEADER_LEN) / RECORD;
+    let queued = (QUEUE_MAX - head().blocks().len()) / BLOCK;
     assert!(lost > 0 && frames - lost >= queued, "{lost} of {frames}");
     // The end does not block either.
     setup.capture.settle(SHORT).unwrap();
@@ -109,7 +114,7 @@ fn a_reader_that_stalls_blocks_nobody_and_the_loss_is_counted() {
         let _ = go.send(());
     }
     setup.capture.settle(LONG).unwrap();
-    assert_eq!(setup.len(), PCAP_HEADER_LEN + (frames - lost) * RECORD);
+    assert_eq!(setup.len(), head().blocks().len() + (frames - lost) * BLOCK);
 }
 
 #[test]
@@ -121,4 +126,19 @@ fn what_was_taken_and_is_not_written_at_the_end_is_counted() {
     assert_eq!(setup.pcap.lost_later(), 10);
     setup.write(1);
     assert_eq!(setup.pcap.lost_later(), 11);
+}
+
+#[test]
+fn the_capture_ends_with_its_statistics() {
+    let mut setup = setup(usize::MAX, None);
+    setup.write(10);
+    setup.capture.settle(LONG).unwrap();
+    let before = setup.len();
+    let holds = Arc::clone(&setup.holds);
+    setup.capture.end(LONG);
+    let holds = holds.lock().unwrap();
+    assert_eq!(holds.len(), before + STATISTICS_BYTES);
+    // Frames of the device, and those of them that are missing.
+    assert_eq!(holds[before + 24..before + 32], 10u64.to_le_bytes());
+    assert_eq!(holds[before + 36..before + 44], 0u64.to_le_bytes());
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use skbudget_stack::Tap;
-use skbudget_stack::tap::PcapWriter;
+use skbudget_stack::tap::{CaptureHead, CaptureWriter};
 
 use super::capture::{self, Capture};
 use super::stats_file::{StatsFile, explain};
@@ -63,11 +63,17 @@ impl Recording {
         let failed = |e: std::io::Error| cannot("--pcap", path, e);
         let (recorder, capture) =
             capture::start(file, path.display().to_string()).map_err(failed)?;
-        let pcap = PcapWriter::new(Box::new(recorder), SNAPLEN, clock::epoch_offset_ns());
-        let pcap = pcap.map_err(failed)?.with_later_losses(capture.lost());
+        let head = CaptureHead {
+            ifname: tap.device_name().unwrap_or_default(),
+            snaplen: SNAPLEN,
+            epoch_offset_ns: clock::epoch_offset_ns(),
+            ..CaptureHead::default()
+        };
+        let writer = CaptureWriter::new(Box::new(recorder), &head);
+        let writer = writer.map_err(failed)?.with_later_losses(capture.lost());
         // Wait for the file's header: a disk that is full already must be an error before the command starts.
         capture.settle(STALL).map_err(|e| cannot("--pcap", path, e))?;
-        tap.set_capture(pcap);
+        tap.add_capture(writer);
         Ok(Self { capture: Some(capture) })
     }
 

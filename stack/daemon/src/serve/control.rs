@@ -1,6 +1,7 @@
 //! What the requests do: the containers that the daemon serves, and their changes. Every method works whole or changes
 //! nothing. They block for as long as the kernel needs, so they run beside the threads that serve requests and frames.
 
+mod capture;
 mod limits;
 mod ports;
 
@@ -21,6 +22,7 @@ use super::privileged::Privileged;
 use super::target::{self, IFNAME_DEFAULT, Netns, NetnsId, Place};
 use crate::api::{ApiError, AttachRequest, ContainerInfo, ContainerList};
 use crate::attach::{self, AttachError, GuestNet};
+use crate::capture::Captures;
 use crate::cli::{PublishArg, parse_name};
 use crate::daemon::Daemon;
 use crate::run;
@@ -47,6 +49,8 @@ pub(super) struct Control {
     last_number: AtomicU32,
     /// What happens, for clients that follow it.
     pub(super) events: Events,
+    /// Those that clients follow.
+    pub(super) captures: Captures,
 }
 
 /// An attached container.
@@ -72,6 +76,7 @@ impl Control {
             containers: Mutex::default(),
             last_number: AtomicU32::new(0),
             events: Events::default(),
+            captures: Captures::default(),
         }
     }
 

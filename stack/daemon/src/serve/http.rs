@@ -21,9 +21,10 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
+use super::capture::{self, Blocks, CaptureRequest};
 use super::control::Control;
 use super::events::Next;
-use super::patience::Patience;
+use super::patience::{Lasting, Patience};
 use super::routes::{self, Answer, Operation};
 use crate::api::ApiError;
 
@@ -141,16 +142,18 @@ async fn accept(listener: tokio::net::UnixListener, slots: Arc<Semaphore>, contr
 
 /// Serves one connection until its client closes it, or breaks a bound.
 async fn connection(stream: UnixStream, control: Arc<Control>) {
+    let stream = Patience::new(stream);
+    let lasting = stream.lasting();
     let service = service_fn(move |request| {
-        let control = Arc::clone(&control);
-        async move { Ok::<_, Infallible>(respond(request, control).await) }
+        let (control, lasting) = (Arc::clone(&control), lasting.clone());
+        async move { Ok::<_, Infallible>(respond(request, control, &lasting).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WAIT)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(Patience::new(stream)), service)
+        .serve_connection(TokioIo::new(stream), service)
         .await;
     // The client's own doing, and of no interest unless it is being searched for.
     if let Err(e) = served {
@@ -159,32 +162,74 @@ async fn connection(stream: UnixStream, control: Arc<Control>) {
 }
 
 /// The body of an answer: whole, or a stream.
-type Body = Either<Full<Bytes>, Channel<Bytes, Infallible>>;
+type Body = Either<Full<Bytes>, Either<Channel<Bytes, Infallible>, Blocks>>;
 
 /// Carries out one request.
-async fn respond(request: Request<Incoming>, control: Arc<Control>) -> Response<Body> {
+async fn respond(
+    request: Request<Incoming>,
+    control: Arc<Control>,
+    lasting: &Lasting,
+) -> Response<Body> {
     let (head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
-    if matches!(routes::find(head.method.as_str(), &path), Ok((Operation::Events, _))) {
-        return events(&head.headers, control);
+    match routes::find(head.method.as_str(), &path) {
+        Ok((Operation::Events, _)) => return events(&head.headers, control),
+        Ok((Operation::Capture, name)) => {
+            let (name, query) = (name.to_owned(), head.uri.query().unwrap_or_default().to_owned());
+            return capture(control, name, query, lasting).await;
+        }
+        _ => {}
     }
     let answer = match read(body).await {
         Ok(body) => {
             let method = head.method.as_str().to_owned();
-            // On another thread: it waits for workers and for the kernel.
-            let work = move || routes::answer(&control, &method, &path, &body);
-            match timeout(WORK_WAIT, tokio::task::spawn_blocking(work)).await {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(_)) => Err(ApiError::new(500, "internal", "the request failed")),
-                Err(_) => {
-                    let message = "the request takes long: it is carried out later, or refused";
-                    Err(ApiError::new(503, "timeout", message))
-                }
-            }
+            carry_out(move || routes::answer(&control, &method, &path, &body)).await
         }
         Err(e) => Err(e),
     };
     response(answer)
+}
+
+/// Does the work of a request on another thread: it waits for workers and for the kernel.
+async fn carry_out<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    match timeout(WORK_WAIT, tokio::task::spawn_blocking(work)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => Err(ApiError::new(500, "internal", "the request failed")),
+        Err(_) => {
+            let message = "the request takes long: it is carried out later, or refused";
+            Err(ApiError::new(503, "timeout", message))
+        }
+    }
+}
+
+/// Answers with the container's frames from now on.
+async fn capture(
+    control: Arc<Control>,
+    name: String,
+    query: String,
+    lasting: &Lasting,
+) -> Response<Body> {
+    let start = move || {
+        let request = CaptureRequest::parse(&query)?;
+        control.capture(&name, request)
+    };
+    match carry_out(start).await {
+        Ok(blocks) => {
+            // A client that pauses loses frames, but not its capture.
+            lasting.set();
+            stream(capture::PCAPNG, Either::Right(blocks))
+        }
+        Err(e) => response(Err(e)),
+    }
+}
+
+/// An answer without a known end.
+fn stream(kind: &'static str, body: Either<Channel<Bytes, Infallible>, Blocks>) -> Response<Body> {
+    let mut response = Response::new(Either::Right(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
 }
 
 /// Answers with the events from now on, or from those after the client's last one.
@@ -196,10 +241,7 @@ fn events(headers: &HeaderMap, control: Arc<Control>) -> Response<Body> {
         // An error means that the client is gone.
         let _ = send_events(&control, last, to).await;
     });
-    let mut response = Response::new(Either::Right(body));
-    let kind = HeaderValue::from_static("text/event-stream");
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
+    stream("text/event-stream", Either::Left(body))
 }
 
 /// Sends events as they happen, until the daemon ends.

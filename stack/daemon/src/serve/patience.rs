@@ -3,6 +3,8 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,17 +15,36 @@ use tokio::time::{Sleep, sleep};
 /// How long a client may take nothing of what is sent to it.
 const WRITE_WAIT: Duration = Duration::from_secs(10);
 
+/// The same for a stream that loses data, and not memory, while its client pauses: that of a capture.
+const LASTING_WAIT: Duration = Duration::from_secs(600);
+
 #[derive(Debug)]
 pub(super) struct Patience {
     stream: UnixStream,
     wait: Duration,
     /// Set while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
+    lasting: Lasting,
+}
+
+/// Lets the client of a connection pause for longer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Lasting(Arc<AtomicBool>);
+
+impl Lasting {
+    /// From the next write that waits on.
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Patience {
     pub(super) fn new(stream: UnixStream) -> Self {
-        Self { stream, wait: WRITE_WAIT, waiting: None }
+        Self { stream, wait: WRITE_WAIT, waiting: None, lasting: Lasting::default() }
+    }
+
+    pub(super) fn lasting(&self) -> Lasting {
+        self.lasting.clone()
     }
 
     /// The result of a write; an error if it has waited too long.
@@ -36,7 +57,7 @@ impl Patience {
             self.waiting = None;
             return Poll::Ready(result);
         }
-        let wait = self.wait;
+        let wait = if self.lasting.0.load(Ordering::Relaxed) { LASTING_WAIT } else { self.wait };
         let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(wait)));
         ready!(waiting.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
@@ -101,7 +122,7 @@ mod tests {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let stream = UnixStream::from_std(to)?;
-            let mut writer = Patience { stream, wait, waiting: None };
+            let mut writer = Patience { stream, wait, waiting: None, lasting: Lasting::default() };
             let mut left = vec![7; n];
             while !left.is_empty() {
                 let written = poll_fn(|cx| Pin::new(&mut writer).poll_write(cx, &left)).await?;

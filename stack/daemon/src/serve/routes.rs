@@ -60,10 +60,12 @@ pub(super) enum Operation {
     SetLevel,
     /// Answered by the server itself, since its answer has no end.
     Events,
+    /// As well.
+    Capture,
 }
 
 /// Method, path and operation of every route. `{name}` is the name of a container or a group.
-pub(super) const ROUTES: [(&str, &str, Operation); 14] = [
+pub(super) const ROUTES: [(&str, &str, Operation); 15] = [
     ("GET", "/healthz", Operation::Health),
     ("GET", "/metrics", Operation::Metrics),
     ("GET", "/openapi.json", Operation::OpenApi),
@@ -75,6 +77,7 @@ pub(super) const ROUTES: [(&str, &str, Operation); 14] = [
     ("DELETE", "/v1/containers/{name}", Operation::Detach),
     ("POST", "/v1/containers/{name}/ports", Operation::Publish),
     ("DELETE", "/v1/containers/{name}/ports", Operation::Unpublish),
+    ("GET", "/v1/containers/{name}/capture", Operation::Capture),
     ("GET", "/v1/events", Operation::Events),
     ("GET", "/v1/groups", Operation::Groups),
     ("PATCH", "/v1/groups/{name}", Operation::SetLevel),
@@ -134,7 +137,9 @@ pub(super) fn answer(
             let request: PortsRequest = parse(body, &["publish"])?;
             json(200, &control.unpublish(name, &request.publish)?)
         }
-        Operation::Events => Err(ApiError::new(500, "internal", "events are a stream")),
+        Operation::Events | Operation::Capture => {
+            Err(ApiError::new(500, "internal", "the answer is a stream"))
+        }
         Operation::Groups => json(200, &serde_json::json!({ "groups": control.groups() })),
         Operation::SetLevel => {
             let request: LevelRequest = parse(body, &LEVEL_KEYS)?;

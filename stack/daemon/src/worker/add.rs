@@ -80,7 +80,7 @@ impl Worker {
         let index =
             self.containers.iter().position(Option::is_none).unwrap_or(self.containers.len());
         members[member_index] = Some(index);
-        self.captures |= tap.has_capture();
+        self.captures |= tap.has_captures();
         // The index in the tokens of its events.
         let token_index = index as u16;
         let host = HostSockets::new(registry, token_index, outbound_addr, name_servers);

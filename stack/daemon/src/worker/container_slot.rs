@@ -158,7 +158,7 @@ impl ContainerSlot {
     /// Resets every flow, towards the guest and towards the hosts, and uncharges all.
     pub(super) fn abort(&mut self, budget: &mut Budget, turn: &mut TurnCtx<'_>) {
         self.with_stack(budget, turn, |stack, cx| stack.abort_all(cx));
-        self.tap.flush_capture();
+        self.tap.flush_captures();
     }
 
     fn with_stack<T>(

@@ -6,6 +6,7 @@ use std::sync::mpsc::Sender;
 use std::thread;
 
 use skbudget_controller::{BudgetConfig, Instant, Level, Limits};
+use skbudget_stack::tap::CaptureWriter;
 use skbudget_stack::{FlowInfo, Tap, Undelivered};
 
 use super::report::Report;
@@ -49,6 +50,8 @@ pub(crate) enum Command {
     Ended { name: String, reply: Sender<Option<Ended>> },
     /// Collects the stats; `meminfo` also reads SO_MEMINFO of each host socket.
     Stats { meminfo: bool, reply: Sender<Report> },
+    /// Writes every frame of the container to the capture, too.
+    Capture { name: String, capture: Box<CaptureWriter>, reply: Sender<Result<(), DaemonError>> },
     /// Ends the loop.
     Stop,
 }
@@ -107,6 +110,9 @@ impl Worker {
                 }
                 Command::Stats { meminfo, reply } => {
                     let _ = reply.send(self.report(meminfo, now));
+                }
+                Command::Capture { name, capture, reply } => {
+                    let _ = reply.send(self.capture(&name, *capture));
                 }
                 Command::Stop => self.stop = true,
             }
@@ -174,6 +180,16 @@ impl Worker {
         let index = self.find(name)?;
         let slot = self.containers[index].as_mut();
         Ok(slot.map(ContainerSlot::undelivered).unwrap_or_default())
+    }
+
+    /// Starts a capture of the container's frames.
+    fn capture(&mut self, name: &str, capture: CaptureWriter) -> Result<(), DaemonError> {
+        let index = self.find(name)?;
+        if let Some(slot) = &mut self.containers[index] {
+            slot.tap.add_capture(capture);
+            self.captures = true;
+        }
+        Ok(())
     }
 
     /// The index of the container with that name.

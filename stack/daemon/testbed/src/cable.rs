@@ -22,7 +22,7 @@ use skbudget::{BudgetRef, ContainerSpec, Daemon, DaemonConfig};
 use skbudget_controller::{BudgetConfig, Limits, Rules, SockLimits};
 use skbudget_sim::packet::{GATEWAY, GATEWAY6, GUEST, GUEST_MAC, GUEST6};
 use skbudget_sim::{Faults, LinkConfig, WhenFull};
-use skbudget_stack::tap::PcapWriter;
+use skbudget_stack::tap::CaptureWriter;
 use skbudget_stack::{ContainerConfig, Tap};
 
 use crate::relay::{Relay, Report};
@@ -62,7 +62,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    pub fn new(far: Far, cable: Cable, capture: Option<PcapWriter>) -> Self {
+    pub fn new(far: Far, cable: Cable, capture: Option<CaptureWriter>) -> Self {
         let config = ContainerConfig::new(MTU, false, Some(HARD), [cable.seed, 5]);
         let (guest, left) = plain(GUEST, GATEWAY, config.our_mac, GUEST_MAC);
         let link = LinkConfig {

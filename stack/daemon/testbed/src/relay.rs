@@ -19,7 +19,7 @@ use nix::sys::signal::SigSet;
 use nix::sys::time::TimeSpec;
 use skbudget_sim::{Fate, Link, LinkConfig, LinkStats, Mishap, Rng};
 use skbudget_stack::controller::Instant;
-use skbudget_stack::tap::PcapWriter;
+use skbudget_stack::tap::{CaptureWriter, Direction};
 
 /// Maximum length of a frame, bytes: an Ethernet header and an MTU of 1500.
 pub const FRAME_MAX: usize = 1514;
@@ -64,7 +64,7 @@ impl Relay {
         up: LinkConfig,
         down: LinkConfig,
         seed: u64,
-        capture: Option<PcapWriter>,
+        capture: Option<CaptureWriter>,
     ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let flag = stop.clone();
@@ -121,7 +121,7 @@ struct Cable {
     queue: BinaryHeap<Reverse<Flying>>,
     count: u64,
     free: Vec<Vec<u8>>,
-    capture: Option<PcapWriter>,
+    capture: Option<CaptureWriter>,
     full: u64,
     oversized: u64,
 }
@@ -226,7 +226,7 @@ impl Cable {
 
     fn note(&mut self, now: Instant, frame: &[u8]) {
         if let Some(capture) = &mut self.capture {
-            let _ = capture.write(now, &[IoSlice::new(frame)]);
+            let _ = capture.write(now, Direction::Unknown, &[IoSlice::new(frame)]);
         }
     }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Output, Stdio};
 
 use nix::sys::stat::Mode;
-use skbudget_stack::tap::{PCAP_HEADER_LEN, pcap_record_len};
+use skbudget_stack::tap::{block_len, is_packet};
 
 use crate::support::{BINARY, TempFile, script, serve, skbudget, succeed, text};
 
@@ -107,7 +107,7 @@ fn on_a_small_disk(script: &str, args: &[&str]) -> Output {
 
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
-fn a_full_disk_leaves_a_capture_of_whole_records_and_the_commands_code() {
+fn a_full_disk_leaves_a_capture_of_whole_blocks_and_the_commands_code() {
     let (pcap, stats) = (TempFile::new("pcap"), TempFile::new("stats"));
     let (port, server) = serve(1, read_all);
     let outer = "\"$0\" run --pcap pcap --stats-file \"$2\" -- bash -c \"$3\"; code=$?; \
@@ -120,14 +120,14 @@ fn a_full_disk_leaves_a_capture_of_whole_records_and_the_commands_code() {
     assert_eq!(said.matches("the capture ends here").count(), 1, "{said}");
     assert!(capture_lost(&stats) > 10);
     let bytes = fs::read(&pcap.0).unwrap();
-    let mut rest = &bytes[PCAP_HEADER_LEN..];
-    let mut records = 0;
+    let mut rest = &bytes[..];
+    let mut frames = 0;
     while !rest.is_empty() {
-        let len = pcap_record_len(rest).expect("a whole header");
-        rest = rest.get(len..).expect("a whole record");
-        records += 1;
+        frames += usize::from(is_packet(rest));
+        let len = block_len(rest).expect("a whole head");
+        rest = rest.get(len..).expect("a whole block");
     }
-    assert!(records > 3, "{records}");
+    assert!(frames > 3, "{frames}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `skbudget serve` and the commands that control it: `cargo test -p skbudget --test e2e_daemon -- --ignored`.
 
 mod addresses;
+mod capture;
 mod config;
 mod groups;
 mod lifecycle;

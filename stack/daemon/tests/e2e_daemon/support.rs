@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 use skbudget::attach;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_skbudget");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_skbudget");
 
 /// The gateway, which leads to the host's loopback.
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 2);

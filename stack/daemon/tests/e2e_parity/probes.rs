@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use skbudget_sim::Faults;
 use skbudget_sim::packet::GATEWAY;
-use skbudget_stack::tap::PcapWriter;
+use skbudget_stack::tap::{CaptureHead, CaptureWriter};
 use skbudget_testbed::cable::{Bench, Cable, Far};
 
 /// True, with a message, when a program that the test needs is missing.
@@ -164,10 +164,11 @@ fn expert(capture: &Path) -> BTreeMap<(String, String), u64> {
 
 /// tshark's notes on a capture of the transfers, without those of severity "chat".
 fn notes(far: Far, loss: u32) -> BTreeSet<(String, String)> {
-    let name = format!("skbudget-{far:?}-{loss}-{}.pcap", std::process::id());
+    let name = format!("skbudget-{far:?}-{loss}-{}.pcapng", std::process::id());
     let path = std::env::temp_dir().join(name);
     let file = std::io::BufWriter::new(std::fs::File::create(&path).unwrap());
-    let capture = PcapWriter::new(Box::new(file), 65_535, 0).unwrap();
+    let head = CaptureHead { snaplen: 65_535, ..CaptureHead::default() };
+    let capture = CaptureWriter::new(Box::new(file), &head).unwrap();
     let bench = Bench::new(far, cable(loss), Some(capture));
     transfers(&bench);
     bench.end();
