@@ -18,7 +18,7 @@ pub use transfer::transfer;
 
 use crate::event::{COUNTERS, Counter, Event, EventQueue};
 use crate::ledger::MemberId;
-use crate::level::{DEPTH_MAX, Level, SoftTest};
+use crate::level::{DEPTH_MAX, Level, Reservations, SoftTest};
 use crate::limits::{LimitError, Limits, SockLimits};
 use crate::linux::{Chain, Pool};
 use crate::meter::{Meter, Refusal};
@@ -320,7 +320,7 @@ impl Drop for Budget {
     fn drop(&mut self) {
         if let Some(level) = self.chain.leaf.as_deref() {
             level.uncharge_below(self.charged_up(), None, SoftTest::Later);
-            self.meter.move_reservations(Some(level), None, None);
+            self.meter.move_reservations(Some(level), None, None, Reservations::default());
         }
     }
 }

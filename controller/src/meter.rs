@@ -329,28 +329,34 @@ impl Meter {
 
     /// The fixed and idle parts of this budget as the levels above count them. There a guarantee is
     /// a reservation, used or not, as a flow's reserve is here.
-    fn reservations(&self) -> Reservations {
+    pub(crate) fn reservations(&self) -> Reservations {
         let fixed = pages(self.fixed);
         let calm = self.charged_up(fixed + self.idle / PAGE_SIZE);
         let fixed = self.charged_up(fixed);
         Reservations { fixed: fixed as i64, idle: (calm - fixed) as i64, min: self.min as i64 }
     }
 
-    /// Moves what this budget reported: subtracts it from the levels from `from` up to `end`, adds
-    /// it to those from `to`.
+    /// Moves what this budget reports: subtracts it from the levels from `from` up to `end`, adds it
+    /// to those from `to`, where it is `after`. The levels from `end` see the difference.
     pub(crate) fn move_reservations(
-        &self,
+        &mut self,
         from: Option<&Level>,
         to: Option<&Level>,
         end: Option<&Level>,
+        after: Reservations,
     ) {
+        let before = core::mem::replace(&mut self.reported, after);
         if let Some(from) = from {
-            from.shift_reservations(Reservations::default() - self.reported, end);
+            from.shift_reservations(Reservations::default() - before, end);
             from.leave(self.weight, self.limits.hard);
         }
         if let Some(to) = to {
             to.shift_reservations(self.reported, end);
             to.join(self.weight, self.limits.hard);
+        }
+        // Each level gets its change in one step: between two, its soft test could set the flag.
+        if let Some(end) = end.filter(|_| self.reported != before) {
+            end.shift_reservations(self.reported - before, None);
         }
     }
 

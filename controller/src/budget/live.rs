@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 
 use super::{Budget, Rules};
-use crate::level::{Level, SoftTest};
+use crate::level::{Level, Reservations, SoftTest};
 use crate::limits::{LimitError, Limits};
 use crate::meter::Refusal;
 use crate::units::{Instant, PAGE_SIZE, pages};
@@ -70,20 +70,70 @@ impl Budget {
     /// `Ancestor` when a new level has no room; nothing changes then.
     pub fn set_parent(&mut self, to: Option<Arc<Level>>, now: Instant) -> Result<(), Refusal> {
         self.at(now);
-        let up = self.charged_up();
+        self.relocate(to, self.meter.min)
+    }
+
+    /// Moves the budget as [`Self::set_parent`], with another guarantee at the new place: both or
+    /// neither. One after the other could be refused where both together fit.
+    ///
+    /// # Errors
+    /// `Hard` when the guarantee is above the budget's own limit, `Ancestor` when a level has no
+    /// room; nothing changes then.
+    pub fn set_parent_and_min(
+        &mut self,
+        to: Option<Arc<Level>>,
+        min_bytes: u64,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        self.at(now);
+        let min = pages(min_bytes);
+        if min > self.meter.limits.hard {
+            return Err(Refusal::Hard);
+        }
+        self.relocate(to, min)?;
+        self.update_thresholds(self.first_member());
+        Ok(())
+    }
+
+    /// Moves the charge to the levels above another place, where the guarantee is `min` pages.
+    fn relocate(&mut self, to: Option<Arc<Level>>, min: u64) -> Result<(), Refusal> {
+        let before = self.charged_up();
+        let after = match self.rules {
+            Rules::Strict => self.usage().max(min),
+            Rules::Linux => before,
+        };
         let from = self.chain.leaf.as_deref();
         let common = common_level(from, to.as_deref());
-        // Charge the new levels before the old ones are uncharged: a refusal needs no undo.
+        // Charge the new levels before the old ones are uncharged: a refusal there needs no undo.
         if let Some(level) = to.as_deref()
-            && let Err(at) = level.charge_below(up, common, SoftTest::Later)
+            && let Err(at) = level.charge_below(after, common, SoftTest::Later)
         {
             return Err(Refusal::Ancestor(at));
         }
+        if let Some(level) = common {
+            let more = after.saturating_sub(before);
+            if more > 0
+                && let Err(at) = level.charge_below(more, None, SoftTest::Later)
+            {
+                let new = to.as_deref().into_iter().flat_map(|level| level.chain_to(common));
+                let below = new.count() as u8;
+                if let Some(level) = to.as_deref() {
+                    level.uncharge_below(after, common, SoftTest::Later);
+                }
+                return Err(Refusal::Ancestor(below + at));
+            }
+            level.uncharge_below(before.saturating_sub(after), None, SoftTest::Later);
+        }
         if let Some(level) = from {
-            level.uncharge_below(up, common, SoftTest::Later);
+            level.uncharge_below(before, common, SoftTest::Later);
         }
         // Reservations move with the charge; the levels' soft tests are made here.
-        self.meter.move_reservations(from, to.as_deref(), common);
+        self.meter.min = min;
+        let reported = match self.rules {
+            Rules::Strict => self.meter.reservations(),
+            Rules::Linux => Reservations::default(),
+        };
+        self.meter.move_reservations(from, to.as_deref(), common, reported);
         self.chain.leaf = to;
         self.releases += 1;
         Ok(())

@@ -218,7 +218,7 @@ impl World {
                 hard
             }
             Op::Share { level, bound } => self.share(level, bound),
-            Op::Move { budget, to } => self.move_budget(budget, to),
+            Op::Move { budget, to, min } => self.move_budget(budget, to, min),
             Op::Hold { budget, member, bytes } => {
                 self.budgets[budget].hold_for_admission(MemberId(member as u16), bytes);
                 self.naive.domains[budget].members[member].hold = bytes;

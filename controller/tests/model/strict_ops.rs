@@ -280,20 +280,34 @@ impl World {
         share.of(1)
     }
 
-    pub(crate) fn move_budget(&mut self, budget: usize, to: Option<usize>) -> u64 {
+    /// Moves a budget; `min`: with another guarantee, both or neither.
+    pub(crate) fn move_budget(
+        &mut self,
+        budget: usize,
+        to: Option<usize>,
+        min: Option<u64>,
+    ) -> u64 {
         let naive = &self.naive;
         let domain = &naive.domains[budget];
-        let up = naive.usage(budget).max(domain.min);
+        let usage = naive.usage(budget);
+        let (before, up) = (usage.max(domain.min), usage.max(min.unwrap_or(domain.min)));
         let old = naive.chain(budget);
         let mut after = naive.clone();
         after.domains[budget].parent = to;
-        let ok = after.chain(budget).iter().filter(|level| !old.contains(level)).all(|level| {
-            up == 0 || naive.level_usage(*level) + up <= naive.groups[*level].limits.hard
-        });
+        after.domains[budget].min = min.unwrap_or(domain.min);
+        let fits = |level: &usize| {
+            let more = if old.contains(level) { up.saturating_sub(before) } else { up };
+            more == 0 || naive.level_usage(*level) + more <= naive.groups[*level].limits.hard
+        };
+        let own = min.is_none_or(|min| min <= domain.limits.hard);
+        let ok = own && after.chain(budget).iter().all(fits);
         let now = self.now();
         let parent = to.map(|level| self.levels[level].clone());
-        let answer = self.budgets[budget].set_parent(parent, now);
-        assert_eq!(answer.is_ok(), ok, "set_parent {answer:?}");
+        let answer = match min {
+            None => self.budgets[budget].set_parent(parent, now),
+            Some(min) => self.budgets[budget].set_parent_and_min(parent, min * 4096, now),
+        };
+        assert_eq!(answer.is_ok(), ok, "move {min:?} {answer:?}");
         if ok {
             self.naive = after;
         }

@@ -29,7 +29,7 @@ pub(crate) enum Op {
     Min { budget: usize, pages: u64 },
     Level { level: usize, hard: u64 },
     Share { level: usize, bound: bool },
-    Move { budget: usize, to: Option<usize> },
+    Move { budget: usize, to: Option<usize>, min: Option<u64> },
     Wait { budget: usize, key: u64, need: u64 },
     Wake { budget: usize },
     Hold { budget: usize, member: usize, bytes: u64 },
@@ -60,7 +60,11 @@ impl World {
                 7 => Op::Min { budget, pages: rng.below(60) },
                 8 => Op::Level { level, hard: 30 + rng.below(250) },
                 9 | 10 => Op::Share { level, bound: rng.below(4) > 0 },
-                11 => Op::Move { budget, to: rng.pick(&[None, Some(0), Some(1), Some(2)]) },
+                11 => {
+                    let to = rng.pick(&[None, Some(0), Some(1), Some(2)]);
+                    let min = rng.below(60);
+                    Op::Move { budget, to, min: rng.pick(&[None, Some(min)]) }
+                }
                 12 => Op::Wait { budget, key: rng.below(6), need: 1 + rng.below(20_000) },
                 13 => Op::Wake { budget },
                 14 => Op::Hold { budget, member, bytes: rng.below(3) * rng.below(200_000) },
