@@ -20,7 +20,7 @@ use crate::stats::{ContainerReport, GroupReport, Meter, SCHEMA, Stats};
 use crate::types::{
     BudgetId, BudgetRef, ContainerSpec, DaemonError, DaemonEvent, Ended, GroupConfig, Publish,
 };
-use crate::worker::{self, Command};
+use crate::worker::{self, BudgetChange, Command};
 use crate::{clock, host, resolv_conf};
 
 /// Configuration of a daemon.
@@ -153,13 +153,34 @@ impl Daemon {
         limits: Limits,
         min_bytes: u64,
     ) -> Result<(), DaemonError> {
+        self.change_budget(name, BudgetChange { limits, min_bytes, parent: None })
+    }
+
+    /// As [`Self::set_budget`], and moves the budget with its charge to a group, or out of all groups (`None`): all or
+    /// nothing.
+    pub fn set_budget_and_group(
+        &self,
+        name: &str,
+        limits: Limits,
+        min_bytes: u64,
+        group: Option<&str>,
+    ) -> Result<(), DaemonError> {
+        let parent = Some(self.levels.above(group)?);
+        self.change_budget(name, BudgetChange { limits, min_bytes, parent })
+    }
+
+    fn change_budget(&self, name: &str, change: BudgetChange) -> Result<(), DaemonError> {
+        self.request_of(name, |reply| Command::SetBudget { name: name.to_owned(), change, reply })?
+    }
+
+    /// Changes the name servers of the container's DNS forwarder; `None`: those of the host.
+    pub fn set_name_servers(
+        &self,
+        name: &str,
+        servers: Option<Vec<SocketAddr>>,
+    ) -> Result<(), DaemonError> {
         let name_of = name.to_owned();
-        self.request_of(name, |reply| Command::SetBudget {
-            name: name_of,
-            limits,
-            min_bytes,
-            reply,
-        })?
+        self.request_of(name, |reply| Command::SetNameServers { name: name_of, servers, reply })?
     }
 
     /// Publishes more TCP ports of the container, all or none. A UDP port is refused: it is published when the
@@ -223,22 +244,30 @@ impl Daemon {
         }
         containers.sort_by(|a, b| a.name.cmp(&b.name));
         let time_ns = clock::now().as_nanos();
-        let host = host_meter(self.levels.host(), &budgets);
+        let host = host_meter(self.levels.host().as_ref(), &budgets);
         let groups = self.groups();
         Ok(Stats { schema: SCHEMA, time_ns, host, groups, containers, platform_bytes, pool_bytes })
     }
 
     /// Every group with its meter, sorted by name.
     pub fn groups(&self) -> Vec<GroupReport> {
-        let report = |(group, meter): (&GroupConfig, Meter)| GroupReport {
-            name: group.name.clone(),
-            parent: group.parent.clone(),
-            weight: group.weight,
-            meter,
+        let report = |(group, meter): (GroupConfig, Meter)| {
+            let GroupConfig { name, parent, weight, .. } = group;
+            GroupReport { name, parent, weight, meter }
         };
-        let mut groups: Vec<_> = self.levels.groups().map(report).collect();
+        let mut groups: Vec<_> = self.levels.groups().into_iter().map(report).collect();
         groups.sort_by(|a, b| a.name.cmp(&b.name));
         groups
+    }
+
+    /// Adds a group. Its parent, if any, must exist.
+    pub fn add_group(&self, group: GroupConfig) -> Result<(), DaemonError> {
+        self.levels.add(group)
+    }
+
+    /// Removes a group without containers and groups in it.
+    pub fn remove_group(&self, name: &str) -> Result<(), DaemonError> {
+        self.levels.remove(name)
     }
 
     /// Changes the limits of a group, or of the host (`None`).

@@ -88,6 +88,11 @@ impl HostSockets {
         }
     }
 
+    /// Changes the name servers of the forwarder; `None`: those of the host.
+    pub(crate) fn set_name_servers(&mut self, servers: Option<Vec<SocketAddr>>) {
+        self.resolvers = Resolvers::new(servers);
+    }
+
     /// The flow that an event belongs to; `None`: the flow of that token is closed.
     pub(crate) fn flow(&self, token: mio::Token) -> Option<FlowId> {
         let index = token::flow_index(token);

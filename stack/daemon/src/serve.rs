@@ -24,9 +24,11 @@ mod socket;
 mod subnet;
 mod target;
 
+use std::fs;
 use std::io;
 use std::num::NonZero;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -34,8 +36,8 @@ use std::thread;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
-use nix::sys::signal::Signal::{SIGINT, SIGTERM};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM};
+use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::unistd::geteuid;
 
 use crate::api::socket_path;
@@ -65,13 +67,12 @@ pub fn serve(args: ServeArgs) -> Result<u8, Failure> {
 
 /// As [`serve`], with the exit codes of `run`.
 fn run_daemon(args: ServeArgs) -> Result<u8, Failure> {
-    let mut config =
+    let config =
         args.config.as_deref().map_or_else(|| Ok(ServeConfig::default()), ServeConfig::load)?;
     if args.check {
         return check(&args, &config);
     }
-    config.workers = args.workers.map(|workers| workers as usize).or(config.workers);
-    let path = socket_path(args.socket.or_else(|| config.socket.clone()));
+    let path = socket_path(args.socket.clone().or_else(|| config.socket.clone()));
     if !geteuid().is_root() {
         return Err(Failure::set_up("serve: root is needed, to make devices in containers"));
     }
@@ -84,8 +85,10 @@ fn run_daemon(args: ServeArgs) -> Result<u8, Failure> {
     let listener = socket.listener();
     // From here on clients can connect, and wait until the daemon serves them.
     let (events, happened) = mpsc::sync_channel(EVENTS_MAX);
+    // The config keeps its own values: they are compared when the file is read again.
+    let workers = args.workers.map(|workers| workers as usize).or(config.workers);
     let workers =
-        config.workers.unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get));
+        workers.unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get));
     let daemon = DaemonConfig {
         workers,
         host: config.host,
@@ -94,27 +97,22 @@ fn run_daemon(args: ServeArgs) -> Result<u8, Failure> {
     };
     let failed = |e: &dyn std::fmt::Display| Failure::set_up(format!("serve: {e}"));
     let daemon = Daemon::new(daemon).map_err(|e| failed(&e))?;
-    // They are attached once; the rest of the config serves later requests.
-    let containers = std::mem::take(&mut config.containers);
+    let containers = config.containers.clone();
     let control = Arc::new(Control::new(daemon, config, Privileged::Here));
     let reader = read_events(Arc::clone(&control), happened).map_err(|e| failed(&e))?;
-    for request in containers {
-        let name = request.name.clone().unwrap_or_default();
-        // The container may not run yet, and a client can attach it later.
-        if let Err(e) = control.attach(request) {
-            log::warn!("container {name}: not attached: {e}");
-        }
-    }
+    containers.into_iter().for_each(|request| control.attach_configured(request));
     // After the containers of the config: a client finds all of them.
     let server = listener.and_then(|listener| Server::start(listener, Arc::clone(&control)));
     let server = server.map_err(|e| failed(&e))?;
     log::info!("serving on {}, {workers} workers", socket.path().display());
-    wait(&signals).map_err(|e| failed(&e))?;
+    let reload = || reload(&control, args.config.as_deref());
+    wait(&signals, reload).map_err(|e| failed(&e))?;
     log::info!("ending");
     control.events.close();
     control.captures.end_all();
     server.stop();
-    let undelivered = control.drain(|| signals.read_signal().is_ok_and(|signal| signal.is_some()));
+    let undelivered =
+        control.drain(|| signals.read_signal().is_ok_and(|signal| signal.is_some_and(ends)));
     if undelivered > 0 {
         log::warn!("{undelivered} bytes that containers sent were not delivered");
     }
@@ -132,22 +130,49 @@ fn check(args: &ServeArgs, config: &ServeConfig) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Blocks the signals that end the daemon, and returns a descriptor to read them from.
+/// Blocks the signals for the daemon, and returns a descriptor to read them from.
 fn signals() -> nix::Result<SignalFd> {
-    let set = SigSet::from_iter([SIGINT, SIGTERM]);
+    let set = SigSet::from_iter([SIGINT, SIGTERM, SIGHUP]);
     set.thread_block()?;
     SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }
 
-/// Waits for a signal that ends the daemon.
-fn wait(signals: &SignalFd) -> io::Result<()> {
+/// Waits for a signal that ends the daemon. The other one reads the config again.
+fn wait(signals: &SignalFd, mut reload: impl FnMut()) -> io::Result<()> {
     loop {
         let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) if signals.read_signal()?.is_some() => return Ok(()),
-            Ok(_) | Err(Errno::EINTR) => {}
+            Ok(_) => match signals.read_signal()? {
+                Some(signal) if ends(signal) => return Ok(()),
+                Some(_) => reload(),
+                None => {}
+            },
+            Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
+    }
+}
+
+/// Whether the signal ends the daemon.
+fn ends(signal: siginfo) -> bool {
+    signal.ssi_signo != SIGHUP as u32
+}
+
+/// Reads the config again. A file with an error changes nothing.
+fn reload(control: &Control, path: Option<&Path>) {
+    let Some(path) = path else {
+        log::warn!("SIGHUP: the daemon was started without --config, so there is no file to read");
+        return;
+    };
+    let shown = path.display();
+    // A pipe would be empty by now, and an empty file is a valid config.
+    if !fs::metadata(path).is_ok_and(|meta| meta.is_file()) {
+        log::error!("{shown}: no regular file: nothing is changed");
+        return;
+    }
+    match ServeConfig::load(path) {
+        Ok(config) => control.reload(config).log(&shown.to_string()),
+        Err(e) => log::error!("{e}: nothing is changed"),
     }
 }
 

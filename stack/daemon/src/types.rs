@@ -174,6 +174,8 @@ pub enum DaemonError {
     NoSuchBudget,
     /// No group has this name.
     NoSuchGroup(String),
+    /// Containers or groups are in the group.
+    GroupInUse(String),
     /// The guarantees below a level exceed its new hard limit.
     GuaranteesAboveHard {
         /// Their sum.
@@ -218,6 +220,7 @@ impl fmt::Display for DaemonError {
             Self::NoSuchContainer(name) => write!(f, "no container is named {name:?}"),
             Self::NoSuchBudget => write!(f, "no such budget"),
             Self::NoSuchGroup(name) => write!(f, "no group is named {name:?}"),
+            Self::GroupInUse(name) => write!(f, "group {name:?} has containers or groups in it"),
             Self::GuaranteesAboveHard { min_bytes, hard_bytes } => {
                 let (min, hard) = (Size(*min_bytes), Size(*hard_bytes));
                 write!(f, "hard {hard} is below the guarantees of the containers, {min} together")

@@ -19,19 +19,19 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use mio::{Events, Poll, Waker};
-use skbudget_controller::{Budget, Event, Instant, Level, ShareClock};
+use skbudget_controller::{Budget, Event, Instant, Level};
 use skbudget_stack::schedule::{Schedule, Step, Used};
 use skbudget_stack::tap::SCRATCH_BYTES;
 use skbudget_stack::{ChunkPool, Ready, Throttle, WakeKey};
 
 use crate::clock::{self, CpuMeter};
 use crate::events::EventSink;
-use crate::levels::Levels;
+use crate::levels::{Levels, View};
 use crate::token::{self, Kind};
 use crate::types::{DaemonEvent, Ended};
 
 use container_slot::{ContainerSlot, TurnCtx, TurnOutcome};
-pub(crate) use control::Command;
+pub(crate) use control::{BudgetChange, Command};
 use log_limit::LogLimit;
 
 /// Events taken from the poll in one turn.
@@ -47,8 +47,8 @@ pub(crate) struct Worker {
     inbox: Receiver<Command>,
     /// The meters above the budgets.
     levels: Arc<Levels>,
-    /// When this worker publishes the shares of each level.
-    share_clocks: Vec<ShareClock>,
+    /// The levels as of its last turn.
+    view: View,
     event_sink: EventSink,
     pool: ChunkPool,
     /// When to return free chunks to the system if no event arrives before; `None`: there is none to return.
@@ -96,7 +96,7 @@ impl Worker {
             index,
             poll,
             inbox,
-            share_clocks: (0..levels.len()).map(|_| ShareClock::default()).collect(),
+            view: View::default(),
             levels,
             event_sink,
             pool: ChunkPool::new(),
@@ -264,7 +264,7 @@ impl Worker {
     /// budget released may be what a waiter of another budget needs.
     fn check_level(&mut self, now: Instant) {
         self.cpu.forget();
-        if self.levels.len() == 0 {
+        if !self.levels.refresh(&mut self.view) {
             return;
         }
         let owners = || self.budgets.iter().flatten().map(|owner| &owner.budget);
@@ -274,7 +274,7 @@ impl Worker {
         let below = |level: &Level| {
             owners().filter(|budget| is_above(level, budget)).map(Budget::as_child).collect()
         };
-        let released = self.levels.on_turn(self.index, &mut self.share_clocks, below, now);
+        let released = self.levels.on_turn(self.index, &mut self.view, below, now);
         if released || self.wake_requested {
             (0..self.budgets.len()).for_each(|budget| self.schedule.poll_budget(budget));
         }

@@ -16,7 +16,7 @@ const SERVE_HELP: &str = "\
 The daemon must run as root. It serves the containers of the config and those that clients attach until SIGTERM or \
 SIGINT; then it accepts no more requests, delivers what containers have sent already for at most `drain` seconds of \
 [daemon] (default 5), and removes the devices. A container whose network namespace ends is removed by itself, and its \
-name is free again.
+name is free again. SIGHUP reads the config again and applies what changed in it.
 
 The socket accepts root and the user that started the daemon. A second daemon on the same socket is refused; the socket \
 of a daemon that was killed is taken over.

@@ -2,15 +2,17 @@
 //! nothing. They block for as long as the kernel needs, so they run beside the threads that serve requests and frames.
 
 mod capture;
+mod errors;
 mod limits;
 mod ports;
+mod reload;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -21,15 +23,15 @@ use super::events::Events;
 use super::privileged::Privileged;
 use super::target::{self, IFNAME_DEFAULT, Netns, NetnsId, Place};
 use crate::api::{ApiError, AttachRequest, ContainerInfo, ContainerList};
-use crate::attach::{self, AttachError, GuestNet};
+use crate::attach::GuestNet;
 use crate::capture::Captures;
 use crate::cli::{PublishArg, parse_name};
 use crate::daemon::Daemon;
 use crate::run;
-use crate::settings::{ContainerOptions, ContainerSettings, Invalid};
+use crate::settings::{ContainerOptions, ContainerSettings};
 use crate::stats::Stats;
 use crate::types::{BudgetRef, ContainerSpec, DaemonError, Publish};
-use crate::units::Size;
+use errors::{bad_value, failed, no_such_container, not_attached, refused};
 
 /// Most containers of one daemon.
 const CONTAINERS_MAX: usize = 16_384;
@@ -41,7 +43,8 @@ const DRAIN_STEP: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub(super) struct Control {
     daemon: Daemon,
-    config: ServeConfig,
+    /// In force. Replaced whole when the file is read again.
+    config: Mutex<Arc<ServeConfig>>,
     /// What needs privileges.
     privileged: Privileged,
     containers: Mutex<BTreeMap<String, Entry>>,
@@ -65,13 +68,25 @@ struct Entry {
     settings: ContainerSettings,
     /// As given, changed by requests since.
     options: ContainerOptions,
+    origin: Origin,
+}
+
+/// How a container was attached: what a changed config is compared with.
+#[derive(Debug, Clone)]
+struct Origin {
+    /// By the config, not by a client.
+    configured: bool,
+    /// As given.
+    request: AttachRequest,
+    /// The same with the template that applied, as of the config in force.
+    filled: AttachRequest,
 }
 
 impl Control {
     pub(super) fn new(daemon: Daemon, config: ServeConfig, privileged: Privileged) -> Self {
         Self {
             daemon,
-            config,
+            config: Mutex::new(Arc::new(config)),
             privileged,
             containers: Mutex::default(),
             last_number: AtomicU32::new(0),
@@ -80,10 +95,26 @@ impl Control {
         }
     }
 
-    /// Attaches a container: makes its device, then serves it.
+    /// Attaches a container for a client.
     pub(super) fn attach(&self, request: AttachRequest) -> Result<ContainerInfo, ApiError> {
-        let request = self.config.filled(request);
-        let AttachRequest { name, pid, netns: path, ifname, address, group, options } = request;
+        self.join(request, false)
+    }
+
+    /// Attaches a container of the config.
+    pub(super) fn attach_configured(&self, request: AttachRequest) {
+        let name = request.name.clone().unwrap_or_default();
+        // The container may not run yet, and a client can attach it later.
+        if let Err(e) = self.join(request, true) {
+            log::warn!("container {name}: not attached: {e}");
+        }
+    }
+
+    /// Makes the device of a container, then serves it.
+    fn join(&self, request: AttachRequest, configured: bool) -> Result<ContainerInfo, ApiError> {
+        let config = self.config();
+        let filled = config.filled(request.clone());
+        let origin = Origin { configured, request, filled: filled.clone() };
+        let AttachRequest { name, pid, netns: path, ifname, address, group, options } = filled;
         let missing =
             |key: &str| ApiError::invalid("missing_key", format!("{key}: missing")).key(key);
         // All that depends on the request alone comes first: it needs no lock.
@@ -92,11 +123,11 @@ impl Control {
         let ifname = ifname.unwrap_or_else(|| IFNAME_DEFAULT.to_owned());
         target::check_ifname(&ifname)?;
         self.check_group(group.as_deref())?;
-        let scope = self.config.scope(group.as_deref());
+        let scope = config.scope(group.as_deref());
         let mut settings =
             ContainerSettings::new(&options, scope, secret()?).map_err(|e| refused(&e))?;
         if let Some(address) = address {
-            self.config.subnet.number(address).map_err(|e| bad_value("address", e))?;
+            config.subnet.number(address).map_err(|e| bad_value("address", e))?;
         }
         let place = match (pid, &path) {
             (Some(_), Some(_)) => {
@@ -113,7 +144,7 @@ impl Control {
         self.check_free(&mut containers, &name, &netns, address)?;
         let number = self.number(&containers, address)?;
         // Under the lock: no other request can take the number before the entry has it.
-        self.config.subnet.apply(number, &mut settings.container);
+        config.subnet.apply(number, &mut settings.container);
         // Before the device: a port in use is the more likely failure, and has nothing to undo.
         let publish = self.bind_all(&settings.publish)?;
         let mut guest = GuestNet::from(&settings.container);
@@ -132,7 +163,8 @@ impl Control {
             outbound_addr: settings.outbound_addr,
         };
         self.daemon.add_container(spec).map_err(|e| failed(&e))?;
-        let entry = Entry { pid, path, netns: netns.id, ifname, group, settings, options };
+        let netns = netns.id;
+        let entry = Entry { pid, path, netns, ifname, group, settings, options, origin };
         let info = entry.info(&name);
         log::info!("container {name}: attached");
         self.events.add("attached", json!({ "container": name }));
@@ -142,9 +174,10 @@ impl Control {
 
     /// Refuses a group that does not exist.
     fn check_group(&self, group: Option<&str>) -> Result<(), ApiError> {
-        match group.filter(|group| !self.config.has_group(group)) {
+        let config = self.config();
+        match group.filter(|group| !config.has_group(group)) {
             Some(group) => {
-                let message = self.config.no_group(group);
+                let message = config.no_group(group);
                 Err(ApiError::invalid("no_such_group", message).key("group"))
             }
             None => Ok(()),
@@ -211,7 +244,7 @@ impl Control {
         containers: &BTreeMap<String, Entry>,
         address: Option<Ipv4Addr>,
     ) -> Result<u32, ApiError> {
-        let subnet = &self.config.subnet;
+        let subnet = self.config().subnet;
         if let Some(address) = address {
             return subnet.number(address).map_err(|e| bad_value("address", e));
         }
@@ -277,7 +310,7 @@ impl Control {
     /// Waits until what the containers sent is delivered, at most for the time of the config. `interrupted` ends the
     /// wait. Returns the bytes that are not delivered then.
     pub(super) fn drain(&self, mut interrupted: impl FnMut() -> bool) -> u64 {
-        let until = Instant::now() + self.config.drain;
+        let until = Instant::now() + self.config().drain;
         let names: Vec<String> = self.containers().keys().cloned().collect();
         loop {
             // A container that has ended meanwhile has nothing left to deliver.
@@ -293,6 +326,11 @@ impl Control {
     /// Ends every container and the workers.
     pub(super) fn shutdown(&self) -> Result<(), DaemonError> {
         self.daemon.stop()
+    }
+
+    /// The config in force.
+    fn config(&self) -> Arc<ServeConfig> {
+        Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn containers(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
@@ -325,64 +363,4 @@ impl Entry {
 /// Key of the hashes of one container.
 fn secret() -> Result<[u64; 2], ApiError> {
     run::secret().map_err(|e| ApiError::new(500, "internal", e.message))
-}
-
-/// A value that is refused, whatever the state is.
-fn bad_value(key: &str, message: String) -> ApiError {
-    ApiError::invalid("bad_value", message).key(key)
-}
-
-/// There is none, or it has ended.
-fn no_such_container(name: &str) -> ApiError {
-    ApiError::new(404, "no_such_container", format!("no container is named {name:?}"))
-}
-
-/// An option with a value that is refused.
-fn refused(invalid: &Invalid) -> ApiError {
-    bad_value(&invalid.key(), invalid.message())
-}
-
-/// The device could not be made. Nothing of it remains.
-fn not_attached(ifname: &str, error: &AttachError) -> ApiError {
-    let errno = error.source.raw_os_error();
-    match (error.step.as_ref(), errno) {
-        (attach::MOVE, Some(libc::EEXIST)) => {
-            let message =
-                format!("ifname {ifname}: the network namespace has a device of that name");
-            ApiError::conflict("ifname_in_use", message).key("ifname")
-        }
-        (attach::DEFAULT_ROUTE, Some(libc::EEXIST)) => {
-            let message = "the network namespace has a default route: it is connected already";
-            ApiError::conflict("has_default_route", message).key("netns")
-        }
-        _ => ApiError::new(500, "cannot_attach", error.to_string()),
-    }
-}
-
-/// The daemon refused a request.
-fn failed(error: &DaemonError) -> ApiError {
-    let message = error.to_string();
-    match error {
-        DaemonError::NoSuchContainer(name) => no_such_container(name),
-        DaemonError::NameInUse(_) => ApiError::conflict("name_in_use", message).key("name"),
-        DaemonError::Limits(_) => ApiError::conflict("limits", message),
-        DaemonError::NoRoom { dev_bytes } => {
-            let message = format!(
-                "no room for the device queue of {}: the host's limit is used up",
-                Size(*dev_bytes)
-            );
-            ApiError::conflict("no_room", message).key("hard")
-        }
-        DaemonError::NoRoomForPorts { .. } | DaemonError::UdpPort { .. } => {
-            ApiError::conflict("no_room", message).key("publish")
-        }
-        DaemonError::NoRoomInGroup => ApiError::conflict("no_room", message).key("group"),
-        DaemonError::GuaranteesAboveHard { .. } => {
-            ApiError::conflict("limits", message).key("hard")
-        }
-        DaemonError::NoSuchGroup(_) => ApiError::new(404, "no_such_group", message).key("group"),
-        DaemonError::NoSuchPort(_) => ApiError::new(404, "no_such_port", message).key("publish"),
-        DaemonError::NoSuchBudget | DaemonError::Io(_) => ApiError::new(500, "internal", message),
-        DaemonError::Stopped => ApiError::new(503, "stopped", message),
-    }
 }

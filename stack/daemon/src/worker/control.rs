@@ -16,6 +16,15 @@ use crate::types::{BudgetId, ContainerSpec, DaemonError, Ended, Ports};
 /// Commands executed in one turn: many callers must not delay the containers.
 const COMMANDS_PER_TURN: usize = 16;
 
+/// What a budget changes to, all or nothing.
+#[derive(Debug)]
+pub(crate) struct BudgetChange {
+    pub(crate) limits: Limits,
+    pub(crate) min_bytes: u64,
+    /// `None`: it stays where it is. The inner `None`: out of all levels.
+    pub(crate) parent: Option<Option<Arc<Level>>>,
+}
+
 /// One command; the worker sends the result to `reply`.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -29,15 +38,16 @@ pub(crate) enum Command {
     Remove { name: String, reply: Sender<Result<(), DaemonError>> },
     /// Changes the limits of the container's budget.
     SetLimits { name: String, limits: Limits, reply: Sender<Result<(), DaemonError>> },
-    /// Changes limits and guarantee of the container's budget.
-    SetBudget {
-        name: String,
-        limits: Limits,
-        min_bytes: u64,
-        reply: Sender<Result<(), DaemonError>>,
-    },
+    /// Changes limits, guarantee and place of the container's budget.
+    SetBudget { name: String, change: BudgetChange, reply: Sender<Result<(), DaemonError>> },
     /// Moves the container's budget below another level.
     SetParent { name: String, level: Option<Arc<Level>>, reply: Sender<Result<(), DaemonError>> },
+    /// Changes the name servers of the container's forwarder; `None`: those of the host.
+    SetNameServers {
+        name: String,
+        servers: Option<Vec<SocketAddr>>,
+        reply: Sender<Result<(), DaemonError>>,
+    },
     /// Publishes more ports of the container.
     Publish { name: String, listeners: Ports<TcpListener>, reply: Sender<Result<(), DaemonError>> },
     /// Closes published ports, by their addresses on the host.
@@ -87,11 +97,14 @@ impl Worker {
                 Command::SetLimits { name, limits, reply } => {
                     let _ = reply.send(self.set_limits(&name, limits, now));
                 }
-                Command::SetBudget { name, limits, min_bytes, reply } => {
-                    let _ = reply.send(self.set_budget(&name, limits, min_bytes, now));
+                Command::SetBudget { name, change, reply } => {
+                    let _ = reply.send(self.set_budget(&name, change, now));
                 }
                 Command::SetParent { name, level, reply } => {
                     let _ = reply.send(self.set_parent(&name, level, now));
+                }
+                Command::SetNameServers { name, servers, reply } => {
+                    let _ = reply.send(self.set_name_servers(&name, servers));
                 }
                 Command::Publish { name, listeners, reply } => {
                     let _ = reply.send(self.publish(&name, listeners, now));

@@ -3,9 +3,9 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use skbudget_controller::{Budget, Instant, Level, Limits};
+use skbudget_controller::{Budget, Instant, Level, LimitError, Refusal};
 
-use super::Worker;
+use super::{BudgetChange, Worker};
 use crate::listener::Backlog;
 use crate::types::{DaemonError, Ports};
 
@@ -17,25 +17,52 @@ impl Worker {
         Ok(&mut owner.ok_or(DaemonError::NoSuchBudget)?.budget)
     }
 
-    /// Changes limits and guarantee of the container's budget: both or neither.
+    /// Changes limits, guarantee and place of the container's budget: all or nothing.
     pub(super) fn set_budget(
         &mut self,
         name: &str,
-        limits: Limits,
-        min_bytes: u64,
+        change: BudgetChange,
         now: Instant,
     ) -> Result<(), DaemonError> {
         let index = self.find(name)?;
         let budget = self.budget_of(index)?;
+        let BudgetChange { limits, min_bytes, parent } = change;
         // The guarantee is tested against the new limits, and they are undone if it does not fit.
         let before = budget.limits();
         budget.set_limits(limits, now);
-        if let Err(e) = budget.set_min(min_bytes, now) {
+        let placed = match parent {
+            Some(level) => {
+                let moved = budget.set_parent_and_min(level, min_bytes, now);
+                moved.map_err(|refusal| match refusal {
+                    Refusal::Hard => {
+                        let hard_bytes = limits.hard_bytes();
+                        DaemonError::Limits(LimitError::MinAboveHard { min_bytes, hard_bytes })
+                    }
+                    _ => DaemonError::NoRoomInGroup,
+                })
+            }
+            None => budget.set_min(min_bytes, now).map_err(DaemonError::Limits),
+        };
+        if placed.is_err() {
             budget.set_limits(before, now);
-            return Err(DaemonError::Limits(e));
+            return placed;
         }
         // Its turn polls the budget: higher limits may have room for waiters.
         self.schedule.activate(index);
+        Ok(())
+    }
+
+    /// Changes the name servers of the container's forwarder, from the next question on. Questions under way end at the
+    /// server that they were sent to.
+    pub(super) fn set_name_servers(
+        &mut self,
+        name: &str,
+        servers: Option<Vec<SocketAddr>>,
+    ) -> Result<(), DaemonError> {
+        let index = self.find(name)?;
+        if let Some(slot) = &mut self.containers[index] {
+            slot.host.set_name_servers(servers);
+        }
         Ok(())
     }
 

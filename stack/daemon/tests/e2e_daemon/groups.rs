@@ -79,6 +79,15 @@ fn a_container_moves_between_groups_with_its_charge() {
     assert_eq!((usage(&daemon, "web").0, usage(&daemon, "db")), (0, (charged, host)));
     daemon.run(&["set", "web-1", "group=default"]);
     assert_eq!((usage(&daemon, "db").0, usage(&daemon, "web").1), (0, host));
+    // Guarantee and group in one step: the guarantee that it has does not fit the group that it moves to.
+    daemon.run(&["set", "web-1", "min=10MiB"]);
+    daemon.run(&["set", "@db", "hard=4MiB"]);
+    assert!(daemon.refuses(&["set", "web-1", "group=db"], 1).contains("no room"));
+    assert!(daemon.refuses(&["set", "web-1", "group=db", "min=5MiB"], 1).contains("no room"));
+    assert_eq!(daemon.stats("web-1")["min_bytes"], 10 << 20);
+    daemon.run(&["set", "web-1", "group=db", "min=2MiB"]);
+    assert_eq!((usage(&daemon, "web").0, usage(&daemon, "db").0), (0, 2 << 20));
+    daemon.run(&["set", "web-1", "group=default", "min=default"]);
     // A group without room for what the container holds.
     daemon.run(&["set", "@db", "hard=256KiB"]);
     let message = daemon.refuses(&["set", "web-1", "group=db", "hard=8MiB"], 1);

@@ -7,4 +7,5 @@ mod groups;
 mod lifecycle;
 mod live;
 mod refusals;
+mod reload;
 mod support;

@@ -49,8 +49,14 @@ impl Running {
     }
 
     pub(crate) fn on(socket: PathBuf, options: &[&str]) -> Self {
+        Self::logging(socket, options, Stdio::inherit())
+    }
+
+    /// As [`Self::on`], with its log elsewhere.
+    pub(crate) fn logging(socket: PathBuf, options: &[&str], log: Stdio) -> Self {
         let mut command = Command::new(BINARY);
-        command.arg("serve").arg("--socket").arg(&socket).args(options).stdin(Stdio::null());
+        command.arg("serve").arg("--socket").arg(&socket).args(options);
+        command.stdin(Stdio::null()).stderr(log);
         let mut running = Self { child: command.spawn().unwrap(), socket };
         until(|| {
             assert_eq!(running.child.try_wait().unwrap(), None, "the daemon ended");

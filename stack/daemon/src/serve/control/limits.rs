@@ -3,7 +3,7 @@
 use serde_json::json;
 use skbudget_controller::Limits;
 
-use super::{Control, Entry, bad_value, failed, no_such_container, refused};
+use super::{Control, Entry, failed, no_such_container, refused};
 use crate::api::{ApiError, ContainerInfo, LevelRequest, LimitsRequest};
 use crate::cli::Isolation;
 use crate::serve::config::HOST;
@@ -31,13 +31,7 @@ impl Control {
             min: min.unwrap_or(entry.options.min),
             ..entry.options.clone()
         };
-        let moves = group != entry.group;
-        // Each of the two can be refused for want of room, and the other one then not be undone.
-        if moves && options.min != entry.options.min {
-            let message = "min and group: change them in two requests";
-            return Err(bad_value("min", message.to_owned()));
-        }
-        let limited = self.config.scope(group.as_deref()) == Scope::Daemon { limited: true };
+        let limited = self.config().scope(group.as_deref()) == Scope::Daemon { limited: true };
         if options.min.is_some() && !limited {
             let message = "min acts only below a limit of the host or of a group";
             return Err(ApiError::conflict("no_limit_above", message).key("min"));
@@ -45,13 +39,13 @@ impl Control {
         // Before anything changes.
         let limits = entry.limits(&options).map_err(|e| refused(&e))?;
         let min_bytes = options.min.map_or(0, |Bytes(min)| min);
-        self.daemon.set_budget(name, limits, min_bytes).map_err(|e| failed(&e))?;
-        if moves && let Err(e) = self.daemon.set_group(name, group.as_deref()) {
-            let before = entry.settings.budget;
-            // The guarantee is the same, so this cannot be refused.
-            let _ = self.daemon.set_budget(name, before.limits, before.min_bytes);
-            return Err(failed(&e));
-        }
+        let changed = if group == entry.group {
+            self.daemon.set_budget(name, limits, min_bytes)
+        } else {
+            // In one step: a smaller guarantee may be what fits the new group.
+            self.daemon.set_budget_and_group(name, limits, min_bytes, group.as_deref())
+        };
+        changed.map_err(|e| failed(&e))?;
         (entry.settings.budget.limits, entry.settings.budget.min_bytes) = (limits, min_bytes);
         (entry.options, entry.group) = (options, group);
         self.events.add("limits_changed", json!({ "container": name }));
@@ -69,14 +63,14 @@ impl Control {
         name: &str,
         request: LevelRequest,
     ) -> Result<Option<GroupReport>, ApiError> {
-        let group = (name != HOST).then_some(name);
+        let (config, group) = (self.config(), (name != HOST).then_some(name));
         let exists = match group {
-            Some(group) => self.config.has_group(group),
-            None => self.config.host.is_some(),
+            Some(group) => config.has_group(group),
+            None => config.host.is_some(),
         };
         if !exists {
             let message = match group {
-                Some(group) => self.config.no_group(group),
+                Some(group) => config.no_group(group),
                 None => "the host has no limit: set hard in [host] of the config".to_owned(),
             };
             return Err(ApiError::new(404, "no_such_group", message));
