@@ -140,6 +140,11 @@ pub struct RunArgs {
     #[arg(long)]
     pub privileged: bool,
 
+    /// Restrict the process that exchanges data with CMD and the network to its files and system calls (Landlock,
+    /// seccomp); a forbidden call ends the run
+    #[arg(long, value_enum, default_value = "on")]
+    pub sandbox: OnOff,
+
     /// Write every frame, in both directions, to this file (pcapng)
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,

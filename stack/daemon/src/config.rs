@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::caps::CapSet;
-use crate::cli::RunArgs;
+use crate::cli::{OnOff, RunArgs};
 use crate::exit::Failure;
 use crate::settings::{ContainerOptions, ContainerSettings, Scope};
 use crate::units::Bytes;
@@ -20,6 +20,8 @@ pub struct RunConfig {
     pub added_caps: CapSet,
     /// The command has every capability, and its /proc is writable.
     pub privileged: bool,
+    /// Whether the relay is restricted to its files and system calls.
+    pub sandbox: OnOff,
     /// File for the frames.
     pub pcap: Option<PathBuf>,
     /// File for the final stats.
@@ -47,6 +49,7 @@ impl RunConfig {
                 args.cap_add.into_iter().fold(CapSet::NONE, CapSet::with)
             },
             privileged: args.privileged,
+            sandbox: args.sandbox,
             pcap: args.pcap,
             stats_file: args.stats_file,
             command: args.command,

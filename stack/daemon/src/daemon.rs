@@ -16,6 +16,7 @@ use skbudget_stack::{FlowInfo, Undelivered};
 
 use crate::events::EventSink;
 use crate::levels::Levels;
+use crate::resolv_conf::HostServers;
 use crate::stats::{ContainerReport, GroupReport, Meter, SCHEMA, Stats};
 use crate::types::{
     BudgetId, BudgetRef, ContainerSpec, DaemonError, DaemonEvent, Ended, GroupConfig, Publish,
@@ -35,6 +36,8 @@ pub struct DaemonConfig {
     /// Receives what happens to containers and budgets. Events that find the channel full are counted in a
     /// [`DaemonEvent::Lost`].
     pub events: Option<SyncSender<DaemonEvent>>,
+    /// Name servers of the host, where another process reads /etc/resolv.conf. `None`: this one reads it.
+    pub host_servers: Option<HostServers>,
 }
 
 /// A running daemon. Dropping it shuts the daemon down.
@@ -74,7 +77,10 @@ impl Daemon {
         host::grow_descriptor_table()?;
         let levels = Arc::new(Levels::new(config.host, config.groups)?);
         let workers = (0..config.workers.max(1))
-            .map(|index| WorkerHandle::start(index, Arc::clone(&levels), config.events.clone()))
+            .map(|index| {
+                let (events, servers) = (config.events.clone(), config.host_servers.clone());
+                WorkerHandle::start(index, Arc::clone(&levels), events, servers)
+            })
             .collect::<io::Result<_>>()?;
         Ok(Self { workers, levels, names: Mutex::default() })
     }
@@ -369,9 +375,11 @@ impl WorkerHandle {
         index: usize,
         levels: Arc<Levels>,
         events: Option<SyncSender<DaemonEvent>>,
+        host_servers: Option<HostServers>,
     ) -> io::Result<Self> {
         let (commands, inbox) = mpsc::channel();
-        let (worker, waker) = worker::Worker::new(index, levels, inbox, EventSink::new(events))?;
+        let sink = EventSink::new(events);
+        let (worker, waker) = worker::Worker::new(index, levels, inbox, sink, host_servers)?;
         let name = format!("skb-worker-{index}");
         let thread = thread::Builder::new().name(name).spawn(move || worker.run())?;
         Ok(Self { commands, waker, thread: Mutex::new(Some(thread)) })

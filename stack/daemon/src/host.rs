@@ -15,6 +15,7 @@ use nix::sys::socket::{
 };
 use skbudget_stack::{Close, FlowId, Host, HostCaps, HostError};
 
+use crate::resolv_conf::HostServers;
 use crate::sys;
 use crate::token;
 
@@ -69,12 +70,14 @@ struct Slot {
 }
 
 impl HostSockets {
-    /// `name_servers`: those of the container's forwarder; `None`: the host's.
+    /// `name_servers`: those of the container's forwarder; `None`: the host's, which another process hands over, or
+    /// which are read from a file.
     pub(crate) fn new(
         registry: Registry,
         container: u16,
         outbound: Option<Ipv4Addr>,
         name_servers: Option<Vec<SocketAddr>>,
+        handed: Option<HostServers>,
     ) -> Self {
         Self {
             registry,
@@ -83,14 +86,14 @@ impl HostSockets {
             slots: Vec::new(),
             open: 0,
             datagrams: Datagrams::default(),
-            resolvers: Resolvers::new(name_servers),
+            resolvers: Resolvers::new(name_servers, handed),
             lack: None,
         }
     }
 
     /// Changes the name servers of the forwarder; `None`: those of the host.
     pub(crate) fn set_name_servers(&mut self, servers: Option<Vec<SocketAddr>>) {
-        self.resolvers = Resolvers::new(servers);
+        self.resolvers.replace(servers);
     }
 
     /// The flow that an event belongs to; `None`: the flow of that token is closed.

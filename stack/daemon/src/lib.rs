@@ -14,6 +14,7 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;
+mod confine;
 pub mod daemon;
 mod events;
 pub mod exit;
@@ -43,6 +44,7 @@ pub mod units;
 mod worker;
 
 pub use daemon::{ContainerHandle, Daemon, DaemonConfig};
+pub use resolv_conf::HostServers;
 pub use types::{
     BudgetId, BudgetRef, ContainerSpec, DaemonError, DaemonEvent, Ended, GroupConfig, Publish,
     PublishSocket,

@@ -73,6 +73,11 @@ pub(crate) fn handover() -> (Option<RawFd>, String) {
     )
 }
 
+/// The socket to the writer, for a signal handler. `None`: no logger has been started.
+pub(crate) fn raw_fd() -> Option<RawFd> {
+    REPORTER.get().map(|reporter| reporter.socket.as_raw_fd())
+}
+
 /// Sends the messages of this process to the writer of the process that started it.
 ///
 /// # Errors

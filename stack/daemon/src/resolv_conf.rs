@@ -1,10 +1,12 @@
 //! resolv.conf(5): the host's name servers, and the file that a container gets.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::Read;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use skbudget_stack::ContainerConfig;
 
@@ -54,6 +56,65 @@ fn server(value: &str) -> Option<SocketAddr> {
         ip => ip,
     };
     Some(SocketAddr::new(ip, PORT))
+}
+
+/// Reads the file again when it changes.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    path: PathBuf,
+    /// Device, inode, size and time of the file that was read.
+    stamp: Option<(u64, u64, u64, i64, i64)>,
+}
+
+impl Watch {
+    /// A file that has not been read yet.
+    pub(crate) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), stamp: None }
+    }
+
+    /// The servers, if the file is another one than before, or has changed. Without a file the last servers stay: it is
+    /// missing for a moment while it is replaced.
+    pub(crate) fn changed(&mut self) -> Option<Vec<SocketAddr>> {
+        let meta = fs::metadata(&self.path).ok()?;
+        // The size as well: the time of some file systems has a resolution of a second.
+        let stamp = (meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
+        if self.stamp == Some(stamp) {
+            return None;
+        }
+        let text = read(&self.path)?;
+        self.stamp = Some(stamp);
+        let servers = servers(&text);
+        log::debug!("name servers: {servers:?}");
+        Some(servers)
+    }
+}
+
+/// The host's name servers, in a process that may not read the file: another process reads it and hands them over.
+#[derive(Debug, Clone, Default)]
+pub struct HostServers {
+    shared: Arc<(AtomicU64, Mutex<Vec<SocketAddr>>)>,
+}
+
+impl HostServers {
+    /// Replaces the servers.
+    pub fn set(&self, servers: Vec<SocketAddr>) {
+        let (version, current) = &*self.shared;
+        let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = servers.into_iter().take(SERVERS_MAX).collect();
+        // Under the lock: a reader of the version finds these servers or newer ones.
+        version.fetch_add(1, Ordering::Release);
+    }
+
+    /// The servers, if they were replaced since `seen`, which is updated. The first value of `seen` is zero.
+    pub(crate) fn newer(&self, seen: &mut u64) -> Option<Vec<SocketAddr>> {
+        let (version, current) = &*self.shared;
+        let now = version.load(Ordering::Acquire);
+        if now == *seen {
+            return None;
+        }
+        *seen = now;
+        Some(current.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
 }
 
 /// Keyword and rest of each line, without comments.
@@ -107,7 +168,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("resolv-fifo-{}", std::process::id()));
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
         assert_eq!(read(&path), None);
-        std::fs::remove_file(&path).unwrap();
+        fs::remove_file(&path).unwrap();
         assert_eq!(read(&std::env::temp_dir()), None, "a folder");
     }
 

@@ -17,6 +17,7 @@ mod relay;
 mod ring;
 mod roles;
 mod sandbox;
+mod servers;
 mod signals;
 mod stats_file;
 mod terminal;
@@ -94,7 +95,7 @@ pub fn run(config: RunConfig, secret: [u64; 2], options: &[OsString]) -> Result<
             &config.settings.container,
         ),
     };
-    let relay = start_relay(options, publish, &mut output)?;
+    let mut relay = start_relay(&config, options, publish, &mut output)?;
     let start = || Sandbox::start(&spec, &config.command, &mut forwarder);
     let mut sandbox = match inherited::hand_on(true, start) {
         Ok(sandbox) => sandbox,
@@ -103,8 +104,9 @@ pub fn run(config: RunConfig, secret: [u64; 2], options: &[OsString]) -> Result<
             return Err(failure);
         }
     };
-    let start_container = |tap| relay.start_container(&tap, held.name(), secret);
-    let result = carry_out(&mut forwarder, &mut sandbox, &relay, start_container, &mut output);
+    let start_container =
+        |relay: &Relay, tap: OwnedFd| relay.start_container(&tap, held.name(), secret);
+    let result = carry_out(&mut forwarder, &mut sandbox, &mut relay, start_container, &mut output);
     // The relay before the sandbox: it resets the remaining flows while the container's network still exists.
     relay.end();
     sandbox.end();
@@ -113,11 +115,15 @@ pub fn run(config: RunConfig, secret: [u64; 2], options: &[OsString]) -> Result<
 
 /// Starts the relay and hands over all of the host that it may use: the published ports and the capture file.
 fn start_relay(
+    config: &RunConfig,
     options: &[OsString],
     publish: Vec<Publish>,
     output: &mut output::Output,
 ) -> Result<Relay, Failure> {
-    let relay = Relay::start(options)?;
+    let mut relay = Relay::start(config.sandbox, options)?;
+    if config.settings.container.name_servers.is_none() {
+        relay.hand_over_servers()?;
+    }
     publish.iter().try_for_each(|publish| relay.publish(publish))?;
     if let Some((path, file)) = output.pcap.take() {
         relay.capture(path.into_os_string(), &file)?;
@@ -129,12 +135,12 @@ fn start_relay(
 fn carry_out(
     forwarder: &mut Forwarder,
     sandbox: &mut Sandbox,
-    relay: &Relay,
-    start_container: impl FnOnce(OwnedFd) -> Result<(), Failure>,
+    relay: &mut Relay,
+    start_container: impl FnOnce(&Relay, OwnedFd) -> Result<(), Failure>,
     output: &mut output::Output,
 ) -> Result<u8, Failure> {
     // The relay serves the device before the command starts, so that no frame of the command is lost.
-    start_container(sandbox.wait_ready(forwarder, relay)?)?;
+    start_container(relay, sandbox.wait_ready(forwarder, relay)?)?;
     relay.started()?;
     sandbox
         .channel
@@ -157,7 +163,7 @@ fn carry_out(
 }
 
 /// Waits until the relay has delivered what the command sent. A signal that ends the run ends the wait as well.
-fn drain(forwarder: &mut Forwarder, relay: &Relay) -> Result<drain::Lost, Failure> {
+fn drain(forwarder: &mut Forwarder, relay: &mut Relay) -> Result<drain::Lost, Failure> {
     let failed = |e: io::Error| Failure::other(format!("wait for the relay: {e}"));
     relay.start_drain()?;
     // From here on signals are for this process.

@@ -94,6 +94,7 @@ fn run_daemon(args: ServeArgs) -> Result<u8, Failure> {
         host: config.host,
         groups: config.groups.clone(),
         events: Some(events),
+        host_servers: None,
     };
     let failed = |e: &dyn std::fmt::Display| Failure::set_up(format!("serve: {e}"));
     let daemon = Daemon::new(daemon).map_err(|e| failed(&e))?;

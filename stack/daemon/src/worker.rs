@@ -27,6 +27,7 @@ use skbudget_stack::{ChunkPool, Ready, Throttle, WakeKey};
 use crate::clock::{self, CpuMeter};
 use crate::events::EventSink;
 use crate::levels::{Levels, View};
+use crate::resolv_conf::HostServers;
 use crate::token::{self, Kind};
 use crate::types::{DaemonEvent, Ended};
 
@@ -50,6 +51,8 @@ pub(crate) struct Worker {
     /// The levels as of its last turn.
     view: View,
     event_sink: EventSink,
+    /// The host's name servers; `None`: each container reads them from the file.
+    host_servers: Option<HostServers>,
     pool: ChunkPool,
     /// When to return free chunks to the system if no event arrives before; `None`: there is none to return.
     tend_at: Option<Instant>,
@@ -88,6 +91,7 @@ impl Worker {
         levels: Arc<Levels>,
         inbox: Receiver<Command>,
         event_sink: EventSink,
+        host_servers: Option<HostServers>,
     ) -> io::Result<(Self, Arc<Waker>)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), token::WAKER)?);
@@ -99,6 +103,7 @@ impl Worker {
             view: View::default(),
             levels,
             event_sink,
+            host_servers,
             pool: ChunkPool::new(),
             tend_at: None,
             scratch: vec![0; SCRATCH_BYTES],

@@ -71,7 +71,7 @@ fn echoes(client: &mut TcpStream, server: &mut TcpStream) {
 #[ignore = "needs root and /dev/net/tun"]
 fn containers_with_budgets_of_their_own_and_shared() {
     let host = LevelConfig { low: 4096, soft: 6144, hard: 8192 };
-    let config = DaemonConfig { workers: 2, host: Some(host), groups: Vec::new(), events: None };
+    let config = DaemonConfig { workers: 2, host: Some(host), ..DaemonConfig::default() };
     let daemon = Daemon::new(config).unwrap();
     let pool = daemon.add_budget("pool", budget(2 * HARD)).unwrap();
     let (listener, port) = listener();

@@ -1,14 +1,12 @@
 //! The host's name servers: those given, or those of /etc/resolv.conf, which is read again when it changes.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use skbudget_controller::Instant;
 
-use crate::resolv_conf;
+use crate::resolv_conf::{self, HostServers, Watch};
 
 /// Least time between two checks for a change: programs send questions in bursts.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
@@ -17,55 +15,67 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Resolvers {
     servers: Vec<SocketAddr>,
-    /// The file; `None`: the servers are given.
-    file: Option<PathBuf>,
-    checked: Option<Instant>,
-    /// Device, inode, size and time of the file that was read.
-    stamp: Option<(u64, u64, u64, i64, i64)>,
+    source: Source,
+    /// Those of the host, where another process hands them over.
+    handed: Option<HostServers>,
+}
+
+/// Where changes of the servers are found.
+#[derive(Debug)]
+enum Source {
+    /// The servers are given and never change.
+    Given,
+    /// The file, and when it was checked.
+    File { watch: Watch, checked: Option<Instant> },
+    /// Another process reads the file.
+    Handed { servers: HostServers, seen: u64 },
 }
 
 impl Resolvers {
-    /// `given`: `None` for those of the host.
-    pub(super) fn new(given: Option<Vec<SocketAddr>>) -> Self {
-        match given {
-            Some(servers) => Self { servers, file: None, checked: None, stamp: None },
-            None => Self::of_file(Path::new(resolv_conf::PATH)),
+    /// `given`: `None` for those of the host, which are read here, or handed over by another process.
+    pub(super) fn new(given: Option<Vec<SocketAddr>>, handed: Option<HostServers>) -> Self {
+        match (given, &handed) {
+            (Some(servers), _) => Self { servers, source: Source::Given, handed },
+            (None, Some(servers)) => {
+                let source = Source::Handed { servers: servers.clone(), seen: 0 };
+                Self { servers: Vec::new(), source, handed }
+            }
+            (None, None) => Self::of_file(Path::new(resolv_conf::PATH)),
         }
     }
 
     fn of_file(path: &Path) -> Self {
-        let file = Some(path.to_owned());
-        Self { servers: Vec::new(), file, checked: None, stamp: None }
+        let source = Source::File { watch: Watch::new(path), checked: None };
+        Self { servers: Vec::new(), source, handed: None }
+    }
+
+    /// Uses other servers from now on; `None`: those of the host.
+    pub(super) fn replace(&mut self, given: Option<Vec<SocketAddr>>) {
+        *self = Self::new(given, self.handed.take());
     }
 
     /// The servers now.
     pub(super) fn servers(&mut self, now: Instant) -> &[SocketAddr] {
-        let is_due = self.checked.is_none_or(|at| now.since(at) >= CHECK_EVERY);
-        if let Some(file) = self.file.clone().filter(|_| is_due) {
-            self.checked = Some(now);
-            self.check(&file);
+        let changed = match &mut self.source {
+            Source::Given => None,
+            Source::Handed { servers, seen } => servers.newer(seen),
+            Source::File { checked: Some(at), .. } if now.since(*at) < CHECK_EVERY => None,
+            Source::File { watch, checked } => {
+                *checked = Some(now);
+                watch.changed()
+            }
+        };
+        if let Some(servers) = changed {
+            self.servers = servers;
         }
         &self.servers
-    }
-
-    /// Reads the file if it is another one than before, or has changed. Without a file the last servers stay: it is
-    /// missing for a moment while it is replaced.
-    fn check(&mut self, file: &Path) {
-        let Ok(meta) = fs::metadata(file) else { return };
-        let stamp = (meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
-        if self.stamp == Some(stamp) {
-            return;
-        }
-        if let Some(text) = resolv_conf::read(file) {
-            self.stamp = Some(stamp);
-            self.servers = resolv_conf::servers(&text);
-            log::debug!("name servers: {:?}", self.servers);
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -86,6 +96,26 @@ mod tests {
         assert_eq!(resolvers.servers(at(4000))[0].to_string(), "192.0.2.3:53");
         fs::remove_file(&path).unwrap();
         let given = vec!["192.0.2.9:53".parse().unwrap()];
-        assert_eq!(Resolvers::new(Some(given.clone())).servers(at(0)), given);
+        assert_eq!(Resolvers::new(Some(given.clone()), None).servers(at(0)), given);
+    }
+
+    #[test]
+    fn servers_of_another_process_are_used_as_soon_as_they_arrive() {
+        let handed = HostServers::default();
+        let mut resolvers = Resolvers::new(None, Some(handed.clone()));
+        let at = Instant::from_millis;
+        assert_eq!(resolvers.servers(at(0)), []);
+        for last in [1, 2] {
+            let servers = vec![SocketAddr::from(([192, 0, 2, last], 53))];
+            handed.set(servers.clone());
+            assert_eq!(resolvers.servers(at(0)), servers);
+        }
+        let given = vec!["192.0.2.9:53".parse().unwrap()];
+        resolvers.replace(Some(given.clone()));
+        assert_eq!(resolvers.servers(at(0)), given);
+        handed.set(vec!["192.0.2.3:53".parse().unwrap()]);
+        assert_eq!(resolvers.servers(at(0)), given);
+        resolvers.replace(None);
+        assert_eq!(resolvers.servers(at(0))[0].to_string(), "192.0.2.3:53");
     }
 }

@@ -2,7 +2,7 @@
 //! gets this process, so it has no privileges.
 //!
 //! ```text
-//! skbudget run ── relay      frames, connections: no privileges, no files but those it was given and resolv.conf
+//! skbudget run ── relay      frames, connections: no privileges, no files but those it was given
 //!             └── sandbox ── process 1 ── the command
 //! ```
 //! `skbudget` itself opens files, binds ports, makes namespaces, and hands over descriptors. The relay's answers are
@@ -11,34 +11,29 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::net::{TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Child, ExitCode, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use nix::sys::prctl::{set_dumpable, set_pdeathsig};
-use nix::sys::signal::Signal;
-use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 use serde::{Deserialize, Serialize};
 use skbudget_stack::Tap;
 
 use super::control_channel::ControlChannel;
 use super::output::Recording;
 use super::ring::Tampered;
+use super::servers::ServerWatch;
 use super::{drain, roles, signals};
 use crate::attach::{AttachError, Step};
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, OnOff};
 use crate::config::RunConfig;
 use crate::daemon::{Daemon, DaemonConfig};
 use crate::exit::{FAILURE, Failure};
+use crate::resolv_conf::HostServers;
 use crate::types::{BudgetRef, ContainerSpec, DaemonError, Publish, PublishSocket};
-use crate::{caps, sys};
-
-/// First of the users that systemd assigns temporarily (DynamicUser=): no other process has one of them.
-const TRANSIENT_UID_FIRST: u32 = 61_184;
-/// Number of those users.
-const TRANSIENT_UIDS: u64 = 4336;
+use crate::{confine, sys};
 
 /// Time for the relay to end by itself.
 const END_WAIT: Duration = Duration::from_secs(5);
@@ -48,6 +43,8 @@ const END_WAIT: Duration = Duration::from_secs(5);
 enum Task {
     /// With a listener, or a UDP socket: forward it to this port of the guest.
     Publish { guest_port: u16, udp: bool },
+    /// Use these name servers of the host from now on.
+    NameServers { servers: Vec<SocketAddr> },
     /// With a file: capture frames to it. The path is for messages.
     Capture { path: OsString },
     /// With the device: serve the container.
@@ -77,24 +74,38 @@ enum Answer {
 #[derive(Debug)]
 pub(super) struct Relay {
     process: Child,
-    channel: ControlChannel,
+    channel: Arc<ControlChannel>,
+    servers: Option<ServerWatch>,
 }
 
 impl Relay {
-    /// Starts the process. `options`: the options of the command line, which the relay parses itself.
-    pub(super) fn start(options: &[OsString]) -> Result<Self, Failure> {
+    /// Starts the process, in a sandbox or not. `options`: the options of the command line, which the relay parses
+    /// itself.
+    pub(super) fn start(sandbox: OnOff, options: &[OsString]) -> Result<Self, Failure> {
         let start = || -> io::Result<Self> {
             let (channel, theirs) = ControlChannel::pair()?;
             let fd = theirs.as_fd().as_raw_fd();
             let (mut process, fds) = roles::process(roles::RELAY, &[fd]);
             // The parser needs a command; the relay runs none. `/` keeps no folder of the caller's in use.
+            // Apart from the options: it applies before the relay parses anything.
+            process.arg(if sandbox == OnOff::On { "on" } else { "off" });
             process.args(options).args(["--", "-"]).current_dir("/");
             process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             sys::prepare_apart(&mut process);
             sys::prepare_child(&mut process, fds, signals::blocked(), None);
-            Ok(Self { process: process.spawn()?, channel })
+            Ok(Self { process: process.spawn()?, channel: Arc::new(channel), servers: None })
         };
         start().map_err(|e| Failure::set_up(format!("start the relay process: {e}")))
+    }
+
+    /// Hands over the host's name servers, and each change of them until the command has ended.
+    pub(super) fn hand_over_servers(&mut self) -> Result<(), Failure> {
+        let channel = Arc::clone(&self.channel);
+        let hand_over = move |servers| channel.send(&Task::NameServers { servers }, &[]);
+        let watch = ServerWatch::start(hand_over);
+        self.servers =
+            Some(watch.map_err(|e| Failure::set_up(format!("hand over the name servers: {e}")))?);
+        Ok(())
     }
 
     /// Hands over a published port.
@@ -126,7 +137,9 @@ impl Relay {
     }
 
     /// Requests the delivery of what the command sent; `drained` waits for the answer.
-    pub(super) fn start_drain(&self) -> Result<(), Failure> {
+    pub(super) fn start_drain(&mut self) -> Result<(), Failure> {
+        // Any later message would interrupt the delivery.
+        self.servers = None;
         self.hand_over(&Task::Drain, &[])
     }
 
@@ -192,7 +205,8 @@ impl Relay {
 
     /// Waits until the relay has finished its work and ended. Kills it after `END_WAIT`.
     pub(super) fn end(self) {
-        let Self { mut process, channel } = self;
+        let Self { mut process, channel, servers } = self;
+        drop(servers);
         if !channel.finish(END_WAIT) {
             let _ = process.kill();
         }
@@ -206,6 +220,7 @@ impl AsFd for Relay {
     }
 }
 
+/// The relay has ended without a reason. A system call that the sandbox forbids ends it with a message.
 fn gone() -> Failure {
     Failure::other("the relay process ended: the container has lost its network")
 }
@@ -214,10 +229,10 @@ fn unexpected(answer: &Answer) -> Failure {
     Failure::other(format!("the relay process: unexpected answer {answer:?}"))
 }
 
-/// The relay process itself. `options`: the options of the command line.
-pub(super) fn main(channel: &ControlChannel, options: Vec<OsString>) -> ExitCode {
-    let result = confine(channel).map_err(|e| Failure::set_up(format!("relay: {e}")));
-    match result.and_then(|()| serve(channel, options)) {
+/// The relay process itself. `sandbox`: whether it is in one; `options`: the options of the command line.
+pub(super) fn main(channel: &ControlChannel, sandbox: OnOff, options: Vec<OsString>) -> ExitCode {
+    let confined = confine(channel, sandbox).map_err(|e| Failure::set_up(format!("relay: {e}")));
+    match confined.and_then(|()| serve(channel, options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { code, message }) => {
             // Fails only when `skbudget` is gone, and with it the reader.
@@ -227,37 +242,14 @@ pub(super) fn main(channel: &ControlChannel, options: Vec<OsString>) -> ExitCode
     }
 }
 
-/// Drops all privileges beyond ordinary sockets. This precedes the first byte read from outside.
-fn confine(channel: &ControlChannel) -> Result<(), AttachError> {
-    // First: a process without capabilities cannot limit those of its children.
-    caps::forbid_all().step("limit the capabilities")?;
-    if geteuid().is_root() {
-        become_transient().step("change to an unprivileged user")?;
-    }
-    caps::drop_all().step("drop the capabilities")?;
-    set_dumpable(false).step("prctl")?;
-    // The change of the user cleared it.
-    set_pdeathsig(Signal::SIGKILL).step("prctl")?;
-    // The parent may have ended before the line above.
+/// Gives up all that the relay does not need. This precedes the first byte read from outside.
+fn confine(channel: &ControlChannel, sandbox: OnOff) -> Result<(), AttachError> {
+    confine::drop_privileges()?;
+    // The parent may have ended before that bound this process to it.
     if channel.is_over() {
         return Err(io::Error::from(io::ErrorKind::BrokenPipe)).step("start");
     }
-    Ok(())
-}
-
-/// Becomes a transient user: root without capabilities would still own root's files. In a user namespace without other
-/// users the relay stays root of that namespace.
-fn become_transient() -> io::Result<()> {
-    let id = TRANSIENT_UID_FIRST + (sys::random_u64()? % TRANSIENT_UIDS) as u32;
-    let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
-    // The user last: only root may change the groups.
-    let changed = setgroups(&[])
-        .and_then(|()| setresgid(gid, gid, gid))
-        .and_then(|()| setresuid(uid, uid, uid));
-    if let Err(errno) = changed {
-        log::info!("the relay keeps user id 0: {errno}");
-    }
-    Ok(())
+    confine::sandbox(sandbox)
 }
 
 /// Receives the container's resources, serves it, and handles requests until `skbudget` ends.
@@ -268,7 +260,7 @@ fn serve(channel: &ControlChannel, options: Vec<OsString>) -> Result<(), Failure
         return Err(Failure::other("the relay serves `run` only"));
     };
     // Ports and the capture file arrive in any order, the device last.
-    let (mut publish, mut capture) = (Vec::new(), None);
+    let (mut publish, mut capture, servers) = (Vec::new(), None, HostServers::default());
     let (name, secret, device) = loop {
         let (task, fds) = next(channel)?;
         match (task, fds.into_iter().next()) {
@@ -279,6 +271,7 @@ fn serve(channel: &ControlChannel, options: Vec<OsString>) -> Result<(), Failure
                 };
                 publish.push(Publish { socket, guest_port });
             }
+            (Task::NameServers { servers: new }, None) => servers.set(new),
             (Task::Capture { path }, Some(fd)) => capture = Some((path, File::from(fd))),
             (Task::Start { name, secret }, Some(fd)) => break (name, secret, fd),
             (task, _) => return Err(Failure::other(format!("unexpected {task:?}"))),
@@ -288,7 +281,9 @@ fn serve(channel: &ControlChannel, options: Vec<OsString>) -> Result<(), Failure
     let config = RunConfig::new(*args, secret)?;
     let mut tap = Tap::from_fd(device).map_err(|e| Failure::set_up(format!("the device: {e}")))?;
     let recording = Recording::start(capture, &mut tap)?;
-    let daemon = Daemon::new(DaemonConfig::default()).map_err(|e| set_up_failure(&e))?;
+    let host_servers = Some(servers.clone());
+    let daemon = Daemon::new(DaemonConfig { host_servers, ..DaemonConfig::default() })
+        .map_err(|e| set_up_failure(&e))?;
     let spec = ContainerSpec {
         name: name.clone(),
         tap,
@@ -299,7 +294,7 @@ fn serve(channel: &ControlChannel, options: Vec<OsString>) -> Result<(), Failure
     };
     daemon.add_container(spec).map_err(|e| set_up_failure(&e))?;
     answer(channel, &Answer::Started)?;
-    let result = until_over(channel, &daemon, &name, &recording);
+    let result = until_over(channel, &daemon, &name, &recording, &servers);
     // The last frames are written by the shutdown, so the capture ends after it.
     let stopped = daemon.shutdown().map_err(|e| Failure::other(e.to_string()));
     recording.end();
@@ -312,11 +307,13 @@ fn until_over(
     daemon: &Daemon,
     name: &str,
     recording: &Recording,
+    servers: &HostServers,
 ) -> Result<(), Failure> {
     let failed = |e: DaemonError| Failure::other(e.to_string());
     loop {
         let Some((task, _)) = receive(channel)? else { return Ok(()) };
         match task {
+            Task::NameServers { servers: new } => servers.set(new),
             Task::Drain => {
                 // Any message interrupts the delivery: it is read below afterwards.
                 let interrupted = || Ok(channel.has_message());

@@ -10,6 +10,7 @@ use super::control_channel::ControlChannel;
 use super::port::Port;
 use super::sandbox::SandboxSpec;
 use super::{command, init, relay, sandbox, users};
+use crate::cli::OnOff;
 use crate::exit::FAILURE;
 use crate::{logger, sys};
 
@@ -59,10 +60,11 @@ fn inner(role: &str, mut args: impl Iterator<Item = OsString>) -> io::Result<Exi
     let mut fds = fds.into_iter();
     let channel = |fd: Option<OwnedFd>| fd.map(ControlChannel::from_fd).ok_or_else(by_hand);
     let port = |fd: Option<OwnedFd>| fd.map(Port::from_fd).ok_or_else(by_hand);
-    if role == RELAY {
-        return Ok(relay::main(&channel(fds.next())?, args.collect()));
-    }
     let first = text(&mut args)?;
+    if role == RELAY {
+        let sandbox = if first == "off" { OnOff::Off } else { OnOff::On };
+        return Ok(relay::main(&channel(fds.next())?, sandbox, args.collect()));
+    }
     if role == OWNER {
         return Ok(users::owner_main(&channel(fds.next())?, &first));
     }

@@ -83,7 +83,8 @@ impl Worker {
         self.captures |= tap.has_captures();
         // The index in the tokens of its events.
         let token_index = index as u16;
-        let host = HostSockets::new(registry, token_index, outbound_addr, name_servers);
+        let handed = self.host_servers.clone();
+        let host = HostSockets::new(registry, token_index, outbound_addr, name_servers, handed);
         let slot = ContainerSlot::new(name, at, stack, host, tap);
         place(&mut self.containers, slot);
         let registered = match &mut self.containers[index] {

@@ -239,7 +239,8 @@ mod tests {
     /// A worker that does not run, its commands, and its waker.
     fn worker() -> (Worker, Sender<Command>, Arc<mio::Waker>) {
         let (commands, inbox) = mpsc::channel();
-        let (worker, waker) = Worker::new(0, Arc::default(), inbox, EventSink::new(None)).unwrap();
+        let (worker, waker) =
+            Worker::new(0, Arc::default(), inbox, EventSink::new(None), None).unwrap();
         (worker, commands, waker)
     }
 

@@ -47,7 +47,7 @@ impl Network {
     pub fn daemon_of(&self, workers: usize, hard: u64) -> Daemon {
         let pages = hard / PAGE_SIZE;
         let host = Some(LevelConfig { low: pages / 2, soft: pages * 2 / 3, hard: pages });
-        let config = DaemonConfig { workers, host, groups: Vec::new(), events: None };
+        let config = DaemonConfig { workers, host, ..DaemonConfig::default() };
         // Workers run in the namespace of the thread that creates them.
         self.within(|| Daemon::new(config)).unwrap()
     }

@@ -48,6 +48,7 @@ fn it_has_no_privileges_and_no_files_but_those_it_was_given() {
         assert_eq!(status_of(relay, set), "0".repeat(16), "{set}");
     }
     assert_eq!(status_of(relay, "NoNewPrivs"), "1");
+    assert_eq!(status_of(relay, "Seccomp"), "2");
     let users: Vec<u32> =
         status_of(relay, "Uid").split_whitespace().map(|id| id.parse().unwrap()).collect();
     assert!(users.iter().all(|id| (61_184..65_520).contains(id)), "{users:?}");
@@ -58,6 +59,23 @@ fn it_has_no_privileges_and_no_files_but_those_it_was_given() {
     assert_eq!(fs::read_link(format!("/proc/{relay}/cwd")).unwrap(), Path::new("/"));
     running.signal("TERM");
     assert_eq!(running.wait().code(), Some(128 + 15));
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn without_the_sandbox_it_has_no_filter_and_the_run_says_so() {
+    let mut command = crate::support::skbudget(&["--sandbox", "off"]);
+    command.args(["sh", "-c", "echo ready; exec sleep 1000"]).stderr(std::process::Stdio::piped());
+    let mut running = Running::spawn(&mut command);
+    let relay = child_of(running.child.id(), "__relay");
+    assert_eq!(status_of(relay, "Seccomp"), "0");
+    assert_eq!(status_of(relay, "CapEff"), "0".repeat(16));
+    running.signal("TERM");
+    let mut said = String::new();
+    let mut stderr = running.child.stderr.take().unwrap();
+    std::io::Read::read_to_string(&mut stderr, &mut said).unwrap();
+    assert_eq!(running.wait().code(), Some(128 + 15));
+    assert!(said.contains("--sandbox off"), "{said}");
 }
 
 fn owner(path: &str) -> u32 {
@@ -126,6 +144,7 @@ fn an_ordinary_users_relay_has_no_privileges_either() {
         assert_eq!(status_of(relay, set), "0".repeat(16), "{set}");
     }
     assert_eq!(status_of(relay, "NoNewPrivs"), "1");
+    assert_eq!(status_of(relay, "Seccomp"), "2");
     assert_eq!(owner(&format!("/proc/{relay}/mem")), 0);
     running.signal("TERM");
     assert_eq!(running.wait().code(), Some(128 + 15));

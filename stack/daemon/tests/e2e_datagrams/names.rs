@@ -43,9 +43,14 @@ fn answer(question: &[u8], udp: bool) -> Vec<u8> {
 
 impl Server {
     fn new() -> Self {
-        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let port = udp.local_addr().unwrap().port();
-        let tcp = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        Self::on("127.0.0.1:0")
+    }
+
+    fn on(addr: &str) -> Self {
+        let udp = UdpSocket::bind(addr).unwrap();
+        let addr = udp.local_addr().unwrap();
+        let port = addr.port();
+        let tcp = TcpListener::bind(addr).unwrap();
         tcp.set_nonblocking(true).unwrap();
         udp.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let (questions, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
@@ -111,6 +116,28 @@ fn programs_resolve_names_through_the_forwarder() {
     assert_eq!(said, "192.0.2.77\n".repeat(8));
     // Its resolv.conf is the container's alone.
     assert!(!std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default().contains("10.0.2.3"));
+}
+
+/// The relay may not read the file: its parent does.
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn a_change_of_the_hosts_servers_is_followed() {
+    let _server = Server::on("127.0.0.5:53");
+    let file = crate::support::TempFile::new("resolv");
+    // No server is there: the question is refused at once.
+    std::fs::write(&file.0, "nameserver 127.0.0.6\n").unwrap();
+    let line = format!(
+        "mount --bind {} /etc/resolv.conf && exec {} run -- bash -c 'echo ready; \
+         until getent ahostsv4 name.example | grep -q 192.0.2.77; do sleep 0.1; done'",
+        file.path(),
+        crate::support::BINARY
+    );
+    let mut command = std::process::Command::new("unshare");
+    let mut running =
+        crate::support::Running::spawn(command.args(["--mount", "bash", "-c", &line]));
+    assert_eq!(running.line, "ready");
+    std::fs::write(&file.0, "nameserver 127.0.0.5\n").unwrap();
+    assert!(running.wait().success());
 }
 
 #[test]

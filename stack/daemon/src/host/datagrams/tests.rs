@@ -21,7 +21,7 @@ struct Bench {
 impl Bench {
     fn new(ipv6: bool, port: u16) -> Self {
         let poll = Poll::new().unwrap();
-        let mut host = HostSockets::new(poll.registry().try_clone().unwrap(), 1, None, None);
+        let mut host = HostSockets::new(poll.registry().try_clone().unwrap(), 1, None, None, None);
         let id = DatagramId { index: 3, generation: 9 };
         host.open_datagram(id, &DatagramSocket { kind: DatagramKind::Udp, ipv6, port, caps: CAPS })
             .unwrap();
