@@ -16,10 +16,21 @@ pub(crate) const SOCKET_DEFAULT: &str = "/run/skbudget/skbudget.sock";
 /// Environment variable with the path of the control socket.
 const SOCKET_VARIABLE: &str = "SKBUDGET_SOCKET";
 
-/// The control socket: the given path, or that of the environment, or the default.
+/// The control socket: the given path, or that of the environment, or the default of this user.
 pub(crate) fn socket_path(given: Option<PathBuf>) -> PathBuf {
     let of_environment = || std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty());
-    given.or_else(|| of_environment().map(PathBuf::from)).unwrap_or_else(|| SOCKET_DEFAULT.into())
+    given.or_else(|| of_environment().map(PathBuf::from)).unwrap_or_else(default_path)
+}
+
+/// The default for root, or in the folder that a login makes for its user.
+fn default_path() -> PathBuf {
+    let user = nix::unistd::geteuid();
+    if user.is_root() {
+        return SOCKET_DEFAULT.into();
+    }
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let folder = runtime.filter(|path| path.is_absolute());
+    folder.unwrap_or_else(|| format!("/run/user/{user}").into()).join("skbudget/skbudget.sock")
 }
 
 /// A container to be attached: `POST /v1/containers`.

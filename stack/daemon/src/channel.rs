@@ -13,8 +13,9 @@ use serde::de::DeserializeOwned;
 
 use crate::{packets, sys};
 
-/// Maximum size of a message, bytes: larger than any.
-const MESSAGE_BYTES: usize = 64 << 10;
+/// Maximum size of a message, bytes: larger than any, and less than the kernel sends in one packet by default
+/// (wmem_default).
+const MESSAGE_BYTES: usize = 160 << 10;
 
 /// Maximum number of descriptors in one message.
 const FDS_MAX: usize = 4;

@@ -79,6 +79,17 @@ pub(crate) fn sandbox(mode: OnOff) -> Result<(), AttachError> {
     filter::install().step("seccomp (--sandbox off for a kernel without it)")
 }
 
+/// Takes the system calls that it never makes from the parent of a relay, which keeps its privileges. It has no other
+/// thread yet, but for that of the logger.
+pub(crate) fn sandbox_parent(mode: OnOff) -> Result<(), AttachError> {
+    if mode == OnOff::Off {
+        return Ok(());
+    }
+    // The logger's thread would end before it has written the message: the handler writes it itself.
+    sys::report_forbidden_calls(None).step("SIGSYS")?;
+    filter::install_for_parent().step("seccomp (--sandbox off for a kernel without it)")
+}
+
 /// Closes the file system, TCP ports to bind, sockets with abstract names, and signals to other processes. Ports of the
 /// host arrive as sockets. Port 0 is left: `--outbound-addr` binds a source address without a port.
 fn restrict_files() -> Result<RulesetStatus, RulesetError> {

@@ -27,6 +27,7 @@ mod names;
 mod netlink;
 mod packets;
 mod resolv_conf;
+mod roles;
 pub mod run;
 pub mod scheduling;
 pub mod serve;

@@ -13,8 +13,8 @@ use skbudget::exit::{FAILURE, Failure};
 use skbudget::{client, logger, run, serve};
 
 fn main() -> ExitCode {
-    // A child process of a run: it has a role instead of a command line.
-    if let Some(code) = run::inner_main() {
+    // A child process of a run or of the daemon: it has a role instead of a command line.
+    if let Some(code) = run::inner_main().or_else(serve::inner_main) {
         return code;
     }
     // Fails only when the kernel grants neither a socket nor a thread; the run then fails for the same reason.
@@ -44,7 +44,7 @@ fn carry_out() -> Result<u8, Failure> {
         }
         Command::Serve(args) => {
             set_level(args.verbose);
-            serve::serve(args)
+            serve::serve(args, &std::env::args_os().skip(1).collect::<Vec<_>>())
         }
         Command::Attach(args) => client::attach(*args),
         Command::Detach(args) => client::detach(args),

@@ -90,6 +90,20 @@ pub(crate) fn tcp_silence(socket: BorrowedFd<'_>) -> io::Result<Duration> {
     Ok(Duration::from_millis(info.tcpi_last_data_recv.min(info.tcpi_last_ack_recv).into()))
 }
 
+/// ioctl(2) of a namespace: the user namespace that owns it (linux/nsfs.h).
+const NS_GET_USERNS: libc::c_ulong = 0xb701;
+
+/// The user namespace that owns a namespace. EPERM if it is neither that of this process nor within it.
+pub(crate) fn namespace_owner(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: the ioctl has no argument; its result is a new descriptor or an error.
+    let fd = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new; it has no other owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// A random number for the stack's secret (getrandom).
 pub(crate) fn random_u64() -> io::Result<u64> {
     let mut bytes = [0u8; 8];

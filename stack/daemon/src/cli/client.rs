@@ -6,17 +6,21 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{ContainerArgs, PublishArg, parse_name, parse_publish};
+use super::{ContainerArgs, OnOff, PublishArg, parse_name, parse_publish};
 use crate::units::parse_size;
 
 /// Most worker threads: more than any machine that this runs on has cores for.
 const WORKERS_MAX: i64 = 1024;
 
 const SERVE_HELP: &str = "\
-The daemon must run as root. It serves the containers of the config and those that clients attach until SIGTERM or \
+As root the daemon serves any container. As another user it serves containers in user namespaces of that user, and the \
+user needs access to /dev/net/tun. It serves the containers of the config and those that clients attach until SIGTERM or \
 SIGINT; then it accepts no more requests, delivers what containers have sent already for at most `drain` seconds of \
 [daemon] (default 5), and removes the devices. A container whose network namespace ends is removed by itself, and its \
 name is free again. SIGHUP reads the config again and applies what changed in it.
+
+Two processes: a parent with the privileges, and one without any that exchanges data with containers and clients. If \
+the latter ends, the parent starts a new one with the same devices: connections are lost, and nothing else.
 
 The socket accepts root and the user that started the daemon. A second daemon on the same socket is refused; the socket \
 of a daemon that was killed is taken over.
@@ -34,13 +38,19 @@ pub struct ServeArgs {
     #[arg(long, requires = "config")]
     pub check: bool,
 
-    /// Control socket [default: /run/skbudget/skbudget.sock, or SKBUDGET_SOCKET]
+    /// Control socket [default: SKBUDGET_SOCKET, or /run/skbudget/skbudget.sock, or for other users than
+    /// root $XDG_RUNTIME_DIR/skbudget/skbudget.sock]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 
     /// Worker threads [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=WORKERS_MAX))]
     pub workers: Option<u32>,
+
+    /// Restrict the process that exchanges data with containers and clients to its system calls, and close the file
+    /// system to it (Landlock, seccomp); a forbidden call ends that process, and a new one serves the containers
+    #[arg(long, value_enum, default_value = "on")]
+    pub sandbox: OnOff,
 
     /// Log more to stderr: -v adds info, -vv everything
     #[arg(short, long, action = clap::ArgAction::Count)]
@@ -50,7 +60,8 @@ pub struct ServeArgs {
 /// How a client reaches the daemon.
 #[derive(Debug, Args)]
 pub struct ClientArgs {
-    /// Control socket of the daemon [default: /run/skbudget/skbudget.sock, or SKBUDGET_SOCKET]
+    /// Control socket of the daemon [default: SKBUDGET_SOCKET, or /run/skbudget/skbudget.sock, or for other users than
+    /// root $XDG_RUNTIME_DIR/skbudget/skbudget.sock]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 }

@@ -47,23 +47,32 @@ pub(super) const REFUSED_HERE: &[(i64, &str)] =
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) const REFUSED_HERE: &[(i64, &str)] = calls!(SYS_fstat);
 
-/// Calls that are allowed with some arguments only, and calls that an attacker is most likely to try: for messages.
+/// Calls that neither the relay nor its parent makes: they read other processes, load code into the kernel, change the
+/// machine or its mounts, or accept connections.
+pub(super) const FORBIDDEN: &[(i64, &str)] = calls!(
+    SYS_ptrace SYS_process_vm_readv SYS_process_vm_writev SYS_pidfd_getfd SYS_kcmp
+    SYS_bpf SYS_perf_event_open SYS_userfaultfd SYS_io_uring_setup SYS_io_uring_enter SYS_io_uring_register
+    SYS_init_module SYS_finit_module SYS_delete_module SYS_kexec_load SYS_reboot SYS_swapon SYS_swapoff
+    SYS_mount SYS_umount2 SYS_pivot_root SYS_chroot SYS_open_tree SYS_move_mount SYS_fsopen SYS_fsconfig SYS_fsmount
+    SYS_keyctl SYS_add_key SYS_request_key SYS_personality SYS_acct SYS_quotactl SYS_syslog
+    SYS_sethostname SYS_setdomainname SYS_settimeofday SYS_clock_settime SYS_adjtimex SYS_clock_adjtime
+);
+
+/// Calls of the relay that are allowed with some arguments only, and calls of its parent that an attacker of the relay
+/// is most likely to try: for messages.
 const OTHERS: &[(i64, &str)] = calls!(
     SYS_socket SYS_ioctl SYS_clone SYS_clone3 SYS_mmap SYS_mprotect SYS_prctl SYS_prlimit64 SYS_tgkill SYS_rt_sigaction
-    SYS_execve SYS_execveat SYS_ptrace SYS_process_vm_readv SYS_process_vm_writev SYS_pidfd_open SYS_pidfd_getfd
-    SYS_kill SYS_tkill SYS_setns SYS_unshare SYS_mount SYS_umount2 SYS_pivot_root SYS_chroot SYS_chdir
-    SYS_open_tree SYS_move_mount SYS_fsopen SYS_bpf SYS_perf_event_open SYS_userfaultfd SYS_keyctl SYS_add_key
-    SYS_memfd_create SYS_io_uring_setup SYS_io_uring_enter SYS_socketpair SYS_splice SYS_sendfile
-    SYS_setuid SYS_setgid SYS_setresuid SYS_setresgid SYS_setgroups SYS_capset SYS_seccomp SYS_personality
+    SYS_execve SYS_execveat SYS_pidfd_open SYS_kill SYS_tkill SYS_setns SYS_unshare SYS_chdir
+    SYS_memfd_create SYS_socketpair SYS_splice SYS_sendfile
+    SYS_setuid SYS_setgid SYS_setresuid SYS_setresgid SYS_setgroups SYS_capset SYS_seccomp
     SYS_unlinkat SYS_renameat2 SYS_mkdirat SYS_linkat SYS_symlinkat SYS_fchmod SYS_fchown SYS_truncate
-    SYS_init_module SYS_finit_module SYS_kexec_load SYS_reboot SYS_sethostname SYS_settimeofday SYS_clock_settime
     SYS_wait4 SYS_waitid SYS_pread64 SYS_pwrite64 SYS_fsync SYS_shmget SYS_mq_open SYS_inotify_init1 SYS_timerfd_create
     SYS_signalfd4 SYS_getuid SYS_getgid SYS_sysinfo SYS_getrusage SYS_times SYS_sched_setaffinity
 );
 
 /// Name of a call, as the manual has it; `None`: none of those that are known here.
 pub(super) fn name(number: i64) -> Option<&'static str> {
-    let all = [ALLOWED, ALLOWED_HERE, REFUSED, REFUSED_HERE, OTHERS];
+    let all = [ALLOWED, ALLOWED_HERE, REFUSED, REFUSED_HERE, FORBIDDEN, OTHERS];
     let found = all.iter().flat_map(|calls| calls.iter()).find(|(call, _)| *call == number);
     found.and_then(|(_, name)| name.strip_prefix("SYS_"))
 }
@@ -77,7 +86,7 @@ mod tests {
         assert_eq!(name(libc::SYS_execve), Some("execve"));
         assert_eq!(name(libc::SYS_read), Some("read"));
         assert_eq!(name(-1), None);
-        let lists = [ALLOWED, ALLOWED_HERE, REFUSED, REFUSED_HERE, OTHERS];
+        let lists = [ALLOWED, ALLOWED_HERE, REFUSED, REFUSED_HERE, FORBIDDEN, OTHERS];
         let mut numbers: Vec<i64> = lists.concat().iter().map(|(number, _)| *number).collect();
         let all = numbers.len();
         numbers.sort_unstable();

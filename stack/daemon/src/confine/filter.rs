@@ -1,5 +1,5 @@
-//! The seccomp filters of the relay. The kernel takes the strictest answer of all filters, and remembers for which
-//! calls it is always "allowed": those cost no evaluation (Linux 5.11).
+//! The seccomp filters of the relay, and the one of its parent. The kernel takes the strictest answer of all filters,
+//! and remembers for which calls it is always "allowed": those cost no evaluation (Linux 5.11).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,7 +11,7 @@ use seccompiler::{
     TargetArch, apply_filter,
 };
 
-use super::calls::{ALLOWED, ALLOWED_HERE, REFUSED, REFUSED_HERE};
+use super::calls::{ALLOWED, ALLOWED_HERE, FORBIDDEN, REFUSED, REFUSED_HERE};
 
 /// Calls with the arguments under which they match; no rule: always.
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
@@ -32,9 +32,18 @@ const THREAD: u64 = (libc::CLONE_THREAD | libc::CLONE_SIGHAND | libc::CLONE_VM) 
 /// Names the mappings of the allocator; glibc does so where the kernel supports it.
 const PR_SET_VMA: u64 = 0x5356_4d41;
 
-/// Installs the filters for the calling thread and all that it starts. Needs no_new_privs.
+/// Installs the filters of the relay for the calling thread and all that it starts.
 pub(super) fn install() -> io::Result<()> {
-    for program in programs().map_err(io::Error::other)? {
+    apply(programs().map_err(io::Error::other)?)
+}
+
+/// Installs the filter of the parent for the calling thread and all that it starts, the relay included.
+pub(super) fn install_for_parent() -> io::Result<()> {
+    apply(vec![program_of_parent().map_err(io::Error::other)?])
+}
+
+fn apply(programs: Vec<BpfProgram>) -> io::Result<()> {
+    for program in programs {
         // It sets no_new_privs, without which the kernel lets only root install a filter.
         apply_filter(&program).map_err(|e| match e {
             seccompiler::Error::Prctl(e) | seccompiler::Error::Seccomp(e) => e,
@@ -67,6 +76,15 @@ fn programs() -> Result<Vec<BpfProgram>, BackendError> {
         SeccompFilter::new(rules, otherwise, matched, arch()?)?.try_into()
     })
     .collect()
+}
+
+/// The filter of the parent: no call that only an attacker makes, no address family beyond those of its work.
+fn program_of_parent() -> Result<BpfProgram, BackendError> {
+    let mut rules: Rules = FORBIDDEN.iter().map(|(number, _)| (*number, Vec::new())).collect();
+    let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+    let other = families.iter().map(|family| SeccompCondition::new(0, Dword, Ne, *family as u64));
+    rules.insert(libc::SYS_socket, vec![SeccompRule::new(other.collect::<Result<_, _>>()?)?]);
+    SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Trap, arch()?)?.try_into()
 }
 
 /// Calls that are allowed with these arguments only.

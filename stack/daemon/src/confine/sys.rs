@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use super::calls;
 use crate::exit::FAILURE;
 
-/// Socket to the logger; -1: none.
+/// Socket to the logger; -1: none, and messages go to stderr.
 static LOG: AtomicI32 = AtomicI32::new(-1);
 
 /// Number of messages lost before this one: the head of each message to the logger.
@@ -75,13 +75,18 @@ extern "C" fn on_forbidden_call(_: libc::c_int, info: *mut libc::siginfo_t, _: *
     let log = LOG.load(Ordering::Relaxed);
     // SAFETY: the text is `len` bytes long; a wrong descriptor is an error. `_exit` runs no code of this program.
     unsafe {
-        libc::send(log, text.bytes.as_ptr().cast(), text.len, flags);
+        if log < 0 {
+            let line = &text.bytes[NONE_LOST.len()..text.len];
+            libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len());
+        } else {
+            libc::send(log, text.bytes.as_ptr().cast(), text.len, flags);
+        }
         libc::_exit(FAILURE.into());
     }
 }
 
 /// Installs the handler, and unblocks the signal in the calling thread and in those that it starts. `log`: the logger's
-/// socket.
+/// socket; `None`: stderr.
 pub(super) fn report_forbidden_calls(log: Option<RawFd>) -> io::Result<()> {
     LOG.store(log.unwrap_or(-1), Ordering::Relaxed);
     let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) =

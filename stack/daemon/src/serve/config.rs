@@ -136,8 +136,8 @@ struct TemplateTable {
 }
 
 impl ServeConfig {
-    /// Reads and checks the file.
-    pub(crate) fn load(path: &Path) -> Result<Self, Failure> {
+    /// Reads and checks the file. Returns its text, too.
+    pub(crate) fn load(path: &Path) -> Result<(Self, String), Failure> {
         let failed = |e| Failure::usage(format!("{}: {e}", path.display()));
         let mut text = String::new();
         // Bounded: the path may be that of an endless device.
@@ -147,7 +147,7 @@ impl ServeConfig {
         if text.len() as u64 > FILE_BYTES_MAX {
             return Err(failed(format!("larger than {FILE_BYTES_MAX} bytes")));
         }
-        Self::parse(&path.display().to_string(), &text)
+        Self::parse(&path.display().to_string(), &text).map(|config| (config, text))
     }
 
     /// Checks a text. `origin`: its file in messages.

@@ -5,6 +5,7 @@ mod capture;
 mod errors;
 mod limits;
 mod ports;
+mod record;
 mod reload;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use skbudget_controller::Limits;
 
@@ -30,7 +32,7 @@ use crate::daemon::Daemon;
 use crate::run;
 use crate::settings::{ContainerOptions, ContainerSettings};
 use crate::stats::Stats;
-use crate::types::{BudgetRef, ContainerSpec, DaemonError, Publish};
+use crate::types::{DaemonError, Publish};
 use errors::{bad_value, failed, no_such_container, not_attached, refused};
 
 /// Most containers of one daemon.
@@ -72,14 +74,14 @@ struct Entry {
 }
 
 /// How a container was attached: what a changed config is compared with.
-#[derive(Debug, Clone)]
-struct Origin {
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Origin {
     /// By the config, not by a client.
-    configured: bool,
+    pub(super) configured: bool,
     /// As given.
-    request: AttachRequest,
+    pub(super) request: AttachRequest,
     /// The same with the template that applied, as of the config in force.
-    filled: AttachRequest,
+    pub(super) filled: AttachRequest,
 }
 
 impl Control {
@@ -149,26 +151,13 @@ impl Control {
         let publish = self.bind_all(&settings.publish)?;
         let mut guest = GuestNet::from(&settings.container);
         guest.ipv6.iter_mut().for_each(|net| net.required = settings.needs_ipv6);
-        let tap = self.privileged.make_device(&netns, &ifname, &guest);
+        let tap = self.privileged.make_device(&netns, &name, &ifname, &guest);
         let tap = tap.map_err(|e| not_attached(&ifname, &e))?;
-        let spec = ContainerSpec {
-            name: name.clone(),
-            tap,
-            config: settings.container.clone(),
-            budget: match &group {
-                Some(group) => BudgetRef::InGroup(group.clone(), settings.budget),
-                None => BudgetRef::Own(settings.budget),
-            },
-            publish,
-            outbound_addr: settings.outbound_addr,
-        };
-        self.daemon.add_container(spec).map_err(|e| failed(&e))?;
         let netns = netns.id;
         let entry = Entry { pid, path, netns, ifname, group, settings, options, origin };
-        let info = entry.info(&name);
+        let info = self.serve(&mut containers, &name, entry, tap, publish)?;
         log::info!("container {name}: attached");
         self.events.add("attached", json!({ "container": name }));
-        containers.insert(name, entry);
         Ok(info)
     }
 
@@ -205,6 +194,7 @@ impl Control {
             // A container may have ended, and the event of that may not have arrived yet.
             if !self.daemon.has(&other).map_err(|e| failed(&e))? {
                 containers.remove(&other);
+                self.privileged.forget(&other);
             } else if other == name {
                 let message = format!("name {name:?} is in use");
                 return Err(ApiError::conflict("name_in_use", message).key("name"));
@@ -261,6 +251,12 @@ impl Control {
 
     /// Removes a container. Returns when its device is gone.
     pub(super) fn detach(&self, name: &str) -> Result<(), ApiError> {
+        {
+            let containers = self.containers();
+            let _ = containers.get(name).ok_or_else(|| no_such_container(name))?;
+            // First: the device is gone when the last of its descriptors is closed, by the worker.
+            self.privileged.forget(name);
+        }
         self.daemon.remove(name).map_err(|e| failed(&e))?;
         // The name may belong to another container by now.
         self.ended(name);
@@ -272,8 +268,8 @@ impl Control {
     /// A container has ended: its entry is removed, unless another container has taken the name since.
     pub(super) fn ended(&self, name: &str) {
         let mut containers = self.containers();
-        if !self.daemon.has(name).unwrap_or(false) {
-            containers.remove(name);
+        if !self.daemon.has(name).unwrap_or(false) && containers.remove(name).is_some() {
+            self.privileged.forget(name);
         }
     }
 

@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use serde_json::Value;
@@ -35,7 +35,7 @@ impl Rig {
         let config = ServeConfig::parse("test", config).unwrap();
         let (host, groups) = (config.host, config.groups.clone());
         let daemon = Daemon::new(DaemonConfig { host, groups, ..DaemonConfig::default() }).unwrap();
-        let control = Arc::new(Control::new(daemon, config, Privileged::Here));
+        let control = Arc::new(Control::new(daemon, config, Privileged::Here(Mutex::default())));
         let listener = UnixListener::bind(&path).unwrap();
         Self { path, server: Some(Server::start(listener, control).unwrap()) }
     }

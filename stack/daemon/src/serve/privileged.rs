@@ -1,32 +1,52 @@
-//! What the daemon does with privileges: a closed list of requests. Each of them is checked where it is carried out,
-//! because the process that sends it exchanges bytes with containers, which may have taken it over.
+//! What the relay of the daemon cannot do itself: a closed list of requests to its parent.
+
+mod keeper;
+mod rootless;
 
 use std::borrow::Cow;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use skbudget_stack::Tap;
 
-use super::target::{self, Netns, NetnsId, Place};
-use crate::attach::{self, AttachError, GuestNet};
+use super::control::Origin;
+use super::target::{Netns, NetnsId, Place};
+use crate::api::AttachRequest;
+use crate::attach::{AttachError, GuestNet};
+use crate::channel::ControlChannel;
 use crate::cli::{Protocol, PublishArg};
-use crate::listener;
 use crate::types::{Publish, PublishSocket};
 
-/// Longest queue of a device, packets: that of the largest budget is shorter.
-const QUEUE_MAX: u32 = 1 << 16;
+pub(super) use keeper::Keeper;
+pub(super) use rootless::{HELPER, main as helper_main};
 
 /// A request. Its answer is a [`Reply`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Request {
     /// Opens a network namespace. Answer: `Netns`, with the descriptor.
     OpenNetns(Place),
-    /// With a network namespace: makes a device in it. Answer: `Done`, with the device.
-    MakeDevice { ifname: String, guest: GuestNet },
+    /// With a network namespace: makes a device in it for that container, and keeps it. Answer: `Done`, with the
+    /// device.
+    MakeDevice { name: String, ifname: String, guest: Box<GuestNet> },
+    /// The container is served, or was changed: a new relay serves it as recorded. Answer: `Done`.
+    Record { name: String, record: Box<Record> },
+    /// The container is not served any more: the parent closes its device. Answer: `Done`.
+    Forget { name: String },
     /// Binds a port of the host. Answer: `Done`, with the socket.
     Bind { protocol: Protocol, addr: SocketAddr },
+}
+
+/// All that a new relay needs to serve a container again, besides its device.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// As attached, with the changes since and the address that it was given.
+    pub(super) request: AttachRequest,
+    /// What a changed config is compared with.
+    pub(super) origin: Origin,
+    pub(super) netns: NetnsId,
 }
 
 /// The answer to a request.
@@ -40,11 +60,14 @@ pub(super) enum Reply {
     Refused { step: String, errno: Option<i32>, message: String },
 }
 
-/// How the daemon reaches its privileges.
+/// How requests are sent. One is under way at a time.
 #[derive(Debug)]
 pub(super) enum Privileged {
-    /// This process has them.
-    Here,
+    /// Over a channel to the parent.
+    Parent(Mutex<ControlChannel>),
+    /// In this process: for tests.
+    #[cfg(test)]
+    Here(Mutex<Keeper>),
 }
 
 impl Privileged {
@@ -56,18 +79,41 @@ impl Privileged {
         }
     }
 
-    /// Makes a device in the namespace.
+    /// Makes a device in the namespace, for the container of that name.
     pub(super) fn make_device(
         &self,
         netns: &Netns,
+        name: &str,
         ifname: &str,
         guest: &GuestNet,
     ) -> Result<Tap, AttachError> {
-        let request = Request::MakeDevice { ifname: ifname.to_owned(), guest: guest.clone() };
-        let failed = |source| AttachError { step: "the device".into(), source };
-        let netns = netns.as_fd().try_clone_to_owned().map_err(failed)?;
-        match self.request(&request, Some(netns)) {
-            Ok((Reply::Done, Some(device))) => Tap::from_fd(device).map_err(failed),
+        let (name, ifname, guest) = (name.to_owned(), ifname.to_owned(), Box::new(guest.clone()));
+        match self.request(&Request::MakeDevice { name, ifname, guest }, Some(netns.as_fd())) {
+            Ok((Reply::Done, Some(device))) => Tap::from_fd(device)
+                .map_err(|source| AttachError { step: "the device".into(), source }),
+            other => Err(unexpected(other.map(|(reply, _)| reply))),
+        }
+    }
+
+    /// Records how a container is served. A failure costs the container only if this process ends without an order.
+    pub(super) fn record(&self, name: &str, record: Record) {
+        let request = Request::Record { name: name.to_owned(), record: Box::new(record) };
+        if let Err(e) = self.done(&request) {
+            log::warn!("container {name}: not recorded: {e}");
+        }
+    }
+
+    /// Lets the parent close its descriptor of the container's device.
+    pub(super) fn forget(&self, name: &str) {
+        if let Err(e) = self.done(&Request::Forget { name: name.to_owned() }) {
+            log::warn!("container {name}: {e}");
+        }
+    }
+
+    /// Sends a request whose answer is `Done` alone.
+    fn done(&self, request: &Request) -> Result<(), AttachError> {
+        match self.request(request, None) {
+            Ok((Reply::Done, None)) => Ok(()),
             other => Err(unexpected(other.map(|(reply, _)| reply))),
         }
     }
@@ -90,73 +136,24 @@ impl Privileged {
     fn request(
         &self,
         request: &Request,
-        fd: Option<OwnedFd>,
+        fd: Option<BorrowedFd<'_>>,
     ) -> io::Result<(Reply, Option<OwnedFd>)> {
         match self {
-            Self::Here => Ok(carry_out(request, fd)),
+            Self::Parent(channel) => {
+                let channel = channel.lock().unwrap_or_else(PoisonError::into_inner);
+                let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
+                channel.send(request, &fds)?;
+                let (reply, fds) = channel.receive()?.ok_or(io::ErrorKind::BrokenPipe)?;
+                Ok((reply, fds.into_iter().next()))
+            }
+            #[cfg(test)]
+            Self::Here(keeper) => {
+                let fd = fd.map(|fd| fd.try_clone_to_owned()).transpose()?;
+                let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
+                Ok(keeper.carry_out(request.clone(), fd))
+            }
         }
     }
-}
-
-/// Checks a request and carries it out.
-fn carry_out(request: &Request, fd: Option<OwnedFd>) -> (Reply, Option<OwnedFd>) {
-    let done = match request {
-        Request::OpenNetns(place) => open_netns(place),
-        Request::MakeDevice { ifname, guest } => make_device(fd, ifname, guest),
-        Request::Bind { protocol, addr } => bind(*protocol, *addr),
-    };
-    match done {
-        Ok((reply, fd)) => (reply, Some(fd)),
-        Err(AttachError { step, source }) => {
-            let (errno, message) = (source.raw_os_error(), source.to_string());
-            (Reply::Refused { step: step.into_owned(), errno, message }, None)
-        }
-    }
-}
-
-fn open_netns(place: &Place) -> Result<(Reply, OwnedFd), AttachError> {
-    let failed = |source| AttachError { step: "open the network namespace".into(), source };
-    let netns = match place {
-        Place::Path(path) if !path.is_absolute() => {
-            Err(failed(refused("an absolute path is needed")))
-        }
-        place => Netns::open(place).map_err(failed),
-    }?;
-    let Netns { id, is_own, .. } = netns;
-    Ok((Reply::Netns { id, is_own }, netns.into_fd()))
-}
-
-fn make_device(
-    netns: Option<OwnedFd>,
-    ifname: &str,
-    guest: &GuestNet,
-) -> Result<(Reply, OwnedFd), AttachError> {
-    let failed = |source| AttachError { step: "check the request".into(), source };
-    let fd = netns.ok_or_else(|| failed(refused("a network namespace is needed")))?;
-    let netns = Netns::of_fd(fd).map_err(failed)?;
-    if netns.is_own {
-        return Err(failed(refused("the network namespace is that of the daemon")));
-    }
-    target::check_ifname(ifname).map_err(|e| failed(refused(&e.body.message)))?;
-    if guest.txqueuelen > QUEUE_MAX {
-        return Err(failed(refused("the device queue is too long")));
-    }
-    let tap = attach::named_tap_into(netns.as_fd(), ifname, guest)?;
-    Ok((Reply::Done, tap.as_fd().try_clone_to_owned().map_err(failed)?))
-}
-
-fn bind(protocol: Protocol, addr: SocketAddr) -> Result<(Reply, OwnedFd), AttachError> {
-    let socket = match protocol {
-        Protocol::Tcp => listener::bind(addr).map(OwnedFd::from),
-        Protocol::Udp => listener::bind_udp(addr).map(OwnedFd::from),
-    };
-    let failed = |source| AttachError { step: "bind the port".into(), source };
-    Ok((Reply::Done, socket.map_err(failed)?))
-}
-
-/// The error for a request that no daemon of this version sends.
-fn refused(why: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::PermissionDenied, why.to_owned())
 }
 
 /// The error of an answer that is not the one that the request has on success.
@@ -170,46 +167,4 @@ fn unexpected(answer: io::Result<Reply>) -> AttachError {
         Err(e) => ("privileged request".into(), e),
     };
     AttachError { step, source }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn guest() -> GuestNet {
-        GuestNet::from(&skbudget_stack::ContainerConfig::new(1500, true, None, [1, 2]))
-    }
-
-    /// The message of a refused request.
-    fn refusal(request: &Request, fd: Option<OwnedFd>) -> String {
-        match carry_out(request, fd) {
-            (Reply::Refused { message, .. }, None) => message,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn null() -> OwnedFd {
-        std::fs::File::open("/dev/null").unwrap().into()
-    }
-
-    #[test]
-    fn a_request_that_the_daemon_does_not_send_is_refused() {
-        let own = || Netns::open(&Place::Path("/proc/self/ns/net".into())).unwrap().into_fd();
-        let device = |ifname: &str, guest| Request::MakeDevice { ifname: ifname.to_owned(), guest };
-        assert!(refusal(&device("eth0", guest()), None).contains("namespace is needed"));
-        assert!(refusal(&device("eth0", guest()), Some(own())).contains("that of the daemon"));
-        assert!(refusal(&device("eth0", guest()), Some(null())).contains("Bad file descriptor"));
-        assert!(refusal(&Request::OpenNetns(Place::Path("x".into())), None).contains("absolute"));
-    }
-
-    #[test]
-    fn a_port_is_bound_once() {
-        let at = |addr: SocketAddr| Request::Bind { protocol: Protocol::Tcp, addr };
-        let any = "127.0.0.1:0".parse().unwrap();
-        let (Reply::Done, Some(fd)) = carry_out(&at(any), None) else { panic!() };
-        let addr = TcpListener::from(fd.try_clone().unwrap()).local_addr().unwrap();
-        let port = PublishArg { host: addr, guest_port: 80, count: 1, protocol: Protocol::Tcp };
-        let in_use = Privileged::Here.bind(&port).unwrap_err();
-        assert_eq!(in_use.kind(), io::ErrorKind::AddrInUse);
-    }
 }

@@ -64,11 +64,6 @@ impl ControlSocket {
     pub(super) fn listener(&self) -> io::Result<UnixListener> {
         self.listener.try_clone()
     }
-
-    /// As it was bound.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
 }
 
 impl Drop for ControlSocket {

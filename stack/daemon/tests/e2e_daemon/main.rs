@@ -7,5 +7,7 @@ mod groups;
 mod lifecycle;
 mod live;
 mod refusals;
+mod relay;
 mod reload;
+mod rootless;
 mod support;

@@ -208,6 +208,13 @@ impl Netns {
         names.map(|link| link["ifname"].as_str().unwrap().to_owned()).collect()
     }
 
+    /// Numbers of its devices: another one of the same name has another.
+    pub(crate) fn links(&self) -> Vec<u64> {
+        let output = Command::new("ip").args(["-n", &self.name, "-j", "link"]).output().unwrap();
+        let links: Value = serde_json::from_slice(&output.stdout).unwrap();
+        links.as_array().unwrap().iter().map(|link| link["ifindex"].as_u64().unwrap()).collect()
+    }
+
     fn fd(&self) -> OwnedFd {
         attach::open_netns(self.path().as_ref()).unwrap()
     }

@@ -48,6 +48,7 @@ impl Control {
         changed.map_err(|e| failed(&e))?;
         (entry.settings.budget.limits, entry.settings.budget.min_bytes) = (limits, min_bytes);
         (entry.options, entry.group) = (options, group);
+        self.privileged.record(name, entry.record(name));
         self.events.add("limits_changed", json!({ "container": name }));
         Ok(entry.info(name))
     }

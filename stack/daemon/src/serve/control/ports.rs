@@ -28,6 +28,7 @@ impl Control {
         // The sockets are closed again if the budget has no room for their backlogs.
         self.daemon.publish(name, self.bind_all(&ports)?).map_err(|e| failed(&e))?;
         entry.settings.publish.extend(ports);
+        self.privileged.record(name, entry.record(name));
         self.events.add("ports_changed", json!({ "container": name }));
         Ok(entry.info(name))
     }
@@ -48,6 +49,7 @@ impl Control {
         let hosts: Vec<SocketAddr> = ports.iter().map(|port| port.host).collect();
         self.daemon.unpublish(name, hosts).map_err(|e| failed(&e))?;
         entry.settings.publish.retain(|port| !ports.contains(port));
+        self.privileged.record(name, entry.record(name));
         self.events.add("ports_changed", json!({ "container": name }));
         Ok(entry.info(name))
     }

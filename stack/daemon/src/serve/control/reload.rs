@@ -295,6 +295,7 @@ impl Control {
         }
         if let Some(entry) = self.containers().get_mut(name) {
             entry.origin = Origin { filled: in_force, ..after };
+            self.privileged.record(name, entry.record(name));
         }
     }
 
