@@ -208,7 +208,7 @@ pub(crate) fn tap_into_from_here(
     if let Some(net) = &guest.ipv6 {
         match add_ipv6(&mut inside, index, net, guest.gateway_mac) {
             Err(e) if net.required => return Err(e),
-            Err(e) => log::warn!("no IPv6 in the container: {e}"),
+            Err(e) => tracing::warn!("no IPv6 in the container: {e}"),
             Ok(()) => {}
         }
     }

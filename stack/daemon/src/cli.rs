@@ -16,6 +16,7 @@ use skbudget_stack::ContainerConfig;
 
 use crate::caps::CapSet;
 use crate::listener::Backlog;
+use crate::logger::LogFormat;
 use crate::units::{Size, parse_size};
 
 pub use capture::CaptureArgs;
@@ -152,6 +153,16 @@ pub struct RunArgs {
     /// Write the final stats to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub stats_file: Option<PathBuf>,
+
+    /// Write messages to stderr as text, or as one JSON object a line
+    #[arg(
+        long,
+        value_enum,
+        default_value = "text",
+        hide_possible_values = true,
+        value_name = "text|json"
+    )]
+    pub log_format: LogFormat,
 
     /// Log more to stderr: -v adds info, -vv everything
     #[arg(short, long, action = clap::ArgAction::Count)]

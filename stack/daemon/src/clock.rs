@@ -45,6 +45,11 @@ pub fn epoch_offset_ns() -> u64 {
     read(ClockId::CLOCK_REALTIME).saturating_sub(read(ClockId::CLOCK_MONOTONIC))
 }
 
+/// The time of day, nanoseconds since 1970.
+pub fn unix_time_ns() -> u64 {
+    read(ClockId::CLOCK_REALTIME)
+}
+
 fn read(clock: ClockId) -> u64 {
     // Every Linux that this runs on has these clocks. Zero would only stop the timers; no data depends on it.
     clock_gettime(clock).map_or(0, |t| t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64)

@@ -56,7 +56,7 @@ fn become_transient() -> io::Result<()> {
         .and_then(|()| setresgid(gid, gid, gid))
         .and_then(|()| setresuid(uid, uid, uid));
     if let Err(errno) = changed {
-        log::info!("the relay keeps user id 0: {errno}");
+        tracing::info!("the relay keeps user id 0: {errno}");
     }
     Ok(())
 }
@@ -65,12 +65,12 @@ fn become_transient() -> io::Result<()> {
 /// nothing is taken. Both are irrevocable.
 pub(crate) fn sandbox(mode: OnOff) -> Result<(), AttachError> {
     if mode == OnOff::Off {
-        log::warn!("--sandbox off: the relay may use every system call, and files of its user");
+        tracing::warn!("--sandbox off: the relay may use every system call, and files of its user");
         return Ok(());
     }
     match restrict_files().map_err(io::Error::other).step("Landlock")? {
         RulesetStatus::NotEnforced => {
-            log::warn!("this kernel has no Landlock: seccomp alone keeps the relay from files");
+            tracing::warn!("this kernel has no Landlock: seccomp alone keeps the relay from files");
         }
         RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => {}
     }

@@ -60,22 +60,24 @@ fn log_event(event: &DaemonEvent, unlogged: u64) {
     };
     match event {
         DaemonEvent::ContainerEnded { name } => {
-            log::info!("container {name}: its device was closed or deleted");
+            tracing::info!(container = %name, "its device was closed or deleted");
         }
         DaemonEvent::PressureStarted { budget } => {
-            log::info!("budget {budget}: under pressure{since}");
+            tracing::info!(budget = %budget, "under pressure{since}");
         }
         DaemonEvent::PressureEnded { budget, after_ms } => {
-            log::info!("budget {budget}: pressure ended after {after_ms} ms{since}");
+            tracing::info!(budget = %budget, "pressure ended after {after_ms} ms{since}");
         }
         DaemonEvent::FlowRefused { budget, container } => {
             let container = container.as_deref().unwrap_or("(removed)");
-            log::warn!(
-                "budget {budget}: flow of container {container} refused for want of memory{since}"
+            tracing::warn!(
+                budget = %budget,
+                container = %container,
+                "flow refused for want of memory{since}"
             );
         }
         DaemonEvent::HardReached { budget } => {
-            log::info!("budget {budget}: hard limit reached{since}");
+            tracing::info!(budget = %budget, "hard limit reached{since}");
         }
         // Concerns the channel alone.
         DaemonEvent::Lost { .. } => {}

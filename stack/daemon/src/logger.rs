@@ -6,33 +6,35 @@
 //! Messages that do not fit or cannot be written are counted; the count is reported when there is room again, and at
 //! the end. The flags of descriptor 2 stay unchanged, because the caller's shell shares them.
 
+mod entry;
 mod limit;
 mod writer;
 
 use std::ffi::OsStr;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::panic::PanicHookInfo;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::sys::socket::{self, MsgFlags, Shutdown};
+use tracing::level_filters::LevelFilter;
+use tracing::span;
+use tracing::subscriber::Interest;
+use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::exit::FAILURE;
 use crate::{clock, packets, sys};
+use entry::Entry;
+pub use entry::LogFormat;
 use limit::{Admitted, Limiter};
 
 /// How long the end of a process waits until all messages are written. It must be bounded: stderr may be a pipe without
 /// an active reader.
 const FINISH_WAIT: Duration = Duration::from_secs(1);
-
-/// Maximum length of a message, bytes. With its prefix and suffix it is a line that a pipe takes whole (PIPE_BUF is
-/// 4096).
-const MESSAGE_MAX: usize = 3072;
 
 /// Head of every packet on the socket: the number of messages that the sender lost before it.
 const LOST_BYTES: usize = size_of::<u64>();
@@ -51,6 +53,19 @@ struct Reporter {
 
 static REPORTER: OnceLock<Reporter> = OnceLock::new();
 
+/// The least important level that is reported, as an index of [`LEVELS`].
+static LEVEL: AtomicU8 = AtomicU8::new(2);
+
+/// By importance.
+const LEVELS: [LevelFilter; 6] = [
+    LevelFilter::OFF,
+    LevelFilter::ERROR,
+    LevelFilter::WARN,
+    LevelFilter::INFO,
+    LevelFilter::DEBUG,
+    LevelFilter::TRACE,
+];
+
 /// Starts the writer in this process. From now on messages and panics of this process go to it.
 ///
 /// # Errors
@@ -58,7 +73,7 @@ static REPORTER: OnceLock<Reporter> = OnceLock::new();
 pub fn start() -> io::Result<()> {
     let (ours, theirs) = packets::pair()?;
     let done = writer::spawn(theirs)?;
-    install(ours, Some(done), LevelFilter::Warn);
+    install(ours, Some(done));
     Ok(())
 }
 
@@ -68,7 +83,8 @@ pub(crate) fn handover() -> (Option<RawFd>, String) {
         || (None, String::from("-")),
         |reporter| {
             let fd = reporter.socket.as_raw_fd();
-            (Some(fd), format!("{fd}:{}", log::max_level()))
+            let json = u8::from(LogFormat::current() == LogFormat::Json);
+            (Some(fd), format!("{fd}:{}:{json}", LEVEL.load(Ordering::Relaxed)))
         },
     )
 }
@@ -87,21 +103,39 @@ pub(crate) fn join(argument: &OsStr) -> io::Result<()> {
         return Ok(());
     }
     let bad = || io::Error::from(io::ErrorKind::InvalidInput);
-    let (fd, level) = argument.to_str().and_then(|text| text.split_once(':')).ok_or_else(bad)?;
-    let fd = sys::inherited_fd(fd.parse().map_err(|_| bad())?)?;
-    install(fd, None, level.parse().map_err(|_| bad())?);
+    let mut numbers = argument.to_str().ok_or_else(bad)?.split(':').map(str::parse::<RawFd>);
+    let mut number = || numbers.next().and_then(Result::ok).ok_or_else(bad);
+    let (fd, level, json) = (number()?, number()?, number()?);
+    let level = u8::try_from(level).ok().filter(|level| usize::from(*level) < LEVELS.len());
+    LEVEL.store(level.ok_or_else(bad)?, Ordering::Relaxed);
+    set_format(if json == 1 { LogFormat::Json } else { LogFormat::Text });
+    let fd = sys::inherited_fd(fd)?;
+    install(fd, None);
     Ok(())
 }
 
 /// Sets the least important level that is reported.
 pub fn set_level(level: LevelFilter) {
-    log::set_max_level(level);
+    let index = LEVELS.iter().position(|known| *known == level).unwrap_or_default();
+    LEVEL.store(index as u8, Ordering::Relaxed);
+    // Each place in the code remembers whether it is enabled.
+    tracing::callsite::rebuild_interest_cache();
+}
+
+/// Sets how messages of this process, and of those that it starts later, are written.
+pub fn set_format(format: LogFormat) {
+    format.set();
+}
+
+/// The least important level that is reported.
+fn level() -> LevelFilter {
+    LEVELS[usize::from(LEVEL.load(Ordering::Relaxed))]
 }
 
 /// Reports why the process ends. This message is never suppressed as a repetition.
 pub fn report(message: impl fmt::Display) {
     if let Some(reporter) = REPORTER.get() {
-        reporter.send(&line(None, &message, 0));
+        reporter.send(&Entry::new(None, message).line());
     }
 }
 
@@ -111,7 +145,7 @@ pub fn finish() {
     let left_out = locked(&reporter.limiter).take_left_out();
     if left_out > 0 {
         let message = format!("{left_out} repeated messages were suppressed");
-        reporter.send(&line(Some(Level::Warn), &message, 0));
+        reporter.send(&Entry::new(Some(Level::WARN), message).line());
     } else if reporter.lost.load(Ordering::Relaxed) > 0 {
         // An empty message carries only the count.
         reporter.send("");
@@ -124,7 +158,7 @@ pub fn finish() {
 }
 
 /// Makes this the reporter of the process, once.
-fn install(socket: OwnedFd, done: Option<Receiver<()>>, level: LevelFilter) {
+fn install(socket: OwnedFd, done: Option<Receiver<()>>) {
     let reporter = Reporter {
         socket,
         lost: AtomicU64::new(0),
@@ -132,9 +166,8 @@ fn install(socket: OwnedFd, done: Option<Receiver<()>>, level: LevelFilter) {
         done: Mutex::new(done),
     };
     if REPORTER.set(reporter).is_ok() {
-        set_level(level);
-        // Fails only when a logger is installed already.
-        let _ = log::set_logger(&ToReporter);
+        // Fails only when a subscriber is installed already.
+        let _ = tracing::subscriber::set_global_default(ToReporter);
         std::panic::set_hook(Box::new(end_after_panic));
     }
 }
@@ -165,59 +198,50 @@ impl Reporter {
     }
 }
 
-/// Connects the `log` crate to the writer.
+/// Connects the `tracing` crate to the writer. Spans are not used.
 struct ToReporter;
 
-impl Log for ToReporter {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // Other crates log details of their own, which no user of this program needs.
-        metadata.target().starts_with("skbudget")
+impl Subscriber for ToReporter {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if self.enabled(metadata) { Interest::always() } else { Interest::never() }
     }
 
-    fn log(&self, record: &Record<'_>) {
-        let Some(reporter) = REPORTER.get().filter(|_| self.enabled(record.metadata())) else {
-            return;
-        };
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // Other crates log details of their own, which no user of this program needs.
+        metadata.target().starts_with("skbudget") && *metadata.level() <= level()
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(level())
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let Some(reporter) = REPORTER.get() else { return };
+        let metadata = event.metadata();
         // Levels below info come from -vv, which requests every message.
-        let left_out = if record.level() > Level::Info {
+        let left_out = if *metadata.level() > Level::INFO {
             0
         } else {
-            let kind = (record.file_static(), record.line());
+            let kind = (metadata.file(), metadata.line());
             match locked(&reporter.limiter).admit(kind, clock::now()) {
                 Admitted::Yes { left_out } => left_out,
                 Admitted::No => return,
             }
         };
-        reporter.send(&line(Some(record.level()), record.args(), left_out));
+        reporter.send(&Entry::of(event, left_out).line());
     }
 
-    fn flush(&self) {}
-}
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
 
-/// Formats a message as one line. Control characters are escaped, since parts of the text may come from a guest or from
-/// the command line.
-fn line(level: Option<Level>, message: &dyn fmt::Display, left_out: u64) -> String {
-    let mut text = String::from("skbudget: ");
-    // Writing to a String does not fail.
-    if let Some(level) = level {
-        let _ = write!(text, "{}: ", level.as_str().to_lowercase());
-    }
-    for c in message.to_string().chars() {
-        if text.len() > MESSAGE_MAX {
-            text.push_str("...");
-            break;
-        }
-        if c.is_control() {
-            text.extend(c.escape_default());
-        } else {
-            text.push(c);
-        }
-    }
-    if left_out > 0 {
-        let _ = write!(text, " ({left_out} similar messages suppressed)");
-    }
-    text.push('\n');
-    text
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
 }
 
 /// Locks the mutex, also after a panic of another thread: that thread's report must not fail here.
@@ -228,19 +252,6 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_message_is_one_line_of_bounded_length() {
-        let hostile = "a\nskbudget: b\u{1b}[2J\r";
-        assert_eq!(
-            line(Some(Level::Warn), &hostile, 0),
-            "skbudget: warn: a\\nskbudget: b\\u{1b}[2J\\r\n"
-        );
-        assert_eq!(line(None, &"x", 3), "skbudget: x (3 similar messages suppressed)\n");
-        let long = line(None, &"\u{1b}ä".repeat(10_000), 0);
-        assert!((MESSAGE_MAX..4096).contains(&long.len()), "{}", long.len());
-        assert_eq!(long.matches('\n').count(), 1);
-    }
 
     fn reporter() -> (Reporter, OwnedFd) {
         let (ours, theirs) = packets::pair().unwrap();

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use log::LevelFilter;
 use skbudget::cli::{Cli, Command};
 use skbudget::config::RunConfig;
 use skbudget::exit::{FAILURE, Failure};
 use skbudget::{client, logger, run, serve};
+use tracing::level_filters::LevelFilter;
 
 fn main() -> ExitCode {
     // A child process of a run or of the daemon: it has a role instead of a command line.
@@ -35,6 +35,7 @@ fn carry_out() -> Result<u8, Failure> {
     };
     match command {
         Command::Run(args) => {
+            logger::set_format(args.log_format);
             set_level(args.verbose);
             let secret = run::secret()?;
             // For the relay process, which parses the options itself and needs no command.
@@ -43,6 +44,7 @@ fn carry_out() -> Result<u8, Failure> {
             run::run(RunConfig::new(*args, secret)?, secret, &options)
         }
         Command::Serve(args) => {
+            logger::set_format(args.log_format);
             set_level(args.verbose);
             serve::serve(args, &std::env::args_os().skip(1).collect::<Vec<_>>())
         }
@@ -62,8 +64,8 @@ fn carry_out() -> Result<u8, Failure> {
 fn set_level(verbose: u8) {
     match verbose {
         0 => {}
-        1 => logger::set_level(LevelFilter::Info),
-        _ => logger::set_level(LevelFilter::Trace),
+        1 => logger::set_level(LevelFilter::INFO),
+        _ => logger::set_level(LevelFilter::TRACE),
     }
 }
 

@@ -60,7 +60,7 @@ fn random() -> Result<NameHold, Failure> {
             Ok(Some(held)) => return Ok(held),
             Ok(None) => {}
             Err(e) => {
-                log::info!("name {name} is not locked: {e}");
+                tracing::info!("name {name} is not locked: {e}");
                 return Ok(NameHold { name, lock: None });
             }
         }

@@ -84,7 +84,7 @@ impl Watch {
         let text = read(&self.path)?;
         self.stamp = Some(stamp);
         let servers = servers(&text);
-        log::debug!("name servers: {servers:?}");
+        tracing::debug!("name servers: {servers:?}");
         Some(servers)
     }
 }

@@ -150,12 +150,12 @@ fn carry_out(
     // The command has ended, but its kernel may still hold data that it wrote.
     let lost = drain(forwarder, relay)?;
     if !lost.is_nothing() {
-        log::warn!("{lost}");
+        tracing::warn!("{lost}");
     }
     if output.wants_stats() {
         match relay.stats(tampered) {
             Ok(stats) => output.write_stats(stats),
-            Err(e) => log::warn!("--stats-file: {e}: the stats are not written"),
+            Err(e) => tracing::warn!("--stats-file: {e}: the stats are not written"),
         }
     }
     // A run that lost data of the command fails, even if the command succeeded.
@@ -252,7 +252,7 @@ impl Sandbox {
         let order = match users::map_all(self.process.id()) {
             Ok(()) => Instruction::UsersMapped,
             Err(e) => {
-                log::info!("only one user id is mapped in the container: {e}");
+                tracing::info!("only one user id is mapped in the container: {e}");
                 Instruction::MapOneUser
             }
         };

@@ -101,7 +101,7 @@ fn run_daemon(args: ServeArgs, options: &[OsString]) -> Result<u8, Failure> {
         config: text,
         drain: config.drain,
     };
-    log::info!("serving on {}, {} workers", path.display(), setup.workers);
+    tracing::info!("serving on {}, {} workers", path.display(), setup.workers);
     parent::run(setup, &socket, &signals)
 }
 

@@ -124,7 +124,7 @@ impl Worker {
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
         while !self.stop {
             if let Err(e) = self.wait(&mut events) {
-                log::error!("worker {}: poll: {e}", self.index);
+                tracing::error!("worker {}: poll: {e}", self.index);
                 break;
             }
             // One reading for the whole turn: every part of the turn sees the same time.

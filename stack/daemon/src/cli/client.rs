@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{ContainerArgs, OnOff, PublishArg, parse_name, parse_publish};
+use crate::logger::LogFormat;
 use crate::units::parse_size;
 
 /// Most worker threads: more than any machine that this runs on has cores for.
@@ -51,6 +52,16 @@ pub struct ServeArgs {
     /// system to it (Landlock, seccomp); a forbidden call ends that process, and a new one serves the containers
     #[arg(long, value_enum, default_value = "on")]
     pub sandbox: OnOff,
+
+    /// Write messages to stderr as text, or as one JSON object a line
+    #[arg(
+        long,
+        value_enum,
+        default_value = "text",
+        hide_possible_values = true,
+        value_name = "text|json"
+    )]
+    pub log_format: LogFormat,
 
     /// Log more to stderr: -v adds info, -vv everything
     #[arg(short, long, action = clap::ArgAction::Count)]

@@ -250,7 +250,7 @@ impl DatagramHost for HostSockets {
             && created.as_ref().is_err_and(|e| *e == HostError::NetUnreachable)
             && !std::mem::replace(&mut self.datagrams.echo_refused, true)
         {
-            log::warn!(
+            tracing::warn!(
                 "the host allows no echo requests (ping): net.ipv4.ping_group_range does not include this process's \
                  group; the container receives \"administratively prohibited\""
             );

@@ -10,7 +10,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::socket::{self, MsgFlags};
 
+use tracing::Level;
+
 use super::LOST_BYTES;
+use super::entry::Entry;
 
 /// Buffer for one message, bytes: longer than any.
 const BUFFER_BYTES: usize = 8192;
@@ -81,8 +84,8 @@ impl<W: Write> Lines<W> {
     fn report_lost(&mut self) {
         let lost = self.lost;
         if lost > 0 {
-            let note =
-                format!("skbudget: warn: {lost} messages were lost: stderr did not accept them\n");
+            let note = format!("{lost} messages were lost: stderr did not accept them");
+            let note = Entry::new(Some(Level::WARN), note).line();
             if self.put(note.as_bytes()) {
                 self.lost -= lost;
             }

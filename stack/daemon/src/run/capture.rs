@@ -142,7 +142,7 @@ impl Capture {
         }
         let lost = self.shared.lost.load(Ordering::Relaxed);
         if lost > 0 {
-            log::warn!("--pcap {}: {lost} frames were not captured", self.shared.name);
+            tracing::warn!("--pcap {}: {lost} frames were not captured", self.shared.name);
         }
     }
 }
@@ -165,7 +165,7 @@ impl Write for Recorder {
             // The lock is released before the log makes a system call.
             drop(state);
             if !reported {
-                log::warn!(
+                tracing::warn!(
                     "--pcap {}: writes are too slow: frames are dropped from the capture",
                     self.shared.name
                 );
@@ -227,7 +227,7 @@ fn run(shared: &Shared, mut target: impl Target) {
             state.failed = Some(e.to_string());
             shared.changed.notify_all();
             drop(state);
-            log::warn!("--pcap {}: {e}: the capture ends here", shared.name);
+            tracing::warn!("--pcap {}: {e}: the capture ends here", shared.name);
             return;
         }
         shared.changed.notify_all();

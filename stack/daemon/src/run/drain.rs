@@ -65,7 +65,7 @@ pub(super) fn drain(
         let found = match daemon.undelivered(name) {
             // The command deleted the device, and that closed all flows.
             Err(DaemonError::NoSuchContainer(_)) => {
-                log::warn!("the command deleted its device: all its connections were reset");
+                tracing::warn!("the command deleted its device: all its connections were reset");
                 let lost = |e: Ended| Lost { flows: e.lost_flows, bytes: e.lost_bytes };
                 return Ok(daemon.ended(name)?.map_or_else(Lost::default, lost));
             }

@@ -27,7 +27,7 @@ pub(super) fn hand_on<T, E>(stderr: bool, start: impl FnOnce() -> Result<T, E>) 
     };
     // Harmless: only a reader of such a descriptor waits longer.
     if let Err(e) = close() {
-        log::info!("descriptors of the caller stay open until the end of the run: {e}");
+        tracing::info!("descriptors of the caller stay open until the end of the run: {e}");
     }
     Ok(started)
 }

@@ -40,26 +40,30 @@ pub(super) fn set_up(knobs: Knobs, resolv_conf: &str) {
     // Without this the mounts below would propagate to the host.
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     if let Err(errno) = mount(NONE, "/", NONE, private, NONE) {
-        log::warn!("cannot separate the mounts of the container from the host's: {errno}");
+        tracing::warn!("cannot separate the mounts of the container from the host's: {errno}");
         return;
     }
     match mount_proc() {
         Ok(()) => hide(knobs),
         Err(errno) => {
-            log::warn!("cannot mount /proc for the container, which keeps the outer one: {errno}");
+            tracing::warn!(
+                "cannot mount /proc for the container, which keeps the outer one: {errno}"
+            );
         }
     }
     if let Err(errno) = mount_sys() {
-        log::info!("cannot mount /sys for the container, which keeps the outer one: {errno}");
+        tracing::info!("cannot mount /sys for the container, which keeps the outer one: {errno}");
     }
     cgroups_read_only();
     match mount_resolv_conf(resolv_conf) {
         Ok(()) => {}
         // Without the file, or with a link that leads nowhere, programs use no name server at all.
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            log::info!("{}: {e}: the container has none either", crate::resolv_conf::PATH);
+            tracing::info!("{}: {e}: the container has none either", crate::resolv_conf::PATH);
         }
-        Err(e) => log::warn!("the container keeps the host's {}: {e}", crate::resolv_conf::PATH),
+        Err(e) => {
+            tracing::warn!("the container keeps the host's {}: {e}", crate::resolv_conf::PATH);
+        }
     }
 }
 
@@ -98,7 +102,7 @@ fn mount_sys() -> nix::Result<()> {
     if let Some(cgroup) = cgroup
         && let Err(errno) = bind(&cgroup, CGROUP, MsFlags::MS_REC)
     {
-        log::info!("{CGROUP} is empty in the container: {errno}");
+        tracing::info!("{CGROUP} is empty in the container: {errno}");
     }
     Ok(())
 }
@@ -109,11 +113,11 @@ fn cgroups_read_only() {
     // As bytes: a mount point may not be UTF-8.
     let table = match fs::read("/proc/self/mountinfo") {
         Ok(table) => table,
-        Err(e) => return log::warn!("cgroups are writable in the container: mountinfo: {e}"),
+        Err(e) => return tracing::warn!("cgroups are writable in the container: mountinfo: {e}"),
     };
     for path in cgroup_mounts(&table) {
         if let Err(errno) = remount_read_only(&path) {
-            log::warn!("{} is writable in the container: {errno}", path.display());
+            tracing::warn!("{} is writable in the container: {errno}", path.display());
         }
     }
 }
@@ -151,11 +155,11 @@ fn hide(knobs: Knobs) {
     let net = handle(PROC_SYS_NET);
     for path in MACHINE.into_iter().filter(|path| Path::new(path).exists()) {
         if let Err(e) = read_only(path) {
-            log::warn!("{path} is not read-only in the container: {e}");
+            tracing::warn!("{path} is not read-only in the container: {e}");
         }
     }
     if let Err(errno) = net.and_then(|net| bind(&net, PROC_SYS_NET, MsFlags::empty())) {
-        log::warn!("{PROC_SYS_NET} is read-only in the container: {errno}");
+        tracing::warn!("{PROC_SYS_NET} is read-only in the container: {errno}");
     }
 }
 

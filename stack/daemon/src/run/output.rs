@@ -44,7 +44,7 @@ impl Output {
     pub(super) fn write_stats(&mut self, stats: String) {
         let Some((path, file)) = self.stats.take() else { return };
         if let Err(e) = file.write((stats + "\n").as_bytes()) {
-            log::warn!("--stats-file {}: {e}: the stats are not written", path.display());
+            tracing::warn!("--stats-file {}: {e}: the stats are not written", path.display());
         }
     }
 }

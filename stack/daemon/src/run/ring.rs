@@ -102,7 +102,7 @@ impl Watch {
                 // The device was renamed or moved between two steps, of which an event follows; or the kernel is short
                 // of memory, of which none does.
                 Err(e) => {
-                    log::debug!("the device's ring: {e}");
+                    tracing::debug!("the device's ring: {e}");
                     PollTimeout::from(RETRY_MS)
                 }
             };
@@ -112,7 +112,7 @@ impl Watch {
             match poll(&mut fds, timeout) {
                 Ok(_) | Err(Errno::EINTR) => self.events.drain(),
                 Err(errno) => {
-                    return log::warn!(
+                    return tracing::warn!(
                         "changes of the device queue are no longer detected: {errno}"
                     );
                 }
@@ -142,7 +142,7 @@ impl Watch {
             found.times += 1;
             found.bytes = found.bytes.max(bytes);
         }
-        log::warn!(
+        tracing::warn!(
             "{name}: the command set the queue to {} packets and the MTU to {}: restored; until then the kernel could \
              hold {} of frames",
             now.txqueuelen,

@@ -175,13 +175,13 @@ fn set_up(
 fn open_to_all() {
     let set = |name: &str, value: &str| fs::write(format!("/proc/sys/net/ipv4/{name}"), value);
     if let Err(e) = set("ip_unprivileged_port_start", "0") {
-        log::info!("ports below 1024 are closed to the command: {e}");
+        tracing::info!("ports below 1024 are closed to the command: {e}");
     }
     // If only one group is mapped, it is group 0.
     if let Err(e) =
         set("ping_group_range", "0 2147483647").or_else(|_| set("ping_group_range", "0 0"))
     {
-        log::info!("ping sockets are closed to the command: {e}");
+        tracing::info!("ping sockets are closed to the command: {e}");
     }
 }
 

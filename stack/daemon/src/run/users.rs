@@ -64,7 +64,7 @@ pub(super) fn enter_outer(
     let (uid, gid) = (geteuid(), getegid());
     match unshare(CloneFlags::CLONE_NEWUSER) {
         Err(errno) if may_do_without => {
-            log::warn!(
+            tracing::warn!(
                 "no user namespace for the command ({errno}): its few capabilities apply to the host"
             );
             return Ok(false);
@@ -98,7 +98,7 @@ pub(super) fn enter_outer(
 /// outlives `skbudget`. Fails where /proc is read-only.
 pub(super) fn forbid_cgroup_namespaces() {
     if let Err(e) = fs::write(CGROUP_NAMESPACES_MAX, "0") {
-        log::warn!(
+        tracing::warn!(
             "{CGROUP_NAMESPACES_MAX}: {e}: the command can mount cgroup hierarchies, and freeze processes of its \
              container so that they outlive this run"
         );

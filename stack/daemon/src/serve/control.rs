@@ -107,7 +107,7 @@ impl Control {
         let name = request.name.clone().unwrap_or_default();
         // The container may not run yet, and a client can attach it later.
         if let Err(e) = self.join(request, true) {
-            log::warn!("container {name}: not attached: {e}");
+            tracing::warn!(container = %name, "not attached: {e}");
         }
     }
 
@@ -156,7 +156,7 @@ impl Control {
         let netns = netns.id;
         let entry = Entry { pid, path, netns, ifname, group, settings, options, origin };
         let info = self.serve(&mut containers, &name, entry, tap, publish)?;
-        log::info!("container {name}: attached");
+        tracing::info!(container = %name, "attached");
         self.events.add("attached", json!({ "container": name }));
         Ok(info)
     }
@@ -260,7 +260,7 @@ impl Control {
         self.daemon.remove(name).map_err(|e| failed(&e))?;
         // The name may belong to another container by now.
         self.ended(name);
-        log::info!("container {name}: detached");
+        tracing::info!(container = %name, "detached");
         self.events.add("detached", json!({ "container": name }));
         Ok(())
     }

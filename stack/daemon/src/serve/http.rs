@@ -82,7 +82,7 @@ impl Server {
         let (stop, stopped) = oneshot::channel();
         let run = move || {
             if let Err(e) = serve(&runtime, listener, &control, stopped) {
-                log::error!("control socket: {e}");
+                tracing::error!("control socket: {e}");
             }
             // What a client started is carried out: half of it would remain otherwise.
             runtime.shutdown_timeout(WORK_WAIT);
@@ -133,7 +133,7 @@ async fn accept(listener: tokio::net::UnixListener, slots: Arc<Semaphore>, contr
                 });
             }
             Err(e) => {
-                log::warn!("control socket: accept: {e}");
+                tracing::warn!("control socket: accept: {e}");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -157,7 +157,7 @@ async fn connection(stream: UnixStream, control: Arc<Control>) {
         .await;
     // The client's own doing, and of no interest unless it is being searched for.
     if let Err(e) = served {
-        log::debug!("control socket: {e}");
+        tracing::debug!("control socket: {e}");
     }
 }
 

@@ -89,7 +89,7 @@ pub(super) fn run(
         let begun = relay.begin(&setup, first, &keeper, socket);
         // A relay that ended meanwhile reported the reason, which is read below.
         if let Err(e) = begun {
-            log::info!("relay: {e}");
+            tracing::info!("relay: {e}");
         }
         let status = match relay.watch(&mut setup, signals, &mut keeper, first) {
             Ok(End::Done(result)) => return result.map(|()| 0),
@@ -104,7 +104,9 @@ pub(super) fn run(
         }
         deaths.push(Instant::now());
         let containers = keeper.len();
-        log::error!("the relay process ended {how}: a new one serves the {containers} containers");
+        tracing::error!(
+            "the relay process ended {how}: a new one serves the {containers} containers"
+        );
     }
 }
 
@@ -176,26 +178,26 @@ impl Relay {
     /// Reads the config again, and orders the relay to apply what has changed. A file with an error changes nothing.
     fn reload(&self, setup: &mut Setup<'_>) {
         let Some((path, text)) = &mut setup.config else {
-            log::warn!(
+            tracing::warn!(
                 "SIGHUP: the daemon was started without --config, so there is no file to read"
             );
             return;
         };
         // A pipe would be empty by now, and an empty file is a valid config.
         if !fs::metadata(&*path).is_ok_and(|meta| meta.is_file()) {
-            log::error!("{}: no regular file: nothing is changed", path.display());
+            tracing::error!("{}: no regular file: nothing is changed", path.display());
             return;
         }
         match ServeConfig::load(path) {
             Ok((config, new)) => (*text, setup.drain) = (new, config.drain),
             Err(e) => {
-                log::error!("{e}: nothing is changed");
+                tracing::error!("{e}: nothing is changed");
                 return;
             }
         }
         // Fails when the relay has ended: the next one starts with the new text.
         if let Err(e) = self.send_with_config(&Order::Reload, setup) {
-            log::info!("relay: {e}");
+            tracing::info!("relay: {e}");
         }
     }
 
@@ -235,7 +237,7 @@ impl Relay {
                 break;
             }
             if self.until.is_some_and(|until| Instant::now() >= until) {
-                log::error!("the relay process does not end: it is killed");
+                tracing::error!("the relay process does not end: it is killed");
                 self.process.kill()?;
             }
             // No other order may arrive during the delivery: it would interrupt it.
@@ -250,7 +252,7 @@ impl Relay {
         Ok(match self.failure.take() {
             Some(failure) if first && !serving || ordered => End::Done(Err(failure)),
             Some(failure) => {
-                log::error!("relay: {}", failure.message);
+                tracing::error!("relay: {}", failure.message);
                 End::Died(status)
             }
             None if ordered && status.success() => End::Done(Ok(())),
@@ -287,7 +289,7 @@ impl Relay {
             Ok(Some(request)) => request,
             Ok(None) => return Ok(()),
             Err(e) => {
-                log::error!("the relay process sent no request: {e}");
+                tracing::error!("the relay process sent no request: {e}");
                 return self.process.kill();
             }
         };

@@ -99,14 +99,14 @@ impl Privileged {
     pub(super) fn record(&self, name: &str, record: Record) {
         let request = Request::Record { name: name.to_owned(), record: Box::new(record) };
         if let Err(e) = self.done(&request) {
-            log::warn!("container {name}: not recorded: {e}");
+            tracing::warn!(container = %name, "not recorded: {e}");
         }
     }
 
     /// Lets the parent close its descriptor of the container's device.
     pub(super) fn forget(&self, name: &str) {
         if let Err(e) = self.done(&Request::Forget { name: name.to_owned() }) {
-            log::warn!("container {name}: {e}");
+            tracing::warn!(container = %name, "{e}");
         }
     }
 

@@ -95,14 +95,14 @@ fn serve(
     let server = Server::start(listener, Arc::clone(&control)).map_err(|e| failed(&e))?;
     orders.send(&Report::Serving, &[]).map_err(|e| failed(&e))?;
     until_stop(orders, &servers, |text| reload(&control, &args, text))?;
-    log::info!("ending");
+    tracing::info!("ending");
     control.events.close();
     control.captures.end_all();
     server.stop();
     // Any order ends the delivery.
     let undelivered = control.drain(|| orders.has_message());
     if undelivered > 0 {
-        log::warn!("{undelivered} bytes that containers sent were not delivered");
+        tracing::warn!("{undelivered} bytes that containers sent were not delivered");
     }
     end(control, reader)
 }
@@ -153,8 +153,8 @@ fn restore_one(control: &Control, name: &str, record: Box<Record>, device: Owned
         .map_err(|e| e.to_string())
         .and_then(|tap| control.restore(name, record, tap).map(drop).map_err(|e| e.body.message));
     match restored {
-        Ok(()) => log::info!("container {name}: served again"),
-        Err(e) => log::warn!("container {name}: not served again: {e}"),
+        Ok(()) => tracing::info!(container = %name, "served again"),
+        Err(e) => tracing::warn!(container = %name, "not served again: {e}"),
     }
 }
 
@@ -180,7 +180,7 @@ fn reload(control: &Control, args: &ServeArgs, text: Option<OwnedFd>) {
     let path = args.config.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
     match read_config(args, text) {
         Ok(config) => control.reload(config).log(&path),
-        Err(e) => log::error!("{e}: nothing is changed"),
+        Err(e) => tracing::error!("{e}: nothing is changed"),
     }
 }
 

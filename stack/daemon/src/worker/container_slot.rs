@@ -135,9 +135,8 @@ impl ContainerSlot {
         {
             // The guest's kernel retransmits its SYN: the connection is opened once the resource is free.
             let why = errno.desc();
-            log::warn!(
-                "container {}: cannot open a connection: {why}{}",
-                self.name,
+            tracing::warn!(
+                container = %self.name, "cannot open a connection: {why}{}",
                 unreported(more)
             );
         }
@@ -188,7 +187,7 @@ impl ContainerSlot {
                     *device_ready = false;
                     // `tap.gone()` detects a closed device. A device that is down returns EIO until it is up again.
                     if e.kind() != io::ErrorKind::WouldBlock && !tap.gone() {
-                        log::debug!("device: {e}");
+                        tracing::debug!("device: {e}");
                     }
                 }
             }

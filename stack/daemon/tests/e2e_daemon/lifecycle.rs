@@ -1,9 +1,13 @@
 //! Attach, serve, detach, and the ends of containers and of the daemon.
 
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
 
 use crate::support::{
-    Netns, Process, Running, client, echo_server, echoed, exchange, free_port, serve, text, until,
+    BINARY, Netns, Process, Running, client, echo_server, echoed, exchange, free_port, serve, text,
+    unique, until,
 };
 
 #[test]
@@ -134,4 +138,31 @@ fn events_and_metrics_show_what_happens() {
     daemon.end();
     // The stream ends with the daemon.
     assert!(events.ended());
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn messages_are_json_with_the_container_as_a_field_if_requested() {
+    let web = Netns::new();
+    let folder = std::env::temp_dir().join(unique("log-"));
+    let socket = folder.join("skbudget.sock");
+    let mut command = Command::new(BINARY);
+    command.arg("serve").arg("--socket").arg(&socket).args(["-v", "--log-format", "json"]);
+    let child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    until(|| client(&socket, &["ls"]).status.success());
+    assert!(client(&socket, &["attach", "web", "--netns", &web.path()]).status.success());
+    assert!(client(&socket, &["detach", "web"]).status.success());
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-s", "TERM", &id]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    std::fs::remove_dir(folder).unwrap();
+    let lines: Vec<Value> =
+        text(&output.stderr).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |message: &str| lines.iter().find(|line| line["message"] == message).unwrap();
+    for message in ["attached", "detached"] {
+        let line = of(message);
+        assert_eq!((&line["container"], &line["level"]), (&"web".into(), &"info".into()), "{line}");
+        assert!(line["time"].as_str().unwrap().ends_with('Z'), "{line}");
+    }
+    assert_eq!(of("ending")["container"], Value::Null);
 }

@@ -56,13 +56,13 @@ impl Reloaded {
     /// Logs everything that needs attention, and what was done.
     pub(in crate::serve) fn log(&self, path: &str) {
         for line in &self.changed {
-            log::info!("{path}: {line}");
+            tracing::info!("{path}: {line}");
         }
         for line in &self.refused {
-            log::warn!("{path}: {line}");
+            tracing::warn!("{path}: {line}");
         }
         let Self { changed, refused } = self;
-        log::info!("{path}: read again: {} changes, {} refused", changed.len(), refused.len());
+        tracing::info!("{path}: read again: {} changes, {} refused", changed.len(), refused.len());
     }
 
     /// Records what became of one change. True when it is applied.

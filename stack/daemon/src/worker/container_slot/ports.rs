@@ -182,9 +182,8 @@ impl ContainerSlot {
             Err(e) if failed_before_accept(&e) => return,
             Err(e) => {
                 if let Some(more) = self.accepts_fail.note(turn.now) {
-                    log::warn!(
-                        "container {}: accept on a published port: {e}{}",
-                        self.name,
+                    tracing::warn!(
+                        container = %self.name, "accept on a published port: {e}{}",
                         unreported(more)
                     );
                 }
@@ -223,16 +222,15 @@ impl ContainerSlot {
             Err(NotAccepted::NoPort) => {
                 // The stream is dropped, and by the listener's SO_LINGER that resets the connection. The next client
                 // does not wait behind it.
-                log::debug!(
-                    "container {}: published port {guest_port}: no port for {peer}",
-                    self.name
+                tracing::debug!(
+                    container = %self.name, "published port {guest_port}: no port for {peer}"
                 );
                 return;
             }
         };
         // From here on the flow exists: the socket joins it, or the flow is closed.
         if let Err(e) = self.host.adopt(flow, stream, peer, caps) {
-            log::debug!("container {}: published port {guest_port}: {e}", self.name);
+            tracing::debug!(container = %self.name, "published port {guest_port}: {e}");
             // A flow without a socket would receive no event and stay open for ever.
             self.with_stack(budget, turn, |stack, cx| stack.accept_failed(cx, flow));
         }
