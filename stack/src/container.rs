@@ -52,7 +52,7 @@ mod timers;
 pub use admission::NotAccepted;
 pub use ctx::Ctx;
 pub use ending::Undelivered;
-pub use info::{ContainerStats, FlowInfo};
+pub use info::{ContainerStats, FlowInfo, MappingInfo};
 pub use memory::WakeKey;
 
 use admission_queue::AdmissionQueue;

@@ -145,7 +145,9 @@ mod wire;
 pub use skbudget_controller as controller;
 
 pub use config::{Algorithm, ContainerConfig, Ipv6Net};
-pub use container::{Container, ContainerStats, Ctx, FlowInfo, NotAccepted, Undelivered, WakeKey};
+pub use container::{
+    Container, ContainerStats, Ctx, FlowInfo, MappingInfo, NotAccepted, Undelivered, WakeKey,
+};
 pub use io::datagram::{self, DatagramHost, DatagramId};
 pub use io::vnet::{self, VnetHdr};
 pub use io::{Close, Device, FlowId, Host, HostCaps, HostError, Ready};

@@ -140,6 +140,8 @@ pub(crate) struct Tcb {
     /// The guest permits SACK. True until the SYN is negotiated: this side offers SACK.
     sack: bool,
     ecn: ecn::Ecn,
+    /// This side opened the connection, to a published port.
+    active: bool,
     /// A SYN or SYN-ACK is to be sent, for the first time or again.
     syn_due: bool,
     /// A tail loss probe is to be sent.
@@ -202,6 +204,7 @@ impl Tcb {
             ts: None,
             sack: true,
             ecn: ecn::Ecn::default(),
+            active: state == State::SynSent,
             syn_due: false,
             tail_probe_due: false,
             force_small: false,

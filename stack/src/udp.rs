@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use skbudget_controller::Instant;
 
-use crate::flow::table::Keyed;
+use crate::flow::table::{Keyed, part_of};
 use crate::io::HostCaps;
 use crate::io::datagram::{DatagramId, DatagramKind};
 use crate::queue::MemberCtx;
@@ -77,9 +77,13 @@ pub(crate) struct Mapping {
     clients: Option<Box<Clients>>,
     pub(crate) caps: HostCaps,
     /// All that is charged for it, bytes.
-    charged: u64,
-    /// Time of the guest's last datagram.
-    last_sent: Instant,
+    pub(crate) charged: u64,
+    /// Time and destination of the guest's last datagram.
+    pub(crate) last_sent: Instant,
+    pub(crate) last_to: Option<SocketAddr>,
+    /// Payload of the guest's datagrams, and of those for the guest, bytes.
+    pub(crate) bytes_from_guest: u64,
+    pub(crate) bytes_to_guest: u64,
     /// The guest has only sent to port 53.
     only_dns: bool,
     /// On the ready list.
@@ -148,6 +152,17 @@ impl Mappings {
         if slot.generation == id.generation { slot.mapping.as_deref_mut() } else { None }
     }
 
+    /// Mappings in `slots` slots from `from` on, and the slot after these; `None`: there are no more.
+    pub(crate) fn part(
+        &self,
+        from: u32,
+        slots: u32,
+    ) -> (impl Iterator<Item = &Mapping>, Option<u32>) {
+        let part = part_of(self.slots.len(), from, slots);
+        let next = (part.end < self.slots.len()).then_some(part.end as u32);
+        (self.slots[part].iter().filter_map(|slot| slot.mapping.as_deref()), next)
+    }
+
     fn index(&self, index: u32) -> Option<&Mapping> {
         self.slots.get(index as usize)?.mapping.as_deref()
     }
@@ -203,6 +218,9 @@ impl Mappings {
             caps: CAPS,
             charged,
             last_sent: mem.now,
+            last_to: None,
+            bytes_from_guest: 0,
+            bytes_to_guest: 0,
             only_dns: kind == DatagramKind::Udp,
             ready: false,
             active: false,
@@ -266,10 +284,19 @@ impl Mappings {
 
     // ---- traffic ----
 
-    /// The guest sends to `to`, an address of the host's network: lets it answer and starts the timeout again.
-    pub(crate) fn note_sent(&mut self, id: DatagramId, to: SocketAddr, mem: &mut MemberCtx<'_>) {
+    /// The guest sends `len` bytes to `to`, an address of the host's network: lets it answer and starts the timeout
+    /// again.
+    pub(crate) fn note_sent(
+        &mut self,
+        id: DatagramId,
+        to: SocketAddr,
+        len: usize,
+        mem: &mut MemberCtx<'_>,
+    ) {
         let Some(mapping) = self.get_mut(id) else { return };
         mapping.last_sent = mem.now;
+        mapping.last_to = Some(to);
+        mapping.bytes_from_guest += len as u64;
         mapping.active = true;
         // A published port has neither a filter nor a timeout.
         if mapping.clients.is_some() {
@@ -414,8 +441,9 @@ impl Mapping {
         }
     }
 
-    /// A datagram for the guest passed.
-    pub(crate) fn note_received(&mut self) {
+    /// A datagram of `len` bytes for the guest passed.
+    pub(crate) fn note_received(&mut self, len: usize) {
+        self.bytes_to_guest += len as u64;
         self.active = true;
     }
 

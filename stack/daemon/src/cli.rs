@@ -21,8 +21,8 @@ use crate::units::{Size, parse_size};
 
 pub use capture::CaptureArgs;
 pub use client::{
-    AttachArgs, ClientArgs, DetachArgs, EventsArgs, ListArgs, PublishArgs, ServeArgs, SetArgs,
-    StatsArgs,
+    AttachArgs, ClientArgs, DetachArgs, EventsArgs, FlowProtocol, FlowState, FlowsArgs, ListArgs,
+    PublishArgs, ServeArgs, SetArgs, StatsArgs,
 };
 use publish::parse_publish;
 pub use publish::{Protocol, PublishArg};
@@ -55,6 +55,8 @@ pub enum Command {
     Ls(ListArgs),
     /// Print usage, limits and counters of the daemon's containers
     Stats(StatsArgs),
+    /// Print the flows of the daemon's containers, one a line, with their memory as in `ss -tmi`
+    Flows(FlowsArgs),
     /// Print what happens in the daemon, one JSON object a line, until the daemon or the command ends
     Events(EventsArgs),
     /// Capture the frames of a container while it runs (pcapng)

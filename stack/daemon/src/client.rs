@@ -1,6 +1,7 @@
 //! The commands that control a running daemon, over its socket.
 
 mod capture;
+mod flows;
 mod http;
 mod table;
 
@@ -21,8 +22,9 @@ use crate::exit::{FAILURE, Failure, USAGE};
 use crate::keys::hint;
 use crate::settings::ContainerOptions;
 use crate::stdout::print;
-use crate::units::{Bytes, Size, parse_size};
+use crate::units::{Bytes, parse_size};
 pub use capture::capture;
+pub use flows::flows;
 use http::Connection;
 use table::Table;
 
@@ -64,7 +66,7 @@ pub fn ls(args: ListArgs) -> Result<u8, Failure> {
             (None, Some(path)) => path.display().to_string(),
             (None, None) => "-".to_owned(),
         };
-        let hard = hard_bytes.map_or_else(|| "-".to_owned(), |bytes| Size(bytes).to_string());
+        let hard = hard_bytes.map_or_else(|| "-".to_owned(), table::bytes);
         let ports: Vec<String> = publish.into_iter().map(String::from).collect();
         let group = group.unwrap_or_else(|| "-".to_owned());
         table.row([name, group, ip.to_string(), ifname, hard, attached, ports.join(" ")]);
@@ -215,13 +217,39 @@ fn send<T: DeserializeOwned>(
     let body = body.map(serde_json::to_vec).transpose();
     let body = body.map_err(|e| Failure::other(e.to_string()))?.unwrap_or_default();
     let socket = socket_path(client.socket.clone());
-    // A status without JSON is that of another program.
-    let (status, answer) = Connection::open(&socket)?.request(method, path, body)?;
-    match serde_json::from_slice::<Value>(&answer) {
-        Ok(answer) if (200..300).contains(&status) => parse(answer),
-        Ok(answer) => Err(refused(status, answer)),
-        Err(e) => Err(not_ours(&socket, &e.to_string())),
+    match exchange(&socket, method, path, body)? {
+        (200..300, answer) => parse(answer),
+        (status, answer) => Err(refused(status, answer)),
     }
+}
+
+/// Sends a query. `None`: what the path names does not exist.
+fn try_send<T: DeserializeOwned>(client: &ClientArgs, path: &str) -> Result<Option<T>, Failure> {
+    // A container may end between the list that named it and this request.
+    match exchange(&socket_path(client.socket.clone()), "GET", path, Vec::new())? {
+        (404, _) => Ok(None),
+        (200..300, answer) => parse(answer).map(Some),
+        (status, answer) => Err(refused(status, answer)),
+    }
+}
+
+/// Sends one request. Returns status and body of the answer.
+fn exchange(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    body: Vec<u8>,
+) -> Result<(u16, Value), Failure> {
+    let (status, answer) = Connection::open(socket)?.request(method, path, body)?;
+    // A status without JSON is that of another program.
+    let answer = serde_json::from_slice(&answer);
+    answer.map(|answer| (status, answer)).map_err(|e| not_ours(socket, &e.to_string()))
+}
+
+/// Names of all containers.
+fn names(client: &ClientArgs) -> Result<Vec<String>, Failure> {
+    let list: ContainerList = send(client, "GET", "/v1/containers", None::<&()>)?;
+    Ok(list.containers.into_iter().map(|container| container.name).collect())
 }
 
 /// The daemon's answer as a value of that type.

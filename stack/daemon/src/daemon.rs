@@ -15,6 +15,7 @@ use skbudget_stack::tap::CaptureWriter;
 use skbudget_stack::{FlowInfo, Undelivered};
 
 use crate::events::EventSink;
+use crate::flows::{Cursor, FlowPart};
 use crate::levels::Levels;
 use crate::resolv_conf::HostServers;
 use crate::stats::{ContainerReport, GroupReport, Meter, SCHEMA, Stats};
@@ -217,7 +218,19 @@ impl Daemon {
 
     /// Every flow of the container.
     pub fn flows(&self, name: &str) -> Result<Vec<FlowInfo>, DaemonError> {
-        self.request_of(name, |reply| Command::Flows { name: name.to_owned(), reply })?
+        let (mut flows, mut from) = (Vec::new(), Cursor::START);
+        // The mappings follow the flows, and are not part of the answer.
+        while let Cursor::Flows(_) = from {
+            let part = self.flow_part(name, from)?;
+            flows.extend(part.flows);
+            from = part.next.unwrap_or(Cursor::Mappings(0));
+        }
+        Ok(flows)
+    }
+
+    /// The next part of the container's flows and mappings.
+    pub(crate) fn flow_part(&self, name: &str, from: Cursor) -> Result<FlowPart, DaemonError> {
+        self.request_of(name, |reply| Command::Flows { name: name.to_owned(), from, reply })?
     }
 
     /// Writes every frame of the container from now on to the capture, until that has ended.

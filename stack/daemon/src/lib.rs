@@ -21,6 +21,7 @@ mod confine;
 pub mod daemon;
 mod events;
 pub mod exit;
+mod flows;
 mod host;
 mod keys;
 mod levels;

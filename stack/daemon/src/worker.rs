@@ -8,6 +8,7 @@ mod add;
 mod container_slot;
 mod control;
 mod ended;
+mod flows;
 mod live;
 mod log_limit;
 mod report;

@@ -74,7 +74,8 @@ impl Container {
             }
             Err(_) => return self.stats.add(Stat::UdpMappingsRefused),
         };
-        self.mappings.note_sent(id, to, &mut cx.member(self.member));
+        let len = datagram.payload().len();
+        self.mappings.note_sent(id, to, len, &mut cx.member(self.member));
         let out = SendDatagram { to, ip, payload: datagram.payload() };
         if self.store_datagram(cx, id, remote, &out) {
             return;
@@ -269,7 +270,7 @@ impl Container {
         let Self { mappings, egress, stats, config, .. } = self;
         let Ctx { host, device, .. } = cx;
         let Some(mapping) = mappings.get_mut(id) else { return false };
-        let (mut bytes, mut count) = (0, 0);
+        let (mut bytes, mut count, mut passed) = (0, 0, 0);
         let more = host.receive_datagrams(id, &mut |datagram| {
             (bytes, count) = (bytes + datagram.payload.len() + PER_DATAGRAM, count + 1);
             let from = datagram.from;
@@ -294,10 +295,11 @@ impl Container {
                     (egress.echo_reply(*device, &tuple, ip, &reply), Stat::IcmpInEchoReps)
                 }
             };
+            passed += if sent { datagram.payload.len() } else { 0 };
             stats.add(if sent { counter } else { Stat::UdpRcvbufErrors });
         });
         if count > 0 {
-            mapping.note_received();
+            mapping.note_received(passed);
             stats.add_n(Stat::UdpRcvbufErrors, host.take_datagram_drops(id).into());
         }
         // Half full, or more datagrams than one call takes: the next burst may be larger.

@@ -163,8 +163,21 @@ impl FlowTable {
         0..self.slots.len() as u32
     }
 
+    /// Flows in `slots` slots from `from` on, and the slot after these; `None`: there are no more.
+    pub(crate) fn part(&self, from: u32, slots: u32) -> (impl Iterator<Item = &Flow>, Option<u32>) {
+        let part = part_of(self.slots.len(), from, slots);
+        let next = (part.end < self.slots.len()).then_some(part.end as u32);
+        (self.slots[part].iter().filter_map(|slot| slot.flow.as_deref()), next)
+    }
+
     /// Flows in the order of their slots.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Flow> {
         self.slots.iter().filter_map(|s| s.flow.as_deref())
     }
+}
+
+/// The range of `slots` slots from `from` on, within a table of `len`.
+pub(crate) fn part_of(len: usize, from: u32, slots: u32) -> std::ops::Range<usize> {
+    let start = (from as usize).min(len);
+    start..start.saturating_add(slots as usize).min(len)
 }

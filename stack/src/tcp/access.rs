@@ -15,11 +15,17 @@ pub(crate) struct TcbInfo {
     pub(crate) cwnd: u32,
     pub(crate) ssthresh: u32,
     pub(crate) srtt_us: u64,
+    pub(crate) rttvar_us: u64,
     pub(crate) rto_us: u64,
     pub(crate) retrans: u64,
     pub(crate) snd_wnd: u32,
     pub(crate) rcv_wnd: u32,
     pub(crate) mss: u16,
+    pub(crate) unacked: u32,
+    pub(crate) drops: u32,
+    pub(crate) active: bool,
+    pub(crate) rcv_target: u64,
+    pub(crate) snd_target: u64,
 }
 
 impl Tcb {
@@ -51,6 +57,11 @@ impl Tcb {
     }
 
     // ---- data to send ----
+
+    /// Bytes for the guest that it has not acknowledged, sent or not.
+    pub(crate) fn queued(&self) -> u64 {
+        self.snd.q.len() as u64
+    }
 
     /// Requests memory for `want` bytes and fills it by `read` for the guest. See `SendQueue::fill`.
     pub(crate) fn fill(
@@ -101,11 +112,17 @@ impl Tcb {
             cwnd: snd.cc.cwnd,
             ssthresh: snd.cc.ssthresh,
             srtt_us: snd.rtt.srtt().map_or(0, |d| d.as_micros() as u64),
+            rttvar_us: snd.rtt.rttvar().as_micros() as u64,
             rto_us: snd.rtt.rto().as_micros() as u64,
-            retrans: snd.retrans,
+            retrans: snd.retrans.into(),
             snd_wnd: snd.wnd,
             rcv_wnd: rcv.wnd(),
             mss: snd.mss as u16,
+            unacked: snd.board.outstanding(),
+            drops: rcv.drops,
+            active: self.active,
+            rcv_target: rcv.target,
+            snd_target: snd.target as u64,
         }
     }
 }

@@ -319,6 +319,7 @@ impl Tcb {
             (false, false) => Counter::DemotedTrim,
         };
         mem.count(counter, 1);
+        self.rcv.drops = self.rcv.drops.saturating_add(1);
         if linux {
             // L6: advertise a zero window until memory is granted again.
             self.rcv.on_nomem();

@@ -240,7 +240,7 @@ impl Tcb {
         // The TSval of the first retransmission: Eifel detection compares echoes with it (RFC 3522).
         let tsval = self.ts.map(|_| self.ts_now(now));
         self.snd.recovery.on_sent_again(range.len(), tsval);
-        self.snd.retrans += 1;
+        self.snd.retrans = self.snd.retrans.saturating_add(1);
         stats.add(Stat::RetransSegs);
         Some(())
     }

@@ -73,6 +73,8 @@ pub(crate) struct Rcv {
     pub(crate) pingpong: bool,
     /// The host took data since the window was last computed.
     pub(crate) moved: bool,
+    /// Segments that were dropped, at least in part, because no memory was granted for them.
+    pub(crate) drops: u32,
     /// Range that arrived twice: the first SACK block of the next ACK (RFC 2883 section 4).
     pub(crate) duplicate: Option<(Seq, Seq)>,
 }
@@ -101,6 +103,7 @@ impl Rcv {
             delack_at: None,
             pingpong: false,
             moved: false,
+            drops: 0,
             duplicate: None,
         }
     }

@@ -55,6 +55,11 @@ impl Rtt {
         self.srtt.map(Duration::from_nanos)
     }
 
+    /// Variation of the round-trip time; zero before the first sample.
+    pub(crate) fn rttvar(&self) -> Duration {
+        Duration::from_nanos(self.rttvar)
+    }
+
     /// Retransmission timeout with backoff.
     pub(crate) fn rto(&self) -> Duration {
         // The common case without the multiplication.

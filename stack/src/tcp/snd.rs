@@ -59,7 +59,7 @@ pub(crate) struct Snd {
     /// Bytes that the relay may queue here.
     pub(crate) target: usize,
     /// Retransmissions of this flow.
-    pub(crate) retrans: u64,
+    pub(crate) retrans: u32,
     /// When data was last sent, or when `restart_after_idle` last accounted for idle time.
     pub(crate) sent_at: Instant,
     /// Bytes outstanding at the end of the last `output`. FlightSize for the ACKs that arrive before the next one (RFC

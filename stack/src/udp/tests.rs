@@ -54,7 +54,7 @@ impl Bench {
         assert_eq!(found, self.model.get(&guest).map(|naive| naive.id));
         let id = found.or_else(|| self.open(guest));
         let Some(id) = id else { return };
-        self.with(|mappings, mem| mappings.note_sent(id, to, mem));
+        self.with(|mappings, mem| mappings.note_sent(id, to, 100, mem));
         let now = self.now;
         let naive = self.model.entry(guest).or_insert_with(|| Naive {
             id,
@@ -199,7 +199,7 @@ fn fast_sockets_are_slow_again_after_a_silence() {
     // It was active since the raise, and once more.
     bench.now = bench.now + FAST_FOR;
     assert_eq!(lowered(&mut bench), None);
-    bench.mappings.get_mut(id).unwrap().note_received();
+    bench.mappings.get_mut(id).unwrap().note_received(100);
     bench.now = bench.now + FAST_FOR;
     assert_eq!(lowered(&mut bench), None);
     bench.now = bench.now + FAST_FOR;

@@ -1,12 +1,14 @@
 //! The commands of the daemon and of its clients.
 #![expect(missing_docs, reason = "clap prints doc comments: a comment here is a help text")]
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use clap::Args;
 
 use super::{ContainerArgs, OnOff, PublishArg, parse_name, parse_publish};
+pub use crate::flows::{FlowProtocol, FlowState};
+use crate::flows::{parse_protocol, parse_state};
 use crate::logger::LogFormat;
 use crate::units::parse_size;
 
@@ -158,6 +160,50 @@ pub struct StatsArgs {
     /// Print JSON (skbudget.stats/1)
     #[arg(long)]
     pub json: bool,
+
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+const FLOWS_HELP: &str = "\
+Each line has protocol, state, the bytes that the host (RECV-Q) and the container (SEND-Q) have not taken yet, both ends, \
+and details. A UDP port of the container, or an identifier of its echo requests, is one line, with the peer it last sent \
+to. On a terminal the details are below.
+
+skmem:(...) has the names of ss, in bytes: r received, rb its bound, tb bound of w, f charged and empty (open window, \
+unused reserve), w queued for the container, o the flow itself, d segments dropped for want of memory; t and bl are \
+always 0 here. host: is the charge of the host socket's buffers: r, f, w, o and host: add up to all that is charged. \
+rto and rtt are in milliseconds, the rest in bytes; from_guest is what the container sent.
+
+STATE is a name of ss, such as established or close-wait; connecting: the host's side is not open yet; orphan: the \
+container's end is closed, and its data is still delivered.";
+
+#[derive(Debug, Args)]
+#[command(after_help = FLOWS_HELP)]
+pub struct FlowsArgs {
+    /// Name of a container [default: all]
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+
+    /// Print JSON (skbudget.flows/1)
+    #[arg(long)]
+    pub json: bool,
+
+    /// Only flows of this protocol: tcp, udp or icmp
+    #[arg(long, value_name = "PROTOCOL", value_parser = parse_protocol)]
+    pub protocol: Option<FlowProtocol>,
+
+    /// Only flows in this state
+    #[arg(long, value_name = "STATE", value_parser = parse_state)]
+    pub state: Option<FlowState>,
+
+    /// Only flows with this port at either end
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+
+    /// Only flows with this address at either end
+    #[arg(long, value_name = "ADDR")]
+    pub addr: Option<IpAddr>,
 
     #[command(flatten)]
     pub client: ClientArgs,

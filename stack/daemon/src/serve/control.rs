@@ -3,6 +3,7 @@
 
 mod capture;
 mod errors;
+mod flows;
 mod limits;
 mod ports;
 mod record;

@@ -172,18 +172,18 @@ async fn respond(
 ) -> Response<Body> {
     let (head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
+    let query = head.uri.query().unwrap_or_default().to_owned();
     match routes::find(head.method.as_str(), &path) {
         Ok((Operation::Events, _)) => return events(&head.headers, control),
         Ok((Operation::Capture, name)) => {
-            let (name, query) = (name.to_owned(), head.uri.query().unwrap_or_default().to_owned());
-            return capture(control, name, query, lasting).await;
+            return capture(control, name.to_owned(), query, lasting).await;
         }
         _ => {}
     }
     let answer = match read(body).await {
         Ok(body) => {
             let method = head.method.as_str().to_owned();
-            carry_out(move || routes::answer(&control, &method, &path, &body)).await
+            carry_out(move || routes::answer(&control, &method, &path, &query, &body)).await
         }
         Err(e) => Err(e),
     };

@@ -1,9 +1,29 @@
 //! The query of a URI: `key=value` pairs, percent-encoded (RFC 3986 section 2.1), `+` for a space as forms have it.
 
+use serde::de::DeserializeOwned;
+use serde_json::Map;
+
 use crate::api::ApiError;
+use crate::keys;
 
 /// Longest query, bytes.
 const QUERY_MAX: usize = 4096;
+
+/// Parses a query into a value with those keys. Values are texts.
+pub(super) fn parse<T: DeserializeOwned>(query: &str, allowed: &[&str]) -> Result<T, ApiError> {
+    let mut object = Map::new();
+    for (key, value) in pairs(query)? {
+        // An unknown key is refused as such below, at a bounded length.
+        if object.insert(key.clone(), value.into()).is_some() && allowed.contains(&key.as_str()) {
+            let message = format!("{key}: given twice");
+            return Err(ApiError::invalid("bad_query", message).key(key));
+        }
+    }
+    keys::parse(&object, allowed).map_err(|e| {
+        let code = if e.unknown { "unknown_key" } else { "bad_value" };
+        ApiError::invalid(code, e.message).key(e.key)
+    })
+}
 
 /// The pairs in their order. A key without `=` has an empty value.
 pub(super) fn pairs(query: &str) -> Result<Vec<(String, String)>, ApiError> {
@@ -57,5 +77,27 @@ mod tests {
             assert_eq!(pairs(query).unwrap_err().body.code, "bad_query", "{query}");
         }
         assert!(pairs(&"a".repeat(QUERY_MAX + 1)).is_err());
+    }
+
+    #[test]
+    fn keys_that_are_wrong_are_named() {
+        use crate::flows::{Cursor, FlowQuery, QUERY_KEYS};
+        let of = |query: &str| parse::<FlowQuery>(query, &QUERY_KEYS);
+        let query = of("addr=fd00%3A%3a100&&after=t5&").unwrap();
+        assert_eq!(query.addr, Some("fd00::100".parse().unwrap()));
+        assert_eq!(query.after, Some(Cursor::Flows(5)));
+        assert_eq!(of("").unwrap(), FlowQuery::default());
+        for (query, code, key, expected) in [
+            ("limit=1&limit=2", "bad_query", Some("limit"), "twice"),
+            ("limit", "bad_value", Some("limit"), "1 to 1000"),
+            ("limt=5", "unknown_key", Some("limt"), "did you mean limit?"),
+            ("%ff=1", "bad_query", None, "UTF-8"),
+            ("state=x", "bad_value", Some("state"), "unknown"),
+        ] {
+            let error = of(query).unwrap_err();
+            assert_eq!((error.status, error.body.code.as_str()), (400, code), "{query}");
+            assert_eq!(error.body.key.as_deref(), key, "{query}");
+            assert!(error.body.message.contains(expected), "{query}: {error}");
+        }
     }
 }

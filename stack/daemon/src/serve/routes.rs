@@ -5,11 +5,12 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::control::Control;
-use super::metrics;
+use super::{metrics, query};
 use crate::api::{
     ATTACH_KEYS, ApiError, AttachRequest, LEVEL_KEYS, LIMIT_KEYS, LevelRequest, LimitsRequest,
     PortsRequest,
 };
+use crate::flows::QUERY_KEYS;
 use crate::keys;
 use crate::settings::OPTION_KEYS;
 
@@ -50,6 +51,8 @@ pub(super) enum Operation {
     SetLimits,
     /// A container leaves.
     Detach,
+    /// The flows of a container.
+    Flows,
     /// Ports of a container are opened.
     Publish,
     /// Ports of a container are closed.
@@ -65,7 +68,7 @@ pub(super) enum Operation {
 }
 
 /// Method, path and operation of every route. `{name}` is the name of a container or a group.
-pub(super) const ROUTES: [(&str, &str, Operation); 15] = [
+pub(super) const ROUTES: &[(&str, &str, Operation)] = &[
     ("GET", "/healthz", Operation::Health),
     ("GET", "/metrics", Operation::Metrics),
     ("GET", "/openapi.json", Operation::OpenApi),
@@ -75,6 +78,7 @@ pub(super) const ROUTES: [(&str, &str, Operation); 15] = [
     ("GET", "/v1/containers/{name}", Operation::Show),
     ("PATCH", "/v1/containers/{name}", Operation::SetLimits),
     ("DELETE", "/v1/containers/{name}", Operation::Detach),
+    ("GET", "/v1/containers/{name}/flows", Operation::Flows),
     ("POST", "/v1/containers/{name}/ports", Operation::Publish),
     ("DELETE", "/v1/containers/{name}/ports", Operation::Unpublish),
     ("GET", "/v1/containers/{name}/capture", Operation::Capture),
@@ -91,6 +95,7 @@ pub(super) fn answer(
     control: &Control,
     method: &str,
     path: &str,
+    query: &str,
     body: &[u8],
 ) -> Result<Answer, ApiError> {
     let (operation, name) = find(method, path)?;
@@ -129,6 +134,7 @@ pub(super) fn answer(
             control.detach(name)?;
             json(200, &Value::Object(Map::new()))
         }
+        Operation::Flows => json(200, &control.flows(name, &query::parse(query, &QUERY_KEYS)?)?),
         Operation::Publish => {
             let request: PortsRequest = parse(body, &["publish"])?;
             json(200, &control.publish(name, &request.publish)?)

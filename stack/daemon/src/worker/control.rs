@@ -7,10 +7,11 @@ use std::thread;
 
 use skbudget_controller::{BudgetConfig, Instant, Level, Limits};
 use skbudget_stack::tap::CaptureWriter;
-use skbudget_stack::{FlowInfo, Tap, Undelivered};
+use skbudget_stack::{Tap, Undelivered};
 
 use super::report::Report;
 use super::{ContainerSlot, TurnCtx, Worker};
+use crate::flows::{Cursor, FlowPart};
 use crate::types::{BudgetId, ContainerSpec, DaemonError, Ended, Ports};
 
 /// Commands executed in one turn: many callers must not delay the containers.
@@ -52,8 +53,8 @@ pub(crate) enum Command {
     Publish { name: String, listeners: Ports<TcpListener>, reply: Sender<Result<(), DaemonError>> },
     /// Closes published ports, by their addresses on the host.
     Unpublish { name: String, ports: Vec<SocketAddr>, reply: Sender<Result<(), DaemonError>> },
-    /// Lists the container's flows.
-    Flows { name: String, reply: Sender<Result<Vec<FlowInfo>, DaemonError>> },
+    /// Lists a part of the container's flows.
+    Flows { name: String, from: Cursor, reply: Sender<Result<FlowPart, DaemonError>> },
     /// Counts the bytes acknowledged to the guest and not yet delivered.
     Undelivered { name: String, reply: Sender<Result<Undelivered, DaemonError>> },
     /// Returns what is known of a container that ended by itself.
@@ -112,8 +113,8 @@ impl Worker {
                 Command::Unpublish { name, ports, reply } => {
                     let _ = reply.send(self.unpublish(&name, &ports, now));
                 }
-                Command::Flows { name, reply } => {
-                    let _ = reply.send(self.flows(&name));
+                Command::Flows { name, from, reply } => {
+                    let _ = reply.send(self.flows(&name, from, now));
                 }
                 Command::Undelivered { name, reply } => {
                     let _ = reply.send(self.undelivered(&name));
@@ -179,13 +180,6 @@ impl Worker {
         // After its turn the budget is polled: higher limits may have room for waiters.
         self.schedule.activate(index);
         Ok(())
-    }
-
-    /// Every flow of the container.
-    fn flows(&self, name: &str) -> Result<Vec<FlowInfo>, DaemonError> {
-        let index = self.find(name)?;
-        let slot = self.containers[index].as_ref();
-        Ok(slot.map(|slot| slot.stack.flows()).unwrap_or_default())
     }
 
     /// Bytes acknowledged to the guest that would be lost if the container were removed now.
