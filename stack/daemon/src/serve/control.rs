@@ -49,7 +49,7 @@ pub(super) struct Control {
     /// In force. Replaced whole when the file is read again.
     config: Mutex<Arc<ServeConfig>>,
     /// What needs privileges.
-    privileged: Privileged,
+    pub(super) privileged: Privileged,
     containers: Mutex<BTreeMap<String, Entry>>,
     /// Number in the subnet of the container that was attached last without an address.
     last_number: AtomicU32,
@@ -57,6 +57,8 @@ pub(super) struct Control {
     pub(super) events: Events,
     /// Those that clients follow.
     pub(super) captures: Captures,
+    /// Processes that served the containers before this one, and ended without an order.
+    pub(super) restarts: u64,
 }
 
 /// An attached container.
@@ -86,7 +88,12 @@ pub(super) struct Origin {
 }
 
 impl Control {
-    pub(super) fn new(daemon: Daemon, config: ServeConfig, privileged: Privileged) -> Self {
+    pub(super) fn new(
+        daemon: Daemon,
+        config: ServeConfig,
+        privileged: Privileged,
+        restarts: u64,
+    ) -> Self {
         Self {
             daemon,
             config: Mutex::new(Arc::new(config)),
@@ -95,6 +102,7 @@ impl Control {
             last_number: AtomicU32::new(0),
             events: Events::default(),
             captures: Captures::default(),
+            restarts,
         }
     }
 

@@ -35,7 +35,7 @@ impl Rig {
         let config = ServeConfig::parse("test", config).unwrap();
         let (host, groups) = (config.host, config.groups.clone());
         let daemon = Daemon::new(DaemonConfig { host, groups, ..DaemonConfig::default() }).unwrap();
-        let control = Arc::new(Control::new(daemon, config, Privileged::Here(Mutex::default())));
+        let control = Arc::new(Control::new(daemon, config, Privileged::Here(Mutex::default()), 0));
         let listener = UnixListener::bind(&path).unwrap();
         Self { path, server: Some(Server::start(listener, control).unwrap()) }
     }

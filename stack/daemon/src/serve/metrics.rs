@@ -17,8 +17,8 @@ pub(super) const TEXT: &str = "text/plain; version=0.0.4";
 /// Of every series: the exporter ignores it.
 static METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
 
-/// The stats as text.
-pub(super) fn render(stats: &Stats) -> String {
+/// The stats as text. `restarts`: processes that served the containers before this one.
+pub(super) fn render(stats: &Stats, restarts: u64) -> String {
     let out = Series { recorder: PrometheusBuilder::new().build_recorder() };
     out.meter("host", "all containers", &[], &stats.host);
     for group in &stats.groups {
@@ -40,6 +40,8 @@ pub(super) fn render(stats: &Stats) -> String {
     out.gauge("skbudget_pool_bytes", help, &[], stats.pool_bytes);
     let help = "Containers attached";
     out.gauge("skbudget_containers", help, &[], stats.containers.len() as u64);
+    let help = "Ends of the process that serves the containers; each costs their connections";
+    out.counter("skbudget_relay_restarts_total", help, &[], restarts);
     out.recorder.handle().render()
 }
 
@@ -230,7 +232,7 @@ mod tests {
 
     #[test]
     fn every_series_has_a_type_a_help_and_one_value() {
-        let text = render(&stats());
+        let text = render(&stats(), 3);
         let (mut types, mut helps, mut seen) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
         for line in text.lines().filter(|line| !line.is_empty()) {
             if let Some(rest) = line.strip_prefix("# TYPE ") {

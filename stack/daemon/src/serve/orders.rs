@@ -4,16 +4,15 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::privileged::Record;
+use crate::api::LevelRequest;
 
 /// From the parent to the relay.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Order {
-    /// With the text of the config, if there is one: start the workers. `first`: attach the config's containers,
-    /// because no relay has run before this one.
-    Start { workers: usize, first: bool },
-    /// With its device: serve this container again.
-    Restore { name: String, record: Box<Record> },
+    /// With the text of the config, if there is one: start the workers. `restarts`: relays that ended without an order
+    /// before this one; the first one attaches the config's containers. `levels`: limits that clients have given groups
+    /// and the host.
+    Start { workers: usize, restarts: u64, levels: Vec<(String, LevelRequest)> },
     /// With the control socket: serve clients. The relay reports `Serving`.
     Serve,
     /// Use these name servers of the host from now on.

@@ -81,28 +81,28 @@ pub(super) fn run(
     signals: &SignalFd,
 ) -> Result<u8, Failure> {
     let mut keeper = Keeper::default();
-    let mut deaths: Vec<Instant> = Vec::new();
+    let (mut deaths, mut restarts): (Vec<Instant>, u64) = (Vec::new(), 0);
     loop {
         let mut relay = Relay::start(&setup)
             .map_err(|e| Failure::other(format!("start the relay process: {e}")))?;
-        let first = deaths.is_empty();
-        let begun = relay.begin(&setup, first, &keeper, socket);
+        let begun = relay.begin(&setup, restarts, &keeper, socket);
         // A relay that ended meanwhile reported the reason, which is read below.
         if let Err(e) = begun {
             tracing::info!("relay: {e}");
         }
-        let status = match relay.watch(&mut setup, signals, &mut keeper, first) {
+        let status = match relay.watch(&mut setup, signals, &mut keeper, restarts == 0) {
             Ok(End::Done(result)) => return result.map(|()| 0),
             Ok(End::Died(status)) => status,
             Err(e) => return Err(Failure::other(format!("serve: {e}"))),
         };
         let how = describe(status);
-        keeper.forget_unrecorded();
+        keeper.start_again();
         deaths.retain(|at| at.elapsed() < DEATHS_WITHIN);
         if deaths.len() >= DEATHS_MAX {
             return Err(Failure::other(format!("the relay process ended {how}, again and again")));
         }
         deaths.push(Instant::now());
+        restarts += 1;
         let containers = keeper.len();
         tracing::error!(
             "the relay process ended {how}: a new one serves the {containers} containers"
@@ -151,20 +151,17 @@ impl Relay {
         Ok(Self { process, orders, requests, servers, failure: None, until: None })
     }
 
-    /// Hands over the config, the containers and the control socket.
+    /// Hands over the config and the control socket. The relay requests the containers.
     fn begin(
         &mut self,
         setup: &Setup<'_>,
-        first: bool,
+        restarts: u64,
         keeper: &Keeper,
         socket: &ControlSocket,
     ) -> io::Result<()> {
-        self.send_with_config(&Order::Start { workers: setup.workers, first }, setup)?;
+        let (workers, levels) = (setup.workers, keeper.levels());
+        self.send_with_config(&Order::Start { workers, restarts, levels }, setup)?;
         self.hand_over_servers()?;
-        for (name, record, device) in keeper.recorded() {
-            let order = Order::Restore { name: name.to_owned(), record: Box::new(record.clone()) };
-            self.orders.send(&order, &[device])?;
-        }
         self.orders.send(&Order::Serve, &[socket.listener()?.as_fd()])
     }
 

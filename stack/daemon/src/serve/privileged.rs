@@ -14,7 +14,7 @@ use skbudget_stack::Tap;
 
 use super::control::Origin;
 use super::target::{Netns, NetnsId, Place};
-use crate::api::AttachRequest;
+use crate::api::{AttachRequest, LevelRequest};
 use crate::attach::{AttachError, GuestNet};
 use crate::channel::ControlChannel;
 use crate::cli::{Protocol, PublishArg};
@@ -33,8 +33,13 @@ pub(super) enum Request {
     MakeDevice { name: String, ifname: String, guest: Box<GuestNet> },
     /// The container is served, or was changed: a new relay serves it as recorded. Answer: `Done`.
     Record { name: String, record: Box<Record> },
+    /// A client has changed the limits of a group, or of the host: a new relay gets them. `None`: they are those of the
+    /// config again. Answer: `Done`.
+    RecordLevel { name: String, limits: Option<LevelRequest> },
     /// The container is not served any more: the parent closes its device. Answer: `Done`.
     Forget { name: String },
+    /// The next container that an earlier relay served. Answer: `Container`, with its device, or `Done` after the last.
+    NextContainer,
     /// Binds a port of the host. Answer: `Done`, with the socket.
     Bind { protocol: Protocol, addr: SocketAddr },
 }
@@ -54,6 +59,8 @@ pub(super) struct Record {
 pub(super) enum Reply {
     /// The descriptor is that of a network namespace.
     Netns { id: NetnsId, is_own: bool },
+    /// A container to be served again. The descriptor is its device.
+    Container { name: String, record: Box<Record> },
     /// It is done.
     Done,
     /// It is refused, or the kernel refused a step. Nothing of it remains.
@@ -95,11 +102,31 @@ impl Privileged {
         }
     }
 
+    /// The next container that an earlier relay served, with its device. `None`: that was the last one. Each is
+    /// requested, because thousands of them do not fit the socket, and to serve one takes requests.
+    pub(super) fn next_container(&self) -> io::Result<Option<(String, Record, OwnedFd)>> {
+        match self.request(&Request::NextContainer, None) {
+            Ok((Reply::Container { name, record }, Some(device))) => {
+                Ok(Some((name, *record, device)))
+            }
+            Ok((Reply::Done, None)) => Ok(None),
+            other => Err(unexpected(other.map(|(reply, _)| reply)).source),
+        }
+    }
+
     /// Records how a container is served. A failure costs the container only if this process ends without an order.
     pub(super) fn record(&self, name: &str, record: Record) {
         let request = Request::Record { name: name.to_owned(), record: Box::new(record) };
         if let Err(e) = self.done(&request) {
             tracing::warn!(container = %name, "not recorded: {e}");
+        }
+    }
+
+    /// Records the limits that a client has given a group, or the host; `None`: it has those of the config.
+    pub(super) fn record_level(&self, name: &str, limits: Option<LevelRequest>) {
+        let request = Request::RecordLevel { name: name.to_owned(), limits };
+        if let Err(e) = self.done(&request) {
+            tracing::warn!("limits of {name}: not recorded: {e}");
         }
     }
 

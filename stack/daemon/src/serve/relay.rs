@@ -69,7 +69,7 @@ fn serve(
     options: Vec<OsString>,
 ) -> Result<(), Failure> {
     let args = arguments(options)?;
-    let (Order::Start { workers, first }, fds) = next(orders)? else {
+    let (Order::Start { workers, restarts, levels }, fds) = next(orders)? else {
         return Err(Failure::other("relay: the first order is not to start"));
     };
     let config = read_config(&args, fds.into_iter().next())?;
@@ -85,12 +85,19 @@ fn serve(
     let daemon = Daemon::new(daemon).map_err(|e| failed(&e))?;
     let containers = config.containers.clone();
     let privileged = Privileged::Parent(Mutex::new(requests));
-    let control = Arc::new(Control::new(daemon, config, privileged));
+    let control = Arc::new(Control::new(daemon, config, privileged, restarts));
     let reader = read_events(Arc::clone(&control), happened).map_err(|e| failed(&e))?;
-    let listener = restore(orders, &control, &servers)?;
-    if first {
+    // Before the containers, which are charged to them.
+    for (name, limits) in levels {
+        if let Err(e) = control.set_level(&name, limits) {
+            tracing::warn!("limits of {name}: those of the config are in force: {e}");
+        }
+    }
+    restore(&control)?;
+    if restarts == 0 {
         containers.into_iter().for_each(|request| control.attach_configured(request));
     }
+    let listener = control_socket(orders, &servers)?;
     // After the containers of the config: a client finds all of them.
     let server = Server::start(listener, Arc::clone(&control)).map_err(|e| failed(&e))?;
     orders.send(&Report::Serving, &[]).map_err(|e| failed(&e))?;
@@ -125,18 +132,11 @@ fn read_config(args: &ServeArgs, text: Option<OwnedFd>) -> Result<ServeConfig, F
     ServeConfig::parse(&path.display().to_string(), &text)
 }
 
-/// Serves the containers of an earlier relay again, until the order to serve clients. Returns the control socket.
-fn restore(
-    orders: &ControlChannel,
-    control: &Control,
-    servers: &HostServers,
-) -> Result<UnixListener, Failure> {
+/// Waits for the order to serve clients. Returns the control socket.
+fn control_socket(orders: &ControlChannel, servers: &HostServers) -> Result<UnixListener, Failure> {
     loop {
         let (order, fds) = next(orders)?;
         match (order, fds.into_iter().next()) {
-            (Order::Restore { name, record }, Some(device)) => {
-                restore_one(control, &name, record, device);
-            }
             (Order::Serve, Some(socket)) => return Ok(UnixListener::from(socket)),
             (Order::NameServers { servers: new }, _) => servers.set(new),
             (Order::Stop | Order::Interrupt, _) => {
@@ -147,14 +147,28 @@ fn restore(
     }
 }
 
+/// Serves the containers of an earlier relay again.
+fn restore(control: &Control) -> Result<(), Failure> {
+    while let Some((name, record, device)) =
+        control.privileged.next_container().map_err(|e| failed(&e))?
+    {
+        restore_one(control, &name, record, device);
+    }
+    Ok(())
+}
+
 /// Serves one container again. One that cannot be served loses its device.
-fn restore_one(control: &Control, name: &str, record: Box<Record>, device: OwnedFd) {
+fn restore_one(control: &Control, name: &str, record: Record, device: OwnedFd) {
     let restored = Tap::from_fd(device)
         .map_err(|e| e.to_string())
         .and_then(|tap| control.restore(name, record, tap).map(drop).map_err(|e| e.body.message));
     match restored {
         Ok(()) => tracing::info!(container = %name, "served again"),
-        Err(e) => tracing::warn!(container = %name, "not served again: {e}"),
+        Err(e) => {
+            tracing::error!(container = %name, "not served again: {e}");
+            // Otherwise its kernel would send to a device that no process reads.
+            control.privileged.forget(name);
+        }
     }
 }
 

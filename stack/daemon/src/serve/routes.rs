@@ -108,7 +108,7 @@ pub(super) fn answer(
             .to_owned(),
         }),
         Operation::Metrics => {
-            let body = metrics::render(&control.stats(None)?);
+            let body = metrics::render(&control.stats(None)?, control.restarts);
             Ok(Answer { status: 200, kind: metrics::TEXT, body })
         }
         Operation::OpenApi => Ok(Answer { status: 200, kind: JSON, body: OPENAPI.to_owned() }),

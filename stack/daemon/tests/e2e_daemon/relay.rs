@@ -126,6 +126,34 @@ fn a_container_that_was_detached_or_has_ended_does_not_return() {
 
 #[test]
 #[ignore = "needs root and /dev/net/tun"]
+fn limits_of_groups_outlive_it_and_its_end_is_counted() {
+    let file = std::env::temp_dir().join(unique("config"));
+    fs::write(&file, "[host]\nhard = \"1GiB\"\n[[group]]\nname = \"shop\"\nhard = \"64MiB\"\n")
+        .unwrap();
+    let daemon = Running::start(&["--config", file.to_str().unwrap()]);
+    let web = Netns::new();
+    daemon.run(&["attach", "web", "--netns", &web.path(), "--group", "shop", "--hard", "16MiB"]);
+    daemon.run(&["set", "@shop", "hard=32MiB"]);
+    daemon.run(&["set", "@host", "hard=512MiB"]);
+    let has = |line: &str| daemon.get("/metrics").lines().any(|found| found == line);
+    assert!(has("skbudget_relay_restarts_total 0"));
+    kill_relay(&daemon);
+    assert!(has("skbudget_relay_restarts_total 1"));
+    assert!(has(&format!("skbudget_group_hard_bytes{{group=\"shop\"}} {}", 32 << 20)));
+    assert!(has(&format!("skbudget_host_hard_bytes {}", 512 << 20)));
+    // The file has other limits now: they replace those of the client.
+    fs::write(&file, "[host]\nhard = \"1GiB\"\n[[group]]\nname = \"shop\"\nhard = \"48MiB\"\n")
+        .unwrap();
+    daemon.signal("HUP");
+    until(|| has(&format!("skbudget_group_hard_bytes{{group=\"shop\"}} {}", 48 << 20)));
+    kill_relay(&daemon);
+    assert!(has(&format!("skbudget_group_hard_bytes{{group=\"shop\"}} {}", 48 << 20)));
+    fs::remove_file(&file).unwrap();
+    daemon.end();
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
 fn one_that_ends_again_and_again_ends_the_daemon() {
     let mut daemon = Running::start(&[]);
     let mut last = 0;

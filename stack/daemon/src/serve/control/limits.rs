@@ -82,6 +82,7 @@ impl Control {
         })?;
         let limits = ordered(hard, request.soft, request.low).map_err(|e| refused(&e))?;
         self.daemon.set_level(group, limits.into()).map_err(|e| failed(&e))?;
+        self.privileged.record_level(name, Some(request));
         self.events.add("limits_changed", json!({ "group": name }));
         Ok(self.daemon.groups().into_iter().find(|report| Some(report.name.as_str()) == group))
     }

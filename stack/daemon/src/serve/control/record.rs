@@ -16,10 +16,10 @@ impl Control {
     pub(in crate::serve) fn restore(
         &self,
         name: &str,
-        record: Box<Record>,
+        record: Record,
         tap: Tap,
     ) -> Result<ContainerInfo, ApiError> {
-        let Record { request, origin, netns } = *record;
+        let Record { request, origin, netns } = record;
         let AttachRequest { pid, netns: path, ifname, address, group, options, .. } = request;
         let config = self.config();
         let scope = config.scope(group.as_deref());

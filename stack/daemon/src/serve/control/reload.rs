@@ -155,8 +155,10 @@ impl Control {
                 return;
             }
             let set = self.daemon.set_level(group, *limits).map_err(|e| e.to_string());
-            if !report.note(&format!("limits of {}", group.unwrap_or(HOST)), set) {
-                *limits = before;
+            let name = group.unwrap_or(HOST);
+            match report.note(&format!("limits of {name}"), set) {
+                true => self.privileged.record_level(name, None),
+                false => *limits = before,
             }
         };
         if let (Some(before), Some(limits)) = (old.host, &mut config.host) {

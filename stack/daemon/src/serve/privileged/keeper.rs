@@ -1,16 +1,18 @@
 //! Carries out the requests, in the parent. Each is checked here: the process that sends it exchanges bytes with
 //! containers, which may have taken it over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::unistd::geteuid;
 
 use super::{Record, Reply, Request, rootless};
+use crate::api::LevelRequest;
 use crate::attach::{self, AttachError, GuestNet};
 use crate::cli::{Protocol, parse_name};
+use crate::levels::GROUPS_MAX;
 use crate::listener;
 use crate::serve::target::{self, Netns, Place};
 
@@ -24,6 +26,10 @@ const DEVICES_MAX: usize = 1 << 15;
 #[derive(Debug, Default)]
 pub(in crate::serve) struct Keeper {
     containers: BTreeMap<String, Kept>,
+    /// Limits that clients have given groups and the host.
+    levels: BTreeMap<String, LevelRequest>,
+    /// The containers that the relay has not requested yet.
+    waiting: VecDeque<String>,
 }
 
 #[derive(Debug)]
@@ -42,19 +48,15 @@ impl Keeper {
         self.containers.len()
     }
 
-    /// The containers that were served: name, how, and device.
-    pub(in crate::serve) fn recorded(
-        &self,
-    ) -> impl Iterator<Item = (&str, &Record, BorrowedFd<'_>)> {
-        let kept = self.containers.iter();
-        kept.filter_map(|(name, kept)| {
-            Some((&**name, kept.record.as_deref()?, kept.device.as_fd()))
-        })
+    /// A new relay requests the containers from the first one on.
+    pub(in crate::serve) fn start_again(&mut self) {
+        self.containers.retain(|_, kept| kept.record.is_some());
+        self.waiting = self.containers.keys().cloned().collect();
     }
 
-    /// Closes the devices of containers that were not served when the relay ended.
-    pub(in crate::serve) fn forget_unrecorded(&mut self) {
-        self.containers.retain(|_, kept| kept.record.is_some());
+    /// The limits that clients have given groups and the host.
+    pub(in crate::serve) fn levels(&self) -> Vec<(String, LevelRequest)> {
+        self.levels.iter().map(|(name, limits)| (name.clone(), *limits)).collect()
     }
 
     /// Checks a request and carries it out.
@@ -66,6 +68,8 @@ impl Keeper {
             }
             Request::Bind { protocol, addr } => bind(protocol, addr),
             Request::Record { name, record } => self.record(&name, record),
+            Request::RecordLevel { name, limits } => self.record_level(name, limits),
+            Request::NextContainer => self.next_container(),
             Request::Forget { name } => {
                 self.containers.remove(&name);
                 Ok((Reply::Done, None))
@@ -111,6 +115,35 @@ impl Keeper {
     fn record(&mut self, name: &str, record: Box<Record>) -> Result<Done, AttachError> {
         let kept = self.containers.get_mut(name).ok_or_else(|| refused("no such container"))?;
         kept.record = Some(record);
+        Ok((Reply::Done, None))
+    }
+
+    fn next_container(&mut self) -> Result<Done, AttachError> {
+        while let Some(name) = self.waiting.pop_front() {
+            let Some(Kept { device, record: Some(record) }) = self.containers.get(&name) else {
+                continue;
+            };
+            let device = device.try_clone().map_err(unchecked)?;
+            let record = record.clone();
+            return Ok((Reply::Container { name, record }, Some(device)));
+        }
+        Ok((Reply::Done, None))
+    }
+
+    fn record_level(
+        &mut self,
+        name: String,
+        limits: Option<LevelRequest>,
+    ) -> Result<Done, AttachError> {
+        let Some(limits) = limits else {
+            self.levels.remove(&name);
+            return Ok((Reply::Done, None));
+        };
+        // The host is one more.
+        if self.levels.len() > GROUPS_MAX && !self.levels.contains_key(&name) {
+            return Err(refused("too many groups"));
+        }
+        self.levels.insert(name, limits);
         Ok((Reply::Done, None))
     }
 }
