@@ -45,6 +45,8 @@ pub struct ContainerConfig {
     pub host_name: Option<String>,
     /// Search domains of the guest's resolver, in DHCP and router advertisements.
     pub search: Vec<String>,
+    /// The other addresses of the subnet are those of other containers.
+    pub siblings: bool,
     /// The gateway's addresses reach the host's 127.0.0.1 and ::1.
     pub host_loopback: bool,
     /// The name servers that the forwarder at `dns_ip` uses; `None`: those of the host.
@@ -139,6 +141,8 @@ pub(crate) enum NoRoute {
     Refused,
     /// Answered with ICMP host unreachable.
     Unreachable,
+    /// Another container's address: no host socket leads there.
+    Sibling,
 }
 
 impl ContainerConfig {
@@ -157,6 +161,7 @@ impl ContainerConfig {
             offload,
             host_name: None,
             search: Vec::new(),
+            siblings: false,
             host_loopback: true,
             name_servers: None,
             name_server: None,
@@ -232,16 +237,22 @@ impl ContainerConfig {
             },
             // Only the forwarder answers there, and the address is ours: refused, not unreachable.
             IpAddr::V4(ip) if ip == self.dns_ip => self.route_to_name_server(to.port()),
-            // Another host of the subnet does not exist: only the guest and the gateway are on this link.
-            IpAddr::V4(ip) if self.in_subnet(ip) => Err(NoRoute::Unreachable),
+            // Another host of the subnet does not exist, unless it is a container.
+            IpAddr::V4(ip) if self.in_subnet(ip) => Err(self.within_subnet(ip == self.guest_ip)),
             IpAddr::V4(_) => Ok(to),
             IpAddr::V6(ip) => match &self.ipv6 {
                 Some(net) if net.dns == ip => self.route_to_name_server(to.port()),
                 Some(net) if net.is_ours(ip) => Err(NoRoute::Refused),
-                Some(net) if !net.contains(ip) && !ip.is_unicast_link_local() => Ok(to),
+                Some(net) if net.contains(ip) => Err(self.within_subnet(ip == net.guest)),
+                Some(_) if !ip.is_unicast_link_local() => Ok(to),
                 _ => Err(NoRoute::Unreachable),
             },
         }
+    }
+
+    /// The answer for an address of the subnet that is not ours. `own`: it is the guest's.
+    fn within_subnet(&self, own: bool) -> NoRoute {
+        if self.siblings && !own { NoRoute::Sibling } else { NoRoute::Unreachable }
     }
 
     fn route_to_name_server(&self, port: u16) -> Result<SocketAddr, NoRoute> {

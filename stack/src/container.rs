@@ -47,6 +47,7 @@ mod random;
 mod rate_limit;
 mod ready;
 mod service;
+pub(crate) mod siblings;
 mod timers;
 
 pub use admission::NotAccepted;
@@ -62,6 +63,7 @@ use neighbour::Neighbour;
 use random::Random;
 use rate_limit::RateLimits;
 use ready::ReadyList;
+use siblings::SiblingQueue;
 use timers::FlowTimers;
 
 /// Bytes moved in one turn. `pressure.rs` has the bound of flows, and the reason for both.
@@ -89,6 +91,7 @@ pub struct Container {
     forwarder: Forwarder,
     leases: Leases,
     outbox: Outbox,
+    siblings: SiblingQueue,
     neighbour: Neighbour,
     limits: RateLimits,
     /// Spreads retry times, quotas and ports.
@@ -114,6 +117,7 @@ impl Container {
             forwarder: Forwarder::new(config.secret),
             leases: Leases::default(),
             outbox: Outbox::default(),
+            siblings: SiblingQueue::default(),
             neighbour: Neighbour::default(),
             limits: RateLimits::default(),
             random: Random::new(config.secret[0]),
@@ -213,7 +217,12 @@ impl Container {
             // The next four end TCP with the guest. The flow lives on as an orphan until the host's peer has all bytes
             // (K11).
             Disposition::Reset => return self.outlive_guest(cx, flow, Close::Reset),
-            Disposition::Abort => return self.abort(cx, flow),
+            Disposition::Abort => {
+                if let Some(sibling) = flow.host.sibling_mut() {
+                    sibling.silent = !flow.tcb.is_answered();
+                }
+                return self.abort(cx, flow);
+            }
             Disposition::TimeWait => {
                 self.enter_time_wait(cx, &flow);
                 return self.outlive_guest(cx, flow, Close::Graceful);
@@ -221,6 +230,7 @@ impl Container {
             Disposition::Closed => return self.outlive_guest(cx, flow, Close::Graceful),
         }
         self.mark(flow.id.index);
+        self.note_sibling(&mut flow);
         self.flows.put(flow);
     }
 

@@ -127,6 +127,8 @@ stats! {
     PassiveOpens,
     ActiveOpens,
     HostConnectFailed,
+    /// Connections to addresses of the subnet that no container has, or one that this container does not see.
+    SiblingUnreachable,
     OutRsts,
     EstabResets,
     /// Segments outside the window, answered with a rate-limited ACK.

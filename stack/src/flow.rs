@@ -40,11 +40,40 @@ impl GuestProbes {
     }
 }
 
+/// A flow of a container of the same loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SiblingFlow {
+    /// Index of the container in the loop.
+    pub(crate) container: u32,
+    pub(crate) flow: FlowId,
+}
+
+/// The other end of a flow between two containers, in place of a host socket.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sibling {
+    /// `None`: not open yet, or over.
+    pub(crate) other: Option<SiblingFlow>,
+    /// On the container's list of flows with an event for siblings.
+    pub(crate) due: bool,
+    /// The budget refused memory for data of the other end.
+    pub(crate) refused: bool,
+    /// The guest did not answer the SYN.
+    pub(crate) silent: bool,
+}
+
+/// The other end of a flow.
+#[derive(Debug)]
+pub(crate) enum Far {
+    /// A host socket, and the address to which it is connected.
+    Host(SocketAddr),
+    /// A flow of another container.
+    Sibling(Sibling),
+}
+
 /// The host side of a flow.
 #[derive(Debug)]
 pub(crate) struct HostSide {
-    /// Address to which the host side connects.
-    pub(crate) to: SocketAddr,
+    pub(crate) far: Far,
     /// connect(2) has completed.
     pub(crate) open: bool,
     /// Readiness of the socket, as last reported.
@@ -108,9 +137,19 @@ impl HostSide {
         self.broken || self.error.is_some()
     }
 
-    pub(crate) fn new(to: SocketAddr, caps: HostCaps, open: bool) -> Self {
+    /// The other end, if it is a flow of another container.
+    pub(crate) fn sibling(&self) -> Option<Sibling> {
+        if let Far::Sibling(sibling) = self.far { Some(sibling) } else { None }
+    }
+
+    /// As [`Self::sibling`], mutable.
+    pub(crate) fn sibling_mut(&mut self) -> Option<&mut Sibling> {
+        if let Far::Sibling(sibling) = &mut self.far { Some(sibling) } else { None }
+    }
+
+    pub(crate) fn new(far: Far, caps: HostCaps, open: bool) -> Self {
         Self {
-            to,
+            far,
             open,
             ready: Ready::default(),
             broken: false,

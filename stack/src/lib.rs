@@ -39,7 +39,7 @@
 //!
 //! ```text
 //! io < pressure < schedule < queue < sizes < config < counters < wire < tcp < flow < udp < dns < dhcp < relay
-//!    < container < tap < fuzz
+//!    < container < siblings < tap < fuzz
 //! ```
 //!
 //! `io` has the traits of both ends and the device header, `pressure` the bounds over soft, `schedule` the order of the
@@ -47,7 +47,7 @@
 //! one connection with the guest, `flow` a connection with its host socket and the tables of all, `udp` has the
 //! mappings of the guest's UDP ports and echo requests, `dns` the questions of the DNS forwarder, `dhcp` the lease
 //! of the guest's address, `relay` moves bytes between a flow's two ends, `container` is the only module that knows the
-//! order of things.
+//! order of things, `siblings` the containers of one loop that reach each other.
 //!
 //! # How a flow ends
 //!
@@ -60,7 +60,7 @@
 //!
 //! # Where memory is charged
 //!
-//! In `queue/receive`, `queue/send`, `container/admission` (the reservation), `relay/host_caps` (of host sockets),
+//! In `queue/receive`, `queue/send`, `queue/pass` (moves a charge between containers), `container/admission` (the reservation), `relay/host_caps` (of host sockets),
 //! `flow/syn_backlog` and `flow/time_wait` (small fixed entries), `wire/reassembly` (fragments), `udp` (mappings with
 //! the caps of their sockets), `udp/outbox` (datagrams of a turn) and `dns` (questions with their sockets), in the
 //! daemon's `worker/add` and `worker/live` (device queues, and backlogs of published ports, H6), and at no other
@@ -134,6 +134,7 @@ mod pressure;
 mod queue;
 mod relay;
 pub mod schedule;
+mod siblings;
 mod sizes;
 pub mod tap;
 mod tcp;
@@ -145,6 +146,7 @@ mod wire;
 pub use skbudget_controller as controller;
 
 pub use config::{Algorithm, ContainerConfig, Ipv6Net};
+pub use container::siblings::Pair;
 pub use container::{
     Container, ContainerStats, Ctx, FlowInfo, MappingInfo, NotAccepted, Undelivered, WakeKey,
 };
@@ -153,7 +155,9 @@ pub use io::vnet::{self, VnetHdr};
 pub use io::{Close, Device, FlowId, Host, HostCaps, HostError, Ready};
 pub use pressure::Throttle;
 pub use queue::chunk::{self, ChunkPool};
+pub use queue::pass::Budgets;
 pub use schedule::Schedule;
+pub use siblings::{Loop, Siblings};
 pub use sizes::HOST_FLOOR;
 pub use tap::Tap;
 pub use udp::PUBLISHED_BYTES as PUBLISHED_UDP_BYTES;

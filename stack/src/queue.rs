@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use skbudget_controller::{Budget, Counter, Instant, Ledger, MemberId};
 
 pub mod chunk;
+pub(crate) mod pass;
 pub(crate) mod ranges;
 pub(crate) mod receive;
 pub(crate) mod send;

@@ -30,6 +30,7 @@ pub(crate) mod ecn;
 mod input;
 mod keepalive;
 mod output;
+mod pass;
 mod pmtu;
 mod rack;
 pub(crate) mod rcv;

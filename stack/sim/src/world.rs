@@ -2,6 +2,7 @@
 
 mod inspect;
 mod node;
+mod siblings;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use skbudget_controller::{Budget, Instant, Level, Refusal, ShareClock};
 use skbudget_seed::Rng;
 use skbudget_stack::schedule::{Schedule, Step, Used};
-use skbudget_stack::{Container, FlowId, HostCaps, Throttle, WakeKey};
+use skbudget_stack::{Container, FlowId, HostCaps, Siblings, Throttle, WakeKey};
 
 use crate::event_queue::{Event, What};
 use crate::frame::Frame;
@@ -51,6 +52,7 @@ pub struct World {
     nodes: Vec<Node>,
     /// Containers are named by their place in `nodes`, budgets by theirs in `budgets`.
     schedule: Schedule,
+    siblings: Siblings,
     /// The level above the budgets, if there is one.
     level: Option<Arc<Level>>,
     share_clock: ShareClock,
@@ -74,6 +76,7 @@ impl World {
             budgets: Vec::new(),
             nodes: Vec::new(),
             schedule: Schedule::default(),
+            siblings: Siblings::default(),
             level: None,
             share_clock: ShareClock::default(),
             outbox: Vec::new(),
@@ -101,6 +104,7 @@ impl World {
         let index = self.nodes.len();
         let member = self.budgets[budget.0].add_member(container.dev_queue_bytes)?;
         host.set_now(self.common.now);
+        self.siblings.add(index, &container, "default");
         self.nodes.push(Node {
             index,
             container: Container::new(container, member),
@@ -245,13 +249,20 @@ impl World {
 
     /// Runs a container's stack, and before it the device unless the container was only woken.
     fn run_container(&mut self, index: usize, device: bool) {
+        let node = &mut self.nodes[index];
+        self.stats.turns += 1;
+        self.touched.push(index);
+        let frames_left =
+            device && node.take_frames(&mut self.common, &mut self.budgets[node.budget]);
+        // Before the stack's turn: one ACK then acknowledges the data and opens the window again.
+        let passes_left = self.run_siblings(index);
+        let node = &mut self.nodes[index];
+        let budget = &mut self.budgets[node.budget];
+        let more = node.with(&mut self.common, budget, Container::turn);
+        let more = self.has_sibling_work(index) || passes_left || frames_left || more;
         let Self { common, budgets, nodes, schedule, .. } = self;
         let node = &mut nodes[index];
         let budget = &mut budgets[node.budget];
-        self.stats.turns += 1;
-        self.touched.push(index);
-        let frames_left = device && node.take_frames(common, budget);
-        let more = node.with(common, budget, Container::turn);
         schedule.poll_budget(node.budget);
         let used = Used {
             // The loop takes no time in this world: only memory, links and pauses of admissions slow a flow down.
@@ -263,7 +274,7 @@ impl World {
             node.container.hold_admissions(until);
         }
         let deadline = node.container.next_deadline().map(|at| due_after(common.now, at));
-        schedule.finish(index, deadline, frames_left || more);
+        schedule.finish(index, deadline, more);
     }
 
     /// Publishes the shares of the level above the budgets, and polls all budgets if memory was released there.
@@ -340,11 +351,15 @@ impl World {
     /// Ends a container: aborts its flows and removes it from its budget.
     pub fn stop(&mut self, id: NodeId) {
         let node = &mut self.nodes[id.0];
-        if !std::mem::take(&mut node.alive) {
+        if !node.alive {
             return;
         }
         let budget = &mut self.budgets[node.budget];
         node.with(&mut self.common, budget, Container::abort_all);
+        self.remove_sibling(id.0);
+        let node = &mut self.nodes[id.0];
+        let budget = &mut self.budgets[node.budget];
+        node.alive = false;
         budget.remove_member(node.container.member(), self.common.now);
         node.device.drain(..).for_each(|frame| self.common.frames.give(frame));
         self.schedule.remove_container(id.0);

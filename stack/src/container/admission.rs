@@ -12,7 +12,7 @@ use super::{Container, Ctx};
 use crate::config::NoRoute;
 use crate::counters::Stat;
 use crate::flow::syn_backlog::Pushed;
-use crate::flow::{Flow, HostSide};
+use crate::flow::{Far, Flow, HostSide};
 use crate::io::{FlowId, HostCaps};
 use crate::relay;
 use crate::sizes::HOST_FLOOR;
@@ -47,9 +47,11 @@ impl Container {
         }
         // Before queueing: an entry in the queue and a charge would be spent on a SYN that cannot succeed.
         match self.config.route(tuple.remote()) {
-            Ok(_) if tuple.remote().port() != 0 => {}
+            Ok(_) | Err(NoRoute::Sibling) if tuple.remote().port() != 0 => {}
             // Port 0 is reserved: no listener can have it (RFC 6335 section 6).
-            Ok(_) | Err(NoRoute::Refused) => return self.refuse(cx, &tuple, syn),
+            Ok(_) | Err(NoRoute::Sibling | NoRoute::Refused) => {
+                return self.refuse(cx, &tuple, syn);
+            }
             Err(NoRoute::Unreachable) => {
                 if self.icmp_allowed(cx.now) {
                     let answer = icmp::syn_unreachable(&tuple, syn.seq.0, Unreachable::Host);
@@ -85,7 +87,7 @@ impl Container {
         } else {
             HOST_FLOOR
         };
-        let side = HostSide::new(to, caps, false);
+        let side = HostSide::new(Far::Host(to), caps, false);
         let flow = Flow::new(id, tuple, tcb, side, ledger, cx.now);
         self.stats.add(Stat::PassiveOpens);
         self.admission.connects = self.admission.connects.saturating_add(1);
@@ -102,7 +104,7 @@ impl Container {
 
     /// Reserves a table slot and charges the whole reservation, or does neither. Without room it releases memory of
     /// idle flows and tries once more (H3).
-    fn reserve(
+    pub(super) fn reserve(
         &mut self,
         cx: &mut Ctx<'_>,
         sizes: &FlowSizes,
@@ -191,8 +193,12 @@ impl Container {
     fn admit_syn(&mut self, cx: &mut Ctx<'_>, id: u32) -> bool {
         let Some(syn) = self.admission.backlog.get(id) else { return true };
         // `on_syn` has tested this: routes never change.
-        let Ok(to) = self.config.route(syn.tuple.remote()) else { return true };
-        let admitted = self.open_passive(cx, syn.tuple, to, &syn.segment());
+        let (tuple, route) = (syn.tuple, self.config.route(syn.tuple.remote()));
+        let admitted = match route {
+            Ok(to) => self.open_passive(cx, tuple, to, &syn.segment()),
+            Err(NoRoute::Sibling) => self.open_to_sibling(cx, tuple, &syn.segment()),
+            Err(NoRoute::Refused | NoRoute::Unreachable) => return true,
+        };
         if admitted {
             self.admission.backlog.remove(id);
             // The entry is a flow now: the room held back for it goes down by its reservation (H1).
@@ -246,7 +252,7 @@ impl Container {
         };
         let (iss, ts_offset) = self.initial(&tuple, cx.now);
         let tcb = Tcb::active(self.link(&tuple, cx.budget), iss, ts_offset, cx.now);
-        let side = HostSide::new(peer, caps, true);
+        let side = HostSide::new(Far::Host(peer), caps, true);
         let mut flow = Flow::new(id, tuple, tcb, side, ledger, cx.now);
         self.stats.add(Stat::ActiveOpens);
         // The connection may stay silent: it then becomes idle, and its credit can be released (H3).
@@ -326,13 +332,13 @@ impl Container {
     }
 
     /// Link parameters for the family of `tuple`.
-    fn link(&self, tuple: &Tuple, budget: &Budget) -> Link {
+    pub(super) fn link(&self, tuple: &Tuple, budget: &Budget) -> Link {
         Link::new(&self.config, tuple.is_ipv6(), budget.sock_limits().wmem[2])
     }
 
     /// Initial sequence number and timestamp offset of a connection. RFC 6528: a clock of 4 µs plus a keyed hash of the
     /// tuple. RFC 7323 section 5.4: the offset is random per connection.
-    fn initial(&self, tuple: &Tuple, now: Instant) -> (Seq, u32) {
+    pub(super) fn initial(&self, tuple: &Tuple, now: Instant) -> (Seq, u32) {
         use std::hash::BuildHasher;
         // The low half of the hash offsets the ISN, the high half the timestamps.
         let hash = crate::flow::table::Keyed(self.config.secret).hash_one(tuple);

@@ -47,10 +47,12 @@ impl Container {
                 return self.refuse_datagram(cx, datagram, Unreachable::Port);
             }
             // RFC 1122 section 3.2.2: no error answers a broadcast. It reaches no host but the guest's own.
-            Err(NoRoute::Unreachable) if self.config.is_broadcast(remote.ip()) => {
+            Err(NoRoute::Unreachable | NoRoute::Sibling)
+                if self.config.is_broadcast(remote.ip()) =>
+            {
                 return self.stats.add(Stat::DropDestination);
             }
-            Err(NoRoute::Unreachable) => {
+            Err(NoRoute::Unreachable | NoRoute::Sibling) => {
                 self.stats.add(unreachable(datagram.kind));
                 return self.refuse_datagram(cx, datagram, Unreachable::Host);
             }

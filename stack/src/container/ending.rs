@@ -48,6 +48,7 @@ impl Container {
         }
         flow.orphan = Some(Orphan::new(how, cx.now));
         self.mark(flow.id.index);
+        self.note_sibling(&mut flow);
         self.flows.put(flow);
     }
 
@@ -124,7 +125,10 @@ impl Container {
 
     /// Ends the flow: closes the host socket and uncharges everything.
     pub(super) fn end(&mut self, cx: &mut Ctx<'_>, flow: Box<Flow>, how: Close) {
-        cx.host.close(flow.id, how);
+        match flow.host.sibling() {
+            Some(sibling) => self.leave_sibling(sibling, how),
+            None => cx.host.close(flow.id, how),
+        }
         self.release(cx, flow);
     }
 
@@ -175,7 +179,12 @@ fn can_deliver(flow: &Flow) -> bool {
 /// Bytes of the guest that the host's peer has not acknowledged, plus one for a FIN that was not passed on.
 fn undelivered(flow: &Flow, host: &mut dyn Host) -> u64 {
     let end = u64::from(flow.tcb.guest_ended() && !flow.host.shut);
-    flow.tcb.unread() + end + host.unacknowledged(flow.id)
+    let sent = match flow.host.sibling() {
+        // What was passed on belongs to the sibling.
+        Some(_) => 0,
+        None => host.unacknowledged(flow.id),
+    };
+    flow.tcb.unread() + end + sent
 }
 
 /// The part of `undelivered` that is bytes: the FIN taken off.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use skbudget_controller::Instant;
 
 use super::Container;
-use crate::flow::Flow;
+use crate::flow::{Far, Flow};
 use crate::io::datagram::{DatagramId, DatagramKind};
 use crate::io::{FlowId, HostCaps};
 use crate::udp::Mapping;
@@ -17,7 +17,7 @@ pub struct FlowInfo {
     pub id: FlowId,
     /// The guest's end.
     pub guest: SocketAddr,
-    /// The address that the host socket is connected to.
+    /// The address that the host socket is connected to, or that of a sibling's end.
     pub host: SocketAddr,
     /// A published port accepted it.
     pub published: bool,
@@ -197,7 +197,10 @@ impl Container {
         FlowInfo {
             id: flow.id,
             guest: flow.tuple.guest(),
-            host: flow.host.to,
+            host: match flow.host.far {
+                Far::Host(to) => to,
+                Far::Sibling(_) => flow.tuple.remote(),
+            },
             published: tcb.active,
             state: if flow.orphan.is_some() { "ORPHAN" } else { flow.tcb.state.name() },
             rmem: flow.ledger.rmem(),

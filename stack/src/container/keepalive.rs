@@ -102,7 +102,9 @@ impl Container {
 /// True if the peer sent anything within this time. With unread data or unacknowledged bytes the kernel's own timers
 /// decide, which counts as alive.
 fn heard_within(host: &mut dyn Host, flow: &Flow, within: Duration) -> bool {
-    flow.tcb.unread() > 0 || host.silence(flow.id).is_none_or(|silence| silence < within)
+    // A container of the same loop cannot vanish unnoticed.
+    let here = flow.host.sibling().is_some() || flow.tcb.unread() > 0;
+    here || host.silence(flow.id).is_none_or(|silence| silence < within)
 }
 
 /// Answers the guest's probe and sets the host socket's keep-alive interval if `every` is given, seconds.
@@ -112,6 +114,8 @@ fn answer(host: &mut dyn Host, flow: &mut Flow, every: Option<u32>) {
     flow.tcb.answer_keepalive();
     if let Some(every) = every {
         flow.probes.every = every;
-        host.keep_alive(flow.id, Duration::from_secs(every.into()));
+        if flow.host.sibling().is_none() {
+            host.keep_alive(flow.id, Duration::from_secs(every.into()));
+        }
     }
 }

@@ -65,6 +65,7 @@ impl Container {
         // `output` then requests credit again; the relay reads the host in the same service.
         flow.tcb.retry_window();
         self.mark(index);
+        self.note_sibling_at(index);
     }
 
     /// The budget refused the flow a chunk, to send or for its window: takes room from idle flows or registers as a
@@ -81,6 +82,7 @@ impl Container {
         if self.demote(cx, CHUNK_SIZE, Budget::headroom, Some(flow)) {
             flow.tcb.retry_window();
             self.mark(flow.id.index);
+            self.note_sibling(flow);
         } else if !flow.waiting {
             flow.waiting = true;
             cx.budget.wait(self.wake_key(flow).0, CHUNK_SIZE);

@@ -35,8 +35,13 @@ struct Serviced {
 impl Container {
     /// Serves a flow that is taken from the table, and returns it there unless it ends.
     pub(super) fn service(&mut self, cx: &mut Ctx<'_>, mut flow: Box<Flow>) {
+        let mut no_memory = false;
         // connect(2) is under way and the socket reported writable, which also reports failure: read SO_ERROR.
-        if !flow.host.open && flow.host.ready.writable {
+        if let Some(sibling) = flow.host.sibling() {
+            let Some(served) = self.serve_sibling(cx, flow) else { return };
+            flow = served;
+            no_memory = sibling.refused;
+        } else if !flow.host.open && flow.host.ready.writable {
             match cx.host.connect_outcome(flow.id) {
                 // A spurious edge: wait for the next one.
                 None => flow.host.ready.writable = false,
@@ -60,7 +65,8 @@ impl Container {
         // The relay counts neither direction per container: compare before and after.
         let before = flow.host.bytes_to_guest;
         let unread = flow.tcb.unread();
-        let serviced = self.move_bytes(cx, &mut flow);
+        let mut serviced = self.move_bytes(cx, &mut flow);
+        serviced.no_send_memory |= no_memory;
         let taken = unread - flow.tcb.unread();
         self.totals.bytes_to_host += taken;
         // Bytes towards the host were noted as activity when they arrived from the guest.
@@ -95,8 +101,11 @@ impl Container {
     fn move_bytes(&mut self, cx: &mut Ctx<'_>, flow: &mut Flow) -> Serviced {
         let mut done = Serviced::default();
         // Nothing more is read for a guest that is gone, nor while a refused sender sleeps (L4).
+        let is_sibling = flow.host.sibling().is_some();
         let (idle, reads) = (flow.idle, flow.orphan.is_none() && flow.retry_at.is_none());
-        if flow.host.open {
+        // Data of a sibling was exchanged before the turn. What it does not take any more is dropped as a host's is.
+        let relays = flow.host.sibling().is_none() || flow.host.is_broken();
+        if flow.host.open && relays {
             let queue_share = share_of_queue(&self.config, cx.budget, self.idle.active());
             with_ends(cx, flow, |ends, mem| {
                 // Caps before bytes: what pressure releases here is available to the reads below (B7).
@@ -111,7 +120,7 @@ impl Container {
                     Moved::More => done.more = true,
                     Moved::Done | Moved::NoMemory => {}
                 }
-                if !reads {
+                if !reads || is_sibling {
                     return;
                 }
                 match relay::to_guest(ends, mem) {
@@ -216,7 +225,7 @@ pub(super) fn with_ends<T>(
 
 /// Largest receive window of one flow, bytes: an equal part of the device queue for each active flow, at most
 /// `tcp_rmem[2]` (B12).
-fn share_of_queue(config: &ContainerConfig, budget: &Budget, active: usize) -> u64 {
+pub(super) fn share_of_queue(config: &ContainerConfig, budget: &Budget, active: usize) -> u64 {
     let share = config.queue_window() / active.max(1) as u64;
     share.min(u64::from(budget.sock_limits().rmem[2]))
 }

@@ -240,6 +240,52 @@ impl RxQueue {
         }
     }
 
+    /// As [`Self::consume`], but a queue that is empty afterwards keeps its place in the slot: the next byte has the
+    /// same offset in its chunk here and in the queue that the data is passed to.
+    pub(crate) fn consume_in_place(&mut self, n: usize, mem: &mut MemCtx<'_>) {
+        assert!(n <= self.len, "no more is consumed than there is");
+        self.head += n;
+        self.len -= n;
+        let freed = free_front(&mut self.slots, &mut self.head, mem.pool);
+        self.span -= freed as usize;
+        if freed > 0 {
+            mem.budget.rx_free(mem.ledger, freed, mem.now);
+        }
+    }
+
+    /// Offset of the first unread byte in its slot.
+    pub(crate) fn head(&self) -> usize {
+        self.head
+    }
+
+    /// Slots at the front that in-order bytes fill to their end.
+    pub(crate) fn full_slots(&self) -> usize {
+        (self.head + self.len) / PAYLOAD
+    }
+
+    /// The in-order bytes of the first slot.
+    pub(crate) fn first_part(&self) -> Option<&[u8]> {
+        let end = (self.head + self.len).min(PAYLOAD);
+        self.slots.front()?.as_ref().map(|chunk| &chunk.bytes()[self.head..end])
+    }
+
+    /// Removes the first slot, which is full. Its charge was moved to another flow already (B11).
+    pub(crate) fn take_full(&mut self) -> Option<Chunk> {
+        debug_assert!(self.full_slots() > 0, "the slot is full");
+        let chunk = self.slots.pop_front().flatten()?;
+        self.len -= PAYLOAD - self.head;
+        self.head = 0;
+        self.span -= 1;
+        Some(chunk)
+    }
+
+    /// An empty queue that kept its place starts a slot again: a window within the reserve needs the whole slot.
+    pub(crate) fn rebase_if_empty(&mut self, mem: &mut MemCtx<'_>) {
+        if self.len == 0 && self.ranges.is_empty() && self.head > 0 {
+            self.rebase(mem);
+        }
+    }
+
     /// The queue is empty: frees its last chunk, so that the next byte starts a slot. The slots that the window needs
     /// stay charged; after the rebase it needs as many or fewer, never more.
     fn rebase(&mut self, mem: &mut MemCtx<'_>) {

@@ -100,6 +100,45 @@ impl TxQueue {
         }
     }
 
+    /// Copies a prefix of `data` behind the bytes of the last chunk. Returns its length.
+    pub(crate) fn append(&mut self, data: &[u8]) -> usize {
+        let n = self.tail_room().min(data.len());
+        let at = PAYLOAD - self.tail_room();
+        if let Some(chunk) = self.chunks.back_mut().filter(|_| n > 0) {
+            chunk.bytes_mut()[at..at + n].copy_from_slice(&data[..n]);
+            self.len += n;
+        }
+        n
+    }
+
+    /// Copies `data` into a new chunk, from the offset `from` on, which is not zero only in an empty queue. Returns the
+    /// number of bytes copied; 0: the budget refused the chunk.
+    pub(crate) fn append_new(&mut self, data: &[u8], from: usize, mem: &mut MemCtx<'_>) -> usize {
+        debug_assert!(self.tail_room() == 0 && (from == 0 || self.is_empty()));
+        if mem.budget.tx_grant(mem.ledger, 1, mem.now) == 0 {
+            return 0;
+        }
+        if self.is_empty() {
+            self.head = from;
+        }
+        let n = data.len().min(PAYLOAD - from);
+        let mut chunk = mem.pool.take();
+        chunk.bytes_mut()[from..from + n].copy_from_slice(&data[..n]);
+        self.chunks.push_back(chunk);
+        self.len += n;
+        n
+    }
+
+    /// Appends a chunk of another flow, with data from the offset `from` to its end. Its charge was moved already (B11).
+    pub(crate) fn push(&mut self, chunk: Chunk, from: usize) {
+        debug_assert!(self.tail_room() == 0 && (from == 0 || self.is_empty()));
+        if self.is_empty() {
+            self.head = from;
+        }
+        self.chunks.push_back(chunk);
+        self.len += PAYLOAD - from;
+    }
+
     /// Fills `parts` with slices of `len` bytes from `offset` bytes after SND.UNA on; returns the number of slices.
     pub(crate) fn slices<'a>(
         &'a self,

@@ -168,6 +168,8 @@ impl Rcv {
         let field_max = u64::from(u16::MAX) << self.wscale;
         let (target, want) = match Throttle::of(mem.budget).window {
             FlowBound::Reserve => {
+                // Only data that was passed to a sibling leaves such a queue.
+                self.q.rebase_if_empty(mem);
                 let reserve = mem.ledger.rmem_min() / CHUNK_SIZE;
                 (reserve * PAYLOAD as u64, self.q.room_within(reserve as usize))
             }

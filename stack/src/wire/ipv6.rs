@@ -12,7 +12,7 @@ use crate::io::vnet::VnetHdr;
 use crate::wire::addresses::Addrs;
 use crate::wire::configure;
 use crate::wire::icmp;
-use crate::wire::ndp::solicited_node;
+use crate::wire::ndp::{is_solicited_node, solicited_node};
 use crate::wire::noroute::{self, unroutable_v6};
 use crate::wire::parse::{self, Ingress};
 use crate::wire::reassembly::{Fragment, Key};
@@ -49,7 +49,7 @@ pub(crate) fn on_packet<'a>(
     let addrs = Addrs::V6 { src, dst };
     // Walk the headers even without a route: the error depends on what the packet carries (RFC 4443 section 2.4).
     // Solicited-node and all-nodes groups are multicast, too, but the stack is a member.
-    let nowhere = !net.listens_to(dst) && (unroutable_v6(dst) || net.guest == dst);
+    let nowhere = !net.listens_to(dst, config.siblings) && (unroutable_v6(dst) || net.guest == dst);
     // No router fragments an IPv6 packet (RFC 8200 section 5).
     let fields = IpFields {
         hop_limit: ip.hop_limit(),
@@ -123,13 +123,14 @@ fn is_guest(net: &Ipv6Net, src: Ipv6Addr, dst: Ipv6Addr) -> bool {
 
 impl Ipv6Net {
     /// True for multicast groups that a router, DHCPv6 server and owner of our addresses joins: all nodes, all routers,
-    /// all DHCP servers, solicited-node.
-    fn listens_to(&self, dst: Ipv6Addr) -> bool {
+    /// all DHCP servers, solicited-node. `siblings`: the solicited-node groups of all other addresses of the prefix, too.
+    fn listens_to(&self, dst: Ipv6Addr, siblings: bool) -> bool {
         let all = |group| Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, group);
         dst.is_multicast()
             && (dst == all(1)
                 || dst == all(2)
                 || configure::is_for_servers(dst)
+                || siblings && is_solicited_node(dst)
                 || self.ours().iter().any(|a| solicited_node(*a) == dst))
     }
 }

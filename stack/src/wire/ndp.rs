@@ -54,7 +54,9 @@ pub(crate) fn on_message<'a>(
                 return Ingress::Drop(Stat::DropNdp);
             }
             // Its own address (duplicate address detection) or one that does not exist.
-            if !net.is_ours(target_addr) {
+            let of_sibling =
+                config.siblings && net.contains(target_addr) && target_addr != net.guest;
+            if !net.is_ours(target_addr) && !of_sibling {
                 return Ingress::Nothing;
             }
             Ingress::Answer(advertisement(config, target_addr, src), Stat::NdpAnswered)
@@ -76,7 +78,10 @@ pub(crate) fn on_message<'a>(
 /// Section 7.2.4: sent to the node that solicited it, or to all nodes if that has no address yet.
 fn advertisement(config: &ContainerConfig, target_addr: Ipv6Addr, asked_by: Ipv6Addr) -> Answer {
     let probe = asked_by.is_unspecified();
-    let mut flags = NdiscNeighborFlags::ROUTER | NdiscNeighborFlags::OVERRIDE;
+    let mut flags = NdiscNeighborFlags::OVERRIDE;
+    // A container that answers here is no router.
+    let is_ours = config.ipv6.is_some_and(|net| net.is_ours(target_addr));
+    flags.set(NdiscNeighborFlags::ROUTER, is_ours);
     flags.set(NdiscNeighborFlags::SOLICITED, !probe);
     let lladdr = Some(EthernetAddress(config.our_mac).into());
     let repr = NdiscRepr::NeighborAdvert { flags, target_addr, lladdr };
@@ -165,4 +170,10 @@ fn answer(src: Ipv6Addr, dst: Ipv6Addr, repr: NdiscRepr<'_>) -> Answer {
 pub(crate) fn solicited_node(ip: Ipv6Addr) -> Ipv6Addr {
     let [.., a, b, c] = ip.octets();
     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from(b) << 8 | u16::from(c))
+}
+
+/// True for the solicited-node address of any node.
+pub(crate) fn is_solicited_node(ip: Ipv6Addr) -> bool {
+    let [.., a, b, c] = ip.octets();
+    ip == solicited_node(Ipv6Addr::from_bits(u32::from_be_bytes([0, a, b, c]).into()))
 }

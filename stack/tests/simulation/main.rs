@@ -12,6 +12,7 @@ mod lists;
 mod peer_stack;
 mod plan;
 mod run;
+mod siblings;
 mod vanish;
 
 use std::fmt::Debug;

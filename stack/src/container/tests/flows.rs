@@ -35,7 +35,11 @@ impl TestFlows {
         let config = ContainerConfig::new(1500, false, None, [1, 2]);
         let tcb = Tcb::active(Link::new(&config, false, 1 << 20), Seq(0), 0, now);
         let ledger = self.budget.admit(self.member, &SIZES, now).unwrap();
-        let side = HostSide::new(address(1), HostCaps { rcvbuf: 0, sndbuf: 0 }, true);
+        let side = HostSide::new(
+            crate::flow::Far::Host(address(1)),
+            HostCaps { rcvbuf: 0, sndbuf: 0 },
+            true,
+        );
         let tuple = Tuple::new(address(80), address(1000 + id.index as u16));
         self.table.insert(Flow::new(id, tuple, tcb, side, ledger, now));
         id
