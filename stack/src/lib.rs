@@ -60,12 +60,12 @@
 //!
 //! # Where memory is charged
 //!
-//! In `queue/receive`, `queue/send`, `queue/pass` (moves a charge between containers), `container/admission` (the reservation), `relay/host_caps` (of host sockets),
-//! `flow/syn_backlog` and `flow/time_wait` (small fixed entries), `wire/reassembly` (fragments), `udp` (mappings with
-//! the caps of their sockets), `udp/outbox` (datagrams of a turn) and `dns` (questions with their sockets), in the
-//! daemon's `worker/add` and `worker/live` (device queues, and backlogs of published ports, H6), and at no other
-//! place; `tests/tidy/main.rs` compares the list with the calls. A charge is a request to [`controller::Budget`], which
-//! knows nothing of packets.
+//! In `queue/receive`, `queue/send`, `queue/pass` (moves a charge between containers), `container/admission` (the
+//! reservation), `relay/host_caps` (of host sockets), `flow/syn_backlog` and `flow/time_wait` (small fixed entries),
+//! `wire/reassembly` (fragments), `udp` (mappings with the caps of their sockets), `udp/outbox` (datagrams of a turn)
+//! and `dns` (questions with their sockets), in the daemon's `worker/add` and `worker/live` (device queues, and
+//! backlogs of published ports, H6), and at no other place; `tests/tidy/main.rs` compares the list with the calls. A
+//! charge is a request to [`controller::Budget`], which knows nothing of packets.
 //!
 //! # What happens over soft, what at hard
 //!

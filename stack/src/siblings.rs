@@ -1,4 +1,4 @@
-//! The containers of one loop that reach each other: which address is which container's, who sees whom, and the work
+//! The containers of one loop that reach each other: the address of each, the visibility by group, and the work
 //! between two of them. The daemon's worker and the virtual world call [`Siblings::run`] for a container before the
 //! turn of its stack.
 
@@ -20,7 +20,7 @@ const STEPS_PER_CALL: usize = 64;
 /// further one is dropped, and the guest's kernel sends its SYN again.
 const WAITING_MAX: usize = 1024;
 
-/// What the loop lends for the work between its containers, which it names by index.
+/// Access to the containers of a loop, which names them by index.
 pub trait Loop {
     /// The time of this turn.
     fn now(&self) -> Instant;
@@ -88,10 +88,10 @@ impl Siblings {
         }
     }
 
-    /// A container has ended, and reset its flows (`Container::abort_all`): the other ends learn it, and its index is
-    /// free.
+    /// A container has ended, and reset its flows (`Container::abort_all`): the other ends are notified, and its index
+    /// is free.
     pub fn remove(&mut self, container: usize, lends: &mut dyn Loop) {
-        // Nothing is opened any more: what is left are the ends.
+        // All flows have ended: only their notifications are left.
         while let Some(work) = next_work(container, lends) {
             self.carry_out(container, work, lends);
         }
@@ -102,7 +102,7 @@ impl Siblings {
         }
     }
 
-    /// Carries out what a container's flows have for siblings, and opens connections that waited for room in it.
+    /// Carries out the work of a container's flows to siblings, and opens connections that waited for room in it.
     /// Returns true when work is left.
     pub fn run(&mut self, container: usize, lends: &mut dyn Loop) -> bool {
         self.open_waiting(container, lends);

@@ -3,6 +3,7 @@
 //! A container runs on one worker, and its budget is on the same one: containers that share a budget share the worker.
 //! Workers share nothing but the levels above the budgets.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
@@ -20,7 +21,8 @@ use crate::levels::Levels;
 use crate::resolv_conf::HostServers;
 use crate::stats::{ContainerReport, GroupReport, Meter, SCHEMA, Stats};
 use crate::types::{
-    BudgetId, BudgetRef, ContainerSpec, DaemonError, DaemonEvent, Ended, GroupConfig, Publish,
+    BudgetId, BudgetRef, ContainerSpec, DaemonError, DaemonEvent, Ended, GROUP_DEFAULT,
+    GroupConfig, Publish,
 };
 use crate::worker::{self, BudgetChange, Command};
 use crate::{clock, host, resolv_conf};
@@ -34,6 +36,8 @@ pub struct DaemonConfig {
     pub host: Option<LevelConfig>,
     /// Meters over some budgets. The parent of a group is before it.
     pub groups: Vec<GroupConfig>,
+    /// Every container sees all others of its worker, whatever its group.
+    pub all_see_all: bool,
     /// Receives what happens to containers and budgets. Events that find the channel full are counted in a
     /// [`DaemonEvent::Lost`].
     pub events: Option<SyncSender<DaemonEvent>>,
@@ -48,6 +52,8 @@ pub struct Daemon {
     levels: Arc<Levels>,
     /// Name and worker of each container. A name is in use while it is listed here.
     names: Mutex<Vec<(String, usize)>>,
+    /// Worker of each group: its containers reach each other there.
+    groups: Mutex<BTreeMap<String, usize>>,
 }
 
 /// How other threads reach a worker: commands, and the waker that makes it read them.
@@ -80,10 +86,11 @@ impl Daemon {
         let workers = (0..config.workers.max(1))
             .map(|index| {
                 let (events, servers) = (config.events.clone(), config.host_servers.clone());
-                WorkerHandle::start(index, Arc::clone(&levels), events, servers)
+                let see_all = config.all_see_all;
+                WorkerHandle::start(index, Arc::clone(&levels), events, servers, see_all)
             })
             .collect::<io::Result<_>>()?;
-        Ok(Self { workers, levels, names: Mutex::default() })
+        Ok(Self { workers, levels, names: Mutex::default(), groups: Mutex::default() })
     }
 
     /// Creates a budget for several containers. It exists until the daemon ends.
@@ -97,7 +104,7 @@ impl Daemon {
         self.request(worker, |reply| Command::AddBudget { name, config, reply })?
     }
 
-    /// Adds a container to the worker of its budget, or to the least loaded one.
+    /// Adds a container to the worker of its budget or its group, or to the least loaded one.
     ///
     /// What DHCP gives the guest follows from its name and the host's resolv.conf, unless the spec has it.
     pub fn add_container(&self, mut spec: ContainerSpec) -> Result<ContainerHandle, DaemonError> {
@@ -106,9 +113,10 @@ impl Daemon {
         if config.search.is_empty() {
             config.search = resolv_conf::search_of_host();
         }
-        let worker = match spec.budget {
+        let worker = match &spec.budget {
             BudgetRef::Shared(id) => id.worker,
-            BudgetRef::Own(_) | BudgetRef::InGroup(..) => self.least_loaded(),
+            BudgetRef::InGroup(group, _) => self.worker_of_group(group),
+            BudgetRef::Own(_) => self.least_loaded(),
         };
         let name = spec.name.clone();
         {
@@ -172,7 +180,8 @@ impl Daemon {
         min_bytes: u64,
         group: Option<&str>,
     ) -> Result<(), DaemonError> {
-        let parent = Some(self.levels.above(group)?);
+        let seen = group.unwrap_or(GROUP_DEFAULT).to_owned();
+        let parent = Some((self.levels.above(group)?, seen));
         self.change_budget(name, BudgetChange { limits, min_bytes, parent })
     }
 
@@ -308,7 +317,12 @@ impl Daemon {
     pub fn set_group(&self, name: &str, group: Option<&str>) -> Result<(), DaemonError> {
         let level = self.levels.above(group)?;
         let name_of = name.to_owned();
-        self.request_of(name, |reply| Command::SetParent { name: name_of, level, reply })?
+        self.request_of(name, |reply| Command::SetParent {
+            name: name_of,
+            level,
+            group: group.unwrap_or(GROUP_DEFAULT).to_owned(),
+            reply,
+        })?
     }
 
     /// Ends every container and every worker. An error when a worker had failed.
@@ -329,6 +343,13 @@ impl Daemon {
         let threads: Vec<_> = self.workers.iter().filter_map(take).collect();
         let failed = threads.into_iter().filter_map(|thread| thread.join().err()).count();
         if failed > 0 { Err(DaemonError::Stopped) } else { Ok(()) }
+    }
+
+    /// The worker of the group's containers; for the first of them the least loaded one.
+    fn worker_of_group(&self, group: &str) -> usize {
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        // Stays the same when the group is empty for a while. There are as many entries as groups, at most.
+        *groups.entry(group.to_owned()).or_insert_with(|| self.least_loaded())
     }
 
     /// The worker with the fewest containers.
@@ -389,10 +410,12 @@ impl WorkerHandle {
         levels: Arc<Levels>,
         events: Option<SyncSender<DaemonEvent>>,
         host_servers: Option<HostServers>,
+        all_see_all: bool,
     ) -> io::Result<Self> {
         let (commands, inbox) = mpsc::channel();
         let sink = EventSink::new(events);
-        let (worker, waker) = worker::Worker::new(index, levels, inbox, sink, host_servers)?;
+        let (mut worker, waker) = worker::Worker::new(index, levels, inbox, sink, host_servers)?;
+        worker.set_isolation(all_see_all);
         let name = format!("skb-worker-{index}");
         let thread = thread::Builder::new().name(name).spawn(move || worker.run())?;
         Ok(Self { commands, waker, thread: Mutex::new(Some(thread)) })

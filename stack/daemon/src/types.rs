@@ -74,6 +74,9 @@ pub struct GroupConfig {
     pub weight: u32,
 }
 
+/// The group of containers that are in no group of the config.
+pub(crate) const GROUP_DEFAULT: &str = "default";
+
 /// A budget shared by containers: the index of its worker, and its index there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BudgetId {

@@ -12,6 +12,7 @@ mod flows;
 mod live;
 mod log_limit;
 mod report;
+mod siblings;
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,7 +24,7 @@ use mio::{Events, Poll, Waker};
 use skbudget_controller::{Budget, Event, Instant, Level};
 use skbudget_stack::schedule::{Schedule, Step, Used};
 use skbudget_stack::tap::SCRATCH_BYTES;
-use skbudget_stack::{ChunkPool, Ready, Throttle, WakeKey};
+use skbudget_stack::{ChunkPool, Ready, Siblings, Throttle, WakeKey};
 
 use crate::clock::{self, CpuMeter};
 use crate::events::EventSink;
@@ -64,6 +65,8 @@ pub(crate) struct Worker {
     ended: VecDeque<Ended>,
     /// What runs next, and when.
     schedule: Schedule,
+    /// Which containers reach each other.
+    siblings: Siblings,
     /// CPU time of the thread, for the throttle.
     cpu: CpuMeter,
     /// A frame capture is active on at least one container: the worker flushes captures before each wait.
@@ -112,6 +115,7 @@ impl Worker {
             containers: Vec::new(),
             ended: VecDeque::new(),
             schedule: Schedule::default(),
+            siblings: Siblings::default(),
             cpu: CpuMeter::default(),
             captures: false,
             wake_requested: false,
@@ -229,8 +233,15 @@ impl Worker {
         let Some(owner) = &mut self.budgets[slot.budget] else { return };
         self.cpu.start();
         let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
+        let input_left = slot.take_input(&mut owner.budget, &mut TurnCtx { now, pool, scratch });
+        // Before the stack's turn: one ACK then acknowledges what was passed and opens the window again.
+        let passes_left = self.run_siblings(index, now);
+        let Some(slot) = &mut self.containers[index] else { return };
+        let Some(owner) = &mut self.budgets[slot.budget] else { return };
+        let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
         let outcome = slot.turn(&mut owner.budget, &mut TurnCtx { now, pool, scratch });
-        self.after_turn(index, outcome == TurnOutcome::MoreWork, now);
+        let more = input_left || passes_left || outcome == TurnOutcome::MoreWork;
+        self.after_turn(index, more, now);
         if outcome == TurnOutcome::DeviceGone {
             self.on_device_gone(index, now);
         }
@@ -238,11 +249,14 @@ impl Worker {
 
     /// Runs the stack of a woken container, without its device and accepts, which the next turn serves.
     fn run_woken(&mut self, index: usize, now: Instant) {
+        self.cpu.start();
+        // It may have been woken for data of a sibling, or for a connection of one.
+        let passes_left = self.run_siblings(index, now);
         let Some(slot) = &mut self.containers[index] else { return };
         let Some(owner) = &mut self.budgets[slot.budget] else { return };
-        self.cpu.start();
         let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
-        let more = slot.stack_turn(&mut owner.budget, &mut TurnCtx { now, pool, scratch });
+        let more =
+            passes_left | slot.stack_turn(&mut owner.budget, &mut TurnCtx { now, pool, scratch });
         // A published port may also have waited for the room: accepts run in the next turn.
         let more = more || slot.has_listeners();
         self.after_turn(index, more, now);
@@ -250,6 +264,7 @@ impl Worker {
 
     /// Reports a turn of a container to the schedule.
     fn after_turn(&mut self, index: usize, more: bool, now: Instant) {
+        let more = more || self.has_sibling_work(index, now);
         let Some(slot) = &mut self.containers[index] else { return };
         let Some(owner) = &mut self.budgets[slot.budget] else { return };
         // The turn may have charged and released memory.

@@ -201,7 +201,7 @@ impl Container {
                 Far::Host(to) => to,
                 Far::Sibling(_) => flow.tuple.remote(),
             },
-            published: tcb.active,
+            published: tcb.active && flow.host.sibling().is_none(),
             state: if flow.orphan.is_some() { "ORPHAN" } else { flow.tcb.state.name() },
             rmem: flow.ledger.rmem(),
             ofo: flow.ledger.ofo(),

@@ -7,8 +7,8 @@
 //!
 //! The SYN of guest A opens a flow here, and [`crate::siblings`] one in the container of B, which sends a SYN to guest
 //! B. When B has answered, A's SYN is answered; a refusal or a reset is passed on. A pair of flows has no order: each
-//! gives and takes. What one of them passes is in [`exchange`], which the loop calls before the stack's turn for every
-//! flow that had an event. A flow that ends leaves a note for the other one.
+//! gives and takes. [`exchange`] moves the data of both; the loop calls it before the stack's turn for every flow that
+//! had an event. A flow that ends leaves a notification for the other one.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -33,7 +33,7 @@ const BYTES_PER_CALL: usize = 128 << 10;
 /// There is no host socket, and nothing to charge for one.
 const NO_CAPS: HostCaps = HostCaps { sndbuf: 0, rcvbuf: 0 };
 
-/// What a container's flows have for their siblings.
+/// Work of a container's flows to siblings.
 #[derive(Debug, Default)]
 pub(super) struct SiblingQueue {
     /// Flows with an event since they were last exchanged, each once. Those that ended since are skipped.
@@ -53,18 +53,18 @@ pub(crate) enum End {
     Silent,
 }
 
-/// What is next for a container's flows to siblings.
+/// One step of that work, for the loop.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum SiblingWork {
     /// Open the other end: a connection between these addresses.
     Open { flow: FlowId, from: SocketAddr, to: SocketAddr },
     /// Call [`exchange`].
     Pass { flow: FlowId, other: SiblingFlow },
-    /// Tell the other end by [`Container::sibling_ended`].
+    /// Notify the other end by [`Container::sibling_ended`].
     Ended { other: SiblingFlow, end: End },
 }
 
-/// Two containers, and what both need.
+/// Two containers with their budgets.
 #[derive(Debug)]
 pub struct Pair<'a> {
     /// The time of the call.
@@ -114,7 +114,7 @@ impl Container {
         other: SiblingFlow,
     ) -> Result<FlowId, NotAccepted> {
         let tuple = Tuple::new(to, from);
-        // The guest must see the sibling's own port: it is what the sibling knows of the connection.
+        // The guest must see the sibling's own port, as both ends name the connection by it.
         if self.flows.find(&tuple).is_some() {
             return Err(NotAccepted::NoPort);
         }
@@ -157,7 +157,7 @@ impl Container {
         if let Some(sibling) = side.sibling_mut() {
             sibling.other = None;
         }
-        // Both streams have ended already: this flow delivers the rest of its own.
+        // Both streams have ended already: this flow delivers its remaining bytes.
         let complete = end == End::Complete && side.eof && side.shut;
         if !complete && side.error.is_none() {
             side.error = Some(match end {
@@ -219,7 +219,7 @@ impl Container {
         }
     }
 
-    /// A flow to a sibling ends: the other end is to learn how.
+    /// A flow to a sibling ends: notifies the other end.
     pub(super) fn leave_sibling(&mut self, sibling: Sibling, how: Close) {
         let Some(other) = sibling.other else { return };
         let end = match how {

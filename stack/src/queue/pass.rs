@@ -53,7 +53,7 @@ impl Budgets<'_> {
     }
 }
 
-/// What a move between two flows needs.
+/// Time, budgets, chunks and ledgers of a move between two flows.
 #[derive(Debug)]
 pub(crate) struct PassCtx<'a> {
     pub(crate) now: Instant,

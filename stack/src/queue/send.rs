@@ -129,7 +129,7 @@ impl TxQueue {
         n
     }
 
-    /// Appends a chunk of another flow, with data from the offset `from` to its end. Its charge was moved already (B11).
+    /// Appends a chunk of another flow, with data from the offset `from` to its end. Its charge moved before (B11).
     pub(crate) fn push(&mut self, chunk: Chunk, from: usize) {
         debug_assert!(self.tail_room() == 0 && (from == 0 || self.is_empty()));
         if self.is_empty() {

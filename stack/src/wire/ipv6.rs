@@ -123,7 +123,7 @@ fn is_guest(net: &Ipv6Net, src: Ipv6Addr, dst: Ipv6Addr) -> bool {
 
 impl Ipv6Net {
     /// True for multicast groups that a router, DHCPv6 server and owner of our addresses joins: all nodes, all routers,
-    /// all DHCP servers, solicited-node. `siblings`: the solicited-node groups of all other addresses of the prefix, too.
+    /// all DHCP servers, solicited-node. `siblings`: the solicited-node groups of all addresses of the prefix.
     fn listens_to(&self, dst: Ipv6Addr, siblings: bool) -> bool {
         let all = |group| Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, group);
         dst.is_multicast()

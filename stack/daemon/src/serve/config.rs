@@ -58,6 +58,8 @@ pub(crate) struct ServeConfig {
     pub(crate) drain: Duration,
     /// The network of all containers.
     pub(crate) subnet: Subnet,
+    /// Groups do not isolate their containers from each other.
+    pub(crate) all_see_all: bool,
     /// Limits of all containers together.
     pub(crate) host: Option<LevelConfig>,
     /// Parents before children.
@@ -84,6 +86,7 @@ impl Default for ServeConfig {
             socket: None,
             drain: DRAIN_DEFAULT,
             subnet: Subnet::default(),
+            all_see_all: false,
             host: None,
             groups: Vec::new(),
             templates: Vec::new(),
@@ -101,6 +104,7 @@ struct DaemonTable {
     drain: Option<u64>,
     subnet: Option<String>,
     subnet6: Option<String>,
+    isolation: Option<String>,
 }
 
 /// `[host]` of the file.
@@ -207,7 +211,7 @@ impl ServeConfig {
 
     /// Reads and checks `[daemon]`.
     fn read_daemon(&mut self, source: &Source<'_>) -> Result<(), Failure> {
-        let allowed = ["workers", "socket", "drain", "subnet", "subnet6"];
+        let allowed = ["workers", "socket", "drain", "subnet", "subnet6", "isolation"];
         let table: DaemonTable = source.table("daemon", &allowed)?;
         let wrong = |key, message: String| Err(source.wrong(Place::new("daemon", key), &message));
         if table.workers.is_some_and(|n| !(1..=WORKERS_MAX).contains(&n)) {
@@ -232,6 +236,14 @@ impl ServeConfig {
         {
             return wrong("subnet6", format!("subnet6 {e}"));
         }
+        self.all_see_all = match table.isolation.as_deref() {
+            None | Some("group") => false,
+            Some("none") => true,
+            Some(other) => {
+                let message = format!("isolation {other:?}: group or none is allowed");
+                return wrong("isolation", message);
+            }
+        };
         (self.workers, self.socket) = (table.workers, table.socket);
         self.drain = table.drain.map_or(DRAIN_DEFAULT, Duration::from_secs);
         Ok(())

@@ -79,6 +79,7 @@ fn serve(
         workers,
         host: config.host,
         groups: config.groups.clone(),
+        all_see_all: config.all_see_all,
         events: Some(events),
         host_servers: Some(servers.clone()),
     };

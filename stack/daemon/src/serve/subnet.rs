@@ -107,6 +107,7 @@ impl Subnet {
         (config.gateway_ip, config.dns_ip) = (v4(GATEWAY), v4(DNS));
         // The whole subnet is on the container's link: its kernel sends packets for siblings without the gateway.
         config.prefix_len = self.v4.prefix_len;
+        config.siblings = true;
         // Without IPv6 the container stays without.
         if let Some(net) = &mut config.ipv6 {
             *net = Ipv6Net {

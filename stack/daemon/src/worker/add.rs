@@ -9,7 +9,7 @@ use super::log_limit::LogLimit;
 use super::{BudgetSlot, ContainerSlot, LOG_EVERY, TurnCtx, Worker};
 use crate::host::HostSockets;
 use crate::listener::Backlog;
-use crate::types::{BudgetRef, ContainerSpec, DaemonError, Publish};
+use crate::types::{BudgetRef, ContainerSpec, DaemonError, GROUP_DEFAULT, Publish};
 
 impl Worker {
     /// Creates a budget below the level of a group, or of the host. `own`: it is removed with its container.
@@ -42,6 +42,11 @@ impl Worker {
         self.forget_ended(&name);
         // Needs a descriptor and may fail: before a budget of its own would be left over.
         let registry = self.poll.registry().try_clone()?;
+        // The group is the one whose containers it sees.
+        let group = match &budget {
+            BudgetRef::InGroup(group, _) => group.clone(),
+            BudgetRef::Own(_) | BudgetRef::Shared(_) => GROUP_DEFAULT.to_owned(),
+        };
         let (at, own) = match budget {
             BudgetRef::Own(config) => (self.add_budget(name.clone(), config, None, true)?, true),
             BudgetRef::InGroup(group, config) => {
@@ -101,6 +106,9 @@ impl Worker {
                 self.remove_container(index, now);
                 return Err(e);
             }
+        }
+        if let Some(slot) = &self.containers[index] {
+            self.siblings.add(index, slot.stack.config(), &group);
         }
         // The device may hold frames that arrived before it was watched.
         self.schedule.add_container(index);

@@ -110,19 +110,24 @@ impl ContainerSlot {
         self.device_ready = true;
     }
 
-    /// Serves the device, the published ports and the stack, in this order, with a bound on each.
-    pub(super) fn turn(&mut self, budget: &mut Budget, turn: &mut TurnCtx<'_>) -> TurnOutcome {
+    /// Serves the device and the published ports, in this order, with a bound on each. True when work is left.
+    pub(super) fn take_input(&mut self, budget: &mut Budget, turn: &mut TurnCtx<'_>) -> bool {
         self.turns += 1;
         self.tap.set_now(turn.now);
         // The device first: ACKs of the guest free send queues, which the stack then fills again.
         let frames_left = self.take_frames(budget, turn);
         let accepts_left = self.accept(budget, turn);
+        frames_left || accepts_left
+    }
+
+    /// Runs the stack after the input.
+    pub(super) fn turn(&mut self, budget: &mut Budget, turn: &mut TurnCtx<'_>) -> TurnOutcome {
         let stack_left = self.stack_turn(budget, turn);
         // After the stack, which may have released memory.
         let fits = self.client_fits(budget, turn);
         match self.tap.gone() {
             true => TurnOutcome::DeviceGone,
-            false if frames_left || accepts_left || stack_left || fits => TurnOutcome::MoreWork,
+            false if stack_left || fits => TurnOutcome::MoreWork,
             false => TurnOutcome::Idle,
         }
     }
@@ -160,7 +165,7 @@ impl ContainerSlot {
         self.tap.flush_captures();
     }
 
-    fn with_stack<T>(
+    pub(super) fn with_stack<T>(
         &mut self,
         budget: &mut Budget,
         turn: &mut TurnCtx<'_>,

@@ -22,8 +22,8 @@ const COMMANDS_PER_TURN: usize = 16;
 pub(crate) struct BudgetChange {
     pub(crate) limits: Limits,
     pub(crate) min_bytes: u64,
-    /// `None`: it stays where it is. The inner `None`: out of all levels.
-    pub(crate) parent: Option<Option<Arc<Level>>>,
+    /// `None`: it stays where it is. The level (`None`: none), and the group that the container then sees.
+    pub(crate) parent: Option<(Option<Arc<Level>>, String)>,
 }
 
 /// One command; the worker sends the result to `reply`.
@@ -42,7 +42,13 @@ pub(crate) enum Command {
     /// Changes limits, guarantee and place of the container's budget.
     SetBudget { name: String, change: BudgetChange, reply: Sender<Result<(), DaemonError>> },
     /// Moves the container's budget below another level.
-    SetParent { name: String, level: Option<Arc<Level>>, reply: Sender<Result<(), DaemonError>> },
+    SetParent {
+        name: String,
+        level: Option<Arc<Level>>,
+        /// The container sees the others of this group.
+        group: String,
+        reply: Sender<Result<(), DaemonError>>,
+    },
     /// Changes the name servers of the container's forwarder; `None`: those of the host.
     SetNameServers {
         name: String,
@@ -101,8 +107,8 @@ impl Worker {
                 Command::SetBudget { name, change, reply } => {
                     let _ = reply.send(self.set_budget(&name, change, now));
                 }
-                Command::SetParent { name, level, reply } => {
-                    let _ = reply.send(self.set_parent(&name, level, now));
+                Command::SetParent { name, level, group, reply } => {
+                    let _ = reply.send(self.set_parent(&name, level, &group, now));
                 }
                 Command::SetNameServers { name, servers, reply } => {
                     let _ = reply.send(self.set_name_servers(&name, servers));
@@ -145,6 +151,8 @@ impl Worker {
     /// the device closes when the caller drops it. `None`: there is no such container.
     pub(super) fn remove_container(&mut self, index: usize, now: Instant) -> Option<ContainerSlot> {
         self.abort_container(index, now);
+        // Before the index is free: the ends of its flows name it.
+        self.remove_sibling(index, now);
         let slot = self.containers[index].take()?;
         // The device may be closed later, on another thread: without this its events would reach a later container of
         // the same index.

@@ -30,7 +30,8 @@ impl Worker {
         // The guarantee is tested against the new limits, and they are undone if it does not fit.
         let before = budget.limits();
         budget.set_limits(limits, now);
-        let placed = match parent {
+        let (level, group) = parent.unzip();
+        let placed = match level {
             Some(level) => {
                 let moved = budget.set_parent_and_min(level, min_bytes, now);
                 moved.map_err(|refusal| match refusal {
@@ -46,6 +47,9 @@ impl Worker {
         if placed.is_err() {
             budget.set_limits(before, now);
             return placed;
+        }
+        if let Some(group) = group {
+            self.siblings.set_group(index, &group);
         }
         // Its turn polls the budget: higher limits may have room for waiters.
         self.schedule.activate(index);
@@ -71,11 +75,13 @@ impl Worker {
         &mut self,
         name: &str,
         level: Option<Arc<Level>>,
+        group: &str,
         now: Instant,
     ) -> Result<(), DaemonError> {
         let index = self.find(name)?;
         let budget = self.budget_of(index)?;
         budget.set_parent(level, now).map_err(|_| DaemonError::NoRoomInGroup)?;
+        self.siblings.set_group(index, group);
         self.schedule.activate(index);
         Ok(())
     }

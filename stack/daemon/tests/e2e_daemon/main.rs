@@ -11,4 +11,5 @@ mod refusals;
 mod relay;
 mod reload;
 mod rootless;
+mod siblings;
 mod support;

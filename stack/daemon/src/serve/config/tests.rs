@@ -38,6 +38,7 @@ fn an_error_names_file_line_key_and_what_is_allowed() {
         ("[daemon]\nworkers = 0", "file.toml:2: [daemon] workers: 1 to 1024 are allowed"),
         ("[daemon]\nsocket = 'x.sock'", "file.toml:2: [daemon] socket: an absolute path"),
         ("[daemon]\nsubnet = '10.0.0.1/8'", "file.toml:2: [daemon] subnet 10.0.0.1/8: has bits"),
+        ("[daemon]\nisolation = 'x'", "file.toml:2: [daemon] isolation \"x\": group or none"),
         ("[daemon]\nsubnet6 = 'x'", "file.toml:2: [daemon] subnet6 \"x\": a network is needed"),
         (
             &format!("{container}address = '10.0.2.100'"),
