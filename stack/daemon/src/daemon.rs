@@ -22,7 +22,7 @@ use crate::resolv_conf::HostServers;
 use crate::stats::{ContainerReport, GroupReport, Meter, SCHEMA, Stats};
 use crate::types::{
     BudgetId, BudgetRef, ContainerSpec, DaemonError, DaemonEvent, Ended, GROUP_DEFAULT,
-    GroupConfig, Publish,
+    GroupConfig, HostPorts, Publish,
 };
 use crate::worker::{self, BudgetChange, Command};
 use crate::{clock, host, resolv_conf};
@@ -199,19 +199,14 @@ impl Daemon {
         self.request_of(name, |reply| Command::SetNameServers { name: name_of, servers, reply })?
     }
 
-    /// Publishes more TCP ports of the container, all or none. A UDP port is refused: it is published when the
-    /// container is added.
+    /// Publishes more ports of the container, all or none.
     pub fn publish(&self, name: &str, publish: Vec<Publish>) -> Result<(), DaemonError> {
-        let (listeners, datagrams) = Publish::split(publish);
-        if let Some((_, guest_port)) = datagrams.first() {
-            return Err(DaemonError::UdpPort { guest_port: *guest_port });
-        }
         let name_of = name.to_owned();
-        self.request_of(name, |reply| Command::Publish { name: name_of, listeners, reply })?
+        self.request_of(name, |reply| Command::Publish { name: name_of, publish, reply })?
     }
 
     /// Closes published ports, by their addresses on the host, all or none. Open connections stay open.
-    pub fn unpublish(&self, name: &str, ports: Vec<SocketAddr>) -> Result<(), DaemonError> {
+    pub fn unpublish(&self, name: &str, ports: HostPorts) -> Result<(), DaemonError> {
         let name_of = name.to_owned();
         self.request_of(name, |reply| Command::Unpublish { name: name_of, ports, reply })?
     }

@@ -51,6 +51,6 @@ mod worker;
 pub use daemon::{ContainerHandle, Daemon, DaemonConfig};
 pub use resolv_conf::HostServers;
 pub use types::{
-    BudgetId, BudgetRef, ContainerSpec, DaemonError, DaemonEvent, Ended, GroupConfig, Publish,
-    PublishSocket,
+    BudgetId, BudgetRef, ContainerSpec, DaemonError, DaemonEvent, Ended, GroupConfig, HostPorts,
+    Publish, PublishSocket,
 };

@@ -19,7 +19,8 @@ use crate::units::Bytes;
 use limits::{holds_one_flow, limits};
 pub(crate) use limits::{limits_of_options, ordered};
 pub use options::{ContainerOptions, OPTION_KEYS};
-use ports::{check_udp_ports, holds_backlogs};
+pub(crate) use ports::check_udp_ports;
+use ports::holds_backlogs;
 
 /// Name servers of a container, at most.
 const NAME_SERVERS_MAX: usize = 8;

@@ -104,6 +104,15 @@ pub struct Publish {
     pub guest_port: u16,
 }
 
+/// Addresses of published ports on the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostPorts {
+    /// TCP ports.
+    pub tcp: Vec<SocketAddr>,
+    /// UDP ports.
+    pub udp: Vec<SocketAddr>,
+}
+
 /// Sockets, each with its port in the container.
 pub(crate) type Ports<S> = Vec<(S, u16)>;
 

@@ -154,6 +154,7 @@ impl Container {
 
     /// Publishes a UDP port of the guest, over IPv6 or IPv4. The caller then gives the host the socket that is bound to
     /// a port of its own, under the returned id, with the returned caps. `None`: no room, or another port leads there.
+    /// A mapping that the guest opened for that port ends: from now on its datagrams leave from the published port.
     pub fn publish_datagrams(
         &mut self,
         cx: &mut Ctx<'_>,
@@ -166,8 +167,23 @@ impl Container {
             (_, false) => self.config.guest_ip.into(),
         };
         let guest = SocketAddr::new(ip, guest_port);
+        if let Some(id) = self.mappings.find(DatagramKind::Udp, guest)
+            && self.mappings.get_mut(id).is_some_and(|mapping| !mapping.is_published())
+        {
+            self.send_stored(cx);
+            self.close_mapping(cx, id);
+        }
         let id = self.mappings.publish(guest, &mut cx.member(self.member))?;
         Some((id, CAPS))
+    }
+
+    /// Closes a published UDP port, with its socket. Datagrams that the guest sent before still leave from it.
+    pub fn unpublish_datagrams(&mut self, cx: &mut Ctx<'_>, id: DatagramId) {
+        // It may have ended meanwhile.
+        if self.mappings.get_mut(id).is_some() {
+            self.send_stored(cx);
+            self.close_mapping(cx, id);
+        }
     }
 
     // ---- to the host ----

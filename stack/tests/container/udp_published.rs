@@ -57,6 +57,38 @@ fn clients_are_answered_from_the_published_socket() {
     assert!(rig.host.datagrams.values().all(|socket| socket.closed));
 }
 
+/// While the container runs: a port from which the guest sends already, and ports that are closed again.
+#[test]
+fn ports_are_published_and_closed_at_any_time() {
+    let mut rig = Rig::new();
+    introduce(&mut rig);
+    for ipv6 in [false, true] {
+        let far: SocketAddr = if ipv6 { (FAR6, 7).into() } else { (FAR, 7).into() };
+        rig.frame(&out(53, far, b"before").frame());
+        let before = crate::udp::only(&rig);
+        let id = publish(&mut rig, ipv6, 53).unwrap();
+        // What the guest sent before left from its own socket.
+        assert_eq!(socket(&mut rig, before).sent.len(), 1);
+        assert!(socket(&mut rig, before).closed && rig.stack.stats().mappings == 1);
+        assert!(publish(&mut rig, ipv6, 53).is_none(), "published twice");
+        let client = SocketAddr::new(far.ip(), 4000);
+        assert_eq!(seen(&mut rig, id, client), client);
+        rig.frame(&out(53, client, b"answer").frame());
+        rig.with_cx(|stack, cx| stack.unpublish_datagrams(cx, id));
+        assert_eq!(socket(&mut rig, id).sent.len(), 1, "the answer was under way");
+        assert!(socket(&mut rig, id).closed);
+        assert_eq!((rig.stack.stats().mappings, rig.memory().udp), (0, 0));
+        // The port is the guest's own again, and may be published again.
+        send(&mut rig, &[out(53, far, b"after")]);
+        assert_ne!(crate::udp::only(&rig), id);
+        let id = publish(&mut rig, ipv6, 53).unwrap();
+        rig.with_cx(|stack, cx| stack.unpublish_datagrams(cx, id));
+        // A late call for a port that is closed has no effect.
+        rig.with_cx(|stack, cx| stack.unpublish_datagrams(cx, id));
+    }
+    rig.assert_empty();
+}
+
 /// Its answers are for the client, not for the host's loopback.
 #[test]
 fn a_client_with_the_gateways_own_address_is_answered() {

@@ -36,7 +36,7 @@ pub(super) fn holds_backlogs(limits: Limits, flow: u64, ports: usize) -> Result<
 
 /// Refuses UDP ports that share a port of the container, need IPv6 where there is none, or do not fit their part of the
 /// budget: their sockets are charged from the start.
-pub(super) fn check_udp_ports(
+pub(crate) fn check_udp_ports(
     limits: Limits,
     container: &ContainerConfig,
     publish: &[PublishArg],

@@ -116,7 +116,7 @@ impl Worker {
     }
 
     /// Charges a published UDP port and gives its socket to the container.
-    fn publish_datagrams(
+    pub(super) fn publish_datagrams(
         &mut self,
         index: usize,
         socket: UdpSocket,

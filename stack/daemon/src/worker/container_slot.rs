@@ -3,7 +3,7 @@
 mod ports;
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use skbudget_controller::{Budget, Instant};
 use skbudget_stack::schedule::DeviceBound;
-use skbudget_stack::{ChunkPool, Container, Ctx, Tap, Throttle, Undelivered};
+use skbudget_stack::{ChunkPool, Container, Ctx, DatagramId, Tap, Throttle, Undelivered};
 
 use super::log_limit::LogLimit;
 use crate::host::HostSockets;
@@ -40,6 +40,8 @@ pub(super) struct ContainerSlot {
     pub(super) host: HostSockets,
     pub(super) tap: Tap,
     listeners: Vec<Listener>,
+    /// Published UDP ports: their addresses on the host, and their mappings.
+    datagram_ports: Vec<(SocketAddr, DatagramId)>,
     /// Failures of this process's own resources that may last, most likely because no descriptor is free.
     accepts_fail: LogLimit,
     connects_fail: LogLimit,
@@ -76,6 +78,7 @@ impl ContainerSlot {
             host,
             tap,
             listeners: Vec::new(),
+            datagram_ports: Vec::new(),
             accepts_fail: LogLimit::every(REPORT_EVERY),
             connects_fail: LogLimit::every(REPORT_EVERY),
             // Frames may have arrived before the device was watched, and they cause no edge.

@@ -1,6 +1,6 @@
 //! Commands from other threads.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread;
@@ -12,7 +12,7 @@ use skbudget_stack::{Tap, Undelivered};
 use super::report::Report;
 use super::{ContainerSlot, TurnCtx, Worker};
 use crate::flows::{Cursor, FlowPart};
-use crate::types::{BudgetId, ContainerSpec, DaemonError, Ended, Ports};
+use crate::types::{BudgetId, ContainerSpec, DaemonError, Ended, HostPorts, Publish};
 
 /// Commands executed in one turn: many callers must not delay the containers.
 const COMMANDS_PER_TURN: usize = 16;
@@ -56,9 +56,9 @@ pub(crate) enum Command {
         reply: Sender<Result<(), DaemonError>>,
     },
     /// Publishes more ports of the container.
-    Publish { name: String, listeners: Ports<TcpListener>, reply: Sender<Result<(), DaemonError>> },
+    Publish { name: String, publish: Vec<Publish>, reply: Sender<Result<(), DaemonError>> },
     /// Closes published ports, by their addresses on the host.
-    Unpublish { name: String, ports: Vec<SocketAddr>, reply: Sender<Result<(), DaemonError>> },
+    Unpublish { name: String, ports: HostPorts, reply: Sender<Result<(), DaemonError>> },
     /// Lists a part of the container's flows.
     Flows { name: String, from: Cursor, reply: Sender<Result<FlowPart, DaemonError>> },
     /// Counts the bytes acknowledged to the guest and not yet delivered.
@@ -113,8 +113,8 @@ impl Worker {
                 Command::SetNameServers { name, servers, reply } => {
                     let _ = reply.send(self.set_name_servers(&name, servers));
                 }
-                Command::Publish { name, listeners, reply } => {
-                    let _ = reply.send(self.publish(&name, listeners, now));
+                Command::Publish { name, publish, reply } => {
+                    let _ = reply.send(self.publish(&name, publish, now));
                 }
                 Command::Unpublish { name, ports, reply } => {
                     let _ = reply.send(self.unpublish(&name, &ports, now));

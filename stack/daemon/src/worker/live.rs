@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use skbudget_controller::{Budget, Instant, Level, LimitError, Refusal};
 
-use super::{BudgetChange, Worker};
+use super::{BudgetChange, TurnCtx, Worker};
 use crate::listener::Backlog;
-use crate::types::{DaemonError, Ports};
+use crate::types::{DaemonError, HostPorts, Ports, Publish};
 
 impl Worker {
     /// The budget that a container is charged to.
@@ -86,17 +86,44 @@ impl Worker {
         Ok(())
     }
 
-    /// Publishes more TCP ports. Their backlogs are sized as if all ports were published together; the backlogs of
-    /// those that are open keep their size.
+    /// Publishes more ports, all or none.
     pub(super) fn publish(
         &mut self,
         name: &str,
-        listeners: Ports<TcpListener>,
+        publish: Vec<Publish>,
         now: Instant,
     ) -> Result<(), DaemonError> {
         let index = self.find(name)?;
-        let slot = self.containers[index].as_mut();
-        let slot = slot.ok_or_else(|| DaemonError::NoSuchContainer(name.to_owned()))?;
+        let (listeners, datagrams) = Publish::split(publish);
+        let mut opened = Vec::new();
+        let publish_all = || {
+            for (socket, guest_port) in datagrams {
+                let addr = socket.local_addr()?;
+                self.publish_datagrams(index, socket, guest_port, now)?;
+                opened.push(addr);
+            }
+            self.publish_listeners(index, listeners, now)
+        };
+        let published = publish_all();
+        if published.is_err() {
+            self.close_datagram_ports(index, &opened, now);
+        }
+        self.schedule.activate(index);
+        published
+    }
+
+    /// Publishes more TCP ports. Their backlogs are sized as if all ports were published together; the backlogs of
+    /// those that are open keep their size.
+    fn publish_listeners(
+        &mut self,
+        index: usize,
+        listeners: Ports<TcpListener>,
+        now: Instant,
+    ) -> Result<(), DaemonError> {
+        if listeners.is_empty() {
+            return Ok(());
+        }
+        let slot = self.containers[index].as_mut().ok_or(DaemonError::NoSuchBudget)?;
         let owner = self.budgets[slot.budget].as_mut().ok_or(DaemonError::NoSuchBudget)?;
         let (ports, member) = (listeners.len(), slot.stack.member());
         let backlog = Backlog::fit(owner.budget.limits(), slot.ports() + ports);
@@ -109,25 +136,35 @@ impl Worker {
             owner.budget.uncharge_listen(member, backlog_bytes, now);
             return Err(e.into());
         }
-        self.schedule.activate(index);
         Ok(())
     }
 
-    /// Closes published ports, by their addresses on the host. Their flows stay open.
+    /// Closes published ports, by their addresses on the host, all or none. The flows of TCP ports stay open.
     pub(super) fn unpublish(
         &mut self,
         name: &str,
-        ports: &[SocketAddr],
+        ports: &HostPorts,
         now: Instant,
     ) -> Result<(), DaemonError> {
         let index = self.find(name)?;
         let slot = self.containers[index].as_mut();
         let slot = slot.ok_or_else(|| DaemonError::NoSuchContainer(name.to_owned()))?;
         let owner = self.budgets[slot.budget].as_mut().ok_or(DaemonError::NoSuchBudget)?;
-        let charged = slot.close_ports(ports)?;
+        // Before any port is closed.
+        slot.has_datagram_ports(&ports.udp)?;
+        let charged = slot.close_ports(&ports.tcp)?;
         owner.budget.uncharge_listen(slot.stack.member(), charged, now);
+        self.close_datagram_ports(index, &ports.udp, now);
         // What was released may be room for waiters.
         self.schedule.activate(index);
         Ok(())
+    }
+
+    /// Closes published UDP ports.
+    fn close_datagram_ports(&mut self, index: usize, ports: &[SocketAddr], now: Instant) {
+        let Some(slot) = &mut self.containers[index] else { return };
+        let Some(owner) = &mut self.budgets[slot.budget] else { return };
+        let (pool, scratch) = (&mut self.pool, &mut self.scratch[..]);
+        slot.close_datagram_ports(&mut owner.budget, &mut TurnCtx { now, pool, scratch }, ports);
     }
 }

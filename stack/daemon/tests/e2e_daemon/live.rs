@@ -1,8 +1,9 @@
 //! Changes while a container runs: limits and published ports.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
+use std::time::Duration;
 
 use crate::support::{Netns, Running, exchange, free_port};
 
@@ -109,5 +110,82 @@ fn ports_are_published_and_closed_while_the_container_runs() {
     daemon.run(&["unpublish", "web", &second.1]);
     assert_eq!(listen_bytes(), 0);
     daemon.run(&["publish", "web", &first.1, &second.1]);
+    daemon.end();
+}
+
+/// Sends a datagram to a published port; returns whether the server in the container received it.
+fn passes(client: &UdpSocket, to: SocketAddr, server: &UdpSocket) -> bool {
+    client.connect(to).unwrap();
+    // A closed port fails the second send, or the first receive.
+    let sent = client.send(b"question").and_then(|_| {
+        let mut bytes = [0; 9];
+        server.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let (len, from) = server.recv_from(&mut bytes)?;
+        server.send_to(&bytes[..len], from)?;
+        client.recv(&mut bytes)
+    });
+    sent.is_ok_and(|len| len == 8)
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn udp_ports_and_ranges_are_published_and_closed_while_the_container_runs() {
+    let daemon = Running::start(&[]);
+    let netns = Netns::new();
+    daemon.run(&["attach", "web", "--netns", &netns.path()]);
+    let any = (Ipv4Addr::UNSPECIFIED, 53);
+    let (server, second) =
+        netns.inside(|| (UdpSocket::bind(any).unwrap(), UdpSocket::bind((any.0, 54)).unwrap()));
+    // The server has sent from its port before: the host has a socket for it.
+    server.send_to(b"notify", (Ipv4Addr::new(192, 0, 2, 1), 7)).unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let free = || {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.local_addr().unwrap().port()
+    };
+    // Two consecutive ports, free a moment ago.
+    let port = (0..)
+        .map(|_| free())
+        .find(|port| *port < u16::MAX && UdpSocket::bind(("127.0.0.1", port + 1)).is_ok());
+    let port = port.unwrap();
+    let to = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let range = format!("127.0.0.1:{port}-{}:53-54/udp", port + 1);
+    let udp_bytes = || daemon.stats("web")["udp_bytes"].as_u64().unwrap();
+    assert!(daemon.run(&["publish", "web", &range]).is_empty());
+    assert!(passes(&client, to(port), &server) && passes(&client, to(port + 1), &second));
+    let both = udp_bytes();
+    // Refused whole: the first leads to a port that is published already, or the second cannot be bound.
+    let (other, taken) = (free(), UdpSocket::bind("127.0.0.1:0").unwrap());
+    for (refused, reason) in [
+        (format!("127.0.0.1:{other}:53/udp"), "both lead to port 53"),
+        (format!("{}:99/udp", taken.local_addr().unwrap()), "Address already in use"),
+        (format!("127.0.0.1:{other}-{}:1-9000/udp", u32::from(other) + 8999), "allowed"),
+    ] {
+        let new = format!("127.0.0.1:{}:55/udp", free());
+        let output = daemon.command(&["publish", "web", &new, &refused]);
+        let message = crate::support::text(&output.stderr);
+        assert!(!output.status.success() && message.contains(reason), "{refused}: {message}");
+        assert_eq!(udp_bytes(), both, "{refused}");
+    }
+    assert!(
+        daemon
+            .refuses(&["unpublish", "web", &range.replace("/udp", "")], 1)
+            .contains("not published")
+    );
+    daemon.run(&["unpublish", "web", &format!("127.0.0.1:{port}:53/udp")]);
+    assert!(!passes(&client, to(port), &server));
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    assert!(passes(&client, to(port + 1), &second));
+    assert!(udp_bytes() < both);
+    // TCP and UDP of one number, together.
+    let (tcp, name) = free_port();
+
+    daemon.run(&["publish", "web", &name, &format!("{tcp}:53/udp")]);
+    assert!(passes(&client, tcp, &server));
+    assert!(daemon.run(&["ls"]).contains(&format!("{tcp}:53/udp")));
+    daemon.run(&["unpublish", "web", &name, &format!("{tcp}:53/udp")]);
+    assert!(TcpStream::connect(tcp).is_err());
     daemon.end();
 }

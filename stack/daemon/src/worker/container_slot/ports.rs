@@ -8,7 +8,7 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use skbudget_controller::{Budget, Instant};
-use skbudget_stack::{Container, NotAccepted};
+use skbudget_stack::{Container, DatagramId, NotAccepted};
 
 use super::{ContainerSlot, TurnCtx, unreported};
 use crate::listener::Backlog;
@@ -86,14 +86,45 @@ impl ContainerSlot {
         socket: UdpSocket,
         guest_port: u16,
     ) -> io::Result<bool> {
-        let ipv6 = socket.local_addr()?.is_ipv6();
+        let addr = socket.local_addr()?;
+        let ipv6 = addr.is_ipv6();
         let published = self
             .with_stack(budget, turn, |stack, cx| stack.publish_datagrams(cx, ipv6, guest_port));
         let Some((id, caps)) = published else { return Ok(false) };
-        self.host.adopt_datagram(id, socket, caps)?;
+        if let Err(e) = self.host.adopt_datagram(id, socket, caps) {
+            self.with_stack(budget, turn, |stack, cx| stack.unpublish_datagrams(cx, id));
+            return Err(e);
+        }
+        self.datagram_ports.push((addr, id));
         // Datagrams may have arrived before the socket was watched.
         self.stack.on_datagram_ready(id);
         Ok(true)
+    }
+
+    /// Refuses UDP ports that are not published, by their addresses on the host.
+    pub(in crate::worker) fn has_datagram_ports(
+        &self,
+        ports: &[SocketAddr],
+    ) -> Result<(), DaemonError> {
+        let is_open = |addr: &&SocketAddr| self.datagram_ports.iter().any(|(own, _)| own == *addr);
+        match ports.iter().find(|addr| !is_open(addr)) {
+            Some(addr) => Err(DaemonError::NoSuchPort(*addr)),
+            None => Ok(()),
+        }
+    }
+
+    /// Closes published UDP ports, by their addresses on the host, and uncharges them.
+    pub(in crate::worker) fn close_datagram_ports(
+        &mut self,
+        budget: &mut Budget,
+        turn: &mut TurnCtx<'_>,
+        ports: &[SocketAddr],
+    ) {
+        let closing = |(own, _): &mut (SocketAddr, DatagramId)| ports.contains(own);
+        let closed: Vec<_> = self.datagram_ports.extract_if(.., closing).collect();
+        for (_, id) in closed {
+            self.with_stack(budget, turn, |stack, cx| stack.unpublish_datagrams(cx, id));
+        }
     }
 
     /// The smallest number that no listener has.
