@@ -8,6 +8,10 @@ use skbudget_controller::{CHUNK_SIZE, FlowSizes, PAGE_SIZE};
 use crate::queue::chunk::PAYLOAD;
 use crate::sizes::{FLOW_BYTES, HOST_FLOOR, SYN_BACKLOG_BYTES};
 
+mod reach;
+
+pub use reach::ReachRule;
+
 /// Largest frame with segmentation offload, bytes.
 const SUPER_FRAME: u64 = 64 << 10;
 /// MSS advertised with offload at any MTU: small windows stay usable, and super-frames make a larger MSS needless (B8).
@@ -49,6 +53,8 @@ pub struct ContainerConfig {
     pub siblings: bool,
     /// The gateway's addresses reach the host's 127.0.0.1 and ::1.
     pub host_loopback: bool,
+    /// Where the guest may connect to, beside that.
+    pub reach: Vec<ReachRule>,
     /// The name servers that the forwarder at `dns_ip` uses; `None`: those of the host.
     pub name_servers: Option<Vec<SocketAddr>>,
     /// The name server that connections to the forwarder are relayed to; it follows the answers to questions.
@@ -143,6 +149,8 @@ pub(crate) enum NoRoute {
     Unreachable,
     /// Another container's address: no host socket leads there.
     Sibling,
+    /// A rule refuses it: answered as if no port were open there.
+    Denied(SocketAddr),
 }
 
 impl ContainerConfig {
@@ -163,6 +171,7 @@ impl ContainerConfig {
             search: Vec::new(),
             siblings: false,
             host_loopback: true,
+            reach: Vec::new(),
             name_servers: None,
             name_server: None,
             sizes: flow_sizes(mtu, offload),
@@ -228,8 +237,34 @@ impl ContainerConfig {
             && ip.to_bits() & host_bits == host_bits)
     }
 
-    /// Maps a destination of the guest to a destination of the host. Only the gateway leads to the host's loopback.
+    /// Maps a destination of the guest to a destination of the host, if the rules allow that one. Only the gateway
+    /// leads to the host's loopback.
     pub(crate) fn route(&self, to: SocketAddr) -> Result<SocketAddr, NoRoute> {
+        let route = self.route_of_any(to);
+        let found = match route {
+            Ok(found) => found,
+            // A container has one address, for itself and for its siblings.
+            Err(NoRoute::Sibling) => to,
+            Err(_) => return route,
+        };
+        // The guest does not choose the name server.
+        if self.is_forwarder(to) || reach::allows(&self.reach, found) {
+            route
+        } else {
+            Err(NoRoute::Denied(found))
+        }
+    }
+
+    /// True if an address and port of the guest's network are those of the DNS forwarder.
+    pub(crate) fn is_forwarder(&self, to: SocketAddr) -> bool {
+        let is_ours = match to.ip() {
+            IpAddr::V4(ip) => ip == self.dns_ip,
+            IpAddr::V6(ip) => self.ipv6.is_some_and(|net| net.dns == ip),
+        };
+        is_ours && to.port() == DNS_PORT
+    }
+
+    fn route_of_any(&self, to: SocketAddr) -> Result<SocketAddr, NoRoute> {
         match to.ip() {
             ip if Some(ip) == self.gateway_of(ip) => match self.host_loopback {
                 true => Ok(SocketAddr::new(loopback_of(ip), to.port())),

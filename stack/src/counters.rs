@@ -17,6 +17,8 @@ stats! {
     /// Neither ARP nor IPv4 nor IPv6.
     DropEtherType,
     DropArp,
+    /// Connections, datagrams and echo requests that a rule refused.
+    ReachDenied,
     /// IPv6 is off.
     DropIpv6,
     DropIpv6Header,

@@ -25,8 +25,6 @@ use crate::wire::addresses::Tuple;
 #[cfg(test)]
 mod tests;
 
-/// Port of name servers.
-pub(crate) const PORT: u16 = 53;
 /// Questions under way, at most.
 pub(crate) const QUESTIONS_MAX: usize = 256;
 /// Longest question, bytes. Common ones have less than 100, with all options a few hundred.

@@ -145,7 +145,7 @@ mod wire;
 
 pub use skbudget_controller as controller;
 
-pub use config::{Algorithm, ContainerConfig, Ipv6Net};
+pub use config::{Algorithm, ContainerConfig, Ipv6Net, ReachRule};
 pub use container::siblings::Pair;
 pub use container::{
     Container, ContainerStats, Ctx, FlowInfo, MappingInfo, NotAccepted, Undelivered, WakeKey,

@@ -193,6 +193,15 @@ impl Mappings {
         (!taken).then(|| self.create(DatagramKind::Udp, guest, true, mem)).flatten()
     }
 
+    /// Makes room for the addresses of a published port's clients, as much as the budget grants.
+    pub(crate) fn remember_clients(&mut self, id: DatagramId, mem: &mut MemberCtx<'_>) {
+        let Some(mapping) = self.get_mut(id) else { return };
+        if let Some(step) = (0..STEPS.len()).rev().find(|step| charge(STEPS[*step].1, mem)) {
+            mapping.charged += STEPS[step].1;
+            mapping.remotes.grow(step);
+        }
+    }
+
     fn create(
         &mut self,
         kind: DatagramKind,
@@ -454,6 +463,16 @@ impl Mapping {
     /// True if this address may send to the guest.
     pub(crate) fn accepts(&self, ip: IpAddr) -> bool {
         self.clients.is_some() || self.remotes.contains(ip)
+    }
+
+    /// A client has sent to this published port. Without room the addresses used longest ago are forgotten.
+    pub(crate) fn note_client(&mut self, ip: IpAddr) {
+        self.remotes.insert(ip);
+    }
+
+    /// True if a client of this published port has this address, and was not forgotten.
+    pub(crate) fn has_client_at(&self, ip: IpAddr) -> bool {
+        self.clients.is_some() && self.remotes.contains(ip)
     }
 
     /// The port of the gateway as which a client of this published port appears.

@@ -4,6 +4,7 @@
 mod capture;
 mod client;
 mod publish;
+mod reach;
 mod values;
 
 use std::ffi::OsString;
@@ -26,6 +27,7 @@ pub use client::{
 };
 use publish::parse_publish;
 pub use publish::{Protocol, PublishArg};
+pub use reach::{Reach, ReachArgs};
 pub(crate) use values::parse_name;
 pub use values::{Congestion, Isolation, NameServer, OnOff, RuleSet, Triple};
 use values::{parse_mtu, parse_server, parse_triple};
@@ -223,6 +225,9 @@ pub struct ContainerArgs {
     /// Refuse connections to the gateway's address instead of forwarding them to the host's loopback
     #[arg(long)]
     pub no_host_loopback: bool,
+
+    #[command(flatten)]
+    pub reach: ReachArgs,
 
     /// Name server for the container, in place of the host's (repeatable, up to 8)
     #[arg(long, value_name = "ADDR[:PORT]", value_parser = parse_server)]

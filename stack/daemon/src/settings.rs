@@ -9,10 +9,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use skbudget_controller::{BudgetConfig, CHUNK_SIZE, Rules, SockLimits};
 use skbudget_stack::tap::{MTU_MAX, MTU_MIN};
-use skbudget_stack::{Algorithm, ContainerConfig};
+use skbudget_stack::{Algorithm, ContainerConfig, ReachRule};
 
 use crate::cli::{
-    Congestion, Isolation, MTU_DEFAULT, NameServer, OnOff, Protocol, PublishArg, RuleSet, Triple,
+    Congestion, Isolation, MTU_DEFAULT, NameServer, OnOff, Protocol, PublishArg, Reach, RuleSet,
+    Triple,
 };
 use crate::exit::Failure;
 use crate::units::Bytes;
@@ -21,6 +22,9 @@ pub(crate) use limits::{limits_of_options, ordered};
 pub use options::{ContainerOptions, OPTION_KEYS};
 pub(crate) use ports::check_udp_ports;
 use ports::holds_backlogs;
+
+/// Rules of where a container may connect to, at most: each datagram is compared with all of them.
+const REACH_MAX: usize = 256;
 
 /// Name servers of a container, at most.
 const NAME_SERVERS_MAX: usize = 8;
@@ -114,6 +118,7 @@ impl ContainerSettings {
         check_scope(options, scope)?;
         let mut container = ContainerConfig::new(mtu, offload, hard, secret);
         container.host_loopback = options.no_host_loopback != Some(true);
+        container.reach = reach(options)?;
         container.name_servers = name_servers(options)?;
         container.congestion = match options.congestion {
             Some(Congestion::Reno) => Algorithm::Reno,
@@ -155,6 +160,20 @@ impl ContainerSettings {
         let needs_ipv6 = options.ipv6 == Some(OnOff::On);
         Ok(Self { budget, container, needs_ipv6, publish, outbound_addr: options.outbound_addr })
     }
+}
+
+/// Where the container may connect to.
+fn reach(options: &ContainerOptions) -> Result<Vec<ReachRule>, Invalid> {
+    let rules = options.reach.iter().flatten();
+    let rules: Vec<ReachRule> = rules.map(|Reach(rule)| *rule).collect();
+    if rules.len() > REACH_MAX {
+        let given = rules.len();
+        let what = format!(
+            ": {given} rules, of --allow and --deny together; at most {REACH_MAX} are allowed"
+        );
+        return Err(Invalid::new("reach", what));
+    }
+    Ok(rules)
 }
 
 /// The name servers, if any are given.

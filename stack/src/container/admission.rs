@@ -42,7 +42,7 @@ impl Container {
     /// Handles a SYN without flow: refuses it at once if no route exists, otherwise appends it to the SYN queue. A
     /// retransmitted SYN keeps its place.
     pub(super) fn on_syn(&mut self, cx: &mut Ctx<'_>, tuple: Tuple, syn: &Segment<'_>) {
-        if self.is_forwarder(tuple.remote()) {
+        if self.config.is_forwarder(tuple.remote()) {
             self.refresh_name_servers(cx);
         }
         // Before queueing: an entry in the queue and a charge would be spent on a SYN that cannot succeed.
@@ -50,6 +50,11 @@ impl Container {
             Ok(_) | Err(NoRoute::Sibling) if tuple.remote().port() != 0 => {}
             // Port 0 is reserved: no listener can have it (RFC 6335 section 6).
             Ok(_) | Err(NoRoute::Sibling | NoRoute::Refused) => {
+                return self.refuse(cx, &tuple, syn);
+            }
+            // As a firewall with `reject`: the connection is refused at once.
+            Err(NoRoute::Denied(_)) => {
+                self.stats.add(Stat::ReachDenied);
                 return self.refuse(cx, &tuple, syn);
             }
             Err(NoRoute::Unreachable) => {
@@ -197,7 +202,7 @@ impl Container {
         let admitted = match route {
             Ok(to) => self.open_passive(cx, tuple, to, &syn.segment()),
             Err(NoRoute::Sibling) => self.open_to_sibling(cx, tuple, &syn.segment()),
-            Err(NoRoute::Refused | NoRoute::Unreachable) => return true,
+            Err(NoRoute::Refused | NoRoute::Unreachable | NoRoute::Denied(_)) => return true,
         };
         if admitted {
             self.admission.backlog.remove(id);

@@ -32,7 +32,7 @@ impl Container {
     /// Handles a datagram of the guest: it is sent at the end of the turn, or answered with an error.
     pub(super) fn on_datagram(&mut self, cx: &mut Ctx<'_>, datagram: &Datagram<'_>) {
         let (guest, remote) = (datagram.tuple.guest(), datagram.tuple.remote());
-        if datagram.kind == DatagramKind::Udp && self.is_forwarder(remote) {
+        if datagram.kind == DatagramKind::Udp && self.config.is_forwarder(remote) {
             return self.on_question(cx, datagram);
         }
         let known = self.mappings.find(datagram.kind, guest);
@@ -42,6 +42,9 @@ impl Container {
             .and_then(|id| self.mappings.get_mut(id)?.client_behind(remote.port()));
         let to = match client.map_or_else(|| self.config.route(remote), Ok) {
             Ok(to) => to,
+            // The answer to a client of a published port.
+            Err(NoRoute::Denied(to)) if self.answers_client(known, to) => to,
+            Err(NoRoute::Denied(_)) => return self.deny_datagram(cx, datagram),
             Err(NoRoute::Refused) => {
                 self.stats.add(unreachable(datagram.kind));
                 return self.refuse_datagram(cx, datagram, Unreachable::Port);
@@ -98,6 +101,25 @@ impl Container {
     ) -> bool {
         let mut mem = MemberCtx { now: cx.now, budget: cx.budget, member: self.member };
         self.outbox.push(id, remote, datagram, cx.pool, &mut mem)
+    }
+
+    /// True if the datagram leaves from a published port, for an address from which a client has sent to it.
+    fn answers_client(&mut self, known: Option<DatagramId>, to: SocketAddr) -> bool {
+        let mapping = known.and_then(|id| self.mappings.get_mut(id));
+        mapping.is_some_and(|mapping| mapping.has_client_at(to.ip()))
+    }
+
+    /// A rule refuses the destination. As a firewall with `reject`: UDP gets port unreachable, an echo request, which
+    /// has no port, administratively prohibited.
+    fn deny_datagram(&mut self, cx: &mut Ctx<'_>, datagram: &Datagram<'_>) {
+        self.stats.add(Stat::ReachDenied);
+        match datagram.kind {
+            DatagramKind::Udp => self.refuse_datagram(cx, datagram, Unreachable::Port),
+            DatagramKind::Echo => {
+                let (tuple, payload) = (datagram.tuple, datagram.payload());
+                self.report(cx, datagram.kind, tuple, None, Undeliverable::Prohibited, payload);
+            }
+        }
     }
 
     fn refuse_datagram(&mut self, cx: &mut Ctx<'_>, datagram: &Datagram<'_>, why: Unreachable) {
@@ -174,6 +196,9 @@ impl Container {
             self.close_mapping(cx, id);
         }
         let id = self.mappings.publish(guest, &mut cx.member(self.member))?;
+        if !self.config.reach.is_empty() {
+            self.mappings.remember_clients(id, &mut cx.member(self.member));
+        }
         Some((id, CAPS))
     }
 
@@ -413,6 +438,9 @@ fn accepted(
         return None;
     }
     if mapping.is_published() {
+        if !config.reach.is_empty() {
+            mapping.note_client(from.ip());
+        }
         let ip = config.client_address(from.ip());
         // A client that has the gateway's address itself is behind a port of the gateway as well: otherwise answers to
         // it would be for the host's loopback.

@@ -1,11 +1,9 @@
 //! The DNS forwarder at work: questions of the guest to name servers of the host, and their answers. Connections to the
 //! forwarder's address are relayed to the name server, as any other flow.
 
-use std::net::{IpAddr, SocketAddr};
-
 use super::{Container, Ctx};
 use crate::counters::Stat;
-use crate::dns::{CAPS, Change, Forwarder, PORT, Refused, SOCKETS_MAX, failure};
+use crate::dns::{CAPS, Change, Forwarder, Refused, SOCKETS_MAX, failure};
 use crate::io::datagram::{
     DatagramId, DatagramKind, DatagramSocket, IpFields, SendDatagram, SendStop,
 };
@@ -18,15 +16,6 @@ use crate::wire::udp::Datagram;
 const FIELDS: IpFields = IpFields { hop_limit: HOP_LIMIT, traffic_class: 0, dont_fragment: false };
 
 impl Container {
-    /// True if an address and port of the guest's network are those of the forwarder.
-    pub(super) fn is_forwarder(&self, to: SocketAddr) -> bool {
-        let is_ours = match to.ip() {
-            IpAddr::V4(ip) => ip == self.config.dns_ip,
-            IpAddr::V6(ip) => self.config.ipv6.is_some_and(|net| net.dns == ip),
-        };
-        is_ours && to.port() == PORT
-    }
-
     /// Reads the host's name servers again if they have changed. Call it before a question or a connection.
     pub(super) fn refresh_name_servers(&mut self, cx: &mut Ctx<'_>) {
         self.forwarder.set_servers(cx.host.name_servers(cx.now));

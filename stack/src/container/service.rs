@@ -179,7 +179,7 @@ impl Container {
         error: HostError,
     ) {
         self.stats.add(Stat::HostConnectFailed);
-        if self.is_forwarder(flow.tuple.remote()) {
+        if self.config.is_forwarder(flow.tuple.remote()) {
             self.name_server_failed();
         }
         let reason = match error {

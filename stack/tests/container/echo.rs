@@ -25,7 +25,7 @@ fn message(kind: u8, ident: u16, seq: u16, data: &[u8]) -> Vec<u8> {
 }
 
 /// An echo request of the guest, in a frame.
-fn request(v6: bool, ident: u16, seq: u16, hop_limit: u8, data: &[u8]) -> Vec<u8> {
+pub(crate) fn request(v6: bool, ident: u16, seq: u16, hop_limit: u8, data: &[u8]) -> Vec<u8> {
     if v6 {
         let body = [&ident.to_be_bytes()[..], &seq.to_be_bytes(), data].concat();
         let mut frame = icmpv6(GUEST6, FAR6, 128, 0, &body);

@@ -29,6 +29,7 @@ mod persist;
 mod pmtu;
 mod probe;
 mod publish;
+mod reach;
 mod recovery;
 mod reorder;
 mod reset;

@@ -246,7 +246,8 @@ pub struct PublishArgs {
     #[arg(value_name = "NAME")]
     pub name: String,
 
-    /// Ports, of TCP unless /udp follows; ADDR is 0.0.0.0 by default, an IPv6 address is written in brackets, FIRST-LAST is a range
+    /// Ports, of TCP unless /udp follows; ADDR is 0.0.0.0 by default, an IPv6 address is written in brackets,
+    /// FIRST-LAST is a range
     #[arg(value_name = "[ADDR:]HOSTPORT:PORT[/udp]", required = true, value_parser = parse_publish)]
     pub ports: Vec<PublishArg>,
 

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{
-    Congestion, ContainerArgs, Isolation, NameServer, OnOff, PublishArg, RuleSet, Triple,
+    Congestion, ContainerArgs, Isolation, NameServer, OnOff, PublishArg, Reach, RuleSet, Triple,
 };
 use crate::units::Bytes;
 
@@ -49,6 +49,9 @@ pub struct ContainerOptions {
     /// The gateway's addresses do not reach the host's loopback.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub no_host_loopback: Option<bool>,
+    /// Where it may connect to: the first rule that matches decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reach: Option<Vec<Reach>>,
     /// Name servers in place of the host's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<Vec<NameServer>>,
@@ -67,7 +70,7 @@ pub struct ContainerOptions {
 }
 
 /// Names of all options, as keys of the config and of a request.
-pub const OPTION_KEYS: [&str; 17] = [
+pub const OPTION_KEYS: [&str; 18] = [
     "hard",
     "soft",
     "low",
@@ -80,6 +83,7 @@ pub const OPTION_KEYS: [&str; 17] = [
     "ipv6",
     "offload",
     "no_host_loopback",
+    "reach",
     "dns",
     "outbound_addr",
     "tcp_rmem",
@@ -102,6 +106,7 @@ impl From<&ContainerArgs> for ContainerOptions {
             ipv6: args.ipv6,
             offload: args.offload,
             no_host_loopback: args.no_host_loopback.then_some(true),
+            reach: (!args.reach.0.is_empty()).then(|| args.reach.0.clone()),
             dns: (!args.dns.is_empty()).then(|| args.dns.iter().copied().map(NameServer).collect()),
             outbound_addr: args.outbound_addr,
             tcp_rmem: args.tcp_rmem,
@@ -128,6 +133,7 @@ impl ContainerOptions {
             ipv6: self.ipv6.or(base.ipv6),
             offload: self.offload.or(base.offload),
             no_host_loopback: self.no_host_loopback.or(base.no_host_loopback),
+            reach: self.reach.or_else(|| base.reach.clone()),
             dns: self.dns.or_else(|| base.dns.clone()),
             outbound_addr: self.outbound_addr.or(base.outbound_addr),
             tcp_rmem: self.tcp_rmem.or(base.tcp_rmem),
@@ -145,6 +151,7 @@ mod tests {
     fn every_option_is_a_key_and_gives_way_to_a_given_one() {
         let all = r#"{"hard":"64MiB","soft":33554432,"low":"16MiB","min":"1MiB","weight":7,"isolation":"off",
             "rules":"linux","congestion":"reno","mtu":1500,"ipv6":"off","offload":"on","no_host_loopback":true,
+            "reach":["deny 192.0.2.0/24","allow ::/0"],
             "dns":["192.0.2.1"],"outbound_addr":"192.0.2.1","tcp_rmem":[4096,8192,16384],"tcp_wmem":[4096,8192,16384],
             "publish":["127.0.0.1:8080:80"]}"#;
         let all: ContainerOptions = serde_json::from_str(all).unwrap();

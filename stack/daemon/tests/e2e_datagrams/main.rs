@@ -2,10 +2,12 @@
 //! `cargo test -p skbudget --test e2e_datagrams -- --ignored --test-threads=1`.
 
 mod configure;
+mod loopback;
 mod names;
 mod network;
 mod ping;
 mod published;
+mod reach;
 #[path = "../e2e/support.rs"]
 #[allow(dead_code, reason = "other test targets use the rest of it")]
 mod support;
