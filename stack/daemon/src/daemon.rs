@@ -111,7 +111,7 @@ impl Daemon {
         let ContainerSpec { name, config, .. } = &mut spec;
         config.host_name.get_or_insert_with(|| host_name(name));
         if config.search.is_empty() {
-            config.search = resolv_conf::search_of_host();
+            config.search = resolv_conf::search_of_host().to_vec();
         }
         let worker = match &spec.budget {
             BudgetRef::Shared(id) => id.worker,

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use skbudget_stack::ContainerConfig;
 
@@ -123,9 +123,10 @@ fn lines(text: &str) -> impl Iterator<Item = (&str, &str)> {
     lines.filter_map(|line| line.split_once(char::is_whitespace))
 }
 
-/// The host's search domains now.
-pub(crate) fn search_of_host() -> Vec<String> {
-    read(Path::new(PATH)).map(|text| search(&text)).unwrap_or_default()
+/// The host's search domains, as of the first call. A process that will not be able to read the file calls it before.
+pub(crate) fn search_of_host() -> &'static [String] {
+    static FOUND: OnceLock<Vec<String>> = OnceLock::new();
+    FOUND.get_or_init(|| read(Path::new(PATH)).map(|text| search(&text)).unwrap_or_default())
 }
 
 /// The search domains. A single dot, which means none, is no domain.

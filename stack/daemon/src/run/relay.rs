@@ -31,7 +31,7 @@ use crate::cli::{Cli, Command, OnOff};
 use crate::config::RunConfig;
 use crate::daemon::{Daemon, DaemonConfig};
 use crate::exit::{FAILURE, Failure};
-use crate::resolv_conf::HostServers;
+use crate::resolv_conf::{HostServers, search_of_host};
 use crate::types::{BudgetRef, ContainerSpec, DaemonError, Publish, PublishSocket};
 use crate::{confine, sys};
 
@@ -244,6 +244,8 @@ pub(super) fn main(channel: &ControlChannel, sandbox: OnOff, options: Vec<OsStri
 
 /// Gives up all that the relay does not need. This precedes the first byte read from outside.
 fn confine(channel: &ControlChannel, sandbox: OnOff) -> Result<(), AttachError> {
+    // While it can be read.
+    search_of_host();
     confine::drop_privileges()?;
     // The parent may have ended before that bound this process to it.
     if channel.is_over() {

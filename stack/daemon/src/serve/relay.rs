@@ -32,7 +32,7 @@ use crate::cli::{Cli, Command, OnOff, ServeArgs};
 use crate::confine;
 use crate::daemon::{Daemon, DaemonConfig};
 use crate::exit::{FAILURE, Failure};
-use crate::resolv_conf::HostServers;
+use crate::resolv_conf::{HostServers, search_of_host};
 use crate::types::DaemonEvent;
 
 /// Events of the workers that wait for the thread that reads them. Beyond it they are counted, and all containers are
@@ -46,6 +46,8 @@ pub(super) fn main(
     sandbox: OnOff,
     options: Vec<OsString>,
 ) -> ExitCode {
+    // While it can be read.
+    search_of_host();
     let confined = confine::drop_privileges().and_then(|()| confine::sandbox(sandbox));
     let confined = confined.map_err(|e| failed(&e));
     // The parent may have ended before the confinement bound this process to it.

@@ -1,8 +1,10 @@
 //! Programs that configure the network of their container: DHCP and DHCPv6 clients, and the kernel by advertisements.
 
+use std::process::Command;
+
 use crate::lacks;
 use crate::network::Echo;
-use crate::support::{TempFile, script, succeed, text};
+use crate::support::{BINARY, TempFile, script, succeed, text};
 
 /// Removes what the start configured: from here on the container configures itself.
 const FORGET: &str = "ip addr flush dev tap0 scope global; ip route flush dev tap0; ip neigh flush dev tap0 nud all\n";
@@ -115,7 +117,7 @@ fn dhcpcd_configures_both_families() {
          cat >$dir/conf <<END
 noarp
 duid
-option interface_mtu, domain_name_servers
+option interface_mtu, domain_name_servers, domain_search
 noipv6rs
 interface tap0
 ipv6rs
@@ -166,4 +168,26 @@ fn the_kernel_forms_an_address_and_dhclient_gets_one() {
     if has_dhclient {
         assert_eq!(said[3..], ["fd00::100 fd00::3", "RELEASE6"], "{said:?}");
     }
+}
+
+/// The relay may not read the host's file: it does so before it is confined.
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn the_search_domains_of_the_host_are_options() {
+    if lacks("udhcpc") {
+        return;
+    }
+    let (resolv, file) = (TempFile::new("resolv"), TempFile::new("udhcpc"));
+    std::fs::write(&resolv.0, "nameserver 127.0.0.1\nsearch a.example b.example\n").unwrap();
+    std::fs::write(&file.0, "#!/bin/bash\n[[ $1 != bound ]] || echo $domain, $search\n").unwrap();
+    let inside = format!(
+        "chmod +x {0}; udhcpc -i tap0 -s {0} -q -f -n -t 5 -O search -O domain 2>/dev/null",
+        file.path()
+    );
+    let line = format!(
+        "mount --bind {} /etc/resolv.conf && exec {BINARY} run --privileged -- bash -c '{inside}'",
+        resolv.path()
+    );
+    let output = Command::new("unshare").args(["--mount", "bash", "-c", &line]).output().unwrap();
+    assert_eq!(succeed(&output), "a.example, a.example b.example\n");
 }
