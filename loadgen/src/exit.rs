@@ -37,7 +37,7 @@ impl Exit {
         (
             Self::Inconclusive,
             "inconclusive: the control did not starve, the generator could not keep its rate, there are too few samples, \
-             or the target cannot run here, for example tap without root",
+             or the target cannot run here, for example tap without root or daemon without a daemon",
         ),
         (Self::NoBaseline, "the baseline is missing or not comparable"),
         (

@@ -4,7 +4,7 @@
 //! # The way of a run
 //!
 //! ```text
-//!  scenario ──▶ Plan ──▶ target::{virt, tap, kernel} ──▶ ArmResult ──▶ judge ──▶ RunResult ──▶ output
+//!  scenario ──▶ Plan ──▶ target::{virt, tap, ...} ──▶ ArmResult ──▶ judge ──▶ RunResult ──▶ output
 //!                             │         ▲
 //!                             ▼         │
 //!                          traffic ──▶ measure

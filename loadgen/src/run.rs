@@ -94,7 +94,7 @@ pub fn repeated(
     // On the wall clock, other processes of the machine must not delay what is measured. The threads and processes of
     // the arms inherit the policy. Where it is not permitted, the generator's lag shows what that costs.
     let wall = !target.parallel();
-    let real_time = wall.then(RealTime::request).and_then(Result::ok);
+    let real_time = target.real_time().then(RealTime::request).and_then(Result::ok);
     let scheduling = wall.then(|| if real_time.is_some() { "real-time" } else { "ordinary" });
     let mut runs = Vec::new();
     let mut cut_short = None;

@@ -1,7 +1,9 @@
 //! The places where a plan runs. A target runs one arm of a plan and returns records; it judges nothing.
 
 pub(crate) mod agent;
+mod attached;
 mod counters;
+mod daemon;
 mod kernel;
 pub(crate) mod open_files;
 mod tap;
@@ -9,6 +11,7 @@ mod virt;
 mod wall;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use crate::exit::Failure;
@@ -40,6 +43,11 @@ pub trait Target: fmt::Debug + Sync {
     }
     /// Whether arms may run in parallel: they share no resource that is measured.
     fn parallel(&self) -> bool;
+    /// Whether a run requests real-time scheduling, so that other processes of the machine do not delay what is
+    /// measured. Threads and processes of the arms inherit it.
+    fn real_time(&self) -> bool {
+        !self.parallel()
+    }
     /// Checks that this process can run the plan here. Called before anything is set up or written.
     fn check(&self, _plan: &Plan) -> Result<(), Failure> {
         Ok(())
@@ -68,6 +76,20 @@ const WALL_STEP_NS: u64 = 50_000_000;
 
 /// The target with this name.
 pub fn find(name: &str) -> Result<Box<dyn Target>, Failure> {
+    find_at(name, None)
+}
+
+/// The same; `socket`: that of the daemon, for the target that needs one.
+pub fn find_at(name: &str, socket: Option<PathBuf>) -> Result<Box<dyn Target>, Failure> {
+    match name {
+        "daemon" => return Ok(Box::new(daemon::DaemonTarget::new(socket))),
+        _ if socket.is_some() => {
+            let what =
+                format!("--socket has no effect on target {name}: only target daemon has one");
+            return Err(Failure::Usage(what));
+        }
+        _ => {}
+    }
     match name {
         "virtual" => Ok(Box::new(virt::Virtual)),
         "tap" => Ok(Box::new(tap::TapTarget)),

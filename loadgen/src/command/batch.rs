@@ -8,7 +8,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::export::cases;
 use crate::run::interrupt;
 use crate::run::sweep::{self, Batch, BatchKind, Range};
-use crate::target::{self, Control};
+use crate::target::Control;
 
 /// Options of a command that makes many runs.
 #[derive(Debug, clap::Args)]
@@ -33,7 +33,7 @@ impl BatchOptions {
         run: impl FnOnce(&Batch<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let CommonOptions { seed, set, .. } = &self.common;
-        let ready = target::find(&self.target).and_then(|target| {
+        let ready = self.common.target(&self.target).and_then(|target| {
             let repeats = self.common.repeats(target.as_ref())?;
             Ok((target, repeats))
         });

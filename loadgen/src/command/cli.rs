@@ -43,8 +43,9 @@ enum Command {
     Run {
         /// A built-in scenario (`loadgen list` prints them), or a file
         scenario: String,
-        /// Where to run: virtual (seeded virtual time, no privileges), tap (real namespaces; root) or kernel (the
-        /// kernel's own stack and limits as a reference; root and cgroup v1)
+        /// Where to run: virtual (seeded virtual time, no privileges), tap (real namespaces; root), daemon (containers
+        /// of a running `skbudget serve`; root) or kernel (the kernel's own stack and limits as a reference; root and
+        /// cgroup v1)
         #[arg(long, default_value = "virtual")]
         target: String,
         #[command(flatten)]
@@ -203,7 +204,7 @@ fn run_one(
     options: &RunOptions,
     stop: &AtomicBool,
 ) -> Result<u8, Failure> {
-    let found = target::find(target);
+    let found = options.common.target(target);
     let ready = found.and_then(|target| {
         let (plan, repeats) = ready(name, target.as_ref(), options)?;
         Ok((target, plan, repeats))

@@ -7,6 +7,7 @@ pub(crate) const REPRO: &[&str] =
 pub(crate) const RUN: &[&str] = &[
     "loadgen run slow-reader",
     "sudo loadgen run step --target tap --out out/step-tap",
+    "sudo loadgen run starvation --target daemon --socket /run/skbudget/skbudget.sock",
     "loadgen show step > mine.toml, change its name, then: loadgen run mine.toml",
 ];
 pub(crate) const LIST: &[&str] = &["loadgen list"];

@@ -1,6 +1,6 @@
 //! Options that several commands share.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -9,7 +9,7 @@ use crate::measure::result::RunResult;
 use crate::output::export::cases::{self, Suite};
 use crate::output::export::{self, Format, github, place, summary};
 use crate::run;
-use crate::target::Target;
+use crate::target::{self, Target};
 
 /// Options of every command that runs a scenario.
 #[derive(Debug, clap::Args)]
@@ -20,13 +20,21 @@ pub(super) struct CommonOptions {
     /// Change a parameter (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     pub(super) set: Vec<String>,
-    /// Number of runs that are judged together, by the median of each gate: odd [default: 3 on tap and kernel, 1 on
-    /// virtual, where every run is the same]
+    /// Number of runs that are judged together, by the median of each gate: odd [default: 3 on the wall clock, 1
+    /// on virtual, where every run is the same]
     #[arg(long, value_name = "N")]
     repeat: Option<usize>,
+    /// Control socket of the daemon, for --target daemon [default: $SKBUDGET_SOCKET, or /run/skbudget/skbudget.sock]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
 }
 
 impl CommonOptions {
+    /// The target with this name.
+    pub(super) fn target(&self, name: &str) -> Result<Box<dyn Target>, Failure> {
+        target::find_at(name, self.socket.clone())
+    }
+
     /// The number of runs: the option, the environment, or the default of the target.
     pub(super) fn repeats(&self, target: &dyn Target) -> Result<usize, Failure> {
         let usual = target.repeats();

@@ -226,7 +226,7 @@ pub struct GatePlan {
 }
 
 /// The places where a plan can run, as `--target` and a scenario's `[on]` name them.
-pub const TARGETS: &[&str] = &["virtual", "tap", "kernel"];
+pub const TARGETS: &[&str] = &["virtual", "tap", "kernel", "daemon"];
 
 /// A complete run, independent of the target.
 #[derive(Debug, Clone)]

@@ -54,11 +54,12 @@ impl Source {
         Ok(Self { origin: origin.to_owned(), text: text.to_owned(), table, set: Vec::new() })
     }
 
-    /// Applies the scenario's values for a target. The kernel target runs on the wall clock as tap does: its values are
-    /// applied on top of those for tap.
+    /// Applies the scenario's values for a target. The targets kernel and daemon run on the wall clock as tap does:
+    /// their values are applied on top of those for tap.
     pub(super) fn on(&mut self, target: &str) -> Result<(), Failure> {
         let file = self.file()?;
-        let layers = if target == "kernel" { &["tap", "kernel"][..] } else { &[target] };
+        let layers =
+            if ["kernel", "daemon"].contains(&target) { &["tap", target][..] } else { &[target] };
         let of = |layer: &&str| file.on.get(*layer).map(|values| (layer.to_string(), values));
         for (layer, values) in layers.iter().filter_map(of) {
             for (path, value) in values {

@@ -3,22 +3,20 @@
 mod capture;
 mod flows;
 mod http;
+pub mod remote;
 mod table;
-
-use std::path::Path;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::api::{
-    AttachRequest, ContainerInfo, ContainerList, ErrorBody, LEVEL_KEYS, LIMIT_KEYS, PortsRequest,
-    socket_path,
+    AttachRequest, ContainerInfo, ContainerList, LEVEL_KEYS, LIMIT_KEYS, PortsRequest, socket_path,
 };
 use crate::cli::{
     AttachArgs, ClientArgs, DetachArgs, EventsArgs, ListArgs, PublishArgs, SetArgs, StatsArgs,
 };
-use crate::exit::{FAILURE, Failure, USAGE};
+use crate::exit::Failure;
 use crate::keys::hint;
 use crate::settings::ContainerOptions;
 use crate::stdout::print;
@@ -26,6 +24,7 @@ use crate::units::{Bytes, parse_size};
 pub use capture::capture;
 pub use flows::flows;
 use http::Connection;
+use remote::{Remote, RemoteError, parse};
 use table::Table;
 
 /// `skbudget attach`.
@@ -213,37 +212,16 @@ fn send<T: DeserializeOwned>(
     path: &str,
     body: Option<&impl Serialize>,
 ) -> Result<T, Failure> {
-    // An absent body is an empty one, which no request with a body accepts.
-    let body = body.map(serde_json::to_vec).transpose();
-    let body = body.map_err(|e| Failure::other(e.to_string()))?.unwrap_or_default();
-    let socket = socket_path(client.socket.clone());
-    match exchange(&socket, method, path, body)? {
-        (200..300, answer) => parse(answer),
-        (status, answer) => Err(refused(status, answer)),
-    }
+    Ok(Remote::new(client.socket.clone()).send(method, path, body)?)
 }
 
 /// Sends a query. `None`: what the path names does not exist.
 fn try_send<T: DeserializeOwned>(client: &ClientArgs, path: &str) -> Result<Option<T>, Failure> {
     // A container may end between the list that named it and this request.
-    match exchange(&socket_path(client.socket.clone()), "GET", path, Vec::new())? {
-        (404, _) => Ok(None),
-        (200..300, answer) => parse(answer).map(Some),
-        (status, answer) => Err(refused(status, answer)),
+    match Remote::new(client.socket.clone()).send("GET", path, None::<&()>) {
+        Err(RemoteError::Refused { status: 404, .. }) => Ok(None),
+        answer => Ok(Some(answer?)),
     }
-}
-
-/// Sends one request. Returns status and body of the answer.
-fn exchange(
-    socket: &Path,
-    method: &str,
-    path: &str,
-    body: Vec<u8>,
-) -> Result<(u16, Value), Failure> {
-    let (status, answer) = Connection::open(socket)?.request(method, path, body)?;
-    // A status without JSON is that of another program.
-    let answer = serde_json::from_slice(&answer);
-    answer.map(|answer| (status, answer)).map_err(|e| not_ours(socket, &e.to_string()))
 }
 
 /// Names of all containers.
@@ -252,28 +230,15 @@ fn names(client: &ClientArgs) -> Result<Vec<String>, Failure> {
     Ok(list.containers.into_iter().map(|container| container.name).collect())
 }
 
-/// The daemon's answer as a value of that type.
-fn parse<T: DeserializeOwned>(answer: Value) -> Result<T, Failure> {
-    serde_json::from_value(answer).map_err(|e| Failure::other(format!("the daemon's answer: {e}")))
-}
-
-/// The failure that the daemon reports. A request that is wrong is a wrong command line.
+/// The failure that the daemon reports.
 fn refused(status: u16, answer: Value) -> Failure {
-    let message = match serde_json::from_value::<ErrorBody>(answer) {
-        Ok(body) => body.message,
-        Err(_) => format!("the daemon answered with status {status}"),
-    };
-    Failure { code: if status == 400 { USAGE } else { FAILURE }, message }
-}
-
-/// The failure for an answer that no daemon gives.
-fn not_ours(socket: &Path, why: &str) -> Failure {
-    Failure::other(format!("{}: not the socket of a skbudget daemon: {why}", socket.display()))
+    remote::refused(status, answer).into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::USAGE;
 
     #[test]
     fn limits_as_typed() {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use skbudget_controller::{Counter, MemberStats, MeterStats, Pressure};
 use skbudget_stack::ContainerStats;
 use skbudget_stack::tap::TapCounters;
@@ -15,9 +15,10 @@ use skbudget_stack::tap::TapCounters;
 pub const SCHEMA: &str = "skbudget.stats/1";
 
 /// The whole state at one time.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Stats {
     /// [`SCHEMA`].
+    #[serde(skip_deserializing, default = "schema")]
     pub schema: &'static str,
     /// Monotonic clock.
     pub time_ns: u64,
@@ -34,7 +35,7 @@ pub struct Stats {
 }
 
 /// A group of containers.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GroupReport {
     /// Name of the group.
     pub name: String,
@@ -48,7 +49,7 @@ pub struct GroupReport {
 }
 
 /// One container.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContainerReport {
     /// Name of the container.
     pub name: String,
@@ -89,7 +90,7 @@ pub struct ContainerReport {
 }
 
 /// One meter. A limit that does not exist is null.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Meter {
     /// Pressure ends below this.
     pub low_bytes: Option<u64>,
@@ -106,7 +107,7 @@ pub struct Meter {
     /// Maximum of the usage so far.
     pub max_usage_bytes: u64,
     /// State now.
-    #[serde(serialize_with = "pressure_name")]
+    #[serde(serialize_with = "pressure_name", deserialize_with = "pressure_of")]
     pub pressure: Pressure,
     /// Time under pressure so far.
     pub pressure_ns: u64,
@@ -115,7 +116,7 @@ pub struct Meter {
 }
 
 /// A container's charges by category, bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Categories {
     /// Receive queues, in order.
     pub rmem_bytes: u64,
@@ -236,6 +237,20 @@ fn pressure_name<S: Serializer>(pressure: &Pressure, out: S) -> Result<S::Ok, S:
     })
 }
 
+fn pressure_of<'de, D: Deserializer<'de>>(from: D) -> Result<Pressure, D::Error> {
+    // Not `&str`: a value in a parsed document lends no text.
+    match String::deserialize(from)?.as_str() {
+        "none" => Ok(Pressure::None),
+        "soft" => Ok(Pressure::Soft),
+        "hard" => Ok(Pressure::Hard),
+        other => Err(de::Error::unknown_variant(other, &["none", "soft", "hard"])),
+    }
+}
+
+fn schema() -> &'static str {
+    SCHEMA
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,5 +260,24 @@ mod tests {
         let json = serde_json::to_value(Meter::NONE).unwrap();
         assert!(json["hard_bytes"].is_null());
         assert_eq!(json["pressure"], "none");
+    }
+
+    #[test]
+    fn a_client_reads_what_the_daemon_writes() {
+        let meter = Meter { pressure: Pressure::Hard, usage_bytes: 4096, ..Meter::NONE };
+        let group = GroupReport { name: "web".to_owned(), parent: None, weight: 100, meter };
+        let stats = Stats {
+            schema: SCHEMA,
+            time_ns: 7,
+            host: meter,
+            groups: vec![group],
+            containers: Vec::new(),
+            platform_bytes: 1,
+            pool_bytes: 2,
+        };
+        let json = serde_json::to_value(&stats).unwrap();
+        let read: Stats = serde_json::from_value(json.clone()).unwrap();
+        assert_eq!((read.schema, read.groups[0].meter.pressure), (SCHEMA, Pressure::Hard));
+        assert_eq!(serde_json::to_value(&read).unwrap(), json);
     }
 }

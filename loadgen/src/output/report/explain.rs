@@ -80,8 +80,19 @@ const TOPICS: &[(&str, &str)] = &[
     ),
     (
         "target",
-        "The gate fails where the target cannot run: tap needs root, namespaces and /dev/net/tun, kernel needs root and \
-         cgroup v1. Nothing was measured, so the run is inconclusive (exit 5). The virtual target runs everywhere.",
+        "The gate fails where the target cannot run: tap needs root, namespaces and /dev/net/tun, daemon needs that and a \
+         running `skbudget serve` of the same build, kernel needs root and cgroup v1. Nothing was measured, so the run \
+         is inconclusive (exit 5). The virtual target runs everywhere.",
+    ),
+    (
+        "daemon",
+        "A target: the containers of a running `skbudget serve`, found by --socket, SKBUDGET_SOCKET or the default \
+         path. loadgen attaches namespaces of its own as loadgen-PID-NAME with the budgets of the scenario, and \
+         detaches them at the end, also after Ctrl-C; when it is killed, the kernel removes them. A daemon has no \
+         budget that containers share, so the control runs in loadgen itself, as on tap, and starves no container of \
+         the daemon. The load takes the scheduling policy of the daemon: start the daemon with `chrt -r 1` to keep \
+         other processes of the machine out of the measurement. Its other containers may run meanwhile, and take part \
+         in what is measured.",
     ),
     (
         "interrupted",

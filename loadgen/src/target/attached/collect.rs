@@ -2,7 +2,7 @@
 
 use skbudget::stats::{Categories, ContainerReport, Meter, Stats};
 
-use super::{TapContainer, TapTestbed};
+use super::AttachedContainer;
 use crate::exit::Failure;
 use crate::measure::result::{ArmResult, BudgetResult, ContainerResult};
 use crate::scenario::plan::{ArmPlan, CONTENDED, Phase, Plan, RuleSet};
@@ -29,7 +29,7 @@ impl DaemonSamples {
 }
 
 pub(super) fn arm_result(
-    testbed: &TapTestbed,
+    attached: &[AttachedContainer],
     plan: &Plan,
     arm: &ArmPlan,
     samples: &DaemonSamples,
@@ -40,7 +40,7 @@ pub(super) fn arm_result(
     let last = samples.0.last().ok_or_else(|| Failure::Io("the run has no samples".to_owned()))?;
     let mut budgets: Vec<BudgetResult> = Vec::new();
     let mut containers = Vec::new();
-    for (TapContainer { base, last: left }, report) in testbed.containers.iter().zip(reports) {
+    for (AttachedContainer { base, last: left }, report) in attached.iter().zip(reports) {
         let name = &base.plan.name;
         // A hog that was removed has its saved report instead.
         let here = last.containers.iter().find(|c| c.name == *name).or(left.as_ref());
