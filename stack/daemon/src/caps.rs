@@ -92,6 +92,27 @@ impl CapSet {
         names.iter().filter_map(|name| Self::of(name)).fold(Self::NONE, Self::with)
     }
 
+    /// What the parent of the daemon needs: to make devices in namespaces of others, to bind low ports, to open the
+    /// files that the operator names, and to start and end a process of another user.
+    pub(crate) fn daemon() -> Self {
+        let names = [
+            "CHOWN",
+            "DAC_OVERRIDE",
+            "FOWNER",
+            "KILL",
+            "SETGID",
+            "SETUID",
+            "SETPCAP",
+            "NET_BIND_SERVICE",
+            "NET_ADMIN",
+            // Opens /proc/PID/ns of a process with more capabilities.
+            "SYS_PTRACE",
+            // Enters and makes namespaces.
+            "SYS_ADMIN",
+        ];
+        names.iter().filter_map(|name| Self::of(name)).fold(Self::NONE, Self::with)
+    }
+
     /// Parses a name, in any case, with or without `CAP_`; `ALL` is the full set.
     pub fn parse(text: &str) -> Result<Self, String> {
         let upper = text.to_ascii_uppercase();
@@ -140,6 +161,16 @@ pub(crate) fn limit_to(keep: CapSet) -> io::Result<()> {
     // Ambient and inheritable capabilities would survive an exec.
     sys::clear_ambient()?;
     sys::clear_inheritable()
+}
+
+/// Drops every capability outside `keep`, of the calling thread and of all that it starts and executes.
+pub(crate) fn keep_only(keep: CapSet) -> io::Result<()> {
+    // First: it needs CAP_SETPCAP, which a user without root lacks and has nothing to limit by.
+    match limit_to(keep) {
+        Err(e) if e.raw_os_error() == Some(Errno::EPERM as i32) => {}
+        other => other?,
+    }
+    sys::keep_capabilities(keep.0)
 }
 
 /// Prevents this process, and all that it executes, from gaining capabilities. A process without CAP_SETPCAP may not

@@ -21,8 +21,9 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 
 use crate::attach::{AttachError, Step};
+use crate::caps::{self, CapSet};
 use crate::cli::OnOff;
-use crate::{caps, logger};
+use crate::logger;
 
 /// First of the users that systemd assigns temporarily (DynamicUser=): no other process has one of them.
 const TRANSIENT_UID_FIRST: u32 = 61_184;
@@ -79,9 +80,10 @@ pub(crate) fn sandbox(mode: OnOff) -> Result<(), AttachError> {
     filter::install().step("seccomp (--sandbox off for a kernel without it)")
 }
 
-/// Takes the system calls that it never makes from the parent of a relay, which keeps its privileges. It has no other
-/// thread yet, but for that of the logger.
+/// Takes the capabilities and the system calls that it never uses from the parent of a relay. It has no other thread
+/// yet, but for that of the logger, which keeps them. With `Off` the system calls stay.
 pub(crate) fn sandbox_parent(mode: OnOff) -> Result<(), AttachError> {
+    caps::keep_only(CapSet::daemon()).step("limit the capabilities")?;
     if mode == OnOff::Off {
         return Ok(());
     }
@@ -125,18 +127,22 @@ mod tests {
     const WHAT: &str = "SKBUDGET_TEST_CONFINED";
     const LOG: &str = "SKBUDGET_TEST_LOG";
 
-    /// Runs this test program again, in a sandbox. Returns its exit code and its message.
+    /// Runs this test program again, in a sandbox. Returns its exit status and its message.
     fn confined(what: &str) -> (ExitStatus, String) {
         let (ours, theirs) = packets::pair().unwrap();
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "confine::tests::what_is_in_the_sandbox", "--nocapture"]);
-        command.env(WHAT, what).env(LOG, format!("{}:WARN", theirs.as_raw_fd()));
+        command.env(WHAT, what).env(LOG, format!("{}:2:0", theirs.as_raw_fd()));
         crate::sys::prepare_child(&mut command, vec![theirs.as_raw_fd()], SigSet::all(), None);
         let output = command.output().unwrap();
         let mut message = [0; 256];
         let n = recv(ours.as_raw_fd(), &mut message, MsgFlags::MSG_DONTWAIT).unwrap_or(0);
         let head = size_of::<u64>();
-        let text = message.get(head..n).map(String::from_utf8_lossy).unwrap_or_default();
+        let mut text = message.get(head..n).map(String::from_utf8_lossy).unwrap_or_default();
+        // The parent of a relay writes its message itself.
+        if what.starts_with("parent") {
+            text = String::from_utf8_lossy(&output.stderr);
+        }
         (output.status, text.into_owned())
     }
 
@@ -147,9 +153,23 @@ mod tests {
             return;
         };
         logger::join(&log).unwrap();
+        let what = what.to_str().unwrap();
         // Landlock and seccomp are for this thread and those that it starts.
-        sandbox(OnOff::On).unwrap();
-        match what.to_str().unwrap() {
+        if what.starts_with("parent") {
+            sandbox_parent(OnOff::On).unwrap();
+        } else {
+            sandbox(OnOff::On).unwrap();
+        }
+        match what {
+            "parent works" => {
+                assert!(Command::new("/bin/true").status().unwrap().success());
+                assert!(File::open("/proc/self/status").is_ok());
+            }
+            "parent packet" => {
+                let (raw, none) = (SockType::Raw, SockFlag::empty());
+                drop(socket(AddressFamily::Packet, raw, none, None));
+            }
+            "parent chroot" => drop(nix::unistd::chroot("/")),
             "work" => work(),
             "unshare" => drop(nix::sched::unshare(CloneFlags::CLONE_NEWUSER)),
             "exec" => drop(Command::new("/bin/true").status()),
@@ -192,8 +212,19 @@ mod tests {
     }
 
     #[test]
+    fn the_parent_starts_processes_and_opens_files() {
+        let (status, message) = confined("parent works");
+        assert!(status.success(), "{status}: {message}");
+    }
+
+    #[test]
     fn a_forbidden_call_ends_the_process_and_is_named() {
-        for (what, call) in [("unshare", "unshare"), ("unix", "socket")] {
+        for (what, call) in [
+            ("unshare", "unshare"),
+            ("unix", "socket"),
+            ("parent packet", "socket"),
+            ("parent chroot", "chroot"),
+        ] {
             let (status, message) = confined(what);
             assert_eq!(status.code(), Some(1), "{what}: {message}");
             let expected = format!("skbudget: sandbox: forbidden system call {call} ");

@@ -283,6 +283,16 @@ pub(crate) fn clear_inheritable() -> io::Result<()> {
     set_capabilities(&sets)
 }
 
+/// Drops the capabilities of the calling thread that are not in `keep`, by number.
+pub(crate) fn keep_capabilities(keep: u64) -> io::Result<()> {
+    let mut sets = capabilities()?;
+    for (set, keep) in sets.iter_mut().zip([keep as u32, (keep >> u32::BITS) as u32]) {
+        set.effective &= keep;
+        set.permitted &= keep;
+    }
+    set_capabilities(&sets)
+}
+
 /// Drops every capability of the calling thread.
 pub(crate) fn clear_capabilities() -> io::Result<()> {
     set_capabilities(&[CapData::default(); 2])

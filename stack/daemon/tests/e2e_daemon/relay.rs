@@ -53,6 +53,12 @@ fn it_has_no_privileges_and_no_files() {
         let known = ["socket:", "anon_inode:", "/dev/net/tun", "/dev/null", "pipe:"];
         assert!(known.iter().any(|known| target.starts_with(known)), "{target}");
     }
+    // The parent has a filter too, and no capability that it does not need: those numbered 0, 1, 3, 5 to 8, 10, 12, 19
+    // and 21.
+    assert_eq!(status_of(daemon.child.id(), "Seccomp"), "2");
+    let effective = u64::from_str_radix(&status_of(daemon.child.id(), "CapEff"), 16).unwrap();
+    assert_eq!(effective & !0x28_15eb, 0, "{effective:x}");
+    assert!(effective & 1 << 12 != 0, "{effective:x}");
     daemon.end();
 }
 
