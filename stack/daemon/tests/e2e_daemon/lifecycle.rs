@@ -21,7 +21,7 @@ fn containers_are_attached_served_and_detached() {
     assert_eq!(daemon.names(), ["db", "web"]);
     assert_eq!(web.devices(), ["lo", "eth0"]);
     let list = daemon.run(&["ls"]);
-    assert!(list.contains("eth0    16MiB") && list.contains("tap7    256MiB"), "{list}");
+    assert!(list.contains("eth0    16.0M") && list.contains("tap7    256M"), "{list}");
     assert!(list.contains(&spec) && list.contains(&process.pid()), "{list}");
 
     let (port, server) = echo_server(1);
