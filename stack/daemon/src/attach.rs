@@ -54,6 +54,8 @@ pub struct GuestNet {
     /// for its first ARP answer would all arrive in one burst, within the write of that answer, and most of them do not
     /// fit the device's queue.
     pub gateway_mac: [u8; 6],
+    /// The device's own address. `None`: the kernel chooses one.
+    pub mac: Option<[u8; 6]>,
     /// MTU of the device, bytes.
     pub mtu: u16,
     /// Length of the device's queue, packets: what the container is charged for (B12).
@@ -75,6 +77,7 @@ impl From<&ContainerConfig> for GuestNet {
                 required: false,
             }),
             gateway_mac: config.our_mac,
+            mac: None,
             mtu: config.mtu,
             txqueuelen: config.txqueuelen(),
             offload: config.offload,
@@ -192,6 +195,9 @@ pub(crate) fn tap_into_from_here(
     // Set before the device is up, while its queue is empty.
     let mtu = guest.mtu.into();
     outside.set_queue(index, mtu, guest.txqueuelen).step("set MTU and queue of the device")?;
+    if let Some(mac) = guest.mac {
+        outside.set_mac(index, mac).step("set the hardware address of the device")?;
+    }
     outside.move_device(index, device, netns).step(MOVE)?;
 
     // A socket of the new namespace is needed: `outside` still configures the scratch one.

@@ -93,6 +93,11 @@ impl Netlink {
         Ok((link.header.index, found))
     }
 
+    /// Sets the hardware address of device `index`.
+    pub(crate) fn set_mac(&mut self, index: u32, mac: [u8; 6]) -> io::Result<()> {
+        self.set_link(index, vec![LinkAttribute::Address(mac.to_vec())])
+    }
+
     /// Moves device `index` into the namespace and names it `name` there.
     pub(crate) fn move_device(
         &mut self,

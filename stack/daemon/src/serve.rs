@@ -17,6 +17,7 @@ mod query;
 mod relay;
 mod routes;
 mod socket;
+mod state;
 mod subnet;
 mod target;
 
@@ -37,6 +38,7 @@ use crate::run;
 use config::ServeConfig;
 use privileged::HELPER;
 use socket::ControlSocket;
+use state::StateDir;
 
 /// Role of the relay, as the first argument of an inner process.
 const RELAY: &str = "__serve_relay";
@@ -92,6 +94,9 @@ fn run_daemon(args: ServeArgs, options: &[OsString]) -> Result<u8, Failure> {
     confine::sandbox_parent(args.sandbox).map_err(|e| Failure::other(format!("serve: {e}")))?;
     // From here on clients can connect, and wait until the daemon serves them.
     let socket = ControlSocket::bind(&path)?;
+    // Beside the socket: daemons with sockets in other directories are others.
+    let beside = || path.with_file_name("state");
+    let state = StateDir::open(&args.state_dir.or(config.state_dir).unwrap_or_else(beside))?;
     let workers = args.workers.map(|workers| workers as usize).or(config.workers);
     let cores = || thread::available_parallelism().map_or(1, NonZero::get);
     let setup = parent::Setup {
@@ -102,7 +107,7 @@ fn run_daemon(args: ServeArgs, options: &[OsString]) -> Result<u8, Failure> {
         drain: config.drain,
     };
     tracing::info!("serving on {}, {} workers", path.display(), setup.workers);
-    parent::run(setup, &socket, &signals)
+    parent::run(setup, &socket, &signals, state)
 }
 
 /// Prints that the configuration is valid.

@@ -36,6 +36,27 @@ pub(crate) fn socket_queued_bytes(socket: BorrowedFd<'_>) -> io::Result<(u32, u3
     Ok((vars[MEMINFO_WMEM_QUEUED], vars[MEMINFO_RMEM_ALLOC]))
 }
 
+/// Number of the network namespace that the socket was made in. No other namespace gets it until the next boot
+/// (SO_NETNS_COOKIE, Linux 5.14).
+pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie = 0u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `cookie`, which is that long.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(cookie)
+}
+
 /// Bytes written that the peer has not acknowledged; a FIN counts as one (SIOCOUTQ).
 pub(crate) fn socket_unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u32> {
     let mut bytes: libc::c_int = 0;

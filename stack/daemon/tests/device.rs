@@ -21,6 +21,7 @@ fn device(offload: bool) -> (OwnedFd, Tap) {
         ip: GUEST,
         gateway,
         gateway_mac,
+        mac: None,
         prefix_len: 24,
         ipv6: None,
         mtu: 1500,

@@ -25,6 +25,9 @@ name is free again. SIGHUP reads the config again and applies what changed in it
 Two processes: a parent with the privileges, and one without any that exchanges data with containers and clients. If \
 the latter ends, the parent starts a new one with the same devices: connections are lost, and nothing else.
 
+A daemon that starts again, also after it was killed, attaches the containers that still exist: with the same device, \
+addresses, limits, group and ports. Connections are lost.
+
 The socket accepts root and the user that started the daemon. A second daemon on the same socket is refused; the socket \
 of a daemon that was killed is taken over.
 
@@ -45,6 +48,10 @@ pub struct ServeArgs {
     /// root $XDG_RUNTIME_DIR/skbudget/skbudget.sock]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+
+    /// Where a daemon that starts again finds its containers [default: state, beside the socket]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
 
     /// Worker threads [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=WORKERS_MAX))]

@@ -54,6 +54,8 @@ pub(crate) struct ServeConfig {
     pub(crate) workers: Option<usize>,
     /// `None`: that of the environment, or the default.
     pub(crate) socket: Option<PathBuf>,
+    /// Where the next daemon finds the containers; `None`: beside the socket.
+    pub(crate) state_dir: Option<PathBuf>,
     /// How long the end of the daemon waits for data to be delivered.
     pub(crate) drain: Duration,
     /// The network of all containers.
@@ -84,6 +86,7 @@ impl Default for ServeConfig {
         Self {
             workers: None,
             socket: None,
+            state_dir: None,
             drain: DRAIN_DEFAULT,
             subnet: Subnet::default(),
             all_see_all: false,
@@ -101,6 +104,7 @@ impl Default for ServeConfig {
 struct DaemonTable {
     workers: Option<usize>,
     socket: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
     drain: Option<u64>,
     subnet: Option<String>,
     subnet6: Option<String>,
@@ -211,7 +215,7 @@ impl ServeConfig {
 
     /// Reads and checks `[daemon]`.
     fn read_daemon(&mut self, source: &Source<'_>) -> Result<(), Failure> {
-        let allowed = ["workers", "socket", "drain", "subnet", "subnet6", "isolation"];
+        let allowed = ["workers", "socket", "state_dir", "drain", "subnet", "subnet6", "isolation"];
         let table: DaemonTable = source.table("daemon", &allowed)?;
         let wrong = |key, message: String| Err(source.wrong(Place::new("daemon", key), &message));
         if table.workers.is_some_and(|n| !(1..=WORKERS_MAX).contains(&n)) {
@@ -219,6 +223,9 @@ impl ServeConfig {
         }
         if table.socket.as_ref().is_some_and(|path| !path.is_absolute()) {
             return wrong("socket", "socket: an absolute path is needed".to_owned());
+        }
+        if table.state_dir.as_ref().is_some_and(|path| !path.is_absolute()) {
+            return wrong("state_dir", "state_dir: an absolute path is needed".to_owned());
         }
         if table.drain.is_some_and(|seconds| seconds > DRAIN_MAX_SECONDS) {
             return wrong(
@@ -245,6 +252,7 @@ impl ServeConfig {
             }
         };
         (self.workers, self.socket) = (table.workers, table.socket);
+        self.state_dir = table.state_dir;
         self.drain = table.drain.map_or(DRAIN_DEFAULT, Duration::from_secs);
         Ok(())
     }

@@ -1,19 +1,21 @@
 //! What the requests do: the containers that the daemon serves, and their changes. Every method works whole or changes
 //! nothing. They block for as long as the kernel needs, so they run beside the threads that serve requests and frames.
 
+mod again;
 mod capture;
 mod errors;
 mod flows;
+mod join;
 mod limits;
 mod ports;
 mod record;
 mod reload;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,20 +26,19 @@ use skbudget_controller::Limits;
 use super::config::ServeConfig;
 use super::events::Events;
 use super::privileged::Privileged;
-use super::target::{self, IFNAME_DEFAULT, Netns, NetnsId, Place};
+use super::target::NetnsKey;
 use crate::api::{ApiError, AttachRequest, ContainerInfo, ContainerList};
-use crate::attach::GuestNet;
 use crate::capture::Captures;
-use crate::cli::{PublishArg, parse_name};
+use crate::cli::PublishArg;
 use crate::daemon::Daemon;
-use crate::run;
 use crate::settings::{ContainerOptions, ContainerSettings};
 use crate::stats::Stats;
 use crate::types::{DaemonError, Publish};
-use errors::{bad_value, failed, no_such_container, not_attached, refused};
+use errors::{failed, no_such_container, refused};
+use join::secret;
 
 /// Most containers of one daemon.
-const CONTAINERS_MAX: usize = 16_384;
+pub(super) const CONTAINERS_MAX: usize = 16_384;
 
 /// Interval between two checks of what is undelivered, at the end.
 const DRAIN_STEP: Duration = Duration::from_millis(10);
@@ -67,7 +68,9 @@ struct Entry {
     pid: Option<u32>,
     path: Option<PathBuf>,
     /// Its network namespace, which is attached once.
-    netns: NetnsId,
+    netns: NetnsKey,
+    /// Hardware address of its device.
+    mac: [u8; 6],
     ifname: String,
     group: Option<String>,
     settings: ContainerSettings,
@@ -77,7 +80,7 @@ struct Entry {
 }
 
 /// How a container was attached: what a changed config is compared with.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Origin {
     /// By the config, not by a client.
     pub(super) configured: bool,
@@ -106,70 +109,6 @@ impl Control {
         }
     }
 
-    /// Attaches a container for a client.
-    pub(super) fn attach(&self, request: AttachRequest) -> Result<ContainerInfo, ApiError> {
-        self.join(request, false)
-    }
-
-    /// Attaches a container of the config.
-    pub(super) fn attach_configured(&self, request: AttachRequest) {
-        let name = request.name.clone().unwrap_or_default();
-        // The container may not run yet, and a client can attach it later.
-        if let Err(e) = self.join(request, true) {
-            tracing::warn!(container = %name, "not attached: {e}");
-        }
-    }
-
-    /// Makes the device of a container, then serves it.
-    fn join(&self, request: AttachRequest, configured: bool) -> Result<ContainerInfo, ApiError> {
-        let config = self.config();
-        let filled = config.filled(request.clone());
-        let origin = Origin { configured, request, filled: filled.clone() };
-        let AttachRequest { name, pid, netns: path, ifname, address, group, options } = filled;
-        let missing =
-            |key: &str| ApiError::invalid("missing_key", format!("{key}: missing")).key(key);
-        // All that depends on the request alone comes first: it needs no lock.
-        let name = name.ok_or_else(|| missing("name"))?;
-        parse_name(&name).map_err(|e| bad_value("name", format!("name: {e}")))?;
-        let ifname = ifname.unwrap_or_else(|| IFNAME_DEFAULT.to_owned());
-        target::check_ifname(&ifname)?;
-        self.check_group(group.as_deref())?;
-        let scope = config.scope(group.as_deref());
-        let mut settings =
-            ContainerSettings::new(&options, scope, secret()?).map_err(|e| refused(&e))?;
-        if let Some(address) = address {
-            config.subnet.number(address).map_err(|e| bad_value("address", e))?;
-        }
-        let place = match (pid, &path) {
-            (Some(_), Some(_)) => {
-                let message = "pid and netns: only one of them is allowed";
-                return Err(bad_value("netns", message.to_owned()));
-            }
-            (None, None) => return Err(missing("netns")),
-            (Some(pid), None) => Place::Process(pid),
-            (None, Some(path)) => Place::at(path)?,
-        };
-        let netns = self.privileged.open_netns(&place).map_err(|e| place.refused(&e))?;
-        // Held until the container runs: two requests cannot both take a name, a namespace or a port.
-        let mut containers = self.containers();
-        self.check_free(&mut containers, &name, &netns, address)?;
-        let number = self.number(&containers, address)?;
-        // Under the lock: no other request can take the number before the entry has it.
-        config.subnet.apply(number, &mut settings.container);
-        // Before the device: a port in use is the more likely failure, and has nothing to undo.
-        let publish = self.bind_all(&settings.publish)?;
-        let mut guest = GuestNet::from(&settings.container);
-        guest.ipv6.iter_mut().for_each(|net| net.required = settings.needs_ipv6);
-        let tap = self.privileged.make_device(&netns, &name, &ifname, &guest);
-        let tap = tap.map_err(|e| not_attached(&ifname, &e))?;
-        let netns = netns.id;
-        let entry = Entry { pid, path, netns, ifname, group, settings, options, origin };
-        let info = self.serve(&mut containers, &name, entry, tap, publish)?;
-        tracing::info!(container = %name, "attached");
-        self.events.add("attached", json!({ "container": name }));
-        Ok(info)
-    }
-
     /// Refuses a group that does not exist.
     fn check_group(&self, group: Option<&str>) -> Result<(), ApiError> {
         let config = self.config();
@@ -180,48 +119,6 @@ impl Control {
             }
             None => Ok(()),
         }
-    }
-
-    /// Refuses a name, a namespace or an address in use.
-    fn check_free(
-        &self,
-        containers: &mut BTreeMap<String, Entry>,
-        name: &str,
-        netns: &Netns,
-        address: Option<Ipv4Addr>,
-    ) -> Result<(), ApiError> {
-        if netns.is_own {
-            let message = "the network namespace is that of the daemon: a container has its own";
-            return Err(ApiError::invalid("not_a_container", message).key("netns"));
-        }
-        let same = |(other, entry): (&String, &Entry)| {
-            let same = *other == name || entry.netns == netns.id;
-            (same || address == Some(entry.ip())).then(|| other.clone())
-        };
-        // At most three: one of that name, one of that namespace, one of that address.
-        while let Some(other) = containers.iter().find_map(same) {
-            // A container may have ended, and the event of that may not have arrived yet.
-            if !self.daemon.has(&other).map_err(|e| failed(&e))? {
-                containers.remove(&other);
-                self.privileged.forget(&other);
-            } else if other == name {
-                let message = format!("name {name:?} is in use");
-                return Err(ApiError::conflict("name_in_use", message).key("name"));
-            } else if containers.get(&other).is_some_and(|entry| entry.netns != netns.id) {
-                let message = format!("address: in use by container {other:?}");
-                return Err(ApiError::conflict("address_in_use", message).key("address"));
-            } else {
-                let message = format!("the network namespace is attached as container {other:?}");
-                return Err(ApiError::conflict("netns_in_use", message).key("netns"));
-            }
-        }
-        if containers.len() >= CONTAINERS_MAX {
-            let message = format!(
-                "{CONTAINERS_MAX} containers are attached, the most that one daemon serves"
-            );
-            return Err(ApiError::new(429, "too_many_containers", message));
-        }
-        Ok(())
     }
 
     /// Binds ports of the host, all or none. A port in use is named.
@@ -235,27 +132,6 @@ impl Control {
             })
         };
         ports.iter().map(bind).collect()
-    }
-
-    /// The number of a container's addresses: that of the given address, or the next free one.
-    fn number(
-        &self,
-        containers: &BTreeMap<String, Entry>,
-        address: Option<Ipv4Addr>,
-    ) -> Result<u32, ApiError> {
-        let subnet = self.config().subnet;
-        if let Some(address) = address {
-            return subnet.number(address).map_err(|e| bad_value("address", e));
-        }
-        // Read from the entries, so that no end of a container needs to return its number.
-        let used: BTreeSet<u32> =
-            containers.values().filter_map(|entry| subnet.number(entry.ip()).ok()).collect();
-        let number = subnet.free(self.last_number.load(Ordering::Relaxed), &used).ok_or_else(|| {
-            let message = "all addresses of the daemon's subnet are in use: set a larger one (subnet in [daemon])";
-            ApiError::conflict("no_address", message).key("address")
-        })?;
-        self.last_number.store(number, Ordering::Relaxed);
-        Ok(number)
     }
 
     /// Removes a container. Returns when its device is gone.
@@ -363,9 +239,4 @@ impl Entry {
             publish: settings.publish.clone(),
         }
     }
-}
-
-/// Key of the hashes of one container.
-fn secret() -> Result<[u64; 2], ApiError> {
-    run::secret().map_err(|e| ApiError::new(500, "internal", e.message))
 }

@@ -28,6 +28,7 @@ use super::config::ServeConfig;
 use super::orders::{Order, Report};
 use super::privileged::{Keeper, Request};
 use super::socket::ControlSocket;
+use super::state::StateDir;
 use crate::channel::ControlChannel;
 use crate::cli::OnOff;
 use crate::exit::Failure;
@@ -79,8 +80,9 @@ pub(super) fn run(
     mut setup: Setup<'_>,
     socket: &ControlSocket,
     signals: &SignalFd,
+    state: StateDir,
 ) -> Result<u8, Failure> {
-    let mut keeper = Keeper::default();
+    let mut keeper = Keeper::new(state);
     let (mut deaths, mut restarts): (Vec<Instant>, u64) = (Vec::new(), 0);
     loop {
         let mut relay = Relay::start(&setup)

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use skbudget_stack::Tap;
 
 use super::control::Origin;
-use super::target::{Netns, NetnsId, Place};
+use super::target::{Netns, NetnsKey, Place};
 use crate::api::{AttachRequest, LevelRequest};
 use crate::attach::{AttachError, GuestNet};
 use crate::channel::ControlChannel;
@@ -38,28 +38,31 @@ pub(super) enum Request {
     RecordLevel { name: String, limits: Option<LevelRequest> },
     /// The container is not served any more: the parent closes its device. Answer: `Done`.
     Forget { name: String },
-    /// The next container that an earlier relay served. Answer: `Container`, with its device, or `Done` after the last.
+    /// The next container that an earlier relay served, then those of the last daemon. Answer: `Container`, with its
+    /// device if it has one, or `Done` after the last.
     NextContainer,
     /// Binds a port of the host. Answer: `Done`, with the socket.
     Bind { protocol: Protocol, addr: SocketAddr },
 }
 
 /// All that a new relay needs to serve a container again, besides its device.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     /// As attached, with the changes since and the address that it was given.
     pub(super) request: AttachRequest,
     /// What a changed config is compared with.
     pub(super) origin: Origin,
-    pub(super) netns: NetnsId,
+    pub(super) netns: NetnsKey,
+    /// Hardware address of its device.
+    pub(super) mac: [u8; 6],
 }
 
 /// The answer to a request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Reply {
     /// The descriptor is that of a network namespace.
-    Netns { id: NetnsId, is_own: bool },
-    /// A container to be served again. The descriptor is its device.
+    Netns { key: NetnsKey, is_own: bool },
+    /// A container to be served again. The descriptor is its device; without one, the last daemon served it.
     Container { name: String, record: Box<Record> },
     /// It is done.
     Done,
@@ -81,7 +84,7 @@ impl Privileged {
     /// Opens a network namespace.
     pub(super) fn open_netns(&self, place: &Place) -> io::Result<Netns> {
         match self.request(&Request::OpenNetns(place.clone()), None) {
-            Ok((Reply::Netns { id, is_own }, Some(fd))) => Ok(Netns::checked(fd, id, is_own)),
+            Ok((Reply::Netns { key, is_own }, Some(fd))) => Ok(Netns::checked(fd, key, is_own)),
             other => Err(unexpected(other.map(|(reply, _)| reply)).source),
         }
     }
@@ -102,13 +105,12 @@ impl Privileged {
         }
     }
 
-    /// The next container that an earlier relay served, with its device. `None`: that was the last one. Each is
+    /// The next container that an earlier relay served, with its device, or one of the last daemon. `None`: that was
+    /// the last one. Each is
     /// requested, because thousands of them do not fit the socket, and to serve one takes requests.
-    pub(super) fn next_container(&self) -> io::Result<Option<(String, Record, OwnedFd)>> {
+    pub(super) fn next_container(&self) -> io::Result<Option<(String, Record, Option<OwnedFd>)>> {
         match self.request(&Request::NextContainer, None) {
-            Ok((Reply::Container { name, record }, Some(device))) => {
-                Ok(Some((name, *record, device)))
-            }
+            Ok((Reply::Container { name, record }, device)) => Ok(Some((name, *record, device))),
             Ok((Reply::Done, None)) => Ok(None),
             other => Err(unexpected(other.map(|(reply, _)| reply)).source),
         }

@@ -86,7 +86,6 @@ fn serve(
         host_servers: Some(servers.clone()),
     };
     let daemon = Daemon::new(daemon).map_err(|e| failed(&e))?;
-    let containers = config.containers.clone();
     let privileged = Privileged::Parent(Mutex::new(requests));
     let control = Arc::new(Control::new(daemon, config, privileged, restarts));
     let reader = read_events(Arc::clone(&control), happened).map_err(|e| failed(&e))?;
@@ -96,11 +95,13 @@ fn serve(
             tracing::warn!("limits of {name}: those of the config are in force: {e}");
         }
     }
-    restore(&control)?;
-    if restarts == 0 {
-        containers.into_iter().for_each(|request| control.attach_configured(request));
-    }
     let listener = control_socket(orders, &servers)?;
+    let again = restore(&control)?;
+    // An order ends the wait for what is still in use.
+    control.attach_again(again, || orders.has_message());
+    if restarts == 0 {
+        control.follow_config();
+    }
     // After the containers of the config: a client finds all of them.
     let server = Server::start(listener, Arc::clone(&control)).map_err(|e| failed(&e))?;
     orders.send(&Report::Serving, &[]).map_err(|e| failed(&e))?;
@@ -150,14 +151,18 @@ fn control_socket(orders: &ControlChannel, servers: &HostServers) -> Result<Unix
     }
 }
 
-/// Serves the containers of an earlier relay again.
-fn restore(control: &Control) -> Result<(), Failure> {
+/// Serves the containers of an earlier relay again. Returns those of the last daemon.
+fn restore(control: &Control) -> Result<Vec<(String, Record)>, Failure> {
+    let mut again = Vec::new();
     while let Some((name, record, device)) =
         control.privileged.next_container().map_err(|e| failed(&e))?
     {
-        restore_one(control, &name, record, device);
+        match device {
+            Some(device) => restore_one(control, &name, record, device),
+            None => again.push((name, record)),
+        }
     }
-    Ok(())
+    Ok(again)
 }
 
 /// Serves one container again. One that cannot be served loses its device.

@@ -75,7 +75,7 @@ impl Drop for ControlSocket {
 }
 
 /// Takes the lock and writes this process's id to it. The inner error: the id of the process that has it.
-fn lock(path: &Path) -> io::Result<Result<Flock<File>, String>> {
+pub(super) fn lock(path: &Path) -> io::Result<Result<Flock<File>, String>> {
     for _ in 0..ATTEMPTS {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);

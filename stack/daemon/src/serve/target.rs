@@ -4,12 +4,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use serde::{Deserialize, Serialize};
 
 use crate::api::ApiError;
+use crate::{attach, sys};
 
 /// Name of the device in the container if the request gives none.
 pub(super) const IFNAME_DEFAULT: &str = "eth0";
@@ -73,6 +75,8 @@ const NOT_A_NETNS: i32 = libc::EBADF;
 pub(super) struct Netns {
     fd: OwnedFd,
     pub(super) id: NetnsId,
+    /// `None`: the kernel has none, or this process may not enter the namespace.
+    pub(super) cookie: Option<u64>,
     /// It is that of the daemon itself, which is no container.
     pub(super) is_own: bool,
 }
@@ -99,17 +103,46 @@ impl Netns {
         let file = File::from(fd);
         let id = NetnsId::of(&file)?;
         let is_own = NetnsId::of(&File::open("/proc/self/ns/net")?)? == id;
-        Ok(Self { fd: file.into(), id, is_own })
+        let fd = OwnedFd::from(file);
+        let cookie = attach::run_in(fd.as_fd(), || {
+            let socket = UnixDatagram::unbound()?;
+            sys::netns_cookie(socket.as_fd())
+        });
+        Ok(Self { fd, id, cookie: cookie.ok().and_then(Result::ok), is_own })
     }
 
     /// A namespace that another process has checked.
-    pub(super) fn checked(fd: OwnedFd, id: NetnsId, is_own: bool) -> Self {
-        Self { fd, id, is_own }
+    pub(super) fn checked(fd: OwnedFd, key: NetnsKey, is_own: bool) -> Self {
+        let NetnsKey { id, cookie } = key;
+        Self { fd, id, cookie, is_own }
+    }
+
+    /// What it is recognised by later.
+    pub(super) fn key(&self) -> NetnsKey {
+        NetnsKey { id: self.id, cookie: self.cookie }
     }
 
     /// The descriptor alone.
     pub(super) fn into_fd(self) -> OwnedFd {
         self.fd
+    }
+}
+
+/// Identifies a network namespace after it has ended, too: its inode is used again, its cookie is not. A kernel before
+/// 5.14 has no cookie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct NetnsKey {
+    pub(super) id: NetnsId,
+    pub(super) cookie: Option<u64>,
+}
+
+impl NetnsKey {
+    /// Whether it is that namespace.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        match (self.cookie, other.cookie) {
+            (Some(old), Some(now)) => old == now,
+            _ => self.id == other.id,
+        }
     }
 }
 

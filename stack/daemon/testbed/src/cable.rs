@@ -209,6 +209,7 @@ fn plain(
         ip,
         gateway,
         gateway_mac,
+        mac: None,
         prefix_len: 24,
         ipv6: None,
         mtu: MTU,

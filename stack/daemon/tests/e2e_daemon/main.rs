@@ -10,6 +10,7 @@ mod live;
 mod refusals;
 mod relay;
 mod reload;
+mod restart;
 mod rootless;
 mod siblings;
 mod support;

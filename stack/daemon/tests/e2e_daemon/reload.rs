@@ -96,13 +96,18 @@ fn what_changed_in_the_config_is_applied_and_nothing_else() {
         ),
         "read again",
     );
-    assert!(log.contains("[daemon] workers: changes when the daemon starts again"), "{log}");
     assert!(
-        log.contains("group a: parent and weight change when nothing is in the group"),
+        log.contains("[daemon] workers: not changed: takes effect when the daemon starts again"),
         "{log}"
     );
     assert!(
-        log.contains("container one: mtu: changes when the container is attached again"),
+        log.contains("group a: not moved: parent and weight change when nothing is in the group"),
+        "{log}"
+    );
+    assert!(
+        log.contains(
+            "container one: mtu: not changed: takes effect when the container is attached again"
+        ),
         "{log}"
     );
     // Levels and the containers of a template.
@@ -162,7 +167,10 @@ fn a_file_with_an_error_changes_nothing() {
     let smaller = valid.replace("64MiB", "32MiB");
     for _ in 0..2 {
         let log = test.reload(&smaller, "read again");
-        assert!(log.contains("limits of host: hard 32MiB is below the guarantees"), "{log}");
+        assert!(
+            log.contains("limits of host: not changed: hard 32MiB is below the guarantees"),
+            "{log}"
+        );
     }
     test.daemon.run(&["set", "one", "min=default"]);
     test.reload(&smaller, "1 changes, 0 refused");

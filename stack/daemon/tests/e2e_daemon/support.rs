@@ -131,6 +131,8 @@ impl Running {
         self.signal("TERM");
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
         let folder = self.socket.parent().unwrap();
+        // The state of containers that were attached to the end, for the next daemon.
+        let _ = fs::remove_dir_all(folder.join("state"));
         assert_eq!(fs::read_dir(folder).unwrap().count(), 0);
         fs::remove_dir(folder).unwrap();
     }

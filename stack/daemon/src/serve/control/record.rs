@@ -19,7 +19,7 @@ impl Control {
         record: Record,
         tap: Tap,
     ) -> Result<ContainerInfo, ApiError> {
-        let Record { request, origin, netns } = record;
+        let Record { request, origin, netns, mac } = record;
         let AttachRequest { pid, netns: path, ifname, address, group, options, .. } = request;
         let config = self.config();
         let scope = config.scope(group.as_deref());
@@ -30,7 +30,7 @@ impl Control {
         config.subnet.apply(number, &mut settings.container);
         let publish = self.bind_all(&settings.publish)?;
         let ifname = ifname.unwrap_or_else(|| IFNAME_DEFAULT.to_owned());
-        let entry = Entry { pid, path, netns, ifname, group, settings, options, origin };
+        let entry = Entry { pid, path, netns, mac, ifname, group, settings, options, origin };
         self.serve(&mut containers, name, entry, tap, publish)
     }
 
@@ -81,6 +81,6 @@ impl Entry {
                 ..self.options.clone()
             },
         };
-        Record { request, origin: self.origin.clone(), netns: self.netns }
+        Record { request, origin: self.origin.clone(), netns: self.netns, mac: self.mac }
     }
 }

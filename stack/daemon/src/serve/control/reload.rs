@@ -55,26 +55,29 @@ enum Step {
 impl Reloaded {
     /// Logs everything that needs attention, and what was done.
     pub(in crate::serve) fn log(&self, path: &str) {
+        self.log_lines(path);
+        let Self { changed, refused } = self;
+        tracing::info!("{path}: read again: {} changes, {} refused", changed.len(), refused.len());
+    }
+
+    /// Logs each change, and with a warning each that was refused.
+    pub(super) fn log_lines(&self, path: &str) {
         for line in &self.changed {
             tracing::info!("{path}: {line}");
         }
         for line in &self.refused {
             tracing::warn!("{path}: {line}");
         }
-        let Self { changed, refused } = self;
-        tracing::info!("{path}: read again: {} changes, {} refused", changed.len(), refused.len());
     }
 
     /// Records what became of one change. True when it is applied.
-    fn note(&mut self, what: &str, done: Result<(), String>) -> bool {
-        match done {
-            Ok(()) => self.changed.push(format!("{what}: changed")),
-            Err(why) => {
-                self.refused.push(format!("{what}: {why}"));
-                return false;
-            }
+    fn note(&mut self, subject: &str, done: &str, result: Result<(), String>) -> bool {
+        let applied = result.is_ok();
+        match result {
+            Ok(()) => self.changed.push(format!("{subject}: {done}")),
+            Err(why) => self.refused.push(format!("{subject}: not {done}: {why}")),
         }
-        true
+        applied
     }
 }
 
@@ -92,9 +95,7 @@ impl Control {
         self.place_groups(&old, &mut config, &mut report);
         self.change_levels(Step::Raise, &old, &mut config, &mut report);
         self.replace_config(&config);
-        self.detach_removed(&config, &mut report);
-        self.change_containers(&config, &mut report);
-        self.attach_added(&config, &mut report);
+        self.follow(&config, &mut report);
         self.change_levels(Step::Lower, &old, &mut config, &mut report);
         self.remove_groups(&old, &mut config, &mut report);
         self.replace_config(&config);
@@ -103,7 +104,21 @@ impl Control {
         report
     }
 
+    /// Brings the containers to what the config in force has, at the start: the last daemon may have had another one.
+    pub(in crate::serve) fn follow_config(&self) {
+        let mut report = Reloaded::default();
+        self.follow(&self.config(), &mut report);
+        report.log_lines("config");
+    }
+
     /// Puts a config in force, for requests from now on.
+    /// Detaches, changes and attaches containers as the config in force has them.
+    pub(super) fn follow(&self, config: &ServeConfig, report: &mut Reloaded) {
+        self.detach_removed(config, report);
+        self.change_containers(config, report);
+        self.attach_added(config, report);
+    }
+
     fn replace_config(&self, config: &ServeConfig) {
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config.clone());
     }
@@ -126,7 +141,7 @@ impl Control {
             let removed = before.map_or(Ok(()), |_| self.daemon.remove_group(&group.name));
             if removed.is_err() {
                 let why = "parent and weight change when nothing is in the group".to_owned();
-                report.note(&what, Err(why));
+                report.note(&what, "moved", Err(why));
                 // It stays where it is, with the limits of the file.
                 placed.extend(
                     before.cloned().map(|kept| GroupConfig { limits: group.limits, ..kept }),
@@ -134,7 +149,7 @@ impl Control {
                 continue;
             }
             let added = self.daemon.add_group(group.clone()).map_err(|e| e.to_string());
-            if report.note(&what, added) {
+            if report.note(&what, "added", added) {
                 placed.push(group);
             }
         }
@@ -156,7 +171,7 @@ impl Control {
             }
             let set = self.daemon.set_level(group, *limits).map_err(|e| e.to_string());
             let name = group.unwrap_or(HOST);
-            match report.note(&format!("limits of {name}"), set) {
+            match report.note(&format!("limits of {name}"), "changed", set) {
                 true => self.privileged.record_level(name, None),
                 false => *limits = before,
             }
@@ -194,7 +209,7 @@ impl Control {
                 }
             };
             let why = |e: DaemonError| format!("{e}: it stays until the config is read again");
-            if report.note(&format!("group {}", group.name), removed.map_err(why)) {
+            if report.note(&format!("group {}", group.name), "removed", removed.map_err(why)) {
                 continue;
             }
             // Its containers stay valid, and the next time its removal is tried again.
@@ -217,7 +232,7 @@ impl Control {
         drop(containers);
         for name in removed {
             let done = self.detach(&name).map_err(|e| e.to_string());
-            report.note(&format!("container {name}: detached"), done);
+            report.note(&format!("container {name}"), "detached", done);
         }
     }
 
@@ -228,8 +243,9 @@ impl Control {
             if self.containers().contains_key(&name) {
                 continue;
             }
-            let done = self.join(request.clone(), true).map(drop).map_err(|e| e.to_string());
-            report.note(&format!("container {name}: attached"), done);
+            let done =
+                self.join(self.joining(request.clone(), true)).map(drop).map_err(|e| e.to_string());
+            report.note(&format!("container {name}"), "attached", done);
         }
     }
 
@@ -272,7 +288,7 @@ impl Control {
         let limits = limits_of(&before.filled, &after.filled);
         if limits != LimitsRequest::default() {
             let done = self.set(name, limits).map(drop).map_err(|e| e.to_string());
-            if report.note(&format!("{what}: limits"), done) {
+            if report.note(&format!("{what}: limits"), "changed", done) {
                 let options = &mut in_force.options;
                 (options.hard, options.soft, options.low) = (new.hard, new.soft, new.low);
                 (options.min, in_force.group) = (new.min, after.filled.group.clone());
@@ -280,20 +296,21 @@ impl Control {
         }
         if old.publish != new.publish {
             let done = self.change_ports(name, ports(&before.filled), ports(&after.filled));
-            if report.note(&format!("{what}: publish"), done.map_err(|e| e.to_string())) {
+            if report.note(&format!("{what}: publish"), "changed", done.map_err(|e| e.to_string()))
+            {
                 in_force.options.publish.clone_from(&new.publish);
             }
         }
         if old.dns != new.dns {
             let done = self.change_name_servers(name, &after.filled);
-            if report.note(&format!("{what}: dns"), done.map_err(|e| e.to_string())) {
+            if report.note(&format!("{what}: dns"), "changed", done.map_err(|e| e.to_string())) {
                 in_force.options.dns.clone_from(&new.dns);
             }
         }
         let fixed = fixed_keys(&before.filled, &after.filled);
         if !fixed.is_empty() {
-            let why = "changes when the container is attached again".to_owned();
-            report.note(&format!("{what}: {}", fixed.join(", ")), Err(why));
+            let why = "takes effect when the container is attached again".to_owned();
+            report.note(&format!("{what}: {}", fixed.join(", ")), "changed", Err(why));
         }
         if let Some(entry) = self.containers().get_mut(name) {
             entry.origin = Origin { filled: in_force, ..after };
@@ -344,27 +361,35 @@ impl Control {
 /// Names what changes only when the daemon starts again, and keeps its old value in force.
 fn name_restarts(old: &ServeConfig, config: &mut ServeConfig, report: &mut Reloaded) {
     // One line for each of them: the file may be right, and only the signal the wrong way to apply it.
-    let why = || Err("changes when the daemon starts again".to_owned());
+    let why = || Err("takes effect when the daemon starts again".to_owned());
     if config.workers != old.workers {
-        report.note("[daemon] workers", why());
+        report.note("[daemon] workers", "changed", why());
         config.workers = old.workers;
     }
     if config.socket != old.socket {
-        report.note("[daemon] socket", why());
+        report.note("[daemon] socket", "changed", why());
         config.socket.clone_from(&old.socket);
     }
+    if config.state_dir != old.state_dir {
+        report.note("[daemon] state_dir", "changed", why());
+        config.state_dir.clone_from(&old.state_dir);
+    }
     if config.subnet != old.subnet {
-        report.note("[daemon] subnet", why());
+        report.note("[daemon] subnet", "changed", why());
         config.subnet = old.subnet;
+    }
+    if config.all_see_all != old.all_see_all {
+        report.note("[daemon] isolation", "changed", why());
+        config.all_see_all = old.all_see_all;
     }
     // Every budget and every group has its place below it.
     if config.host.is_some() != old.host.is_some() {
-        let what = if old.host.is_some() { "[host] is removed" } else { "[host] is added" };
-        report.note(what, why());
+        let done = if old.host.is_some() { "removed" } else { "added" };
+        report.note("[host]", done, why());
         config.host = old.host;
     }
     if config.drain != old.drain {
-        report.note("[daemon] drain", Ok(()));
+        report.note("[daemon] drain", "changed", Ok(()));
     }
 }
 

@@ -14,6 +14,7 @@ use crate::attach::{self, AttachError, GuestNet};
 use crate::cli::{Protocol, parse_name};
 use crate::levels::GROUPS_MAX;
 use crate::listener;
+use crate::serve::state::StateDir;
 use crate::serve::target::{self, Netns, Place};
 
 /// Longest queue of a device, packets: that of the largest budget is shorter.
@@ -30,6 +31,10 @@ pub(in crate::serve) struct Keeper {
     levels: BTreeMap<String, LevelRequest>,
     /// The containers that the relay has not requested yet.
     waiting: VecDeque<String>,
+    /// Where the records are written for the next daemon.
+    state: Option<StateDir>,
+    /// The containers of the last daemon that the relay has not requested yet.
+    again: VecDeque<(String, Record)>,
 }
 
 #[derive(Debug)]
@@ -43,6 +48,24 @@ struct Kept {
 type Done = (Reply, Option<OwnedFd>);
 
 impl Keeper {
+    /// With the containers of the last daemon.
+    pub(in crate::serve) fn new(state: StateDir) -> Self {
+        let mut keeper = Self { state: Some(state), ..Self::default() };
+        keeper.load();
+        keeper
+    }
+
+    /// Reads the records of containers that are not served.
+    fn load(&mut self) {
+        let loaded = self.state.as_ref().map_or_else(|| Ok(Vec::new()), StateDir::load);
+        let records = loaded.unwrap_or_else(|e| {
+            tracing::error!("the containers of the last daemon are not attached: {e}");
+            Vec::new()
+        });
+        let is_new = |(name, _): &(String, Record)| !self.containers.contains_key(name);
+        self.again = records.into_iter().filter(is_new).collect();
+    }
+
     /// Number of devices.
     pub(in crate::serve) fn len(&self) -> usize {
         self.containers.len()
@@ -52,6 +75,8 @@ impl Keeper {
     pub(in crate::serve) fn start_again(&mut self) {
         self.containers.retain(|_, kept| kept.record.is_some());
         self.waiting = self.containers.keys().cloned().collect();
+        // The last relay may have ended before it attached all of them.
+        self.load();
     }
 
     /// The limits that clients have given groups and the host.
@@ -72,6 +97,9 @@ impl Keeper {
             Request::NextContainer => self.next_container(),
             Request::Forget { name } => {
                 self.containers.remove(&name);
+                if let Some(state) = self.state.as_ref().filter(|_| parse_name(&name).is_ok()) {
+                    state.forget(&name);
+                }
                 Ok((Reply::Done, None))
             }
         };
@@ -114,6 +142,9 @@ impl Keeper {
 
     fn record(&mut self, name: &str, record: Box<Record>) -> Result<Done, AttachError> {
         let kept = self.containers.get_mut(name).ok_or_else(|| refused("no such container"))?;
+        if let Some(Err(e)) = self.state.as_ref().map(|state| state.save(name, &record)) {
+            tracing::warn!(container = %name, "the next daemon does not attach it: {e}");
+        }
         kept.record = Some(record);
         Ok((Reply::Done, None))
     }
@@ -127,7 +158,10 @@ impl Keeper {
             let record = record.clone();
             return Ok((Reply::Container { name, record }, Some(device)));
         }
-        Ok((Reply::Done, None))
+        Ok(match self.again.pop_front() {
+            Some((name, record)) => (Reply::Container { name, record: Box::new(record) }, None),
+            None => (Reply::Done, None),
+        })
     }
 
     fn record_level(
@@ -153,8 +187,8 @@ fn open_netns(place: &Place) -> Result<Done, AttachError> {
         return Err(refused("an absolute path is needed"));
     }
     let netns = Netns::open(place).map_err(unchecked)?;
-    let Netns { id, is_own, .. } = netns;
-    Ok((Reply::Netns { id, is_own }, Some(netns.into_fd())))
+    let (key, is_own) = (netns.key(), netns.is_own);
+    Ok((Reply::Netns { key, is_own }, Some(netns.into_fd())))
 }
 
 fn bind(protocol: Protocol, addr: SocketAddr) -> Result<Done, AttachError> {
@@ -219,7 +253,7 @@ mod tests {
         let request = AttachRequest::default();
         let (filled, configured) = (request.clone(), false);
         let origin = Origin { configured, request: request.clone(), filled };
-        let record = Box::new(Record { request, origin, netns: open().id });
+        let record = Box::new(Record { request, origin, netns: open().key(), mac: [2; 6] });
         let request = Request::Record { name: "a".to_owned(), record };
         assert!(refusal(request, None).contains("no such container"));
     }
