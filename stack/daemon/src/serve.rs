@@ -86,6 +86,7 @@ fn run_daemon(args: ServeArgs, options: &[OsString]) -> Result<u8, Failure> {
         return check(&args, &config);
     }
     let path = socket_path(args.socket.or(config.socket));
+    let group = args.socket_group.as_deref().map(socket::group).transpose()?;
     config.subnet.check_routes().map_err(|e| Failure::usage(format!("serve: {e}")))?;
     // Before the first thread: it inherits the mask, and the signals are for this one.
     let signals = parent::signals().map_err(|e| Failure::set_up(format!("signals: {e}")))?;
@@ -93,7 +94,7 @@ fn run_daemon(args: ServeArgs, options: &[OsString]) -> Result<u8, Failure> {
     run::raise_nofile()?;
     confine::sandbox_parent(args.sandbox).map_err(|e| Failure::other(format!("serve: {e}")))?;
     // From here on clients can connect, and wait until the daemon serves them.
-    let socket = ControlSocket::bind(&path)?;
+    let socket = ControlSocket::bind(&path, group)?;
     // Beside the socket: daemons with sockets in other directories are others.
     let beside = || path.with_file_name("state");
     let state = StateDir::open(&args.state_dir.or(config.state_dir).unwrap_or_else(beside))?;

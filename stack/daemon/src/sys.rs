@@ -36,6 +36,16 @@ pub(crate) fn socket_queued_bytes(socket: BorrowedFd<'_>) -> io::Result<(u32, u3
     Ok((vars[MEMINFO_WMEM_QUEUED], vars[MEMINFO_RMEM_ALLOC]))
 }
 
+/// Returns free memory of the allocator to the kernel. The C library keeps for each thread what it has freed: without
+/// this, what a large answer took stays in use once for each thread that has made one.
+pub(crate) fn release_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the argument is a number; the allocator takes its own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Number of the network namespace that the socket was made in. No other namespace gets it until the next boot
 /// (SO_NETNS_COOKIE, Linux 5.14).
 pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {

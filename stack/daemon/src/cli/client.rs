@@ -28,7 +28,7 @@ the latter ends, the parent starts a new one with the same devices: connections 
 A daemon that starts again, also after it was killed, attaches the containers that still exist: with the same device, \
 addresses, limits, group and ports. Connections are lost.
 
-The socket accepts root and the user that started the daemon. A second daemon on the same socket is refused; the socket \
+The socket accepts root, the user that started the daemon, and members of --socket-group. A second daemon on the same socket is refused; the socket \
 of a daemon that was killed is taken over.
 
 Exit code: 0 after a signal, 1 failure, 2 the command line or the config is wrong.";
@@ -48,6 +48,10 @@ pub struct ServeArgs {
     /// root $XDG_RUNTIME_DIR/skbudget/skbudget.sock]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+
+    /// Group whose members may connect to the socket, too: they can attach any container
+    #[arg(long, value_name = "NAME|GID")]
+    pub socket_group: Option<String>,
 
     /// Where a daemon that starts again finds its containers [default: state, beside the socket]
     #[arg(long, value_name = "DIR")]

@@ -1,6 +1,7 @@
 //! The server with clients that are wrong, slow, gone or many. No container is attached: that needs privileges.
 
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -279,4 +280,51 @@ fn events_are_streamed_and_resumed() {
     // One that had events of an earlier daemon.
     let text = until(&mut follow("Last-Event-ID: 99\r\n"), "id: 2");
     assert!(text.contains("event: lost"), "{text}");
+}
+
+#[test]
+fn what_is_no_text_no_whole_request_or_too_deep_changes_nothing() {
+    let rig = Rig::start();
+    // A client that ends its half of the connection is gone: no answer is sent.
+    let send = |bytes: &[u8], ends: bool| {
+        let mut stream = rig.connect();
+        let _ = stream.write_all(bytes);
+        if ends {
+            stream.shutdown(Shutdown::Write).unwrap();
+        }
+        let mut all = Vec::new();
+        let _ = stream.read_to_end(&mut all);
+        String::from_utf8_lossy(&all).into_owned()
+    };
+    let raw = |bytes: &[u8]| send(bytes, false);
+    let post = |body: &[u8], length: usize| {
+        let head = format!(
+            "POST /v1/containers HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        );
+        send(&[head.as_bytes(), body].concat(), body.len() < length)
+    };
+    // Bodies: not UTF-8, nested too deep for a parser's stack, and cut off.
+    for body in [&b"{\"name\": \"\xff\xfe\"}"[..], b"\xff", &b"[".repeat(60_000)] {
+        let answer = post(body, body.len());
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("bad_json"), "{answer}");
+    }
+    let cut = post(b"{\"name\": \"a\"", 1000);
+    assert!(cut.is_empty() || cut.starts_with("HTTP/1.1 400"), "{cut}");
+    // Heads: a path that is no text, and one that ends before its end.
+    let path = raw(b"GET /v1/containers/\xff\xfe HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    assert!(path.starts_with("HTTP/1.1 4"), "{path}");
+    assert!(!send(b"GET /v1/stats HTT", true).contains("200"));
+    // Names that no container can have, and a length that is none.
+    for name in
+        ["x".repeat(300), "a/b".to_owned(), "..".to_owned(), String::new(), "\u{e9}".to_owned()]
+    {
+        let body = serde_json::json!({ "name": name, "pid": 1 }).to_string();
+        let (code, found) = rig.refuses("POST", "/v1/containers", &body, 400);
+        assert_eq!((code.as_str(), found), ("bad_value", "name".into()), "{name}");
+    }
+    let lengths = raw(b"POST /v1/containers HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\nConnection: close\r\n\r\n{}");
+    assert!(lengths.starts_with("HTTP/1.1 400"), "{lengths}");
+    // The server answers, and nothing of all that remains.
+    let (status, _, list) = rig.request("GET", "/v1/containers", "");
+    assert_eq!((status, &list["containers"]), (200, &Value::Array(Vec::new())));
 }

@@ -3,13 +3,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{FileStat, Mode, fstat, umask};
+use nix::unistd::{Gid, Group, chown};
 
 use crate::exit::Failure;
 
@@ -30,12 +31,15 @@ pub(super) struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Binds the socket, with access for this process's user only. Its folder is created if only that is missing.
-    pub(super) fn bind(path: &Path) -> Result<Self, Failure> {
+    /// Binds the socket, with access for this process's user only, and for a group if one is given. Its folder is
+    /// created if only that is missing, with access for the same.
+    pub(super) fn bind(path: &Path, group: Option<Gid>) -> Result<Self, Failure> {
         let failed = |e: io::Error| Failure::other(format!("--socket {}: {e}", path.display()));
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             match fs::DirBuilder::new().mode(0o700).create(folder) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(e)),
+                // The group passes through it, and reads nothing of it.
+                Ok(()) if group.is_some() => give(folder, group, 0o710).map_err(failed)?,
                 _ => {}
             }
         }
@@ -57,7 +61,11 @@ impl ControlSocket {
         let listener = UnixListener::bind(path);
         umask(before);
         let listener = listener.map_err(failed)?;
-        Ok(Self { path: path.to_owned(), lock_path, listener, _lock: lock })
+        let socket = Self { path: path.to_owned(), lock_path, listener, _lock: lock };
+        if group.is_some() {
+            give(path, group, 0o660).map_err(failed)?;
+        }
+        Ok(socket)
     }
 
     /// Another descriptor of the listener.
@@ -72,6 +80,23 @@ impl Drop for ControlSocket {
         let _ = fs::remove_file(&self.path);
         let _ = fs::remove_file(&self.lock_path);
     }
+}
+
+/// The group of `--socket-group`, by its name or number.
+pub(super) fn group(text: &str) -> Result<Gid, Failure> {
+    let wrong = |why: &str| Failure::usage(format!("--socket-group {text}: {why}"));
+    match (Group::from_name(text), text.parse()) {
+        (Ok(Some(group)), _) => Ok(group.gid),
+        (_, Ok(number)) => Ok(Gid::from_raw(number)),
+        (Ok(None), _) => Err(wrong("no such group: the name or the number of one is needed")),
+        (Err(errno), _) => Err(wrong(errno.desc())),
+    }
+}
+
+/// Gives a file to the group, then to its access: in this order no other group gets it.
+fn give(path: &Path, group: Option<Gid>, mode: u32) -> io::Result<()> {
+    chown(path, None, group)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 /// Takes the lock and writes this process's id to it. The inner error: the id of the process that has it.
@@ -114,7 +139,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use nix::unistd::getgid;
 
     use super::*;
 
@@ -137,10 +162,10 @@ mod tests {
     fn a_socket_has_one_daemon_and_nothing_stays_of_it() {
         let folder = Folder::new("once");
         let path = folder.0.join("skbudget.sock");
-        let held = ControlSocket::bind(&path).unwrap();
+        let held = ControlSocket::bind(&path, None).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(&folder.0).unwrap().permissions().mode() & 0o777, 0o700);
-        let second = ControlSocket::bind(&path).unwrap_err();
+        let second = ControlSocket::bind(&path, None).unwrap_err();
         let pid = format!("process id {}", std::process::id());
         assert!(second.message.ends_with(&pid), "{second}");
         drop(held);
@@ -154,11 +179,26 @@ mod tests {
         let path = folder.0.join("skbudget.sock");
         drop(UnixListener::bind(&path).unwrap());
         fs::write(folder.0.join("skbudget.sock.lock"), "1\n").unwrap();
-        drop(ControlSocket::bind(&path).unwrap());
+        drop(ControlSocket::bind(&path, None).unwrap());
         assert!(!path.exists());
         fs::write(&path, "data").unwrap();
-        let refused = ControlSocket::bind(&path).unwrap_err();
+        let refused = ControlSocket::bind(&path, None).unwrap_err();
         assert!(refused.message.contains("no socket"), "{refused}");
         assert_eq!(fs::read(&path).unwrap(), b"data");
+    }
+
+    #[test]
+    fn a_group_gets_the_socket_and_no_other_file() {
+        let folder = Folder::new("group");
+        let path = folder.0.join("skbudget.sock");
+        let socket = ControlSocket::bind(&path, Some(getgid())).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&folder.0), mode(&path)), (0o710, 0o660));
+        assert_eq!(mode(&folder.0.join("skbudget.sock.lock")), 0o600);
+        drop(socket);
+        assert_eq!(group(&getgid().to_string()).unwrap(), getgid());
+        let refused = group("no-such-group-here").unwrap_err();
+        assert_eq!(refused.code, 2);
+        assert!(refused.message.starts_with("--socket-group no-such-group-here: no such group"));
     }
 }

@@ -3,6 +3,7 @@
 mod addresses;
 mod capture;
 mod config;
+mod cycles;
 mod flows;
 mod groups;
 mod lifecycle;

@@ -8,7 +8,7 @@ use crate::support::{
 };
 
 /// The relay of a daemon, if it has one now.
-fn relay_of(daemon: &Running) -> Option<u32> {
+pub(crate) fn relay_of(daemon: &Running) -> Option<u32> {
     let id = daemon.child.id();
     let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
     let is_relay = |pid: &u32| {
