@@ -15,6 +15,7 @@ use crate::config::ContainerConfig;
 use crate::counters::{Stat, Stats};
 use crate::dhcp::Leases;
 use crate::dns::Forwarder;
+use crate::dns::siblings::Directory;
 use crate::flow::Flow;
 use crate::flow::table::FlowTable;
 use crate::flow::time_wait::{TimeWait, Verdict};
@@ -92,6 +93,8 @@ pub struct Container {
     leases: Leases,
     outbox: Outbox,
     siblings: SiblingQueue,
+    /// Names of other containers.
+    directory: Option<Directory>,
     neighbour: Neighbour,
     limits: RateLimits,
     /// Spreads retry times, quotas and ports.
@@ -118,6 +121,7 @@ impl Container {
             leases: Leases::default(),
             outbox: Outbox::default(),
             siblings: SiblingQueue::default(),
+            directory: None,
             neighbour: Neighbour::default(),
             limits: RateLimits::default(),
             random: Random::new(config.secret[0]),

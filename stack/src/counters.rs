@@ -83,6 +83,8 @@ stats! {
     DnsRepeated,
     /// Questions answered with SERVFAIL at once: no name server, too many under way, or no memory.
     DnsRefused,
+    /// Questions for names of other containers, answered here.
+    DnsSiblings,
     /// Datagrams from name servers that answer no question.
     DnsUnmatched,
     /// Malformed messages of DHCP and DHCPv6 clients, and those for another server.

@@ -22,6 +22,7 @@ use crate::queue::MemberCtx;
 use crate::udp::MAPPINGS_MAX;
 use crate::wire::addresses::Tuple;
 
+pub(crate) mod siblings;
 #[cfg(test)]
 mod tests;
 

@@ -150,6 +150,7 @@ pub use container::siblings::Pair;
 pub use container::{
     Container, ContainerStats, Ctx, FlowInfo, MappingInfo, NotAccepted, Undelivered, WakeKey,
 };
+pub use dns::siblings::Directory;
 pub use io::datagram::{self, DatagramHost, DatagramId};
 pub use io::vnet::{self, VnetHdr};
 pub use io::{Close, Device, FlowId, Host, HostCaps, HostError, Ready};

@@ -10,6 +10,7 @@ use skbudget_controller::Instant;
 use crate::config::ContainerConfig;
 use crate::container::siblings::{Pair, SiblingWork, exchange};
 use crate::container::{Container, Ctx, NotAccepted};
+use crate::dns::siblings::Directory;
 use crate::flow::SiblingFlow;
 use crate::io::{FlowId, HostError};
 
@@ -40,6 +41,7 @@ pub struct Siblings {
     places: Vec<Option<Place>>,
     /// Every container sees all others, whatever its group.
     all_see_all: bool,
+    directory: Directory,
 }
 
 /// One container.
@@ -62,18 +64,19 @@ struct Waiting {
 impl Siblings {
     /// No containers. `all_see_all`: groups do not isolate.
     pub fn new(all_see_all: bool) -> Self {
-        Self { all_see_all, ..Self::default() }
+        Self { all_see_all, directory: Directory::new(all_see_all), ..Self::default() }
     }
 
     /// A container takes this index and its addresses; those of its group see it. Only for containers with addresses of
     /// their own (`ContainerConfig::siblings`).
-    pub fn add(&mut self, container: usize, config: &ContainerConfig, group: &str) {
+    pub fn add(&mut self, container: usize, name: &str, config: &ContainerConfig, group: &str) {
         if !config.siblings {
             return;
         }
         if self.places.len() <= container {
             self.places.resize_with(container + 1, || None);
         }
+        self.directory.add(name, group, config);
         let v6 = config.ipv6.map(|net| IpAddr::V6(net.guest));
         for address in [Some(IpAddr::V4(config.guest_ip)), v6].into_iter().flatten() {
             self.by_address.insert(address, container);
@@ -81,10 +84,20 @@ impl Siblings {
         self.places[container] = Some(Place { group: group.to_owned(), waiting: VecDeque::new() });
     }
 
+    /// The names of the containers, for `Container::set_directory`.
+    pub fn directory(&self) -> Directory {
+        self.directory.clone()
+    }
+
     /// A container moves to another group. Open connections stay open.
     pub fn set_group(&mut self, container: usize, group: &str) {
         if let Some(place) = self.places.get_mut(container).and_then(Option::as_mut) {
             place.group = group.to_owned();
+            let own = |(address, at): (&IpAddr, &usize)| (*at == container).then_some(*address);
+            self.by_address
+                .iter()
+                .filter_map(own)
+                .for_each(|ip| self.directory.set_group(ip, group));
         }
     }
 
@@ -95,7 +108,9 @@ impl Siblings {
         while let Some(work) = next_work(container, lends) {
             self.carry_out(container, work, lends);
         }
-        self.by_address.retain(|_, other| *other != container);
+        for (address, _) in self.by_address.extract_if(.., |_, other| *other == container) {
+            self.directory.remove(address);
+        }
         let place = self.places.get_mut(container).and_then(Option::take);
         for waiting in place.into_iter().flat_map(|place| place.waiting) {
             fail(waiting, HostError::HostUnreachable, lends);

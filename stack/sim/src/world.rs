@@ -104,7 +104,7 @@ impl World {
         let index = self.nodes.len();
         let member = self.budgets[budget.0].add_member(container.dev_queue_bytes)?;
         host.set_now(self.common.now);
-        self.siblings.add(index, &container, "default");
+        self.siblings.add(index, &format!("c{index}"), &container, "default");
         self.nodes.push(Node {
             index,
             container: Container::new(container, member),

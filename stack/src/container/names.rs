@@ -30,8 +30,15 @@ impl Container {
 
     /// Handles a datagram of the guest to the forwarder.
     pub(super) fn on_question(&mut self, cx: &mut Ctx<'_>, datagram: &Datagram<'_>) {
-        self.refresh_name_servers(cx);
         let (tuple, message) = (datagram.tuple, datagram.payload());
+        // Names of siblings leave no question under way, and need no name server.
+        let directory = self.directory.as_ref();
+        if let Some(answer) = directory.and_then(|names| names.answer(&self.config, message)) {
+            self.stats.add(Stat::DnsSiblings);
+            let id = message.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
+            return self.answer_guest(cx, tuple, id, &answer);
+        }
+        self.refresh_name_servers(cx);
         let mut mem = cx.member(self.member);
         match self.forwarder.accept(tuple, message, &mut mem) {
             Ok(index) => {

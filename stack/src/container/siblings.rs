@@ -18,6 +18,7 @@ use skbudget_controller::{FlowSizes, Instant};
 use super::service::share_of_queue;
 use super::{Container, Ctx, NotAccepted};
 use crate::counters::Stat;
+use crate::dns::siblings::Directory;
 use crate::flow::{Far, Flow, HostSide, Sibling, SiblingFlow};
 use crate::io::{Close, FlowId, HostCaps, HostError};
 use crate::queue::chunk::ChunkPool;
@@ -78,6 +79,11 @@ pub struct Pair<'a> {
 }
 
 impl Container {
+    /// Answers questions for the names of other containers from now on.
+    pub fn set_directory(&mut self, directory: Directory) {
+        self.directory = Some(directory);
+    }
+
     /// Flows have an event for siblings: the loop runs this container again.
     pub fn has_sibling_work(&self) -> bool {
         self.siblings.len() > 0

@@ -107,8 +107,11 @@ impl Worker {
                 return Err(e);
             }
         }
-        if let Some(slot) = &self.containers[index] {
-            self.siblings.add(index, slot.stack.config(), &group);
+        if let Some(slot) = &mut self.containers[index] {
+            self.siblings.add(index, &slot.name, slot.stack.config(), &group);
+            if slot.stack.config().siblings {
+                slot.stack.set_directory(self.siblings.directory());
+            }
         }
         // The device may hold frames that arrived before it was watched.
         self.schedule.add_container(index);

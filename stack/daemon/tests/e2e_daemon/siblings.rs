@@ -50,6 +50,32 @@ impl Pair {
     }
 }
 
+#[test]
+#[ignore = "needs root and /dev/net/tun"]
+fn siblings_have_names() {
+    let pair = Pair::new(&[]);
+    let dig = |args: &[&str]| {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", pair.client.name(), "dig", "@10.213.0.3", "+short"]);
+        let output = command.args(["+tries=1", "+time=5"]).args(args).output().unwrap();
+        text(&output.stdout).trim().to_owned()
+    };
+    assert_eq!(dig(&["server", "A"]), FIRST[0]);
+    assert_eq!(dig(&["SERVER.skbudget.internal", "AAAA"]), FIRST[1]);
+    assert_eq!(dig(&["-x", FIRST[0]]), "server.skbudget.internal.");
+    assert_eq!(dig(&["-x", FIRST[1]]), "server.skbudget.internal.");
+    let status = |name: &str| dig(&["+noshort", "+comments", name, "A"]);
+    assert!(status("none.skbudget.internal").contains("status: NXDOMAIN"));
+    pair.daemon.run(&["detach", "server"]);
+    assert!(status("server.skbudget.internal").contains("status: NXDOMAIN"));
+    let stats = pair.daemon.stats("client");
+    assert_eq!(
+        (&stats["counters"]["DnsSiblings"], &stats["counters"]["DnsQuestions"]),
+        (&6.into(), &0.into())
+    );
+    pair.daemon.end();
+}
+
 /// A server of both families in the container.
 fn listen(netns: &Netns) -> TcpListener {
     netns.inside(|| TcpListener::bind("[::]:80").unwrap())
