@@ -3,6 +3,7 @@
 
 mod capture;
 mod client;
+mod generate;
 mod publish;
 mod reach;
 mod values;
@@ -25,6 +26,7 @@ pub use client::{
     AttachArgs, ClientArgs, DetachArgs, EventsArgs, FlowProtocol, FlowState, FlowsArgs, ListArgs,
     PublishArgs, ServeArgs, SetArgs, StatsArgs,
 };
+pub use generate::{CompletionsArgs, ManArgs};
 use publish::parse_publish;
 pub use publish::{Protocol, PublishArg};
 pub use reach::{Reach, ReachArgs};
@@ -69,6 +71,10 @@ pub enum Command {
     Publish(PublishArgs),
     /// Close published ports; connections that are open stay open
     Unpublish(PublishArgs),
+    /// Print the completions of a shell
+    Completions(CompletionsArgs),
+    /// Print a man page, or write all of them
+    Man(ManArgs),
 }
 
 /// Default of `--mtu`, bytes: that of comparable user-space stacks.

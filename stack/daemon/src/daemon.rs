@@ -320,6 +320,14 @@ impl Daemon {
         })?
     }
 
+    /// Returns when every worker has executed a command. An error when one has failed.
+    pub fn check(&self) -> Result<(), DaemonError> {
+        // The command of an empty name, which no container has, is the cheapest one.
+        let one =
+            |worker| self.request(worker, |reply| Command::Has { name: String::new(), reply });
+        (0..self.workers.len()).try_for_each(|worker| one(worker).map(drop))
+    }
+
     /// Ends every container and every worker. An error when a worker had failed.
     pub fn shutdown(self) -> Result<(), DaemonError> {
         self.stop()

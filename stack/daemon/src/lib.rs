@@ -22,6 +22,7 @@ pub mod daemon;
 mod events;
 pub mod exit;
 mod flows;
+pub mod generate;
 mod host;
 mod keys;
 mod levels;
@@ -43,6 +44,7 @@ mod stdout;
     reason = "system calls that neither std nor nix wraps; no other code is in it"
 )]
 mod sys;
+mod systemd;
 mod token;
 mod types;
 pub mod units;

@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use skbudget::cli::{Cli, Command};
 use skbudget::config::RunConfig;
 use skbudget::exit::{FAILURE, Failure};
-use skbudget::{client, logger, run, serve};
+use skbudget::{client, generate, logger, run, serve};
 use tracing::level_filters::LevelFilter;
 
 fn main() -> ExitCode {
@@ -56,6 +56,8 @@ fn carry_out() -> Result<u8, Failure> {
         Command::Events(args) => client::events(args),
         Command::Capture(args) => client::capture(args),
         Command::Set(args) => client::set(args),
+        Command::Completions(args) => generate::completions(args),
+        Command::Man(args) => generate::man(args),
         Command::Publish(args) => client::publish(args),
         Command::Unpublish(args) => client::unpublish(args),
     }

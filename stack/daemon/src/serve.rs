@@ -4,6 +4,8 @@
 mod capture;
 mod config;
 mod control;
+#[cfg(test)]
+mod dist_tests;
 mod events;
 mod http;
 #[cfg(test)]
@@ -35,6 +37,7 @@ use crate::confine;
 use crate::exit::{CANNOT_SET_UP, Failure};
 use crate::roles::{by_hand, enter, text};
 use crate::run;
+use crate::systemd::Notifier;
 use config::ServeConfig;
 use privileged::HELPER;
 use socket::ControlSocket;
@@ -92,6 +95,8 @@ fn run_daemon(args: ServeArgs, options: &[OsString]) -> Result<u8, Failure> {
     let signals = parent::signals().map_err(|e| Failure::set_up(format!("signals: {e}")))?;
     run::check_tun()?;
     run::raise_nofile()?;
+    // Before the filter of this process, which allows no more sockets of that kind.
+    let notifier = Notifier::from_environment();
     confine::sandbox_parent(args.sandbox).map_err(|e| Failure::other(format!("serve: {e}")))?;
     // From here on clients can connect, and wait until the daemon serves them.
     let socket = ControlSocket::bind(&path, group)?;
@@ -100,14 +105,18 @@ fn run_daemon(args: ServeArgs, options: &[OsString]) -> Result<u8, Failure> {
     let state = StateDir::open(&args.state_dir.or(config.state_dir).unwrap_or_else(beside))?;
     let workers = args.workers.map(|workers| workers as usize).or(config.workers);
     let cores = || thread::available_parallelism().map_or(1, NonZero::get);
+    let workers = workers.unwrap_or_else(cores);
+    let status = format!("serving on {}, {workers} workers", path.display());
+    tracing::info!("{status}");
     let setup = parent::Setup {
         options,
         sandbox: args.sandbox,
-        workers: workers.unwrap_or_else(cores),
+        workers,
         config: text,
         drain: config.drain,
+        notifier,
+        status,
     };
-    tracing::info!("serving on {}, {} workers", path.display(), setup.workers);
     parent::run(setup, &socket, &signals, state)
 }
 

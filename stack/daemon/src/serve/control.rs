@@ -204,6 +204,11 @@ impl Control {
         }
     }
 
+    /// Whether every worker answers. Returns when all have.
+    pub(super) fn responds(&self) -> bool {
+        self.daemon.check().is_ok()
+    }
+
     /// Ends every container and the workers.
     pub(super) fn shutdown(&self) -> Result<(), DaemonError> {
         self.daemon.stop()

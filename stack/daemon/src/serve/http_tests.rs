@@ -107,7 +107,7 @@ fn what_is_wrong_is_refused_with_code_message_and_key() {
         assert_eq!(code("DELETE", &path, "", 404), "no_such_container");
         assert_eq!(code("PATCH", &path, r#"{"hard": "1MiB"}"#, 404), "no_such_container");
         let ports = format!("{path}/ports");
-        assert_eq!(code("POST", &ports, r#"{"publish": []}"#, 404), "no_such_container");
+        assert_eq!(code("POST", &ports, r#"{"publish": ["8080:80"]}"#, 404), "no_such_container");
     }
     let (status, head, _) = rig.request("PUT", "/v1/containers", "");
     assert_eq!(status, 405);

@@ -192,13 +192,13 @@ fn categories(categories: &Categories) -> [(&'static str, u64); 12] {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
     use crate::stats::{GroupReport, SCHEMA};
 
-    fn stats() -> Stats {
+    pub(in crate::serve) fn stats() -> Stats {
         let meter = Meter { hard_bytes: Some(1 << 20), usage_bytes: 4096, ..Meter::NONE };
         let container = |name: &str| ContainerReport {
             name: name.to_owned(),

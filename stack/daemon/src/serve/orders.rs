@@ -19,6 +19,8 @@ pub(super) enum Order {
     NameServers { servers: Vec<SocketAddr> },
     /// With the text of the config, which was checked: apply what has changed in it.
     Reload,
+    /// Report `Alive` when every worker has answered.
+    Check,
     /// Deliver what the containers sent, and end.
     Stop,
     /// End without the delivery.
@@ -30,6 +32,8 @@ pub(super) enum Order {
 pub(super) enum Report {
     /// Clients are served.
     Serving,
+    /// The answer to `Check`.
+    Alive,
     /// The relay ends for this reason.
     Failed { code: u8, message: String },
 }

@@ -33,6 +33,7 @@ use crate::channel::ControlChannel;
 use crate::cli::OnOff;
 use crate::exit::Failure;
 use crate::resolv_conf::{PATH, Watch};
+use crate::systemd::Notifier;
 use crate::{roles, sys};
 
 /// Interval between two checks of the host's name servers.
@@ -57,6 +58,10 @@ pub(super) struct Setup<'a> {
     pub(super) config: Option<(PathBuf, String)>,
     /// How long the end of the daemon waits for data to be delivered.
     pub(super) drain: Duration,
+    /// The supervisor of the daemon.
+    pub(super) notifier: Notifier,
+    /// For people: what the daemon does.
+    pub(super) status: String,
 }
 
 /// How a relay ended.
@@ -133,6 +138,9 @@ struct Relay {
     failure: Option<Failure>,
     /// When it is killed, after the order to end.
     until: Option<Instant>,
+    /// When it was last ordered to show that it works, and whether it has not done so since.
+    checked: Instant,
+    awaited: bool,
 }
 
 impl Relay {
@@ -150,7 +158,16 @@ impl Relay {
         sys::prepare_child(&mut process, fds, SigSet::all(), None);
         let process = process.spawn()?;
         let servers = Watch::new(Path::new(PATH));
-        Ok(Self { process, orders, requests, servers, failure: None, until: None })
+        Ok(Self {
+            process,
+            orders,
+            requests,
+            servers,
+            failure: None,
+            until: None,
+            checked: Instant::now(),
+            awaited: false,
+        })
     }
 
     /// Hands over the config and the control socket. The relay requests the containers.
@@ -219,11 +236,19 @@ impl Relay {
     ) -> io::Result<End> {
         let mut serving = false;
         loop {
-            let [signalled, reported, requested] = self.wait(signals)?;
+            let every = setup.notifier.interval().unwrap_or(CHECK_EVERY).min(CHECK_EVERY);
+            let [signalled, reported, requested] = self.wait(signals, every)?;
             while signalled && let Some(signal) = signals.read_signal()? {
                 match (signal.ssi_signo == SIGHUP as u32, self.until) {
-                    (false, _) => self.end(setup.drain),
-                    (true, None) => self.reload(setup),
+                    (false, _) => {
+                        setup.notifier.stopping();
+                        self.end(setup.drain);
+                    }
+                    (true, None) => {
+                        setup.notifier.reloading();
+                        self.reload(setup);
+                        setup.notifier.ready(&setup.status);
+                    }
                     // The daemon ends.
                     (true, Some(_)) => {}
                 }
@@ -232,7 +257,7 @@ impl Relay {
                 self.carry_out(keeper)?;
             }
             // The relay has this channel until its end.
-            if reported && !self.read_report(&mut serving)? {
+            if reported && !self.read_report(setup, &mut serving)? {
                 break;
             }
             if self.until.is_some_and(|until| Instant::now() >= until) {
@@ -242,10 +267,13 @@ impl Relay {
             // No other order may arrive during the delivery: it would interrupt it.
             if self.until.is_none() {
                 let _ = self.hand_over_servers();
+                if serving {
+                    self.check(&setup.notifier);
+                }
             }
         }
         // The error that was the end may have been before a report.
-        while self.read_report(&mut serving)? {}
+        while self.read_report(setup, &mut serving)? {}
         let status = self.process.wait()?;
         let ordered = self.until.is_some();
         Ok(match self.failure.take() {
@@ -262,11 +290,11 @@ impl Relay {
         })
     }
 
-    /// Waits for a signal, a report or a request; which of them there are. Returns after `CHECK_EVERY` in any case.
-    fn wait(&self, signals: &SignalFd) -> io::Result<[bool; 3]> {
+    /// Waits for a signal, a report or a request; which of them there are. Returns after `every` in any case.
+    fn wait(&self, signals: &SignalFd, every: Duration) -> io::Result<[bool; 3]> {
         let mut fds = [signals.as_fd(), self.orders.as_fd(), self.requests.as_fd()]
             .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        let timeout = PollTimeout::try_from(CHECK_EVERY).unwrap_or(PollTimeout::MAX);
+        let timeout = PollTimeout::try_from(every).unwrap_or(PollTimeout::MAX);
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
@@ -299,10 +327,27 @@ impl Relay {
         Ok(())
     }
 
+    /// Orders the relay to show that it works, as often as the supervisor expects it of the daemon.
+    fn check(&mut self, notifier: &Notifier) {
+        let due = notifier.interval().is_some_and(|every| self.checked.elapsed() >= every);
+        // A relay that does not answer gets no other order of this kind: the supervisor ends the daemon.
+        if due && !self.awaited {
+            self.checked = Instant::now();
+            self.awaited = self.orders.send(&Order::Check, &[]).is_ok();
+        }
+    }
+
     /// Reads one report, if there is one. False: the relay has ended.
-    fn read_report(&mut self, serving: &mut bool) -> io::Result<bool> {
+    fn read_report(&mut self, setup: &Setup<'_>, serving: &mut bool) -> io::Result<bool> {
         match self.orders.receive::<Report>()? {
-            Some((Report::Serving, _)) => *serving = true,
+            Some((Report::Serving, _)) => {
+                *serving = true;
+                setup.notifier.ready(&setup.status);
+            }
+            Some((Report::Alive, _)) => {
+                self.awaited = false;
+                setup.notifier.alive();
+            }
             Some((Report::Failed { code, message }, _)) => {
                 self.failure = Some(Failure { code, message });
             }

@@ -105,7 +105,7 @@ fn serve(
     // After the containers of the config: a client finds all of them.
     let server = Server::start(listener, Arc::clone(&control)).map_err(|e| failed(&e))?;
     orders.send(&Report::Serving, &[]).map_err(|e| failed(&e))?;
-    until_stop(orders, &servers, |text| reload(&control, &args, text))?;
+    until_stop(orders, &servers, &control, |text| reload(&control, &args, text))?;
     tracing::info!("ending");
     control.events.close();
     control.captures.end_all();
@@ -184,6 +184,7 @@ fn restore_one(control: &Control, name: &str, record: Record, device: OwnedFd) {
 fn until_stop(
     orders: &ControlChannel,
     servers: &HostServers,
+    control: &Control,
     reload: impl Fn(Option<OwnedFd>),
 ) -> Result<(), Failure> {
     loop {
@@ -191,6 +192,11 @@ fn until_stop(
         match order {
             Order::NameServers { servers: new } => servers.set(new),
             Order::Reload => reload(fds.into_iter().next()),
+            // Without an answer the supervisor of the daemon acts.
+            Order::Check if control.responds() => {
+                orders.send(&Report::Alive, &[]).map_err(|e| failed(&e))?;
+            }
+            Order::Check => {}
             Order::Stop | Order::Interrupt => return Ok(()),
             order => return Err(Failure::other(format!("relay: unexpected {order:?}"))),
         }

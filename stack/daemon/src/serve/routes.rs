@@ -139,11 +139,11 @@ pub(super) fn answer(
         }
         Operation::Flows => json(200, &control.flows(name, &query::parse(query, &QUERY_KEYS)?)?),
         Operation::Publish => {
-            let request: PortsRequest = parse(body, &["publish"])?;
+            let request = ports(body)?;
             json(200, &control.publish(name, &request.publish)?)
         }
         Operation::Unpublish => {
-            let request: PortsRequest = parse(body, &["publish"])?;
+            let request = ports(body)?;
             json(200, &control.unpublish(name, &request.publish)?)
         }
         Operation::Events | Operation::Capture => {
@@ -203,6 +203,16 @@ fn parse<T: DeserializeOwned>(body: &[u8], allowed: &[&str]) -> Result<T, ApiErr
     })
 }
 
+/// Parses the ports of a request, at least one.
+fn ports(body: &[u8]) -> Result<PortsRequest, ApiError> {
+    let request: PortsRequest = parse(body, &["publish"])?;
+    if request.publish.is_empty() {
+        let message = "publish: missing: at least one port is needed";
+        return Err(ApiError::invalid("missing_key", message).key("publish"));
+    }
+    Ok(request)
+}
+
 /// An answer of that value.
 fn json(status: u16, body: &impl Serialize) -> Result<Answer, ApiError> {
     let body = serde_json::to_string(body);
@@ -253,6 +263,15 @@ mod tests {
         for pointer in refs.map(|rest| rest.split('"').next().unwrap()) {
             assert!(document.pointer(pointer).is_some(), "{pointer}");
         }
+    }
+
+    #[test]
+    fn a_request_without_a_port_names_the_key() {
+        for body in ["{}", r#"{"publish": []}"#] {
+            let error = ports(body.as_bytes()).unwrap_err();
+            assert_eq!((error.status, error.body.key.as_deref()), (400, Some("publish")));
+        }
+        assert_eq!(ports(br#"{"publish": ["80:80"]}"#).unwrap().publish.len(), 1);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use nix::sys::stat::{FileStat, Mode, fstat, umask};
 use nix::unistd::{Gid, Group, chown};
 
 use crate::exit::Failure;
+use crate::systemd;
 
 /// Longest text that a lock file holds: a process id.
 const PID_BYTES: u64 = 16;
@@ -26,15 +27,23 @@ pub(super) struct ControlSocket {
     path: PathBuf,
     lock_path: PathBuf,
     listener: UnixListener,
+    /// The socket was bound by the supervisor that started this process, and stays.
+    passed: bool,
     /// Released after the two files are removed.
     _lock: Flock<File>,
 }
 
 impl ControlSocket {
-    /// Binds the socket, with access for this process's user only, and for a group if one is given. Its folder is
-    /// created if only that is missing, with access for the same.
+    /// Binds the socket, with access for this process's user only, and for a group if one is given, unless a supervisor
+    /// has passed it (LISTEN_FDS). Its folder is created if only that is missing, with access for the same.
     pub(super) fn bind(path: &Path, group: Option<Gid>) -> Result<Self, Failure> {
         let failed = |e: io::Error| Failure::other(format!("--socket {}: {e}", path.display()));
+        let passed = systemd::listener()?;
+        if let Some((_, other)) = passed.as_ref().filter(|(_, passed)| passed != path) {
+            let (path, other) = (path.display(), other.display());
+            let message = format!("--socket {path}: the supervisor passed the socket {other}");
+            return Err(Failure::usage(format!("{message}: the same path is allowed")));
+        }
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             match fs::DirBuilder::new().mode(0o700).create(folder) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(e)),
@@ -55,14 +64,15 @@ impl ControlSocket {
                 )));
             }
         };
-        remove_stale(path).map_err(failed)?;
-        // Set before the socket exists: no other user can connect in between. No other thread creates files now.
-        let before = umask(Mode::from_bits_truncate(0o177));
-        let listener = UnixListener::bind(path);
-        umask(before);
-        let listener = listener.map_err(failed)?;
-        let socket = Self { path: path.to_owned(), lock_path, listener, _lock: lock };
-        if group.is_some() {
+        let is_passed = passed.is_some();
+        let listener = match passed {
+            Some((listener, _)) => listener,
+            None => bind(path).map_err(failed)?,
+        };
+        let path_of = path.to_owned();
+        let socket = Self { path: path_of, lock_path, listener, passed: is_passed, _lock: lock };
+        // The supervisor has set the access of its own.
+        if group.is_some() && !is_passed {
             give(path, group, 0o660).map_err(failed)?;
         }
         Ok(socket)
@@ -77,7 +87,9 @@ impl ControlSocket {
 impl Drop for ControlSocket {
     fn drop(&mut self) {
         // While the lock is held, no other daemon has replaced them.
-        let _ = fs::remove_file(&self.path);
+        if !self.passed {
+            let _ = fs::remove_file(&self.path);
+        }
         let _ = fs::remove_file(&self.lock_path);
     }
 }
@@ -97,6 +109,16 @@ pub(super) fn group(text: &str) -> Result<Gid, Failure> {
 fn give(path: &Path, group: Option<Gid>, mode: u32) -> io::Result<()> {
     chown(path, None, group)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// Binds the socket in place of a stale one.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    remove_stale(path)?;
+    // Set before the socket exists: no other user can connect in between. No other thread creates files now.
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(path);
+    umask(before);
+    listener
 }
 
 /// Takes the lock and writes this process's id to it. The inner error: the id of the process that has it.

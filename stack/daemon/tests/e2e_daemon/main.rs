@@ -15,3 +15,4 @@ mod restart;
 mod rootless;
 mod siblings;
 mod support;
+mod systemd;
