@@ -6,6 +6,7 @@ mod loopback;
 mod names;
 mod network;
 mod ping;
+mod programs;
 mod published;
 mod reach;
 #[path = "../e2e/support.rs"]

@@ -107,6 +107,10 @@ fn programs_resolve_names_through_the_forwarder() {
     // Truncated over UDP, whole over TCP.
     let said = succeed(&script(&options, "getent ahostsv4 long.example"));
     assert!(said.contains("192.0.2.176"), "{said}");
+    if !lacks("busybox") {
+        let said = succeed(&script(&options, "busybox nslookup -type=a name.example 10.0.2.3"));
+        assert!(said.contains("Address: 192.0.2.77"), "{said}");
+    }
     if lacks("dig") {
         return;
     }
