@@ -24,7 +24,7 @@ use crate::units::{Size, parse_size};
 pub use capture::CaptureArgs;
 pub use client::{
     AttachArgs, ClientArgs, DetachArgs, EventsArgs, FlowProtocol, FlowState, FlowsArgs, ListArgs,
-    PublishArgs, ServeArgs, SetArgs, StatsArgs,
+    PublishArgs, ServeArgs, SetArgs, StatsArgs, TopArgs,
 };
 pub use generate::{CompletionsArgs, ManArgs};
 use publish::parse_publish;
@@ -61,6 +61,8 @@ pub enum Command {
     Stats(StatsArgs),
     /// Print the flows of the daemon's containers, one a line, with their memory as in `ss -tmi`
     Flows(FlowsArgs),
+    /// Show the daemon's containers on the terminal, the largest first, and the flows of one
+    Top(TopArgs),
     /// Print what happens in the daemon, one JSON object a line, until the daemon or the command ends
     Events(EventsArgs),
     /// Capture the frames of a container while it runs (pcapng)

@@ -5,6 +5,7 @@ mod flows;
 mod http;
 pub mod remote;
 mod table;
+mod top;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,6 +27,7 @@ pub use flows::flows;
 use http::Connection;
 use remote::{Remote, RemoteError, parse};
 use table::Table;
+pub use top::top;
 
 /// `skbudget attach`.
 pub fn attach(args: AttachArgs) -> Result<u8, Failure> {

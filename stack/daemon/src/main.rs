@@ -53,6 +53,7 @@ fn carry_out() -> Result<u8, Failure> {
         Command::Ls(args) => client::ls(args),
         Command::Stats(args) => client::stats(args),
         Command::Flows(args) => client::flows(args),
+        Command::Top(args) => client::top(args),
         Command::Events(args) => client::events(args),
         Command::Capture(args) => client::capture(args),
         Command::Set(args) => client::set(args),

@@ -31,8 +31,13 @@ pub(crate) fn is_terminal() -> bool {
 
 /// Columns of the terminal; `None`: stdout is none.
 pub(crate) fn width() -> Option<usize> {
+    size().map(|(columns, _)| columns.into())
+}
+
+/// Columns and lines of the terminal; `None`: stdout is none.
+pub(crate) fn size() -> Option<(u16, u16)> {
     let out = io::stdout();
-    let width = if out.is_terminal() { sys::terminal_width(out.as_fd()).ok() } else { None };
+    let size = if out.is_terminal() { sys::terminal_size(out.as_fd()).ok() } else { None };
     // A terminal that does not know its size has none.
-    width.map(usize::from).filter(|width| *width > 0)
+    size.filter(|(columns, lines)| *columns > 0 && *lines > 0)
 }

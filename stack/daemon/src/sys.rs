@@ -75,12 +75,12 @@ pub(crate) fn socket_unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(bytes.cast_unsigned()) }
 }
 
-/// Columns of a terminal (TIOCGWINSZ).
-pub(crate) fn terminal_width(terminal: BorrowedFd<'_>) -> io::Result<u16> {
+/// Columns and lines of a terminal (TIOCGWINSZ).
+pub(crate) fn terminal_size(terminal: BorrowedFd<'_>) -> io::Result<(u16, u16)> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: the kernel writes one `winsize`.
     let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(size.ws_col) }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok((size.ws_col, size.ws_row)) }
 }
 
 /// Sets TCP_WINDOW_CLAMP of a connected or connecting socket, bytes.

@@ -230,6 +230,22 @@ pub struct EventsArgs {
     pub client: ClientArgs,
 }
 
+const TOP_HELP: &str = "\
+Refreshed every second. Keys: s the next order, r the reverse order, / a part of names to select, Up, Down, PageUp and \
+PageDown another container, Enter its flows (those that hold most first), Esc back, q the end.
+
+OF HARD is the usage as a part of hard, with marks at low and soft: green, yellow under pressure, red if a charge was \
+refused. SENT/s and RECV/s are bytes a second, REFUSED flows refused so far, CPU% the worker's time for the container.
+
+Exit code: 0 after q, 128+N when signal N ended it; 1 no daemon at the start, 2 not a terminal.";
+
+#[derive(Debug, Args)]
+#[command(after_help = TOP_HELP)]
+pub struct TopArgs {
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
 const SET_HELP: &str = "\
 Keys of a container: hard, soft, low, min (a size, or `default` for the value that follows from the others) and group \
 (a name, or `default` for none). Keys of a group, and of the host as @host: hard, soft, low; soft and low follow from \
