@@ -5,9 +5,6 @@
 // Output goes through `logger`: printing can block, and panics when it fails.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
-// Messages are events of `tracing`, under either name.
-extern crate tracing as log;
-
 mod api;
 pub mod attach;
 pub mod caps;

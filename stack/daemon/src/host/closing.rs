@@ -43,6 +43,8 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
 
+    use nix::poll::{PollFd, PollFlags, poll};
+
     use super::*;
 
     /// A socket that closes with a reset, and its peer.
@@ -59,6 +61,13 @@ mod tests {
         while (&mut &*ours).write(&[7; 65_536]).is_ok() {}
     }
 
+    /// Waits until the peer's reset has arrived: a busy kernel processes it after the peer's close(2) has returned.
+    fn wait_for_reset(ours: &TcpStream) {
+        // POLLERR and POLLHUP are reported without being requested.
+        let mut fds = [PollFd::new(ours.as_fd(), PollFlags::empty())];
+        assert_eq!(poll(&mut fds, 10_000_u16), Ok(1));
+    }
+
     #[test]
     fn what_the_peer_has_not_room_for_is_unacknowledged_until_it_resets() {
         let (ours, theirs) = pair();
@@ -67,6 +76,7 @@ mod tests {
         assert!(unacknowledged(&ours) > 65_536);
         reset_on_close(&theirs);
         drop(theirs);
+        wait_for_reset(&ours);
         assert_eq!(unacknowledged(&ours), 0);
     }
 
