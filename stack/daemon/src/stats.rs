@@ -4,6 +4,7 @@
 //! to `dev_bytes`, including `credit_bytes`, excluding `listen_bytes`, which is a part of `host_bytes`) add up to its
 //! part of `usage_bytes` before rounding to pages.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -86,8 +87,11 @@ pub struct ContainerReport {
     /// Turns of the container in the worker's loop.
     pub turns: u64,
     /// Counters by name, in the kernel's names where the kernel has them.
-    pub counters: BTreeMap<String, u64>,
+    pub counters: Counters,
 }
+
+/// Counters by name. A worker makes them for all of its containers at once, so it copies no name.
+pub type Counters = BTreeMap<Cow<'static, str>, u64>;
 
 /// One meter. A limit that does not exist is null.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -213,19 +217,21 @@ pub(crate) fn counters(
     member: &MemberStats,
     stack: &ContainerStats,
     device: TapCounters,
-) -> BTreeMap<String, u64> {
-    let mut all = BTreeMap::new();
-    for (counter, value) in Counter::ALL.iter().zip(member.counters) {
-        all.insert(counter.name().to_owned(), value);
-    }
+) -> Counters {
+    let budget = Counter::ALL.iter().zip(member.counters);
+    let mut all: Counters =
+        budget.map(|(counter, value)| (Cow::Borrowed(counter.name()), value)).collect();
     for (name, value) in &stack.counters {
-        *all.entry((*name).to_owned()).or_insert(0) += value;
+        *all.entry(Cow::Borrowed(name)).or_insert(0) += value;
     }
     let TapCounters { full, refused, short, capture_lost } = device;
-    all.insert("DeviceFull".to_owned(), full);
-    all.insert("DeviceRefused".to_owned(), refused);
-    all.insert("DeviceShort".to_owned(), short);
-    all.insert("CaptureLost".to_owned(), capture_lost);
+    let device = [
+        ("DeviceFull", full),
+        ("DeviceRefused", refused),
+        ("DeviceShort", short),
+        ("CaptureLost", capture_lost),
+    ];
+    all.extend(device.map(|(name, value)| (Cow::Borrowed(name), value)));
     all
 }
 

@@ -125,7 +125,7 @@ fn container(
         to.saturating_sub(from)
     };
     let peak = samples.of(name).flatten().map(|c| held(&c.categories, arm.rules)).max();
-    let counters = || here.counters.iter().map(|(n, v)| (n.as_str(), *v));
+    let counters = || here.counters.iter().map(|(n, v)| (&**n, *v));
     // The work of the stack, reported with its drop reasons.
     let work = [
         ("Turns", here.turns),

@@ -333,8 +333,8 @@ fn until_over(
                 }
                 for container in &mut stats.containers {
                     let Tampered { times, bytes } = tampered;
-                    container.counters.insert("RingTampered".to_owned(), times);
-                    container.counters.insert("RingTamperedBytes".to_owned(), bytes);
+                    container.counters.insert("RingTampered".into(), times);
+                    container.counters.insert("RingTamperedBytes".into(), bytes);
                 }
                 let text = serde_json::to_string_pretty(&stats);
                 answer(channel, &Answer::Stats(text.map_err(|e| Failure::other(e.to_string()))?))?;

@@ -3,13 +3,11 @@
 //! Every scrape fills a recorder of its own from one snapshot: a container that has ended leaves no series behind, and
 //! the number of series is bounded by that of the containers.
 
-use std::collections::BTreeMap;
-
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use skbudget_controller::Pressure;
 
-use crate::stats::{Categories, ContainerReport, Meter, Stats};
+use crate::stats::{Categories, ContainerReport, Counters, Meter, Stats};
 
 /// Content type of the text format.
 pub(super) const TEXT: &str = "text/plain; version=0.0.4";
@@ -112,9 +110,9 @@ impl Series {
     }
 
     /// The counters of the kernel's names. Their set is fixed.
-    fn events(&self, container: (&'static str, &str), counters: &BTreeMap<String, u64>) {
+    fn events(&self, container: (&'static str, &str), counters: &Counters) {
         for (event, value) in counters {
-            let labels = &[container, ("event", event.as_str())];
+            let labels = &[container, ("event", &**event)];
             let help = "Events by name; the kernel's names where the kernel has them";
             self.counter("skbudget_container_events_total", help, labels, *value);
         }
@@ -216,7 +214,7 @@ pub(super) mod tests {
             udp_mappings: 2,
             cpu_ns: 5,
             turns: 6,
-            counters: BTreeMap::from([("AdmissionDenied".to_owned(), 9)]),
+            counters: Counters::from([("AdmissionDenied".into(), 9)]),
         };
         let group = GroupReport { name: "web".to_owned(), parent: None, weight: 1, meter };
         Stats {
