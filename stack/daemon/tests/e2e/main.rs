@@ -8,7 +8,6 @@ mod ipv6;
 mod lifecycle;
 mod output;
 mod privileges;
-mod pty;
 mod relay;
 mod ring;
 mod rootless;

@@ -8,8 +8,8 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
-use crate::pty::Session;
 use crate::support::{BINARY, child_of, script, skbudget, succeed, text};
+use skbudget_testbed::pty::Session;
 
 /// All signals except SIGKILL, SIGSTOP, SIGCHLD and the two of the C library; of the real-time ones only some.
 fn numbers() -> Vec<i32> {

@@ -6,8 +6,8 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use crate::pty::Session;
 use crate::support::{BINARY, TempFile, process_with, skbudget, succeed, text, unique, until};
+use skbudget_testbed::pty::Session;
 
 const OUTER: &[(&str, &str)] = &[("PS1", "outer> "), ("TERM", "dumb"), ("INNER", "inner> ")];
 

@@ -16,3 +16,4 @@ mod rootless;
 mod siblings;
 mod support;
 mod systemd;
+mod top;

@@ -44,7 +44,9 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(options: &[&str]) -> Self {
-        let socket = std::env::temp_dir().join(unique("daemon-")).join("skbudget.sock");
+        // With the process id: other runs of the tests may share the folder.
+        let folder = unique(&format!("daemon-{}-", std::process::id()));
+        let socket = std::env::temp_dir().join(folder).join("skbudget.sock");
         Self::on(socket, options)
     }
 

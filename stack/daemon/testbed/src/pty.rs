@@ -16,7 +16,9 @@ use nix::pty::openpty;
 /// Ends a test that hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub(crate) struct Session {
+/// A session with its leader, on a terminal of its own.
+#[derive(Debug)]
+pub struct Session {
     master: Option<File>,
     reader: Option<JoinHandle<()>>,
     gone: Arc<AtomicBool>,
@@ -29,7 +31,7 @@ pub(crate) struct Session {
 
 impl Session {
     /// Runs a program as the leader of a new session on a new terminal.
-    pub(crate) fn start(args: &[&str], env: &[(&str, &str)]) -> Self {
+    pub fn start(args: &[&str], env: &[(&str, &str)]) -> Self {
         let pty = openpty(None, None).unwrap();
         // If the session inherited this end, the terminal would never hang up.
         fcntl(&pty.master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
@@ -58,13 +60,14 @@ impl Session {
         Self { master: Some(master), reader, gone, slave: pty.slave, leader, shown, seen: 0 }
     }
 
-    pub(crate) fn type_in(&mut self, text: &str) {
+    /// Types a text.
+    pub fn type_in(&mut self, text: &str) {
         self.master.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
     }
 
     /// Waits for a text in the output after the one expected before.
     #[track_caller]
-    pub(crate) fn expect(&mut self, text: &str) {
+    pub fn expect(&mut self, text: &str) {
         let began = Instant::now();
         loop {
             {
@@ -79,25 +82,27 @@ impl Session {
         }
     }
 
-    pub(crate) fn shown(&self) -> String {
+    /// All that the terminal has shown.
+    pub fn shown(&self) -> String {
         self.shown.lock().unwrap().clone()
     }
 
     /// Runs another program on the terminal, outside of the session.
-    pub(crate) fn beside(&self, program: &str, args: &[&str]) {
+    pub fn beside(&self, program: &str, args: &[&str]) {
         let mut command = Command::new(program);
         let status = command.args(args).stdin(self.slave.try_clone().unwrap()).status();
         assert!(status.unwrap().success());
     }
 
     /// Hangs the terminal up, as closing its window does.
-    pub(crate) fn hang_up(&mut self) {
+    pub fn hang_up(&mut self) {
         self.gone.store(true, Ordering::Relaxed);
         self.reader.take().into_iter().for_each(|reader| reader.join().unwrap());
         self.master = None;
     }
 
-    pub(crate) fn wait(&mut self) -> ExitStatus {
+    /// Waits for the end of the session's leader.
+    pub fn wait(&mut self) -> ExitStatus {
         self.leader.wait().unwrap()
     }
 }
