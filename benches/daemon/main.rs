@@ -25,7 +25,7 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 #[command(name = "daemon")]
 struct Args {
     /// Set by `cargo bench`; without it this is a test run, which measures nothing
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, global = true)]
     bench: bool,
     #[command(subcommand)]
     part: Option<Part>,
